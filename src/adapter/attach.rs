@@ -1,0 +1,62 @@
+//! Adapters onto a decoder, and their numbers back out of it.
+
+use std::collections::BTreeMap;
+
+use burn::tensor::{Device, Tensor, TensorData};
+
+use super::{Error, LoraConfig};
+use crate::files::safetensors::Named;
+use crate::model::Decoder;
+use crate::nn::lora::{Lora, initial_a};
+
+/// The numbers of A [r, in] and B [out, r] by module, as PEFT's files have them.
+pub type Numbers = BTreeMap<String, [Vec<f32>; 2]>;
+
+/// Attaches an adapter to every projection that the config chooses: with the numbers given, or with PEFT's initial
+/// distribution (A from draws keyed by `seed`, B zero). Whatever was attached before is taken off.
+///
+/// # Errors
+/// See [`LoraConfig::resolve`].
+pub fn attach(decoder: &mut Decoder, config: &LoraConfig, seed: u64, numbers: Option<&Numbers>) -> Result<(), Error> {
+    let names: Vec<String> = decoder.projections().map(|projection| projection.name.clone()).collect();
+    let targets = config.resolve(&names)?;
+    let device = decoder.device();
+    for projection in decoder.projections_mut() {
+        let target = targets.iter().find(|target| target.module == projection.name);
+        projection.lora = target.map(|target| {
+            let (inputs, outputs, rank) = (projection.inputs(), projection.outputs(), target.rank);
+            let matrix = |values, shape: [usize; 2]| Tensor::<2>::from_data(TensorData::new(values, shape), &device);
+            let (a, b) = match numbers.and_then(|numbers| numbers.get(&target.module)) {
+                Some([a, b]) => (stored(a, rank, inputs, &device), stored(b, outputs, rank, &device)),
+                None => (
+                    matrix(initial_a(seed, &target.module, inputs, rank), [inputs, rank]),
+                    matrix(vec![0.0; rank * outputs], [rank, outputs]),
+                ),
+            };
+            Lora { a, b, scale: target.scale }
+        });
+    }
+    Ok(())
+}
+
+/// From PEFT's orientation, [rows, columns], to ours.
+fn stored(values: &[f32], rows: usize, columns: usize, device: &Device) -> Tensor<2> {
+    let turned: Vec<f32> = (0..columns).flat_map(|column| (0..rows).map(move |row| values[row * columns + column])).collect();
+    Tensor::from_data(TensorData::new(turned, [columns, rows]), device)
+}
+
+/// Named matrices of every adapter in PEFT's orientation: `base_model.model.<module>.lora_A.weight` [r, in] and
+/// `.lora_B.weight` [out, r]. `pick` takes the two matrices [in, r] and [r, out] of the adapter with that index.
+pub fn tensors(decoder: &Decoder, pick: impl Fn(usize, &Lora) -> [Tensor<2>; 2]) -> Vec<Named> {
+    let named = |(index, (module, lora)): (usize, (&str, &Lora))| {
+        let [a, b] = pick(index, lora);
+        [("lora_A", a), ("lora_B", b)].map(|(part, matrix)| {
+            let matrix = matrix.transpose();
+            let shape = matrix.dims().to_vec();
+            (format!("base_model.model.{module}.{part}.weight"), shape, matrix.into_data().iter().collect())
+        })
+    };
+    let mut tensors: Vec<Named> = decoder.adapters().enumerate().flat_map(named).collect();
+    tensors.sort_by(|left, right| left.0.cmp(&right.0));
+    tensors
+}

@@ -1,0 +1,113 @@
+//! Low-rank adapters: which projections they go to, how they are attached, and PEFT's files.
+
+mod attach;
+pub mod peft;
+mod target;
+
+use crate::fault::{Exit, Explain, Fault};
+use crate::files;
+
+pub use attach::{attach, tensors};
+pub use target::{Modules, Target, Targets};
+
+/// What an adapter is, as PEFT's `LoraConfig` has it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LoraConfig {
+    /// Rank where no pattern says otherwise.
+    pub rank: usize,
+    /// alpha where no pattern says otherwise.
+    pub alpha: f64,
+    /// Share of an adapter's input features that training drops.
+    pub dropout: f64,
+    /// The projections that get an adapter.
+    pub targets: Targets,
+    /// Scale by alpha / sqrt(r), arXiv:2312.03732, in place of alpha / r.
+    pub use_rslora: bool,
+    /// Ranks by pattern; the first that matches counts.
+    pub rank_pattern: Vec<(String, usize)>,
+    /// alphas by pattern; the first that matches counts.
+    pub alpha_pattern: Vec<(String, f64)>,
+}
+
+/// An adapter that cannot be made, read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A file cannot be read or written.
+    #[error(transparent)]
+    File(#[from] files::Error),
+    /// A safetensors file is damaged.
+    #[error(transparent)]
+    Safetensors(#[from] files::safetensors::Error),
+    /// A pattern is not a regular expression.
+    #[error("`{pattern}` is not a valid regular expression: {reason}")]
+    Pattern {
+        /// As written.
+        pattern: String,
+        /// What the parser said.
+        reason: String,
+    },
+    /// Patterns or names match no projection of the model.
+    #[error("{what} {} match no projection of the model, which has {known}", unmatched.join(", "))]
+    NoMatch {
+        /// The recipe's key.
+        what: &'static str,
+        /// As written.
+        unmatched: Vec<String>,
+        /// Last parts of the projections' names.
+        known: String,
+    },
+    /// `adapter_config.json` asks for something that is not built.
+    #[error("{place}: `{key}` is `{value}`, which is not supported yet")]
+    Unsupported {
+        /// The file.
+        place: String,
+        /// Its key.
+        key: String,
+        /// Its value.
+        value: String,
+    },
+    /// `adapter_config.json` is not valid.
+    #[error("{place}: {message}")]
+    Config {
+        /// The file.
+        place: String,
+        /// Both sides of what does not fit.
+        message: String,
+    },
+    /// The tensors are not those of the adapter that the config describes.
+    #[error("the tensors of `{place}` are not those that its adapter_config.json describes for this model: {} faults", faults.len())]
+    Tensors {
+        /// The file.
+        place: String,
+        /// One line a tensor.
+        faults: Vec<String>,
+    },
+}
+
+impl Explain for Error {
+    fn exit(&self) -> Exit {
+        match self {
+            Self::File(error) => error.exit(),
+            Self::Safetensors(error) => error.exit(),
+            _ => Exit::Input,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::File(error) => error.hint(),
+            Self::Safetensors(error) => error.hint(),
+            Self::NoMatch { .. } => Some("use `all-linear`, names from that list, or a regular expression that matches whole module names".into()),
+            Self::Tensors { .. } => Some("the adapter was trained on another base, or its files were mixed up".into()),
+            _ => None,
+        }
+    }
+
+    fn faults(&self) -> Vec<Fault> {
+        let head = Fault { place: None, message: self.to_string(), hint: self.hint() };
+        match self {
+            Self::Tensors { faults, .. } => faults.iter().map(Fault::new).chain([head]).collect(),
+            _ => vec![head],
+        }
+    }
+}

@@ -1,0 +1,207 @@
+//! PEFT's adapter folder, `adapter_config.json` and `adapter_model.safetensors`, read and written exactly.
+
+use std::path::Path;
+
+use serde_json::{Map, Value, json};
+
+use super::attach::Numbers;
+use super::{Error, LoraConfig, Modules, Targets, tensors};
+use crate::files::safetensors::{Archive, write_f32};
+use crate::files::{read_text, write_atomic};
+use crate::model::{Decoder, LinearSpec};
+
+/// The release of PEFT whose files these are.
+const PEFT_VERSION: &str = "0.21.2";
+const CONFIG: &str = "adapter_config.json";
+const WEIGHTS: &str = "adapter_model.safetensors";
+
+/// Keys of PEFT's config that change what the adapter computes, with the only values that are built.
+const NEUTRAL: [(&str, &[&str]); 17] = [
+    ("alora_invocation_tokens", &["null"]),
+    ("arrow_config", &["null"]),
+    ("bias", &["\"none\""]),
+    ("fan_in_fan_out", &["false"]),
+    ("kasa_config", &["null"]),
+    ("layer_replication", &["null"]),
+    ("lora_bias", &["false"]),
+    ("modules_to_save", &["null", "[]"]),
+    ("monteclora_config", &["null"]),
+    ("peft_type", &["\"LORA\""]),
+    ("target_parameters", &["null", "[]"]),
+    ("task_type", &["\"CAUSAL_LM\"", "null"]),
+    ("trainable_token_indices", &["null"]),
+    ("use_bdlora", &["null", "false"]),
+    ("use_dora", &["false"]),
+    ("use_qalora", &["false"]),
+    ("velora_config", &["null"]),
+];
+
+/// Writes the adapter that is attached to `decoder`.
+///
+/// `base` is what a reader finds in `base_model_name_or_path`: a Hub id as given, or a local folder without its place on
+/// this machine.
+///
+/// # Errors
+/// A file cannot be written.
+pub fn write(folder: &Path, decoder: &Decoder, config: &LoraConfig, base: &str) -> Result<(), Error> {
+    let numbers = tensors(decoder, |_, lora| [lora.a.clone(), lora.b.clone()]);
+    write_f32(&folder.join(WEIGHTS), &numbers, &[("format", "pt".to_owned())])?;
+    let modules: Vec<&str> = decoder.projections().map(|projection| projection.name.as_str()).collect();
+    let text = serde_json::to_string_pretty(&config_json(config, &modules, base)).expect("JSON values can be printed");
+    Ok(write_atomic(&folder.join(CONFIG), (text + "\n").as_bytes())?)
+}
+
+/// Every key that PEFT writes. `all-linear` is written out as the model's projections, as PEFT does.
+fn config_json(config: &LoraConfig, modules: &[&str], base: &str) -> Value {
+    let targets = &config.targets;
+    let target_modules = match &targets.modules {
+        Modules::AllLinear => json!(modules),
+        other => modules_json(other),
+    };
+    let alphas: Map<String, Value> = config.alpha_pattern.iter().map(|(key, alpha)| (key.clone(), number(*alpha))).collect();
+    let ranks: Map<String, Value> = config.rank_pattern.iter().map(|(key, rank)| (key.clone(), json!(rank))).collect();
+    json!({
+        "alora_invocation_tokens": null,
+        "alpha_pattern": alphas,
+        "arrow_config": null,
+        "auto_mapping": null,
+        "base_model_name_or_path": base,
+        "bias": "none",
+        "corda_config": null,
+        "ensure_weight_tying": false,
+        "eva_config": null,
+        "exclude_modules": targets.exclude.as_ref().map(modules_json),
+        "fan_in_fan_out": false,
+        "inference_mode": true,
+        "init_lora_weights": true,
+        "kasa_config": null,
+        "layer_replication": null,
+        "layers_pattern": (!targets.layers_pattern.is_empty()).then_some(&targets.layers_pattern),
+        "layers_to_transform": targets.layers,
+        "loftq_config": {},
+        "lora_alpha": number(config.alpha),
+        "lora_bias": false,
+        "lora_dropout": config.dropout,
+        "lora_ga_config": null,
+        "megatron_config": null,
+        "megatron_core": "megatron.core",
+        "modules_to_save": null,
+        "monteclora_config": null,
+        "peft_type": "LORA",
+        "peft_version": PEFT_VERSION,
+        "qalora_group_size": 16,
+        "r": config.rank,
+        "rank_pattern": ranks,
+        "revision": null,
+        "target_modules": target_modules,
+        "target_parameters": null,
+        "task_type": "CAUSAL_LM",
+        "trainable_token_indices": null,
+        "use_bdlora": null,
+        "use_dora": false,
+        "use_qalora": false,
+        "use_rslora": config.use_rslora,
+        "velora_config": null,
+    })
+}
+
+fn modules_json(modules: &Modules) -> Value {
+    match modules {
+        Modules::AllLinear => json!("all-linear"),
+        Modules::Names(names) => json!(names),
+        Modules::Regex(pattern) => json!(pattern),
+    }
+}
+
+/// Whole numbers without a point: Ollama wants an integer alpha.
+fn number(value: f64) -> Value {
+    #[allow(clippy::cast_possible_truncation, reason = "checked to be whole and small")]
+    if value.fract() == 0.0 && value.abs() < 1e15 { json!(value as i64) } else { json!(value) }
+}
+
+/// Reads `adapter_config.json`.
+///
+/// # Errors
+/// The file is missing or not valid, or asks for what is not built.
+pub fn read_config(folder: &Path) -> Result<LoraConfig, Error> {
+    let path = folder.join(CONFIG);
+    let fault = |message: String| Error::Config { place: path.display().to_string(), message };
+    let config: Value = serde_json::from_str(&read_text(&path)?).map_err(|error| fault(format!("not valid JSON: {error}")))?;
+    for (key, known) in NEUTRAL {
+        if let Some(value) = config.get(key).map(Value::to_string).filter(|value| !known.contains(&value.as_str())) {
+            return Err(Error::Unsupported { place: path.display().to_string(), key: key.to_owned(), value });
+        }
+    }
+    let missing = |key: &str, expected: &str| fault(format!("`{key}` is `{}`, expected {expected}", config[key]));
+    let rank = config["r"].as_u64().filter(|rank| *rank > 0).ok_or_else(|| missing("r", "a whole number from 1"))?;
+    let targets = Targets {
+        modules: read_modules(&config["target_modules"]).ok_or_else(|| missing("target_modules", "names or a regular expression"))?,
+        exclude: read_modules(&config["exclude_modules"]),
+        layers: read_layers(&config["layers_to_transform"]),
+        layers_pattern: match &config["layers_pattern"] {
+            Value::String(pattern) => vec![pattern.clone()],
+            other => strings(other),
+        },
+    };
+    let ranks = pattern(&config["rank_pattern"], |value| value.as_u64().filter(|rank| *rank > 0).and_then(|rank| usize::try_from(rank).ok()));
+    Ok(LoraConfig {
+        rank: usize::try_from(rank).map_err(|_| missing("r", "a smaller number"))?,
+        alpha: config["lora_alpha"].as_f64().ok_or_else(|| missing("lora_alpha", "a number"))?,
+        dropout: config["lora_dropout"].as_f64().unwrap_or(0.0),
+        targets,
+        use_rslora: config["use_rslora"].as_bool().unwrap_or(false),
+        rank_pattern: ranks.ok_or_else(|| missing("rank_pattern", "whole numbers from 1 by pattern"))?,
+        alpha_pattern: pattern(&config["alpha_pattern"], Value::as_f64).ok_or_else(|| missing("alpha_pattern", "numbers by pattern"))?,
+    })
+}
+
+fn read_modules(value: &Value) -> Option<Modules> {
+    match value {
+        Value::String(word) if word.eq_ignore_ascii_case("all-linear") => Some(Modules::AllLinear),
+        Value::String(pattern) => Some(Modules::Regex(pattern.clone())),
+        Value::Array(_) => Some(Modules::Names(strings(value))).filter(|modules| *modules != Modules::Names(Vec::new())),
+        _ => None,
+    }
+}
+
+fn read_layers(value: &Value) -> Option<Vec<usize>> {
+    let index = |value: &Value| value.as_u64().and_then(|index| usize::try_from(index).ok());
+    value.as_array().map(|layers| layers.iter().filter_map(index).collect()).or(index(value).map(|layer| vec![layer]))
+}
+
+fn strings(value: &Value) -> Vec<String> {
+    value.as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect()
+}
+
+fn pattern<T>(value: &Value, convert: impl Fn(&Value) -> Option<T>) -> Option<Vec<(String, T)>> {
+    let pairs = value.as_object().into_iter().flatten();
+    pairs.map(|(key, value)| Some((key.clone(), convert(value)?))).collect()
+}
+
+/// Reads `adapter_model.safetensors` for a model with these projections.
+///
+/// # Errors
+/// The file is damaged, or a tensor is missing, left over or of another shape; all of them are listed.
+pub fn read_numbers(folder: &Path, config: &LoraConfig, projections: &[LinearSpec]) -> Result<Numbers, Error> {
+    let path = folder.join(WEIGHTS);
+    let archive = Archive::open(&path)?;
+    let mut found = archive.shapes();
+    let names: Vec<String> = projections.iter().map(|linear| linear.name.clone()).collect();
+    let (mut numbers, mut faults) = (Numbers::new(), Vec::new());
+    for target in config.resolve(&names)? {
+        let Some(linear) = projections.iter().find(|linear| linear.name == target.module) else { continue };
+        let parts = [("lora_A", [target.rank, linear.inputs]), ("lora_B", [linear.outputs, target.rank])];
+        let mut values = [Vec::new(), Vec::new()];
+        for ((part, expected), values) in parts.into_iter().zip(&mut values) {
+            let key = format!("base_model.model.{}.{part}.weight", target.module);
+            match found.remove(&key) {
+                Some(shape) if shape == expected => *values = archive.read_f32(&key)?.unwrap_or_default(),
+                Some(shape) => faults.push(format!("tensor `{key}` has shape {shape:?}, expected {expected:?}")),
+                None => faults.push(format!("tensor `{key}` is missing, expected shape {expected:?}")),
+            }
+        }
+        numbers.insert(target.module, values);
+    }
+    faults.extend(found.iter().map(|(key, shape)| format!("tensor `{key}` of shape {shape:?} belongs to no adapter of the config")));
+    if faults.is_empty() { Ok(numbers) } else { Err(Error::Tensors { place: path.display().to_string(), faults }) }
+}

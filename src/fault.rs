@@ -1,0 +1,81 @@
+//! What a person is told when something is wrong: where, what, the next step, and the exit code of the process.
+
+use std::fmt;
+
+/// How the process ends when it fails; success is 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    /// The command line is off.
+    Usage = 2,
+    /// Any fault of recipe or data, a path that a recipe names and that does not exist included.
+    Input = 65,
+    /// The RECIPE, RUN, MODEL or ADAPTER argument itself does not exist.
+    NoInput = 66,
+    /// Device or hub unavailable.
+    Unavailable = 69,
+    /// A fault of Rankine itself.
+    Internal = 70,
+    /// The output exists and is not overwritten.
+    Exists = 73,
+    /// A file could not be read or written.
+    Io = 74,
+    /// Training diverged, or a quality gate was not met.
+    Diverged = 76,
+}
+
+/// One thing that is wrong, where, and what to do next. No final period, a value after a colon, backticks round literals.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fault {
+    /// `file:line:column`, a path or an override as it was typed.
+    pub place: Option<String>,
+    /// Both sides of what does not fit.
+    pub message: String,
+    /// The next step.
+    pub hint: Option<String>,
+}
+
+impl Fault {
+    /// A fault without a place or a hint.
+    pub fn new(message: impl Into<String>) -> Self {
+        Self { place: None, message: message.into(), hint: None }
+    }
+
+    /// Says where.
+    #[must_use]
+    pub fn at(mut self, place: impl fmt::Display) -> Self {
+        self.place = Some(place.to_string());
+        self
+    }
+
+    /// Says what to do next.
+    #[must_use]
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(place) = &self.place {
+            write!(f, "{place}: ")?;
+        }
+        f.write_str(&self.message)
+    }
+}
+
+/// An error that knows its exit code and explains itself; every module's error implements it, and the command line prints it.
+pub trait Explain: std::error::Error {
+    /// The exit code of a process that ends with this error.
+    fn exit(&self) -> Exit;
+
+    /// The next step, where there is one.
+    fn hint(&self) -> Option<String> {
+        None
+    }
+
+    /// All faults that this error stands for, in the order in which they are printed.
+    fn faults(&self) -> Vec<Fault> {
+        vec![Fault { place: None, message: self.to_string(), hint: self.hint() }]
+    }
+}

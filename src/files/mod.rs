@@ -1,0 +1,56 @@
+//! Files that are whole or absent: atomic writes, content hashes, memory maps and the safetensors container.
+
+mod atomic;
+mod hash;
+mod mmap;
+pub mod safetensors;
+
+pub use atomic::{write_atomic, write_folder_atomic};
+pub use hash::{Hash, hash_bytes, hash_file};
+pub use mmap::map;
+
+use std::path::{Path, PathBuf};
+
+use crate::fault::{Exit, Explain};
+
+/// A file that could not be read or written.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {action} `{path}`: {cause}")]
+pub struct Error {
+    /// `read`, `write`, ...
+    pub action: &'static str,
+    /// The file or folder.
+    pub path: PathBuf,
+    /// What the system said.
+    #[source]
+    pub cause: std::io::Error,
+}
+
+impl Error {
+    /// An error of doing `action` on `path`.
+    pub fn new(action: &'static str, path: &Path, cause: std::io::Error) -> Self {
+        Self { action, path: path.to_owned(), cause }
+    }
+}
+
+impl Explain for Error {
+    fn exit(&self) -> Exit {
+        Exit::Io
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self.cause.kind() {
+            std::io::ErrorKind::StorageFull => Some("free some space on that disk and run the command again".into()),
+            std::io::ErrorKind::PermissionDenied => Some("give this user the right to that path, or choose another".into()),
+            _ => None,
+        }
+    }
+}
+
+/// Reads a whole text file.
+///
+/// # Errors
+/// The file cannot be read or is not UTF-8.
+pub fn read_text(path: &Path) -> Result<String, Error> {
+    std::fs::read_to_string(path).map_err(|cause| Error::new("read", path, cause))
+}

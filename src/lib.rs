@@ -1,0 +1,12 @@
+//! Rankine fine-tunes open-weight language models with low-rank adapters.
+
+pub mod adapter;
+pub mod data;
+pub mod fault;
+pub mod files;
+pub mod model;
+pub mod nn;
+pub mod ops;
+pub mod report;
+pub mod terms;
+pub mod train;

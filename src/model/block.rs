@@ -1,0 +1,111 @@
+//! One decoder block, and what all blocks of a batch share.
+
+use std::sync::Arc;
+
+use burn::tensor::activation::silu;
+use burn::tensor::{Bool, Tensor};
+
+use super::spec::GroupedSpec;
+use crate::nn::attention::attend;
+use crate::nn::norm::RmsNorm;
+use crate::nn::projection::Projection;
+use crate::nn::rope::RopeTables;
+use crate::ops::Mask;
+
+/// What depends on the batch's length and rows, not on the block: made once a batch, used by forward and by every
+/// recomputation.
+#[derive(Debug)]
+pub struct Frame {
+    /// One for each distinct rotation of the model.
+    pub(super) ropes: Vec<RopeTables>,
+    /// One for each distinct span of the model, true where a query must not look.
+    pub(super) hidden: Vec<Tensor<2, Bool>>,
+    /// Share of features dropped and one key a token; `None` outside training.
+    pub(super) dropout: Option<(f64, Arc<[u64]>)>,
+}
+
+/// Projections that share an input share a dropout mask.
+#[derive(Clone, Copy)]
+enum Group {
+    AttentionInput,
+    AttentionOutput,
+    MlpInput,
+    MlpOutput,
+}
+
+impl Frame {
+    fn mask(&self, layer: usize, group: Group) -> Option<Mask> {
+        let (probability, tokens) = self.dropout.as_ref()?;
+        Some(Mask { tokens: tokens.clone(), site: layer as u64 * 4 + group as u64, probability: *probability })
+    }
+}
+
+/// x + attention(norm(x)), then x + mlp(norm(x)).
+#[derive(Debug, Clone)]
+pub struct Block {
+    pub(super) index: usize,
+    pub(super) spec: GroupedSpec,
+    /// Index into the frame's rotations and spans.
+    pub(super) rope: usize,
+    pub(super) span: usize,
+    pub(super) attention_norm: RmsNorm,
+    pub(super) query_key_norm: Option<[RmsNorm; 2]>,
+    /// q, k, v, o.
+    pub(super) attention: [Projection; 4],
+    pub(super) mlp_norm: RmsNorm,
+    /// gate, up, down.
+    pub(super) mlp: [Projection; 3],
+}
+
+impl Block {
+    /// # Shapes
+    /// `x` [batch, sequence, width], result the same.
+    pub fn forward(&self, x: Tensor<3>, frame: &Frame) -> Tensor<3> {
+        let x = x.clone() + self.attend(self.attention_norm.forward(x), frame);
+        x.clone() + self.feed_forward(self.mlp_norm.forward(x), frame)
+    }
+
+    fn attend(&self, x: Tensor<3>, frame: &Frame) -> Tensor<3> {
+        let [batch, length, _] = x.dims();
+        let GroupedSpec { heads, kv_heads, head_dim, .. } = self.spec;
+        let mask = frame.mask(self.index, Group::AttentionInput);
+        let [q, k, v, o] = &self.attention;
+        let split = |projection: &Projection, heads| {
+            projection.forward(x.clone(), mask.as_ref()).reshape([batch, length, heads, head_dim]).swap_dims(1, 2)
+        };
+        let (mut query, mut key, value) = (split(q, heads), split(k, kv_heads), split(v, kv_heads)); // [batch, heads, length, d]
+        if let Some([query_norm, key_norm]) = &self.query_key_norm {
+            (query, key) = (query_norm.forward(query), key_norm.forward(key));
+        }
+        let rope = &frame.ropes[self.rope];
+        #[allow(clippy::cast_precision_loss, reason = "a head is narrow")]
+        let scale = 1.0 / (head_dim as f64).sqrt();
+        let mixed = attend(rope.rotate(query), rope.rotate(key), value, &frame.hidden[self.span], scale);
+        let mixed = mixed.swap_dims(1, 2).reshape([batch, length, heads * head_dim]);
+        o.forward(mixed, frame.mask(self.index, Group::AttentionOutput).as_ref())
+    }
+
+    fn feed_forward(&self, x: Tensor<3>, frame: &Frame) -> Tensor<3> {
+        let [gate, up, down] = &self.mlp;
+        let mask = frame.mask(self.index, Group::MlpInput);
+        let inner = silu(gate.forward(x.clone(), mask.as_ref())) * up.forward(x, mask.as_ref());
+        down.forward(inner, frame.mask(self.index, Group::MlpOutput).as_ref())
+    }
+
+    /// The same block with every adapter's A and B as leaves of a new tape; frozen weights stay constants.
+    #[must_use]
+    pub fn tracked(&self) -> Self {
+        let Self { attention, mlp, .. } = self;
+        Self { attention: attention.each_ref().map(Projection::tracked), mlp: mlp.each_ref().map(Projection::tracked), ..self.clone() }
+    }
+
+    /// Its projections in checkpoint order.
+    pub fn projections(&self) -> impl Iterator<Item = &Projection> {
+        self.attention.iter().chain(&self.mlp)
+    }
+
+    /// Its projections in checkpoint order.
+    pub fn projections_mut(&mut self) -> impl Iterator<Item = &mut Projection> {
+        self.attention.iter_mut().chain(&mut self.mlp)
+    }
+}

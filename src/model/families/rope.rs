@@ -1,0 +1,80 @@
+//! The rotation as transformers 5 (`rope_parameters`) and 4 (`rope_theta` and `rope_scaling`) write it.
+
+use super::{Config, Error, list};
+use crate::nn::rope::{RopeScaling, RopeSpec};
+
+const KNOWN: [&str; 6] = ["default", "linear", "dynamic", "llama3", "yarn", "longrope"];
+
+/// Reads the rotation of heads of width `head_dim`; `context` stands for an absent `max_position_embeddings`.
+pub(super) fn spec(config: &Config, head_dim: usize, context: usize) -> Result<RopeSpec, Error> {
+    let section = match config.section("rope_parameters")? {
+        Some(section) => Some(section),
+        None => config.section("rope_scaling")?,
+    };
+    let nested = section.as_ref().and_then(|section| section.number_or_none("rope_theta").transpose()).transpose()?;
+    let theta = nested.or(config.number_or_none("rope_theta")?).unwrap_or(10_000.0);
+    let context = config.size_or_none("max_position_embeddings")?.unwrap_or(context);
+    let outside = config.size_or_none("original_max_position_embeddings")?;
+    let scaling = section.map_or(Ok(RopeScaling::Default), |section| scaling(&section, head_dim, context, outside))?;
+    for holder in [Some(config), config.section("rope_parameters")?.as_ref()].into_iter().flatten() {
+        if let Some(share) = holder.number_or_none("partial_rotary_factor")?.filter(|share| (share - 1.0).abs() > 1e-9) {
+            return Err(config.fault(format!("`partial_rotary_factor` is {share}, known is 1")));
+        }
+    }
+    Ok(RopeSpec { head_dim, theta, scaling })
+}
+
+fn scaling(section: &Config, head_dim: usize, context: usize, outside: Option<usize>) -> Result<RopeScaling, Error> {
+    let kind = section.text("rope_type")?.or(section.text("type")?).unwrap_or("default");
+    let factor = || section.number("factor");
+    let trained_length = outside.or(section.size_or_none("original_max_position_embeddings")?).unwrap_or(context);
+    #[allow(clippy::cast_precision_loss, reason = "lengths are far below 2^52")]
+    let ratio = context as f64 / trained_length as f64;
+    match kind {
+        "default" => Ok(RopeScaling::Default),
+        "linear" => Ok(RopeScaling::Linear { factor: factor()? }),
+        "dynamic" => Ok(RopeScaling::Dynamic { factor: factor()?, trained_length: context }),
+        "llama3" => Ok(RopeScaling::Llama3 {
+            factor: factor()?,
+            low_frequency_factor: section.number("low_freq_factor")?,
+            high_frequency_factor: section.number("high_freq_factor")?,
+            trained_length,
+        }),
+        "yarn" => {
+            let factor = section.number_or_none("factor")?.unwrap_or(ratio);
+            Ok(RopeScaling::Yarn {
+                factor,
+                attention_factor: yarn_attention_factor(section, factor)?,
+                beta_fast: section.number_or_none("beta_fast")?.unwrap_or(32.0),
+                beta_slow: section.number_or_none("beta_slow")?.unwrap_or(1.0),
+                truncate: section.flag("truncate", true)?,
+                trained_length,
+            })
+        }
+        "longrope" => {
+            let factor = section.number_or_none("factor")?.unwrap_or(ratio);
+            #[allow(clippy::cast_precision_loss, reason = "lengths are far below 2^52")]
+            let default = if factor <= 1.0 { 1.0 } else { (1.0 + factor.ln() / (trained_length as f64).ln()).sqrt() };
+            let attention_factor = section.number_or_none("attention_factor")?.unwrap_or(default);
+            let factors = |key: &str| {
+                let factors = section.numbers(key)?;
+                let (found, expected) = (factors.len(), head_dim / 2);
+                let wrong = || section.fault(format!("`{key}` has {found} numbers, expected {expected}: one a pair of features"));
+                if found == expected { Ok(factors) } else { Err(wrong()) }
+            };
+            Ok(RopeScaling::LongRope { attention_factor, short: factors("short_factor")?, long: factors("long_factor")?, trained_length })
+        }
+        other => Err(section.fault(format!("`rope_type` is `{other}`, known are {}", list(&KNOWN)))),
+    }
+}
+
+/// 0.1 m ln(factor) + 1, or the ratio of two such terms where the config gives both.
+fn yarn_attention_factor(section: &Config, factor: f64) -> Result<f64, Error> {
+    let term = |m: f64| if factor <= 1.0 { 1.0 } else { 0.1 * m * factor.ln() + 1.0 };
+    let (mscale, all_dim) = (section.number_or_none("mscale")?, section.number_or_none("mscale_all_dim")?);
+    let default = match (mscale, all_dim) {
+        (Some(mscale), Some(all_dim)) => term(mscale) / term(all_dim),
+        _ => term(1.0),
+    };
+    Ok(section.number_or_none("attention_factor")?.unwrap_or(default))
+}

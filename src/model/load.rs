@@ -1,0 +1,224 @@
+//! A Hugging Face folder to a [`Decoder`]: strict about names and shapes, one tensor in memory at a time beside the model.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use burn::tensor::{Device, Tensor, TensorData};
+use rayon::prelude::*;
+use serde_json::Value;
+
+use super::block::Block;
+use super::config::Config;
+use super::decoder::Decoder;
+use super::spec::{ATTENTION, DecoderSpec, EMBEDDING, FINAL_NORM, HEAD, LayerSpec, LinearSpec, MLP};
+use super::{Error, families};
+use crate::files::read_text;
+use crate::files::safetensors::Archive;
+use crate::nn::head::Head;
+use crate::nn::norm::RmsNorm;
+use crate::nn::projection::Projection;
+use crate::report::{Event, Reporter};
+
+/// A base model's folder whose config.json has been read; its weights are not.
+#[derive(Debug)]
+pub struct Folder {
+    path: PathBuf,
+    /// What the decoder is.
+    pub spec: DecoderSpec,
+}
+
+impl Folder {
+    /// Reads config.json.
+    ///
+    /// # Errors
+    /// The folder or file is missing, or describes a model that is not known.
+    pub fn open(path: &Path) -> Result<Self, Error> {
+        let spec = families::spec(&Config::open(path)?)?;
+        Ok(Self { path: path.to_owned(), spec })
+    }
+
+    /// Loads the weights in f32.
+    ///
+    /// # Errors
+    /// Tensors are missing, left over or of another shape (all of them are listed), or a file is damaged.
+    pub fn load(self, device: &Device, report: Reporter) -> Result<Decoder, Error> {
+        let weights = Weights::open(&self.path, &self.spec)?;
+        weights.assemble(self.spec, device, report)
+    }
+}
+
+/// The safetensors files of a base, from the index where there is one.
+///
+/// # Errors
+/// There are none, the index is not valid, or a file that it names is missing.
+pub fn shard_paths(folder: &Path) -> Result<Vec<PathBuf>, Error> {
+    let (single, index) = (folder.join("model.safetensors"), folder.join("model.safetensors.index.json"));
+    if !index.exists() {
+        return if single.exists() { Ok(vec![single]) } else { Err(no_weights(folder)) };
+    }
+    let fault = |message: String| Error::Config { path: index.clone(), message, hint: None };
+    let content: Value = serde_json::from_str(&read_text(&index)?).map_err(|error| fault(format!("not valid JSON: {error}")))?;
+    let map = content.get("weight_map").and_then(Value::as_object).ok_or_else(|| fault("`weight_map` is missing".to_owned()))?;
+    let names: BTreeSet<&str> = map.values().filter_map(Value::as_str).collect();
+    let plain = |name: &&str| Path::new(name).file_name().is_some_and(|file| file == *name);
+    if let Some(name) = names.iter().find(|name| !plain(name)) {
+        return Err(fault(format!("`weight_map` names `{name}`, expected a file of this folder")));
+    }
+    let missing: Vec<_> = names.iter().filter(|name| !folder.join(name).exists()).map(|name| format!("`{name}`")).collect();
+    if missing.is_empty() && !names.is_empty() {
+        Ok(names.iter().map(|name| folder.join(name)).collect())
+    } else {
+        Err(fault(format!("{} of {} shards are missing: {}", missing.len(), names.len(), missing.join(", "))))
+    }
+}
+
+fn no_weights(folder: &Path) -> Error {
+    let names = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.file_name());
+    let pickles: Vec<_> = names
+        .filter(|name| Path::new(name).extension().is_some_and(|end| end == "bin" || end == "pt" || end == "pth"))
+        .map(|name| format!("`{}`", name.display()))
+        .collect();
+    let found = if pickles.is_empty() { String::new() } else { format!(", only {}", pickles.join(", ")) };
+    Error::NoWeights { folder: folder.to_owned(), found }
+}
+
+/// Open shards and which of them holds a tensor.
+struct Weights {
+    shards: Vec<Archive>,
+    place: BTreeMap<String, usize>,
+}
+
+impl Weights {
+    fn open(folder: &Path, spec: &DecoderSpec) -> Result<Self, Error> {
+        let shards = shard_paths(folder)?.iter().map(|path| Archive::open(path)).collect::<Result<Vec<_>, _>>()?;
+        let mut found = BTreeMap::new();
+        for (index, shard) in shards.iter().enumerate() {
+            found.extend(shard.shapes().into_iter().map(|(name, shape)| (name, (index, shape))));
+        }
+        let weights = Self { place: found.iter().map(|(name, (index, _))| (name.clone(), *index)).collect(), shards };
+        let mut faults = weights.tied_head_faults(spec)?;
+        for (name, shape) in spec.tensors() {
+            match found.remove(&name) {
+                None => faults.push(format!("tensor `{name}` is missing, expected shape {shape:?}")),
+                Some((_, other)) if other != shape => faults.push(format!("tensor `{name}` has shape {other:?}, expected {shape:?}")),
+                Some(_) => {}
+            }
+        }
+        // Old Llama checkpoints store the rotation's frequencies, which follow from config.json; a tied head may be stored twice.
+        let harmless = |name: &str| name.ends_with("rotary_emb.inv_freq") || (spec.tied_head && name == HEAD);
+        let extra = found.iter().filter(|(name, _)| !harmless(name));
+        faults.extend(extra.map(|(name, (_, shape))| format!("tensor `{name}` of shape {shape:?} is not part of the model")));
+        if faults.is_empty() { Ok(weights) } else { Err(Error::Tensors { folder: folder.to_owned(), faults }) }
+    }
+
+    /// A stored copy of a tied head must be the embedding.
+    fn tied_head_faults(&self, spec: &DecoderSpec) -> Result<Vec<String>, Error> {
+        if spec.tied_head && self.place.contains_key(HEAD) && self.place.contains_key(EMBEDDING) && self.read(HEAD)? != self.read(EMBEDDING)? {
+            return Ok(vec![format!("tensor `{HEAD}` differs from `{EMBEDDING}`, expected equal: config.json ties them")]);
+        }
+        Ok(Vec::new())
+    }
+
+    fn read(&self, name: &str) -> Result<Vec<f32>, Error> {
+        let shard = &self.shards[self.place[name]];
+        Ok(shard.read_f32(name)?.expect("names were taken from the shards"))
+    }
+
+    fn vector(&self, name: &str, device: &Device) -> Result<Tensor<1>, Error> {
+        let values = self.read(name)?;
+        let length = values.len();
+        Ok(Tensor::from_data(TensorData::new(values, [length]), device))
+    }
+
+    /// A matrix as it is stored.
+    fn matrix(&self, name: &str, shape: [usize; 2], device: &Device) -> Result<Tensor<2>, Error> {
+        Ok(Tensor::from_data(TensorData::new(self.read(name)?, shape), device))
+    }
+
+    fn norm(&self, name: &str, spec: &DecoderSpec, device: &Device) -> Result<RmsNorm, Error> {
+        Ok(RmsNorm { weight: self.vector(name, device)?, epsilon: spec.norm_epsilon })
+    }
+
+    fn projection(&self, linear: &LinearSpec, device: &Device) -> Result<Projection, Error> {
+        let LinearSpec { name, inputs, outputs, bias } = linear;
+        let weight = transposed(&self.read(&format!("{name}.weight"))?, *outputs, *inputs);
+        let bias = if *bias { Some(self.vector(&format!("{name}.bias"), device)?) } else { None };
+        Ok(Projection { name: name.clone(), weight: Tensor::from_data(TensorData::new(weight, [*inputs, *outputs]), device), bias, lora: None })
+    }
+
+    fn assemble(&self, spec: DecoderSpec, device: &Device, report: Reporter) -> Result<Decoder, Error> {
+        let (mut ropes, mut spans) = (Vec::new(), Vec::new());
+        let linears = spec.projections();
+        let mut blocks = Vec::with_capacity(spec.layers.len());
+        for (index, (layer, linears)) in spec.layers.iter().zip(linears.chunks(ATTENTION.len() + MLP.len())).enumerate() {
+            let (rope, span) = (position(&mut ropes, &layer.mixer.rope), position(&mut spans, &layer.mixer.span));
+            blocks.push(self.block(&spec, index, layer, linears, (rope, span), device)?);
+            report(Event::Progress { what: "loading the base model".to_owned(), done: index as u64 + 1, total: spec.layers.len() as u64 });
+        }
+        let shape = [spec.vocabulary, spec.width];
+        let embedding = self.matrix(EMBEDDING, shape, device)?;
+        let weight = if spec.tied_head { embedding.clone() } else { self.matrix(HEAD, shape, device)? };
+        let head = Head { norm: self.norm(FINAL_NORM, &spec, device)?, weight };
+        Ok(Decoder { spec, embedding, blocks, head, ropes, spans })
+    }
+
+    fn block(
+        &self,
+        spec: &DecoderSpec,
+        index: usize,
+        layer: &LayerSpec,
+        linears: &[LinearSpec],
+        (rope, span): (usize, usize),
+        device: &Device,
+    ) -> Result<Block, Error> {
+        let norm = |name: &str| self.norm(&format!("model.layers.{index}.{name}.weight"), spec, device);
+        let query_key_norm = if layer.mixer.qk_norm { Some([norm("self_attn.q_norm")?, norm("self_attn.k_norm")?]) } else { None };
+        let linear = |index: usize| self.projection(&linears[index], device);
+        Ok(Block {
+            index,
+            spec: layer.mixer.clone(),
+            rope,
+            span,
+            attention_norm: norm("input_layernorm")?,
+            query_key_norm,
+            attention: [linear(0)?, linear(1)?, linear(2)?, linear(3)?],
+            mlp_norm: norm("post_attention_layernorm")?,
+            mlp: [linear(4)?, linear(5)?, linear(6)?],
+        })
+    }
+}
+
+/// Index of `item` in `items`, appended if it is new.
+fn position<T: PartialEq + Clone>(items: &mut Vec<T>, item: &T) -> usize {
+    items.iter().position(|other| other == item).unwrap_or_else(|| {
+        items.push(item.clone());
+        items.len() - 1
+    })
+}
+
+/// [rows, columns] to [columns, rows], in strips of columns that fit the cache.
+fn transposed(values: &[f32], rows: usize, columns: usize) -> Vec<f32> {
+    const STRIP: usize = 32;
+    let mut output = vec![0.0; values.len()];
+    output.par_chunks_mut(rows * STRIP).enumerate().for_each(|(strip, output)| {
+        let (first, width) = (strip * STRIP, output.len() / rows);
+        for row in 0..rows {
+            for column in 0..width {
+                output[column * rows + row] = values[row * columns + first + column];
+            }
+        }
+    });
+    output
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn transposing_twice_is_the_identity() {
+        let values: Vec<f32> = (0..70u8 * 3).map(f32::from).collect();
+        assert_eq!(transposed(&transposed(&values, 3, 70), 70, 3), values);
+        assert_eq!(transposed(&[1.0, 2.0, 3.0, 4.0, 5.0, 6.0], 2, 3), [1.0, 4.0, 2.0, 5.0, 3.0, 6.0]);
+    }
+}

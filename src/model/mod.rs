@@ -1,0 +1,83 @@
+//! One decoder, described by data: a family's file turns config.json into a [`DecoderSpec`], `load` fills a [`Decoder`].
+
+mod block;
+mod config;
+mod decoder;
+mod families;
+mod load;
+mod spec;
+
+use std::path::PathBuf;
+
+pub use block::{Block, Frame};
+pub use decoder::Decoder;
+pub use load::{Folder, shard_paths};
+pub use spec::{DecoderSpec, GatedSpec, GroupedSpec, LayerSpec, LinearSpec};
+
+use crate::fault::{Exit, Explain, Fault};
+use crate::files;
+
+/// A base model that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A file cannot be read.
+    #[error(transparent)]
+    File(#[from] files::Error),
+    /// A safetensors file is damaged or of another type.
+    #[error(transparent)]
+    Safetensors(#[from] files::safetensors::Error),
+    /// config.json is missing, not JSON, or describes something that is not known.
+    #[error("{}: {message}", path.display())]
+    Config {
+        /// The file.
+        path: PathBuf,
+        /// Both sides of what does not fit.
+        message: String,
+        /// The next step.
+        hint: Option<String>,
+    },
+    /// Weights are missing, left over or of another shape.
+    #[error("the tensors in `{}` are not those of the model that its config.json describes: {} faults", folder.display(), faults.len())]
+    Tensors {
+        /// The base's folder.
+        folder: PathBuf,
+        /// One line a tensor.
+        faults: Vec<String>,
+    },
+    /// There are no weights in a format that is read.
+    #[error("`{}` has no model.safetensors and no model.safetensors.index.json{found}", folder.display())]
+    NoWeights {
+        /// The base's folder.
+        folder: PathBuf,
+        /// What is there instead.
+        found: String,
+    },
+}
+
+impl Explain for Error {
+    fn exit(&self) -> Exit {
+        match self {
+            Self::File(error) => error.exit(),
+            Self::Safetensors(error) => error.exit(),
+            _ => Exit::Input,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::File(error) => error.hint(),
+            Self::Safetensors(error) => error.hint(),
+            Self::Config { hint, .. } => hint.clone(),
+            Self::Tensors { .. } => Some("compare the folder with its origin: a shard may be missing or config.json be another model's".into()),
+            Self::NoWeights { .. } => Some("convert the weights to safetensors; pickle files can run code and are refused".into()),
+        }
+    }
+
+    fn faults(&self) -> Vec<Fault> {
+        let head = Fault { place: None, message: self.to_string(), hint: self.hint() };
+        match self {
+            Self::Tensors { faults, .. } => faults.iter().map(Fault::new).chain([head]).collect(),
+            _ => vec![head],
+        }
+    }
+}

@@ -1,0 +1,80 @@
+//! The low-rank adapter of one projection.
+
+use burn::tensor::Tensor;
+
+use crate::ops::{Mask, dropout, matmul, mix};
+
+/// `scale · drop(x) A B`, Hu et al. 2021, arXiv:2106.09685; `scale` is alpha / r, or alpha / sqrt(r) with rslora
+/// (arXiv:2312.03732).
+#[derive(Debug, Clone)]
+pub struct Lora {
+    /// [in, r], f32.
+    pub a: Tensor<2>,
+    /// [r, out], f32.
+    pub b: Tensor<2>,
+    /// What the product is multiplied by.
+    pub scale: f64,
+}
+
+impl Lora {
+    /// # Shapes
+    /// `x` [tokens, in], result [tokens, out].
+    pub fn forward(&self, x: Tensor<2>, mask: Option<&Mask>) -> Tensor<2> {
+        let x = match mask {
+            Some(mask) => dropout(x, mask),
+            None => x,
+        };
+        // The scale goes where the tensor is narrow.
+        matmul(matmul(x, self.a.clone()).mul_scalar(self.scale), self.b.clone())
+    }
+
+    /// The same adapter with A and B as leaves of a new tape.
+    #[must_use]
+    pub fn tracked(&self) -> Self {
+        Self { a: self.a.clone().autodiff().require_grad(), b: self.b.clone().autodiff().require_grad(), scale: self.scale }
+    }
+
+    /// Parameters in A and B.
+    pub fn parameters(&self) -> usize {
+        self.a.shape().num_elements() + self.b.shape().num_elements()
+    }
+}
+
+/// PEFT's initial A, uniform in ±1/sqrt(in) (Kaiming uniform with a = sqrt(5)), from draws that depend on the seed and the
+/// module's name alone, so that no other adapter, and no order of creation, changes it.
+///
+/// Returns A as [in, r], row by row; B starts at zero.
+pub fn initial_a(seed: u64, module: &str, inputs: usize, rank: usize) -> Vec<f32> {
+    let key = module.bytes().fold(mix(seed), |key, byte| mix(key ^ u64::from(byte)));
+    #[allow(clippy::cast_precision_loss, reason = "sizes are far below 2^52")]
+    let bound = 1.0 / (inputs as f64).sqrt();
+    #[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, reason = "53 bits of a draw, rounded to f32")]
+    let draw = |index: usize| {
+        let unit = (mix(key.wrapping_add(index as u64)) >> 11) as f64 / (1u64 << 53) as f64;
+        ((2.0 * unit - 1.0) * bound) as f32
+    };
+    (0..inputs * rank).map(draw).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn initial_a_has_the_moments_of_pefts_distribution() {
+        let a: Vec<f64> = initial_a(42, "model.layers.0.self_attn.q_proj", 256, 64).into_iter().map(f64::from).collect();
+        let count = a.len() as f64;
+        let (mean, variance) = (a.iter().sum::<f64>() / count, a.iter().map(|v| v * v).sum::<f64>() / count);
+        let bound = 1.0 / 16.0;
+        assert!(a.iter().all(|v| v.abs() <= bound));
+        assert!(mean.abs() < 0.01 * bound, "{mean}");
+        assert!((variance / (bound * bound / 3.0) - 1.0).abs() < 0.03, "{variance}");
+    }
+
+    #[test]
+    fn initial_a_depends_on_seed_and_module_only() {
+        assert_eq!(initial_a(1, "x", 4, 2), initial_a(1, "x", 4, 2));
+        assert_ne!(initial_a(1, "x", 4, 2), initial_a(2, "x", 4, 2));
+        assert_ne!(initial_a(1, "x", 4, 2), initial_a(1, "y", 4, 2));
+    }
+}

@@ -1,0 +1,8 @@
+//! The mechanisms of a decoder, one a file. Nothing here knows a family or a file format.
+
+pub mod attention;
+pub mod head;
+pub mod lora;
+pub mod norm;
+pub mod projection;
+pub mod rope;

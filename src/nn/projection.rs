@@ -1,0 +1,53 @@
+//! A frozen linear map with an optional adapter.
+
+use burn::tensor::Tensor;
+
+use super::lora::Lora;
+use crate::ops::{Mask, matmul};
+
+/// y = x W + b + (alpha / r) (drop(x) A) B, arXiv:2106.09685. W and b never change and never get a gradient.
+#[derive(Debug, Clone)]
+pub struct Projection {
+    /// The module's name in the checkpoint, such as `model.layers.0.self_attn.q_proj`.
+    pub name: String,
+    /// [in, out].
+    pub weight: Tensor<2>,
+    /// [out].
+    pub bias: Option<Tensor<1>>,
+    /// The adapter, where one is attached.
+    pub lora: Option<Lora>,
+}
+
+impl Projection {
+    /// # Shapes
+    /// `x` [batch, sequence, in], result [batch, sequence, out]; the mask has batch · sequence tokens.
+    pub fn forward(&self, x: Tensor<3>, mask: Option<&Mask>) -> Tensor<3> {
+        let [batch, sequence, inputs] = x.dims();
+        let x: Tensor<2> = x.reshape([batch * sequence, inputs]);
+        let mut y = matmul(x.clone(), self.weight.clone()); // [tokens, out]
+        if let Some(bias) = &self.bias {
+            y = y + bias.clone().unsqueeze();
+        }
+        if let Some(lora) = &self.lora {
+            y = y + lora.forward(x, mask);
+        }
+        let outputs = self.outputs();
+        y.reshape([batch, sequence, outputs])
+    }
+
+    /// The same projection with its adapter's A and B as leaves of a new tape.
+    #[must_use]
+    pub fn tracked(&self) -> Self {
+        Self { lora: self.lora.as_ref().map(Lora::tracked), ..self.clone() }
+    }
+
+    /// Width of the input.
+    pub fn inputs(&self) -> usize {
+        self.weight.dims()[0]
+    }
+
+    /// Width of the output.
+    pub fn outputs(&self) -> usize {
+        self.weight.dims()[1]
+    }
+}

@@ -1,0 +1,129 @@
+//! Rotary position embedding, Su et al. 2021, arXiv:2104.09864, in the half-split form of Hugging Face models.
+
+use burn::tensor::{Device, Tensor, TensorData};
+
+/// The rotation of a model's queries and keys.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RopeSpec {
+    /// Width of a head.
+    pub head_dim: usize,
+    /// The base of the wavelengths.
+    pub theta: f64,
+    /// How the frequencies are stretched beyond the context that the model was first trained on.
+    pub scaling: RopeScaling,
+}
+
+/// Ways to stretch a context, as `modeling_rope_utils.py` of transformers computes them. Lengths are in tokens.
+#[derive(Debug, Clone, PartialEq)]
+pub enum RopeScaling {
+    /// None.
+    Default,
+    /// All frequencies divided by `factor`.
+    Linear { factor: f64 },
+    /// The base grows with the batch's length once that passes `trained_length`.
+    Dynamic { factor: f64, trained_length: usize },
+    /// Low frequencies divided by `factor`, high ones kept, a ramp between (Llama 3.1).
+    Llama3 { factor: f64, low_frequency_factor: f64, high_frequency_factor: f64, trained_length: usize },
+    /// `YaRN`, Peng et al. 2023, arXiv:2309.00071.
+    Yarn { factor: f64, attention_factor: f64, beta_fast: f64, beta_slow: f64, truncate: bool, trained_length: usize },
+    /// `LongRoPE`, Ding et al. 2024, arXiv:2402.13753: one divisor a frequency, another set beyond `trained_length`.
+    LongRope { attention_factor: f64, short: Vec<f64>, long: Vec<f64>, trained_length: usize },
+}
+
+impl RopeSpec {
+    /// Frequencies in radians a token, one for each pair of features, for a batch of `length` tokens. In f32, in the order of
+    /// operations of transformers: at a position of 100,000 another rounding turns a query by milliradians.
+    #[allow(clippy::cast_possible_truncation, clippy::cast_precision_loss, reason = "the reference computes in f32")]
+    fn frequencies(&self, length: usize) -> Vec<f32> {
+        let width = self.head_dim as f64;
+        let powers = |theta: f64| -> Vec<f32> {
+            (0..self.head_dim / 2).map(|pair| (theta as f32).powf((2 * pair) as f32 / width as f32)).collect()
+        };
+        let plain = || powers(self.theta).into_iter().map(|power| 1.0 / power);
+        match &self.scaling {
+            RopeScaling::Default => plain().collect(),
+            RopeScaling::Linear { factor } => plain().map(|frequency| frequency / *factor as f32).collect(),
+            RopeScaling::Dynamic { factor, trained_length } => {
+                let trained = *trained_length as f64;
+                let growth = factor * (length.max(*trained_length) as f64) / trained - (factor - 1.0);
+                powers(self.theta * growth.powf(width / (width - 2.0))).into_iter().map(|power| 1.0 / power).collect()
+            }
+            RopeScaling::Llama3 { factor, low_frequency_factor, high_frequency_factor, trained_length } => {
+                let (factor, low, high) = (*factor as f32, *low_frequency_factor as f32, *high_frequency_factor as f32);
+                plain().map(|frequency| llama3(frequency, factor, low, high, *trained_length as f32)).collect()
+            }
+            RopeScaling::Yarn { factor, beta_fast, beta_slow, truncate, trained_length, .. } => {
+                let bound = |rotations: f64| {
+                    width * (*trained_length as f64 / (rotations * std::f64::consts::TAU)).ln() / (2.0 * self.theta.ln())
+                };
+                let (low, high) = (bound(*beta_fast), bound(*beta_slow));
+                let (low, high) = if *truncate { (low.floor(), high.ceil()) } else { (low, high) };
+                let (low, mut high) = (low.max(0.0), high.min(width - 1.0));
+                if (high - low).abs() < f64::EPSILON {
+                    high += 0.001;
+                }
+                let blend = |(pair, power): (usize, f32)| {
+                    let ramp = ((pair as f32 - low as f32) / (high - low) as f32).clamp(0.0, 1.0);
+                    (1.0 / (*factor as f32 * power)) * ramp + (1.0 / power) * (1.0 - ramp)
+                };
+                powers(self.theta).into_iter().enumerate().map(blend).collect()
+            }
+            RopeScaling::LongRope { short, long, trained_length, .. } => {
+                let divisors = if length > *trained_length { long } else { short };
+                powers(self.theta).into_iter().zip(divisors).map(|(power, divisor)| 1.0 / (*divisor as f32 * power)).collect()
+            }
+        }
+    }
+
+    fn attention_factor(&self) -> f64 {
+        match &self.scaling {
+            RopeScaling::Yarn { attention_factor, .. } | RopeScaling::LongRope { attention_factor, .. } => *attention_factor,
+            _ => 1.0,
+        }
+    }
+
+    /// Cosines and sines of positions 0 .. length. As in transformers, `Dynamic` and `LongRope` depend on the batch's length.
+    #[allow(clippy::cast_possible_truncation, clippy::cast_precision_loss, reason = "the reference computes in f32")]
+    pub fn tables(&self, length: usize, device: &Device) -> RopeTables {
+        let (frequencies, factor) = (self.frequencies(length), self.attention_factor() as f32);
+        let table = |function: fn(f32) -> f32| {
+            let row = |position: usize| frequencies.iter().map(move |frequency| function(position as f32 * frequency) * factor);
+            let values: Vec<f32> = (0..length).flat_map(|position| row(position).chain(row(position))).collect();
+            Tensor::<2>::from_data(TensorData::new(values, [length, self.head_dim]), device)
+        };
+        RopeTables { cos: table(f32::cos), sin: table(f32::sin) }
+    }
+}
+
+/// See `modeling_rope_utils.py`, `_compute_llama3_parameters`.
+fn llama3(frequency: f32, factor: f32, low: f32, high: f32, trained_length: f32) -> f32 {
+    let wavelength = std::f32::consts::TAU / frequency;
+    if wavelength < trained_length / high {
+        frequency
+    } else if wavelength > trained_length / low {
+        frequency / factor
+    } else {
+        let smooth = (trained_length / wavelength - low) / (high - low);
+        (1.0 - smooth) * frequency / factor + smooth * frequency
+    }
+}
+
+/// Cosines and sines for every position of a batch, [length, `head_dim`] each.
+#[derive(Debug, Clone)]
+pub struct RopeTables {
+    cos: Tensor<2>,
+    sin: Tensor<2>,
+}
+
+impl RopeTables {
+    /// x cos + rotate_half(x) sin.
+    ///
+    /// # Shapes
+    /// `x` [batch, heads, length, `head_dim`].
+    pub fn rotate(&self, x: Tensor<4>) -> Tensor<4> {
+        let half = x.dims()[3] / 2;
+        let (left, right) = (x.clone().narrow(3, 0, half), x.clone().narrow(3, half, half));
+        let rotated = Tensor::cat(vec![right.neg(), left], 3);
+        x * self.cos.clone().unsqueeze() + rotated * self.sin.clone().unsqueeze()
+    }
+}

@@ -1,0 +1,148 @@
+//! Dropout whose mask is a function of the data, not of a random stream.
+//!
+//! A mask is a counter hash of (seed, epoch, row, token in its document, layer, projection group, feature). It is made again
+//! in backward and never stored, so micro-batching, packing and recomputation change nothing.
+
+use std::sync::Arc;
+
+use burn::backend::autodiff::checkpoint::base::Checkpointer;
+use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
+use burn::backend::autodiff::grads::Gradients;
+use burn::backend::autodiff::ops::{Backward, Ops, OpsKind, unary};
+use burn::backend::tensor::FloatTensor;
+use burn::backend::{Autodiff, Backend, Dispatch, Flex, TensorMetadata, backend_extension};
+use burn::tensor::{Tensor, TensorData};
+use rayon::prelude::*;
+
+/// Which features of which tokens are dropped.
+#[derive(Debug, Clone)]
+pub struct Mask {
+    /// One key a token, made from seed, epoch, row and place in the document.
+    pub tokens: Arc<[u64]>,
+    /// Layer and projection group: projections that share an input share the mask.
+    pub site: u64,
+    /// Share of features that are zeroed, in [0, 1).
+    pub probability: f64,
+}
+
+impl Mask {
+    /// 0 where a feature is dropped, 1 / (1 - p) elsewhere, [tokens, features] row by row.
+    fn values(&self, features: usize) -> Vec<f32> {
+        #[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a threshold of 53 bits")]
+        let threshold = (self.probability * (1u64 << 53) as f64) as u64;
+        #[allow(clippy::cast_possible_truncation, reason = "a scale needs f32 only")]
+        let kept = (1.0 / (1.0 - self.probability)) as f32;
+        let mut values = vec![0.0f32; self.tokens.len() * features];
+        values.par_chunks_mut(features.max(1)).zip(&*self.tokens).for_each(|(row, token)| {
+            let key = mix(token ^ mix(self.site));
+            for (feature, value) in row.iter_mut().enumerate() {
+                if mix(key.wrapping_add(feature as u64)) >> 11 >= threshold {
+                    *value = kept;
+                }
+            }
+        });
+        values
+    }
+}
+
+/// A bijection of 64 bits with good avalanche: the finaliser of `SplitMix64`, Steele et al. 2014, <https://doi.org/10.1145/2660193.2660195>.
+pub fn mix(key: u64) -> u64 {
+    let mut z = key.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+/// x with features dropped and the rest scaled by 1 / (1 - p), Srivastava et al. 2014.
+///
+/// # Shapes
+/// `x` [tokens, features] with as many tokens as the mask has.
+pub fn dropout(x: Tensor<2>, mask: &Mask) -> Tensor<2> {
+    Tensor::from_dispatch(<Dispatch as KeyedDropout>::keyed_dropout(x.into_dispatch(), mask.clone()))
+}
+
+/// Dropout by a keyed mask.
+#[backend_extension(Flex, Cube: cfg(any(feature = "wgpu", feature = "cuda")), Autodiff)]
+pub trait KeyedDropout: Backend {
+    /// See [`dropout`].
+    fn keyed_dropout(x: FloatTensor<Self>, mask: Mask) -> FloatTensor<Self>;
+}
+
+impl KeyedDropout for Flex {
+    fn keyed_dropout(x: FloatTensor<Self>, mask: Mask) -> FloatTensor<Self> {
+        masked::<Self>(x, &mask)
+    }
+}
+
+#[cfg(any(feature = "wgpu", feature = "cuda"))]
+impl KeyedDropout for burn::backend::Cube {
+    fn keyed_dropout(x: FloatTensor<Self>, mask: Mask) -> FloatTensor<Self> {
+        masked::<Self>(x, &mask)
+    }
+}
+
+impl<B: Backend + KeyedDropout, C: CheckpointStrategy> KeyedDropout for Autodiff<B, C> {
+    fn keyed_dropout(x: FloatTensor<Self>, mask: Mask) -> FloatTensor<Self> {
+        let (x, node) = x.into_parts();
+        let output = B::keyed_dropout(x, mask.clone());
+        match DropoutBackward.prepare::<C>([node]).compute_bound().stateful() {
+            OpsKind::Tracked(prep) => prep.finish(mask, output),
+            OpsKind::UnTracked(prep) => prep.finish(output),
+        }
+    }
+}
+
+/// dX = dY with the same mask, made again from its key.
+#[derive(Debug)]
+struct DropoutBackward;
+
+impl<B: Backend + KeyedDropout> Backward<B, 1> for DropoutBackward {
+    type State = Mask;
+
+    fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _checkpointer: &mut Checkpointer) {
+        unary::<B, _>(ops.parents, ops.node, grads, |grad| B::keyed_dropout(grad, ops.state));
+    }
+}
+
+fn masked<B: Backend>(x: FloatTensor<B>, mask: &Mask) -> FloatTensor<B> {
+    let shape = x.shape();
+    let features = *shape.iter().next_back().expect("x has two dimensions");
+    let values = TensorData::new(mask.values(features), shape);
+    let values = B::float_cast(B::float_from_data(values, &x.device()), x.dtype().into());
+    B::float_mul(x, values)
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::Device;
+
+    use super::*;
+
+    fn mask(tokens: &[u64]) -> Mask {
+        Mask { tokens: tokens.into(), site: 3, probability: 0.25 }
+    }
+
+    #[test]
+    fn a_token_keeps_its_mask_wherever_it_stands() {
+        let (both, one) = (mask(&[5, 9]).values(64), mask(&[9]).values(64));
+        assert_eq!(both[64..], one);
+        assert_ne!(both[..64], one);
+    }
+
+    #[test]
+    fn the_share_of_dropped_features_and_the_scale_are_right() {
+        let values = mask(&(0..1000).collect::<Vec<_>>()).values(100);
+        let dropped = values.iter().filter(|v| **v == 0.0).count();
+        assert!((24_000..26_000).contains(&dropped), "{dropped} of 100000");
+        assert!(values.iter().all(|v| *v == 0.0 || (v - 4.0 / 3.0).abs() < 1e-6));
+    }
+
+    #[test]
+    fn backward_uses_the_mask_of_forward() {
+        let x = Tensor::<2>::ones([2, 8], &Device::flex()).autodiff().require_grad();
+        let y = dropout(x.clone(), &mask(&[1, 2]));
+        let forward = y.clone().inner().into_data();
+        let gradients = y.sum().backward();
+        x.grad(&gradients).expect("tracked").into_data().assert_eq(&forward, true);
+    }
+}

@@ -1,0 +1,193 @@
+//! The field's terms: the words that a recipe may use for a value, each with the type that the rest of the house acts on.
+
+/// A choice with a fixed set of words.
+pub trait Term: Sized + Copy + PartialEq + 'static {
+    /// Every word with its meaning, in the order in which they are listed to a person.
+    const WORDS: &'static [(&'static str, Self)];
+
+    /// The meaning of a word.
+    fn parse(word: &str) -> Option<Self> {
+        Self::WORDS.iter().find(|(name, _)| *name == word).map(|(_, value)| *value)
+    }
+
+    /// The word for this meaning.
+    fn word(self) -> &'static str {
+        Self::WORDS.iter().find(|(_, value)| *value == self).map_or("?", |(name, _)| name)
+    }
+}
+
+macro_rules! term {
+    ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $word:literal),* $(,)? }) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        pub enum $name { $($(#[$variant_doc])* $variant),* }
+
+        impl Term for $name {
+            const WORDS: &'static [(&'static str, Self)] = &[$(($word, Self::$variant)),*];
+        }
+
+        impl std::fmt::Display for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str(self.word())
+            }
+        }
+    };
+}
+
+term! {
+    /// The shape of a dataset's rows.
+    Format {
+        /// One column of text; every token is trained.
+        Text = "text",
+        /// A prompt and its completion, tokenised as one string; the completion is trained.
+        Completion = "completion",
+        /// Alpaca's instruction, input and output.
+        Instruction = "instruction",
+        /// A conversation, rendered by the base's chat template.
+        Chat = "chat",
+    }
+}
+
+term! {
+    /// Which tokens of a row carry a loss.
+    TrainOn {
+        /// What the assistant says, the token that ends its turn included.
+        Assistant = "assistant",
+        /// Every token.
+        All = "all",
+        /// The last assistant turn only.
+        Last = "last",
+    }
+}
+
+term! {
+    /// What happens to a row longer than the sequence length.
+    Truncation {
+        /// It is left out and counted.
+        Drop = "drop",
+        /// Its tail is cut off and it is counted.
+        Truncate = "truncate",
+        /// It stops the run before training.
+        Error = "error",
+    }
+}
+
+term! {
+    /// The learning rate's course after the warm-up.
+    Scheduler {
+        /// It stays.
+        Constant = "constant",
+        /// It falls to 0 in a line.
+        Linear = "linear",
+        /// It falls to 0 along half a cosine.
+        Cosine = "cosine",
+        /// It falls to a share of its peak along half a cosine.
+        CosineWithMinLr = "cosine_with_min_lr",
+    }
+}
+
+term! {
+    /// What a loss or gradient that is not finite leads to; it never reaches the weights.
+    OnNonfinite {
+        /// The run ends.
+        Abort = "abort",
+        /// The step is left out and counted.
+        Skip = "skip",
+    }
+}
+
+term! {
+    /// What is trained.
+    Method {
+        /// Low-rank adapters on a frozen base, Hu et al. 2021, arXiv:2106.09685.
+        Lora = "lora",
+    }
+}
+
+term! {
+    /// The rule that turns gradients into updates.
+    Optimizer {
+        /// Adam with decoupled weight decay, Loshchilov and Hutter 2017, arXiv:1711.05101.
+        AdamW = "adamw",
+    }
+}
+
+term! {
+    /// The numbers that the base computes in.
+    ModelDtype {
+        /// The best that the device can do.
+        Auto = "auto",
+        /// 32-bit floats.
+        Float32 = "float32",
+    }
+}
+
+term! {
+    /// Which blocks run again in backward instead of keeping their activations.
+    Checkpointing {
+        /// As many as memory asks for.
+        Auto = "auto",
+        /// Every block.
+        All = "true",
+        /// No block.
+        None = "false",
+    }
+}
+
+/// Where tensors live and are computed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Device {
+    /// The best that there is.
+    Auto,
+    /// The processor.
+    Cpu,
+    /// A GPU through wgpu, by its index.
+    Wgpu(usize),
+    /// An NVIDIA GPU, by its index.
+    Cuda(usize),
+}
+
+impl Device {
+    /// The meaning of `auto`, `cpu`, `wgpu`, `wgpu:1`, `cuda` or `cuda:0`; a GPU without an index is the first.
+    pub fn parse(word: &str) -> Option<Self> {
+        let (kind, index) = match word.split_once(':') {
+            Some((kind, digits)) if digits.bytes().all(|byte| byte.is_ascii_digit()) => (kind, Some(digits.parse().ok()?)),
+            Some(_) => return None,
+            None => (word, None),
+        };
+        match (kind, index) {
+            ("auto", None) => Some(Self::Auto),
+            ("cpu", None) => Some(Self::Cpu),
+            ("wgpu", index) => Some(Self::Wgpu(index.unwrap_or(0))),
+            ("cuda", index) => Some(Self::Cuda(index.unwrap_or(0))),
+            _ => None,
+        }
+    }
+}
+
+impl std::fmt::Display for Device {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Auto => f.write_str("auto"),
+            Self::Cpu => f.write_str("cpu"),
+            Self::Wgpu(index) => write!(f, "wgpu:{index}"),
+            Self::Cuda(index) => write!(f, "cuda:{index}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_device_is_read_back_from_its_word() {
+        for device in [Device::Auto, Device::Cpu, Device::Wgpu(1), Device::Cuda(0)] {
+            assert_eq!(Device::parse(&device.to_string()), Some(device));
+        }
+        assert_eq!(Device::parse("cuda"), Some(Device::Cuda(0)));
+        for word in ["", "gpu", "cpu:0", "auto:1", "cuda:", "cuda:x", "cuda:-1", "cuda:0:1", "CUDA"] {
+            assert_eq!(Device::parse(word), None, "{word}");
+        }
+    }
+}

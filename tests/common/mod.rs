@@ -1,0 +1,86 @@
+//! Reading the golden files.
+#![allow(dead_code, reason = "every test binary uses a part of it")]
+
+use std::path::{Path, PathBuf};
+
+use burn::tensor::{Device, Int, Tensor, TensorData};
+use rankine::adapter::{LoraConfig, attach, peft};
+use rankine::data::{Batch, TokenRow};
+use rankine::files::safetensors::Archive;
+use rankine::model::{Decoder, Folder};
+use serde_json::Value;
+
+pub const FAMILIES: [&str; 4] = ["llama", "mistral", "qwen2", "qwen3"];
+
+pub fn golden(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(path)
+}
+
+pub fn json(path: &Path) -> Value {
+    serde_json::from_str(&std::fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))).unwrap()
+}
+
+pub fn load(folder: &Path) -> Decoder {
+    Folder::open(folder).unwrap().load(&Device::flex(), &|_| {}).unwrap()
+}
+
+/// A base with another config.json beside the same weights.
+pub fn load_with_config(folder: &Path, config: &Path) -> Decoder {
+    let copy = tempfile::tempdir().unwrap();
+    for file in std::fs::read_dir(folder).unwrap() {
+        let file = file.unwrap();
+        std::fs::copy(file.path(), copy.path().join(file.file_name())).unwrap();
+    }
+    std::fs::copy(config, copy.path().join("config.json")).unwrap();
+    load(copy.path())
+}
+
+/// Attaches a PEFT folder's adapter and returns its config.
+pub fn attach_peft(decoder: &mut Decoder, folder: &Path) -> LoraConfig {
+    let config = peft::read_config(folder).unwrap();
+    let numbers = peft::read_numbers(folder, &config, &decoder.spec.projections()).unwrap();
+    attach(decoder, &config, 0, Some(&numbers)).unwrap();
+    config
+}
+
+/// The rows of `input_ids`, `attention_mask` and `labels` under a prefix: [rows, length] each, or the slice `index` of them.
+pub fn rows(archive: &Archive, prefix: &str, index: Option<usize>) -> Vec<TokenRow> {
+    let read = |key: &str| archive.read_i64(&format!("{prefix}{key}")).unwrap();
+    let shape = archive.shape(&format!("{prefix}input_ids")).unwrap().to_vec();
+    let (count, length) = (shape[shape.len() - 2], shape[shape.len() - 1]);
+    let (ids, mask, labels) = (read("input_ids"), read("attention_mask"), read("labels"));
+    let start = index.unwrap_or(0) * count * length;
+    let row = |row: usize| {
+        let range = start + row * length..start + (row + 1) * length;
+        let real = range.clone().filter(|place| mask[*place] == 1);
+        TokenRow {
+            ids: real.clone().map(|place| u32::try_from(ids[place]).unwrap()).collect(),
+            trained: real.map(|place| labels[place] != -100).collect(),
+        }
+    };
+    (0..count).map(row).collect()
+}
+
+pub fn batch(rows: Vec<TokenRow>) -> Batch {
+    Batch::new(rows.into_iter().enumerate().map(|(index, row)| (index as u64, row)))
+}
+
+pub fn ids(batch: &Batch) -> Tensor<2, Int> {
+    Tensor::from_data(TensorData::new(batch.ids.clone(), [batch.rows.len(), batch.length]), &Device::flex())
+}
+
+/// Largest difference between logits and a golden tensor [rows, length, vocabulary], at real tokens only.
+pub fn logits_difference(decoder: &Decoder, rows: &[TokenRow], golden: &[f32]) -> f32 {
+    let batch = batch(rows.to_vec());
+    let logits: Vec<f32> = decoder.logits(ids(&batch)).into_data().iter().collect();
+    assert_eq!(logits.len(), golden.len());
+    let vocabulary = decoder.spec.vocabulary;
+    let real = |token: usize| token % batch.length < rows[token / batch.length].ids.len();
+    let differences = logits.iter().zip(golden).enumerate().filter(|(index, _)| real(index / vocabulary));
+    differences.map(|(_, (ours, theirs))| (ours - theirs).abs()).fold(0.0, f32::max)
+}
+
+pub fn difference(left: &[f32], right: &[f32]) -> f32 {
+    assert_eq!(left.len(), right.len());
+    left.iter().zip(right).map(|(left, right)| (left - right).abs()).fold(0.0, |largest: f32, d| if d.is_nan() { f32::NAN } else { largest.max(d) })
+}

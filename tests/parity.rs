@@ -1,0 +1,200 @@
+//! Logits, gradients, 20 AdamW steps and files against transformers and PEFT (tests/golden, made by reference scripts).
+
+mod common;
+
+use std::path::Path;
+
+use common::*;
+use rankine::adapter::{LoraConfig, peft, tensors};
+use rankine::files::safetensors::{Archive, Named};
+use rankine::model::Decoder;
+use rankine::terms::Scheduler;
+use rankine::train::{AdamW, AdamWConfig, Gradients, Memory, Schedule, StepConfig, forward_backward};
+use serde_json::Value;
+
+const LOGITS: f32 = 5e-5;
+const GRADIENTS: f32 = 2e-5;
+const STEP_LOSS: f64 = 5e-5;
+const FINAL_WEIGHT: f32 = 5e-6;
+
+const STEP: StepConfig = StepConfig { memory: Memory::Recompute, head_chunk_rows: 256, dropout: 0.0 };
+
+fn gradients_of(decoder: &Decoder, gradients: &Gradients, factor: f64) -> Vec<Named> {
+    let gradients = gradients.clone().scaled(factor);
+    tensors(decoder, |index, _| gradients.pairs()[index].clone())
+}
+
+fn compare(archive: &Archive, prefix: &str, ours: &[Named], bound: f32) -> f32 {
+    let compared = ours.iter().map(|(key, shape, values)| {
+        let name = format!("{prefix}.{key}");
+        assert_eq!(archive.shape(&name), Some(shape.as_slice()), "{name}");
+        let difference = difference(values, &archive.read_f32(&name).unwrap().unwrap());
+        assert!(difference <= bound, "{name}: {difference} > {bound}");
+        difference
+    });
+    compared.fold(0.0, f32::max)
+}
+
+/// Adapter logits, loss, gradients and the training curve of one adapter; returns the largest differences of each.
+fn check_adapter(name: &str, model: &Path, adapter: &Path, case: &Path, batches: &Path, step: StepConfig) {
+    let mut decoder = load(model);
+    let config = attach_peft(&mut decoder, adapter);
+    let (archive, info) = (Archive::open(&case.join("golden.safetensors")).unwrap(), json(&case.join("golden.json")));
+    let data = Archive::open(batches).unwrap();
+    let rows_of = |prefix, index| rows(&data, prefix, index);
+
+    let first = rows_of("", None);
+    let logits = logits_difference(&decoder, &first, &archive.read_f32("lora.logits").unwrap().unwrap());
+    assert!(logits <= LOGITS, "{name}: adapter logits differ by {logits}");
+
+    let mut gradients = Gradients::default();
+    let loss = forward_backward(&decoder, &batch(first), step, [0, 0], &mut gradients);
+    let loss_difference = (loss.sum / loss.trained_tokens as f64 - info["lora_loss"].as_f64().unwrap()).abs();
+    assert!(loss_difference <= STEP_LOSS, "{name}: loss differs by {loss_difference}");
+    let gradient = compare(&archive, "lora.grad", &gradients_of(&decoder, &gradients, 1.0 / loss.trained_tokens as f64), GRADIENTS);
+    let expected = info["trainable"].as_array().unwrap().len();
+    assert_eq!(gradients.pairs().len() * 2, expected, "{name}: adapters");
+
+    let curve = train(&mut decoder, step, &info, |index| batch(rows_of("train.", Some(index))));
+    let final_weight = if archive.shapes().keys().any(|key| key.starts_with("lora.final.")) {
+        compare(&archive, "lora.final", &tensors(&decoder, |_, lora| [lora.a.clone(), lora.b.clone()]), FINAL_WEIGHT)
+    } else {
+        0.0
+    };
+    check_folder(name, &decoder, &config, adapter);
+    println!("{name}: logits {logits:.1e} gradients {gradient:.1e} step loss {curve:.1e} final {final_weight:.1e}");
+}
+
+/// 20 steps as `golden.json` describes them; returns the largest difference of a step's loss.
+fn train(decoder: &mut Decoder, step: StepConfig, info: &Value, batch_of: impl Fn(usize) -> rankine::data::Batch) -> f64 {
+    let log = info["train"].as_array().unwrap();
+    let adamw = AdamWConfig { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.01 };
+    let schedule = Schedule { peak: 1e-3, scheduler: Scheduler::Cosine, warmup_steps: 3, total_steps: log.len() as u64, min_lr_rate: 0.0 };
+    let mut optimizer = AdamW::new(adamw, decoder);
+    let mut largest: f64 = 0.0;
+    for (taken, entry) in log.iter().enumerate() {
+        let mut gradients = Gradients::default();
+        let loss = forward_backward(decoder, &batch_of(taken % 4), step, [0, 0], &mut gradients);
+        let mean = 1.0 / loss.trained_tokens as f64;
+        let gradients = gradients.scaled(mean);
+        let norm = gradients.norm();
+        let expected = |key: &str| entry[key].as_f64().unwrap();
+        let difference = (loss.sum * mean - expected("loss")).abs();
+        assert!(difference <= STEP_LOSS, "step {taken}: loss differs by {difference}");
+        assert!((norm - expected("grad_norm")).abs() <= 1e-4 * norm.max(1.0), "step {taken}: norm {norm}");
+        let learning_rate = schedule.lr_at(taken as u64);
+        assert!((learning_rate - expected("lr")).abs() <= 1e-12, "step {taken}: learning rate {learning_rate}");
+        optimizer.update(decoder, gradients.clipped(norm, 1.0), learning_rate);
+        largest = largest.max(difference);
+    }
+    largest
+}
+
+/// Our adapter folder has every key of PEFT's, with equal values but for the version and the order of lists.
+fn check_folder(name: &str, decoder: &Decoder, config: &LoraConfig, theirs: &Path) {
+    let folder = tempfile::tempdir().unwrap();
+    peft::write(folder.path(), decoder, config, "../model").unwrap();
+    let (ours, theirs_config) = (json(&folder.path().join("adapter_config.json")), json(&theirs.join("adapter_config.json")));
+    let sorted = |value: &Value| match value.as_array() {
+        Some(items) => {
+            let mut items: Vec<String> = items.iter().map(Value::to_string).collect();
+            items.sort();
+            Value::from(items)
+        }
+        None => value.clone(),
+    };
+    for (key, value) in theirs_config.as_object().unwrap() {
+        let equal = match (value.as_f64(), ours[key].as_f64()) {
+            (Some(theirs), Some(ours)) => theirs == ours,
+            _ => sorted(value) == sorted(&ours[key]),
+        };
+        assert!(ours.get(key).is_some() && (equal || key == "peft_version"), "{name}: `{key}` is {}, expected {value}", ours[key]);
+    }
+    let shapes = |folder: &Path| Archive::open(&folder.join("adapter_model.safetensors")).unwrap().shapes();
+    assert_eq!(shapes(folder.path()), shapes(theirs), "{name}: tensors");
+    let again = peft::read_config(folder.path()).unwrap();
+    assert_eq!(peft::read_numbers(folder.path(), &again, &decoder.spec.projections()).unwrap().len(), decoder.adapters().count());
+}
+
+#[test]
+fn base_logits_equal_transformers() {
+    for family in FAMILIES {
+        let folder = golden(&format!("archs/{family}"));
+        let archive = Archive::open(&folder.join("golden.safetensors")).unwrap();
+        let (rows, expected) = (rows(&archive, "", None), archive.read_f32("logits").unwrap().unwrap());
+        let models = [load(&folder.join("model")), load_with_config(&folder.join("model"), &folder.join("config_v4.json"))];
+        for (layout, model) in ["transformers 5", "transformers 4"].iter().zip(models) {
+            let difference = logits_difference(&model, &rows, &expected);
+            println!("{family}, config of {layout}: logits {difference:.1e}");
+            assert!(difference <= LOGITS, "{family}, config of {layout}: {difference}");
+        }
+    }
+}
+
+#[test]
+fn adapters_train_as_in_peft() {
+    for family in FAMILIES {
+        for (memory, head_chunk_rows) in [(Memory::Recompute, 256), (Memory::Keep, 3)] {
+            let folder = golden(&format!("archs/{family}"));
+            let step = StepConfig { memory, head_chunk_rows, ..STEP };
+            let name = format!("{family}, {memory:?}, head chunk {head_chunk_rows}");
+            check_adapter(&name, &folder.join("model"), &folder.join("adapter"), &folder, &folder.join("golden.safetensors"), step);
+        }
+    }
+}
+
+#[test]
+fn lora_variants_train_as_in_peft() {
+    let llama = golden("archs/llama");
+    for variant in ["rslora", "patterns", "layers_to_transform", "regex_targets", "all_linear"] {
+        let case = llama.join("variants").join(variant);
+        for head_chunk_rows in [256, 3] {
+            let step = StepConfig { head_chunk_rows, ..STEP };
+            check_adapter(variant, &llama.join("model"), &case.join("adapter"), &case, &llama.join("golden.safetensors"), step);
+        }
+    }
+}
+
+#[test]
+fn a_bf16_checkpoint_computes_in_f32() {
+    let case = golden("archs/llama/variants/bf16");
+    let data = Archive::open(&golden("archs/llama/golden.safetensors")).unwrap();
+    let expected = Archive::open(&case.join("golden.safetensors")).unwrap().read_f32("bf16_as_f32.logits").unwrap().unwrap();
+    let difference = logits_difference(&load(&case.join("model")), &rows(&data, "", None), &expected);
+    println!("bf16_as_f32: logits {difference:.1e}");
+    assert!(difference <= LOGITS, "{difference}");
+}
+
+#[test]
+fn every_rope_equals_transformers() {
+    let llama = golden("archs/llama");
+    let archive = Archive::open(&llama.join("variants/rope/golden.safetensors")).unwrap();
+    let rows = rows(&archive, "", None);
+    for kind in ["default", "linear", "dynamic", "yarn", "yarn_attention_factor", "longrope", "theta_500k"] {
+        let model = load_with_config(&llama.join("model"), &llama.join(format!("variants/rope/config_{kind}.json")));
+        let difference = logits_difference(&model, &rows, &archive.read_f32(&format!("{kind}.logits")).unwrap().unwrap());
+        println!("rope {kind}: logits {difference:.1e}");
+        assert!(difference <= LOGITS, "{kind}: {difference}");
+    }
+}
+
+#[test]
+fn hidden_states_equal_transformers() {
+    let folder = golden("archs/llama");
+    let archive = Archive::open(&folder.join("golden.safetensors")).unwrap();
+    let (decoder, rows) = (load(&folder.join("model")), rows(&archive, "", None));
+    let batch = batch(rows.clone());
+    let frame = decoder.frame(batch.length, None);
+    let mut x = decoder.embed(ids(&batch));
+    for index in 0..decoder.blocks.len() {
+        let expected = archive.read_f32(&format!("hidden.{index}")).unwrap().unwrap();
+        let ours: Vec<f32> = x.to_data().iter().collect();
+        let width = decoder.spec.width;
+        for (token, (ours, theirs)) in ours.chunks(width).zip(expected.chunks(width)).enumerate() {
+            if token % batch.length < rows[token / batch.length].ids.len() {
+                assert!(difference(ours, theirs) <= LOGITS, "hidden {index}, token {token}");
+            }
+        }
+        x = decoder.blocks[index].forward(x, &frame);
+    }
+}
