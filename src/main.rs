@@ -1,1 +1,32 @@
-fn main(){}
+//! Parse, run, print errors and hints, exit.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::process::ExitCode;
+
+use clap::Parser;
+use rankine::cli::{Command, Failure};
+use rankine::fault::{Exit, Fault};
+
+fn main() -> ExitCode {
+    let command = Command::parse();
+    std::panic::set_hook(Box::new(|_| {}));
+    let Err(failure) = catch_unwind(AssertUnwindSafe(|| command.run())).unwrap_or_else(|panic| Err(internal(&*panic))) else {
+        return ExitCode::SUCCESS;
+    };
+    for fault in &failure.faults {
+        eprintln!("error: {fault}");
+        if let Some(hint) = &fault.hint {
+            eprintln!("  hint: {hint}");
+        }
+    }
+    ExitCode::from(failure.exit as u8)
+}
+
+/// A panic is a fault of ours: one line, and where to report it.
+fn internal(panic: &(dyn std::any::Any + Send)) -> Failure {
+    let said =
+        panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied()).unwrap_or("no message");
+    let said = said.lines().next().unwrap_or_default();
+    let fault = Fault::new(format!("internal error: {said}")).hint("please report it with the recipe to the project's issues");
+    Failure { exit: Exit::Internal, faults: vec![fault] }
+}

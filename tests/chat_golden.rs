@@ -66,6 +66,23 @@ struct Tokenized {
     decoded_skip_special: String,
 }
 
+/// The golden files hold their keys sorted, the templates saw them as the script that made the files wrote them: these first, in
+/// this order.
+const WRITTEN_ORDER: [&str; 10] =
+    ["id", "type", "function", "name", "description", "parameters", "properties", "required", "enum", "arguments"];
+
+fn as_written(value: &Value) -> Value {
+    match value {
+        Value::Array(items) => items.iter().map(as_written).collect(),
+        Value::Object(entries) => {
+            let mut entries: Vec<_> = entries.iter().map(|(key, value)| (key.clone(), as_written(value))).collect();
+            entries.sort_by_key(|(key, _)| WRITTEN_ORDER.iter().position(|first| first == key).unwrap_or(WRITTEN_ORDER.len()));
+            Value::Object(entries.into_iter().collect())
+        }
+        other => other.clone(),
+    }
+}
+
 fn golden(path: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(path)
 }
@@ -78,8 +95,11 @@ fn read<T: for<'a> Deserialize<'a>>(path: &str) -> T {
 /// Every case of a template: its text, ids and mask, or the template's own words.
 fn check(template: &ChatTemplate, tokenizer: &Tokenizer, cases: &[Case]) {
     for case in cases {
-        let conversation =
-            Conversation { messages: case.messages.clone(), tools: case.tools.clone(), variables: case.extra.clone() };
+        let conversation = Conversation {
+            messages: case.messages.iter().map(as_written).collect(),
+            tools: case.tools.as_ref().map(|tools| tools.iter().map(as_written).collect()),
+            variables: case.extra.clone(),
+        };
         let name = format!("{}, add_generation_prompt {}", case.name, case.add_generation_prompt);
         let rendered = template.render_with_spans(&conversation, case.add_generation_prompt);
         if let Some(expected) = &case.error {

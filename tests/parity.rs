@@ -51,7 +51,8 @@ fn check_adapter(name: &str, model: &Path, adapter: &Path, case: &Path, batches:
     let loss = forward_backward(&decoder, &batch(first), step, [0, 0], &mut gradients);
     let loss_difference = (loss.sum / loss.trained_tokens as f64 - info["lora_loss"].as_f64().unwrap()).abs();
     assert!(loss_difference <= STEP_LOSS, "{name}: loss differs by {loss_difference}");
-    let gradient = compare(&archive, "lora.grad", &gradients_of(&decoder, &gradients, 1.0 / loss.trained_tokens as f64), GRADIENTS);
+    let gradient =
+        compare(&archive, "lora.grad", &gradients_of(&decoder, &gradients, 1.0 / loss.trained_tokens as f64), GRADIENTS);
     let expected = info["trainable"].as_array().unwrap().len();
     assert_eq!(gradients.pairs().len() * 2, expected, "{name}: adapters");
 
@@ -69,7 +70,8 @@ fn check_adapter(name: &str, model: &Path, adapter: &Path, case: &Path, batches:
 fn train(decoder: &mut Decoder, step: StepConfig, info: &Value, batch_of: impl Fn(usize) -> rankine::data::Batch) -> f64 {
     let log = info["train"].as_array().unwrap();
     let adamw = AdamWConfig { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.01 };
-    let schedule = Schedule { peak: 1e-3, scheduler: Scheduler::Cosine, warmup_steps: 3, total_steps: log.len() as u64, min_lr_rate: 0.0 };
+    let schedule =
+        Schedule { peak: 1e-3, scheduler: Scheduler::Cosine, warmup_steps: 3, total_steps: log.len() as u64, min_lr_rate: 0.0 };
     let mut optimizer = AdamW::new(adamw, decoder);
     let mut largest: f64 = 0.0;
     for (taken, entry) in log.iter().enumerate() {
@@ -108,7 +110,11 @@ fn check_folder(name: &str, decoder: &Decoder, config: &LoraConfig, theirs: &Pat
             (Some(theirs), Some(ours)) => theirs == ours,
             _ => sorted(value) == sorted(&ours[key]),
         };
-        assert!(ours.get(key).is_some() && (equal || key == "peft_version"), "{name}: `{key}` is {}, expected {value}", ours[key]);
+        assert!(
+            ours.get(key).is_some() && (equal || key == "peft_version"),
+            "{name}: `{key}` is {}, expected {value}",
+            ours[key]
+        );
     }
     let shapes = |folder: &Path| Archive::open(&folder.join("adapter_model.safetensors")).unwrap().shapes();
     assert_eq!(shapes(folder.path()), shapes(theirs), "{name}: tensors");
@@ -138,7 +144,14 @@ fn adapters_train_as_in_peft() {
             let folder = golden(&format!("archs/{family}"));
             let step = StepConfig { memory, head_chunk_rows, ..STEP };
             let name = format!("{family}, {memory:?}, head chunk {head_chunk_rows}");
-            check_adapter(&name, &folder.join("model"), &folder.join("adapter"), &folder, &folder.join("golden.safetensors"), step);
+            check_adapter(
+                &name,
+                &folder.join("model"),
+                &folder.join("adapter"),
+                &folder,
+                &folder.join("golden.safetensors"),
+                step,
+            );
         }
     }
 }

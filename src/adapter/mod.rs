@@ -97,7 +97,9 @@ impl Explain for Error {
         match self {
             Self::File(error) => error.hint(),
             Self::Safetensors(error) => error.hint(),
-            Self::NoMatch { .. } => Some("use `all-linear`, names from that list, or a regular expression that matches whole module names".into()),
+            Self::NoMatch { .. } => {
+                Some("use `all-linear`, names from that list, or a regular expression that matches whole module names".into())
+            }
             Self::Tensors { .. } => Some("the adapter was trained on another base, or its files were mixed up".into()),
             _ => None,
         }

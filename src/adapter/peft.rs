@@ -135,7 +135,8 @@ pub fn read_config(folder: &Path) -> Result<LoraConfig, Error> {
     let missing = |key: &str, expected: &str| fault(format!("`{key}` is `{}`, expected {expected}", config[key]));
     let rank = config["r"].as_u64().filter(|rank| *rank > 0).ok_or_else(|| missing("r", "a whole number from 1"))?;
     let targets = Targets {
-        modules: read_modules(&config["target_modules"]).ok_or_else(|| missing("target_modules", "names or a regular expression"))?,
+        modules: read_modules(&config["target_modules"])
+            .ok_or_else(|| missing("target_modules", "names or a regular expression"))?,
         exclude: read_modules(&config["exclude_modules"]),
         layers: read_layers(&config["layers_to_transform"]),
         layers_pattern: match &config["layers_pattern"] {
@@ -143,7 +144,9 @@ pub fn read_config(folder: &Path) -> Result<LoraConfig, Error> {
             other => strings(other),
         },
     };
-    let ranks = pattern(&config["rank_pattern"], |value| value.as_u64().filter(|rank| *rank > 0).and_then(|rank| usize::try_from(rank).ok()));
+    let ranks = pattern(&config["rank_pattern"], |value| {
+        value.as_u64().filter(|rank| *rank > 0).and_then(|rank| usize::try_from(rank).ok())
+    });
     Ok(LoraConfig {
         rank: usize::try_from(rank).map_err(|_| missing("r", "a smaller number"))?,
         alpha: config["lora_alpha"].as_f64().ok_or_else(|| missing("lora_alpha", "a number"))?,
@@ -151,7 +154,8 @@ pub fn read_config(folder: &Path) -> Result<LoraConfig, Error> {
         targets,
         use_rslora: config["use_rslora"].as_bool().unwrap_or(false),
         rank_pattern: ranks.ok_or_else(|| missing("rank_pattern", "whole numbers from 1 by pattern"))?,
-        alpha_pattern: pattern(&config["alpha_pattern"], Value::as_f64).ok_or_else(|| missing("alpha_pattern", "numbers by pattern"))?,
+        alpha_pattern: pattern(&config["alpha_pattern"], Value::as_f64)
+            .ok_or_else(|| missing("alpha_pattern", "numbers by pattern"))?,
     })
 }
 
@@ -202,6 +206,8 @@ pub fn read_numbers(folder: &Path, config: &LoraConfig, projections: &[LinearSpe
         }
         numbers.insert(target.module, values);
     }
-    faults.extend(found.iter().map(|(key, shape)| format!("tensor `{key}` of shape {shape:?} belongs to no adapter of the config")));
+    faults.extend(
+        found.iter().map(|(key, shape)| format!("tensor `{key}` of shape {shape:?} belongs to no adapter of the config")),
+    );
     if faults.is_empty() { Ok(numbers) } else { Err(Error::Tensors { place: path.display().to_string(), faults }) }
 }

@@ -159,7 +159,8 @@ impl<T: Copy> Patterns<T> {
     fn new(patterns: &[(String, T)], what: &'static str, projections: &[String]) -> Result<Self, Error> {
         let compile = |(key, value): &(String, T)| Ok((compiled(&format!(r"^(?:.*\.)?(?:{key})$"))?, *value));
         let compiled = patterns.iter().map(compile).collect::<Result<Vec<_>, Error>>()?;
-        let idle = compiled.iter().zip(patterns).filter(|((regex, _), _)| !projections.iter().any(|module| regex.is_match(module)));
+        let idle =
+            compiled.iter().zip(patterns).filter(|((regex, _), _)| !projections.iter().any(|module| regex.is_match(module)));
         none_unmatched(what, idle.map(|(_, (key, _))| key), projections)?;
         Ok(Self(compiled))
     }
@@ -177,7 +178,11 @@ fn compiled(pattern: &str) -> Result<Regex, Error> {
     Regex::new(pattern).map_err(|error| Error::Pattern { pattern: pattern.to_owned(), reason: error.to_string() })
 }
 
-fn none_unmatched<'a>(what: &'static str, unmatched: impl Iterator<Item = &'a String>, projections: &[String]) -> Result<(), Error> {
+fn none_unmatched<'a>(
+    what: &'static str,
+    unmatched: impl Iterator<Item = &'a String>,
+    projections: &[String],
+) -> Result<(), Error> {
     let unmatched: Vec<String> = unmatched.map(|name| format!("`{name}`")).collect();
     if unmatched.is_empty() {
         return Ok(());

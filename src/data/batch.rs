@@ -1,13 +1,6 @@
 //! Rows to a batch: padded on the right to its longest row, with the places that carry a loss.
 
-/// A tokenised row.
-#[derive(Debug, Clone, PartialEq)]
-pub struct TokenRow {
-    /// Token ids.
-    pub ids: Vec<u32>,
-    /// Whether each token is trained.
-    pub trained: Vec<bool>,
-}
+use super::encode::TokenRow;
 
 /// Rows of one micro-batch.
 #[derive(Debug, Clone, Default)]

@@ -145,9 +145,8 @@ pub fn write_f32(path: &Path, tensors: &[Named], metadata: &[(&str, String)]) ->
         .map(|((name, shape, _), bytes)| TensorView::new(Dtype::F32, shape.clone(), bytes).map(|view| (name.as_str(), view)))
         .collect();
     let metadata = metadata.iter().map(|(key, value)| ((*key).to_owned(), value.clone())).collect();
-    let content = views
-        .and_then(|views| safetensors::serialize(views, Some(metadata)))
-        .map_err(|error| damaged(error.to_string()))?;
+    let content =
+        views.and_then(|views| safetensors::serialize(views, Some(metadata))).map_err(|error| damaged(error.to_string()))?;
     Ok(write_atomic(path, &content)?)
 }
 
@@ -159,7 +158,8 @@ mod tests {
     fn what_is_written_is_read_back() {
         let dir = tempfile::tempdir().expect("a temporary folder");
         let path = dir.path().join("x.safetensors");
-        let tensors = [("b".to_owned(), vec![2, 2], vec![1.0, -2.5, 3.0, f32::MIN_POSITIVE]), ("a".to_owned(), vec![1], vec![7.0])];
+        let tensors =
+            [("b".to_owned(), vec![2, 2], vec![1.0, -2.5, 3.0, f32::MIN_POSITIVE]), ("a".to_owned(), vec![1], vec![7.0])];
         write_f32(&path, &tensors, &[("format", "pt".into())]).expect("written");
         let archive = Archive::open(&path).expect("opened");
         for (name, shape, values) in &tensors {

@@ -96,7 +96,11 @@ impl Block {
     #[must_use]
     pub fn tracked(&self) -> Self {
         let Self { attention, mlp, .. } = self;
-        Self { attention: attention.each_ref().map(Projection::tracked), mlp: mlp.each_ref().map(Projection::tracked), ..self.clone() }
+        Self {
+            attention: attention.each_ref().map(Projection::tracked),
+            mlp: mlp.each_ref().map(Projection::tracked),
+            ..self.clone()
+        }
     }
 
     /// Its projections in checkpoint order.

@@ -96,7 +96,10 @@ impl Config {
 
     /// Positive numbers.
     pub fn numbers(&self, key: &str) -> Result<Vec<f64>, Error> {
-        let values = self.get(key).and_then(Value::as_array).ok_or_else(|| self.fault(format!("`{key}` is missing, expected a list of numbers")))?;
+        let values = self
+            .get(key)
+            .and_then(Value::as_array)
+            .ok_or_else(|| self.fault(format!("`{key}` is missing, expected a list of numbers")))?;
         let convert = |value: &Value| {
             let number = value.as_f64().filter(|number| number.is_finite() && *number > 0.0);
             number.ok_or_else(|| self.wrong(key, "a list of numbers above 0", value))

@@ -100,7 +100,9 @@ impl Weights {
         for (name, shape) in spec.tensors() {
             match found.remove(&name) {
                 None => faults.push(format!("tensor `{name}` is missing, expected shape {shape:?}")),
-                Some((_, other)) if other != shape => faults.push(format!("tensor `{name}` has shape {other:?}, expected {shape:?}")),
+                Some((_, other)) if other != shape => {
+                    faults.push(format!("tensor `{name}` has shape {other:?}, expected {shape:?}"))
+                }
                 Some(_) => {}
             }
         }
@@ -113,7 +115,11 @@ impl Weights {
 
     /// A stored copy of a tied head must be the embedding.
     fn tied_head_faults(&self, spec: &DecoderSpec) -> Result<Vec<String>, Error> {
-        if spec.tied_head && self.place.contains_key(HEAD) && self.place.contains_key(EMBEDDING) && self.read(HEAD)? != self.read(EMBEDDING)? {
+        if spec.tied_head
+            && self.place.contains_key(HEAD)
+            && self.place.contains_key(EMBEDDING)
+            && self.read(HEAD)? != self.read(EMBEDDING)?
+        {
             return Ok(vec![format!("tensor `{HEAD}` differs from `{EMBEDDING}`, expected equal: config.json ties them")]);
         }
         Ok(Vec::new())
@@ -143,7 +149,12 @@ impl Weights {
         let LinearSpec { name, inputs, outputs, bias } = linear;
         let weight = transposed(&self.read(&format!("{name}.weight"))?, *outputs, *inputs);
         let bias = if *bias { Some(self.vector(&format!("{name}.bias"), device)?) } else { None };
-        Ok(Projection { name: name.clone(), weight: Tensor::from_data(TensorData::new(weight, [*inputs, *outputs]), device), bias, lora: None })
+        Ok(Projection {
+            name: name.clone(),
+            weight: Tensor::from_data(TensorData::new(weight, [*inputs, *outputs]), device),
+            bias,
+            lora: None,
+        })
     }
 
     fn assemble(&self, spec: DecoderSpec, device: &Device, report: Reporter) -> Result<Decoder, Error> {
@@ -153,7 +164,11 @@ impl Weights {
         for (index, (layer, linears)) in spec.layers.iter().zip(linears.chunks(ATTENTION.len() + MLP.len())).enumerate() {
             let (rope, span) = (position(&mut ropes, &layer.mixer.rope), position(&mut spans, &layer.mixer.span));
             blocks.push(self.block(&spec, index, layer, linears, (rope, span), device)?);
-            report(Event::Progress { what: "loading the base model".to_owned(), done: index as u64 + 1, total: spec.layers.len() as u64 });
+            report(Event::Progress {
+                what: "loading the base model".to_owned(),
+                done: index as u64 + 1,
+                total: spec.layers.len() as u64,
+            });
         }
         let shape = [spec.vocabulary, spec.width];
         let embedding = self.matrix(EMBEDDING, shape, device)?;
@@ -172,7 +187,8 @@ impl Weights {
         device: &Device,
     ) -> Result<Block, Error> {
         let norm = |name: &str| self.norm(&format!("model.layers.{index}.{name}.weight"), spec, device);
-        let query_key_norm = if layer.mixer.qk_norm { Some([norm("self_attn.q_norm")?, norm("self_attn.k_norm")?]) } else { None };
+        let query_key_norm =
+            if layer.mixer.qk_norm { Some([norm("self_attn.q_norm")?, norm("self_attn.k_norm")?]) } else { None };
         let linear = |index: usize| self.projection(&linears[index], device);
         Ok(Block {
             index,

@@ -68,8 +68,12 @@ impl Explain for Error {
             Self::File(error) => error.hint(),
             Self::Safetensors(error) => error.hint(),
             Self::Config { hint, .. } => hint.clone(),
-            Self::Tensors { .. } => Some("compare the folder with its origin: a shard may be missing or config.json be another model's".into()),
-            Self::NoWeights { .. } => Some("convert the weights to safetensors; pickle files can run code and are refused".into()),
+            Self::Tensors { .. } => {
+                Some("compare the folder with its origin: a shard may be missing or config.json be another model's".into())
+            }
+            Self::NoWeights { .. } => {
+                Some("convert the weights to safetensors; pickle files can run code and are refused".into())
+            }
         }
     }
 

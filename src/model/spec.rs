@@ -103,7 +103,8 @@ impl DecoderSpec {
 
     /// Every tensor of the checkpoint with its shape; linear weights are [out, in] there.
     pub fn tensors(&self) -> Vec<(String, Vec<usize>)> {
-        let mut tensors = vec![(EMBEDDING.to_owned(), vec![self.vocabulary, self.width]), (FINAL_NORM.to_owned(), vec![self.width])];
+        let mut tensors =
+            vec![(EMBEDDING.to_owned(), vec![self.vocabulary, self.width]), (FINAL_NORM.to_owned(), vec![self.width])];
         if !self.tied_head {
             tensors.push((HEAD.to_owned(), vec![self.vocabulary, self.width]));
         }

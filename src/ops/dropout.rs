@@ -28,7 +28,12 @@ pub struct Mask {
 impl Mask {
     /// 0 where a feature is dropped, 1 / (1 - p) elsewhere, [tokens, features] row by row.
     fn values(&self, features: usize) -> Vec<f32> {
-        #[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a threshold of 53 bits")]
+        #[allow(
+            clippy::cast_precision_loss,
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "a threshold of 53 bits"
+        )]
         let threshold = (self.probability * (1u64 << 53) as f64) as u64;
         #[allow(clippy::cast_possible_truncation, reason = "a scale needs f32 only")]
         let kept = (1.0 / (1.0 - self.probability)) as f32;

@@ -2,6 +2,14 @@
 //!
 //! The library never prints: it hands an [`Event`] to a `&dyn Fn(Event)`.
 
+mod jsonl;
+mod memory;
+mod terminal;
+
+pub use jsonl::Metrics;
+pub use memory::peak_memory_bytes;
+pub use terminal::Terminal;
+
 use std::path::PathBuf;
 
 /// A receiver of events; long work takes one and calls it as it goes.

@@ -64,7 +64,14 @@ impl AdamW {
 }
 
 impl AdamWConfig {
-    fn updated(self, weight: Tensor<2>, gradient: Tensor<2>, moments: &mut Moments, learning_rate: f64, update: u64) -> Tensor<2> {
+    fn updated(
+        self,
+        weight: Tensor<2>,
+        gradient: Tensor<2>,
+        moments: &mut Moments,
+        learning_rate: f64,
+        update: u64,
+    ) -> Tensor<2> {
         let Self { beta1, beta2, epsilon, weight_decay } = self;
         moments.first = moments.first.clone().mul_scalar(beta1) + gradient.clone().mul_scalar(1.0 - beta1);
         moments.second = moments.second.clone().mul_scalar(beta2) + gradient.square().mul_scalar(1.0 - beta2);

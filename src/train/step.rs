@@ -86,7 +86,13 @@ pub struct Loss {
 /// Adds a micro-batch's gradients to `gradients` and returns its loss. A loss that is not finite adds nothing.
 ///
 /// `stream` is the seed and epoch of the dropout masks.
-pub fn forward_backward(decoder: &Decoder, batch: &Batch, config: StepConfig, stream: [u64; 2], gradients: &mut Gradients) -> Loss {
+pub fn forward_backward(
+    decoder: &Decoder,
+    batch: &Batch,
+    config: StepConfig,
+    stream: [u64; 2],
+    gradients: &mut Gradients,
+) -> Loss {
     let dropout = (config.dropout > 0.0).then(|| (config.dropout, token_keys(batch, stream)));
     let frame = decoder.frame(batch.length, dropout);
     let lowest = decoder.blocks.iter().position(has_adapter).unwrap_or(decoder.blocks.len());
@@ -108,7 +114,8 @@ pub fn forward_backward(decoder: &Decoder, batch: &Batch, config: StepConfig, st
 
     let (shape, width) = (x.shape(), decoder.spec.width);
     let tokens = batch.ids.len();
-    let Scored { losses, gradient } = decoder.head.score(x.reshape([tokens, width]), &labels(batch), config.head_chunk_rows, true);
+    let Scored { losses, gradient } =
+        decoder.head.score(x.reshape([tokens, width]), &labels(batch), config.head_chunk_rows, true);
     let loss = Loss { sum: ordered_sum(&losses), trained_tokens: batch.trained_tokens() };
     if !loss.sum.is_finite() {
         drop(kept);

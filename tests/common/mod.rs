@@ -82,5 +82,8 @@ pub fn logits_difference(decoder: &Decoder, rows: &[TokenRow], golden: &[f32]) -
 
 pub fn difference(left: &[f32], right: &[f32]) -> f32 {
     assert_eq!(left.len(), right.len());
-    left.iter().zip(right).map(|(left, right)| (left - right).abs()).fold(0.0, |largest: f32, d| if d.is_nan() { f32::NAN } else { largest.max(d) })
+    left.iter()
+        .zip(right)
+        .map(|(left, right)| (left - right).abs())
+        .fold(0.0, |largest: f32, d| if d.is_nan() { f32::NAN } else { largest.max(d) })
 }

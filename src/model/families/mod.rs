@@ -6,9 +6,9 @@ mod qwen2;
 mod qwen3;
 mod rope;
 
+use super::Error;
 use super::config::{Config, list};
 use super::spec::{DecoderSpec, GatedSpec, GroupedSpec, LayerSpec};
-use super::Error;
 use crate::nn::attention::Span;
 
 const KNOWN: [&str; 4] = ["llama", "mistral", "qwen2", "qwen3"];
@@ -29,7 +29,11 @@ pub(super) fn spec(config: &Config) -> Result<DecoderSpec, Error> {
 }
 
 /// What the four families share; `attention` makes layer `index`.
-fn decoder(config: &Config, context: usize, attention: impl Fn(usize) -> Result<GroupedSpec, Error>) -> Result<DecoderSpec, Error> {
+fn decoder(
+    config: &Config,
+    context: usize,
+    attention: impl Fn(usize) -> Result<GroupedSpec, Error>,
+) -> Result<DecoderSpec, Error> {
     config.only("hidden_act", &["silu"])?;
     let mlp = GatedSpec { inner: config.size("intermediate_size")?, bias: config.flag("mlp_bias", false)? };
     let layer = |index| Ok(LayerSpec { mixer: attention(index)?, mlp: mlp.clone() });
@@ -56,7 +60,9 @@ fn heads(config: &Config, kv_default: Option<usize>, dim_default: Option<usize>)
     let absent = if config.has("num_key_value_heads") { None } else { kv_default };
     let kv_heads = config.size_or_none("num_key_value_heads")?.or(absent).unwrap_or(heads);
     if heads % kv_heads != 0 {
-        return Err(config.fault(format!("`num_attention_heads` is {heads}, not a multiple of `num_key_value_heads`, {kv_heads}")));
+        return Err(
+            config.fault(format!("`num_attention_heads` is {heads}, not a multiple of `num_key_value_heads`, {kv_heads}"))
+        );
     }
     let head_dim = match config.size_or_none("head_dim")?.or(dim_default) {
         Some(head_dim) => head_dim,
@@ -79,7 +85,8 @@ fn span_by_layer(config: &Config, index: usize) -> Result<Span, Error> {
         Some(Some("full_attention")) => false,
         Some(other) => {
             let found = other.unwrap_or("missing");
-            return Err(config.fault(format!("`layer_types` of layer {index} is `{found}`, known are `full_attention`, `sliding_attention`")));
+            return Err(config
+                .fault(format!("`layer_types` of layer {index} is `{found}`, known are `full_attention`, `sliding_attention`")));
         }
         None => index >= config.size_or_none("max_window_layers")?.unwrap_or(28),
     };

@@ -62,7 +62,12 @@ fn scaling(section: &Config, head_dim: usize, context: usize, outside: Option<us
                 let wrong = || section.fault(format!("`{key}` has {found} numbers, expected {expected}: one a pair of features"));
                 if found == expected { Ok(factors) } else { Err(wrong()) }
             };
-            Ok(RopeScaling::LongRope { attention_factor, short: factors("short_factor")?, long: factors("long_factor")?, trained_length })
+            Ok(RopeScaling::LongRope {
+                attention_factor,
+                short: factors("short_factor")?,
+                long: factors("long_factor")?,
+                trained_length,
+            })
         }
         other => Err(section.fault(format!("`rope_type` is `{other}`, known are {}", list(&KNOWN)))),
     }

@@ -1,0 +1,113 @@
+//! The command line: one file a verb. The only place that writes to stdout.
+
+mod check;
+mod plan;
+mod train;
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::fault::{Exit, Explain, Fault};
+use crate::plan::{Plan, Resolved};
+use crate::{device, recipe};
+
+/// Fine-tunes open-weight language models with low-rank adapters.
+#[derive(Debug, Parser)]
+#[command(name = "rankine", version, about, arg_required_else_help = true)]
+pub struct Command {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Finds every fault of a recipe and of what it names, without reading weights or rows
+    Check(RecipeArgs),
+    /// Shows what a recipe will do: every value and its origin, rows, tokens, steps
+    Plan(RecipeArgs),
+    /// Trains the adapter that a recipe describes
+    Train(train::TrainArgs),
+}
+
+/// A recipe and what is changed in it.
+#[derive(Debug, Args)]
+struct RecipeArgs {
+    /// The recipe, a YAML file
+    recipe: PathBuf,
+    /// Values to change, such as training.learning_rate=1e-4 or datasets.0.path=my.parquet
+    #[arg(value_name = "KEY=VALUE")]
+    overrides: Vec<String>,
+    /// Use a device on which training is not proven
+    #[arg(long)]
+    force: bool,
+}
+
+impl RecipeArgs {
+    fn resolve(&self) -> Result<Resolved, Failure> {
+        Ok(crate::plan::resolve(recipe::read(&self.recipe, &self.overrides)?)?)
+    }
+
+    /// The plan, for verbs that need the base.
+    fn plan(&self) -> Result<Plan, Failure> {
+        match self.resolve()? {
+            Resolved::Plan(plan) => {
+                device::check(plan.device, self.force)?;
+                Ok(*plan)
+            }
+            Resolved::Hub(id) => Err(Failure::new(
+                Exit::Input,
+                Fault::new(format!("base_model: `{id}` is not a folder; fetching from the Hub is not supported yet"))
+                    .hint("download the repository and name its folder: base_model=FOLDER after the recipe"),
+            )),
+        }
+    }
+}
+
+/// Why a command ends without a result.
+#[derive(Debug)]
+pub struct Failure {
+    /// The process's exit code.
+    pub exit: Exit,
+    /// What is wrong, at least one.
+    pub faults: Vec<Fault>,
+}
+
+impl Failure {
+    fn new(exit: Exit, fault: Fault) -> Self {
+        Self { exit, faults: vec![fault] }
+    }
+}
+
+impl<E: Explain> From<E> for Failure {
+    fn from(error: E) -> Self {
+        Self { exit: error.exit(), faults: error.faults() }
+    }
+}
+
+impl Command {
+    /// Carries the command out.
+    ///
+    /// # Errors
+    /// Everything that can go wrong, with its exit code.
+    pub fn run(self) -> Result<(), Failure> {
+        match self.verb {
+            Verb::Check(args) => check::check(&args),
+            Verb::Plan(args) => plan::plan(&args),
+            Verb::Train(args) => train::train(&args),
+        }
+    }
+}
+
+/// Digits in groups of three.
+fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut grouped = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            grouped.push(',');
+        }
+        grouped.push(digit);
+    }
+    grouped
+}

@@ -1,0 +1,135 @@
+//! `rankine train`: from a recipe to an adapter.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use indicatif::HumanDuration;
+use serde_json::json;
+
+use super::{Failure, RecipeArgs, plan::facts};
+use crate::export::{Card, card};
+use crate::fault::{Exit, Fault};
+use crate::plan::{Plan, RunData, lock};
+use crate::report::{Metrics, Terminal, peak_memory_bytes};
+use crate::train::{self, RunFolder, State};
+use crate::{device, files};
+
+#[derive(Debug, Args)]
+pub(super) struct TrainArgs {
+    #[command(flatten)]
+    recipe: RecipeArgs,
+    /// Remove the run that the output folder holds
+    #[arg(long)]
+    overwrite: bool,
+    /// Print the result as one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn train(args: &TrainArgs) -> Result<(), Failure> {
+    let started = Instant::now();
+    let plan = args.recipe.plan()?;
+    make_room(&plan.output_dir, args)?;
+    let threads = device::set_threads(plan.threads);
+    let device = device::open(plan.device, args.recipe.force)?;
+    let terminal = Terminal::default();
+
+    let lock = lock::write(&plan, threads)?;
+    let data = plan.read_data(&|event| terminal.take(&event))?;
+    let config = plan.train_config(&data);
+    announce(&terminal, &plan, &data, &config, &device);
+    let mut decoder = plan.load_model(&device, &|event| terminal.take(&event))?;
+    lock.wait()?;
+
+    let metrics = Metrics::create(&plan.output_dir.join("metrics.jsonl"))?;
+    let folder = RunFolder { path: plan.output_dir.clone(), adapter: plan.adapter.clone(), base: plan.portable_base_name() };
+    terminal.start(config.schedule.total_steps);
+    let outcome = train::run(&mut decoder, &data.rows(), &config, &folder, &|event| {
+        metrics.take(&event);
+        terminal.take(&event);
+    });
+    terminal.stop();
+    metrics.finish()?;
+    let state = outcome?;
+
+    files::write_atomic(&plan.output_dir.join("README.md"), card(&facts_of(&plan, &data, &state)).as_bytes())?;
+    print_result(args, &plan, &state, started.elapsed());
+    Ok(())
+}
+
+/// Refuses a folder that holds a run, or empties it of that run if asked to. Files of others stay.
+fn make_room(folder: &Path, args: &TrainArgs) -> Result<(), Failure> {
+    let parts = ["adapter", "checkpoints", "metrics.jsonl", "recipe.lock.yaml", "README.md"].map(|name| folder.join(name));
+    let holds_run = parts[..3].iter().any(|part| part.exists());
+    if holds_run && !args.overwrite {
+        let (folder, recipe) = (folder.display(), args.recipe.recipe.display());
+        let overrides: String = args.recipe.overrides.iter().map(|word| format!(" '{word}'")).collect();
+        let hint =
+            format!("go on with `rankine resume {folder}`, or start over with `rankine train {recipe}{overrides} --overwrite`");
+        return Err(Failure::new(Exit::Exists, Fault::new(format!("`{folder}` holds a run")).hint(hint)));
+    }
+    for part in parts.iter().filter(|part| part.exists()) {
+        let removed = if part.is_dir() { std::fs::remove_dir_all(part) } else { std::fs::remove_file(part) };
+        removed.map_err(|cause| files::Error::new("remove", part, cause))?;
+    }
+    Ok(std::fs::create_dir_all(folder).map_err(|cause| files::Error::new("create", folder, cause))?)
+}
+
+/// Says what will happen and about how long.
+fn announce(terminal: &Terminal, plan: &Plan, data: &RunData, config: &train::Config, device: &burn::tensor::Device) {
+    for (what, value) in facts(plan, data, config) {
+        terminal.say(&format!("{what:<22} {value}"));
+    }
+    let seconds = plan.training_flops(data, config) / (device::product_flops_per_second(device) * EFFICIENCY);
+    terminal.say(&format!("{:<22} about {}", "time", HumanDuration(Duration::from_secs_f64(seconds.max(1.0)))));
+}
+
+/// Share of the speed of a bare product that a training step reaches; see LOG.md.
+const EFFICIENCY: f64 = 0.4;
+
+fn facts_of(plan: &Plan, data: &RunData, state: &State) -> Card {
+    let files = plan.sources.iter().flat_map(|source| &source.files).map(|file| file.display().to_string());
+    let targets = plan
+        .setting("adapter.target_modules")
+        .map_or_else(|| "as `init_from`".to_owned(), |targets| targets.to_string().replace('"', ""));
+    Card {
+        base: plan.portable_base_name(),
+        model: plan.model.spec.describe(),
+        files: files.collect(),
+        adapter: format!("r {}, alpha {}, targets {targets}", plan.adapter.rank, plan.adapter.alpha),
+        trainable_parameters: plan.trainable_parameters(),
+        rows: data.training_rows(),
+        steps: state.step,
+        tokens: state.tokens,
+        eval_loss: state.eval_loss_first.zip(state.eval_loss_best),
+        best_step: state.best_step.unwrap_or(state.step),
+    }
+}
+
+fn print_result(args: &TrainArgs, plan: &Plan, state: &State, elapsed: Duration) {
+    let run = plan.output_dir.display().to_string();
+    if args.json {
+        let object = json!({
+            "run": run,
+            "steps": state.step,
+            "loss": state.loss,
+            "eval_loss_first": state.eval_loss_first,
+            "eval_loss_best": state.eval_loss_best,
+            "best_step": state.best_step,
+            "tokens": state.tokens,
+            "seconds": elapsed.as_secs_f64(),
+            "peak_memory_bytes": peak_memory_bytes(),
+        });
+        println!("{object}");
+        return;
+    }
+    if let (Some(first), Some(best), Some(step)) = (state.eval_loss_first, state.eval_loss_best, state.best_step) {
+        println!("validation loss {first:.4} -> {best:.4} at step {step} ({:+.1} %)", 100.0 * (best / first - 1.0));
+    }
+    println!("adapter     {run}/adapter");
+    println!("metrics     {run}/metrics.jsonl");
+    println!("what it is  {run}/README.md");
+    println!("next: load it in PEFT as {run}/README.md shows, or train on with");
+    println!("  rankine train {} adapter.init_from={run}/adapter output_dir={run}-2", args.recipe.recipe.display());
+}

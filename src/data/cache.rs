@@ -1,0 +1,307 @@
+//! The token cache: the rows of one data file as tokens, written once and mapped into memory by every later run.
+//!
+//! Layout, little-endian: magic, rows (u64), bytes of records (u64), key (32 bytes), checksum (32 bytes); then a record for each row:
+//! its ids (u32 each) and its label bits (first token in the lowest bit); then an index entry for each row: start of the record
+//! (u64), tokens (u32), trained tokens (u32), content hash (u64). The checksum is blake3 of records, index and what stands before it.
+//! Length limits are not part of a cache, so changing them costs no tokenising.
+
+use std::io::{BufWriter, Seek, Write};
+use std::path::{Path, PathBuf};
+
+use memmap2::Mmap;
+use tempfile::NamedTempFile;
+
+use super::encode::TokenRow;
+use crate::files::{self, Hash};
+
+/// The last byte is the version of the layout and of what the encoder writes into it.
+const MAGIC: [u8; 8] = *b"RKTOKEN\x01";
+const CHECKSUM_START: usize = 8 + 8 + 8 + 32;
+const HEADER_BYTES: usize = CHECKSUM_START + 32;
+const ENTRY_BYTES: usize = 8 + 4 + 4 + 8;
+
+/// The tokens of one row, in place in the cache.
+#[derive(Debug, Clone, Copy)]
+pub struct Row<'a> {
+    ids: &'a [[u8; 4]],
+    bits: &'a [u8],
+    trained_tokens: usize,
+    content: u64,
+}
+
+impl Row<'_> {
+    /// Tokens of the row.
+    pub fn len(&self) -> usize {
+        self.ids.len()
+    }
+
+    /// Whether there was nothing to learn in the row.
+    pub fn is_empty(&self) -> bool {
+        self.ids.is_empty()
+    }
+
+    /// Token ids.
+    pub fn ids(&self) -> Vec<u32> {
+        self.ids.iter().map(|id| u32::from_le_bytes(*id)).collect()
+    }
+
+    /// Whether each token is a target; the first never is.
+    pub fn trained(&self) -> Vec<bool> {
+        (0..self.len()).map(|token| bit(self.bits, token)).collect()
+    }
+
+    /// Tokens that are targets.
+    pub fn trained_tokens(&self) -> usize {
+        self.trained_tokens
+    }
+
+    /// A hash of ids and labels; equal for equal rows.
+    pub fn content(&self) -> u64 {
+        self.content
+    }
+
+    /// The row without the tokens from `len` on.
+    #[must_use]
+    pub fn first(self, len: usize) -> Self {
+        if len >= self.len() {
+            return self;
+        }
+        let (ids, bits) = (&self.ids[..len], &self.bits[..len.div_ceil(8)]);
+        let trained: Vec<bool> = (0..len).map(|token| bit(bits, token)).collect();
+        Self { ids, bits, trained_tokens: count(&trained), content: content(ids.as_flattened(), &pack(&trained)) }
+    }
+}
+
+/// The rows of one data file.
+#[derive(Debug)]
+pub struct Cache {
+    map: Mmap,
+    rows: usize,
+    index_start: usize,
+}
+
+impl Cache {
+    /// Maps a cache and checks that it is whole and of this key.
+    ///
+    /// # Errors
+    /// It cannot be read, or what does not fit, in words.
+    pub fn open(path: &Path, key: Hash) -> Result<Self, String> {
+        let map = files::map(path).map_err(|error| error.to_string())?;
+        let header = map.first_chunk::<HEADER_BYTES>().ok_or("its header is cut off")?;
+        let (said, checksum) = header.split_at(CHECKSUM_START);
+        let (rows, records) = (u64_at(said, 8), u64_at(said, 16));
+        if said[..8] != MAGIC || said[24..] != key.0 {
+            return Err("it is of another kind, version or key".into());
+        }
+        let length =
+            rows.checked_mul(ENTRY_BYTES as u64).and_then(|index| index.checked_add(records)?.checked_add(HEADER_BYTES as u64));
+        if length != Some(map.len() as u64) {
+            return Err(format!("it has {} bytes, its header describes another length", map.len()));
+        }
+        let mut hasher = blake3::Hasher::new();
+        if hasher.update(&map[HEADER_BYTES..]).update(said).finalize().as_bytes() != checksum {
+            return Err("its checksum does not fit its content".into());
+        }
+        // Both are below the length of the map, which is a usize.
+        Ok(Self { rows: rows as usize, index_start: HEADER_BYTES + records as usize, map })
+    }
+
+    /// Rows of the data file, those without tokens included.
+    pub fn len(&self) -> usize {
+        self.rows
+    }
+
+    /// Whether the data file has no rows.
+    pub fn is_empty(&self) -> bool {
+        self.rows == 0
+    }
+
+    /// A row by its place in the data file.
+    ///
+    /// # Panics
+    /// There is no such row.
+    pub fn row(&self, row: usize) -> Row<'_> {
+        let entry = &self.map[self.index_start + row * ENTRY_BYTES..][..ENTRY_BYTES];
+        let (start, tokens) = (u64_at(entry, 0) as usize, u32_at(entry, 8) as usize);
+        let (ids, rest) = self.map[HEADER_BYTES + start..self.index_start].split_at(tokens * 4);
+        Row {
+            ids: ids.as_chunks().0,
+            bits: &rest[..tokens.div_ceil(8)],
+            trained_tokens: u32_at(entry, 12) as usize,
+            content: u64_at(entry, 16),
+        }
+    }
+}
+
+/// A cache being written, row by row: records go to a temporary sibling, only the index is held in memory.
+pub struct Writer {
+    path: PathBuf,
+    key: Hash,
+    file: BufWriter<NamedTempFile>,
+    hasher: blake3::Hasher,
+    index: Vec<u8>,
+    rows: u64,
+    records: u64,
+}
+
+impl Writer {
+    /// Begins a cache; missing folders above it are made.
+    ///
+    /// # Errors
+    /// The folder cannot be made or written.
+    pub fn create(path: &Path, key: Hash) -> Result<Self, files::Error> {
+        let folder = path.parent().unwrap_or(Path::new("."));
+        std::fs::create_dir_all(folder).map_err(|cause| files::Error::new("create", folder, cause))?;
+        let failed = |cause| files::Error::new("write", path, cause);
+        let mut file = BufWriter::new(tempfile::Builder::new().prefix(".tmp-").tempfile_in(folder).map_err(failed)?);
+        file.write_all(&[0; HEADER_BYTES]).map_err(failed)?;
+        Ok(Self { path: path.to_owned(), key, file, hasher: blake3::Hasher::new(), index: Vec::new(), rows: 0, records: 0 })
+    }
+
+    /// Appends a row.
+    ///
+    /// # Errors
+    /// The disk is full or fails.
+    pub fn push(&mut self, row: &TokenRow) -> Result<(), files::Error> {
+        let ids: Vec<u8> = row.ids.iter().flat_map(|id| id.to_le_bytes()).collect();
+        let bits = pack(&row.trained);
+        self.index.extend(self.records.to_le_bytes());
+        self.index.extend((row.ids.len() as u32).to_le_bytes());
+        self.index.extend((count(&row.trained) as u32).to_le_bytes());
+        self.index.extend(content(&ids, &bits).to_le_bytes());
+        self.rows += 1;
+        self.records += (ids.len() + bits.len()) as u64;
+        self.write(&ids).and_then(|()| self.write(&bits))
+    }
+
+    /// Puts the whole cache in its place. It is not synced: one that a crash tears is found by its checksum and made again.
+    ///
+    /// # Errors
+    /// The disk is full or fails; no cache is left then.
+    pub fn finish(mut self) -> Result<(), files::Error> {
+        let index = std::mem::take(&mut self.index);
+        self.write(&index)?;
+        let mut header = Vec::with_capacity(HEADER_BYTES);
+        header.extend(MAGIC);
+        header.extend(self.rows.to_le_bytes());
+        header.extend(self.records.to_le_bytes());
+        header.extend(self.key.0);
+        let checksum = self.hasher.update(&header).finalize();
+        header.extend(checksum.as_bytes());
+        let failed = |cause| files::Error::new("write", &self.path, cause);
+        let mut file = self.file.into_inner().map_err(|error| failed(error.into_error()))?;
+        file.rewind().and_then(|()| file.write_all(&header)).map_err(failed)?;
+        file.persist(&self.path).map_err(|error| failed(error.error))?;
+        Ok(())
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> Result<(), files::Error> {
+        self.hasher.update(bytes);
+        self.file.write_all(bytes).map_err(|cause| files::Error::new("write", &self.path, cause))
+    }
+}
+
+fn content(ids: &[u8], bits: &[u8]) -> u64 {
+    u64_at(blake3::Hasher::new().update(ids).update(bits).finalize().as_bytes(), 0)
+}
+
+fn count(trained: &[bool]) -> usize {
+    trained.iter().filter(|trained| **trained).count()
+}
+
+fn pack(trained: &[bool]) -> Vec<u8> {
+    trained.chunks(8).map(|eight| eight.iter().rev().fold(0, |byte, trained| byte << 1 | u8::from(*trained))).collect()
+}
+
+fn bit(bits: &[u8], token: usize) -> bool {
+    bits[token / 8] >> (token % 8) & 1 == 1
+}
+
+fn u64_at(bytes: &[u8], start: usize) -> u64 {
+    u64::from_le_bytes(*bytes[start..].first_chunk().expect("headers and entries have a fixed length"))
+}
+
+fn u32_at(bytes: &[u8], start: usize) -> u32 {
+    u32::from_le_bytes(*bytes[start..].first_chunk().expect("entries have a fixed length"))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn write(path: &Path, rows: &[TokenRow], key: Hash) {
+        let mut writer = Writer::create(path, key).expect("created");
+        for row in rows {
+            writer.push(row).expect("pushed");
+        }
+        writer.finish().expect("finished");
+    }
+
+    fn rows() -> impl Strategy<Value = Vec<TokenRow>> {
+        let row = prop::collection::vec(any::<(u32, bool)>(), 0..40);
+        let row = row.prop_map(|tokens| {
+            let (ids, trained) = tokens.into_iter().unzip();
+            TokenRow { ids, trained }
+        });
+        prop::collection::vec(row, 0..12)
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_is_read_back_whole_or_cut(rows in rows(), len in 0_usize..50) {
+            let folder = tempfile::tempdir().expect("a temporary folder");
+            let path = folder.path().join("new/folder/x.tokens");
+            let cut = |row: &TokenRow| TokenRow {
+                ids: row.ids.iter().take(len).copied().collect(),
+                trained: row.trained.iter().take(len).copied().collect(),
+            };
+            let short: Vec<TokenRow> = rows.iter().map(cut).collect();
+            write(&path, &rows, Hash([7; 32]));
+            let whole = Cache::open(&path, Hash([7; 32])).expect("opened");
+            write(&path, &short, Hash([7; 32]));
+            let shortened = Cache::open(&path, Hash([7; 32])).expect("opened");
+            prop_assert_eq!(whole.len(), rows.len());
+            for (index, row) in rows.iter().enumerate() {
+                let (read, first) = (whole.row(index), whole.row(index).first(len));
+                prop_assert_eq!((read.ids(), read.trained()), (row.ids.clone(), row.trained.clone()));
+                prop_assert_eq!((first.ids(), first.trained()), (short[index].ids.clone(), short[index].trained.clone()));
+                prop_assert_eq!(first.content(), shortened.row(index).content());
+                prop_assert_eq!(first.trained_tokens(), shortened.row(index).trained_tokens());
+            }
+        }
+    }
+
+    #[test]
+    fn equal_rows_and_only_they_have_equal_content() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("x.tokens");
+        let row = |ids: [u32; 2], trained: [bool; 2]| TokenRow { ids: ids.into(), trained: trained.into() };
+        let rows =
+            [row([1, 2], [false, true]), row([1, 2], [false, true]), row([1, 2], [true, true]), row([1, 3], [false, true])];
+        write(&path, &rows, Hash([0; 32]));
+        let cache = Cache::open(&path, Hash([0; 32])).expect("opened");
+        let contents: Vec<u64> = (0..4).map(|index| cache.row(index).content()).collect();
+        assert_eq!(contents[0], contents[1]);
+        assert!(contents[0] != contents[2] && contents[0] != contents[3] && contents[2] != contents[3]);
+    }
+
+    #[test]
+    fn a_cache_with_any_byte_changed_or_missing_or_of_another_key_is_refused() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("x.tokens");
+        let key = Hash([1; 32]);
+        write(&path, &[TokenRow { ids: vec![5, 6, 7], trained: vec![false, true, true] }], key);
+        assert!(Cache::open(&path, Hash([2; 32])).is_err());
+        let whole = std::fs::read(&path).expect("read");
+        for index in 0..whole.len() {
+            let mut changed = whole.clone();
+            changed[index] ^= 0x10;
+            std::fs::write(&path, changed).expect("written");
+            assert!(Cache::open(&path, key).is_err(), "byte {index}");
+            std::fs::write(&path, &whole[..index]).expect("written");
+            assert!(Cache::open(&path, key).is_err(), "length {index}");
+        }
+    }
+}

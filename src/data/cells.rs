@@ -1,0 +1,217 @@
+//! One cell of a Parquet column as a JSON value, whatever the nesting: the formats read values and know nothing of Arrow.
+
+use std::str::Utf8Error;
+
+use arrow::array::{Array, AsArray};
+use arrow::datatypes::{
+    DataType, Float16Type, Float32Type, Float64Type, Int8Type, Int16Type, Int32Type, Int64Type, UInt8Type, UInt16Type,
+    UInt32Type, UInt64Type,
+};
+use serde_json::{Map, Value};
+
+/// What a column must hold to be of use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Text.
+    Text,
+    /// A list of objects, or JSON text of one.
+    Turns,
+    /// A list, or JSON text of one.
+    List,
+}
+
+impl Kind {
+    /// Whether a column of this type can be read as this kind; a column of nulls only can.
+    pub fn accepts(self, data_type: &DataType) -> bool {
+        match data_type {
+            DataType::Null | DataType::Binary => true,
+            DataType::List(item) => match self {
+                Self::Text => false,
+                Self::Turns => matches!(item.data_type(), DataType::Struct(_) | DataType::Null),
+                Self::List => true,
+            },
+            _ => false,
+        }
+    }
+
+    /// Whether a column of this type is likely meant to be of this kind.
+    pub fn suggests(self, data_type: &DataType) -> bool {
+        match self {
+            Self::Text => *data_type == DataType::Binary,
+            Self::Turns | Self::List => matches!(data_type, DataType::List(_)) && self.accepts(data_type),
+        }
+    }
+
+    /// The kind in words.
+    pub fn describe(self) -> &'static str {
+        match self {
+            Self::Text => "text",
+            Self::Turns => "a list of objects or JSON text",
+            Self::List => "a list or JSON text",
+        }
+    }
+}
+
+/// A column's type in words.
+pub fn describe(data_type: &DataType) -> String {
+    match data_type {
+        DataType::Null => "nothing but nulls".into(),
+        DataType::Binary => "text".into(),
+        DataType::Boolean => "true or false".into(),
+        DataType::Struct(_) => "an object".into(),
+        DataType::Map(..) => "a map".into(),
+        DataType::List(item) => format!("a list of {}", describe(item.data_type())),
+        number if number.is_numeric() => "numbers".into(),
+        other => other.to_string().to_lowercase(),
+    }
+}
+
+/// The cell in a row of a column. Texts are checked to be UTF-8 here, so that a fault has a row. In an object, keys that are null
+/// are left out: Parquet gives every object the keys of all of them. So are types that JSON has no word for, such as times.
+///
+/// # Errors
+/// A text is not UTF-8.
+pub fn cell(column: &dyn Array, row: usize) -> Result<Value, Utf8Error> {
+    if column.is_null(row) {
+        return Ok(Value::Null);
+    }
+    Ok(match column.data_type() {
+        DataType::Binary => Value::from(str::from_utf8(column.as_binary::<i32>().value(row))?),
+        DataType::Boolean => Value::from(column.as_boolean().value(row)),
+        DataType::List(_) => {
+            let items = column.as_list::<i32>().value(row);
+            (0..items.len()).map(|item| cell(&items, item)).collect::<Result<_, _>>()?
+        }
+        DataType::Struct(fields) => {
+            let values = column.as_struct().columns().iter().map(|values| cell(values, row));
+            object(fields.iter().map(|field| field.name().clone()).zip(values))?
+        }
+        DataType::Map(..) => {
+            let entries = column.as_map().value(row);
+            let (keys, values) = (entries.column(0), entries.column(1));
+            let names = (0..entries.len()).map(|entry| Ok(name(&cell(keys, entry)?))).collect::<Result<Vec<_>, _>>()?;
+            object(names.into_iter().zip((0..entries.len()).map(|entry| cell(values, entry))))?
+        }
+        _ => number(column, row),
+    })
+}
+
+fn object(entries: impl Iterator<Item = (String, Result<Value, Utf8Error>)>) -> Result<Value, Utf8Error> {
+    let entries = entries.map(|(name, value)| Ok((name, value?))).collect::<Result<Vec<_>, _>>()?;
+    Ok(Value::Object(entries.into_iter().filter(|(_, value)| !value.is_null()).collect::<Map<_, _>>()))
+}
+
+fn name(key: &Value) -> String {
+    key.as_str().map_or_else(|| key.to_string(), str::to_owned)
+}
+
+fn number(column: &dyn Array, row: usize) -> Value {
+    macro_rules! read {
+        ($($kind:ident => $arrow:ty),* $(,)?) => {
+            match column.data_type() {
+                $(DataType::$kind => Value::from(column.as_primitive::<$arrow>().value(row)),)*
+                DataType::Float16 => Value::from(column.as_primitive::<Float16Type>().value(row).to_f32()),
+                _ => Value::Null,
+            }
+        };
+    }
+    read!(
+        Int8 => Int8Type, Int16 => Int16Type, Int32 => Int32Type, Int64 => Int64Type,
+        UInt8 => UInt8Type, UInt16 => UInt16Type, UInt32 => UInt32Type, UInt64 => UInt64Type,
+        Float32 => Float32Type, Float64 => Float64Type,
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use arrow::array::{
+        ArrayRef, BooleanArray, DictionaryArray, Float64Array, Int64Array, LargeStringArray, ListArray, MapBuilder, NullArray,
+        StringArray, StringBuilder, StringViewArray, StructArray, TimestampMillisecondArray,
+    };
+    use arrow::buffer::OffsetBuffer;
+    use arrow::compute::cast;
+    use arrow::datatypes::{Field, Int32Type};
+    use serde_json::json;
+
+    use super::super::parquet::tests::read_column;
+    use super::*;
+
+    /// One list of objects a row, from columns of equal length.
+    fn objects(columns: Vec<(&str, ArrayRef)>, lengths: &[usize]) -> ArrayRef {
+        let items = StructArray::from(
+            columns
+                .into_iter()
+                .map(|(name, values)| (Arc::new(Field::new(name, values.data_type().clone(), true)), values))
+                .collect::<Vec<_>>(),
+        );
+        let item = Arc::new(Field::new("item", items.data_type().clone(), true));
+        Arc::new(ListArray::new(item, OffsetBuffer::from_lengths(lengths.iter().copied()), Arc::new(items), None))
+    }
+
+    #[test]
+    fn every_way_to_hold_text_reads_the_same() {
+        let words = vec![Some("law"), None, Some(""), Some("höhe 🩺"), Some("law")];
+        let columns: [ArrayRef; 4] = [
+            Arc::new(StringArray::from(words.clone())),
+            Arc::new(LargeStringArray::from(words.clone())),
+            Arc::new(StringViewArray::from(words.clone())),
+            Arc::new(words.iter().copied().collect::<DictionaryArray<Int32Type>>()),
+        ];
+        for column in columns {
+            assert_eq!(read_column(column, Kind::Text), words.iter().map(|word| json!(word)).collect::<Vec<_>>());
+        }
+    }
+
+    #[test]
+    fn every_kind_of_list_of_turns_reads_the_same() {
+        let roles: ArrayRef = Arc::new(StringArray::from(vec!["user", "assistant", "user"]));
+        let contents: ArrayRef = Arc::new(StringArray::from(vec![Some("hi"), Some("hello"), None]));
+        let list = objects(vec![("role", roles), ("content", contents)], &[2, 0, 1]);
+        let item = match list.data_type() {
+            DataType::List(item) => item.clone(),
+            other => panic!("{other}"),
+        };
+        let expected = [
+            json!([{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]),
+            json!([]),
+            json!([{"role": "user"}]),
+        ];
+        for kind in [
+            DataType::List(item.clone()),
+            DataType::LargeList(item.clone()),
+            DataType::ListView(item.clone()),
+            DataType::LargeListView(item),
+        ] {
+            assert_eq!(read_column(cast(&list, &kind).expect("cast"), Kind::Turns), expected, "{kind}");
+        }
+    }
+
+    #[test]
+    fn nested_objects_keep_their_types_and_lose_null_keys_and_times() {
+        let mut arguments = MapBuilder::new(None, StringBuilder::new(), StringBuilder::new());
+        for (name, value) in [("city", "Bern"), ("unit", "C")] {
+            arguments.keys().append_value(name);
+            arguments.values().append_value(value);
+        }
+        arguments.append(true).expect("an entry");
+        let columns: Vec<(&str, ArrayRef)> = vec![
+            ("weight", Arc::new(Int64Array::from(vec![1]))),
+            ("score", Arc::new(Float64Array::from(vec![0.5]))),
+            ("train", Arc::new(BooleanArray::from(vec![true]))),
+            ("name", Arc::new(StringArray::from(vec![None::<&str>]))),
+            ("at", Arc::new(TimestampMillisecondArray::from(vec![0]))),
+            ("arguments", Arc::new(arguments.finish())),
+        ];
+        let expected = json!([{"weight": 1, "score": 0.5, "train": true, "arguments": {"city": "Bern", "unit": "C"}}]);
+        assert_eq!(read_column(objects(columns, &[1]), Kind::Turns), [expected]);
+    }
+
+    #[test]
+    fn a_column_of_nulls_is_any_kind() {
+        for kind in [Kind::Text, Kind::Turns, Kind::List] {
+            assert_eq!(read_column(Arc::new(NullArray::new(2)), kind), [Value::Null, Value::Null]);
+        }
+    }
+}

@@ -1,0 +1,422 @@
+//! Parquet files as rows: the needed columns only, a batch at a time, each row with its place in the file.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use arrow::array::ArrayRef;
+use arrow::datatypes::DataType;
+use parquet::arrow::ProjectionMask;
+use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ParquetRecordBatchReaderBuilder};
+use serde_json::Value;
+
+use super::cells::{self, Kind};
+use super::footer;
+use crate::fault::{Exit, Explain};
+use crate::files;
+
+/// Rows that are in memory at a time.
+const BATCH_ROWS: usize = 2048;
+
+/// A column that a format reads.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wanted {
+    /// The name that the format knows.
+    pub canonical: &'static str,
+    /// The name in the file.
+    pub name: String,
+    /// What it must hold.
+    pub kind: Kind,
+    /// Whether a file may do without it.
+    pub optional: bool,
+}
+
+/// Where a row is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// The file.
+    pub path: PathBuf,
+    /// Its row group, from 0.
+    pub row_group: usize,
+    /// The row in the file, from 0.
+    pub row: u64,
+}
+
+impl std::fmt::Display for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "`{}`, row group {}, row {}", self.path.display(), self.row_group, self.row)
+    }
+}
+
+/// A Parquet file that could not be used.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The file cannot be opened.
+    #[error(transparent)]
+    File(#[from] files::Error),
+    /// The footer is not there or not what the format says.
+    #[error("`{path}` is not a whole Parquet file: {reason}")]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What the reader found.
+        reason: String,
+    },
+    /// A needed column is not in the file.
+    #[error("`{path}` has no column `{name}`, it has: {}", .found.join(", "))]
+    Missing {
+        /// The file.
+        path: PathBuf,
+        /// The name that the format knows.
+        canonical: &'static str,
+        /// The name that was looked for.
+        name: String,
+        /// All columns of the file.
+        found: Vec<String>,
+        /// The column that probably holds it.
+        candidate: Option<String>,
+    },
+    /// A needed column holds something else.
+    #[error("column `{name}` of `{path}` holds {found}, expected {expected}")]
+    Unusable {
+        /// The file.
+        path: PathBuf,
+        /// The column.
+        name: String,
+        /// Its type in words.
+        found: String,
+        /// The type that is read, in words.
+        expected: &'static str,
+    },
+    /// The footer promises rows that cannot be read.
+    #[error("{place}: the rows from here on cannot be read: {reason}")]
+    Unreadable {
+        /// The first row of the batch.
+        place: Place,
+        /// What the reader found.
+        reason: String,
+    },
+    /// A text is not UTF-8.
+    #[error("{place}, column `{column}`: {reason}")]
+    NotUtf8 {
+        /// The row.
+        place: Place,
+        /// The column in the file.
+        column: String,
+        /// Where in the text.
+        reason: std::str::Utf8Error,
+    },
+}
+
+impl Explain for Error {
+    fn exit(&self) -> Exit {
+        match self {
+            Self::File(error) => error.exit(),
+            _ => Exit::Input,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::File(error) => error.hint(),
+            Self::Damaged { .. } => {
+                Some("download or copy it again; CSV and JSON files must be converted to Parquet first".into())
+            }
+            Self::Missing { canonical, candidate, .. } => {
+                let column = candidate.as_ref()?;
+                Some(format!("say which column holds it, such as `columns: {{{canonical}: {column}}}`"))
+            }
+            Self::Unreadable { .. } => Some("download or copy the file again and compare its size with the original".into()),
+            Self::NotUtf8 { .. } => Some("write the column as UTF-8 text".into()),
+            Self::Unusable { .. } => None,
+        }
+    }
+}
+
+/// An open file with its footer read and its columns checked.
+#[derive(Debug)]
+pub struct Table {
+    path: PathBuf,
+    metadata: ArrowReaderMetadata,
+    columns: Vec<Wanted>,
+}
+
+impl Table {
+    /// Reads the footer, no data, and checks that every wanted column is there and can be read.
+    ///
+    /// # Errors
+    /// The file cannot be opened, is not a whole Parquet file, or a column is missing or holds something else.
+    pub fn open(path: &Path, wanted: &[Wanted]) -> Result<Self, Error> {
+        let file = open(path)?;
+        let metadata =
+            footer::read(&file).map_err(|error| Error::Damaged { path: path.to_owned(), reason: footer::reason(&error) })?;
+        let mut table = Self { path: path.to_owned(), metadata, columns: Vec::new() };
+        for column in wanted {
+            match table.type_of(&column.name) {
+                Some(found) if column.kind.accepts(found) => table.columns.push(column.clone()),
+                Some(found) => return Err(table.unusable(column, found)),
+                None if column.optional => {}
+                None => return Err(table.missing(column)),
+            }
+        }
+        Ok(table)
+    }
+
+    /// Rows of the file.
+    pub fn rows(&self) -> u64 {
+        self.group_rows().sum()
+    }
+
+    /// The first row of each row group.
+    pub fn row_groups(&self) -> impl Iterator<Item = Place> {
+        let mut next = 0;
+        self.group_rows().enumerate().map(move |(row_group, rows)| {
+            let row = next;
+            next += rows;
+            Place { path: self.path.clone(), row_group, row }
+        })
+    }
+
+    /// The rows of the row group that starts at this place, a batch at a time.
+    ///
+    /// # Errors
+    /// The file cannot be opened again; each batch may be unreadable.
+    pub fn read(&self, start: &Place) -> Result<impl Iterator<Item = Result<Batch, Error>>, Error> {
+        let unreadable = |row: u64, reason: String| Error::Unreadable { place: Place { row, ..start.clone() }, reason };
+        let reader = ParquetRecordBatchReaderBuilder::new_with_metadata(open(&self.path)?, self.metadata.clone())
+            .with_row_groups(vec![start.row_group])
+            .with_projection(self.projection())
+            .with_batch_size(BATCH_ROWS)
+            .build()
+            .map_err(|error| unreadable(start.row, footer::reason(&error)))?;
+        let mut next = start.row;
+        Ok(reader.map(move |batch| {
+            let batch = batch.map_err(|error| unreadable(next, error.to_string()))?;
+            let first = Place { row: next, ..start.clone() };
+            next += batch.num_rows() as u64;
+            let columns = self.columns.iter().filter_map(|column| Some((column, batch.column_by_name(&column.name)?.clone())));
+            Ok(Batch {
+                first,
+                rows: batch.num_rows(),
+                columns: columns.map(|(column, values)| (column.clone(), values)).collect(),
+            })
+        }))
+    }
+
+    fn group_rows(&self) -> impl Iterator<Item = u64> {
+        self.metadata.metadata().row_groups().iter().map(|group| group.num_rows().unsigned_abs())
+    }
+
+    fn type_of(&self, column: &str) -> Option<&DataType> {
+        self.metadata.schema().field_with_name(column).ok().map(|field| field.data_type())
+    }
+
+    fn missing(&self, column: &Wanted) -> Error {
+        let fields = self.metadata.schema().fields();
+        let usable = fields.iter().filter(|field| column.kind.suggests(field.data_type()));
+        // What a model is trained on is usually what fills most of the file.
+        let candidate = usable.max_by_key(|field| self.size_bytes(field.name())).map(|field| field.name().clone());
+        Error::Missing {
+            path: self.path.clone(),
+            canonical: column.canonical,
+            name: column.name.clone(),
+            found: fields.iter().map(|field| field.name().clone()).collect(),
+            candidate,
+        }
+    }
+
+    fn unusable(&self, column: &Wanted, found: &DataType) -> Error {
+        Error::Unusable {
+            path: self.path.clone(),
+            name: column.name.clone(),
+            found: cells::describe(found),
+            expected: column.kind.describe(),
+        }
+    }
+
+    fn size_bytes(&self, column: &str) -> i64 {
+        let chunks = self.metadata.metadata().row_groups().iter().flat_map(|group| group.columns());
+        let own = chunks.filter(|chunk| chunk.column_path().parts().first().is_some_and(|root| root == column));
+        own.map(|chunk| chunk.uncompressed_size()).sum()
+    }
+
+    fn projection(&self) -> ProjectionMask {
+        let is_wanted = |name: &str| self.columns.iter().any(|column| column.name == name);
+        let fields = self.metadata.schema().fields().iter().enumerate();
+        let roots = fields.filter(|(_, field)| is_wanted(field.name())).map(|(root, _)| root);
+        ProjectionMask::roots(self.metadata.parquet_schema(), roots)
+    }
+}
+
+/// Some rows of a file, in memory.
+#[derive(Debug)]
+pub struct Batch {
+    first: Place,
+    rows: usize,
+    columns: Vec<(Wanted, ArrayRef)>,
+}
+
+impl Batch {
+    /// Rows of the batch.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Where a row of the batch is in the file.
+    pub fn place(&self, row: usize) -> Place {
+        Place { row: self.first.row + row as u64, ..self.first.clone() }
+    }
+
+    /// A cell by the column's canonical name; null if the file does without that column.
+    ///
+    /// # Errors
+    /// A text is not UTF-8.
+    pub fn cell(&self, canonical: &str, row: usize) -> Result<Value, Error> {
+        let Some((column, values)) = self.columns.iter().find(|(column, _)| column.canonical == canonical) else {
+            return Ok(Value::Null);
+        };
+        cells::cell(values, row).map_err(|reason| Error::NotUtf8 { place: self.place(row), column: column.name.clone(), reason })
+    }
+}
+
+fn open(path: &Path) -> Result<File, files::Error> {
+    File::open(path).map_err(|cause| files::Error::new("open", path, cause))
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use std::sync::Arc;
+
+    use arrow::array::{Int64Array, RecordBatch, StringArray};
+    use parquet::arrow::ArrowWriter;
+    use parquet::file::properties::WriterProperties;
+
+    use super::*;
+
+    pub(in super::super) fn write_table(path: &Path, columns: Vec<(&str, ArrayRef)>, group_rows: usize) {
+        let batch = RecordBatch::try_from_iter_with_nullable(columns.into_iter().map(|(name, values)| (name, values, true)));
+        let properties = WriterProperties::builder().set_max_row_group_row_count(Some(group_rows)).build();
+        let file = File::create(path).expect("created");
+        let batch = batch.expect("columns of one length");
+        let mut writer = ArrowWriter::try_new(file, batch.schema(), Some(properties)).expect("a writer");
+        writer.write(&batch).expect("written");
+        writer.close().expect("closed");
+    }
+
+    pub(in super::super) fn texts<const ROWS: usize>(rows: [&str; ROWS]) -> ArrayRef {
+        Arc::new(StringArray::from(rows.to_vec()))
+    }
+
+    /// What comes back of a column that was written to a file.
+    pub(in super::super) fn read_column(column: ArrayRef, kind: Kind) -> Vec<Value> {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("x.parquet");
+        write_table(&path, vec![("x", column)], 1000);
+        read(&path, wanted("x", kind, false)).expect("read")
+    }
+
+    fn wanted(name: &str, kind: Kind, optional: bool) -> Wanted {
+        Wanted { canonical: "text", name: name.to_owned(), kind, optional }
+    }
+
+    fn read(path: &Path, column: Wanted) -> Result<Vec<Value>, Error> {
+        let table = Table::open(path, &[column])?;
+        let mut values = Vec::new();
+        for start in table.row_groups() {
+            for batch in table.read(&start)? {
+                let batch = batch?;
+                for row in 0..batch.rows() {
+                    assert_eq!(batch.place(row).row, values.len() as u64);
+                    values.push(batch.cell("text", row)?);
+                }
+            }
+        }
+        assert_eq!(table.rows(), values.len() as u64);
+        Ok(values)
+    }
+
+    #[test]
+    fn columns_are_found_by_name_in_any_order_across_row_groups() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("x.parquet");
+        let ids: ArrayRef = Arc::new(Int64Array::from_iter_values(0..5));
+        for columns in [
+            vec![("id", ids.clone()), ("text", texts(["a", "b", "c", "d", "e"]))],
+            vec![("text", texts(["a", "b", "c", "d", "e"])), ("id", ids)],
+        ] {
+            write_table(&path, columns, 2);
+            assert_eq!(read(&path, wanted("text", Kind::Text, false)).expect("read"), ["a", "b", "c", "d", "e"]);
+        }
+        assert_eq!(read(&path, wanted("note", Kind::Text, true)).expect("read"), vec![Value::Null; 5]);
+    }
+
+    #[test]
+    fn more_rows_than_a_batch_keep_their_numbers() {
+        let rows = BATCH_ROWS * 2 + 3;
+        let numbers: Vec<String> = (0..rows).map(|row| row.to_string()).collect();
+        assert_eq!(read_column(Arc::new(StringArray::from(numbers.clone())), Kind::Text), numbers);
+    }
+
+    #[test]
+    fn a_missing_column_is_told_with_those_that_are_there_and_the_likely_one() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("x.parquet");
+        let ids: ArrayRef = Arc::new(Int64Array::from(vec![1, 2]));
+        write_table(
+            &path,
+            vec![("term", texts(["a", "b"])), ("definition", texts(["long text", "longer text"])), ("id", ids)],
+            10,
+        );
+        let error = read(&path, wanted("text", Kind::Text, false)).expect_err("no such column");
+        assert_eq!(error.to_string(), format!("`{}` has no column `text`, it has: term, definition, id", path.display()));
+        assert_eq!(error.hint().as_deref(), Some("say which column holds it, such as `columns: {text: definition}`"));
+        let error = read(&path, wanted("messages", Kind::Turns, false)).expect_err("no such column");
+        assert_eq!(error.hint(), None, "text may be JSON, but is hardly meant");
+        let error = read(&path, wanted("id", Kind::Text, false)).expect_err("numbers");
+        assert_eq!(error.to_string(), format!("column `id` of `{}` holds numbers, expected text", path.display()));
+    }
+
+    #[test]
+    fn bad_utf8_is_told_with_row_group_and_row() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("x.parquet");
+        write_table(&path, vec![("text", texts(["a", "b", "c", "d", "broken", "f"]))], 3);
+        let mut bytes = std::fs::read(&path).expect("read");
+        for start in 0..bytes.len() - 6 {
+            if bytes[start..].starts_with(b"broken") {
+                bytes[start + 2] = 0xff;
+            }
+        }
+        std::fs::write(&path, bytes).expect("written");
+        let error = read(&path, wanted("text", Kind::Text, false)).expect_err("not UTF-8");
+        let expected = "row group 1, row 4, column `text`: invalid utf-8 sequence of 1 bytes from index 2";
+        assert_eq!(error.to_string(), format!("`{}`, {expected}", path.display()));
+        assert_eq!(error.exit(), Exit::Input);
+    }
+
+    #[test]
+    fn a_file_cut_anywhere_is_refused() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("x.parquet");
+        write_table(&path, vec![("text", texts(["a", "b", "c"]))], 2);
+        let whole = std::fs::read(&path).expect("read");
+        for length in 0..whole.len() {
+            std::fs::write(&path, &whole[..length]).expect("written");
+            let error = read(&path, wanted("text", Kind::Text, false)).expect_err("cut off");
+            assert!(matches!(error, Error::Damaged { .. }) && error.exit() == Exit::Input, "{length}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_damaged_page_is_told_with_its_row_group() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("x.parquet");
+        write_table(&path, vec![("text", texts(["a", "b", "c", "d"]))], 2);
+        let metadata = Table::open(&path, &[]).expect("opened").metadata;
+        let (start, length) = metadata.metadata().row_group(1).column(0).byte_range();
+        let mut bytes = std::fs::read(&path).expect("read");
+        bytes[start as usize..(start + length) as usize].fill(0xff);
+        std::fs::write(&path, bytes).expect("written");
+        let error = read(&path, wanted("text", Kind::Text, false)).expect_err("damaged");
+        assert!(error.to_string().contains("row group 1, row 2: the rows from here on cannot be read: "), "{error}");
+    }
+}

@@ -1,0 +1,38 @@
+//! A choice of rows of a corpus, batched by place.
+
+use super::batch::Batch;
+use super::corpus::Corpus;
+use super::encode::TokenRow;
+
+/// Some rows of a corpus, in an order of their own.
+#[derive(Debug)]
+pub struct Rows<'a> {
+    corpus: &'a Corpus,
+    indexes: Vec<u32>,
+}
+
+impl<'a> Rows<'a> {
+    /// The rows of `corpus` with these indexes.
+    pub fn new(corpus: &'a Corpus, indexes: Vec<u32>) -> Self {
+        Self { corpus, indexes }
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.indexes.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.indexes.is_empty()
+    }
+
+    /// A batch of the rows at these places; each is identified by its index in the corpus.
+    pub fn batch(&self, places: &[u32]) -> Batch {
+        let indexes = places.iter().map(|place| self.indexes[*place as usize]);
+        Batch::new(indexes.map(|index| {
+            let row = self.corpus.row(index as usize);
+            (u64::from(index), TokenRow { ids: row.ids(), trained: row.trained() })
+        }))
+    }
+}

@@ -1,0 +1,115 @@
+//! `{% generation %}`: the tags with which a template marks what the assistant says, and the marks that carry them through a
+//! rendering.
+//!
+//! minijinja knows no such tag, so each is rewritten to a `{% call %}` block, which is also what transformers makes of it: one tag
+//! for one tag, hence the same whitespace control, and the same scope for what is set inside.
+
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::sync::LazyLock;
+
+use minijinja::value::Kwargs;
+use minijinja::{Error, State, Value};
+use regex::{Captures, Regex};
+
+use super::Rendered;
+
+/// The function that a rewritten tag calls.
+pub(super) const FUNCTION: &str = "rankine_generation";
+
+static TAG: LazyLock<Regex> = LazyLock::new(|| {
+    Regex::new(r"\{%(?<left>[-+]?)\s*(?<end>end)?generation\s*(?<right>[-+]?)%\}").expect("the pattern is valid and fixed")
+});
+
+/// Whether a template marks what the assistant says.
+pub(super) fn is_marked(source: &str) -> bool {
+    TAG.is_match(source)
+}
+
+/// The template without its tags, as models are shipped with it.
+pub(super) fn without_tags(source: &str) -> String {
+    TAG.replace_all(source, "").into_owned()
+}
+
+/// The template with each tag as a block that calls [`FUNCTION`].
+pub(super) fn rewrite(source: &str) -> String {
+    let tag = |found: &Captures| {
+        let block = if found.name("end").is_some() { "endcall".to_owned() } else { format!("call {FUNCTION}()") };
+        format!("{{%{} {block} {}%}}", &found["left"], &found["right"])
+    };
+    TAG.replace_all(source, tag).into_owned()
+}
+
+/// A pair of strings around each trained span of a rendering.
+#[derive(Debug, Clone)]
+pub(super) struct Marks {
+    open: String,
+    close: String,
+}
+
+impl Marks {
+    /// Marks that no text can contain by chance or by intent: the nonce is of this process. It never reaches a result.
+    pub(super) fn new() -> Self {
+        let nonce = RandomState::new().build_hasher().finish();
+        Self { open: format!("\u{e000}{nonce:016x}\u{e001}"), close: format!("\u{e002}{nonce:016x}\u{e003}") }
+    }
+
+    /// The text between the marks.
+    pub(super) fn wrap(&self, text: &str) -> String {
+        format!("{}{text}{}", self.open, self.close)
+    }
+
+    /// Takes the marks out of a rendering; `None` where they are not in pairs.
+    pub(super) fn cut(&self, marked: &str) -> Option<Rendered> {
+        let mut rendered = Rendered { text: String::with_capacity(marked.len()), assistant: Vec::new() };
+        let mut pieces = marked.split(self.open.as_str());
+        rendered.text.push_str(pieces.next().filter(|before| !before.contains(&self.close))?);
+        for piece in pieces {
+            let (inside, after) = piece.split_once(self.close.as_str()).filter(|(_, after)| !after.contains(&self.close))?;
+            let start = rendered.text.len();
+            rendered.text.push_str(inside);
+            rendered.assistant.push(start..rendered.text.len());
+            rendered.text.push_str(after);
+        }
+        Some(rendered)
+    }
+
+    /// The body of a generation block, between the marks.
+    pub(super) fn call(&self, state: &mut State, arguments: &Kwargs) -> Result<Value, Error> {
+        let body = arguments.get::<Value>("caller")?.call(state, &[])?;
+        Ok(Value::from(self.wrap(&body.to_string())))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tags_keep_their_whitespace_control() {
+        let source = "a{%- generation -%} b {%generation%}c{%+ endgeneration -%}";
+        let expected = format!("a{{%- call {FUNCTION}() -%}} b {{% call {FUNCTION}() %}}c{{%+ endcall -%}}");
+        assert_eq!(rewrite(source), expected);
+        assert_eq!(without_tags(source), "a b c");
+        assert!(is_marked(source) && !is_marked("{% if generation %}{% endif %}"));
+    }
+
+    #[test]
+    fn cutting_undoes_wrapping() {
+        let marks = Marks::new();
+        let marked = format!("ü{}-{}{}.", marks.wrap("é🙂"), marks.wrap(""), marks.wrap("b"));
+        let rendered = marks.cut(&marked).unwrap();
+        assert_eq!(rendered.text, "üé🙂-b.");
+        assert_eq!(rendered.assistant, [2..8, 9..9, 9..10]);
+        assert_eq!(&rendered.text[2..8], "é🙂");
+    }
+
+    #[test]
+    fn marks_that_are_not_in_pairs_are_refused() {
+        let marks = Marks::new();
+        for broken in
+            [marks.open.clone(), marks.close.clone(), marks.wrap(&marks.wrap("a")), format!("{}{}", marks.wrap("a"), marks.close)]
+        {
+            assert_eq!(marks.cut(&broken), None);
+        }
+    }
+}

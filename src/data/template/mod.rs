@@ -1,0 +1,208 @@
+//! Chat templates: a conversation becomes the text that transformers renders from it, with the spans of that text that the
+//! assistant says and that are trained.
+//!
+//! Few templates mark what the assistant says (`{% generation %}`), so the spans are found by the first of these that holds: the
+//! template's own marks, a marked twin of a stock template, sentinels around each answer, prefixes of the conversation.
+
+mod engine;
+mod generation;
+mod json;
+mod spans;
+mod twins;
+
+use std::borrow::Cow;
+use std::ops::Range;
+
+use jiff::Timestamp;
+use minijinja::value::Serde;
+use minijinja::{ErrorKind, Value as Variable};
+use serde_json::{Map, Value};
+
+use self::engine::{Engine, Raised};
+use crate::data::tokenize::SpecialTokens;
+use crate::fault::{Exit, Explain};
+
+/// The names under which a turn's reasoning is given, the one that templates read first.
+const REASONING: [&str; 3] = ["reasoning_content", "thinking", "reasoning"];
+
+/// A conversation and everything else that its template may read.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Conversation {
+    /// The turns: objects with at least `role`, mostly with `content`.
+    pub messages: Vec<Value>,
+    /// JSON schemas of the functions that the assistant may call.
+    pub tools: Option<Vec<Value>>,
+    /// Further variables of the template, such as `enable_thinking`.
+    pub variables: Map<String, Value>,
+}
+
+/// A rendered conversation.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Rendered {
+    /// The text that is tokenised, its special tokens written out.
+    pub text: String,
+    /// What the assistant says: ranges of bytes of `text`, in order, none empty.
+    pub assistant: Vec<Range<usize>>,
+}
+
+/// A model's chat template, compiled once and rendered from many threads.
+#[derive(Debug)]
+pub struct ChatTemplate {
+    source: String,
+    special: SpecialTokens,
+    engine: Engine,
+    /// The engine that marks what the assistant says: a twin of a stock template that does not.
+    twin: Option<Engine>,
+}
+
+/// A template that is not valid, or a conversation that it does not render.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// The template is not valid jinja.
+    #[error("the chat template is not valid at line {line}: {cause}")]
+    Syntax {
+        /// Line of the template, from 1.
+        line: usize,
+        /// What does not parse.
+        cause: String,
+    },
+    /// The template called `raise_exception`.
+    #[error("the chat template refuses the conversation: {message}")]
+    Raised {
+        /// The template's own words.
+        message: String,
+    },
+    /// The template failed on this conversation.
+    #[error("the chat template fails at line {line}: {cause}")]
+    Render {
+        /// Line of the template, from 1; 0 where it is not known.
+        line: usize,
+        /// What went wrong.
+        cause: String,
+    },
+    /// A generation block lies in another.
+    #[error("`generation` blocks of the chat template lie in one another")]
+    Nested,
+    /// The template did not come to an end.
+    #[error("the chat template takes more than {limit_steps} steps")]
+    Endless {
+        /// Steps that a rendering may take.
+        limit_steps: u64,
+    },
+    /// The template writes too much.
+    #[error("the chat template writes more than {limit_bytes} bytes")]
+    TooLong {
+        /// Bytes that a rendering may have.
+        limit_bytes: usize,
+    },
+    /// Nothing tells what the assistant says.
+    #[error("the chat template does not tell what the assistant says: {reason}")]
+    NoSpans {
+        /// Why each way of finding out failed.
+        reason: String,
+    },
+}
+
+impl ChatTemplate {
+    /// Compiles a template. `started` is the time that `strftime_now` tells, in UTC, so that a run can be repeated.
+    ///
+    /// # Errors
+    /// The template is not valid.
+    pub fn new(source: &str, special: &SpecialTokens, started: Timestamp) -> Result<Self, Error> {
+        let twin = twins::marked(source).map(|marked| Engine::new(marked, started)).transpose()?;
+        Ok(Self { source: source.to_owned(), special: special.clone(), engine: Engine::new(source, started)?, twin })
+    }
+
+    /// The template as it was given.
+    pub fn source(&self) -> &str {
+        &self.source
+    }
+
+    /// Renders a conversation; with `add_generation_prompt`, up to where the assistant speaks next.
+    ///
+    /// # Errors
+    /// The template raises, fails, or goes past a limit.
+    pub fn render(&self, conversation: &Conversation, add_generation_prompt: bool) -> Result<String, Error> {
+        Ok(self.run(&self.engine, conversation, &conversation.messages, add_generation_prompt)?.text)
+    }
+
+    /// Renders a conversation and says which parts of the text the assistant says, the tokens that end its turns included.
+    ///
+    /// # Errors
+    /// As [`ChatTemplate::render`]; [`Error::NoSpans`] where the template marks nothing and no other way holds either.
+    pub fn render_with_spans(&self, conversation: &Conversation, add_generation_prompt: bool) -> Result<Rendered, Error> {
+        let marked = if generation::is_marked(&self.source) { Some(&self.engine) } else { self.twin.as_ref() };
+        let mut rendered = match marked {
+            Some(engine) => self.run(engine, conversation, &conversation.messages, add_generation_prompt)?,
+            None => self.find_spans(conversation, add_generation_prompt)?,
+        };
+        rendered.assistant.retain(|span| !span.is_empty());
+        Ok(rendered)
+    }
+
+    /// Renders `messages` in place of the conversation's own.
+    fn run(&self, engine: &Engine, conversation: &Conversation, messages: &[Value], prompt: bool) -> Result<Rendered, Error> {
+        let special = &self.special;
+        let tokens =
+            [("bos_token", &special.bos), ("eos_token", &special.eos), ("pad_token", &special.pad), ("unk_token", &special.unk)];
+        // As in transformers, a token that the tokenizer lacks is undefined rather than none: it prints as nothing.
+        let tokens = tokens.into_iter().filter_map(|(name, token)| Some((name, Variable::from(token.as_deref()?))));
+        let extra = conversation.variables.iter().map(|(name, value)| (name.as_str(), Variable::from(Serde(value))));
+        let own = [
+            ("messages", messages.iter().map(|message| Variable::from(Serde(with_reasoning(message)))).collect()),
+            ("tools", Variable::from(Serde(&conversation.tools))),
+            ("documents", Variable::from(())),
+            ("add_generation_prompt", Variable::from(prompt)),
+        ];
+        engine.render(Variable::from_pairs(tokens.chain(extra).chain(own)))
+    }
+}
+
+/// The message with its reasoning under the names that templates read, as transformers hands it over.
+fn with_reasoning(message: &Value) -> Cow<'_, Value> {
+    let Some(turn) = message.as_object() else { return Cow::Borrowed(message) };
+    let Some(reasoning) = REASONING.iter().filter_map(|name| turn.get(*name)).find(|value| !value.is_null()) else {
+        return Cow::Borrowed(message);
+    };
+    let mut named = Map::from_iter([("thinking".to_owned(), reasoning.clone())]);
+    named.extend(turn.clone());
+    named.insert("reasoning_content".to_owned(), reasoning.clone());
+    Cow::Owned(Value::Object(named))
+}
+
+impl Error {
+    fn syntax(error: &minijinja::Error) -> Self {
+        Self::Syntax { line: error.line().unwrap_or(0), cause: cause(error) }
+    }
+
+    fn render(error: &minijinja::Error) -> Self {
+        if let Some(message) = Raised::find(error) {
+            return Self::Raised { message: message.to_owned() };
+        }
+        match error.kind() {
+            ErrorKind::OutOfFuel => Self::Endless { limit_steps: engine::MAX_STEPS },
+            _ => Self::Render { line: error.line().unwrap_or(0), cause: cause(error) },
+        }
+    }
+}
+
+fn cause(error: &minijinja::Error) -> String {
+    error.detail().map_or_else(|| error.kind().to_string(), |detail| format!("{}: {detail}", error.kind()))
+}
+
+impl Explain for Error {
+    fn exit(&self) -> Exit {
+        Exit::Input
+    }
+
+    fn hint(&self) -> Option<String> {
+        Some(match self {
+            Self::Raised { .. } => "bring the conversation into the shape that the template asks for".to_owned(),
+            Self::NoSpans { .. } => {
+                "put `{% generation %}` and `{% endgeneration %}` around what the assistant says in a copy of the template and name it in `chat_template`"
+                    .to_owned()
+            }
+            _ => "correct a copy of the template and name it in `chat_template`".to_owned(),
+        })
+    }
+}

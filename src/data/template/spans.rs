@@ -1,0 +1,227 @@
+//! What the assistant says in a template that does not mark it, found from the outside: by sentinels around each answer, else by
+//! prefixes of the conversation. Both check themselves against the plain rendering and give up rather than guess.
+
+use std::ops::Range;
+
+use serde_json::Value;
+
+use super::{ChatTemplate, Conversation, Error, REASONING, Rendered};
+
+impl ChatTemplate {
+    /// The rendering with its spans, by the first way that holds.
+    pub(super) fn find_spans(&self, conversation: &Conversation, prompt: bool) -> Result<Rendered, Error> {
+        let text = self.render(conversation, prompt)?;
+        let by_sentinels = self.spans_by_sentinels(conversation, prompt, &text);
+        let assistant = by_sentinels.or_else(|sentinels| {
+            let by_prefixes = self.spans_by_prefixes(conversation, &text);
+            by_prefixes.map_err(|prefixes| Error::NoSpans { reason: format!("{sentinels}, and {prefixes}") })
+        })?;
+        Ok(Rendered { text, assistant })
+    }
+
+    /// Wraps the content of each assistant turn in marks and renders the whole. A span goes from the end of the prompt to the
+    /// special token that follows the content, so that the end of the turn is trained.
+    fn spans_by_sentinels(&self, conversation: &Conversation, prompt: bool, text: &str) -> Result<Vec<Range<usize>>, String> {
+        let mut marked = conversation.messages.clone();
+        let mut turns = Vec::new();
+        for (turn, message) in marked.iter_mut().enumerate().filter(|(_, message)| is_assistant(message)) {
+            let content = only_content(message)?;
+            *content = self.engine.marks.wrap(content);
+            turns.push(turn);
+        }
+        let rendered = self.run(&self.engine, conversation, &marked, prompt).ok().filter(|rendered| rendered.text == text);
+        let spans = rendered.ok_or("an answer is changed by the template as it is rendered")?.assistant;
+        if spans.len() != turns.len() {
+            return Err(format!("the template renders {} of {} answers", spans.len(), turns.len()));
+        }
+        let widened = turns.into_iter().zip(spans).map(|(turn, span)| {
+            let start = self.end_of_prompt(conversation, turn, text).filter(|end| *end <= span.start);
+            self.up_to_end_of_turn(text, start.unwrap_or(span.start)..span.end)
+        });
+        widened.collect()
+    }
+
+    /// Where the prompt for a turn ends, if the template has one. What a template writes between prompt and content, such as the
+    /// empty `<think>` block of Qwen3, the model has to write itself.
+    fn end_of_prompt(&self, conversation: &Conversation, turn: usize, text: &str) -> Option<usize> {
+        let before = |prompt| self.run(&self.engine, conversation, &conversation.messages[..turn], prompt).ok();
+        let prompted = before(true)?.text;
+        (text.starts_with(&prompted) && before(false)?.text != prompted).then_some(prompted.len())
+    }
+
+    fn up_to_end_of_turn(&self, text: &str, span: Range<usize>) -> Result<Range<usize>, String> {
+        let rest = &text[span.end..];
+        let ends = self.special.all.iter().filter(|token| rest.starts_with(token.as_str()));
+        let end = ends.map(String::len).max().ok_or("an answer is not followed by a special token")?;
+        Ok(span.start..span.end + end)
+    }
+
+    /// Renders the conversation up to each assistant turn, with the prompt for it, and with the turn: both must begin the whole.
+    fn spans_by_prefixes(&self, conversation: &Conversation, text: &str) -> Result<Vec<Range<usize>>, String> {
+        let messages = &conversation.messages;
+        let turns = (0..messages.len()).filter(|turn| is_assistant(&messages[*turn]));
+        turns
+            .map(|turn| {
+                let start = self.prefix_bytes(conversation, &messages[..turn], true, text)?;
+                let end = self.prefix_bytes(conversation, &messages[..=turn], false, text)?;
+                let answer = text.get(start..end).filter(|answer| !answer.is_empty());
+                let answer = answer.ok_or("the prompt for an answer is not what precedes it")?;
+                Ok(start..start + self.without_break(answer).len())
+            })
+            .collect()
+    }
+
+    fn prefix_bytes(&self, conversation: &Conversation, messages: &[Value], prompt: bool, text: &str) -> Result<usize, String> {
+        let prefix = self.run(&self.engine, conversation, messages, prompt).map_err(|error| error.to_string())?.text;
+        let turns = messages.len();
+        text.starts_with(&prefix).then_some(prefix.len()).ok_or(format!("the first {turns} turns alone render to another text"))
+    }
+
+    /// An answer without what follows the special token at its end: a model stops at the token and never writes the line break.
+    fn without_break<'a>(&self, answer: &'a str) -> &'a str {
+        let trimmed = answer.trim_end();
+        if self.special.all.iter().any(|token| trimmed.ends_with(token.as_str())) { trimmed } else { answer }
+    }
+}
+
+fn is_assistant(message: &Value) -> bool {
+    message["role"] == "assistant"
+}
+
+/// The content of a turn that has nothing else to say: calls and reasoning would be outside its sentinels.
+fn only_content(message: &mut Value) -> Result<&mut String, String> {
+    if let Some(beside) = REASONING.iter().chain(&["tool_calls"]).find(|name| !message[**name].is_null()) {
+        return Err(format!("an answer has `{beside}` beside its content"));
+    }
+    match message.get_mut("content") {
+        Some(Value::String(content)) => Ok(content),
+        _ => Err("an answer's content is not a text".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::*;
+    use crate::data::tokenize::{SpecialTokens, Tokenizer};
+
+    fn special() -> SpecialTokens {
+        let all = ["<s>", "</s>", "<|end|>"].map(str::to_owned).to_vec();
+        SpecialTokens { bos: Some("<s>".to_owned()), eos: Some("</s>".to_owned()), all, ..SpecialTokens::default() }
+    }
+
+    fn template(source: &str) -> ChatTemplate {
+        ChatTemplate::new(source, &special(), "2025-01-01T00:00:00Z".parse().unwrap()).unwrap()
+    }
+
+    fn conversation(messages: Value) -> Conversation {
+        Conversation { messages: serde_json::from_value(messages).unwrap(), ..Conversation::default() }
+    }
+
+    fn spans(source: &str, messages: Value) -> Result<Vec<String>, Error> {
+        let rendered = template(source).render_with_spans(&conversation(messages), false)?;
+        Ok(rendered.assistant.into_iter().map(|span| rendered.text[span].to_owned()).collect())
+    }
+
+    fn dialogue() -> Value {
+        serde_json::json!([
+            {"role": "user", "content": "Grüße 🙂"}, {"role": "assistant", "content": "é🙂"},
+            {"role": "user", "content": "é🙂"}, {"role": "assistant", "content": " bye\n"},
+        ])
+    }
+
+    #[test]
+    fn sentinels_train_the_end_of_the_turn_and_nothing_after_it() {
+        let source = "{{ bos_token }}{% for m in messages %}{{ m.role }}: {{ m.content }}<|end|>\n{% endfor %}";
+        assert_eq!(spans(source, dialogue()).unwrap(), ["é🙂<|end|>", " bye\n<|end|>"]);
+    }
+
+    #[test]
+    fn prefixes_serve_where_the_template_changes_an_answer() {
+        let turns = "{% for m in messages %}<{{ m.role }}>{{ m.content | trim }}<|end|>\n{% endfor %}";
+        let source = format!("{turns}{{% if add_generation_prompt %}}<assistant>{{% endif %}}");
+        assert_eq!(spans(&source, dialogue()).unwrap(), ["é🙂<|end|>", "bye<|end|>"]);
+    }
+
+    #[test]
+    fn calls_are_trained_with_their_turn() {
+        let turns =
+            "{% for m in messages %}<{{ m.role }}>{{ m.content }}{{ m.tool_calls | tojson if m.tool_calls }}</s>{% endfor %}";
+        let source = format!("{turns}{{% if add_generation_prompt %}}<assistant>{{% endif %}}");
+        let call = serde_json::json!([{"role": "user", "content": "?"}, {"role": "assistant", "content": "", "tool_calls": [{"id": 1}]}]);
+        assert_eq!(spans(&source, call).unwrap(), ["[{\"id\": 1}]</s>"]);
+    }
+
+    #[test]
+    fn a_template_that_hides_its_answers_is_refused_with_both_reasons() {
+        let source = "{% for m in messages %}{{ m.content | trim }}{% endfor %}{% if add_generation_prompt %}>{% endif %}";
+        let Err(Error::NoSpans { reason }) = spans(source, dialogue()) else { panic!() };
+        assert_eq!(
+            reason,
+            "an answer is changed by the template as it is rendered, and the first 1 turns alone render to another text"
+        );
+    }
+
+    #[test]
+    fn a_conversation_without_an_answer_has_no_spans() {
+        let source = "{% for m in messages %}{{ m.content }}{% endfor %}";
+        assert_eq!(spans(source, serde_json::json!([{"role": "user", "content": "?"}])), Ok(Vec::new()));
+    }
+
+    /// Templates whose twins train the line break after the end of a turn too, which no model has to write.
+    const TRAINS_BREAKS: [&str; 3] = ["gemma", "phi3", "qwen3"];
+
+    /// Cases whose mask needs the twin. Answers beside calls have no sentinels, and the prefixes do not hold where the template
+    /// looks ahead (phi3, qwen3) or gives no prompt after a tool's reply (deepseek). Mistral has no prompt: that the space before
+    /// an answer is the model's shows only where the space has a token to itself.
+    const NEEDS_TWIN: [&str; 12] = [
+        "deepseek tool_call",
+        "deepseek two_tool_calls",
+        "mistral_v3 system_multi",
+        "mistral_v3 newlines",
+        "mistral_v3 thinking",
+        "mistral_v3 empty_content",
+        "phi3 tool_call",
+        "phi3 tool_call_pending",
+        "phi3 two_tool_calls",
+        "qwen3 tool_call",
+        "qwen3 two_tool_calls",
+        "qwen3 thinking",
+    ];
+
+    /// The masks of the twins are those of transformers, as the golden test shows.
+    #[test]
+    fn without_a_twin_the_masks_are_the_same_but_for_these() {
+        let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden/chat");
+        let tokenizer = Tokenizer::open(&folder.join("tokenizer")).unwrap();
+        let mut different = Vec::new();
+        for name in ["chatml", "deepseek", "gemma", "llama3", "mistral_v3", "phi3", "qwen3"] {
+            let golden: Value =
+                serde_json::from_str(&std::fs::read_to_string(folder.join(format!("{name}.json"))).unwrap()).unwrap();
+            let token = |key: &str| golden[key].as_str().map(str::to_owned);
+            let special = SpecialTokens { bos: token("bos_token"), eos: token("eos_token"), ..tokenizer.special().clone() };
+            let source = golden["template"].as_str().unwrap();
+            let template = ChatTemplate::new(source, &special, "2025-01-01T00:00:00Z".parse().unwrap()).unwrap();
+            for case in golden["cases"].as_array().unwrap() {
+                let prompt = case["add_generation_prompt"] == true;
+                let conversation = Conversation {
+                    messages: case["messages"].as_array().unwrap().clone(),
+                    tools: case["tools"].as_array().cloned(),
+                    variables: case["extra"].as_object().unwrap().clone(),
+                };
+                let Ok(mut expected) = template.render_with_spans(&conversation, prompt) else { continue };
+                if TRAINS_BREAKS.contains(&name) {
+                    let trim = |span: &mut Range<usize>| span.end = span.start + expected.text[span.clone()].trim_end().len();
+                    expected.assistant.iter_mut().for_each(trim);
+                }
+                let mask = |rendered: Rendered| tokenizer.encode_with_spans(&rendered.text, &rendered.assistant).unwrap();
+                if template.find_spans(&conversation, prompt).map(mask) != Ok(mask(expected)) {
+                    different.push(format!("{name} {}", case["name"].as_str().unwrap()));
+                }
+            }
+        }
+        different.dedup();
+        assert_eq!(different, NEEDS_TWIN);
+    }
+}

@@ -1,0 +1,93 @@
+//! What will be done: a recipe with every value filled, its origin known, and everything it names looked up.
+//!
+//! [`resolve`] opens config.json, the tokenizer and Parquet footers, no weights; [`Plan::read_data`] and [`Plan::load_model`] make the
+//! parts; [`lock`] writes down what a run depends on.
+
+mod base;
+mod build;
+mod fill;
+pub mod lock;
+mod resolve;
+
+pub use build::RunData;
+pub use fill::{Origin, Setting};
+pub use resolve::{Plan, Resolved, resolve};
+
+use crate::fault::{Exit, Explain, Fault};
+use crate::{adapter, data, device, files, model};
+
+/// A plan that cannot be made or carried out.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The recipe is wrong; every fault is in the list.
+    #[error("{} in the recipe", count(faults.len()))]
+    Faults {
+        /// In the order of the recipe.
+        faults: Vec<Fault>,
+    },
+    /// The data cannot be read.
+    #[error(transparent)]
+    Data(#[from] data::Error),
+    /// Nothing is left to train on.
+    #[error(transparent)]
+    Split(#[from] data::SplitError),
+    /// The rows are not fit for training.
+    #[error("{message}")]
+    Rows {
+        /// Both sides of what does not fit.
+        message: String,
+        /// The next step.
+        hint: String,
+    },
+    /// The base cannot be loaded.
+    #[error(transparent)]
+    Model(#[from] model::Error),
+    /// The adapter cannot be made.
+    #[error(transparent)]
+    Adapter(#[from] adapter::Error),
+    /// The device cannot be used.
+    #[error(transparent)]
+    Device(#[from] device::Error),
+    /// A file cannot be read or written.
+    #[error(transparent)]
+    File(#[from] files::Error),
+}
+
+fn count(faults: usize) -> String {
+    if faults == 1 { "1 fault".to_owned() } else { format!("{faults} faults") }
+}
+
+impl Error {
+    fn inner(&self) -> Option<&dyn Explain> {
+        match self {
+            Self::Faults { .. } | Self::Rows { .. } => None,
+            Self::Data(error) => Some(error),
+            Self::Split(error) => Some(error),
+            Self::Model(error) => Some(error),
+            Self::Adapter(error) => Some(error),
+            Self::Device(error) => Some(error),
+            Self::File(error) => Some(error),
+        }
+    }
+}
+
+impl Explain for Error {
+    fn exit(&self) -> Exit {
+        self.inner().map_or(Exit::Input, Explain::exit)
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::Rows { hint, .. } => Some(hint.clone()),
+            _ => self.inner()?.hint(),
+        }
+    }
+
+    fn faults(&self) -> Vec<Fault> {
+        match (self, self.inner()) {
+            (Self::Faults { faults }, _) => faults.clone(),
+            (_, Some(inner)) => inner.faults(),
+            _ => vec![Fault { place: None, message: self.to_string(), hint: self.hint() }],
+        }
+    }
+}

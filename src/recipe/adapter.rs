@@ -1,0 +1,138 @@
+//! The section `adapter`: which projections get low-rank matrices, and of what shape.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use regex::Regex;
+
+use super::place::Said;
+use super::section::{ABOVE_ZERO, Section, Value};
+use super::tree::{Kind, shorten};
+use crate::fault::Fault;
+use crate::terms::Method;
+
+const MAX_RANK: u64 = 65_536;
+const MAX_LAYER: u64 = 65_535;
+/// Initialisations of PEFT that are not built yet; `pissa_niter_4` and the like come on top.
+const LATER_INITIALISATIONS: [&str; 7] = ["gaussian", "pissa", "olora", "eva", "corda", "loftq", "orthogonal"];
+
+/// The low-rank adapter, in PEFT's terms.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Adapter {
+    /// What is trained.
+    pub method: Option<Said<Method>>,
+    /// Rank: the inner width of A and B.
+    pub r: Option<Said<usize>>,
+    /// Numerator of the scale alpha / r.
+    pub alpha: Option<Said<f64>>,
+    /// Share of A's input that is dropped in training, below 1.
+    pub dropout: Option<Said<f64>>,
+    /// The projections that get an adapter.
+    pub target_modules: Option<Said<Targets>>,
+    /// Scale by alpha / sqrt(r), Kalajdzievski 2023, arXiv:2312.03732.
+    pub use_rslora: Option<Said<bool>>,
+    /// Ranks of the projections that a pattern matches.
+    pub rank_pattern: BTreeMap<String, Said<usize>>,
+    /// Alphas of the projections that a pattern matches.
+    pub alpha_pattern: BTreeMap<String, Said<f64>>,
+    /// Layers that get adapters, from 0; a single number is a list of one.
+    pub layers_to_transform: Option<Said<Vec<usize>>>,
+    /// Whether the fresh adapter leaves the base as it is (B = 0).
+    pub init_lora_weights: Option<Said<bool>>,
+    /// An adapter folder to go on from; shape and targets come from there.
+    pub init_from: Option<Said<PathBuf>>,
+}
+
+/// The projections that get an adapter, as PEFT's `target_modules` names them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Targets {
+    /// Every linear layer but the head.
+    AllLinear,
+    /// Modules whose name is, or ends with a dot and, one of these.
+    Names(Vec<String>),
+    /// Modules whose whole name matches this regular expression.
+    Regex(String),
+}
+
+/// Keys of PEFT and of quantised bases that are not built yet.
+const LATER_KEYS: [&str; 10] = [
+    "use_dora",
+    "modules_to_save",
+    "lora_bias",
+    "target_parameters",
+    "trainable_token_indices",
+    "quantization",
+    "double_quant",
+    "block_size",
+    "quantize_head",
+    "offload_embedding",
+];
+
+impl Adapter {
+    pub(super) fn take(section: &mut Section) -> Self {
+        section.not_built(&LATER_KEYS);
+        Self {
+            method: section.word("method", &["qlora", "full"]),
+            r: section.whole("r", 1..=MAX_RANK),
+            alpha: section.number("alpha", ABOVE_ZERO),
+            dropout: section.number("dropout", 0.0..1.0),
+            target_modules: section.value("target_modules").and_then(targets),
+            use_rslora: section.flag("use_rslora"),
+            rank_pattern: section.table("rank_pattern", |key, value| with_regex(value, key)?.whole(1..=MAX_RANK)),
+            alpha_pattern: section.table("alpha_pattern", |key, value| with_regex(value, key)?.number(ABOVE_ZERO)),
+            layers_to_transform: section.value("layers_to_transform").and_then(layers),
+            init_lora_weights: section.value("init_lora_weights").and_then(initialisation),
+            init_from: section.path("init_from"),
+        }
+    }
+}
+
+fn targets(value: Value) -> Option<Said<Targets>> {
+    let place = value.node.place.clone();
+    let targets = match &value.node.kind {
+        Kind::List(nodes) if !nodes.is_empty() => {
+            let names = value.list()?.into_iter().filter_map(Value::text);
+            Targets::Names(names.map(|name| name.value).collect())
+        }
+        Kind::Scalar { text, .. } if text.eq_ignore_ascii_case("all-linear") => Targets::AllLinear,
+        Kind::Scalar { text, .. } if !text.is_empty() => {
+            with_regex(value, text)?;
+            Targets::Regex(text.clone())
+        }
+        _ => {
+            value.mismatch("`all-linear`, a regular expression or a list of names");
+            return None;
+        }
+    };
+    Some(Said { value: targets, place })
+}
+
+/// The value, if the pattern that belongs to it is a regular expression.
+fn with_regex<'a>(value: Value<'a>, pattern: &str) -> Option<Value<'a>> {
+    let Err(error) = Regex::new(pattern) else { return Some(value) };
+    let error = error.to_string();
+    let reason = error.lines().last().unwrap_or_default().trim_start_matches("error: ").trim_end_matches('.');
+    let message = format!("{}: `{}` is not a regular expression that is understood: {reason}", value.name, shorten(pattern));
+    value.refuse(Fault::new(message).hint("syntax: https://docs.rs/regex/latest/regex/#syntax"));
+    None
+}
+
+fn layers(value: Value) -> Option<Said<Vec<usize>>> {
+    let place = value.node.place.clone();
+    match &value.node.kind {
+        Kind::List(nodes) if !nodes.is_empty() => {
+            let layers = value.list()?.into_iter().filter_map(|layer| layer.whole(0..=MAX_LAYER));
+            Some(Said { value: layers.map(|layer| layer.value).collect(), place })
+        }
+        _ => Some(value.whole(0..=MAX_LAYER)?.map(|layer| vec![layer])),
+    }
+}
+
+fn initialisation(value: Value) -> Option<Said<bool>> {
+    let written = value.node.text().unwrap_or_default();
+    if LATER_INITIALISATIONS.contains(&written) || written.starts_with("pissa_niter_") {
+        value.refuse_for_now("valid now: `true` and `false`");
+        return None;
+    }
+    value.flag()
+}

@@ -1,0 +1,87 @@
+//! Values that are each valid and do not go together.
+//!
+//! A value that was refused proves nothing about what the user wanted, so nothing is concluded from it.
+
+use super::dataset::columns_of;
+use super::notes::{Notes, listed};
+use super::tree::shorten;
+use super::{Adapter, Dataset, Evaluation, Place, Recipe, Training};
+use crate::fault::Fault;
+use crate::terms::{Format, Scheduler, TrainOn};
+
+/// Adds a fault for every contradiction within a recipe.
+pub(super) fn find(recipe: &Recipe, notes: &Notes) {
+    for dataset in recipe.datasets.iter().chain(&recipe.evaluation.datasets) {
+        in_dataset(dataset, notes);
+    }
+    in_adapter(&recipe.adapter, notes);
+    in_training(&recipe.training, notes);
+    in_evaluation(&recipe.evaluation, notes);
+}
+
+/// A format has columns of its own, and `text` has no turns to choose from.
+fn in_dataset(dataset: &Dataset, notes: &Notes) {
+    let Some(format) = dataset.format.as_ref().map(|said| said.value) else { return };
+    let valid = columns_of(format);
+    for (name, column) in dataset.columns.iter().filter(|(name, _)| !valid.contains(&name.as_str())) {
+        let message = format!("columns: format `{format}` has no column `{}`, expected {}", shorten(name), listed(valid, "or"));
+        let hint = format!("the format's name comes first: `{}: {}`", valid[0], shorten(&column.value));
+        notes.say(&column.place, Fault::new(message).hint(hint));
+    }
+    if let Some(train_on) = &dataset.train_on
+        && format == Format::Text
+        && train_on.value != TrainOn::All
+    {
+        let message = format!("train_on: `{}` does not go with format `text`, where every token is trained", train_on.value);
+        notes.say(&train_on.place, Fault::new(message).hint("remove `train_on`"));
+    }
+}
+
+/// An adapter to go on from brings its shape, its scale and its targets.
+fn in_adapter(adapter: &Adapter, notes: &Notes) {
+    if adapter.init_from.is_none() {
+        return;
+    }
+    let said: [(&str, Option<&Place>); 8] = [
+        ("r", adapter.r.as_ref().map(|said| &said.place)),
+        ("alpha", adapter.alpha.as_ref().map(|said| &said.place)),
+        ("target_modules", adapter.target_modules.as_ref().map(|said| &said.place)),
+        ("use_rslora", adapter.use_rslora.as_ref().map(|said| &said.place)),
+        ("rank_pattern", adapter.rank_pattern.values().next().map(|said| &said.place)),
+        ("alpha_pattern", adapter.alpha_pattern.values().next().map(|said| &said.place)),
+        ("layers_to_transform", adapter.layers_to_transform.as_ref().map(|said| &said.place)),
+        ("init_lora_weights", adapter.init_lora_weights.as_ref().map(|said| &said.place)),
+    ];
+    for (key, place) in said.into_iter().filter_map(|(key, place)| Some((key, place?))) {
+        let fault = Fault::new(format!("adapter.{key} does not go with `init_from`, where it is set already"));
+        notes.say(place, fault.hint(format!("remove `{key}`, or remove `init_from` to start afresh")));
+    }
+}
+
+/// One warm-up, and a floor only where the schedule has one.
+fn in_training(training: &Training, notes: &Notes) {
+    if let (Some(ratio), Some(_)) = (&training.warmup_ratio, &training.warmup_steps) {
+        let fault = Fault::new("training.warmup_ratio does not go with `warmup_steps`: both set the length of the warm-up");
+        notes.say(&ratio.place, fault.hint("remove one of the two"));
+    }
+    let scheduler = training.lr_scheduler.as_ref().map(|said| said.value);
+    if let Some(rate) = &training.min_lr_rate
+        && scheduler != Some(Scheduler::CosineWithMinLr)
+        && !notes.is_refused("training.lr_scheduler")
+    {
+        let fault = Fault::new("training.min_lr_rate goes with `lr_scheduler: cosine_with_min_lr` only");
+        notes.say(&rate.place, fault.hint("set `lr_scheduler: cosine_with_min_lr`, or remove `min_lr_rate`"));
+    }
+}
+
+/// Early stopping needs a validation loss.
+fn in_evaluation(evaluation: &Evaluation, notes: &Notes) {
+    let held_out = evaluation.val_set_size.as_ref().is_some_and(|said| !said.value.is_none());
+    let unclear = notes.is_refused("evaluation.val_set_size") || notes.is_refused("evaluation.datasets");
+    if let Some(patience) = evaluation.early_stopping_patience.as_ref().filter(|said| said.value > 0)
+        && !(held_out || unclear || !evaluation.datasets.is_empty())
+    {
+        let fault = Fault::new("evaluation.early_stopping_patience needs validation rows, and there are none");
+        notes.say(&patience.place, fault.hint("add a line such as `val_set_size: 0.05` to `evaluation`"));
+    }
+}

@@ -1,0 +1,46 @@
+//! One element of `datasets` or `evaluation.datasets`: Parquet files and how their rows are read.
+
+use std::collections::BTreeMap;
+
+use super::place::{Place, Said};
+use super::section::Section;
+use crate::terms::{Format, TrainOn};
+
+/// Parquet files of one format.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Dataset {
+    /// Where the element starts.
+    pub place: Place,
+    /// A file, a glob or a folder.
+    pub path: Option<Said<String>>,
+    /// The shape of its rows.
+    pub format: Option<Said<Format>>,
+    /// The file's own name of a column, by the format's name of it.
+    pub columns: BTreeMap<String, Said<String>>,
+    /// Which tokens carry a loss.
+    pub train_on: Option<Said<TrainOn>>,
+}
+
+impl Dataset {
+    pub(super) fn take(section: &mut Section) -> Self {
+        section.require("path", "path: datasets/medical-glossary.parquet");
+        section.require("format", "format: chat");
+        Self {
+            place: section.place().clone(),
+            path: section.text("path"),
+            format: section.word("format", &["preference"]),
+            columns: section.table("columns", |_, value| value.text()),
+            train_on: section.word("train_on", &[]),
+        }
+    }
+}
+
+/// The columns that a format reads, by their own names.
+pub(super) fn columns_of(format: Format) -> &'static [&'static str] {
+    match format {
+        Format::Text => &["text"],
+        Format::Completion => &["prompt", "completion"],
+        Format::Instruction => &["instruction", "input", "output"],
+        Format::Chat => &["messages", "tools"],
+    }
+}

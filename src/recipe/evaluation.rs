@@ -1,0 +1,54 @@
+//! The section `evaluation`: the rows that an adapter is scored on, and when.
+
+use super::dataset::Dataset;
+use super::place::Said;
+use super::section::{Section, Value};
+use super::training::MAX_COUNT;
+
+/// Validation rows and early stopping.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Evaluation {
+    /// Training rows that are held out.
+    pub val_set_size: Option<Said<Holdout>>,
+    /// Validation sets of their own.
+    pub datasets: Vec<Dataset>,
+    /// Optimizer steps from one evaluation to the next; 0 for the ends of epochs.
+    pub eval_steps: Option<Said<usize>>,
+    /// Evaluations without a better loss before training ends; 0 for never.
+    pub early_stopping_patience: Option<Said<usize>>,
+}
+
+/// How many training rows are held out for validation.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Holdout {
+    /// A share of all rows, below 1.
+    Share(f64),
+    /// So many rows.
+    Rows(usize),
+}
+
+impl Holdout {
+    /// Whether no row is held out.
+    pub fn is_none(self) -> bool {
+        matches!(self, Self::Rows(0) | Self::Share(0.0))
+    }
+}
+
+impl Evaluation {
+    pub(super) fn take(section: &mut Section) -> Self {
+        section.not_built(&["prompts"]);
+        Self {
+            val_set_size: section.value("val_set_size").and_then(holdout),
+            datasets: section.sections("datasets", Dataset::take),
+            eval_steps: section.whole("eval_steps", 0..=MAX_COUNT),
+            early_stopping_patience: section.whole("early_stopping_patience", 0..=MAX_COUNT),
+        }
+    }
+}
+
+fn holdout(value: Value) -> Option<Said<Holdout>> {
+    value.read("a share below 1 or a whole number of rows", |node| match node.whole() {
+        Some(rows) => usize::try_from(rows).ok().map(Holdout::Rows),
+        None => node.number().filter(|share| (0.0..1.0).contains(share)).map(Holdout::Share),
+    })
+}

@@ -1,0 +1,144 @@
+//! What the user wrote: a located tree of YAML, its sections taken by name, and every fault at once.
+//!
+//! Nothing is filled in here. A [`Recipe`] says what was written and where; `plan` decides what that means.
+//!
+//! ```text
+//! text -> tree -> overrides -> sections -> contradictions -> Recipe { .., faults }
+//! ```
+
+mod adapter;
+mod contradictions;
+mod dataset;
+mod evaluation;
+mod notes;
+mod output;
+mod overrides;
+mod place;
+mod scalar;
+mod section;
+mod source;
+mod training;
+mod tree;
+
+#[cfg(test)]
+mod tests;
+
+use std::path::{Path, PathBuf};
+
+pub use adapter::{Adapter, Targets};
+pub use dataset::Dataset;
+pub use evaluation::{Evaluation, Holdout};
+pub use output::Output;
+pub use place::{Place, Said};
+pub use training::Training;
+
+use crate::fault::{Exit, Explain, Fault};
+use crate::files;
+use crate::terms::Device;
+use notes::Notes;
+use section::{Section, Value};
+
+/// The most threads that can be asked for.
+const MAX_THREADS: u64 = 4096;
+
+/// A recipe as it was written; `None` is a key that was left out.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Recipe {
+    /// The file.
+    pub path: PathBuf,
+    /// A folder, or a Hub id.
+    pub base_model: Option<Said<String>>,
+    /// A file with the template that renders conversations, in place of the base's own.
+    pub chat_template: Option<Said<PathBuf>>,
+    /// Where to compute.
+    pub device: Option<Said<Device>>,
+    /// Threads of the processor; 0 for all cores.
+    pub threads: Option<Said<usize>>,
+    /// The run's folder.
+    pub output_dir: Option<Said<PathBuf>>,
+    /// What to train on.
+    pub datasets: Vec<Dataset>,
+    /// Which projections get low-rank matrices, and of what shape.
+    pub adapter: Adapter,
+    /// How rows become steps and steps become updates.
+    pub training: Training,
+    /// What the adapter is scored on, and when.
+    pub evaluation: Evaluation,
+    /// How often the run is saved.
+    pub output: Output,
+    /// Everything that is wrong so far, in the order of the file, overrides last.
+    pub faults: Vec<Fault>,
+}
+
+/// A recipe that could not be opened. What is wrong within one is in [`Recipe::faults`].
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// There is no such file.
+    #[error("recipe `{path}` does not exist")]
+    Missing {
+        /// The file as it was named.
+        path: PathBuf,
+    },
+    /// The file is there and cannot be read.
+    #[error(transparent)]
+    File(#[from] files::Error),
+}
+
+impl Explain for Error {
+    fn exit(&self) -> Exit {
+        match self {
+            Self::Missing { .. } => Exit::NoInput,
+            Self::File(error) => error.exit(),
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::Missing { .. } => Some("complete recipes lie in `recipes/`; `recipes/quickstart.yaml` is a first one".into()),
+            Self::File(error) => error.hint(),
+        }
+    }
+}
+
+/// Reads a recipe and puts the overrides, each `key=value`, in the place of what it says.
+///
+/// # Errors
+/// The file does not exist or cannot be read. Anything wrong in it is no error but one of the recipe's faults.
+pub fn read(path: &Path, overrides: &[String]) -> Result<Recipe, Error> {
+    Ok(from_bytes(path, &source::read(path)?, overrides))
+}
+
+fn from_bytes(path: &Path, content: &[u8], overrides: &[String]) -> Recipe {
+    let notes = Notes::default();
+    let recipe = source::tree(path, content, &notes).map(|mut root| {
+        overrides::apply(&mut root, overrides, &notes);
+        let recipe = Value { name: String::new(), node: &root, notes: &notes }.section(Recipe::take).unwrap_or_default();
+        contradictions::find(&recipe, &notes);
+        recipe
+    });
+    Recipe { path: path.to_owned(), faults: notes.into_faults(), ..recipe.unwrap_or_default() }
+}
+
+impl Recipe {
+    fn take(section: &mut Section) -> Self {
+        section.require("base_model", "base_model: checkpoints/rankine-tiny");
+        section.require("datasets", "datasets: [{path: datasets/medical-glossary.parquet, format: chat}]");
+        Self {
+            base_model: section.text("base_model"),
+            chat_template: section.path("chat_template"),
+            device: section.value("device").and_then(device),
+            threads: section.whole("threads", 0..=MAX_THREADS),
+            output_dir: section.path("output_dir"),
+            datasets: section.sections("datasets", Dataset::take),
+            adapter: section.section("adapter", Adapter::take),
+            training: section.section("training", Training::take),
+            evaluation: section.section("evaluation", Evaluation::take),
+            output: section.section("output", Output::take),
+            ..Self::default()
+        }
+    }
+}
+
+fn device(value: Value) -> Option<Said<Device>> {
+    value.read("`auto`, `cpu`, `wgpu` or `cuda`, the last two with an index such as `cuda:0`", |node| Device::parse(node.text()?))
+}

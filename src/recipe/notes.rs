@@ -1,0 +1,133 @@
+//! Where faults are collected while a recipe is read, so that a person sees all of them at once, in the order of the file.
+
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+
+use super::place::Place;
+use super::tree::shorten;
+use crate::fault::Fault;
+
+/// The faults of one recipe and the names that its schema knows.
+///
+/// Readers of sections hold it by shared reference, hence the cells.
+#[derive(Debug, Default)]
+pub(super) struct Notes {
+    faults: RefCell<Vec<(Place, Fault)>>,
+    refused: RefCell<BTreeSet<String>>,
+    known: RefCell<BTreeSet<(String, &'static str)>>,
+    unknown: RefCell<Vec<Unknown>>,
+}
+
+#[derive(Debug)]
+struct Unknown {
+    section: String,
+    key: String,
+    place: Place,
+}
+
+impl Notes {
+    /// Adds a fault.
+    pub fn say(&self, place: &Place, fault: Fault) {
+        self.faults.borrow_mut().push((place.clone(), fault.at(place)));
+    }
+
+    /// Adds a fault of a named value, such as `adapter.r`.
+    pub fn refuse(&self, name: &str, place: &Place, fault: Fault) {
+        self.refused.borrow_mut().insert(name.to_owned());
+        self.say(place, fault);
+    }
+
+    /// Whether a value, or a part of it, was written and refused, so that nothing follows from its absence.
+    pub fn is_refused(&self, name: &str) -> bool {
+        self.refused.borrow().iter().any(|refused| refused.starts_with(name))
+    }
+
+    /// Says that the schema knows a key in a section.
+    pub fn know(&self, section: &str, key: &'static str) {
+        self.known.borrow_mut().insert((schema_name(section), key));
+    }
+
+    /// Adds a key that the schema does not know. The nearest name is sought at the end, when every name is known.
+    pub fn unknown(&self, section: &str, key: &str, place: &Place) {
+        self.unknown.borrow_mut().push(Unknown { section: section.into(), key: key.into(), place: place.clone() });
+    }
+
+    /// All faults, in the order of the file, overrides last.
+    pub fn into_faults(self) -> Vec<Fault> {
+        for unknown in self.unknown.take() {
+            let within = if unknown.section.is_empty() { String::new() } else { format!(" in `{}`", unknown.section) };
+            let fault = Fault::new(format!("unknown key `{}`{within}", shorten(&unknown.key)));
+            self.say(&unknown.place, fault.hint(self.hint_for(&unknown)));
+        }
+        let mut faults = self.faults.into_inner();
+        faults.sort_by(|(one, _), (other, _)| one.cmp(other));
+        faults.into_iter().map(|(_, fault)| fault).collect()
+    }
+
+    /// The same name elsewhere, else the nearest name here, else the nearest elsewhere, else what there is.
+    fn hint_for(&self, unknown: &Unknown) -> String {
+        let known = self.known.borrow();
+        let section = schema_name(&unknown.section);
+        if let Some((home, key)) = known.iter().find(|(_, key)| *key == unknown.key) {
+            return format!("`{key}` belongs {}", place_in_words(home));
+        }
+        let here: Vec<&str> = known.iter().filter(|(home, _)| *home == section).map(|(_, key)| *key).collect();
+        if let Some(key) = nearest(&unknown.key, here.iter().copied()) {
+            return format!("did you mean `{key}`?");
+        }
+        if let Some(key) = nearest(&unknown.key, known.iter().map(|(_, key)| *key))
+            && let Some((home, _)) = known.iter().find(|(_, name)| *name == key)
+        {
+            return format!("did you mean `{key}`? It belongs {}", place_in_words(home));
+        }
+        format!("known keys here: {}", listed(&here, "and"))
+    }
+}
+
+/// `datasets` for `datasets.0`: the elements of a list share their names.
+fn schema_name(section: &str) -> String {
+    section.split('.').filter(|part| part.parse::<usize>().is_err()).collect::<Vec<_>>().join(".")
+}
+
+fn place_in_words(section: &str) -> String {
+    if section.is_empty() { "at the top of the recipe".into() } else { format!("in `{section}`") }
+}
+
+/// The word that was probably meant: the nearest of which at most a third of the letters differ, and not all of them;
+/// else the one that stands after a prefix, as `r` does in the `lora_r` of other trainers.
+pub(super) fn nearest<'a>(word: &str, words: impl Iterator<Item = &'a str> + Clone) -> Option<&'a str> {
+    const LONGEST_TYPED: usize = 64;
+    if word.len() > LONGEST_TYPED {
+        return None;
+    }
+    let typed = word.to_lowercase();
+    let distance = |candidate: &&str| strsim::osa_distance(&typed, candidate);
+    let near = |candidate: &&str| distance(candidate) <= (candidate.len() / 3).max(1).min(candidate.len() - 1);
+    let prefixed = |candidate: &&str| typed.strip_suffix(*candidate).is_some_and(|prefix| prefix.ends_with('_'));
+    words.clone().filter(near).min_by_key(distance).or_else(|| words.filter(prefixed).max_by_key(|candidate| candidate.len()))
+}
+
+/// Words for a person: `` `a`, `b` or `c` ``.
+pub(super) fn listed(words: &[&str], conjunction: &str) -> String {
+    let quoted: Vec<String> = words.iter().map(|word| format!("`{word}`")).collect();
+    match quoted.split_last() {
+        Some((last, rest)) if !rest.is_empty() => format!("{} {conjunction} {last}", rest.join(", ")),
+        _ => quoted.concat(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_nearest_word_is_near() {
+        let words = || ["quantization", "r", "alpha", "learning_rate"].into_iter();
+        assert_eq!(nearest("quantizaton", words()), Some("quantization"));
+        assert_eq!(nearest("R", words()), Some("r"));
+        assert_eq!(nearest("learning-rate", words()), Some("learning_rate"));
+        assert_eq!(nearest("x", words()), None);
+        assert_eq!(nearest("lora_r", words()), Some("r"));
+        assert_eq!(nearest(&"r".repeat(100_000), words()), None);
+    }
+}

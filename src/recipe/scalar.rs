@@ -1,0 +1,112 @@
+//! What plain text means: numbers, booleans and blanks as people write them for YAML 1.1 readers.
+//!
+//! `1e-4` and `1_000` are numbers and `yes` is a boolean, but only where one is wanted: `no` stays a text elsewhere.
+//! Text in quotes is never a number or a boolean. Source: <https://yaml.org/type/>.
+
+use super::tree::{Kind, Node};
+
+impl Node {
+    /// Text without quotes.
+    pub fn plain(&self) -> Option<&str> {
+        match &self.kind {
+            Kind::Scalar { text, plain: true, .. } => Some(text),
+            _ => None,
+        }
+    }
+
+    /// Text with or without quotes; an empty one is none.
+    pub fn text(&self) -> Option<&str> {
+        match &self.kind {
+            Kind::Scalar { text, .. } if !text.is_empty() => Some(text),
+            _ => None,
+        }
+    }
+
+    /// Whether the value is left out: `key:`, `~` or `null`.
+    pub fn is_blank(&self) -> bool {
+        matches!(self.plain(), Some("" | "~" | "null" | "Null" | "NULL"))
+    }
+
+    /// A whole number. A leading zero is none, since it is octal to some readers and decimal to others.
+    pub fn whole(&self) -> Option<u64> {
+        let text = self.plain()?;
+        let digits = text.starts_with(|c: char| c.is_ascii_digit()) && text.chars().all(|c| c.is_ascii_digit() || c == '_');
+        let ambiguous = text.starts_with('0') && text != "0";
+        if digits && !ambiguous { text.replace('_', "").parse().ok() } else { None }
+    }
+
+    /// A finite number; `inf` and `nan` are none.
+    pub fn number(&self) -> Option<f64> {
+        let text = self.plain()?;
+        let numeric = text.chars().all(|c| c.is_ascii_digit() || "+-._eE".contains(c)) && !text.starts_with('_');
+        if !numeric {
+            return None;
+        }
+        text.replace('_', "").parse().ok().filter(|number: &f64| number.is_finite())
+    }
+
+    /// A boolean: `true`, `yes` or `on` and their opposites in any case.
+    pub fn flag(&self) -> Option<bool> {
+        match self.plain()?.to_ascii_lowercase().as_str() {
+            "true" | "yes" | "on" => Some(true),
+            "false" | "no" | "off" => Some(false),
+            _ => None,
+        }
+    }
+
+    /// Whether the value holds nothing: blank or an empty collection.
+    pub fn is_empty(&self) -> bool {
+        match &self.kind {
+            Kind::List(nodes) => nodes.is_empty(),
+            Kind::Map(entries) => entries.is_empty(),
+            Kind::Scalar { .. } => self.is_blank(),
+            Kind::Refused => false,
+        }
+    }
+
+    /// Whether the value turns something off: nothing, `false` or `none`.
+    pub fn is_neutral(&self) -> bool {
+        self.is_empty() || self.flag() == Some(false) || self.text().is_some_and(|text| text.eq_ignore_ascii_case("none"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::place::Place;
+    use super::*;
+
+    fn plain(text: &str) -> Node {
+        let kind = Kind::Scalar { text: text.into(), written: text.into(), plain: true };
+        Node { place: Place::Override(text.into()), kind }
+    }
+
+    #[test]
+    fn numbers_are_read_as_people_write_them() {
+        for (text, number) in
+            [("1e-4", 1e-4), ("1_000", 1000.0), (".5", 0.5), ("5.", 5.0), ("+2E3", 2000.0), ("-1", -1.0), ("16", 16.0)]
+        {
+            assert_eq!(plain(text).number(), Some(number), "{text}");
+        }
+        for text in ["inf", ".inf", "nan", ".nan", "1e999", "e", "-", "_1", "0x10", "1:30", "1 0", "", "sixteen"] {
+            assert_eq!(plain(text).number(), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn whole_numbers_have_digits_only() {
+        for (text, number) in [("0", 0), ("16", 16), ("1_000", 1000), ("18446744073709551615", u64::MAX)] {
+            assert_eq!(plain(text).whole(), Some(number), "{text}");
+        }
+        for text in ["16.0", "1e3", "-1", "+1", "010", "00", "_1", "0x10", "18446744073709551616", "", "٣"] {
+            assert_eq!(plain(text).whole(), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn booleans_are_words_in_any_case() {
+        for (text, flag) in [("yes", true), ("On", true), ("TRUE", true), ("no", false), ("oFF", false), ("False", false)] {
+            assert_eq!(plain(text).flag(), Some(flag), "{text}");
+        }
+        assert_eq!(plain("1").flag(), None);
+    }
+}

@@ -1,0 +1,249 @@
+//! Takes the keys of a section by name and type. Whatever does not fit becomes a fault, and so does every key that is left over.
+
+use std::collections::BTreeMap;
+use std::ops::{Bound, RangeBounds};
+use std::path::PathBuf;
+
+use super::notes::{Notes, listed, nearest};
+use super::place::{Place, Said};
+use super::tree::{Entry, Kind, Node};
+use crate::fault::Fault;
+use crate::terms::Term;
+
+/// Every number above 0.
+pub(super) const ABOVE_ZERO: (Bound<f64>, Bound<f64>) = (Bound::Excluded(0.0), Bound::Unbounded);
+
+/// The keys of one section that are not taken yet.
+pub(super) struct Section<'a> {
+    name: String,
+    place: &'a Place,
+    entries: BTreeMap<&'a str, &'a Entry>,
+    notes: &'a Notes,
+}
+
+/// A value that was written, with the name that messages call it by, such as `datasets.0.format`.
+pub(super) struct Value<'a> {
+    pub name: String,
+    pub node: &'a Node,
+    pub notes: &'a Notes,
+}
+
+impl<'a> Section<'a> {
+    /// Where the section starts.
+    pub fn place(&self) -> &Place {
+        self.place
+    }
+
+    /// Takes a key; `None` where it is left out or blank.
+    pub fn value(&mut self, key: &'static str) -> Option<Value<'a>> {
+        self.notes.know(&self.name, key);
+        let entry = self.entries.remove(key)?;
+        if entry.value.is_blank() { None } else { Some(self.named(key, &entry.value)) }
+    }
+
+    /// Adds a fault if a key is left out or holds an empty list; `example` is a line that would do.
+    pub fn require(&self, key: &str, example: &str) {
+        if self.entries.get(key).is_none_or(|entry| entry.value.is_empty()) {
+            let within = if self.name.is_empty() { String::new() } else { format!(" in `{}`", self.name) };
+            let fault = Fault::new(format!("missing key `{key}`{within}"));
+            self.notes.say(self.place, fault.hint(format!("add a line such as `{example}`")));
+        }
+    }
+
+    /// Takes keys that the field knows and that are not built yet; only values that turn them off are accepted.
+    pub fn not_built(&mut self, keys: &[&'static str]) {
+        for key in keys {
+            if let Some(value) = self.value(key).filter(|value| !value.node.is_neutral()) {
+                value.refuse_for_now("remove the key");
+            }
+        }
+    }
+
+    /// Takes a section; one that is left out is read as an empty one.
+    pub fn section<T>(&mut self, key: &'static str, take: fn(&mut Section) -> T) -> T {
+        let read = self.value(key).and_then(|value| value.section(take));
+        read.unwrap_or_else(|| {
+            let name = self.name_of(key);
+            take(&mut Section { name, place: self.place, entries: BTreeMap::new(), notes: self.notes })
+        })
+    }
+
+    /// Takes a list of sections; an element that is no section is left out, with its fault.
+    pub fn sections<T>(&mut self, key: &'static str, take: fn(&mut Section) -> T) -> Vec<T> {
+        let elements = self.value(key).and_then(Value::list).unwrap_or_default();
+        elements.into_iter().filter_map(|element| element.section(take)).collect()
+    }
+
+    /// Takes a table whose keys the user chooses.
+    pub fn table<T>(
+        &mut self,
+        key: &'static str,
+        read: impl Fn(&str, Value<'a>) -> Option<Said<T>>,
+    ) -> BTreeMap<String, Said<T>> {
+        let entries = self.value(key).and_then(Value::table).unwrap_or_default();
+        entries.into_iter().filter_map(|(name, value)| Some((name.to_owned(), read(name, value)?))).collect()
+    }
+
+    /// Takes a text.
+    pub fn text(&mut self, key: &'static str) -> Option<Said<String>> {
+        self.value(key)?.text()
+    }
+
+    /// Takes a path, as it is written.
+    pub fn path(&mut self, key: &'static str) -> Option<Said<PathBuf>> {
+        Some(self.text(key)?.map(PathBuf::from))
+    }
+
+    /// Takes a boolean.
+    pub fn flag(&mut self, key: &'static str) -> Option<Said<bool>> {
+        self.value(key)?.flag()
+    }
+
+    /// Takes a whole number within a range.
+    pub fn whole<N: TryFrom<u64>>(&mut self, key: &'static str, range: impl RangeBounds<u64>) -> Option<Said<N>> {
+        self.value(key)?.whole(range)
+    }
+
+    /// Takes a finite number within a range.
+    pub fn number(&mut self, key: &'static str, range: impl RangeBounds<f64>) -> Option<Said<f64>> {
+        self.value(key)?.number(range)
+    }
+
+    /// Takes one of a fixed set of words; `later` are words that the field knows and that are not built yet.
+    pub fn word<T: Term>(&mut self, key: &'static str, later: &[&str]) -> Option<Said<T>> {
+        self.value(key)?.word(later)
+    }
+
+    fn named(&self, key: &str, node: &'a Node) -> Value<'a> {
+        Value { name: self.name_of(key), node, notes: self.notes }
+    }
+
+    fn name_of(&self, key: &str) -> String {
+        if self.name.is_empty() { key.to_owned() } else { format!("{}.{key}", self.name) }
+    }
+}
+
+impl<'a> Value<'a> {
+    /// Reads the value as a section; keys that `take` leaves are unknown.
+    pub fn section<T>(self, take: fn(&mut Section) -> T) -> Option<T> {
+        let Kind::Map(entries) = &self.node.kind else {
+            self.mismatch("keys with values");
+            return None;
+        };
+        let entries = entries.iter().map(|(key, entry)| (key.as_str(), entry)).collect();
+        let mut section = Section { name: self.name, place: &self.node.place, entries, notes: self.notes };
+        let taken = take(&mut section);
+        for (key, entry) in section.entries {
+            self.notes.unknown(&section.name, key, &entry.place);
+        }
+        Some(taken)
+    }
+
+    /// The elements of a list.
+    pub fn list(self) -> Option<Vec<Value<'a>>> {
+        let Kind::List(nodes) = &self.node.kind else {
+            self.refuse(self.unexpected("a list").hint("start each element with `- `"));
+            return None;
+        };
+        let named = |(index, node)| Value { name: format!("{}.{index}", self.name), node, notes: self.notes };
+        Some(nodes.iter().enumerate().map(named).collect())
+    }
+
+    /// The entries of a table whose keys the user chooses; blank ones are left out.
+    pub fn table(self) -> Option<Vec<(&'a str, Value<'a>)>> {
+        let Kind::Map(entries) = &self.node.kind else {
+            self.mismatch("keys with values");
+            return None;
+        };
+        let named = |(key, entry): (&'a String, &'a Entry)| {
+            let value = Value { name: format!("{}.{key}", self.name), node: &entry.value, notes: self.notes };
+            (key.as_str(), value)
+        };
+        Some(entries.iter().filter(|(_, entry)| !entry.value.is_blank()).map(named).collect())
+    }
+
+    /// A text that is not empty.
+    pub fn text(self) -> Option<Said<String>> {
+        self.read("a text", |node| node.text().map(str::to_owned))
+    }
+
+    /// A boolean.
+    pub fn flag(self) -> Option<Said<bool>> {
+        self.read("`true` or `false`", Node::flag)
+    }
+
+    /// A whole number within a range.
+    pub fn whole<N: TryFrom<u64>>(self, range: impl RangeBounds<u64>) -> Option<Said<N>> {
+        let expected = format!("a whole number {}", in_words(&range));
+        self.read(&expected, |node| N::try_from(node.whole().filter(|number| range.contains(number))?).ok())
+    }
+
+    /// A finite number within a range.
+    pub fn number(self, range: impl RangeBounds<f64>) -> Option<Said<f64>> {
+        let expected = format!("a number {}", in_words(&range));
+        self.read(&expected, |node| node.number().filter(|number| range.contains(number)))
+    }
+
+    /// One of a fixed set of words, or one that is refused for now.
+    pub fn word<T: Term>(self, later: &[&str]) -> Option<Said<T>> {
+        let words: Vec<&str> = T::WORDS.iter().map(|(word, _)| *word).collect();
+        let written = self.node.text().unwrap_or_default();
+        if let Some(value) = T::parse(written) {
+            return Some(Said { value, place: self.node.place.clone() });
+        }
+        if later.contains(&written) {
+            self.refuse_for_now(&format!("valid now: {}", listed(&words, "and")));
+        } else {
+            let mut fault = self.unexpected(&listed(&words, "or"));
+            fault.hint = nearest(written, words.iter().copied()).map(|word| format!("did you mean `{word}`?"));
+            self.refuse(fault);
+        }
+        None
+    }
+
+    /// What `read` makes of the value, or a fault that says what was expected.
+    pub fn read<T>(self, expected: &str, read: impl FnOnce(&Node) -> Option<T>) -> Option<Said<T>> {
+        if let Some(value) = read(self.node) {
+            return Some(Said { value, place: self.node.place.clone() });
+        }
+        let fault = self.unexpected(expected);
+        let quoted = matches!(&self.node.kind, Kind::Scalar { written, .. } if written.starts_with(['"', '\'']));
+        self.refuse(if quoted { fault.hint("remove the quotes: a value in quotes is a text") } else { fault });
+        None
+    }
+
+    /// Adds a fault of this value, unless it has one already.
+    pub fn refuse(&self, fault: Fault) {
+        if self.node.kind != Kind::Refused {
+            self.notes.refuse(&self.name, &self.node.place, fault);
+        }
+    }
+
+    /// Adds the fault of a value that the field knows and Rankine does not act on yet.
+    pub fn refuse_for_now(&self, hint: &str) {
+        self.refuse(Fault::new(format!("{}: `{}` is not supported yet", self.name, self.node.shown())).hint(hint));
+    }
+
+    /// Adds the fault of a value of the wrong type.
+    pub fn mismatch(&self, expected: &str) {
+        self.refuse(self.unexpected(expected));
+    }
+
+    fn unexpected(&self, expected: &str) -> Fault {
+        Fault::new(format!("{}: expected {expected}, found {}", self.name, self.node.found()))
+    }
+}
+
+/// `from 1`, `from 0 to 1`, `from 0 to below 1` or `above 0`.
+fn in_words<T: std::fmt::Display>(range: &impl RangeBounds<T>) -> String {
+    let start = match range.start_bound() {
+        Bound::Included(start) => format!("from {start}"),
+        Bound::Excluded(start) => format!("above {start}"),
+        Bound::Unbounded => String::new(),
+    };
+    match range.end_bound() {
+        Bound::Included(end) => format!("{start} to {end}"),
+        Bound::Excluded(end) => format!("{start} to below {end}"),
+        Bound::Unbounded => start,
+    }
+}

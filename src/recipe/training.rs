@@ -1,0 +1,107 @@
+//! The section `training`: how rows become steps and steps become updates.
+
+use super::place::Said;
+use super::section::{ABOVE_ZERO, Section, Value};
+use crate::terms::{Checkpointing, ModelDtype, OnNonfinite, Optimizer, Scheduler, Term, Truncation};
+
+/// The longest row, in tokens, and the largest batch and accumulation, in rows: their product stays within 64 bits.
+const MAX_TOKENS: u64 = 1 << 20;
+const MAX_ROWS: u64 = 1 << 16;
+/// The highest number of epochs or steps.
+pub(super) const MAX_COUNT: u64 = 1_000_000_000;
+
+/// Keys of the field that are not built yet.
+const LATER_KEYS: [&str; 2] = ["sample_packing", "loraplus_lr_ratio"];
+/// Optimizers of the field that are not built yet.
+const LATER_OPTIMIZERS: [&str; 9] =
+    ["adamw_8bit", "adamw_bnb_8bit", "paged_adamw_8bit", "paged_adamw_32bit", "adam", "adafactor", "sgd", "lion", "muon"];
+
+/// Batches, schedule and optimizer, in the field's terms.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Training {
+    /// The longest row, in tokens.
+    pub sequence_len: Option<Said<usize>>,
+    /// Whether rows are shuffled every epoch.
+    pub shuffle: Option<Said<bool>>,
+    /// What happens to longer rows.
+    pub truncation: Option<Said<Truncation>>,
+    /// The highest share of rows that may be left out, from 0 to 1.
+    pub max_dropped: Option<Said<f64>>,
+    /// Rows that are computed at once.
+    pub micro_batch_size: Option<Said<usize>>,
+    /// Micro-batches in one optimizer step.
+    pub gradient_accumulation_steps: Option<Said<usize>>,
+    /// Passes over the data.
+    pub num_epochs: Option<Said<usize>>,
+    /// Optimizer steps; wins over `num_epochs`.
+    pub max_steps: Option<Said<usize>>,
+    /// The peak of the learning rate.
+    pub learning_rate: Option<Said<f64>>,
+    /// The update rule.
+    pub optimizer: Option<Said<Optimizer>>,
+    /// Decay of the first moment, below 1.
+    pub adam_beta1: Option<Said<f64>>,
+    /// Decay of the second moment, below 1.
+    pub adam_beta2: Option<Said<f64>>,
+    /// Added to the root of the second moment.
+    pub adam_epsilon: Option<Said<f64>>,
+    /// The learning rate's course after the warm-up.
+    pub lr_scheduler: Option<Said<Scheduler>>,
+    /// The lowest learning rate as a share of the peak; of `cosine_with_min_lr` only.
+    pub min_lr_rate: Option<Said<f64>>,
+    /// Steps of linear warm-up as a share of all; not together with `warmup_steps`.
+    pub warmup_ratio: Option<Said<f64>>,
+    /// Steps of linear warm-up.
+    pub warmup_steps: Option<Said<usize>>,
+    /// Decoupled weight decay.
+    pub weight_decay: Option<Said<f64>>,
+    /// The gradients' highest global L2 norm; 0 leaves them as they are.
+    pub max_grad_norm: Option<Said<f64>>,
+    /// Which blocks run again in backward.
+    pub gradient_checkpointing: Option<Said<Checkpointing>>,
+    /// The numbers that the base computes in.
+    pub model_dtype: Option<Said<ModelDtype>>,
+    /// What a loss that is not finite leads to.
+    pub on_nonfinite: Option<Said<OnNonfinite>>,
+    /// The seed of shuffling, initialisation and dropout.
+    pub seed: Option<Said<u64>>,
+}
+
+impl Training {
+    pub(super) fn take(section: &mut Section) -> Self {
+        section.not_built(&LATER_KEYS);
+        Self {
+            sequence_len: section.whole("sequence_len", 2..=MAX_TOKENS),
+            shuffle: section.flag("shuffle"),
+            truncation: section.word("truncation", &[]),
+            max_dropped: section.number("max_dropped", 0.0..=1.0),
+            micro_batch_size: section.whole("micro_batch_size", 1..=MAX_ROWS),
+            gradient_accumulation_steps: section.whole("gradient_accumulation_steps", 1..=MAX_ROWS),
+            num_epochs: section.whole("num_epochs", 1..=MAX_COUNT),
+            max_steps: section.whole("max_steps", 1..=MAX_COUNT),
+            learning_rate: section.number("learning_rate", ABOVE_ZERO),
+            optimizer: section.word("optimizer", &LATER_OPTIMIZERS),
+            adam_beta1: section.number("adam_beta1", 0.0..1.0),
+            adam_beta2: section.number("adam_beta2", 0.0..1.0),
+            adam_epsilon: section.number("adam_epsilon", ABOVE_ZERO),
+            lr_scheduler: section.word("lr_scheduler", &[]),
+            min_lr_rate: section.number("min_lr_rate", 0.0..=1.0),
+            warmup_ratio: section.number("warmup_ratio", 0.0..=1.0),
+            warmup_steps: section.whole("warmup_steps", 0..=MAX_COUNT),
+            weight_decay: section.number("weight_decay", 0.0..),
+            max_grad_norm: section.number("max_grad_norm", 0.0..),
+            gradient_checkpointing: section.value("gradient_checkpointing").and_then(checkpointing),
+            model_dtype: section.word("model_dtype", &["bfloat16", "float16", "bf16", "fp16"]),
+            on_nonfinite: section.word("on_nonfinite", &[]),
+            seed: section.whole("seed", 0..),
+        }
+    }
+}
+
+fn checkpointing(value: Value) -> Option<Said<Checkpointing>> {
+    value.read("`auto`, `true` or `false`", |node| match node.flag() {
+        Some(true) => Some(Checkpointing::All),
+        Some(false) => Some(Checkpointing::None),
+        None => node.text().and_then(Checkpointing::parse).filter(|choice| *choice == Checkpointing::Auto),
+    })
+}

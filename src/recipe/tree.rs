@@ -1,0 +1,210 @@
+//! YAML as a tree of located nodes. Recipes use a small part of YAML: one document, no anchors, aliases or tags.
+//!
+//! A serde derive would stop at the first fault and forget places; the parser's events keep both.
+
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry as Slot;
+
+use serde_yaml::granit_parser::{Event, Marker, Options, Parser, ScalarStyle, Span, StrInput, options};
+
+use super::notes::Notes;
+use super::place::Place;
+use crate::fault::Fault;
+
+/// Collections within collections; the schema needs five.
+pub(super) const MAX_DEPTH: usize = 16;
+/// Characters of a value that a message quotes.
+const MAX_SHOWN: usize = 60;
+
+/// A value and where it starts.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Node {
+    pub place: Place,
+    pub kind: Kind,
+}
+
+/// What a node holds.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Kind {
+    /// Text after escapes; `plain` is false for text in quotes, `written` is the source with them.
+    Scalar {
+        text: String,
+        written: String,
+        plain: bool,
+    },
+    List(Vec<Node>),
+    Map(BTreeMap<String, Entry>),
+    /// Something that has its fault already; who reads it takes it as unset and adds no other fault.
+    Refused,
+}
+
+/// A key's place and its value.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Entry {
+    pub place: Place,
+    pub value: Node,
+}
+
+impl Node {
+    /// A value that is not there.
+    pub fn blank(place: Place) -> Self {
+        Self { place, kind: Kind::Scalar { text: String::new(), written: String::new(), plain: true } }
+    }
+
+    /// What a message says was found instead of something else.
+    pub fn found(&self) -> String {
+        if self.is_blank() { "nothing".into() } else { format!("`{}`", self.shown()) }
+    }
+
+    /// The value as it was written, collections in flow style, cut where a message would grow too long.
+    pub fn shown(&self) -> String {
+        let whole = match &self.kind {
+            Kind::Scalar { written, .. } => written.clone(),
+            Kind::List(nodes) => format!("[{}]", nodes.iter().map(Self::shown).collect::<Vec<_>>().join(", ")),
+            Kind::Map(entries) => {
+                let pairs: Vec<_> = entries.iter().map(|(key, entry)| format!("{key}: {}", entry.value.shown())).collect();
+                format!("{{{}}}", pairs.join(", "))
+            }
+            Kind::Refused => "...".into(),
+        };
+        shorten(&whole)
+    }
+}
+
+/// The first line of a text, cut to what a message can carry.
+pub(super) fn shorten(text: &str) -> String {
+    let line = text.lines().next().unwrap_or_default().trim_end();
+    let start: String = line.chars().take(MAX_SHOWN).collect();
+    if start.len() == text.trim_end().len() { start } else { format!("{start}...") }
+}
+
+/// Reads YAML into a tree; a text without a value is a blank node. `locate` turns the parser's marks into places.
+///
+/// `None` when the text has no tree, with the fault in `notes`. Other faults leave a tree to go on with.
+pub(super) fn parse(text: &str, locate: &dyn Fn(&Marker) -> Place, notes: &Notes) -> Option<Node> {
+    let parser = Parser::new_from_str_with_options(text, strict());
+    let mut builder = Builder { text, parser, locate, notes };
+    let mut root = None;
+    loop {
+        match builder.next()? {
+            (Event::StreamEnd, _) => break,
+            (Event::DocumentStart(..), span) if root.is_some() => {
+                let fault = Fault::new("a second document starts here, expected one");
+                notes.say(&locate(&span.start), fault.hint("keep one recipe in a file, without a `---` line"));
+                break;
+            }
+            (Event::StreamStart | Event::DocumentStart(..) | Event::DocumentEnd, _) => {}
+            (event, span) => root = Some(builder.node(event, &span, 0)?),
+        }
+    }
+    Some(root.unwrap_or_else(|| Node::blank(locate(&Marker::new(0, 1, 0)))))
+}
+
+fn strict() -> Options {
+    options! { emit_comments: false, emit_anchor_events: true, emit_unresolved_aliases: true }
+}
+
+/// Makes nodes of events. Its methods give `None` when reading cannot go on; the fault is then in `notes`.
+struct Builder<'a> {
+    text: &'a str,
+    parser: Parser<'a, StrInput<'a>>,
+    locate: &'a dyn Fn(&Marker) -> Place,
+    notes: &'a Notes,
+}
+
+impl<'a> Builder<'a> {
+    /// The next event that is not an anchor.
+    fn next(&mut self) -> Option<(Event<'a>, Span)> {
+        loop {
+            match self.parser.next()? {
+                Ok((Event::Anchor(_, name), span)) => {
+                    let fault = Fault::new(format!("anchor `&{}` is not allowed in a recipe", shorten(&name)));
+                    self.say(&span.start, fault.hint("write the value out where it is used"));
+                }
+                Ok(located) => return Some(located),
+                Err(error) => {
+                    self.say(error.marker(), Fault::new(format!("not YAML: {}", error.info())));
+                    return None;
+                }
+            }
+        }
+    }
+
+    fn node(&mut self, event: Event<'a>, span: &Span, depth: usize) -> Option<Node> {
+        if depth > MAX_DEPTH {
+            self.say(&span.start, Fault::new(format!("more than {MAX_DEPTH} collections within each other")));
+            return None;
+        }
+        if let Some(tag) = span.tag_span() {
+            let fault = Fault::new(format!("tag `{}` is not allowed in a recipe", shorten(tag.slice(self.text).unwrap_or("!"))));
+            self.say(&tag.start, fault.hint("remove it; a text that starts with `!` needs quotes"));
+        }
+        let kind = match event {
+            Event::Scalar(text, style, ..) => self.scalar(text.into_owned(), style, span),
+            Event::SequenceStart(..) => self.list(depth)?,
+            Event::MappingStart(..) => self.map(depth)?,
+            // Of the parser's nodes only aliases are left, known and unknown ones.
+            _ => {
+                let fault =
+                    Fault::new(format!("alias `{}` is not allowed in a recipe", shorten(span.slice(self.text).unwrap_or("*"))));
+                self.say(&span.start, fault.hint("write the value out; a text that starts with `*` needs quotes"));
+                Kind::Refused
+            }
+        };
+        Some(Node { place: (self.locate)(&span.start), kind })
+    }
+
+    fn scalar(&self, text: String, style: ScalarStyle, span: &Span) -> Kind {
+        let plain = style == ScalarStyle::Plain;
+        let written = if plain { text.clone() } else { span.slice(self.text).unwrap_or(&text).to_owned() };
+        Kind::Scalar { text, written, plain }
+    }
+
+    fn list(&mut self, depth: usize) -> Option<Kind> {
+        let mut nodes = Vec::new();
+        loop {
+            match self.next()? {
+                (Event::SequenceEnd, _) => return Some(Kind::List(nodes)),
+                (event, span) => nodes.push(self.node(event, &span, depth + 1)?),
+            }
+        }
+    }
+
+    fn map(&mut self, depth: usize) -> Option<Kind> {
+        let mut entries = BTreeMap::new();
+        loop {
+            let key = match self.next()? {
+                (Event::MappingEnd, _) => return Some(Kind::Map(entries)),
+                (event, span) => self.node(event, &span, depth + 1)?,
+            };
+            let (event, span) = self.next()?;
+            let value = self.node(event, &span, depth + 1)?;
+            self.insert(&mut entries, key, value);
+        }
+    }
+
+    /// Adds an entry; of a double key the first one stays.
+    fn insert(&self, entries: &mut BTreeMap<String, Entry>, key: Node, value: Node) {
+        let name = match &key.kind {
+            Kind::Scalar { text, .. } if !key.is_blank() => text.clone(),
+            Kind::Refused => return,
+            _ => {
+                let fault = Fault::new(format!("expected a name before the colon, found {}", key.found()));
+                return self.notes.say(&key.place, fault);
+            }
+        };
+        match entries.entry(name) {
+            Slot::Vacant(slot) => {
+                slot.insert(Entry { place: key.place, value });
+            }
+            Slot::Occupied(slot) => {
+                let fault = Fault::new(format!("double key `{}`, first at {}", shorten(slot.key()), slot.get().place));
+                self.notes.say(&key.place, fault.hint("keep one of the two"));
+            }
+        }
+    }
+
+    fn say(&self, mark: &Marker, fault: Fault) {
+        self.notes.say(&(self.locate)(mark), fault);
+    }
+}

@@ -1,0 +1,148 @@
+//! Progress for a person: bars on a terminal, a plain line every few seconds elsewhere. Everything goes to stderr.
+
+use std::cell::{Cell, RefCell};
+use std::io::IsTerminal;
+use std::time::{Duration, Instant};
+
+use indicatif::{HumanBytes, HumanDuration, ProgressBar, ProgressStyle};
+
+use super::{Evaluation, Event, Step};
+
+const PLAIN_EVERY: Duration = Duration::from_secs(5);
+
+/// What a person sees.
+#[derive(Debug)]
+pub struct Terminal {
+    is_terminal: bool,
+    bar: RefCell<Option<ProgressBar>>,
+    training: Cell<Option<Training>>,
+    last_line: Cell<Option<Instant>>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Training {
+    steps: u64,
+    /// When the first step started; evaluation before it does not count.
+    started: Option<Instant>,
+}
+
+impl Default for Terminal {
+    fn default() -> Self {
+        let is_terminal = std::io::stderr().is_terminal();
+        Self { is_terminal, bar: RefCell::default(), training: Cell::default(), last_line: Cell::default() }
+    }
+}
+
+impl Terminal {
+    /// A line that stays.
+    pub fn say(&self, line: &str) {
+        match self.bar.borrow().as_ref().filter(|_| self.is_terminal) {
+            Some(bar) => bar.println(line),
+            None => eprintln!("{line}"),
+        }
+    }
+
+    /// The loop starts and will take `steps` steps.
+    pub fn start(&self, steps: u64) {
+        self.training.set(Some(Training { steps, started: None }));
+        self.last_line.set(None);
+        self.replace_bar(steps, "{bar:24} {pos}/{len}  {msg}");
+    }
+
+    /// Takes the bar away.
+    pub fn stop(&self) {
+        if let Some(bar) = self.bar.take() {
+            bar.finish_and_clear();
+        }
+        self.training.set(None);
+    }
+
+    /// Shows an event.
+    pub fn take(&self, event: &Event) {
+        match event {
+            Event::Progress { what, done, total } => self.progress(what, *done, *total),
+            Event::Note(note) => self.say(&format!("note: {note}")),
+            Event::Step(step) => self.step(step),
+            Event::Evaluated(evaluation) => self.say(&evaluated(evaluation)),
+            Event::Saved { .. } => {}
+        }
+    }
+
+    fn progress(&self, what: &str, done: u64, total: u64) {
+        if self.training.get().is_some() {
+            return;
+        }
+        if !self.is_terminal {
+            if self.is_time() && done < total {
+                eprintln!("{what}: {done} of {total}");
+            }
+            return;
+        }
+        if self.bar.borrow().is_none() {
+            self.replace_bar(total, "{bar:24} {pos}/{len}  {msg}");
+        }
+        if let Some(bar) = self.bar.borrow().as_ref() {
+            bar.set_length(total);
+            bar.set_position(done);
+            bar.set_message(what.to_owned());
+        }
+        if done >= total
+            && let Some(bar) = self.bar.take()
+        {
+            bar.finish_and_clear();
+        }
+    }
+
+    fn step(&self, step: &Step) {
+        let Some(training) = self.training.get() else { return };
+        let took = Duration::from_secs_f64(step.tokens as f64 / step.tokens_per_second);
+        let started = training.started.unwrap_or_else(|| Instant::now().checked_sub(took).unwrap_or_else(Instant::now));
+        self.training.set(Some(Training { started: Some(started), ..training }));
+        let line = describe(step, training.steps, started);
+        if let Some(bar) = self.bar.borrow().as_ref().filter(|_| self.is_terminal) {
+            bar.set_position(step.step);
+            bar.set_message(line);
+        } else if self.is_time() || step.step == training.steps {
+            eprintln!("step {}/{}  {line}", step.step, training.steps);
+        }
+        if step.skipped {
+            self.say(&format!("note: step {} was skipped: its loss or gradients were not finite", step.step));
+        }
+    }
+
+    fn replace_bar(&self, length: u64, template: &str) {
+        if self.is_terminal {
+            let style = ProgressStyle::with_template(template).expect("the template is valid");
+            *self.bar.borrow_mut() = Some(ProgressBar::new(length).with_style(style));
+        }
+    }
+
+    fn is_time(&self) -> bool {
+        let due = self.last_line.get().is_none_or(|last| last.elapsed() >= PLAIN_EVERY);
+        if due {
+            self.last_line.set(Some(Instant::now()));
+        }
+        due
+    }
+}
+
+/// One line about a step.
+fn describe(step: &Step, steps: u64, started: Instant) -> String {
+    let memory = step.peak_memory_bytes.map_or_else(String::new, |bytes| format!("  {}", HumanBytes(bytes)));
+    let each = started.elapsed().as_secs_f64() / step.step as f64;
+    let left = HumanDuration(Duration::from_secs_f64(each * steps.saturating_sub(step.step) as f64));
+    format!("loss {:.4}  lr {:.2e}  {:.0} tokens/s{memory}  {left} left", step.loss, step.learning_rate, step.tokens_per_second)
+}
+
+/// One line about an evaluation.
+fn evaluated(evaluation: &Evaluation) -> String {
+    let part = |name: &str, loss: Option<f64>| loss.map_or_else(String::new, |loss| format!(", {name} {loss:.4}"));
+    format!(
+        "evaluation at step {}: loss {:.4}, perplexity {:.2}{}{}",
+        evaluation.step,
+        evaluation.eval_loss,
+        evaluation.eval_perplexity,
+        part("content", evaluation.eval_loss_content),
+        part("end of turn", evaluation.eval_loss_end_of_turn)
+    )
+}
