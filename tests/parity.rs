@@ -1,5 +1,7 @@
 //! Logits, gradients, 20 AdamW steps and files against transformers and PEFT (tests/golden, made by reference scripts).
 
+#![allow(clippy::float_cmp, reason = "equality is what is promised")]
+
 mod common;
 
 use std::path::Path;

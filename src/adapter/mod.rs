@@ -47,7 +47,7 @@ pub enum Error {
         reason: String,
     },
     /// Patterns or names match no projection of the model.
-    #[error("{what} {} match no projection of the model, which has {known}", unmatched.join(", "))]
+    #[error("adapter.{what}: no projection of the model matches {}, it has {known}", unmatched.join(", "))]
     NoMatch {
         /// The recipe's key.
         what: &'static str,

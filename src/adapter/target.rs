@@ -95,9 +95,9 @@ impl Targets {
             return Ok(None);
         }
         let patterns = if self.layers_pattern.is_empty() {
-            vec![compiled(r"^.*?\.[^.]*\.(\d+)\.")?]
+            vec![compiled("", r"^.*?\.[^.]*\.(\d+)\.")?]
         } else {
-            let of = |pattern: &String| compiled(&format!(r"^(?:.*?\.)?(?:{pattern})\.(\d+)\."));
+            let of = |pattern: &String| compiled(pattern, &format!(r"^(?:.*?\.)?(?:{pattern})\.(\d+)\."));
             self.layers_pattern.iter().map(of).collect::<Result<_, _>>()?
         };
         Ok(Some(LayerFilter { patterns, layers: layers.clone() }))
@@ -127,7 +127,7 @@ impl<'a> Matcher<'a> {
         Ok(match modules {
             Modules::AllLinear => Self::All,
             Modules::Names(names) => Self::Names(names),
-            Modules::Regex(pattern) => Self::Regex(compiled(&format!("^(?:{pattern})$"))?),
+            Modules::Regex(pattern) => Self::Regex(compiled(pattern, &format!("^(?:{pattern})$"))?),
         })
     }
 
@@ -157,7 +157,7 @@ struct Patterns<T>(Vec<(Regex, T)>);
 
 impl<T: Copy> Patterns<T> {
     fn new(patterns: &[(String, T)], what: &'static str, projections: &[String]) -> Result<Self, Error> {
-        let compile = |(key, value): &(String, T)| Ok((compiled(&format!(r"^(?:.*\.)?(?:{key})$"))?, *value));
+        let compile = |(key, value): &(String, T)| Ok((compiled(key, &format!(r"^(?:.*\.)?(?:{key})$"))?, *value));
         let compiled = patterns.iter().map(compile).collect::<Result<Vec<_>, Error>>()?;
         let idle =
             compiled.iter().zip(patterns).filter(|((regex, _), _)| !projections.iter().any(|module| regex.is_match(module)));
@@ -174,8 +174,11 @@ fn named(module: &str, name: &str) -> bool {
     module == name || module.strip_suffix(name).is_some_and(|head| head.ends_with('.'))
 }
 
-fn compiled(pattern: &str) -> Result<Regex, Error> {
-    Regex::new(pattern).map_err(|error| Error::Pattern { pattern: pattern.to_owned(), reason: error.to_string() })
+/// The anchored form of a pattern; an error shows it as it was written.
+fn compiled(pattern: &str, anchored: &str) -> Result<Regex, Error> {
+    let reason =
+        |error: regex::Error| error.to_string().lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned();
+    Regex::new(anchored).map_err(|error| Error::Pattern { pattern: pattern.to_owned(), reason: reason(error) })
 }
 
 fn none_unmatched<'a>(

@@ -12,7 +12,7 @@ pub(super) fn check(args: &RecipeArgs) -> Result<(), Failure> {
             println!("{recipe}: no faults");
         }
         Resolved::Hub(id) => {
-            println!("{recipe}: no faults; `{id}` is a Hub id and was not looked up, so targets and chat template are unchecked")
+            println!("{recipe}: no faults; `{id}` is a Hub id and was not looked up, so targets and chat template are unchecked");
         }
     }
     Ok(())

@@ -111,11 +111,6 @@ impl Cache {
         self.rows
     }
 
-    /// Whether the data file has no rows.
-    pub fn is_empty(&self) -> bool {
-        self.rows == 0
-    }
-
     /// A row by its place in the data file.
     ///
     /// # Panics

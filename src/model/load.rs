@@ -101,7 +101,7 @@ impl Weights {
             match found.remove(&name) {
                 None => faults.push(format!("tensor `{name}` is missing, expected shape {shape:?}")),
                 Some((_, other)) if other != shape => {
-                    faults.push(format!("tensor `{name}` has shape {other:?}, expected {shape:?}"))
+                    faults.push(format!("tensor `{name}` has shape {other:?}, expected {shape:?}"));
                 }
                 Some(_) => {}
             }

@@ -13,8 +13,10 @@ pub struct RopeSpec {
     pub scaling: RopeScaling,
 }
 
-/// Ways to stretch a context, as `modeling_rope_utils.py` of transformers computes them. Lengths are in tokens.
+/// Ways to stretch a context, as `modeling_rope_utils.py` of transformers computes them. `trained_length` is the context, in tokens,
+/// that the model was first trained on; `factor` is how many times longer it becomes; `attention_factor` scales cosines and sines.
 #[derive(Debug, Clone, PartialEq)]
+#[allow(missing_docs, reason = "the fields are described on the type and carry the names of config.json")]
 pub enum RopeScaling {
     /// None.
     Default,
@@ -24,9 +26,9 @@ pub enum RopeScaling {
     Dynamic { factor: f64, trained_length: usize },
     /// Low frequencies divided by `factor`, high ones kept, a ramp between (Llama 3.1).
     Llama3 { factor: f64, low_frequency_factor: f64, high_frequency_factor: f64, trained_length: usize },
-    /// `YaRN`, Peng et al. 2023, arXiv:2309.00071.
+    /// YaRN, Peng et al. 2023, arXiv:2309.00071.
     Yarn { factor: f64, attention_factor: f64, beta_fast: f64, beta_slow: f64, truncate: bool, trained_length: usize },
-    /// `LongRoPE`, Ding et al. 2024, arXiv:2402.13753: one divisor a frequency, another set beyond `trained_length`.
+    /// LongRoPE, Ding et al. 2024, arXiv:2402.13753: one divisor a frequency, another set beyond `trained_length`.
     LongRope { attention_factor: f64, short: Vec<f64>, long: Vec<f64>, trained_length: usize },
 }
 
@@ -116,7 +118,7 @@ pub struct RopeTables {
 }
 
 impl RopeTables {
-    /// x cos + rotate_half(x) sin.
+    /// `x cos + rotate_half(x) sin`.
     ///
     /// # Shapes
     /// `x` [batch, heads, length, `head_dim`].

@@ -75,7 +75,7 @@ pub struct Evaluation {
     pub step: u64,
     /// Mean cross-entropy per trained token, nats.
     pub eval_loss: f64,
-    /// exp(eval_loss).
+    /// `exp(eval_loss)`.
     pub eval_perplexity: f64,
     /// Mean over the trained tokens that do not end a turn or a document.
     pub eval_loss_content: Option<f64>,

@@ -12,7 +12,7 @@ use crate::model::Decoder;
 use crate::report::{Evaluation, Event, Reporter, Step, peak_memory_bytes};
 use crate::terms::OnNonfinite;
 
-const SAVE_EVERY: Duration = Duration::from_secs(300);
+const SAVE_EVERY: Duration = Duration::from_mins(5);
 
 /// The rows of a run.
 #[derive(Debug)]

@@ -149,6 +149,7 @@ pub fn score(decoder: &Decoder, batch: &Batch, head_chunk_rows: usize) -> Vec<f3
 }
 
 /// What a block left behind for its backward.
+#[allow(clippy::large_enum_variant, reason = "one a block; what they point to is a thousand times larger")]
 enum Saved {
     Tape(Tape),
     Input(Tensor<3>),

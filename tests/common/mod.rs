@@ -52,10 +52,10 @@ pub fn rows(archive: &Archive, prefix: &str, index: Option<usize>) -> Vec<TokenR
     let start = index.unwrap_or(0) * count * length;
     let row = |row: usize| {
         let range = start + row * length..start + (row + 1) * length;
-        let real = range.clone().filter(|place| mask[*place] == 1);
+        let places = range.filter(|place| mask[*place] == 1);
         TokenRow {
-            ids: real.clone().map(|place| u32::try_from(ids[place]).unwrap()).collect(),
-            trained: real.map(|place| labels[place] != -100).collect(),
+            ids: places.clone().map(|place| u32::try_from(ids[place]).unwrap()).collect(),
+            trained: places.map(|place| labels[place] != -100).collect(),
         }
     };
     (0..count).map(row).collect()

@@ -1,0 +1,103 @@
+//! A step costs 4 operations a frozen parameter and token, 6 an adapter's, and attention; no frozen weight gets a gradient or a
+//! copy. The counters are of the whole process, so this file holds one test.
+
+#![allow(unsafe_code, reason = "a global allocator is unsafe by its trait")]
+
+mod common;
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
+
+use common::*;
+use rankine::adapter::{LoraConfig, Targets, attach};
+use rankine::data::TokenRow;
+use rankine::ops::product_flops;
+use rankine::train::{Gradients, Memory, StepConfig, forward_backward};
+
+/// Counts how many allocations of at least `LARGE` bytes are alive at once.
+struct Counting;
+
+static LARGE: AtomicUsize = AtomicUsize::new(usize::MAX);
+static ALIVE: AtomicI64 = AtomicI64::new(0);
+static MOST: AtomicI64 = AtomicI64::new(0);
+
+// SAFETY: every call is handed on to the system's allocator unchanged.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        if layout.size() >= LARGE.load(Ordering::Relaxed) {
+            MOST.fetch_max(ALIVE.fetch_add(1, Ordering::Relaxed) + 1, Ordering::Relaxed);
+        }
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        if layout.size() >= LARGE.load(Ordering::Relaxed) {
+            ALIVE.fetch_sub(1, Ordering::Relaxed);
+        }
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+#[test]
+fn a_step_costs_4n_and_attention_and_copies_no_frozen_weight() {
+    let mut decoder = load(&std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("checkpoints/rankine-tiny"));
+    let config = LoraConfig {
+        rank: 4,
+        alpha: 8.0,
+        dropout: 0.0,
+        targets: Targets::all_linear(),
+        use_rslora: false,
+        rank_pattern: Vec::new(),
+        alpha_pattern: Vec::new(),
+    };
+    attach(&mut decoder, &config, 1, None).unwrap();
+    let (count, length) = (2u64, 24u64);
+    let row = TokenRow { ids: (0..length as u32).map(|id| id * 31 % 4096).collect(), trained: vec![true; length as usize] };
+    let batch = batch(vec![row; count as usize]);
+    let tokens = count * length;
+
+    // The smallest frozen matrix of the model: no activation of this batch is as large.
+    let smallest = decoder.projections().map(|projection| projection.inputs() * projection.outputs() * 4).min().unwrap();
+    let widest = decoder.projections().map(|projection| projection.outputs()).max().unwrap();
+    let square = 192 * 192 * 4;
+    assert!(smallest < square && (tokens as usize) * widest * 4 < square);
+    let step = |memory| {
+        let mut gradients = Gradients::default();
+        let before = product_flops();
+        ALIVE.store(0, Ordering::Relaxed);
+        MOST.store(0, Ordering::Relaxed);
+        LARGE.store(square, Ordering::Relaxed);
+        forward_backward(&decoder, &batch, StepConfig { memory, head_chunk_rows: 8, dropout: 0.0 }, [0, 0], &mut gradients);
+        LARGE.store(usize::MAX, Ordering::Relaxed);
+        assert_eq!(gradients.pairs().len(), decoder.adapters().count(), "a gradient for each adapter and for nothing else");
+        (product_flops() - before, (MOST.load(Ordering::Relaxed), ALIVE.load(Ordering::Relaxed)))
+    };
+
+    let frozen: u64 = decoder.projections().map(|projection| (projection.inputs() * projection.outputs()) as u64).sum();
+    let adapters: u64 = decoder.adapters().map(|(_, lora)| lora.parameters() as u64).sum();
+    let layer = &decoder.spec.layers[0].mixer;
+    // Scores and mixing, forward once and backward twice, over all pairs of places.
+    let attention = 3 * 2 * 2 * count * length * length * (layer.heads * layer.head_dim * decoder.spec.layers.len()) as u64;
+    // No row's first token is a target.
+    let head = 4 * (tokens - count) * (decoder.spec.vocabulary * decoder.spec.width) as u64;
+    // The input of the lowest block needs no gradient, so its q, k and v skip theirs.
+    let lowest: u64 =
+        decoder.blocks[0].projections().take(3).map(|p| (p.inputs() * p.outputs()) as u64 + (p.inputs() * 4) as u64).sum();
+    let expected = tokens * (4 * frozen + 6 * adapters - 2 * lowest) + attention + head;
+    step(Memory::Keep); // The product's own scratch is allocated once a thread.
+    let (flops, (most, left)) = step(Memory::Keep);
+    let ratio = flops as f64 / expected as f64;
+    println!(
+        "Keep: {flops} operations, expected {expected}, ratio {ratio:.4}; as large as a frozen matrix: {most} at once, {left} left"
+    );
+    assert!((ratio - 1.0).abs() < 0.03, "{ratio}");
+    // The product packs the matrix that it is working on into scratch and frees it; a copy or a gradient would be a second one.
+    assert!(most <= 1 && left == 0, "a frozen weight was copied");
+
+    let (again, (most, left)) = step(Memory::Recompute);
+    println!("Recompute: {:.3} times the operations of Keep", again as f64 / flops as f64);
+    assert!(again > flops && most <= 1 && left == 0);
+}

@@ -1,0 +1,95 @@
+//! The same rows give the same loss and gradients however they are batched, padded or recomputed, with dropout too.
+
+#![allow(clippy::float_cmp, reason = "equality is what is promised")]
+
+mod common;
+
+use burn::tensor::{Device, Tensor, TensorData};
+use common::*;
+use rankine::adapter::{LoraConfig, Targets, attach, tensors};
+use rankine::data::{Batch, TokenRow};
+use rankine::model::Decoder;
+use rankine::train::{Gradients, Memory, StepConfig, forward_backward};
+
+const LOSS: f64 = 1e-5;
+const GRADIENTS: f32 = 1e-4;
+
+/// Eight rows of different lengths with prompts of different lengths.
+fn rows(vocabulary: u32) -> Vec<TokenRow> {
+    let row = |index: u32| {
+        let length = 5 + (index * 7) % 12;
+        let ids = (0..length).map(|place| (index * 131 + place * 37 + 11) % vocabulary).collect();
+        TokenRow { ids, trained: (0..length).map(|place| place > index % 4).collect() }
+    };
+    (0..8).map(row).collect()
+}
+
+/// A model with an adapter whose B is not zero, so that every gradient flows.
+fn model(family: &str) -> Decoder {
+    let mut decoder = load(&golden(&format!("archs/{family}/model")));
+    let config = LoraConfig {
+        rank: 4,
+        alpha: 8.0,
+        dropout: 0.0,
+        targets: Targets::all_linear(),
+        use_rslora: false,
+        rank_pattern: Vec::new(),
+        alpha_pattern: Vec::new(),
+    };
+    attach(&mut decoder, &config, 7, None).unwrap();
+    for lora in decoder.adapters_mut() {
+        let [rank, outputs] = lora.b.dims();
+        let values: Vec<f32> = (0..rank * outputs).map(|index| 0.1 * ((index as f32) * 0.7).sin()).collect();
+        lora.b = Tensor::from_data(TensorData::new(values, [rank, outputs]), &Device::flex());
+    }
+    decoder
+}
+
+/// Mean loss and gradients of the eight rows in micro-batches of `size`.
+fn step(decoder: &Decoder, size: usize, config: StepConfig) -> (f64, Vec<f32>) {
+    let rows = rows(decoder.spec.vocabulary as u32);
+    let keyed: Vec<(u64, TokenRow)> = rows.into_iter().enumerate().map(|(index, row)| (index as u64, row)).collect();
+    let (mut gradients, mut sum, mut trained) = (Gradients::default(), 0.0, 0);
+    for rows in keyed.chunks(size) {
+        let loss = forward_backward(decoder, &Batch::new(rows.to_vec()), config, [42, 3], &mut gradients);
+        (sum, trained) = (sum + loss.sum, trained + loss.trained_tokens);
+    }
+    let mean = 1.0 / trained as f64;
+    let gradients = gradients.scaled(mean);
+    let values =
+        tensors(decoder, |index, _| gradients.pairs()[index].clone()).into_iter().flat_map(|(_, _, values)| values).collect();
+    (sum * mean, values)
+}
+
+#[test]
+fn micro_batches_and_recomputation_change_nothing() {
+    for family in FAMILIES {
+        let decoder = model(family);
+        for dropout in [0.0, 0.1] {
+            let config = |memory, head_chunk_rows| StepConfig { memory, head_chunk_rows, dropout };
+            let (loss, gradients) = step(&decoder, 8, config(Memory::Recompute, 256));
+            let mut largest: (f64, f32) = (0.0, 0.0);
+            for memory in [Memory::Recompute, Memory::Keep] {
+                for (size, chunk) in [(8, 256), (1, 256), (2, 3), (4, 1)] {
+                    let (other_loss, other) = step(&decoder, size, config(memory, chunk));
+                    largest = (largest.0.max((loss - other_loss).abs()), largest.1.max(difference(&gradients, &other)));
+                }
+            }
+            println!("{family}, dropout {dropout}: loss {:.1e} gradients {:.1e}", largest.0, largest.1);
+            assert!(largest.0 <= LOSS && largest.1 <= GRADIENTS, "{family}, dropout {dropout}: {largest:?}");
+        }
+    }
+}
+
+#[test]
+fn dropout_changes_the_loss_and_its_mask_depends_on_the_epoch() {
+    let decoder = model("llama");
+    let batch = batch(rows(decoder.spec.vocabulary as u32));
+    let loss = |dropout, epoch| {
+        let config = StepConfig { memory: Memory::Recompute, head_chunk_rows: 256, dropout };
+        forward_backward(&decoder, &batch, config, [42, epoch], &mut Gradients::default()).sum
+    };
+    assert_ne!(loss(0.0, 0), loss(0.5, 0));
+    assert_ne!(loss(0.5, 0), loss(0.5, 1));
+    assert_eq!(loss(0.5, 1), loss(0.5, 1));
+}

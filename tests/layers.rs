@@ -1,0 +1,92 @@
+//! Imports go only downward: a module may import any lower level and its own folder; levels 1 and 4 do not import siblings.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+const LEVELS: [&[&str]; 7] = [
+    &["fault", "files", "device", "ops", "quant", "report", "terms"],
+    &["nn", "recipe", "hub", "data"],
+    &["model"],
+    &["adapter"],
+    &["train", "infer", "export"],
+    &["plan"],
+    &["cli"],
+];
+
+fn level(module: &str) -> usize {
+    LEVELS
+        .iter()
+        .position(|level| level.contains(&module))
+        .unwrap_or_else(|| panic!("`{module}` has no level: name it in tests/layers.rs"))
+}
+
+/// Every file below src, with the module it belongs to and its text.
+fn sources() -> Vec<(PathBuf, String, String)> {
+    fn walk(folder: &Path, found: &mut Vec<PathBuf>) {
+        for entry in fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
+            if entry.is_dir() {
+                walk(&entry, found);
+            } else if entry.extension().is_some_and(|end| end == "rs") {
+                found.push(entry);
+            }
+        }
+    }
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut found = Vec::new();
+    walk(&root, &mut found);
+    let module = |path: &Path| {
+        let first = path.strip_prefix(&root).unwrap().components().next().unwrap();
+        first.as_os_str().to_str().unwrap().trim_end_matches(".rs").to_owned()
+    };
+    found.into_iter().map(|path| (path.clone(), module(&path), fs::read_to_string(&path).unwrap())).collect()
+}
+
+/// Modules named after `crate::`, those in braces included.
+fn imported(text: &str) -> Vec<String> {
+    let word = |text: &str| text.chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '_').collect::<String>();
+    let after = text.split("crate::").skip(1);
+    after
+        .flat_map(|rest| match rest.strip_prefix('{') {
+            Some(list) => list.split('}').next().unwrap_or("").split(',').map(|item| word(item.trim())).collect(),
+            None => vec![word(rest)],
+        })
+        .filter(|name| !name.is_empty())
+        .collect()
+}
+
+#[test]
+fn imports_go_only_downward() {
+    let mut wrong = Vec::new();
+    for (path, module, text) in sources().into_iter().filter(|(_, module, _)| !["lib", "main"].contains(&module.as_str())) {
+        for target in imported(&text).into_iter().filter(|target| *target != module) {
+            let (from, to) = (level(&module), level(&target));
+            let is_sibling = from == to && from != 0;
+            if to > from || is_sibling {
+                wrong.push(format!("{}: `{module}` (level {from}) imports `{target}` (level {to})", path.display()));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// Where a word may stand.
+fn stands_only_in(word: &str, places: &[&str]) {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let outside = |path: &Path| !places.iter().any(|place| path.starts_with(root.join(place)));
+    let wrong: Vec<_> =
+        sources().into_iter().filter(|(path, _, text)| text.contains(word) && outside(path)).map(|(path, ..)| path).collect();
+    assert!(wrong.is_empty(), "`{word}` stands in {wrong:?}, expected only in {places:?}");
+}
+
+#[test]
+fn each_kind_of_line_has_its_room() {
+    // The result goes to stdout from one place, progress to stderr from one sink.
+    stands_only_in(" println!", &["cli"]);
+    stands_only_in("eprintln!", &["report/terminal.rs", "main.rs"]);
+    // A backend is named where operations are made and where a device is opened.
+    stands_only_in("burn::backend", &["ops", "device.rs"]);
+    stands_only_in("burn::tensor", &["ops", "device.rs", "nn", "model", "adapter", "train", "plan/build.rs", "cli/train.rs"]);
+    // Families are told apart in one place.
+    stands_only_in("\"mistral\"", &["model/families"]);
+    stands_only_in("unsafe {", &["files/mmap.rs"]);
+}

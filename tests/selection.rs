@@ -1,0 +1,101 @@
+//! Which modules get an adapter, as PEFT selects them; and transformers' schedules.
+
+mod common;
+
+use common::*;
+use rankine::adapter::{LoraConfig, Modules, Targets};
+use rankine::model::Folder;
+use rankine::terms::Scheduler;
+use rankine::train::Schedule;
+use serde_json::Value;
+
+fn modules(value: &Value) -> Option<Modules> {
+    match value {
+        Value::String(word) if word == "all-linear" => Some(Modules::AllLinear),
+        Value::String(pattern) => Some(Modules::Regex(pattern.clone())),
+        Value::Array(names) => Some(Modules::Names(names.iter().map(|name| name.as_str().unwrap().to_owned()).collect())),
+        _ => None,
+    }
+}
+
+#[test]
+fn targets_are_those_that_peft_selects() {
+    let mut compared = 0;
+    for case in json(&golden("archs/llama/variants/target_selection.json")).as_array().unwrap() {
+        let (family, spec) = (case["arch"].as_str().unwrap(), &case["spec"]);
+        // `target_modules: null` is PEFT's own table of defaults; a recipe always has a value.
+        let Some(chosen) = modules(&spec["target_modules"]).filter(|_| FAMILIES.contains(&family)) else { continue };
+        let layers = &spec["layers_to_transform"];
+        let targets = Targets {
+            modules: chosen,
+            exclude: modules(&spec["exclude_modules"]),
+            layers: layers
+                .as_u64()
+                .map(|layer| vec![layer as usize])
+                .or(layers.as_array().map(|layers| layers.iter().map(|layer| layer.as_u64().unwrap() as usize).collect())),
+            layers_pattern: spec["layers_pattern"].as_str().map(str::to_owned).into_iter().collect(),
+        };
+        let config = LoraConfig {
+            rank: 1,
+            alpha: 1.0,
+            dropout: 0.0,
+            targets,
+            use_rslora: false,
+            rank_pattern: Vec::new(),
+            alpha_pattern: Vec::new(),
+        };
+        let projections = Folder::open(&golden(&format!("archs/{family}/model"))).unwrap().spec.projections();
+        let names: Vec<String> = projections.into_iter().map(|linear| linear.name).collect();
+        let ours: Vec<String> = config.resolve(&names).unwrap().into_iter().map(|target| target.module).collect();
+        let theirs: Vec<&str> = case["modules"].as_array().unwrap().iter().map(|module| module.as_str().unwrap()).collect();
+        assert_eq!(ours, theirs, "{family}: {spec}");
+        compared += 1;
+    }
+    println!("{compared} selections of {} families", FAMILIES.len());
+    assert_eq!(compared, 8 * FAMILIES.len());
+}
+
+#[test]
+fn names_and_patterns_that_match_nothing_are_named() {
+    let names = ["model.layers.0.self_attn.q_proj".to_owned(), "model.layers.0.mlp.down_proj".to_owned()];
+    let base = LoraConfig {
+        rank: 4,
+        alpha: 8.0,
+        dropout: 0.0,
+        targets: Targets::all_linear(),
+        use_rslora: false,
+        rank_pattern: Vec::new(),
+        alpha_pattern: Vec::new(),
+    };
+    let with = |modules| LoraConfig { targets: Targets { modules, ..Targets::all_linear() }, ..base.clone() };
+    let cases = [
+        with(Modules::Names(vec!["q_proj".into(), "w_pack".into()])),
+        with(Modules::Regex("q_proj".into())),
+        with(Modules::Regex("(".into())),
+        LoraConfig { rank_pattern: vec![("o_proj".into(), 2)], ..base.clone() },
+        LoraConfig { alpha_pattern: vec![("layers.1.mlp.down_proj".into(), 2.0)], ..base.clone() },
+    ];
+    let said: Vec<String> =
+        cases.iter().map(|config| config.resolve(&names).unwrap_err().to_string().lines().next().unwrap().to_owned()).collect();
+    insta::assert_debug_snapshot!(said);
+}
+
+#[test]
+fn schedules_are_those_of_transformers() {
+    let golden = json(&golden("schedules.json"));
+    let total_steps = golden["total_steps"].as_u64().unwrap();
+    let cases = [
+        ("constant", Scheduler::Constant, 0),
+        ("constant_with_warmup", Scheduler::Constant, 5),
+        ("linear", Scheduler::Linear, 5),
+        ("cosine", Scheduler::Cosine, 5),
+        ("cosine_with_min_lr", Scheduler::CosineWithMinLr, 5),
+    ];
+    for (name, scheduler, warmup_steps) in cases {
+        let schedule = Schedule { peak: 1.0, scheduler, warmup_steps, total_steps, min_lr_rate: 0.1 };
+        for (step, expected) in golden["schedules"][name]["lr"].as_array().unwrap().iter().enumerate() {
+            let (ours, theirs) = (schedule.lr_at(step as u64), expected.as_f64().unwrap());
+            assert!((ours - theirs).abs() < 1e-12, "{name}, step {step}: {ours}, expected {theirs}");
+        }
+    }
+}
