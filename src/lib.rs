@@ -1,9 +1,29 @@
-//! Rankine fine-tunes open-weight language models with low-rank adapters.
+//! Rankine fine-tunes open-weight language models with low-rank adapters: one YAML recipe names a base, Parquet data and
+//! hyperparameters, one binary trains and writes an adapter that PEFT reads.
+//!
+//! The path of the data is the plan of the house:
+//!
+//! ```text
+//! recipe.yaml -> Recipe -> Plan -> (Tokenizer, Rows, Decoder) -> Batches -> Decoder + adapters -> train::run -> checkpoint -> adapter
+//! ```
+//!
+//! The training loop is [`train::run`]; `cli/train.rs` leads to it. Imports go only downward, which `tests/layers.rs` holds:
+//!
+//! | level | modules |
+//! |---|---|
+//! | 6 | [`cli`]: one file a verb, the only place that writes to stdout |
+//! | 5 | [`plan`]: what will be done; fills every value and its origin, makes the parts, writes the lock |
+//! | 4 | [`train`]: the loop, step, schedule, optimizer, evaluation, checkpoints; [`export`]: what a run is turned into for others |
+//! | 3 | [`adapter`]: which projections get one, attaching, PEFT's files |
+//! | 2 | [`model`]: the decoder described by data, families, strict loading |
+//! | 1 | [`recipe`]: what the user wrote; [`data`]: Parquet to batches; [`nn`]: one mechanism a file |
+//! | 0 | [`files`], [`report`], [`device`], [`ops`], and the words all share: [`fault`], [`terms`], [`draws`] |
 
 pub mod adapter;
 pub mod cli;
 pub mod data;
 pub mod device;
+pub mod draws;
 pub mod export;
 pub mod fault;
 pub mod files;

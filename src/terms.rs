@@ -176,6 +176,22 @@ impl std::fmt::Display for Device {
     }
 }
 
+/// How many training rows are held out for validation.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Holdout {
+    /// A share of all rows, below 1.
+    Share(f64),
+    /// So many rows.
+    Rows(usize),
+}
+
+impl Holdout {
+    /// Whether no row is held out.
+    pub fn is_none(self) -> bool {
+        matches!(self, Self::Rows(0) | Self::Share(0.0))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -215,7 +215,7 @@ fn unreadable(path: PathBuf, reason: String) -> files::Error {
 /// its content.
 fn cache_key(file: &Path, source: &Source, encoder: &Encoder) -> Result<Hash, Error> {
     let template = match source.format {
-        Format::Chat => encoder.template.as_ref().map(|template| files::hash_bytes(template.source().as_bytes()).to_string()),
+        Format::Chat => encoder.template.as_ref().map(|template| template.identity().to_string()),
         Format::Text | Format::Completion | Format::Instruction => None,
     };
     let columns = format::wanted(source.format, &source.columns);

@@ -20,7 +20,7 @@ pub use corpus::{Corpus, Error, Limits};
 pub use encode::{Encoder, TokenRow};
 pub use format::{columns, inspect};
 pub use ledger::{Ledger, Longest, Tally};
-pub use order::{Error as SplitError, Holdout, Split, shuffled, split};
+pub use order::{Error as SplitError, Split, shuffled, split};
 pub use parquet::Error as TableError;
 pub use rows::Rows;
 pub use source::{Error as SourceError, Source, find_files};

@@ -2,18 +2,9 @@
 //! a resumed run, or one on another machine, sees the same rows in the same order.
 
 use super::corpus::Corpus;
+use crate::draws::mix;
 use crate::fault::{Exit, Explain};
-
-/// Rows that are kept for validation.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Holdout {
-    /// None.
-    None,
-    /// This share of all rows, above 0 and below 1; at least one row.
-    Share(f64),
-    /// This many rows.
-    Rows(usize),
-}
+use crate::terms::Holdout;
 
 /// The two sides of a corpus: indices of rows, ascending.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,8 +57,8 @@ pub fn split(corpus: &Corpus, holdout: Holdout) -> Result<Split, Error> {
 fn split_contents(contents: &[u64], holdout: Holdout) -> Result<Split, Error> {
     let rows = contents.len();
     let wanted = match holdout {
-        Holdout::None => 0,
-        Holdout::Share(share) => ((rows as f64 * share).round() as usize).max(1),
+        Holdout::Share(share) if share > 0.0 => ((rows as f64 * share).round() as usize).max(1),
+        Holdout::Share(_) => 0,
         Holdout::Rows(wanted) => wanted,
     };
     let mut sorted = contents.to_vec();
@@ -82,21 +73,13 @@ fn split_contents(contents: &[u64], holdout: Holdout) -> Result<Split, Error> {
     }
 }
 
-/// The order of `count` rows in an epoch: sorted by a keyed hash of their index, the outputs of `SplitMix64` whose state is a hash of
-/// seed and epoch (Steele et al. 2014, doi:10.1145/2660193.2660195). `SplitMix64` is a bijection, so no two rows tie.
+/// The order of `count` rows in an epoch: sorted by the draw whose key is made of seed, epoch and index. For one epoch the draws are a
+/// bijection of the index, so no two rows tie.
 pub fn shuffled(seed: u64, epoch: u64, count: usize) -> Vec<u32> {
-    const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
-    let state = mix(mix(seed.wrapping_add(GOLDEN)).wrapping_add(epoch));
+    let key = mix(mix(seed) ^ epoch);
     let mut order: Vec<u32> = (0..count as u32).collect();
-    order.sort_by_cached_key(|&row| mix(state.wrapping_add(GOLDEN.wrapping_mul(u64::from(row) + 1))));
+    order.sort_by_cached_key(|&row| mix(key ^ u64::from(row)));
     order
-}
-
-/// The output function of `SplitMix64`.
-fn mix(state: u64) -> u64 {
-    let x = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    x ^ (x >> 31)
 }
 
 #[cfg(test)]
@@ -104,13 +87,6 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-
-    #[test]
-    fn the_hash_is_splitmix64() {
-        // Outputs for state 0 of the reference implementation, https://prng.di.unimi.it/splitmix64.c
-        let outputs = [0x9e37_79b9_7f4a_7c15_u64, 0x3c6e_f372_fe94_f82a].map(mix);
-        assert_eq!(outputs, [0xe220_a839_7b1d_cdaf, 0x6e78_9e6a_a1b9_65f4]);
-    }
 
     #[test]
     fn every_place_is_equally_likely() {
@@ -124,7 +100,7 @@ mod tests {
 
     #[test]
     fn nothing_left_to_train_on_is_an_error() {
-        assert!(matches!(split_contents(&[], Holdout::None), Err(Error::Empty)));
+        assert!(matches!(split_contents(&[], Holdout::Rows(0)), Err(Error::Empty)));
         assert!(matches!(split_contents(&[1, 2], Holdout::Rows(2)), Err(Error::AllHeldOut { validation: 2, rows: 2 })));
         assert!(matches!(split_contents(&[1, 1, 1], Holdout::Share(0.01)), Err(Error::AllHeldOut { validation: 3, rows: 3 })));
     }
@@ -132,9 +108,13 @@ mod tests {
     #[test]
     fn distinct_rows_give_the_number_asked_for() {
         let contents: Vec<u64> = (0..1000).map(mix).collect();
-        for (holdout, expected) in
-            [(Holdout::None, 0), (Holdout::Rows(37), 37), (Holdout::Share(0.05), 50), (Holdout::Share(1e-9), 1)]
-        {
+        for (holdout, expected) in [
+            (Holdout::Rows(0), 0),
+            (Holdout::Share(0.0), 0),
+            (Holdout::Rows(37), 37),
+            (Holdout::Share(0.05), 50),
+            (Holdout::Share(1e-9), 1),
+        ] {
             let split = split_contents(&contents, holdout).expect("split");
             assert_eq!((split.validation.len(), split.training.len()), (expected, 1000 - expected), "{holdout:?}");
         }

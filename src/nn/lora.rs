@@ -2,7 +2,8 @@
 
 use burn::tensor::Tensor;
 
-use crate::ops::{Mask, dropout, matmul, mix};
+use crate::draws::{mix, unit};
+use crate::ops::{Mask, dropout, matmul};
 
 /// `scale · drop(x) A B`, Hu et al. 2021, arXiv:2106.09685; `scale` is alpha / r, or alpha / sqrt(r) with rslora
 /// (arXiv:2312.03732).
@@ -46,14 +47,9 @@ impl Lora {
 /// Returns A as [in, r], row by row; B starts at zero.
 pub fn initial_a(seed: u64, module: &str, inputs: usize, rank: usize) -> Vec<f32> {
     let key = module.bytes().fold(mix(seed), |key, byte| mix(key ^ u64::from(byte)));
-    #[allow(clippy::cast_precision_loss, reason = "sizes are far below 2^52")]
     let bound = 1.0 / (inputs as f64).sqrt();
-    #[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, reason = "53 bits of a draw, rounded to f32")]
-    let draw = |index: usize| {
-        let unit = (mix(key.wrapping_add(index as u64)) >> 11) as f64 / (1u64 << 53) as f64;
-        ((2.0 * unit - 1.0) * bound) as f32
-    };
-    (0..inputs * rank).map(draw).collect()
+    let draw = |index: usize| (2.0 * unit(key.wrapping_add(index as u64)) - 1.0) * bound;
+    (0..inputs * rank).map(|index| draw(index) as f32).collect()
 }
 
 #[cfg(test)]

@@ -14,6 +14,8 @@ use burn::backend::{Autodiff, Backend, Dispatch, Flex, TensorMetadata, backend_e
 use burn::tensor::{Tensor, TensorData};
 use rayon::prelude::*;
 
+use crate::draws::{mix, unit};
+
 /// Which features of which tokens are dropped.
 #[derive(Debug, Clone)]
 pub struct Mask {
@@ -28,34 +30,18 @@ pub struct Mask {
 impl Mask {
     /// 0 where a feature is dropped, 1 / (1 - p) elsewhere, [tokens, features] row by row.
     fn values(&self, features: usize) -> Vec<f32> {
-        #[allow(
-            clippy::cast_precision_loss,
-            clippy::cast_possible_truncation,
-            clippy::cast_sign_loss,
-            reason = "a threshold of 53 bits"
-        )]
-        let threshold = (self.probability * (1u64 << 53) as f64) as u64;
-        #[allow(clippy::cast_possible_truncation, reason = "a scale needs f32 only")]
         let kept = (1.0 / (1.0 - self.probability)) as f32;
         let mut values = vec![0.0f32; self.tokens.len() * features];
         values.par_chunks_mut(features.max(1)).zip(&*self.tokens).for_each(|(row, token)| {
             let key = mix(token ^ mix(self.site));
             for (feature, value) in row.iter_mut().enumerate() {
-                if mix(key.wrapping_add(feature as u64)) >> 11 >= threshold {
+                if unit(key.wrapping_add(feature as u64)) >= self.probability {
                     *value = kept;
                 }
             }
         });
         values
     }
-}
-
-/// A bijection of 64 bits with good avalanche: the finaliser of `SplitMix64`, Steele et al. 2014, <https://doi.org/10.1145/2660193.2660195>.
-pub fn mix(key: u64) -> u64 {
-    let mut z = key.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
 }
 
 /// x with features dropped and the rest scaled by 1 / (1 - p), Srivastava et al. 2014.

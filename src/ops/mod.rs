@@ -3,5 +3,5 @@
 mod dropout;
 mod product;
 
-pub use dropout::{Mask, dropout, mix};
+pub use dropout::{Mask, dropout};
 pub use product::{matmul, product_flops};

@@ -1,5 +1,6 @@
 //! A recipe to a plan: every value filled, every path looked up, every fault collected.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
@@ -8,11 +9,11 @@ use super::Error;
 use super::base::{self, Base, Found, missing, noted};
 use super::fill::{Filled, Setting};
 use crate::adapter::{LoraConfig, Modules, Targets, peft};
-use crate::data::{self, Encoder, Holdout, Limits, Source};
+use crate::data::{self, Encoder, Limits, Source};
 use crate::fault::{Explain, Fault};
-use crate::recipe::{self, Dataset, Recipe};
+use crate::recipe::{self, Dataset, Recipe, Said};
 use crate::terms::{
-    Checkpointing, Device, Format, Method, ModelDtype, OnNonfinite, Optimizer, Scheduler, Term, TrainOn, Truncation,
+    Checkpointing, Device, Format, Holdout, Method, ModelDtype, OnNonfinite, Optimizer, Scheduler, Term, TrainOn, Truncation,
 };
 use crate::train::{AdamWConfig, Memory};
 use crate::{device, model};
@@ -120,12 +121,15 @@ pub fn resolve(recipe: Recipe) -> Result<Resolved, Error> {
     let validation_sources =
         self::sources("evaluation.datasets", &recipe.evaluation.datasets, has_template, &mut filled, &mut faults);
     let holdout =
-        filled.fill("evaluation.val_set_size", recipe.evaluation.val_set_size.as_ref(), recipe::Holdout::Rows(0), |holdout| {
-            match holdout {
-                recipe::Holdout::Share(share) => json!(share),
-                recipe::Holdout::Rows(rows) => json!(rows),
-            }
-        });
+        filled.fill(
+            "evaluation.val_set_size",
+            recipe.evaluation.val_set_size.as_ref(),
+            Holdout::Rows(0),
+            |holdout| match holdout {
+                Holdout::Share(share) => json!(share),
+                Holdout::Rows(rows) => json!(rows),
+            },
+        );
     let device = device::resolve(filled.fill("device", recipe.device.as_ref(), Device::Auto, |device| json!(device.to_string())));
     let threads = filled.plain("threads", recipe.threads.as_ref(), 0);
     let stem = recipe.path.file_stem().unwrap_or(recipe.path.as_os_str());
@@ -151,11 +155,7 @@ pub fn resolve(recipe: Recipe) -> Result<Resolved, Error> {
         chat_template,
         sources,
         validation_sources,
-        holdout: match holdout {
-            recipe::Holdout::Share(share) if share > 0.0 => Holdout::Share(share),
-            recipe::Holdout::Rows(rows) if rows > 0 => Holdout::Rows(rows),
-            _ => Holdout::None,
-        },
+        holdout,
         limits,
         max_dropped,
         device,
@@ -243,11 +243,13 @@ fn fresh_adapter(recipe: &recipe::Adapter, dropout: f64, filled: &mut Filled) ->
                 recipe::Targets::Regex(pattern) => json!(pattern),
             },
         );
-    for (pattern, said) in &recipe.rank_pattern {
-        filled.plain(&format!("adapter.rank_pattern.{pattern}"), Some(said), 0);
+    let rank_pattern = in_order(&recipe.rank_pattern);
+    let alpha_pattern = in_order(&recipe.alpha_pattern);
+    for (pattern, said) in &rank_pattern {
+        filled.plain(&format!("adapter.rank_pattern.{pattern}"), Some(*said), 0);
     }
-    for (pattern, said) in &recipe.alpha_pattern {
-        filled.plain(&format!("adapter.alpha_pattern.{pattern}"), Some(said), 0.0);
+    for (pattern, said) in &alpha_pattern {
+        filled.plain(&format!("adapter.alpha_pattern.{pattern}"), Some(*said), 0.0);
     }
     let layers = filled.optional("adapter.layers_to_transform", recipe.layers_to_transform.as_ref(), |layers| json!(layers));
     filled.plain("adapter.init_lora_weights", recipe.init_lora_weights.as_ref(), true);
@@ -266,9 +268,16 @@ fn fresh_adapter(recipe: &recipe::Adapter, dropout: f64, filled: &mut Filled) ->
             layers_pattern: Vec::new(),
         },
         use_rslora: filled.plain("adapter.use_rslora", recipe.use_rslora.as_ref(), false),
-        rank_pattern: recipe.rank_pattern.iter().map(|(pattern, said)| (pattern.clone(), said.value)).collect(),
-        alpha_pattern: recipe.alpha_pattern.iter().map(|(pattern, said)| (pattern.clone(), said.value)).collect(),
+        rank_pattern: rank_pattern.iter().map(|(pattern, said)| ((*pattern).clone(), said.value)).collect(),
+        alpha_pattern: alpha_pattern.iter().map(|(pattern, said)| ((*pattern).clone(), said.value)).collect(),
     }
+}
+
+/// Patterns as they were written: the first that matches counts.
+fn in_order<T>(patterns: &BTreeMap<String, Said<T>>) -> Vec<(&String, &Said<T>)> {
+    let mut patterns: Vec<_> = patterns.iter().collect();
+    patterns.sort_by(|(_, left), (_, right)| left.place.cmp(&right.place));
+    patterns
 }
 
 /// Targets, patterns and layers against the base's projections.

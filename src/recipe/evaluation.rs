@@ -4,6 +4,7 @@ use super::dataset::Dataset;
 use super::place::Said;
 use super::section::{Section, Value};
 use super::training::MAX_COUNT;
+use crate::terms::Holdout;
 
 /// Validation rows and early stopping.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -16,22 +17,6 @@ pub struct Evaluation {
     pub eval_steps: Option<Said<usize>>,
     /// Evaluations without a better loss before training ends; 0 for never.
     pub early_stopping_patience: Option<Said<usize>>,
-}
-
-/// How many training rows are held out for validation.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Holdout {
-    /// A share of all rows, below 1.
-    Share(f64),
-    /// So many rows.
-    Rows(usize),
-}
-
-impl Holdout {
-    /// Whether no row is held out.
-    pub fn is_none(self) -> bool {
-        matches!(self, Self::Rows(0) | Self::Share(0.0))
-    }
 }
 
 impl Evaluation {

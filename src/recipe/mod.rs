@@ -27,7 +27,7 @@ use std::path::{Path, PathBuf};
 
 pub use adapter::{Adapter, Targets};
 pub use dataset::Dataset;
-pub use evaluation::{Evaluation, Holdout};
+pub use evaluation::Evaluation;
 pub use output::Output;
 pub use place::{Place, Said};
 pub use training::Training;

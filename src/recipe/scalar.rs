@@ -35,14 +35,14 @@ impl Node {
         if digits && !ambiguous { text.replace('_', "").parse().ok() } else { None }
     }
 
-    /// A finite number; `inf` and `nan` are none.
+    /// A number that is finite in f32 too, which is what training computes in; `inf` and `nan` are none.
     pub fn number(&self) -> Option<f64> {
         let text = self.plain()?;
         let numeric = text.chars().all(|c| c.is_ascii_digit() || "+-._eE".contains(c)) && !text.starts_with('_');
         if !numeric {
             return None;
         }
-        text.replace('_', "").parse().ok().filter(|number: &f64| number.is_finite())
+        text.replace('_', "").parse().ok().filter(|number: &f64| number.abs() <= f32::MAX.into())
     }
 
     /// A boolean: `true`, `yes` or `on` and their opposites in any case.
@@ -87,7 +87,7 @@ mod tests {
         {
             assert_eq!(plain(text).number(), Some(number), "{text}");
         }
-        for text in ["inf", ".inf", "nan", ".nan", "1e999", "e", "-", "_1", "0x10", "1:30", "1 0", "", "sixteen"] {
+        for text in ["inf", ".inf", "nan", ".nan", "1e999", "1e39", "e", "-", "_1", "0x10", "1:30", "1 0", "", "sixteen"] {
             assert_eq!(plain(text).number(), None, "{text}");
         }
     }

@@ -5,7 +5,7 @@ use std::path::Path;
 use proptest::prelude::*;
 
 use super::*;
-use crate::terms::{Checkpointing, Format, Method, Scheduler, TrainOn};
+use crate::terms::{Checkpointing, Format, Holdout, Method, Scheduler, TrainOn};
 
 /// Four lines that every recipe needs; what a test adds starts at line 5.
 const NEEDED: &str = "base_model: m\ndatasets:\n  - path: d\n    format: chat\n";

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use burn::tensor::{Int, Tensor, TensorData};
 
 use crate::data::Batch;
+use crate::draws::mix;
 use crate::model::{Block, Decoder, Frame};
 use crate::nn::head::{Labels, Scored};
-use crate::ops::mix;
 
 /// What is held between forward and backward.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -21,6 +21,7 @@ use serde_json::{Map, Value};
 use self::engine::{Engine, Raised};
 use crate::data::tokenize::SpecialTokens;
 use crate::fault::{Exit, Explain};
+use crate::files::{Hash, hash_bytes};
 
 /// The names under which a turn's reasoning is given, the one that templates read first.
 const REASONING: [&str; 3] = ["reasoning_content", "thinking", "reasoning"];
@@ -50,6 +51,7 @@ pub struct Rendered {
 pub struct ChatTemplate {
     source: String,
     special: SpecialTokens,
+    started: Timestamp,
     engine: Engine,
     /// The engine that marks what the assistant says: a twin of a stock template that does not.
     twin: Option<Engine>,
@@ -110,12 +112,25 @@ impl ChatTemplate {
     /// The template is not valid.
     pub fn new(source: &str, special: &SpecialTokens, started: Timestamp) -> Result<Self, Error> {
         let twin = twins::marked(source).map(|marked| Engine::new(marked, started)).transpose()?;
-        Ok(Self { source: source.to_owned(), special: special.clone(), engine: Engine::new(source, started)?, twin })
+        Ok(Self { source: source.to_owned(), special: special.clone(), started, engine: Engine::new(source, started)?, twin })
     }
 
     /// The template as it was given.
     pub fn source(&self) -> &str {
         &self.source
+    }
+
+    /// Everything that a rendering depends on beside the conversation and the special tokens: the source and, where it asks for the
+    /// time, the day, or the moment if it asks for hours. Tokens of another identity must not be reused.
+    pub fn identity(&self) -> Hash {
+        let asks_for_hours =
+            ["%H", "%I", "%M", "%S", "%T", "%X", "%c", "%s", "%R"].iter().any(|format| self.source.contains(format));
+        let time = match (self.source.contains("strftime_now"), asks_for_hours) {
+            (false, _) => String::new(),
+            (true, false) => self.started.strftime("%F").to_string(),
+            (true, true) => self.started.to_string(),
+        };
+        hash_bytes(format!("{time}\n{}", self.source).as_bytes())
     }
 
     /// Renders a conversation; with `add_generation_prompt`, up to where the assistant speaks next.
@@ -204,5 +219,25 @@ impl Explain for Error {
             }
             _ => "correct a copy of the template and name it in `chat_template`".to_owned(),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_template_that_prints_the_day_is_another_one_tomorrow() {
+        let identity = |source: &str, seconds| {
+            let started = Timestamp::from_second(seconds).expect("in range");
+            ChatTemplate::new(source, &SpecialTokens::default(), started).expect("valid").identity()
+        };
+        let (noon, later, tomorrow) = (43_200, 43_300, 129_600);
+        let day = "{{ strftime_now('%d %b %Y') }}";
+        assert_eq!(identity(day, noon), identity(day, later));
+        assert_ne!(identity(day, noon), identity(day, tomorrow));
+        let minute = "{{ strftime_now('%H:%M') }}";
+        assert_ne!(identity(minute, noon), identity(minute, later));
+        assert_eq!(identity("{{ messages }}", noon), identity("{{ messages }}", tomorrow));
     }
 }
