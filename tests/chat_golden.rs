@@ -1,7 +1,8 @@
 //! Chat templates and tokenizers against what transformers made of the same input: text, token ids and assistant mask.
 
-use std::path::PathBuf;
+mod common;
 
+use common::golden;
 use rankine::data::template::{ChatTemplate, Conversation, Error};
 use rankine::data::tokenize::{SpecialTokens, Tokenizer};
 use serde::Deserialize;
@@ -58,10 +59,6 @@ fn as_written(value: &Value) -> Value {
         }
         other => other.clone(),
     }
-}
-
-fn golden(path: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(path)
 }
 
 fn read<T: for<'a> Deserialize<'a>>(path: &str) -> T {

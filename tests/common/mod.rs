@@ -12,8 +12,10 @@ use serde_json::Value;
 
 pub const FAMILIES: [&str; 4] = ["llama", "mistral", "qwen2", "qwen3"];
 
+/// A file of tests/golden, or of the set of the same layout that `RANKINE_GOLDEN` names.
 pub fn golden(path: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(path)
+    let set = std::env::var_os("RANKINE_GOLDEN").map(PathBuf::from);
+    set.unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden")).join(path)
 }
 
 pub fn json(path: &Path) -> Value {
