@@ -9,7 +9,7 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 
 use common::*;
-use rankine::adapter::{LoraConfig, Targets, attach};
+use rankine::adapter::attach;
 use rankine::data::TokenRow;
 use rankine::ops::product_flops;
 use rankine::train::{Gradients, Memory, StepConfig, forward_backward};
@@ -44,15 +44,7 @@ static ALLOCATOR: Counting = Counting;
 #[test]
 fn a_step_costs_4n_and_attention_and_copies_no_frozen_weight() {
     let mut decoder = load(&std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("checkpoints/rankine-tiny"));
-    let config = LoraConfig {
-        rank: 4,
-        alpha: 8.0,
-        dropout: 0.0,
-        targets: Targets::all_linear(),
-        use_rslora: false,
-        rank_pattern: Vec::new(),
-        alpha_pattern: Vec::new(),
-    };
+    let config = lora(4, 8.0);
     attach(&mut decoder, &config, 1, None).unwrap();
     let (count, length) = (2u64, 24u64);
     let row = TokenRow { ids: (0..length as u32).map(|id| id * 31 % 4096).collect(), trained: vec![true; length as usize] };

@@ -6,7 +6,7 @@ mod common;
 
 use burn::tensor::{Device, Tensor, TensorData};
 use common::*;
-use rankine::adapter::{LoraConfig, Targets, attach, tensors};
+use rankine::adapter::{attach, tensors};
 use rankine::data::{Batch, TokenRow};
 use rankine::model::Decoder;
 use rankine::train::{Gradients, Memory, StepConfig, forward_backward};
@@ -27,15 +27,7 @@ fn rows(vocabulary: u32) -> Vec<TokenRow> {
 /// A model with an adapter whose B is not zero, so that every gradient flows.
 fn model(family: &str) -> Decoder {
     let mut decoder = load(&golden(&format!("archs/{family}/model")));
-    let config = LoraConfig {
-        rank: 4,
-        alpha: 8.0,
-        dropout: 0.0,
-        targets: Targets::all_linear(),
-        use_rslora: false,
-        rank_pattern: Vec::new(),
-        alpha_pattern: Vec::new(),
-    };
+    let config = lora(4, 8.0);
     attach(&mut decoder, &config, 7, None).unwrap();
     for lora in decoder.adapters_mut() {
         let [rank, outputs] = lora.b.dims();

@@ -35,15 +35,7 @@ fn targets_are_those_that_peft_selects() {
                 .or(layers.as_array().map(|layers| layers.iter().map(|layer| layer.as_u64().unwrap() as usize).collect())),
             layers_pattern: spec["layers_pattern"].as_str().map(str::to_owned).into_iter().collect(),
         };
-        let config = LoraConfig {
-            rank: 1,
-            alpha: 1.0,
-            dropout: 0.0,
-            targets,
-            use_rslora: false,
-            rank_pattern: Vec::new(),
-            alpha_pattern: Vec::new(),
-        };
+        let config = LoraConfig { targets, ..lora(1, 1.0) };
         let projections = Folder::open(&golden(&format!("archs/{family}/model"))).unwrap().spec.projections();
         let names: Vec<String> = projections.into_iter().map(|linear| linear.name).collect();
         let ours: Vec<String> = config.resolve(&names).unwrap().into_iter().map(|target| target.module).collect();
@@ -58,15 +50,7 @@ fn targets_are_those_that_peft_selects() {
 #[test]
 fn names_and_patterns_that_match_nothing_are_named() {
     let names = ["model.layers.0.self_attn.q_proj".to_owned(), "model.layers.0.mlp.down_proj".to_owned()];
-    let base = LoraConfig {
-        rank: 4,
-        alpha: 8.0,
-        dropout: 0.0,
-        targets: Targets::all_linear(),
-        use_rslora: false,
-        rank_pattern: Vec::new(),
-        alpha_pattern: Vec::new(),
-    };
+    let base = lora(4, 8.0);
     let with = |modules| LoraConfig { targets: Targets { modules, ..Targets::all_linear() }, ..base.clone() };
     let cases = [
         with(Modules::Names(vec!["q_proj".into(), "w_pack".into()])),

@@ -7,7 +7,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 use super::{Error, LoraConfig};
 use crate::files::safetensors::Named;
 use crate::model::Decoder;
-use crate::nn::lora::{Lora, initial_a};
+use crate::nn::lora::{Lora, initial};
 
 /// The numbers of A [r, in] and B [out, r] by module, as PEFT's files have them.
 pub type Numbers = BTreeMap<String, [Vec<f32>; 2]>;
@@ -26,12 +26,12 @@ pub fn attach(decoder: &mut Decoder, config: &LoraConfig, seed: u64, numbers: Op
         projection.lora = target.map(|target| {
             let (inputs, outputs, rank) = (projection.inputs(), projection.outputs(), target.rank);
             let matrix = |values, shape: [usize; 2]| Tensor::<2>::from_data(TensorData::new(values, shape), &device);
-            let (a, b) = match numbers.and_then(|numbers| numbers.get(&target.module)) {
-                Some([a, b]) => (stored(a, rank, inputs, &device), stored(b, outputs, rank, &device)),
-                None => (
-                    matrix(initial_a(seed, &target.module, inputs, rank), [inputs, rank]),
-                    matrix(vec![0.0; rank * outputs], [rank, outputs]),
-                ),
+            let (a, b) = if let Some([a, b]) = numbers.and_then(|numbers| numbers.get(&target.module)) {
+                (stored(a, rank, inputs, &device), stored(b, outputs, rank, &device))
+            } else {
+                let drawn = |part: &str, rows, columns| initial(seed, &format!("{}.{part}", target.module), rows, columns);
+                let b = if config.init_lora_weights { vec![0.0; rank * outputs] } else { drawn("lora_B", rank, outputs) };
+                (matrix(drawn("lora_A", inputs, rank), [inputs, rank]), matrix(b, [rank, outputs]))
             };
             Lora { a, b, scale: target.scale }
         });

@@ -27,6 +27,8 @@ pub struct LoraConfig {
     pub rank_pattern: Vec<(String, usize)>,
     /// alphas by pattern; the first that matches counts.
     pub alpha_pattern: Vec<(String, f64)>,
+    /// Whether a fresh adapter leaves the base as it is (B zero); otherwise B is drawn as A is.
+    pub init_lora_weights: bool,
 }
 
 /// An adapter that cannot be made, read or written.

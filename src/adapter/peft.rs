@@ -14,6 +14,7 @@ use crate::model::{Decoder, LinearSpec};
 const PEFT_VERSION: &str = "0.21.2";
 const CONFIG: &str = "adapter_config.json";
 const WEIGHTS: &str = "adapter_model.safetensors";
+const PICKLE: &str = "adapter_model.bin";
 
 /// Keys of PEFT's config that change what the adapter computes, with the only values that are built.
 const NEUTRAL: [(&str, &[&str]); 17] = [
@@ -73,7 +74,7 @@ fn config_json(config: &LoraConfig, modules: &[&str], base: &str) -> Value {
         "exclude_modules": targets.exclude.as_ref().map(modules_json),
         "fan_in_fan_out": false,
         "inference_mode": true,
-        "init_lora_weights": true,
+        "init_lora_weights": config.init_lora_weights,
         "kasa_config": null,
         "layer_replication": null,
         "layers_pattern": (!targets.layers_pattern.is_empty()).then_some(&targets.layers_pattern),
@@ -153,6 +154,8 @@ pub fn read_config(folder: &Path) -> Result<LoraConfig, Error> {
         dropout: config["lora_dropout"].as_f64().unwrap_or(0.0),
         targets,
         use_rslora: config["use_rslora"].as_bool().unwrap_or(false),
+        // Its numbers come with it, so how they were drawn no longer matters.
+        init_lora_weights: true,
         rank_pattern: ranks.ok_or_else(|| missing("rank_pattern", "whole numbers from 1 by pattern"))?,
         alpha_pattern: pattern(&config["alpha_pattern"], Value::as_f64)
             .ok_or_else(|| missing("alpha_pattern", "numbers by pattern"))?,
@@ -188,6 +191,10 @@ fn pattern<T>(value: &Value, convert: impl Fn(&Value) -> Option<T>) -> Option<Ve
 /// The file is damaged, or a tensor is missing, left over or of another shape; all of them are listed.
 pub fn read_numbers(folder: &Path, config: &LoraConfig, projections: &[LinearSpec]) -> Result<Numbers, Error> {
     let path = folder.join(WEIGHTS);
+    if !path.exists() && folder.join(PICKLE).exists() {
+        let message = format!("there is no such file, only `{PICKLE}`; pickle files can run code and are refused");
+        return Err(Error::Config { place: path.display().to_string(), message });
+    }
     let archive = Archive::open(&path)?;
     let mut found = archive.shapes();
     let names: Vec<String> = projections.iter().map(|linear| linear.name.clone()).collect();

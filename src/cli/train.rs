@@ -1,5 +1,6 @@
 //! `rankine train`: from a recipe to an adapter.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -10,10 +11,13 @@ use serde_json::json;
 use super::{Failure, RecipeArgs, plan::facts};
 use crate::export::{Card, card};
 use crate::fault::{Exit, Fault};
-use crate::plan::{Plan, RunData, lock};
+use crate::plan::{Origin, Plan, RunData, lock};
 use crate::report::{Metrics, Terminal, peak_memory_bytes};
 use crate::train::{self, RunFolder, State};
 use crate::{device, files};
+
+/// Every run writes it first.
+const LOCK: &str = "recipe.lock.yaml";
 
 #[derive(Debug, Args)]
 pub(super) struct TrainArgs {
@@ -30,7 +34,7 @@ pub(super) struct TrainArgs {
 pub(super) fn train(args: &TrainArgs) -> Result<(), Failure> {
     let started = Instant::now();
     let plan = args.recipe.plan()?;
-    make_room(&plan.output_dir, args)?;
+    make_room(&plan, args)?;
     let threads = device::set_threads(plan.threads);
     let device = device::open(plan.device, args.recipe.force)?;
     let terminal = Terminal::default();
@@ -59,21 +63,39 @@ pub(super) fn train(args: &TrainArgs) -> Result<(), Failure> {
 }
 
 /// Refuses a folder that holds a run, or empties it of that run if asked to. Files of others stay.
-fn make_room(folder: &Path, args: &TrainArgs) -> Result<(), Failure> {
-    let parts = ["adapter", "checkpoints", "metrics.jsonl", "recipe.lock.yaml", "README.md"].map(|name| folder.join(name));
-    let holds_run = parts[..3].iter().any(|part| part.exists());
-    if holds_run && !args.overwrite {
-        let (folder, recipe) = (folder.display(), args.recipe.recipe.display());
-        let overrides: String = args.recipe.overrides.iter().map(|word| format!(" '{word}'")).collect();
-        let hint =
-            format!("go on with `rankine resume {folder}`, or start over with `rankine train {recipe}{overrides} --overwrite`");
-        return Err(Failure::new(Exit::Exists, Fault::new(format!("`{folder}` holds a run")).hint(hint)));
+fn make_room(plan: &Plan, args: &TrainArgs) -> Result<(), Failure> {
+    let folder = &plan.output_dir;
+    let parts = ["adapter", "checkpoints", "metrics.jsonl", "README.md", LOCK].map(|name| folder.join(name));
+    let exists = |message: String, hint: String| Failure::new(Exit::Exists, Fault::new(message).hint(hint));
+    if let Some(part) = parts.iter().find(|part| part.exists() && !folder.join(LOCK).exists()) {
+        let message =
+            format!("output_dir: `{}` is there and is not of a run: `{}` has no `{LOCK}`", part.display(), folder.display());
+        return Err(exists(message, "choose another `output_dir`".to_owned()));
+    }
+    let shown = folder.display();
+    if parts[..3].iter().any(|part| part.exists()) && !args.overwrite {
+        let hint = format!("go on with `rankine resume {shown}`, or start over with `{} --overwrite`", command(args));
+        return Err(exists(format!("`{shown}` holds a run"), hint));
+    }
+    if let Some(adapter) = plan.init_from.as_ref().filter(|adapter| parts[..2].iter().any(|part| lies_in(adapter, part))) {
+        let message = format!("adapter.init_from: `{}` lies in `{shown}`, which this run would empty", adapter.display());
+        return Err(exists(message, "choose another `output_dir`".to_owned()));
     }
     for part in parts.iter().filter(|part| part.exists()) {
         let removed = if part.is_dir() { std::fs::remove_dir_all(part) } else { std::fs::remove_file(part) };
         removed.map_err(|cause| files::Error::new("remove", part, cause))?;
     }
     Ok(std::fs::create_dir_all(folder).map_err(|cause| files::Error::new("create", folder, cause))?)
+}
+
+/// The command that was given, to be pasted.
+fn command(args: &TrainArgs) -> String {
+    let overrides: String = args.recipe.overrides.iter().map(|word| format!(" '{word}'")).collect();
+    format!("rankine train {}{overrides}", args.recipe.recipe.display())
+}
+
+fn lies_in(path: &Path, folder: &Path) -> bool {
+    path.canonicalize().and_then(|path| Ok(path.starts_with(folder.canonicalize()?))).unwrap_or(false)
 }
 
 /// Says what will happen and about how long.
@@ -131,5 +153,13 @@ fn print_result(args: &TrainArgs, plan: &Plan, state: &State, elapsed: Duration)
     println!("metrics     {run}/metrics.jsonl");
     println!("what it is  {run}/README.md");
     println!("next: load it in PEFT as {run}/README.md shows, or train on with");
-    println!("  rankine train {} adapter.init_from={run}/adapter output_dir={run}-2", args.recipe.recipe.display());
+    println!("  {}{} adapter.init_from={run}/adapter output_dir={run}-2", command(args), without_shape(plan));
+}
+
+/// Overrides that leave to `init_from` what the recipe says of the adapter's shape.
+fn without_shape(plan: &Plan) -> String {
+    let is_kept = |key: &str| ["adapter.method", "adapter.dropout", "adapter.init_from"].contains(&key);
+    let said = plan.settings.iter().filter(|setting| setting.origin != Origin::Default && !is_kept(&setting.key));
+    let of_adapter = said.filter_map(|setting| setting.key.strip_prefix("adapter.")?.split('.').next());
+    of_adapter.collect::<BTreeSet<_>>().into_iter().map(|key| format!(" adapter.{key}=")).collect()
 }

@@ -1,6 +1,7 @@
 //! The rows of all sources as tokens, by index: made from the data files or taken from the cache, and cut to the limits of the run.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use rayon::prelude::*;
 
@@ -237,16 +238,31 @@ fn tokenise(file: &Path, source: &Source, encoder: &Encoder, writer: &mut Writer
     for row_group in table.row_groups() {
         for batch in table.read(&row_group)? {
             let batch = batch?;
-            let rows: Vec<_> = (0..batch.rows()).into_par_iter().map(|row| encode_row(source, encoder, &batch, row)).collect();
-            // Looked through in their order, so that it is always the first fault that is told.
-            for row in rows {
-                writer.push(&row?).map_err(|cause| Error::Cache { cause })?;
+            for row in encode_rows(source, encoder, &batch)? {
+                writer.push(&row).map_err(|cause| Error::Cache { cause })?;
             }
             done += batch.rows() as u64;
             report(Event::Progress { what: what.clone(), done, total: table.rows() });
         }
     }
     Ok(())
+}
+
+/// The rows of a batch, or the fault of the first row that has one. Rows behind a fault are not begun: a template without end takes
+/// its time for each.
+fn encode_rows(source: &Source, encoder: &Encoder, batch: &Batch) -> Result<Vec<TokenRow>, Error> {
+    let failed = AtomicUsize::new(usize::MAX);
+    let encode = |row: usize| {
+        if row > failed.load(Relaxed) {
+            return Ok(TokenRow::default());
+        }
+        encode_row(source, encoder, batch, row).inspect_err(|_| {
+            failed.fetch_min(row, Relaxed);
+        })
+    };
+    let rows: Vec<_> = (0..batch.rows()).into_par_iter().map(encode).collect();
+    // Looked through in their order, so that it is always the same fault that is told.
+    rows.into_iter().collect()
 }
 
 /// The tokens of a row; none where there is nothing to learn.

@@ -7,6 +7,9 @@ use serde_json::{Map, Value};
 use super::Error;
 use crate::files::read_text;
 
+/// No size of a model is larger, and products of two of them stay far within 64 bits.
+const LARGEST: usize = 1 << 24;
+
 /// An open config.json.
 #[derive(Debug)]
 pub(super) struct Config {
@@ -62,8 +65,8 @@ impl Config {
     /// A whole number, if there.
     pub fn size_or_none(&self, key: &str) -> Result<Option<usize>, Error> {
         let convert = |value: &Value| {
-            let size = value.as_u64().and_then(|size| usize::try_from(size).ok()).filter(|size| (1..=1 << 32).contains(size));
-            size.ok_or_else(|| self.wrong(key, "a whole number from 1", value))
+            let size = value.as_u64().and_then(|size| usize::try_from(size).ok()).filter(|size| (1..=LARGEST).contains(size));
+            size.ok_or_else(|| self.wrong(key, &format!("a whole number from 1 to {LARGEST}"), value))
         };
         self.get(key).map(convert).transpose()
     }

@@ -37,6 +37,14 @@ impl Folder {
         Ok(Self { path: path.to_owned(), spec })
     }
 
+    /// Checks names, shapes and sizes of the weights by the headers of their files.
+    ///
+    /// # Errors
+    /// Tensors are missing, left over or of another shape (all of them are listed), or a file is damaged.
+    pub fn check_weights(&self) -> Result<(), Error> {
+        Weights::open(&self.path, &self.spec).map(drop)
+    }
+
     /// Loads the weights in f32.
     ///
     /// # Errors

@@ -41,15 +41,13 @@ impl Lora {
     }
 }
 
-/// PEFT's initial A, uniform in ±1/sqrt(in) (Kaiming uniform with a = sqrt(5)), from draws that depend on the seed and the
-/// module's name alone, so that no other adapter, and no order of creation, changes it.
-///
-/// Returns A as [in, r], row by row; B starts at zero.
-pub fn initial_a(seed: u64, module: &str, inputs: usize, rank: usize) -> Vec<f32> {
-    let key = module.bytes().fold(mix(seed), |key, byte| mix(key ^ u64::from(byte)));
+/// PEFT's initial numbers of a matrix [inputs, outputs], uniform in ±1/sqrt(inputs) (Kaiming uniform with a = sqrt(5)), row by row, from
+/// draws that depend on the seed and the matrix's name alone: no other adapter, and no order of creation, changes them.
+pub fn initial(seed: u64, name: &str, inputs: usize, outputs: usize) -> Vec<f32> {
+    let key = name.bytes().fold(mix(seed), |key, byte| mix(key ^ u64::from(byte)));
     let bound = 1.0 / (inputs as f64).sqrt();
     let draw = |index: usize| (2.0 * unit(key.wrapping_add(index as u64)) - 1.0) * bound;
-    (0..inputs * rank).map(|index| draw(index) as f32).collect()
+    (0..inputs * outputs).map(|index| draw(index) as f32).collect()
 }
 
 #[cfg(test)]
@@ -57,8 +55,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn initial_a_has_the_moments_of_pefts_distribution() {
-        let a: Vec<f64> = initial_a(42, "model.layers.0.self_attn.q_proj", 256, 64).into_iter().map(f64::from).collect();
+    fn initial_numbers_have_the_moments_of_pefts_distribution() {
+        let a: Vec<f64> = initial(42, "model.layers.0.self_attn.q_proj", 256, 64).into_iter().map(f64::from).collect();
         let count = a.len() as f64;
         let (mean, variance) = (a.iter().sum::<f64>() / count, a.iter().map(|v| v * v).sum::<f64>() / count);
         let bound = 1.0 / 16.0;
@@ -68,9 +66,9 @@ mod tests {
     }
 
     #[test]
-    fn initial_a_depends_on_seed_and_module_only() {
-        assert_eq!(initial_a(1, "x", 4, 2), initial_a(1, "x", 4, 2));
-        assert_ne!(initial_a(1, "x", 4, 2), initial_a(2, "x", 4, 2));
-        assert_ne!(initial_a(1, "x", 4, 2), initial_a(1, "y", 4, 2));
+    fn initial_numbers_depend_on_seed_and_name_only() {
+        assert_eq!(initial(1, "x", 4, 2), initial(1, "x", 4, 2));
+        assert_ne!(initial(1, "x", 4, 2), initial(2, "x", 4, 2));
+        assert_ne!(initial(1, "x", 4, 2), initial(1, "y", 4, 2));
     }
 }

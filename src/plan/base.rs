@@ -48,7 +48,8 @@ pub(super) fn find(recipe: &Recipe, filled: &mut Filled, faults: &mut Vec<Fault>
     let before = faults.len();
     let model = noted(Folder::open(folder), &said.place, faults);
     let tokenizer = noted(Tokenizer::open(folder), &said.place, faults);
-    noted(shard_paths(folder), &said.place, faults);
+    let weights = model.as_ref().map_or_else(|| shard_paths(folder).map(drop), Folder::check_weights);
+    noted(weights, &said.place, faults);
     match (model, tokenizer) {
         (Some(model), Some(tokenizer)) if faults.len() == before => {
             Found::Folder(Box::new(Base { folder: folder.to_owned(), name, model, tokenizer }))

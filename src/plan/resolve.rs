@@ -252,7 +252,6 @@ fn fresh_adapter(recipe: &recipe::Adapter, dropout: f64, filled: &mut Filled) ->
         filled.plain(&format!("adapter.alpha_pattern.{pattern}"), Some(*said), 0.0);
     }
     let layers = filled.optional("adapter.layers_to_transform", recipe.layers_to_transform.as_ref(), |layers| json!(layers));
-    filled.plain("adapter.init_lora_weights", recipe.init_lora_weights.as_ref(), true);
     LoraConfig {
         rank,
         alpha,
@@ -267,6 +266,7 @@ fn fresh_adapter(recipe: &recipe::Adapter, dropout: f64, filled: &mut Filled) ->
             layers,
             layers_pattern: Vec::new(),
         },
+        init_lora_weights: filled.plain("adapter.init_lora_weights", recipe.init_lora_weights.as_ref(), true),
         use_rslora: filled.plain("adapter.use_rslora", recipe.use_rslora.as_ref(), false),
         rank_pattern: rank_pattern.iter().map(|(pattern, said)| ((*pattern).clone(), said.value)).collect(),
         alpha_pattern: alpha_pattern.iter().map(|(pattern, said)| ((*pattern).clone(), said.value)).collect(),

@@ -52,7 +52,7 @@ pub fn run(decoder: &mut Decoder, data: &Data, config: &Config, folder: &RunFold
         let mut done = step == last;
         if done || is_due(step, config.eval_steps, of_step.ends_epoch) {
             let evaluation = score(decoder, step);
-            if state.judge(evaluation.as_ref()) {
+            if state.judge(evaluation.as_ref()) || (done && state.best_step.is_none()) {
                 report(Event::Saved { path: folder.save_adapter(decoder)?, step });
             }
             done |= config.early_stopping_patience > 0 && state.evaluations_without_improvement >= config.early_stopping_patience;

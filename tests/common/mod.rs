@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use rankine::adapter::{LoraConfig, attach, peft};
+use rankine::adapter::{LoraConfig, Targets, attach, peft};
 use rankine::data::{Batch, TokenRow};
 use rankine::files::safetensors::Archive;
 use rankine::model::{Decoder, Folder};
@@ -35,6 +35,20 @@ pub fn load_with_config(folder: &Path, config: &Path) -> Decoder {
     }
     std::fs::copy(config, copy.path().join("config.json")).unwrap();
     load(copy.path())
+}
+
+/// A plain adapter on every projection.
+pub fn lora(rank: usize, alpha: f64) -> LoraConfig {
+    LoraConfig {
+        rank,
+        alpha,
+        dropout: 0.0,
+        targets: Targets::all_linear(),
+        use_rslora: false,
+        rank_pattern: Vec::new(),
+        alpha_pattern: Vec::new(),
+        init_lora_weights: true,
+    }
 }
 
 /// Attaches a PEFT folder's adapter and returns its config.

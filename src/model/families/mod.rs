@@ -12,6 +12,8 @@ use super::spec::{DecoderSpec, GatedSpec, GroupedSpec, LayerSpec};
 use crate::nn::attention::Span;
 
 const KNOWN: [&str; 4] = ["llama", "mistral", "qwen2", "qwen3"];
+/// More layers than any model has, and few enough to be described before the weights are looked at.
+const MAX_LAYERS: usize = 10_000;
 
 /// The decoder that a config.json describes.
 pub(super) fn spec(config: &Config) -> Result<DecoderSpec, Error> {
@@ -36,12 +38,16 @@ fn decoder(
 ) -> Result<DecoderSpec, Error> {
     config.only("hidden_act", &["silu"])?;
     let mlp = GatedSpec { inner: config.size("intermediate_size")?, bias: config.flag("mlp_bias", false)? };
+    let layers = config.size("num_hidden_layers")?;
+    if layers > MAX_LAYERS {
+        return Err(config.fault(format!("`num_hidden_layers` is `{layers}`, expected at most {MAX_LAYERS}")));
+    }
     let layer = |index| Ok(LayerSpec { mixer: attention(index)?, mlp: mlp.clone() });
     Ok(DecoderSpec {
         vocabulary: config.size("vocab_size")?,
         width: config.size("hidden_size")?,
         tied_head: config.flag("tie_word_embeddings", false)?,
-        layers: (0..config.size("num_hidden_layers")?).map(layer).collect::<Result<_, Error>>()?,
+        layers: (0..layers).map(layer).collect::<Result<_, Error>>()?,
         norm_epsilon: config.number_or_none("rms_norm_eps")?.unwrap_or(1e-6),
         context: config.size_or_none("max_position_embeddings")?.unwrap_or(context),
     })
