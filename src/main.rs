@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use rankine::cli::{Command, Failure};
 use rankine::fault::{Exit, Fault};
+use rankine::files::panic_words;
 
 fn main() -> ExitCode {
     let command = Command::parse();
@@ -24,9 +25,7 @@ fn main() -> ExitCode {
 
 /// A panic is a fault of ours: one line, and where to report it.
 fn internal(panic: &(dyn std::any::Any + Send)) -> Failure {
-    let said =
-        panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied()).unwrap_or("no message");
-    let said = said.lines().next().unwrap_or_default();
+    let said = panic_words(panic);
     let fault = Fault::new(format!("internal error: {said}")).hint("please report it with the recipe to the project's issues");
     Failure { exit: Exit::Internal, faults: vec![fault] }
 }

@@ -192,6 +192,17 @@ impl Holdout {
     }
 }
 
+/// A choice of a model's modules, as PEFT's `target_modules` has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Modules {
+    /// Every linear layer but the head.
+    AllLinear,
+    /// Modules whose name is, or ends with a dot and, one of these.
+    Names(Vec<String>),
+    /// Modules whose whole name matches this regular expression.
+    Regex(String),
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -81,8 +81,9 @@ fn stands_only_in(word: &str, places: &[&str]) {
 #[test]
 fn each_kind_of_line_has_its_room() {
     // The result goes to stdout from one place, progress to stderr from one sink.
-    stands_only_in(" println!", &["cli"]);
-    stands_only_in("eprintln!", &["report/terminal.rs", "main.rs"]);
+    stands_only_in("stdout()", &["cli"]);
+    stands_only_in(" println!", &[]);
+    stands_only_in("stderr()", &["report/terminal.rs", "main.rs"]);
     // A backend is named where operations are made and where a device is opened.
     stands_only_in("burn::backend", &["ops", "device.rs"]);
     stands_only_in("burn::tensor", &["ops", "device.rs", "nn", "model", "adapter", "train", "plan/build.rs", "cli/train.rs"]);

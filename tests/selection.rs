@@ -3,9 +3,9 @@
 mod common;
 
 use common::*;
-use rankine::adapter::{LoraConfig, Modules, Targets};
+use rankine::adapter::{LoraConfig, Targets};
 use rankine::model::Folder;
-use rankine::terms::Scheduler;
+use rankine::terms::{Modules, Scheduler};
 use rankine::train::Schedule;
 use serde_json::Value;
 
@@ -59,8 +59,20 @@ fn names_and_patterns_that_match_nothing_are_named() {
         LoraConfig { rank_pattern: vec![("o_proj".into(), 2)], ..base.clone() },
         LoraConfig { alpha_pattern: vec![("layers.1.mlp.down_proj".into(), 2.0)], ..base.clone() },
     ];
-    let said: Vec<String> =
-        cases.iter().map(|config| config.resolve(&names).unwrap_err().to_string().lines().next().unwrap().to_owned()).collect();
+    let said: Vec<String> = cases
+        .iter()
+        .map(|config| {
+            config
+                .check_names(&names)
+                .and_then(|()| config.resolve(&names))
+                .unwrap_err()
+                .to_string()
+                .lines()
+                .next()
+                .unwrap()
+                .to_owned()
+        })
+        .collect();
     insta::assert_debug_snapshot!(said);
 }
 

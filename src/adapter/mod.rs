@@ -8,7 +8,7 @@ use crate::fault::{Exit, Explain, Fault};
 use crate::files;
 
 pub use attach::{attach, tensors};
-pub use target::{Modules, Target, Targets};
+pub use target::{Target, Targets};
 
 /// What an adapter is, as PEFT's `LoraConfig` has it.
 #[derive(Debug, Clone, PartialEq)]
@@ -29,6 +29,20 @@ pub struct LoraConfig {
     pub alpha_pattern: Vec<(String, f64)>,
     /// Whether a fresh adapter leaves the base as it is (B zero); otherwise B is drawn as A is.
     pub init_lora_weights: bool,
+}
+
+impl LoraConfig {
+    /// What consumers of the adapter will not take as it is, in words.
+    pub fn portability(&self) -> Vec<String> {
+        let rank = self.rank_pattern.iter().map(|(_, rank)| *rank).chain([self.rank]).max().unwrap_or(self.rank);
+        let vllm =
+            (rank > 16).then(|| format!("vLLM takes an adapter of rank {rank} only with `--max-lora-rank {rank}` or more"));
+        let llama_cpp =
+            self.use_rslora.then(|| "llama.cpp's converter ignores `use_rslora` and scales the adapter wrongly".to_owned());
+        let alpha = self.alpha_pattern.iter().map(|(_, alpha)| *alpha).chain([self.alpha]).find(|alpha| alpha.fract() != 0.0);
+        let ollama = alpha.map(|alpha| format!("Ollama takes whole numbers for alpha only, this adapter has {alpha}"));
+        [vllm, llama_cpp, ollama].into_iter().flatten().collect()
+    }
 }
 
 /// An adapter that cannot be made, read or written.
@@ -99,6 +113,9 @@ impl Explain for Error {
         match self {
             Self::File(error) => error.hint(),
             Self::Safetensors(error) => error.hint(),
+            Self::NoMatch { what: "rank_pattern" | "alpha_pattern", .. } => {
+                Some("a pattern matches a whole module name or what follows a dot in it".into())
+            }
             Self::NoMatch { .. } => {
                 Some("use `all-linear`, names from that list, or a regular expression that matches whole module names".into())
             }

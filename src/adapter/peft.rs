@@ -1,20 +1,33 @@
 //! PEFT's adapter folder, `adapter_config.json` and `adapter_model.safetensors`, read and written exactly.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
 
 use super::attach::Numbers;
-use super::{Error, LoraConfig, Modules, Targets, tensors};
+use super::{Error, LoraConfig, Targets, tensors};
 use crate::files::safetensors::{Archive, write_f32};
 use crate::files::{read_text, write_atomic};
 use crate::model::{Decoder, LinearSpec};
+use crate::terms::Modules;
 
 /// The release of PEFT whose files these are.
 const PEFT_VERSION: &str = "0.21.2";
 const CONFIG: &str = "adapter_config.json";
 const WEIGHTS: &str = "adapter_model.safetensors";
 const PICKLE: &str = "adapter_model.bin";
+
+/// Any config: its keys are all that PEFT writes.
+const PLAIN: LoraConfig = LoraConfig {
+    rank: 1,
+    alpha: 1.0,
+    dropout: 0.0,
+    targets: Targets { modules: Modules::AllLinear, exclude: None, layers: None, layers_pattern: Vec::new() },
+    use_rslora: false,
+    rank_pattern: Vec::new(),
+    alpha_pattern: Vec::new(),
+    init_lora_weights: true,
+};
 
 /// Keys of PEFT's config that change what the adapter computes, with the only values that are built.
 const NEUTRAL: [(&str, &[&str]); 17] = [
@@ -47,7 +60,11 @@ const NEUTRAL: [(&str, &[&str]); 17] = [
 pub fn write(folder: &Path, decoder: &Decoder, config: &LoraConfig, base: &str) -> Result<(), Error> {
     let numbers = tensors(decoder, |_, lora| [lora.a.clone(), lora.b.clone()]);
     write_f32(&folder.join(WEIGHTS), &numbers, &[("format", "pt".to_owned())])?;
-    let modules: Vec<&str> = decoder.projections().map(|projection| projection.name.as_str()).collect();
+    // Full names choose whatever `layers_to_transform` says, so with it only those of its layers may be written.
+    let modules: Vec<&str> = match config.targets.layers {
+        None => decoder.projections().map(|projection| projection.name.as_str()).collect(),
+        Some(_) => decoder.adapters().map(|(module, _)| module).collect(),
+    };
     let text = serde_json::to_string_pretty(&config_json(config, &modules, base)).expect("JSON values can be printed");
     Ok(write_atomic(&folder.join(CONFIG), (text + "\n").as_bytes())?)
 }
@@ -55,9 +72,9 @@ pub fn write(folder: &Path, decoder: &Decoder, config: &LoraConfig, base: &str) 
 /// Every key that PEFT writes. `all-linear` is written out as the model's projections, as PEFT does.
 fn config_json(config: &LoraConfig, modules: &[&str], base: &str) -> Value {
     let targets = &config.targets;
-    let target_modules = match &targets.modules {
-        Modules::AllLinear => json!(modules),
-        other => modules_json(other),
+    let (target_modules, layers) = match &targets.modules {
+        Modules::AllLinear => (json!(modules), None),
+        other => (modules_json(other), targets.layers.as_ref()),
     };
     let alphas: Map<String, Value> = config.alpha_pattern.iter().map(|(key, alpha)| (key.clone(), number(*alpha))).collect();
     let ranks: Map<String, Value> = config.rank_pattern.iter().map(|(key, rank)| (key.clone(), json!(rank))).collect();
@@ -78,7 +95,7 @@ fn config_json(config: &LoraConfig, modules: &[&str], base: &str) -> Value {
         "kasa_config": null,
         "layer_replication": null,
         "layers_pattern": (!targets.layers_pattern.is_empty()).then_some(&targets.layers_pattern),
-        "layers_to_transform": targets.layers,
+        "layers_to_transform": layers,
         "loftq_config": {},
         "lora_alpha": number(config.alpha),
         "lora_bias": false,
@@ -106,7 +123,8 @@ fn config_json(config: &LoraConfig, modules: &[&str], base: &str) -> Value {
     })
 }
 
-fn modules_json(modules: &Modules) -> Value {
+/// A choice of modules as PEFT's config, and a recipe, has it.
+pub fn modules_json(modules: &Modules) -> Value {
     match modules {
         Modules::AllLinear => json!("all-linear"),
         Modules::Names(names) => json!(names),
@@ -118,6 +136,11 @@ fn modules_json(modules: &Modules) -> Value {
 fn number(value: f64) -> Value {
     #[allow(clippy::cast_possible_truncation, reason = "checked to be whole and small")]
     if value.fract() == 0.0 && value.abs() < 1e15 { json!(value as i64) } else { json!(value) }
+}
+
+/// The files that an adapter folder is read from.
+pub fn files(folder: &Path) -> [PathBuf; 2] {
+    [folder.join(CONFIG), folder.join(WEIGHTS)]
 }
 
 /// Reads `adapter_config.json`.
@@ -132,6 +155,11 @@ pub fn read_config(folder: &Path) -> Result<LoraConfig, Error> {
         if let Some(value) = config.get(key).map(Value::to_string).filter(|value| !known.contains(&value.as_str())) {
             return Err(Error::Unsupported { place: path.display().to_string(), key: key.to_owned(), value });
         }
+    }
+    let known = config_json(&PLAIN, &[], "");
+    let unknown = config.as_object().into_iter().flatten().find(|(key, value)| known.get(key).is_none() && !is_empty(value));
+    if let Some((key, value)) = unknown {
+        return Err(Error::Unsupported { place: path.display().to_string(), key: key.clone(), value: value.to_string() });
     }
     let missing = |key: &str, expected: &str| fault(format!("`{key}` is `{}`, expected {expected}", config[key]));
     let rank = config["r"].as_u64().filter(|rank| *rank > 0).ok_or_else(|| missing("r", "a whole number from 1"))?;
@@ -150,7 +178,10 @@ pub fn read_config(folder: &Path) -> Result<LoraConfig, Error> {
     });
     Ok(LoraConfig {
         rank: usize::try_from(rank).map_err(|_| missing("r", "a smaller number"))?,
-        alpha: config["lora_alpha"].as_f64().ok_or_else(|| missing("lora_alpha", "a number"))?,
+        alpha: config["lora_alpha"]
+            .as_f64()
+            .filter(|alpha| *alpha > 0.0)
+            .ok_or_else(|| missing("lora_alpha", "a number above 0"))?,
         dropout: config["lora_dropout"].as_f64().unwrap_or(0.0),
         targets,
         use_rslora: config["use_rslora"].as_bool().unwrap_or(false),
@@ -160,6 +191,16 @@ pub fn read_config(folder: &Path) -> Result<LoraConfig, Error> {
         alpha_pattern: pattern(&config["alpha_pattern"], Value::as_f64)
             .ok_or_else(|| missing("alpha_pattern", "numbers by pattern"))?,
     })
+}
+
+/// Whether a key that we do not know says nothing.
+fn is_empty(value: &Value) -> bool {
+    match value {
+        Value::Null | Value::Bool(false) => true,
+        Value::Array(items) => items.is_empty(),
+        Value::Object(entries) => entries.is_empty(),
+        _ => false,
+    }
 }
 
 fn read_modules(value: &Value) -> Option<Modules> {

@@ -6,17 +6,7 @@ use std::collections::BTreeSet;
 use regex::Regex;
 
 use super::{Error, LoraConfig};
-
-/// A choice of modules.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Modules {
-    /// Every projection of the blocks.
-    AllLinear,
-    /// Modules with one of these names, or whose name ends in `.` and one of them.
-    Names(Vec<String>),
-    /// Modules whose whole name matches.
-    Regex(String),
-}
+use crate::terms::Modules;
 
 /// Which projections get an adapter.
 #[derive(Debug, Clone, PartialEq)]
@@ -46,11 +36,10 @@ impl LoraConfig {
     /// The adapters for a model with these projections, in their order.
     ///
     /// # Errors
-    /// A pattern is not a regular expression, or a name or pattern matches no projection.
+    /// A pattern is not a regular expression, or nothing is chosen.
     pub fn resolve(&self, projections: &[String]) -> Result<Vec<Target>, Error> {
         let chosen = self.targets.choose(projections)?;
-        let ranks = Patterns::new(&self.rank_pattern, "rank_pattern", projections)?;
-        let alphas = Patterns::new(&self.alpha_pattern, "alpha_pattern", projections)?;
+        let (ranks, alphas) = (Patterns::new(&self.rank_pattern)?, Patterns::new(&self.alpha_pattern)?);
         let target = |module: String| {
             let rank = ranks.find(&module).unwrap_or(self.rank);
             let alpha = alphas.find(&module).unwrap_or(self.alpha);
@@ -59,6 +48,23 @@ impl LoraConfig {
             Target { module, rank, scale: alpha / divisor }
         };
         Ok(chosen.into_iter().map(target).collect())
+    }
+}
+
+impl LoraConfig {
+    /// Names and patterns that match no projection: in a recipe each is a fault, in a folder PEFT passes over them.
+    ///
+    /// # Errors
+    /// The first key that has one.
+    pub fn check_names(&self, projections: &[String]) -> Result<(), Error> {
+        if let Modules::Names(names) = &self.targets.modules {
+            let idle = |name: &&String| !projections.iter().any(|module| named(module, name));
+            none_idle("target_modules", names.iter().filter(idle), projections)?;
+        }
+        let ranks = Patterns::new(&self.rank_pattern)?.idle(projections);
+        none_idle("rank_pattern", ranks.iter().map(|index| &self.rank_pattern[*index].0), projections)?;
+        let alphas = Patterns::new(&self.alpha_pattern)?.idle(projections);
+        none_idle("alpha_pattern", alphas.iter().map(|index| &self.alpha_pattern[*index].0), projections)
     }
 }
 
@@ -72,23 +78,18 @@ impl Targets {
         let included = Matcher::new(&self.modules)?;
         let excluded = self.exclude.as_ref().map(Matcher::new).transpose()?;
         let layers = self.layer_filter()?;
-        if let Modules::Names(names) = &self.modules {
-            let unmatched = names.iter().filter(|name| !projections.iter().any(|module| named(module, name)));
-            none_unmatched("target_modules", unmatched, projections)?;
-        }
+        let is_named_in_full = |module: &String| matches!(&self.modules, Modules::Names(names) if names.contains(module));
+        let in_layers = |module: &String| layers.as_ref().is_none_or(|layers| layers.matches(module)) || is_named_in_full(module);
         let chosen: Vec<String> = projections
             .iter()
             .filter(|module| excluded.as_ref().is_none_or(|excluded| !excluded.matches(module)))
-            .filter(|module| included.matches(module) && layers.as_ref().is_none_or(|layers| layers.matches(module)))
+            .filter(|module| included.matches(module) && in_layers(module))
             .cloned()
             .collect();
-        if chosen.is_empty() {
-            none_unmatched("target_modules", [&self.describe()].into_iter(), projections)?;
-        }
-        Ok(chosen)
+        if chosen.is_empty() { Err(no_match("target_modules", &[self.describe()], projections)) } else { Ok(chosen) }
     }
 
-    /// PEFT looks at `layers_to_transform` only where a list of names chooses.
+    /// PEFT looks at `layers_to_transform` only where the end of a name chooses, not a whole name or a regular expression.
     fn layer_filter(&self) -> Result<Option<LayerFilter>, Error> {
         let Some(layers) = self.layers.as_ref().filter(|layers| !layers.is_empty()) else { return Ok(None) };
         if matches!(self.modules, Modules::Regex(_)) {
@@ -156,13 +157,15 @@ impl LayerFilter {
 struct Patterns<T>(Vec<(Regex, T)>);
 
 impl<T: Copy> Patterns<T> {
-    fn new(patterns: &[(String, T)], what: &'static str, projections: &[String]) -> Result<Self, Error> {
+    fn new(patterns: &[(String, T)]) -> Result<Self, Error> {
         let compile = |(key, value): &(String, T)| Ok((compiled(key, &format!(r"^(?:.*\.)?(?:{key})$"))?, *value));
-        let compiled = patterns.iter().map(compile).collect::<Result<Vec<_>, Error>>()?;
-        let idle =
-            compiled.iter().zip(patterns).filter(|((regex, _), _)| !projections.iter().any(|module| regex.is_match(module)));
-        none_unmatched(what, idle.map(|(_, (key, _))| key), projections)?;
-        Ok(Self(compiled))
+        Ok(Self(patterns.iter().map(compile).collect::<Result<_, Error>>()?))
+    }
+
+    /// Indexes of the patterns that match nothing.
+    fn idle(&self, projections: &[String]) -> Vec<usize> {
+        let matches = |regex: &Regex| projections.iter().any(|module| regex.is_match(module));
+        self.0.iter().enumerate().filter(|(_, (regex, _))| !matches(regex)).map(|(index, _)| index).collect()
     }
 
     fn find(&self, module: &str) -> Option<T> {
@@ -181,16 +184,14 @@ fn compiled(pattern: &str, anchored: &str) -> Result<Regex, Error> {
     Regex::new(anchored).map_err(|error| Error::Pattern { pattern: pattern.to_owned(), reason: reason(error) })
 }
 
-fn none_unmatched<'a>(
-    what: &'static str,
-    unmatched: impl Iterator<Item = &'a String>,
-    projections: &[String],
-) -> Result<(), Error> {
-    let unmatched: Vec<String> = unmatched.map(|name| format!("`{name}`")).collect();
-    if unmatched.is_empty() {
-        return Ok(());
-    }
+fn none_idle<'a>(what: &'static str, idle: impl Iterator<Item = &'a String>, projections: &[String]) -> Result<(), Error> {
+    let idle: Vec<String> = idle.cloned().collect();
+    if idle.is_empty() { Ok(()) } else { Err(no_match(what, &idle, projections)) }
+}
+
+fn no_match(what: &'static str, idle: &[String], projections: &[String]) -> Error {
+    let quoted = |names: &mut dyn Iterator<Item = &str>| names.map(|name| format!("`{name}`")).collect::<Vec<_>>();
     let leaves: BTreeSet<&str> = projections.iter().filter_map(|module| module.rsplit('.').next()).collect();
-    let known = leaves.into_iter().map(|leaf| format!("`{leaf}`")).collect::<Vec<_>>().join(", ");
-    Err(Error::NoMatch { what, unmatched, known })
+    let unmatched = quoted(&mut idle.iter().map(String::as_str));
+    Error::NoMatch { what, unmatched, known: quoted(&mut leaves.into_iter()).join(", ") }
 }

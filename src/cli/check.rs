@@ -1,18 +1,21 @@
 //! `rankine check`: all faults at once, or one line that there are none.
 
-use super::{Failure, RecipeArgs};
-use crate::device;
+use super::{Failure, RecipeArgs, print};
 use crate::plan::Resolved;
 
 pub(super) fn check(args: &RecipeArgs) -> Result<(), Failure> {
     let recipe = args.recipe.display();
     match args.resolve()? {
         Resolved::Plan(plan) => {
-            device::check(plan.device, args.force)?;
-            println!("{recipe}: no faults");
+            for note in plan.notes() {
+                print(format_args!("note: {note}"))?;
+            }
+            print(format_args!("{recipe}: no faults"))?;
         }
-        Resolved::Hub(id) => {
-            println!("{recipe}: no faults; `{id}` is a Hub id and was not looked up, so targets and chat template are unchecked");
+        Resolved::Hub { id, .. } => {
+            print(format_args!(
+                "{recipe}: no faults; `{id}` is a Hub id and was not looked up, so targets and chat template are unchecked"
+            ))?;
         }
     }
     Ok(())

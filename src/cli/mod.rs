@@ -2,15 +2,17 @@
 
 mod check;
 mod plan;
+mod room;
 mod train;
 
-use std::path::PathBuf;
+use std::io::Write;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand};
 
 use crate::fault::{Exit, Explain, Fault};
 use crate::plan::{Plan, Resolved};
-use crate::{device, recipe};
+use crate::{device, files, recipe};
 
 /// Fine-tunes open-weight language models with low-rank adapters.
 #[derive(Debug, Parser)]
@@ -45,17 +47,20 @@ struct RecipeArgs {
 
 impl RecipeArgs {
     fn resolve(&self) -> Result<Resolved, Failure> {
-        Ok(crate::plan::resolve(recipe::read(&self.recipe, &self.overrides)?)?)
+        let resolved = crate::plan::resolve(recipe::read(&self.recipe, &self.overrides)?)?;
+        let chosen = match &resolved {
+            Resolved::Plan(plan) => plan.device,
+            Resolved::Hub { device, .. } => *device,
+        };
+        device::check(chosen, self.force)?;
+        Ok(resolved)
     }
 
     /// The plan, for verbs that need the base.
     fn plan(&self) -> Result<Plan, Failure> {
         match self.resolve()? {
-            Resolved::Plan(plan) => {
-                device::check(plan.device, self.force)?;
-                Ok(*plan)
-            }
-            Resolved::Hub(id) => Err(Failure::new(
+            Resolved::Plan(plan) => Ok(*plan),
+            Resolved::Hub { id, .. } => Err(Failure::new(
                 Exit::Input,
                 Fault::new(format!("base_model: `{id}` is not a folder; fetching from the Hub is not supported yet"))
                     .hint("download the repository and name its folder: base_model=FOLDER after the recipe"),
@@ -96,6 +101,16 @@ impl Command {
             Verb::Plan(args) => plan::plan(&args),
             Verb::Train(args) => train::train(&args),
         }
+    }
+}
+
+/// A line of the result on stdout. A reader that has seen enough and closed the pipe is no fault.
+fn print(line: impl std::fmt::Display) -> Result<(), Failure> {
+    match writeln!(std::io::stdout(), "{line}") {
+        Err(cause) if cause.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(files::Error::new("write", Path::new("stdout"), cause).into())
+        }
+        _ => Ok(()),
     }
 }
 

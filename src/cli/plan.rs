@@ -1,30 +1,31 @@
 //! `rankine plan`: every value with its origin, the model in words, rows, tokens and steps.
 
-use super::{Failure, RecipeArgs, grouped};
-use crate::plan::{Origin, Plan, RunData};
+use super::{Failure, RecipeArgs, grouped, print};
+use crate::plan::{Plan, RunData};
 use crate::report::Terminal;
 use crate::train;
 
 pub(super) fn plan(args: &RecipeArgs) -> Result<(), Failure> {
     let plan = args.plan()?;
+    crate::device::set_threads(plan.threads);
     let terminal = Terminal::default();
     let data = plan.read_data(&|event| terminal.take(&event))?;
     terminal.stop();
-    print_settings(&plan);
-    println!();
+    print_settings(&plan)?;
+    print("")?;
     for (what, value) in facts(&plan, &data, &plan.train_config(&data)) {
-        println!("{what:<22} {value}");
+        print(format_args!("{what:<22} {value}"))?;
     }
     Ok(())
 }
 
-fn print_settings(plan: &Plan) {
+fn print_settings(plan: &Plan) -> Result<(), Failure> {
     let width = plan.settings.iter().map(|setting| setting.key.len()).max().unwrap_or(0);
     for setting in &plan.settings {
         let value = setting.value.as_str().map_or_else(|| setting.value.to_string(), str::to_owned);
-        let origin = if setting.origin == Origin::Default { String::new() } else { format!("  ({})", setting.origin) };
-        println!("{:<width$}  {value}{}", setting.key, if origin.is_empty() { "  (default)".to_owned() } else { origin });
+        print(format_args!("{:<width$}  {value}  ({})", setting.key, setting.origin))?;
     }
+    Ok(())
 }
 
 /// What follows from the values and the data.

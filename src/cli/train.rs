@@ -1,23 +1,19 @@
 //! `rankine train`: from a recipe to an adapter.
 
 use std::collections::BTreeSet;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use clap::Args;
 use indicatif::HumanDuration;
 use serde_json::json;
 
-use super::{Failure, RecipeArgs, plan::facts};
+use super::room::Room;
+use super::{Failure, RecipeArgs, plan::facts, print};
 use crate::export::{Card, card};
-use crate::fault::{Exit, Fault};
 use crate::plan::{Origin, Plan, RunData, lock};
 use crate::report::{Metrics, Terminal, peak_memory_bytes};
 use crate::train::{self, RunFolder, State};
 use crate::{device, files};
-
-/// Every run writes it first.
-const LOCK: &str = "recipe.lock.yaml";
 
 #[derive(Debug, Args)]
 pub(super) struct TrainArgs {
@@ -34,15 +30,16 @@ pub(super) struct TrainArgs {
 pub(super) fn train(args: &TrainArgs) -> Result<(), Failure> {
     let started = Instant::now();
     let plan = args.recipe.plan()?;
-    make_room(&plan, args)?;
+    let room = Room::find(&plan, args.overwrite, &command(args))?;
     let threads = device::set_threads(plan.threads);
     let device = device::open(plan.device, args.recipe.force)?;
     let terminal = Terminal::default();
 
-    let lock = lock::write(&plan, threads)?;
     let data = plan.read_data(&|event| terminal.take(&event))?;
     let config = plan.train_config(&data);
     announce(&terminal, &plan, &data, &config, &device);
+    room.clear()?;
+    let lock = lock::write(&plan, threads)?;
     let mut decoder = plan.load_model(&device, &|event| terminal.take(&event))?;
     lock.wait()?;
 
@@ -58,44 +55,29 @@ pub(super) fn train(args: &TrainArgs) -> Result<(), Failure> {
     let state = outcome?;
 
     files::write_atomic(&plan.output_dir.join("README.md"), card(&facts_of(&plan, &data, &state)).as_bytes())?;
-    print_result(args, &plan, &state, started.elapsed());
-    Ok(())
+    for remark in remarks(&state, &config) {
+        terminal.say(&format!("note: {remark}"));
+    }
+    print_result(args, &plan, &state, started.elapsed())
 }
 
-/// Refuses a folder that holds a run, or empties it of that run if asked to. Files of others stay.
-fn make_room(plan: &Plan, args: &TrainArgs) -> Result<(), Failure> {
-    let folder = &plan.output_dir;
-    let parts = ["adapter", "checkpoints", "metrics.jsonl", "README.md", LOCK].map(|name| folder.join(name));
-    let exists = |message: String, hint: String| Failure::new(Exit::Exists, Fault::new(message).hint(hint));
-    if let Some(part) = parts.iter().find(|part| part.exists() && !folder.join(LOCK).exists()) {
-        let message =
-            format!("output_dir: `{}` is there and is not of a run: `{}` has no `{LOCK}`", part.display(), folder.display());
-        return Err(exists(message, "choose another `output_dir`".to_owned()));
-    }
-    let shown = folder.display();
-    if parts[..3].iter().any(|part| part.exists()) && !args.overwrite {
-        let hint = format!("go on with `rankine resume {shown}`, or start over with `{} --overwrite`", command(args));
-        return Err(exists(format!("`{shown}` holds a run"), hint));
-    }
-    if let Some(adapter) = plan.init_from.as_ref().filter(|adapter| parts[..2].iter().any(|part| lies_in(adapter, part))) {
-        let message = format!("adapter.init_from: `{}` lies in `{shown}`, which this run would empty", adapter.display());
-        return Err(exists(message, "choose another `output_dir`".to_owned()));
-    }
-    for part in parts.iter().filter(|part| part.exists()) {
-        let removed = if part.is_dir() { std::fs::remove_dir_all(part) } else { std::fs::remove_file(part) };
-        removed.map_err(|cause| files::Error::new("remove", part, cause))?;
-    }
-    Ok(std::fs::create_dir_all(folder).map_err(|cause| files::Error::new("create", folder, cause))?)
+/// What a person should know of how the run went.
+fn remarks(state: &State, config: &train::Config) -> Vec<String> {
+    let (skipped, last) = (state.step - state.updates, config.schedule.total_steps);
+    let without = state.evaluations_without_improvement;
+    let early = || format!("stopped at step {} of {last}: {without} evaluations without a lower loss", state.step);
+    let worse =
+        |(first, best)| format!("the base scores {first:.4} without the adapter and {best:.4} with it, which is no better");
+    let scores = state.eval_loss_first.zip(state.eval_loss_best).filter(|(first, best)| best >= first);
+    let skips =
+        (skipped > 0).then(|| format!("{skipped} of {} steps were skipped: their loss or gradients were not finite", state.step));
+    [(state.step < last).then(early), scores.map(worse), skips].into_iter().flatten().collect()
 }
 
 /// The command that was given, to be pasted.
 fn command(args: &TrainArgs) -> String {
     let overrides: String = args.recipe.overrides.iter().map(|word| format!(" '{word}'")).collect();
     format!("rankine train {}{overrides}", args.recipe.recipe.display())
-}
-
-fn lies_in(path: &Path, folder: &Path) -> bool {
-    path.canonicalize().and_then(|path| Ok(path.starts_with(folder.canonicalize()?))).unwrap_or(false)
 }
 
 /// Says what will happen and about how long.
@@ -129,7 +111,7 @@ fn facts_of(plan: &Plan, data: &RunData, state: &State) -> Card {
     }
 }
 
-fn print_result(args: &TrainArgs, plan: &Plan, state: &State, elapsed: Duration) {
+fn print_result(args: &TrainArgs, plan: &Plan, state: &State, elapsed: Duration) -> Result<(), Failure> {
     let run = plan.output_dir.display().to_string();
     if args.json {
         let object = json!({
@@ -143,23 +125,23 @@ fn print_result(args: &TrainArgs, plan: &Plan, state: &State, elapsed: Duration)
             "seconds": elapsed.as_secs_f64(),
             "peak_memory_bytes": peak_memory_bytes(),
         });
-        println!("{object}");
-        return;
+        return print(object);
     }
     if let (Some(first), Some(best), Some(step)) = (state.eval_loss_first, state.eval_loss_best, state.best_step) {
-        println!("validation loss {first:.4} -> {best:.4} at step {step} ({:+.1} %)", 100.0 * (best / first - 1.0));
+        print(format_args!("validation loss {first:.4} -> {best:.4} at step {step} ({:+.1} %)", 100.0 * (best / first - 1.0)))?;
     }
-    println!("adapter     {run}/adapter");
-    println!("metrics     {run}/metrics.jsonl");
-    println!("what it is  {run}/README.md");
-    println!("next: load it in PEFT as {run}/README.md shows, or train on with");
-    println!("  {}{} adapter.init_from={run}/adapter output_dir={run}-2", command(args), without_shape(plan));
+    print(format_args!("adapter     {run}/adapter"))?;
+    print(format_args!("metrics     {run}/metrics.jsonl"))?;
+    print(format_args!("what it is  {run}/README.md"))?;
+    print(format_args!("next: load it in PEFT as {run}/README.md shows, or train on with"))?;
+    print(format_args!("  {}{} adapter.init_from={run}/adapter output_dir={run}-2", command(args), without_shape(plan)))?;
+    Ok(())
 }
 
 /// Overrides that leave to `init_from` what the recipe says of the adapter's shape.
 fn without_shape(plan: &Plan) -> String {
     let is_kept = |key: &str| ["adapter.method", "adapter.dropout", "adapter.init_from"].contains(&key);
-    let said = plan.settings.iter().filter(|setting| setting.origin != Origin::Default && !is_kept(&setting.key));
+    let said = plan.settings.iter().filter(|setting| matches!(setting.origin, Origin::Said(_)) && !is_kept(&setting.key));
     let of_adapter = said.filter_map(|setting| setting.key.strip_prefix("adapter.")?.split('.').next());
     of_adapter.collect::<BTreeSet<_>>().into_iter().map(|key| format!(" adapter.{key}=")).collect()
 }

@@ -13,6 +13,8 @@ use parquet::errors::ParquetError;
 use parquet::file::metadata::ParquetMetaDataReader;
 use parquet::schema::types::{SchemaDescriptor, Type, TypePtr};
 
+use crate::files;
+
 /// Reads the footer; every text column is one of bytes in the schema that comes back.
 ///
 /// # Errors
@@ -44,8 +46,16 @@ fn without_utf8(node: &TypePtr) -> Result<TypePtr, ParquetError> {
     Ok(Arc::new(bytes.build()?))
 }
 
+/// What the parquet crate reads, or why it does not: damaged files make it panic too.
+///
+/// # Errors
+/// The reason, in words.
+pub fn attempt<T>(read: impl FnOnce() -> Result<T, ParquetError>) -> Result<T, String> {
+    files::guarded(read)?.map_err(|error| reason(&error))
+}
+
 /// What is wrong, without the reader's own prefix.
-pub fn reason(error: &ParquetError) -> String {
+fn reason(error: &ParquetError) -> String {
     match error {
         ParquetError::General(reason) | ParquetError::EOF(reason) => reason.clone(),
         other => other.to_string(),

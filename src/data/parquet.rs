@@ -15,7 +15,9 @@ use crate::fault::{Exit, Explain};
 use crate::files;
 
 /// Rows that are in memory at a time.
-const BATCH_ROWS: usize = 2048;
+const BATCH_ROWS: u64 = 2048;
+/// Bytes of a batch's text, about.
+const BATCH_BYTES: u64 = 64 << 20;
 
 /// A column that a format reads.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -148,13 +150,14 @@ impl Table {
     pub fn open(path: &Path, wanted: &[Wanted]) -> Result<Self, Error> {
         let file = open(path)?;
         let metadata =
-            footer::read(&file).map_err(|error| Error::Damaged { path: path.to_owned(), reason: footer::reason(&error) })?;
+            footer::attempt(|| footer::read(&file)).map_err(|reason| Error::Damaged { path: path.to_owned(), reason })?;
         let mut table = Self { path: path.to_owned(), metadata, columns: Vec::new() };
         for column in wanted {
             match table.type_of(&column.name) {
                 Some(found) if column.kind.accepts(found) => table.columns.push(column.clone()),
+                // A column that the recipe does not name and the format can do without may be of another matter altogether.
+                Some(_) | None if column.optional => {}
                 Some(found) => return Err(table.unusable(column, found)),
-                None if column.optional => {}
                 None => return Err(table.missing(column)),
             }
         }
@@ -182,15 +185,16 @@ impl Table {
     /// The file cannot be opened again; each batch may be unreadable.
     pub fn read(&self, start: &Place) -> Result<impl Iterator<Item = Result<Batch, Error>>, Error> {
         let unreadable = |row: u64, reason: String| Error::Unreadable { place: Place { row, ..start.clone() }, reason };
-        let reader = ParquetRecordBatchReaderBuilder::new_with_metadata(open(&self.path)?, self.metadata.clone())
+        let builder = ParquetRecordBatchReaderBuilder::new_with_metadata(open(&self.path)?, self.metadata.clone())
             .with_row_groups(vec![start.row_group])
             .with_projection(self.projection())
-            .with_batch_size(BATCH_ROWS)
-            .build()
-            .map_err(|error| unreadable(start.row, footer::reason(&error)))?;
+            .with_batch_size(self.batch_rows(start.row_group));
+        let mut reader = footer::attempt(|| builder.build()).map_err(|reason| unreadable(start.row, reason))?;
         let mut next = start.row;
-        Ok(reader.map(move |batch| {
-            let batch = batch.map_err(|error| unreadable(next, error.to_string()))?;
+        let batches = std::iter::from_fn(move || files::guarded(|| reader.next()).transpose());
+        Ok(batches.map(move |batch| {
+            let batch = batch.and_then(|batch| batch.map_err(|error| error.to_string()));
+            let batch = batch.map_err(|reason| unreadable(next, reason))?;
             let first = Place { row: next, ..start.clone() };
             next += batch.num_rows() as u64;
             let columns = self.columns.iter().filter_map(|column| Some((column, batch.column_by_name(&column.name)?.clone())));
@@ -200,6 +204,19 @@ impl Table {
                 columns: columns.map(|(column, values)| (column.clone(), values)).collect(),
             })
         }))
+    }
+
+    /// Rows of a batch: so few that their text fits in memory and in Arrow's 32-bit offsets, however long the documents are.
+    fn batch_rows(&self, row_group: usize) -> usize {
+        let group = self.metadata.metadata().row_group(row_group);
+        let columns = group.columns().iter();
+        let wanted = columns.filter(|chunk| {
+            let root = chunk.column_path().parts().first();
+            self.columns.iter().any(|column| Some(&column.name) == root)
+        });
+        let bytes: i64 = wanted.map(|chunk| chunk.uncompressed_size()).sum();
+        let bytes_per_row = bytes.unsigned_abs() / group.num_rows().unsigned_abs().max(1);
+        (BATCH_BYTES / bytes_per_row.max(1)).clamp(1, BATCH_ROWS) as usize
     }
 
     fn group_rows(&self) -> impl Iterator<Item = u64> {

@@ -191,6 +191,13 @@ impl Tokenizer {
         &self.eos_ids
     }
 
+    /// Every token that ends a document or a turn: the eos tokens, and the stock templates' ends of a turn where they are known.
+    pub fn end_ids(&self) -> Vec<u32> {
+        let of_turns =
+            ["<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<|end|>"].into_iter().filter_map(|token| self.token_to_id(token));
+        self.eos_ids.iter().copied().chain(of_turns).collect()
+    }
+
     /// The token that fills a batch.
     pub fn pad_id(&self) -> Option<u32> {
         self.token_to_id(self.special.pad.as_deref()?)
@@ -218,7 +225,13 @@ fn tokens_of(span: &Range<usize>, offsets: &[(usize, usize)]) -> Range<usize> {
 fn parse(path: &Path, source: &str) -> Result<tokenizers::Tokenizer, Error> {
     let broken =
         |error: tokenizers::Error| Error::Broken { path: path.to_owned(), expected: "a tokenizer", cause: error.to_string() };
-    let mut inner = tokenizers::Tokenizer::from_bytes(source).map_err(broken)?;
+    let parsed = files::guarded(|| {
+        let parsed = tokenizers::Tokenizer::from_bytes(source)?;
+        // A post-processor that names a special token which it does not describe fails at its first text only.
+        parsed.encode("", true)?;
+        Ok(parsed)
+    });
+    let mut inner = parsed.map_err(Into::into).flatten().map_err(broken)?;
     // Rows are cut and padded where that is counted.
     inner.with_truncation(None).map_err(broken)?;
     inner.with_padding(None);

@@ -26,7 +26,8 @@ pub fn write_atomic(path: &Path, content: &[u8]) -> Result<(), Error> {
     sync_folder(folder)
 }
 
-/// Fills a folder under a temporary name and renames it to `path`; an older folder there is replaced.
+/// Fills a folder under a temporary name and renames it to `path`; an older folder there is exchanged for it in one step where the
+/// system can (Linux), else moved aside first.
 ///
 /// # Errors
 /// A file could not be written or the folder not renamed; `path` is then as it was.
@@ -37,12 +38,34 @@ pub fn write_folder_atomic<E: From<Error>>(path: &Path, fill: impl FnOnce(&Path)
     let new = tempfile::Builder::new().prefix(".tmp-").tempdir_in(above).map_err(failed)?;
     fill(new.path())?;
     sync_folder(new.path())?;
-    if path.exists() {
-        let old = tempfile::Builder::new().prefix(".old-").tempdir_in(above).map_err(failed)?;
-        fs::rename(path, old.path().join("folder")).map_err(failed)?;
+    if !path.exists() {
+        fs::rename(new.keep(), path).map_err(failed)?;
+    } else if exchange(new.path(), path).is_err() {
+        replace(new, path).map_err(failed)?;
     }
-    fs::rename(new.keep(), path).map_err(failed)?;
     Ok(sync_folder(above)?)
+}
+
+/// Two folders swap their names.
+#[cfg(target_os = "linux")]
+fn exchange(left: &Path, right: &Path) -> std::io::Result<()> {
+    use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
+    Ok(renameat2(AT_FDCWD, left, AT_FDCWD, right, RenameFlags::RENAME_EXCHANGE)?)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn exchange(_left: &Path, _right: &Path) -> std::io::Result<()> {
+    Err(std::io::ErrorKind::Unsupported.into())
+}
+
+/// Moves the old folder aside and the new one to its name; puts the old one back if that fails.
+fn replace(new: tempfile::TempDir, path: &Path) -> std::io::Result<()> {
+    let old = tempfile::Builder::new().prefix(".old-").tempdir_in(parent(path))?;
+    let aside = old.path().join("folder");
+    fs::rename(path, &aside)?;
+    fs::rename(new.path(), path).or_else(|cause| fs::rename(&aside, path).and(Err(cause)))?;
+    let _ = new.keep();
+    Ok(())
 }
 
 fn parent(path: &Path) -> &Path {
@@ -70,6 +93,12 @@ mod tests {
             Err(Error::new("write", new, std::io::Error::other("full")))
         });
         assert!(failed.is_err());
+        assert_eq!(fs::read(path.join("a")).expect("still there"), b"old");
+        write_folder_atomic::<Error>(&path, |new| write_atomic(&new.join("b"), b"new")).expect("replaced");
+        assert!(!path.join("a").exists() && path.join("b").exists(), "the new folder is whole and alone");
+        let new = tempfile::tempdir_in(dir.path()).expect("a temporary folder");
+        fs::write(new.path().join("a"), b"old").expect("written");
+        replace(new, &path).expect("replaced");
         assert_eq!(fs::read(path.join("a")).expect("still there"), b"old");
         assert_eq!(fs::read_dir(dir.path()).expect("listed").count(), 1, "no temporary folder is left");
     }

@@ -1,11 +1,13 @@
 //! Files that are whole or absent: atomic writes, content hashes, memory maps and the safetensors container.
 
 mod atomic;
+mod guard;
 mod hash;
 mod mmap;
 pub mod safetensors;
 
 pub use atomic::{write_atomic, write_folder_atomic};
+pub use guard::{guarded, panic_words};
 pub use hash::{Hash, hash_bytes, hash_file};
 pub use mmap::map;
 

@@ -97,14 +97,18 @@ impl Archive {
         self.metadata.metadata().iter().flatten().map(|(key, value)| (key.clone(), value.clone())).collect()
     }
 
+    /// A tensor as it is stored; `None` if there is no such tensor.
+    pub fn bytes(&self, name: &str) -> Option<&[u8]> {
+        let (start, end) = self.metadata.info(name)?.data_offsets;
+        Some(&self.map[self.data_start + start..self.data_start + end])
+    }
+
     /// A tensor's numbers in f32, row by row; `None` if there is no such tensor.
     ///
     /// # Errors
     /// The tensor is not of f32, f16 or bf16.
     pub fn read_f32(&self, name: &str) -> Result<Option<Vec<f32>>, Error> {
-        let Some(info) = self.metadata.info(name) else { return Ok(None) };
-        let (start, end) = info.data_offsets;
-        let bytes = &self.map[self.data_start + start..self.data_start + end];
+        let Some((info, bytes)) = self.metadata.info(name).zip(self.bytes(name)) else { return Ok(None) };
         let values = match info.dtype {
             Dtype::F32 => bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),
             Dtype::BF16 => bytes.as_chunks().0.iter().map(|b| bf16::from_le_bytes(*b).to_f32()).collect(),
@@ -116,10 +120,8 @@ impl Archive {
 
     /// A tensor of i64 numbers, as the golden files have them; `None` if there is no such tensor of that type.
     pub fn read_i64(&self, name: &str) -> Option<Vec<i64>> {
-        let info = self.metadata.info(name).filter(|info| info.dtype == Dtype::I64)?;
-        let (start, end) = info.data_offsets;
-        let bytes = &self.map[self.data_start + start..self.data_start + end];
-        Some(bytes.as_chunks().0.iter().map(|b| i64::from_le_bytes(*b)).collect())
+        self.metadata.info(name).filter(|info| info.dtype == Dtype::I64)?;
+        Some(self.bytes(name)?.as_chunks().0.iter().map(|b| i64::from_le_bytes(*b)).collect())
     }
 
     /// A tensor's shape.

@@ -52,6 +52,11 @@ impl Config {
         self.values.get(key).filter(|value| !value.is_null())
     }
 
+    /// Keys that are there.
+    pub fn keys(&self) -> impl Iterator<Item = &String> {
+        self.values.keys()
+    }
+
     /// Whether the key is there, be it null.
     pub fn has(&self, key: &str) -> bool {
         self.values.contains_key(key)

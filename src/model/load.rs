@@ -55,14 +55,18 @@ impl Folder {
     }
 }
 
-/// The safetensors files of a base, from the index where there is one.
+/// The safetensors files of a base: the single one, or those of the index.
 ///
 /// # Errors
 /// There are none, the index is not valid, or a file that it names is missing.
 pub fn shard_paths(folder: &Path) -> Result<Vec<PathBuf>, Error> {
     let (single, index) = (folder.join("model.safetensors"), folder.join("model.safetensors.index.json"));
+    // Where both are there, transformers reads the single file.
+    if single.exists() {
+        return Ok(vec![single]);
+    }
     if !index.exists() {
-        return if single.exists() { Ok(vec![single]) } else { Err(no_weights(folder)) };
+        return Err(no_weights(folder));
     }
     let fault = |message: String| Error::Config { path: index.clone(), message, hint: None };
     let content: Value = serde_json::from_str(&read_text(&index)?).map_err(|error| fault(format!("not valid JSON: {error}")))?;
@@ -99,12 +103,16 @@ struct Weights {
 impl Weights {
     fn open(folder: &Path, spec: &DecoderSpec) -> Result<Self, Error> {
         let shards = shard_paths(folder)?.iter().map(|path| Archive::open(path)).collect::<Result<Vec<_>, _>>()?;
-        let mut found = BTreeMap::new();
+        let (mut found, mut faults) = (BTreeMap::new(), Vec::new());
         for (index, shard) in shards.iter().enumerate() {
-            found.extend(shard.shapes().into_iter().map(|(name, shape)| (name, (index, shape))));
+            for (name, shape) in shard.shapes() {
+                if let Some((first, _)) = found.insert(name.clone(), (index, shape)) {
+                    let [first, second] = [first, index].map(|shard: usize| shards[shard].path().display());
+                    faults.push(format!("tensor `{name}` stands in two shards, `{first}` and `{second}`"));
+                }
+            }
         }
         let weights = Self { place: found.iter().map(|(name, (index, _))| (name.clone(), *index)).collect(), shards };
-        let mut faults = weights.tied_head_faults(spec)?;
         for (name, shape) in spec.tensors() {
             match found.remove(&name) {
                 None => faults.push(format!("tensor `{name}` is missing, expected shape {shape:?}")),
@@ -118,19 +126,15 @@ impl Weights {
         let harmless = |name: &str| name.ends_with("rotary_emb.inv_freq") || (spec.tied_head && name == HEAD);
         let extra = found.iter().filter(|(name, _)| !harmless(name));
         faults.extend(extra.map(|(name, (_, shape))| format!("tensor `{name}` of shape {shape:?} is not part of the model")));
+        faults.extend(weights.tied_head_fault(spec));
         if faults.is_empty() { Ok(weights) } else { Err(Error::Tensors { folder: folder.to_owned(), faults }) }
     }
 
     /// A stored copy of a tied head must be the embedding.
-    fn tied_head_faults(&self, spec: &DecoderSpec) -> Result<Vec<String>, Error> {
-        if spec.tied_head
-            && self.place.contains_key(HEAD)
-            && self.place.contains_key(EMBEDDING)
-            && self.read(HEAD)? != self.read(EMBEDDING)?
-        {
-            return Ok(vec![format!("tensor `{HEAD}` differs from `{EMBEDDING}`, expected equal: config.json ties them")]);
-        }
-        Ok(Vec::new())
+    fn tied_head_fault(&self, spec: &DecoderSpec) -> Option<String> {
+        let bytes = |name: &str| self.shards[*self.place.get(name)?].bytes(name);
+        let differ = spec.tied_head && bytes(HEAD)? != bytes(EMBEDDING)?;
+        differ.then(|| format!("tensor `{HEAD}` differs from `{EMBEDDING}`, expected equal: config.json ties them"))
     }
 
     fn read(&self, name: &str) -> Result<Vec<f32>, Error> {

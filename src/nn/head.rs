@@ -17,12 +17,12 @@ pub struct Head {
 }
 
 /// Rows of a batch that carry a loss.
-#[derive(Debug, Clone, Default)]
-pub struct Labels {
+#[derive(Debug, Clone, Copy)]
+pub struct Labels<'a> {
     /// Index into batch · sequence of the position before each trained token, ascending.
-    pub positions: Vec<i32>,
+    pub positions: &'a [i32],
     /// The trained tokens.
-    pub targets: Vec<i32>,
+    pub targets: &'a [i32],
 }
 
 /// What a batch's labelled rows cost.
@@ -44,7 +44,7 @@ impl Head {
     ///
     /// # Shapes
     /// `hidden` [tokens, width], untracked. At most `chunk_rows` rows of logits exist at a time.
-    pub fn score(&self, hidden: Tensor<2>, labels: &Labels, chunk_rows: usize, with_gradient: bool) -> Scored {
+    pub fn score(&self, hidden: Tensor<2>, labels: Labels, chunk_rows: usize, with_gradient: bool) -> Scored {
         let device = hidden.device();
         let [tokens, width] = hidden.dims();
         let mut losses = Vec::with_capacity(labels.targets.len());
@@ -68,7 +68,7 @@ impl Head {
                 return zeros;
             }
             let count = labels.positions.len();
-            let positions = Tensor::<1, Int>::from_data(TensorData::new(labels.positions.clone(), [count]), &device);
+            let positions = Tensor::<1, Int>::from_data(TensorData::new(labels.positions.to_vec(), [count]), &device);
             zeros.select_assign(0, positions, Tensor::cat(gradients, 0), burn::tensor::IndexingUpdateOp::Add)
         });
         Scored { losses, gradient }

@@ -1,10 +1,13 @@
 //! A plan's parts: rows, model, the loop's config.
 
+use std::path::PathBuf;
+
 use burn::tensor::Device;
 use rayon::prelude::*;
 
 use super::Error;
-use super::resolve::{Plan, Warmup};
+use super::resolve::Plan;
+use super::training::Warmup;
 use crate::adapter::{attach, peft};
 use crate::data::{Corpus, Ledger, Rows, Split, split};
 use crate::model::Decoder;
@@ -20,7 +23,7 @@ pub struct RunData {
     corpus: Corpus,
     split: Split,
     validation: Option<Corpus>,
-    end_ids: Vec<i32>,
+    end_ids: Vec<u32>,
 }
 
 impl Plan {
@@ -29,7 +32,8 @@ impl Plan {
     /// # Errors
     /// A row cannot be read or rendered, too many are left out, or nothing is left to train on.
     pub fn read_data(&self, report: Reporter) -> Result<RunData, Error> {
-        let cache = Self::cache_folder();
+        self.notes().into_iter().for_each(|note| report(Event::Note(note)));
+        let cache = cache_folder();
         let open = |sources: &[_]| -> Result<Corpus, Error> {
             let corpus = Corpus::open(sources, &self.encoder, &self.limits, &cache, report)?;
             self.judge(corpus.ledger(), report)?;
@@ -37,12 +41,10 @@ impl Plan {
             Ok(corpus)
         };
         let corpus = open(&self.sources)?;
+        let end_ids = self.encoder.tokenizer.end_ids();
+        note_missing_ends(&corpus, &end_ids, report);
         let split = split(&corpus, self.holdout)?;
         let validation = if self.validation_sources.is_empty() { None } else { Some(open(&self.validation_sources)?) };
-        let tokenizer = &self.encoder.tokenizer;
-        let end_of_turn =
-            ["<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<|end|>"].into_iter().filter_map(|token| tokenizer.token_to_id(token));
-        let end_ids = tokenizer.eos_ids().iter().copied().chain(end_of_turn).filter_map(|id| i32::try_from(id).ok()).collect();
         Ok(RunData { corpus, split, validation, end_ids })
     }
 
@@ -181,7 +183,7 @@ impl RunData {
         train::Data {
             training: Rows::new(&self.corpus, self.split.training.clone()),
             validation: [Some(held), own].into_iter().flatten().filter(|rows| !rows.is_empty()).collect(),
-            end_ids: self.end_ids.clone(),
+            end_ids: self.end_ids.iter().map(|id| id.cast_signed()).collect(),
         }
     }
 
@@ -205,4 +207,22 @@ impl RunData {
         let rows = self.split.training.iter().map(|index| self.corpus.row(*index as usize));
         rows.fold((0, 0), |(tokens, trained), row| (tokens + row.len() as u64, trained + row.trained_tokens() as u64))
     }
+}
+
+/// A model that never sees a turn end while it is trained does not end one afterwards.
+fn note_missing_ends(corpus: &Corpus, end_ids: &[u32], report: Reporter) {
+    let ends = |row: usize| {
+        let row = corpus.row(row);
+        row.ids().iter().zip(row.trained()).any(|(id, trained)| trained && end_ids.contains(id))
+    };
+    if !(0..corpus.len()).into_par_iter().any(ends) {
+        report(Event::Note("no row trains a token that ends a turn or a document: the model will not learn to stop".to_owned()));
+    }
+}
+
+/// Where token caches are: `RANKINE_CACHE`, or the user's cache folder.
+fn cache_folder() -> PathBuf {
+    let of = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let user = || of("XDG_CACHE_HOME").or_else(|| of("LOCALAPPDATA")).or_else(|| of("HOME").map(|home| home.join(".cache")));
+    of("RANKINE_CACHE").unwrap_or_else(|| user().unwrap_or_else(std::env::temp_dir).join("rankine"))
 }

@@ -73,6 +73,17 @@ impl Filled {
         said.map(|said| self.fill(key, Some(said), said.value.clone(), show))
     }
 
+    /// The values, with those of one section together.
+    pub fn by_section(mut self) -> Vec<Setting> {
+        const SECTIONS: [&str; 7] = ["base_model", "chat_template", "datasets", "adapter", "training", "evaluation", "output"];
+        let rank = |setting: &Setting| {
+            let section = setting.key.split('.').next().unwrap_or_default();
+            SECTIONS.iter().position(|name| *name == section).unwrap_or(SECTIONS.len())
+        };
+        self.settings.sort_by_key(rank);
+        self.settings
+    }
+
     /// Any value.
     pub fn put(&mut self, key: &str, value: Value, origin: Origin) {
         self.settings.push(Setting { key: key.to_owned(), value, origin });

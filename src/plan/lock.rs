@@ -6,9 +6,13 @@ use std::thread::JoinHandle;
 use serde_json::{Map, Value, json};
 
 use super::Error;
+use super::fill::Origin;
 use super::resolve::Plan;
+use crate::adapter::peft;
+use crate::data::Source;
 use crate::device::cpu_features;
 use crate::files::{hash_file, write_atomic};
+use crate::model::shard_paths;
 
 /// A lock that is on disk, whose hashes are still being computed.
 #[derive(Debug)]
@@ -24,7 +28,7 @@ pub fn write(plan: &Plan, threads: usize) -> Result<Lock, Error> {
     let path = plan.output_dir.join("recipe.lock.yaml");
     let head = head(plan, threads);
     write_atomic(&path, yaml(&head, None).as_bytes())?;
-    let inputs = plan.inputs()?;
+    let inputs = inputs(plan)?;
     let hashing = std::thread::spawn(move || write_atomic(&path, yaml(&head, Some(hashes(&inputs)?)).as_bytes()));
     Ok(Lock { hashing })
 }
@@ -41,14 +45,15 @@ impl Lock {
 
 fn head(plan: &Plan, threads: usize) -> Map<String, Value> {
     let mut recipe = Value::Object(Map::new());
-    for setting in &plan.settings {
+    // What comes from elsewhere would contradict the key that brings it.
+    for setting in plan.settings.iter().filter(|setting| !matches!(setting.origin, Origin::Derived(_))) {
         put(&mut recipe, &setting.key, setting.value.clone());
     }
     let directory = std::env::current_dir().unwrap_or_default();
     let head = json!({
         "rankine": env!("CARGO_PKG_VERSION"),
-        "recipe_file": plan.recipe,
-        "working_directory": directory,
+        "recipe_file": shown(&plan.recipe),
+        "working_directory": shown(&directory),
         "started": plan.started.to_string(),
         "device": plan.device.to_string(),
         "threads": threads,
@@ -83,14 +88,37 @@ fn put(tree: &mut Value, key: &str, value: Value) {
     }
 }
 
-fn hashes(inputs: &[(String, Vec<PathBuf>)]) -> Result<Value, crate::files::Error> {
+/// Every file that the run reads, by what it is.
+fn inputs(plan: &Plan) -> Result<Vec<(&'static str, Vec<PathBuf>)>, Error> {
+    let beside = [
+        "config.json",
+        "generation_config.json",
+        "model.safetensors.index.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "special_tokens_map.json",
+        "chat_template.jinja",
+    ];
+    let beside = beside.into_iter().map(|name| plan.base_folder.join(name)).filter(|path| path.exists());
+    let data = |sources: &[Source]| sources.iter().flat_map(|source| source.files.clone()).collect();
+    Ok(vec![
+        ("base", shard_paths(&plan.base_folder)?),
+        ("tokenizer_and_config", beside.collect()),
+        ("chat_template", plan.chat_template.iter().cloned().collect()),
+        ("init_from", plan.init_from.iter().flat_map(|folder| peft::files(folder)).collect()),
+        ("datasets", data(&plan.sources)),
+        ("evaluation_datasets", data(&plan.validation_sources)),
+    ])
+}
+
+fn hashes(inputs: &[(&str, Vec<PathBuf>)]) -> Result<Value, crate::files::Error> {
     let mut blake3 = Map::new();
-    for (what, paths) in inputs {
+    for (what, paths) in inputs.iter().filter(|(_, paths)| !paths.is_empty()) {
         let mut of = Map::new();
         for path in paths {
             of.insert(shown(path), json!(hash_file(path)?.to_string()));
         }
-        blake3.insert(what.clone(), Value::Object(of));
+        blake3.insert((*what).to_owned(), Value::Object(of));
     }
     Ok(Value::Object(blake3))
 }

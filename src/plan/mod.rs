@@ -3,18 +3,20 @@
 //! [`resolve`] opens config.json, the tokenizer and Parquet footers, no weights; [`Plan::read_data`] and [`Plan::load_model`] make the
 //! parts; [`lock`] writes down what a run depends on.
 
+mod adapter;
 mod base;
 mod build;
 mod fill;
 pub mod lock;
 mod resolve;
+mod training;
 
 pub use build::RunData;
 pub use fill::{Origin, Setting};
 pub use resolve::{Plan, Resolved, resolve};
 
 use crate::fault::{Exit, Explain, Fault};
-use crate::{adapter, data, device, files, model};
+use crate::{data, device, files, model};
 
 /// A plan that cannot be made or carried out.
 #[derive(Debug, thiserror::Error)]
@@ -44,7 +46,7 @@ pub enum Error {
     Model(#[from] model::Error),
     /// The adapter cannot be made.
     #[error(transparent)]
-    Adapter(#[from] adapter::Error),
+    Adapter(#[from] crate::adapter::Error),
     /// The device cannot be used.
     #[error(transparent)]
     Device(#[from] device::Error),

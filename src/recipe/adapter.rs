@@ -9,7 +9,7 @@ use super::place::Said;
 use super::section::{ABOVE_ZERO, Section, Value};
 use super::tree::{Kind, shorten};
 use crate::fault::Fault;
-use crate::terms::Method;
+use crate::terms::{Method, Modules};
 
 const MAX_RANK: u64 = 65_536;
 const MAX_LAYER: u64 = 65_535;
@@ -28,7 +28,7 @@ pub struct Adapter {
     /// Share of A's input that is dropped in training, below 1.
     pub dropout: Option<Said<f64>>,
     /// The projections that get an adapter.
-    pub target_modules: Option<Said<Targets>>,
+    pub target_modules: Option<Said<Modules>>,
     /// Scale by alpha / sqrt(r), Kalajdzievski 2023, arXiv:2312.03732.
     pub use_rslora: Option<Said<bool>>,
     /// Ranks of the projections that a pattern matches.
@@ -41,17 +41,6 @@ pub struct Adapter {
     pub init_lora_weights: Option<Said<bool>>,
     /// An adapter folder to go on from; shape and targets come from there.
     pub init_from: Option<Said<PathBuf>>,
-}
-
-/// The projections that get an adapter, as PEFT's `target_modules` names them.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Targets {
-    /// Every linear layer but the head.
-    AllLinear,
-    /// Modules whose name is, or ends with a dot and, one of these.
-    Names(Vec<String>),
-    /// Modules whose whole name matches this regular expression.
-    Regex(String),
 }
 
 /// Keys of PEFT and of quantised bases that are not built yet.
@@ -87,17 +76,17 @@ impl Adapter {
     }
 }
 
-fn targets(value: Value) -> Option<Said<Targets>> {
+fn targets(value: Value) -> Option<Said<Modules>> {
     let place = value.node.place.clone();
     let targets = match &value.node.kind {
         Kind::List(nodes) if !nodes.is_empty() => {
             let names = value.list()?.into_iter().filter_map(Value::text);
-            Targets::Names(names.map(|name| name.value).collect())
+            Modules::Names(names.map(|name| name.value).collect())
         }
-        Kind::Scalar { text, .. } if text.eq_ignore_ascii_case("all-linear") => Targets::AllLinear,
+        Kind::Scalar { text, .. } if text.eq_ignore_ascii_case("all-linear") => Modules::AllLinear,
         Kind::Scalar { text, .. } if !text.is_empty() => {
             with_regex(value, text)?;
-            Targets::Regex(text.clone())
+            Modules::Regex(text.clone())
         }
         _ => {
             value.mismatch("`all-linear`, a regular expression or a list of names");

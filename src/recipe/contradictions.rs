@@ -7,7 +7,7 @@ use super::notes::{Notes, listed};
 use super::tree::shorten;
 use super::{Adapter, Dataset, Evaluation, Place, Recipe, Training};
 use crate::fault::Fault;
-use crate::terms::{Format, Scheduler, TrainOn};
+use crate::terms::{Format, Modules, Scheduler, TrainOn};
 
 /// Adds a fault for every contradiction within a recipe.
 pub(super) fn find(recipe: &Recipe, notes: &Notes) {
@@ -15,6 +15,7 @@ pub(super) fn find(recipe: &Recipe, notes: &Notes) {
         in_dataset(dataset, notes);
     }
     in_adapter(&recipe.adapter, notes);
+    in_layers(&recipe.adapter, notes);
     in_training(&recipe.training, notes);
     in_evaluation(&recipe.evaluation, notes);
 }
@@ -34,6 +35,16 @@ fn in_dataset(dataset: &Dataset, notes: &Notes) {
     {
         let message = format!("train_on: `{}` does not go with format `text`, where every token is trained", train_on.value);
         notes.say(&train_on.place, Fault::new(message).hint("remove `train_on`"));
+    }
+}
+
+/// PEFT reads layers only where names choose.
+fn in_layers(adapter: &Adapter, notes: &Notes) {
+    if let (Some(layers), Some(Modules::Regex(pattern))) =
+        (&adapter.layers_to_transform, adapter.target_modules.as_ref().map(|said| &said.value))
+    {
+        let fault = Fault::new(format!("adapter.layers_to_transform does not go with the regular expression `{pattern}`"));
+        notes.say(&layers.place, fault.hint("put the layers into the expression, such as `.*layers\\.(0|1)\\..*q_proj`"));
     }
 }
 

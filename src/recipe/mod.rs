@@ -25,7 +25,7 @@ mod tests;
 
 use std::path::{Path, PathBuf};
 
-pub use adapter::{Adapter, Targets};
+pub use adapter::Adapter;
 pub use dataset::Dataset;
 pub use evaluation::Evaluation;
 pub use output::Output;

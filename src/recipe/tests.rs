@@ -5,7 +5,7 @@ use std::path::Path;
 use proptest::prelude::*;
 
 use super::*;
-use crate::terms::{Checkpointing, Format, Holdout, Method, Scheduler, TrainOn};
+use crate::terms::{Checkpointing, Format, Holdout, Method, Modules, Scheduler, TrainOn};
 
 /// Four lines that every recipe needs; what a test adds starts at line 5.
 const NEEDED: &str = "base_model: m\ndatasets:\n  - path: d\n    format: chat\n";
@@ -285,9 +285,9 @@ fn habits_of_yaml_1_1_are_understood_where_they_are_meant() {
 fn targets_layers_and_holdouts_have_several_forms() {
     let adapter = |line: &str| with(&format!("adapter:\n  {line}")).adapter;
     let targets = |line: &str| value(adapter(line).target_modules.as_ref());
-    assert_eq!(targets("target_modules: all-linear"), Some(Targets::AllLinear));
-    assert_eq!(targets("target_modules: [q_proj, 'v_proj']"), Some(Targets::Names(vec!["q_proj".into(), "v_proj".into()])));
-    assert_eq!(targets(r"target_modules: .*\.q_proj"), Some(Targets::Regex(r".*\.q_proj".into())));
+    assert_eq!(targets("target_modules: all-linear"), Some(Modules::AllLinear));
+    assert_eq!(targets("target_modules: [q_proj, 'v_proj']"), Some(Modules::Names(vec!["q_proj".into(), "v_proj".into()])));
+    assert_eq!(targets(r"target_modules: .*\.q_proj"), Some(Modules::Regex(r".*\.q_proj".into())));
     let layers = |line: &str| value(adapter(line).layers_to_transform.as_ref());
     assert_eq!(layers("layers_to_transform: 3"), Some(vec![3]));
     assert_eq!(layers("layers_to_transform: [0, 2]"), Some(vec![0, 2]));
@@ -327,7 +327,7 @@ fn an_override_takes_the_place_of_what_the_file_says() {
     assert_eq!(rate, Some((1e-4, "override `training.learning_rate=1e-4`".into())));
     assert_eq!(value(recipe.datasets[0].path.as_ref()).as_deref(), Some("x=y"));
     assert_eq!(value(recipe.datasets[0].format.as_ref()), Some(Format::Chat));
-    assert_eq!(value(recipe.adapter.target_modules.as_ref()), Some(Targets::Names(vec!["q_proj".into(), "v_proj".into()])));
+    assert_eq!(value(recipe.adapter.target_modules.as_ref()), Some(Modules::Names(vec!["q_proj".into(), "v_proj".into()])));
     assert_eq!(recipe.adapter.method, None);
     assert_eq!(value(recipe.adapter.r.as_ref()), Some(16));
     assert_eq!(value(recipe.output.save_steps.as_ref()), Some(5));

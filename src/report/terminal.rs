@@ -1,7 +1,7 @@
 //! Progress for a person: bars on a terminal, a plain line every few seconds elsewhere. Everything goes to stderr.
 
 use std::cell::{Cell, RefCell};
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 
 use indicatif::{HumanBytes, HumanDuration, ProgressBar, ProgressStyle};
@@ -38,7 +38,7 @@ impl Terminal {
     pub fn say(&self, line: &str) {
         match self.bar.borrow().as_ref().filter(|_| self.is_terminal) {
             Some(bar) => bar.println(line),
-            None => eprintln!("{line}"),
+            None => print_line(line),
         }
     }
 
@@ -74,7 +74,7 @@ impl Terminal {
         }
         if !self.is_terminal {
             if self.is_time() && done < total {
-                eprintln!("{what}: {done} of {total}");
+                print_line(&format!("{what}: {done} of {total}"));
             }
             return;
         }
@@ -103,7 +103,7 @@ impl Terminal {
             bar.set_position(step.step);
             bar.set_message(line);
         } else if self.is_time() || step.step == training.steps {
-            eprintln!("step {}/{}  {line}", step.step, training.steps);
+            print_line(&format!("step {}/{}  {line}", step.step, training.steps));
         }
         if step.skipped {
             self.say(&format!("note: step {} was skipped: its loss or gradients were not finite", step.step));
@@ -124,6 +124,11 @@ impl Terminal {
         }
         due
     }
+}
+
+/// A line on stderr. Where nobody reads it any more the run goes on, which `eprintln!` would end with a panic.
+fn print_line(line: &str) {
+    let _ = writeln!(std::io::stderr(), "{line}");
 }
 
 /// One line about a step.

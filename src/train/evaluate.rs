@@ -1,7 +1,7 @@
 //! The score of the adapter on rows that it is not trained on.
 
 use super::run::Data;
-use super::step::{ordered_sum, score};
+use super::step::score;
 use crate::model::Decoder;
 use crate::report::{Evaluation, Event, Reporter};
 
@@ -22,14 +22,13 @@ pub(super) fn evaluate(
             let batch = rows.batch(places);
             for (loss, target) in score(decoder, &batch, chunk_rows).into_iter().zip(&batch.targets) {
                 let mean = if data.end_ids.contains(target) { &mut ends } else { &mut content };
-                mean.losses.push(loss);
+                mean.add(loss);
             }
             done += places.len();
             report(Event::Progress { what: "evaluating".to_owned(), done: done as u64, total: total as u64 });
         }
     }
-    let all = Mean { losses: content.losses.iter().chain(&ends.losses).copied().collect() };
-    let eval_loss = all.value()?;
+    let eval_loss = content.and(ends).value()?;
     let evaluation = Evaluation {
         step,
         eval_loss,
@@ -41,14 +40,24 @@ pub(super) fn evaluate(
     Some(evaluation)
 }
 
-#[derive(Default)]
+/// A mean whose losses are added in order and in f64.
+#[derive(Clone, Copy, Default)]
 struct Mean {
-    losses: Vec<f32>,
+    sum: f64,
+    count: u64,
 }
 
 impl Mean {
-    #[allow(clippy::cast_precision_loss, reason = "counts are far below 2^52")]
-    fn value(&self) -> Option<f64> {
-        (!self.losses.is_empty()).then(|| ordered_sum(&self.losses) / self.losses.len() as f64)
+    fn add(&mut self, loss: f32) {
+        self.sum += f64::from(loss);
+        self.count += 1;
+    }
+
+    fn and(self, other: Self) -> Self {
+        Self { sum: self.sum + other.sum, count: self.count + other.count }
+    }
+
+    fn value(self) -> Option<f64> {
+        (self.count > 0).then(|| self.sum / self.count as f64)
     }
 }

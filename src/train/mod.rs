@@ -15,16 +15,21 @@ pub use run::{Data, run};
 pub use schedule::Schedule;
 pub use step::{Gradients, Loss, Memory, StepConfig, forward_backward, score};
 
+use std::path::{Path, PathBuf};
+
 use crate::fault::{Exit, Explain};
 use crate::{adapter, files};
+
+fn kept(checkpoint: Option<&Path>) -> String {
+    let nothing = || "it changed no weights".to_owned();
+    checkpoint.map_or_else(nothing, |path| format!("the weights before it are in `{}`", path.display()))
+}
 
 /// A run that cannot go on.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A loss or gradient was not finite; the weights are those of the step before.
-    #[error(
-        "step {step} has loss {loss} and gradient norm {grad_norm}, expected finite numbers; the weights were not changed by it"
-    )]
+    #[error("step {step} has loss {loss} and gradient norm {grad_norm}, expected finite numbers; {}", kept(checkpoint.as_deref()))]
     Diverged {
         /// From 1.
         step: u64,
@@ -32,6 +37,14 @@ pub enum Error {
         loss: f64,
         /// Global L2 norm.
         grad_norm: f64,
+        /// The weights, if a step changed them.
+        checkpoint: Option<PathBuf>,
+    },
+    /// Every step was skipped, or no validation loss after one was finite.
+    #[error("none of {steps} steps left an adapter to keep: their losses, gradients or validation losses were not finite")]
+    NothingLearned {
+        /// Steps that were taken.
+        steps: u64,
     },
     /// A file could not be written.
     #[error(transparent)]
@@ -47,7 +60,7 @@ pub enum Error {
 impl Explain for Error {
     fn exit(&self) -> Exit {
         match self {
-            Self::Diverged { .. } => Exit::Diverged,
+            Self::Diverged { .. } | Self::NothingLearned { .. } => Exit::Diverged,
             Self::File(error) => error.exit(),
             Self::Safetensors(error) => error.exit(),
             Self::Adapter(error) => error.exit(),
@@ -58,6 +71,9 @@ impl Explain for Error {
         match self {
             Self::Diverged { .. } => {
                 Some("lower `training.learning_rate`, add `training.warmup_steps`, or set `training.on_nonfinite: skip`".into())
+            }
+            Self::NothingLearned { .. } => {
+                Some("lower `training.learning_rate` or add `training.warmup_steps`; if step 1 fails too, look at the base and the data".into())
             }
             Self::File(error) => error.hint(),
             Self::Safetensors(error) => error.hint(),

@@ -28,7 +28,7 @@ pub struct Data<'a> {
 /// Trains the adapters that are attached to `decoder` and leaves the run in its folder; returns its last state.
 ///
 /// # Errors
-/// A loss or gradient was not finite and the config says to abort, or a file could not be written.
+/// A loss or gradient was not finite and the config says to abort, no step left an adapter to keep, or a file could not be written.
 pub fn run(decoder: &mut Decoder, data: &Data, config: &Config, folder: &RunFolder, report: Reporter) -> Result<State, Error> {
     let mut optimizer = AdamW::new(config.optimizer, decoder);
     let mut state = State::default();
@@ -37,14 +37,19 @@ pub fn run(decoder: &mut Decoder, data: &Data, config: &Config, folder: &RunFold
     state.eval_loss_first = score(decoder, 0).map(|evaluation| evaluation.eval_loss);
 
     let (started, mut saved, mut order) = (Instant::now(), Instant::now(), (u64::MAX, Vec::new()));
-    let (rows, last) = (data.training.len(), config.schedule.total_steps);
+    let (rows, last, mut kept) = (data.training.len(), config.schedule.total_steps, false);
     for step in 1..=last {
         let of_step = config.rows_of_step(step, rows);
         if order.0 != of_step.epoch {
             order = (of_step.epoch, config.order(of_step.epoch, rows));
         }
         let epoch = of_step.epoch as f64 + of_step.places.end as f64 / rows as f64;
-        let taken = take(decoder, &mut optimizer, data, config, step, &order.1[of_step.places], of_step.epoch)?;
+        let taken = take(decoder, &mut optimizer, data, config, step, &order.1[of_step.places], of_step.epoch);
+        if taken.skipped && config.on_nonfinite == OnNonfinite::Abort {
+            let save = || folder.save_checkpoint(decoder, &optimizer, &state, config.save_total_limit);
+            let checkpoint = (state.step > 0).then(save).transpose()?;
+            return Err(Error::Diverged { step, loss: taken.loss, grad_norm: taken.grad_norm, checkpoint });
+        }
         state = State { step, updates: optimizer.updates, tokens: state.tokens + taken.tokens, loss: Some(taken.loss), ..state };
         state.seconds = started.elapsed().as_secs_f64();
         report(Event::Step(Step { epoch, ..taken }));
@@ -52,8 +57,9 @@ pub fn run(decoder: &mut Decoder, data: &Data, config: &Config, folder: &RunFold
         let mut done = step == last;
         if done || is_due(step, config.eval_steps, of_step.ends_epoch) {
             let evaluation = score(decoder, step);
-            if state.judge(evaluation.as_ref()) || (done && state.best_step.is_none()) {
+            if state.judge(evaluation.as_ref()) && optimizer.updates > 0 {
                 report(Event::Saved { path: folder.save_adapter(decoder)?, step });
+                kept = true;
             }
             done |= config.early_stopping_patience > 0 && state.evaluations_without_improvement >= config.early_stopping_patience;
         }
@@ -65,10 +71,10 @@ pub fn run(decoder: &mut Decoder, data: &Data, config: &Config, folder: &RunFold
             break;
         }
     }
-    Ok(state)
+    if kept { Ok(state) } else { Err(Error::NothingLearned { steps: state.step }) }
 }
 
-/// One optimizer step over rows at `places`.
+/// One optimizer step over rows at `places`; skipped, with the weights as they were, if a loss or gradient is not finite.
 fn take(
     decoder: &mut Decoder,
     optimizer: &mut AdamW,
@@ -77,7 +83,7 @@ fn take(
     step: u64,
     places: &[u32],
     epoch: u64,
-) -> Result<Step, Error> {
+) -> Step {
     let started = Instant::now();
     let (mut gradients, mut sum, mut trained_tokens, mut tokens) = (Gradients::default(), 0.0, 0, 0);
     for places in places.chunks(config.micro_batch_size) {
@@ -93,12 +99,10 @@ fn take(
     if finite {
         let clipped = if config.max_grad_norm > 0.0 { gradients.clipped(grad_norm, config.max_grad_norm) } else { gradients };
         optimizer.update(decoder, clipped, learning_rate);
-    } else if config.on_nonfinite == OnNonfinite::Abort {
-        return Err(Error::Diverged { step, loss, grad_norm });
     }
     let tokens_per_second = tokens as f64 / started.elapsed().as_secs_f64();
     let peak_memory_bytes = peak_memory_bytes();
-    Ok(Step {
+    Step {
         step,
         epoch: 0.0,
         loss,
@@ -109,7 +113,7 @@ fn take(
         tokens_per_second,
         peak_memory_bytes,
         skipped: !finite,
-    })
+    }
 }
 
 fn is_due(step: u64, every: u64, otherwise: bool) -> bool {

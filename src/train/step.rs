@@ -69,8 +69,10 @@ impl Gradients {
 
     /// The L2 norm of all of them together, summed in a fixed order.
     pub fn norm(&self) -> f64 {
-        let square = |gradient: &Tensor<2>| gradient.to_data().iter::<f32>().map(|value| f64::from(value).powi(2)).sum::<f64>();
-        self.0.iter().flatten().map(square).sum::<f64>().sqrt()
+        let square = |gradient: &Tensor<2>| {
+            gradient.to_data().iter::<f32>().map(|value| f64::from(value).powi(2)).fold(0.0, |sum, square| sum + square)
+        };
+        self.0.iter().flatten().map(square).fold(0.0, |sum, square| sum + square).sqrt()
     }
 }
 
@@ -114,8 +116,7 @@ pub fn forward_backward(
 
     let (shape, width) = (x.shape(), decoder.spec.width);
     let tokens = batch.ids.len();
-    let Scored { losses, gradient } =
-        decoder.head.score(x.reshape([tokens, width]), &labels(batch), config.head_chunk_rows, true);
+    let Scored { losses, gradient } = decoder.head.score(x.reshape([tokens, width]), labels(batch), config.head_chunk_rows, true);
     let loss = Loss { sum: ordered_sum(&losses), trained_tokens: batch.trained_tokens() };
     if !loss.sum.is_finite() {
         drop(kept);
@@ -145,7 +146,7 @@ pub fn forward_backward(
 pub fn score(decoder: &Decoder, batch: &Batch, head_chunk_rows: usize) -> Vec<f32> {
     let hidden = decoder.hidden(ids(decoder, batch), &decoder.frame(batch.length, None));
     let hidden = hidden.reshape([batch.ids.len(), decoder.spec.width]);
-    decoder.head.score(hidden, &labels(batch), head_chunk_rows, false).losses
+    decoder.head.score(hidden, labels(batch), head_chunk_rows, false).losses
 }
 
 /// What a block left behind for its backward.
@@ -195,8 +196,8 @@ fn ids(decoder: &Decoder, batch: &Batch) -> Tensor<2, Int> {
     Tensor::from_data(TensorData::new(batch.ids.clone(), [batch.rows.len(), batch.length]), &decoder.device())
 }
 
-fn labels(batch: &Batch) -> Labels {
-    Labels { positions: batch.positions.clone(), targets: batch.targets.clone() }
+fn labels(batch: &Batch) -> Labels<'_> {
+    Labels { positions: &batch.positions, targets: &batch.targets }
 }
 
 /// One key a token: a hash of seed, epoch, row and place in the row.
@@ -206,6 +207,6 @@ fn token_keys(batch: &Batch, [seed, epoch]: [u64; 2]) -> Arc<[u64]> {
 }
 
 /// Sums that decide anything are added in order and in f64.
-pub(super) fn ordered_sum(values: &[f32]) -> f64 {
+fn ordered_sum(values: &[f32]) -> f64 {
     values.iter().map(|value| f64::from(*value)).sum()
 }

@@ -3,12 +3,14 @@
 
 use std::error::Error as _;
 use std::io;
+use std::sync::LazyLock;
 
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Kwargs;
 use minijinja::{AutoEscape, Environment, ErrorKind, State, Value, escape_formatter};
+use regex::Regex;
 
 use super::generation::{self, Marks};
 use super::{Error, Rendered, json};
@@ -67,6 +69,17 @@ impl Engine {
 }
 
 /// The environment of transformers' `_compile_jinja_template`.
+static ASKED: LazyLock<Regex> =
+    LazyLock::new(|| Regex::new(r#"strftime_now\(\s*(?:"([^"]*)"|'([^']*)')?"#).expect("the pattern is valid and fixed"));
+static DAY: LazyLock<Regex> =
+    LazyLock::new(|| Regex::new("^(?:[^%]|%-?[aAbBdejmuUwWyYDF])*$").expect("the pattern is valid and fixed"));
+
+/// Whether every format that a template gives to `strftime_now` is written out and tells nothing finer than the day.
+pub(super) fn asks_for_the_day_only(source: &str) -> bool {
+    let format = |call: regex::Captures| call.get(1).or(call.get(2)).map(|format| format.as_str().to_owned());
+    ASKED.captures_iter(source).all(|call| format(call).is_some_and(|format| DAY.is_match(&format)))
+}
+
 fn environment(started: Timestamp) -> Environment<'static> {
     let mut environment = Environment::new();
     let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();

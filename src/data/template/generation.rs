@@ -20,9 +20,11 @@ static TAG: LazyLock<Regex> = LazyLock::new(|| {
     Regex::new(r"\{%(?<left>[-+]?)\s*(?<end>end)?generation\s*(?<right>[-+]?)%\}").expect("the pattern is valid and fixed")
 });
 
-/// Whether a template marks what the assistant says.
+static COMMENT: LazyLock<Regex> = LazyLock::new(|| Regex::new(r"(?s)\{#.*?#\}").expect("the pattern is valid and fixed"));
+
+/// Whether a template marks what the assistant says; a tag in a comment marks nothing.
 pub(super) fn is_marked(source: &str) -> bool {
-    TAG.is_match(source)
+    TAG.is_match(&COMMENT.replace_all(source, ""))
 }
 
 /// The template without its tags, as models are shipped with it.

@@ -121,14 +121,12 @@ impl ChatTemplate {
     }
 
     /// Everything that a rendering depends on beside the conversation and the special tokens: the source and, where it asks for the
-    /// time, the day, or the moment if it asks for hours. Tokens of another identity must not be reused.
+    /// time, the day, or the moment if it may ask for more. Tokens of another identity must not be reused.
     pub fn identity(&self) -> Hash {
-        let asks_for_hours =
-            ["%H", "%I", "%M", "%S", "%T", "%X", "%c", "%s", "%R"].iter().any(|format| self.source.contains(format));
-        let time = match (self.source.contains("strftime_now"), asks_for_hours) {
+        let time = match (self.source.contains("strftime_now"), engine::asks_for_the_day_only(&self.source)) {
             (false, _) => String::new(),
-            (true, false) => self.started.strftime("%F").to_string(),
-            (true, true) => self.started.to_string(),
+            (true, true) => self.started.strftime("%F").to_string(),
+            (true, false) => self.started.to_string(),
         };
         hash_bytes(format!("{time}\n{}", self.source).as_bytes())
     }

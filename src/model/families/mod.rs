@@ -37,6 +37,9 @@ fn decoder(
     attention: impl Fn(usize) -> Result<GroupedSpec, Error>,
 ) -> Result<DecoderSpec, Error> {
     config.only("hidden_act", &["silu"])?;
+    if let Some(share) = config.get("attention_dropout").and_then(serde_json::Value::as_f64).filter(|share| *share > 0.0) {
+        return Err(config.fault(format!("`attention_dropout` is {share}, known is 0")));
+    }
     let mlp = GatedSpec { inner: config.size("intermediate_size")?, bias: config.flag("mlp_bias", false)? };
     let layers = config.size("num_hidden_layers")?;
     if layers > MAX_LAYERS {

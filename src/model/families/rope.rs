@@ -3,6 +3,26 @@
 use super::{Config, Error, list};
 use crate::nn::rope::{RopeScaling, RopeSpec};
 
+/// Every key of the section that transformers reads; others may mean another rotation.
+const KEYS: [&str; 17] = [
+    "rope_type",
+    "type",
+    "rope_theta",
+    "factor",
+    "original_max_position_embeddings",
+    "low_freq_factor",
+    "high_freq_factor",
+    "attention_factor",
+    "beta_fast",
+    "beta_slow",
+    "mscale",
+    "mscale_all_dim",
+    "truncate",
+    "short_factor",
+    "long_factor",
+    "partial_rotary_factor",
+    "finetuned",
+];
 const KNOWN: [&str; 6] = ["default", "linear", "dynamic", "llama3", "yarn", "longrope"];
 
 /// Reads the rotation of heads of width `head_dim`; `context` stands for an absent `max_position_embeddings`.
@@ -25,6 +45,9 @@ pub(super) fn spec(config: &Config, head_dim: usize, context: usize) -> Result<R
 }
 
 fn scaling(section: &Config, head_dim: usize, context: usize, outside: Option<usize>) -> Result<RopeScaling, Error> {
+    if let Some(key) = section.keys().find(|key| !KEYS.contains(&key.as_str())) {
+        return Err(section.fault(format!("the rotation has the key `{key}`, known are {}", list(&KEYS))));
+    }
     let kind = section.text("rope_type")?.or(section.text("type")?).unwrap_or("default");
     let factor = || section.number("factor");
     let trained_length = outside.or(section.size_or_none("original_max_position_embeddings")?).unwrap_or(context);

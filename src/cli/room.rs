@@ -1,0 +1,81 @@
+//! Room for a run in its folder: nothing is lost that was not asked for, and an older run goes only when the new one is about to
+//! start.
+
+use std::path::{Path, PathBuf};
+
+use super::Failure;
+use crate::fault::{Exit, Fault};
+use crate::files;
+use crate::plan::Plan;
+
+/// Every run writes it first.
+const LOCK: &str = "recipe.lock.yaml";
+
+/// What a run leaves in its folder; the first three make it a run that one can go on from.
+const PARTS: [&str; 5] = ["adapter", "checkpoints", "metrics.jsonl", "README.md", LOCK];
+
+/// A folder that the run may have.
+#[derive(Debug)]
+pub(super) struct Room {
+    folder: PathBuf,
+}
+
+impl Room {
+    /// Refuses a folder that holds a run, unless it is to be overwritten, or files of others where the run would write, or that cannot
+    /// be written. `command` is what started this run.
+    pub fn find(plan: &Plan, overwrite: bool, command: &str) -> Result<Self, Failure> {
+        let room = Self { folder: plan.output_dir.clone() };
+        let (parts, shown) = (room.parts(), room.folder.display());
+        if let Some(part) = parts.iter().find(|_| !room.folder.join(LOCK).exists()) {
+            let message = format!("output_dir: `{}` is there and is not of a run: `{shown}` has no `{LOCK}`", part.display());
+            return Err(exists(message, "choose another `output_dir`"));
+        }
+        if !overwrite && PARTS[..3].iter().any(|part| room.folder.join(part).exists()) {
+            let hint = format!("go on with `rankine resume {shown}`, or start over with `{command} --overwrite`");
+            return Err(exists(format!("`{shown}` holds a run"), &hint));
+        }
+        if let Some((key, path)) = inputs(plan).into_iter().find(|(_, path)| parts.iter().any(|part| lies_in(path, part))) {
+            let message = format!("{key}: `{}` lies in `{shown}`, which this run would empty", path.display());
+            return Err(exists(message, "choose another `output_dir`"));
+        }
+        room.probe()?;
+        Ok(room)
+    }
+
+    /// Removes what an older run left. Files of others stay.
+    pub fn clear(self) -> Result<(), Failure> {
+        for part in self.parts() {
+            let removed = if part.is_dir() { std::fs::remove_dir_all(&part) } else { std::fs::remove_file(&part) };
+            removed.map_err(|cause| files::Error::new("remove", &part, cause))?;
+        }
+        Ok(())
+    }
+
+    fn parts(&self) -> Vec<PathBuf> {
+        PARTS.iter().map(|part| self.folder.join(part)).filter(|part| part.exists()).collect()
+    }
+
+    /// Better now than after an hour of tokenising.
+    fn probe(&self) -> Result<(), files::Error> {
+        std::fs::create_dir_all(&self.folder).map_err(|cause| files::Error::new("create", &self.folder, cause))?;
+        tempfile::tempfile_in(&self.folder).map(drop).map_err(|cause| files::Error::new("write in", &self.folder, cause))
+    }
+}
+
+fn exists(message: String, hint: &str) -> Failure {
+    Failure::new(Exit::Exists, Fault::new(message).hint(hint))
+}
+
+/// Everything that the run reads, with the key that names it.
+fn inputs(plan: &Plan) -> Vec<(&'static str, &PathBuf)> {
+    let base = [("base_model", &plan.base_folder)].into_iter();
+    let template = plan.chat_template.iter().map(|path| ("chat_template", path));
+    let adapter = plan.init_from.iter().map(|path| ("adapter.init_from", path));
+    let data =
+        plan.sources.iter().chain(&plan.validation_sources).flat_map(|source| &source.files).map(|path| ("datasets", path));
+    base.chain(template).chain(adapter).chain(data).collect()
+}
+
+fn lies_in(path: &Path, folder: &Path) -> bool {
+    path.canonicalize().and_then(|path| Ok(path.starts_with(folder.canonicalize()?))).unwrap_or(false)
+}

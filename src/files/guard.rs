@@ -1,0 +1,29 @@
+//! Readers of other crates over damaged files: where one panics, that is a fault of the file and not of Rankine.
+
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+/// What a reader makes of its file.
+///
+/// # Errors
+/// The reader panicked; its words. What it was reading with is not to be used again.
+pub fn guarded<T>(read: impl FnOnce() -> T) -> Result<T, String> {
+    catch_unwind(AssertUnwindSafe(read)).map_err(|panic| format!("its reader gives up: {}", panic_words(&*panic)))
+}
+
+/// The first line of what a panic says.
+pub fn panic_words(panic: &(dyn Any + Send)) -> &str {
+    let said = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
+    said.and_then(|said| said.lines().next()).unwrap_or("no message")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_becomes_its_words() {
+        assert_eq!(guarded(|| 2), Ok(2));
+        assert_eq!(guarded(|| -> u8 { panic!("no {}\nsecond line", "entry") }), Err("its reader gives up: no entry".into()));
+    }
+}

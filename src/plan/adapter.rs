@@ -1,0 +1,136 @@
+//! The section `adapter`, filled and held against the base's projections.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde_json::json;
+
+use super::base::{Base, missing, noted};
+use super::fill::{Filled, Origin};
+use crate::adapter::{Error, LoraConfig, Targets, peft};
+use crate::fault::{Explain, Fault};
+use crate::recipe::{self, Place, Said};
+use crate::terms::{Method, Modules};
+
+/// The adapter's config and, where the recipe names one, the folder to go on from.
+pub(super) fn adapter(
+    recipe: &recipe::Adapter,
+    base: Option<&Base>,
+    filled: &mut Filled,
+    faults: &mut Vec<Fault>,
+) -> (Option<LoraConfig>, Option<PathBuf>) {
+    filled.word("adapter.method", recipe.method.as_ref(), Method::Lora);
+    let init_from = filled.optional("adapter.init_from", recipe.init_from.as_ref(), |path| json!(path.display().to_string()));
+    let config = match (&init_from, &recipe.init_from) {
+        (Some(folder), Some(said)) if !folder.is_dir() => {
+            faults.push(missing("adapter.init_from", folder, "an adapter's folder", &said.place));
+            None
+        }
+        (Some(folder), Some(said)) => noted(peft::read_config(folder), &said.place, faults),
+        _ => Some(fresh_adapter(recipe, filled)),
+    };
+    // Dropout belongs to the training, not to the adapter that one goes on from.
+    let dropout = filled.plain("adapter.dropout", recipe.dropout.as_ref(), 0.0);
+    let config = config.map(|config| LoraConfig { dropout, ..config });
+    if let (Some(config), Some(_)) = (&config, &init_from) {
+        put_derived(config, filled);
+    }
+    if let (Some(config), Some(base)) = (&config, base) {
+        check_targets(recipe, config, base, faults);
+    }
+    (config, init_from)
+}
+
+fn fresh_adapter(recipe: &recipe::Adapter, filled: &mut Filled) -> LoraConfig {
+    let rank = filled.plain("adapter.r", recipe.r.as_ref(), 16);
+    let alpha = filled.plain("adapter.alpha", recipe.alpha.as_ref(), 2.0 * rank as f64);
+    let said = recipe.target_modules.as_ref();
+    let modules = filled.fill("adapter.target_modules", said, Modules::AllLinear, peft::modules_json);
+    let rank_pattern = in_order(&recipe.rank_pattern);
+    let alpha_pattern = in_order(&recipe.alpha_pattern);
+    for (pattern, said) in &rank_pattern {
+        filled.plain(&format!("adapter.rank_pattern.{pattern}"), Some(*said), 0);
+    }
+    for (pattern, said) in &alpha_pattern {
+        filled.plain(&format!("adapter.alpha_pattern.{pattern}"), Some(*said), 0.0);
+    }
+    let layers = filled.optional("adapter.layers_to_transform", recipe.layers_to_transform.as_ref(), |layers| json!(layers));
+    LoraConfig {
+        rank,
+        alpha,
+        dropout: 0.0,
+        targets: Targets { modules, exclude: None, layers, layers_pattern: Vec::new() },
+        init_lora_weights: filled.plain("adapter.init_lora_weights", recipe.init_lora_weights.as_ref(), true),
+        use_rslora: filled.plain("adapter.use_rslora", recipe.use_rslora.as_ref(), false),
+        rank_pattern: rank_pattern.iter().map(|(pattern, said)| ((*pattern).clone(), said.value)).collect(),
+        alpha_pattern: alpha_pattern.iter().map(|(pattern, said)| ((*pattern).clone(), said.value)).collect(),
+    }
+}
+
+/// What comes with the adapter that one goes on from.
+fn put_derived(config: &LoraConfig, filled: &mut Filled) {
+    let values = [
+        ("adapter.r", json!(config.rank)),
+        ("adapter.alpha", json!(config.alpha)),
+        ("adapter.target_modules", peft::modules_json(&config.targets.modules)),
+        ("adapter.use_rslora", json!(config.use_rslora)),
+    ];
+    for (key, value) in values {
+        filled.put(key, value, Origin::Derived("from init_from"));
+    }
+}
+
+/// Patterns as they were written: the first that matches counts.
+fn in_order<T>(patterns: &BTreeMap<String, Said<T>>) -> Vec<(&String, &Said<T>)> {
+    let mut patterns: Vec<_> = patterns.iter().collect();
+    patterns.sort_by(|(_, left), (_, right)| left.place.cmp(&right.place));
+    patterns
+}
+
+/// Targets, patterns and layers against the base's projections.
+fn check_targets(recipe: &recipe::Adapter, config: &LoraConfig, base: &Base, faults: &mut Vec<Fault>) {
+    let spec = &base.model.spec;
+    let projections = spec.projections();
+    let names: Vec<String> = projections.iter().map(|linear| linear.name.clone()).collect();
+    if let Some(said) = &recipe.init_from {
+        noted(peft::read_numbers(&said.value, config, &projections), &said.place, faults);
+        return;
+    }
+    let not_built = not_built(recipe);
+    let idle_layers = recipe.layers_to_transform.iter().flat_map(|said| said.value.iter().map(|layer| (*layer, &said.place)));
+    let idle_layers = idle_layers.filter(|(layer, _)| *layer >= spec.layers.len()).map(|(layer, place)| {
+        let last = spec.layers.len() - 1;
+        Fault::new(format!("adapter.layers_to_transform: layer {layer} does not exist, the base has layers 0 to {last}"))
+            .at(place)
+    });
+    let before = faults.len();
+    faults.extend(not_built.into_iter().chain(idle_layers));
+    if faults.len() > before {
+        return;
+    }
+    if let Err(error) = config.check_names(&names).and_then(|()| config.resolve(&names).map(drop)) {
+        let place = place_of(recipe, &error);
+        faults.extend(error.faults().into_iter().map(|fault| place.iter().fold(fault, |fault, place| fault.at(place))));
+    }
+}
+
+/// Modules that PEFT can target and we cannot yet.
+fn not_built(recipe: &recipe::Adapter) -> Vec<Fault> {
+    let Some(Said { value: Modules::Names(names), place }) = &recipe.target_modules else { return Vec::new() };
+    let later = names.iter().filter(|name| ["lm_head", "embed_tokens"].contains(&name.rsplit('.').next().unwrap_or(name)));
+    later.map(|name| Fault::new(format!("adapter.target_modules: `{name}` is not supported yet")).at(place)).collect()
+}
+
+/// Where the recipe says what does not fit.
+fn place_of<'a>(recipe: &'a recipe::Adapter, error: &Error) -> Option<&'a Place> {
+    let targets = recipe.target_modules.as_ref().map(|said| &said.place);
+    let Error::NoMatch { what, unmatched, .. } = error else { return targets };
+    let is_unmatched = |pattern: &String| unmatched.contains(&format!("`{pattern}`"));
+    let rank = || recipe.rank_pattern.iter().find(|(pattern, _)| is_unmatched(pattern)).map(|(_, said)| &said.place);
+    let alpha = || recipe.alpha_pattern.iter().find(|(pattern, _)| is_unmatched(pattern)).map(|(_, said)| &said.place);
+    match *what {
+        "rank_pattern" => rank(),
+        "alpha_pattern" => alpha(),
+        _ => targets,
+    }
+}

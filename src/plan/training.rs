@@ -1,0 +1,95 @@
+//! The section `training`, and what of `evaluation` and `output` the loop needs, filled.
+
+use serde_json::json;
+
+use super::fill::Filled;
+use crate::data::Limits;
+use crate::recipe::Recipe;
+use crate::terms::{Checkpointing, ModelDtype, OnNonfinite, Optimizer, Scheduler, Truncation};
+use crate::train::{AdamWConfig, Memory};
+
+/// The loop's values that do not depend on the number of rows.
+#[derive(Debug, Clone)]
+pub(super) struct Training {
+    pub micro_batch_size: usize,
+    pub gradient_accumulation_steps: usize,
+    pub num_epochs: usize,
+    pub max_steps: Option<usize>,
+    pub learning_rate: f64,
+    pub scheduler: Scheduler,
+    pub min_lr_rate: f64,
+    pub warmup: Warmup,
+    pub optimizer: AdamWConfig,
+    pub max_grad_norm: f64,
+    pub memory: Memory,
+    pub on_nonfinite: OnNonfinite,
+    pub seed: u64,
+    pub shuffle: bool,
+    pub eval_steps: usize,
+    pub early_stopping_patience: usize,
+    pub save_steps: usize,
+    pub save_total_limit: usize,
+}
+
+/// Length of the warm-up.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Warmup {
+    Steps(usize),
+    Ratio(f64),
+}
+
+/// Fills them.
+pub(super) fn training(recipe: &Recipe, filled: &mut Filled) -> (Limits, f64, Training) {
+    let (said, evaluation, output) = (&recipe.training, &recipe.evaluation, &recipe.output);
+    let limits = Limits {
+        sequence_len: filled.plain("training.sequence_len", said.sequence_len.as_ref(), 512),
+        truncation: filled.word("training.truncation", said.truncation.as_ref(), Truncation::Drop),
+    };
+    let max_dropped = filled.plain("training.max_dropped", said.max_dropped.as_ref(), 0.05);
+    filled.word("training.optimizer", said.optimizer.as_ref(), Optimizer::AdamW);
+    filled.word("training.model_dtype", said.model_dtype.as_ref(), ModelDtype::Auto);
+    let checkpointing = filled.word("training.gradient_checkpointing", said.gradient_checkpointing.as_ref(), Checkpointing::Auto);
+    let scheduler = filled.word("training.lr_scheduler", said.lr_scheduler.as_ref(), Scheduler::Cosine);
+    let warmup = match &said.warmup_ratio {
+        Some(ratio) => Warmup::Ratio(filled.plain("training.warmup_ratio", Some(ratio), 0.0)),
+        None => Warmup::Steps(filled.plain("training.warmup_steps", said.warmup_steps.as_ref(), 0)),
+    };
+    let min_lr_rate = match scheduler {
+        Scheduler::CosineWithMinLr => filled.plain("training.min_lr_rate", said.min_lr_rate.as_ref(), 0.0),
+        _ => 0.0,
+    };
+    let training = Training {
+        micro_batch_size: filled.plain("training.micro_batch_size", said.micro_batch_size.as_ref(), 1),
+        gradient_accumulation_steps: filled.plain(
+            "training.gradient_accumulation_steps",
+            said.gradient_accumulation_steps.as_ref(),
+            1,
+        ),
+        num_epochs: filled.plain("training.num_epochs", said.num_epochs.as_ref(), 1),
+        max_steps: filled.optional("training.max_steps", said.max_steps.as_ref(), |steps| json!(steps)),
+        learning_rate: filled.plain("training.learning_rate", said.learning_rate.as_ref(), 2e-4),
+        scheduler,
+        min_lr_rate,
+        warmup,
+        optimizer: AdamWConfig {
+            beta1: filled.plain("training.adam_beta1", said.adam_beta1.as_ref(), 0.9),
+            beta2: filled.plain("training.adam_beta2", said.adam_beta2.as_ref(), 0.999),
+            epsilon: filled.plain("training.adam_epsilon", said.adam_epsilon.as_ref(), 1e-8),
+            weight_decay: filled.plain("training.weight_decay", said.weight_decay.as_ref(), 0.0),
+        },
+        max_grad_norm: filled.plain("training.max_grad_norm", said.max_grad_norm.as_ref(), 1.0),
+        memory: if checkpointing == Checkpointing::None { Memory::Keep } else { Memory::Recompute },
+        on_nonfinite: filled.word("training.on_nonfinite", said.on_nonfinite.as_ref(), OnNonfinite::Abort),
+        seed: filled.plain("training.seed", said.seed.as_ref(), 42),
+        shuffle: filled.plain("training.shuffle", said.shuffle.as_ref(), true),
+        eval_steps: filled.plain("evaluation.eval_steps", evaluation.eval_steps.as_ref(), 0),
+        early_stopping_patience: filled.plain(
+            "evaluation.early_stopping_patience",
+            evaluation.early_stopping_patience.as_ref(),
+            0,
+        ),
+        save_steps: filled.plain("output.save_steps", output.save_steps.as_ref(), 0),
+        save_total_limit: filled.plain("output.save_total_limit", output.save_total_limit.as_ref(), 2),
+    };
+    (limits, max_dropped, training)
+}

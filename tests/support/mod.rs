@@ -1,0 +1,127 @@
+//! A desk for tests that run the binary: a temporary folder with a tiny base, a Parquet file and a recipe that trains, so that a
+//! test breaks one thing and runs it.
+#![allow(dead_code, reason = "every test binary uses a part of it")]
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, RecordBatch, StringArray};
+use assert_cmd::cargo::cargo_bin_cmd;
+use parquet::arrow::ArrowWriter;
+use tempfile::TempDir;
+
+/// A recipe that trains two steps on the desk's base and rows.
+pub const RECIPE: &str = "\
+base_model: base
+datasets:
+  - path: rows.parquet
+    format: text
+adapter:
+  r: 4
+training:
+  sequence_len: 64
+  max_steps: 2
+output_dir: run
+";
+
+pub struct Desk {
+    folder: TempDir,
+}
+
+/// What a command left behind; the desk's own place is `DESK` in both texts.
+#[derive(Debug)]
+pub struct Ran {
+    pub exit: i32,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl Desk {
+    pub fn new() -> Self {
+        let desk = Self { folder: tempfile::tempdir().unwrap() };
+        let base = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/archs/llama/model");
+        fs::create_dir(desk.path("base")).unwrap();
+        for file in fs::read_dir(base).unwrap().map(Result::unwrap) {
+            fs::copy(file.path(), desk.path("base").join(file.file_name())).unwrap();
+        }
+        desk.write("recipe.yaml", RECIPE);
+        let rows: Vec<String> = (1..=12).map(|row| format!("the term {row} means {}", "so ".repeat(row))).collect();
+        desk.write_rows("rows.parquet", vec![("text", texts(rows))]);
+        desk
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    pub fn read(&self, name: &str) -> Vec<u8> {
+        fs::read(self.path(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
+    }
+
+    pub fn read_text(&self, name: &str) -> String {
+        String::from_utf8(self.read(name)).unwrap()
+    }
+
+    pub fn write(&self, name: &str, content: impl AsRef<[u8]>) {
+        fs::write(self.path(name), content).unwrap();
+    }
+
+    pub fn remove(&self, name: &str) {
+        fs::remove_file(self.path(name)).unwrap();
+    }
+
+    /// Replaces the one place in a text file that reads `from`.
+    pub fn edit(&self, name: &str, from: &str, to: &str) {
+        let text = self.read_text(name);
+        assert_eq!(text.matches(from).count(), 1, "`{from}` in {name}");
+        self.write(name, text.replace(from, to));
+    }
+
+    /// Cuts a file after a share of its bytes.
+    pub fn cut(&self, name: &str, share: f64) {
+        let whole = self.read(name);
+        self.write(name, &whole[..(whole.len() as f64 * share) as usize]);
+    }
+
+    pub fn write_rows(&self, name: &str, columns: Vec<(&str, ArrayRef)>) {
+        let batch = RecordBatch::try_from_iter_with_nullable(columns.into_iter().map(|(name, values)| (name, values, true)));
+        let batch = batch.unwrap();
+        let mut writer = ArrowWriter::try_new(File::create(self.path(name)).unwrap(), batch.schema(), None).unwrap();
+        writer.write(&batch).unwrap();
+        writer.close().unwrap();
+    }
+
+    /// Runs the binary on the desk, with a token cache there.
+    pub fn run(&self, arguments: &[&str]) -> Ran {
+        self.run_with(arguments, &[])
+    }
+
+    pub fn run_with(&self, arguments: &[&str], environment: &[(&str, &str)]) -> Ran {
+        let mut command = cargo_bin_cmd!("rankine");
+        command.current_dir(self.folder.path()).args(arguments);
+        command.env("RANKINE_CACHE", self.path("cache")).env_remove("SOURCE_DATE_EPOCH");
+        let output = command.envs(environment.iter().copied()).output().unwrap();
+        let place = self.folder.path().canonicalize().unwrap();
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).replace(&*place.to_string_lossy(), "DESK");
+        Ran { exit: output.status.code().unwrap_or(-1), stdout: text(&output.stdout), stderr: text(&output.stderr) }
+    }
+}
+
+impl Ran {
+    /// Holds an exit code and parts of what stderr says, and that nothing panicked.
+    #[track_caller]
+    pub fn says(&self, what: &str, exit: i32, parts: &[&str]) {
+        println!("== {what}: exit {}\n{}", self.exit, self.stderr);
+        assert_ne!(self.exit, 70, "{what}: {self:?}");
+        assert!(!self.stderr.contains("internal error") && !self.stderr.contains("panicked"), "{what}: {self:?}");
+        assert_eq!(self.exit, exit, "{what}: {self:?}");
+        for part in parts {
+            assert!(self.stderr.contains(part), "{what}: `{part}` is not in\n{}", self.stderr);
+        }
+    }
+}
+
+pub fn texts(rows: impl IntoIterator<Item = impl Into<String>>) -> ArrayRef {
+    Arc::new(rows.into_iter().map(|row| Some(row.into())).collect::<StringArray>())
+}
