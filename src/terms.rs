@@ -48,6 +48,18 @@ term! {
     }
 }
 
+impl Format {
+    /// The columns that it reads, by their canonical names.
+    pub fn columns(self) -> &'static [&'static str] {
+        match self {
+            Self::Text => &["text"],
+            Self::Completion => &["prompt", "completion"],
+            Self::Instruction => &["instruction", "input", "output"],
+            Self::Chat => &["messages", "tools"],
+        }
+    }
+}
+
 term! {
     /// Which tokens of a row carry a loss.
     TrainOn {

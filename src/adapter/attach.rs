@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 
 use burn::tensor::{Device, Tensor, TensorData};
 
-use super::{Error, LoraConfig};
+use super::{Error, LoraConfig, Target};
 use crate::files::safetensors::Named;
 use crate::model::Decoder;
 use crate::nn::lora::{Lora, initial};
+use crate::nn::projection::Projection;
 
 /// The numbers of A [r, in] and B [out, r] by module, as PEFT's files have them.
 pub type Numbers = BTreeMap<String, [Vec<f32>; 2]>;
@@ -23,24 +24,33 @@ pub fn attach(decoder: &mut Decoder, config: &LoraConfig, seed: u64, numbers: Op
     let device = decoder.device();
     for projection in decoder.projections_mut() {
         let target = targets.iter().find(|target| target.module == projection.name);
-        projection.lora = target.map(|target| {
-            let (inputs, outputs, rank) = (projection.inputs(), projection.outputs(), target.rank);
-            let matrix = |values, shape: [usize; 2]| Tensor::<2>::from_data(TensorData::new(values, shape), &device);
-            let (a, b) = if let Some([a, b]) = numbers.and_then(|numbers| numbers.get(&target.module)) {
-                (stored(a, rank, inputs, &device), stored(b, outputs, rank, &device))
-            } else {
-                let drawn = |part: &str, rows, columns| initial(seed, &format!("{}.{part}", target.module), rows, columns);
-                let b = if config.init_lora_weights { vec![0.0; rank * outputs] } else { drawn("lora_B", rank, outputs) };
-                (matrix(drawn("lora_A", inputs, rank), [inputs, rank]), matrix(b, [rank, outputs]))
-            };
-            Lora { a, b, scale: target.scale }
+        projection.lora = target.map(|target| match numbers.and_then(|numbers| numbers.get(&target.module)) {
+            Some(numbers) => stored(target, projection, numbers, &device),
+            None => fresh(target, projection, config.init_lora_weights, seed, &device),
         });
     }
     Ok(())
 }
 
-/// From PEFT's orientation, [rows, columns], to ours.
-fn stored(values: &[f32], rows: usize, columns: usize, device: &Device) -> Tensor<2> {
+/// A drawn; B zero, or drawn too.
+fn fresh(target: &Target, projection: &Projection, b_is_zero: bool, seed: u64, device: &Device) -> Lora {
+    let (inputs, outputs, rank) = (projection.inputs(), projection.outputs(), target.rank);
+    let drawn = |part: &str, shape: [usize; 2]| {
+        let values = initial(seed, &format!("{}.{part}", target.module), shape[0], shape[1]);
+        Tensor::from_data(TensorData::new(values, shape), device)
+    };
+    let b = if b_is_zero { Tensor::zeros([rank, outputs], device) } else { drawn("lora_B", [rank, outputs]) };
+    Lora { a: drawn("lora_A", [inputs, rank]), b, scale: target.scale }
+}
+
+/// A and B from PEFT's orientation to ours.
+fn stored(target: &Target, projection: &Projection, [a, b]: &[Vec<f32>; 2], device: &Device) -> Lora {
+    let (inputs, outputs, rank) = (projection.inputs(), projection.outputs(), target.rank);
+    Lora { a: turned(a, rank, inputs, device), b: turned(b, outputs, rank, device), scale: target.scale }
+}
+
+/// The transpose of [rows, columns].
+fn turned(values: &[f32], rows: usize, columns: usize, device: &Device) -> Tensor<2> {
     let turned: Vec<f32> = (0..columns).flat_map(|column| (0..rows).map(move |row| values[row * columns + column])).collect();
     Tensor::from_data(TensorData::new(turned, [columns, rows]), device)
 }

@@ -85,6 +85,10 @@ fn announce(terminal: &Terminal, plan: &Plan, data: &RunData, config: &train::Co
     for (what, value) in facts(plan, data, config) {
         terminal.say(&format!("{what:<22} {value}"));
     }
+    if config.schedule.warmup_steps >= config.schedule.total_steps {
+        let (warmup, total) = (config.schedule.warmup_steps, config.schedule.total_steps);
+        terminal.say(&format!("note: the warm-up takes {warmup} of {total} steps, so the learning rate never reaches its peak"));
+    }
     let seconds = plan.training_flops(data, config) / (device::product_flops_per_second(device) * EFFICIENCY);
     terminal.say(&format!("{:<22} about {}", "time", HumanDuration(Duration::from_secs_f64(seconds.max(1.0)))));
 }

@@ -26,7 +26,8 @@ pub struct Row<'a> {
     ids: &'a [[u8; 4]],
     bits: &'a [u8],
     trained_tokens: usize,
-    content: u64,
+    /// As it is in the cache; none for a row that was cut.
+    content: Option<u64>,
 }
 
 impl Row<'_> {
@@ -57,7 +58,7 @@ impl Row<'_> {
 
     /// A hash of ids and labels; equal for equal rows.
     pub fn content(&self) -> u64 {
-        self.content
+        self.content.unwrap_or_else(|| content(self.ids.as_flattened(), &pack(&self.trained())))
     }
 
     /// The row without the tokens from `len` on.
@@ -68,7 +69,7 @@ impl Row<'_> {
         }
         let (ids, bits) = (&self.ids[..len], &self.bits[..len.div_ceil(8)]);
         let trained: Vec<bool> = (0..len).map(|token| bit(bits, token)).collect();
-        Self { ids, bits, trained_tokens: count(&trained), content: content(ids.as_flattened(), &pack(&trained)) }
+        Self { ids, bits, trained_tokens: count(&trained), content: None }
     }
 }
 
@@ -123,7 +124,7 @@ impl Cache {
             ids: ids.as_chunks().0,
             bits: &rest[..tokens.div_ceil(8)],
             trained_tokens: u32_at(entry, 12) as usize,
-            content: u64_at(entry, 16),
+            content: Some(u64_at(entry, 16)),
         }
     }
 }

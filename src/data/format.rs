@@ -101,23 +101,23 @@ impl Explain for Error {
     }
 }
 
-/// The canonical columns of a format, what each holds and whether a file may do without it.
-pub fn columns(format: Format) -> &'static [(&'static str, Kind, bool)] {
-    match format {
-        Format::Text => &[("text", Kind::Text, false)],
-        Format::Completion => &[("prompt", Kind::Text, false), ("completion", Kind::Text, false)],
-        Format::Instruction => &[("instruction", Kind::Text, false), ("input", Kind::Text, true), ("output", Kind::Text, false)],
-        Format::Chat => &[("messages", Kind::Turns, false), ("tools", Kind::List, true)],
+/// What a canonical column holds, and whether a file may do without it.
+fn shape(column: &str) -> (Kind, bool) {
+    match column {
+        "messages" => (Kind::Turns, false),
+        "tools" => (Kind::List, true),
+        "input" => (Kind::Text, true),
+        _ => (Kind::Text, false),
     }
 }
 
 /// The columns that a format reads from a file. One that the recipe names must be there, optional or not.
 pub fn wanted(format: Format, names: &BTreeMap<String, String>) -> Vec<Wanted> {
-    let wanted = |&(canonical, kind, optional): &(&'static str, Kind, bool)| {
-        let name = names.get(canonical);
-        Wanted { canonical, name: name.map_or(canonical, String::as_str).to_owned(), kind, optional: optional && name.is_none() }
+    let wanted = |canonical: &&'static str| {
+        let (name, (kind, optional)) = (names.get(*canonical), shape(canonical));
+        Wanted { canonical, name: name.map_or(*canonical, String::as_str).to_owned(), kind, optional: optional && name.is_none() }
     };
-    columns(format).iter().map(wanted).collect()
+    format.columns().iter().map(wanted).collect()
 }
 
 /// The file's column that an answer is in, the one that a fault of a row is told of.

@@ -18,7 +18,7 @@ pub mod tokenize;
 pub use batch::Batch;
 pub use corpus::{Corpus, Error, Limits};
 pub use encode::{Encoder, TokenRow};
-pub use format::{columns, inspect};
+pub use format::inspect;
 pub use ledger::{Ledger, Longest, Tally};
 pub use order::{Error as SplitError, Split, shuffled, split};
 pub use parquet::Error as TableError;

@@ -2,7 +2,6 @@
 //!
 //! A value that was refused proves nothing about what the user wanted, so nothing is concluded from it.
 
-use super::dataset::columns_of;
 use super::notes::{Notes, listed};
 use super::tree::shorten;
 use super::{Adapter, Dataset, Evaluation, Place, Recipe, Training};
@@ -17,13 +16,14 @@ pub(super) fn find(recipe: &Recipe, notes: &Notes) {
     in_adapter(&recipe.adapter, notes);
     in_layers(&recipe.adapter, notes);
     in_training(&recipe.training, notes);
+    in_batch(&recipe.training, notes);
     in_evaluation(&recipe.evaluation, notes);
 }
 
 /// A format has columns of its own, and `text` has no turns to choose from.
 fn in_dataset(dataset: &Dataset, notes: &Notes) {
     let Some(format) = dataset.format.as_ref().map(|said| said.value) else { return };
-    let valid = columns_of(format);
+    let valid = format.columns();
     for (name, column) in dataset.columns.iter().filter(|(name, _)| !valid.contains(&name.as_str())) {
         let message = format!("columns: format `{format}` has no column `{}`, expected {}", shorten(name), listed(valid, "or"));
         let hint = format!("the format's name comes first: `{}: {}`", valid[0], shorten(&column.value));
@@ -66,6 +66,16 @@ fn in_adapter(adapter: &Adapter, notes: &Notes) {
     for (key, place) in said.into_iter().filter_map(|(key, place)| Some((key, place?))) {
         let fault = Fault::new(format!("adapter.{key} does not go with `init_from`, where it is set already"));
         notes.say(place, fault.hint(format!("remove `{key}`, or remove `init_from` to start afresh")));
+    }
+}
+
+/// A batch is counted in 31 bits.
+fn in_batch(training: &Training, notes: &Notes) {
+    if let (Some(rows), Some(tokens)) = (&training.micro_batch_size, &training.sequence_len)
+        && rows.value.saturating_mul(tokens.value) >= 1 << 31
+    {
+        let message = format!("training.micro_batch_size: {} rows of {} tokens are more than 2^31", rows.value, tokens.value);
+        notes.say(&rows.place, Fault::new(message).hint("lower it and raise `gradient_accumulation_steps`"));
     }
 }
 

@@ -34,13 +34,3 @@ impl Dataset {
         }
     }
 }
-
-/// The columns that a format reads, by their own names.
-pub(super) fn columns_of(format: Format) -> &'static [&'static str] {
-    match format {
-        Format::Text => &["text"],
-        Format::Completion => &["prompt", "completion"],
-        Format::Instruction => &["instruction", "input", "output"],
-        Format::Chat => &["messages", "tools"],
-    }
-}

@@ -69,12 +69,16 @@ impl Terminal {
     }
 
     fn progress(&self, what: &str, done: u64, total: u64) {
-        if self.training.get().is_some() {
-            return;
-        }
         if !self.is_terminal {
             if self.is_time() && done < total {
                 print_line(&format!("{what}: {done} of {total}"));
+            }
+            return;
+        }
+        if self.training.get().is_some() {
+            // The bar is that of the steps.
+            if let Some(bar) = self.bar.borrow().as_ref() {
+                bar.set_message(format!("{what}: {done} of {total}"));
             }
             return;
         }

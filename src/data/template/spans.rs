@@ -66,6 +66,9 @@ impl ChatTemplate {
                 let end = self.prefix_bytes(conversation, &messages[..=turn], false, text)?;
                 let answer = text.get(start..end).filter(|answer| !answer.is_empty());
                 let answer = answer.ok_or("the prompt for an answer is not what precedes it")?;
+                if !answer.contains(said(&messages[turn])) {
+                    return Err("the template does not render an answer's words".to_owned());
+                }
                 Ok(start..start + self.without_break(answer).len())
             })
             .collect()
@@ -82,6 +85,15 @@ impl ChatTemplate {
         let trimmed = answer.trim_end();
         if self.special.all.iter().any(|token| trimmed.ends_with(token.as_str())) { trimmed } else { answer }
     }
+}
+
+/// The words of a turn that every template keeps: thinking that came before them may be left out, and words beside a call.
+fn said(message: &Value) -> &str {
+    if !message["tool_calls"].is_null() {
+        return "";
+    }
+    let content = message["content"].as_str().unwrap_or_default();
+    content.rsplit("</think>").next().unwrap_or(content).trim()
 }
 
 fn is_assistant(message: &Value) -> bool {
@@ -122,6 +134,12 @@ mod tests {
     fn spans(source: &str, messages: Value) -> Result<Vec<String>, Error> {
         let rendered = template(source).render_with_spans(&conversation(messages), false)?;
         Ok(rendered.assistant.into_iter().map(|span| rendered.text[span].to_owned()).collect())
+    }
+
+    #[test]
+    fn a_template_that_leaves_the_answers_out_is_refused() {
+        let roles = "{% for message in messages %}{{ message.role }}{% endfor %}";
+        assert!(matches!(spans(roles, dialogue()), Err(Error::NoSpans { .. })));
     }
 
     fn dialogue() -> Value {
