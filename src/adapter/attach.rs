@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{DType, Device, Tensor, TensorData};
 
 use super::{Error, LoraConfig, Target};
 use crate::files::safetensors::Named;
@@ -37,9 +37,9 @@ fn fresh(target: &Target, projection: &Projection, b_is_zero: bool, seed: u64, d
     let (inputs, outputs, rank) = (projection.inputs(), projection.outputs(), target.rank);
     let drawn = |part: &str, shape: [usize; 2]| {
         let values = initial(seed, &format!("{}.{part}", target.module), shape[0], shape[1]);
-        Tensor::from_data(TensorData::new(values, shape), device)
+        Tensor::from_data(TensorData::new(values, shape), (device, DType::F32))
     };
-    let b = if b_is_zero { Tensor::zeros([rank, outputs], device) } else { drawn("lora_B", [rank, outputs]) };
+    let b = if b_is_zero { Tensor::zeros([rank, outputs], (device, DType::F32)) } else { drawn("lora_B", [rank, outputs]) };
     Lora { a: drawn("lora_A", [inputs, rank]), b, scale: target.scale }
 }
 
@@ -52,7 +52,7 @@ fn stored(target: &Target, projection: &Projection, [a, b]: &[Vec<f32>; 2], devi
 /// The transpose of [rows, columns].
 fn turned(values: &[f32], rows: usize, columns: usize, device: &Device) -> Tensor<2> {
     let turned: Vec<f32> = (0..columns).flat_map(|column| (0..rows).map(move |row| values[row * columns + column])).collect();
-    Tensor::from_data(TensorData::new(turned, [columns, rows]), device)
+    Tensor::from_data(TensorData::new(turned, [columns, rows]), (device, DType::F32))
 }
 
 /// Named matrices of every adapter in PEFT's orientation: `base_model.model.<module>.lora_A.weight` [r, in] and

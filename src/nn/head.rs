@@ -57,13 +57,13 @@ impl Head {
             let log_p = log_softmax(self.logits(x.clone()), 1); // [rows, vocabulary]
             losses.extend(log_p.clone().gather(1, targets.clone()).neg().into_data().iter::<f32>());
             if with_gradient {
-                let onehot_minus = Tensor::full([rows, 1], -1.0, &device);
+                let onehot_minus = Tensor::full([rows, 1], -1.0, (&device, log_p.dtype()));
                 let d_logits = log_p.exp().scatter(1, targets, onehot_minus, burn::tensor::IndexingUpdateOp::Add);
                 gradients.push(self.norm.backward(x, matmul(d_logits, self.weight.clone())));
             }
         }
         let gradient = with_gradient.then(|| {
-            let zeros = Tensor::zeros([tokens, width], &device);
+            let zeros = Tensor::zeros([tokens, width], (&device, hidden.dtype()));
             if gradients.is_empty() {
                 return zeros;
             }
