@@ -9,9 +9,9 @@ pub enum Exit {
     Usage = 2,
     /// Any fault of recipe or data, a path that a recipe names and that does not exist included.
     Input = 65,
-    /// The RECIPE, RUN, MODEL or ADAPTER argument itself does not exist.
+    /// The RECIPE argument itself does not exist.
     NoInput = 66,
-    /// Device or hub unavailable.
+    /// The device is not there, or not proven.
     Unavailable = 69,
     /// A fault of Rankine itself.
     Internal = 70,
@@ -19,7 +19,7 @@ pub enum Exit {
     Exists = 73,
     /// A file could not be read or written.
     Io = 74,
-    /// Training diverged, or a quality gate was not met.
+    /// Training diverged.
     Diverged = 76,
 }
 

@@ -1,5 +1,6 @@
 //! Parse, run, print errors and hints, exit.
 
+use std::io::Write;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 
@@ -15,10 +16,9 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     };
     for fault in &failure.faults {
-        eprintln!("error: {fault}");
-        if let Some(hint) = &fault.hint {
-            eprintln!("  hint: {hint}");
-        }
+        let hint = fault.hint.iter().map(|hint| format!("\n  hint: {hint}")).collect::<String>();
+        // Where nobody can read it the exit code still tells.
+        let _ = writeln!(std::io::stderr(), "error: {fault}{hint}");
     }
     ExitCode::from(failure.exit as u8)
 }

@@ -127,7 +127,7 @@ term! {
 term! {
     /// The numbers that the base computes in.
     ModelDtype {
-        /// The best that the device can do.
+        /// 32-bit floats, until there is another.
         Auto = "auto",
         /// 32-bit floats.
         Float32 = "float32",
@@ -137,7 +137,7 @@ term! {
 term! {
     /// Which blocks run again in backward instead of keeping their activations.
     Checkpointing {
-        /// As many as memory asks for.
+        /// Every block, until memory is planned.
         Auto = "auto",
         /// Every block.
         All = "true",
@@ -149,7 +149,7 @@ term! {
 /// Where tensors live and are computed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Device {
-    /// The best that there is.
+    /// The CPU, the one device on which training is proven.
     Auto,
     /// The processor.
     Cpu,

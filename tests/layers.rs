@@ -43,15 +43,36 @@ fn sources() -> Vec<(PathBuf, String, String)> {
 
 /// Modules named after `crate::`, those in braces included.
 fn imported(text: &str) -> Vec<String> {
-    let word = |text: &str| text.chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '_').collect::<String>();
+    let word = |text: &str| text.trim().chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '_').collect::<String>();
     let after = text.split("crate::").skip(1);
-    after
-        .flat_map(|rest| match rest.strip_prefix('{') {
-            Some(list) => list.split('}').next().unwrap_or("").split(',').map(|item| word(item.trim())).collect(),
-            None => vec![word(rest)],
-        })
-        .filter(|name| !name.is_empty())
-        .collect()
+    let names = after.flat_map(|rest| match rest.strip_prefix('{') {
+        Some(list) => outer_items(list).iter().map(|item| word(item)).collect(),
+        None => vec![word(rest)],
+    });
+    names.filter(|name| !name.is_empty()).collect()
+}
+
+/// Items of a brace that is open, without what nested braces hold.
+fn outer_items(list: &str) -> Vec<String> {
+    let (mut depth, mut items) = (1, vec![String::new()]);
+    for c in list.chars() {
+        match c {
+            '{' => depth += 1,
+            '}' if depth == 1 => break,
+            '}' => depth -= 1,
+            ',' if depth == 1 => items.push(String::new()),
+            c if depth == 1 => items.last_mut().unwrap().push(c),
+            _ => {}
+        }
+    }
+    items
+}
+
+#[test]
+fn imports_are_read_with_their_braces() {
+    let text =
+        "use crate::{data::{self, Rows}, plan::Plan, model};\nuse crate::fault::{Exit, Fault};\nfn f() -> crate::nn::Head {}";
+    assert_eq!(imported(text), ["data", "plan", "model", "fault", "nn"]);
 }
 
 #[test]
@@ -82,7 +103,7 @@ fn stands_only_in(word: &str, places: &[&str]) {
 fn each_kind_of_line_has_its_room() {
     // The result goes to stdout from one place, progress to stderr from one sink.
     stands_only_in("stdout()", &["cli"]);
-    stands_only_in(" println!", &[]);
+    stands_only_in("println!(", &[]);
     stands_only_in("stderr()", &["report/terminal.rs", "main.rs"]);
     // A backend is named where operations are made and where a device is opened.
     stands_only_in("burn::backend", &["ops", "device.rs"]);

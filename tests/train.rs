@@ -220,6 +220,10 @@ fn a_loss_that_is_not_finite_ends_the_run_or_skips_the_step() {
     let hint = "hint: lower `training.learning_rate`, add `training.warmup_steps`, or set `training.on_nonfinite: skip`";
     let parts = ["error: step 2 has loss NaN", "the weights before it are in `run/checkpoints/step-1`", hint];
     train(&desk, &explodes).says("abort", 76, &parts);
+    // Loss and gradients are finite here, and the update is not.
+    let overflows = ["training.learning_rate=1e30", "training.weight_decay=1e30", "training.max_steps=1", "output_dir=overflow"];
+    train(&desk, &overflows).says("overflow", 76, &["error: step 1 has loss", "it changed no weights"]);
+    assert!(!desk.path("overflow/adapter").exists());
     assert!(!desk.path("run/adapter").exists());
     assert_eq!(metrics(&desk, "run").0.len(), 1, "the step before is told");
 

@@ -277,6 +277,17 @@ fn broken_weights_are_refused() {
         ),
         ("cut in the header", &|desk| desk.cut(WEIGHTS, 0.001), 65, &["not a whole safetensors file"]),
         ("empty", &|desk| desk.write(WEIGHTS, ""), 65, &["not a whole safetensors file"]),
+        (
+            "whole numbers",
+            &|desk| {
+                let mut bytes = desk.read(WEIGHTS);
+                let place = bytes.windows(3).position(|word| word == b"F32").unwrap();
+                bytes[place] = b'I';
+                desk.write(WEIGHTS, bytes);
+            },
+            65,
+            &["has dtype I32, expected F32, F16 or BF16"],
+        ),
         ("bytes added", &|desk| desk.write(WEIGHTS, [desk.read(WEIGHTS), vec![0; 9]].concat()), 65, &["file not fully covered"]),
         ("header's length flipped", &flip(3), 65, &["not a whole safetensors file"]),
         ("header's JSON flipped", &flip(20), 65, &["not a whole safetensors file"]),
@@ -587,6 +598,17 @@ fn a_broken_adapter_to_go_on_from_is_refused() {
         ("rank 0", &edit("\"r\": 4", "\"r\": 0"), &["`r` is `0`, expected a whole number from 1"]),
         ("alpha 0", &edit("\"lora_alpha\": 8", "\"lora_alpha\": 0"), &["`lora_alpha` is `0`, expected a number above 0"]),
         ("another method", &edit("\"LORA\"", "\"LOHA\""), &["`peft_type` is `\"LOHA\"`, which is not supported yet"]),
+        (
+            "numbers that go with another base",
+            &edit("\"init_lora_weights\": true", "\"init_lora_weights\": \"pissa\""),
+            &["`init_lora_weights` is `\"pissa\"`, which is not supported yet"],
+        ),
+        ("text for a truth value", &edit("\"use_rslora\": false", "\"use_rslora\": \"true\""), &["`use_rslora` is `\"true\"`"]),
+        (
+            "a number for names",
+            &edit("\"exclude_modules\": null", "\"exclude_modules\": 5"),
+            &["`exclude_modules` is `5`, expected names or a regular expression"],
+        ),
         ("DoRA", &edit("\"use_dora\": false", "\"use_dora\": true"), &["`use_dora` is `true`, which is not supported yet"]),
         (
             "no targets",
@@ -654,7 +676,7 @@ fn what_is_there_is_never_overwritten_unasked() {
     desk.run(&["train", "recipe.yaml", "training.seed=7"]).says("first", 0, &[]);
     let lock = desk.read("run/recipe.lock.yaml");
     let again = desk.run(&["train", "recipe.yaml", "training.seed=7"]);
-    let commands = ["`run` holds a run", "`rankine resume run`", "`rankine train recipe.yaml 'training.seed=7' --overwrite`"];
+    let commands = ["`run` holds a run", "`rankine resume run`", "`rankine train recipe.yaml training.seed=7 --overwrite`"];
     again.says("second", 73, &commands);
     let own = ["train", "recipe.yaml", "adapter.r=", "adapter.init_from=run/adapter", "--overwrite"];
     desk.run(&own).says("from the run that it replaces", 73, &["adapter.init_from: `run/adapter` lies in `run`"]);

@@ -14,7 +14,7 @@ use crate::nn::projection::Projection;
 pub type Numbers = BTreeMap<String, [Vec<f32>; 2]>;
 
 /// Attaches an adapter to every projection that the config chooses: with the numbers given, or with PEFT's initial
-/// distribution (A from draws keyed by `seed`, B zero). Whatever was attached before is taken off.
+/// distribution (A from draws keyed by `seed`, B zero unless the config says otherwise). Whatever was attached before is taken off.
 ///
 /// # Errors
 /// See [`LoraConfig::resolve`].

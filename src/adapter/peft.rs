@@ -30,11 +30,17 @@ const PLAIN: LoraConfig = LoraConfig {
 };
 
 /// Keys of PEFT's config that change what the adapter computes, with the only values that are built.
-const NEUTRAL: [(&str, &[&str]); 17] = [
+const NEUTRAL: [(&str, &[&str]); 23] = [
     ("alora_invocation_tokens", &["null"]),
     ("arrow_config", &["null"]),
     ("bias", &["\"none\""]),
+    ("corda_config", &["null"]),
+    ("eva_config", &["null"]),
     ("fan_in_fan_out", &["false"]),
+    // PiSSA, OLoRA, LoftQ and their like change the base as they start: their A and B do not go with the base as it is.
+    ("init_lora_weights", &["true", "false", "\"gaussian\"", "\"orthogonal\"", "null"]),
+    ("loftq_config", &["null", "{}"]),
+    ("lora_ga_config", &["null"]),
     ("kasa_config", &["null"]),
     ("layer_replication", &["null"]),
     ("lora_bias", &["false"]),
@@ -47,6 +53,7 @@ const NEUTRAL: [(&str, &[&str]); 17] = [
     ("use_bdlora", &["null", "false"]),
     ("use_dora", &["false"]),
     ("use_qalora", &["false"]),
+    ("use_rslora", &["false", "true", "null"]),
     ("velora_config", &["null"]),
 ];
 
@@ -134,7 +141,6 @@ pub fn modules_json(modules: &Modules) -> Value {
 
 /// Whole numbers without a point: Ollama wants an integer alpha.
 fn number(value: f64) -> Value {
-    #[allow(clippy::cast_possible_truncation, reason = "checked to be whole and small")]
     if value.fract() == 0.0 && value.abs() < 1e15 { json!(value as i64) } else { json!(value) }
 }
 
@@ -163,14 +169,15 @@ pub fn read_config(folder: &Path) -> Result<LoraConfig, Error> {
     }
     let missing = |key: &str, expected: &str| fault(format!("`{key}` is `{}`, expected {expected}", config[key]));
     let rank = config["r"].as_u64().filter(|rank| *rank > 0).ok_or_else(|| missing("r", "a whole number from 1"))?;
+    let names = "names or a regular expression";
     let targets = Targets {
-        modules: read_modules(&config["target_modules"])
-            .ok_or_else(|| missing("target_modules", "names or a regular expression"))?,
-        exclude: read_modules(&config["exclude_modules"]),
-        layers: read_layers(&config["layers_to_transform"]),
+        modules: read_modules(&config["target_modules"]).flatten().ok_or_else(|| missing("target_modules", names))?,
+        exclude: read_modules(&config["exclude_modules"]).ok_or_else(|| missing("exclude_modules", names))?,
+        layers: read_layers(&config["layers_to_transform"]).ok_or_else(|| missing("layers_to_transform", "whole numbers"))?,
         layers_pattern: match &config["layers_pattern"] {
             Value::String(pattern) => vec![pattern.clone()],
-            other => strings(other),
+            Value::Null => Vec::new(),
+            other => strings(other).ok_or_else(|| missing("layers_pattern", "names"))?,
         },
     };
     let ranks = pattern(&config["rank_pattern"], |value| {
@@ -188,7 +195,7 @@ pub fn read_config(folder: &Path) -> Result<LoraConfig, Error> {
         // Its numbers come with it, so how they were drawn no longer matters.
         init_lora_weights: true,
         rank_pattern: ranks.ok_or_else(|| missing("rank_pattern", "whole numbers from 1 by pattern"))?,
-        alpha_pattern: pattern(&config["alpha_pattern"], Value::as_f64)
+        alpha_pattern: pattern(&config["alpha_pattern"], |value| value.as_f64().filter(|alpha| *alpha > 0.0))
             .ok_or_else(|| missing("alpha_pattern", "numbers by pattern"))?,
     })
 }
@@ -203,22 +210,31 @@ fn is_empty(value: &Value) -> bool {
     }
 }
 
-fn read_modules(value: &Value) -> Option<Modules> {
+/// A choice of modules, none where the value is null or empty; `None` where it is neither names nor text.
+#[allow(clippy::option_option, reason = "not said and not readable are two things")]
+fn read_modules(value: &Value) -> Option<Option<Modules>> {
     match value {
-        Value::String(word) if word.eq_ignore_ascii_case("all-linear") => Some(Modules::AllLinear),
-        Value::String(pattern) => Some(Modules::Regex(pattern.clone())),
-        Value::Array(_) => Some(Modules::Names(strings(value))).filter(|modules| *modules != Modules::Names(Vec::new())),
-        _ => None,
+        Value::Null => Some(None),
+        Value::String(word) if word.eq_ignore_ascii_case("all-linear") => Some(Some(Modules::AllLinear)),
+        Value::String(pattern) => Some(Some(Modules::Regex(pattern.clone()))),
+        other => strings(other).map(|names| (!names.is_empty()).then_some(Modules::Names(names))),
     }
 }
 
-fn read_layers(value: &Value) -> Option<Vec<usize>> {
+/// Layers, none where the value is null; `None` where it is neither a whole number nor a list of them.
+#[allow(clippy::option_option, reason = "not said and not readable are two things")]
+fn read_layers(value: &Value) -> Option<Option<Vec<usize>>> {
     let index = |value: &Value| value.as_u64().and_then(|index| usize::try_from(index).ok());
-    value.as_array().map(|layers| layers.iter().filter_map(index).collect()).or(index(value).map(|layer| vec![layer]))
+    match value {
+        Value::Null => Some(None),
+        Value::Array(layers) => layers.iter().map(index).collect::<Option<Vec<_>>>().map(Some),
+        other => index(other).map(|layer| Some(vec![layer])),
+    }
 }
 
-fn strings(value: &Value) -> Vec<String> {
-    value.as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect()
+/// A list of texts and of nothing else.
+fn strings(value: &Value) -> Option<Vec<String>> {
+    value.as_array()?.iter().map(|item| item.as_str().map(str::to_owned)).collect()
 }
 
 fn pattern<T>(value: &Value, convert: impl Fn(&Value) -> Option<T>) -> Option<Vec<(String, T)>> {

@@ -43,7 +43,6 @@ impl LoraConfig {
         let target = |module: String| {
             let rank = ranks.find(&module).unwrap_or(self.rank);
             let alpha = alphas.find(&module).unwrap_or(self.alpha);
-            #[allow(clippy::cast_precision_loss, reason = "ranks are small")]
             let divisor = if self.use_rslora { (rank as f64).sqrt() } else { rank as f64 };
             Target { module, rank, scale: alpha / divisor }
         };

@@ -2,13 +2,14 @@
 
 use super::{Failure, RecipeArgs, print};
 use crate::plan::Resolved;
+use crate::report::Terminal;
 
 pub(super) fn check(args: &RecipeArgs) -> Result<(), Failure> {
     let recipe = args.recipe.display();
     match args.resolve()? {
         Resolved::Plan(plan) => {
             for note in plan.notes() {
-                print(format_args!("note: {note}"))?;
+                Terminal::default().say(&format!("note: {note}"));
             }
             print(format_args!("{recipe}: no faults"))?;
         }

@@ -16,7 +16,7 @@ use crate::{device, files, recipe};
 
 /// Fine-tunes open-weight language models with low-rank adapters.
 #[derive(Debug, Parser)]
-#[command(name = "rankine", version, about, arg_required_else_help = true)]
+#[command(name = "rankine", version, arg_required_else_help = true)]
 pub struct Command {
     #[command(subcommand)]
     verb: Verb,

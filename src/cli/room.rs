@@ -7,12 +7,10 @@ use super::Failure;
 use crate::fault::{Exit, Fault};
 use crate::files;
 use crate::plan::Plan;
+use crate::train::RunFolder;
 
-/// Every run writes it first.
-const LOCK: &str = "recipe.lock.yaml";
-
-/// What a run leaves in its folder; the first three make it a run that one can go on from.
-const PARTS: [&str; 5] = ["adapter", "checkpoints", "metrics.jsonl", "README.md", LOCK];
+/// What makes a folder one of a run that can be gone on from.
+const RUN: [&str; 3] = [RunFolder::ADAPTER, RunFolder::CHECKPOINTS, RunFolder::METRICS];
 
 /// A folder that the run may have.
 #[derive(Debug)]
@@ -25,12 +23,12 @@ impl Room {
     /// be written. `command` is what started this run.
     pub fn find(plan: &Plan, overwrite: bool, command: &str) -> Result<Self, Failure> {
         let room = Self { folder: plan.output_dir.clone() };
-        let (parts, shown) = (room.parts(), room.folder.display());
-        if let Some(part) = parts.iter().find(|_| !room.folder.join(LOCK).exists()) {
-            let message = format!("output_dir: `{}` is there and is not of a run: `{shown}` has no `{LOCK}`", part.display());
+        let (parts, shown, lock) = (room.parts(), room.folder.display(), RunFolder::LOCK);
+        if let (Some(part), false) = (parts.first(), room.folder.join(lock).exists()) {
+            let message = format!("output_dir: `{}` is there and is not of a run: `{shown}` has no `{lock}`", part.display());
             return Err(exists(message, "choose another `output_dir`"));
         }
-        if !overwrite && PARTS[..3].iter().any(|part| room.folder.join(part).exists()) {
+        if !overwrite && RUN.iter().any(|part| room.folder.join(part).exists()) {
             let hint = format!("go on with `rankine resume {shown}`, or start over with `{command} --overwrite`");
             return Err(exists(format!("`{shown}` holds a run"), &hint));
         }
@@ -52,7 +50,11 @@ impl Room {
     }
 
     fn parts(&self) -> Vec<PathBuf> {
-        PARTS.iter().map(|part| self.folder.join(part)).filter(|part| part.exists()).collect()
+        RUN.iter()
+            .chain(&[RunFolder::LOCK, RunFolder::CARD])
+            .map(|part| self.folder.join(part))
+            .filter(|part| part.exists())
+            .collect()
     }
 
     /// Better now than after an hour of tokenising.

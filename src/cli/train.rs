@@ -35,15 +35,15 @@ pub(super) fn train(args: &TrainArgs) -> Result<(), Failure> {
     let device = device::open(plan.device, args.recipe.force)?;
     let terminal = Terminal::default();
 
+    let hashing = lock::start(&plan)?;
     let data = plan.read_data(&|event| terminal.take(&event))?;
     let config = plan.train_config(&data);
     announce(&terminal, &plan, &data, &config, &device);
-    room.clear()?;
-    let lock = lock::write(&plan, threads)?;
     let mut decoder = plan.load_model(&device, &|event| terminal.take(&event))?;
-    lock.wait()?;
 
-    let metrics = Metrics::create(&plan.output_dir.join("metrics.jsonl"))?;
+    room.clear()?;
+    lock::write(&plan, threads, hashing)?;
+    let metrics = Metrics::create(&plan.output_dir.join(RunFolder::METRICS))?;
     let folder = RunFolder { path: plan.output_dir.clone(), adapter: plan.adapter.clone(), base: plan.portable_base_name() };
     terminal.start(config.schedule.total_steps);
     let outcome = train::run(&mut decoder, &data.rows(), &config, &folder, &|event| {
@@ -54,7 +54,7 @@ pub(super) fn train(args: &TrainArgs) -> Result<(), Failure> {
     metrics.finish()?;
     let state = outcome?;
 
-    files::write_atomic(&plan.output_dir.join("README.md"), card(&facts_of(&plan, &data, &state)).as_bytes())?;
+    files::write_atomic(&plan.output_dir.join(RunFolder::CARD), card(&facts_of(&plan, &data, &state)).as_bytes())?;
     for remark in remarks(&state, &config) {
         terminal.say(&format!("note: {remark}"));
     }
@@ -76,8 +76,16 @@ fn remarks(state: &State, config: &train::Config) -> Vec<String> {
 
 /// The command that was given, to be pasted.
 fn command(args: &TrainArgs) -> String {
-    let overrides: String = args.recipe.overrides.iter().map(|word| format!(" '{word}'")).collect();
-    format!("rankine train {}{overrides}", args.recipe.recipe.display())
+    let RecipeArgs { recipe, overrides, force } = &args.recipe;
+    let force = if *force { " --force" } else { "" };
+    let overrides: String = overrides.iter().map(|word| format!(" {}", quoted(word))).collect();
+    format!("rankine train {}{overrides}{force}", quoted(&recipe.display().to_string()))
+}
+
+/// A word as a shell takes it.
+fn quoted(word: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:,+@%".contains(c);
+    if !word.is_empty() && word.chars().all(is_plain) { word.to_owned() } else { format!("'{}'", word.replace('\'', r"'\''")) }
 }
 
 /// Says what will happen and about how long.
@@ -94,7 +102,7 @@ fn announce(terminal: &Terminal, plan: &Plan, data: &RunData, config: &train::Co
 }
 
 /// Share of the speed of a bare product that a training step reaches; see LOG.md.
-const EFFICIENCY: f64 = 0.4;
+const EFFICIENCY: f64 = 0.3;
 
 fn facts_of(plan: &Plan, data: &RunData, state: &State) -> Card {
     let files = plan.sources.iter().flat_map(|source| &source.files).map(|file| file.display().to_string());
@@ -134,12 +142,17 @@ fn print_result(args: &TrainArgs, plan: &Plan, state: &State, elapsed: Duration)
     if let (Some(first), Some(best), Some(step)) = (state.eval_loss_first, state.eval_loss_best, state.best_step) {
         print(format_args!("validation loss {first:.4} -> {best:.4} at step {step} ({:+.1} %)", 100.0 * (best / first - 1.0)))?;
     }
-    print(format_args!("adapter     {run}/adapter"))?;
-    print(format_args!("metrics     {run}/metrics.jsonl"))?;
-    print(format_args!("what it is  {run}/README.md"))?;
-    print(format_args!("next: load it in PEFT as {run}/README.md shows, or train on with"))?;
-    print(format_args!("  {}{} adapter.init_from={run}/adapter output_dir={run}-2", command(args), without_shape(plan)))?;
-    Ok(())
+    let at = |name: &str| plan.output_dir.join(name).display().to_string();
+    print(format_args!("adapter     {}", at(RunFolder::ADAPTER)))?;
+    print(format_args!("metrics     {}", at(RunFolder::METRICS)))?;
+    print(format_args!("what it is  {}", at(RunFolder::CARD)))?;
+    print(format_args!("next: load it in PEFT as {} shows, or train on with", at(RunFolder::CARD)))?;
+    let mut beside = plan.output_dir.file_name().unwrap_or_default().to_owned();
+    beside.push("-2");
+    let beside = plan.output_dir.with_file_name(beside);
+    let init_from = quoted(&format!("adapter.init_from={}", at(RunFolder::ADAPTER)));
+    let output_dir = quoted(&format!("output_dir={}", beside.display()));
+    print(format_args!("  {}{} {init_from} {output_dir}", command(args), without_shape(plan)))
 }
 
 /// Overrides that leave to `init_from` what the recipe says of the adapter's shape.

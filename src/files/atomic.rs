@@ -14,13 +14,13 @@ pub fn write_atomic(path: &Path, content: &[u8]) -> Result<(), Error> {
     let folder = parent(path);
     fs::create_dir_all(folder).map_err(|cause| Error::new("create", folder, cause))?;
     let failed = |cause| Error::new("write", path, cause);
-    let mut file = tempfile::Builder::new().prefix(".tmp-").tempfile_in(folder).map_err(failed)?;
-    file.write_all(content).map_err(failed)?;
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(".tmp-");
+    // As any other file of this user: less what the umask takes.
     #[cfg(unix)]
-    {
-        use std::os::unix::fs::PermissionsExt;
-        file.as_file().set_permissions(fs::Permissions::from_mode(0o644)).map_err(failed)?;
-    }
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+    let mut file = builder.tempfile_in(folder).map_err(failed)?;
+    file.write_all(content).map_err(failed)?;
     file.as_file().sync_all().map_err(failed)?;
     file.persist(path).map_err(|error| failed(error.error))?;
     sync_folder(folder)

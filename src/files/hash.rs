@@ -20,7 +20,7 @@ pub fn hash_bytes(bytes: &[u8]) -> Hash {
     Hash(*blake3::hash(bytes).as_bytes())
 }
 
-/// The hash of a file's content, read as it goes.
+/// The hash of a file's content, through a memory map.
 ///
 /// # Errors
 /// The file cannot be read.

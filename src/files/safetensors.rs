@@ -87,6 +87,12 @@ impl Archive {
         &self.path
     }
 
+    /// Names of the tensors whose numbers [`Archive::read_f32`] does not read, with their types.
+    pub fn unreadable(&self) -> Vec<(String, Dtype)> {
+        let tensors = self.metadata.tensors().into_iter().map(|(name, info)| (name, info.dtype));
+        tensors.filter(|(_, dtype)| !matches!(dtype, Dtype::F32 | Dtype::F16 | Dtype::BF16)).collect()
+    }
+
     /// Names of all tensors with their shapes, sorted.
     pub fn shapes(&self) -> BTreeMap<String, Vec<usize>> {
         self.metadata.tensors().into_iter().map(|(name, info)| (name, info.shape.clone())).collect()

@@ -78,7 +78,6 @@ impl Block {
             (query, key) = (query_norm.forward(query), key_norm.forward(key));
         }
         let rope = &frame.ropes[self.rope];
-        #[allow(clippy::cast_precision_loss, reason = "a head is narrow")]
         let scale = 1.0 / (head_dim as f64).sqrt();
         let mixed = attend(rope.rotate(query), rope.rotate(key), value, &frame.hidden[self.span], scale);
         let mixed = mixed.swap_dims(1, 2).reshape([batch, length, heads * head_dim]);

@@ -49,9 +49,9 @@ impl Folder {
     ///
     /// # Errors
     /// Tensors are missing, left over or of another shape (all of them are listed), or a file is damaged.
-    pub fn load(self, device: &Device, report: Reporter) -> Result<Decoder, Error> {
+    pub fn load(&self, device: &Device, report: Reporter) -> Result<Decoder, Error> {
         let weights = Weights::open(&self.path, &self.spec)?;
-        weights.assemble(self.spec, device, report)
+        weights.assemble(self.spec.clone(), device, report)
     }
 }
 
@@ -111,6 +111,9 @@ impl Weights {
                     faults.push(format!("tensor `{name}` stands in two shards, `{first}` and `{second}`"));
                 }
             }
+        }
+        for (name, dtype) in shards.iter().flat_map(Archive::unreadable) {
+            faults.push(format!("tensor `{name}` has dtype {dtype:?}, expected F32, F16 or BF16"));
         }
         let weights = Self { place: found.iter().map(|(name, (index, _))| (name.clone(), *index)).collect(), shards };
         for (name, shape) in spec.tensors() {

@@ -35,7 +35,6 @@ pub enum RopeScaling {
 impl RopeSpec {
     /// Frequencies in radians a token, one for each pair of features, for a batch of `length` tokens. In f32, in the order of
     /// operations of transformers: at a position of 100,000 another rounding turns a query by milliradians.
-    #[allow(clippy::cast_possible_truncation, clippy::cast_precision_loss, reason = "the reference computes in f32")]
     fn frequencies(&self, length: usize) -> Vec<f32> {
         let width = self.head_dim as f64;
         let powers = |theta: f64| -> Vec<f32> {
@@ -85,7 +84,6 @@ impl RopeSpec {
     }
 
     /// Cosines and sines of positions 0 .. length. As in transformers, `Dynamic` and `LongRope` depend on the batch's length.
-    #[allow(clippy::cast_possible_truncation, clippy::cast_precision_loss, reason = "the reference computes in f32")]
     pub fn tables(&self, length: usize, device: &Device) -> RopeTables {
         let (frequencies, factor) = (self.frequencies(length), self.attention_factor() as f32);
         let table = |function: fn(f32) -> f32| {

@@ -89,5 +89,6 @@ pub(super) fn noted<T, E: Explain>(result: Result<T, E>, place: &Place, faults: 
 pub(super) fn missing(key: &str, path: &Path, expected: &str, place: &Place) -> Fault {
     let looked = std::env::current_dir().map_or_else(|_| path.to_owned(), |folder| folder.join(path));
     let folder = looked.parent().map_or_else(String::new, |folder| format!(", looked in `{}`", folder.display()));
-    Fault::new(format!("{key}: `{}` does not exist, expected {expected}{folder}", path.display())).at(place)
+    let message = format!("{key}: `{}` does not exist, expected {expected}{folder}", path.display());
+    Fault::new(message).at(place).hint("correct the path, or start the command from the folder that it is relative to")
 }

@@ -98,7 +98,7 @@ impl Plan {
     /// # Errors
     /// A weight or the adapter to go on from does not fit.
     pub fn load_model(&self, device: &Device, report: Reporter) -> Result<Decoder, Error> {
-        let mut decoder = crate::model::Folder::open(&self.base_folder)?.load(device, report)?;
+        let mut decoder = self.model.load(device, report)?;
         let numbers = match &self.init_from {
             Some(folder) => Some(peft::read_numbers(folder, &self.adapter, &decoder.spec.projections())?),
             None => None,

@@ -13,34 +13,29 @@ use crate::data::Source;
 use crate::device::cpu_features;
 use crate::files::{hash_file, write_atomic};
 use crate::model::shard_paths;
+use crate::train::RunFolder;
 
-/// A lock that is on disk, whose hashes are still being computed.
+/// Hashes of every file that the run reads, being computed by a thread of their own.
 #[derive(Debug)]
-pub struct Lock {
-    hashing: JoinHandle<Result<(), crate::files::Error>>,
-}
+pub struct Hashing(JoinHandle<Result<Value, crate::files::Error>>);
 
-/// Writes the lock, then again with the hashes of every file that the run reads, which a thread computes meanwhile.
+/// Starts hashing, which goes on while rows are tokenised and the base is loaded.
 ///
 /// # Errors
-/// The file cannot be written.
-pub fn write(plan: &Plan, threads: usize) -> Result<Lock, Error> {
-    let path = plan.output_dir.join("recipe.lock.yaml");
-    let head = head(plan, threads);
-    write_atomic(&path, yaml(&head, None).as_bytes())?;
+/// The base's index cannot be read.
+pub fn start(plan: &Plan) -> Result<Hashing, Error> {
     let inputs = inputs(plan)?;
-    let hashing = std::thread::spawn(move || write_atomic(&path, yaml(&head, Some(hashes(&inputs)?)).as_bytes()));
-    Ok(Lock { hashing })
+    Ok(Hashing(std::thread::spawn(move || hashes(&inputs))))
 }
 
-impl Lock {
-    /// Waits until the hashes are in the file.
-    ///
-    /// # Errors
-    /// A file could not be read, or the lock not be written.
-    pub fn wait(self) -> Result<(), Error> {
-        Ok(self.hashing.join().expect("hashing does not panic")?)
-    }
+/// Waits for the hashes and writes the lock into the run's folder, before anything else is written there.
+///
+/// # Errors
+/// A file could not be read, or the lock not be written.
+pub fn write(plan: &Plan, threads: usize, hashing: Hashing) -> Result<(), Error> {
+    let hashes = hashing.0.join().expect("hashing does not panic")?;
+    let path = plan.output_dir.join(RunFolder::LOCK);
+    Ok(write_atomic(&path, yaml(head(plan, threads), hashes).as_bytes())?)
 }
 
 fn head(plan: &Plan, threads: usize) -> Map<String, Value> {
@@ -127,13 +122,10 @@ fn shown(path: &Path) -> String {
     path.display().to_string()
 }
 
-fn yaml(head: &Map<String, Value>, blake3: Option<Value>) -> String {
-    let mut lock = head.clone();
-    lock.extend(blake3.map(|hashes| ("blake3".to_owned(), hashes)));
+fn yaml(mut lock: Map<String, Value>, hashes: Value) -> String {
+    lock.insert("blake3".to_owned(), hashes);
     let text = serde_yaml::to_string(&Value::Object(lock)).expect("JSON values can be printed as YAML");
-    format!(
-        "# Written by rankine: what this run depends on. Hashes are blake3, and there with the first checkpoint at the latest.\n{text}"
-    )
+    format!("# Written by rankine before the first step: what this run depends on. Hashes are blake3.\n{text}")
 }
 
 #[cfg(test)]

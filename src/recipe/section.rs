@@ -10,8 +10,8 @@ use super::tree::{Entry, Kind, Node};
 use crate::fault::Fault;
 use crate::terms::Term;
 
-/// Every number above 0.
-pub(super) const ABOVE_ZERO: (Bound<f64>, Bound<f64>) = (Bound::Excluded(0.0), Bound::Unbounded);
+/// Every number above 0 that f32 arithmetic can bear.
+pub(super) const ABOVE_ZERO: (Bound<f64>, Bound<f64>) = (Bound::Excluded(0.0), Bound::Included(1e30));
 
 /// The keys of one section that are not taken yet.
 pub(super) struct Section<'a> {
@@ -242,8 +242,15 @@ fn in_words<T: std::fmt::Display>(range: &impl RangeBounds<T>) -> String {
         Bound::Unbounded => String::new(),
     };
     match range.end_bound() {
-        Bound::Included(end) => format!("{start} to {end}"),
+        Bound::Included(end) => format!("{start} to {}", without_zeros(&end.to_string())),
         Bound::Excluded(end) => format!("{start} to below {end}"),
         Bound::Unbounded => start,
     }
+}
+
+/// `1e30` for a one with thirty zeros.
+fn without_zeros(digits: &str) -> String {
+    let head = digits.trim_end_matches('0');
+    let zeros = digits.len() - head.len();
+    if zeros > 9 { format!("{head}e{zeros}") } else { digits.to_owned() }
 }

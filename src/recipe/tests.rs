@@ -95,7 +95,10 @@ const BROKEN: &[(&str, &str)] = &[
     ("~: 3", "x.yaml:5:1: expected a name before the colon, found nothing"),
     ("adapter:\n  dropout: 1", "x.yaml:6:12: adapter.dropout: expected a number from 0 to below 1, found `1`"),
     ("adapter:\n  dropout: nan", "x.yaml:6:12: adapter.dropout: expected a number from 0 to below 1, found `nan`"),
-    ("training:\n  learning_rate: -1e-4", "x.yaml:6:18: training.learning_rate: expected a number above 0, found `-1e-4`"),
+    (
+        "training:\n  learning_rate: -1e-4",
+        "x.yaml:6:18: training.learning_rate: expected a number above 0 to 1e30, found `-1e-4`",
+    ),
     ("training:\n  shuffle: 1", "x.yaml:6:12: training.shuffle: expected `true` or `false`, found `1`"),
     ("training:\n  seed: -1", "x.yaml:6:9: training.seed: expected a whole number from 0, found `-1`"),
     (

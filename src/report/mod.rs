@@ -43,7 +43,7 @@ pub enum Event {
 }
 
 /// One optimizer step.
-#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, PartialEq, serde::Serialize)]
 pub struct Step {
     /// Optimizer steps taken, from 1.
     pub step: u64,
@@ -64,12 +64,12 @@ pub struct Step {
     /// Highest resident memory of the process so far; `None` where the system does not tell.
     pub peak_memory_bytes: Option<u64>,
     /// Whether the update was left out because a loss or gradient was not finite.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub skipped: bool,
 }
 
 /// The score of an adapter on the validation rows.
-#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, PartialEq, serde::Serialize)]
 pub struct Evaluation {
     /// Optimizer steps taken so far; 0 before the first.
     pub step: u64,

@@ -47,9 +47,20 @@ pub struct State {
 }
 
 impl RunFolder {
+    /// Folder of the adapter that the run is for.
+    pub const ADAPTER: &str = "adapter";
+    /// Folder of the checkpoints.
+    pub const CHECKPOINTS: &str = "checkpoints";
+    /// One line a step and an evaluation.
+    pub const METRICS: &str = "metrics.jsonl";
+    /// What the run depends on; every run has it before anything else.
+    pub const LOCK: &str = "recipe.lock.yaml";
+    /// What was trained on what.
+    pub const CARD: &str = "README.md";
+
     /// The adapter that a run is for: the best by validation loss, or the last without validation.
     pub fn adapter_path(&self) -> PathBuf {
-        self.path.join("adapter")
+        self.path.join(Self::ADAPTER)
     }
 
     /// Writes `adapter/`.
@@ -67,10 +78,10 @@ impl RunFolder {
         state: &State,
         limit: usize,
     ) -> Result<PathBuf, Error> {
-        let checkpoints = self.path.join("checkpoints");
+        let checkpoints = self.path.join(Self::CHECKPOINTS);
         let path = checkpoints.join(format!("step-{}", state.step));
         write_folder_atomic::<Error>(&path, |folder| {
-            self.write_adapter(&folder.join("adapter"), decoder)?;
+            self.write_adapter(&folder.join(Self::ADAPTER), decoder)?;
             write_f32(&folder.join("optimizer.safetensors"), &moments(decoder, optimizer), &[])?;
             let text = serde_json::to_string_pretty(state).expect("a state can be printed");
             Ok(write_atomic(&folder.join("state.json"), text.as_bytes())?)

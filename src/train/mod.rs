@@ -28,8 +28,8 @@ fn kept(checkpoint: Option<&Path>) -> String {
 /// A run that cannot go on.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// A loss or gradient was not finite; the weights are those of the step before.
-    #[error("step {step} has loss {loss} and gradient norm {grad_norm}, expected finite numbers; {}", kept(checkpoint.as_deref()))]
+    /// A loss, gradient or new weight was not finite; the weights are those of the step before.
+    #[error("step {step} has loss {loss} and gradient norm {grad_norm}, expected finite numbers and finite weights after it; {}", kept(checkpoint.as_deref()))]
     Diverged {
         /// From 1.
         step: u64,

@@ -52,33 +52,48 @@ impl AdamW {
         Self { config, updates: 0, moments }
     }
 
-    /// One update of every adapter.
-    pub fn update(&mut self, decoder: &mut Decoder, gradients: Gradients, learning_rate: f64) {
-        self.updates += 1;
-        for ((lora, moments), [a, b]) in decoder.adapters_mut().zip(&mut self.moments).zip(gradients.into_pairs()) {
-            let [of_a, of_b] = moments;
-            lora.a = self.config.updated(lora.a.clone(), a, of_a, learning_rate, self.updates);
-            lora.b = self.config.updated(lora.b.clone(), b, of_b, learning_rate, self.updates);
+    /// One update of every adapter, or of none: `false` if a weight would not be finite.
+    #[must_use]
+    pub fn update(&mut self, decoder: &mut Decoder, gradients: Gradients, learning_rate: f64) -> bool {
+        let (config, update) = (self.config, self.updates + 1);
+        let adapters = decoder.adapters().zip(&self.moments).zip(gradients.into_pairs());
+        let updated: Vec<_> = adapters
+            .map(|(((_, lora), [of_a, of_b]), [a, b])| {
+                [config.updated(&lora.a, a, of_a, learning_rate, update), config.updated(&lora.b, b, of_b, learning_rate, update)]
+            })
+            .collect();
+        if !updated.iter().flatten().all(|(weight, _)| is_finite(weight)) {
+            return false;
         }
+        for ((lora, moments), [(a, of_a), (b, of_b)]) in decoder.adapters_mut().zip(&mut self.moments).zip(updated) {
+            (lora.a, lora.b, *moments) = (a, b, [of_a, of_b]);
+        }
+        self.updates = update;
+        true
     }
 }
 
 impl AdamWConfig {
+    /// A weight and its moments after an update, counted from 1.
     fn updated(
         self,
-        weight: Tensor<2>,
+        weight: &Tensor<2>,
         gradient: Tensor<2>,
-        moments: &mut Moments,
+        moments: &Moments,
         learning_rate: f64,
         update: u64,
-    ) -> Tensor<2> {
+    ) -> (Tensor<2>, Moments) {
         let Self { beta1, beta2, epsilon, weight_decay } = self;
-        moments.first = moments.first.clone().mul_scalar(beta1) + gradient.clone().mul_scalar(1.0 - beta1);
-        moments.second = moments.second.clone().mul_scalar(beta2) + gradient.square().mul_scalar(1.0 - beta2);
+        let first = moments.first.clone().mul_scalar(beta1) + gradient.clone().mul_scalar(1.0 - beta1);
+        let second = moments.second.clone().mul_scalar(beta2) + gradient.square().mul_scalar(1.0 - beta2);
         let power = i32::try_from(update).unwrap_or(i32::MAX);
         let (correction1, correction2) = (1.0 - beta1.powi(power), 1.0 - beta2.powi(power));
-        let denominator = moments.second.clone().sqrt().div_scalar(correction2.sqrt()).add_scalar(epsilon);
-        let step = moments.first.clone().mul_scalar(learning_rate / correction1) / denominator;
-        weight.mul_scalar(1.0 - learning_rate * weight_decay) - step
+        let denominator = second.clone().sqrt().div_scalar(correction2.sqrt()).add_scalar(epsilon);
+        let step = first.clone().mul_scalar(learning_rate / correction1) / denominator;
+        (weight.clone().mul_scalar(1.0 - learning_rate * weight_decay) - step, Moments { first, second })
     }
+}
+
+fn is_finite(weight: &Tensor<2>) -> bool {
+    weight.to_data().iter::<f32>().all(f32::is_finite)
 }

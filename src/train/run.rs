@@ -74,7 +74,7 @@ pub fn run(decoder: &mut Decoder, data: &Data, config: &Config, folder: &RunFold
     if kept { Ok(state) } else { Err(Error::NothingLearned { steps: state.step }) }
 }
 
-/// One optimizer step over rows at `places`; skipped, with the weights as they were, if a loss or gradient is not finite.
+/// One optimizer step over rows at `places`; skipped, with the weights as they were, if a loss, gradient or new weight is not finite.
 fn take(
     decoder: &mut Decoder,
     optimizer: &mut AdamW,
@@ -95,11 +95,9 @@ fn take(
     let mean = 1.0 / trained_tokens as f64;
     let gradients = gradients.scaled(mean);
     let (loss, grad_norm, learning_rate) = (sum * mean, gradients.norm(), config.schedule.lr_at(step - 1));
-    let finite = loss.is_finite() && grad_norm.is_finite();
-    if finite {
-        let clipped = if config.max_grad_norm > 0.0 { gradients.clipped(grad_norm, config.max_grad_norm) } else { gradients };
-        optimizer.update(decoder, clipped, learning_rate);
-    }
+    let is_finite = loss.is_finite() && grad_norm.is_finite();
+    let clipped = if config.max_grad_norm > 0.0 { gradients.clipped(grad_norm, config.max_grad_norm) } else { gradients };
+    let skipped = !(is_finite && optimizer.update(decoder, clipped, learning_rate));
     let tokens_per_second = tokens as f64 / started.elapsed().as_secs_f64();
     let peak_memory_bytes = peak_memory_bytes();
     Step {
@@ -112,7 +110,7 @@ fn take(
         trained_tokens,
         tokens_per_second,
         peak_memory_bytes,
-        skipped: !finite,
+        skipped,
     }
 }
 

@@ -20,8 +20,7 @@ pub struct Schedule {
 }
 
 impl Schedule {
-    /// The learning rate of the update after `taken` updates; the first one's is `lr_at(0)`, 0 if there is a warm-up.
-    #[allow(clippy::cast_precision_loss, reason = "steps are far below 2^52")]
+    /// The learning rate of the step after `taken` steps, skipped ones included; the first one's is `lr_at(0)`, 0 if there is a warm-up.
     pub fn lr_at(&self, taken: u64) -> f64 {
         let Self { warmup_steps, total_steps, .. } = *self;
         if taken < warmup_steps {

@@ -19,7 +19,7 @@ pub enum Memory {
     Recompute,
 }
 
-/// How a micro-batch is computed; changes cost and memory, never the result beyond rounding.
+/// How a micro-batch is computed. But for dropout it changes cost and memory, never the result beyond rounding.
 #[derive(Debug, Clone, Copy)]
 pub struct StepConfig {
     /// What is held between forward and backward.

@@ -92,14 +92,16 @@ pub fn logits_difference(decoder: &Decoder, rows: &[TokenRow], golden: &[f32]) -
     assert_eq!(logits.len(), golden.len());
     let vocabulary = decoder.spec.vocabulary;
     let real = |token: usize| token % batch.length < rows[token / batch.length].ids.len();
-    let differences = logits.iter().zip(golden).enumerate().filter(|(index, _)| real(index / vocabulary));
-    differences.map(|(_, (ours, theirs))| (ours - theirs).abs()).fold(0.0, f32::max)
+    let pairs = logits.iter().zip(golden).enumerate().filter(|(index, _)| real(index / vocabulary));
+    largest(pairs.map(|(_, (ours, theirs))| (ours - theirs).abs()))
 }
 
 pub fn difference(left: &[f32], right: &[f32]) -> f32 {
     assert_eq!(left.len(), right.len());
-    left.iter()
-        .zip(right)
-        .map(|(left, right)| (left - right).abs())
-        .fold(0.0, |largest: f32, d| if d.is_nan() { f32::NAN } else { largest.max(d) })
+    largest(left.iter().zip(right).map(|(left, right)| (left - right).abs()))
+}
+
+/// The largest value; NaN if one is, which no bound then holds for.
+pub fn largest(values: impl Iterator<Item = f32>) -> f32 {
+    values.fold(0.0, |largest: f32, value| if largest.is_nan() || value.is_nan() { f32::NAN } else { largest.max(value) })
 }

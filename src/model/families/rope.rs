@@ -35,12 +35,12 @@ pub(super) fn spec(config: &Config, head_dim: usize, context: usize) -> Result<R
     let theta = nested.or(config.number_or_none("rope_theta")?).unwrap_or(10_000.0);
     let context = config.size_or_none("max_position_embeddings")?.unwrap_or(context);
     let outside = config.size_or_none("original_max_position_embeddings")?;
-    let scaling = section.map_or(Ok(RopeScaling::Default), |section| scaling(&section, head_dim, context, outside))?;
-    for holder in [Some(config), config.section("rope_parameters")?.as_ref()].into_iter().flatten() {
+    for holder in [Some(config), section.as_ref()].into_iter().flatten() {
         if let Some(share) = holder.number_or_none("partial_rotary_factor")?.filter(|share| (share - 1.0).abs() > 1e-9) {
             return Err(config.fault(format!("`partial_rotary_factor` is {share}, known is 1")));
         }
     }
+    let scaling = section.map_or(Ok(RopeScaling::Default), |section| scaling(&section, head_dim, context, outside))?;
     Ok(RopeSpec { head_dim, theta, scaling })
 }
 
@@ -51,7 +51,6 @@ fn scaling(section: &Config, head_dim: usize, context: usize, outside: Option<us
     let kind = section.text("rope_type")?.or(section.text("type")?).unwrap_or("default");
     let factor = || section.number("factor");
     let trained_length = outside.or(section.size_or_none("original_max_position_embeddings")?).unwrap_or(context);
-    #[allow(clippy::cast_precision_loss, reason = "lengths are far below 2^52")]
     let ratio = context as f64 / trained_length as f64;
     match kind {
         "default" => Ok(RopeScaling::Default),
@@ -76,7 +75,6 @@ fn scaling(section: &Config, head_dim: usize, context: usize, outside: Option<us
         }
         "longrope" => {
             let factor = section.number_or_none("factor")?.unwrap_or(ratio);
-            #[allow(clippy::cast_precision_loss, reason = "lengths are far below 2^52")]
             let default = if factor <= 1.0 { 1.0 } else { (1.0 + factor.ln() / (trained_length as f64).ln()).sqrt() };
             let attention_factor = section.number_or_none("attention_factor")?.unwrap_or(default);
             let factors = |key: &str| {
