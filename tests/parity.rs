@@ -7,7 +7,7 @@ mod common;
 use std::path::Path;
 
 use common::*;
-use rankine::adapter::{LoraConfig, peft, tensors};
+use rankine::adapter::{LoraConfig, Targets, attach, peft, tensors};
 use rankine::files::safetensors::{Archive, Named};
 use rankine::model::Decoder;
 use rankine::terms::Scheduler;
@@ -171,6 +171,24 @@ fn lora_variants_train_as_in_peft() {
             check_adapter(variant, &llama.join("model"), &case.join("adapter"), &case, &llama.join("golden.safetensors"), step);
         }
     }
+}
+
+/// In PEFT a full name chooses its module in whatever layer, so with layers only theirs may be written.
+#[test]
+fn all_linear_in_some_layers_is_written_as_the_modules_of_those_layers() {
+    let mut decoder = load(&golden("archs/llama/model"));
+    let targets = Targets { layers: Some(vec![1]), ..Targets::all_linear() };
+    let config = LoraConfig { targets, ..lora(2, 4.0) };
+    attach(&mut decoder, &config, 1, None).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    peft::write(folder.path(), &decoder, &config, "base").unwrap();
+    let written = json(&folder.path().join("adapter_config.json"));
+    assert!(written["layers_to_transform"].is_null());
+    let modules = written["target_modules"].as_array().unwrap();
+    assert_eq!(modules.len(), 7);
+    assert!(modules.iter().all(|module| module.as_str().unwrap().starts_with("model.layers.1.")));
+    let names: Vec<String> = decoder.spec.projections().into_iter().map(|linear| linear.name).collect();
+    assert_eq!(peft::read_config(folder.path()).unwrap().resolve(&names).unwrap(), config.resolve(&names).unwrap());
 }
 
 #[test]

@@ -79,6 +79,12 @@ const RECIPES: &[BrokenRecipe] = &[
         "alpha_pattern: {w_pack: 8}",
         &["adapter.alpha_pattern: no projection of the model matches `w_pack`"],
     ),
+    (
+        "layers beside an expression",
+        "r: 4",
+        "layers_to_transform: [1]\n  target_modules: .*q_proj",
+        &["recipe.yaml:6:24: adapter.layers_to_transform does not go with the regular expression `.*q_proj`"],
+    ),
     ("layer that is not there", "r: 4", "layers_to_transform: [2]", &["layer 2 does not exist, the base has layers 0 to 1"]),
     ("adapter to go on from that is not there", "r: 4", "init_from: x", &["adapter.init_from: `x` does not exist"]),
     ("two warm-ups", "max_steps: 2", "warmup_steps: 2\n  warmup_ratio: 0.1", &["both set the length of the warm-up"]),
@@ -681,6 +687,18 @@ fn what_is_there_is_never_overwritten_unasked() {
     let own = ["train", "recipe.yaml", "adapter.r=", "adapter.init_from=run/adapter", "--overwrite"];
     desk.run(&own).says("from the run that it replaces", 73, &["adapter.init_from: `run/adapter` lies in `run`"]);
     assert_eq!(desk.read("run/recipe.lock.yaml"), lock);
+}
+
+#[test]
+fn an_older_run_stays_until_the_new_one_has_its_rows_and_weights() {
+    let desk = Desk::new();
+    desk.run(&["train", "recipe.yaml"]).says("first", 0, &[]);
+    let adapter = desk.read("run/adapter/adapter_model.safetensors");
+    let too_short = ["train", "recipe.yaml", "training.sequence_len=2", "--overwrite"];
+    desk.run(&too_short).says("no row is short enough", 65, &["are left out"]);
+    assert_eq!(desk.read("run/adapter/adapter_model.safetensors"), adapter);
+    desk.run(&["train", "recipe.yaml", "training.seed=8", "--overwrite"]).says("at last", 0, &[]);
+    assert_ne!(desk.read("run/adapter/adapter_model.safetensors"), adapter);
 }
 
 #[test]
