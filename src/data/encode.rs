@@ -42,6 +42,14 @@ pub enum Error {
     /// The row cannot be ended.
     #[error("the tokenizer has no eos token to end a row with")]
     NoEos,
+    /// The last span may be a part of the last turn only.
+    #[error("the chat template marks {spans} spans in {turns} answers, so `train_on: last` does not tell what to train")]
+    LastTurnUnclear {
+        /// Spans that it marks.
+        spans: usize,
+        /// Answers of the conversation.
+        turns: usize,
+    },
     /// The row begins with two bos tokens, which no model has seen.
     #[error("the row begins with the bos token twice, id {bos}")]
     DoubledBos {
@@ -55,7 +63,7 @@ impl Explain for Error {
         match self {
             Self::Template(error) => error.exit(),
             Self::Tokenizer(error) => error.exit(),
-            Self::NoTemplate | Self::NoEos | Self::DoubledBos { .. } => Exit::Input,
+            Self::NoTemplate | Self::NoEos | Self::LastTurnUnclear { .. } | Self::DoubledBos { .. } => Exit::Input,
         }
     }
 
@@ -65,6 +73,9 @@ impl Explain for Error {
             Self::Tokenizer(error) => error.hint(),
             Self::NoTemplate => Some("give one with `chat_template: PATH`, or use an instruction-tuned base".into()),
             Self::NoEos => Some("set `eos_token` in the base's tokenizer_config.json".into()),
+            Self::LastTurnUnclear { .. } => {
+                Some("set `train_on: assistant`, or give a template that marks each answer once".into())
+            }
             Self::DoubledBos { .. } => Some("the tokenizer adds one: take the other out of the data or the template".into()),
         }
     }
@@ -128,13 +139,21 @@ impl Encoder {
             }
             TrainOn::Assistant | TrainOn::Last => {
                 let rendered = template.render_with_spans(conversation, false)?;
-                let skipped = if train_on == TrainOn::Last { rendered.assistant.len().saturating_sub(1) } else { 0 };
+                let (spans, turns) = (rendered.assistant.len(), assistant_turns(conversation));
+                if train_on == TrainOn::Last && spans > turns {
+                    return Err(Error::LastTurnUnclear { spans, turns });
+                }
+                let skipped = if train_on == TrainOn::Last { spans.saturating_sub(1) } else { 0 };
                 (rendered.text, rendered.assistant[skipped..].to_vec())
             }
         };
         let (ids, trained) = self.tokenizer.encode_with_spans(&text, &spans)?;
         Ok(TokenRow { ids, trained })
     }
+}
+
+fn assistant_turns(conversation: &Conversation) -> usize {
+    conversation.messages.iter().filter(|message| message["role"] == "assistant").count()
 }
 
 /// Alpaca's two prompts, word for word: <https://github.com/tatsu-lab/stanford_alpaca/blob/main/train.py>
@@ -190,6 +209,20 @@ pub(super) mod tests {
         let tokenizer = Tokenizer::open(folder).expect("a tokenizer");
         let template = ChatTemplate::new(CHATML, tokenizer.special(), jiff::Timestamp::UNIX_EPOCH).expect("a template");
         Encoder { tokenizer, template: Some(template) }
+    }
+
+    #[test]
+    fn a_template_that_marks_an_answer_twice_does_not_go_with_the_last_turn() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let mut encoder = encoder(folder.path());
+        let twice = "{% for m in messages %}{% generation %}{{ m.content }}{% endgeneration %} {% generation %}</s>{% endgeneration %}{% endfor %}";
+        let special = encoder.tokenizer.special().clone();
+        encoder.template = Some(ChatTemplate::new(twice, &special, jiff::Timestamp::UNIX_EPOCH).expect("a template"));
+        let messages = vec![json!({"role": "assistant", "content": "yes"})];
+        let example = Example::Chat(Conversation { messages, ..Conversation::default() });
+        let refused = encoder.encode(&example, TrainOn::Last).expect_err("unclear");
+        assert!(matches!(refused, Error::LastTurnUnclear { spans: 2, turns: 1 }), "{refused}");
+        assert!(encoder.encode(&example, TrainOn::Assistant).is_ok());
     }
 
     /// What is trained of an example, eos included.
