@@ -57,7 +57,7 @@ pub fn run(decoder: &mut Decoder, data: &Data, config: &Config, folder: &RunFold
         let mut done = step == last;
         if done || is_due(step, config.eval_steps, of_step.ends_epoch) {
             let evaluation = score(decoder, step);
-            if state.judge(evaluation.as_ref()) && optimizer.updates > 0 {
+            if optimizer.updates > 0 && state.judge(evaluation.as_ref()) {
                 report(Event::Saved { path: folder.save_adapter(decoder)?, step });
                 kept = true;
             }
