@@ -469,7 +469,10 @@ fn broken_data_is_refused() {
             "all rows too long",
             &|desk| recipe(desk, "sequence_len: 64", "sequence_len: 4\n  max_dropped: 1"),
             65,
-            &["12 left out of 12 rows are longer than `training.sequence_len`, 4; the longest is", "no rows to train on"],
+            &[
+                "12 of 12 rows are left out: they are longer than `training.sequence_len`, 4; the longest is",
+                "no rows to train on",
+            ],
         ),
         (
             "more rows too long than may be",

@@ -53,12 +53,10 @@ impl Plan {
         let total = ledger.total();
         let limit = self.limits.sequence_len;
         if let Some(longest) = total.longest.as_ref().filter(|longest| longest.tokens > limit) {
-            let what =
-                if total.truncated > 0 { format!("{} cut", total.truncated) } else { format!("{} left out", total.too_long) };
-            report(Event::Note(format!(
-                "{what} of {} rows are longer than `training.sequence_len`, {limit}; the longest is {longest}",
-                total.rows
-            )));
+            let (count, fate) = if total.truncated > 0 { (total.truncated, "cut") } else { (total.too_long, "left out") };
+            let rows = total.rows;
+            let long = format!("{count} of {rows} rows are {fate}: they are longer than `training.sequence_len`, {limit}");
+            report(Event::Note(format!("{long}; the longest is {longest}")));
         }
         if total.untrained > 0 {
             report(Event::Note(format!("{} of {} rows have no token to train and are left out", total.untrained, total.rows)));

@@ -16,7 +16,7 @@ pub struct Terminal {
     is_terminal: bool,
     bar: RefCell<Option<ProgressBar>>,
     training: Cell<Option<Training>>,
-    last_line: Cell<Option<Instant>>,
+    last_line: Cell<Instant>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -29,7 +29,7 @@ struct Training {
 impl Default for Terminal {
     fn default() -> Self {
         let is_terminal = std::io::stderr().is_terminal();
-        Self { is_terminal, bar: RefCell::default(), training: Cell::default(), last_line: Cell::default() }
+        Self { is_terminal, bar: RefCell::default(), training: Cell::default(), last_line: Cell::new(Instant::now()) }
     }
 }
 
@@ -45,7 +45,6 @@ impl Terminal {
     /// The loop starts and will take `steps` steps.
     pub fn start(&self, steps: u64) {
         self.training.set(Some(Training { steps, started: None }));
-        self.last_line.set(None);
         self.replace_bar(steps, "{bar:24} {pos}/{len}  {msg}");
     }
 
@@ -106,7 +105,7 @@ impl Terminal {
         if let Some(bar) = self.bar.borrow().as_ref().filter(|_| self.is_terminal) {
             bar.set_position(step.step);
             bar.set_message(line);
-        } else if self.is_time() || step.step == training.steps {
+        } else if step.step == 1 || self.is_time() || step.step == training.steps {
             print_line(&format!("step {}/{}  {line}", step.step, training.steps));
         }
         if step.skipped {
@@ -122,9 +121,9 @@ impl Terminal {
     }
 
     fn is_time(&self) -> bool {
-        let due = self.last_line.get().is_none_or(|last| last.elapsed() >= PLAIN_EVERY);
+        let due = self.last_line.get().elapsed() >= PLAIN_EVERY;
         if due {
-            self.last_line.set(Some(Instant::now()));
+            self.last_line.set(Instant::now());
         }
         due
     }
