@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use regex::Regex;
 
 use super::{Error, LoraConfig};
+use crate::model::LinearSpec;
 use crate::terms::Modules;
 
 /// Which projections get an adapter.
@@ -48,9 +49,21 @@ impl LoraConfig {
         };
         Ok(chosen.into_iter().map(target).collect())
     }
-}
 
-impl LoraConfig {
+    /// Numbers in A and B of all adapters for a model with these projections.
+    ///
+    /// # Errors
+    /// See [`LoraConfig::resolve`].
+    pub fn parameters(&self, projections: &[LinearSpec]) -> Result<usize, Error> {
+        let names: Vec<String> = projections.iter().map(|linear| linear.name.clone()).collect();
+        let targets = self.resolve(&names)?;
+        let of = |target: &Target| {
+            let linear = projections.iter().find(|linear| linear.name == target.module)?;
+            Some(target.rank * (linear.inputs + linear.outputs))
+        };
+        Ok(targets.iter().filter_map(of).sum())
+    }
+
     /// Names and patterns that match no projection: in a recipe each is a fault, in a folder PEFT passes over them.
     ///
     /// # Errors

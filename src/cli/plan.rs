@@ -33,7 +33,7 @@ pub(super) fn facts(plan: &Plan, data: &RunData, config: &train::Config) -> Vec<
     let (total, spec) = (data.ledger().total(), &plan.model.spec);
     let (tokens, trained) = data.training_tokens();
     let parameters = spec.parameters() as u64;
-    let trainable = plan.trainable_parameters() as u64;
+    let trainable = plan.trainable_parameters as u64;
     let share = 100.0 * trainable as f64 / parameters as f64;
     vec![
         ("model", format!("{}, {} parameters", spec.describe(), grouped(parameters))),

@@ -114,7 +114,7 @@ fn facts_of(plan: &Plan, data: &RunData, state: &State) -> Card {
         model: plan.model.spec.describe(),
         files: files.collect(),
         adapter: format!("r {}, alpha {}, targets {targets}", plan.adapter.rank, plan.adapter.alpha),
-        trainable_parameters: plan.trainable_parameters(),
+        trainable_parameters: plan.trainable_parameters,
         rows: data.training_rows(),
         steps: state.step,
         tokens: state.tokens,

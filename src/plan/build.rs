@@ -153,23 +153,11 @@ impl Plan {
         let layer = |layer: &crate::model::LayerSpec| 4.0 * (layer.mixer.heads * layer.mixer.head_dim) as f64 * mean_length;
         let attention: f64 = spec.layers.iter().map(layer).sum();
         let linear: usize = spec.projections().iter().map(|linear| linear.inputs * linear.outputs).sum();
-        let forward = 2.0 * (linear + self.trainable_parameters()) as f64 + attention;
+        let forward = 2.0 * (linear + self.trainable_parameters) as f64 + attention;
         let again = if config.step.memory == train::Memory::Recompute { forward } else { 0.0 };
-        let backward = 2.0 * (linear + 2 * self.trainable_parameters()) as f64 + 2.0 * attention;
+        let backward = 2.0 * (linear + 2 * self.trainable_parameters) as f64 + 2.0 * attention;
         let head = 4.0 * (spec.vocabulary * spec.width) as f64;
         epochs * (tokens as f64 * (forward + again + backward) + trained as f64 * head)
-    }
-
-    /// Parameters that are trained.
-    pub fn trainable_parameters(&self) -> usize {
-        let projections = self.model.spec.projections();
-        let names: Vec<String> = projections.iter().map(|linear| linear.name.clone()).collect();
-        let targets = self.adapter.resolve(&names).unwrap_or_default();
-        let sizes = targets.iter().filter_map(|target| {
-            let linear = projections.iter().find(|linear| linear.name == target.module)?;
-            Some(target.rank * (linear.inputs + linear.outputs))
-        });
-        sizes.sum()
     }
 }
 

@@ -31,6 +31,8 @@ pub struct Plan {
     pub model: model::Folder,
     /// The adapter.
     pub adapter: LoraConfig,
+    /// Parameters that are trained.
+    pub trainable_parameters: usize,
     /// An adapter folder to go on from.
     pub init_from: Option<PathBuf>,
     /// Tokenizer and template.
@@ -119,6 +121,7 @@ pub fn resolve(recipe: Recipe) -> Result<Resolved, Error> {
         (Found::Hub(id), _) => return Ok(Resolved::Hub { id, device }),
         _ => return Err(Error::Faults { faults: vec![Fault::new("the base model could not be read")] }),
     };
+    let trainable_parameters = adapter.parameters(&base.model.spec.projections())?;
     Ok(Resolved::Plan(Box::new(Plan {
         recipe: recipe.path,
         settings: filled.by_section(),
@@ -126,6 +129,7 @@ pub fn resolve(recipe: Recipe) -> Result<Resolved, Error> {
         base_folder: base.folder,
         model: base.model,
         adapter,
+        trainable_parameters,
         init_from,
         encoder: Encoder { tokenizer: base.tokenizer, template },
         chat_template,
