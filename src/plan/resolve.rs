@@ -97,16 +97,8 @@ pub fn resolve(recipe: Recipe) -> Result<Resolved, Error> {
     let (limits, max_dropped, training) = training(&recipe, &mut filled);
     let validation_sources =
         self::sources("evaluation.datasets", &recipe.evaluation.datasets, has_template, &mut filled, &mut faults);
-    let holdout =
-        filled.fill(
-            "evaluation.val_set_size",
-            recipe.evaluation.val_set_size.as_ref(),
-            Holdout::Rows(0),
-            |holdout| match holdout {
-                Holdout::Share(share) => json!(share),
-                Holdout::Rows(rows) => json!(rows),
-            },
-        );
+    let said = recipe.evaluation.val_set_size.as_ref();
+    let holdout = filled.fill("evaluation.val_set_size", said, Holdout::Rows(0), as_written);
     let device = device::resolve(filled.fill("device", recipe.device.as_ref(), Device::Auto, |device| json!(device.to_string())));
     let threads = filled.plain("threads", recipe.threads.as_ref(), 0);
     let stem = recipe.path.file_stem().unwrap_or(recipe.path.as_os_str());
@@ -144,6 +136,13 @@ pub fn resolve(recipe: Recipe) -> Result<Resolved, Error> {
         started,
         training,
     })))
+}
+
+fn as_written(holdout: &Holdout) -> Value {
+    match holdout {
+        Holdout::Share(share) => json!(share),
+        Holdout::Rows(rows) => json!(rows),
+    }
 }
 
 /// Now, or what `SOURCE_DATE_EPOCH` says (<https://reproducible-builds.org/specs/source-date-epoch/>).
