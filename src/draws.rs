@@ -1,7 +1,7 @@
 //! Random numbers that are functions of their keys: no stream, no order of drawing, nothing to save for a resume.
 
 /// What SplitMix64 adds to its state for each draw.
-pub const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
+const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
 
 /// The draw of SplitMix64 whose state is `key`, Steele et al. 2014, <https://doi.org/10.1145/2660193.2660195>: a bijection of 64 bits
 /// with good avalanche.

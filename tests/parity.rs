@@ -173,6 +173,17 @@ fn lora_variants_train_as_in_peft() {
     }
 }
 
+#[test]
+fn a_fresh_adapter_changes_nothing_unless_b_is_drawn_too() {
+    for init_lora_weights in [true, false] {
+        let mut decoder = load(&golden("archs/llama/model"));
+        attach(&mut decoder, &LoraConfig { init_lora_weights, ..lora(2, 4.0) }, 1, None).unwrap();
+        let largest_of_b = decoder.adapters().map(|(_, lora)| largest(lora.b.to_data().iter::<f32>().map(f32::abs)));
+        let largest_of_b: Vec<f32> = largest_of_b.collect();
+        assert!(largest_of_b.iter().all(|b| (*b == 0.0) == init_lora_weights), "{init_lora_weights}: {largest_of_b:?}");
+    }
+}
+
 /// In PEFT a full name chooses its module in whatever layer, so with layers only theirs may be written.
 #[test]
 fn all_linear_in_some_layers_is_written_as_the_modules_of_those_layers() {

@@ -256,3 +256,69 @@ fn a_run_in_which_nothing_was_learned_fails() {
     }
     assert!(!desk.path("run/adapter").exists() && !desk.path("b/adapter").exists());
 }
+
+#[test]
+fn what_a_consumer_will_not_take_is_said_before_training() {
+    let desk = Desk::new();
+    let unusual = ["adapter.r=32", "adapter.alpha=0.5", "adapter.use_rslora=true", "training.sequence_len=999"];
+    let notes = [
+        "note: training.sequence_len is 999, the base was made for 128 tokens",
+        "note: vLLM takes an adapter of rank 32 only with `--max-lora-rank 32`",
+        "note: llama.cpp's converter ignores `use_rslora`",
+        "note: Ollama takes whole numbers for alpha only, this adapter has 0.5",
+    ];
+    for verb in ["check", "plan", "train"] {
+        desk.run(&[&[verb, "recipe.yaml"], &unusual[..]].concat()).says(verb, 0, &notes);
+    }
+    assert!(!desk.run(&["check", "recipe.yaml"]).stderr.contains("note:"), "a usual adapter needs no words");
+}
+
+#[test]
+fn an_adapter_names_no_place_of_this_machine() {
+    let desk = Desk::new();
+    let base = format!("base_model={}", desk.path("base").display());
+    train(&desk, &[&base]).says("an absolute folder", 0, &[]);
+    let config: Value = serde_json::from_str(&desk.read_text("run/adapter/adapter_config.json")).unwrap();
+    assert_eq!(config["base_model_name_or_path"], "base");
+    assert!(!desk.read_text("run/README.md").contains(&*desk.path("").to_string_lossy()));
+}
+
+#[test]
+fn conversations_whose_end_is_not_trained_are_told() {
+    let desk = Desk::new();
+    let turns = r#"[{"role": "user", "content": "say"}, {"role": "assistant", "content": "so"}]"#;
+    desk.write_rows("rows.parquet", vec![("messages", texts([turns; 4]))]);
+    desk.edit("recipe.yaml", "format: text", "format: chat");
+    let template = |end: &str| {
+        format!(
+            "{{% for m in messages %}}{{{{ m.role }}}} {{% generation %}}{{{{ m.content }}}}{end}{{% endgeneration %}}<|eot_id|>{{% endfor %}}"
+        )
+    };
+    desk.write("open.jinja", template(""));
+    desk.write("closed.jinja", template("<|eot_id|>"));
+    let word = "note: no row trains a token that ends a turn or a document";
+    desk.run(&["plan", "recipe.yaml", "chat_template=open.jinja"]).says("open", 0, &[word]);
+    assert!(!desk.run(&["plan", "recipe.yaml", "chat_template=closed.jinja"]).stderr.contains(word));
+}
+
+#[test]
+fn a_reader_that_has_seen_enough_is_no_fault() {
+    let desk = Desk::new();
+    let mut plan = desk.command(&["plan", "recipe.yaml"]).stdout(std::process::Stdio::piped()).spawn().unwrap();
+    drop(plan.stdout.take());
+    assert_eq!(plan.wait().unwrap().code(), Some(0));
+}
+
+#[cfg(unix)]
+#[test]
+fn files_have_the_rights_that_the_user_gives_to_files() {
+    use std::os::unix::fs::PermissionsExt;
+    let desk = Desk::new();
+    let binary = env!("CARGO_BIN_EXE_rankine");
+    let mut shell = std::process::Command::new("sh");
+    shell.args(["-c", &format!("umask 077 && '{binary}' train recipe.yaml")]).current_dir(desk.path(""));
+    assert!(shell.env("RANKINE_CACHE", desk.path("cache")).output().unwrap().status.success());
+    for file in ["run/adapter/adapter_model.safetensors", "run/recipe.lock.yaml", "run/metrics.jsonl", "run/README.md"] {
+        assert_eq!(fs::metadata(desk.path(file)).unwrap().permissions().mode() & 0o777, 0o600, "{file}");
+    }
+}

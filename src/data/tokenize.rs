@@ -198,11 +198,6 @@ impl Tokenizer {
         self.eos_ids.iter().copied().chain(of_turns).collect()
     }
 
-    /// The token that fills a batch.
-    pub fn pad_id(&self) -> Option<u32> {
-        self.token_to_id(self.special.pad.as_deref()?)
-    }
-
     /// The identity of the tokenizer: its file and its special tokens. The chat template is not part of it.
     pub fn hash(&self) -> files::Hash {
         self.hash
@@ -395,7 +390,7 @@ mod tests {
         let all = ["<s>", "</s>", "<pad>"].map(str::to_owned).to_vec();
         let (bos, eos, pad) = (all.first().cloned(), all.get(1).cloned(), all.get(2).cloned());
         assert_eq!(*tokenizer.special(), SpecialTokens { bos, eos, pad, unk: None, all });
-        assert_eq!((tokenizer.bos_id(), tokenizer.eos_id(), tokenizer.pad_id()), (Some(0), Some(1), None));
+        assert_eq!((tokenizer.bos_id(), tokenizer.eos_id(), tokenizer.token_to_id("<pad>")), (Some(0), Some(1), None));
         assert_eq!(tokenizer.eos_ids(), [1, 3]);
         assert_eq!(tokenizer.vocab_size(), 4);
     }

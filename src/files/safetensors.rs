@@ -98,11 +98,6 @@ impl Archive {
         self.metadata.tensors().into_iter().map(|(name, info)| (name, info.shape.clone())).collect()
     }
 
-    /// The key-value pairs of the header.
-    pub fn metadata(&self) -> BTreeMap<String, String> {
-        self.metadata.metadata().iter().flatten().map(|(key, value)| (key.clone(), value.clone())).collect()
-    }
-
     /// A tensor as it is stored; `None` if there is no such tensor.
     pub fn bytes(&self, name: &str) -> Option<&[u8]> {
         let (start, end) = self.metadata.info(name)?.data_offsets;
@@ -122,12 +117,6 @@ impl Archive {
             dtype => return Err(Error::Dtype { path: self.path.clone(), name: name.to_owned(), dtype }),
         };
         Ok(Some(values))
-    }
-
-    /// A tensor of i64 numbers, as the golden files have them; `None` if there is no such tensor of that type.
-    pub fn read_i64(&self, name: &str) -> Option<Vec<i64>> {
-        self.metadata.info(name).filter(|info| info.dtype == Dtype::I64)?;
-        Some(self.bytes(name)?.as_chunks().0.iter().map(|b| i64::from_le_bytes(*b)).collect())
     }
 
     /// A tensor's shape.
@@ -174,7 +163,7 @@ mod tests {
             assert_eq!(archive.shape(name), Some(shape.as_slice()));
             assert_eq!(archive.read_f32(name).expect("f32").as_ref(), Some(values));
         }
-        assert_eq!(archive.metadata()["format"], "pt");
+        assert_eq!(archive.metadata.metadata().as_ref().map(|pairs| pairs["format"].as_str()), Some("pt"));
     }
 
     #[test]

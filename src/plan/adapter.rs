@@ -59,7 +59,7 @@ fn fresh_adapter(recipe: &recipe::Adapter, filled: &mut Filled) -> LoraConfig {
         rank,
         alpha,
         dropout: 0.0,
-        targets: Targets { modules, exclude: None, layers, layers_pattern: Vec::new() },
+        targets: Targets { modules, layers, ..Targets::all_linear() },
         init_lora_weights: filled.plain("adapter.init_lora_weights", recipe.init_lora_weights.as_ref(), true),
         use_rslora: filled.plain("adapter.use_rslora", recipe.use_rslora.as_ref(), false),
         rank_pattern: rank_pattern.iter().map(|(pattern, said)| ((*pattern).clone(), said.value)).collect(),

@@ -61,7 +61,10 @@ pub fn attach_peft(decoder: &mut Decoder, folder: &Path) -> LoraConfig {
 
 /// The rows of `input_ids`, `attention_mask` and `labels` under a prefix: [rows, length] each, or the slice `index` of them.
 pub fn rows(archive: &Archive, prefix: &str, index: Option<usize>) -> Vec<TokenRow> {
-    let read = |key: &str| archive.read_i64(&format!("{prefix}{key}")).unwrap();
+    let read = |key: &str| {
+        let bytes = archive.bytes(&format!("{prefix}{key}")).unwrap();
+        bytes.as_chunks().0.iter().map(|value| i64::from_le_bytes(*value)).collect::<Vec<_>>()
+    };
     let shape = archive.shape(&format!("{prefix}input_ids")).unwrap().to_vec();
     let (count, length) = (shape[shape.len() - 2], shape[shape.len() - 1]);
     let (ids, mask, labels) = (read("input_ids"), read("attention_mask"), read("labels"));

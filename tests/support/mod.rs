@@ -7,7 +7,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, RecordBatch, StringArray};
-use assert_cmd::cargo::cargo_bin_cmd;
 use parquet::arrow::ArrowWriter;
 use tempfile::TempDir;
 
@@ -97,10 +96,16 @@ impl Desk {
         self.run_with(arguments, &[])
     }
 
-    pub fn run_with(&self, arguments: &[&str], environment: &[(&str, &str)]) -> Ran {
-        let mut command = cargo_bin_cmd!("rankine");
+    /// The binary on the desk, to be started.
+    pub fn command(&self, arguments: &[&str]) -> std::process::Command {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_rankine"));
         command.current_dir(self.folder.path()).args(arguments);
         command.env("RANKINE_CACHE", self.path("cache")).env_remove("SOURCE_DATE_EPOCH");
+        command
+    }
+
+    pub fn run_with(&self, arguments: &[&str], environment: &[(&str, &str)]) -> Ran {
+        let mut command = self.command(arguments);
         let output = command.envs(environment.iter().copied()).output().unwrap();
         let place = self.folder.path().canonicalize().unwrap();
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).replace(&*place.to_string_lossy(), "DESK");
