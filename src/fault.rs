@@ -19,8 +19,12 @@ pub enum Exit {
     Exists = 73,
     /// A file could not be read or written.
     Io = 74,
+    /// A signal ended the run; a checkpoint is there to go on from.
+    Interrupted = 75,
     /// Training diverged.
     Diverged = 76,
+    /// A signal ended the run before anything could be saved.
+    Signal = 130,
 }
 
 /// One thing that is wrong, where, and what to do next. No final period, a value after a colon, backticks round literals.
@@ -60,7 +64,7 @@ impl fmt::Display for Fault {
         if let Some(place) = &self.place {
             write!(f, "{place}: ")?;
         }
-        f.write_str(&self.message)
+        f.write_str(&printable(&self.message))
     }
 }
 
@@ -77,5 +81,40 @@ pub trait Explain: std::error::Error {
     /// All faults that this error stands for, in the order in which they are printed.
     fn faults(&self) -> Vec<Fault> {
         vec![Fault { place: None, message: self.to_string(), hint: self.hint() }]
+    }
+}
+
+/// A word as a shell takes it, for commands in hints.
+pub fn shell_word(word: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:,+@%".contains(c);
+    if !word.is_empty() && word.chars().all(is_plain) { word.to_owned() } else { format!("'{}'", word.replace('\'', r"'\''")) }
+}
+
+/// Characters of a message that are shown.
+const MAX_SHOWN: usize = 4000;
+
+/// A text as a terminal may have it: names and values from another's folder command no terminal and fill no screen.
+pub fn printable(text: &str) -> String {
+    let is_command =
+        |c: char| (c.is_control() && c != '\n' && c != '\t') || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    let shown = text.chars().take(MAX_SHOWN);
+    let mut printable: String =
+        shown.map(|c| if is_command(c) { c.escape_default().to_string() } else { c.to_string() }).collect();
+    if text.chars().nth(MAX_SHOWN).is_some() {
+        printable.push_str("...");
+    }
+    printable
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_commands_no_terminal() {
+        let fault = Fault::new(format!("\u{1b}[2J\u{202e}\u{7}é\nb{}", "x".repeat(5000)));
+        let shown = fault.to_string();
+        assert!(shown.starts_with("\\u{1b}[2J\\u{202e}\\u{7}é\nbxxx") && shown.ends_with("xx..."), "{shown}");
+        assert_eq!(printable("a\tb `c`"), "a\tb `c`");
     }
 }

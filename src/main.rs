@@ -6,8 +6,11 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use rankine::cli::{Command, Failure};
-use rankine::fault::{Exit, Fault};
+use rankine::fault::{Exit, Fault, printable};
 use rankine::files::panic_words;
+
+/// Faults that are printed; a person corrects some and looks again.
+const MOST_FAULTS: usize = 200;
 
 fn main() -> ExitCode {
     let command = Command::parse();
@@ -15,10 +18,13 @@ fn main() -> ExitCode {
     let Err(failure) = catch_unwind(AssertUnwindSafe(|| command.run())).unwrap_or_else(|panic| Err(internal(&*panic))) else {
         return ExitCode::SUCCESS;
     };
-    for fault in &failure.faults {
-        let hint = fault.hint.iter().map(|hint| format!("\n  hint: {hint}")).collect::<String>();
+    for fault in failure.faults.iter().take(MOST_FAULTS) {
+        let hint = fault.hint.iter().map(|hint| format!("\n  hint: {}", printable(hint))).collect::<String>();
         // Where nobody can read it the exit code still tells.
         let _ = writeln!(std::io::stderr(), "error: {fault}{hint}");
+    }
+    if let Some(rest) = failure.faults.len().checked_sub(MOST_FAULTS).filter(|rest| *rest > 0) {
+        let _ = writeln!(std::io::stderr(), "error: and {rest} more faults");
     }
     ExitCode::from(failure.exit as u8)
 }

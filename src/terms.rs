@@ -146,6 +146,9 @@ term! {
     }
 }
 
+/// The largest rank of an adapter. It is wider than any model, and its matrices are still counted without overflow.
+pub const MAX_RANK: u64 = 65_536;
+
 /// Where tensors live and are computed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Device {

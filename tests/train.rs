@@ -66,7 +66,14 @@ fn a_run_leaves_its_files_and_prints_its_result() {
     let overrides = ["training.max_steps=", "training.num_epochs=2", "training.micro_batch_size=4", "evaluation.val_set_size=4"];
     let result = result(&desk, &overrides);
 
-    let checkpoint = ["adapter/adapter_config.json", "adapter/adapter_model.safetensors", "optimizer.safetensors", "state.json"];
+    let checkpoint = [
+        "adapter/adapter_config.json",
+        "adapter/adapter_model.safetensors",
+        "manifest.json",
+        "optimizer.safetensors",
+        "recipe.lock.yaml",
+        "state.json",
+    ];
     let of_step = |step: u64| checkpoint.map(|file| format!("checkpoints/step-{step}/{file}"));
     let own =
         ["README.md", "adapter/adapter_config.json", "adapter/adapter_model.safetensors", "metrics.jsonl", "recipe.lock.yaml"];
@@ -199,7 +206,7 @@ fn the_best_adapter_is_kept_and_the_last_one_without_validation() {
 }
 
 #[test]
-fn a_run_stops_after_its_patience_and_keeps_its_newest_checkpoints() {
+fn a_run_stops_after_its_patience_and_keeps_its_newest_and_best_checkpoints() {
     let desk = Desk::new();
     let stopping = ["evaluation.early_stopping_patience=2", "training.max_steps=50", "output.save_total_limit=2"];
     let result = result(&desk, &[OVERSHOOTS, &stopping].concat());
@@ -210,7 +217,7 @@ fn a_run_stops_after_its_patience_and_keeps_its_newest_checkpoints() {
         .unwrap()
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
         .collect();
-    assert_eq!(kept, [steps - 1, steps].map(|step| format!("step-{step}")).into());
+    assert_eq!(kept, [steps - 2, steps].map(|step| format!("step-{step}")).into());
 }
 
 #[test]
@@ -238,6 +245,30 @@ fn a_loss_that_is_not_finite_ends_the_run_or_skips_the_step() {
     assert_eq!(skipped, [false, true, true, true]);
     let after = |step: u64| weights(&desk, &format!("skipped/checkpoints/step-{step}/adapter"));
     assert_eq!(after(1), after(4), "skipped steps change nothing");
+
+    let five = ["training.max_steps=50", "output_dir=five", "output.save_total_limit=9"];
+    let parts = ["error: step 6 has loss NaN", "the last of 5 such steps in a row", "`five/checkpoints/step-5`"];
+    train(&desk, &[&skip[..], &five].concat()).says("five skips in a row", 76, &parts);
+    assert_eq!(after(1), weights(&desk, "five/checkpoints/step-5/adapter"));
+    // It goes on to the same end.
+    desk.run(&["resume", "five"]).says("five skips in a row", 76, &parts[..2]);
+}
+
+#[test]
+fn a_base_that_changes_under_a_run_is_told() {
+    let desk = Desk::new();
+    let overrides = ["train", "recipe.yaml", "training.max_steps=400", "output.save_steps=1"];
+    let child = desk.command(&overrides).stderr(std::process::Stdio::piped()).spawn().unwrap();
+    while !desk.path("run/checkpoints/step-1").exists() {
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+    desk.write("base/generation_config.json", desk.read_text("base/generation_config.json") + "\n");
+    let output = child.wait_with_output().unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success(), "{stderr}");
+    assert!(stderr.contains("note: `base/generation_config.json` changed during the run"), "{stderr}");
+    fs::remove_file(desk.path("run/README.md")).unwrap();
+    desk.run(&["resume", "run"]).says("after it", 65, &["`base/generation_config.json` has changed since the run started"]);
 }
 
 #[test]
@@ -291,12 +322,12 @@ fn conversations_whose_end_is_not_trained_are_told() {
     desk.edit("recipe.yaml", "format: text", "format: chat");
     let template = |end: &str| {
         format!(
-            "{{% for m in messages %}}{{{{ m.role }}}} {{% generation %}}{{{{ m.content }}}}{end}{{% endgeneration %}}<|eot_id|>{{% endfor %}}"
+            "{{% for m in messages %}}{{{{ m.role }}}} {{% generation %}}{{{{ m.content }}}}{end}{{% endgeneration %}} over{{% endfor %}}"
         )
     };
     desk.write("open.jinja", template(""));
     desk.write("closed.jinja", template("<|eot_id|>"));
-    let word = "note: no row trains a token that ends a turn or a document";
+    let word = "note: datasets.0: no row trains a token that ends a turn or a document";
     desk.run(&["plan", "recipe.yaml", "chat_template=open.jinja"]).says("open", 0, &[word]);
     assert!(!desk.run(&["plan", "recipe.yaml", "chat_template=closed.jinja"]).stderr.contains(word));
 }

@@ -330,7 +330,7 @@ fn broken_weights_are_refused() {
             "index that leads away",
             &|desk| index(desk, r#"{"weight_map": {"a": "../secret.safetensors"}}"#),
             65,
-            &["names `../secret.safetensors`, expected a file of this folder"],
+            &["names `../secret.safetensors`, expected a safetensors file of this folder"],
         ),
         (
             "a missing shard",

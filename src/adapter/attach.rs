@@ -43,6 +43,19 @@ fn fresh(target: &Target, projection: &Projection, b_is_zero: bool, seed: u64, d
     Lora { a: drawn("lora_A", [inputs, rank]), b, scale: target.scale }
 }
 
+/// Matrices [in, r] and [r, out] for every adapter that is attached, in the decoder's order: what [`tensors`] named, read back.
+///
+/// # Errors
+/// An adapter has no numbers.
+pub fn matrices(decoder: &Decoder, numbers: &Numbers) -> Result<Vec<[Tensor<2>; 2]>, Error> {
+    let of = |(module, lora): (&str, &Lora)| {
+        let [a, b] = numbers.get(module)?;
+        let ([inputs, rank], [_, outputs], device) = (lora.a.dims(), lora.b.dims(), lora.a.device());
+        Some([turned(a, rank, inputs, &device), turned(b, outputs, rank, &device)])
+    };
+    decoder.adapters().map(|adapter| of(adapter).ok_or_else(|| Error::NoNumbers { module: adapter.0.to_owned() })).collect()
+}
+
 /// A and B from PEFT's orientation to ours.
 fn stored(target: &Target, projection: &Projection, [a, b]: &[Vec<f32>; 2], device: &Device) -> Lora {
     let (inputs, outputs, rank) = (projection.inputs(), projection.outputs(), target.rank);

@@ -7,7 +7,7 @@ mod target;
 use crate::fault::{Exit, Explain, Fault};
 use crate::files;
 
-pub use attach::{attach, tensors};
+pub use attach::{Numbers, attach, matrices, tensors};
 pub use target::{Target, Targets};
 
 /// What an adapter is, as PEFT's `LoraConfig` has it.
@@ -90,6 +90,12 @@ pub enum Error {
         /// Both sides of what does not fit.
         message: String,
     },
+    /// An adapter is attached for which there are no numbers.
+    #[error("there are no numbers for the adapter of `{module}`")]
+    NoNumbers {
+        /// The projection.
+        module: String,
+    },
     /// The tensors are not those of the adapter that the config describes.
     #[error("the tensors of `{place}` are not those that its adapter_config.json describes for this model: {} faults", faults.len())]
     Tensors {
@@ -127,7 +133,7 @@ impl Explain for Error {
     fn faults(&self) -> Vec<Fault> {
         let head = Fault { place: None, message: self.to_string(), hint: self.hint() };
         match self {
-            Self::Tensors { faults, .. } => faults.iter().map(Fault::new).chain([head]).collect(),
+            Self::Tensors { faults, .. } => files::listed(faults).into_iter().map(Fault::new).chain([head]).collect(),
             _ => vec![head],
         }
     }

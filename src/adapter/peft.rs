@@ -7,9 +7,9 @@ use serde_json::{Map, Value, json};
 use super::attach::Numbers;
 use super::{Error, LoraConfig, Targets, tensors};
 use crate::files::safetensors::{Archive, write_f32};
-use crate::files::{read_text, write_atomic};
+use crate::files::{JSON_BYTES, read_text_up_to, write_atomic};
 use crate::model::{Decoder, LinearSpec};
-use crate::terms::Modules;
+use crate::terms::{MAX_RANK, Modules};
 
 /// The release of PEFT whose files these are.
 const PEFT_VERSION: &str = "0.21.2";
@@ -156,7 +156,8 @@ pub fn files(folder: &Path) -> [PathBuf; 2] {
 pub fn read_config(folder: &Path) -> Result<LoraConfig, Error> {
     let path = folder.join(CONFIG);
     let fault = |message: String| Error::Config { place: path.display().to_string(), message };
-    let config: Value = serde_json::from_str(&read_text(&path)?).map_err(|error| fault(format!("not valid JSON: {error}")))?;
+    let config: Value =
+        serde_json::from_str(&read_text_up_to(&path, JSON_BYTES)?).map_err(|error| fault(format!("not valid JSON: {error}")))?;
     for (key, known) in NEUTRAL {
         if let Some(value) = config.get(key).map(Value::to_string).filter(|value| !known.contains(&value.as_str())) {
             return Err(Error::Unsupported { place: path.display().to_string(), key: key.to_owned(), value });
@@ -168,7 +169,6 @@ pub fn read_config(folder: &Path) -> Result<LoraConfig, Error> {
         return Err(Error::Unsupported { place: path.display().to_string(), key: key.clone(), value: value.to_string() });
     }
     let missing = |key: &str, expected: &str| fault(format!("`{key}` is `{}`, expected {expected}", config[key]));
-    let rank = config["r"].as_u64().filter(|rank| *rank > 0).ok_or_else(|| missing("r", "a whole number from 1"))?;
     let names = "names or a regular expression";
     let targets = Targets {
         modules: read_modules(&config["target_modules"]).flatten().ok_or_else(|| missing("target_modules", names))?,
@@ -180,11 +180,9 @@ pub fn read_config(folder: &Path) -> Result<LoraConfig, Error> {
             other => strings(other).ok_or_else(|| missing("layers_pattern", "names"))?,
         },
     };
-    let ranks = pattern(&config["rank_pattern"], |value| {
-        value.as_u64().filter(|rank| *rank > 0).and_then(|rank| usize::try_from(rank).ok())
-    });
+    let whole = format!("a whole number from 1 to {MAX_RANK}");
     Ok(LoraConfig {
-        rank: usize::try_from(rank).map_err(|_| missing("r", "a smaller number"))?,
+        rank: read_rank(&config["r"]).ok_or_else(|| missing("r", &whole))?,
         alpha: config["lora_alpha"]
             .as_f64()
             .filter(|alpha| *alpha > 0.0)
@@ -194,7 +192,8 @@ pub fn read_config(folder: &Path) -> Result<LoraConfig, Error> {
         use_rslora: config["use_rslora"].as_bool().unwrap_or(false),
         // Its numbers come with it, so how they were drawn no longer matters.
         init_lora_weights: true,
-        rank_pattern: ranks.ok_or_else(|| missing("rank_pattern", "whole numbers from 1 by pattern"))?,
+        rank_pattern: pattern(&config["rank_pattern"], read_rank)
+            .ok_or_else(|| missing("rank_pattern", &format!("{whole} by pattern")))?,
         alpha_pattern: pattern(&config["alpha_pattern"], |value| value.as_f64().filter(|alpha| *alpha > 0.0))
             .ok_or_else(|| missing("alpha_pattern", "numbers by pattern"))?,
     })
@@ -219,6 +218,10 @@ fn read_modules(value: &Value) -> Option<Option<Modules>> {
         Value::String(pattern) => Some(Some(Modules::Regex(pattern.clone()))),
         other => strings(other).map(|names| (!names.is_empty()).then_some(Modules::Names(names))),
     }
+}
+
+fn read_rank(value: &Value) -> Option<usize> {
+    value.as_u64().filter(|rank| (1..=MAX_RANK).contains(rank)).and_then(|rank| usize::try_from(rank).ok())
 }
 
 /// Layers, none where the value is null; `None` where it is neither a whole number nor a list of them.
@@ -252,8 +255,16 @@ pub fn read_numbers(folder: &Path, config: &LoraConfig, projections: &[LinearSpe
         let message = format!("there is no such file, only `{PICKLE}`; pickle files can run code and are refused");
         return Err(Error::Config { place: path.display().to_string(), message });
     }
-    let archive = Archive::open(&path)?;
+    numbers_in(&Archive::open(&path)?, "", config, projections)
+}
+
+/// The matrices of an open file whose keys begin with `prefix`, for a model with these projections.
+///
+/// # Errors
+/// A tensor is missing, left over or of another shape; all of them are listed.
+pub fn numbers_in(archive: &Archive, prefix: &str, config: &LoraConfig, projections: &[LinearSpec]) -> Result<Numbers, Error> {
     let mut found = archive.shapes();
+    found.retain(|key, _| key.starts_with(prefix));
     let names: Vec<String> = projections.iter().map(|linear| linear.name.clone()).collect();
     let (mut numbers, mut faults) = (Numbers::new(), Vec::new());
     for target in config.resolve(&names)? {
@@ -261,7 +272,7 @@ pub fn read_numbers(folder: &Path, config: &LoraConfig, projections: &[LinearSpe
         let parts = [("lora_A", [target.rank, linear.inputs]), ("lora_B", [linear.outputs, target.rank])];
         let mut values = [Vec::new(), Vec::new()];
         for ((part, expected), values) in parts.into_iter().zip(&mut values) {
-            let key = format!("base_model.model.{}.{part}.weight", target.module);
+            let key = format!("{prefix}base_model.model.{}.{part}.weight", target.module);
             match found.remove(&key) {
                 Some(shape) if shape == expected => *values = archive.read_f32(&key)?.unwrap_or_default(),
                 Some(shape) => faults.push(format!("tensor `{key}` has shape {shape:?}, expected {expected:?}")),
@@ -273,5 +284,5 @@ pub fn read_numbers(folder: &Path, config: &LoraConfig, projections: &[LinearSpe
     faults.extend(
         found.iter().map(|(key, shape)| format!("tensor `{key}` of shape {shape:?} belongs to no adapter of the config")),
     );
-    if faults.is_empty() { Ok(numbers) } else { Err(Error::Tensors { place: path.display().to_string(), faults }) }
+    if faults.is_empty() { Ok(numbers) } else { Err(Error::Tensors { place: archive.path().display().to_string(), faults }) }
 }

@@ -2,22 +2,34 @@
 
 mod check;
 mod plan;
+mod preview;
+mod result;
+mod resume;
 mod room;
+mod row_text;
+mod session;
+mod signals;
 mod train;
+mod try_template;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use clap::{Args, Parser, Subcommand};
+use clap::{ArgAction, Args, Parser, Subcommand};
 
+use crate::data::template::sandbox;
 use crate::fault::{Exit, Explain, Fault};
 use crate::plan::{Plan, Resolved};
+use crate::report::Terminal;
 use crate::{device, files, recipe};
 
 /// Fine-tunes open-weight language models with low-rank adapters.
 #[derive(Debug, Parser)]
 #[command(name = "rankine", version, arg_required_else_help = true)]
 pub struct Command {
+    /// A line for every step and every checkpoint, on a terminal too
+    #[arg(short, long, global = true, action = ArgAction::Count)]
+    verbose: u8,
     #[command(subcommand)]
     verb: Verb,
 }
@@ -28,8 +40,15 @@ enum Verb {
     Check(RecipeArgs),
     /// Shows what a recipe will do: every value and its origin, rows, tokens, steps
     Plan(RecipeArgs),
+    /// Shows rows as tokens, what of them is trained, and what becomes of every row
+    Preview(preview::PreviewArgs),
     /// Trains the adapter that a recipe describes
     Train(train::TrainArgs),
+    /// Goes on with a run that was stopped, from its latest checkpoint
+    Resume(resume::ResumeArgs),
+    /// Tries a chat template, for the program itself
+    #[command(name = sandbox::VERB, hide = true)]
+    TryTemplate,
 }
 
 /// A recipe and what is changed in it.
@@ -47,7 +66,7 @@ struct RecipeArgs {
 
 impl RecipeArgs {
     fn resolve(&self) -> Result<Resolved, Failure> {
-        let resolved = crate::plan::resolve(recipe::read(&self.recipe, &self.overrides)?)?;
+        let resolved = crate::plan::resolve(recipe::read(&self.recipe, &self.overrides)?, None)?;
         let chosen = match &resolved {
             Resolved::Plan(plan) => plan.device,
             Resolved::Hub { device, .. } => *device,
@@ -58,14 +77,19 @@ impl RecipeArgs {
 
     /// The plan, for verbs that need the base.
     fn plan(&self) -> Result<Plan, Failure> {
-        match self.resolve()? {
-            Resolved::Plan(plan) => Ok(*plan),
-            Resolved::Hub { id, .. } => Err(Failure::new(
-                Exit::Input,
-                Fault::new(format!("base_model: `{id}` is not a folder; fetching from the Hub is not supported yet"))
-                    .hint("download the repository and name its folder: base_model=FOLDER after the recipe"),
-            )),
-        }
+        with_base(self.resolve()?)
+    }
+}
+
+/// The plan, if its base is a folder.
+fn with_base(resolved: Resolved) -> Result<Plan, Failure> {
+    match resolved {
+        Resolved::Plan(plan) => Ok(*plan),
+        Resolved::Hub { id, .. } => Err(Failure::new(
+            Exit::Input,
+            Fault::new(format!("base_model: `{id}` is not a folder; fetching from the Hub is not supported yet"))
+                .hint("download the repository and name its folder: base_model=FOLDER after the recipe"),
+        )),
     }
 }
 
@@ -96,10 +120,17 @@ impl Command {
     /// # Errors
     /// Everything that can go wrong, with its exit code.
     pub fn run(self) -> Result<(), Failure> {
+        // Elsewhere a program that was replaced while it runs is not found, and a template that is not tried is refused.
+        let program = if cfg!(target_os = "linux") { Ok("/proc/self/exe".into()) } else { std::env::current_exe() };
+        sandbox::try_in(program.unwrap_or_default());
+        let terminal = Terminal::new(self.verbose > 0);
         match self.verb {
             Verb::Check(args) => check::check(&args),
             Verb::Plan(args) => plan::plan(&args),
-            Verb::Train(args) => train::train(&args),
+            Verb::Preview(args) => preview::preview(&args, &terminal),
+            Verb::Train(args) => train::train(&args, &terminal),
+            Verb::Resume(args) => resume::resume(&args, &terminal),
+            Verb::TryTemplate => try_template::try_template(),
         }
     }
 }

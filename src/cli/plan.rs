@@ -42,11 +42,13 @@ pub(super) fn facts(plan: &Plan, data: &RunData, config: &train::Config) -> Vec<
         (
             "rows read",
             format!(
-                "{}, {} too long, {} cut, {} without a trained token",
+                "{}, {} too long, {} cut, {} without a trained token, {} broken, {} duplicates",
                 grouped(total.rows),
                 total.too_long,
                 total.truncated,
-                total.untrained
+                total.untrained,
+                total.broken,
+                total.duplicates
             ),
         ),
         ("rows to train on", grouped(data.training_rows() as u64)),

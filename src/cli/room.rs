@@ -1,52 +1,69 @@
-//! Room for a run in its folder: nothing is lost that was not asked for, and an older run goes only when the new one is about to
-//! start.
+//! Room for a run in its folder: one process at a time, nothing is lost that was not asked for, and an older run goes only when the new
+//! one is about to start.
 
 use std::path::{Path, PathBuf};
 
 use super::Failure;
-use crate::fault::{Exit, Fault};
-use crate::files;
+use crate::fault::{Exit, Fault, shell_word};
+use crate::files::{self, Claim, Refused, check_space, remove_leftovers};
 use crate::plan::Plan;
 use crate::train::RunFolder;
 
 /// What makes a folder one of a run that can be gone on from.
 const RUN: [&str; 3] = [RunFolder::ADAPTER, RunFolder::CHECKPOINTS, RunFolder::METRICS];
 
-/// A folder that the run may have.
+/// A folder that this process has for itself.
 #[derive(Debug)]
 pub(super) struct Room {
     folder: PathBuf,
+    _claim: Claim,
 }
 
 impl Room {
-    /// Refuses a folder that holds a run, unless it is to be overwritten, or files of others where the run would write, or that cannot
-    /// be written. `command` is what started this run.
+    /// Room for a new run. Refuses a folder that another process has, that holds a run unless it is to be overwritten, or files of
+    /// others where the run would write, that cannot be written, or whose disk has no room for a checkpoint. `command` is what started
+    /// this run.
     pub fn find(plan: &Plan, overwrite: bool, command: &str) -> Result<Self, Failure> {
-        let room = Self { folder: plan.output_dir.clone() };
-        let (parts, shown, lock) = (room.parts(), room.folder.display(), RunFolder::LOCK);
-        if let (Some(part), false) = (parts.first(), room.folder.join(lock).exists()) {
+        let folder = &plan.output_dir;
+        // Better now than after an hour of tokenising.
+        std::fs::create_dir_all(folder).map_err(|cause| files::Error::new("create", folder, cause))?;
+        let room = Self { folder: folder.clone(), _claim: claim(folder)? };
+        let (parts, shown, lock) = (room.parts(), folder.display(), RunFolder::LOCK);
+        if let (Some(part), false) = (parts.first(), folder.join(lock).exists()) {
             let message = format!("output_dir: `{}` is there and is not of a run: `{shown}` has no `{lock}`", part.display());
             return Err(exists(message, "choose another `output_dir`"));
         }
-        if !overwrite && RUN.iter().any(|part| room.folder.join(part).exists()) {
-            let hint = format!("go on with `rankine resume {shown}`, or start over with `{command} --overwrite`");
+        if !overwrite && RUN.iter().any(|part| folder.join(part).exists()) {
+            let run = shell_word(&shown.to_string());
+            let hint = format!("go on with `rankine resume {run}`, or start over with `{command} --overwrite`");
             return Err(exists(format!("`{shown}` holds a run"), &hint));
         }
         if let Some((key, path)) = inputs(plan).into_iter().find(|(_, path)| parts.iter().any(|part| lies_in(path, part))) {
             let message = format!("{key}: `{}` lies in `{shown}`, which this run would empty", path.display());
             return Err(exists(message, "choose another `output_dir`"));
         }
-        room.probe()?;
+        check_space(folder, RunFolder::needed_bytes(plan.trainable_parameters))?;
+        Ok(room)
+    }
+
+    /// The room of a run that goes on. What dead processes left half written goes.
+    pub fn reopen(run: &Path) -> Result<Self, Failure> {
+        let room = Self { folder: run.to_owned(), _claim: claim(run)? };
+        room.sweep()?;
         Ok(room)
     }
 
     /// Removes what an older run left. Files of others stay.
-    pub fn clear(self) -> Result<(), Failure> {
+    pub fn clear(&self) -> Result<(), Failure> {
         for part in self.parts() {
             let removed = if part.is_dir() { std::fs::remove_dir_all(&part) } else { std::fs::remove_file(&part) };
             removed.map_err(|cause| files::Error::new("remove", &part, cause))?;
         }
-        Ok(())
+        self.sweep()
+    }
+
+    fn sweep(&self) -> Result<(), Failure> {
+        Ok(remove_leftovers(&[&self.folder, &self.folder.join(RunFolder::CHECKPOINTS)])?)
     }
 
     fn parts(&self) -> Vec<PathBuf> {
@@ -56,12 +73,16 @@ impl Room {
             .filter(|part| part.exists())
             .collect()
     }
+}
 
-    /// Better now than after an hour of tokenising.
-    fn probe(&self) -> Result<(), files::Error> {
-        std::fs::create_dir_all(&self.folder).map_err(|cause| files::Error::new("create", &self.folder, cause))?;
-        tempfile::tempfile_in(&self.folder).map(drop).map_err(|cause| files::Error::new("write in", &self.folder, cause))
-    }
+fn claim(folder: &Path) -> Result<Claim, Failure> {
+    Claim::take(folder).map_err(|refused| match refused {
+        Refused::Held { pid } => {
+            let process = pid.map_or_else(|| "another process".to_owned(), |pid| format!("process {pid}"));
+            exists(format!("`{}` is in use by {process}", folder.display()), "wait until it ends, or choose another `output_dir`")
+        }
+        Refused::File(error) => error.into(),
+    })
 }
 
 fn exists(message: String, hint: &str) -> Failure {

@@ -2,8 +2,9 @@
 //!
 //! Layout, little-endian: magic, rows (u64), bytes of records (u64), key (32 bytes), checksum (32 bytes); then a record for each row:
 //! its ids (u32 each) and its label bits (first token in the lowest bit); then an index entry for each row: start of the record
-//! (u64), tokens (u32), trained tokens (u32), content hash (u64). The checksum is blake3 of records, index and what stands before it.
-//! Length limits are not part of a cache, so changing them costs no tokenising.
+//! (u64), tokens (u32), trained tokens (u32), content hash (u64). A broken row's record is the reason in UTF-8; its entry has the
+//! bytes of that for the tokens and [`BROKEN`] for the trained ones. The checksum is blake3 of records, index and what stands before
+//! it. Length limits are not part of a cache, so changing them costs no tokenising.
 
 use std::io::{BufWriter, Seek, Write};
 use std::path::{Path, PathBuf};
@@ -15,10 +16,21 @@ use super::encode::TokenRow;
 use crate::files::{self, Hash};
 
 /// The last byte is the version of the layout and of what the encoder writes into it.
-const MAGIC: [u8; 8] = *b"RKTOKEN\x01";
+const MAGIC: [u8; 8] = *b"RKTOKEN\x02";
 const CHECKSUM_START: usize = 8 + 8 + 8 + 32;
 const HEADER_BYTES: usize = CHECKSUM_START + 32;
 const ENTRY_BYTES: usize = 8 + 4 + 4 + 8;
+/// More trained tokens than any row has.
+const BROKEN: u32 = u32::MAX;
+
+/// A row as the cache has it.
+#[derive(Debug, Clone, Copy)]
+pub enum Entry<'a> {
+    /// Its tokens; none where there was nothing to learn.
+    Row(Row<'a>),
+    /// Why it makes no tokens, and its place in the file.
+    Broken(&'a str),
+}
 
 /// The tokens of one row, in place in the cache.
 #[derive(Debug, Clone, Copy)]
@@ -116,16 +128,20 @@ impl Cache {
     ///
     /// # Panics
     /// There is no such row.
-    pub fn row(&self, row: usize) -> Row<'_> {
+    pub fn entry(&self, row: usize) -> Entry<'_> {
         let entry = &self.map[self.index_start + row * ENTRY_BYTES..][..ENTRY_BYTES];
-        let (start, tokens) = (u64_at(entry, 0) as usize, u32_at(entry, 8) as usize);
-        let (ids, rest) = self.map[HEADER_BYTES + start..self.index_start].split_at(tokens * 4);
-        Row {
-            ids: ids.as_chunks().0,
-            bits: &rest[..tokens.div_ceil(8)],
-            trained_tokens: u32_at(entry, 12) as usize,
-            content: Some(u64_at(entry, 16)),
+        let (start, length, trained_tokens) = (u64_at(entry, 0) as usize, u32_at(entry, 8) as usize, u32_at(entry, 12));
+        let record = &self.map[HEADER_BYTES + start..self.index_start];
+        if trained_tokens == BROKEN {
+            return Entry::Broken(str::from_utf8(&record[..length]).expect("the checksum holds what was written from a text"));
         }
+        let (ids, rest) = record.split_at(length * 4);
+        Entry::Row(Row {
+            ids: ids.as_chunks().0,
+            bits: &rest[..length.div_ceil(8)],
+            trained_tokens: trained_tokens as usize,
+            content: Some(u64_at(entry, 16)),
+        })
     }
 }
 
@@ -161,13 +177,30 @@ impl Writer {
     pub fn push(&mut self, row: &TokenRow) -> Result<(), files::Error> {
         let ids: Vec<u8> = row.ids.iter().flat_map(|id| id.to_le_bytes()).collect();
         let bits = pack(&row.trained);
+        self.push_entry(row.ids.len() as u32, count(&row.trained) as u32, content(&ids, &bits));
+        self.push_record(&ids).and_then(|()| self.push_record(&bits))
+    }
+
+    /// Appends a row that makes no tokens, with the reason.
+    ///
+    /// # Errors
+    /// The disk is full or fails.
+    pub fn push_broken(&mut self, reason: &str) -> Result<(), files::Error> {
+        self.push_entry(reason.len() as u32, BROKEN, 0);
+        self.push_record(reason.as_bytes())
+    }
+
+    fn push_entry(&mut self, length: u32, trained_tokens: u32, content: u64) {
         self.index.extend(self.records.to_le_bytes());
-        self.index.extend((row.ids.len() as u32).to_le_bytes());
-        self.index.extend((count(&row.trained) as u32).to_le_bytes());
-        self.index.extend(content(&ids, &bits).to_le_bytes());
+        self.index.extend(length.to_le_bytes());
+        self.index.extend(trained_tokens.to_le_bytes());
+        self.index.extend(content.to_le_bytes());
         self.rows += 1;
-        self.records += (ids.len() + bits.len()) as u64;
-        self.write(&ids).and_then(|()| self.write(&bits))
+    }
+
+    fn push_record(&mut self, bytes: &[u8]) -> Result<(), files::Error> {
+        self.records += bytes.len() as u64;
+        self.write(bytes)
     }
 
     /// Puts the whole cache in its place. It is not synced: one that a crash tears is found by its checksum and made again.
@@ -235,6 +268,13 @@ mod tests {
         writer.finish().expect("finished");
     }
 
+    fn tokens(cache: &Cache, row: usize) -> Row<'_> {
+        match cache.entry(row) {
+            Entry::Row(row) => row,
+            Entry::Broken(reason) => panic!("{reason}"),
+        }
+    }
+
     fn rows() -> impl Strategy<Value = Vec<TokenRow>> {
         let row = prop::collection::vec(any::<(u32, bool)>(), 0..40);
         let row = row.prop_map(|tokens| {
@@ -260,13 +300,26 @@ mod tests {
             let shortened = Cache::open(&path, Hash([7; 32])).expect("opened");
             prop_assert_eq!(whole.len(), rows.len());
             for (index, row) in rows.iter().enumerate() {
-                let (read, first) = (whole.row(index), whole.row(index).first(len));
+                let (read, first) = (tokens(&whole, index), tokens(&whole, index).first(len));
                 prop_assert_eq!((read.ids(), read.trained()), (row.ids.clone(), row.trained.clone()));
                 prop_assert_eq!((first.ids(), first.trained()), (short[index].ids.clone(), short[index].trained.clone()));
-                prop_assert_eq!(first.content(), shortened.row(index).content());
-                prop_assert_eq!(first.trained_tokens(), shortened.row(index).trained_tokens());
+                prop_assert_eq!(first.content(), tokens(&shortened, index).content());
+                prop_assert_eq!(first.trained_tokens(), tokens(&shortened, index).trained_tokens());
             }
         }
+    }
+
+    #[test]
+    fn a_broken_row_keeps_its_reason_and_its_neighbours_their_tokens() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("x.tokens");
+        let row = TokenRow { ids: vec![5, 6], trained: vec![false, true] };
+        let mut writer = Writer::create(&path, Hash([3; 32])).expect("created");
+        writer.push(&row).and_then(|()| writer.push_broken("row 1: ü")).and_then(|()| writer.push(&row)).expect("pushed");
+        writer.finish().expect("finished");
+        let cache = Cache::open(&path, Hash([3; 32])).expect("opened");
+        assert_eq!((cache.len(), tokens(&cache, 0).ids(), tokens(&cache, 2).ids()), (3, vec![5, 6], vec![5, 6]));
+        assert!(matches!(cache.entry(1), Entry::Broken("row 1: ü")));
     }
 
     #[test]
@@ -278,7 +331,7 @@ mod tests {
             [row([1, 2], [false, true]), row([1, 2], [false, true]), row([1, 2], [true, true]), row([1, 3], [false, true])];
         write(&path, &rows, Hash([0; 32]));
         let cache = Cache::open(&path, Hash([0; 32])).expect("opened");
-        let contents: Vec<u64> = (0..4).map(|index| cache.row(index).content()).collect();
+        let contents: Vec<u64> = (0..4).map(|index| tokens(&cache, index).content()).collect();
         assert_eq!(contents[0], contents[1]);
         assert!(contents[0] != contents[2] && contents[0] != contents[3] && contents[2] != contents[3]);
     }

@@ -9,6 +9,31 @@ use arrow::datatypes::{
 };
 use serde_json::{Map, Value};
 
+/// The longest text of a cell. Its tokens take forty times as much, on every thread.
+const MAX_TEXT_BYTES: usize = 4 << 20;
+/// The longest list of a cell.
+const MAX_ITEMS: usize = 100_000;
+
+/// A cell that cannot be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// A text is not UTF-8.
+    #[error(transparent)]
+    NotUtf8(#[from] Utf8Error),
+    /// A text is too long.
+    #[error("a text of {bytes} bytes, expected at most {MAX_TEXT_BYTES}")]
+    LongText {
+        /// Its size.
+        bytes: usize,
+    },
+    /// A list is too long.
+    #[error("a list of {items} items, expected at most {MAX_ITEMS}")]
+    LongList {
+        /// Its length.
+        items: usize,
+    },
+}
+
 /// What a column must hold to be of use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
@@ -70,16 +95,19 @@ pub fn describe(data_type: &DataType) -> String {
 /// are left out: Parquet gives every object the keys of all of them. So are types that JSON has no word for, such as times.
 ///
 /// # Errors
-/// A text is not UTF-8.
-pub fn cell(column: &dyn Array, row: usize) -> Result<Value, Utf8Error> {
+/// A text is not UTF-8, or a text or list is longer than any row that could be trained.
+pub fn cell(column: &dyn Array, row: usize) -> Result<Value, Error> {
     if column.is_null(row) {
         return Ok(Value::Null);
     }
     Ok(match column.data_type() {
-        DataType::Binary => Value::from(str::from_utf8(column.as_binary::<i32>().value(row))?),
+        DataType::Binary => Value::from(text(column.as_binary::<i32>().value(row))?),
         DataType::Boolean => Value::from(column.as_boolean().value(row)),
         DataType::List(_) => {
             let items = column.as_list::<i32>().value(row);
+            if items.len() > MAX_ITEMS {
+                return Err(Error::LongList { items: items.len() });
+            }
             (0..items.len()).map(|item| cell(&items, item)).collect::<Result<_, _>>()?
         }
         DataType::Struct(fields) => {
@@ -89,15 +117,19 @@ pub fn cell(column: &dyn Array, row: usize) -> Result<Value, Utf8Error> {
         DataType::Map(..) => {
             let entries = column.as_map().value(row);
             let (keys, values) = (entries.column(0), entries.column(1));
-            let names = (0..entries.len()).map(|entry| Ok(name(&cell(keys, entry)?))).collect::<Result<Vec<_>, _>>()?;
+            let names = (0..entries.len()).map(|entry| Ok(name(&cell(keys, entry)?))).collect::<Result<Vec<_>, Error>>()?;
             object(names.into_iter().zip((0..entries.len()).map(|entry| cell(values, entry))))?
         }
         _ => number(column, row),
     })
 }
 
-fn object(entries: impl Iterator<Item = (String, Result<Value, Utf8Error>)>) -> Result<Value, Utf8Error> {
-    let entries = entries.map(|(name, value)| Ok((name, value?))).collect::<Result<Vec<_>, _>>()?;
+fn text(bytes: &[u8]) -> Result<&str, Error> {
+    if bytes.len() > MAX_TEXT_BYTES { Err(Error::LongText { bytes: bytes.len() }) } else { Ok(str::from_utf8(bytes)?) }
+}
+
+fn object(entries: impl Iterator<Item = (String, Result<Value, Error>)>) -> Result<Value, Error> {
+    let entries = entries.map(|(name, value)| Ok((name, value?))).collect::<Result<Vec<_>, Error>>()?;
     Ok(Value::Object(entries.into_iter().filter(|(_, value)| !value.is_null()).collect::<Map<_, _>>()))
 }
 

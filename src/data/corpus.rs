@@ -1,20 +1,19 @@
 //! The rows of all sources as tokens, by index: made from the data files or taken from the cache, and cut to the limits of the run.
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use rayon::prelude::*;
 
-use super::cache::{Cache, Row, Writer};
-use super::encode::{self, Encoder, TokenRow};
-use super::format;
-use super::ledger::{Ledger, Longest, Tally};
-use super::parquet::{self, Batch, Place, Table};
+use super::cache::{Cache, Entry, Row};
+use super::encode::{self, Encoder};
+use super::fate::Fate;
+use super::fill;
+use super::parquet::{self, Place};
 use super::source::Source;
 use crate::fault::{Exit, Explain};
-use crate::files::{self, Hash};
-use crate::report::{Event, Reporter};
-use crate::terms::{Format, Term, Truncation};
+use crate::files;
+use crate::report::Reporter;
+use crate::terms::Truncation;
 
 /// How long a row may be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,18 +30,7 @@ pub enum Error {
     /// A data file cannot be read.
     #[error(transparent)]
     Table(#[from] parquet::Error),
-    /// A row makes no example.
-    #[error("{place}, column `{column}`: {cause}")]
-    Shape {
-        /// The row.
-        place: Place,
-        /// Its main column in the file.
-        column: String,
-        /// What is wrong with it.
-        #[source]
-        cause: Box<format::Error>,
-    },
-    /// An example makes no tokens.
+    /// An example makes no tokens, for a reason that other rows will share.
     #[error("{place}, column `{column}`: {cause}")]
     Encode {
         /// The row.
@@ -53,24 +41,20 @@ pub enum Error {
         #[source]
         cause: Box<encode::Error>,
     },
+    /// The work on a row panicked.
+    #[error("{place}: internal error: {said}")]
+    Panicked {
+        /// The row.
+        place: Place,
+        /// The panic's words.
+        said: String,
+    },
     /// The cache folder cannot be written.
     #[error("the token cache cannot be written: {cause}")]
     Cache {
         /// What failed.
         #[source]
         cause: files::Error,
-    },
-    /// Rows are too long, and the recipe wants none of them cut or dropped.
-    #[error("{too_long} of {rows} rows are longer than sequence_len: {sequence_len}, the longest is {longest}")]
-    TooLong {
-        /// How many.
-        too_long: u64,
-        /// Rows in all.
-        rows: u64,
-        /// The limit.
-        sequence_len: usize,
-        /// The longest.
-        longest: Longest,
     },
     /// More rows than an index can count.
     #[error("the datasets have more than {} rows", u32::MAX)]
@@ -81,69 +65,81 @@ impl Explain for Error {
     fn exit(&self) -> Exit {
         match self {
             Self::Table(error) => error.exit(),
-            Self::Shape { cause, .. } => cause.exit(),
             Self::Encode { cause, .. } => cause.exit(),
+            Self::Panicked { .. } => Exit::Internal,
             Self::Cache { .. } => Exit::Io,
-            Self::TooLong { .. } | Self::TooMany => Exit::Input,
+            Self::TooMany => Exit::Input,
         }
     }
 
     fn hint(&self) -> Option<String> {
         match self {
             Self::Table(error) => error.hint(),
-            Self::Shape { cause, .. } => cause.hint(),
             Self::Encode { cause, .. } => cause.hint(),
+            Self::Panicked { .. } => {
+                Some("please report it with that row to the project's issues; without the row the run goes on".into())
+            }
             Self::Cache { .. } => Some("set RANKINE_CACHE to a folder that can be written and has room".into()),
-            Self::TooLong { longest, .. } => Some(format!(
-                "raise `training.sequence_len` to {}, or set `training.truncation` to `drop` or `truncate`",
-                longest.tokens
-            )),
             Self::TooMany => Some("train on fewer files at a time".into()),
         }
     }
 }
 
-/// The rows that a run uses, by index; those of the first source come first.
+/// The rows of a list of sources: all that were read, by number, and those that are kept, by index. Rows of the first source come
+/// first.
 #[derive(Debug)]
 pub struct Corpus {
-    caches: Vec<Cache>,
+    parts: Vec<Part>,
     kept: Vec<Slot>,
-    sequence_len: usize,
-    ledger: Ledger,
+    limits: Limits,
+}
+
+/// A data file.
+#[derive(Debug)]
+pub(super) struct Part {
+    /// Its source's place among the sources.
+    pub source: usize,
+    /// The file.
+    pub file: PathBuf,
+    /// Its rows.
+    pub cache: Cache,
+    /// The number of its first row.
+    first: u64,
 }
 
 /// Where a kept row is.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Slot {
-    cache: u32,
+    part: u32,
     row: u32,
 }
 
 impl Corpus {
     /// Opens the rows of all sources: files that the folder `cache` does not hold as tokens yet are tokenised, in parallel, and
-    /// their text dropped as it goes. Then the limits are applied and every row that is not kept is counted.
+    /// their text dropped as it goes. Then the limits are applied; what is not kept can be asked for by its number.
     ///
     /// # Errors
-    /// A file or row cannot be read or encoded, with its place; the cache folder cannot be written; or a row is too long and
-    /// `truncation` is `error`.
+    /// A file cannot be read or a row not be encoded, with its place; or the cache folder cannot be written.
     pub fn open(sources: &[Source], encoder: &Encoder, limits: &Limits, cache: &Path, report: Reporter) -> Result<Self, Error> {
-        let sequence_len = limits.sequence_len;
-        let mut corpus = Self { caches: Vec::new(), kept: Vec::new(), sequence_len, ledger: Ledger::default() };
-        for source in sources {
-            let mut tally = Tally::default();
-            for file in &source.files {
-                let rows = open_cache(file, source, encoder, cache, report)?;
-                corpus.admit(file, rows, limits.truncation, &mut tally)?;
+        let mut corpus = Self { parts: Vec::new(), kept: Vec::new(), limits: *limits };
+        for (source, of) in sources.iter().enumerate() {
+            for file in &of.files {
+                let first = corpus.rows_read();
+                corpus.parts.push(Part {
+                    source,
+                    file: file.clone(),
+                    cache: fill::open(file, of, encoder, cache, report)?,
+                    first,
+                });
+                corpus.keep()?;
             }
-            corpus.ledger.sources.push(tally);
         }
-        let total = corpus.ledger.total();
-        match (limits.truncation, total.longest) {
-            (Truncation::Error, Some(longest)) if total.too_long > 0 => {
-                Err(Error::TooLong { too_long: total.too_long, rows: total.rows, sequence_len, longest })
-            }
-            _ => Ok(corpus),
-        }
+        Ok(corpus)
+    }
+
+    /// Rows that were read.
+    pub fn rows_read(&self) -> u64 {
+        self.parts.last().map_or(0, |part| part.first + part.cache.len() as u64)
     }
 
     /// Rows that are kept.
@@ -161,122 +157,75 @@ impl Corpus {
     /// # Panics
     /// There is no such row.
     pub fn row(&self, index: usize) -> Row<'_> {
-        let Slot { cache, row } = self.kept[index];
-        self.caches[cache as usize].row(row as usize).first(self.sequence_len)
-    }
-
-    /// What became of every row.
-    pub fn ledger(&self) -> &Ledger {
-        &self.ledger
-    }
-
-    fn admit(&mut self, file: &Path, cache: Cache, truncation: Truncation, tally: &mut Tally) -> Result<(), Error> {
-        let cache_index = self.caches.len() as u32;
-        for row_index in 0..cache.len() {
-            let whole = cache.row(row_index);
-            tally.see(whole.len(), file, row_index as u64);
-            let row = whole.first(self.sequence_len);
-            let is_cut = row.len() < whole.len();
-            if is_cut && truncation != Truncation::Truncate {
-                tally.too_long += 1;
-            } else if row.trained_tokens() == 0 {
-                tally.untrained += 1;
-            } else {
-                tally.keep(&row, is_cut);
-                self.kept.push(Slot { cache: cache_index, row: u32::try_from(row_index).map_err(|_| Error::TooMany)? });
-            }
+        let Slot { part, row } = self.kept[index];
+        match self.parts[part as usize].cache.entry(row as usize) {
+            Entry::Row(whole) => self.cut(whole),
+            Entry::Broken(reason) => unreachable!("a broken row is not kept: {reason}"),
         }
-        self.caches.push(cache);
+    }
+
+    /// The number of a kept row in the order in which rows were read.
+    ///
+    /// # Panics
+    /// There is no such row.
+    pub fn number(&self, index: usize) -> u64 {
+        let Slot { part, row } = self.kept[index];
+        self.parts[part as usize].first + u64::from(row)
+    }
+
+    /// The place among the sources of the one that a kept row is from.
+    ///
+    /// # Panics
+    /// There is no such row.
+    pub fn source(&self, index: usize) -> usize {
+        self.parts[self.kept[index].part as usize].source
+    }
+
+    /// A hash of ids and labels of each kept row; equal for equal rows.
+    pub fn contents(&self) -> Vec<u64> {
+        (0..self.len()).into_par_iter().map(|index| self.row(index).content()).collect()
+    }
+
+    /// Where the row of a number is.
+    pub(super) fn locate(&self, number: u64) -> (&Part, usize) {
+        let part = &self.parts[self.parts.partition_point(|part| part.first + part.cache.len() as u64 <= number)];
+        (part, (number - part.first) as usize)
+    }
+
+    /// The index of the row of a number, if it is kept.
+    pub(super) fn index(&self, number: u64) -> Option<u32> {
+        let part = self.parts.partition_point(|part| part.first + part.cache.len() as u64 <= number);
+        let slot = Slot { part: part as u32, row: (number - self.parts[part].first) as u32 };
+        self.kept.binary_search(&slot).ok().map(|index| index as u32)
+    }
+
+    /// The row as it is used, or why it is left out.
+    pub(super) fn admit<'a>(&self, whole: Row<'a>) -> Result<Row<'a>, Fate> {
+        let row = self.cut(whole);
+        if row.len() < whole.len() && self.limits.truncation != Truncation::Truncate {
+            Err(Fate::TooLong)
+        } else if row.trained_tokens() == 0 {
+            Err(Fate::NoTrainedToken)
+        } else {
+            Ok(row)
+        }
+    }
+
+    /// The row, no longer than the limit.
+    pub(super) fn cut<'a>(&self, whole: Row<'a>) -> Row<'a> {
+        whole.first(self.limits.sequence_len)
+    }
+
+    /// Keeps what the limits allow of the last file.
+    fn keep(&mut self) -> Result<(), Error> {
+        let Some(part) = self.parts.last() else { return Ok(()) };
+        let index = u32::try_from(self.parts.len() - 1).map_err(|_| Error::TooMany)?;
+        let is_kept = |row: &usize| matches!(part.cache.entry(*row), Entry::Row(whole) if self.admit(whole).is_ok());
+        let rows: Vec<usize> = (0..part.cache.len()).filter(is_kept).collect();
+        for row in rows {
+            self.kept.push(Slot { part: index, row: u32::try_from(row).map_err(|_| Error::TooMany)? });
+        }
         if u32::try_from(self.kept.len()).is_err() { Err(Error::TooMany) } else { Ok(()) }
-    }
-}
-
-/// The tokens of one data file, from the cache if they are there and whole.
-fn open_cache(file: &Path, source: &Source, encoder: &Encoder, folder: &Path, report: Reporter) -> Result<Cache, Error> {
-    let key = cache_key(file, source, encoder)?;
-    let stem = file.file_stem().unwrap_or_default().to_string_lossy();
-    let path = folder.join(format!("{stem}-{}.tokens", &key.to_string()[..32]));
-    if path.exists() {
-        match Cache::open(&path, key) {
-            Ok(cache) => return Ok(cache),
-            Err(reason) => report(Event::Note(format!("the token cache `{}` is made again: {reason}", path.display()))),
-        }
-    }
-    let mut writer = Writer::create(&path, key).map_err(|cause| Error::Cache { cause })?;
-    tokenise(file, source, encoder, &mut writer, report)?;
-    writer.finish().map_err(|cause| Error::Cache { cause })?;
-    Cache::open(&path, key).map_err(|reason| Error::Cache { cause: unreadable(path, reason) })
-}
-
-fn unreadable(path: PathBuf, reason: String) -> files::Error {
-    files::Error { action: "read back", path, cause: std::io::Error::other(reason) }
-}
-
-/// The identity of the tokens of a file: all that decides them. The data file is hashed each time, because its date is no proof of
-/// its content.
-fn cache_key(file: &Path, source: &Source, encoder: &Encoder) -> Result<Hash, Error> {
-    let template = match source.format {
-        Format::Chat => encoder.template.as_ref().map(|template| template.identity().to_string()),
-        Format::Text | Format::Completion | Format::Instruction => None,
-    };
-    let columns = format::wanted(source.format, &source.columns);
-    let parts = (
-        files::hash_file(file).map_err(parquet::Error::File)?.to_string(),
-        encoder.tokenizer.hash().to_string(),
-        template,
-        source.format.word(),
-        columns.into_iter().map(|column| (column.canonical, column.name)).collect::<Vec<_>>(),
-        source.train_on.word(),
-    );
-    Ok(files::hash_bytes(format!("{parts:?}").as_bytes()))
-}
-
-fn tokenise(file: &Path, source: &Source, encoder: &Encoder, writer: &mut Writer, report: Reporter) -> Result<(), Error> {
-    let table = Table::open(file, &format::wanted(source.format, &source.columns))?;
-    let what = format!("tokenising {}", file.file_name().unwrap_or_default().to_string_lossy());
-    let mut done = 0;
-    for row_group in table.row_groups() {
-        for batch in table.read(&row_group)? {
-            let batch = batch?;
-            for row in encode_rows(source, encoder, &batch)? {
-                writer.push(&row).map_err(|cause| Error::Cache { cause })?;
-            }
-            done += batch.rows() as u64;
-            report(Event::Progress { what: what.clone(), done, total: table.rows() });
-        }
-    }
-    Ok(())
-}
-
-/// The rows of a batch, or the fault of the first row that has one. Rows behind a fault are not begun: a template without end takes
-/// its time for each.
-fn encode_rows(source: &Source, encoder: &Encoder, batch: &Batch) -> Result<Vec<TokenRow>, Error> {
-    let failed = AtomicUsize::new(usize::MAX);
-    let encode = |row: usize| {
-        if row > failed.load(Relaxed) {
-            return Ok(TokenRow::default());
-        }
-        encode_row(source, encoder, batch, row).inspect_err(|_| {
-            failed.fetch_min(row, Relaxed);
-        })
-    };
-    let rows: Vec<_> = (0..batch.rows()).into_par_iter().map(encode).collect();
-    // Looked through in their order, so that it is always the same fault that is told.
-    rows.into_iter().collect()
-}
-
-/// The tokens of a row; none where there is nothing to learn.
-fn encode_row(source: &Source, encoder: &Encoder, batch: &Batch, row: usize) -> Result<TokenRow, Error> {
-    let (place, column) = (|| batch.place(row), || format::main_column(source.format, &source.columns));
-    match format::read(source.format, batch, row) {
-        Ok(Some(example)) => encoder.encode(&example, source.train_on).map_err(|cause| Error::Encode {
-            place: place(),
-            column: column(),
-            cause: cause.into(),
-        }),
-        Ok(None) => Ok(TokenRow::default()),
-        Err(format::Error::Cell(error)) => Err(error.into()),
-        Err(cause) => Err(Error::Shape { place: place(), column: column(), cause: cause.into() }),
     }
 }
 
@@ -286,9 +235,13 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::super::encode::tests::encoder;
+    use super::super::fate::{Divided, duplicates};
+    use super::super::ledger::Tally;
+    use super::super::order::split;
     use super::super::parquet::tests::{texts, write_table};
     use super::*;
-    use crate::terms::TrainOn;
+    use crate::report::Event;
+    use crate::terms::{Format, Holdout, TrainOn};
 
     const LIMITS: Limits = Limits { sequence_len: 6, truncation: Truncation::Drop };
 
@@ -323,6 +276,12 @@ mod tests {
         }
     }
 
+    fn total(corpus: Corpus, sources: usize) -> Tally {
+        let contents = corpus.contents();
+        let divided = Divided { split: split(&contents, Holdout::Rows(0)), duplicates: duplicates(&contents), corpus };
+        divided.ledger(sources).total()
+    }
+
     #[test]
     fn every_row_is_kept_or_counted() {
         let bench = Bench::new();
@@ -333,23 +292,19 @@ mod tests {
         let sources = [text, completion];
 
         let dropped = bench.open(&sources, LIMITS).expect("opened");
-        let tally = dropped.ledger().total();
-        assert_eq!((tally.rows, tally.kept, tally.too_long, tally.truncated, tally.untrained), (7, 3, 3, 0, 1));
+        let tally = total(dropped, 2);
+        assert_eq!((tally.rows, tally.kept(), tally.too_long, tally.truncated, tally.untrained), (7, 3, 3, 0, 1));
         assert_eq!((tally.tokens, tally.trained_tokens), (5 + 6 + 4, 4 + 5 + 2));
         assert_eq!(tally.longest.as_ref().map(|longest| (longest.tokens, longest.row)), Some((11, 0)));
         assert!((tally.dropped_share() - 4.0 / 7.0).abs() < 1e-12);
 
         let limits = Limits { truncation: Truncation::Truncate, ..LIMITS };
         let truncated = bench.open(&sources, limits).expect("opened");
-        let tally = truncated.ledger().total();
-        assert_eq!((tally.kept, tally.too_long, tally.truncated, tally.untrained), (5, 0, 2, 2), "a prompt alone trains nothing");
         assert_eq!(truncated.len(), 5);
         assert!((0..5).all(|index| truncated.row(index).len() <= 6 && truncated.row(index).trained_tokens() > 0));
-
-        let error = bench.open(&sources, Limits { truncation: Truncation::Error, ..LIMITS }).expect_err("too long");
-        let file = sources[1].files[0].display();
-        let expected = format!("3 of 7 rows are longer than sequence_len: 6, the longest is row 0 of `{file}` with 11 tokens");
-        assert_eq!((error.to_string(), error.exit()), (expected, Exit::Input));
+        let tally = total(truncated, 2);
+        let counts = (tally.kept(), tally.too_long, tally.truncated, tally.untrained);
+        assert_eq!(counts, (5, 0, 2, 2), "a prompt alone trains nothing");
         assert!(bench.events.borrow().is_empty(), "other limits need no tokenising");
     }
 
@@ -385,23 +340,33 @@ mod tests {
     }
 
     #[test]
-    fn a_row_that_cannot_be_used_is_told_with_its_place() {
+    fn a_broken_row_is_left_out_with_its_place_and_remembered() {
         let bench = Bench::new();
-        let good = r#"[{"role": "user", "content": "q"}]"#;
-        let bad = r#"[{"role": "narrator", "content": "q"}]"#;
+        let good = r#"[{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]"#;
+        let bad = r#"[{"role": "narrator\u001b", "content": "q"}]"#;
         let source = bench.source("x.parquet", Format::Chat, &[("messages", [good, good, good, bad, "also bad"])]);
-        let error = bench.open(std::slice::from_ref(&source), LIMITS).expect_err("an unknown role");
-        let place =
-            format!("`{}`, row group 1, row 3, column `messages`: message 0 has role \"narrator\"", source.files[0].display());
-        assert!(error.to_string().starts_with(&place), "{error}");
-        assert!(bench.caches().is_empty(), "half a cache is no cache");
+        let limits = Limits { sequence_len: 100, ..LIMITS };
+        for run in ["made", "from the cache"] {
+            let tally = total(bench.open(std::slice::from_ref(&source), limits).expect("opened"), 1);
+            assert_eq!((tally.rows, tally.kept(), tally.broken, tally.duplicates), (5, 3, 2, 2), "{run}");
+            let place = format!(
+                "`{}`, row group 1, row 3, column `messages`: message 0 has role \"narrator\\u001b\"",
+                source.files[0].display()
+            );
+            assert!(tally.first_broken.is_some_and(|first| first.starts_with(&place)), "{run}");
+        }
+    }
 
+    #[test]
+    fn a_fault_that_other_rows_will_share_stops_at_once() {
+        let bench = Bench::new();
         let source = bench.source("x.parquet", Format::Text, &[("text", ["a", "<s>b"])]);
         let error = bench.open(std::slice::from_ref(&source), LIMITS).expect_err("two bos");
         assert!(
             error.to_string().contains("row group 0, row 1, column `text`: the row begins with the bos token twice"),
             "{error}"
         );
+        assert!(bench.caches().is_empty(), "half a cache is no cache");
     }
 
     #[test]

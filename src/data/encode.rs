@@ -4,6 +4,7 @@
 use std::ops::Range;
 
 use super::format::Example;
+use super::labels;
 use super::template::{self, ChatTemplate, Conversation};
 use super::tokenize::{self, Tokenizer};
 use crate::fault::{Exit, Explain};
@@ -56,6 +57,34 @@ pub enum Error {
         /// Its id.
         bos: u32,
     },
+    /// An answer is trained without its end.
+    #[error("an answer is followed by `{token}`, which is not trained: the model would not learn to stop")]
+    UntrainedEnd {
+        /// The token that ends the turn.
+        token: String,
+    },
+    /// An answer has no end.
+    #[error("the last answer has no token that ends its turn: the model would not learn to stop")]
+    NoEnd,
+    /// A label is padding.
+    #[error("token {place} is `{token}`, which pads, and is trained: the model would learn to pad")]
+    TrainedPadding {
+        /// The padding token.
+        token: String,
+        /// Its place in the row, from 0.
+        place: usize,
+    },
+}
+
+impl Error {
+    /// Whether it says something about this row alone, which can be left out and counted. The others will be true of other rows too.
+    pub fn is_of_the_row(&self) -> bool {
+        matches!(
+            self,
+            Self::Template(template::Error::Raised { .. } | template::Error::Render { .. })
+                | Self::Tokenizer(tokenize::Error::Encode { .. })
+        )
+    }
 }
 
 impl Explain for Error {
@@ -63,7 +92,7 @@ impl Explain for Error {
         match self {
             Self::Template(error) => error.exit(),
             Self::Tokenizer(error) => error.exit(),
-            Self::NoTemplate | Self::NoEos | Self::LastTurnUnclear { .. } | Self::DoubledBos { .. } => Exit::Input,
+            _ => Exit::Input,
         }
     }
 
@@ -77,6 +106,13 @@ impl Explain for Error {
                 Some("set `train_on: assistant`, or give a template that marks each answer once".into())
             }
             Self::DoubledBos { .. } => Some("the tokenizer adds one: take the other out of the data or the template".into()),
+            Self::UntrainedEnd { .. } | Self::NoEnd => Some(
+                "put the token that ends a turn before `{% endgeneration %}` in a copy of the template and name it in `chat_template`"
+                    .into(),
+            ),
+            Self::TrainedPadding { token, .. } => {
+                Some(format!("take `{token}` out of the data, or set another `pad_token` in the base's tokenizer_config.json"))
+            }
         }
     }
 }
@@ -85,7 +121,8 @@ impl Encoder {
     /// The tokens of an example and which of them are trained.
     ///
     /// # Errors
-    /// The template refuses the conversation or there is none, or the row would begin with two bos or end with no eos.
+    /// The template refuses the conversation or there is none, the row would begin with two bos or end with no eos, or its labels
+    /// would teach the model to pad or not to stop.
     pub fn encode(&self, example: &Example, train_on: TrainOn) -> Result<TokenRow, Error> {
         let mut row = match example {
             Example::Text(text) => self.plain(text, None)?,
@@ -103,6 +140,7 @@ impl Encoder {
         if let Some(first) = row.trained.first_mut() {
             *first = false;
         }
+        labels::check_padding(&self.tokenizer, &row)?;
         Ok(row)
     }
 
@@ -148,7 +186,11 @@ impl Encoder {
             }
         };
         let (ids, trained) = self.tokenizer.encode_with_spans(&text, &spans)?;
-        Ok(TokenRow { ids, trained })
+        let row = TokenRow { ids, trained };
+        if train_on != TrainOn::All {
+            labels::check_ends(&self.tokenizer, &row)?;
+        }
+        Ok(row)
     }
 }
 

@@ -8,7 +8,6 @@ use serde_json::{Map, Value, json};
 use super::cells::Kind;
 use super::parquet::{self, Batch, Table, Wanted};
 use super::template::Conversation;
-use crate::fault::{Exit, Explain};
 use crate::terms::Format;
 
 /// Roles that chat templates know, and `ShareGPT`'s words for them.
@@ -82,23 +81,6 @@ pub enum Error {
         /// Its place in the conversation, from 0.
         message: usize,
     },
-}
-
-impl Explain for Error {
-    fn exit(&self) -> Exit {
-        match self {
-            Self::Cell(error) => error.exit(),
-            _ => Exit::Input,
-        }
-    }
-
-    fn hint(&self) -> Option<String> {
-        match self {
-            Self::Cell(error) => error.hint(),
-            Self::NotAMessage { .. } => Some("a message is `{role, content}` or ShareGPT's `{from, value}`".into()),
-            _ => None,
-        }
-    }
 }
 
 /// What a canonical column holds, and whether a file may do without it.

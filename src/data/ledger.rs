@@ -1,9 +1,10 @@
-//! What became of every row: nothing is dropped or cut without being counted.
+//! What became of every row, counted: nothing is dropped or cut without a line here.
 
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use super::cache::Row;
+use super::fate::{Fate, Record};
+use super::visible::visible;
 
 /// The rows of each source.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -19,25 +20,33 @@ impl Ledger {
     }
 }
 
-/// Rows and tokens of a source.
+/// Rows and tokens of a source. Every row that was read has one fate, so these add up to the rows.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Tally {
     /// Rows that were read.
     pub rows: u64,
-    /// Rows that are used.
-    pub kept: u64,
+    /// Rows that are trained on.
+    pub train: u64,
+    /// Rows that only score.
+    pub validation: u64,
     /// Rows that are left out because they are longer than the limit.
     pub too_long: u64,
-    /// Kept rows whose tail was cut off.
-    pub truncated: u64,
     /// Rows that are left out because no token of them is trained: empty ones, and those whose answer was cut off.
     pub untrained: u64,
+    /// Rows that are left out because they make no example.
+    pub broken: u64,
+    /// Kept rows whose tail was cut off.
+    pub truncated: u64,
+    /// Kept rows that are like an earlier one.
+    pub duplicates: u64,
     /// Tokens of the kept rows.
     pub tokens: u64,
     /// Tokens of the kept rows that carry a loss.
     pub trained_tokens: u64,
     /// The longest row, before it was cut or left out; the first of several.
     pub longest: Option<Longest>,
+    /// The place of the first broken row and what is wrong with it.
+    pub first_broken: Option<String>,
 }
 
 /// The longest row.
@@ -53,14 +62,19 @@ pub struct Longest {
 
 impl fmt::Display for Longest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "row {} of `{}` with {} tokens", self.row, self.file.display(), self.tokens)
+        write!(f, "row {} of `{}` with {} tokens", self.row, visible(&self.file.display().to_string()), self.tokens)
     }
 }
 
 impl Tally {
+    /// Rows that are used.
+    pub fn kept(&self) -> u64 {
+        self.train + self.validation
+    }
+
     /// Rows that are left out.
     pub fn dropped(&self) -> u64 {
-        self.too_long + self.untrained
+        self.too_long + self.untrained + self.broken
     }
 
     /// Rows that are left out, as a share of all; 0 where there are none.
@@ -68,33 +82,46 @@ impl Tally {
         if self.rows == 0 { 0.0 } else { self.dropped() as f64 / self.rows as f64 }
     }
 
-    /// Counts a row as read.
-    pub(super) fn see(&mut self, tokens: usize, file: &Path, row: u64) {
+    /// Counts a row.
+    pub fn add(&mut self, record: &Record) {
         self.rows += 1;
-        if self.longest.as_ref().is_none_or(|longest| tokens > longest.tokens) {
-            self.longest = Some(Longest { tokens, file: file.to_owned(), row });
+        *match record.fate {
+            Fate::Train => &mut self.train,
+            Fate::Validation => &mut self.validation,
+            Fate::TooLong => &mut self.too_long,
+            Fate::NoTrainedToken => &mut self.untrained,
+            Fate::Broken => &mut self.broken,
+        } += 1;
+        if record.index.is_some() {
+            self.truncated += u64::from(record.is_truncated());
+            self.duplicates += u64::from(record.is_duplicate);
+            self.tokens += record.len() as u64;
+            self.trained_tokens += record.trained_tokens() as u64;
         }
-    }
-
-    /// Counts a row as kept.
-    pub(super) fn keep(&mut self, row: &Row, is_cut: bool) {
-        self.kept += 1;
-        self.truncated += u64::from(is_cut);
-        self.tokens += row.len() as u64;
-        self.trained_tokens += row.trained_tokens() as u64;
+        let tokens = record.whole_tokens;
+        if self.longest.as_ref().is_none_or(|longest| tokens > longest.tokens) {
+            self.longest = Some(Longest { tokens, file: record.file.to_owned(), row: record.row });
+        }
+        if let (Some(reason), None) = (record.reason, &self.first_broken) {
+            self.first_broken = Some(format!("`{}`, {reason}", visible(&record.file.display().to_string())));
+        }
     }
 
     fn and(self, other: &Self) -> Self {
         let longer = other.longest.clone().filter(|theirs| self.longest.as_ref().is_none_or(|ours| theirs.tokens > ours.tokens));
         Self {
             rows: self.rows + other.rows,
-            kept: self.kept + other.kept,
+            train: self.train + other.train,
+            validation: self.validation + other.validation,
             too_long: self.too_long + other.too_long,
-            truncated: self.truncated + other.truncated,
             untrained: self.untrained + other.untrained,
+            broken: self.broken + other.broken,
+            truncated: self.truncated + other.truncated,
+            duplicates: self.duplicates + other.duplicates,
             tokens: self.tokens + other.tokens,
             trained_tokens: self.trained_tokens + other.trained_tokens,
             longest: longer.or(self.longest),
+            first_broken: self.first_broken.or_else(|| other.first_broken.clone()),
         }
     }
 }

@@ -1,26 +1,38 @@
-//! Rows of Parquet to batches of tokens: [`find_files`], [`Corpus`], [`split`] and [`shuffled`], [`Rows`], [`Batch`].
+//! Rows of Parquet to batches of tokens: [`find_files`], [`Corpus`], [`split`] and [`shuffled`], [`Rows`], [`Batch`]; and
+//! what becomes of each row on the way: [`Fate`], [`Ledger`].
 
 mod batch;
 mod cache;
 mod cells;
 mod corpus;
 mod encode;
+mod fate;
+mod fill;
 mod footer;
 mod format;
+mod labels;
 mod ledger;
 mod order;
+mod pages;
 mod parquet;
+mod pieces;
 mod rows;
 mod source;
 pub mod template;
 pub mod tokenize;
+mod vet;
+mod visible;
 
 pub use batch::Batch;
+pub use cache::Row;
 pub use corpus::{Corpus, Error, Limits};
 pub use encode::{Encoder, TokenRow};
+pub use fate::{Divided, Fate, Record, duplicates};
 pub use format::inspect;
 pub use ledger::{Ledger, Longest, Tally};
 pub use order::{Error as SplitError, Split, shuffled, split};
 pub use parquet::Error as TableError;
+pub use pieces::{Piece, pieces};
 pub use rows::Rows;
 pub use source::{Error as SourceError, Source, find_files};
+pub use visible::visible;

@@ -1,7 +1,6 @@
 //! Which rows train and which validate, and the order in which an epoch visits them. Both are functions of their arguments alone, so
 //! a resumed run, or one on another machine, sees the same rows in the same order.
 
-use super::corpus::Corpus;
 use crate::draws::mix;
 use crate::fault::{Exit, Explain};
 use crate::terms::Holdout;
@@ -22,10 +21,8 @@ pub enum Error {
     #[error("no rows to train on: none of the datasets' rows was kept")]
     Empty,
     /// Validation takes every row.
-    #[error("no rows to train on: validation takes {validation} of {rows} rows")]
+    #[error("no rows to train on: validation takes {rows} of {rows} rows")]
     AllHeldOut {
-        /// Rows for validation, duplicates of them included.
-        validation: usize,
         /// Rows in all.
         rows: usize,
     },
@@ -44,17 +41,28 @@ impl Explain for Error {
     }
 }
 
-/// Chooses the validation rows: those with the smallest content hashes. So the choice depends on no seed and on no order, little on
-/// which other rows there are, and equal rows never straddle the two sides; where they force it, a few more rows validate.
-///
-/// # Errors
-/// Nothing is left to train on.
-pub fn split(corpus: &Corpus, holdout: Holdout) -> Result<Split, Error> {
-    let contents: Vec<u64> = (0..corpus.len()).map(|index| corpus.row(index).content()).collect();
-    split_contents(&contents, holdout)
+impl Split {
+    /// Every one of so many rows only scores.
+    pub fn validation_only(rows: usize) -> Self {
+        Self { training: Vec::new(), validation: (0..).take(rows).collect() }
+    }
+
+    /// Whether there is something to train on.
+    ///
+    /// # Errors
+    /// No row was kept, or validation takes them all.
+    pub fn check(&self) -> Result<(), Error> {
+        match (self.training.is_empty(), self.validation.len()) {
+            (false, _) => Ok(()),
+            (true, 0) => Err(Error::Empty),
+            (true, rows) => Err(Error::AllHeldOut { rows }),
+        }
+    }
 }
 
-fn split_contents(contents: &[u64], holdout: Holdout) -> Result<Split, Error> {
+/// Chooses the validation rows: those with the smallest contents, which are hashes. So the choice depends on no seed and on no order,
+/// little on which other rows there are, and equal rows never straddle the two sides; where they force it, a few more rows validate.
+pub fn split(contents: &[u64], holdout: Holdout) -> Split {
     let rows = contents.len();
     let wanted = match holdout {
         Holdout::Share(share) if share > 0.0 => ((rows as f64 * share).round() as usize).max(1),
@@ -66,11 +74,7 @@ fn split_contents(contents: &[u64], holdout: Holdout) -> Result<Split, Error> {
     let last = wanted.min(rows).checked_sub(1).map(|last| sorted[last]);
     let (validation, training): (Vec<u32>, Vec<u32>) =
         (0..rows as u32).partition(|&row| last.is_some_and(|last| contents[row as usize] <= last));
-    match (training.is_empty(), validation.len()) {
-        (false, _) => Ok(Split { training, validation }),
-        (true, 0) => Err(Error::Empty),
-        (true, validation) => Err(Error::AllHeldOut { validation, rows }),
-    }
+    Split { training, validation }
 }
 
 /// The order of `count` rows in an epoch: sorted by the draw whose key is made of seed, epoch and index. For one epoch the draws are a
@@ -100,9 +104,9 @@ mod tests {
 
     #[test]
     fn nothing_left_to_train_on_is_an_error() {
-        assert!(matches!(split_contents(&[], Holdout::Rows(0)), Err(Error::Empty)));
-        assert!(matches!(split_contents(&[1, 2], Holdout::Rows(2)), Err(Error::AllHeldOut { validation: 2, rows: 2 })));
-        assert!(matches!(split_contents(&[1, 1, 1], Holdout::Share(0.01)), Err(Error::AllHeldOut { validation: 3, rows: 3 })));
+        assert!(matches!(split(&[], Holdout::Rows(0)).check(), Err(Error::Empty)));
+        assert!(matches!(split(&[1, 2], Holdout::Rows(2)).check(), Err(Error::AllHeldOut { rows: 2 })));
+        assert!(matches!(split(&[1, 1, 1], Holdout::Share(0.01)).check(), Err(Error::AllHeldOut { rows: 3 })));
     }
 
     #[test]
@@ -115,7 +119,7 @@ mod tests {
             (Holdout::Share(0.05), 50),
             (Holdout::Share(1e-9), 1),
         ] {
-            let split = split_contents(&contents, holdout).expect("split");
+            let split = split(&contents, holdout);
             assert_eq!((split.validation.len(), split.training.len()), (expected, 1000 - expected), "{holdout:?}");
         }
     }
@@ -139,12 +143,11 @@ mod tests {
 
         #[test]
         fn duplicates_never_straddle(contents in prop::collection::vec(0_u64..20, 1..60), wanted in 0_usize..30) {
-            if let Ok(Split { training, validation }) = split_contents(&contents, Holdout::Rows(wanted)) {
-                prop_assert_eq!(training.len() + validation.len(), contents.len());
-                prop_assert!(validation.len() >= wanted);
-                let side = |rows: &[u32]| rows.iter().map(|&row| contents[row as usize]).collect::<std::collections::BTreeSet<_>>();
-                prop_assert!(side(&training).is_disjoint(&side(&validation)));
-            }
+            let Split { training, validation } = split(&contents, Holdout::Rows(wanted));
+            prop_assert_eq!(training.len() + validation.len(), contents.len());
+            prop_assert!(validation.len() >= wanted.min(contents.len()));
+            let side = |rows: &[u32]| rows.iter().map(|&row| contents[row as usize]).collect::<std::collections::BTreeSet<_>>();
+            prop_assert!(side(&training).is_disjoint(&side(&validation)));
         }
     }
 }

@@ -1,16 +1,17 @@
 //! Parquet files as rows: the needed columns only, a batch at a time, each row with its place in the file.
 
-use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use arrow::array::ArrayRef;
 use arrow::datatypes::DataType;
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ParquetRecordBatchReaderBuilder};
+use parquet::file::metadata::ColumnChunkMetaData;
 use serde_json::Value;
 
 use super::cells::{self, Kind};
 use super::footer;
+use super::pages::Pages;
 use crate::fault::{Exit, Explain};
 use crate::files;
 
@@ -18,6 +19,12 @@ use crate::files;
 const BATCH_ROWS: u64 = 2048;
 /// Bytes of a batch's text, about.
 const BATCH_BYTES: u64 = 64 << 20;
+/// Bytes of a batch if every row took the largest entry of its dictionary, about.
+const WORST_BATCH_BYTES: u64 = 256 << 20;
+/// Bytes of the pages that are unpacked at a time, one of each wanted column.
+const MAX_PAGE_BYTES: u64 = 256 << 20;
+/// Rows that a byte of a file may stand for. Equal rows take next to nothing, and 64 thousand of them in a kilobyte are no data.
+const MAX_ROWS_PER_BYTE: i128 = 64;
 
 /// A column that a format reads.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -97,15 +104,15 @@ pub enum Error {
         /// What the reader found.
         reason: String,
     },
-    /// A text is not UTF-8.
+    /// A cell cannot be used.
     #[error("{place}, column `{column}`: {reason}")]
-    NotUtf8 {
+    Cell {
         /// The row.
         place: Place,
         /// The column in the file.
         column: String,
-        /// Where in the text.
-        reason: std::str::Utf8Error,
+        /// What is wrong with it.
+        reason: cells::Error,
     },
 }
 
@@ -128,7 +135,8 @@ impl Explain for Error {
                 Some(format!("say which column holds it, such as `columns: {{{canonical}: {column}}}`"))
             }
             Self::Unreadable { .. } => Some("download or copy the file again and compare its size with the original".into()),
-            Self::NotUtf8 { .. } => Some("write the column as UTF-8 text".into()),
+            Self::Cell { reason: cells::Error::NotUtf8(_), .. } => Some("write the column as UTF-8 text".into()),
+            Self::Cell { .. } => Some("split what is that long into rows".into()),
             Self::Unusable { .. } => None,
         }
     }
@@ -148,10 +156,11 @@ impl Table {
     /// # Errors
     /// The file cannot be opened, is not a whole Parquet file, or a column is missing or holds something else.
     pub fn open(path: &Path, wanted: &[Wanted]) -> Result<Self, Error> {
-        let file = open(path)?;
+        let file = files::open_file(path)?;
         let metadata =
             footer::attempt(|| footer::read(&file)).map_err(|reason| Error::Damaged { path: path.to_owned(), reason })?;
         let mut table = Self { path: path.to_owned(), metadata, columns: Vec::new() };
+        table.check_rows(file.metadata().map_err(|cause| files::Error::new("read", path, cause))?.len())?;
         for column in wanted {
             match table.type_of(&column.name) {
                 Some(found) if column.kind.accepts(found) => table.columns.push(column.clone()),
@@ -185,10 +194,11 @@ impl Table {
     /// The file cannot be opened again; each batch may be unreadable.
     pub fn read(&self, start: &Place) -> Result<impl Iterator<Item = Result<Batch, Error>>, Error> {
         let unreadable = |row: u64, reason: String| Error::Unreadable { place: Place { row, ..start.clone() }, reason };
-        let builder = ParquetRecordBatchReaderBuilder::new_with_metadata(open(&self.path)?, self.metadata.clone())
+        let batch_rows = self.batch_rows(start.row_group).map_err(|reason| unreadable(start.row, reason))?;
+        let builder = ParquetRecordBatchReaderBuilder::new_with_metadata(files::open_file(&self.path)?, self.metadata.clone())
             .with_row_groups(vec![start.row_group])
             .with_projection(self.projection())
-            .with_batch_size(self.batch_rows(start.row_group));
+            .with_batch_size(batch_rows);
         let mut reader = footer::attempt(|| builder.build()).map_err(|reason| unreadable(start.row, reason))?;
         let mut next = start.row;
         let batches = std::iter::from_fn(move || files::guarded(|| reader.next()).transpose());
@@ -206,17 +216,43 @@ impl Table {
         }))
     }
 
-    /// Rows of a batch: so few that their text fits in memory and in Arrow's 32-bit offsets, however long the documents are.
-    fn batch_rows(&self, row_group: usize) -> usize {
+    /// Rows of a batch: so few that their text fits in memory and in Arrow's 32-bit offsets, however long the documents are. What the
+    /// pages say that they unpack to is added up first.
+    fn batch_rows(&self, row_group: usize) -> Result<usize, String> {
         let group = self.metadata.metadata().row_group(row_group);
-        let columns = group.columns().iter();
-        let wanted = columns.filter(|chunk| {
-            let root = chunk.column_path().parts().first();
-            self.columns.iter().any(|column| Some(&column.name) == root)
-        });
-        let bytes: i64 = wanted.map(|chunk| chunk.uncompressed_size()).sum();
-        let bytes_per_row = bytes.unsigned_abs() / group.num_rows().unsigned_abs().max(1);
-        (BATCH_BYTES / bytes_per_row.max(1)).clamp(1, BATCH_ROWS) as usize
+        let file = files::map(&self.path).map_err(|error| error.to_string())?;
+        let (mut bytes, mut page_bytes, mut dictionary_bytes) = (0, 0, 0);
+        for chunk in group.columns().iter().filter(|chunk| self.is_wanted(chunk)) {
+            let (start, length) = footer::attempt(|| Ok(chunk.byte_range()))?;
+            let pages = file.get(start as usize..).and_then(|rest| Pages::of(rest.get(..length as usize)?));
+            let pages = pages.ok_or("its pages do not follow one another")?;
+            bytes += chunk.uncompressed_size().unsigned_abs();
+            page_bytes += pages.largest_bytes + pages.dictionary_bytes;
+            dictionary_bytes += pages.dictionary_bytes;
+        }
+        if page_bytes > MAX_PAGE_BYTES {
+            return Err(format!("its pages unpack to {page_bytes} bytes at a time, expected at most {MAX_PAGE_BYTES}"));
+        }
+        let bytes_per_row = bytes / group.num_rows().unsigned_abs().max(1);
+        let rows = (BATCH_BYTES / bytes_per_row.max(1)).min(WORST_BATCH_BYTES / dictionary_bytes.max(1));
+        Ok(rows.clamp(1, BATCH_ROWS) as usize)
+    }
+
+    fn is_wanted(&self, chunk: &ColumnChunkMetaData) -> bool {
+        let root = chunk.column_path().parts().first();
+        self.columns.iter().any(|column| Some(&column.name) == root)
+    }
+
+    /// The footer's word on rows, against the size of the file.
+    fn check_rows(&self, file_bytes: u64) -> Result<(), Error> {
+        let groups = self.metadata.metadata().row_groups().iter().map(|group| i128::from(group.num_rows()));
+        let (fewest, rows) = groups.fold((0, 0), |(fewest, sum): (i128, i128), rows| (fewest.min(rows), sum + rows));
+        if fewest == 0 && rows <= i128::from(file_bytes) * MAX_ROWS_PER_BYTE {
+            return Ok(());
+        }
+        let claimed = if fewest < 0 { fewest } else { rows };
+        let reason = format!("its footer claims {claimed} rows, the file has {file_bytes} bytes");
+        Err(Error::Damaged { path: self.path.clone(), reason })
     }
 
     fn group_rows(&self) -> impl Iterator<Item = u64> {
@@ -286,21 +322,18 @@ impl Batch {
     /// A cell by the column's canonical name; null if the file does without that column.
     ///
     /// # Errors
-    /// A text is not UTF-8.
+    /// A text is not UTF-8, or too long.
     pub fn cell(&self, canonical: &str, row: usize) -> Result<Value, Error> {
         let Some((column, values)) = self.columns.iter().find(|(column, _)| column.canonical == canonical) else {
             return Ok(Value::Null);
         };
-        cells::cell(values, row).map_err(|reason| Error::NotUtf8 { place: self.place(row), column: column.name.clone(), reason })
+        cells::cell(values, row).map_err(|reason| Error::Cell { place: self.place(row), column: column.name.clone(), reason })
     }
-}
-
-fn open(path: &Path) -> Result<File, files::Error> {
-    File::open(path).map_err(|cause| files::Error::new("open", path, cause))
 }
 
 #[cfg(test)]
 pub(super) mod tests {
+    use std::fs::File;
     use std::sync::Arc;
 
     use arrow::array::{Int64Array, RecordBatch, StringArray};

@@ -4,13 +4,19 @@ use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
+use super::template::TEMPLATE_BYTES;
+use super::vet::vet;
 use crate::fault::{Exit, Explain};
 use crate::files;
 
+/// The most that is read of `tokenizer.json`; Gemma's has 33 MB.
+const TOKENIZER_BYTES: u64 = 64 << 20;
+
 /// The tokens with a meaning of their own, as they are written in text.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SpecialTokens {
     /// Begins a sequence.
     pub bos: Option<String>,
@@ -106,11 +112,11 @@ impl Tokenizer {
     /// The tokenizer is missing, or one of the files cannot be read or is broken.
     pub fn open(folder: &Path) -> Result<Self, Error> {
         let path = folder.join("tokenizer.json");
-        let source = read_optional(&path)?.ok_or_else(|| missing(folder))?;
+        let source = read_optional(&path, TOKENIZER_BYTES)?.ok_or_else(|| missing(folder))?;
         let inner = parse(&path, &source)?;
         let config = Config::read(folder.join("tokenizer_config.json"))?;
         let special = special_tokens(&inner, &config, &Config::read(folder.join("special_tokens_map.json"))?)?;
-        let chat_template = match read_optional(&folder.join("chat_template.jinja"))? {
+        let chat_template = match read_optional(&folder.join("chat_template.jinja"), TEMPLATE_BYTES)? {
             Some(template) => Some(template),
             None => config.chat_template()?,
         };
@@ -137,10 +143,10 @@ impl Tokenizer {
     /// # Errors
     /// The tokenizer has no tokens for the text.
     pub fn encode(&self, text: &str, add_special_tokens: bool) -> Result<Encoding, Error> {
-        let encoding = self
-            .inner
-            .encode(text, add_special_tokens)
-            .map_err(|error| Error::Encode { bytes: text.len(), cause: error.to_string() })?;
+        let failed = |cause: String| Error::Encode { bytes: text.len(), cause };
+        // A regular expression that backtracks too often makes its crate panic.
+        let encoding = files::guarded(|| self.inner.encode(text, add_special_tokens)).map_err(failed)?;
+        let encoding = encoding.map_err(|error| failed(error.to_string()))?;
         Ok(Encoding { ids: encoding.get_ids().to_vec(), offsets: encoding.get_offsets().to_vec() })
     }
 
@@ -163,7 +169,9 @@ impl Tokenizer {
     /// # Errors
     /// The tokenizer's decoder fails.
     pub fn decode(&self, ids: &[u32], skip_special_tokens: bool) -> Result<String, Error> {
-        self.inner.decode(ids, skip_special_tokens).map_err(|error| Error::Decode { tokens: ids.len(), cause: error.to_string() })
+        let failed = |cause: String| Error::Decode { tokens: ids.len(), cause };
+        let text = files::guarded(|| self.inner.decode(ids, skip_special_tokens)).map_err(failed)?;
+        text.map_err(|error| failed(error.to_string()))
     }
 
     /// The id of a token.
@@ -198,6 +206,16 @@ impl Tokenizer {
         self.eos_ids.iter().copied().chain(of_turns).collect()
     }
 
+    /// Whether a token was added to the vocabulary, special or not.
+    pub fn is_added(&self, id: u32) -> bool {
+        self.inner.get_added_vocabulary().get_added_tokens_decoder().contains_key(&id)
+    }
+
+    /// Whether a token was added to the vocabulary as a special one.
+    pub fn is_special(&self, id: u32) -> bool {
+        self.inner.get_added_vocabulary().get_added_tokens_decoder().get(&id).is_some_and(|token| token.special)
+    }
+
     /// The identity of the tokenizer: its file and its special tokens. The chat template is not part of it.
     pub fn hash(&self) -> files::Hash {
         self.hash
@@ -220,17 +238,16 @@ fn tokens_of(span: &Range<usize>, offsets: &[(usize, usize)]) -> Range<usize> {
 fn parse(path: &Path, source: &str) -> Result<tokenizers::Tokenizer, Error> {
     let broken =
         |error: tokenizers::Error| Error::Broken { path: path.to_owned(), expected: "a tokenizer", cause: error.to_string() };
+    vet(source).map_err(|reason| broken(reason.into()))?;
     let parsed = files::guarded(|| {
-        let parsed = tokenizers::Tokenizer::from_bytes(source)?;
+        let mut parsed = tokenizers::Tokenizer::from_bytes(source)?;
+        // Rows are cut and padded where that is counted.
+        parsed.with_truncation(None)?.with_padding(None);
         // A post-processor that names a special token which it does not describe fails at its first text only.
         parsed.encode("", true)?;
         Ok(parsed)
     });
-    let mut inner = parsed.map_err(Into::into).flatten().map_err(broken)?;
-    // Rows are cut and padded where that is counted.
-    inner.with_truncation(None).map_err(broken)?;
-    inner.with_padding(None);
-    Ok(inner)
+    parsed.map_err(Into::into).flatten().map_err(broken)
 }
 
 fn special_tokens(inner: &tokenizers::Tokenizer, config: &Config, map: &Config) -> Result<SpecialTokens, Error> {
@@ -263,8 +280,8 @@ fn missing(folder: &Path) -> Error {
     Error::Missing { folder: folder.to_owned(), instead }
 }
 
-fn read_optional(path: &Path) -> Result<Option<String>, Error> {
-    match files::read_text(path) {
+fn read_optional(path: &Path, limit_bytes: u64) -> Result<Option<String>, Error> {
+    match files::read_text_up_to(path, limit_bytes) {
         Ok(text) => Ok(Some(text)),
         Err(error) if error.cause.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) if error.cause.kind() == io::ErrorKind::InvalidData => {
@@ -282,7 +299,7 @@ struct Config {
 
 impl Config {
     fn read(path: PathBuf) -> Result<Self, Error> {
-        let source = read_optional(&path)?.unwrap_or_else(|| "{}".to_owned());
+        let source = read_optional(&path, files::JSON_BYTES)?.unwrap_or_else(|| "{}".to_owned());
         match serde_json::from_str(&source) {
             Ok(values) => Ok(Self { path, values }),
             Err(error) => Err(Error::Broken { path, expected: "a JSON object", cause: error.to_string() }),

@@ -1,10 +1,12 @@
 //! Atomic writes: a temporary sibling, fsync, rename, fsync of the folder. A reader never sees half a file.
 
 use std::fs::{self, File};
-use std::io::Write;
 use std::path::Path;
 
-use super::Error;
+use super::{Error, disk};
+
+/// How temporary names begin. Under these names nothing is ever read.
+const TEMPORARY: [&str; 2] = [".rankine-tmp-", ".rankine-old-"];
 
 /// Writes a file so that it is either the old one or the whole new one. Missing folders above it are made.
 ///
@@ -13,16 +15,16 @@ use super::Error;
 pub fn write_atomic(path: &Path, content: &[u8]) -> Result<(), Error> {
     let folder = parent(path);
     fs::create_dir_all(folder).map_err(|cause| Error::new("create", folder, cause))?;
-    let failed = |cause| Error::new("write", path, cause);
+    let failed = |cause| Error::writing(path, content.len() as u64, cause);
     let mut builder = tempfile::Builder::new();
-    builder.prefix(".tmp-");
+    builder.prefix(TEMPORARY[0]);
     // As any other file of this user: less what the umask takes.
     #[cfg(unix)]
     builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
     let mut file = builder.tempfile_in(folder).map_err(failed)?;
-    file.write_all(content).map_err(failed)?;
-    file.as_file().sync_all().map_err(failed)?;
-    file.persist(path).map_err(|error| failed(error.error))?;
+    disk::write(file.as_file_mut(), path, content).map_err(failed)?;
+    disk::sync(file.as_file(), path).map_err(failed)?;
+    disk::persist(file, path).map_err(failed)?;
     sync_folder(folder)
 }
 
@@ -35,35 +37,49 @@ pub fn write_folder_atomic<E: From<Error>>(path: &Path, fill: impl FnOnce(&Path)
     let above = parent(path);
     fs::create_dir_all(above).map_err(|cause| Error::new("create", above, cause))?;
     let failed = |cause| Error::new("write", path, cause);
-    let new = tempfile::Builder::new().prefix(".tmp-").tempdir_in(above).map_err(failed)?;
+    let new = tempfile::Builder::new().prefix(TEMPORARY[0]).tempdir_in(above).map_err(failed)?;
     fill(new.path())?;
     sync_folder(new.path())?;
     if !path.exists() {
-        fs::rename(new.keep(), path).map_err(failed)?;
-    } else if exchange(new.path(), path).is_err() {
+        disk::rename(new.path(), path).map_err(failed)?;
+        let _ = new.keep();
+    } else if disk::exchange(new.path(), path).is_err() {
         replace(new, path).map_err(failed)?;
     }
     Ok(sync_folder(above)?)
 }
 
-/// Two folders swap their names.
-#[cfg(target_os = "linux")]
-fn exchange(left: &Path, right: &Path) -> std::io::Result<()> {
-    use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
-    Ok(renameat2(AT_FDCWD, left, AT_FDCWD, right, RenameFlags::RENAME_EXCHANGE)?)
+/// Removes what writers of these folders left when their processes died. Only for who owns the folders: a living writer would lose
+/// its work.
+///
+/// # Errors
+/// A leftover cannot be removed.
+pub fn remove_leftovers(folders: &[&Path]) -> Result<(), Error> {
+    let is_leftover = |name: &str| TEMPORARY.iter().any(|prefix| name.starts_with(prefix));
+    for entry in folders.iter().filter_map(|folder| fs::read_dir(folder).ok()).flatten().flatten() {
+        if entry.file_name().to_str().is_some_and(is_leftover) {
+            let path = entry.path();
+            let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+            removed.map_err(|cause| Error::new("remove", &path, cause))?;
+        }
+    }
+    Ok(())
 }
 
-#[cfg(not(target_os = "linux"))]
-fn exchange(_left: &Path, _right: &Path) -> std::io::Result<()> {
-    Err(std::io::ErrorKind::Unsupported.into())
+/// Removes a folder and everything in it.
+///
+/// # Errors
+/// It cannot be removed.
+pub fn remove_folder(path: &Path) -> Result<(), Error> {
+    disk::remove_folder(path).map_err(|cause| Error::new("remove", path, cause))
 }
 
 /// Moves the old folder aside and the new one to its name; puts the old one back if that fails.
 fn replace(new: tempfile::TempDir, path: &Path) -> std::io::Result<()> {
-    let old = tempfile::Builder::new().prefix(".old-").tempdir_in(parent(path))?;
+    let old = tempfile::Builder::new().prefix(TEMPORARY[1]).tempdir_in(parent(path))?;
     let aside = old.path().join("folder");
-    fs::rename(path, &aside)?;
-    fs::rename(new.path(), path).or_else(|cause| fs::rename(&aside, path).and(Err(cause)))?;
+    disk::rename(path, &aside)?;
+    disk::rename(new.path(), path).or_else(|cause| fs::rename(&aside, path).and(Err(cause)))?;
     let _ = new.keep();
     Ok(())
 }
@@ -74,7 +90,7 @@ fn parent(path: &Path) -> &Path {
 
 fn sync_folder(folder: &Path) -> Result<(), Error> {
     if cfg!(unix) {
-        File::open(folder).and_then(|file| file.sync_all()).map_err(|cause| Error::new("sync", folder, cause))?;
+        File::open(folder).and_then(|file| disk::sync(&file, folder)).map_err(|cause| Error::new("sync", folder, cause))?;
     }
     Ok(())
 }
@@ -101,5 +117,32 @@ mod tests {
         replace(new, &path).expect("replaced");
         assert_eq!(fs::read(path.join("a")).expect("still there"), b"old");
         assert_eq!(fs::read_dir(dir.path()).expect("listed").count(), 1, "no temporary folder is left");
+    }
+
+    #[test]
+    fn leftovers_go_and_the_rest_stays() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        for name in [".rankine-tmp-x", ".rankine-old-y", ".tmp-z", ".hidden"] {
+            fs::write(dir.path().join(name), b"").expect("written");
+            fs::create_dir_all(dir.path().join(format!("{name}-folder/inner"))).expect("made");
+        }
+        remove_leftovers(&[dir.path(), &dir.path().join("missing")]).expect("removed");
+        let left = fs::read_dir(dir.path()).expect("listed").map(|entry| entry.expect("an entry").file_name());
+        let mut left: Vec<_> = left.collect();
+        left.sort();
+        assert_eq!(left, [".hidden", ".hidden-folder", ".tmp-z", ".tmp-z-folder"]);
+    }
+
+    #[test]
+    fn a_full_disk_says_what_was_needed() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let path = dir.path().join("a");
+        let full = |operation, _: &Path| match operation {
+            disk::Operation::Sync => Err(std::io::ErrorKind::StorageFull.into()),
+            _ => Ok(()),
+        };
+        let error = disk::trial::with(full, || write_atomic(&path, b"12345")).expect_err("a full disk");
+        assert!(error.to_string().ends_with("; 5 bytes are needed"), "{error}");
+        assert_eq!(fs::read_dir(dir.path()).expect("listed").count(), 0, "nothing is left");
     }
 }

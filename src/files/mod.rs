@@ -1,15 +1,25 @@
-//! Files that are whole or absent: atomic writes, content hashes, memory maps and the safetensors container.
+//! Files that are whole or absent: atomic writes, folders that prove themselves, content hashes, claims, memory maps and the safetensors
+//! container.
 
 mod atomic;
+mod claim;
+pub(crate) mod disk;
 mod guard;
 mod hash;
+mod limited;
+mod manifest;
 mod mmap;
 pub mod safetensors;
+mod space;
 
-pub use atomic::{write_atomic, write_folder_atomic};
+pub use atomic::{remove_folder, remove_leftovers, write_atomic, write_folder_atomic};
+pub use claim::{Claim, Refused};
 pub use guard::{guarded, panic_words};
 pub use hash::{Hash, hash_bytes, hash_file};
+pub use limited::{JSON_BYTES, listed, open_file, read_text_up_to};
+pub use manifest::{verify_manifest, write_manifest};
 pub use mmap::map;
+pub use space::check_space;
 
 use std::path::{Path, PathBuf};
 
@@ -32,6 +42,15 @@ impl Error {
     /// An error of doing `action` on `path`.
     pub fn new(action: &'static str, path: &Path, cause: std::io::Error) -> Self {
         Self { action, path: path.to_owned(), cause }
+    }
+
+    /// An error of writing so many bytes to `path`; of a full disk it says how many that are.
+    pub fn writing(path: &Path, bytes: u64, cause: std::io::Error) -> Self {
+        let cause = match cause.kind() {
+            std::io::ErrorKind::StorageFull => std::io::Error::new(cause.kind(), format!("{cause}; {bytes} bytes are needed")),
+            _ => cause,
+        };
+        Self::new("write", path, cause)
     }
 }
 

@@ -3,6 +3,7 @@
 //! Format: <https://huggingface.co/docs/safetensors>
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use half::{bf16, f16};
@@ -12,6 +13,11 @@ use safetensors::{Dtype, SafeTensors};
 
 use super::{Error as FileError, map, write_atomic};
 use crate::fault::{Exit, Explain};
+
+/// The largest header that is parsed. That of a shard of the largest models has a tenth of it, and parsing takes fifty times its size.
+const MAX_HEADER_BYTES: u64 = 8 << 20;
+/// How `torch.save` begins a file: a zip archive, or a pickle of protocols 2 to 5.
+const PICKLES: [&[u8]; 5] = [b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"];
 
 /// A safetensors file that could not be used.
 #[derive(Debug, thiserror::Error)]
@@ -26,6 +32,12 @@ pub enum Error {
         path: PathBuf,
         /// What the reader found.
         reason: String,
+    },
+    /// The file is a pickle by its first bytes, whatever its name says.
+    #[error("`{path}` is a pickle, not a safetensors file")]
+    Pickle {
+        /// The file.
+        path: PathBuf,
     },
     /// The tensor's numbers are of a type that is not read.
     #[error("tensor `{name}` in `{path}` has dtype {dtype:?}, expected F32, F16 or BF16")]
@@ -43,7 +55,7 @@ impl Explain for Error {
     fn exit(&self) -> Exit {
         match self {
             Self::File(error) => error.exit(),
-            Self::Damaged { .. } | Self::Dtype { .. } => Exit::Input,
+            Self::Damaged { .. } | Self::Pickle { .. } | Self::Dtype { .. } => Exit::Input,
         }
     }
 
@@ -51,6 +63,9 @@ impl Explain for Error {
         match self {
             Self::File(error) => error.hint(),
             Self::Damaged { .. } => Some("download or copy the file again and compare its size with the original".into()),
+            Self::Pickle { .. } => {
+                Some("convert the weights to safetensors; pickle files can run code and are never opened".into())
+            }
             Self::Dtype { .. } => None,
         }
     }
@@ -73,6 +88,10 @@ impl Archive {
     pub fn open(path: &Path) -> Result<Self, Error> {
         let map = map(path)?;
         let damaged = |reason: String| Error::Damaged { path: path.to_owned(), reason };
+        check_start(&map).map_err(|start| match start {
+            Start::Pickle => Error::Pickle { path: path.to_owned() },
+            Start::Header(bytes) => damaged(format!("its header claims {bytes} bytes, at most {MAX_HEADER_BYTES} are read")),
+        })?;
         let (header_bytes, metadata) = SafeTensors::read_metadata(&map).map_err(|error| damaged(error.to_string()))?;
         let data_start = header_bytes + size_of::<u64>();
         let (expected, found) = (metadata.data_len(), map.len() - data_start);
@@ -85,6 +104,11 @@ impl Archive {
     /// The file.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// How many tensors it holds.
+    pub fn tensors(&self) -> usize {
+        self.metadata.offset_keys().len()
     }
 
     /// Names of the tensors whose numbers [`Archive::read_f32`] does not read, with their types.
@@ -109,19 +133,54 @@ impl Archive {
     /// # Errors
     /// The tensor is not of f32, f16 or bf16.
     pub fn read_f32(&self, name: &str) -> Result<Option<Vec<f32>>, Error> {
-        let Some((info, bytes)) = self.metadata.info(name).zip(self.bytes(name)) else { return Ok(None) };
-        let values = match info.dtype {
+        self.bytes(name).map(|bytes| self.numbers(name, bytes)).transpose()
+    }
+
+    /// The numbers of some rows of a matrix in f32; `None` if there is no such tensor.
+    ///
+    /// # Errors
+    /// The tensor is not of f32, f16 or bf16.
+    ///
+    /// # Panics
+    /// There are no such rows.
+    pub fn read_rows_f32(&self, name: &str, rows: Range<usize>) -> Result<Option<Vec<f32>>, Error> {
+        let Some((bytes, [count, ..])) = self.bytes(name).zip(self.shape(name)) else { return Ok(None) };
+        let row_bytes = bytes.len() / (*count).max(1);
+        self.numbers(name, &bytes[rows.start * row_bytes..rows.end * row_bytes]).map(Some)
+    }
+
+    fn numbers(&self, name: &str, bytes: &[u8]) -> Result<Vec<f32>, Error> {
+        let dtype = self.metadata.info(name).map_or(Dtype::U8, |info| info.dtype);
+        Ok(match dtype {
             Dtype::F32 => bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),
             Dtype::BF16 => bytes.as_chunks().0.iter().map(|b| bf16::from_le_bytes(*b).to_f32()).collect(),
             Dtype::F16 => bytes.as_chunks().0.iter().map(|b| f16::from_le_bytes(*b).to_f32()).collect(),
             dtype => return Err(Error::Dtype { path: self.path.clone(), name: name.to_owned(), dtype }),
-        };
-        Ok(Some(values))
+        })
     }
 
     /// A tensor's shape.
     pub fn shape(&self, name: &str) -> Option<&[usize]> {
         self.metadata.info(name).map(|info| info.shape.as_slice())
+    }
+}
+
+/// What a file begins with in place of a header.
+enum Start {
+    Pickle,
+    Header(u64),
+}
+
+/// Looks at the length of the header and the brace behind it before either is taken for what it claims to be.
+fn check_start(file: &[u8]) -> Result<(), Start> {
+    let Some((length, rest)) = file.split_first_chunk() else { return Ok(()) };
+    let length = u64::from_le_bytes(*length);
+    match rest.first() {
+        // A header of 640 bytes begins as a pickle does.
+        Some(b'{') if length <= MAX_HEADER_BYTES => Ok(()),
+        _ if PICKLES.iter().any(|magic| file.starts_with(magic)) => Err(Start::Pickle),
+        _ if length > MAX_HEADER_BYTES => Err(Start::Header(length)),
+        _ => Ok(()),
     }
 }
 
@@ -163,6 +222,8 @@ mod tests {
             assert_eq!(archive.shape(name), Some(shape.as_slice()));
             assert_eq!(archive.read_f32(name).expect("f32").as_ref(), Some(values));
         }
+        assert_eq!(archive.read_rows_f32("b", 1..2).expect("f32"), Some(vec![3.0, f32::MIN_POSITIVE]));
+        assert_eq!(archive.read_rows_f32("c", 0..1).expect("nothing to read"), None);
         assert_eq!(archive.metadata.metadata().as_ref().map(|pairs| pairs["format"].as_str()), Some("pt"));
     }
 

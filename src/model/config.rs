@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value};
 
 use super::Error;
-use crate::files::read_text;
+use crate::files::{JSON_BYTES, read_text_up_to};
 
 /// No size of a model is larger, and products of two of them stay far within 64 bits.
 const LARGEST: usize = 1 << 24;
@@ -26,7 +26,7 @@ impl Config {
             let hint = Some("name the folder of a Hugging Face model: config.json, *.safetensors, tokenizer.json".to_owned());
             return Err(Error::Config { path, message, hint });
         }
-        match serde_json::from_str(&read_text(&path)?) {
+        match serde_json::from_str(&read_text_up_to(&path, JSON_BYTES)?) {
             Ok(Value::Object(values)) => Ok(Self { path, values }),
             Ok(_) => Err(Error::Config { path, message: "expected a JSON object".to_owned(), hint: None }),
             Err(error) => Err(Error::Config { path, message: format!("not valid JSON: {error}"), hint: None }),
@@ -36,6 +36,11 @@ impl Config {
     /// An error about this file.
     pub fn fault(&self, message: impl Into<String>) -> Error {
         Error::Config { path: self.path.clone(), message: message.into(), hint: None }
+    }
+
+    /// An error about this file, with the next step.
+    pub fn fault_with_hint(&self, message: String, hint: String) -> Error {
+        Error::Config { path: self.path.clone(), message, hint: Some(hint) }
     }
 
     /// An object inside the file as a config of its own; `None` where it is absent or null.

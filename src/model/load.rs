@@ -5,24 +5,29 @@ use std::path::{Path, PathBuf};
 
 use burn::tensor::{Device, Tensor, TensorData};
 use rayon::prelude::*;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::block::Block;
 use super::config::Config;
 use super::decoder::Decoder;
 use super::spec::{ATTENTION, DecoderSpec, EMBEDDING, FINAL_NORM, HEAD, LayerSpec, LinearSpec, MLP};
 use super::{Error, families};
-use crate::files::read_text;
 use crate::files::safetensors::Archive;
+use crate::files::{JSON_BYTES, listed, read_text_up_to};
 use crate::nn::head::Head;
 use crate::nn::norm::RmsNorm;
 use crate::nn::projection::Projection;
 use crate::report::{Event, Reporter};
 
+/// More tensors than any model has.
+const MAX_TENSORS: usize = 250_000;
+/// Ends of the names of pickle files.
+const PICKLES: [&str; 6] = ["bin", "pt", "pth", "ckpt", "pkl", "pickle"];
+
 /// A base model's folder whose config.json has been read; its weights are not.
 #[derive(Debug)]
 pub struct Folder {
-    path: PathBuf,
+    pub(super) path: PathBuf,
     /// What the decoder is.
     pub spec: DecoderSpec,
 }
@@ -69,29 +74,52 @@ pub fn shard_paths(folder: &Path) -> Result<Vec<PathBuf>, Error> {
         return Err(no_weights(folder));
     }
     let fault = |message: String| Error::Config { path: index.clone(), message, hint: None };
-    let content: Value = serde_json::from_str(&read_text(&index)?).map_err(|error| fault(format!("not valid JSON: {error}")))?;
+    let content = read_text_up_to(&index, JSON_BYTES)?;
+    let content: Value = serde_json::from_str(&content).map_err(|error| fault(format!("not valid JSON: {error}")))?;
     let map = content.get("weight_map").and_then(Value::as_object).ok_or_else(|| fault("`weight_map` is missing".to_owned()))?;
-    let names: BTreeSet<&str> = map.values().filter_map(Value::as_str).collect();
-    let plain = |name: &&str| Path::new(name).file_name().is_some_and(|file| file == *name);
-    if let Some(name) = names.iter().find(|name| !plain(name)) {
-        return Err(fault(format!("`weight_map` names `{name}`, expected a file of this folder")));
-    }
+    let names = shard_names(map).map_err(&fault)?;
     let missing: Vec<_> = names.iter().filter(|name| !folder.join(name).exists()).map(|name| format!("`{name}`")).collect();
     if missing.is_empty() && !names.is_empty() {
         Ok(names.iter().map(|name| folder.join(name)).collect())
     } else {
-        Err(fault(format!("{} of {} shards are missing: {}", missing.len(), names.len(), missing.join(", "))))
+        let some = listed(&missing).join(", ");
+        Err(fault(format!("{} of {} shards are missing: {some}", missing.len(), names.len())))
     }
+}
+
+/// The files that an index names; a name that could lead anywhere but into the index's own folder is refused on every system.
+fn shard_names(map: &Map<String, Value>) -> Result<BTreeSet<&str>, String> {
+    let is_shard = |name: &&str| name.ends_with(".safetensors") && !name.contains(['/', '\\', ':', '\0']);
+    let refused = |name: &Value| {
+        let name = name.as_str().map_or_else(|| name.to_string(), str::to_owned);
+        format!("`weight_map` names `{name}`, expected a safetensors file of this folder")
+    };
+    map.values().map(|name| name.as_str().filter(is_shard).ok_or_else(|| refused(name))).collect()
 }
 
 fn no_weights(folder: &Path) -> Error {
     let names = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.file_name());
     let pickles: Vec<_> = names
-        .filter(|name| Path::new(name).extension().is_some_and(|end| end == "bin" || end == "pt" || end == "pth"))
+        .filter(|name| Path::new(name).extension().is_some_and(|end| PICKLES.iter().any(|pickle| end == *pickle)))
         .map(|name| format!("`{}`", name.display()))
         .collect();
-    let found = if pickles.is_empty() { String::new() } else { format!(", only {}", pickles.join(", ")) };
+    let found = if pickles.is_empty() { String::new() } else { format!(", only {}", listed(&pickles).join(", ")) };
     Error::NoWeights { folder: folder.to_owned(), found }
+}
+
+/// Opens every shard; their headers together may describe no more than memory can take.
+fn open_shards(folder: &Path) -> Result<Vec<Archive>, Error> {
+    let (mut shards, mut tensors) = (Vec::new(), 0);
+    for path in shard_paths(folder)? {
+        let shard = Archive::open(&path)?;
+        tensors += shard.tensors();
+        if tensors > MAX_TENSORS {
+            let message = format!("with this file the base has {tensors} tensors, expected at most {MAX_TENSORS}");
+            return Err(Error::Config { path, message, hint: None });
+        }
+        shards.push(shard);
+    }
+    Ok(shards)
 }
 
 /// Open shards and which of them holds a tensor.
@@ -102,7 +130,7 @@ struct Weights {
 
 impl Weights {
     fn open(folder: &Path, spec: &DecoderSpec) -> Result<Self, Error> {
-        let shards = shard_paths(folder)?.iter().map(|path| Archive::open(path)).collect::<Result<Vec<_>, _>>()?;
+        let shards = open_shards(folder)?;
         let (mut found, mut faults) = (BTreeMap::new(), Vec::new());
         for (index, shard) in shards.iter().enumerate() {
             for (name, shape) in shard.shapes() {

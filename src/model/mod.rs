@@ -3,6 +3,7 @@
 mod block;
 mod config;
 mod decoder;
+mod embedding;
 mod families;
 mod load;
 mod spec;
@@ -11,6 +12,7 @@ use std::path::PathBuf;
 
 pub use block::{Block, Frame};
 pub use decoder::Decoder;
+pub use embedding::Untrained;
 pub use load::{Folder, shard_paths};
 pub use spec::{DecoderSpec, GatedSpec, GroupedSpec, LayerSpec, LinearSpec};
 
@@ -80,7 +82,7 @@ impl Explain for Error {
     fn faults(&self) -> Vec<Fault> {
         let head = Fault { place: None, message: self.to_string(), hint: self.hint() };
         match self {
-            Self::Tensors { faults, .. } => faults.iter().map(Fault::new).chain([head]).collect(),
+            Self::Tensors { faults, .. } => files::listed(faults).into_iter().map(Fault::new).chain([head]).collect(),
             _ => vec![head],
         }
     }

@@ -3,10 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use super::fill::Filled;
-use crate::data::template::ChatTemplate;
+use crate::data::template::{ChatTemplate, TEMPLATE_BYTES};
 use crate::data::tokenize::Tokenizer;
 use crate::fault::{Explain, Fault};
-use crate::files::read_text;
+use crate::files::read_text_up_to;
 use crate::model::{Folder, shard_paths};
 use crate::recipe::{Place, Recipe, Said};
 
@@ -74,7 +74,7 @@ pub(super) fn template(recipe: &Recipe, base: &Base, started: jiff::Timestamp, f
             faults.push(missing("chat_template", value, "a file", place));
             return None;
         }
-        Some(Said { value, place }) => (noted(read_text(value), place, faults)?, place),
+        Some(Said { value, place }) => (noted(read_text_up_to(value, TEMPLATE_BYTES), place, faults)?, place),
         None => (base.tokenizer.chat_template()?.to_owned(), &recipe.base_model.as_ref()?.place),
     };
     noted(ChatTemplate::new(&source, base.tokenizer.special(), started), place, faults)

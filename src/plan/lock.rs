@@ -1,62 +1,157 @@
-//! `recipe.lock.yaml`: the resolved recipe and everything else that a run depends on, so that it can be repeated and defended.
+//! `recipe.lock.yaml`: the resolved recipe and everything else that a run depends on, so that it can be repeated, resumed and defended.
 
 use std::path::{Path, PathBuf};
-use std::thread::JoinHandle;
 
 use serde_json::{Map, Value, json};
 
 use super::Error;
 use super::fill::Origin;
 use super::resolve::Plan;
-use crate::adapter::peft;
-use crate::data::Source;
 use crate::device::cpu_features;
-use crate::files::{hash_file, write_atomic};
-use crate::model::shard_paths;
-use crate::train::RunFolder;
+use crate::fault::Fault;
+use crate::files::{read_text, write_atomic};
+use crate::recipe::{self, Recipe};
 
-/// Hashes of every file that the run reads, being computed by a thread of their own.
-#[derive(Debug)]
-pub struct Hashing(JoinHandle<Result<Value, crate::files::Error>>);
+/// Kinds of inputs, as a person calls them.
+const KINDS: [(&str, &str); 6] = [
+    ("base", "base"),
+    ("tokenizer_and_config", "tokenizer or config"),
+    ("chat_template", "chat template"),
+    ("init_from", "adapter to go on from"),
+    ("datasets", "data"),
+    ("evaluation_datasets", "validation data"),
+];
+/// What may differ when a run is resumed, though its numbers may then differ in their last bits.
+const SURROUNDINGS: [(&str, &str); 4] =
+    [("rankine", "version of rankine"), ("device", "device"), ("threads", "number of threads"), ("cpu_features", "processor")];
 
-/// Starts hashing, which goes on while rows are tokenised and the base is loaded.
-///
-/// # Errors
-/// The base's index cannot be read.
-pub fn start(plan: &Plan) -> Result<Hashing, Error> {
-    let inputs = inputs(plan)?;
-    Ok(Hashing(std::thread::spawn(move || hashes(&inputs))))
-}
+/// What a run depends on.
+#[derive(Debug, Clone)]
+pub struct Lock(Map<String, Value>);
 
-/// Waits for the hashes and writes the lock into the run's folder, before anything else is written there.
-///
-/// # Errors
-/// A file could not be read, or the lock not be written.
-pub fn write(plan: &Plan, threads: usize, hashing: Hashing) -> Result<(), Error> {
-    let hashes = hashing.0.join().expect("hashing does not panic")?;
-    let path = plan.output_dir.join(RunFolder::LOCK);
-    Ok(write_atomic(&path, yaml(head(plan, threads), hashes).as_bytes())?)
-}
-
-fn head(plan: &Plan, threads: usize) -> Map<String, Value> {
-    let mut recipe = Value::Object(Map::new());
-    // What comes from elsewhere would contradict the key that brings it.
-    for setting in plan.settings.iter().filter(|setting| !matches!(setting.origin, Origin::Derived(_))) {
-        put(&mut recipe, &setting.key, setting.value.clone());
+impl Lock {
+    /// The lock of a run that starts now. `command` started it; `hashes` are those of its inputs.
+    pub fn new(plan: &Plan, command: &str, threads: usize, hashes: Value) -> Self {
+        let mut recipe = Value::Object(Map::new());
+        // What comes from elsewhere would contradict the key that brings it.
+        for setting in plan.settings.iter().filter(|setting| !matches!(setting.origin, Origin::Derived(_))) {
+            put(&mut recipe, &setting.key, setting.value.clone());
+        }
+        let lock = json!({
+            "rankine": env!("CARGO_PKG_VERSION"),
+            "command": command,
+            "recipe_file": plan.recipe.display().to_string(),
+            "working_directory": std::env::current_dir().unwrap_or_default().display().to_string(),
+            "started": plan.started.to_string(),
+            "device": plan.device.to_string(),
+            "threads": threads,
+            "cpu_features": cpu_features(),
+            "seed": plan.setting("training.seed"),
+            "recipe": recipe,
+            "blake3": hashes,
+        });
+        Self(lock.as_object().cloned().unwrap_or_default())
     }
-    let directory = std::env::current_dir().unwrap_or_default();
-    let head = json!({
-        "rankine": env!("CARGO_PKG_VERSION"),
-        "recipe_file": shown(&plan.recipe),
-        "working_directory": shown(&directory),
-        "started": plan.started.to_string(),
-        "device": plan.device.to_string(),
-        "threads": threads,
-        "cpu_features": cpu_features(),
-        "seed": plan.setting("training.seed"),
-        "recipe": recipe,
-    });
-    head.as_object().cloned().unwrap_or_default()
+
+    /// Reads the lock of a run.
+    ///
+    /// # Errors
+    /// It cannot be read, or is not one.
+    pub fn read(path: &Path) -> Result<Self, Error> {
+        let text = read_text(path)?;
+        let map = serde_yaml::from_str::<Map<String, Value>>(&text).map_err(|error| error.to_string());
+        let is_lock = |map: &Map<String, Value>| map.contains_key("recipe") && map.contains_key("blake3");
+        let map = map.and_then(|map| if is_lock(&map) { Ok(map) } else { Err("it has no `recipe` and `blake3`".to_owned()) });
+        let lines = |reason: String| reason.lines().next().unwrap_or_default().to_owned();
+        let fault = |reason| Fault::new(format!("`{}` is not the lock of a run: {}", path.display(), lines(reason)));
+        map.map(Self).map_err(|reason| Error::Faults { faults: vec![fault(reason)] })
+    }
+
+    /// Writes the lock.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn write(&self, path: &Path) -> Result<(), Error> {
+        Ok(write_atomic(path, self.text().as_bytes())?)
+    }
+
+    /// The lock as YAML.
+    pub fn text(&self) -> String {
+        let text = serde_yaml::to_string(&Value::Object(self.0.clone())).expect("JSON values can be printed as YAML");
+        format!("# Written by rankine: what this run depends on. Hashes are blake3.\n{text}")
+    }
+
+    /// The recipe that the lock at `path` holds, to be carried out in the folder `run`.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn recipe(path: &Path, run: &Path) -> Result<Recipe, Error> {
+        Ok(recipe::read_locked(path, &read_text(path)?, run))
+    }
+
+    /// A value of the lock that is text.
+    fn word(&self, key: &str) -> Option<&str> {
+        self.0.get(key)?.as_str()
+    }
+
+    /// Where the run was started.
+    pub fn working_directory(&self) -> Option<PathBuf> {
+        self.word("working_directory").map(PathBuf::from)
+    }
+
+    /// When the run was started.
+    pub fn started(&self) -> Option<jiff::Timestamp> {
+        self.word("started")?.parse().ok()
+    }
+
+    /// The inputs that are not what they were, in words.
+    pub fn changed_inputs(&self, now: &Self) -> Vec<String> {
+        let files = |lock: &Self, kind: &str| lock.0["blake3"][kind].as_object().cloned().unwrap_or_default();
+        let of_kind = |(kind, words): (&str, &'static str)| {
+            let (before, now) = (files(self, kind), files(now, kind));
+            let gone = before.keys().filter(|path| !now.contains_key(*path)).map(|path| (path.clone(), "is not read any more"));
+            let others = now.iter().filter(|(path, hash)| before.get(*path) != Some(hash));
+            let others = others.map(|(path, _)| (path.clone(), if before.contains_key(path) { "has changed" } else { "is new" }));
+            gone.chain(others).map(|(path, how)| format!("{words}: `{path}` {how} since the run started")).collect::<Vec<_>>()
+        };
+        KINDS.into_iter().flat_map(of_kind).collect()
+    }
+
+    /// What else is not as it was, in words.
+    pub fn other_surroundings(&self, now: &Self) -> Vec<String> {
+        let differs = |(key, words): (&str, &str)| {
+            let (before, now) = (&self.0[key], &now.0[key]);
+            let differs = || {
+                format!(
+                    "the {words} is {}, the run started with {}: its numbers may differ in their last bits",
+                    shown(now),
+                    shown(before)
+                )
+            };
+            (before != now).then(differs)
+        };
+        SURROUNDINGS.into_iter().filter(|(key, _)| self.0.contains_key(*key)).filter_map(differs).collect()
+    }
+
+    /// Writes down that the run went on from a step, and with what that it did not start with.
+    pub fn record(&mut self, now: &Self, step: u64, changes: &[String]) {
+        let mut entry = json!({"step": step, "at": jiff::Timestamp::now().to_string()});
+        for (key, _) in SURROUNDINGS.iter().filter(|(key, _)| self.0.get(*key) != now.0.get(*key)) {
+            entry[*key] = now.0[*key].clone();
+        }
+        if !changes.is_empty() {
+            entry["forced"] = json!(changes);
+            entry["blake3"] = now.0["blake3"].clone();
+        }
+        let entries = self.0.entry("resumed").or_insert_with(|| json!([]));
+        if let Some(entries) = entries.as_array_mut() {
+            entries.push(entry);
+        }
+    }
+}
+
+fn shown(value: &Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }
 
 /// Puts a value at a dotted key; `datasets.0.path` makes a list. A pattern's own dots stay one key.
@@ -83,51 +178,6 @@ fn put(tree: &mut Value, key: &str, value: Value) {
     }
 }
 
-/// Every file that the run reads, by what it is.
-fn inputs(plan: &Plan) -> Result<Vec<(&'static str, Vec<PathBuf>)>, Error> {
-    let beside = [
-        "config.json",
-        "generation_config.json",
-        "model.safetensors.index.json",
-        "tokenizer.json",
-        "tokenizer_config.json",
-        "special_tokens_map.json",
-        "chat_template.jinja",
-    ];
-    let beside = beside.into_iter().map(|name| plan.base_folder.join(name)).filter(|path| path.exists());
-    let data = |sources: &[Source]| sources.iter().flat_map(|source| source.files.clone()).collect();
-    Ok(vec![
-        ("base", shard_paths(&plan.base_folder)?),
-        ("tokenizer_and_config", beside.collect()),
-        ("chat_template", plan.chat_template.iter().cloned().collect()),
-        ("init_from", plan.init_from.iter().flat_map(|folder| peft::files(folder)).collect()),
-        ("datasets", data(&plan.sources)),
-        ("evaluation_datasets", data(&plan.validation_sources)),
-    ])
-}
-
-fn hashes(inputs: &[(&str, Vec<PathBuf>)]) -> Result<Value, crate::files::Error> {
-    let mut blake3 = Map::new();
-    for (what, paths) in inputs.iter().filter(|(_, paths)| !paths.is_empty()) {
-        let mut of = Map::new();
-        for path in paths {
-            of.insert(shown(path), json!(hash_file(path)?.to_string()));
-        }
-        blake3.insert((*what).to_owned(), Value::Object(of));
-    }
-    Ok(Value::Object(blake3))
-}
-
-fn shown(path: &Path) -> String {
-    path.display().to_string()
-}
-
-fn yaml(mut lock: Map<String, Value>, hashes: Value) -> String {
-    lock.insert("blake3".to_owned(), hashes);
-    let text = serde_yaml::to_string(&Value::Object(lock)).expect("JSON values can be printed as YAML");
-    format!("# Written by rankine before the first step: what this run depends on. Hashes are blake3.\n{text}")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -141,5 +191,33 @@ mod tests {
         put(&mut tree, "device", json!("cpu"));
         let expected = json!({"datasets": [{"path": "x", "columns": {"text": "t"}}], "adapter": {"rank_pattern": {"layers.1.mlp": 4}}, "device": "cpu"});
         assert_eq!(tree, expected);
+    }
+
+    #[test]
+    fn every_kind_of_change_is_named() {
+        let lock = |threads: usize, base: Value| {
+            let lock = json!({"rankine": "0.1.0", "threads": threads, "device": "cpu", "cpu_features": [], "recipe": {}, "blake3": base});
+            Lock(lock.as_object().cloned().expect("an object"))
+        };
+        let mut before = lock(2, json!({"base": {"a": "1", "b": "2"}, "datasets": {"d": "3"}}));
+        let now = lock(4, json!({"base": {"a": "1", "b": "x"}, "datasets": {"e": "3"}}));
+        let changes = before.changed_inputs(&now);
+        let expected = [
+            "base: `b` has changed since the run started",
+            "data: `d` is not read any more since the run started",
+            "data: `e` is new since the run started",
+        ];
+        assert_eq!(changes, expected);
+        let others = before.other_surroundings(&now);
+        assert_eq!(others, ["the number of threads is 4, the run started with 2: its numbers may differ in their last bits"]);
+        assert!(before.changed_inputs(&before.clone()).is_empty());
+
+        before.record(&now, 7, &changes);
+        let entry = &before.0["resumed"][0];
+        assert_eq!((&entry["step"], &entry["threads"], &entry["forced"][0]), (&json!(7), &json!(4), &json!(expected[0])));
+        let text = before.text();
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        std::fs::write(dir.path().join("lock"), &text).expect("written");
+        assert_eq!(Lock::read(&dir.path().join("lock")).expect("read").text(), text);
     }
 }

@@ -1,19 +1,26 @@
 //! What will be done: a recipe with every value filled, its origin known, and everything it names looked up.
 //!
 //! [`resolve`] opens config.json, the tokenizer and Parquet footers, no weights; [`Plan::read_data`] and [`Plan::load_model`] make the
-//! parts; [`lock`] writes down what a run depends on.
+//! parts; [`Lock`] writes down what a run depends on.
 
 mod adapter;
 mod base;
 mod build;
+mod embeddings;
 mod fill;
-pub mod lock;
+mod inputs;
+mod judge;
+mod lock;
 mod resolve;
+mod rows;
+mod sample;
 mod training;
 
-pub use build::RunData;
 pub use fill::{Origin, Setting};
+pub use inputs::{Hashing, Inputs};
+pub use lock::Lock;
 pub use resolve::{Plan, Resolved, resolve};
+pub use rows::RunData;
 
 use crate::fault::{Exit, Explain, Fault};
 use crate::{data, device, files, model};

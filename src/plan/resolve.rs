@@ -74,14 +74,14 @@ pub enum Resolved {
     },
 }
 
-/// Fills a recipe and looks up what it names.
+/// Fills a recipe and looks up what it names. `started` is when its run started, now where there is none yet.
 ///
 /// # Errors
 /// Every fault of the recipe and of what it names, in the recipe's order.
-pub fn resolve(recipe: Recipe) -> Result<Resolved, Error> {
+pub fn resolve(recipe: Recipe, started: Option<jiff::Timestamp>) -> Result<Resolved, Error> {
     let mut faults = recipe.faults.clone();
     let mut filled = Filled::default();
-    let started = started(&mut faults);
+    let started = started.unwrap_or_else(|| now(&mut faults));
     let base = base::find(&recipe, &mut filled, &mut faults);
     let folder = if let Found::Folder(base) = &base { Some(base.as_ref()) } else { None };
     let mut formats = recipe.datasets.iter().chain(&recipe.evaluation.datasets).filter_map(|dataset| dataset.format.as_ref());
@@ -146,7 +146,7 @@ fn as_written(holdout: &Holdout) -> Value {
 }
 
 /// Now, or what `SOURCE_DATE_EPOCH` says (<https://reproducible-builds.org/specs/source-date-epoch/>).
-fn started(faults: &mut Vec<Fault>) -> jiff::Timestamp {
+fn now(faults: &mut Vec<Fault>) -> jiff::Timestamp {
     let Ok(epoch) = std::env::var("SOURCE_DATE_EPOCH") else { return jiff::Timestamp::now() };
     let parsed = epoch.parse().ok().and_then(|seconds| jiff::Timestamp::from_second(seconds).ok());
     parsed.unwrap_or_else(|| {

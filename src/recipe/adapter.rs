@@ -9,9 +9,8 @@ use super::place::Said;
 use super::section::{ABOVE_ZERO, Section, Value};
 use super::tree::{Kind, shorten};
 use crate::fault::Fault;
-use crate::terms::{Method, Modules};
+use crate::terms::{MAX_RANK, Method, Modules};
 
-const MAX_RANK: u64 = 65_536;
 const MAX_LAYER: u64 = 65_535;
 /// Initialisations of PEFT that are not built yet; `pissa_niter_4` and the like come on top.
 const LATER_INITIALISATIONS: [&str; 7] = ["gaussian", "pissa", "olora", "eva", "corda", "loftq", "orthogonal"];

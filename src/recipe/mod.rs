@@ -37,6 +37,8 @@ use crate::files;
 use crate::terms::Device;
 use notes::Notes;
 use section::{Section, Value};
+use serde_yaml::granit_parser::Marker;
+use tree::Node;
 
 /// The most threads that can be asked for.
 const MAX_THREADS: u64 = 4096;
@@ -108,15 +110,29 @@ pub fn read(path: &Path, overrides: &[String]) -> Result<Recipe, Error> {
     Ok(from_bytes(path, &source::read(path)?, overrides))
 }
 
+/// Reads the recipe in the lock of a run, which stands there under `recipe`; `run` is the folder of the run, wherever it lies now.
+pub fn read_locked(path: &Path, lock: &str, run: &Path) -> Recipe {
+    let notes = Notes::default();
+    let at = |mark: &Marker| Place::File { path: path.to_owned(), line: mark.line(), column: mark.col() + 1 };
+    let root = tree::parse(lock, &at, &notes).and_then(|root| root.into_entry("recipe"));
+    let recipe = root.map(|root| read_tree(&root, &notes)).unwrap_or_default();
+    let output_dir = recipe.output_dir.clone().map(|said| said.map(|_| run.to_owned()));
+    Recipe { path: path.to_owned(), output_dir, faults: notes.into_faults(), ..recipe }
+}
+
 fn from_bytes(path: &Path, content: &[u8], overrides: &[String]) -> Recipe {
     let notes = Notes::default();
     let recipe = source::tree(path, content, &notes).map(|mut root| {
         overrides::apply(&mut root, overrides, &notes);
-        let recipe = Value { name: String::new(), node: &root, notes: &notes }.section(Recipe::take).unwrap_or_default();
-        contradictions::find(&recipe, &notes);
-        recipe
+        read_tree(&root, &notes)
     });
     Recipe { path: path.to_owned(), faults: notes.into_faults(), ..recipe.unwrap_or_default() }
+}
+
+fn read_tree(root: &Node, notes: &Notes) -> Recipe {
+    let recipe = Value { name: String::new(), node: root, notes }.section(Recipe::take).unwrap_or_default();
+    contradictions::find(&recipe, notes);
+    recipe
 }
 
 impl Recipe {

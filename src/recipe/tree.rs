@@ -51,6 +51,12 @@ impl Node {
         Self { place, kind: Kind::Scalar { text: String::new(), written: String::new(), plain: true } }
     }
 
+    /// The value of a key; `None` where this is no map or has no such key.
+    pub fn into_entry(self, key: &str) -> Option<Self> {
+        let Kind::Map(mut entries) = self.kind else { return None };
+        Some(entries.remove(key)?.value)
+    }
+
     /// What a message says was found instead of something else.
     pub fn found(&self) -> String {
         if self.is_blank() { "nothing".into() } else { format!("`{}`", self.shown()) }

@@ -1,52 +1,89 @@
-//! `metrics.jsonl`: one object a step and one an evaluation, on disk as soon as it happened.
+//! `metrics.jsonl`: one object a step and one an evaluation, in the order in which they happened. A resumed run cuts the file back to
+//! what its checkpoint had seen, so that no line is there twice.
 
-use std::cell::RefCell;
 use std::fs::{File, OpenOptions};
-use std::io::Write;
+use std::io::{Seek, Write};
 use std::path::{Path, PathBuf};
 
-use super::Event;
+use serde::Serialize;
+
+use super::{Event, Reporter};
 use crate::files;
 
-/// The open file. A write that fails is kept until [`Metrics::finish`].
+/// The open file.
 #[derive(Debug)]
 pub struct Metrics {
     path: PathBuf,
-    file: RefCell<Result<File, std::io::Error>>,
+    file: File,
+    bytes: u64,
 }
 
 impl Metrics {
-    /// Starts the file anew.
+    /// Opens the file and keeps the first `bytes` of it; 0 starts it anew. What is missing of them is told as a note.
     ///
     /// # Errors
-    /// It cannot be made.
-    pub fn create(path: &Path) -> Result<Self, files::Error> {
-        let file = OpenOptions::new().create(true).write(true).truncate(true).open(path);
-        let file = file.map_err(|cause| files::Error::new("create", path, cause))?;
-        Ok(Self { path: path.to_owned(), file: RefCell::new(Ok(file)) })
-    }
-
-    /// Appends the events that it is for.
-    pub fn take(&self, event: &Event) {
-        let line = match event {
-            Event::Step(step) => serde_json::to_string(step),
-            Event::Evaluated(evaluation) => serde_json::to_string(evaluation),
-            _ => return,
-        };
-        let line = line.expect("numbers can be printed") + "\n";
-        let mut file = self.file.borrow_mut();
-        let written = file.as_mut().map(|file| file.write_all(line.as_bytes()));
-        if let Ok(Err(error)) = written {
-            *file = Err(error);
+    /// It cannot be made or cut.
+    pub fn open(path: &Path, bytes: u64, report: Reporter) -> Result<Self, files::Error> {
+        let failed = |cause| files::Error::new("write", path, cause);
+        let mut file = OpenOptions::new().create(true).truncate(false).read(true).write(true).open(path).map_err(failed)?;
+        let found = file.metadata().map_err(failed)?.len();
+        if found < bytes {
+            let path = path.display();
+            report(Event::Note(format!("`{path}` has {found} bytes, the checkpoint knew {bytes}: lines before it are lost")));
         }
+        let bytes = bytes.min(found);
+        file.set_len(bytes).and_then(|()| file.seek(std::io::SeekFrom::End(0))).map_err(failed)?;
+        Ok(Self { path: path.to_owned(), file, bytes })
     }
 
-    /// Tells whether every line was written.
+    /// Appends a line; one that does not fit on the disk leaves no part of itself.
     ///
     /// # Errors
-    /// One was not.
-    pub fn finish(self) -> Result<(), files::Error> {
-        let synced = self.file.into_inner().and_then(|file| file.sync_all());
-        synced.map_err(|cause| files::Error::new("write", &self.path, cause))
+    /// It cannot be written.
+    pub fn append(&mut self, line: &impl Serialize) -> Result<(), files::Error> {
+        let line = serde_json::to_string(line).expect("numbers can be printed") + "\n";
+        self.file.write_all(line.as_bytes()).map_err(|cause| {
+            let _ = self.file.set_len(self.bytes);
+            files::Error::writing(&self.path, line.len() as u64, cause)
+        })?;
+        self.bytes += line.len() as u64;
+        Ok(())
+    }
+
+    /// Forces what was appended to the disk and says how long the file is.
+    ///
+    /// # Errors
+    /// The disk fails.
+    pub fn sync(&self) -> Result<u64, files::Error> {
+        self.file.sync_all().map_err(|cause| files::Error::new("sync", &self.path, cause))?;
+        Ok(self.bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+
+    use super::*;
+
+    #[test]
+    fn a_file_is_cut_back_and_goes_on() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let path = dir.path().join("metrics.jsonl");
+        let notes = RefCell::new(Vec::new());
+        let report = |event| notes.borrow_mut().push(event);
+        let mut metrics = Metrics::open(&path, 0, &report).expect("made");
+        metrics.append(&1).expect("written");
+        let seen = metrics.sync().expect("synced");
+        metrics.append(&2).expect("written");
+        drop(metrics);
+        std::fs::OpenOptions::new().append(true).open(&path).expect("opened").write_all(b"{\"torn").expect("written");
+
+        let mut metrics = Metrics::open(&path, seen, &report).expect("opened");
+        metrics.append(&3).expect("written");
+        assert_eq!(std::fs::read_to_string(&path).expect("read"), "1\n3\n");
+        assert!(notes.borrow().is_empty());
+        Metrics::open(&path, 9, &report).expect("opened");
+        assert!(matches!(&notes.borrow()[..], [Event::Note(note)] if note.contains("has 4 bytes, the checkpoint knew 9")));
     }
 }

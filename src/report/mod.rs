@@ -8,7 +8,7 @@ mod terminal;
 
 pub use jsonl::Metrics;
 pub use memory::peak_memory_bytes;
-pub use terminal::Terminal;
+pub use terminal::{Terminal, say_now};
 
 use std::path::PathBuf;
 
@@ -33,9 +33,9 @@ pub enum Event {
     Step(Step),
     /// The adapter was scored on the validation rows.
     Evaluated(Evaluation),
-    /// A file or folder was written.
+    /// A checkpoint was written.
     Saved {
-        /// Where.
+        /// Its folder.
         path: PathBuf,
         /// Optimizer steps taken so far.
         step: u64,

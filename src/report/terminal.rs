@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use indicatif::{HumanBytes, HumanDuration, ProgressBar, ProgressStyle};
 
 use super::{Evaluation, Event, Step};
+use crate::fault::printable;
 
 const PLAIN_EVERY: Duration = Duration::from_secs(5);
 
@@ -14,6 +15,7 @@ const PLAIN_EVERY: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub struct Terminal {
     is_terminal: bool,
+    is_verbose: bool,
     bar: RefCell<Option<ProgressBar>>,
     training: Cell<Option<Training>>,
     last_line: Cell<Instant>,
@@ -28,12 +30,17 @@ struct Training {
 
 impl Default for Terminal {
     fn default() -> Self {
-        let is_terminal = std::io::stderr().is_terminal();
-        Self { is_terminal, bar: RefCell::default(), training: Cell::default(), last_line: Cell::new(Instant::now()) }
+        Self::new(false)
     }
 }
 
 impl Terminal {
+    /// Shows to whoever reads stderr; with `is_verbose` every step and checkpoint is a line that stays.
+    pub fn new(is_verbose: bool) -> Self {
+        let is_terminal = std::io::stderr().is_terminal();
+        Self { is_terminal, is_verbose, bar: RefCell::default(), training: Cell::default(), last_line: Cell::new(Instant::now()) }
+    }
+
     /// A line that stays.
     pub fn say(&self, line: &str) {
         match self.bar.borrow().as_ref().filter(|_| self.is_terminal) {
@@ -60,9 +67,10 @@ impl Terminal {
     pub fn take(&self, event: &Event) {
         match event {
             Event::Progress { what, done, total } => self.progress(what, *done, *total),
-            Event::Note(note) => self.say(&format!("note: {note}")),
+            Event::Note(note) => self.say(&format!("note: {}", printable(note))),
             Event::Step(step) => self.step(step),
             Event::Evaluated(evaluation) => self.say(&evaluated(evaluation)),
+            Event::Saved { path, step } if self.is_verbose => self.say(&format!("step {step} is saved in `{}`", path.display())),
             Event::Saved { .. } => {}
         }
     }
@@ -102,10 +110,13 @@ impl Terminal {
         let started = training.started.unwrap_or_else(|| Instant::now().checked_sub(took).unwrap_or_else(Instant::now));
         self.training.set(Some(Training { started: Some(started), ..training }));
         let line = describe(step, training.steps, started);
+        if self.is_verbose {
+            self.say(&format!("step {}/{}  {line}", step.step, training.steps));
+        }
         if let Some(bar) = self.bar.borrow().as_ref().filter(|_| self.is_terminal) {
             bar.set_position(step.step);
             bar.set_message(line);
-        } else if step.step == 1 || self.is_time() || step.step == training.steps {
+        } else if !self.is_verbose && (step.step == 1 || self.is_time() || step.step == training.steps) {
             print_line(&format!("step {}/{}  {line}", step.step, training.steps));
         }
         if step.skipped {
@@ -127,6 +138,11 @@ impl Terminal {
         }
         due
     }
+}
+
+/// A line on stderr at once, from a thread that has no [`Terminal`].
+pub fn say_now(line: &str) {
+    print_line(line);
 }
 
 /// A line on stderr. Where nobody reads it any more the run goes on, which `eprintln!` would end with a panic.

@@ -3,17 +3,25 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Serialize};
-
 use super::Error;
 use super::optimizer::AdamW;
+use super::state::State;
 use crate::adapter::{LoraConfig, peft, tensors};
 use crate::files::safetensors::{Named, write_f32};
-use crate::files::{self, write_atomic, write_folder_atomic};
+use crate::files::{self, check_space, write_atomic, write_folder_atomic, write_manifest};
 use crate::model::Decoder;
+use crate::report::Metrics;
+
+/// Names of a checkpoint's files, beside its adapter and its manifest.
+pub(super) const OPTIMIZER: &str = "optimizer.safetensors";
+pub(super) const STATE: &str = "state.json";
+/// Keys of the optimizer's file begin with one of these.
+pub(super) const MOMENTS: [&str; 2] = ["first_moment.", "second_moment."];
+/// For what is not weights: configs, state, lock, manifest and the folders themselves.
+const SMALL_FILES_BYTES: u64 = 64 << 10;
 
 /// Where a run writes, and what its adapters' files say.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct RunFolder {
     /// The folder.
     pub path: PathBuf,
@@ -21,29 +29,10 @@ pub struct RunFolder {
     pub adapter: LoraConfig,
     /// The base as a reader of the adapter is to find it.
     pub base: String,
-}
-
-/// What the next step depends on beside the adapter and the optimizer's moments.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct State {
-    /// Optimizer steps taken, skipped ones included.
-    pub step: u64,
-    /// Updates that the optimizer made.
-    pub updates: u64,
-    /// Tokens seen, padding excluded.
-    pub tokens: u64,
-    /// Loss of the last step.
-    pub loss: Option<f64>,
-    /// Validation loss before the first step.
-    pub eval_loss_first: Option<f64>,
-    /// Lowest validation loss after a step.
-    pub eval_loss_best: Option<f64>,
-    /// The step that had it.
-    pub best_step: Option<u64>,
-    /// Evaluations since then.
-    pub evaluations_without_improvement: u64,
-    /// Seconds of training.
-    pub seconds: f64,
+    /// The run's lock, of which every checkpoint has a copy.
+    pub lock: String,
+    /// What happened at each step.
+    pub metrics: Metrics,
 }
 
 impl RunFolder {
@@ -58,19 +47,18 @@ impl RunFolder {
     /// What was trained on what.
     pub const CARD: &str = "README.md";
 
-    /// The adapter that a run is for: the best by validation loss, or the last without validation.
-    pub fn adapter_path(&self) -> PathBuf {
-        self.path.join(Self::ADAPTER)
+    /// Bytes that a run needs at least: the adapter and one checkpoint.
+    pub fn needed_bytes(trainable_parameters: usize) -> u64 {
+        adapter_bytes(trainable_parameters) + checkpoint_bytes(trainable_parameters)
     }
 
-    /// Writes `adapter/`.
-    pub(super) fn save_adapter(&self, decoder: &Decoder) -> Result<PathBuf, Error> {
-        let path = self.adapter_path();
-        write_folder_atomic(&path, |folder| self.write_adapter(folder, decoder))?;
-        Ok(path)
+    /// Writes `adapter/`: the best by validation loss, or the last without validation.
+    pub(super) fn save_adapter(&self, decoder: &Decoder) -> Result<(), Error> {
+        check_space(&self.path, adapter_bytes(parameters(decoder)))?;
+        write_folder_atomic(&self.path.join(Self::ADAPTER), |folder| self.write_adapter(folder, decoder))
     }
 
-    /// Writes `checkpoints/step-N/` and removes the oldest beyond `limit`.
+    /// Writes `checkpoints/step-N/` and removes the oldest beyond `limit`; the newest and the best stay.
     pub(super) fn save_checkpoint(
         &self,
         decoder: &Decoder,
@@ -79,15 +67,32 @@ impl RunFolder {
         limit: usize,
     ) -> Result<PathBuf, Error> {
         let checkpoints = self.path.join(Self::CHECKPOINTS);
-        let path = checkpoints.join(format!("step-{}", state.step));
+        let path = checkpoints.join(name(state.step));
+        check_space(&self.path, checkpoint_bytes(parameters(decoder)))?;
+        let mut state = state.clone();
+        state.metrics_bytes = self.metrics.sync()?;
         write_folder_atomic::<Error>(&path, |folder| {
             self.write_adapter(&folder.join(Self::ADAPTER), decoder)?;
-            write_f32(&folder.join("optimizer.safetensors"), &moments(decoder, optimizer), &[])?;
-            let text = serde_json::to_string_pretty(state).expect("a state can be printed");
-            Ok(write_atomic(&folder.join("state.json"), text.as_bytes())?)
+            write_f32(&folder.join(OPTIMIZER), &moments(decoder, optimizer), &[])?;
+            let text = serde_json::to_string_pretty(&state).expect("a state can be printed");
+            write_atomic(&folder.join(STATE), (text + "\n").as_bytes())?;
+            write_atomic(&folder.join(Self::LOCK), self.lock.as_bytes())?;
+            Ok(write_manifest(folder)?)
         })?;
-        remove_oldest(&checkpoints, limit)?;
+        self.remove_oldest(&state, limit)?;
         Ok(path)
+    }
+
+    /// Leaves `limit` checkpoints, the newest and the best among them. Those of later steps are not whole, or they would be the newest.
+    fn remove_oldest(&self, state: &State, limit: usize) -> Result<(), Error> {
+        let found: Vec<_> = checkpoints_of(&self.path).into_iter().filter(|(step, _)| *step <= state.step).collect();
+        let is_best = |step: u64| state.best_step == Some(step);
+        let best_is_old = found.iter().skip(limit).any(|(step, _)| is_best(*step));
+        let newest = if best_is_old { limit.saturating_sub(1).max(1) } else { limit };
+        for (_, old) in found.iter().skip(newest).filter(|(step, _)| !is_best(*step)) {
+            files::remove_folder(old)?;
+        }
+        Ok(())
     }
 
     fn write_adapter(&self, folder: &Path, decoder: &Decoder) -> Result<(), Error> {
@@ -95,23 +100,38 @@ impl RunFolder {
     }
 }
 
+/// The checkpoints of a run with their steps, newest first, whole or not.
+pub(super) fn checkpoints_of(run: &Path) -> Vec<(u64, PathBuf)> {
+    let step = |path: &Path| path.file_name()?.to_str()?.strip_prefix("step-")?.parse::<u64>().ok();
+    let entries = fs::read_dir(run.join(RunFolder::CHECKPOINTS)).into_iter().flatten().flatten();
+    let mut found: Vec<(u64, PathBuf)> = entries.filter_map(|entry| Some((step(&entry.path())?, entry.path()))).collect();
+    found.sort_by(|left, right| right.cmp(left));
+    found
+}
+
+/// Folder of a step's checkpoint.
+pub(super) fn name(step: u64) -> String {
+    format!("step-{step}")
+}
+
+fn parameters(decoder: &Decoder) -> usize {
+    decoder.adapters().map(|(_, lora)| lora.a.shape().num_elements() + lora.b.shape().num_elements()).sum()
+}
+
+fn adapter_bytes(parameters: usize) -> u64 {
+    4 * parameters as u64 + SMALL_FILES_BYTES
+}
+
+/// The adapter and its two moments.
+fn checkpoint_bytes(parameters: usize) -> u64 {
+    3 * 4 * parameters as u64 + SMALL_FILES_BYTES
+}
+
 /// First and second moments under the adapter's keys.
 fn moments(decoder: &Decoder, optimizer: &AdamW) -> Vec<Named> {
     let of = |index: usize| &optimizer.moments[index];
     let first = tensors(decoder, |index, _| of(index).each_ref().map(|moments| moments.first.clone()));
     let second = tensors(decoder, |index, _| of(index).each_ref().map(|moments| moments.second.clone()));
-    let named = |prefix: &'static str| move |(key, shape, values): Named| (format!("{prefix}.{key}"), shape, values);
-    first.into_iter().map(named("first_moment")).chain(second.into_iter().map(named("second_moment"))).collect()
-}
-
-fn remove_oldest(checkpoints: &Path, limit: usize) -> Result<(), Error> {
-    let entries = fs::read_dir(checkpoints).map_err(|cause| files::Error::new("read", checkpoints, cause))?;
-    let step = |path: &Path| path.file_name()?.to_str()?.strip_prefix("step-")?.parse::<u64>().ok();
-    let mut found: Vec<(u64, PathBuf)> =
-        entries.flatten().filter_map(|entry| Some((step(&entry.path())?, entry.path()))).collect();
-    found.sort();
-    for (_, path) in found.iter().rev().skip(limit) {
-        fs::remove_dir_all(path).map_err(|cause| files::Error::new("remove", path, cause))?;
-    }
-    Ok(())
+    let named = |prefix: &'static str| move |(key, shape, values): Named| (format!("{prefix}{key}"), shape, values);
+    first.into_iter().map(named(MOMENTS[0])).chain(second.into_iter().map(named(MOMENTS[1]))).collect()
 }

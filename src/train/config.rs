@@ -41,13 +41,11 @@ pub struct Config {
 
 /// Rows of one optimizer step.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct StepRows {
+pub struct StepRows {
     /// From 0.
     pub epoch: u64,
     /// Places in the epoch's order; the last step of an epoch may have fewer.
     pub places: Range<usize>,
-    /// Whether this is the epoch's last step.
-    pub ends_epoch: bool,
 }
 
 impl Config {
@@ -60,16 +58,15 @@ impl Config {
         self.micro_batch_size * self.gradient_accumulation_steps
     }
 
-    /// The rows of a step, counted from 1.
-    pub(super) fn rows_of_step(&self, step: u64, rows: usize) -> StepRows {
-        let per_epoch = self.steps_per_epoch(rows);
-        let (epoch, within) = ((step - 1) / per_epoch, (step - 1) % per_epoch);
-        let start = usize::try_from(within).expect("fewer steps than rows") * self.rows_per_step();
-        StepRows { epoch, places: start..(start + self.rows_per_step()).min(rows), ends_epoch: within + 1 == per_epoch }
+    /// The rows of the step after `place` rows of `epoch`. Behind the last row the next epoch begins.
+    pub fn rows_after(&self, epoch: u64, place: u64, rows: usize) -> StepRows {
+        let done = usize::try_from(place).unwrap_or(usize::MAX);
+        let (epoch, start) = if done >= rows { (epoch + 1, 0) } else { (epoch, done) };
+        StepRows { epoch, places: start..(start + self.rows_per_step()).min(rows) }
     }
 
     /// The order of rows in an epoch, a pure function of seed and epoch.
-    pub(super) fn order(&self, epoch: u64, rows: usize) -> Vec<u32> {
+    pub fn order(&self, epoch: u64, rows: usize) -> Vec<u32> {
         if self.shuffle { shuffled(self.seed, epoch, rows) } else { (0..).take(rows).collect() }
     }
 }

@@ -1,26 +1,36 @@
 //! The score of the adapter on rows that it is not trained on.
 
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
+use super::Config;
 use super::run::Data;
 use super::step::score;
 use crate::model::Decoder;
 use crate::report::{Evaluation, Event, Reporter};
 
+/// An evaluation was told to stop; it has no result.
+#[derive(Debug)]
+pub(super) struct Stopped;
+
 /// Mean loss per trained token over all validation rows; `None` where there are none.
 pub(super) fn evaluate(
     decoder: &Decoder,
     data: &Data,
-    rows_per_batch: usize,
-    chunk_rows: usize,
+    config: &Config,
     step: u64,
+    interrupt: &AtomicBool,
     report: Reporter,
-) -> Option<Evaluation> {
+) -> Result<Option<Evaluation>, Stopped> {
     let total: usize = data.validation.iter().map(|rows| rows.len()).sum();
     let (mut content, mut ends, mut done) = (Mean::default(), Mean::default(), 0);
     for rows in &data.validation {
         let places: Vec<u32> = (0..).take(rows.len()).collect();
-        for places in places.chunks(rows_per_batch) {
+        for places in places.chunks(config.micro_batch_size) {
+            if interrupt.load(Relaxed) {
+                return Err(Stopped);
+            }
             let batch = rows.batch(places);
-            for (loss, target) in score(decoder, &batch, chunk_rows).into_iter().zip(&batch.targets) {
+            for (loss, target) in score(decoder, &batch, config.step.head_chunk_rows).into_iter().zip(&batch.targets) {
                 let mean = if data.end_ids.contains(target) { &mut ends } else { &mut content };
                 mean.add(loss);
             }
@@ -28,16 +38,13 @@ pub(super) fn evaluate(
             report(Event::Progress { what: "evaluating".to_owned(), done: done as u64, total: total as u64 });
         }
     }
-    let eval_loss = content.and(ends).value()?;
-    let evaluation = Evaluation {
+    Ok(content.and(ends).value().map(|eval_loss| Evaluation {
         step,
         eval_loss,
         eval_perplexity: eval_loss.exp(),
         eval_loss_content: content.value(),
         eval_loss_end_of_turn: ends.value(),
-    };
-    report(Event::Evaluated(evaluation.clone()));
-    Some(evaluation)
+    }))
 }
 
 /// A mean whose losses are added in order and in f64.

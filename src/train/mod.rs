@@ -4,20 +4,26 @@ mod checkpoint;
 mod config;
 mod evaluate;
 mod optimizer;
+mod resume;
 mod run;
 mod schedule;
+mod state;
 mod step;
+#[cfg(test)]
+mod sweep;
 
-pub use checkpoint::{RunFolder, State};
-pub use config::Config;
+pub use checkpoint::RunFolder;
+pub use config::{Config, StepRows};
 pub use optimizer::{AdamW, AdamWConfig};
+pub use resume::{Checkpoint, Start};
 pub use run::{Data, run};
 pub use schedule::Schedule;
+pub use state::State;
 pub use step::{Gradients, Loss, Memory, StepConfig, forward_backward, score};
 
 use std::path::{Path, PathBuf};
 
-use crate::fault::{Exit, Explain};
+use crate::fault::{Exit, Explain, shell_word};
 use crate::{adapter, files};
 
 fn kept(checkpoint: Option<&Path>) -> String {
@@ -25,14 +31,20 @@ fn kept(checkpoint: Option<&Path>) -> String {
     checkpoint.map_or_else(nothing, |path| format!("the weights before it are in `{}`", path.display()))
 }
 
+fn row_of(steps: u64) -> String {
+    if steps > 1 { format!(", and is the last of {steps} such steps in a row") } else { String::new() }
+}
+
 /// A run that cannot go on.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A loss, gradient or new weight was not finite; the weights are those of the step before.
-    #[error("step {step} has loss {loss} and gradient norm {grad_norm}, expected finite numbers and finite weights after it; {}", kept(checkpoint.as_deref()))]
+    #[error("step {step} has loss {loss} and gradient norm {grad_norm}, expected finite numbers and finite weights after it{}; {}", row_of(*in_a_row), kept(checkpoint.as_deref()))]
     Diverged {
         /// From 1.
         step: u64,
+        /// Steps in a row, this one included, for which that is so.
+        in_a_row: u64,
         /// Mean loss, nats.
         loss: f64,
         /// Global L2 norm.
@@ -45,6 +57,14 @@ pub enum Error {
     NothingLearned {
         /// Steps that were taken.
         steps: u64,
+    },
+    /// It was told to stop.
+    #[error("stopped at step {step}: {}", if *step > 0 { "everything up to it is saved" } else { "nothing is lost, because no step was taken" })]
+    Stopped {
+        /// Steps taken.
+        step: u64,
+        /// The run's folder.
+        run: PathBuf,
     },
     /// A file could not be written.
     #[error(transparent)]
@@ -61,6 +81,8 @@ impl Explain for Error {
     fn exit(&self) -> Exit {
         match self {
             Self::Diverged { .. } | Self::NothingLearned { .. } => Exit::Diverged,
+            Self::Stopped { step: 0, .. } => Exit::Signal,
+            Self::Stopped { .. } => Exit::Interrupted,
             Self::File(error) => error.exit(),
             Self::Safetensors(error) => error.exit(),
             Self::Adapter(error) => error.exit(),
@@ -75,6 +97,8 @@ impl Explain for Error {
             Self::NothingLearned { .. } => {
                 Some("lower `training.learning_rate` or add `training.warmup_steps`; if step 1 fails too, look at the base and the data".into())
             }
+            Self::Stopped { step: 0, .. } => Some("start the command again".into()),
+            Self::Stopped { run, .. } => Some(format!("go on with `rankine resume {}`", shell_word(&run.display().to_string()))),
             Self::File(error) => error.hint(),
             Self::Safetensors(error) => error.hint(),
             Self::Adapter(error) => error.hint(),

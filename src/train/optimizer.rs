@@ -52,6 +52,11 @@ impl AdamW {
         Self { config, updates: 0, moments }
     }
 
+    /// The optimizer as it was after so many updates.
+    pub fn restore(config: AdamWConfig, updates: u64, moments: Vec<[Moments; 2]>) -> Self {
+        Self { config, updates, moments }
+    }
+
     /// One update of every adapter, or of none: `false` if a weight would not be finite.
     #[must_use]
     pub fn update(&mut self, decoder: &mut Decoder, gradients: Gradients, learning_rate: f64) -> bool {

@@ -1,18 +1,23 @@
 //! The training loop.
 
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use super::checkpoint::{RunFolder, State};
+use super::checkpoint::RunFolder;
 use super::evaluate::evaluate;
 use super::optimizer::AdamW;
+use super::resume::Start;
+use super::state::State;
 use super::step::{Gradients, Loss, forward_backward};
 use super::{Config, Error};
 use crate::data::Rows;
 use crate::model::Decoder;
-use crate::report::{Evaluation, Event, Reporter, Step, peak_memory_bytes};
+use crate::report::{Event, Reporter, Step, peak_memory_bytes};
 use crate::terms::OnNonfinite;
 
 const SAVE_EVERY: Duration = Duration::from_mins(5);
+/// Skipped steps in a row after which no later step is expected to be better.
+const MAX_SKIPPED_IN_A_ROW: u64 = 5;
 
 /// The rows of a run.
 #[derive(Debug)]
@@ -25,53 +30,70 @@ pub struct Data<'a> {
     pub end_ids: Vec<i32>,
 }
 
-/// Trains the adapters that are attached to `decoder` and leaves the run in its folder; returns its last state.
+/// Trains the adapters that are attached to `decoder` and leaves the run in its folder; returns its last state. A raised `interrupt` ends it
+/// after the step that is being taken.
 ///
 /// # Errors
-/// A loss or gradient was not finite and the config says to abort, no step left an adapter to keep, or a file could not be written.
-pub fn run(decoder: &mut Decoder, data: &Data, config: &Config, folder: &RunFolder, report: Reporter) -> Result<State, Error> {
-    let mut optimizer = AdamW::new(config.optimizer, decoder);
-    let mut state = State::default();
-    let score =
-        |decoder: &Decoder, step| evaluate(decoder, data, config.micro_batch_size, config.step.head_chunk_rows, step, report);
-    state.eval_loss_first = score(decoder, 0).map(|evaluation| evaluation.eval_loss);
+/// The run was stopped; a loss or gradient was not finite and the config says to abort; no step left an adapter to keep; or a file could
+/// not be written.
+pub fn run(
+    decoder: &mut Decoder,
+    data: &Data,
+    config: &Config,
+    folder: &mut RunFolder,
+    start: Start,
+    interrupt: &AtomicBool,
+    report: Reporter,
+) -> Result<State, Error> {
+    let Start { mut state, mut optimizer } = start;
+    let (started, before) = (Instant::now(), state.seconds);
+    let (mut saved_step, mut saved_at, mut order) = (state.step, Instant::now(), (u64::MAX, Vec::new()));
+    let (rows, last) = (data.training.len(), config.schedule.total_steps);
+    loop {
+        if state.evaluation_due
+            && let Ok(evaluation) = evaluate(decoder, data, config, state.step, interrupt, report)
+        {
+            if let Some(evaluation) = &evaluation {
+                folder.metrics.append(evaluation)?;
+                report(Event::Evaluated(evaluation.clone()));
+            }
+            if state.judge(evaluation.as_ref()) {
+                folder.save_adapter(decoder)?;
+            }
+        }
+        state.seconds = before + started.elapsed().as_secs_f64();
+        let (done, stopped, ends_epoch) = (config.is_done(&state), interrupt.load(Relaxed), state.place == rows as u64);
+        let due = done || stopped || state.best_step == Some(state.step);
+        let due = due || is_due(state.step, config.save_steps, ends_epoch || saved_at.elapsed() >= SAVE_EVERY);
+        if due && state.step > saved_step {
+            let path = folder.save_checkpoint(decoder, &optimizer, &state, config.save_total_limit)?;
+            report(Event::Saved { path, step: state.step });
+            (saved_step, saved_at) = (state.step, Instant::now());
+        }
+        match (done, stopped, state.best_step) {
+            (true, _, None) => return Err(Error::NothingLearned { steps: state.step }),
+            (true, ..) => return Ok(state),
+            (_, true, _) => return Err(Error::Stopped { step: state.step, run: folder.path.clone() }),
+            _ => {}
+        }
 
-    let (started, mut saved, mut order) = (Instant::now(), Instant::now(), (u64::MAX, Vec::new()));
-    let (rows, last, mut kept) = (data.training.len(), config.schedule.total_steps, false);
-    for step in 1..=last {
-        let of_step = config.rows_of_step(step, rows);
+        let of_step = config.rows_after(state.epoch, state.place, rows);
         if order.0 != of_step.epoch {
             order = (of_step.epoch, config.order(of_step.epoch, rows));
         }
-        let epoch = of_step.epoch as f64 + of_step.places.end as f64 / rows as f64;
-        let taken = take(decoder, &mut optimizer, data, config, step, &order.1[of_step.places], of_step.epoch);
-        if taken.skipped && config.on_nonfinite == OnNonfinite::Abort {
+        let taken = take(decoder, &mut optimizer, data, config, state.step + 1, &order.1[of_step.places.clone()], of_step.epoch);
+        if taken.skipped && config.gives_up(&state) {
             let save = || folder.save_checkpoint(decoder, &optimizer, &state, config.save_total_limit);
+            let (step, in_a_row) = (taken.step, state.skipped_in_a_row + 1);
             let checkpoint = (state.step > 0).then(save).transpose()?;
-            return Err(Error::Diverged { step, loss: taken.loss, grad_norm: taken.grad_norm, checkpoint });
+            return Err(Error::Diverged { step, in_a_row, loss: taken.loss, grad_norm: taken.grad_norm, checkpoint });
         }
-        state = State { step, updates: optimizer.updates, tokens: state.tokens + taken.tokens, loss: Some(taken.loss), ..state };
-        state.seconds = started.elapsed().as_secs_f64();
-        report(Event::Step(Step { epoch, ..taken }));
-
-        let mut done = step == last;
-        if done || is_due(step, config.eval_steps, of_step.ends_epoch) {
-            let evaluation = score(decoder, step);
-            if optimizer.updates > 0 && state.judge(evaluation.as_ref()) {
-                report(Event::Saved { path: folder.save_adapter(decoder)?, step });
-                kept = true;
-            }
-            done |= config.early_stopping_patience > 0 && state.evaluations_without_improvement >= config.early_stopping_patience;
-        }
-        if done || is_due(step, config.save_steps, of_step.ends_epoch || saved.elapsed() >= SAVE_EVERY) {
-            report(Event::Saved { path: folder.save_checkpoint(decoder, &optimizer, &state, config.save_total_limit)?, step });
-            saved = Instant::now();
-        }
-        if done {
-            break;
-        }
+        state = state.after(&taken, optimizer.updates, &of_step);
+        state.evaluation_due = state.step == last || is_due(state.step, config.eval_steps, of_step.places.end == rows);
+        let taken = Step { epoch: of_step.epoch as f64 + of_step.places.end as f64 / rows as f64, ..taken };
+        folder.metrics.append(&taken)?;
+        report(Event::Step(taken));
     }
-    if kept { Ok(state) } else { Err(Error::NothingLearned { steps: state.step }) }
 }
 
 /// One optimizer step over rows at `places`; skipped, with the weights as they were, if a loss, gradient or new weight is not finite.
@@ -118,17 +140,16 @@ fn is_due(step: u64, every: u64, otherwise: bool) -> bool {
     if every > 0 { step.is_multiple_of(every) } else { otherwise }
 }
 
-impl State {
-    /// Takes note of an evaluation; true if the adapter as it is now is the one to keep.
-    fn judge(&mut self, evaluation: Option<&Evaluation>) -> bool {
-        let Some(evaluation) = evaluation else { return true };
-        let better = evaluation.eval_loss.is_finite() && self.eval_loss_best.is_none_or(|best| evaluation.eval_loss < best);
-        if better {
-            (self.eval_loss_best, self.best_step) = (Some(evaluation.eval_loss), Some(evaluation.step));
-            self.evaluations_without_improvement = 0;
-        } else {
-            self.evaluations_without_improvement += 1;
-        }
-        better
+impl Config {
+    /// Whether there is nothing left to do.
+    fn is_done(&self, state: &State) -> bool {
+        let patience = self.early_stopping_patience;
+        let is_stale = patience > 0 && state.evaluations_without_improvement >= patience;
+        !state.evaluation_due && (state.step >= self.schedule.total_steps || is_stale)
+    }
+
+    /// Whether one more skipped step ends the run.
+    fn gives_up(&self, state: &State) -> bool {
+        self.on_nonfinite == OnNonfinite::Abort || state.skipped_in_a_row + 1 >= MAX_SKIPPED_IN_A_ROW
     }
 }

@@ -22,6 +22,9 @@ pub(super) const MAX_BYTES: usize = 64 << 20;
 /// Depth of calls, counted by minijinja (four for a macro), low enough for the small stacks of worker threads.
 const MAX_DEPTH: usize = 200;
 
+/// Bytes of what a template says when it refuses a conversation.
+const MAX_SAID: usize = 1000;
+
 const NAME: &str = "chat_template";
 
 /// A template that is ready to render.
@@ -134,7 +137,8 @@ impl Raised {
     }
 }
 
-fn raise_exception(message: String) -> Result<Value, minijinja::Error> {
+fn raise_exception(mut message: String) -> Result<Value, minijinja::Error> {
+    message.truncate(message.floor_char_boundary(MAX_SAID));
     Err(minijinja::Error::new(ErrorKind::InvalidOperation, "raise_exception").with_source(Raised(message)))
 }
 

@@ -7,11 +7,13 @@
 mod engine;
 mod generation;
 mod json;
+pub mod sandbox;
 mod spans;
 mod twins;
 
 use std::borrow::Cow;
 use std::ops::Range;
+use std::sync::OnceLock;
 
 use jiff::Timestamp;
 use minijinja::value::Serde;
@@ -21,7 +23,10 @@ use serde_json::{Map, Value};
 use self::engine::{Engine, Raised};
 use crate::data::tokenize::SpecialTokens;
 use crate::fault::{Exit, Explain};
-use crate::files::{Hash, hash_bytes};
+use crate::files::{Hash, guarded, hash_bytes};
+
+/// The most that is read of a template's file; the longest in use have a fiftieth of it.
+pub const TEMPLATE_BYTES: u64 = 1 << 20;
 
 /// The names under which a turn's reasoning is given, the one that templates read first.
 const REASONING: [&str; 3] = ["reasoning_content", "thinking", "reasoning"];
@@ -55,6 +60,8 @@ pub struct ChatTemplate {
     engine: Engine,
     /// The engine that marks what the assistant says: a twin of a stock template that does not.
     twin: Option<Engine>,
+    /// What came of the trial with the first conversation.
+    tried: OnceLock<Result<(), Error>>,
 }
 
 /// A template that is not valid, or a conversation that it does not render.
@@ -97,6 +104,18 @@ pub enum Error {
         /// Bytes that a rendering may have.
         limit_bytes: usize,
     },
+    /// It was tried in a process of its own, and a limit ended that.
+    #[error("the chat template takes more than {limit}")]
+    Unbounded {
+        /// The limit, with its unit.
+        limit: String,
+    },
+    /// It could not be tried.
+    #[error("the chat template cannot be tried in a process of its own: {cause}")]
+    Untried {
+        /// What the system said.
+        cause: String,
+    },
     /// Nothing tells what the assistant says.
     #[error("the chat template does not tell what the assistant says: {reason}")]
     NoSpans {
@@ -106,13 +125,28 @@ pub enum Error {
 }
 
 impl ChatTemplate {
-    /// Compiles a template. `started` is the time that `strftime_now` tells, in UTC, so that a run can be repeated.
+    /// Compiles a template. `started` is the time that `strftime_now` tells, in UTC, so that a run can be repeated. One that is not a
+    /// stock template is tried first, see [`sandbox`].
     ///
     /// # Errors
-    /// The template is not valid.
+    /// The template is not valid, or goes past a limit.
     pub fn new(source: &str, special: &SpecialTokens, started: Timestamp) -> Result<Self, Error> {
-        let twin = twins::marked(source).map(|marked| Engine::new(marked, started)).transpose()?;
-        Ok(Self { source: source.to_owned(), special: special.clone(), started, engine: Engine::new(source, started)?, twin })
+        if twins::marked(source).is_some() {
+            return Self::compiled(source, special, started);
+        }
+        sandbox::attempt(source, special, started, None)?;
+        Ok(Self { tried: OnceLock::new(), ..Self::compiled(source, special, started)? })
+    }
+
+    /// Compiles a template that is known, or that is being tried.
+    fn compiled(source: &str, special: &SpecialTokens, started: Timestamp) -> Result<Self, Error> {
+        let compile = |source: &str| {
+            let compiled = guarded(|| Engine::new(source, started));
+            compiled.unwrap_or_else(|cause| Err(Error::Syntax { line: 0, cause }))
+        };
+        let twin = twins::marked(source).map(compile).transpose()?;
+        let (engine, tried) = (compile(source)?, OnceLock::from(Ok(())));
+        Ok(Self { source: source.to_owned(), special: special.clone(), started, engine, twin, tried })
     }
 
     /// The template as it was given.
@@ -155,7 +189,8 @@ impl ChatTemplate {
 
     /// Renders `messages` in place of the conversation's own.
     fn run(&self, engine: &Engine, conversation: &Conversation, messages: &[Value], prompt: bool) -> Result<Rendered, Error> {
-        let special = &self.special;
+        let Self { source, special, started, tried, .. } = self;
+        tried.get_or_init(|| sandbox::attempt(source, special, *started, Some(conversation))).clone()?;
         let tokens =
             [("bos_token", &special.bos), ("eos_token", &special.eos), ("pad_token", &special.pad), ("unk_token", &special.unk)];
         // As in transformers, a token that the tokenizer lacks is undefined rather than none: it prints as nothing.
@@ -167,7 +202,8 @@ impl ChatTemplate {
             ("documents", Variable::from(())),
             ("add_generation_prompt", Variable::from(prompt)),
         ];
-        engine.render(Variable::from_pairs(tokens.chain(extra).chain(own)))
+        let variables = Variable::from_pairs(tokens.chain(extra).chain(own));
+        guarded(|| engine.render(variables)).unwrap_or_else(|cause| Err(Error::Render { line: 0, cause }))
     }
 }
 

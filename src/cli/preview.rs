@@ -1,0 +1,155 @@
+//! `rankine preview`: rows as the model will see them, what of them is trained, and what becomes of every row.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+
+use super::{Failure, RecipeArgs, grouped, print, row_text};
+use crate::data::{Fate, Record, Tally, visible};
+use crate::export::{Line, write_ledger};
+use crate::fault::{Exit, Fault};
+use crate::plan::{Plan, RunData};
+use crate::report::Terminal;
+
+#[derive(Debug, Args)]
+pub(super) struct PreviewArgs {
+    #[command(flatten)]
+    recipe: RecipeArgs,
+    /// How many rows to show, spread over the datasets
+    #[arg(short = 'n', value_name = "ROWS", default_value_t = 3)]
+    rows: usize,
+    /// Show one row: its number among all rows in the order in which they are read, from 0
+    #[arg(long, value_name = "NUMBER", conflicts_with = "rows")]
+    row: Option<u64>,
+    /// Write the fate of every row to a new Parquet file
+    #[arg(long, value_name = "FILE.parquet")]
+    ledger: Option<PathBuf>,
+}
+
+pub(super) fn preview(args: &PreviewArgs, terminal: &Terminal) -> Result<(), Failure> {
+    let plan = args.recipe.plan()?;
+    args.ledger.as_deref().map_or(Ok(()), refuse_existing)?;
+    crate::device::set_threads(plan.threads);
+    let report = |event| terminal.take(&event);
+    let data = plan.open_data(&report)?;
+    let numbers = chosen(args, &data)?;
+    // Who is refused wants to see why.
+    let verdict = plan.judge(&data, &report);
+    terminal.stop();
+    print_rows(&plan, &data, &numbers)?;
+    print_ledger(&plan, &data)?;
+    if let Some(path) = &args.ledger {
+        write(path, &plan, &data, verdict.is_ok())?;
+    }
+    Ok(verdict?)
+}
+
+/// A ledger is quickly made again, but the name may be that of a data file.
+fn refuse_existing(path: &Path) -> Result<(), Failure> {
+    if !path.exists() {
+        return Ok(());
+    }
+    let fault = Fault::new(format!("--ledger: `{}` exists", path.display()));
+    Err(Failure::new(Exit::Exists, fault.hint("name another file, or remove that one")))
+}
+
+fn chosen(args: &PreviewArgs, data: &RunData) -> Result<Vec<u64>, Failure> {
+    let (Some(row), rows) = (args.row, data.rows_read()) else { return Ok(data.sample(args.rows)) };
+    if row < rows {
+        return Ok(vec![row]);
+    }
+    let last = rows.checked_sub(1).map_or_else(String::new, |last| format!(", expected a number from 0 to {last}"));
+    Err(Failure::new(Exit::Usage, Fault::new(format!("--row {row}: there are {rows} rows{last}"))))
+}
+
+fn print_rows(plan: &Plan, data: &RunData, numbers: &[u64]) -> Result<(), Failure> {
+    if numbers.is_empty() {
+        return Ok(());
+    }
+    print(row_text::legend(&plan.encoder.tokenizer, data.end_ids()))?;
+    let palette = row_text::Palette::of_stdout();
+    for number in numbers {
+        let record = data.record(*number);
+        let file = visible(&record.file.display().to_string());
+        print(format_args!("\nrow {number} (row {} of `{file}`): {}", record.row, describe(plan, &record)))?;
+        let Some(tokens) = record.tokens.filter(|tokens| !tokens.is_empty()) else { continue };
+        let pieces = crate::data::pieces(&plan.encoder.tokenizer, &tokens.ids(), &tokens.trained());
+        print(row_text::rendered(&pieces?, &palette))?;
+    }
+    print("")
+}
+
+/// What becomes of a row, in one line.
+fn describe(plan: &Plan, record: &Record) -> String {
+    let limit = plan.limits.sequence_len;
+    let fate = match (record.fate, record.reason) {
+        (Fate::Train, _) => "trained on".to_owned(),
+        (Fate::Validation, _) => "held out for validation".to_owned(),
+        (Fate::TooLong, _) => format!("left out, longer than `training.sequence_len`, {limit}"),
+        (Fate::NoTrainedToken, _) if record.whole_tokens == 0 => "left out, nothing to learn".to_owned(),
+        (Fate::NoTrainedToken, _) => "left out, no trained token".to_owned(),
+        (Fate::Broken, reason) => format!("left out, broken: {}", reason.unwrap_or_default()),
+    };
+    let cut = match record.len() {
+        tokens if tokens < record.whole_tokens => format!(", cut from {} tokens", record.whole_tokens),
+        _ => String::new(),
+    };
+    let duplicate = if record.is_duplicate { ", like an earlier row" } else { "" };
+    format!("{fate}; {} tokens, {} trained{cut}{duplicate}", record.len(), record.trained_tokens())
+}
+
+/// A line of the ledger.
+type Count = (&'static str, fn(&Tally) -> u64);
+
+const COUNTS: [Count; 12] = [
+    ("rows read", |tally| tally.rows),
+    ("  kept", |tally| tally.kept()),
+    ("    trained on", |tally| tally.train),
+    ("    held out for validation", |tally| tally.validation),
+    ("  left out", |tally| tally.dropped()),
+    ("    too long", |tally| tally.too_long),
+    ("    no trained token", |tally| tally.untrained),
+    ("    broken", |tally| tally.broken),
+    ("of the kept: truncated", |tally| tally.truncated),
+    ("of the kept: duplicates", |tally| tally.duplicates),
+    ("tokens of the kept", |tally| tally.tokens),
+    ("  trained tokens", |tally| tally.trained_tokens),
+];
+
+/// One column a source and one for all of them.
+fn print_ledger(plan: &Plan, data: &RunData) -> Result<(), Failure> {
+    let tallies: Vec<Tally> = data.ledger().sources.iter().cloned().chain([data.ledger().total()]).collect();
+    let names: Vec<(String, String)> = (0..data.ledger().sources.len()).map(|source| plan.source_name(source)).collect();
+    let heads = names.iter().map(|(key, _)| key.as_str()).chain(["total"]);
+    let first = COUNTS.iter().map(|(what, _)| what.len()).max().unwrap_or(0);
+    let widths: Vec<usize> =
+        heads.clone().zip(&tallies).map(|(head, tally)| head.len().max(grouped(tally.tokens).len()) + 2).collect();
+    let line = |what: &str, cells: Vec<String>| {
+        let cells = cells.iter().zip(&widths).map(|(cell, width)| format!("{cell:>width$}")).collect::<String>();
+        print(format_args!("{what:<first$}{cells}"))
+    };
+    line("", heads.map(str::to_owned).collect())?;
+    for (what, count) in COUNTS {
+        line(what, tallies.iter().map(|tally| grouped(count(tally))).collect())?;
+    }
+    for (key, path) in &names {
+        print(format_args!("{key}: {}", visible(path)))?;
+    }
+    Ok(())
+}
+
+/// A run that is refused trains nothing.
+fn write(path: &Path, plan: &Plan, data: &RunData, is_accepted: bool) -> Result<(), Failure> {
+    let names: Vec<String> = (0..data.ledger().sources.len()).map(|source| plan.source_name(source).0).collect();
+    let times = if is_accepted { data.times_trained(&plan.train_config(data)) } else { Vec::new() };
+    let times_trained = |record: &Record| match (record.fate, record.index) {
+        (Fate::Train, Some(index)) => times.get(index as usize).copied().unwrap_or(0),
+        _ => 0,
+    };
+    let lines = data.records().map(|record| {
+        let times_trained = times_trained(&record);
+        Line { dataset: &names[record.source], record, times_trained }
+    });
+    write_ledger(path, lines)?;
+    print(format_args!("ledger  {}", path.display()))
+}

@@ -1,0 +1,172 @@
+//! From a plan to an adapter: what `train` and `resume` share.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
+
+use indicatif::HumanDuration;
+
+use super::signals::Signals;
+use super::{Failure, plan::facts, print, result};
+use crate::export::{Card, card};
+use crate::fault::{Exit, Fault, shell_word};
+use crate::plan::{Inputs, Lock, Origin, Plan, RunData};
+use crate::report::{Event, Metrics, Terminal};
+use crate::train::{self, Checkpoint, RunFolder, Start, State};
+use crate::{device, files};
+
+/// Share of the speed of a bare product that a training step reaches; see LOG.md.
+const EFFICIENCY: f64 = 0.3;
+
+/// A run about to be carried out.
+pub(super) struct Session<'a> {
+    pub plan: &'a Plan,
+    pub inputs: Inputs,
+    pub signals: &'a Signals,
+    pub terminal: &'a Terminal,
+    /// Where the run goes on.
+    pub checkpoint: Option<Checkpoint>,
+    /// Train on a device that is not proven.
+    pub force: bool,
+    pub json: bool,
+    /// What started the run, if it was a recipe.
+    pub command: Option<&'a str>,
+}
+
+impl Session<'_> {
+    /// Trains, and prints the result. `open` is called when all is read and the run is about to write; it gives the lock.
+    pub fn run(self, open: impl FnOnce() -> Result<Lock, Failure>) -> Result<(), Failure> {
+        let (started, plan, terminal) = (Instant::now(), self.plan, self.terminal);
+        let report = |event| terminal.take(&event);
+        let device = device::open(plan.device, self.force)?;
+        let data = plan.read_data(&report)?;
+        let config = plan.train_config(&data);
+        announce(terminal, plan, &data, &config, device::product_flops_per_second(&device));
+        let numbers = self.checkpoint.as_ref().map(|from| from.numbers(&plan.adapter, &plan.model.spec.projections()));
+        let mut decoder = plan.load_model(&device, numbers.transpose()?, &report)?;
+
+        let lock = open()?;
+        if let Some(path) = self.inputs.changed() {
+            let fault = Fault::new(format!("`{}` changed while it was read", path.display()));
+            return Err(Failure::new(Exit::Input, fault.hint("start the command again when nobody writes to it")));
+        }
+        lock.write(&plan.output_dir.join(RunFolder::LOCK))?;
+        let start = match self.checkpoint {
+            None => Start::fresh(config.optimizer, &decoder),
+            Some(checkpoint) => {
+                checkpoint.restore_adapter(&plan.output_dir)?;
+                checkpoint.start(config.optimizer, &plan.adapter, &decoder)?
+            }
+        };
+        let mut folder = RunFolder {
+            path: plan.output_dir.clone(),
+            adapter: plan.adapter.clone(),
+            base: plan.portable_base_name(),
+            lock: lock.text(),
+            metrics: Metrics::open(&plan.output_dir.join(RunFolder::METRICS), start.state.metrics_bytes, &report)?,
+        };
+        terminal.start(config.schedule.total_steps);
+        self.signals.looping.store(true, Relaxed);
+        let outcome = train::run(&mut decoder, &data.rows(), &config, &mut folder, start, &self.signals.interrupt, &|event| {
+            self.signals.saved.fetch_or(matches!(event, Event::Saved { .. }), Relaxed);
+            terminal.take(&event);
+        });
+        terminal.stop();
+        if let Some(path) = self.inputs.changed() {
+            terminal.say(&format!("note: {}", changed_meanwhile(path)));
+        }
+        let state = outcome.map_err(|error| going_on(error, &plan.output_dir, self.signals.saved.load(Relaxed)))?;
+
+        files::write_atomic(&plan.output_dir.join(RunFolder::CARD), card(&facts_of(plan, &data, &state)).as_bytes())?;
+        for remark in remarks(&state, &config) {
+            terminal.say(&format!("note: {remark}"));
+        }
+        if self.json {
+            return print(result::object(&plan.output_dir, &state, started.elapsed()));
+        }
+        result::print_lines(&plan.output_dir, &state)?;
+        print_next(plan, self.command)
+    }
+}
+
+/// The error of a run that ended, and for one that a disk ended how to go on.
+fn going_on(error: train::Error, run: &Path, is_saved: bool) -> Failure {
+    let mut failure = Failure::from(error);
+    if failure.exit == Exit::Io && is_saved {
+        let hint = format!("mend that, then go on with `rankine resume {}`", shell_word(&run.display().to_string()));
+        failure.faults.push(Fault::new("the run is saved up to its last checkpoint").hint(hint));
+    }
+    failure
+}
+
+fn changed_meanwhile(path: &Path) -> String {
+    format!("`{}` changed during the run: the adapter goes with what it was, whose hash is in the lock", path.display())
+}
+
+/// What a person should know of how the run went.
+fn remarks(state: &State, config: &train::Config) -> Vec<String> {
+    let (skipped, last) = (state.step - state.updates, config.schedule.total_steps);
+    let without = state.evaluations_without_improvement;
+    let early = || format!("stopped at step {} of {last}: {without} evaluations without a lower loss", state.step);
+    let worse =
+        |(first, best)| format!("the base scores {first:.4} without the adapter and {best:.4} with it, which is no better");
+    let scores = state.eval_loss_first.zip(state.eval_loss_best).filter(|(first, best)| best >= first);
+    let skips =
+        (skipped > 0).then(|| format!("{skipped} of {} steps were skipped: their loss or gradients were not finite", state.step));
+    [(state.step < last).then(early), scores.map(worse), skips].into_iter().flatten().collect()
+}
+
+/// Says what will happen and about how long.
+fn announce(terminal: &Terminal, plan: &Plan, data: &RunData, config: &train::Config, flops_per_second: f64) {
+    for (what, value) in facts(plan, data, config) {
+        terminal.say(&format!("{what:<22} {value}"));
+    }
+    if config.schedule.warmup_steps >= config.schedule.total_steps {
+        let (warmup, total) = (config.schedule.warmup_steps, config.schedule.total_steps);
+        terminal.say(&format!("note: the warm-up takes {warmup} of {total} steps, so the learning rate never reaches its peak"));
+    }
+    let seconds = plan.training_flops(data, config) / (flops_per_second * EFFICIENCY);
+    terminal.say(&format!("{:<22} about {}", "time", HumanDuration(Duration::from_secs_f64(seconds.max(1.0)))));
+}
+
+fn facts_of(plan: &Plan, data: &RunData, state: &State) -> Card {
+    let files = plan.sources.iter().flat_map(|source| &source.files).map(|file| file.display().to_string());
+    let targets = plan
+        .setting("adapter.target_modules")
+        .map_or_else(|| "as `init_from`".to_owned(), |targets| targets.to_string().replace('"', ""));
+    Card {
+        base: plan.portable_base_name(),
+        model: plan.model.spec.describe(),
+        files: files.collect(),
+        adapter: format!("r {}, alpha {}, targets {targets}", plan.adapter.rank, plan.adapter.alpha),
+        trainable_parameters: plan.trainable_parameters,
+        rows: data.training_rows(),
+        steps: state.step,
+        tokens: state.tokens,
+        eval_loss: state.eval_loss_first.zip(state.eval_loss_best),
+        best_step: state.best_step.unwrap_or(state.step),
+    }
+}
+
+/// How to load the adapter and, after a recipe, how to train on with it.
+fn print_next(plan: &Plan, command: Option<&str>) -> Result<(), Failure> {
+    let at = |name: &str| plan.output_dir.join(name).display().to_string();
+    let card = at(RunFolder::CARD);
+    let Some(command) = command else { return print(format_args!("next: load it in PEFT as {card} shows")) };
+    print(format_args!("next: load it in PEFT as {card} shows, or train on with"))?;
+    let mut beside = plan.output_dir.file_name().unwrap_or_default().to_owned();
+    beside.push("-2");
+    let beside = plan.output_dir.with_file_name(beside);
+    let init_from = shell_word(&format!("adapter.init_from={}", at(RunFolder::ADAPTER)));
+    let output_dir = shell_word(&format!("output_dir={}", beside.display()));
+    print(format_args!("  {command}{} {init_from} {output_dir}", without_shape(plan)))
+}
+
+/// Overrides that leave to `init_from` what the recipe says of the adapter's shape.
+fn without_shape(plan: &Plan) -> String {
+    let is_kept = |key: &str| ["adapter.method", "adapter.dropout", "adapter.init_from"].contains(&key);
+    let said = plan.settings.iter().filter(|setting| matches!(setting.origin, Origin::Said(_)) && !is_kept(&setting.key));
+    let of_adapter = said.filter_map(|setting| setting.key.strip_prefix("adapter.")?.split('.').next());
+    of_adapter.collect::<BTreeSet<_>>().into_iter().map(|key| format!(" adapter.{key}=")).collect()
+}

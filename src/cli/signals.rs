@@ -1,0 +1,69 @@
+//! SIGINT and SIGTERM: the first lets the step end and the run be saved, a second SIGINT leaves at once.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
+use crate::fault::{Exit, shell_word};
+use crate::files::Error;
+use crate::report::say_now;
+
+/// What signals and the run tell each other.
+#[derive(Debug, Default)]
+pub(super) struct Signals {
+    /// Raised by a signal: the run ends after its step.
+    pub interrupt: AtomicBool,
+    /// The loop is running and will see `interrupt`. Before that a signal leaves at once.
+    pub looping: AtomicBool,
+    /// There is a checkpoint of this run to go on from.
+    pub saved: AtomicBool,
+}
+
+impl Signals {
+    /// Listens from now on, in a thread of its own, for the run in this folder.
+    ///
+    /// # Errors
+    /// The system does not let a process listen.
+    #[cfg(unix)]
+    pub fn listen(run: &Path) -> Result<Arc<Self>, Error> {
+        use signal_hook::consts::{SIGINT, SIGTERM};
+        let signals = Arc::new(Self::default());
+        let mut arriving = signal_hook::iterator::Signals::new([SIGINT, SIGTERM])
+            .map_err(|cause| Error::new("listen for signals of", run, cause))?;
+        let (shared, run) = (Arc::clone(&signals), run.display().to_string());
+        std::thread::spawn(move || {
+            for signal in arriving.forever() {
+                let is_first = !shared.interrupt.swap(true, Relaxed);
+                if !shared.looping.load(Relaxed) || (signal == SIGINT && !is_first) {
+                    shared.leave(&run);
+                }
+                if is_first {
+                    say_now("stopping: the step is finished and saved first; Ctrl-C again leaves at once");
+                }
+            }
+        });
+        Ok(signals)
+    }
+
+    /// Listens to nothing: on this system Ctrl-C ends the process, and the run goes on from its last checkpoint.
+    ///
+    /// # Errors
+    /// None.
+    #[cfg(not(unix))]
+    #[allow(clippy::unnecessary_wraps, reason = "elsewhere it can fail")]
+    pub fn listen(_run: &Path) -> Result<Arc<Self>, Error> {
+        Ok(Arc::default())
+    }
+
+    #[cfg(unix)]
+    fn leave(&self, run: &str) -> ! {
+        let exit = if self.saved.load(Relaxed) {
+            say_now(&format!("stopped: go on from the last checkpoint with `rankine resume {}`", shell_word(run)));
+            Exit::Interrupted
+        } else {
+            say_now("stopped: nothing was saved");
+            Exit::Signal
+        };
+        std::process::exit(exit as i32)
+    }
+}

@@ -1,0 +1,39 @@
+//! `rankine try-template`, not shown: compiles and renders a template that comes on stdin, as a process that may take little memory
+//! and time and writes no file. What becomes of the process is the answer.
+
+use std::io::Read;
+use std::path::Path;
+
+use super::Failure;
+use crate::data::template::sandbox;
+use crate::files;
+
+pub(super) fn try_template() -> Result<(), Failure> {
+    let failed = |cause| files::Error::new("read", Path::new("stdin"), cause);
+    let mut request = String::new();
+    std::io::stdin().read_to_string(&mut request).map_err(failed)?;
+    confine(sandbox::memory_bytes(&request)).map_err(failed)?;
+    Ok(sandbox::carry_out(&request).map_err(failed)?)
+}
+
+/// Limits this process. Who started it limits its time too, unless that one is gone.
+#[cfg(unix)]
+fn confine(memory_bytes: u64) -> std::io::Result<()> {
+    use nix::sys::resource::{Resource, setrlimit};
+    let seconds = sandbox::TIME.as_secs();
+    let mut limits = vec![(Resource::RLIMIT_CORE, 0), (Resource::RLIMIT_FSIZE, 0), (Resource::RLIMIT_CPU, seconds)];
+    // Elsewhere the address space of a fresh process is larger already.
+    if cfg!(target_os = "linux") {
+        limits.push((Resource::RLIMIT_AS, memory_bytes));
+    }
+    for (resource, most) in limits {
+        setrlimit(resource, most, most)?;
+    }
+    Ok(())
+}
+
+#[cfg(not(unix))]
+#[allow(clippy::unnecessary_wraps, reason = "as where there are limits")]
+fn confine(_memory_bytes: u64) -> std::io::Result<()> {
+    Ok(())
+}

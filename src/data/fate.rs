@@ -1,0 +1,166 @@
+//! The fate of every row: each row that was read has exactly one.
+
+use std::path::Path;
+
+use super::cache::{Entry, Row};
+use super::corpus::Corpus;
+use super::ledger::{Ledger, Tally};
+use super::order::Split;
+
+/// What becomes of a row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Fate {
+    /// It is trained on.
+    Train,
+    /// It only scores.
+    Validation,
+    /// It is left out: it is longer than the limit.
+    TooLong,
+    /// It is left out: nothing of it is trained. It is empty, or its answer was cut off.
+    NoTrainedToken,
+    /// It is left out: it makes no example.
+    Broken,
+}
+
+impl Fate {
+    /// The word for it in a ledger's file.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Train => "train",
+            Self::Validation => "validation",
+            Self::TooLong => "too_long",
+            Self::NoTrainedToken => "no_trained_token",
+            Self::Broken => "broken",
+        }
+    }
+}
+
+/// A row that was read, and what becomes of it.
+#[derive(Debug, Clone, Copy)]
+pub struct Record<'a> {
+    /// Its source's place among the sources.
+    pub source: usize,
+    /// Its data file.
+    pub file: &'a Path,
+    /// Its row in that file, from 0.
+    pub row: u64,
+    /// What becomes of it.
+    pub fate: Fate,
+    /// Its tokens: as they are used where it is kept, as they were read where it is too long; none where it is broken.
+    pub tokens: Option<Row<'a>>,
+    /// Tokens before anything was cut.
+    pub whole_tokens: usize,
+    /// Whether an earlier row that is kept has the same tokens and labels. It is kept all the same.
+    pub is_duplicate: bool,
+    /// What is wrong with a broken row, its place in the file included.
+    pub reason: Option<&'a str>,
+    /// Its index among the kept rows.
+    pub index: Option<u32>,
+}
+
+impl Record<'_> {
+    /// Tokens of the row.
+    pub fn len(&self) -> usize {
+        self.tokens.map_or(0, |row| row.len())
+    }
+
+    /// Whether it has no tokens.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Tokens that carry a loss.
+    pub fn trained_tokens(&self) -> usize {
+        self.tokens.map_or(0, |row| row.trained_tokens())
+    }
+
+    /// Whether it is kept without its tail.
+    pub fn is_truncated(&self) -> bool {
+        self.index.is_some() && self.len() < self.whole_tokens
+    }
+}
+
+/// A corpus whose kept rows are divided into those that train and those that only score.
+#[derive(Debug)]
+pub struct Divided {
+    /// The rows.
+    pub corpus: Corpus,
+    /// Which of the kept ones do what.
+    pub split: Split,
+    /// Whether each kept one is like an earlier one.
+    pub duplicates: Vec<bool>,
+}
+
+impl Divided {
+    /// A row by its number in the order in which they were read, from 0.
+    ///
+    /// # Panics
+    /// There is no such row.
+    pub fn record(&self, number: u64) -> Record<'_> {
+        let (part, row) = self.corpus.locate(number);
+        let blank = Record {
+            source: part.source,
+            file: &part.file,
+            row: row as u64,
+            fate: Fate::Broken,
+            tokens: None,
+            whole_tokens: 0,
+            is_duplicate: false,
+            reason: None,
+            index: None,
+        };
+        let whole = match part.cache.entry(row) {
+            Entry::Broken(reason) => return Record { reason: Some(reason), ..blank },
+            Entry::Row(whole) => whole,
+        };
+        let read = Record { whole_tokens: whole.len(), ..blank };
+        match self.corpus.admit(whole) {
+            Err(fate) => {
+                let tokens = if fate == Fate::TooLong { whole } else { self.corpus.cut(whole) };
+                Record { fate, tokens: Some(tokens), ..read }
+            }
+            Ok(kept) => {
+                let index = self.corpus.index(number).expect("what is admitted was kept");
+                let is_held_out = self.split.validation.binary_search(&index).is_ok();
+                let fate = if is_held_out { Fate::Validation } else { Fate::Train };
+                Record { fate, tokens: Some(kept), is_duplicate: self.duplicates[index as usize], index: Some(index), ..read }
+            }
+        }
+    }
+
+    /// Every row that was read, in order.
+    pub fn records(&self) -> impl Iterator<Item = Record<'_>> {
+        (0..self.corpus.rows_read()).map(|number| self.record(number))
+    }
+
+    /// The rows of each of so many sources, counted.
+    pub fn ledger(&self, sources: usize) -> Ledger {
+        let mut ledger = Ledger { sources: vec![Tally::default(); sources] };
+        for record in self.records() {
+            ledger.sources[record.source].add(&record);
+        }
+        ledger
+    }
+}
+
+/// Which rows are like an earlier one, by their contents.
+pub fn duplicates(contents: &[u64]) -> Vec<bool> {
+    let mut order: Vec<u32> = (0..).take(contents.len()).collect();
+    order.sort_by_key(|row| contents[*row as usize]);
+    let mut marks = vec![false; contents.len()];
+    for pair in order.windows(2) {
+        marks[pair[1] as usize] = contents[pair[0] as usize] == contents[pair[1] as usize];
+    }
+    marks
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_of_equal_rows_is_no_duplicate() {
+        assert_eq!(duplicates(&[7, 3, 7, 7, 3, 1]), [false, false, true, true, true, false]);
+        assert_eq!(duplicates(&[]), [false; 0]);
+    }
+}

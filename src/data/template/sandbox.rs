@@ -1,0 +1,196 @@
+//! Where a template from outside is tried: a process of its own, whose memory, stack and time are limited. Fuel bounds the steps of
+//! a template, and nothing bounds what one step allocates: strings double, and minijinja folds `'x' * 100000000` as it compiles.
+//!
+//! The process is this program with a verb that is not shown. It says nothing: it comes to its end, whatever the template makes of
+//! the conversation, or it is ended by a limit.
+
+use std::io::{self, Read, Write};
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::OnceLock;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use super::{ChatTemplate, Conversation, Error};
+use crate::data::tokenize::SpecialTokens;
+
+/// The verb of the program that carries a request out.
+pub const VERB: &str = "try-template";
+/// What a trial may take: a whole recipe's worth of rows renders faster.
+pub const TIME: Duration = Duration::from_secs(10);
+/// Address space of a trial beside the conversation. A rendering of 64 MiB, the largest that is taken, fits.
+const MEMORY_MIB: u64 = 512;
+/// Half of what a worker's thread has.
+const STACK_MIB: usize = 1;
+/// How often the end of a trial is looked for.
+const PAUSE: Duration = Duration::from_millis(2);
+/// Turns of the conversation that every template is tried with, and words of each: what grows with either shows.
+const TURNS: usize = 64;
+const WORDS: usize = 200;
+
+static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+
+/// Names the program that has [`VERB`]. Until then, as for who calls the library from a program of his own, templates are not tried.
+pub fn try_in(program: PathBuf) {
+    // The first one stands: there is one program.
+    let _ = PROGRAM.set(program);
+}
+
+/// Bytes of address space that the trial of a request may have.
+pub fn memory_bytes(request: &str) -> u64 {
+    // Parsed, a conversation is several times its text.
+    (MEMORY_MIB << 20) + 16 * request.len() as u64
+}
+
+/// Carries a request out. The process must have been limited before.
+///
+/// # Errors
+/// The text is not a request.
+pub fn carry_out(request: &str) -> io::Result<()> {
+    let Request { source, special, started, conversation } = Request::parse(request)?;
+    let render = move || {
+        let Ok(template) = ChatTemplate::compiled(&source, &special, started) else { return };
+        for prompt in [false, true] {
+            let _ = template.render(&conversation, prompt);
+        }
+    };
+    let trial = thread::Builder::new().stack_size(STACK_MIB << 20).spawn(render)?;
+    trial.join().map_err(|_| io::Error::other("the trial panicked"))
+}
+
+/// Tries a template with a conversation, or a long made-up one.
+///
+/// # Errors
+/// It went past a limit, or could not be tried.
+pub(super) fn attempt(
+    source: &str,
+    special: &SpecialTokens,
+    started: Timestamp,
+    conversation: Option<&Conversation>,
+) -> Result<(), Error> {
+    let Some(program) = PROGRAM.get() else { return Ok(()) };
+    let conversation = conversation.cloned().unwrap_or_else(made_up);
+    let request = Request { source: source.to_owned(), special: special.clone(), started, conversation }.text();
+    let failed = |cause: io::Error| Error::Untried { cause: cause.to_string() };
+    let mut child = start(program, &request).map_err(failed)?;
+    match wait(&mut child).map_err(failed)? {
+        None => Err(Error::Unbounded { limit: format!("{} s", TIME.as_secs()) }),
+        Some(status) if status.success() => Ok(()),
+        Some(status) => Err(reason(&mut child, status)),
+    }
+}
+
+fn start(program: &PathBuf, request: &str) -> io::Result<Child> {
+    let mut command = Command::new(program);
+    let piped = command.arg(VERB).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut child = piped.spawn()?;
+    let mut input = child.stdin.take().expect("it was asked for");
+    // One that died says so by its status.
+    let _ = input.write_all(request.as_bytes());
+    Ok(child)
+}
+
+/// How the process ended; `None` where it had to be ended.
+fn wait(child: &mut Child) -> io::Result<Option<ExitStatus>> {
+    let started = Instant::now();
+    while started.elapsed() < TIME {
+        if let Some(status) = child.try_wait()? {
+            return Ok(Some(status));
+        }
+        thread::sleep(PAUSE);
+    }
+    child.kill()?;
+    child.wait()?;
+    Ok(None)
+}
+
+/// Which limit ended the process: Rust's runtime says so on its way out.
+fn reason(child: &mut Child, status: ExitStatus) -> Error {
+    let mut said = String::new();
+    let mut errors = child.stderr.take().expect("it was asked for");
+    let _ = errors.read_to_string(&mut said);
+    let limit = if said.contains("overflowed its stack") {
+        format!("{STACK_MIB} MiB of stack")
+    } else if said.contains("memory allocation of") {
+        format!("{MEMORY_MIB} MiB of memory")
+    } else {
+        return Error::Untried { cause: status.to_string() };
+    };
+    Error::Unbounded { limit }
+}
+
+/// A conversation longer than most: a template that grows with turns or text meets one sooner or later.
+fn made_up() -> Conversation {
+    let role = |turn: usize| if turn.is_multiple_of(2) { "user" } else { "assistant" };
+    let turn = |turn: usize| json!({"role": role(turn), "content": format!("{turn} {}", "word ".repeat(WORDS))});
+    Conversation { messages: (0..TURNS).map(turn).collect(), ..Conversation::default() }
+}
+
+/// What is tried: JSON, a part a line. Parts that come from a row are not nested deeper here than they were there.
+struct Request {
+    source: String,
+    special: SpecialTokens,
+    started: Timestamp,
+    conversation: Conversation,
+}
+
+impl Request {
+    fn text(self) -> String {
+        let Conversation { messages, tools, variables } = self.conversation;
+        let parts = [
+            json!(self.source),
+            json!(self.special),
+            json!(self.started.to_string()),
+            Value::Array(messages),
+            json!(tools),
+            Value::Object(variables),
+        ];
+        parts.map(|part| part.to_string()).join("\n")
+    }
+
+    fn parse(text: &str) -> io::Result<Self> {
+        let mut lines = text.lines();
+        let mut part = || lines.next().unwrap_or_default();
+        let (source, special) = (serde_json::from_str(part())?, serde_json::from_str(part())?);
+        let started: String = serde_json::from_str(part())?;
+        let [messages, tools, variables] = [part(), part(), part()];
+        let conversation = Conversation {
+            messages: serde_json::from_str(messages)?,
+            tools: serde_json::from_str(tools)?,
+            variables: serde_json::from_str(variables)?,
+        };
+        Ok(Self { source, special, started: started.parse().map_err(io::Error::other)?, conversation })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_is_read_as_it_was_written() {
+        let deep = (0..120).fold(json!(1), |value, _| json!([value]));
+        let variables = [("thinking".to_owned(), deep)].into_iter().collect();
+        let conversation = Conversation { tools: Some(vec![json!({"name": "a\nb"})]), variables, ..made_up() };
+        let special = SpecialTokens { bos: Some("<s>".to_owned()), all: vec!["<s>".to_owned()], ..SpecialTokens::default() };
+        let started = "2025-01-01T00:00:00.5Z".parse().expect("a time");
+        let request = Request { source: "{{ a }}\n".to_owned(), special, started, conversation };
+        let Request { source, special, started, conversation } = &request;
+        let expected = (source.clone(), special.clone(), *started, conversation.clone());
+        let read = Request::parse(&request.text()).expect("a request");
+        assert_eq!((read.source, read.special, read.started, read.conversation), expected);
+        assert!(Request::parse("{}").is_err());
+    }
+
+    #[test]
+    fn a_request_is_carried_out_whatever_comes_of_it() {
+        for source in ["{{ messages }}", "{% if %}", "{{ raise_exception('no') }}"] {
+            let (special, started) = (SpecialTokens::default(), Timestamp::UNIX_EPOCH);
+            let request = Request { source: source.to_owned(), special, started, conversation: made_up() };
+            carry_out(&request.text()).expect("carried out");
+        }
+    }
+}

@@ -1,0 +1,77 @@
+//! Small files of a folder that came from outside: a size that memory can take, and nothing that is not a file. A pipe in a
+//! model's folder would block its reader for ever, `/dev/zero` would fill the memory.
+
+use std::fs::File;
+use std::io::{self, ErrorKind, Read};
+use std::path::Path;
+
+use super::Error;
+
+/// The most that is read of a JSON file beside the tokenizer. The largest in use has a tenth of it.
+pub const JSON_BYTES: u64 = 16 << 20;
+/// Items of a list that a message names.
+const LISTED: usize = 30;
+
+/// The items of a list that another's folder may make as long as it likes: the first ones, and how many there are beside.
+pub fn listed(items: &[String]) -> Vec<String> {
+    let rest = items.len().saturating_sub(LISTED);
+    let more = (rest > 0).then(|| format!("and {rest} more"));
+    items.iter().take(LISTED).cloned().chain(more).collect()
+}
+
+/// Opens a file, and only a file; links are followed.
+///
+/// # Errors
+/// It is not there, cannot be read, or is not a file.
+pub fn open_file(path: &Path) -> Result<File, Error> {
+    let failed = |cause| Error::new("open", path, cause);
+    if !std::fs::metadata(path).map_err(failed)?.is_file() {
+        return Err(failed(io::Error::new(ErrorKind::InvalidInput, "it is not a file")));
+    }
+    File::open(path).map_err(failed)
+}
+
+/// Reads a whole text file of no more than `limit_bytes`.
+///
+/// # Errors
+/// It cannot be read, is not a file, is larger, or is not UTF-8.
+pub fn read_text_up_to(path: &Path, limit_bytes: u64) -> Result<String, Error> {
+    let failed = |cause| Error::new("read", path, cause);
+    let (mut bytes, mut file) = (Vec::new(), open_file(path)?.take(limit_bytes + 1));
+    file.read_to_end(&mut bytes).map_err(failed)?;
+    if bytes.len() as u64 > limit_bytes {
+        let said = format!("it is larger than {}, the most that is read of such a file", size(limit_bytes));
+        return Err(failed(io::Error::new(ErrorKind::FileTooLarge, said)));
+    }
+    String::from_utf8(bytes).map_err(|error| failed(io::Error::new(ErrorKind::InvalidData, format!("not UTF-8: {error}"))))
+}
+
+fn size(bytes: u64) -> String {
+    if bytes < 1 << 20 { format!("{} KiB", bytes >> 10) } else { format!("{} MiB", bytes >> 20) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_list_says_how_long_it_is() {
+        let names: Vec<String> = (0..32).map(|name| name.to_string()).collect();
+        assert_eq!(listed(&names[..30]).len(), 30);
+        assert_eq!(listed(&names).last().map(String::as_str), Some("and 2 more"));
+    }
+
+    #[test]
+    fn a_file_is_read_up_to_its_limit_and_not_beyond() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let path = dir.path().join("a");
+        std::fs::write(&path, "x".repeat(2048)).expect("written");
+        assert_eq!(read_text_up_to(&path, 2048).expect("read").len(), 2048);
+        let error = read_text_up_to(&path, 2047).expect_err("too large");
+        assert!(error.to_string().ends_with("it is larger than 1 KiB, the most that is read of such a file"), "{error}");
+        std::fs::write(&path, b"\xff").expect("written");
+        assert_eq!(read_text_up_to(&path, 1).expect_err("no text").cause.kind(), ErrorKind::InvalidData);
+        assert_eq!(open_file(dir.path()).expect_err("a folder").cause.to_string(), "it is not a file");
+        assert_eq!(open_file(&dir.path().join("b")).expect_err("nothing").cause.kind(), ErrorKind::NotFound);
+    }
+}

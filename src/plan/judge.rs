@@ -1,0 +1,170 @@
+//! Whether a run may use its rows: what was left out is said, and what would train something else than was meant is refused.
+
+use std::collections::BTreeSet;
+
+use rayon::prelude::*;
+
+use super::Error;
+use super::resolve::Plan;
+use super::rows::RunData;
+use crate::data::{Corpus, Ledger, Tally};
+use crate::report::{Event, Reporter};
+use crate::terms::Truncation;
+
+/// The sources of `datasets` or of `evaluation.datasets`, with what became of their rows.
+struct Sources<'a> {
+    first: usize,
+    tallies: &'a [Tally],
+    total: Tally,
+}
+
+impl Plan {
+    /// Says what was left out and what looks wrong, and refuses what would make the run another than the one that was meant.
+    ///
+    /// # Errors
+    /// Rows are too long and may not be, too many are left out, a source trains nothing, or nothing is left to train on.
+    pub fn judge(&self, data: &RunData, report: Reporter) -> Result<(), Error> {
+        let (datasets, evaluation) = data.ledger().sources.split_at(self.sources.len());
+        self.judge_sources(&Sources::new(0, datasets), report)?;
+        data.datasets.split.check()?;
+        self.judge_sources(&Sources::new(self.sources.len(), evaluation), report)?;
+        self.judge_tokens(data, report)
+    }
+
+    fn judge_sources(&self, sources: &Sources, report: Reporter) -> Result<(), Error> {
+        let total = &sources.total;
+        self.notes_of(total).into_iter().for_each(|note| report(Event::Note(note)));
+        self.check_length(total)?;
+        // Where no source has a row to keep, that they are left out says more.
+        if total.kept() > 0 {
+            self.check_each(sources)?;
+        }
+        self.check_share(total)?;
+        // Without any, validation would be left out in silence; without any to train on there are better words.
+        if sources.first > 0 { self.check_each(sources) } else { Ok(()) }
+    }
+
+    fn notes_of(&self, total: &Tally) -> Vec<String> {
+        let (rows, limit) = (total.rows, self.limits.sequence_len);
+        let long = total.longest.as_ref().filter(|longest| longest.tokens > limit).map(|longest| {
+            let (count, fate) = if total.truncated > 0 { (total.truncated, "cut") } else { (total.too_long, "left out") };
+            format!(
+                "{count} of {rows} rows are {fate}: they are longer than `training.sequence_len`, {limit}; the longest is {longest}"
+            )
+        });
+        let untrained =
+            (total.untrained > 0).then(|| format!("{} of {rows} rows have no token to train and are left out", total.untrained));
+        let broken = total
+            .first_broken
+            .as_ref()
+            .map(|first| format!("{} of {rows} rows are broken and left out; the first: {first}", total.broken));
+        [long, untrained, broken].into_iter().flatten().collect()
+    }
+
+    fn check_length(&self, total: &Tally) -> Result<(), Error> {
+        match (self.limits.truncation, &total.longest) {
+            (Truncation::Error, Some(longest)) if total.too_long > 0 => Err(Error::Rows {
+                message: format!(
+                    "{} of {} rows are longer than sequence_len: {}, the longest is {longest}",
+                    total.too_long, total.rows, self.limits.sequence_len
+                ),
+                hint: format!(
+                    "raise `training.sequence_len` to {}, or set `training.truncation` to `drop` or `truncate`",
+                    longest.tokens
+                ),
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    fn check_each(&self, sources: &Sources) -> Result<(), Error> {
+        let Some(index) = sources.tallies.iter().position(|tally| tally.kept() == 0) else { return Ok(()) };
+        let (key, path) = self.source_name(sources.first + index);
+        let tally = &sources.tallies[index];
+        Err(Error::Rows {
+            message: format!("{key}: `{path}` has no token to train in {} rows{}", tally.rows, reasons(tally)),
+            hint: "see its rows with `rankine preview`, and correct its `format`, `columns` or `train_on`, or take it out"
+                .to_owned(),
+        })
+    }
+
+    fn check_share(&self, total: &Tally) -> Result<(), Error> {
+        if total.dropped_share() <= self.max_dropped {
+            return Ok(());
+        }
+        let of_length = "raise `training.sequence_len`, set `training.truncation: truncate`, or raise `training.max_dropped`";
+        let of_rows = "see them with `rankine preview --ledger FILE.parquet`; correct the rows, or raise `training.max_dropped`";
+        let (dropped, rows, limit) = (total.dropped(), total.rows, self.max_dropped);
+        let first = total.first_broken.as_ref().map_or_else(String::new, |first| format!("; the first broken one: {first}"));
+        Err(Error::Rows {
+            message: format!(
+                "{dropped} of {rows} rows are left out{}, more than `training.max_dropped`, {limit}{first}",
+                reasons(total)
+            ),
+            hint: if total.broken > 0 { of_rows } else { of_length }.to_owned(),
+        })
+    }
+
+    /// A tokenizer may know more tokens than the embedding has rows, and a model that never sees a turn end while it is trained does
+    /// not end one afterwards.
+    fn judge_tokens(&self, data: &RunData, report: Reporter) -> Result<(), Error> {
+        let of_training = Census::of(&data.datasets.corpus, data.end_ids());
+        let of_evaluation = Census::of(&data.evaluation.corpus, data.end_ids());
+        let vocabulary = self.model.spec.vocabulary;
+        if let Some(id) = of_training.highest.max(of_evaluation.highest).filter(|id| *id as usize >= vocabulary) {
+            return Err(Error::Rows {
+                message: format!("the tokenizer made token id {id}, the base's embedding has ids below {vocabulary}"),
+                hint: "use the tokenizer that came with the base, or a base whose embedding was resized for it".to_owned(),
+            });
+        }
+        let has_ends = |source: &usize| of_training.ends.iter().any(|(with, _)| with == source);
+        for source in (0..self.sources.len()).filter(|source| !has_ends(source)) {
+            let (key, what) = (self.source_name(source).0, "no row trains a token that ends a turn or a document");
+            report(Event::Note(format!("{key}: {what}: the model will not learn to stop from it")));
+        }
+        let ends = of_training.ends.into_iter().map(|(_, id)| id).collect();
+        self.notes_of_embeddings(&ends)?.into_iter().for_each(|note| report(Event::Note(note)));
+        Ok(())
+    }
+}
+
+impl<'a> Sources<'a> {
+    fn new(first: usize, tallies: &'a [Tally]) -> Self {
+        let total = Ledger { sources: tallies.to_vec() }.total();
+        Self { first, tallies, total }
+    }
+}
+
+/// Why rows are left out, in brackets.
+fn reasons(tally: &Tally) -> String {
+    let broken = if tally.broken > 0 { format!(", {} broken", tally.broken) } else { String::new() };
+    format!(" ({} too long, {} without a trained token{broken})", tally.too_long, tally.untrained)
+}
+
+/// What the kept rows hold.
+#[derive(Debug, Default)]
+struct Census {
+    /// The highest id.
+    highest: Option<u32>,
+    /// Tokens that end a turn or a document and are trained, each with a source of it.
+    ends: BTreeSet<(usize, u32)>,
+}
+
+impl Census {
+    fn of(corpus: &Corpus, end_ids: &[u32]) -> Self {
+        let count = |mut census: Self, index: usize| {
+            let (row, source) = (corpus.row(index), corpus.source(index));
+            let ids = row.ids();
+            census.highest = census.highest.max(ids.iter().copied().max());
+            let trained = ids.into_iter().zip(row.trained()).filter(|(id, trained)| *trained && end_ids.contains(id));
+            census.ends.extend(trained.map(|(id, _)| (source, id)));
+            census
+        };
+        (0..corpus.len()).into_par_iter().fold(Self::default, count).reduce(Self::default, Self::and)
+    }
+
+    fn and(mut self, other: Self) -> Self {
+        self.ends.extend(other.ends);
+        Self { highest: self.highest.max(other.highest), ends: self.ends }
+    }
+}

@@ -1,0 +1,155 @@
+//! The rows of a plan: read, tokenised, divided into those that train and those that score, and counted.
+
+use std::path::PathBuf;
+
+use super::Error;
+use super::resolve::Plan;
+use crate::data::{Corpus, Divided, Ledger, Record, Rows, Source, Split, duplicates, split};
+use crate::report::{Event, Reporter};
+use crate::train;
+
+/// The rows of a plan, as tokens.
+#[derive(Debug)]
+pub struct RunData {
+    pub(super) datasets: Divided,
+    pub(super) evaluation: Divided,
+    /// Of the sources of both, in that order.
+    ledger: Ledger,
+    /// Sources of `datasets`.
+    sources: usize,
+    end_ids: Vec<u32>,
+}
+
+impl Plan {
+    /// Reads and tokenises the data, or finds it in the cache, splits off the validation rows and judges what came of it.
+    ///
+    /// # Errors
+    /// A row cannot be read or rendered, too many are left out, or nothing is left to train on.
+    pub fn read_data(&self, report: Reporter) -> Result<RunData, Error> {
+        let data = self.open_data(report)?;
+        self.judge(&data, report)?;
+        Ok(data)
+    }
+
+    /// Reads and tokenises the data, or finds it in the cache, and splits off the validation rows. Whether the run may use them
+    /// [`Plan::judge`] says.
+    ///
+    /// # Errors
+    /// A row cannot be read or rendered, for a reason that other rows will share.
+    pub fn open_data(&self, report: Reporter) -> Result<RunData, Error> {
+        self.notes().into_iter().for_each(|note| report(Event::Note(note)));
+        let cache = cache_folder();
+        let open = |sources: &[Source]| Corpus::open(sources, &self.encoder, &self.limits, &cache, report);
+        let (corpus, evaluation) = (open(&self.sources)?, open(&self.validation_sources)?);
+        let mut contents = corpus.contents();
+        let rows = contents.len();
+        let split = split(&contents, self.holdout);
+        contents.extend(evaluation.contents());
+        let mut of_datasets = duplicates(&contents);
+        let of_evaluation = of_datasets.split_off(rows);
+        let validation = Split::validation_only(evaluation.len());
+        let datasets = Divided { corpus, split, duplicates: of_datasets };
+        let evaluation = Divided { corpus: evaluation, split: validation, duplicates: of_evaluation };
+        let mut ledger = datasets.ledger(self.sources.len());
+        ledger.sources.extend(evaluation.ledger(self.validation_sources.len()).sources);
+        Ok(RunData { datasets, evaluation, ledger, sources: self.sources.len(), end_ids: self.encoder.tokenizer.end_ids() })
+    }
+
+    /// A source's key in the recipe, and its path as the recipe has it. Those of the validation sets come last.
+    pub fn source_name(&self, source: usize) -> (String, String) {
+        let key = match source.checked_sub(self.sources.len()) {
+            None => format!("datasets.{source}"),
+            Some(index) => format!("evaluation.datasets.{index}"),
+        };
+        let path = self.setting(&format!("{key}.path")).and_then(|path| path.as_str()).unwrap_or_default().to_owned();
+        (key, path)
+    }
+}
+
+impl RunData {
+    /// The rows as the loop takes them.
+    pub fn rows(&self) -> train::Data<'_> {
+        let validation = [&self.datasets, &self.evaluation].map(|of| Rows::new(&of.corpus, of.split.validation.clone()));
+        train::Data {
+            training: Rows::new(&self.datasets.corpus, self.datasets.split.training.clone()),
+            validation: validation.into_iter().filter(|rows| !rows.is_empty()).collect(),
+            end_ids: self.end_ids.iter().map(|id| id.cast_signed()).collect(),
+        }
+    }
+
+    /// What became of every row that was read, source by source.
+    pub fn ledger(&self) -> &Ledger {
+        &self.ledger
+    }
+
+    /// Rows that were read.
+    pub fn rows_read(&self) -> u64 {
+        self.datasets.corpus.rows_read() + self.evaluation.corpus.rows_read()
+    }
+
+    /// A row by its number in the order in which they were read, from 0.
+    ///
+    /// # Panics
+    /// There is no such row.
+    pub fn record(&self, number: u64) -> Record<'_> {
+        match number.checked_sub(self.datasets.corpus.rows_read()) {
+            None => self.datasets.record(number),
+            Some(number) => self.behind(self.evaluation.record(number)),
+        }
+    }
+
+    /// Every row that was read, in order.
+    pub fn records(&self) -> impl Iterator<Item = Record<'_>> {
+        self.datasets.records().chain(self.evaluation.records().map(|record| self.behind(record)))
+    }
+
+    /// A record of a validation set, whose source is counted behind the others.
+    fn behind<'a>(&self, record: Record<'a>) -> Record<'a> {
+        Record { source: record.source + self.sources, ..record }
+    }
+
+    /// Tokens that end a turn or a document.
+    pub fn end_ids(&self) -> &[u32] {
+        &self.end_ids
+    }
+
+    /// Rows to train on.
+    pub fn training_rows(&self) -> usize {
+        self.datasets.split.training.len()
+    }
+
+    /// Rows to score on.
+    pub fn validation_rows(&self) -> usize {
+        self.datasets.split.validation.len() + self.evaluation.corpus.len()
+    }
+
+    /// Tokens of the rows to train on, and how many of them carry a loss.
+    pub fn training_tokens(&self) -> (u64, u64) {
+        let rows = self.datasets.split.training.iter().map(|index| self.datasets.corpus.row(*index as usize));
+        rows.fold((0, 0), |(tokens, trained), row| (tokens + row.len() as u64, trained + row.trained_tokens() as u64))
+    }
+
+    /// How often a run trains each of its kept rows, by index: the same rows of the same steps as the loop takes.
+    pub fn times_trained(&self, config: &train::Config) -> Vec<u32> {
+        let training = &self.datasets.split.training;
+        let (mut times, mut epoch, mut place, mut order) = (vec![0; self.datasets.corpus.len()], 0, 0, None);
+        for _ in 0..config.schedule.total_steps {
+            let of_step = config.rows_after(epoch, place, training.len());
+            if order.is_none() || of_step.epoch != epoch {
+                order = Some(config.order(of_step.epoch, training.len()));
+            }
+            (epoch, place) = (of_step.epoch, of_step.places.end as u64);
+            for row in order.iter().flat_map(|order| &order[of_step.places.clone()]) {
+                times[training[*row as usize] as usize] += 1;
+            }
+        }
+        times
+    }
+}
+
+/// Where token caches are: `RANKINE_CACHE`, or the user's cache folder.
+fn cache_folder() -> PathBuf {
+    let of = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let user = || of("XDG_CACHE_HOME").or_else(|| of("LOCALAPPDATA")).or_else(|| of("HOME").map(|home| home.join(".cache")));
+    of("RANKINE_CACHE").unwrap_or_else(|| user().unwrap_or_else(std::env::temp_dir).join("rankine"))
+}
