@@ -95,6 +95,7 @@ fn refused(cases: &[Case]) {
 
 #[test]
 fn names_that_climb_out_of_the_folder_are_refused() {
+    const SAID: &[&str] = &["`weight_map` names", "expected a safetensors file of this folder"];
     let index = |name: Value| {
         move |desk: &Desk| {
             fs::copy(desk.path(WEIGHTS), desk.path("outside.safetensors")).unwrap();
@@ -102,7 +103,6 @@ fn names_that_climb_out_of_the_folder_are_refused() {
             desk.write("base/model.safetensors.index.json", json!({"weight_map": {"x": name}}).to_string());
         }
     };
-    const SAID: &[&str] = &["`weight_map` names", "expected a safetensors file of this folder"];
     refused(&[
         ("the folder above", &index(json!("../outside.safetensors")), SAID),
         ("through another folder", &index(json!("x/../../outside.safetensors")), SAID),
@@ -190,13 +190,13 @@ fn archive(header: &str, length: Option<u64>, data: usize) -> Vec<u8> {
 
 #[test]
 fn headers_that_lie_are_refused() {
+    const SAID: &str = "`base/model.safetensors` is not a whole safetensors file";
     let header = |header: String, data: usize| move |desk: &Desk| desk.write(WEIGHTS, archive(&header, None, data));
     let length = |length: u64| move |desk: &Desk| desk.write(WEIGHTS, archive("{}", Some(length), 0));
     let tensor = |shape: &str, from: u64, to: u64| format!(r#"{{"dtype":"F32","shape":{shape},"data_offsets":[{from},{to}]}}"#);
     let one = |shape: &str, from: u64, to: u64| format!(r#"{{"a":{}}}"#, tensor(shape, from, to));
     let two = |name: &str, from: u64| format!(r#"{{"a":{},"{name}":{}}}"#, tensor("[2]", 0, 8), tensor("[2]", from, from + 8));
     let many = |count: usize, entry: &dyn Fn(usize) -> String| (0..count).map(entry).collect::<Vec<_>>().join(",");
-    const SAID: &str = "`base/model.safetensors` is not a whole safetensors file";
     refused(&[
         ("a length of 2^63", &length(1 << 63), &[SAID, "its header claims 9223372036854775808 bytes"]),
         ("the largest length", &length(u64::MAX), &[SAID]),
@@ -248,9 +248,9 @@ fn headers_that_lie_are_refused() {
 
 #[test]
 fn pickles_are_never_opened() {
+    const SAID: &[&str] = &["`base/model.safetensors` is a pickle, not a safetensors file", "hint: convert the weights"];
     let weights = |bytes: &'static [u8]| move |desk: &Desk| desk.write(WEIGHTS, [bytes, &[0; 64]].concat());
     let named = |name: &'static str| move |desk: &Desk| fs::rename(desk.path(WEIGHTS), desk.path("base").join(name)).unwrap();
-    const SAID: &[&str] = &["`base/model.safetensors` is a pickle, not a safetensors file", "hint: convert the weights"];
     refused(&[
         ("torch's zip archive", &weights(b"PK\x03\x04\0\0\x08\x08\0\0"), SAID),
         ("protocol 2", &weights(b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P"), SAID),
@@ -385,16 +385,7 @@ fn a_tokenizer_cannot_ask_for_more_than_there_is() {
 #[test]
 fn a_config_runs_no_code_and_fills_no_memory() {
     let config = |from: &'static str, to: String| move |desk: &Desk| desk.edit("base/config.json", from, &to);
-    let auto_map = r#""auto_map": {"AutoModelForCausalLM": "modeling_x.Model"}, "use_cache": true"#;
     refused(&[
-        (
-            "code of its own",
-            &config("\"use_cache\": true", auto_map.into()),
-            &[
-                "names code of the model's own, \"modeling_x.Model\", which is never run",
-                "hint: if transformers runs it as `llama`",
-            ],
-        ),
         ("larger than any", &|desk| desk.write("base/config.json", " ".repeat(17 << 20)), &["it is larger than 16 MiB"]),
         (
             "as large as may be",
@@ -413,6 +404,11 @@ fn a_config_runs_no_code_and_fills_no_memory() {
             &["has shape [304, 32], expected [304, 16777216]"],
         ),
     ]);
+    let desk = Desk::new();
+    let auto_map = r#""auto_map": {"AutoModelForCausalLM": "modeling_x.Model"}, "use_cache": true"#;
+    desk.edit("base/config.json", "\"use_cache\": true", auto_map);
+    desk.write("base/modeling_x.py", "open('owned', 'w')");
+    run(&desk, "code of its own", &["train", "recipe.yaml"]).says("code of its own", 0, &[]);
 }
 
 /// A desk whose rows are conversations, with a template of its own.

@@ -353,3 +353,15 @@ fn files_have_the_rights_that_the_user_gives_to_files() {
         assert_eq!(fs::metadata(desk.path(file)).unwrap().permissions().mode() & 0o777, 0o600, "{file}");
     }
 }
+
+#[test]
+fn a_base_whose_rope_depends_on_the_batch_is_told() {
+    let desk = Desk::new();
+    let dynamic = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/archs/llama/variants/rope/config_dynamic.json");
+    let word = "note: the base's RoPE changes for a micro-batch with a row of more than";
+    let plan = |rows: &str| desk.run(&["plan", "recipe.yaml", rows]).stderr;
+    assert!(!plan("training.micro_batch_size=2").contains(word));
+    desk.write("base/config.json", fs::read(dynamic).unwrap());
+    assert!(plan("training.micro_batch_size=2").contains(word));
+    assert!(!plan("training.micro_batch_size=1").contains(word), "a row alone has its own length");
+}

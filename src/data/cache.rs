@@ -8,6 +8,7 @@
 
 use std::io::{BufWriter, Seek, Write};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use memmap2::Mmap;
 use tempfile::NamedTempFile;
@@ -17,6 +18,8 @@ use crate::files::{self, Hash};
 
 /// The last byte is the version of the layout and of what the encoder writes into it.
 const MAGIC: [u8; 8] = *b"RKTOKEN\x02";
+/// Nobody tokenises a file for so long: the writer of an older temporary file is dead.
+const LEFTOVER: Duration = Duration::from_hours(24);
 const CHECKSUM_START: usize = 8 + 8 + 8 + 32;
 const HEADER_BYTES: usize = CHECKSUM_START + 32;
 const ENTRY_BYTES: usize = 8 + 4 + 4 + 8;
@@ -164,8 +167,9 @@ impl Writer {
     pub fn create(path: &Path, key: Hash) -> Result<Self, files::Error> {
         let folder = path.parent().unwrap_or(Path::new("."));
         std::fs::create_dir_all(folder).map_err(|cause| files::Error::new("create", folder, cause))?;
+        let _ = files::remove_leftovers(&[folder], LEFTOVER);
         let failed = |cause| files::Error::new("write", path, cause);
-        let mut file = BufWriter::new(tempfile::Builder::new().prefix(".tmp-").tempfile_in(folder).map_err(failed)?);
+        let mut file = BufWriter::new(files::temporary_in(folder).map_err(failed)?);
         file.write_all(&[0; HEADER_BYTES]).map_err(failed)?;
         Ok(Self { path: path.to_owned(), key, file, hasher: blake3::Hasher::new(), index: Vec::new(), rows: 0, records: 0 })
     }

@@ -47,7 +47,20 @@ pub struct Tokenizer {
     special: SpecialTokens,
     eos_ids: Vec<u32>,
     chat_template: Option<String>,
+    moved: Vec<MovedToken>,
     hash: files::Hash,
+}
+
+/// An added token that has another id than its file says. The tokenizers crate, which transformers uses too, numbers added tokens in the
+/// order of the file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MovedToken {
+    /// The token.
+    pub token: String,
+    /// Its id in the file.
+    pub said: u32,
+    /// Its id.
+    pub id: Option<u32>,
 }
 
 /// A tokenizer that cannot be opened or used.
@@ -94,6 +107,14 @@ pub enum Error {
         /// What the tokenizer said.
         cause: String,
     },
+    /// The tokenizer's crate panicked over a text.
+    #[error("a text of {bytes} bytes cannot be tokenised: {cause}")]
+    Panicked {
+        /// Size of the text.
+        bytes: usize,
+        /// What the crate said.
+        cause: String,
+    },
     /// Tokens have no text.
     #[error("{tokens} tokens cannot be turned into text: {cause}")]
     Decode {
@@ -125,7 +146,8 @@ impl Tokenizer {
         let mut seen = std::collections::HashSet::new();
         eos_ids.retain(|id| seen.insert(*id));
         let hash = hash(&source, &special, &eos_ids);
-        Ok(Self { inner, special, eos_ids, chat_template, hash })
+        let moved = moved_tokens(&source, &inner);
+        Ok(Self { inner, special, eos_ids, chat_template, moved, hash })
     }
 
     /// The special tokens.
@@ -143,10 +165,10 @@ impl Tokenizer {
     /// # Errors
     /// The tokenizer has no tokens for the text.
     pub fn encode(&self, text: &str, add_special_tokens: bool) -> Result<Encoding, Error> {
-        let failed = |cause: String| Error::Encode { bytes: text.len(), cause };
         // A regular expression that backtracks too often makes its crate panic.
-        let encoding = files::guarded(|| self.inner.encode(text, add_special_tokens)).map_err(failed)?;
-        let encoding = encoding.map_err(|error| failed(error.to_string()))?;
+        let encoding = files::guarded(|| self.inner.encode(text, add_special_tokens));
+        let encoding = encoding.map_err(|cause| Error::Panicked { bytes: text.len(), cause })?;
+        let encoding = encoding.map_err(|error| Error::Encode { bytes: text.len(), cause: error.to_string() })?;
         Ok(Encoding { ids: encoding.get_ids().to_vec(), offsets: encoding.get_offsets().to_vec() })
     }
 
@@ -216,6 +238,11 @@ impl Tokenizer {
         self.inner.get_added_vocabulary().get_added_tokens_decoder().get(&id).is_some_and(|token| token.special)
     }
 
+    /// Added tokens whose ids are not those of the file.
+    pub fn moved_tokens(&self) -> &[MovedToken] {
+        &self.moved
+    }
+
     /// The identity of the tokenizer: its file and its special tokens. The chat template is not part of it.
     pub fn hash(&self) -> files::Hash {
         self.hash
@@ -248,6 +275,23 @@ fn parse(path: &Path, source: &str) -> Result<tokenizers::Tokenizer, Error> {
         Ok(parsed)
     });
     parsed.map_err(Into::into).flatten().map_err(broken)
+}
+
+fn moved_tokens(source: &str, inner: &tokenizers::Tokenizer) -> Vec<MovedToken> {
+    #[derive(serde::Deserialize)]
+    struct File {
+        #[serde(default)]
+        added_tokens: Vec<Added>,
+    }
+    #[derive(serde::Deserialize)]
+    struct Added {
+        id: u32,
+        content: String,
+    }
+    let added = serde_json::from_str::<File>(source).map(|file| file.added_tokens).unwrap_or_default();
+    let moved =
+        added.into_iter().map(|Added { id, content }| MovedToken { id: inner.token_to_id(&content), token: content, said: id });
+    moved.filter(|token| token.id != Some(token.said)).collect()
 }
 
 fn special_tokens(inner: &tokenizers::Tokenizer, config: &Config, map: &Config) -> Result<SpecialTokens, Error> {
@@ -365,7 +409,7 @@ impl Explain for Error {
             ),
             Self::Broken { .. } => Some("fetch the file again from where the base comes from".to_owned()),
             Self::Value { .. } => Some("correct the value, or fetch the file again".to_owned()),
-            Self::Encode { .. } | Self::Decode { .. } => None,
+            Self::Encode { .. } | Self::Panicked { .. } | Self::Decode { .. } => None,
         }
     }
 }

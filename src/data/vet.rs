@@ -160,9 +160,10 @@ mod tests {
     fn a_table_grows_a_text_by_its_longest_replacement() {
         // A trie of four bytes, then `ab`, NUL, `c`, NUL.
         let table = "BAAAAAAAAABhYgBjAA==";
-        assert_eq!(table_growth(table), 2.0);
+        assert!((table_growth(table) - 2.0).abs() < 1e-9);
         let twice = json!({"normalizer": [{"precompiled_charsmap": table}, {"precompiled_charsmap": table}]});
-        assert_eq!((growth(&twice), text_bytes(&twice)), (4.0, 0));
+        assert!((growth(&twice) - 4.0).abs() < 1e-9);
+        assert_eq!(text_bytes(&twice), 0);
     }
 
     #[test]

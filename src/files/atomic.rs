@@ -2,6 +2,9 @@
 
 use std::fs::{self, File};
 use std::path::Path;
+use std::time::Duration;
+
+use tempfile::NamedTempFile;
 
 use super::{Error, disk};
 
@@ -49,21 +52,34 @@ pub fn write_folder_atomic<E: From<Error>>(path: &Path, fill: impl FnOnce(&Path)
     Ok(sync_folder(above)?)
 }
 
-/// Removes what writers of these folders left when their processes died. Only for who owns the folders: a living writer would lose
-/// its work.
+/// Removes what writers of these folders left when their processes died, if it is older than `age`: a living writer would lose its
+/// work.
 ///
 /// # Errors
 /// A leftover cannot be removed.
-pub fn remove_leftovers(folders: &[&Path]) -> Result<(), Error> {
+pub fn remove_leftovers(folders: &[&Path], age: Duration) -> Result<(), Error> {
     let is_leftover = |name: &str| TEMPORARY.iter().any(|prefix| name.starts_with(prefix));
     for entry in folders.iter().filter_map(|folder| fs::read_dir(folder).ok()).flatten().flatten() {
-        if entry.file_name().to_str().is_some_and(is_leftover) {
+        if entry.file_name().to_str().is_some_and(is_leftover) && is_older(&entry, age) {
             let path = entry.path();
             let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
             removed.map_err(|cause| Error::new("remove", &path, cause))?;
         }
     }
     Ok(())
+}
+
+fn is_older(entry: &fs::DirEntry, age: Duration) -> bool {
+    let modified = entry.metadata().and_then(|metadata| metadata.modified());
+    age.is_zero() || modified.is_ok_and(|modified| modified.elapsed().is_ok_and(|elapsed| elapsed > age))
+}
+
+/// A file under a temporary name in a folder, for who writes it piece by piece.
+///
+/// # Errors
+/// The folder cannot be written.
+pub fn temporary_in(folder: &Path) -> std::io::Result<NamedTempFile> {
+    tempfile::Builder::new().prefix(TEMPORARY[0]).tempfile_in(folder)
 }
 
 /// Removes a folder and everything in it.
@@ -126,7 +142,10 @@ mod tests {
             fs::write(dir.path().join(name), b"").expect("written");
             fs::create_dir_all(dir.path().join(format!("{name}-folder/inner"))).expect("made");
         }
-        remove_leftovers(&[dir.path(), &dir.path().join("missing")]).expect("removed");
+        let folders = [dir.path(), &dir.path().join("missing")];
+        remove_leftovers(&folders, Duration::from_mins(1)).expect("none is so old");
+        assert_eq!(fs::read_dir(dir.path()).expect("listed").count(), 8);
+        remove_leftovers(&folders, Duration::ZERO).expect("removed");
         let left = fs::read_dir(dir.path()).expect("listed").map(|entry| entry.expect("an entry").file_name());
         let mut left: Vec<_> = left.collect();
         left.sort();

@@ -12,7 +12,7 @@ mod mmap;
 pub mod safetensors;
 mod space;
 
-pub use atomic::{remove_folder, remove_leftovers, write_atomic, write_folder_atomic};
+pub use atomic::{remove_folder, remove_leftovers, temporary_in, write_atomic, write_folder_atomic};
 pub use claim::{Claim, Refused};
 pub use guard::{guarded, panic_words};
 pub use hash::{Hash, hash_bytes, hash_file};

@@ -38,11 +38,6 @@ impl Config {
         Error::Config { path: self.path.clone(), message: message.into(), hint: None }
     }
 
-    /// An error about this file, with the next step.
-    pub fn fault_with_hint(&self, message: String, hint: String) -> Error {
-        Error::Config { path: self.path.clone(), message, hint: Some(hint) }
-    }
-
     /// An object inside the file as a config of its own; `None` where it is absent or null.
     pub fn section(&self, key: &str) -> Result<Option<Self>, Error> {
         match self.get(key) {

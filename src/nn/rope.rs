@@ -33,6 +33,14 @@ pub enum RopeScaling {
 }
 
 impl RopeSpec {
+    /// The length of the longest row of a batch beyond which the frequencies of all its rows change, tokens.
+    pub fn switches_at(&self) -> Option<usize> {
+        match self.scaling {
+            RopeScaling::Dynamic { trained_length, .. } | RopeScaling::LongRope { trained_length, .. } => Some(trained_length),
+            _ => None,
+        }
+    }
+
     /// Frequencies in radians a token, one for each pair of features, for a batch of `length` tokens. In f32, in the order of
     /// operations of transformers: at a position of 100,000 another rounding turns a query by milliradians.
     fn frequencies(&self, length: usize) -> Vec<f32> {

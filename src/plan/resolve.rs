@@ -10,6 +10,7 @@ use super::base::{self, Found, noted};
 use super::fill::{Filled, Setting};
 use super::training::{Training, training};
 use crate::adapter::LoraConfig;
+use crate::data::tokenize::MovedToken;
 use crate::data::{self, Encoder, Limits, Source};
 use crate::fault::Fault;
 use crate::recipe::{Dataset, Recipe};
@@ -196,7 +197,16 @@ impl Plan {
     pub fn notes(&self) -> Vec<String> {
         let (length, context) = (self.limits.sequence_len, self.model.spec.context);
         let long = format!("training.sequence_len is {length}, the base was made for {context} tokens");
-        (length > context).then_some(long).into_iter().chain(self.adapter.portability()).collect()
+        let switch = self.model.spec.layers.iter().filter_map(|layer| layer.mixer.rope.switches_at()).min();
+        let switches = switch.filter(|switch| length > *switch && self.training.micro_batch_size > 1).map(|switch| {
+            format!("the base's RoPE changes for a micro-batch with a row of more than {switch} tokens, so the loss of a row depends on the rows beside it, as in transformers; `training.micro_batch_size: 1` avoids that")
+        });
+        let moved = self.encoder.tokenizer.moved_tokens().first().map(|MovedToken { token, said, id }| {
+            let id = id.map_or_else(|| "none".to_owned(), |id| id.to_string());
+            format!("tokenizer.json gives `{token}` the id {said}, it is read as {id}, as transformers does: its added tokens are not in the order of their ids")
+        });
+        let of_base = (length > context).then_some(long).into_iter().chain(switches).chain(moved);
+        of_base.chain(self.adapter.portability()).collect()
     }
 
     /// The value of a setting, as it would be written in a recipe.

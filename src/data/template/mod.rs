@@ -89,6 +89,12 @@ pub enum Error {
         /// What went wrong.
         cause: String,
     },
+    /// The renderer panicked over this conversation.
+    #[error("the chat template cannot be rendered: {cause}")]
+    Panicked {
+        /// What it said.
+        cause: String,
+    },
     /// A generation block lies in another.
     #[error("`generation` blocks of the chat template lie in one another")]
     Nested,
@@ -203,7 +209,7 @@ impl ChatTemplate {
             ("add_generation_prompt", Variable::from(prompt)),
         ];
         let variables = Variable::from_pairs(tokens.chain(extra).chain(own));
-        guarded(|| engine.render(variables)).unwrap_or_else(|cause| Err(Error::Render { line: 0, cause }))
+        guarded(|| engine.render(variables)).unwrap_or_else(|cause| Err(Error::Panicked { cause }))
     }
 }
 
@@ -241,7 +247,10 @@ fn cause(error: &minijinja::Error) -> String {
 
 impl Explain for Error {
     fn exit(&self) -> Exit {
-        Exit::Input
+        match self {
+            Self::Untried { .. } => Exit::Io,
+            _ => Exit::Input,
+        }
     }
 
     fn hint(&self) -> Option<String> {
@@ -251,6 +260,7 @@ impl Explain for Error {
                 "put `{% generation %}` and `{% endgeneration %}` around what the assistant says in a copy of the template and name it in `chat_template`"
                     .to_owned()
             }
+            Self::Untried { .. } => "see that this user may start another process, and run the command again".to_owned(),
             _ => "correct a copy of the template and name it in `chat_template`".to_owned(),
         })
     }

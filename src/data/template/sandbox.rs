@@ -33,7 +33,7 @@ const WORDS: usize = 200;
 
 static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
 
-/// Names the program that has [`VERB`]. Until then, as for who calls the library from a program of his own, templates are not tried.
+/// Names the program that has [`VERB`]. Until then, as where the library is called from another program, templates are not tried.
 pub fn try_in(program: PathBuf) {
     // The first one stands: there is one program.
     let _ = PROGRAM.set(program);

@@ -20,15 +20,7 @@ pub(super) fn spec(config: &Config) -> Result<DecoderSpec, Error> {
     if config.get("quantization_config").is_some() {
         return Err(config.fault("`quantization_config`: a base that is stored quantised is not supported yet"));
     }
-    let model_type = config.text("model_type")?.unwrap_or("");
-    if let Some(code) = config.section("auto_map")?.as_ref().and_then(|map| map.get("AutoModelForCausalLM")) {
-        let message =
-            format!("`auto_map` names code of the model's own, {code}, which is never run: what it computes is not known");
-        let hint =
-            format!("if transformers runs it as `{model_type}` without that code, take `auto_map` out of a copy of the file");
-        return Err(config.fault_with_hint(message, hint));
-    }
-    match model_type {
+    match config.text("model_type")?.unwrap_or("") {
         "llama" => llama::spec(config),
         "mistral" => mistral::spec(config),
         "qwen2" => qwen2::spec(config),
