@@ -87,31 +87,41 @@ fn checkpoints(desk: &Desk, run: &str) -> Vec<u64> {
     steps
 }
 
-/// The run that is left alone; its time tells when others can be killed.
-fn reference(desk: &Desk, overrides: &[&str]) -> (Outcome, Duration) {
-    let started = std::time::Instant::now();
+/// The run that is left alone.
+fn reference(desk: &Desk, overrides: &[&str]) -> Outcome {
     desk.run(&[&["train", "recipe.yaml", "output_dir=alone"], overrides].concat()).says("the run left alone", 0, &[]);
-    (outcome(desk, "alone"), started.elapsed())
+    outcome(desk, "alone")
 }
 
 fn start(desk: &Desk, arguments: &[&str]) -> Child {
     desk.command(arguments).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
 }
 
-/// Ends a run with the signal again and again, each time after a while, and lets it finish at last. The number of endings.
-fn interrupted(desk: &Desk, run: &str, overrides: &[&str], signal: Signal, pauses: &[Duration]) -> usize {
+/// When to end a run: as soon as its metrics have so many lines, and a little later.
+struct Moment {
+    lines: usize,
+    later: Duration,
+}
+
+/// Ends a run with the signal again and again, each time at a moment, and lets it finish at last. The number of endings.
+fn interrupted(desk: &Desk, run: &str, overrides: &[&str], signal: Signal, moments: &[Moment]) -> usize {
     let output = format!("output_dir={run}");
+    let lines =
+        || fs::read(desk.path(run).join("metrics.jsonl")).map_or(0, |metrics| metrics.split(|byte| *byte == b'\n').count());
     let mut endings = 0;
-    for pause in pauses.iter().map(Some).chain(std::iter::repeat(None)) {
+    for moment in moments.iter().map(Some).chain(std::iter::repeat(None)) {
         let is_begun = desk.path(run).join("recipe.lock.yaml").exists();
         let train = [&["train", "recipe.yaml", &output], overrides].concat();
         let mut child = if is_begun { start(desk, &["resume", run]) } else { start(desk, &train) };
-        let Some(pause) = pause else {
+        let Some(moment) = moment else {
             let status = child.wait().unwrap();
             assert!(status.success(), "{status}");
             return endings;
         };
-        std::thread::sleep(*pause);
+        while child.try_wait().unwrap().is_none() && lines() <= moment.lines {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        std::thread::sleep(moment.later);
         let _ = kill(Pid::from_raw(child.id().cast_signed()), signal);
         let status = child.wait().unwrap();
         assert!(matches!(status.code(), None | Some(0 | 75 | 130)), "{status}");
@@ -120,9 +130,14 @@ fn interrupted(desk: &Desk, run: &str, overrides: &[&str], signal: Signal, pause
     unreachable!("the last run is waited for");
 }
 
-/// `count` moments within the first two thirds of `whole`.
-fn moments(seed: u64, count: usize, whole: Duration) -> Vec<Duration> {
-    (0..count as u64).map(|index| whole.mul_f64(2.0 / 3.0 * rankine::draws::unit(mix(seed) ^ index))).collect()
+/// `count` moments of a run whose metrics come to `lines`.
+fn moments(seed: u64, count: usize, lines: usize) -> Vec<Moment> {
+    let draw = |key: u64| rankine::draws::unit(mix(seed) ^ key);
+    let moment = |index| Moment {
+        lines: (draw(2 * index) * lines as f64) as usize,
+        later: Duration::from_millis(40).mul_f64(draw(2 * index + 1)),
+    };
+    (0..count as u64).map(moment).collect()
 }
 
 /// How many runs are killed, here and in a thorough run: `RANKINE_KILLS=50 cargo test --release --test resume`.
@@ -133,27 +148,27 @@ fn runs(few: usize) -> usize {
 #[test]
 fn killed_at_random_moments_it_comes_to_the_same_adapter() {
     let desk = desk(90);
-    let (alone, took) = reference(&desk, &[]);
+    let alone = reference(&desk, &[]);
     let mut endings = 0;
     for index in 0..runs(4) {
         let run = format!("killed-{index}");
-        endings += interrupted(&desk, &run, &[], Signal::SIGKILL, &moments(index as u64, 3, took));
+        endings += interrupted(&desk, &run, &[], Signal::SIGKILL, &moments(index as u64, 3, alone.metrics.len()));
         assert_eq!(outcome(&desk, &run), alone, "{run}");
     }
-    println!("{endings} kills in {} runs of {took:?}", runs(4));
+    println!("{endings} kills in {} runs", runs(4));
 }
 
 #[test]
 fn stopped_at_random_moments_it_comes_to_the_same_adapter() {
     let desk = desk(90);
-    let (alone, took) = reference(&desk, &[]);
+    let alone = reference(&desk, &[]);
     let mut endings = 0;
     for (index, signal) in (0..runs(2)).flat_map(|index| [(index, Signal::SIGTERM), (index, Signal::SIGINT)]) {
         let run = format!("stopped-{index}-{signal}");
-        endings += interrupted(&desk, &run, &[], signal, &moments(100 + index as u64, 3, took));
+        endings += interrupted(&desk, &run, &[], signal, &moments(100 + index as u64, 3, alone.metrics.len()));
         assert_eq!(outcome(&desk, &run), alone, "{run}");
     }
-    println!("{endings} signals in {} runs of {took:?}", 2 * runs(2));
+    println!("{endings} signals in {} runs", 2 * runs(2));
 }
 
 /// The run as it was when it had just saved this step.
@@ -180,7 +195,7 @@ fn copy_folder(from: &Path, to: &Path) {
 #[test]
 fn every_step_can_be_gone_on_from() {
     let desk = desk(26);
-    let (alone, _) = reference(&desk, &["output.save_steps=1"]);
+    let alone = reference(&desk, &["output.save_steps=1"]);
     let steps = checkpoints(&desk, "alone");
     assert_eq!(steps, (1..=30).collect::<Vec<_>>(), "5 steps an epoch, 6 epochs, the last of each with fewer rows");
     for step in steps {
@@ -195,11 +210,11 @@ fn every_step_can_be_gone_on_from() {
 fn an_adapter_of_millions_of_parameters_comes_to_the_same() {
     let desk = desk(30);
     let overrides = ["adapter.r=6144", "training.max_steps=6", "training.num_epochs=", "output.save_steps=2"];
-    let (alone, took) = reference(&desk, &overrides);
+    let alone = reference(&desk, &overrides);
     assert!(alone.adapter.len() > 4 * 5_000_000, "{} bytes", alone.adapter.len());
-    let endings = interrupted(&desk, "killed", &overrides, Signal::SIGKILL, &moments(7, 4, took));
+    let endings = interrupted(&desk, "killed", &overrides, Signal::SIGKILL, &moments(7, 4, alone.metrics.len()));
     assert_eq!(outcome(&desk, "killed"), alone);
-    println!("{endings} kills of a run of {took:?}");
+    println!("{endings} kills of a run");
 }
 
 /// Changes a checkpoint so that its manifest still holds.
@@ -226,7 +241,7 @@ fn whatever_is_left_out_of_a_checkpoint_is_missed() {
     let overrides =
         ["training.learning_rate=0.3", "training.lr_scheduler=constant", "output.save_steps=1", "evaluation.eval_steps=1"];
     let overrides = [&overrides[..], &["evaluation.early_stopping_patience=12"]].concat();
-    let (alone, _) = reference(&desk, &overrides);
+    let alone = reference(&desk, &overrides);
     let state = |step: u64| -> Value {
         serde_json::from_str(&desk.read_text(&format!("alone/checkpoints/step-{step}/state.json"))).unwrap()
     };
@@ -265,7 +280,7 @@ fn whatever_is_left_out_of_a_checkpoint_is_missed() {
 #[test]
 fn the_newest_checkpoint_that_is_whole_counts() {
     let desk = desk(26);
-    let (alone, _) = reference(&desk, &[]);
+    let alone = reference(&desk, &[]);
     back_to(&desk, "alone", "again", 16);
     for (step, file) in [(16, "optimizer.safetensors"), (15, "adapter/adapter_model.safetensors"), (12, "manifest.json")] {
         let path = desk.path("again").join(format!("checkpoints/step-{step}")).join(file);
@@ -290,19 +305,103 @@ fn the_newest_checkpoint_that_is_whole_counts() {
 #[test]
 fn a_run_goes_on_from_its_lock_alone_and_from_anywhere() {
     let desk = desk(26);
-    let (alone, _) = reference(&desk, &[]);
+    let alone = reference(&desk, &[]);
     // No checkpoint at all: from the start.
     back_to(&desk, "alone", "again", 0);
     desk.remove("recipe.yaml");
     desk.run(&["resume", "again"]).says("without a checkpoint", 0, &["starting from step 0"]);
     assert_eq!(outcome(&desk, "again"), alone);
-    // A damaged lock: the checkpoint has a copy. Moved, and from another working directory.
+    // Moved, and from another working directory; where it was started another process has a run of that name.
+    back_to(&desk, "alone", "moved/long", 8);
+    desk.write("recipe.yaml", RECIPE);
+    let (mut other, _) = long_run(&desk);
+    let resume = |run: &str, folder: &str| {
+        let ran = desk.command(&["resume", run]).current_dir(desk.path(folder)).output().unwrap();
+        (ran.status.success(), String::from_utf8(ran.stderr).unwrap())
+    };
+    let (is_done, stderr) = resume("long", "moved");
+    assert!(is_done && stderr.contains("going on after step 8"), "{stderr}");
+    assert_eq!(outcome(&desk, "moved/long"), alone);
+    assert!(other.try_wait().unwrap().is_none() && desk.path("long/.rankine-lock").exists(), "the other run is let be");
+    other.kill().unwrap();
+    other.wait().unwrap();
+    // A damaged lock: the checkpoint has a copy.
     back_to(&desk, "alone", "moved/again", 8);
     desk.write("moved/again/recipe.lock.yaml", "damaged");
-    let ran = desk.command(&["resume", "again"]).current_dir(desk.path("moved")).output().unwrap();
-    let stderr = String::from_utf8(ran.stderr).unwrap();
-    assert!(ran.status.success() && stderr.contains("its copy"), "{stderr}");
+    let (is_done, stderr) = resume(".", "moved/again");
+    assert!(is_done && stderr.contains("its copy"), "{stderr}");
     assert_eq!(outcome(&desk, "moved/again"), alone);
+}
+
+#[test]
+fn what_is_there_is_not_lost_to_a_mistake() {
+    let desk = desk(26);
+    let alone = reference(&desk, &[]);
+    let step = desk.run(&["resume", "alone/checkpoints/step-8"]);
+    step.says("a checkpoint", 65, &["`alone/checkpoints/step-8` is a checkpoint, expected the folder of a run", "DESK/alone`"]);
+    desk.run(&["resume", "recipe.yaml"]).says("a file", 65, &["`recipe.yaml` is a file"]);
+
+    // What others leave in a folder makes it no worse; a checkpoint under another name is not that step.
+    back_to(&desk, "alone", "again", 16);
+    for step in checkpoints(&desk, "again") {
+        desk.write(&format!("again/checkpoints/step-{step}/.DS_Store"), "");
+    }
+    copy_folder(&desk.path("again/checkpoints/step-8"), &desk.path("again/checkpoints/step-20"));
+    let ran = desk.run(&["resume", "again"]);
+    ran.says("files of others", 0, &["step-20` is passed over: its state.json is of step 8", "going on after step 16"]);
+    assert_eq!(outcome(&desk, "again"), alone);
+
+    // A finished run without its checkpoints is finished.
+    fs::remove_dir_all(desk.path("again/checkpoints")).unwrap();
+    desk.run(&["resume", "again"]).says("no checkpoints", 0, &[]);
+    assert_eq!(desk.read("again/adapter/adapter_model.safetensors"), alone.adapter);
+
+    // Checkpoints of which none is whole are not the same as none.
+    back_to(&desk, "alone", "broken", 4);
+    for step in checkpoints(&desk, "broken") {
+        desk.remove(&format!("broken/checkpoints/step-{step}/state.json"));
+    }
+    let metrics = desk.read("broken/metrics.jsonl");
+    desk.run(&["resume", "broken"]).says("none whole", 65, &["none of 2 checkpoints of `broken` is whole", "--force"]);
+    assert_eq!(desk.read("broken/metrics.jsonl"), metrics);
+    desk.run(&["resume", "broken", "--force"]).says("forced", 0, &["starting from step 0"]);
+    assert_eq!(outcome(&desk, "broken").adapter, alone.adapter);
+}
+
+#[test]
+fn a_lock_that_was_edited_is_told_and_refused() {
+    let desk = desk(26);
+    reference(&desk, &[]);
+    back_to(&desk, "alone", "again", 8);
+    desk.edit("again/recipe.lock.yaml", "dropout: 0.1", "dropout: 0.9");
+    let change = "recipe: `adapter.dropout` is 0.9, the run went on with 0.1 up to its checkpoint";
+    desk.run(&["resume", "again"]).says("an edited lock", 65, &[change]);
+    desk.run(&["resume", "again", "--force"]).says("forced", 0, &[change]);
+    let lock: Value = serde_yaml::from_str(&desk.read_text("again/recipe.lock.yaml")).unwrap();
+    assert_eq!(lock["resumed"][0]["forced"][0], change);
+}
+
+#[test]
+fn a_run_stopped_in_its_last_evaluation_has_the_same_result() {
+    let desk = desk(26);
+    let alone = reference(&desk, &[]);
+    back_to(&desk, "alone", "again", 30);
+    tamper(&desk.path("again/checkpoints/step-30"), |checkpoint| {
+        let before: Value = serde_json::from_str(&desk.read_text("alone/checkpoints/step-27/state.json")).unwrap();
+        let keys = ["eval_loss_best", "best_step"];
+        let kept: Vec<(&str, Value)> = keys.into_iter().map(|key| (key, before[key].clone())).collect();
+        let lines = desk.read_text("alone/metrics.jsonl");
+        let last = lines.trim_end().rsplit('\n').next().unwrap().len() + 1;
+        set(checkpoint, &[("evaluation_due", true.into()), ("metrics_bytes", (lines.len() - last).into())]);
+        set(checkpoint, &kept);
+    });
+    let result = |arguments: &[&str]| -> Value { serde_json::from_str(&desk.run(arguments).stdout).unwrap() };
+    let first = result(&["resume", "again", "--json"]);
+    assert_eq!((&first["steps"], &first["best_step"]), (&30.into(), &30.into()));
+    assert_eq!(result(&["resume", "again", "--json"]), first);
+    assert_eq!(outcome(&desk, "again"), alone);
+    let state: Value = serde_json::from_str(&desk.read_text("again/checkpoints/step-30/state.json")).unwrap();
+    assert_eq!((&state["evaluation_due"], &state["best_step"]), (&false.into(), &30.into()), "it is saved again");
 }
 
 #[test]
@@ -374,6 +473,8 @@ fn one_process_a_run_folder() {
     let held = format!("`long` is in use by process {}", child.id());
     desk.run(&["resume", "long"]).says("a second process", 73, &[&held]);
     desk.run(&["train", "recipe.yaml", "output_dir=long", "--overwrite"]).says("a second process", 73, &[&held]);
+    desk.remove("long/.rankine-lock");
+    desk.run(&["resume", "long"]).says("its file was removed by hand", 73, &["`long` is in use by another process"]);
     assert!(child.try_wait().unwrap().is_none(), "the first goes on");
     child.kill().unwrap();
     child.wait().unwrap();

@@ -75,8 +75,14 @@ fn a_run_leaves_its_files_and_prints_its_result() {
         "state.json",
     ];
     let of_step = |step: u64| checkpoint.map(|file| format!("checkpoints/step-{step}/{file}"));
-    let own =
-        ["README.md", "adapter/adapter_config.json", "adapter/adapter_model.safetensors", "metrics.jsonl", "recipe.lock.yaml"];
+    let own = [
+        "README.md",
+        "adapter/adapter_config.json",
+        "adapter/adapter_model.safetensors",
+        "metrics.jsonl",
+        "recipe.lock.yaml",
+        "result.json",
+    ];
     let expected: BTreeSet<String> = [of_step(2), of_step(4)].concat().into_iter().chain(own.map(str::to_owned)).collect();
     assert_eq!(files(&desk.path("run")), expected);
 

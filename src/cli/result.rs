@@ -1,16 +1,18 @@
-//! What a run came to, as lines or as one JSON object.
+//! What a run came to, as one JSON object or as lines. The object is the last but one thing that a run writes, and what is printed of a
+//! finished run is read from there.
 
 use std::path::Path;
-use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use super::{Failure, print};
+use crate::fault::{Exit, Fault};
+use crate::files::{read_text, write_atomic};
 use crate::report::peak_memory_bytes;
 use crate::train::{RunFolder, State};
 
 /// The object of `--json`.
-pub(super) fn object(run: &Path, state: &State, elapsed: Duration) -> Value {
+pub(super) fn object(run: &Path, state: &State) -> Value {
     json!({
         "run": run.display().to_string(),
         "steps": state.step,
@@ -19,14 +21,29 @@ pub(super) fn object(run: &Path, state: &State, elapsed: Duration) -> Value {
         "eval_loss_best": state.eval_loss_best,
         "best_step": state.best_step,
         "tokens": state.tokens,
-        "seconds": elapsed.as_secs_f64(),
+        "seconds": state.seconds,
         "peak_memory_bytes": peak_memory_bytes(),
     })
 }
 
+/// Writes the object into the run's folder.
+pub(super) fn write(run: &Path, result: &Value) -> Result<(), Failure> {
+    Ok(write_atomic(&run.join(RunFolder::RESULT), format!("{result:#}\n").as_bytes())?)
+}
+
+/// Reads the object of a finished run, which names the folder as it is called now.
+pub(super) fn read(run: &Path) -> Result<Value, Failure> {
+    let path = run.join(RunFolder::RESULT);
+    let mut result: Value = serde_json::from_str(&read_text(&path)?)
+        .map_err(|error| Failure::new(Exit::Input, Fault::new(format!("`{}` is not valid: {error}", path.display()))))?;
+    result["run"] = json!(run.display().to_string());
+    Ok(result)
+}
+
 /// The lines for a person.
-pub(super) fn print_lines(run: &Path, state: &State) -> Result<(), Failure> {
-    if let (Some(first), Some(best), Some(step)) = (state.eval_loss_first, state.eval_loss_best, state.best_step) {
+pub(super) fn print_lines(run: &Path, result: &Value) -> Result<(), Failure> {
+    let number = |key: &str| result[key].as_f64();
+    if let (Some(first), Some(best), Some(step)) = (number("eval_loss_first"), number("eval_loss_best"), number("best_step")) {
         print(format_args!("validation loss {first:.4} -> {best:.4} at step {step} ({:+.1} %)", 100.0 * (best / first - 1.0)))?;
     }
     let at = |name: &str| run.join(name).display().to_string();

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::Duration;
+use std::time::SystemTime;
 
 use clap::Args;
 
@@ -13,7 +13,7 @@ use super::{Failure, print, result, with_base};
 use crate::fault::{Exit, Fault};
 use crate::plan::{Inputs, Lock};
 use crate::report::Terminal;
-use crate::train::{Checkpoint, RunFolder};
+use crate::train::{self, Checkpoint, RunFolder};
 use crate::{device, files};
 
 #[derive(Debug, Args)]
@@ -29,70 +29,93 @@ pub(super) struct ResumeArgs {
 }
 
 pub(super) fn resume(args: &ResumeArgs, terminal: &Terminal) -> Result<(), Failure> {
-    let run = find(&args.run)?;
+    let since = SystemTime::now();
+    let run = steady(find(&args.run)?);
+    if is_finished(&run) {
+        return print_finished(&run, args.json);
+    }
     let room = Room::reopen(&run)?;
     let signals = Signals::listen(&run)?;
-    let checkpoint = Checkpoint::latest(&run, &|event| terminal.take(&event));
+    let checkpoint = latest(&run, args.force, terminal)?;
     signals.saved.store(checkpoint.is_some(), Relaxed);
-    if let Some(done) = checkpoint.as_ref().filter(|_| is_finished(&run)) {
-        return print_finished(&run, done, args.json);
-    }
     let (path, before) = read_lock(&run, checkpoint.as_ref(), terminal)?;
     let run = enter(&before, run, terminal)?;
     let plan = with_base(crate::plan::resolve(Lock::recipe(&path, &run)?, before.started())?)?;
     let threads = device::set_threads(plan.threads);
-    let inputs = Inputs::of(&plan)?;
+    let inputs = Inputs::of(&plan, since)?;
     let now = Lock::new(&plan, "", threads, inputs.hash().finish()?);
     let lock = compare(before, &now, checkpoint.as_ref(), args.force, terminal)?;
     match &checkpoint {
         Some(from) => terminal.say(&format!("going on after step {}", from.state.step)),
-        None => terminal.say("no checkpoint is whole: starting from step 0"),
+        None => terminal.say("there is no checkpoint to go on from: starting from step 0"),
     }
     let session = Session {
         plan: &plan,
         inputs,
         signals: &signals,
         terminal,
+        room: &room,
         checkpoint,
         force: args.force,
         json: args.json,
         command: None,
     };
-    session.run(|| Ok(lock))?;
-    drop(room);
-    Ok(())
+    session.run(|| Ok(lock))
 }
 
-/// The run's folder with its place, which the working directory may leave behind.
-fn find(run: &Path) -> Result<PathBuf, Failure> {
+/// Checks that a path leads to a run.
+pub(super) fn find(run: &Path) -> Result<PathBuf, Failure> {
     let hint = "give the folder of a run, such as `checkpoints/quickstart`";
-    if !run.is_dir() {
-        let fault = Fault::new(format!("run `{}` does not exist", run.display()));
-        return Err(Failure::new(Exit::NoInput, fault.hint(hint)));
+    let refused = |exit, message: String, hint: &str| Err(Failure::new(exit, Fault::new(message).hint(hint)));
+    if !run.exists() {
+        return refused(Exit::NoInput, format!("run `{}` does not exist", run.display()), hint);
     }
-    let has = |name: &str| run.join(name).exists();
-    if !has(RunFolder::LOCK) && !has(RunFolder::CHECKPOINTS) {
-        let fault = Fault::new(format!("`{}` holds no run: it has no `{}`", run.display(), RunFolder::LOCK));
-        return Err(Failure::new(Exit::Input, fault.hint(hint)));
+    if !run.is_dir() {
+        return refused(Exit::Input, format!("`{}` is a file, expected the folder of a run", run.display()), hint);
+    }
+    if Checkpoint::is_one(run) {
+        let of = std::path::absolute(run).ok().and_then(|path| Some(path.parent()?.parent()?.to_owned())).unwrap_or_default();
+        let hint = format!("name its run: `{}`; of its checkpoints the newest that is whole counts", of.display());
+        return refused(Exit::Input, format!("`{}` is a checkpoint, expected the folder of a run", run.display()), &hint);
+    }
+    let copies = run.join(RunFolder::CHECKPOINTS).read_dir().into_iter().flatten().flatten();
+    if !run.join(RunFolder::LOCK).exists() && !copies.into_iter().any(|entry| Checkpoint::is_one(&entry.path())) {
+        return refused(Exit::Input, format!("`{}` holds no run: it has no `{}`", run.display(), RunFolder::LOCK), hint);
     }
     Ok(run.to_owned())
 }
 
+/// The path as it was typed, or absolute where the run's own working directory is another than this one.
+fn steady(run: PathBuf) -> PathBuf {
+    let there = Lock::read(&run.join(RunFolder::LOCK)).ok().and_then(|lock| lock.working_directory());
+    let stays = there.is_some() && there == std::env::current_dir().ok();
+    if stays { run } else { std::path::absolute(&run).unwrap_or(run) }
+}
+
 /// The last thing that a run writes is its card.
-fn is_finished(run: &Path) -> bool {
+pub(super) fn is_finished(run: &Path) -> bool {
     run.join(RunFolder::CARD).exists() && run.join(RunFolder::ADAPTER).exists()
 }
 
-fn print_finished(run: &Path, done: &Checkpoint, json: bool) -> Result<(), Failure> {
+fn print_finished(run: &Path, json: bool) -> Result<(), Failure> {
+    let result = result::read(run)?;
     if json {
-        return print(result::object(run, &done.state, Duration::from_secs_f64(done.state.seconds)));
+        return print(result);
     }
-    print(format_args!("`{}` is finished at step {}: there is nothing to go on with", run.display(), done.state.step))?;
-    result::print_lines(run, &done.state)
+    print(format_args!("`{}` is finished at step {}: there is nothing to go on with", run.display(), result["steps"]))?;
+    result::print_lines(run, &result)
+}
+
+/// The checkpoint to go on from. Where there are some and none is whole, only who says so loses them.
+fn latest(run: &Path, force: bool, terminal: &Terminal) -> Result<Option<Checkpoint>, Failure> {
+    match Checkpoint::latest(run, &|event| terminal.take(&event)) {
+        Err(train::Error::NoneWhole { .. }) if force => Ok(None),
+        found => Ok(found?),
+    }
 }
 
 /// The run's lock with its path, or the copy of the checkpoint.
-fn read_lock(run: &Path, checkpoint: Option<&Checkpoint>, terminal: &Terminal) -> Result<(PathBuf, Lock), Failure> {
+pub(super) fn read_lock(run: &Path, checkpoint: Option<&Checkpoint>, terminal: &Terminal) -> Result<(PathBuf, Lock), Failure> {
     let own = run.join(RunFolder::LOCK);
     match (Lock::read(&own), checkpoint) {
         (Ok(lock), _) => Ok((own, lock)),
@@ -107,19 +130,18 @@ fn read_lock(run: &Path, checkpoint: Option<&Checkpoint>, terminal: &Terminal) -
 }
 
 /// Goes to where the run was started, because its paths are relative to there. A folder that is gone is no fault by itself.
-fn enter(lock: &Lock, run: PathBuf, terminal: &Terminal) -> Result<PathBuf, Failure> {
+pub(super) fn enter(lock: &Lock, run: PathBuf, terminal: &Terminal) -> Result<PathBuf, Failure> {
     let here = std::env::current_dir().unwrap_or_default();
     let Some(there) = lock.working_directory().filter(|there| *there != here) else { return Ok(run) };
     if !there.is_dir() {
         terminal.say(&format!("note: `{}`, where the run was started, is gone: paths are looked up here", there.display()));
         return Ok(run);
     }
-    let run = std::path::absolute(&run).unwrap_or(run);
     std::env::set_current_dir(&there).map_err(|cause| files::Error::new("enter", &there, cause))?;
     Ok(run)
 }
 
-/// Refuses inputs that have changed, or writes down that it went on with them.
+/// Refuses inputs and a recipe that have changed, or writes down that it went on with them.
 fn compare(
     mut lock: Lock,
     now: &Lock,
@@ -130,7 +152,9 @@ fn compare(
     for other in lock.other_surroundings(now) {
         terminal.say(&format!("note: {other}"));
     }
-    let changes = lock.changed_inputs(now);
+    let copy = checkpoint.map(|from| Lock::read(&from.path().join(RunFolder::LOCK))).transpose()?;
+    let edits = copy.map_or_else(Vec::new, |copy| copy.changed_recipe(&lock));
+    let changes: Vec<String> = lock.changed_inputs(now).into_iter().chain(edits).collect();
     if !changes.is_empty() && !force {
         let hint = "put back what it was; or go on with `--force`, which is written into the lock, and to another result";
         let faults = changes.into_iter().map(|change| Fault::new(change).hint(hint)).collect();

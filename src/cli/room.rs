@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::Failure;
 use crate::fault::{Exit, Fault, shell_word};
-use crate::files::{self, Claim, Refused, check_space, remove_leftovers};
+use crate::files::{self, Claim, Refused, check_space, create_folder, remove_leftovers};
 use crate::plan::Plan;
 use crate::train::RunFolder;
 
@@ -27,8 +27,9 @@ impl Room {
     pub fn find(plan: &Plan, overwrite: bool, command: &str) -> Result<Self, Failure> {
         let folder = &plan.output_dir;
         // Better now than after an hour of tokenising.
-        std::fs::create_dir_all(folder).map_err(|cause| files::Error::new("create", folder, cause))?;
-        let room = Self { folder: folder.clone(), _claim: claim(folder)? };
+        check_names(folder)?;
+        create_folder(folder)?;
+        let room = Self { folder: folder.clone(), _claim: claim(folder, "wait until it ends, or choose another `output_dir`")? };
         let (parts, shown, lock) = (room.parts(), folder.display(), RunFolder::LOCK);
         if let (Some(part), false) = (parts.first(), folder.join(lock).exists()) {
             let message = format!("output_dir: `{}` is there and is not of a run: `{shown}` has no `{lock}`", part.display());
@@ -49,7 +50,7 @@ impl Room {
 
     /// The room of a run that goes on. What dead processes left half written goes.
     pub fn reopen(run: &Path) -> Result<Self, Failure> {
-        let room = Self { folder: run.to_owned(), _claim: claim(run)? };
+        let room = Self { folder: run.to_owned(), _claim: claim(run, "wait until it ends")? };
         room.sweep()?;
         Ok(room)
     }
@@ -70,21 +71,29 @@ impl Room {
 
     fn parts(&self) -> Vec<PathBuf> {
         RUN.iter()
-            .chain(&[RunFolder::LOCK, RunFolder::CARD])
+            .chain(&[RunFolder::LOCK, RunFolder::CARD, RunFolder::RESULT])
             .map(|part| self.folder.join(part))
             .filter(|part| part.exists())
             .collect()
     }
 }
 
-fn claim(folder: &Path) -> Result<Claim, Failure> {
+fn claim(folder: &Path, hint: &str) -> Result<Claim, Failure> {
     Claim::take(folder).map_err(|refused| match refused {
         Refused::Held { pid } => {
             let process = pid.map_or_else(|| "another process".to_owned(), |pid| format!("process {pid}"));
-            exists(format!("`{}` is in use by {process}", folder.display()), "wait until it ends, or choose another `output_dir`")
+            exists(format!("`{}` is in use by {process}", folder.display()), hint)
         }
         Refused::File(error) => error.into(),
     })
+}
+
+/// The lock is text, and a run must be found by what it says.
+fn check_names(folder: &Path) -> Result<(), Failure> {
+    let here = std::env::current_dir().unwrap_or_default();
+    let Some(path) = [folder, &here].into_iter().find(|path| path.to_str().is_none()) else { return Ok(()) };
+    let fault = Fault::new(format!("`{}` is not UTF-8, so that the run could not be resumed from its lock", path.display()));
+    Err(Failure::new(Exit::Input, fault.hint("choose an `output_dir` and a working directory with other names")))
 }
 
 fn exists(message: String, hint: &str) -> Failure {

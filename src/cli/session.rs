@@ -3,10 +3,11 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use indicatif::HumanDuration;
 
+use super::room::Room;
 use super::signals::Signals;
 use super::{Failure, plan::facts, print, result};
 use crate::export::{Card, card};
@@ -25,6 +26,7 @@ pub(super) struct Session<'a> {
     pub inputs: Inputs,
     pub signals: &'a Signals,
     pub terminal: &'a Terminal,
+    pub room: &'a Room,
     /// Where the run goes on.
     pub checkpoint: Option<Checkpoint>,
     /// Train on a device that is not proven.
@@ -35,21 +37,25 @@ pub(super) struct Session<'a> {
 }
 
 impl Session<'_> {
-    /// Trains, and prints the result. `open` is called when all is read and the run is about to write; it gives the lock.
-    pub fn run(self, open: impl FnOnce() -> Result<Lock, Failure>) -> Result<(), Failure> {
-        let (started, plan, terminal) = (Instant::now(), self.plan, self.terminal);
+    /// Trains, and prints the result. `lock` is called when all is read, and may wait for hashes.
+    pub fn run(self, lock: impl FnOnce() -> Result<Lock, Failure>) -> Result<(), Failure> {
+        let (plan, terminal) = (self.plan, self.terminal);
         let report = |event| terminal.take(&event);
         let device = device::open(plan.device, self.force)?;
         let data = plan.read_data(&report)?;
         let config = plan.train_config(&data);
-        announce(terminal, plan, &data, &config, device::product_flops_per_second(&device));
+        let done = self.checkpoint.as_ref().map_or(0, |from| from.state.step);
+        announce(terminal, plan, &data, &config, done, device::product_flops_per_second(&device));
         let numbers = self.checkpoint.as_ref().map(|from| from.numbers(&plan.adapter, &plan.model.spec.projections()));
         let mut decoder = plan.load_model(&device, numbers.transpose()?, &report)?;
 
-        let lock = open()?;
+        let lock = lock()?;
         if let Some(path) = self.inputs.changed() {
             let fault = Fault::new(format!("`{}` changed while it was read", path.display()));
             return Err(Failure::new(Exit::Input, fault.hint("start the command again when nobody writes to it")));
+        }
+        if self.command.is_some() {
+            self.room.clear()?;
         }
         lock.write(&plan.output_dir.join(RunFolder::LOCK))?;
         let start = match self.checkpoint {
@@ -66,7 +72,7 @@ impl Session<'_> {
             lock: lock.text(),
             metrics: Metrics::open(&plan.output_dir.join(RunFolder::METRICS), start.state.metrics_bytes, &report)?,
         };
-        terminal.start(config.schedule.total_steps);
+        terminal.start(start.state.step, config.schedule.total_steps);
         self.signals.looping.store(true, Relaxed);
         let outcome = train::run(&mut decoder, &data.rows(), &config, &mut folder, start, &self.signals.interrupt, &|event| {
             self.signals.saved.fetch_or(matches!(event, Event::Saved { .. }), Relaxed);
@@ -76,26 +82,28 @@ impl Session<'_> {
         if let Some(path) = self.inputs.changed() {
             terminal.say(&format!("note: {}", changed_meanwhile(path)));
         }
-        let state = outcome.map_err(|error| going_on(error, &plan.output_dir, self.signals.saved.load(Relaxed)))?;
+        let state = outcome.map_err(|error| going_on(error, &plan.output_dir))?;
 
+        let result = result::object(&plan.output_dir, &state);
+        result::write(&plan.output_dir, &result)?;
         files::write_atomic(&plan.output_dir.join(RunFolder::CARD), card(&facts_of(plan, &data, &state)).as_bytes())?;
         for remark in remarks(&state, &config) {
             terminal.say(&format!("note: {remark}"));
         }
         if self.json {
-            return print(result::object(&plan.output_dir, &state, started.elapsed()));
+            return print(result);
         }
-        result::print_lines(&plan.output_dir, &state)?;
+        result::print_lines(&plan.output_dir, &result)?;
         print_next(plan, self.command)
     }
 }
 
 /// The error of a run that ended, and for one that a disk ended how to go on.
-fn going_on(error: train::Error, run: &Path, is_saved: bool) -> Failure {
+fn going_on(error: train::Error, run: &Path) -> Failure {
     let mut failure = Failure::from(error);
-    if failure.exit == Exit::Io && is_saved {
-        let hint = format!("mend that, then go on with `rankine resume {}`", shell_word(&run.display().to_string()));
-        failure.faults.push(Fault::new("the run is saved up to its last checkpoint").hint(hint));
+    if let (Exit::Io, Some(last)) = (failure.exit, failure.faults.last_mut()) {
+        let mend = last.hint.take().unwrap_or_else(|| "mend that".to_owned());
+        last.hint = Some(format!("{mend}, then go on with `rankine resume {}`", shell_word(&run.display().to_string())));
     }
     failure
 }
@@ -118,7 +126,7 @@ fn remarks(state: &State, config: &train::Config) -> Vec<String> {
 }
 
 /// Says what will happen and about how long.
-fn announce(terminal: &Terminal, plan: &Plan, data: &RunData, config: &train::Config, flops_per_second: f64) {
+fn announce(terminal: &Terminal, plan: &Plan, data: &RunData, config: &train::Config, done: u64, flops_per_second: f64) {
     for (what, value) in facts(plan, data, config) {
         terminal.say(&format!("{what:<22} {value}"));
     }
@@ -126,7 +134,8 @@ fn announce(terminal: &Terminal, plan: &Plan, data: &RunData, config: &train::Co
         let (warmup, total) = (config.schedule.warmup_steps, config.schedule.total_steps);
         terminal.say(&format!("note: the warm-up takes {warmup} of {total} steps, so the learning rate never reaches its peak"));
     }
-    let seconds = plan.training_flops(data, config) / (flops_per_second * EFFICIENCY);
+    let left = 1.0 - done as f64 / config.schedule.total_steps as f64;
+    let seconds = left * plan.training_flops(data, config) / (flops_per_second * EFFICIENCY);
     terminal.say(&format!("{:<22} about {}", "time", HumanDuration(Duration::from_secs_f64(seconds.max(1.0)))));
 }
 

@@ -1,4 +1,4 @@
-//! SIGINT and SIGTERM: the first lets the step end and the run be saved, a second SIGINT leaves at once.
+//! SIGINT, SIGTERM and SIGHUP (a terminal that is gone): the first lets the step end and the run be saved, a second SIGINT leaves at once.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -26,10 +26,11 @@ impl Signals {
     /// The system does not let a process listen.
     #[cfg(unix)]
     pub fn listen(run: &Path) -> Result<Arc<Self>, Error> {
-        use signal_hook::consts::{SIGINT, SIGTERM};
+        use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
         let signals = Arc::new(Self::default());
-        let mut arriving = signal_hook::iterator::Signals::new([SIGINT, SIGTERM])
-            .map_err(|cause| Error::new("listen for signals of", run, cause))?;
+        let heard = [SIGINT, SIGTERM].into_iter().chain((!is_hangup_ignored()).then_some(SIGHUP));
+        let mut arriving =
+            signal_hook::iterator::Signals::new(heard).map_err(|cause| Error::new("listen for signals of", run, cause))?;
         let (shared, run) = (Arc::clone(&signals), run.display().to_string());
         std::thread::spawn(move || {
             for signal in arriving.forever() {
@@ -66,4 +67,12 @@ impl Signals {
         };
         std::process::exit(exit as i32)
     }
+}
+
+/// Whether the process was started under `nohup`, which wants it to live on. Where the system does not tell, it is taken to be so.
+#[cfg(unix)]
+fn is_hangup_ignored() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_none_or(|mask| mask & 1 != 0)
 }

@@ -1,5 +1,7 @@
 //! `rankine train`: from a recipe to an adapter.
 
+use std::time::SystemTime;
+
 use clap::Args;
 
 use super::room::Room;
@@ -24,12 +26,13 @@ pub(super) struct TrainArgs {
 }
 
 pub(super) fn train(args: &TrainArgs, terminal: &Terminal) -> Result<(), Failure> {
+    let since = SystemTime::now();
     let plan = args.recipe.plan()?;
     let command = command(args);
     let room = Room::find(&plan, args.overwrite, &command)?;
     let signals = Signals::listen(&plan.output_dir)?;
     let threads = device::set_threads(plan.threads);
-    let inputs = Inputs::of(&plan)?;
+    let inputs = Inputs::of(&plan, since)?;
     // Goes on while rows are tokenised and the base is loaded.
     let hashing = inputs.hash();
     let session = Session {
@@ -37,16 +40,13 @@ pub(super) fn train(args: &TrainArgs, terminal: &Terminal) -> Result<(), Failure
         inputs,
         signals: &signals,
         terminal,
+        room: &room,
         checkpoint: None,
         force: args.recipe.force,
         json: args.json,
         command: Some(&command),
     };
-    session.run(|| {
-        let lock = Lock::new(&plan, &command, threads, hashing.finish()?);
-        room.clear()?;
-        Ok(lock)
-    })
+    session.run(|| Ok(Lock::new(&plan, &command, threads, hashing.finish()?)))
 }
 
 /// The command that was given, to be pasted.

@@ -17,7 +17,7 @@ const TEMPORARY: [&str; 2] = [".rankine-tmp-", ".rankine-old-"];
 /// Any of the steps failed; the old file is then untouched and no temporary file is left.
 pub fn write_atomic(path: &Path, content: &[u8]) -> Result<(), Error> {
     let folder = parent(path);
-    fs::create_dir_all(folder).map_err(|cause| Error::new("create", folder, cause))?;
+    create_folder(folder)?;
     let failed = |cause| Error::writing(path, content.len() as u64, cause);
     let mut builder = tempfile::Builder::new();
     builder.prefix(TEMPORARY[0]);
@@ -35,10 +35,10 @@ pub fn write_atomic(path: &Path, content: &[u8]) -> Result<(), Error> {
 /// system can (Linux), else moved aside first.
 ///
 /// # Errors
-/// A file could not be written or the folder not renamed; `path` is then as it was.
+/// A file could not be written or the folder not renamed; `path` is then as it was. Or the folder above could not be synced.
 pub fn write_folder_atomic<E: From<Error>>(path: &Path, fill: impl FnOnce(&Path) -> Result<(), E>) -> Result<(), E> {
     let above = parent(path);
-    fs::create_dir_all(above).map_err(|cause| Error::new("create", above, cause))?;
+    create_folder(above)?;
     let failed = |cause| Error::new("write", path, cause);
     let new = tempfile::Builder::new().prefix(TEMPORARY[0]).tempdir_in(above).map_err(failed)?;
     fill(new.path())?;
@@ -50,6 +50,16 @@ pub fn write_folder_atomic<E: From<Error>>(path: &Path, fill: impl FnOnce(&Path)
         replace(new, path).map_err(failed)?;
     }
     Ok(sync_folder(above)?)
+}
+
+/// Makes a folder and what is missing above it, each on the disk before anything is written into it.
+///
+/// # Errors
+/// One cannot be made.
+pub fn create_folder(folder: &Path) -> Result<(), Error> {
+    let missing: Vec<&Path> = folder.ancestors().take_while(|path| !path.as_os_str().is_empty() && !path.exists()).collect();
+    fs::create_dir_all(folder).map_err(|cause| Error::new("create", folder, cause))?;
+    missing.into_iter().try_for_each(|made| sync_folder(parent(made)))
 }
 
 /// Removes what writers of these folders left when their processes died, if it is older than `age`: a living writer would lose its

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
+use std::io::ErrorKind;
+use std::path::{Component, Path};
 
 use serde::{Deserialize, Serialize};
 
@@ -28,25 +29,55 @@ pub fn write_manifest(folder: &Path) -> Result<(), Error> {
     write_atomic(&folder.join(MANIFEST), (text + "\n").as_bytes())
 }
 
-/// Checks that a folder holds what its list says and nothing else.
+/// Why a folder is not what its list says.
+#[derive(Debug, thiserror::Error)]
+pub enum Unproven {
+    /// The first thing that does not fit, in words.
+    #[error("{0}")]
+    Differs(String),
+    /// It cannot be read, which says nothing of what it holds.
+    #[error(transparent)]
+    File(#[from] Error),
+}
+
+/// Checks that a folder holds what its list says. Other files in it, such as those that file managers leave, do not count.
 ///
 /// # Errors
-/// The first thing that does not fit, in words.
-pub fn verify_manifest(folder: &Path) -> Result<(), String> {
-    let text = read_text(&folder.join(MANIFEST)).map_err(|error| error.to_string())?;
+/// It does not, or it cannot be read.
+pub fn verify_manifest(folder: &Path) -> Result<(), Unproven> {
+    let text = read_text(&folder.join(MANIFEST)).map_err(unproven)?;
     let said: BTreeMap<String, Entry> =
-        serde_json::from_str(&text).map_err(|error| format!("its {MANIFEST} is not valid: {error}"))?;
-    let found = entries(folder).map_err(|error| error.to_string())?;
-    let names = said.keys().chain(found.keys());
-    let Some(wrong) = names.into_iter().find(|name| said.get(*name) != found.get(*name)) else { return Ok(()) };
-    Err(match (said.get(wrong), found.get(wrong)) {
-        (Some(_), None) => format!("`{wrong}` is missing"),
-        (None, _) => format!("`{wrong}` is not in its {MANIFEST}"),
-        (Some(said), Some(found)) if said.bytes != found.bytes => {
-            format!("`{wrong}` has {} bytes, expected {}", found.bytes, said.bytes)
+        serde_json::from_str(&text).map_err(|error| Unproven::Differs(format!("its {MANIFEST} is not valid: {error}")))?;
+    for (name, said) in said {
+        let is_below = Path::new(&name).components().all(|part| matches!(part, Component::Normal(_)));
+        if name.is_empty() || !is_below {
+            return Err(Unproven::Differs(format!("its {MANIFEST} names `{name}`, expected a file in the folder")));
         }
-        _ => format!("`{wrong}` is not what was written: its blake3 differs"),
-    })
+        let path = folder.join(&name);
+        let found = entry(&path).map_err(unproven)?;
+        if said.bytes != found.bytes {
+            return Err(Unproven::Differs(format!("`{name}` has {} bytes, expected {}", found.bytes, said.bytes)));
+        }
+        if said != found {
+            return Err(Unproven::Differs(format!("`{name}` is not what was written: its blake3 differs")));
+        }
+    }
+    Ok(())
+}
+
+/// What an error of reading a file that should be there tells of it: that it is not, or nothing, where the disk fails.
+pub fn unproven(error: Error) -> Unproven {
+    use ErrorKind::{InvalidData, InvalidFilename, InvalidInput, IsADirectory, NotADirectory, NotFound};
+    match error.cause.kind() {
+        NotFound => Unproven::Differs(format!("`{}` is missing", error.path.display())),
+        InvalidData | InvalidFilename | InvalidInput | IsADirectory | NotADirectory => Unproven::Differs(error.to_string()),
+        _ => Unproven::File(error),
+    }
+}
+
+fn entry(path: &Path) -> Result<Entry, Error> {
+    let bytes = path.metadata().map_err(|cause| Error::new("read", path, cause))?.len();
+    Ok(Entry { bytes, blake3: hash_file(path)?.to_string() })
 }
 
 /// Every file below the folder but the list itself, by its name with `/` in it.
@@ -64,8 +95,7 @@ fn collect(folder: &Path, prefix: &str, entries: &mut BTreeMap<String, Entry>) -
         if path.is_dir() {
             collect(&path, &format!("{name}/"), entries)?;
         } else if name != MANIFEST {
-            let bytes = entry.metadata().map_err(failed)?.len();
-            entries.insert(name, Entry { bytes, blake3: hash_file(&path)?.to_string() });
+            entries.insert(name, self::entry(&path)?);
         }
     }
     Ok(())
@@ -83,7 +113,7 @@ mod tests {
         write_atomic(&path("b"), b"").expect("written");
         assert!(verify_manifest(dir.path()).is_err(), "no list yet");
         write_manifest(dir.path()).expect("written");
-        assert_eq!(verify_manifest(dir.path()), Ok(()));
+        verify_manifest(dir.path()).expect("as it was written");
 
         let verdict = |name: &str, content: Option<&[u8]>| {
             let old = fs::read(path(name)).ok();
@@ -91,18 +121,20 @@ mod tests {
                 Some(content) => fs::write(path(name), content).expect("written"),
                 None => fs::remove_file(path(name)).expect("removed"),
             }
-            let verdict = verify_manifest(dir.path()).expect_err("changed");
+            let verdict = verify_manifest(dir.path()).map_err(|reason| reason.to_string());
             match old {
                 Some(old) => fs::write(path(name), old).expect("written"),
                 None => fs::remove_file(path(name)).expect("removed"),
             }
-            verdict
+            verdict.err().unwrap_or_default()
         };
         assert_eq!(verdict("adapter/a", Some(b"1234")), "`adapter/a` has 4 bytes, expected 5");
         assert_eq!(verdict("adapter/a", Some(b"12346")), "`adapter/a` is not what was written: its blake3 differs");
-        assert_eq!(verdict("b", None), "`b` is missing");
-        assert_eq!(verdict("c", Some(b"")), "`c` is not in its manifest.json");
+        assert!(verdict("b", None).ends_with("b` is missing"));
+        assert_eq!(verdict(".DS_Store", Some(b"")), "", "what others leave there does not count");
+        let climbs = br#"{"../b": {"bytes": 0, "blake3": ""}}"#;
+        assert_eq!(verdict(MANIFEST, Some(climbs)), "its manifest.json names `../b`, expected a file in the folder");
         assert!(verdict(MANIFEST, Some(b"{")).starts_with("its manifest.json is not valid"));
-        assert_eq!(verify_manifest(dir.path()), Ok(()));
+        verify_manifest(dir.path()).expect("as it was written");
     }
 }

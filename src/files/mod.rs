@@ -12,12 +12,12 @@ mod mmap;
 pub mod safetensors;
 mod space;
 
-pub use atomic::{remove_folder, remove_leftovers, temporary_in, write_atomic, write_folder_atomic};
+pub use atomic::{create_folder, remove_folder, remove_leftovers, temporary_in, write_atomic, write_folder_atomic};
 pub use claim::{Claim, Refused};
 pub use guard::{guarded, panic_words};
 pub use hash::{Hash, hash_bytes, hash_file};
 pub use limited::{JSON_BYTES, listed, open_file, read_text_up_to};
-pub use manifest::{verify_manifest, write_manifest};
+pub use manifest::{Unproven, unproven, verify_manifest, write_manifest};
 pub use mmap::map;
 pub use space::check_space;
 
@@ -61,7 +61,7 @@ impl Explain for Error {
 
     fn hint(&self) -> Option<String> {
         match self.cause.kind() {
-            std::io::ErrorKind::StorageFull => Some("free some space on that disk and run the command again".into()),
+            std::io::ErrorKind::StorageFull => Some("free some space on that disk".into()),
             std::io::ErrorKind::PermissionDenied => Some("give this user the right to that path, or choose another".into()),
             _ => None,
         }

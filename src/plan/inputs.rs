@@ -24,9 +24,10 @@ const BESIDE: [&str; 7] = [
     "chat_template.jinja",
 ];
 
-/// The files, and how they looked before the first of them was read.
+/// The files, and how they looked before most of what is in them was read.
 #[derive(Debug)]
 pub struct Inputs {
+    since: SystemTime,
     by_kind: Vec<(&'static str, Vec<PathBuf>)>,
     seen: Vec<(PathBuf, Option<Look>)>,
 }
@@ -39,11 +40,11 @@ type Look = (u64, Option<SystemTime>);
 pub struct Hashing(JoinHandle<Result<Value, files::Error>>);
 
 impl Inputs {
-    /// The inputs of a plan.
+    /// The inputs of a plan, of which nothing was read before `since`.
     ///
     /// # Errors
     /// The base's index cannot be read.
-    pub fn of(plan: &Plan) -> Result<Self, Error> {
+    pub fn of(plan: &Plan, since: SystemTime) -> Result<Self, Error> {
         let beside = BESIDE.into_iter().map(|name| plan.base_folder.join(name)).filter(|path| path.exists());
         let data = |sources: &[Source]| sources.iter().flat_map(|source| source.files.clone()).collect();
         let by_kind = vec![
@@ -56,7 +57,7 @@ impl Inputs {
         ];
         let paths = by_kind.iter().flat_map(|(_, paths): &(_, Vec<PathBuf>)| paths);
         let seen = paths.map(|path| (path.clone(), look(path))).collect();
-        Ok(Self { by_kind, seen })
+        Ok(Self { since, by_kind, seen })
     }
 
     /// Starts hashing.
@@ -65,9 +66,11 @@ impl Inputs {
         Hashing(std::thread::spawn(move || hashes(&by_kind)))
     }
 
-    /// The first file that no longer looks as it did.
+    /// The first file that no longer looks as it did, or that was written after all began.
     pub fn changed(&self) -> Option<&Path> {
-        self.seen.iter().find(|(path, seen)| look(path) != *seen).map(|(path, _)| path.as_path())
+        let is_new = |(_, modified): &Look| modified.is_some_and(|modified| modified > self.since);
+        let has_changed = |path: &Path, seen: &Option<Look>| look(path) != *seen || seen.as_ref().is_some_and(is_new);
+        self.seen.iter().find(|(path, seen)| has_changed(path, seen)).map(|(path, _)| path.as_path())
     }
 }
 

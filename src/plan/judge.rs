@@ -33,7 +33,8 @@ impl Plan {
 
     fn judge_sources(&self, sources: &Sources, report: Reporter) -> Result<(), Error> {
         let total = &sources.total;
-        self.notes_of(total).into_iter().for_each(|note| report(Event::Note(note)));
+        let key = if sources.first > 0 { "evaluation.datasets: " } else { "" };
+        self.notes_of(total).into_iter().for_each(|note| report(Event::Note(format!("{key}{note}"))));
         self.check_length(total)?;
         // Where no source has a row to keep, that they are left out says more.
         if total.kept() > 0 {
@@ -105,18 +106,23 @@ impl Plan {
         })
     }
 
+    fn check_vocabulary(&self, highest: Option<u32>) -> Result<(), Error> {
+        let vocabulary = self.model.spec.vocabulary;
+        match highest.filter(|id| *id as usize >= vocabulary) {
+            None => Ok(()),
+            Some(id) => Err(Error::Rows {
+                message: format!("the tokenizer made token id {id}, the base's embedding has ids below {vocabulary}"),
+                hint: "use the tokenizer that came with the base, or a base whose embedding was resized for it".to_owned(),
+            }),
+        }
+    }
+
     /// A tokenizer may know more tokens than the embedding has rows, and a model that never sees a turn end while it is trained does
     /// not end one afterwards.
     fn judge_tokens(&self, data: &RunData, report: Reporter) -> Result<(), Error> {
         let of_training = Census::of(&data.datasets.corpus, data.end_ids());
         let of_evaluation = Census::of(&data.evaluation.corpus, data.end_ids());
-        let vocabulary = self.model.spec.vocabulary;
-        if let Some(id) = of_training.highest.max(of_evaluation.highest).filter(|id| *id as usize >= vocabulary) {
-            return Err(Error::Rows {
-                message: format!("the tokenizer made token id {id}, the base's embedding has ids below {vocabulary}"),
-                hint: "use the tokenizer that came with the base, or a base whose embedding was resized for it".to_owned(),
-            });
-        }
+        self.check_vocabulary(of_training.highest.max(of_evaluation.highest))?;
         let has_ends = |source: &usize| of_training.ends.iter().any(|(with, _)| with == source);
         for source in (0..self.sources.len()).filter(|source| !has_ends(source)) {
             let (key, what) = (self.source_name(source).0, "no row trains a token that ends a turn or a document");

@@ -1,5 +1,6 @@
 //! `recipe.lock.yaml`: the resolved recipe and everything else that a run depends on, so that it can be repeated, resumed and defended.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
@@ -104,17 +105,47 @@ impl Lock {
         self.word("started")?.parse().ok()
     }
 
+    /// The base's files of weights and its config.json with their hashes, as the run last read them; paths are relative to
+    /// [`Lock::working_directory`].
+    pub fn base_files(&self) -> Vec<(PathBuf, String)> {
+        let last = self.last_hashes();
+        let of_kind = |kind: &str| last.get(kind).and_then(Value::as_object).into_iter().flatten();
+        let config = of_kind("tokenizer_and_config").filter(|(path, _)| Path::new(path).ends_with("config.json"));
+        let file = |(path, hash): (&String, &Value)| Some((PathBuf::from(path), hash.as_str()?.to_owned()));
+        of_kind("base").chain(config).filter_map(file).collect()
+    }
+
     /// The inputs that are not what they were, in words.
     pub fn changed_inputs(&self, now: &Self) -> Vec<String> {
-        let files = |lock: &Self, kind: &str| lock.0["blake3"][kind].as_object().cloned().unwrap_or_default();
+        let files = |hashes: &Value, kind: &str| hashes[kind].as_object().cloned().unwrap_or_default();
         let of_kind = |(kind, words): (&str, &'static str)| {
-            let (before, now) = (files(self, kind), files(now, kind));
+            let (before, now) = (files(self.last_hashes(), kind), files(now.last_hashes(), kind));
             let gone = before.keys().filter(|path| !now.contains_key(*path)).map(|path| (path.clone(), "is not read any more"));
             let others = now.iter().filter(|(path, hash)| before.get(*path) != Some(hash));
             let others = others.map(|(path, _)| (path.clone(), if before.contains_key(path) { "has changed" } else { "is new" }));
             gone.chain(others).map(|(path, how)| format!("{words}: `{path}` {how} since the run started")).collect::<Vec<_>>()
         };
         KINDS.into_iter().flat_map(of_kind).collect()
+    }
+
+    /// Hashes of the inputs with which the run last went on.
+    fn last_hashes(&self) -> &Value {
+        let resumed = self.0.get("resumed").and_then(Value::as_array).into_iter().flatten();
+        resumed.rev().find_map(|entry| entry.get("blake3")).unwrap_or_else(|| &self.0["blake3"])
+    }
+
+    /// Values of the recipe that are not those of another lock of the same run, in words.
+    pub fn changed_recipe(&self, edited: &Self) -> Vec<String> {
+        let (before, now) = (flat(&self.0["recipe"]), flat(&edited.0["recipe"]));
+        let keys: BTreeSet<&String> = before.keys().chain(now.keys()).collect();
+        let differs = keys.into_iter().filter(|key| before.get(*key) != now.get(*key));
+        let word = |value: Option<&Value>| value.map_or_else(|| "not set".to_owned(), shown);
+        differs
+            .map(|key| {
+                let (before, now) = (word(before.get(key)), word(now.get(key)));
+                format!("recipe: `{key}` is {now}, the run went on with {before} up to its checkpoint")
+            })
+            .collect()
     }
 
     /// What else is not as it was, in words.
@@ -147,6 +178,20 @@ impl Lock {
         if let Some(entries) = entries.as_array_mut() {
             entries.push(entry);
         }
+    }
+}
+
+/// The values of a tree by their dotted keys.
+fn flat(tree: &Value) -> BTreeMap<String, Value> {
+    let below = |key: &str, value: &Value| {
+        let joined =
+            |(inner, value): (String, Value)| (if inner.is_empty() { key.to_owned() } else { format!("{key}.{inner}") }, value);
+        flat(value).into_iter().map(joined).collect::<Vec<_>>()
+    };
+    match tree {
+        Value::Object(entries) => entries.iter().flat_map(|(key, value)| below(key, value)).collect(),
+        Value::Array(items) => items.iter().enumerate().flat_map(|(index, value)| below(&index.to_string(), value)).collect(),
+        leaf => BTreeMap::from([(String::new(), leaf.clone())]),
     }
 }
 

@@ -23,6 +23,8 @@ pub struct Terminal {
 
 #[derive(Debug, Clone, Copy)]
 struct Training {
+    /// Steps that were taken before.
+    first: u64,
     steps: u64,
     /// When the first step started; evaluation before it does not count.
     started: Option<Instant>,
@@ -49,9 +51,9 @@ impl Terminal {
         }
     }
 
-    /// The loop starts and will take `steps` steps.
-    pub fn start(&self, steps: u64) {
-        self.training.set(Some(Training { steps, started: None }));
+    /// The loop goes on after the step `first` and up to `steps`.
+    pub fn start(&self, first: u64, steps: u64) {
+        self.training.set(Some(Training { first, steps, started: None }));
         self.replace_bar(steps, "{bar:24} {pos}/{len}  {msg}");
     }
 
@@ -109,14 +111,14 @@ impl Terminal {
         let took = Duration::from_secs_f64(step.tokens as f64 / step.tokens_per_second);
         let started = training.started.unwrap_or_else(|| Instant::now().checked_sub(took).unwrap_or_else(Instant::now));
         self.training.set(Some(Training { started: Some(started), ..training }));
-        let line = describe(step, training.steps, started);
+        let line = describe(step, training, started);
         if self.is_verbose {
             self.say(&format!("step {}/{}  {line}", step.step, training.steps));
         }
         if let Some(bar) = self.bar.borrow().as_ref().filter(|_| self.is_terminal) {
             bar.set_position(step.step);
             bar.set_message(line);
-        } else if !self.is_verbose && (step.step == 1 || self.is_time() || step.step == training.steps) {
+        } else if !self.is_verbose && (step.step == training.first + 1 || self.is_time() || step.step == training.steps) {
             print_line(&format!("step {}/{}  {line}", step.step, training.steps));
         }
         if step.skipped {
@@ -151,10 +153,10 @@ fn print_line(line: &str) {
 }
 
 /// One line about a step.
-fn describe(step: &Step, steps: u64, started: Instant) -> String {
+fn describe(step: &Step, training: Training, started: Instant) -> String {
     let memory = step.peak_memory_bytes.map_or_else(String::new, |bytes| format!("  {}", HumanBytes(bytes)));
-    let each = started.elapsed().as_secs_f64() / step.step as f64;
-    let left = HumanDuration(Duration::from_secs_f64(each * steps.saturating_sub(step.step) as f64));
+    let each = started.elapsed().as_secs_f64() / (step.step - training.first) as f64;
+    let left = HumanDuration(Duration::from_secs_f64(each * training.steps.saturating_sub(step.step) as f64));
     format!("loss {:.4}  lr {:.2e}  {:.0} tokens/s{memory}  {left} left", step.loss, step.learning_rate, step.tokens_per_second)
 }
 

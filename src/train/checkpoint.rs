@@ -1,6 +1,7 @@
 //! What a run leaves on disk: the best adapter, and checkpoints with everything that the next step depends on.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use super::Error;
@@ -46,6 +47,8 @@ impl RunFolder {
     pub const LOCK: &str = "recipe.lock.yaml";
     /// What was trained on what.
     pub const CARD: &str = "README.md";
+    /// What the run came to, written when it is over.
+    pub const RESULT: &str = "result.json";
 
     /// Bytes that a run needs at least: the adapter and one checkpoint.
     pub fn needed_bytes(trainable_parameters: usize) -> u64 {
@@ -83,9 +86,9 @@ impl RunFolder {
         Ok(path)
     }
 
-    /// Leaves `limit` checkpoints, the newest and the best among them. Those of later steps are not whole, or they would be the newest.
+    /// Leaves `limit` checkpoints, the newest and the best among them. Those of later steps were not whole when the run was resumed.
     fn remove_oldest(&self, state: &State, limit: usize) -> Result<(), Error> {
-        let found: Vec<_> = checkpoints_of(&self.path).into_iter().filter(|(step, _)| *step <= state.step).collect();
+        let found: Vec<_> = checkpoints_of(&self.path)?.into_iter().filter(|(step, _)| *step <= state.step).collect();
         let is_best = |step: u64| state.best_step == Some(step);
         let best_is_old = found.iter().skip(limit).any(|(step, _)| is_best(*step));
         let newest = if best_is_old { limit.saturating_sub(1).max(1) } else { limit };
@@ -101,12 +104,19 @@ impl RunFolder {
 }
 
 /// The checkpoints of a run with their steps, newest first, whole or not.
-pub(super) fn checkpoints_of(run: &Path) -> Vec<(u64, PathBuf)> {
+pub(super) fn checkpoints_of(run: &Path) -> Result<Vec<(u64, PathBuf)>, files::Error> {
+    let folder = run.join(RunFolder::CHECKPOINTS);
+    // A link that leads nowhere is a disk that is not there, not a run without checkpoints.
+    if folder.symlink_metadata().is_err_and(|cause| cause.kind() == ErrorKind::NotFound) {
+        return Ok(Vec::new());
+    }
+    let failed = |cause| files::Error::new("read", &folder, cause);
     let step = |path: &Path| path.file_name()?.to_str()?.strip_prefix("step-")?.parse::<u64>().ok();
-    let entries = fs::read_dir(run.join(RunFolder::CHECKPOINTS)).into_iter().flatten().flatten();
-    let mut found: Vec<(u64, PathBuf)> = entries.filter_map(|entry| Some((step(&entry.path())?, entry.path()))).collect();
+    let paths: Result<Vec<PathBuf>, _> = fs::read_dir(&folder).map_err(failed)?.map(|entry| Ok(entry?.path())).collect();
+    let paths = paths.map_err(failed)?.into_iter();
+    let mut found: Vec<(u64, PathBuf)> = paths.filter_map(|path| Some((step(&path)?, path))).collect();
     found.sort_by(|left, right| right.cmp(left));
-    found
+    Ok(found)
 }
 
 /// Folder of a step's checkpoint.

@@ -66,6 +66,14 @@ pub enum Error {
         /// The run's folder.
         run: PathBuf,
     },
+    /// There are checkpoints, and none of them holds what was written into it.
+    #[error("none of {checkpoints} checkpoints of `{}` is whole", run.display())]
+    NoneWhole {
+        /// The run's folder.
+        run: PathBuf,
+        /// How many there are.
+        checkpoints: usize,
+    },
     /// A file could not be written.
     #[error(transparent)]
     File(#[from] files::Error),
@@ -81,6 +89,7 @@ impl Explain for Error {
     fn exit(&self) -> Exit {
         match self {
             Self::Diverged { .. } | Self::NothingLearned { .. } => Exit::Diverged,
+            Self::NoneWhole { .. } => Exit::Input,
             Self::Stopped { step: 0, .. } => Exit::Signal,
             Self::Stopped { .. } => Exit::Interrupted,
             Self::File(error) => error.exit(),
@@ -91,13 +100,18 @@ impl Explain for Error {
 
     fn hint(&self) -> Option<String> {
         match self {
+            Self::Diverged { in_a_row: 2.., .. } => {
+                Some("lower `training.learning_rate` or add `training.warmup_steps`, and start over".into())
+            }
             Self::Diverged { .. } => {
                 Some("lower `training.learning_rate`, add `training.warmup_steps`, or set `training.on_nonfinite: skip`".into())
             }
             Self::NothingLearned { .. } => {
                 Some("lower `training.learning_rate` or add `training.warmup_steps`; if step 1 fails too, look at the base and the data".into())
             }
-            Self::Stopped { step: 0, .. } => Some("start the command again".into()),
+            Self::NoneWhole { .. } => {
+                Some("copy one back from where it is whole, or start from step 0 with `--force`, which loses what was trained".into())
+            }
             Self::Stopped { run, .. } => Some(format!("go on with `rankine resume {}`", shell_word(&run.display().to_string()))),
             Self::File(error) => error.hint(),
             Self::Safetensors(error) => error.hint(),

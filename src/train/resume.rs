@@ -9,7 +9,7 @@ use super::optimizer::{AdamW, AdamWConfig, Moments};
 use super::state::State;
 use crate::adapter::{LoraConfig, Numbers, matrices, peft};
 use crate::files::safetensors::Archive;
-use crate::files::{read_text, verify_manifest, write_atomic, write_folder_atomic};
+use crate::files::{Unproven, read_text, unproven, verify_manifest, write_atomic, write_folder_atomic};
 use crate::model::{Decoder, LinearSpec};
 use crate::report::{Event, Reporter};
 
@@ -32,20 +32,33 @@ pub struct Start {
 
 impl Checkpoint {
     /// The checkpoint with the highest step that holds what was written into it; newer ones that do not are told as notes.
-    pub fn latest(run: &Path, report: Reporter) -> Option<Self> {
-        checkpoints_of(run).into_iter().find_map(|(_, path)| match Self::open(&path) {
-            Ok(checkpoint) => Some(checkpoint),
-            Err(reason) => {
-                report(Event::Note(format!("`{}` is passed over: {reason}", path.display())));
-                None
+    ///
+    /// # Errors
+    /// One cannot be read, so that it is not known whether it is whole; or there are some and none is whole.
+    pub fn latest(run: &Path, report: Reporter) -> Result<Option<Self>, Error> {
+        let found = checkpoints_of(run)?;
+        for (step, path) in &found {
+            match Self::open(path, *step) {
+                Ok(checkpoint) => return Ok(Some(checkpoint)),
+                Err(Unproven::File(error)) => return Err(error.into()),
+                Err(reason) => report(Event::Note(format!("`{}` is passed over: {reason}", path.display()))),
             }
-        })
+        }
+        if found.is_empty() { Ok(None) } else { Err(Error::NoneWhole { run: run.to_owned(), checkpoints: found.len() }) }
     }
 
-    fn open(path: &Path) -> Result<Self, String> {
+    /// Whether a folder is a checkpoint of a run.
+    pub fn is_one(folder: &Path) -> bool {
+        folder.join(STATE).exists() && folder.join(OPTIMIZER).exists()
+    }
+
+    fn open(path: &Path, step: u64) -> Result<Self, Unproven> {
         verify_manifest(path)?;
-        let text = read_text(&path.join(STATE)).map_err(|error| error.to_string())?;
-        Ok(Self { path: path.to_owned(), state: State::parse(&text)? })
+        let state = State::parse(&read_text(&path.join(STATE)).map_err(unproven)?).map_err(Unproven::Differs)?;
+        if state.step != step {
+            return Err(Unproven::Differs(format!("its state.json is of step {}", state.step)));
+        }
+        Ok(Self { path: path.to_owned(), state })
     }
 
     /// The folder.

@@ -47,7 +47,7 @@ pub fn run(
 ) -> Result<State, Error> {
     let Start { mut state, mut optimizer } = start;
     let (started, before) = (Instant::now(), state.seconds);
-    let (mut saved_step, mut saved_at, mut order) = (state.step, Instant::now(), (u64::MAX, Vec::new()));
+    let (mut is_new, mut saved_at, mut order) = (false, Instant::now(), (u64::MAX, Vec::new()));
     let (rows, last) = (data.training.len(), config.schedule.total_steps);
     loop {
         if state.evaluation_due
@@ -60,15 +60,16 @@ pub fn run(
             if state.judge(evaluation.as_ref()) {
                 folder.save_adapter(decoder)?;
             }
+            is_new = state.step > 0;
         }
         state.seconds = before + started.elapsed().as_secs_f64();
         let (done, stopped, ends_epoch) = (config.is_done(&state), interrupt.load(Relaxed), state.place == rows as u64);
         let due = done || stopped || state.best_step == Some(state.step);
         let due = due || is_due(state.step, config.save_steps, ends_epoch || saved_at.elapsed() >= SAVE_EVERY);
-        if due && state.step > saved_step {
+        if due && is_new {
             let path = folder.save_checkpoint(decoder, &optimizer, &state, config.save_total_limit)?;
             report(Event::Saved { path, step: state.step });
-            (saved_step, saved_at) = (state.step, Instant::now());
+            saved_at = Instant::now();
         }
         match (done, stopped, state.best_step) {
             (true, _, None) => return Err(Error::NothingLearned { steps: state.step }),
@@ -88,7 +89,7 @@ pub fn run(
             let checkpoint = (state.step > 0).then(save).transpose()?;
             return Err(Error::Diverged { step, in_a_row, loss: taken.loss, grad_norm: taken.grad_norm, checkpoint });
         }
-        state = state.after(&taken, optimizer.updates, &of_step);
+        (state, is_new) = (state.after(&taken, optimizer.updates, &of_step), true);
         state.evaluation_due = state.step == last || is_due(state.step, config.eval_steps, of_step.places.end == rows);
         let taken = Step { epoch: of_step.epoch as f64 + of_step.places.end as f64 / rows as f64, ..taken };
         folder.metrics.append(&taken)?;
