@@ -2,8 +2,12 @@
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use super::Error;
+
+/// A process that was killed holds its locks until the system has taken its memory back.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// A folder that no other process claims while this value lives.
 #[derive(Debug)]
@@ -37,7 +41,7 @@ impl Claim {
         let pid_file = folder.join(Self::PID_FILE);
         let failed = |cause| Refused::File(Error::new("claim", &folder, cause));
         let locked = open(&folder, &pid_file).map_err(failed)?;
-        match locked.try_lock() {
+        match try_for(PATIENCE, &locked) {
             Err(TryLockError::WouldBlock) => {
                 let pid = std::fs::read_to_string(&pid_file).ok().and_then(|owner| owner.trim().parse().ok());
                 return Err(Refused::Held { pid });
@@ -54,6 +58,17 @@ impl Claim {
 impl Drop for Claim {
     fn drop(&mut self) {
         let _ = std::fs::remove_file(&self.pid_file);
+    }
+}
+
+/// Tries again for a while where another process has the lock.
+fn try_for(patience: Duration, file: &File) -> Result<(), TryLockError> {
+    let started = Instant::now();
+    loop {
+        match file.try_lock() {
+            Err(TryLockError::WouldBlock) if started.elapsed() < patience => std::thread::sleep(Duration::from_millis(20)),
+            result => return result,
+        }
     }
 }
 
