@@ -1,6 +1,7 @@
 //! Low-rank adapters: which projections they go to, how they are attached, and PEFT's files.
 
 mod attach;
+pub mod merge;
 pub mod peft;
 mod target;
 
@@ -38,7 +39,7 @@ impl LoraConfig {
         let vllm =
             (rank > 16).then(|| format!("vLLM takes an adapter of rank {rank} only with `--max-lora-rank {rank}` or more"));
         let llama_cpp =
-            self.use_rslora.then(|| "llama.cpp's converter ignores `use_rslora` and scales the adapter wrongly".to_owned());
+            self.use_rslora.then(|| "llama.cpp's converter ignores `use_rslora` and scales the adapter wrongly; `rankine export --to gguf-adapter` does not".to_owned());
         let alpha = self.alpha_pattern.iter().map(|(_, alpha)| *alpha).chain([self.alpha]).find(|alpha| alpha.fract() != 0.0);
         let ollama = alpha.map(|alpha| format!("Ollama takes whole numbers for alpha only, this adapter has {alpha}"));
         [vllm, llama_cpp, ollama].into_iter().flatten().collect()

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value, json};
 
 use super::attach::Numbers;
-use super::{Error, LoraConfig, Targets, tensors};
+use super::{Error, LoraConfig, Target, Targets, tensors};
 use crate::files::safetensors::{Archive, write_f32};
 use crate::files::{JSON_BYTES, read_text_up_to, write_atomic};
 use crate::model::{Decoder, LinearSpec};
@@ -149,6 +149,20 @@ pub fn files(folder: &Path) -> [PathBuf; 2] {
     [folder.join(CONFIG), folder.join(WEIGHTS)]
 }
 
+/// The base that `adapter_config.json` names, a folder or a Hub id; `None` where it names none.
+///
+/// # Errors
+/// The file is missing or not valid.
+pub fn read_base(folder: &Path) -> Result<Option<String>, Error> {
+    let named = read_json(&folder.join(CONFIG))?["base_model_name_or_path"].as_str().map(str::to_owned);
+    Ok(named.filter(|name| !name.is_empty()))
+}
+
+fn read_json(path: &Path) -> Result<Value, Error> {
+    let fault = |error| Error::Config { place: path.display().to_string(), message: format!("not valid JSON: {error}") };
+    serde_json::from_str(&read_text_up_to(path, JSON_BYTES)?).map_err(fault)
+}
+
 /// Reads `adapter_config.json`.
 ///
 /// # Errors
@@ -156,8 +170,7 @@ pub fn files(folder: &Path) -> [PathBuf; 2] {
 pub fn read_config(folder: &Path) -> Result<LoraConfig, Error> {
     let path = folder.join(CONFIG);
     let fault = |message: String| Error::Config { place: path.display().to_string(), message };
-    let config: Value =
-        serde_json::from_str(&read_text_up_to(&path, JSON_BYTES)?).map_err(|error| fault(format!("not valid JSON: {error}")))?;
+    let config = read_json(&path)?;
     for (key, known) in NEUTRAL {
         if let Some(value) = config.get(key).map(Value::to_string).filter(|value| !known.contains(&value.as_str())) {
             return Err(Error::Unsupported { place: path.display().to_string(), key: key.to_owned(), value });
@@ -250,12 +263,20 @@ fn pattern<T>(value: &Value, convert: impl Fn(&Value) -> Option<T>) -> Option<Ve
 /// # Errors
 /// The file is damaged, or a tensor is missing, left over or of another shape; all of them are listed.
 pub fn read_numbers(folder: &Path, config: &LoraConfig, projections: &[LinearSpec]) -> Result<Numbers, Error> {
+    numbers_in(&open(folder)?, "", config, projections)
+}
+
+/// Opens `adapter_model.safetensors`.
+///
+/// # Errors
+/// The file is missing or damaged.
+pub fn open(folder: &Path) -> Result<Archive, Error> {
     let path = folder.join(WEIGHTS);
     if !path.exists() && folder.join(PICKLE).exists() {
         let message = format!("there is no such file, only `{PICKLE}`; pickle files can run code and are refused");
         return Err(Error::Config { place: path.display().to_string(), message });
     }
-    numbers_in(&Archive::open(&path)?, "", config, projections)
+    Ok(Archive::open(&path)?)
 }
 
 /// The matrices of an open file whose keys begin with `prefix`, for a model with these projections.
@@ -263,26 +284,54 @@ pub fn read_numbers(folder: &Path, config: &LoraConfig, projections: &[LinearSpe
 /// # Errors
 /// A tensor is missing, left over or of another shape; all of them are listed.
 pub fn numbers_in(archive: &Archive, prefix: &str, config: &LoraConfig, projections: &[LinearSpec]) -> Result<Numbers, Error> {
+    let read = |stored: Stored| Ok((stored.target.module.clone(), stored.read(archive)?));
+    stored_in(archive, prefix, config, projections)?.into_iter().map(read).collect()
+}
+
+/// An adapter's A [r, in] and B [out, r] where they lie in an open file; names and shapes are right.
+#[derive(Debug)]
+pub struct Stored {
+    /// The adapter.
+    pub target: Target,
+    keys: [String; 2],
+}
+
+impl Stored {
+    /// The numbers of A and B.
+    ///
+    /// # Errors
+    /// They are not of f32, f16 or bf16.
+    pub fn read(&self, archive: &Archive) -> Result<[Vec<f32>; 2], Error> {
+        let [a, b] = self.keys.each_ref().map(|key| archive.read_f32(key));
+        Ok([a?.unwrap_or_default(), b?.unwrap_or_default()])
+    }
+}
+
+/// Finds the matrices of an open file whose keys begin with `prefix`, and reads none of them.
+///
+/// # Errors
+/// A tensor is missing, left over or of another shape; all of them are listed.
+pub fn stored_in(archive: &Archive, prefix: &str, config: &LoraConfig, projections: &[LinearSpec]) -> Result<Vec<Stored>, Error> {
     let mut found = archive.shapes();
     found.retain(|key, _| key.starts_with(prefix));
     let names: Vec<String> = projections.iter().map(|linear| linear.name.clone()).collect();
-    let (mut numbers, mut faults) = (Numbers::new(), Vec::new());
+    let (mut stored, mut faults) = (Vec::new(), Vec::new());
     for target in config.resolve(&names)? {
         let Some(linear) = projections.iter().find(|linear| linear.name == target.module) else { continue };
         let parts = [("lora_A", [target.rank, linear.inputs]), ("lora_B", [linear.outputs, target.rank])];
-        let mut values = [Vec::new(), Vec::new()];
-        for ((part, expected), values) in parts.into_iter().zip(&mut values) {
+        let keys = parts.map(|(part, expected)| {
             let key = format!("{prefix}base_model.model.{}.{part}.weight", target.module);
             match found.remove(&key) {
-                Some(shape) if shape == expected => *values = archive.read_f32(&key)?.unwrap_or_default(),
+                Some(shape) if shape == expected => {}
                 Some(shape) => faults.push(format!("tensor `{key}` has shape {shape:?}, expected {expected:?}")),
                 None => faults.push(format!("tensor `{key}` is missing, expected shape {expected:?}")),
             }
-        }
-        numbers.insert(target.module, values);
+            key
+        });
+        stored.push(Stored { target, keys });
     }
     faults.extend(
         found.iter().map(|(key, shape)| format!("tensor `{key}` of shape {shape:?} belongs to no adapter of the config")),
     );
-    if faults.is_empty() { Ok(numbers) } else { Err(Error::Tensors { place: archive.path().display().to_string(), faults }) }
+    if faults.is_empty() { Ok(stored) } else { Err(Error::Tensors { place: archive.path().display().to_string(), faults }) }
 }

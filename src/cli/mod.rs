@@ -1,14 +1,24 @@
 //! The command line: one file a verb. The only place that writes to stdout.
 
+mod base;
+mod chat;
 mod check;
+mod eval;
+mod export;
+mod generate;
+mod interrupt;
+mod merge;
 mod plan;
 mod preview;
+mod report;
 mod result;
 mod resume;
 mod room;
 mod row_text;
+mod scores;
 mod session;
 mod signals;
+mod speaker;
 mod train;
 mod try_template;
 
@@ -46,6 +56,18 @@ enum Verb {
     Train(train::TrainArgs),
     /// Goes on with a run that was stopped, from its latest checkpoint
     Resume(resume::ResumeArgs),
+    /// Shows a run, or several side by side, as one page of HTML
+    Report(report::ReportArgs),
+    /// Merges adapters into their base, tensor by tensor, and writes a new model folder
+    Merge(merge::MergeArgs),
+    /// Answers turn after turn, in a conversation that is typed
+    Chat(chat::ChatArgs),
+    /// Scores the base with and without an adapter on rows that were not trained on
+    Eval(eval::EvalArgs),
+    /// Goes on from a text or answers in a conversation, with or without an adapter
+    Generate(generate::GenerateArgs),
+    /// Writes a model, or an adapter alone, as a GGUF file for llama.cpp
+    Export(export::ExportArgs),
     /// Tries a chat template, for the program itself
     #[command(name = sandbox::VERB, hide = true)]
     TryTemplate,
@@ -98,13 +120,17 @@ fn with_base(resolved: Resolved) -> Result<Plan, Failure> {
 pub struct Failure {
     /// The process's exit code.
     pub exit: Exit,
-    /// What is wrong, at least one.
+    /// What is wrong; nothing where a person ended it.
     pub faults: Vec<Fault>,
 }
 
 impl Failure {
     fn new(exit: Exit, fault: Fault) -> Self {
         Self { exit, faults: vec![fault] }
+    }
+
+    fn quiet(exit: Exit) -> Self {
+        Self { exit, faults: Vec::new() }
     }
 }
 
@@ -130,6 +156,12 @@ impl Command {
             Verb::Preview(args) => preview::preview(&args, &terminal),
             Verb::Train(args) => train::train(&args, &terminal),
             Verb::Resume(args) => resume::resume(&args, &terminal),
+            Verb::Report(args) => report::report(&args, &terminal),
+            Verb::Merge(args) => merge::merge(&args, &terminal),
+            Verb::Chat(args) => chat::chat(&args, &terminal),
+            Verb::Eval(args) => eval::eval(&args, &terminal),
+            Verb::Generate(args) => generate::generate(&args, &terminal),
+            Verb::Export(args) => export::export(&args, &terminal),
             Verb::TryTemplate => try_template::try_template(),
         }
     }

@@ -86,7 +86,7 @@ pub(super) fn find(run: &Path) -> Result<PathBuf, Failure> {
 }
 
 /// The path as it was typed, or absolute where the run's own working directory is another than this one.
-fn steady(run: PathBuf) -> PathBuf {
+pub(super) fn steady(run: PathBuf) -> PathBuf {
     let there = Lock::read(&run.join(RunFolder::LOCK)).ok().and_then(|lock| lock.working_directory());
     let stays = there.is_some() && there == std::env::current_dir().ok();
     if stays { run } else { std::path::absolute(&run).unwrap_or(run) }

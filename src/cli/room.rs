@@ -57,7 +57,8 @@ impl Room {
 
     /// Removes what an older run left. Files of others stay.
     pub fn clear(&self) -> Result<(), Failure> {
-        for part in self.parts() {
+        let page = Some(self.folder.join(RunFolder::PAGE)).filter(|page| page.exists());
+        for part in self.parts().into_iter().chain(page) {
             let removed = if part.is_dir() { std::fs::remove_dir_all(&part) } else { std::fs::remove_file(&part) };
             removed.map_err(|cause| files::Error::new("remove", &part, cause))?;
         }

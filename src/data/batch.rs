@@ -40,6 +40,11 @@ impl Batch {
         batch
     }
 
+    /// What identifies the row of a target.
+    pub fn row_of(&self, target: usize) -> u64 {
+        self.rows[self.positions[target] as usize / self.length]
+    }
+
     /// Tokens that carry a loss.
     pub fn trained_tokens(&self) -> u64 {
         self.targets.len() as u64
@@ -61,5 +66,6 @@ mod tests {
         assert_eq!((batch.length, batch.ids.as_slice()), (3, [5, 6, 7, 8, 9, 0].as_slice()));
         assert_eq!((batch.positions.as_slice(), batch.targets.as_slice()), ([1, 3].as_slice(), [7, 9].as_slice()));
         assert_eq!((batch.tokens, batch.trained_tokens(), batch.rows.as_slice()), (5, 2, [7, 9].as_slice()));
+        assert_eq!([batch.row_of(0), batch.row_of(1)], [7, 9]);
     }
 }

@@ -147,7 +147,11 @@ pub fn read(format: Format, batch: &Batch, row: usize) -> Result<Option<Example>
     })
 }
 
-fn conversation(turns: Vec<Value>, tools: Option<Vec<Value>>) -> Result<Conversation, Error> {
+/// A conversation with the roles and keys that templates know.
+///
+/// # Errors
+/// A turn is none: it has no role that is known, or says nothing.
+pub fn conversation(turns: Vec<Value>, tools: Option<Vec<Value>>) -> Result<Conversation, Error> {
     let messages = turns.into_iter().enumerate().map(|(index, turn)| message(index, turn)).collect::<Result<_, _>>()?;
     let tools = tools.map(|tools| tools.into_iter().map(parsed).collect::<Result<_, _>>()).transpose()?;
     Ok(Conversation { messages, tools, variables: Map::new() })

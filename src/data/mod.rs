@@ -28,7 +28,7 @@ pub use cache::Row;
 pub use corpus::{Corpus, Error, Limits};
 pub use encode::{Encoder, TokenRow};
 pub use fate::{Divided, Fate, Record, duplicates};
-pub use format::inspect;
+pub use format::{Error as ConversationError, conversation, inspect};
 pub use ledger::{Ledger, Longest, Tally};
 pub use order::{Error as SplitError, Split, shuffled, split};
 pub use parquet::Error as TableError;

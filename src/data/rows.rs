@@ -27,6 +27,12 @@ impl<'a> Rows<'a> {
         self.indexes.is_empty()
     }
 
+    /// All rows in their order, in batches of so many.
+    pub fn batches(&self, rows: usize) -> impl Iterator<Item = Batch> {
+        let places: Vec<u32> = (0..).take(self.len()).collect();
+        (0..self.len()).step_by(rows).map(move |start| self.batch(&places[start..self.len().min(start + rows)]))
+    }
+
     /// A batch of the rows at these places; each is identified by its index in the corpus.
     pub fn batch(&self, places: &[u32]) -> Batch {
         let indexes = places.iter().map(|place| self.indexes[*place as usize]);

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tempfile::NamedTempFile;
 
-use super::{Error, disk};
+use super::{Error, NewFile, disk};
 
 /// How temporary names begin. Under these names nothing is ever read.
 const TEMPORARY: [&str; 2] = [".rankine-tmp-", ".rankine-old-"];
@@ -19,16 +19,36 @@ pub fn write_atomic(path: &Path, content: &[u8]) -> Result<(), Error> {
     let folder = parent(path);
     create_folder(folder)?;
     let failed = |cause| Error::writing(path, content.len() as u64, cause);
-    let mut builder = tempfile::Builder::new();
-    builder.prefix(TEMPORARY[0]);
-    // As any other file of this user: less what the umask takes.
-    #[cfg(unix)]
-    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-    let mut file = builder.tempfile_in(folder).map_err(failed)?;
+    let mut file = temporary(folder).map_err(failed)?;
     disk::write(file.as_file_mut(), path, content).map_err(failed)?;
     disk::sync(file.as_file(), path).map_err(failed)?;
     disk::persist(file, path).map_err(failed)?;
     sync_folder(folder)
+}
+
+/// Fills a file piece by piece so that it is whole or absent. Missing folders above it are made.
+///
+/// # Errors
+/// It could not be written or renamed, or `fill` failed; `path` is then as it was.
+pub fn write_pieces_atomic<E: From<Error>>(path: &Path, fill: impl FnOnce(&mut NewFile) -> Result<(), E>) -> Result<(), E> {
+    let folder = parent(path);
+    create_folder(folder)?;
+    let failed = |cause| Error::new("write", path, cause);
+    let temporary = temporary(folder).map_err(failed)?;
+    let mut new = NewFile::over(temporary.as_file().try_clone().map_err(failed)?, path);
+    fill(&mut new)?;
+    new.finish()?;
+    disk::persist(temporary, path).map_err(failed)?;
+    Ok(sync_folder(folder)?)
+}
+
+/// A temporary file with the rights of any other file of this user: less what the umask takes.
+fn temporary(folder: &Path) -> std::io::Result<NamedTempFile> {
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(TEMPORARY[0]);
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+    builder.tempfile_in(folder)
 }
 
 /// Fills a folder under a temporary name and renames it to `path`; an older folder there is exchanged for it in one step where the

@@ -4,21 +4,27 @@
 mod atomic;
 mod claim;
 pub(crate) mod disk;
+mod float;
 mod guard;
 mod hash;
 mod limited;
 mod manifest;
 mod mmap;
+mod piecewise;
 pub mod safetensors;
 mod space;
 
-pub use atomic::{create_folder, remove_folder, remove_leftovers, temporary_in, write_atomic, write_folder_atomic};
+pub use atomic::{
+    create_folder, remove_folder, remove_leftovers, temporary_in, write_atomic, write_folder_atomic, write_pieces_atomic,
+};
 pub use claim::{Claim, Refused};
+pub use float::Float;
 pub use guard::{guarded, panic_words};
 pub use hash::{Hash, hash_bytes, hash_file};
 pub use limited::{JSON_BYTES, listed, open_file, read_text_up_to};
 pub use manifest::{Unproven, unproven, verify_manifest, write_manifest};
 pub use mmap::map;
+pub use piecewise::{NewFile, OldFile, copy};
 pub use space::check_space;
 
 use std::path::{Path, PathBuf};

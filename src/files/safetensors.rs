@@ -2,17 +2,20 @@
 //!
 //! Format: <https://huggingface.co/docs/safetensors>
 
+mod layout;
+
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use half::{bf16, f16};
 use memmap2::Mmap;
 use safetensors::tensor::{Metadata, TensorView};
 use safetensors::{Dtype, SafeTensors};
 
-use super::{Error as FileError, map, write_atomic};
+use super::{Error as FileError, Float, map, write_atomic};
 use crate::fault::{Exit, Explain};
+
+pub use layout::Entry;
 
 /// The largest header that is parsed. That of a shard of the largest models has a tenth of it, and parsing takes fifty times its size.
 const MAX_HEADER_BYTES: u64 = 8 << 20;
@@ -114,7 +117,7 @@ impl Archive {
     /// Names of the tensors whose numbers [`Archive::read_f32`] does not read, with their types.
     pub fn unreadable(&self) -> Vec<(String, Dtype)> {
         let tensors = self.metadata.tensors().into_iter().map(|(name, info)| (name, info.dtype));
-        tensors.filter(|(_, dtype)| !matches!(dtype, Dtype::F32 | Dtype::F16 | Dtype::BF16)).collect()
+        tensors.filter(|(_, dtype)| Float::of(*dtype).is_none()).collect()
     }
 
     /// Names of all tensors with their shapes, sorted.
@@ -151,12 +154,11 @@ impl Archive {
 
     fn numbers(&self, name: &str, bytes: &[u8]) -> Result<Vec<f32>, Error> {
         let dtype = self.metadata.info(name).map_or(Dtype::U8, |info| info.dtype);
-        Ok(match dtype {
-            Dtype::F32 => bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),
-            Dtype::BF16 => bytes.as_chunks().0.iter().map(|b| bf16::from_le_bytes(*b).to_f32()).collect(),
-            Dtype::F16 => bytes.as_chunks().0.iter().map(|b| f16::from_le_bytes(*b).to_f32()).collect(),
-            dtype => return Err(Error::Dtype { path: self.path.clone(), name: name.to_owned(), dtype }),
-        })
+        let unread = || Error::Dtype { path: self.path.clone(), name: name.to_owned(), dtype };
+        let float = Float::of(dtype).ok_or_else(unread)?;
+        let mut numbers = vec![0.0; bytes.len() / float.bytes()];
+        float.decode(bytes, &mut numbers);
+        Ok(numbers)
     }
 
     /// A tensor's shape.

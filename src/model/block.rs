@@ -5,6 +5,7 @@ use std::sync::Arc;
 use burn::tensor::activation::silu;
 use burn::tensor::{Bool, Tensor};
 
+use super::cache::Past;
 use super::spec::GroupedSpec;
 use crate::nn::attention::attend;
 use crate::nn::norm::RmsNorm;
@@ -61,11 +62,16 @@ impl Block {
     /// # Shapes
     /// `x` [batch, sequence, width], result the same.
     pub fn forward(&self, x: Tensor<3>, frame: &Frame) -> Tensor<3> {
-        let x = x.clone() + self.attend(self.attention_norm.forward(x), frame);
+        self.advance(x, frame, None)
+    }
+
+    /// The same where the tokens of `x` follow on those in `past`, which takes them in.
+    pub(super) fn advance(&self, x: Tensor<3>, frame: &Frame, past: Option<&mut Past>) -> Tensor<3> {
+        let x = x.clone() + self.attend(self.attention_norm.forward(x), frame, past);
         x.clone() + self.feed_forward(self.mlp_norm.forward(x), frame)
     }
 
-    fn attend(&self, x: Tensor<3>, frame: &Frame) -> Tensor<3> {
+    fn attend(&self, x: Tensor<3>, frame: &Frame, past: Option<&mut Past>) -> Tensor<3> {
         let [batch, length, _] = x.dims();
         let GroupedSpec { heads, kv_heads, head_dim, .. } = self.spec;
         let mask = frame.mask(self.index, Group::AttentionInput);
@@ -79,7 +85,12 @@ impl Block {
         }
         let rope = &frame.ropes[self.rope];
         let scale = 1.0 / (head_dim as f64).sqrt();
-        let mixed = attend(rope.rotate(query), rope.rotate(key), value, &frame.hidden[self.span], scale);
+        let (query, key) = (rope.rotate(query), rope.rotate(key));
+        let [key, value] = match past {
+            Some(past) => past.extend([key, value]),
+            None => [key, value],
+        };
+        let mixed = attend(query, key, value, &frame.hidden[self.span], scale);
         let mixed = mixed.swap_dims(1, 2).reshape([batch, length, heads * head_dim]);
         o.forward(mixed, frame.mask(self.index, Group::AttentionOutput).as_ref())
     }

@@ -1,5 +1,6 @@
 //! The decoder: embedding, blocks, head.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use burn::tensor::{Device, Int, Tensor};
@@ -35,11 +36,16 @@ impl Decoder {
 
     /// What all blocks share for rows of `length` tokens; `dropout` has one key a token of the batch.
     pub fn frame(&self, length: usize, dropout: Option<(f64, Arc<[u64]>)>) -> Frame {
+        Frame { dropout, ..self.frame_of(0..length, length) }
+    }
+
+    /// What all blocks share for the tokens at some positions of one row of `length` tokens.
+    pub(super) fn frame_of(&self, positions: Range<usize>, length: usize) -> Frame {
         let device = self.device();
         Frame {
-            ropes: self.ropes.iter().map(|rope| rope.tables(length, &device)).collect(),
-            hidden: self.spans.iter().map(|span| span.hidden(length, &device)).collect(),
-            dropout,
+            ropes: self.ropes.iter().map(|rope| rope.tables_of(positions.clone(), length, &device)).collect(),
+            hidden: self.spans.iter().map(|span| span.hidden(positions.clone(), &device)).collect(),
+            dropout: None,
         }
     }
 

@@ -1,6 +1,7 @@
 //! One decoder, described by data: a family's file turns config.json into a [`DecoderSpec`], `load` fills a [`Decoder`].
 
 mod block;
+mod cache;
 mod config;
 mod decoder;
 mod embedding;
@@ -11,6 +12,7 @@ mod spec;
 use std::path::PathBuf;
 
 pub use block::{Block, Frame};
+pub use cache::Cache;
 pub use decoder::Decoder;
 pub use embedding::Untrained;
 pub use load::{Folder, shard_paths};

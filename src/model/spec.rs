@@ -124,6 +124,13 @@ impl DecoderSpec {
         tensors
     }
 
+    /// Tokens that a text may have: those that the model was made for, or any number where every layer looks back over a window
+    /// only.
+    pub fn longest(&self) -> Option<usize> {
+        let slides = self.layers.iter().all(|layer| layer.mixer.span != Span::Full);
+        (!slides).then_some(self.context)
+    }
+
     /// Parameters of the base.
     pub fn parameters(&self) -> usize {
         self.tensors().iter().map(|(_, shape)| shape.iter().product::<usize>()).sum()

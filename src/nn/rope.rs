@@ -1,5 +1,7 @@
 //! Rotary position embedding, Su et al. 2021, arXiv:2104.09864, in the half-split form of Hugging Face models.
 
+use std::ops::Range;
+
 use burn::tensor::{Device, Tensor, TensorData};
 
 /// The rotation of a model's queries and keys.
@@ -91,13 +93,27 @@ impl RopeSpec {
         }
     }
 
+    /// Whether a batch of one length turns its queries and keys otherwise than one of another.
+    pub fn differs(&self, length: usize, other: usize) -> bool {
+        match self.scaling {
+            RopeScaling::Dynamic { trained_length, .. } => length.max(trained_length) != other.max(trained_length),
+            RopeScaling::LongRope { trained_length, .. } => (length > trained_length) != (other > trained_length),
+            _ => false,
+        }
+    }
+
     /// Cosines and sines of positions 0 .. length. As in transformers, `Dynamic` and `LongRope` depend on the batch's length.
     pub fn tables(&self, length: usize, device: &Device) -> RopeTables {
+        self.tables_of(0..length, length, device)
+    }
+
+    /// Cosines and sines of some positions of a batch of `length` tokens.
+    pub fn tables_of(&self, positions: Range<usize>, length: usize, device: &Device) -> RopeTables {
         let (frequencies, factor) = (self.frequencies(length), self.attention_factor() as f32);
         let table = |function: fn(f32) -> f32| {
             let row = |position: usize| frequencies.iter().map(move |frequency| function(position as f32 * frequency) * factor);
-            let values: Vec<f32> = (0..length).flat_map(|position| row(position).chain(row(position))).collect();
-            Tensor::<2>::from_data(TensorData::new(values, [length, self.head_dim]), device)
+            let values: Vec<f32> = positions.clone().flat_map(|position| row(position).chain(row(position))).collect();
+            Tensor::<2>::from_data(TensorData::new(values, [positions.len(), self.head_dim]), device)
         };
         RopeTables { cos: table(f32::cos), sin: table(f32::sin) }
     }
@@ -116,7 +132,7 @@ fn llama3(frequency: f32, factor: f32, low: f32, high: f32, trained_length: f32)
     }
 }
 
-/// Cosines and sines for every position of a batch, [length, `head_dim`] each.
+/// Cosines and sines for positions of a batch, [positions, `head_dim`] each.
 #[derive(Debug, Clone)]
 pub struct RopeTables {
     cos: Tensor<2>,

@@ -29,6 +29,11 @@ impl Plan {
         Ok(decoder)
     }
 
+    /// Rows of logits that exist at a time.
+    pub(super) fn head_chunk_rows(&self) -> usize {
+        (LOGITS / self.model.spec.vocabulary).clamp(16, 4096)
+    }
+
     /// The loop's config for these rows.
     pub fn train_config(&self, data: &RunData) -> train::Config {
         let of = &self.training;
@@ -44,11 +49,7 @@ impl Plan {
             },
             optimizer: of.optimizer,
             max_grad_norm: of.max_grad_norm,
-            step: StepConfig {
-                memory: of.memory,
-                head_chunk_rows: (LOGITS / self.model.spec.vocabulary).clamp(16, 4096),
-                dropout: self.adapter.dropout,
-            },
+            step: StepConfig { memory: of.memory, head_chunk_rows: self.head_chunk_rows(), dropout: self.adapter.dropout },
             on_nonfinite: of.on_nonfinite,
             seed: of.seed,
             shuffle: of.shuffle,

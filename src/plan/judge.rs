@@ -7,7 +7,7 @@ use rayon::prelude::*;
 use super::Error;
 use super::resolve::Plan;
 use super::rows::RunData;
-use crate::data::{Corpus, Ledger, Tally};
+use crate::data::{Corpus, Divided, Ledger, Tally};
 use crate::report::{Event, Reporter};
 use crate::terms::Truncation;
 
@@ -104,6 +104,17 @@ impl Plan {
             ),
             hint: if total.broken > 0 { of_rows } else { of_length }.to_owned(),
         })
+    }
+
+    /// What was left out of rows that are only scored is said; that none is left, or tokens that the base lacks, is refused.
+    pub(super) fn judge_scored(&self, name: &str, data: &Divided, report: Reporter) -> Result<(), Error> {
+        let total = data.ledger(1).total();
+        self.notes_of(&total).into_iter().for_each(|note| report(Event::Note(format!("{name}: {note}"))));
+        if total.kept() == 0 {
+            let message = format!("{name}: there is no token to score in {} rows{}", total.rows, reasons(&total));
+            return Err(Error::Rows { message, hint: "correct the rows, or name another file".to_owned() });
+        }
+        self.check_vocabulary(Census::of(&data.corpus, &[]).highest)
     }
 
     fn check_vocabulary(&self, highest: Option<u32>) -> Result<(), Error> {

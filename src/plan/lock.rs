@@ -257,7 +257,9 @@ mod tests {
         assert_eq!(others, ["the number of threads is 4, the run started with 2: its numbers may differ in their last bits"]);
         assert!(before.changed_inputs(&before.clone()).is_empty());
 
+        assert_eq!(before.base_files(), [("a".into(), "1".into()), ("b".into(), "2".into())]);
         before.record(&now, 7, &changes);
+        assert_eq!(before.base_files(), [("a".into(), "1".into()), ("b".into(), "x".into())], "what was read last");
         let entry = &before.0["resumed"][0];
         assert_eq!((&entry["step"], &entry["threads"], &entry["forced"][0]), (&json!(7), &json!(4), &json!(expected[0])));
         let text = before.text();

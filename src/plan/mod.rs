@@ -14,13 +14,15 @@ mod lock;
 mod resolve;
 mod rows;
 mod sample;
+mod score;
 mod training;
 
 pub use fill::{Origin, Setting};
 pub use inputs::{Hashing, Inputs};
 pub use lock::Lock;
-pub use resolve::{Plan, Resolved, resolve};
+pub use resolve::{Plan, Resolved, now, resolve};
 pub use rows::RunData;
+pub use score::{Examined, Reading, Sheet};
 
 use crate::fault::{Exit, Explain, Fault};
 use crate::{data, device, files, model};

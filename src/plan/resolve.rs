@@ -82,7 +82,12 @@ pub enum Resolved {
 pub fn resolve(recipe: Recipe, started: Option<jiff::Timestamp>) -> Result<Resolved, Error> {
     let mut faults = recipe.faults.clone();
     let mut filled = Filled::default();
-    let started = started.unwrap_or_else(|| now(&mut faults));
+    let started = started.unwrap_or_else(|| {
+        now().unwrap_or_else(|fault| {
+            faults.push(fault);
+            jiff::Timestamp::UNIX_EPOCH
+        })
+    });
     let base = base::find(&recipe, &mut filled, &mut faults);
     let folder = if let Found::Folder(base) = &base { Some(base.as_ref()) } else { None };
     let mut formats = recipe.datasets.iter().chain(&recipe.evaluation.datasets).filter_map(|dataset| dataset.format.as_ref());
@@ -147,13 +152,13 @@ fn as_written(holdout: &Holdout) -> Value {
 }
 
 /// Now, or what `SOURCE_DATE_EPOCH` says (<https://reproducible-builds.org/specs/source-date-epoch/>).
-fn now(faults: &mut Vec<Fault>) -> jiff::Timestamp {
-    let Ok(epoch) = std::env::var("SOURCE_DATE_EPOCH") else { return jiff::Timestamp::now() };
+///
+/// # Errors
+/// It says something else.
+pub fn now() -> Result<jiff::Timestamp, Fault> {
+    let Ok(epoch) = std::env::var("SOURCE_DATE_EPOCH") else { return Ok(jiff::Timestamp::now()) };
     let parsed = epoch.parse().ok().and_then(|seconds| jiff::Timestamp::from_second(seconds).ok());
-    parsed.unwrap_or_else(|| {
-        faults.push(Fault::new(format!("SOURCE_DATE_EPOCH is `{epoch}`, expected whole seconds since 1970")));
-        jiff::Timestamp::UNIX_EPOCH
-    })
+    parsed.ok_or_else(|| Fault::new(format!("SOURCE_DATE_EPOCH is `{epoch}`, expected whole seconds since 1970")))
 }
 
 fn sources(section: &str, datasets: &[Dataset], has_template: bool, filled: &mut Filled, faults: &mut Vec<Fault>) -> Vec<Source> {

@@ -49,6 +49,8 @@ impl RunFolder {
     pub const CARD: &str = "README.md";
     /// What the run came to, written when it is over.
     pub const RESULT: &str = "result.json";
+    /// The page that `rankine report` makes of the run.
+    pub const PAGE: &str = "report.html";
 
     /// Bytes that a run needs at least: the adapter and one checkpoint.
     pub fn needed_bytes(trainable_parameters: usize) -> u64 {

@@ -22,33 +22,70 @@ pub(super) fn evaluate(
     report: Reporter,
 ) -> Result<Option<Evaluation>, Stopped> {
     let total: usize = data.validation.iter().map(|rows| rows.len()).sum();
-    let (mut content, mut ends, mut done) = (Mean::default(), Mean::default(), 0);
+    let (mut sum, mut done) = (Score::default(), 0);
     for rows in &data.validation {
-        let places: Vec<u32> = (0..).take(rows.len()).collect();
-        for places in places.chunks(config.micro_batch_size) {
+        for batch in rows.batches(config.micro_batch_size) {
             if interrupt.load(Relaxed) {
                 return Err(Stopped);
             }
-            let batch = rows.batch(places);
             for (loss, target) in score(decoder, &batch, config.step.head_chunk_rows).into_iter().zip(&batch.targets) {
-                let mean = if data.end_ids.contains(target) { &mut ends } else { &mut content };
-                mean.add(loss);
+                sum.add(loss, data.end_ids.contains(target));
             }
-            done += places.len();
+            done += batch.rows.len();
             report(Event::Progress { what: "evaluating".to_owned(), done: done as u64, total: total as u64 });
         }
     }
-    Ok(content.and(ends).value().map(|eval_loss| Evaluation {
+    Ok(sum.loss().map(|eval_loss| Evaluation {
         step,
         eval_loss,
         eval_perplexity: eval_loss.exp(),
-        eval_loss_content: content.value(),
-        eval_loss_end_of_turn: ends.value(),
+        eval_loss_content: sum.content(),
+        eval_loss_end_of_turn: sum.end_of_turn(),
     }))
 }
 
+/// Losses of trained tokens, those that end a turn or a document apart.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Score {
+    content: Mean,
+    ends: Mean,
+}
+
+impl Score {
+    /// Takes in a token's loss, nats.
+    pub fn add(&mut self, loss: f32, is_end: bool) {
+        if is_end { self.ends.add(loss) } else { self.content.add(loss) }
+    }
+
+    /// Two scores as one.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        Self { content: self.content.and(other.content), ends: self.ends.and(other.ends) }
+    }
+
+    /// Mean loss per trained token; `None` where there was none.
+    pub fn loss(&self) -> Option<f64> {
+        self.content.and(self.ends).value()
+    }
+
+    /// The mean over tokens that do not end a turn or a document.
+    pub fn content(&self) -> Option<f64> {
+        self.content.value()
+    }
+
+    /// The mean over tokens that do.
+    pub fn end_of_turn(&self) -> Option<f64> {
+        self.ends.value()
+    }
+
+    /// Tokens that were taken in.
+    pub fn trained_tokens(&self) -> u64 {
+        self.content.and(self.ends).count
+    }
+}
+
 /// A mean whose losses are added in order and in f64.
-#[derive(Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, Default)]
 struct Mean {
     sum: f64,
     count: u64,

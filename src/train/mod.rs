@@ -14,6 +14,7 @@ mod sweep;
 
 pub use checkpoint::RunFolder;
 pub use config::{Config, StepRows};
+pub use evaluate::Score;
 pub use optimizer::{AdamW, AdamWConfig};
 pub use resume::{Checkpoint, Start};
 pub use run::{Data, run};

@@ -1,0 +1,83 @@
+//! Folders that a command names: a base, and an adapter, which names its base itself.
+
+use std::path::{Path, PathBuf};
+
+use super::Failure;
+use crate::adapter::{LoraConfig, Numbers, peft};
+use crate::fault::{Exit, Fault, shell_word};
+use crate::model::LinearSpec;
+use crate::plan::Lock;
+use crate::train::RunFolder;
+
+/// The base that was named, or that the adapter was trained on.
+pub(super) fn find_base(named: Option<&Path>, adapter: Option<&Path>) -> Result<PathBuf, Failure> {
+    if let Some(base) = named {
+        let fault = Fault::new(format!("base `{}` does not exist, expected a folder", base.display()));
+        let hint = "name the folder of a Hugging Face model: config.json, *.safetensors, tokenizer.json";
+        return if base.is_dir() { Ok(base.to_owned()) } else { Err(Failure::new(Exit::NoInput, fault.hint(hint))) };
+    }
+    let Some(adapter) = adapter else {
+        let fault = Fault::new("there is no base: neither `--base` nor `--adapter` is given");
+        return Err(Failure::new(Exit::Usage, fault.hint("give the folder of a base with `--base`")));
+    };
+    let refused = |message| Err(Failure::new(Exit::Input, Fault::new(message).hint("give the folder of the base with `--base`")));
+    match (peft::read_base(adapter)?, base_of_run(adapter)) {
+        (Some(base), _) if Path::new(&base).is_dir() => Ok(base.into()),
+        (_, Some(base)) => Ok(base),
+        (Some(base), None) => {
+            refused(format!("the adapter in `{}` was trained on `{base}`, which is no folder here", adapter.display()))
+        }
+        (None, None) => refused(format!("the adapter in `{}` names no base", adapter.display())),
+    }
+}
+
+/// The lock of the run or checkpoint in which an adapter lies.
+pub(super) fn lock_above(adapter: &Path) -> Option<PathBuf> {
+    // Absolute, because `.` has nothing above it.
+    Some(adapter.canonicalize().ok()?.parent()?.join(RunFolder::LOCK)).filter(|lock| lock.exists())
+}
+
+/// The base as the run found it; the adapter's own file has not its whole place.
+fn base_of_run(adapter: &Path) -> Option<PathBuf> {
+    let lock = Lock::read(&lock_above(adapter)?).ok()?;
+    let (file, _) = lock.base_files().into_iter().next()?;
+    Some(lock.working_directory()?.join(file.parent()?)).filter(|folder| folder.is_dir())
+}
+
+/// The template file that the adapter's run was trained with in place of the base's.
+pub(super) fn template_of_run(adapter: &Path) -> Option<PathBuf> {
+    let path = lock_above(adapter)?;
+    let lock = Lock::read(&path).ok()?;
+    let recipe = Lock::recipe(&path, path.parent()?).ok()?;
+    Some(lock.working_directory()?.join(&recipe.chat_template?.value))
+}
+
+/// The adapter in a folder, for a model with these projections.
+pub(super) fn read_adapter(folder: &Path, projections: &[LinearSpec]) -> Result<(LoraConfig, Numbers), Failure> {
+    let config = peft::read_config(folder)?;
+    let numbers = peft::read_numbers(folder, &config, projections)?;
+    Ok((config, numbers))
+}
+
+/// Refuses what is no adapter's folder, with the one that may be meant.
+pub(super) fn check_adapter(folder: &Path) -> Result<(), Failure> {
+    let of_run = folder.join(RunFolder::ADAPTER);
+    let [config, config_of_run] = [folder, &of_run].map(|folder| peft::files(folder)[0].exists());
+    let shown = folder.display();
+    match (folder.is_dir(), config, config_of_run) {
+        (false, ..) => {
+            let fault = Fault::new(format!("adapter `{shown}` does not exist, expected a folder"));
+            Err(Failure::new(Exit::NoInput, fault.hint("give a folder in PEFT's format, such as the `adapter` of a run")))
+        }
+        (true, false, true) => {
+            let fault = Fault::new(format!("`{shown}` holds a run, expected an adapter"));
+            let hint = format!("give `--adapter {}`", shell_word(&of_run.display().to_string()));
+            Err(Failure::new(Exit::Input, fault.hint(hint)))
+        }
+        (true, false, false) => {
+            let fault = Fault::new(format!("`{shown}` holds no adapter: it has no `adapter_config.json`"));
+            Err(Failure::new(Exit::Input, fault.hint("give a folder in PEFT's format, such as the `adapter` of a run")))
+        }
+        _ => Ok(()),
+    }
+}

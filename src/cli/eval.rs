@@ -1,0 +1,159 @@
+//! `rankine eval`: loss and perplexity of the base with and without an adapter, set by set, and what was forgotten on other text.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime};
+
+use clap::Args;
+use serde_json::{Value, json};
+
+use super::base::{check_adapter, read_adapter};
+use super::scores::{Row, object, print_table};
+use super::{Failure, RecipeArgs, print, resume, with_base};
+use crate::adapter::attach;
+use crate::device;
+use crate::fault::{Exit, Fault};
+use crate::model::Decoder;
+use crate::plan::{Inputs, Lock, Plan, Reading, Sheet};
+use crate::report::{Event, Terminal, peak_memory_bytes};
+use crate::train::RunFolder;
+
+/// General text that comes with the repository.
+const GENERAL: &str = "datasets/general-definitions.parquet";
+/// Rows of it that are scored: enough for a mean, and soon done.
+const GENERAL_ROWS: usize = 2000;
+
+#[derive(Debug, Args)]
+pub(super) struct EvalArgs {
+    /// The folder of a run, or a recipe
+    #[arg(value_name = "RUN|RECIPE")]
+    subject: PathBuf,
+    /// Values to change in a recipe
+    #[arg(value_name = "KEY=VALUE")]
+    overrides: Vec<String>,
+    /// The folder of an adapter; without it that of the run, or of the recipe's `adapter.init_from`
+    #[arg(long, value_name = "DIR")]
+    adapter: Option<PathBuf>,
+    /// Score on this file, in the form of the recipe's first dataset, in place of the validation rows
+    #[arg(long, value_name = "FILE")]
+    data: Option<PathBuf>,
+    /// Score on general text too, rows of a column `text`
+    #[arg(long, value_name = "FILE", num_args = 0..=1, require_equals = true, default_missing_value = GENERAL)]
+    forgetting: Option<PathBuf>,
+    /// Use a device on which training is not proven
+    #[arg(long)]
+    force: bool,
+    /// Print the result as one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn eval(args: &EvalArgs, terminal: &Terminal) -> Result<(), Failure> {
+    let started = Instant::now();
+    let Subject { plan, adapter, data, forgetting } = Subject::find(args, terminal)?;
+    adapter.as_deref().map_or(Ok(()), check_adapter)?;
+    let projections = plan.model.spec.projections();
+    let read = adapter.as_ref().map(|folder| read_adapter(folder, &projections)).transpose()?;
+    device::set_threads(plan.threads);
+    let report = |event: Event| terminal.take(&event);
+    let sheets = sheets(&plan, data.as_deref(), forgetting.is_some(), terminal)?;
+    let general = forgetting
+        .map(|path| plan.other_sheet("--forgetting", &path.to_string_lossy(), Reading::Text { rows: GENERAL_ROWS }, &report));
+    let general = general.transpose()?;
+
+    let mut decoder = plan.model.load(&device::open(plan.device, args.force)?, &report)?;
+    let all = || sheets.iter().chain(&general);
+    let score = |decoder: &Decoder, what: &str| all().flat_map(|sheet| sheet.score(decoder, what, &report)).collect::<Vec<_>>();
+    let of_base = score(&decoder, "the base");
+    let of_adapter = match read {
+        Some((config, numbers)) => {
+            attach(&mut decoder, &config, 0, Some(&numbers))?;
+            score(&decoder, "the adapter").into_iter().map(Some).collect()
+        }
+        None => vec![None; of_base.len()],
+    };
+    terminal.stop();
+    let sets = all().flat_map(|sheet| &sheet.sets);
+    let rows = sets.zip(of_base).zip(of_adapter).map(|((set, base), adapter)| Row { set: set.clone(), base, adapter });
+    let mut rows: Vec<Row> = rows.filter(|row| row.set.rows > 0).collect();
+    let forgotten = if general.is_some() { rows.pop() } else { None };
+    if args.json {
+        return print(whole(&plan, adapter.as_deref(), &rows, forgotten.as_ref(), started.elapsed()));
+    }
+    print_table(&rows, forgotten.as_ref())
+}
+
+/// What is to be scored, with paths that hold where the plan's do.
+struct Subject {
+    plan: Plan,
+    adapter: Option<PathBuf>,
+    data: Option<PathBuf>,
+    forgetting: Option<PathBuf>,
+}
+
+impl Subject {
+    fn find(args: &EvalArgs, terminal: &Terminal) -> Result<Self, Failure> {
+        if args.subject.is_dir() { Self::of_run(args, terminal) } else { Self::of_recipe(args) }
+    }
+
+    fn of_recipe(args: &EvalArgs) -> Result<Self, Failure> {
+        let (recipe, overrides) = (args.subject.clone(), args.overrides.clone());
+        let plan = RecipeArgs { recipe, overrides, force: args.force }.plan()?;
+        let adapter = args.adapter.clone().or_else(|| plan.init_from.clone());
+        Ok(Self { plan, adapter, data: args.data.clone(), forgetting: args.forgetting.clone() })
+    }
+
+    /// The plan of a run is that of its lock, read where the run was started.
+    fn of_run(args: &EvalArgs, terminal: &Terminal) -> Result<Self, Failure> {
+        if let Some(word) = args.overrides.first() {
+            let fault = Fault::new(format!("`{word}`: values of a run cannot be changed"));
+            return Err(Failure::new(Exit::Usage, fault.hint("evaluate the recipe, and name the adapter with `--adapter`")));
+        }
+        let here = std::env::current_dir().unwrap_or_default();
+        let run = resume::steady(resume::find(&args.subject)?);
+        let (path, before) = resume::read_lock(&run, None, terminal)?;
+        let run = resume::enter(&before, run, terminal)?;
+        let plan = with_base(crate::plan::resolve(Lock::recipe(&path, &run)?, before.started())?)?;
+        device::check(plan.device, args.force)?;
+        let now = Lock::new(&plan, "", plan.threads, Inputs::of(&plan, SystemTime::now())?.hash().finish()?);
+        for change in before.changed_inputs(&now) {
+            terminal.say(&format!("note: {change}"));
+        }
+        // What was typed is seen from where it was typed.
+        let has_moved = std::env::current_dir().is_ok_and(|now| now != here);
+        let typed = |path: &PathBuf| if has_moved { here.join(path) } else { path.clone() };
+        let general = |path: &PathBuf| if path == Path::new(GENERAL) { path.clone() } else { typed(path) };
+        Ok(Self {
+            plan,
+            adapter: Some(args.adapter.as_ref().map_or_else(|| run.join(RunFolder::ADAPTER), typed)),
+            data: args.data.as_ref().map(typed),
+            forgetting: args.forgetting.as_ref().map(general),
+        })
+    }
+}
+
+/// The rows to score on, but for general text.
+fn sheets(plan: &Plan, data: Option<&Path>, has_other: bool, terminal: &Terminal) -> Result<Vec<Sheet>, Failure> {
+    let report = |event: Event| terminal.take(&event);
+    if let Some(path) = data {
+        return Ok(vec![plan.other_sheet("--data", &path.to_string_lossy(), Reading::FirstDataset, &report)?]);
+    }
+    let sheets = plan.validation_sheets(plan.read_data(&report)?);
+    if sheets.is_empty() && !has_other {
+        let fault = Fault::new("there are no validation rows: `evaluation.val_set_size` is 0 and `evaluation.datasets` is empty");
+        return Err(Failure::new(Exit::Input, fault.hint("name rows that were not trained on with `--data FILE`")));
+    }
+    Ok(sheets)
+}
+
+/// The object of `--json`.
+fn whole(plan: &Plan, adapter: Option<&Path>, rows: &[Row], forgotten: Option<&Row>, elapsed: Duration) -> Value {
+    json!({
+        "base": plan.base_name,
+        "adapter": adapter.map(|adapter| adapter.display().to_string()),
+        "sets": rows.iter().map(object).collect::<Vec<_>>(),
+        "total": Row::total(rows).as_ref().map(object),
+        "forgetting": forgotten.map(object),
+        "seconds": elapsed.as_secs_f64(),
+        "peak_memory_bytes": peak_memory_bytes(),
+    })
+}

@@ -1,0 +1,115 @@
+//! `rankine generate`: a model goes on from a text or answers in a conversation, on stdout as it comes.
+
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use serde_json::{Value, json};
+
+use super::interrupt::Interrupt;
+use super::speaker::{Answer, ModelArgs, SamplingArgs, Speaker, end_line, show};
+use super::{Failure, print};
+use crate::data::template::Conversation;
+use crate::fault::{Exit, Fault};
+use crate::infer::{Prompt, Stop, read_messages};
+use crate::model::Cache;
+use crate::report::{Terminal, peak_memory_bytes};
+
+#[derive(Debug, Args)]
+pub(super) struct GenerateArgs {
+    #[command(flatten)]
+    model: ModelArgs,
+    #[command(flatten)]
+    prompt: PromptArgs,
+    #[command(flatten)]
+    sampling: SamplingArgs,
+    /// Print one JSON object, when all is there
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+struct PromptArgs {
+    /// A text to go on from
+    #[arg(long, value_name = "TEXT")]
+    prompt: Option<String>,
+    /// What a user says, to be answered in the base's chat template
+    #[arg(long, value_name = "TEXT")]
+    chat: Option<String>,
+    /// A conversation to be answered: a JSON list of messages, or an object with `messages` and `tools`
+    #[arg(long, value_name = "FILE.json")]
+    messages: Option<PathBuf>,
+}
+
+pub(super) fn generate(args: &GenerateArgs, terminal: &Terminal) -> Result<(), Failure> {
+    let prompt = args.prompt.read()?;
+    let speaker = Speaker::open(&args.model, &args.sampling, terminal)?;
+    let tokens = prompt.tokens(&speaker.tokenizer, speaker.template.as_ref())?;
+    // An answer is a text of its own.
+    let context = if matches!(prompt, Prompt::Text(_)) { tokens.as_slice() } else { &[] };
+    let (interrupt, started) = (Interrupt::listen()?, Instant::now());
+    let shown = |text: &str| if args.json { Ok(ControlFlow::Continue(())) } else { show(text) };
+    let answer = speaker.answer(&mut Cache::new(&speaker.decoder), &tokens, context, &interrupt, shown)?;
+    if args.json {
+        print(object(&answer, tokens.len(), started.elapsed()))?;
+    } else {
+        end_line(&answer.text)?;
+    }
+    match answer.generated.stop {
+        Stop::Interrupted if interrupt.is_raised() => Err(Failure::quiet(Exit::Signal)),
+        stop => {
+            if let Some(note) = note(stop, &speaker) {
+                terminal.say(&note);
+            }
+            Ok(())
+        }
+    }
+}
+
+impl PromptArgs {
+    fn read(&self) -> Result<Prompt, Failure> {
+        Ok(match (&self.prompt, &self.chat, &self.messages) {
+            (Some(text), ..) => Prompt::Text(text.clone()),
+            (_, Some(text), _) => {
+                let messages = vec![json!({"role": "user", "content": text})];
+                Prompt::Chat(Conversation { messages, ..Conversation::default() })
+            }
+            (.., Some(path)) if !path.is_file() => {
+                let fault = Fault::new(format!("--messages: `{}` does not exist, expected a JSON file", path.display()));
+                return Err(Failure::new(Exit::NoInput, fault));
+            }
+            (.., Some(path)) => Prompt::Chat(read_messages(path)?),
+            (None, None, None) => unreachable!("clap asks for one of them"),
+        })
+    }
+}
+
+/// What a person should know of an answer that the model did not end.
+pub(super) fn note(stop: Stop, speaker: &Speaker) -> Option<String> {
+    match stop {
+        Stop::End(_) | Stop::Interrupted => None,
+        Stop::MaxTokens => Some(format!("note: cut off after {} tokens, `--max-tokens`", speaker.max_tokens())),
+        Stop::Context => Some(format!("note: cut off at {} tokens, for which the base was made", speaker.decoder.spec.context)),
+    }
+}
+
+/// The object of `--json`.
+fn object(answer: &Answer, prompt_tokens: usize, elapsed: Duration) -> Value {
+    let (stop, token) = match answer.generated.stop {
+        Stop::End(token) => ("end", Some(token)),
+        Stop::MaxTokens => ("max_tokens", None),
+        Stop::Context => ("context", None),
+        Stop::Interrupted => ("interrupted", None),
+    };
+    json!({
+        "text": answer.text,
+        "tokens": answer.generated.tokens,
+        "stop": stop,
+        "stop_token": token,
+        "prompt_tokens": prompt_tokens,
+        "seconds": elapsed.as_secs_f64(),
+        "peak_memory_bytes": peak_memory_bytes(),
+    })
+}

@@ -1,0 +1,48 @@
+//! Ctrl-C while a model speaks: the first ends the answer, the next one the program.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
+use crate::files::Error;
+
+/// Whether an answer is to end.
+#[derive(Debug)]
+pub(super) struct Interrupt(Arc<AtomicBool>);
+
+impl Interrupt {
+    /// Listens from now on. While it is raised, Ctrl-C ends the program with 130.
+    ///
+    /// # Errors
+    /// The system does not let a process listen.
+    #[cfg(unix)]
+    pub fn listen() -> Result<Self, Error> {
+        use signal_hook::consts::SIGINT;
+        use signal_hook::flag::{register, register_conditional_shutdown};
+        let raised = Arc::new(AtomicBool::new(false));
+        let leave = crate::fault::Exit::Signal as i32;
+        // They act in this order.
+        register_conditional_shutdown(SIGINT, leave, Arc::clone(&raised))
+            .and_then(|_| register(SIGINT, Arc::clone(&raised)))
+            .map_err(|cause| Error::new("listen for", std::path::Path::new("SIGINT"), cause))?;
+        Ok(Self(raised))
+    }
+
+    /// Listens to nothing: on this system Ctrl-C ends the process.
+    ///
+    /// # Errors
+    /// None.
+    #[cfg(not(unix))]
+    #[allow(clippy::unnecessary_wraps, reason = "elsewhere it can fail")]
+    pub fn listen() -> Result<Self, Error> {
+        Ok(Self(Arc::default()))
+    }
+
+    pub fn is_raised(&self) -> bool {
+        self.0.load(Relaxed)
+    }
+
+    /// Raised before an answer is there to be ended, it lets Ctrl-C end the program.
+    pub fn set(&self, is_raised: bool) {
+        self.0.store(is_raised, Relaxed);
+    }
+}

@@ -1,0 +1,174 @@
+//! `rankine merge`: adapters into their base, as a model folder that needs neither.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::{Duration, Instant};
+
+use clap::{Args, ValueEnum};
+use indicatif::HumanBytes;
+use serde_json::{Value, json};
+
+use super::base::{check_adapter, find_base, lock_above};
+use super::{Failure, grouped, print};
+use crate::export::merge::{Addend, Order, OtherBase, Tally, TrainedOn, merge as write_merged};
+use crate::fault::{Exit, Fault};
+use crate::files::{self, Float, remove_leftovers};
+use crate::plan::Lock;
+use crate::report::{Terminal, peak_memory_bytes};
+
+/// No writer of a model folder takes longer: what is older was left by one that died.
+const LEFTOVER: Duration = Duration::from_hours(24);
+
+#[derive(Debug, Args)]
+pub(super) struct MergeArgs {
+    /// An adapter's folder, and how many times what it adds counts (1); may be given several times
+    #[arg(long, value_name = "DIR[=WEIGHT]", required = true)]
+    adapter: Vec<String>,
+    /// The folder of the merged model, which may not exist yet
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    /// The type of the merged model's numbers
+    #[arg(long, value_enum, default_value_t = Dtype::Keep)]
+    dtype: Dtype,
+    /// The base's folder, in place of the one that the adapter names
+    #[arg(long, value_name = "DIR")]
+    base: Option<PathBuf>,
+    /// Merge into a base that is not the one that an adapter was trained on
+    #[arg(long)]
+    force: bool,
+    /// Print the result as one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Dtype {
+    /// As in the base, tensor by tensor
+    Keep,
+    F32,
+    Bf16,
+    F16,
+}
+
+impl Dtype {
+    fn float(self) -> Option<Float> {
+        match self {
+            Self::Keep => None,
+            Self::F32 => Some(Float::F32),
+            Self::Bf16 => Some(Float::Bf16),
+            Self::F16 => Some(Float::F16),
+        }
+    }
+}
+
+pub(super) fn merge(args: &MergeArgs, terminal: &Terminal) -> Result<(), Failure> {
+    let started = Instant::now();
+    let adapters = args.adapter.iter().map(|word| addend(word)).collect::<Result<Vec<_>, _>>()?;
+    let base = common_base(args.base.as_deref(), &adapters)?;
+    for addend in adapters.iter().filter(|addend| addend.trained_on.is_none()) {
+        let folder = addend.folder.display();
+        terminal.say(&format!("note: no lock of a run lies above `{folder}`: of its base only the shapes are checked"));
+    }
+    let other_base = if args.force { OtherBase::Note } else { OtherBase::Refuse };
+    let order = Order { base, adapters, out: args.out.clone(), float: args.dtype.float(), other_base };
+    let above = args.out.parent().filter(|above| !above.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    remove_leftovers(&[above], LEFTOVER)?;
+    let interrupt = interrupt(&args.out)?;
+    let merged = write_merged(&order, &interrupt, &|event| terminal.take(&event));
+    terminal.stop();
+    let tally = merged?;
+    if tally.changed == 0 {
+        terminal.say("note: the merged model equals its base: the adapters add nothing, or nothing that its type can hold");
+    }
+    if args.json {
+        return print(object(&order, &tally, started.elapsed()));
+    }
+    print_lines(&order, &tally)
+}
+
+/// An adapter as it was typed. A folder whose name ends like a weight is meant as a folder.
+fn addend(word: &str) -> Result<Addend, Failure> {
+    let weighted = word.rsplit_once('=').filter(|_| !Path::new(word).exists());
+    let (folder, weight) = match weighted.map(|(folder, weight)| (folder, weight.parse::<f64>())) {
+        Some((folder, Ok(weight))) if weight.is_finite() => (folder, weight),
+        Some((folder, _)) if Path::new(folder).is_dir() => {
+            let fault = Fault::new(format!("--adapter `{word}`: its weight is not a number"));
+            return Err(Failure::new(Exit::Usage, fault.hint(format!("write `--adapter {folder}=0.5`, or leave `=` out for 1"))));
+        }
+        _ => (word, 1.0),
+    };
+    let folder = PathBuf::from(folder);
+    check_adapter(&folder)?;
+    Ok(Addend { trained_on: trained_on(&folder)?, folder, weight })
+}
+
+fn trained_on(folder: &Path) -> Result<Option<TrainedOn>, Failure> {
+    let Some(path) = lock_above(folder) else { return Ok(None) };
+    let name = |path: PathBuf| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let files = Lock::read(&path)?.base_files().into_iter().map(|(path, hash)| (name(path), hash));
+    let (config, weights): (Vec<_>, Vec<_>) = files.partition(|(name, _)| name == "config.json");
+    let config = config.into_iter().next().map(|(_, hash)| hash);
+    Ok(Some(TrainedOn { lock: path, weights: weights.into_iter().collect(), config }))
+}
+
+/// The base that was named, or the one that all adapters were trained on.
+fn common_base(named: Option<&Path>, adapters: &[Addend]) -> Result<PathBuf, Failure> {
+    let bases = adapters.iter().map(|addend| find_base(named, Some(&addend.folder))).collect::<Result<Vec<_>, _>>()?;
+    let (first, rest) = bases.split_first().expect("there is an adapter, the option is required");
+    let same = |other: &&PathBuf| other.canonicalize().ok() == first.canonicalize().ok();
+    match rest.iter().find(|other| !same(other)) {
+        None => Ok(first.clone()),
+        Some(other) => {
+            let message = format!("the adapters name different bases, `{}` and `{}`", first.display(), other.display());
+            Err(Failure::new(Exit::Input, Fault::new(message).hint("give the folder of the base with `--base`")))
+        }
+    }
+}
+
+/// Raised by SIGINT and SIGTERM, so that what is half written goes before the process does.
+fn interrupt(out: &Path) -> Result<Arc<AtomicBool>, files::Error> {
+    let raised = Arc::new(AtomicBool::new(false));
+    #[cfg(unix)]
+    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+        let listening = signal_hook::flag::register(signal, Arc::clone(&raised));
+        listening.map_err(|cause| files::Error::new("listen for signals of", out, cause))?;
+    }
+    #[cfg(not(unix))]
+    let _ = out;
+    Ok(raised)
+}
+
+fn object(order: &Order, tally: &Tally, elapsed: Duration) -> Value {
+    let adapter = |addend: &Addend| {
+        let lock = addend.trained_on.as_ref().map(|known| known.lock.display().to_string());
+        json!({"path": addend.folder.display().to_string(), "weight": addend.weight, "trained_on": lock})
+    };
+    json!({
+        "out": order.out.display().to_string(),
+        "base": order.base.display().to_string(),
+        "adapters": order.adapters.iter().map(adapter).collect::<Vec<_>>(),
+        "dtype": order.float.map(|float| float.to_string()),
+        "tensors": tally.tensors,
+        "merged_tensors": tally.merged_tensors,
+        "numbers": tally.numbers,
+        "changed_numbers": tally.changed,
+        "rounding": tally.rounding(),
+        "bytes": tally.bytes,
+        "seconds": elapsed.as_secs_f64(),
+        "peak_memory_bytes": peak_memory_bytes(),
+    })
+}
+
+fn print_lines(order: &Order, tally: &Tally) -> Result<(), Failure> {
+    let Tally { tensors, merged_tensors, changed, numbers, bytes, .. } = tally;
+    print(format_args!("merged model  {} ({})", order.out.display(), HumanBytes(*bytes)))?;
+    print(format_args!("base          {}", order.base.display()))?;
+    for addend in &order.adapters {
+        print(format_args!("adapter       {}, weight {}", addend.folder.display(), addend.weight))?;
+    }
+    print(format_args!("tensors       {merged_tensors} of {tensors} merged"))?;
+    let rounding =
+        tally.rounding().map_or_else(String::new, |share| format!(", rounding took {:.2} % of the change", share * 100.0));
+    print(format_args!("numbers       {} of {} changed{rounding}", grouped(*changed), grouped(*numbers)))
+}

@@ -1,0 +1,84 @@
+//! Scores of a base and of its adapter, as a table or as JSON.
+
+use serde_json::{Value, json};
+
+use super::{Failure, grouped, print};
+use crate::data::visible;
+use crate::plan::Examined;
+use crate::train::Score;
+
+/// The scores on one set of rows.
+#[derive(Debug, Clone)]
+pub(super) struct Row {
+    pub set: Examined,
+    pub base: Score,
+    pub adapter: Option<Score>,
+}
+
+impl Row {
+    /// All rows as one; none where there are none.
+    pub fn total(rows: &[Self]) -> Option<Self> {
+        let and = |left: Self, right: Self| Self {
+            set: Examined { rows: left.set.rows + right.set.rows, ..left.set },
+            base: left.base.and(right.base),
+            adapter: left.adapter.zip(right.adapter).map(|(left, right)| left.and(right)),
+        };
+        let total = rows.iter().cloned().reduce(and)?;
+        Some(Self { set: Examined { name: "total".to_owned(), path: String::new(), ..total.set }, ..total })
+    }
+
+    fn cells(&self) -> [String; 8] {
+        let loss = |score: Option<Score>| score.and_then(|score| score.loss());
+        let (base, adapter) = (loss(Some(self.base)), loss(self.adapter));
+        let shown = |value: Option<f64>, digits: usize| value.map_or_else(|| "-".to_owned(), |value| format!("{value:.digits$}"));
+        let change = base.zip(adapter).map(|(base, adapter)| format!("{:+.1} %", 100.0 * (adapter / base - 1.0)));
+        [
+            self.set.name.clone(),
+            grouped(self.set.rows),
+            grouped(self.base.trained_tokens()),
+            shown(base, 4),
+            shown(base.map(f64::exp), 2),
+            shown(adapter, 4),
+            shown(adapter.map(f64::exp), 2),
+            change.unwrap_or_else(|| "-".to_owned()),
+        ]
+    }
+}
+
+/// A set's part of the object of `--json`.
+pub(super) fn object(row: &Row) -> Value {
+    let score = |score: Score| {
+        let loss = score.loss();
+        json!({
+            "loss": loss,
+            "perplexity": loss.map(f64::exp),
+            "loss_content": score.content(),
+            "loss_end_of_turn": score.end_of_turn(),
+        })
+    };
+    json!({
+        "name": row.set.name,
+        "path": row.set.path,
+        "rows": row.set.rows,
+        "trained_tokens": row.base.trained_tokens(),
+        "base": score(row.base),
+        "adapter": row.adapter.map(score),
+    })
+}
+
+/// One line a set, one for all where there are several, and one for what may have been forgotten.
+pub(super) fn print_table(rows: &[Row], forgotten: Option<&Row>) -> Result<(), Failure> {
+    let heads = ["", "rows", "tokens", "base loss", "perplexity", "with adapter", "perplexity", "change"].map(str::to_owned);
+    let total = if rows.len() > 1 { Row::total(rows) } else { None };
+    let shown: Vec<&Row> = rows.iter().chain(&total).chain(forgotten).collect();
+    let lines: Vec<[String; 8]> = std::iter::once(heads).chain(shown.iter().map(|row| row.cells())).collect();
+    let width = |column: usize| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or(0);
+    for line in &lines {
+        let cells = (1..line.len()).map(|column| format!("  {:>width$}", line[column], width = width(column)));
+        print(format_args!("{:<width$}{}", line[0], cells.collect::<String>(), width = width(0)))?;
+    }
+    for row in shown.iter().filter(|row| !row.set.path.is_empty()) {
+        print(format_args!("{}: {}", row.set.name, visible(&row.set.path)))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,197 @@
+//! What `generate` and `chat` share: the model with its adapter, the options of sampling, and text on stdout as it comes.
+
+use std::io::{ErrorKind, IsTerminal, Write};
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+
+use super::base::{check_adapter, find_base, read_adapter, template_of_run};
+use super::interrupt::Interrupt;
+use super::{Failure, print};
+use crate::adapter::attach;
+use crate::data::template::{ChatTemplate, TEMPLATE_BYTES};
+use crate::data::tokenize::Tokenizer;
+use crate::fault::{Exit, Fault, printable};
+use crate::infer::{Config, Generated, Sampling, TextStream, generate, stops};
+use crate::model::{Cache, Decoder, Folder};
+use crate::report::Terminal;
+use crate::{device, files, terms};
+
+#[derive(Debug, Args)]
+pub(super) struct ModelArgs {
+    /// The folder of the base; without it the one that the adapter was trained on
+    #[arg(long, value_name = "DIR", required_unless_present = "adapter")]
+    base: Option<PathBuf>,
+    /// The folder of an adapter in PEFT's format
+    #[arg(long, value_name = "DIR")]
+    adapter: Option<PathBuf>,
+    /// A chat template; without it the one that the adapter's run was trained with, or the base's
+    #[arg(long, value_name = "FILE")]
+    chat_template: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct SamplingArgs {
+    /// Tokens of an answer at most
+    #[arg(long, value_name = "N", default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..))]
+    max_tokens: u32,
+    /// What logits are divided by; 0: the likeliest token always
+    #[arg(long, value_name = "T", default_value_t = 0.0, value_parser = from_zero)]
+    temperature: f64,
+    /// Draw from the likeliest tokens that together have this probability
+    #[arg(long, value_name = "P", value_parser = share)]
+    top_p: Option<f64>,
+    /// Draw from so many of the likeliest tokens
+    #[arg(long, value_name = "K", value_parser = clap::value_parser!(u32).range(1..))]
+    top_k: Option<u32>,
+    /// What logits of tokens that are there already are divided by
+    #[arg(long, value_name = "R", default_value_t = 1.0, value_parser = above_zero)]
+    repetition_penalty: f64,
+    /// Seed of the draws [default: 42]
+    #[arg(long, value_name = "S")]
+    seed: Option<u64>,
+}
+
+fn number(text: &str, is_valid: impl Fn(f64) -> bool, expected: &str) -> Result<f64, String> {
+    text.parse().ok().filter(|number: &f64| number.is_finite() && is_valid(*number)).ok_or_else(|| format!("expected {expected}"))
+}
+
+fn from_zero(text: &str) -> Result<f64, String> {
+    number(text, |number| number >= 0.0, "a number from 0")
+}
+
+fn above_zero(text: &str) -> Result<f64, String> {
+    number(text, |number| number > 0.0, "a number above 0")
+}
+
+fn share(text: &str) -> Result<f64, String> {
+    number(text, |number| number > 0.0 && number <= 1.0, "a number above 0, at most 1")
+}
+
+impl SamplingArgs {
+    /// The rule; an option that it would pass over is refused.
+    fn sampling(&self) -> Result<Sampling, Failure> {
+        let of_draws = [("--top-p", self.top_p.is_some()), ("--top-k", self.top_k.is_some()), ("--seed", self.seed.is_some())];
+        if let Some((name, _)) = of_draws.into_iter().find(|(_, is_said)| *is_said && self.temperature == 0.0) {
+            let fault = Fault::new(format!("{name}: nothing is drawn, because `--temperature` is 0"));
+            return Err(Failure::new(Exit::Usage, fault.hint("give a `--temperature` above 0, such as 0.7")));
+        }
+        Ok(Sampling {
+            temperature: self.temperature,
+            top_k: self.top_k.map_or(0, |kept| kept as usize),
+            top_p: self.top_p.unwrap_or(1.0),
+            repetition_penalty: self.repetition_penalty,
+            seed: self.seed.unwrap_or(42),
+        })
+    }
+}
+
+/// A model that is ready to speak.
+#[derive(Debug)]
+pub(super) struct Speaker {
+    pub decoder: Decoder,
+    pub tokenizer: Tokenizer,
+    pub template: Option<ChatTemplate>,
+    config: Config,
+}
+
+/// An answer and its text.
+#[derive(Debug)]
+pub(super) struct Answer {
+    pub generated: Generated,
+    pub text: String,
+}
+
+impl Speaker {
+    /// Loads the base and attaches the adapter; everything else is looked at before.
+    pub fn open(model: &ModelArgs, sampling: &SamplingArgs, terminal: &Terminal) -> Result<Self, Failure> {
+        let sampling_rule = sampling.sampling()?;
+        model.adapter.as_deref().map_or(Ok(()), check_adapter)?;
+        let base = find_base(model.base.as_deref(), model.adapter.as_deref())?;
+        let folder = Folder::open(&base)?;
+        let tokenizer = Tokenizer::open(&base)?;
+        let of_run = model.adapter.as_deref().and_then(template_of_run);
+        let template = template(&tokenizer, model.chat_template.as_ref().or(of_run.as_ref()))?;
+        let adapter = model.adapter.as_ref().map(|adapter| read_adapter(adapter, &folder.spec.projections())).transpose()?;
+        device::set_threads(0);
+        let device = device::open(device::resolve(terms::Device::Auto), false)?;
+        let mut decoder = folder.load(&device, &|event| terminal.take(&event))?;
+        if let Some((config, numbers)) = adapter {
+            attach(&mut decoder, &config, 0, Some(&numbers))?;
+        }
+        terminal.stop();
+        let stops = stops(&tokenizer, template.as_ref());
+        let config = Config { max_tokens: sampling.max_tokens as usize, sampling: sampling_rule, stops };
+        Ok(Self { decoder, tokenizer, template, config })
+    }
+
+    /// Goes on from `prompt`; `show` takes the text as it comes, which follows on the text of `context`.
+    pub fn answer(
+        &self,
+        cache: &mut Cache,
+        prompt: &[u32],
+        context: &[u32],
+        interrupt: &Interrupt,
+        mut show: impl FnMut(&str) -> Result<ControlFlow<()>, Failure>,
+    ) -> Result<Answer, Failure> {
+        let (mut stream, mut text, mut failed) = (TextStream::after(&self.tokenizer, context), String::new(), None);
+        let mut take = |new: String| {
+            let shown = show(&new);
+            text.push_str(&new);
+            shown
+        };
+        let mut each = |token| {
+            let shown = stream.push(token).map_err(Failure::from).and_then(&mut take);
+            match shown {
+                Ok(ControlFlow::Continue(())) if !interrupt.is_raised() => ControlFlow::Continue(()),
+                Ok(_) => ControlFlow::Break(()),
+                Err(failure) => {
+                    failed = Some(failure);
+                    ControlFlow::Break(())
+                }
+            }
+        };
+        let generated = generate(&self.decoder, cache, prompt, &self.config, &mut each)?;
+        if let Some(failure) = failed {
+            return Err(failure);
+        }
+        let _ = take(stream.finish()?)?;
+        Ok(Answer { generated, text })
+    }
+
+    /// The most tokens of an answer.
+    pub fn max_tokens(&self) -> usize {
+        self.config.max_tokens
+    }
+}
+
+/// The template of conversations: the one that was named, the one that the adapter was trained with, or the base's.
+fn template(tokenizer: &Tokenizer, named: Option<&PathBuf>) -> Result<Option<ChatTemplate>, Failure> {
+    let source = match named {
+        Some(path) if !path.is_file() => {
+            let fault = Fault::new(format!("chat template `{}` does not exist", path.display()));
+            return Err(Failure::new(Exit::NoInput, fault.hint("give a template with `--chat-template FILE`")));
+        }
+        Some(path) => Some(files::read_text_up_to(path, TEMPLATE_BYTES)?),
+        None => tokenizer.chat_template().map(str::to_owned),
+    };
+    let started = crate::plan::now().map_err(|fault| Failure::new(Exit::Input, fault))?;
+    Ok(source.map(|source| ChatTemplate::new(&source, tokenizer.special(), started)).transpose()?)
+}
+
+/// Text on stdout at once; on a terminal without what would command it. A reader that has closed the pipe has seen enough.
+pub(super) fn show(text: &str) -> Result<ControlFlow<()>, Failure> {
+    let mut stdout = std::io::stdout();
+    let text = if stdout.is_terminal() { printable(text) } else { text.to_owned() };
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Ok(()) => Ok(ControlFlow::Continue(())),
+        Err(cause) if cause.kind() == ErrorKind::BrokenPipe => Ok(ControlFlow::Break(())),
+        Err(cause) => Err(files::Error::new("write", Path::new("stdout"), cause).into()),
+    }
+}
+
+/// Ends the line of an answer.
+pub(super) fn end_line(text: &str) -> Result<(), Failure> {
+    if text.ends_with('\n') { Ok(()) } else { print("") }
+}

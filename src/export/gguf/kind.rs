@@ -1,0 +1,128 @@
+//! The types in which a GGUF file stores numbers.
+
+use half::f16;
+
+use crate::files::Float;
+
+/// Numbers that share a scale in [`Kind::Q8_0`].
+const BLOCK: usize = 32;
+
+/// A type of GGML's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// 32 bits.
+    F32,
+    /// 16 bits.
+    F16,
+    /// The upper half of an f32.
+    Bf16,
+    /// Whole numbers of 8 bits, 32 of them on one f16 scale.
+    Q8_0,
+}
+
+impl Kind {
+    /// GGML's number of the type.
+    pub(super) fn id(self) -> u32 {
+        match self {
+            Self::F32 => 0,
+            Self::F16 => 1,
+            Self::Q8_0 => 8,
+            Self::Bf16 => 30,
+        }
+    }
+
+    /// llama.cpp's number of a file that is mostly of this type.
+    pub(super) fn file_type(self) -> u32 {
+        match self {
+            Self::F32 => 0,
+            Self::F16 => 1,
+            Self::Q8_0 => 7,
+            Self::Bf16 => 32,
+        }
+    }
+
+    /// The type of a tensor in a file of this type, as llama.cpp's converter chooses it: vectors stay as they are computed with, and
+    /// rows that cannot be cut into blocks become f16.
+    pub(super) fn of_tensor(self, shape: &[usize]) -> Self {
+        match (self, shape) {
+            (_, [_]) => Self::F32,
+            (Self::Q8_0, [.., width]) if width % BLOCK != 0 => Self::F16,
+            _ => self,
+        }
+    }
+
+    /// Bytes of so many numbers.
+    pub(super) fn bytes(self, numbers: usize) -> usize {
+        match self {
+            Self::F32 => 4 * numbers,
+            Self::F16 | Self::Bf16 => 2 * numbers,
+            Self::Q8_0 => numbers / BLOCK * (2 + BLOCK),
+        }
+    }
+
+    /// Whether it can hold a number: f16 ends at 65504, also as the scale of a block.
+    pub(super) fn holds(self, number: f32) -> bool {
+        const F16_ENDS: f32 = 65520.0;
+        match self {
+            Self::F32 | Self::Bf16 => number.is_finite(),
+            Self::F16 => number.abs() < F16_ENDS,
+            Self::Q8_0 => number.abs() / 127.0 < F16_ENDS,
+        }
+    }
+
+    /// Whole rows as bytes.
+    pub(super) fn encode(self, numbers: &[f32]) -> Vec<u8> {
+        let mut bytes = vec![0; self.bytes(numbers.len())];
+        match self {
+            Self::F32 => Float::F32.encode(numbers, &mut bytes),
+            Self::F16 => Float::F16.encode(numbers, &mut bytes),
+            Self::Bf16 => Float::Bf16.encode(numbers, &mut bytes),
+            Self::Q8_0 => {
+                numbers.as_chunks().0.iter().zip(bytes.chunks_exact_mut(2 + BLOCK)).for_each(|(block, bytes)| q8_0(block, bytes));
+            }
+        }
+        bytes
+    }
+}
+
+/// One block as `quantize_row_q8_0_ref` of GGML has it: d = max |x| / 127 in f16, then x / d rounded, halves away from zero.
+fn q8_0(block: &[f32; BLOCK], bytes: &mut [u8]) {
+    let largest = block.iter().fold(0f32, |largest, number| largest.max(number.abs()));
+    let scale = largest / 127.0;
+    let inverse = if scale == 0.0 { 0.0 } else { 1.0 / scale };
+    bytes[..2].copy_from_slice(&f16::from_f32(scale).to_le_bytes());
+    for (byte, number) in bytes[2..].iter_mut().zip(block) {
+        *byte = ((number * inverse).round() as i8).cast_unsigned();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn q8_0_is_within_half_a_step() {
+        let numbers: Vec<f32> = (0..64).map(|index| (index as f32 * 0.7).sin() * if index < 32 { 3.0 } else { 0.01 }).collect();
+        let bytes = Kind::Q8_0.encode(&numbers);
+        assert_eq!(bytes.len(), 68);
+        for (block, bytes) in numbers.chunks(32).zip(bytes.chunks(34)) {
+            let scale = f16::from_le_bytes([bytes[0], bytes[1]]).to_f32();
+            for (number, byte) in block.iter().zip(&bytes[2..]) {
+                let stored = scale * f32::from(byte.cast_signed());
+                assert!((stored - number).abs() <= 0.51 * scale, "{number} as {stored}");
+            }
+        }
+        assert_eq!(Kind::Q8_0.encode(&[0.0; 32]), [0; 34]);
+        assert_eq!(Kind::Q8_0.of_tensor(&[4, 48]), Kind::F16);
+        assert_eq!(Kind::Q8_0.of_tensor(&[4, 64]), Kind::Q8_0);
+        assert_eq!(Kind::Bf16.of_tensor(&[64]), Kind::F32);
+    }
+
+    #[test]
+    fn what_a_type_cannot_hold_is_known() {
+        for kind in [Kind::F32, Kind::F16, Kind::Bf16, Kind::Q8_0] {
+            assert!(kind.holds(-65504.0) && !kind.holds(f32::NAN) && !kind.holds(f32::INFINITY), "{kind:?}");
+        }
+        assert!(!Kind::F16.holds(65520.0) && Kind::Q8_0.holds(65520.0) && !Kind::Q8_0.holds(-1e7));
+    }
+}

@@ -1,0 +1,174 @@
+//! GGUF files, as llama.cpp and what is built on it read them: a whole model, or an adapter alone.
+
+mod adapter;
+mod architecture;
+mod container;
+mod kind;
+mod model;
+mod vocabulary;
+
+use std::path::{Path, PathBuf};
+
+pub use adapter::write_gguf_adapter;
+pub use kind::Kind;
+pub use model::write_gguf_model;
+
+use container::{Info, Value, header, padding};
+
+use crate::fault::{Exit, Explain, Fault};
+use crate::files::safetensors::Archive;
+use crate::files::{self, check_space, write_pieces_atomic};
+use crate::report::{Event, Reporter};
+use crate::{adapter as lora, data, model as base};
+
+/// Numbers that are in memory at a time, as far as rows allow.
+const BLOCK_NUMBERS: usize = 1 << 20;
+
+/// What a file came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Written {
+    /// Tensors in it.
+    pub tensors: usize,
+    /// Its size.
+    pub bytes: u64,
+}
+
+/// A tensor to be written, and where its numbers come from.
+struct Part<'a> {
+    info: Info,
+    numbers: Numbers<'a>,
+}
+
+enum Numbers<'a> {
+    /// Already here, row by row.
+    Here(Vec<f32>),
+    /// In a file, whose rows are reordered within each of so many heads.
+    Stored { archive: &'a Archive, name: String, heads: Option<usize> },
+}
+
+impl Part<'_> {
+    /// Calls `take` with the tensor's bytes, some rows at a time.
+    fn send(&self, mut take: impl FnMut(&[u8]) -> Result<(), Error>) -> Result<(), Error> {
+        let (archive, name, heads) = match &self.numbers {
+            Numbers::Here(numbers) => return take(&self.info.kind.encode(numbers)),
+            Numbers::Stored { archive, name, heads } => (archive, name, heads),
+        };
+        let rows = self.info.shape[0];
+        let width = self.info.shape[1..].iter().product::<usize>().max(1);
+        let step = heads.map_or((BLOCK_NUMBERS / width).max(1), |heads| rows / heads);
+        for first in (0..rows).step_by(step) {
+            let numbers = archive.read_rows_f32(name, first..(first + step).min(rows))?.unwrap_or_default();
+            let numbers = if heads.is_some() { architecture::neighbours(&numbers, width) } else { numbers };
+            if !numbers.iter().all(|number| self.info.kind.holds(*number)) {
+                return Err(Error::NotHeld { tensor: name.clone(), kind: self.info.kind });
+            }
+            take(&self.info.kind.encode(&numbers))?;
+        }
+        Ok(())
+    }
+}
+
+/// Writes a file that is whole or absent.
+fn write(path: &Path, pairs: &[(String, Value)], parts: &[Part], report: Reporter) -> Result<Written, Error> {
+    if path.exists() {
+        return Err(Error::Exists { path: path.to_owned() });
+    }
+    let infos: Vec<&Info> = parts.iter().map(|part| &part.info).collect();
+    let header = header(pairs, &infos);
+    let padded = |info: &&Info| (info.bytes() + padding(info.bytes()).len()) as u64;
+    let bytes = header.len() as u64 + infos.iter().map(padded).sum::<u64>();
+    check_space(path.ancestors().skip(1).find(|folder| folder.is_dir()).unwrap_or(Path::new(".")), bytes)?;
+    write_pieces_atomic(path, |file| {
+        file.write(&header)?;
+        for (index, part) in parts.iter().enumerate() {
+            part.send(|piece| Ok(file.write(piece)?))?;
+            file.write(&padding(part.info.bytes()))?;
+            report(Event::Progress { what: "writing".to_owned(), done: index as u64 + 1, total: parts.len() as u64 });
+        }
+        Ok::<_, Error>(())
+    })?;
+    Ok(Written { tensors: parts.len(), bytes })
+}
+
+/// A GGUF file that cannot be written.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A file cannot be read or written.
+    #[error(transparent)]
+    File(#[from] files::Error),
+    /// A safetensors file is damaged.
+    #[error(transparent)]
+    Safetensors(#[from] files::safetensors::Error),
+    /// The model cannot be used.
+    #[error(transparent)]
+    Model(#[from] base::Error),
+    /// The adapter cannot be used, or is not one of this base.
+    #[error(transparent)]
+    Adapter(#[from] lora::Error),
+    /// The tokenizer cannot be opened.
+    #[error(transparent)]
+    Open(#[from] data::tokenize::Error),
+    /// There is something where the file would go.
+    #[error("`{}` exists", path.display())]
+    Exists {
+        /// Where.
+        path: PathBuf,
+    },
+    /// llama.cpp computes nothing like it, or it is not known to.
+    #[error("{what}: llama.cpp is not known to compute that")]
+    NotKnown {
+        /// What the model has.
+        what: String,
+    },
+    /// llama.cpp would cut a text into other tokens.
+    #[error("the tokenizer of `{}` cannot be told to llama.cpp: {reason}", path.display())]
+    Tokenizer {
+        /// tokenizer.json.
+        path: PathBuf,
+        /// Both sides of what does not fit.
+        reason: String,
+    },
+    /// A weight is beyond its type, or no number.
+    #[error("tensor `{tensor}` has a number that {kind:?} cannot hold")]
+    NotHeld {
+        /// The tensor.
+        tensor: String,
+        /// The type in which it would be stored.
+        kind: Kind,
+    },
+}
+
+impl Error {
+    fn inner(&self) -> Option<&dyn Explain> {
+        match self {
+            Self::File(error) => Some(error),
+            Self::Safetensors(error) => Some(error),
+            Self::Model(error) => Some(error),
+            Self::Adapter(error) => Some(error),
+            Self::Open(error) => Some(error),
+            _ => None,
+        }
+    }
+}
+
+impl Explain for Error {
+    fn exit(&self) -> Exit {
+        match (self, self.inner()) {
+            (_, Some(inner)) => inner.exit(),
+            (Self::Exists { .. }, _) => Exit::Exists,
+            _ => Exit::Input,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::Exists { .. } => Some("choose another `--out`, or remove it first".into()),
+            _ => self.inner()?.hint(),
+        }
+    }
+
+    fn faults(&self) -> Vec<Fault> {
+        let own = || vec![Fault { place: None, message: self.to_string(), hint: self.hint() }];
+        self.inner().map_or_else(own, Explain::faults)
+    }
+}

@@ -1,0 +1,116 @@
+//! What goes with a model's weights: config, tokenizer, templates and licences, byte for byte. Only what is known by its name: a base's
+//! card, code and weights in other formats are not those of the merged model.
+
+use std::fs::DirEntry;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value, json};
+
+use crate::files::{self, Error, Float, JSON_BYTES, read_text_up_to, write_atomic};
+
+/// config.json's names for the type of the weights: that of transformers 5, and that of 4.
+const DTYPE: [&str; 2] = ["dtype", "torch_dtype"];
+const CONFIG: &str = "config.json";
+const INDEX: &str = "model.safetensors.index.json";
+/// Folder of further chat templates.
+const TEMPLATES: &str = "additional_chat_templates";
+const NAMES: [&str; 13] = [
+    CONFIG,
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "tekken.json",
+    "chat_template.json",
+    "chat_template.jinja",
+];
+/// How the names of licences begin.
+const LICENCES: [&str; 5] = ["LICENSE", "LICENCE", "NOTICE", "COPYING", "USE_POLICY"];
+
+/// Paths in a model's folder, relative to it.
+#[derive(Debug)]
+pub(super) struct Beside<'a> {
+    base: &'a Path,
+    paths: Vec<PathBuf>,
+}
+
+impl<'a> Beside<'a> {
+    /// Looks the folder through.
+    pub fn of(base: &'a Path) -> Result<Self, Error> {
+        // Beside a single file of weights an index is not read, and would lead to files that are not written.
+        let has_index = !base.join("model.safetensors").exists();
+        let goes = |name: &str| {
+            NAMES.contains(&name) || LICENCES.iter().any(|start| name.starts_with(start)) || (has_index && name == INDEX)
+        };
+        let mut paths = list(base, "", goes)?;
+        if base.join(TEMPLATES).is_dir() {
+            paths.extend(list(&base.join(TEMPLATES), TEMPLATES, |name| {
+                Path::new(name).extension().is_some_and(|end| end == "jinja")
+            })?);
+        }
+        paths.sort();
+        Ok(Self { base, paths })
+    }
+
+    /// Their bytes together.
+    pub fn bytes(&self) -> u64 {
+        self.paths.iter().filter_map(|path| Some(self.base.join(path).metadata().ok()?.len())).sum()
+    }
+
+    /// Copies them. Only with another type of numbers do config.json and the index change, in the entries that tell it.
+    pub fn copy(&self, to: &Path, float: Option<Float>, tensor_bytes: u64) -> Result<(), Error> {
+        for path in &self.paths {
+            let (from, to) = (self.base.join(path), to.join(path));
+            match (path.to_str(), float) {
+                (Some(CONFIG), Some(float)) => edit(&from, &to, |config| set_dtype(config, float))?,
+                (Some(INDEX), Some(_)) => edit(&from, &to, |index| set_size(index, tensor_bytes))?,
+                _ => {
+                    let folder = to.parent().expect("a file in a folder");
+                    std::fs::create_dir_all(folder).map_err(|cause| Error::new("create", folder, cause))?;
+                    files::copy(&from, &to)?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn list(folder: &Path, prefix: &str, goes: impl Fn(&str) -> bool) -> Result<Vec<PathBuf>, Error> {
+    let failed = |cause| Error::new("read", folder, cause);
+    let path = |entry: DirEntry| {
+        let name = entry.file_name().into_string().ok().filter(|name| goes(name))?;
+        entry.path().is_file().then(|| Path::new(prefix).join(name))
+    };
+    let entries = std::fs::read_dir(folder).map_err(failed)?.collect::<Result<Vec<_>, _>>().map_err(failed)?;
+    Ok(entries.into_iter().filter_map(path).collect())
+}
+
+/// Writes a JSON file with something changed in it, or byte for byte where that changes nothing.
+fn edit(from: &Path, to: &Path, change: impl FnOnce(&mut Map<String, Value>)) -> Result<(), Error> {
+    let text = read_text_up_to(from, JSON_BYTES)?;
+    let invalid = |error: serde_json::Error| Error::new("read", from, error.into());
+    let old: Map<String, Value> = serde_json::from_str(&text).map_err(invalid)?;
+    let mut new = old.clone();
+    change(&mut new);
+    let text = if new == old { text } else { serde_json::to_string_pretty(&new).map_err(invalid)? + "\n" };
+    write_atomic(to, text.as_bytes())
+}
+
+fn set_dtype(config: &mut Map<String, Value>, float: Float) {
+    for key in DTYPE {
+        if let Some(value) = config.get_mut(key) {
+            *value = json!(float.torch_name());
+        }
+    }
+}
+
+fn set_size(index: &mut Map<String, Value>, tensor_bytes: u64) {
+    if let Some(size) = index.get_mut("metadata").and_then(|metadata| metadata.get_mut("total_size")) {
+        *size = json!(tensor_bytes);
+    }
+}

@@ -1,0 +1,224 @@
+//! Adapters merged into their base: a new model folder with the files, shards and names of the old one.
+
+mod beside;
+mod card;
+mod order;
+mod shard;
+mod tally;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+
+pub use order::{Addend, Order, OtherBase, TrainedOn};
+pub use tally::Tally;
+
+use beside::Beside;
+use shard::Rewriting;
+
+use crate::adapter::merge::Source;
+use crate::fault::{Exit, Explain, Fault};
+use crate::files::safetensors::Archive;
+use crate::files::{self, Float, Hash, check_space, hash_file, write_atomic, write_folder_atomic};
+use crate::model::{self, Folder, LinearSpec, shard_paths};
+use crate::report::{Event, Reporter};
+use crate::{adapter, files::safetensors};
+
+/// The card of the merged model's folder.
+const CARD: &str = "README.md";
+/// For the card and the folders themselves.
+const SMALL_FILES_BYTES: u64 = 64 << 10;
+
+/// Writes the merged model to `order.out`, whole or not at all. No more of it is in memory than some rows and the adapters of one
+/// tensor.
+///
+/// # Errors
+/// The base or an adapter is damaged or unknown, they do not belong together, a sum does not fit its type, the disk is full, or
+/// `interrupt` was raised; there is then nothing at `order.out`.
+pub fn merge(order: &Order, interrupt: &AtomicBool, report: Reporter) -> Result<Tally, Error> {
+    if order.out.exists() {
+        return Err(Error::Exists { path: order.out.clone() });
+    }
+    let folder = Folder::open(&order.base)?;
+    folder.check_weights()?;
+    let linears = folder.spec.projections();
+    let open = |addend: &Addend| Source::open(&addend.folder, addend.weight, &linears);
+    let adapters = order.adapters.iter().map(open).collect::<Result<Vec<_>, _>>()?;
+    let old = shard_paths(&order.base)?.iter().map(|path| Archive::open(path)).collect::<Result<Vec<_>, _>>()?;
+    let config = order.base.join("config.json");
+    order.check(&config, hash_file(&config)?, report)?;
+    order.check_names(&old, report)?;
+
+    let rewriting = Rewriting { adapters: &adapters, linears: by_weight(linears), float: order.float, interrupt };
+    let beside = Beside::of(&order.base)?;
+    let tensor_bytes = old.iter().map(|old| rewriting.tensor_bytes(old)).sum::<Result<u64, _>>()?;
+    let header_bytes = old.iter().map(|old| Ok(rewriting.header(old)?.len() as u64)).sum::<Result<u64, Error>>()?;
+    let mut tally = Tally { bytes: tensor_bytes + header_bytes, ..Tally::default() };
+    check_space(existing(&order.out), tally.bytes + beside.bytes() + SMALL_FILES_BYTES)?;
+    write_folder_atomic(&order.out, |new| {
+        let hashes = write_weights(order, &rewriting, &old, new, &mut tally, report)?;
+        beside.copy(new, order.float, tensor_bytes)?;
+        Ok::<_, Error>(write_atomic(&new.join(CARD), card::card(order, &tally, &hashes)?.as_bytes())?)
+    })?;
+    Ok(tally)
+}
+
+/// Every file of weights, with the hash of the old one.
+fn write_weights(
+    order: &Order,
+    rewriting: &Rewriting,
+    old: &[Archive],
+    new: &Path,
+    tally: &mut Tally,
+    report: Reporter,
+) -> Result<Vec<(String, Hash)>, Error> {
+    let total_bytes = tally.bytes;
+    let (mut hashes, mut done_bytes) = (Vec::new(), 0);
+    for old in old {
+        let name = name_of(old.path());
+        let hash = rewriting.write(old, &new.join(&name), tally, |bytes| {
+            done_bytes += bytes as u64;
+            report(Event::Progress { what: "merging (MiB)".to_owned(), done: done_bytes >> 20, total: total_bytes >> 20 });
+        })?;
+        order.check(old.path(), hash, report)?;
+        hashes.push((name, hash));
+    }
+    Ok(hashes)
+}
+
+fn by_weight(linears: Vec<LinearSpec>) -> BTreeMap<String, LinearSpec> {
+    linears.into_iter().map(|linear| (format!("{}.weight", linear.name), linear)).collect()
+}
+
+/// The last part of a path.
+fn name_of(path: &Path) -> String {
+    path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
+}
+
+/// The nearest folder above that is there.
+fn existing(path: &Path) -> &Path {
+    path.ancestors().skip(1).find(|folder| folder.is_dir()).unwrap_or(Path::new("."))
+}
+
+/// A merge that cannot be made.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A file cannot be read or written.
+    #[error(transparent)]
+    File(#[from] files::Error),
+    /// A safetensors file is damaged.
+    #[error(transparent)]
+    Safetensors(#[from] safetensors::Error),
+    /// The base cannot be used.
+    #[error(transparent)]
+    Model(#[from] model::Error),
+    /// An adapter cannot be used, or is not one of this base.
+    #[error(transparent)]
+    Adapter(#[from] adapter::Error),
+    /// There is something where the merged model would go.
+    #[error("`{}` exists", path.display())]
+    Exists {
+        /// Where.
+        path: PathBuf,
+    },
+    /// The base is not the one that an adapter was trained on.
+    #[error("{message}")]
+    OtherBase {
+        /// Both sides.
+        message: String,
+    },
+    /// A number is beyond what the type can hold, or not a number.
+    #[error("tensor `{tensor}` would hold a number that is not finite in {float}")]
+    NotFinite {
+        /// The tensor.
+        tensor: String,
+        /// The type in which it is stored.
+        float: Float,
+    },
+    /// A signal ended it.
+    #[error("stopped: nothing was written")]
+    Interrupted,
+}
+
+impl Error {
+    fn inner(&self) -> Option<&dyn Explain> {
+        match self {
+            Self::File(error) => Some(error),
+            Self::Safetensors(error) => Some(error),
+            Self::Model(error) => Some(error),
+            Self::Adapter(error) => Some(error),
+            _ => None,
+        }
+    }
+}
+
+impl Explain for Error {
+    fn exit(&self) -> Exit {
+        match (self, self.inner()) {
+            (_, Some(inner)) => inner.exit(),
+            (Self::Exists { .. }, _) => Exit::Exists,
+            (Self::Interrupted, _) => Exit::Signal,
+            _ => Exit::Input,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::Exists { .. } => Some("choose another `--out`, or remove it first".into()),
+            Self::OtherBase { .. } => {
+                Some("name the base that it was trained on with `--base`, or merge into this one with `--force`".into())
+            }
+            Self::NotFinite { float: Float::F16, .. } => {
+                Some("F16 ends at 65504: write another type with `--dtype bf16` or `--dtype f32`".into())
+            }
+            Self::NotFinite { .. } => Some("look for NaN or infinity in the base and in the adapters".into()),
+            _ => self.inner()?.hint(),
+        }
+    }
+
+    fn faults(&self) -> Vec<Fault> {
+        let own = || vec![Fault { place: None, message: self.to_string(), hint: self.hint() }];
+        self.inner().map_or_else(own, Explain::faults)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::fs;
+    use std::io::ErrorKind;
+    use std::rc::Rc;
+
+    use super::*;
+    use crate::files::disk::trial;
+
+    #[test]
+    fn a_disk_that_fails_at_any_point_leaves_nothing() {
+        let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/archs/qwen2");
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let adapters = vec![Addend { folder: golden.join("adapter"), weight: 1.0, trained_on: None }];
+        let out = dir.path().join("merged");
+        let order = Order { base: golden.join("model"), adapters, out, float: None, other_base: OtherBase::Refuse };
+        let run = || merge(&order, &AtomicBool::new(false), &|_| {});
+        let operations = Rc::new(Cell::new(0));
+        let counting = Rc::clone(&operations);
+        let count = move |_, _: &Path| {
+            counting.set(counting.get() + 1);
+            Ok(())
+        };
+        trial::with(count, run).expect("a good disk");
+        fs::remove_dir_all(&order.out).expect("removed");
+        assert!(operations.get() > 50, "{} operations", operations.get());
+        // The last one forces the folder above to the disk: the model is then there, and whole.
+        for failing in 0..operations.get() - 1 {
+            let mut reached = 0;
+            let full = move |_, _: &Path| {
+                reached += 1;
+                if reached == failing + 1 { Err(ErrorKind::StorageFull.into()) } else { Ok(()) }
+            };
+            let error = trial::with(full, run).expect_err("a full disk");
+            assert_eq!(error.exit(), Exit::Io, "operation {failing}: {error}");
+            assert_eq!(fs::read_dir(dir.path()).expect("listed").count(), 0, "operation {failing}");
+        }
+    }
+}

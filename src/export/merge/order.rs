@@ -1,0 +1,107 @@
+//! What is merged into what, and whether the adapters were trained on that base.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use super::{Error, name_of};
+use crate::files::safetensors::Archive;
+use crate::files::{Float, Hash};
+use crate::report::{Event, Reporter};
+
+/// A merge to be made.
+#[derive(Debug)]
+pub struct Order {
+    /// The base's folder.
+    pub base: PathBuf,
+    /// What is added to it, each to the base as it is.
+    pub adapters: Vec<Addend>,
+    /// The folder of the merged model.
+    pub out: PathBuf,
+    /// The type of all its numbers; `None`: that of the base, tensor by tensor.
+    pub float: Option<Float>,
+    /// What to do with a base on which an adapter was not trained.
+    pub other_base: OtherBase,
+}
+
+/// An adapter of a merge.
+#[derive(Debug)]
+pub struct Addend {
+    /// Its PEFT folder.
+    pub folder: PathBuf,
+    /// How many times what it adds counts.
+    pub weight: f64,
+    /// What it was trained on, where its run says so.
+    pub trained_on: Option<TrainedOn>,
+}
+
+/// The files of the base on which an adapter was trained.
+#[derive(Debug)]
+pub struct TrainedOn {
+    /// The lock of its run.
+    pub lock: PathBuf,
+    /// blake3 of the weights by the names of their files.
+    pub weights: BTreeMap<String, String>,
+    /// blake3 of config.json.
+    pub config: Option<String>,
+}
+
+/// What to do with a base on which an adapter was not trained.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OtherBase {
+    /// Refuse it.
+    Refuse,
+    /// Say so and go on.
+    Note,
+}
+
+impl Order {
+    /// Compares a file of the base with what each adapter was trained on.
+    pub(super) fn check(&self, file: &Path, hash: Hash, report: Reporter) -> Result<(), Error> {
+        let (name, found) = (name_of(file), hash.to_string());
+        for (addend, trained_on) in self.known() {
+            let expected = if name == "config.json" { trained_on.config.as_ref() } else { trained_on.weights.get(&name) };
+            if let Some(expected) = expected.filter(|expected| **expected != found) {
+                let (file, lock) = (file.display(), trained_on.lock.display());
+                let adapter = addend.folder.display();
+                let message = format!(
+                    "`{file}` is not what adapter `{adapter}` was trained on: its blake3 is {found}, `{lock}` has {expected}"
+                );
+                self.differs(message, report)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Compares the names of the base's files with those that each adapter was trained on.
+    pub(super) fn check_names(&self, shards: &[Archive], report: Reporter) -> Result<(), Error> {
+        let quoted =
+            |names: &mut dyn Iterator<Item = &String>| names.map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+        let found: Vec<String> = shards.iter().map(|shard| name_of(shard.path())).collect();
+        for (addend, trained_on) in self.known().filter(|(_, known)| !known.weights.keys().eq(&found)) {
+            let message = format!(
+                "the weights of `{}` are {}, adapter `{}` was trained on {} according to `{}`",
+                self.base.display(),
+                quoted(&mut found.iter()),
+                addend.folder.display(),
+                quoted(&mut trained_on.weights.keys()),
+                trained_on.lock.display(),
+            );
+            self.differs(message, report)?;
+        }
+        Ok(())
+    }
+
+    fn known(&self) -> impl Iterator<Item = (&Addend, &TrainedOn)> {
+        self.adapters.iter().filter_map(|addend| Some((addend, addend.trained_on.as_ref()?)))
+    }
+
+    fn differs(&self, message: String, report: Reporter) -> Result<(), Error> {
+        match self.other_base {
+            OtherBase::Refuse => Err(Error::OtherBase { message }),
+            OtherBase::Note => {
+                report(Event::Note(format!("{message}; going on because of `--force`")));
+                Ok(())
+            }
+        }
+    }
+}

@@ -1,0 +1,94 @@
+//! Which plots a report has: what a person looks at first when a run went wrong.
+
+use super::RunRecord;
+use super::chart::{Chart, Floor, Line, Mark, draw};
+use super::html::Html;
+use super::line::Point;
+use super::metrics::{EvaluationLine, StepLine};
+
+const MIB: f64 = (1_u64 << 20) as f64;
+const GIB: f64 = (1_u64 << 30) as f64;
+const NATS: &str = "nats per trained token";
+
+/// What a plot shows of a step.
+type Value = fn(&StepLine) -> Option<f64>;
+
+/// Writes all plots.
+pub(super) fn charts(html: &mut Html, runs: &[RunRecord]) {
+    html.element("section", &[("class", "plots")], |section| {
+        section.words("h2", &[], "How it went");
+        draw(section, &loss(runs));
+        if runs.iter().any(|run| !run.metrics.evaluations.is_empty()) {
+            draw(section, &loss_by_kind(runs));
+        }
+        let plain: [(_, _, Value); 3] = [
+            ("Learning rate", "per update", |step| step.learning_rate),
+            ("Gradient norm before clipping", "global L2 norm", |step| step.grad_norm),
+            ("Speed", "tokens per second", |step| step.tokens_per_second),
+        ];
+        for (title, unit, value) in plain {
+            draw(section, &of_steps(runs, title, unit, value));
+        }
+        draw(section, &memory(runs));
+    });
+}
+
+/// Loss of the training rows, and of the held-out ones with dots.
+fn loss(runs: &[RunRecord]) -> Chart {
+    let training = of_each(runs, 0, "training", Mark::Faint, |run| points(run, |step| step.loss));
+    let validation = of_each(runs, 1, "validation", Mark::Dots, |run| scores(run, |evaluation| evaluation.loss));
+    Chart { title: "Loss", unit: NATS, floor: Floor::Lowest, lines: training.chain(validation).collect() }
+}
+
+/// A model that does not learn to stop shows in the loss of the tokens that end a turn.
+fn loss_by_kind(runs: &[RunRecord]) -> Chart {
+    let content = of_each(runs, 1, "content", Mark::Dots, |run| scores(run, |evaluation| evaluation.content));
+    let ends = of_each(runs, 2, "end of turn", Mark::Line, |run| scores(run, |evaluation| evaluation.end_of_turn));
+    Chart { title: "Validation loss by kind of token", unit: NATS, floor: Floor::Lowest, lines: content.chain(ends).collect() }
+}
+
+/// One of the lines that each run has. A run that is alone has a colour a line, several have one a run.
+fn of_each(
+    runs: &[RunRecord],
+    colour_alone: usize,
+    what: &str,
+    mark: Mark,
+    points: impl Fn(&RunRecord) -> Vec<Point>,
+) -> impl Iterator<Item = Line> {
+    let is_alone = runs.len() == 1;
+    runs.iter()
+        .enumerate()
+        .map(move |(index, run)| {
+            let name = if is_alone { what.to_owned() } else { format!("{}, {what}", run.name) };
+            let colour = if is_alone { colour_alone } else { index };
+            Line { name, colour, dash: index, mark, points: points(run) }
+        })
+        .filter(|line| !line.points.is_empty())
+}
+
+fn memory(runs: &[RunRecord]) -> Chart {
+    let peak = runs.iter().filter_map(|run| run.metrics.steps.iter().filter_map(|step| step.peak_memory_bytes).max()).max();
+    let (unit, size) = if peak.is_some_and(|peak| peak as f64 >= GIB) { ("GiB", GIB) } else { ("MiB", MIB) };
+    of_steps(runs, "Highest memory so far", unit, |step| step.peak_memory_bytes.map(|bytes| bytes as f64 / size))
+}
+
+fn of_steps(
+    runs: &[RunRecord],
+    title: &'static str,
+    unit: &'static str,
+    value: impl Fn(&StepLine) -> Option<f64> + Copy,
+) -> Chart {
+    let line = |(index, run): (usize, &RunRecord)| {
+        let points = points(run, value);
+        Line { name: run.name.clone(), colour: index, dash: index, mark: Mark::Line, points }
+    };
+    Chart { title, unit, floor: Floor::Zero, lines: runs.iter().enumerate().map(line).collect() }
+}
+
+fn points(run: &RunRecord, value: impl Fn(&StepLine) -> Option<f64>) -> Vec<Point> {
+    run.metrics.steps.iter().map(|step| (step.step as f64, value(step))).collect()
+}
+
+fn scores(run: &RunRecord, value: impl Fn(&EvaluationLine) -> Option<f64>) -> Vec<Point> {
+    run.metrics.evaluations.iter().map(|evaluation| (evaluation.step as f64, value(evaluation))).collect()
+}

@@ -1,0 +1,178 @@
+//! `metrics.jsonl` as a report reads it: leniently, because a run may be going on, or have ended in the middle of a line.
+
+use std::io::{self, BufRead};
+
+use serde::Deserialize;
+
+/// Values beyond this are as good as not finite, and no axis takes them.
+const LARGEST: f64 = 1e300;
+
+/// What a run wrote down at its steps and evaluations.
+#[derive(Debug, Clone, Default)]
+pub struct Metrics {
+    /// Steps in the order of the file.
+    pub steps: Vec<StepLine>,
+    /// Evaluations in the order of the file.
+    pub evaluations: Vec<EvaluationLine>,
+    /// Lines that are neither, and were left out.
+    pub unreadable: u64,
+}
+
+/// An optimizer step; what is not there or was not finite is none.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct StepLine {
+    /// From 1.
+    pub step: u64,
+    /// Passes over the data at its end.
+    pub epoch: Option<f64>,
+    /// Nats per trained token, before the update.
+    pub loss: Option<f64>,
+    /// The rate that the update used.
+    pub learning_rate: Option<f64>,
+    /// Global L2 norm before clipping.
+    pub grad_norm: Option<f64>,
+    /// Tokens, padding excluded.
+    pub tokens: u64,
+    /// Tokens that carried a loss.
+    pub trained_tokens: u64,
+    /// Tokens a second.
+    pub tokens_per_second: Option<f64>,
+    /// Highest resident memory so far.
+    pub peak_memory_bytes: Option<u64>,
+    /// Whether it changed nothing.
+    pub skipped: bool,
+}
+
+/// An evaluation; what is not there or was not finite is none.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct EvaluationLine {
+    /// Steps taken before; 0 is the base alone.
+    pub step: u64,
+    /// Nats per trained token.
+    pub loss: Option<f64>,
+    /// Of the tokens that do not end a turn or a document.
+    pub content: Option<f64>,
+    /// Of the tokens that do.
+    pub end_of_turn: Option<f64>,
+}
+
+/// A line of either kind.
+#[derive(Debug, Deserialize)]
+struct Line {
+    step: u64,
+    epoch: Option<f64>,
+    loss: Option<f64>,
+    learning_rate: Option<f64>,
+    grad_norm: Option<f64>,
+    /// Only steps have it.
+    tokens: Option<u64>,
+    trained_tokens: Option<u64>,
+    tokens_per_second: Option<f64>,
+    peak_memory_bytes: Option<u64>,
+    skipped: Option<bool>,
+    eval_loss: Option<f64>,
+    eval_loss_content: Option<f64>,
+    eval_loss_end_of_turn: Option<f64>,
+}
+
+impl Metrics {
+    /// Reads all lines.
+    ///
+    /// # Errors
+    /// The reader fails; what it gives is never an error.
+    pub fn read(reader: impl BufRead) -> io::Result<Self> {
+        let mut metrics = Self::default();
+        for line in reader.split(b'\n') {
+            metrics.take(&line?);
+        }
+        Ok(metrics)
+    }
+
+    /// The validation loss before the first step.
+    pub fn first_loss(&self) -> Option<f64> {
+        self.evaluations.iter().find(|evaluation| evaluation.step == 0)?.loss
+    }
+
+    /// The step with the lowest validation loss, and that loss. Of equal ones the earlier is kept, as training does.
+    pub fn best(&self) -> Option<(u64, f64)> {
+        let trained = self.evaluations.iter().filter(|evaluation| evaluation.step > 0);
+        let known = trained.filter_map(|evaluation| Some((evaluation.step, evaluation.loss?)));
+        known.min_by(|left, right| left.1.total_cmp(&right.1))
+    }
+
+    fn take(&mut self, line: &[u8]) {
+        if line.trim_ascii().is_empty() {
+            return;
+        }
+        let Ok(line) = serde_json::from_slice::<Line>(line) else {
+            self.unreadable += 1;
+            return;
+        };
+        match line.tokens {
+            Some(tokens) => self.steps.push(line.into_step(tokens)),
+            None => self.evaluations.push(line.into_evaluation()),
+        }
+    }
+}
+
+impl Line {
+    fn into_step(self, tokens: u64) -> StepLine {
+        StepLine {
+            step: self.step,
+            epoch: usable(self.epoch),
+            loss: usable(self.loss),
+            learning_rate: usable(self.learning_rate),
+            grad_norm: usable(self.grad_norm),
+            tokens,
+            trained_tokens: self.trained_tokens.unwrap_or(0),
+            tokens_per_second: usable(self.tokens_per_second),
+            peak_memory_bytes: self.peak_memory_bytes,
+            skipped: self.skipped.unwrap_or(false),
+        }
+    }
+
+    fn into_evaluation(self) -> EvaluationLine {
+        EvaluationLine {
+            step: self.step,
+            loss: usable(self.eval_loss),
+            content: usable(self.eval_loss_content),
+            end_of_turn: usable(self.eval_loss_end_of_turn),
+        }
+    }
+}
+
+fn usable(value: Option<f64>) -> Option<f64> {
+    value.filter(|value| value.abs() <= LARGEST)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &[u8]) -> Metrics {
+        Metrics::read(text).expect("memory can be read")
+    }
+
+    #[test]
+    fn a_file_of_any_content_is_read() {
+        let metrics = read(
+            b"{\"step\":0,\"eval_loss\":6.5}\n\n{\"step\":1,\"loss\":null,\"tokens\":9,\"skipped\":true}\n\xff\n[]\n\
+            {\"step\":1,\"eval_loss\":6.0,\"more\":[1]}\n{\"step\":2,\"eval_loss\":null}\n{\"step\":3,\"eval_loss\":6.0}\n{\"step\":4,\"lo",
+        );
+        assert_eq!((metrics.steps.len(), metrics.evaluations.len(), metrics.unreadable), (1, 4, 3));
+        assert_eq!((metrics.steps[0].loss, metrics.steps[0].tokens, metrics.steps[0].skipped), (None, 9, true));
+        assert_eq!((metrics.first_loss(), metrics.best()), (Some(6.5), Some((1, 6.0))));
+    }
+
+    #[test]
+    fn the_base_alone_is_never_the_best() {
+        assert_eq!(read(b"{\"step\":0,\"eval_loss\":1.0}\n").best(), None);
+        assert_eq!(read(b"").first_loss(), None);
+    }
+
+    #[test]
+    fn values_that_no_axis_takes_are_gaps() {
+        let metrics = read(b"{\"step\":1,\"loss\":1.5e308,\"tokens\":1}\n{\"step\":2,\"loss\":1e999,\"tokens\":1}\n");
+        assert_eq!((metrics.steps.len(), metrics.steps[0].loss, metrics.unreadable), (1, None, 1));
+    }
+}

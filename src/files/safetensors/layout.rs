@@ -1,0 +1,100 @@
+//! How a safetensors file is laid out, for who writes it anew: its header as it stands, and its tensors in the order of their data.
+
+use serde_json::{Map, Value, json};
+
+use super::super::Float;
+use super::{Archive, Error};
+
+/// A tensor of a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// Its name.
+    pub name: String,
+    /// The type of its numbers.
+    pub float: Float,
+    /// Its shape.
+    pub shape: Vec<usize>,
+}
+
+impl Entry {
+    /// How many numbers it has.
+    pub fn numbers(&self) -> usize {
+        self.shape.iter().product()
+    }
+}
+
+impl Archive {
+    /// The file up to the data of its first tensor.
+    pub fn header(&self) -> &[u8] {
+        &self.map[..self.data_start]
+    }
+
+    /// The tensors in the order of their data, which has no gaps.
+    ///
+    /// # Errors
+    /// A tensor is not of f32, f16 or bf16.
+    pub fn entries(&self) -> Result<Vec<Entry>, Error> {
+        let entry = |name: String| {
+            let info = self.metadata.info(&name).expect("the name is one of the header's");
+            let dtype = || Error::Dtype { path: self.path.clone(), name: name.clone(), dtype: info.dtype };
+            Ok(Entry { float: Float::of(info.dtype).ok_or_else(dtype)?, shape: info.shape.clone(), name })
+        };
+        self.metadata.offset_keys().into_iter().map(entry).collect()
+    }
+
+    /// The header of the same tensors in the same order, all of type `float`; the file's own, byte for byte, where they are already.
+    ///
+    /// # Errors
+    /// A tensor is not of f32, f16 or bf16.
+    pub fn header_in(&self, float: Float) -> Result<Vec<u8>, Error> {
+        let entries = self.entries()?;
+        if entries.iter().all(|entry| entry.float == float) {
+            return Ok(self.header().to_vec());
+        }
+        let parsed = serde_json::from_slice::<Map<String, Value>>(&self.header()[size_of::<u64>()..]);
+        let mut header = parsed.map_err(|error| Error::Damaged { path: self.path.clone(), reason: error.to_string() })?;
+        let mut start = 0;
+        for entry in &entries {
+            let end = start + entry.numbers() * float.bytes();
+            let (dtype, offsets) = (float.to_string(), [start, end]);
+            header.insert(entry.name.clone(), json!({"dtype": dtype, "shape": entry.shape, "data_offsets": offsets}));
+            start = end;
+        }
+        Ok(framed(&header))
+    }
+}
+
+/// A header with its length in front, padded with blanks so that the data begin at a multiple of eight bytes.
+fn framed(header: &Map<String, Value>) -> Vec<u8> {
+    let mut text = serde_json::to_string(header).expect("JSON values can be printed");
+    text.push_str(&" ".repeat(text.len().next_multiple_of(8) - text.len()));
+    [&(text.len() as u64).to_le_bytes(), text.as_bytes()].concat()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::write_f32;
+    use super::*;
+
+    #[test]
+    fn a_header_in_another_type_describes_the_same_tensors() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let [path, other] = ["a.safetensors", "b.safetensors"].map(|name| dir.path().join(name));
+        let tensors = [("x".to_owned(), vec![2, 3], vec![1.0; 6]), ("a".to_owned(), vec![5], vec![2.0; 5])];
+        write_f32(&path, &tensors, &[("format", "pt".into())]).expect("written");
+        let archive = Archive::open(&path).expect("opened");
+        assert_eq!(archive.header_in(Float::F32).expect("floats"), archive.header());
+        let names: Vec<String> = archive.entries().expect("floats").into_iter().map(|entry| entry.name).collect();
+
+        let mut halved = archive.header_in(Float::F16).expect("floats");
+        halved.resize(halved.len() + 11 * 2, 0);
+        std::fs::write(&other, halved).expect("written");
+        let halved = Archive::open(&other).expect("a whole file");
+        assert_eq!(halved.shapes(), archive.shapes());
+        let entries = halved.entries().expect("floats");
+        assert!(entries.iter().all(|entry| entry.float == Float::F16));
+        assert_eq!(entries.into_iter().map(|entry| entry.name).collect::<Vec<_>>(), names);
+        assert_eq!(halved.metadata.metadata(), archive.metadata.metadata());
+        assert_eq!(halved.data_start % 8, 0);
+    }
+}

@@ -1,0 +1,84 @@
+//! What a model is asked, as tokens.
+
+use std::path::Path;
+
+use serde_json::Value;
+
+use super::Error;
+use crate::data::conversation;
+use crate::data::template::{ChatTemplate, Conversation};
+use crate::data::tokenize::Tokenizer;
+use crate::files::{JSON_BYTES, read_text_up_to};
+
+/// What a model goes on from.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Prompt {
+    /// A text.
+    Text(String),
+    /// A conversation, in which the assistant speaks next.
+    Chat(Conversation),
+}
+
+impl Prompt {
+    /// Its tokens: a text with the special tokens that its tokenizer puts before it, a conversation as the template renders it.
+    ///
+    /// # Errors
+    /// There is no template, or it does not render the conversation; or the text would begin with two bos tokens.
+    pub fn tokens(&self, tokenizer: &Tokenizer, template: Option<&ChatTemplate>) -> Result<Vec<u32>, Error> {
+        let tokens = match self {
+            Self::Text(text) => plain(tokenizer, text)?,
+            Self::Chat(conversation) => {
+                let text = template.ok_or(Error::NoTemplate)?.render(conversation, true)?;
+                tokenizer.encode(&text, false)?.ids
+            }
+        };
+        match (tokens.as_slice(), tokenizer.bos_id()) {
+            ([first, second, ..], Some(bos)) if [*first, *second] == [bos, bos] => Err(Error::DoubledBos { bos }),
+            _ => Ok(tokens),
+        }
+    }
+}
+
+/// Without the eos that some tokenizers put behind a text: nothing would follow on it.
+fn plain(tokenizer: &Tokenizer, text: &str) -> Result<Vec<u32>, Error> {
+    let encoding = tokenizer.encode(text, true)?;
+    let mut ids = encoding.ids;
+    let is_added = encoding.offsets.last() == Some(&(0, 0));
+    if is_added && ids.len() > 1 && ids.last() == tokenizer.eos_id().as_ref() {
+        ids.pop();
+    }
+    Ok(ids)
+}
+
+/// Reads a conversation from a JSON file: a list of messages, or an object with `messages` and perhaps `tools`.
+///
+/// # Errors
+/// The file cannot be read, holds something else, or ends with what the assistant says.
+pub fn read_messages(path: &Path) -> Result<Conversation, Error> {
+    let text = read_text_up_to(path, JSON_BYTES)?;
+    let refused = |found: &str| Error::NotMessages { path: path.to_owned(), found: found.to_owned() };
+    let value = serde_json::from_str(&text).map_err(|error| refused(&format!("no JSON ({error})")))?;
+    let (messages, tools) = match value {
+        Value::Array(messages) => (messages, None),
+        Value::Object(mut object) => {
+            let (messages, tools) = (object.remove("messages"), object.remove("tools"));
+            if let Some(key) = object.keys().next() {
+                return Err(refused(&format!("the key `{key}`")));
+            }
+            match (messages, tools.unwrap_or_default()) {
+                (Some(Value::Array(messages)), Value::Null) => (messages, None),
+                (Some(Value::Array(messages)), Value::Array(tools)) => (messages, Some(tools)),
+                (Some(Value::Array(_)), _) => return Err(refused("`tools` that are no list")),
+                _ => return Err(refused("no list `messages`")),
+            }
+        }
+        other => return Err(refused(&format!("`{other}`"))),
+    };
+    let conversation =
+        conversation(messages, tools).map_err(|cause| Error::Message { path: path.to_owned(), cause: Box::new(cause) })?;
+    match conversation.messages.last() {
+        None => Err(refused("no message")),
+        Some(last) if last["role"] == "assistant" => Err(Error::Answered { path: path.to_owned() }),
+        Some(_) => Ok(conversation),
+    }
+}

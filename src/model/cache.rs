@@ -1,0 +1,118 @@
+//! Keys and values of the tokens that a model has read, so that the next one costs the work of one token.
+
+use std::ops::Range;
+
+use burn::tensor::{Int, Tensor, TensorData};
+
+use super::decoder::Decoder;
+
+/// Tokens that are read at a time: the scores of a long prompt never exist as a whole.
+const CHUNK_TOKENS: usize = 512;
+
+/// One text as a model has read it so far.
+#[derive(Debug, Clone)]
+pub struct Cache {
+    tokens: Vec<u32>,
+    /// The length for which the keys were rotated.
+    rotated_for: usize,
+    /// One a block.
+    pasts: Vec<Past>,
+}
+
+/// Keys and values of a block, [1, kv heads, tokens, d] each: those that the next token sees.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Past(Option<[Tensor<4>; 2]>);
+
+impl Past {
+    /// Takes in those of further tokens; returns all.
+    pub(super) fn extend(&mut self, new: [Tensor<4>; 2]) -> [Tensor<4>; 2] {
+        let all = match self.0.take() {
+            None => new,
+            Some([keys, values]) => {
+                let [key, value] = new;
+                [Tensor::cat(vec![keys, key], 2), Tensor::cat(vec![values, value], 2)]
+            }
+        };
+        self.0.insert(all).clone()
+    }
+
+    fn tokens(&self) -> usize {
+        self.0.as_ref().map_or(0, |[keys, _]| keys.dims()[2])
+    }
+
+    /// Leaves those of some tokens, counted from the first that is there.
+    fn keep(&mut self, tokens: Range<usize>) {
+        if tokens.len() < self.tokens() {
+            let kept = self.0.take().filter(|_| !tokens.is_empty());
+            self.0 = kept.map(|both| both.map(|of| of.narrow(2, tokens.start, tokens.len())));
+        }
+    }
+}
+
+impl Cache {
+    /// A text of which nothing was read.
+    pub fn new(decoder: &Decoder) -> Self {
+        Self { tokens: Vec::new(), rotated_for: 0, pasts: vec![Past::default(); decoder.blocks.len()] }
+    }
+
+    /// The tokens that were read.
+    pub fn tokens(&self) -> &[u32] {
+        &self.tokens
+    }
+
+    /// Goes back to what this text and another begin with, or to the start where a window has let go of what it needs; returns how
+    /// many tokens are left.
+    pub fn rewind(&mut self, other: &[u32]) -> usize {
+        let (read, alike) = (self.tokens.len(), self.tokens.iter().zip(other).take_while(|(left, right)| left == right).count());
+        let is_whole = self.pasts.iter().all(|past| past.tokens() == read);
+        let left = if alike == read || is_whole { alike } else { 0 };
+        self.tokens.truncate(left);
+        if left < read {
+            self.pasts.iter_mut().for_each(|past| past.keep(0..left.min(past.tokens())));
+        }
+        left
+    }
+
+    fn forget(&mut self) {
+        self.pasts.fill(Past::default());
+    }
+}
+
+impl Decoder {
+    /// Reads on: the logits of the token that follows on the cache's tokens and these, at least one. Up to rounding they are those of
+    /// [`Decoder::logits`] for the whole text.
+    pub fn read_on(&self, cache: &mut Cache, tokens: &[u32]) -> Vec<f32> {
+        let mut start = cache.tokens.len();
+        cache.tokens.extend(tokens);
+        let length = cache.tokens.len();
+        if self.ropes.iter().any(|rope| rope.differs(cache.rotated_for, length)) {
+            // A longer text turns all of its keys otherwise.
+            cache.forget();
+            start = 0;
+        }
+        cache.rotated_for = length;
+        let mut last = None;
+        while start < length {
+            let end = length.min(start + CHUNK_TOKENS);
+            last = Some(self.read_chunk(cache, start..end));
+            start = end;
+        }
+        let last = last.expect("there is at least one token");
+        self.head.logits(last).into_data().iter().collect()
+    }
+
+    /// The hidden row of the last of these tokens, [1, width].
+    fn read_chunk(&self, cache: &mut Cache, positions: Range<usize>) -> Tensor<2> {
+        let frame = self.frame_of(positions.clone(), cache.tokens.len());
+        let ids: Vec<i32> = cache.tokens[positions.clone()].iter().map(|id| id.cast_signed()).collect();
+        let ids = Tensor::<2, Int>::from_data(TensorData::new(ids, [1, positions.len()]), &self.device());
+        let mut x = self.embed(ids); // [1, tokens, width]
+        for (block, past) in self.blocks.iter().zip(&mut cache.pasts) {
+            x = block.advance(x, &frame, Some(past));
+            // What no later token sees goes.
+            let (held, seen) = (past.tokens(), positions.end - self.spans[block.span].first_seen(positions.end));
+            past.keep(held - seen..held);
+        }
+        x.narrow(1, positions.len() - 1, 1).reshape([1, self.spec.width])
+    }
+}

@@ -1,0 +1,125 @@
+//! Rows that a model is scored on, set by set: those that a run holds out, its validation sets, or any other file.
+
+use std::collections::BTreeMap;
+
+use super::Error;
+use super::resolve::Plan;
+use super::rows::{RunData, cache_folder};
+use crate::data::{Corpus, Divided, Rows, Source, Split, find_files, inspect};
+use crate::fault::{Explain, Fault};
+use crate::model::Decoder;
+use crate::report::{Event, Reporter};
+use crate::terms::{Format, TrainOn};
+use crate::train::{Score, score};
+
+/// How the rows of another file are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reading {
+    /// As those of the recipe's first dataset.
+    FirstDataset,
+    /// As plain text in a column `text`, and at most so many of them, at equal distances.
+    Text {
+        /// Rows at most.
+        rows: usize,
+    },
+}
+
+/// A set of rows that are scored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Examined {
+    /// Its key in the recipe, or the option that names it.
+    pub name: String,
+    /// Its path.
+    pub path: String,
+    /// Rows that are scored.
+    pub rows: u64,
+}
+
+/// Rows that are scored batch by batch, as a run does it.
+#[derive(Debug)]
+pub struct Sheet {
+    data: Divided,
+    /// One a source.
+    pub sets: Vec<Examined>,
+    end_ids: Vec<i32>,
+    micro_batch_size: usize,
+    head_chunk_rows: usize,
+}
+
+impl Plan {
+    /// The rows that a run of this plan scores on, in its order.
+    pub fn validation_sheets(&self, data: RunData) -> Vec<Sheet> {
+        let held_out = |index| (format!("datasets.{index}, held out"), self.source_name(index).1);
+        let sets = |index| self.source_name(self.sources.len() + index);
+        let sheets = [
+            self.sheet(data.datasets, (0..self.sources.len()).map(held_out).collect()),
+            self.sheet(data.evaluation, (0..self.validation_sources.len()).map(sets).collect()),
+        ];
+        sheets.into_iter().filter(|sheet| sheet.rows() > 0).collect()
+    }
+
+    /// The rows of another file, glob or folder, which `name` names.
+    ///
+    /// # Errors
+    /// It is not there, cannot be read so, or has nothing to score.
+    pub fn other_sheet(&self, name: &str, path: &str, reading: Reading, report: Reporter) -> Result<Sheet, Error> {
+        let source = self.other_source(name, path, reading)?;
+        let corpus = Corpus::open(&[source], &self.encoder, &self.limits, &cache_folder(), report)?;
+        let mut split = Split::validation_only(corpus.len());
+        if let Reading::Text { rows } = reading {
+            let (found, kept) = (corpus.len(), rows.min(corpus.len()));
+            split.validation = (0..kept).map(|index| (index * found / kept) as u32).collect();
+        }
+        let duplicates = vec![false; corpus.len()];
+        let data = Divided { corpus, split, duplicates };
+        self.judge_scored(name, &data, report)?;
+        Ok(self.sheet(data, vec![(name.to_owned(), path.to_owned())]))
+    }
+
+    fn other_source(&self, name: &str, path: &str, reading: Reading) -> Result<Source, Error> {
+        let text = Source { files: Vec::new(), format: Format::Text, columns: BTreeMap::new(), train_on: TrainOn::All };
+        let of_recipe = self.sources.first().filter(|_| reading == Reading::FirstDataset).cloned();
+        let source = Source { files: find_files(path).map_err(|error| placed(name, &error))?, ..of_recipe.unwrap_or(text) };
+        for file in &source.files {
+            inspect(file, source.format, &source.columns).map_err(|error| placed(name, &error))?;
+        }
+        Ok(source)
+    }
+
+    fn sheet(&self, data: Divided, names: Vec<(String, String)>) -> Sheet {
+        let mut sets: Vec<Examined> = names.into_iter().map(|(name, path)| Examined { name, path, rows: 0 }).collect();
+        for index in &data.split.validation {
+            sets[data.corpus.source(*index as usize)].rows += 1;
+        }
+        let end_ids = self.encoder.tokenizer.end_ids().into_iter().map(|id| id.cast_signed()).collect();
+        let (micro_batch_size, head_chunk_rows) = (self.training.micro_batch_size, self.head_chunk_rows());
+        Sheet { data, sets, end_ids, micro_batch_size, head_chunk_rows }
+    }
+}
+
+fn placed(name: &str, error: &dyn Explain) -> Error {
+    let faults = error.faults().into_iter().map(|fault| fault.at(name)).collect::<Vec<Fault>>();
+    Error::Faults { faults }
+}
+
+impl Sheet {
+    /// Rows of all sets.
+    pub fn rows(&self) -> usize {
+        self.data.split.validation.len()
+    }
+
+    /// The scores of a model, one a set. `what` tells a person which model.
+    pub fn score(&self, decoder: &Decoder, what: &str, report: Reporter) -> Vec<Score> {
+        let rows = Rows::new(&self.data.corpus, self.data.split.validation.clone());
+        let (mut scores, mut done) = (vec![Score::default(); self.sets.len()], 0);
+        for batch in rows.batches(self.micro_batch_size) {
+            for (index, loss) in score(decoder, &batch, self.head_chunk_rows).into_iter().enumerate() {
+                let set = self.data.corpus.source(batch.row_of(index) as usize);
+                scores[set].add(loss, self.end_ids.contains(&batch.targets[index]));
+            }
+            done += batch.rows.len() as u64;
+            report(Event::Progress { what: format!("scoring {what}"), done, total: self.rows() as u64 });
+        }
+        scores
+    }
+}
