@@ -49,7 +49,16 @@ fn the_token_of_the_hub_is_never_written_or_said() {
         (&["preview", "recipe.yaml", "--ledger", "fates.parquet"], 0),
         (&["train", "recipe.yaml", "--json"], 0),
         (&["resume", "run"], 0),
+        (&["eval", "run", "--data", "rows.parquet", "--json"], 0),
+        (&["generate", "--adapter", "run/adapter", "--prompt", "the term", "--max-tokens", "4"], 0),
+        (&["chat", "--adapter", "run/adapter", "--chat-template", "env.jinja"], 0),
+        (&["merge", "--adapter", "run/adapter", "--out", "merged"], 0),
+        (&["export", "merged", "--to", "gguf", "--out", "model.gguf"], 0),
+        (&["export", "run/adapter", "--to", "gguf-adapter", "--out", "adapter.gguf"], 0),
+        (&["report", "run"], 0),
         (&["train", "recipe.yaml"], 73),
+        (&["merge", "--adapter", "run/adapter", "--out", "merged"], 73),
+        (&["generate", "--base", "owner/gated-model", "--prompt", "x"], 66),
         (&["check", "broken.yaml"], 65),
         (&["check", "none.yaml"], 66),
         (&["train", "recipe.yaml", "base_model=none"], 65),
@@ -71,7 +80,7 @@ fn the_token_of_the_hub_is_never_written_or_said() {
     let mut found: Vec<_> = files_below(&desk.path("")).into_iter().filter(holds_it).collect();
     found.sort();
     assert_eq!(found, [desk.path("home/token"), desk.path(TOKEN_FILE)]);
-    for part in ["run/recipe.lock.yaml", "run/metrics.jsonl", "run/README.md", "run/adapter", "fates.parquet", "cache"] {
+    for part in ["run/recipe.lock.yaml", "run/metrics.jsonl", "run/README.md", "run/adapter", "fates.parquet", "cache", "merged", "model.gguf", "run/report.html"] {
         assert!(desk.path(part).exists(), "{part} was looked through");
     }
 }
