@@ -80,7 +80,17 @@ fn the_token_of_the_hub_is_never_written_or_said() {
     let mut found: Vec<_> = files_below(&desk.path("")).into_iter().filter(holds_it).collect();
     found.sort();
     assert_eq!(found, [desk.path("home/token"), desk.path(TOKEN_FILE)]);
-    for part in ["run/recipe.lock.yaml", "run/metrics.jsonl", "run/README.md", "run/adapter", "fates.parquet", "cache", "merged", "model.gguf", "run/report.html"] {
+    for part in [
+        "run/recipe.lock.yaml",
+        "run/metrics.jsonl",
+        "run/README.md",
+        "run/adapter",
+        "fates.parquet",
+        "cache",
+        "merged",
+        "model.gguf",
+        "run/report.html",
+    ] {
         assert!(desk.path(part).exists(), "{part} was looked through");
     }
 }
