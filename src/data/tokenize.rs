@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
+use super::moved::{self, MovedToken};
 use super::template::TEMPLATE_BYTES;
 use super::vet::vet;
 use crate::fault::{Exit, Explain};
@@ -49,18 +50,6 @@ pub struct Tokenizer {
     chat_template: Option<String>,
     moved: Vec<MovedToken>,
     hash: files::Hash,
-}
-
-/// An added token that has another id than its file says. The tokenizers crate, which transformers uses too, numbers added tokens in the
-/// order of the file.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct MovedToken {
-    /// The token.
-    pub token: String,
-    /// Its id in the file.
-    pub said: u32,
-    /// Its id.
-    pub id: Option<u32>,
 }
 
 /// A tokenizer that cannot be opened or used.
@@ -146,7 +135,7 @@ impl Tokenizer {
         let mut seen = std::collections::HashSet::new();
         eos_ids.retain(|id| seen.insert(*id));
         let hash = hash(&source, &special, &eos_ids);
-        let moved = moved_tokens(&source, &inner);
+        let moved = moved::find(&source, &inner);
         Ok(Self { inner, special, eos_ids, chat_template, moved, hash })
     }
 
@@ -275,23 +264,6 @@ fn parse(path: &Path, source: &str) -> Result<tokenizers::Tokenizer, Error> {
         Ok(parsed)
     });
     parsed.map_err(Into::into).flatten().map_err(broken)
-}
-
-fn moved_tokens(source: &str, inner: &tokenizers::Tokenizer) -> Vec<MovedToken> {
-    #[derive(serde::Deserialize)]
-    struct File {
-        #[serde(default)]
-        added_tokens: Vec<Added>,
-    }
-    #[derive(serde::Deserialize)]
-    struct Added {
-        id: u32,
-        content: String,
-    }
-    let added = serde_json::from_str::<File>(source).map(|file| file.added_tokens).unwrap_or_default();
-    let moved =
-        added.into_iter().map(|Added { id, content }| MovedToken { id: inner.token_to_id(&content), token: content, said: id });
-    moved.filter(|token| token.id != Some(token.said)).collect()
 }
 
 fn special_tokens(inner: &tokenizers::Tokenizer, config: &Config, map: &Config) -> Result<SpecialTokens, Error> {
