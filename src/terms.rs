@@ -113,6 +113,8 @@ term! {
     Method {
         /// Low-rank adapters on a frozen base, Hu et al. 2021, arXiv:2106.09685.
         Lora = "lora",
+        /// Every weight of the base.
+        Full = "full",
     }
 }
 

@@ -65,7 +65,7 @@ fn a_step_costs_4n_and_attention_and_copies_no_frozen_weight() {
         LARGE.store(square, Ordering::Relaxed);
         forward_backward(&decoder, &batch, StepConfig { memory, head_chunk_rows: 8, dropout: 0.0 }, [0, 0], &mut gradients);
         LARGE.store(usize::MAX, Ordering::Relaxed);
-        assert_eq!(gradients.pairs().len(), decoder.adapters().count(), "a gradient for each adapter and for nothing else");
+        assert_eq!(gradients.all().len(), 2 * decoder.adapters().count(), "a gradient for each A and B and for nothing else");
         (product_flops() - before, (MOST.load(Ordering::Relaxed), ALIVE.load(Ordering::Relaxed)))
     };
 

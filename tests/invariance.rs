@@ -6,7 +6,7 @@ mod common;
 
 use burn::tensor::{Device, Tensor, TensorData};
 use common::*;
-use rankine::adapter::{attach, tensors};
+use rankine::adapter::attach;
 use rankine::data::{Batch, TokenRow};
 use rankine::model::Decoder;
 use rankine::train::{Gradients, Memory, StepConfig, forward_backward};
@@ -48,9 +48,7 @@ fn step(decoder: &Decoder, size: usize, config: StepConfig) -> (f64, Vec<f32>) {
     }
     let mean = 1.0 / trained as f64;
     let gradients = gradients.scaled(mean);
-    let values =
-        tensors(decoder, |index, _| gradients.pairs()[index].clone()).into_iter().flat_map(|(_, _, values)| values).collect();
-    (sum * mean, values)
+    (sum * mean, gradients.all().iter().flat_map(|gradient| gradient.to_data().iter::<f32>().collect::<Vec<_>>()).collect())
 }
 
 #[test]

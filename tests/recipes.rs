@@ -31,7 +31,7 @@ fn rankine(arguments: &[&str]) -> String {
 #[test]
 fn there_is_a_recipe_for_each_purpose() {
     let names: Vec<String> = recipes().into_iter().map(|(path, _)| path).collect();
-    let expected = ["legal-glossary", "legal-text", "llama-3.2-1b", "mistral-7b", "quickstart", "qwen2.5-0.5b"];
+    let expected = ["legal-glossary", "legal-text", "llama-3.2-1b", "mistral-7b", "pretrain-tiny", "quickstart", "qwen2.5-0.5b"];
     assert_eq!(names, expected.map(|name| format!("recipes/{name}.yaml")));
 }
 

@@ -43,19 +43,6 @@ fn fresh(target: &Target, projection: &Projection, b_is_zero: bool, seed: u64, d
     Lora { a: drawn("lora_A", [inputs, rank]), b, scale: target.scale }
 }
 
-/// Matrices [in, r] and [r, out] for every adapter that is attached, in the decoder's order: what [`tensors`] named, read back.
-///
-/// # Errors
-/// An adapter has no numbers.
-pub fn matrices(decoder: &Decoder, numbers: &Numbers) -> Result<Vec<[Tensor<2>; 2]>, Error> {
-    let of = |(module, lora): (&str, &Lora)| {
-        let [a, b] = numbers.get(module)?;
-        let ([inputs, rank], [_, outputs], device) = (lora.a.dims(), lora.b.dims(), lora.a.device());
-        Some([turned(a, rank, inputs, &device), turned(b, outputs, rank, &device)])
-    };
-    decoder.adapters().map(|adapter| of(adapter).ok_or_else(|| Error::NoNumbers { module: adapter.0.to_owned() })).collect()
-}
-
 /// A and B from PEFT's orientation to ours.
 fn stored(target: &Target, projection: &Projection, [a, b]: &[Vec<f32>; 2], device: &Device) -> Lora {
     let (inputs, outputs, rank) = (projection.inputs(), projection.outputs(), target.rank);
@@ -68,18 +55,12 @@ fn turned(values: &[f32], rows: usize, columns: usize, device: &Device) -> Tenso
     Tensor::from_data(TensorData::new(turned, [columns, rows]), (device, DType::F32))
 }
 
-/// Named matrices of every adapter in PEFT's orientation: `base_model.model.<module>.lora_A.weight` [r, in] and
-/// `.lora_B.weight` [out, r]. `pick` takes the two matrices [in, r] and [r, out] of the adapter with that index.
-pub fn tensors(decoder: &Decoder, pick: impl Fn(usize, &Lora) -> [Tensor<2>; 2]) -> Vec<Named> {
-    let named = |(index, (module, lora)): (usize, (&str, &Lora))| {
-        let [a, b] = pick(index, lora);
-        [("lora_A", a), ("lora_B", b)].map(|(part, matrix)| {
-            let matrix = matrix.transpose();
-            let shape = matrix.dims().to_vec();
-            (format!("base_model.model.{module}.{part}.weight"), shape, matrix.into_data().iter().collect())
-        })
-    };
-    let mut tensors: Vec<Named> = decoder.adapters().enumerate().flat_map(named).collect();
+/// Rows of numbers, one for each A and B that is attached and in the decoder's order, as PEFT's tensors:
+/// `base_model.model.<module>.lora_A.weight` [r, in] and `.lora_B.weight` [out, r], by name.
+pub fn tensors(decoder: &Decoder, numbers: &[Tensor<1>]) -> Vec<Named> {
+    let named = decoder.named(numbers).into_iter();
+    let mut tensors: Vec<Named> =
+        named.map(|(name, shape, values)| (format!("base_model.model.{name}"), shape, values)).collect();
     tensors.sort_by(|left, right| left.0.cmp(&right.0));
     tensors
 }

@@ -8,7 +8,7 @@ mod target;
 use crate::fault::{Exit, Explain, Fault};
 use crate::files;
 
-pub use attach::{Numbers, attach, matrices, tensors};
+pub use attach::{Numbers, attach, tensors};
 pub use target::{Target, Targets};
 
 /// What an adapter is, as PEFT's `LoraConfig` has it.
@@ -90,12 +90,6 @@ pub enum Error {
         place: String,
         /// Both sides of what does not fit.
         message: String,
-    },
-    /// An adapter is attached for which there are no numbers.
-    #[error("there are no numbers for the adapter of `{module}`")]
-    NoNumbers {
-        /// The projection.
-        module: String,
     },
     /// The tensors are not those of the adapter that the config describes.
     #[error("the tensors of `{place}` are not those that its adapter_config.json describes for this model: {} faults", faults.len())]

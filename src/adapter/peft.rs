@@ -65,8 +65,7 @@ const NEUTRAL: [(&str, &[&str]); 23] = [
 /// # Errors
 /// A file cannot be written.
 pub fn write(folder: &Path, decoder: &Decoder, config: &LoraConfig, base: &str) -> Result<(), Error> {
-    let numbers = tensors(decoder, |_, lora| [lora.a.clone(), lora.b.clone()]);
-    write_f32(&folder.join(WEIGHTS), &numbers, &[("format", "pt".to_owned())])?;
+    write_f32(&folder.join(WEIGHTS), &tensors(decoder, &decoder.numbers()), &[("format", "pt".to_owned())])?;
     // Full names choose whatever `layers_to_transform` says, so with it only those of its layers may be written.
     let modules: Vec<&str> = match config.targets.layers {
         None => decoder.projections().map(|projection| projection.name.as_str()).collect(),

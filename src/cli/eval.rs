@@ -1,4 +1,4 @@
-//! `rankine eval`: loss and perplexity of the base with and without an adapter, set by set, and what was forgotten on other text.
+//! `rankine eval`: loss and perplexity of the base before and after training, set by set, and what was forgotten on other text.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
@@ -6,14 +6,13 @@ use std::time::{Duration, Instant, SystemTime};
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::base::{check_adapter, read_adapter};
 use super::scores::{Row, object, print_table};
+use super::trained::{Opened, Trained};
 use super::{Failure, RecipeArgs, print, resume, with_base};
-use crate::adapter::attach;
 use crate::device;
 use crate::fault::{Exit, Fault};
 use crate::model::Decoder;
-use crate::plan::{Inputs, Lock, Plan, Reading, Sheet};
+use crate::plan::{Inputs, Lock, Plan, Reading, Sheet, Trains};
 use crate::report::{Event, Terminal, peak_memory_bytes};
 use crate::train::RunFolder;
 
@@ -49,10 +48,8 @@ pub(super) struct EvalArgs {
 
 pub(super) fn eval(args: &EvalArgs, terminal: &Terminal) -> Result<(), Failure> {
     let started = Instant::now();
-    let Subject { plan, adapter, data, forgetting } = Subject::find(args, terminal)?;
-    adapter.as_deref().map_or(Ok(()), check_adapter)?;
-    let projections = plan.model.spec.projections();
-    let read = adapter.as_ref().map(|folder| read_adapter(folder, &projections)).transpose()?;
+    let Subject { plan, trained, data, forgetting } = Subject::find(args, terminal)?;
+    let opened: Option<Opened> = trained.as_ref().map(|trained| trained.open(&plan.model.spec)).transpose()?;
     device::set_threads(plan.threads);
     let report = |event: Event| terminal.take(&event);
     let sheets = sheets(&plan, data.as_deref(), forgetting.is_some(), terminal)?;
@@ -60,32 +57,31 @@ pub(super) fn eval(args: &EvalArgs, terminal: &Terminal) -> Result<(), Failure> 
         .map(|path| plan.other_sheet("--forgetting", &path.to_string_lossy(), Reading::Text { rows: GENERAL_ROWS }, &report));
     let general = general.transpose()?;
 
-    let mut decoder = plan.model.load(&device::open(plan.device, args.force)?, &report)?;
+    let device = device::open(plan.device, args.force)?;
+    let base = plan.model.load(&device, &report)?;
     let all = || sheets.iter().chain(&general);
     let score = |decoder: &Decoder, what: &str| all().flat_map(|sheet| sheet.score(decoder, what, &report)).collect::<Vec<_>>();
-    let of_base = score(&decoder, "the base");
-    let of_adapter = match read {
-        Some((config, numbers)) => {
-            attach(&mut decoder, &config, 0, Some(&numbers))?;
-            score(&decoder, "the adapter").into_iter().map(Some).collect()
-        }
+    let of_base = score(&base, "the base");
+    let name = trained.as_ref().map_or("adapter", Trained::name);
+    let of_trained = match opened.map(|opened| opened.on(base, &device, &report)).transpose()? {
+        Some(decoder) => score(&decoder, &format!("the {name}")).into_iter().map(Some).collect(),
         None => vec![None; of_base.len()],
     };
     terminal.stop();
     let sets = all().flat_map(|sheet| &sheet.sets);
-    let rows = sets.zip(of_base).zip(of_adapter).map(|((set, base), adapter)| Row { set: set.clone(), base, adapter });
+    let rows = sets.zip(of_base).zip(of_trained).map(|((set, base), trained)| Row { set: set.clone(), base, trained });
     let mut rows: Vec<Row> = rows.filter(|row| row.set.rows > 0).collect();
     let forgotten = if general.is_some() { rows.pop() } else { None };
     if args.json {
-        return print(whole(&plan, adapter.as_deref(), &rows, forgotten.as_ref(), started.elapsed()));
+        return print(whole(&plan, trained.as_ref(), &rows, forgotten.as_ref(), started.elapsed()));
     }
-    print_table(&rows, forgotten.as_ref())
+    print_table(&rows, forgotten.as_ref(), name)
 }
 
 /// What is to be scored, with paths that hold where the plan's do.
 struct Subject {
     plan: Plan,
-    adapter: Option<PathBuf>,
+    trained: Option<Trained>,
     data: Option<PathBuf>,
     forgetting: Option<PathBuf>,
 }
@@ -99,7 +95,7 @@ impl Subject {
         let (recipe, overrides) = (args.subject.clone(), args.overrides.clone());
         let plan = RecipeArgs { recipe, overrides, force: args.force }.plan()?;
         let adapter = args.adapter.clone().or_else(|| plan.init_from.clone());
-        Ok(Self { plan, adapter, data: args.data.clone(), forgetting: args.forgetting.clone() })
+        Ok(Self { plan, trained: adapter.map(Trained::Adapter), data: args.data.clone(), forgetting: args.forgetting.clone() })
     }
 
     /// The plan of a run is that of its lock, read where the run was started.
@@ -122,9 +118,14 @@ impl Subject {
         let has_moved = std::env::current_dir().is_ok_and(|now| now != here);
         let typed = |path: &PathBuf| if has_moved { here.join(path) } else { path.clone() };
         let general = |path: &PathBuf| if path == Path::new(GENERAL) { path.clone() } else { typed(path) };
+        let trained = match (&args.adapter, &plan.trains) {
+            (Some(adapter), _) => Trained::Adapter(typed(adapter)),
+            (None, Trains::Adapter(_)) => Trained::Adapter(run.join(RunFolder::ADAPTER)),
+            (None, Trains::Everything) => Trained::Model(run.join(RunFolder::MODEL)),
+        };
         Ok(Self {
             plan,
-            adapter: Some(args.adapter.as_ref().map_or_else(|| run.join(RunFolder::ADAPTER), typed)),
+            trained: Some(trained),
             data: args.data.as_ref().map(typed),
             forgetting: args.forgetting.as_ref().map(general),
         })
@@ -146,10 +147,12 @@ fn sheets(plan: &Plan, data: Option<&Path>, has_other: bool, terminal: &Terminal
 }
 
 /// The object of `--json`.
-fn whole(plan: &Plan, adapter: Option<&Path>, rows: &[Row], forgotten: Option<&Row>, elapsed: Duration) -> Value {
+fn whole(plan: &Plan, trained: Option<&Trained>, rows: &[Row], forgotten: Option<&Row>, elapsed: Duration) -> Value {
+    let name = trained.map_or("adapter", Trained::name);
+    let object = |row: &Row| object(row, name);
     json!({
         "base": plan.base_name,
-        "adapter": adapter.map(|adapter| adapter.display().to_string()),
+        name: trained.map(|trained| trained.path().display().to_string()),
         "sets": rows.iter().map(object).collect::<Vec<_>>(),
         "total": Row::total(rows).as_ref().map(object),
         "forgetting": forgotten.map(object),

@@ -20,6 +20,7 @@ mod session;
 mod signals;
 mod speaker;
 mod train;
+mod trained;
 mod try_template;
 
 use std::io::Write;

@@ -47,7 +47,10 @@ pub(super) fn print_lines(run: &Path, result: &Value) -> Result<(), Failure> {
         print(format_args!("validation loss {first:.4} -> {best:.4} at step {step} ({:+.1} %)", 100.0 * (best / first - 1.0)))?;
     }
     let at = |name: &str| run.join(name).display().to_string();
-    print(format_args!("adapter     {}", at(RunFolder::ADAPTER)))?;
+    if let Some(product) = RunFolder::product_in(run) {
+        let name = product.file_name().unwrap_or_default().display().to_string();
+        print(format_args!("{name:<11} {}", product.display()))?;
+    }
     print(format_args!("metrics     {}", at(RunFolder::METRICS)))?;
     print(format_args!("what it is  {}", at(RunFolder::CARD)))
 }

@@ -94,7 +94,7 @@ pub(super) fn steady(run: PathBuf) -> PathBuf {
 
 /// The last thing that a run writes is its card.
 pub(super) fn is_finished(run: &Path) -> bool {
-    run.join(RunFolder::CARD).exists() && run.join(RunFolder::ADAPTER).exists()
+    run.join(RunFolder::CARD).exists() && RunFolder::product_in(run).is_some()
 }
 
 fn print_finished(run: &Path, json: bool) -> Result<(), Failure> {

@@ -11,7 +11,7 @@ use crate::plan::Plan;
 use crate::train::RunFolder;
 
 /// What makes a folder one of a run that can be gone on from.
-const RUN: [&str; 3] = [RunFolder::ADAPTER, RunFolder::CHECKPOINTS, RunFolder::METRICS];
+const RUN: [&str; 4] = [RunFolder::ADAPTER, RunFolder::MODEL, RunFolder::CHECKPOINTS, RunFolder::METRICS];
 
 /// A folder that this process has for itself.
 #[derive(Debug)]

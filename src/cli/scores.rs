@@ -1,4 +1,4 @@
-//! Scores of a base and of its adapter, as a table or as JSON.
+//! Scores of a base and of what was trained, as a table or as JSON.
 
 use serde_json::{Value, json};
 
@@ -12,7 +12,7 @@ use crate::train::Score;
 pub(super) struct Row {
     pub set: Examined,
     pub base: Score,
-    pub adapter: Option<Score>,
+    pub trained: Option<Score>,
 }
 
 impl Row {
@@ -21,7 +21,7 @@ impl Row {
         let and = |left: Self, right: Self| Self {
             set: Examined { rows: left.set.rows + right.set.rows, ..left.set },
             base: left.base.and(right.base),
-            adapter: left.adapter.zip(right.adapter).map(|(left, right)| left.and(right)),
+            trained: left.trained.zip(right.trained).map(|(left, right)| left.and(right)),
         };
         let total = rows.iter().cloned().reduce(and)?;
         Some(Self { set: Examined { name: "total".to_owned(), path: String::new(), ..total.set }, ..total })
@@ -29,24 +29,24 @@ impl Row {
 
     fn cells(&self) -> [String; 8] {
         let loss = |score: Option<Score>| score.and_then(|score| score.loss());
-        let (base, adapter) = (loss(Some(self.base)), loss(self.adapter));
+        let (base, trained) = (loss(Some(self.base)), loss(self.trained));
         let shown = |value: Option<f64>, digits: usize| value.map_or_else(|| "-".to_owned(), |value| format!("{value:.digits$}"));
-        let change = base.zip(adapter).map(|(base, adapter)| format!("{:+.1} %", 100.0 * (adapter / base - 1.0)));
+        let change = base.zip(trained).map(|(base, trained)| format!("{:+.1} %", 100.0 * (trained / base - 1.0)));
         [
             self.set.name.clone(),
             grouped(self.set.rows),
             grouped(self.base.trained_tokens()),
             shown(base, 4),
             shown(base.map(f64::exp), 2),
-            shown(adapter, 4),
-            shown(adapter.map(f64::exp), 2),
+            shown(trained, 4),
+            shown(trained.map(f64::exp), 2),
             change.unwrap_or_else(|| "-".to_owned()),
         ]
     }
 }
 
-/// A set's part of the object of `--json`.
-pub(super) fn object(row: &Row) -> Value {
+/// A set's part of the object of `--json`; `name` is what was trained.
+pub(super) fn object(row: &Row, name: &str) -> Value {
     let score = |score: Score| {
         let loss = score.loss();
         json!({
@@ -62,13 +62,14 @@ pub(super) fn object(row: &Row) -> Value {
         "rows": row.set.rows,
         "trained_tokens": row.base.trained_tokens(),
         "base": score(row.base),
-        "adapter": row.adapter.map(score),
+        name: row.trained.map(score),
     })
 }
 
 /// One line a set, one for all where there are several, and one for what may have been forgotten.
-pub(super) fn print_table(rows: &[Row], forgotten: Option<&Row>) -> Result<(), Failure> {
-    let heads = ["", "rows", "tokens", "base loss", "perplexity", "with adapter", "perplexity", "change"].map(str::to_owned);
+pub(super) fn print_table(rows: &[Row], forgotten: Option<&Row>, name: &str) -> Result<(), Failure> {
+    let trained = format!("with {name}");
+    let heads = ["", "rows", "tokens", "base loss", "perplexity", &trained, "perplexity", "change"].map(str::to_owned);
     let total = if rows.len() > 1 { Row::total(rows) } else { None };
     let shown: Vec<&Row> = rows.iter().chain(&total).chain(forgotten).collect();
     let lines: Vec<[String; 8]> = std::iter::once(heads).chain(shown.iter().map(|row| row.cells())).collect();

@@ -12,7 +12,7 @@ use super::signals::Signals;
 use super::{Failure, plan::facts, print, result};
 use crate::export::{Card, card};
 use crate::fault::{Exit, Fault, shell_word};
-use crate::plan::{Inputs, Lock, Origin, Plan, RunData};
+use crate::plan::{Inputs, Lock, Origin, Plan, RunData, Trains};
 use crate::report::{Event, Metrics, Terminal};
 use crate::train::{self, Checkpoint, RunFolder, Start, State};
 use crate::{device, files};
@@ -46,8 +46,7 @@ impl Session<'_> {
         let config = plan.train_config(&data);
         let done = self.checkpoint.as_ref().map_or(0, |from| from.state.step);
         announce(terminal, plan, &data, &config, done, device::product_flops_per_second(&device));
-        let numbers = self.checkpoint.as_ref().map(|from| from.numbers(&plan.adapter, &plan.model.spec.projections()));
-        let mut decoder = plan.load_model(&device, numbers.transpose()?, &report)?;
+        let mut decoder = plan.load_model(&device, self.checkpoint.as_ref(), &report)?;
 
         let lock = lock()?;
         if let Some(path) = self.inputs.changed() {
@@ -61,14 +60,13 @@ impl Session<'_> {
         let start = match self.checkpoint {
             None => Start::fresh(config.optimizer, &decoder),
             Some(checkpoint) => {
-                checkpoint.restore_adapter(&plan.output_dir)?;
-                checkpoint.start(config.optimizer, &plan.adapter, &decoder)?
+                checkpoint.restore_product(&plan.output_dir)?;
+                checkpoint.start(config.optimizer, &decoder)?
             }
         };
         let mut folder = RunFolder {
             path: plan.output_dir.clone(),
-            adapter: plan.adapter.clone(),
-            base: plan.portable_base_name(),
+            product: plan.product()?,
             lock: lock.text(),
             metrics: Metrics::open(&plan.output_dir.join(RunFolder::METRICS), start.state.metrics_bytes, &report)?,
         };
@@ -148,7 +146,10 @@ fn facts_of(plan: &Plan, data: &RunData, state: &State) -> Card {
         base: plan.portable_base_name(),
         model: plan.model.spec.describe(),
         files: files.collect(),
-        adapter: format!("r {}, alpha {}, targets {targets}", plan.adapter.rank, plan.adapter.alpha),
+        adapter: match &plan.trains {
+            Trains::Adapter(config) => format!("r {}, alpha {}, targets {targets}", config.rank, config.alpha),
+            Trains::Everything => "none, every weight was trained".to_owned(),
+        },
         trainable_parameters: plan.trainable_parameters,
         rows: data.training_rows(),
         steps: state.step,
@@ -158,9 +159,13 @@ fn facts_of(plan: &Plan, data: &RunData, state: &State) -> Card {
     }
 }
 
-/// How to load the adapter and, after a recipe, how to train on with it.
+/// What to do with the result: how to load it and, after a recipe, how to train on with an adapter.
 fn print_next(plan: &Plan, command: Option<&str>) -> Result<(), Failure> {
     let at = |name: &str| plan.output_dir.join(name).display().to_string();
+    if plan.trains == Trains::Everything {
+        let model = shell_word(&at(RunFolder::MODEL));
+        return print(format_args!("next: try it with `rankine generate --base {model} --prompt TEXT`"));
+    }
     let card = at(RunFolder::CARD);
     let Some(command) = command else { return print(format_args!("next: load it in PEFT as {card} shows")) };
     print(format_args!("next: load it in PEFT as {card} shows, or train on with"))?;

@@ -7,7 +7,7 @@ use std::path::{Component, Path};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Error, hash_file, read_text, write_atomic};
+use super::{Error, copy, create_folder, hash_file, read_text, write_atomic, write_folder_atomic};
 
 /// The file that lists the others.
 pub const MANIFEST: &str = "manifest.json";
@@ -73,6 +73,24 @@ pub fn unproven(error: Error) -> Unproven {
         InvalidData | InvalidFilename | InvalidInput | IsADirectory | NotADirectory => Unproven::Differs(error.to_string()),
         _ => Unproven::File(error),
     }
+}
+
+/// Makes a folder what another one is, whole or not at all, unless it holds all of that already.
+///
+/// # Errors
+/// The other one cannot be read, or this one not be written.
+pub fn mirror(from: &Path, to: &Path) -> Result<(), Error> {
+    let entries = entries(from)?;
+    if entries.iter().all(|(name, entry)| self::entry(&to.join(name)).is_ok_and(|found| found == *entry)) {
+        return Ok(());
+    }
+    write_folder_atomic(to, |new| {
+        entries.keys().try_for_each(|name| {
+            let path = new.join(name);
+            create_folder(path.parent().unwrap_or(new))?;
+            copy(&from.join(name), &path)
+        })
+    })
 }
 
 fn entry(path: &Path) -> Result<Entry, Error> {

@@ -6,12 +6,14 @@ use burn::tensor::activation::silu;
 use burn::tensor::{Bool, Tensor};
 
 use super::cache::Past;
-use super::spec::GroupedSpec;
+use super::spec::{GroupedSpec, LAYER_NORMS, QUERY_KEY_NORMS, norm_name};
 use crate::nn::attention::attend;
 use crate::nn::norm::RmsNorm;
 use crate::nn::projection::Projection;
 use crate::nn::rope::RopeTables;
+use crate::nn::weight::Weight;
 use crate::ops::Mask;
+use crate::terms::Method;
 
 /// What depends on the batch's length and rows, not on the block: made once a batch, used by forward and by every
 /// recomputation.
@@ -102,15 +104,29 @@ impl Block {
         down.forward(inner, frame.mask(self.index, Group::MlpOutput).as_ref())
     }
 
-    /// The same block with every adapter's A and B as leaves of a new tape; frozen weights stay constants.
+    /// The same block with every weight that trains as a leaf of a new tape; frozen weights stay constants.
     #[must_use]
-    pub fn tracked(&self) -> Self {
-        let Self { attention, mlp, .. } = self;
-        Self {
-            attention: attention.each_ref().map(Projection::tracked),
-            mlp: mlp.each_ref().map(Projection::tracked),
-            ..self.clone()
+    pub fn tracked(&self, trained: Method) -> Self {
+        let mut block = self.clone();
+        block.visit(trained, &mut |_, weight| weight.track());
+        block
+    }
+
+    /// Visits the weights that train, with their names.
+    pub fn visit(&mut self, trained: Method, visit: &mut dyn FnMut(&str, Weight)) {
+        self.projections_mut().for_each(|projection| projection.visit(trained, visit));
+        if trained == Method::Full {
+            for (name, norm) in self.norms_mut() {
+                visit(&name, Weight::Vector(&mut norm.weight));
+            }
         }
+    }
+
+    fn norms_mut(&mut self) -> impl Iterator<Item = (String, &mut RmsNorm)> {
+        let [query, key] = self.query_key_norm.as_mut().map_or([None, None], |norms| norms.each_mut().map(Some));
+        let norms = [Some(&mut self.attention_norm), Some(&mut self.mlp_norm), query, key];
+        let names = LAYER_NORMS.into_iter().chain(QUERY_KEY_NORMS).map(|name| norm_name(self.index, name));
+        names.zip(norms).filter_map(|(name, norm)| Some((name, norm?)))
     }
 
     /// Its projections in checkpoint order.

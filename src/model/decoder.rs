@@ -6,18 +6,23 @@ use std::sync::Arc;
 use burn::tensor::{Device, Int, Tensor};
 
 use super::block::{Block, Frame};
-use super::spec::DecoderSpec;
+use super::spec::{DecoderSpec, EMBEDDING, FINAL_NORM, HEAD};
+use crate::files::safetensors::Named;
 use crate::nn::attention::Span;
 use crate::nn::head::Head;
 use crate::nn::lora::Lora;
 use crate::nn::projection::Projection;
 use crate::nn::rope::RopeSpec;
+use crate::nn::weight::Weight;
+use crate::terms::Method;
 
-/// A causal language model with frozen weights and, where attached, adapters. All tensors are untracked.
-#[derive(Debug)]
+/// A causal language model and, where attached, its adapters. All tensors are untracked.
+#[derive(Debug, Clone)]
 pub struct Decoder {
     /// What it is.
     pub spec: DecoderSpec,
+    /// Which of its weights train.
+    pub trained: Method,
     /// [vocabulary, width].
     pub(super) embedding: Tensor<2>,
     /// Bottom first.
@@ -68,6 +73,51 @@ impl Decoder {
         let hidden = self.hidden(ids, &self.frame(sequence, None));
         let logits = self.head.logits(hidden.reshape([batch * sequence, self.spec.width]));
         logits.reshape([batch, sequence, self.spec.vocabulary])
+    }
+
+    /// Visits the weights that train, with their names, in an order that never changes: the embedding, the blocks from the bottom, the
+    /// final norm and the head.
+    pub fn visit(&mut self, visit: &mut dyn FnMut(&str, Weight)) {
+        let is_full = self.trained == Method::Full;
+        if is_full {
+            visit(EMBEDDING, Weight::Matrix(&mut self.embedding));
+        }
+        self.blocks.iter_mut().for_each(|block| block.visit(self.trained, visit));
+        if is_full {
+            visit(FINAL_NORM, Weight::Vector(&mut self.head.norm.weight));
+        }
+        match (is_full, self.spec.tied_head) {
+            (true, true) => self.head.weight = self.embedding.clone(),
+            (true, false) => visit(HEAD, Weight::Matrix(&mut self.head.weight)),
+            (false, _) => {}
+        }
+    }
+
+    /// What `of` makes of each weight that trains, in the order of [`Decoder::visit`].
+    pub fn weights<T>(&self, mut of: impl FnMut(&str, Weight) -> T) -> Vec<T> {
+        let mut all = Vec::new();
+        // Tensors are handles, and the copy is thrown away.
+        self.clone().visit(&mut |name, weight| all.push(of(name, weight)));
+        all
+    }
+
+    /// Rows of numbers, one for each weight that trains, as tensors of a file: with the weight's name and in its order.
+    pub fn named(&self, numbers: &[Tensor<1>]) -> Vec<Named> {
+        let mut numbers = numbers.iter();
+        self.weights(|name, weight| {
+            let numbers = numbers.next().expect("one a weight").clone();
+            (name.to_owned(), weight.shape(), weight.to_file(numbers))
+        })
+    }
+
+    /// Numbers of the weights that train, each in memory order.
+    pub fn numbers(&self) -> Vec<Tensor<1>> {
+        self.weights(|_, weight| weight.numbers())
+    }
+
+    /// Parameters that train.
+    pub fn trainable_parameters(&self) -> usize {
+        self.weights(|_, weight| weight.shape().into_iter().product::<usize>()).into_iter().sum()
     }
 
     /// All projections of the blocks in checkpoint order.

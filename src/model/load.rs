@@ -10,7 +10,9 @@ use serde_json::{Map, Value};
 use super::block::Block;
 use super::config::Config;
 use super::decoder::Decoder;
-use super::spec::{ATTENTION, DecoderSpec, EMBEDDING, FINAL_NORM, HEAD, LayerSpec, LinearSpec, MLP};
+use super::spec::{
+    ATTENTION, DecoderSpec, EMBEDDING, FINAL_NORM, HEAD, LAYER_NORMS, LayerSpec, LinearSpec, MLP, QUERY_KEY_NORMS, norm_name,
+};
 use super::{Error, families};
 use crate::files::safetensors::Archive;
 use crate::files::{JSON_BYTES, listed, read_text_up_to};
@@ -18,6 +20,7 @@ use crate::nn::head::Head;
 use crate::nn::norm::RmsNorm;
 use crate::nn::projection::Projection;
 use crate::report::{Event, Reporter};
+use crate::terms::Method;
 
 /// More tensors than any model has.
 const MAX_TENSORS: usize = 250_000;
@@ -217,7 +220,7 @@ impl Weights {
         let embedding = self.matrix(EMBEDDING, shape, device)?;
         let weight = if spec.tied_head { embedding.clone() } else { self.matrix(HEAD, shape, device)? };
         let head = Head { norm: self.norm(FINAL_NORM, &spec, device)?, weight };
-        Ok(Decoder { spec, embedding, blocks, head, ropes, spans })
+        Ok(Decoder { spec, trained: Method::Lora, embedding, blocks, head, ropes, spans })
     }
 
     fn block(
@@ -229,19 +232,20 @@ impl Weights {
         (rope, span): (usize, usize),
         device: &Device,
     ) -> Result<Block, Error> {
-        let norm = |name: &str| self.norm(&format!("model.layers.{index}.{name}.weight"), spec, device);
-        let query_key_norm =
-            if layer.mixer.qk_norm { Some([norm("self_attn.q_norm")?, norm("self_attn.k_norm")?]) } else { None };
+        let norm = |name: &str| self.norm(&norm_name(index, name), spec, device);
+        let [attention_norm, mlp_norm] = LAYER_NORMS;
+        let [query_norm, key_norm] = QUERY_KEY_NORMS;
+        let query_key_norm = if layer.mixer.qk_norm { Some([norm(query_norm)?, norm(key_norm)?]) } else { None };
         let linear = |index: usize| self.projection(&linears[index], device);
         Ok(Block {
             index,
             spec: layer.mixer.clone(),
             rope,
             span,
-            attention_norm: norm("input_layernorm")?,
+            attention_norm: norm(attention_norm)?,
             query_key_norm,
             attention: [linear(0)?, linear(1)?, linear(2)?, linear(3)?],
-            mlp_norm: norm("post_attention_layernorm")?,
+            mlp_norm: norm(mlp_norm)?,
             mlp: [linear(4)?, linear(5)?, linear(6)?],
         })
     }

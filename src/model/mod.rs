@@ -1,5 +1,6 @@
 //! One decoder, described by data: a family's file turns config.json into a [`DecoderSpec`], `load` fills a [`Decoder`].
 
+mod beside;
 mod block;
 mod cache;
 mod config;
@@ -7,10 +8,12 @@ mod decoder;
 mod embedding;
 mod families;
 mod load;
+mod save;
 mod spec;
 
 use std::path::PathBuf;
 
+pub use beside::Beside;
 pub use block::{Block, Frame};
 pub use cache::Cache;
 pub use decoder::Decoder;

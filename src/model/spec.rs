@@ -78,6 +78,14 @@ pub(super) const MLP: [&str; 3] = ["mlp.gate_proj", "mlp.up_proj", "mlp.down_pro
 pub(super) const EMBEDDING: &str = "model.embed_tokens.weight";
 pub(super) const FINAL_NORM: &str = "model.norm.weight";
 pub(super) const HEAD: &str = "lm_head.weight";
+/// Those of the residual stream, before attention and before the feed-forward.
+pub(super) const LAYER_NORMS: [&str; 2] = ["input_layernorm", "post_attention_layernorm"];
+pub(super) const QUERY_KEY_NORMS: [&str; 2] = ["self_attn.q_norm", "self_attn.k_norm"];
+
+/// The tensor of a norm in a layer.
+pub(super) fn norm_name(layer: usize, norm: &str) -> String {
+    format!("model.layers.{layer}.{norm}.weight")
+}
 
 impl DecoderSpec {
     /// The projections of the blocks in checkpoint order: what an adapter can be attached to.
@@ -115,10 +123,9 @@ impl DecoderSpec {
             }
         }
         for (index, layer) in self.layers.iter().enumerate() {
-            let name = |suffix: &str| format!("model.layers.{index}.{suffix}.weight");
-            tensors.extend(["input_layernorm", "post_attention_layernorm"].map(|norm| (name(norm), vec![self.width])));
+            tensors.extend(LAYER_NORMS.map(|norm| (norm_name(index, norm), vec![self.width])));
             if layer.mixer.qk_norm {
-                tensors.extend(["self_attn.q_norm", "self_attn.k_norm"].map(|norm| (name(norm), vec![layer.mixer.head_dim])));
+                tensors.extend(QUERY_KEY_NORMS.map(|norm| (norm_name(index, norm), vec![layer.mixer.head_dim])));
             }
         }
         tensors

@@ -2,7 +2,7 @@
 //! its own. The batch's logits never exist.
 
 use burn::tensor::activation::log_softmax;
-use burn::tensor::{Int, Tensor, TensorData};
+use burn::tensor::{Device, IndexingUpdateOp, Int, Tensor, TensorData};
 
 use super::norm::RmsNorm;
 use crate::ops::matmul;
@@ -25,6 +25,17 @@ pub struct Labels<'a> {
     pub targets: &'a [i32],
 }
 
+/// Of what a gradient is wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wanted {
+    /// Of nothing: losses only.
+    Nothing,
+    /// Of the head's input.
+    Input,
+    /// Of the input and of the head's own weights.
+    InputAndWeights,
+}
+
 /// What a batch's labelled rows cost.
 #[derive(Debug, Clone)]
 pub struct Scored {
@@ -32,45 +43,61 @@ pub struct Scored {
     pub losses: Vec<f32>,
     /// Gradient of their sum with respect to the head's input, [tokens, width]; `None` where it was not asked for.
     pub gradient: Option<Tensor<2>>,
+    /// Gradients of the final norm, [width], and of the projection, [vocabulary, width]; `None` where they were not asked for.
+    pub weights: Option<(Tensor<1>, Tensor<2>)>,
 }
 
 impl Head {
     /// Logits of every row, [rows, vocabulary].
     pub fn logits(&self, hidden: Tensor<2>) -> Tensor<2> {
-        matmul(self.norm.forward(hidden), self.weight.clone().transpose())
+        self.project(self.norm.forward(hidden))
     }
 
-    /// Losses of the labelled rows and, if asked for, the gradient of their sum: Norm'(x) (softmax(z) - onehot) W.
+    fn project(&self, normed: Tensor<2>) -> Tensor<2> {
+        matmul(normed, self.weight.clone().transpose())
+    }
+
+    /// Losses of the labelled rows and the gradients of their sum that are wanted; that of the input is
+    /// Norm'(x) (softmax(z) - onehot) W.
     ///
     /// # Shapes
     /// `hidden` [tokens, width], untracked. At most `chunk_rows` rows of logits exist at a time.
-    pub fn score(&self, hidden: Tensor<2>, labels: Labels, chunk_rows: usize, with_gradient: bool) -> Scored {
+    pub fn score(&self, hidden: Tensor<2>, labels: Labels, chunk_rows: usize, wanted: Wanted) -> Scored {
         let device = hidden.device();
-        let [tokens, width] = hidden.dims();
-        let mut losses = Vec::with_capacity(labels.targets.len());
-        let mut gradients = Vec::new();
+        let (mut losses, mut gradients) = (Vec::with_capacity(labels.targets.len()), Vec::new());
+        let mut weights = (wanted == Wanted::InputAndWeights).then(|| (self.norm.weight.zeros_like(), self.weight.zeros_like()));
         for (positions, targets) in labels.positions.chunks(chunk_rows).zip(labels.targets.chunks(chunk_rows)) {
-            let rows = positions.len();
-            let positions = Tensor::<1, Int>::from_data(TensorData::new(positions.to_vec(), [rows]), &device);
-            let targets = Tensor::<2, Int>::from_data(TensorData::new(targets.to_vec(), [rows, 1]), &device);
-            let x = hidden.clone().select(0, positions); // [rows, width]
-            let log_p = log_softmax(self.logits(x.clone()), 1); // [rows, vocabulary]
+            let targets = Tensor::<2, Int>::from_data(TensorData::new(targets.to_vec(), [targets.len(), 1]), &device);
+            let x = hidden.clone().select(0, indices(positions, &device)); // [rows, width]
+            let normed = self.norm.forward(x.clone());
+            let log_p = log_softmax(self.project(normed.clone()), 1); // [rows, vocabulary]
             losses.extend(log_p.clone().gather(1, targets.clone()).neg().into_data().iter::<f32>());
-            if with_gradient {
-                let onehot_minus = Tensor::full([rows, 1], -1.0, (&device, log_p.dtype()));
-                let d_logits = log_p.exp().scatter(1, targets, onehot_minus, burn::tensor::IndexingUpdateOp::Add);
-                gradients.push(self.norm.backward(x, matmul(d_logits, self.weight.clone())));
+            if wanted == Wanted::Nothing {
+                continue;
             }
+            let onehot_minus = Tensor::full(targets.dims(), -1.0, (&device, log_p.dtype()));
+            let d_logits = log_p.exp().scatter(1, targets, onehot_minus, IndexingUpdateOp::Add);
+            let d_normed = matmul(d_logits.clone(), self.weight.clone()); // [rows, width]
+            weights = weights.map(|(norm, weight)| {
+                let of_norm = self.norm.backward_weight(x.clone(), d_normed.clone());
+                (norm + of_norm, weight + matmul(d_logits.transpose(), normed))
+            });
+            gradients.push(self.norm.backward(x, d_normed));
         }
-        let gradient = with_gradient.then(|| {
-            let zeros = Tensor::zeros([tokens, width], (&device, hidden.dtype()));
-            if gradients.is_empty() {
-                return zeros;
-            }
-            let count = labels.positions.len();
-            let positions = Tensor::<1, Int>::from_data(TensorData::new(labels.positions.to_vec(), [count]), &device);
-            zeros.select_assign(0, positions, Tensor::cat(gradients, 0), burn::tensor::IndexingUpdateOp::Add)
-        });
-        Scored { losses, gradient }
+        let gradient = (wanted != Wanted::Nothing).then(|| spread(gradients, labels.positions, &hidden));
+        Scored { losses, gradient, weights }
     }
+}
+
+/// Rows back to their positions, zeros elsewhere, in the shape of `hidden`.
+fn spread(rows: Vec<Tensor<2>>, positions: &[i32], hidden: &Tensor<2>) -> Tensor<2> {
+    let zeros = hidden.zeros_like();
+    if rows.is_empty() {
+        return zeros;
+    }
+    zeros.select_assign(0, indices(positions, &hidden.device()), Tensor::cat(rows, 0), IndexingUpdateOp::Add)
+}
+
+fn indices(positions: &[i32], device: &Device) -> Tensor<1, Int> {
+    Tensor::from_data(TensorData::from(positions), device)
 }

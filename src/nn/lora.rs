@@ -29,12 +29,6 @@ impl Lora {
         matmul(matmul(x, self.a.clone()).mul_scalar(self.scale), self.b.clone())
     }
 
-    /// The same adapter with A and B as leaves of a new tape.
-    #[must_use]
-    pub fn tracked(&self) -> Self {
-        Self { a: self.a.clone().autodiff().require_grad(), b: self.b.clone().autodiff().require_grad(), scale: self.scale }
-    }
-
     /// Parameters in A and B.
     pub fn parameters(&self) -> usize {
         self.a.shape().num_elements() + self.b.shape().num_elements()

@@ -6,3 +6,4 @@ pub mod lora;
 pub mod norm;
 pub mod projection;
 pub mod rope;
+pub mod weight;

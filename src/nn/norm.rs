@@ -30,6 +30,15 @@ impl RmsNorm {
         weighted * inverse - x * along
     }
 
+    /// The gradient of w, [width]: the sum over rows of x r∘g.
+    ///
+    /// # Shapes
+    /// `x` and `gradient` [rows, width], untracked.
+    pub fn backward_weight(&self, x: Tensor<2>, gradient: Tensor<2>) -> Tensor<1> {
+        let inverse = self.inverse_rms(x.clone());
+        (x * inverse * gradient).sum_dim(0).squeeze_dim(0)
+    }
+
     fn inverse_rms<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
         x.square().mean_dim(D - 1).add_scalar(self.epsilon).sqrt().recip()
     }
@@ -50,6 +59,11 @@ mod tests {
         let leaf = x.clone().autodiff().require_grad();
         let gradients = (norm.forward(leaf.clone()) * g.clone()).sum().backward();
         let expected = leaf.grad(&gradients).expect("tracked");
-        norm.backward(x, g).into_data().assert_approx_eq::<f32>(&expected.into_data(), Tolerance::absolute(1e-6));
+        norm.backward(x.clone(), g.clone()).into_data().assert_approx_eq::<f32>(&expected.into_data(), Tolerance::absolute(1e-6));
+
+        let tracked = RmsNorm { weight: norm.weight.clone().autodiff().require_grad(), ..norm };
+        let gradients = (tracked.forward(x.clone()) * g.clone()).sum().backward();
+        let expected = tracked.weight.grad(&gradients).expect("tracked");
+        norm.backward_weight(x, g).into_data().assert_approx_eq::<f32>(&expected.into_data(), Tolerance::absolute(1e-6));
     }
 }

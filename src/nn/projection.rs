@@ -1,11 +1,14 @@
-//! A frozen linear map with an optional adapter.
+//! A linear map with an optional adapter.
 
 use burn::tensor::Tensor;
 
 use super::lora::Lora;
+use super::weight::Weight;
 use crate::ops::{Mask, matmul};
+use crate::terms::Method;
 
-/// y = x W + b + (alpha / r) (drop(x) A) B, arXiv:2106.09685. W and b never change and never get a gradient.
+/// y = x W + b + (alpha / r) (drop(x) A) B, arXiv:2106.09685. Where the adapter trains, W and b never change and never get a
+/// gradient.
 #[derive(Debug, Clone)]
 pub struct Projection {
     /// The module's name in the checkpoint, such as `model.layers.0.self_attn.q_proj`.
@@ -35,10 +38,22 @@ impl Projection {
         y.reshape([batch, sequence, outputs])
     }
 
-    /// The same projection with its adapter's A and B as leaves of a new tape.
-    #[must_use]
-    pub fn tracked(&self) -> Self {
-        Self { lora: self.lora.as_ref().map(Lora::tracked), ..self.clone() }
+    /// Visits the weights that train, with their names.
+    pub fn visit(&mut self, trained: Method, visit: &mut dyn FnMut(&str, Weight)) {
+        let Self { name, weight, bias, lora } = self;
+        match (trained, lora) {
+            (Method::Lora, None) => {}
+            (Method::Lora, Some(lora)) => {
+                visit(&format!("{name}.lora_A.weight"), Weight::Turned(&mut lora.a));
+                visit(&format!("{name}.lora_B.weight"), Weight::Turned(&mut lora.b));
+            }
+            (Method::Full, _) => {
+                visit(&format!("{name}.weight"), Weight::Turned(weight));
+                if let Some(bias) = bias {
+                    visit(&format!("{name}.bias"), Weight::Vector(bias));
+                }
+            }
+        }
     }
 
     /// Width of the input.

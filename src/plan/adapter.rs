@@ -1,4 +1,4 @@
-//! The section `adapter`, filled and held against the base's projections.
+//! The section `adapter`: what trains, filled and held against the base's projections.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -10,17 +10,59 @@ use super::base::{Base, missing, noted};
 use super::fill::{Filled, Origin};
 use crate::adapter::{Error, LoraConfig, Targets, peft};
 use crate::fault::{Explain, Fault};
+use crate::model::DecoderSpec;
 use crate::recipe::{self, Place, Said};
 use crate::terms::{Method, Modules};
 
-/// The adapter's config and, where the recipe names one, the folder to go on from.
-pub(super) fn adapter(
+/// What trains.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Trains {
+    /// An adapter on the frozen base.
+    Adapter(LoraConfig),
+    /// Every weight of the base.
+    Everything,
+}
+
+impl Trains {
+    /// Parameters that train.
+    ///
+    /// # Errors
+    /// See [`LoraConfig::resolve`].
+    pub(super) fn parameters(&self, spec: &DecoderSpec) -> Result<usize, Error> {
+        match self {
+            Self::Adapter(config) => config.parameters(&spec.projections()),
+            Self::Everything => Ok(spec.parameters()),
+        }
+    }
+
+    /// Share of an adapter's input features that is dropped.
+    pub(super) fn dropout(&self) -> f64 {
+        if let Self::Adapter(config) = self { config.dropout } else { 0.0 }
+    }
+}
+
+/// What trains, unless it is faulty, and the adapter's folder to go on from, where the recipe names one.
+pub(super) fn trains(
+    recipe: &recipe::Adapter,
+    base: Option<&Base>,
+    filled: &mut Filled,
+    faults: &mut Vec<Fault>,
+) -> (Option<Trains>, Option<PathBuf>) {
+    match filled.word("adapter.method", recipe.method.as_ref(), Method::Lora) {
+        Method::Lora => {
+            let (config, init_from) = adapter(recipe, base, filled, faults);
+            (config.map(Trains::Adapter), init_from)
+        }
+        Method::Full => (Some(Trains::Everything), None),
+    }
+}
+
+fn adapter(
     recipe: &recipe::Adapter,
     base: Option<&Base>,
     filled: &mut Filled,
     faults: &mut Vec<Fault>,
 ) -> (Option<LoraConfig>, Option<PathBuf>) {
-    filled.word("adapter.method", recipe.method.as_ref(), Method::Lora);
     let init_from = filled.optional("adapter.init_from", recipe.init_from.as_ref(), |path| json!(path.display().to_string()));
     let config = match (&init_from, &recipe.init_from) {
         (Some(folder), Some(said)) if !folder.is_dir() => {

@@ -3,30 +3,64 @@
 use burn::tensor::Device;
 
 use super::Error;
+use super::adapter::Trains;
 use super::resolve::Plan;
 use super::rows::RunData;
 use super::training::Warmup;
-use crate::adapter::{Numbers, attach, peft};
-use crate::model::Decoder;
+use crate::adapter::{LoraConfig, attach, peft};
+use crate::files::Float;
+use crate::model::{Beside, Decoder, Folder};
 use crate::report::Reporter;
-use crate::train::{self, Schedule, StepConfig};
+use crate::terms::Method;
+use crate::train::{self, Checkpoint, Product, Schedule, StepConfig};
 
 /// Logits that exist at a time, at most.
 const LOGITS: usize = 1 << 24;
 
 impl Plan {
-    /// Loads the base and attaches the adapter: with the numbers of a checkpoint, with those that the recipe goes on from, or fresh.
+    /// Loads what trains: as a checkpoint has it, as the recipe says to go on from, or fresh.
     ///
     /// # Errors
-    /// A weight or the adapter to go on from does not fit.
-    pub fn load_model(&self, device: &Device, numbers: Option<Numbers>, report: Reporter) -> Result<Decoder, Error> {
-        let mut decoder = self.model.load(device, report)?;
-        let numbers = match (numbers, &self.init_from) {
-            (None, Some(folder)) => Some(peft::read_numbers(folder, &self.adapter, &decoder.spec.projections())?),
-            (numbers, _) => numbers,
+    /// A weight, the checkpoint or the adapter to go on from does not fit.
+    pub fn load_model(&self, device: &Device, checkpoint: Option<&Checkpoint>, report: Reporter) -> Result<Decoder, Error> {
+        match &self.trains {
+            Trains::Adapter(config) => self.load_adapter(config, device, checkpoint, report),
+            Trains::Everything => {
+                let folder = checkpoint.map(|from| Folder::open(&from.model())).transpose()?;
+                let mut decoder = folder.as_ref().unwrap_or(&self.model).load(device, report)?;
+                decoder.trained = Method::Full;
+                Ok(decoder)
+            }
+        }
+    }
+
+    fn load_adapter(
+        &self,
+        config: &LoraConfig,
+        device: &Device,
+        checkpoint: Option<&Checkpoint>,
+        report: Reporter,
+    ) -> Result<Decoder, Error> {
+        let projections = self.model.spec.projections();
+        let numbers = match (checkpoint, &self.init_from) {
+            (Some(checkpoint), _) => Some(checkpoint.numbers(config, &projections)?),
+            (None, Some(folder)) => Some(peft::read_numbers(folder, config, &projections)?),
+            (None, None) => None,
         };
-        attach(&mut decoder, &self.adapter, self.training.seed, numbers.as_ref())?;
+        let mut decoder = self.model.load(device, report)?;
+        attach(&mut decoder, config, self.training.seed, numbers.as_ref())?;
         Ok(decoder)
+    }
+
+    /// What a run of this plan is for.
+    ///
+    /// # Errors
+    /// What goes with the base's weights cannot be read.
+    pub fn product(&self) -> Result<Product, Error> {
+        Ok(match &self.trains {
+            Trains::Adapter(config) => Product::Adapter { config: config.clone(), base: self.portable_base_name() },
+            Trains::Everything => Product::Model { beside: Beside::of(&self.base_folder)?.read(Float::F32)? },
+        })
     }
 
     /// Rows of logits that exist at a time.
@@ -49,7 +83,7 @@ impl Plan {
             },
             optimizer: of.optimizer,
             max_grad_norm: of.max_grad_norm,
-            step: StepConfig { memory: of.memory, head_chunk_rows: self.head_chunk_rows(), dropout: self.adapter.dropout },
+            step: StepConfig { memory: of.memory, head_chunk_rows: self.head_chunk_rows(), dropout: self.trains.dropout() },
             on_nonfinite: of.on_nonfinite,
             seed: of.seed,
             shuffle: of.shuffle,
@@ -67,21 +101,26 @@ impl Plan {
         config
     }
 
-    /// Floating-point operations of the whole run: 4 a frozen parameter and token, 6 an adapter's, forward again where blocks recompute,
-    /// and the products of attention.
+    /// Floating-point operations of the whole run: 4 a frozen parameter and token, 6 one that trains, forward again where blocks
+    /// recompute, and the products of attention.
     pub fn training_flops(&self, data: &RunData, config: &train::Config) -> f64 {
         let spec = &self.model.spec;
-        let (tokens, trained) = data.training_tokens();
+        let (tokens, labelled) = data.training_tokens();
         let rows = data.training_rows() as f64;
         let epochs = config.schedule.total_steps as f64 / config.steps_per_epoch(data.training_rows()) as f64;
         let mean_length = tokens as f64 / rows;
         let layer = |layer: &crate::model::LayerSpec| 4.0 * (layer.mixer.heads * layer.mixer.head_dim) as f64 * mean_length;
         let attention: f64 = spec.layers.iter().map(layer).sum();
         let linear: usize = spec.projections().iter().map(|linear| linear.inputs * linear.outputs).sum();
-        let forward = 2.0 * (linear + self.trainable_parameters) as f64 + attention;
+        let (beside, trained) = match self.trains {
+            Trains::Adapter(_) => (self.trainable_parameters, self.trainable_parameters),
+            Trains::Everything => (0, linear),
+        };
+        let forward = 2.0 * (linear + beside) as f64 + attention;
         let again = if config.step.memory == train::Memory::Recompute { forward } else { 0.0 };
-        let backward = 2.0 * (linear + 2 * self.trainable_parameters) as f64 + 2.0 * attention;
-        let head = 4.0 * (spec.vocabulary * spec.width) as f64;
-        epochs * (tokens as f64 * (forward + again + backward) + trained as f64 * head)
+        let backward = 2.0 * (linear + beside + trained) as f64 + 2.0 * attention;
+        let of_head = if self.trains == Trains::Everything { 6.0 } else { 4.0 };
+        let head = of_head * (spec.vocabulary * spec.width) as f64;
+        epochs * (tokens as f64 * (forward + again + backward) + labelled as f64 * head)
     }
 }

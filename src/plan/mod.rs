@@ -17,6 +17,7 @@ mod sample;
 mod score;
 mod training;
 
+pub use adapter::Trains;
 pub use fill::{Origin, Setting};
 pub use inputs::{Hashing, Inputs};
 pub use lock::Lock;
@@ -25,7 +26,7 @@ pub use rows::RunData;
 pub use score::{Examined, Reading, Sheet};
 
 use crate::fault::{Exit, Explain, Fault};
-use crate::{data, device, files, model};
+use crate::{data, device, files, model, train};
 
 /// A plan that cannot be made or carried out.
 #[derive(Debug, thiserror::Error)]
@@ -56,6 +57,9 @@ pub enum Error {
     /// The adapter cannot be made.
     #[error(transparent)]
     Adapter(#[from] crate::adapter::Error),
+    /// The checkpoint to go on from does not fit.
+    #[error(transparent)]
+    Train(#[from] train::Error),
     /// The device cannot be used.
     #[error(transparent)]
     Device(#[from] device::Error),
@@ -76,6 +80,7 @@ impl Error {
             Self::Split(error) => Some(error),
             Self::Model(error) => Some(error),
             Self::Adapter(error) => Some(error),
+            Self::Train(error) => Some(error),
             Self::Device(error) => Some(error),
             Self::File(error) => Some(error),
         }

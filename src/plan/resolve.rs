@@ -5,11 +5,10 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 
 use super::Error;
-use super::adapter::adapter;
+use super::adapter::{Trains, trains};
 use super::base::{self, Found, noted};
 use super::fill::{Filled, Setting};
 use super::training::{Training, training};
-use crate::adapter::LoraConfig;
 use crate::data::{self, Encoder, Limits, MovedToken, Source};
 use crate::fault::Fault;
 use crate::recipe::{Dataset, Recipe};
@@ -29,8 +28,8 @@ pub struct Plan {
     pub base_folder: PathBuf,
     /// The base's config.json, read.
     pub model: model::Folder,
-    /// The adapter.
-    pub adapter: LoraConfig,
+    /// What trains.
+    pub trains: Trains,
     /// Parameters that are trained.
     pub trainable_parameters: usize,
     /// An adapter folder to go on from.
@@ -98,7 +97,7 @@ pub fn resolve(recipe: Recipe, started: Option<jiff::Timestamp>) -> Result<Resol
     };
     let chat_template = filled.optional("chat_template", recipe.chat_template.as_ref(), |path| json!(path.display().to_string()));
     let sources = sources("datasets", &recipe.datasets, has_template, &mut filled, &mut faults);
-    let (adapter, init_from) = adapter(&recipe.adapter, folder, &mut filled, &mut faults);
+    let (trains, init_from) = trains(&recipe.adapter, folder, &mut filled, &mut faults);
     let (limits, max_dropped, training) = training(&recipe, &mut filled);
     let validation_sources =
         self::sources("evaluation.datasets", &recipe.evaluation.datasets, has_template, &mut filled, &mut faults);
@@ -113,19 +112,19 @@ pub fn resolve(recipe: Recipe, started: Option<jiff::Timestamp>) -> Result<Resol
     if !faults.is_empty() {
         return Err(Error::Faults { faults });
     }
-    let (base, adapter) = match (base, adapter) {
-        (Found::Folder(base), Some(adapter)) => (*base, adapter),
+    let (base, trains) = match (base, trains) {
+        (Found::Folder(base), Some(trains)) => (*base, trains),
         (Found::Hub(id), _) => return Ok(Resolved::Hub { id, device }),
         _ => return Err(Error::Faults { faults: vec![Fault::new("the base model could not be read")] }),
     };
-    let trainable_parameters = adapter.parameters(&base.model.spec.projections())?;
+    let trainable_parameters = trains.parameters(&base.model.spec)?;
     Ok(Resolved::Plan(Box::new(Plan {
         recipe: recipe.path,
         settings: filled.by_section(),
         base_name: base.name,
         base_folder: base.folder,
         model: base.model,
-        adapter,
+        trains,
         trainable_parameters,
         init_from,
         encoder: Encoder { tokenizer: base.tokenizer, template },
@@ -210,7 +209,8 @@ impl Plan {
             format!("tokenizer.json gives `{token}` the id {said}, it is read as {id}, as transformers does: its added tokens are not in the order of their ids")
         });
         let of_base = (length > context).then_some(long).into_iter().chain(switches).chain(moved);
-        of_base.chain(self.adapter.portability()).collect()
+        let of_adapter = if let Trains::Adapter(config) = &self.trains { config.portability() } else { Vec::new() };
+        of_base.chain(of_adapter).collect()
     }
 
     /// The value of a setting, as it would be written in a recipe.

@@ -60,7 +60,7 @@ impl Adapter {
     pub(super) fn take(section: &mut Section) -> Self {
         section.not_built(&LATER_KEYS);
         Self {
-            method: section.word("method", &["qlora", "full"]),
+            method: section.word("method", &["qlora"]),
             r: section.whole("r", 1..=MAX_RANK),
             alpha: section.number("alpha", ABOVE_ZERO),
             dropout: section.number("dropout", 0.0..1.0),

@@ -6,7 +6,7 @@ use super::notes::{Notes, listed};
 use super::tree::shorten;
 use super::{Adapter, Dataset, Evaluation, Place, Recipe, Training};
 use crate::fault::Fault;
-use crate::terms::{Format, Modules, Scheduler, TrainOn};
+use crate::terms::{Format, Method, Modules, Scheduler, TrainOn};
 
 /// Adds a fault for every contradiction within a recipe.
 pub(super) fn find(recipe: &Recipe, notes: &Notes) {
@@ -48,12 +48,14 @@ fn in_layers(adapter: &Adapter, notes: &Notes) {
     }
 }
 
-/// An adapter to go on from brings its shape, its scale and its targets.
+/// An adapter to go on from brings its shape, its scale and its targets; where every weight trains there is no adapter.
 fn in_adapter(adapter: &Adapter, notes: &Notes) {
-    if adapter.init_from.is_none() {
-        return;
-    }
-    let said: [(&str, Option<&Place>); 8] = [
+    let is_full = adapter.method.as_ref().is_some_and(|method| method.value == Method::Full);
+    let of_training = [
+        ("dropout", adapter.dropout.as_ref().map(|said| &said.place)),
+        ("init_from", adapter.init_from.as_ref().map(|said| &said.place)),
+    ];
+    let of_shape: [(&str, Option<&Place>); 8] = [
         ("r", adapter.r.as_ref().map(|said| &said.place)),
         ("alpha", adapter.alpha.as_ref().map(|said| &said.place)),
         ("target_modules", adapter.target_modules.as_ref().map(|said| &said.place)),
@@ -63,9 +65,17 @@ fn in_adapter(adapter: &Adapter, notes: &Notes) {
         ("layers_to_transform", adapter.layers_to_transform.as_ref().map(|said| &said.place)),
         ("init_lora_weights", adapter.init_lora_weights.as_ref().map(|said| &said.place)),
     ];
-    for (key, place) in said.into_iter().filter_map(|(key, place)| Some((key, place?))) {
-        let fault = Fault::new(format!("adapter.{key} does not go with `init_from`, where it is set already"));
-        notes.say(place, fault.hint(format!("remove `{key}`, or remove `init_from` to start afresh")));
+    let said = |(key, place): (&'static str, Option<_>)| Some((key, place?));
+    if is_full {
+        for (key, place) in of_shape.into_iter().chain(of_training).filter_map(said) {
+            let fault = Fault::new(format!("adapter.{key} does not go with `method: full`, which trains every weight"));
+            notes.say(place, fault.hint(format!("remove `{key}`, or train an adapter with `method: lora`")));
+        }
+    } else if adapter.init_from.is_some() {
+        for (key, place) in of_shape.into_iter().filter_map(said) {
+            let fault = Fault::new(format!("adapter.{key} does not go with `init_from`, where it is set already"));
+            notes.say(place, fault.hint(format!("remove `{key}`, or remove `init_from` to start afresh")));
+        }
     }
 }
 

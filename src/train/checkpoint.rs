@@ -1,19 +1,21 @@
-//! What a run leaves on disk: the best adapter, and checkpoints with everything that the next step depends on.
+//! What a run leaves on disk: its product, the best adapter or model, and checkpoints with everything that the next step depends on.
 
 use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
+use burn::tensor::Tensor;
+
 use super::Error;
-use super::optimizer::AdamW;
+use super::optimizer::{AdamW, Moments};
 use super::state::State;
-use crate::adapter::{LoraConfig, peft, tensors};
+use crate::adapter::{LoraConfig, peft};
 use crate::files::safetensors::{Named, write_f32};
 use crate::files::{self, check_space, write_atomic, write_folder_atomic, write_manifest};
 use crate::model::Decoder;
 use crate::report::Metrics;
 
-/// Names of a checkpoint's files, beside its adapter and its manifest.
+/// Names of a checkpoint's files, beside its product and its manifest.
 pub(super) const OPTIMIZER: &str = "optimizer.safetensors";
 pub(super) const STATE: &str = "state.json";
 /// Keys of the optimizer's file begin with one of these.
@@ -21,15 +23,47 @@ pub(super) const MOMENTS: [&str; 2] = ["first_moment.", "second_moment."];
 /// For what is not weights: configs, state, lock, manifest and the folders themselves.
 const SMALL_FILES_BYTES: u64 = 64 << 10;
 
-/// Where a run writes, and what its adapters' files say.
+/// What a run is for.
+#[derive(Debug)]
+pub enum Product {
+    /// A folder in PEFT's format.
+    Adapter {
+        /// Its config.
+        config: LoraConfig,
+        /// The base as a reader of the adapter is to find it.
+        base: String,
+    },
+    /// A folder in Hugging Face's format.
+    Model {
+        /// What goes with its weights: see [`crate::model::Beside::read`].
+        beside: Vec<(PathBuf, Vec<u8>)>,
+    },
+}
+
+impl Product {
+    /// The name of its folder, in a run and in a checkpoint.
+    pub fn folder(&self) -> &'static str {
+        match self {
+            Self::Adapter { .. } => RunFolder::ADAPTER,
+            Self::Model { .. } => RunFolder::MODEL,
+        }
+    }
+
+    fn write(&self, folder: &Path, decoder: &Decoder) -> Result<(), Error> {
+        match self {
+            Self::Adapter { config, base } => Ok(peft::write(folder, decoder, config, base)?),
+            Self::Model { beside } => Ok(decoder.write(folder, beside)?),
+        }
+    }
+}
+
+/// Where a run writes.
 #[derive(Debug)]
 pub struct RunFolder {
     /// The folder.
     pub path: PathBuf,
-    /// The adapter's config.
-    pub adapter: LoraConfig,
-    /// The base as a reader of the adapter is to find it.
-    pub base: String,
+    /// What it is for.
+    pub product: Product,
     /// The run's lock, of which every checkpoint has a copy.
     pub lock: String,
     /// What happened at each step.
@@ -39,6 +73,8 @@ pub struct RunFolder {
 impl RunFolder {
     /// Folder of the adapter that the run is for.
     pub const ADAPTER: &str = "adapter";
+    /// Folder of the model that the run is for.
+    pub const MODEL: &str = "model";
     /// Folder of the checkpoints.
     pub const CHECKPOINTS: &str = "checkpoints";
     /// One line a step and an evaluation.
@@ -52,15 +88,20 @@ impl RunFolder {
     /// The page that `rankine report` makes of the run.
     pub const PAGE: &str = "report.html";
 
-    /// Bytes that a run needs at least: the adapter and one checkpoint.
+    /// Bytes that a run needs at least: the product and one checkpoint.
     pub fn needed_bytes(trainable_parameters: usize) -> u64 {
-        adapter_bytes(trainable_parameters) + checkpoint_bytes(trainable_parameters)
+        product_bytes(trainable_parameters) + checkpoint_bytes(trainable_parameters)
     }
 
-    /// Writes `adapter/`: the best by validation loss, or the last without validation.
-    pub(super) fn save_adapter(&self, decoder: &Decoder) -> Result<(), Error> {
-        check_space(&self.path, adapter_bytes(parameters(decoder)))?;
-        write_folder_atomic(&self.path.join(Self::ADAPTER), |folder| self.write_adapter(folder, decoder))
+    /// What a run has come to, if anything.
+    pub fn product_in(run: &Path) -> Option<PathBuf> {
+        [Self::ADAPTER, Self::MODEL].map(|folder| run.join(folder)).into_iter().find(|folder| folder.exists())
+    }
+
+    /// Writes the product: the best by validation loss, or the last without validation.
+    pub(super) fn save_product(&self, decoder: &Decoder) -> Result<(), Error> {
+        check_space(&self.path, product_bytes(decoder.trainable_parameters()))?;
+        write_folder_atomic(&self.path.join(self.product.folder()), |folder| self.product.write(folder, decoder))
     }
 
     /// Writes `checkpoints/step-N/` and removes the oldest beyond `limit`; the newest and the best stay.
@@ -73,11 +114,11 @@ impl RunFolder {
     ) -> Result<PathBuf, Error> {
         let checkpoints = self.path.join(Self::CHECKPOINTS);
         let path = checkpoints.join(name(state.step));
-        check_space(&self.path, checkpoint_bytes(parameters(decoder)))?;
+        check_space(&self.path, checkpoint_bytes(decoder.trainable_parameters()))?;
         let mut state = state.clone();
         state.metrics_bytes = self.metrics.sync()?;
         write_folder_atomic::<Error>(&path, |folder| {
-            self.write_adapter(&folder.join(Self::ADAPTER), decoder)?;
+            self.product.write(&folder.join(self.product.folder()), decoder)?;
             write_f32(&folder.join(OPTIMIZER), &moments(decoder, optimizer), &[])?;
             let text = serde_json::to_string_pretty(&state).expect("a state can be printed");
             write_atomic(&folder.join(STATE), (text + "\n").as_bytes())?;
@@ -98,10 +139,6 @@ impl RunFolder {
             files::remove_folder(old)?;
         }
         Ok(())
-    }
-
-    fn write_adapter(&self, folder: &Path, decoder: &Decoder) -> Result<(), Error> {
-        Ok(peft::write(folder, decoder, &self.adapter, &self.base)?)
     }
 }
 
@@ -126,24 +163,21 @@ pub(super) fn name(step: u64) -> String {
     format!("step-{step}")
 }
 
-fn parameters(decoder: &Decoder) -> usize {
-    decoder.adapters().map(|(_, lora)| lora.a.shape().num_elements() + lora.b.shape().num_elements()).sum()
-}
-
-fn adapter_bytes(parameters: usize) -> u64 {
+fn product_bytes(parameters: usize) -> u64 {
     4 * parameters as u64 + SMALL_FILES_BYTES
 }
 
-/// The adapter and its two moments.
+/// The product and the two moments of its numbers.
 fn checkpoint_bytes(parameters: usize) -> u64 {
     3 * 4 * parameters as u64 + SMALL_FILES_BYTES
 }
 
-/// First and second moments under the adapter's keys.
+/// First and second moments under the names of their weights.
 fn moments(decoder: &Decoder, optimizer: &AdamW) -> Vec<Named> {
-    let of = |index: usize| &optimizer.moments[index];
-    let first = tensors(decoder, |index, _| of(index).each_ref().map(|moments| moments.first.clone()));
-    let second = tensors(decoder, |index, _| of(index).each_ref().map(|moments| moments.second.clone()));
-    let named = |prefix: &'static str| move |(key, shape, values): Named| (format!("{prefix}{key}"), shape, values);
-    first.into_iter().map(named(MOMENTS[0])).chain(second.into_iter().map(named(MOMENTS[1]))).collect()
+    let of = |pick: fn(&Moments) -> &Tensor<1>| optimizer.moments.iter().map(|moments| pick(moments).clone()).collect::<Vec<_>>();
+    let both = [of(|moments| &moments.first), of(|moments| &moments.second)];
+    let named = MOMENTS.iter().zip(&both).flat_map(|(prefix, numbers)| {
+        decoder.named(numbers).into_iter().map(move |(name, shape, values)| (format!("{prefix}{name}"), shape, values))
+    });
+    named.collect()
 }

@@ -12,7 +12,7 @@ mod step;
 #[cfg(test)]
 mod sweep;
 
-pub use checkpoint::RunFolder;
+pub use checkpoint::{Product, RunFolder};
 pub use config::{Config, StepRows};
 pub use evaluate::Score;
 pub use optimizer::{AdamW, AdamWConfig};
@@ -25,7 +25,7 @@ pub use step::{Gradients, Loss, Memory, StepConfig, forward_backward, score};
 use std::path::{Path, PathBuf};
 
 use crate::fault::{Exit, Explain, shell_word};
-use crate::{adapter, files};
+use crate::{adapter, files, model};
 
 fn kept(checkpoint: Option<&Path>) -> String {
     let nothing = || "it changed no weights".to_owned();
@@ -54,7 +54,7 @@ pub enum Error {
         checkpoint: Option<PathBuf>,
     },
     /// Every step was skipped, or no validation loss after one was finite.
-    #[error("none of {steps} steps left an adapter to keep: their losses, gradients or validation losses were not finite")]
+    #[error("none of {steps} steps left anything to keep: their losses, gradients or validation losses were not finite")]
     NothingLearned {
         /// Steps that were taken.
         steps: u64,
@@ -75,6 +75,18 @@ pub enum Error {
         /// How many there are.
         checkpoints: usize,
     },
+    /// A checkpoint is of other weights than those that train.
+    #[error("tensor `{tensor}` of `{}` has shape {}, expected {expected:?}", path.display(), found.as_ref().map_or_else(|| "none".to_owned(), |found| format!("{found:?}")))]
+    Moments {
+        /// The optimizer's file.
+        path: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// Its shape, if it is there.
+        found: Option<Vec<usize>>,
+        /// The shape of its weight.
+        expected: Vec<usize>,
+    },
     /// A file could not be written.
     #[error(transparent)]
     File(#[from] files::Error),
@@ -84,18 +96,22 @@ pub enum Error {
     /// The adapter could not be written.
     #[error(transparent)]
     Adapter(#[from] adapter::Error),
+    /// The model could not be written.
+    #[error(transparent)]
+    Model(#[from] model::Error),
 }
 
 impl Explain for Error {
     fn exit(&self) -> Exit {
         match self {
             Self::Diverged { .. } | Self::NothingLearned { .. } => Exit::Diverged,
-            Self::NoneWhole { .. } => Exit::Input,
+            Self::NoneWhole { .. } | Self::Moments { .. } => Exit::Input,
             Self::Stopped { step: 0, .. } => Exit::Signal,
             Self::Stopped { .. } => Exit::Interrupted,
             Self::File(error) => error.exit(),
             Self::Safetensors(error) => error.exit(),
             Self::Adapter(error) => error.exit(),
+            Self::Model(error) => error.exit(),
         }
     }
 
@@ -113,10 +129,12 @@ impl Explain for Error {
             Self::NoneWhole { .. } => {
                 Some("copy one back from where it is whole, or start from step 0 with `--force`, which loses what was trained".into())
             }
+            Self::Moments { .. } => Some("the run was started on another base, or its files were mixed up".into()),
             Self::Stopped { run, .. } => Some(format!("go on with `rankine resume {}`", shell_word(&run.display().to_string()))),
             Self::File(error) => error.hint(),
             Self::Safetensors(error) => error.hint(),
             Self::Adapter(error) => error.hint(),
+            Self::Model(error) => error.hint(),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! AdamW over the adapters, as torch has it: decoupled decay, bias correction, ε outside the square root. Moments are f32.
+//! AdamW over the weights that train, as torch has it: decoupled decay, bias correction, ε outside the square root. Moments are f32.
 //!
 //! Loshchilov and Hutter 2019, arXiv:1711.05101.
 
@@ -16,64 +16,58 @@ pub struct AdamWConfig {
     pub beta2: f64,
     /// Added to the root of the second moment.
     pub epsilon: f64,
-    /// Share of a weight that decays, times the learning rate.
+    /// Share of a matrix that decays, times the learning rate. Norms and biases do not.
     pub weight_decay: f64,
 }
 
-/// The optimizer and its moments, in the order of the decoder's adapters.
+/// The optimizer and its moments, one a weight in the decoder's order.
 #[derive(Debug)]
 pub struct AdamW {
     config: AdamWConfig,
     /// Updates made.
     pub updates: u64,
-    /// First and second moments of A and B.
-    pub moments: Vec<[Moments; 2]>,
+    /// First and second moments.
+    pub moments: Vec<Moments>,
 }
 
-/// Running means of a gradient and of its square.
+/// Running means of a gradient and of its square, in memory order.
 #[derive(Debug, Clone)]
 pub struct Moments {
     /// Of the gradient.
-    pub first: Tensor<2>,
+    pub first: Tensor<1>,
     /// Of its square.
-    pub second: Tensor<2>,
-}
-
-impl Moments {
-    fn zero(weight: &Tensor<2>) -> Self {
-        Self { first: weight.zeros_like(), second: weight.zeros_like() }
-    }
+    pub second: Tensor<1>,
 }
 
 impl AdamW {
-    /// Zero moments for the adapters that are attached.
+    /// Zero moments for the weights that train.
     pub fn new(config: AdamWConfig, decoder: &Decoder) -> Self {
-        let moments = decoder.adapters().map(|(_, lora)| [Moments::zero(&lora.a), Moments::zero(&lora.b)]).collect();
-        Self { config, updates: 0, moments }
+        let zeros = |numbers: Tensor<1>| Moments { first: numbers.zeros_like(), second: numbers.zeros_like() };
+        Self { config, updates: 0, moments: decoder.numbers().into_iter().map(zeros).collect() }
     }
 
     /// The optimizer as it was after so many updates.
-    pub fn restore(config: AdamWConfig, updates: u64, moments: Vec<[Moments; 2]>) -> Self {
+    pub fn restore(config: AdamWConfig, updates: u64, moments: Vec<Moments>) -> Self {
         Self { config, updates, moments }
     }
 
-    /// One update of every adapter, or of none: `false` if a weight would not be finite.
+    /// One update of every weight, or of none: `false` if a weight would not be finite.
     #[must_use]
     pub fn update(&mut self, decoder: &mut Decoder, gradients: Gradients, learning_rate: f64) -> bool {
-        let (config, update) = (self.config, self.updates + 1);
-        let adapters = decoder.adapters().zip(&self.moments).zip(gradients.into_pairs());
-        let updated: Vec<_> = adapters
-            .map(|(((_, lora), [of_a, of_b]), [a, b])| {
-                [config.updated(&lora.a, a, of_a, learning_rate, update), config.updated(&lora.b, b, of_b, learning_rate, update)]
-            })
-            .collect();
-        if !updated.iter().flatten().all(|(weight, _)| is_finite(weight)) {
+        let (undecayed, update) = (AdamWConfig { weight_decay: 0.0, ..self.config }, self.updates + 1);
+        let mut given = self.moments.iter().zip(gradients.into_all());
+        let updated = decoder.weights(|_, weight| {
+            let config = if weight.decays() { self.config } else { undecayed };
+            let (moments, gradient) = given.next().expect("one a weight");
+            config.updated(weight.numbers(), gradient, moments, learning_rate, update)
+        });
+        if !updated.iter().all(|(numbers, _)| is_finite(numbers)) {
             return false;
         }
-        for ((lora, moments), [(a, of_a), (b, of_b)]) in decoder.adapters_mut().zip(&mut self.moments).zip(updated) {
-            (lora.a, lora.b, *moments) = (a, b, [of_a, of_b]);
-        }
-        self.updates = update;
+        let (numbers, moments): (Vec<_>, Vec<_>) = updated.into_iter().unzip();
+        let mut numbers = numbers.into_iter();
+        decoder.visit(&mut |_, weight| weight.put(numbers.next().expect("one a weight")));
+        (self.moments, self.updates) = (moments, update);
         true
     }
 }
@@ -82,12 +76,12 @@ impl AdamWConfig {
     /// A weight and its moments after an update, counted from 1.
     fn updated(
         self,
-        weight: &Tensor<2>,
-        gradient: Tensor<2>,
+        weight: Tensor<1>,
+        gradient: Tensor<1>,
         moments: &Moments,
         learning_rate: f64,
         update: u64,
-    ) -> (Tensor<2>, Moments) {
+    ) -> (Tensor<1>, Moments) {
         let Self { beta1, beta2, epsilon, weight_decay } = self;
         let first = moments.first.clone().mul_scalar(beta1) + gradient.clone().mul_scalar(1.0 - beta1);
         let second = moments.second.clone().mul_scalar(beta2) + gradient.square().mul_scalar(1.0 - beta2);
@@ -95,10 +89,10 @@ impl AdamWConfig {
         let (correction1, correction2) = (1.0 - beta1.powi(power), 1.0 - beta2.powi(power));
         let denominator = second.clone().sqrt().div_scalar(correction2.sqrt()).add_scalar(epsilon);
         let step = first.clone().mul_scalar(learning_rate / correction1) / denominator;
-        (weight.clone().mul_scalar(1.0 - learning_rate * weight_decay) - step, Moments { first, second })
+        (weight.mul_scalar(1.0 - learning_rate * weight_decay) - step, Moments { first, second })
     }
 }
 
-fn is_finite(weight: &Tensor<2>) -> bool {
+fn is_finite(weight: &Tensor<1>) -> bool {
     weight.to_data().iter::<f32>().all(f32::is_finite)
 }

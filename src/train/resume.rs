@@ -3,14 +3,17 @@
 
 use std::path::{Path, PathBuf};
 
+use burn::tensor::Tensor;
+
 use super::Error;
 use super::checkpoint::{MOMENTS, OPTIMIZER, RunFolder, STATE, checkpoints_of, name};
 use super::optimizer::{AdamW, AdamWConfig, Moments};
 use super::state::State;
-use crate::adapter::{LoraConfig, Numbers, matrices, peft};
+use crate::adapter::{LoraConfig, Numbers, peft};
 use crate::files::safetensors::Archive;
-use crate::files::{Unproven, read_text, unproven, verify_manifest, write_atomic, write_folder_atomic};
+use crate::files::{Unproven, mirror, read_text, unproven, verify_manifest};
 use crate::model::{Decoder, LinearSpec};
+use crate::nn::weight::Weight;
 use crate::report::{Event, Reporter};
 
 /// A checkpoint that is whole.
@@ -66,6 +69,11 @@ impl Checkpoint {
         &self.path
     }
 
+    /// The folder of the model, where all of its weights train.
+    pub fn model(&self) -> PathBuf {
+        self.path.join(RunFolder::MODEL)
+    }
+
     /// The adapter's matrices.
     ///
     /// # Errors
@@ -74,45 +82,47 @@ impl Checkpoint {
         Ok(peft::read_numbers(&self.path.join(RunFolder::ADAPTER), config, projections)?)
     }
 
-    /// Where the loop goes on: `decoder` has the adapter of [`Checkpoint::numbers`] attached.
+    /// Where the loop goes on: `decoder` has the weights of this checkpoint.
     ///
     /// # Errors
-    /// The moments are not those of this adapter on this model.
-    pub fn start(self, optimizer: AdamWConfig, adapter: &LoraConfig, decoder: &Decoder) -> Result<Start, Error> {
+    /// The moments are not those of the weights that train.
+    pub fn start(self, optimizer: AdamWConfig, decoder: &Decoder) -> Result<Start, Error> {
         let archive = Archive::open(&self.path.join(OPTIMIZER))?;
-        let projections = decoder.spec.projections();
-        let [first, second] = MOMENTS.map(|prefix| {
-            let numbers = peft::numbers_in(&archive, prefix, adapter, &projections)?;
-            Ok::<_, Error>(matrices(decoder, &numbers)?)
-        });
-        let of_pair = |(first, second): ([_; 2], [_; 2])| {
-            let ([first_a, first_b], [second_a, second_b]) = (first, second);
-            [Moments { first: first_a, second: second_a }, Moments { first: first_b, second: second_b }]
-        };
-        let moments = first?.into_iter().zip(second?).map(of_pair).collect();
+        let [first, second] = MOMENTS.map(|prefix| moments_in(&archive, prefix, decoder));
+        let moments = first?.into_iter().zip(second?).map(|(first, second)| Moments { first, second }).collect();
         Ok(Start { optimizer: AdamW::restore(optimizer, self.state.updates, moments), state: self.state })
     }
 
-    /// Makes the run's `adapter/` that of the best step again, should it be missing, damaged or of a later step. Nothing is done where
+    /// Makes the run's product that of the best step again, should it be missing, damaged or of a later step. Nothing is done where
     /// the best step has no whole checkpoint.
     ///
     /// # Errors
     /// It cannot be written.
-    pub fn restore_adapter(&self, run: &Path) -> Result<(), Error> {
+    pub fn restore_product(&self, run: &Path) -> Result<(), Error> {
         let Some(best) = self.state.best_step else { return Ok(()) };
         let folder = run.join(RunFolder::CHECKPOINTS).join(name(best));
         if verify_manifest(&folder).is_err() {
             return Ok(());
         }
-        let (from, to) = (peft::files(&folder.join(RunFolder::ADAPTER)), run.join(RunFolder::ADAPTER));
-        let read = |path: &PathBuf| std::fs::read(path).map_err(|cause| crate::files::Error::new("read", path, cause));
-        if from.iter().zip(peft::files(&to)).all(|(from, to)| read(from).ok() == read(&to).ok()) {
-            return Ok(());
-        }
-        write_folder_atomic(&to, |new| {
-            from.iter().zip(peft::files(new)).try_for_each(|(from, to)| Ok(write_atomic(&to, &read(from)?)?))
-        })
+        let Some(product) = RunFolder::product_in(&folder) else { return Ok(()) };
+        let name = product.file_name().expect("a folder in a folder");
+        Ok(mirror(&product, &run.join(name))?)
     }
+}
+
+/// Moments whose names begin with `prefix`, one a weight that trains.
+fn moments_in(archive: &Archive, prefix: &str, decoder: &Decoder) -> Result<Vec<Tensor<1>>, Error> {
+    let read = |name: &str, weight: Weight| {
+        let (tensor, expected) = (format!("{prefix}{name}"), weight.shape());
+        let found = archive.shape(&tensor);
+        match archive.read_f32(&tensor)?.filter(|_| found == Some(&expected[..])) {
+            Some(numbers) => Ok(weight.from_file(&numbers)),
+            None => {
+                Err(Error::Moments { path: archive.path().to_owned(), found: found.map(<[usize]>::to_vec), tensor, expected })
+            }
+        }
+    };
+    decoder.weights(read).into_iter().collect()
 }
 
 impl Start {

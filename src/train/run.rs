@@ -30,7 +30,7 @@ pub struct Data<'a> {
     pub end_ids: Vec<i32>,
 }
 
-/// Trains the adapters that are attached to `decoder` and leaves the run in its folder; returns its last state. A raised `interrupt` ends it
+/// Trains the weights of `decoder` that are to train and leaves the run in its folder; returns its last state. A raised `interrupt` ends it
 /// after the step that is being taken.
 ///
 /// # Errors
@@ -58,7 +58,7 @@ pub fn run(
                 report(Event::Evaluated(evaluation.clone()));
             }
             if state.judge(evaluation.as_ref()) {
-                folder.save_adapter(decoder)?;
+                folder.save_product(decoder)?;
             }
             is_new = state.step > 0;
         }

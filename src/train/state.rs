@@ -6,7 +6,7 @@ use super::config::StepRows;
 use crate::report::{Evaluation, Step};
 
 /// The form of `state.json`.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// Where a run is.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -123,8 +123,8 @@ mod tests {
             State { eval_loss_best: Some(0.1 + 0.2), loss: Some(1.0 / 3.0), seconds: 5e-324, step: u64::MAX, ..State::start() };
         let text = serde_json::to_string(&state).expect("printed");
         assert_eq!(State::parse(&text), Ok(state));
-        let other = text.replace("\"version\":1", "\"version\":2");
-        assert_eq!(State::parse(&other), Err("its state.json has version 2, expected 1".to_owned()));
+        let other = text.replace("\"version\":2", "\"version\":3");
+        assert_eq!(State::parse(&other), Err("its state.json has version 3, expected 2".to_owned()));
         assert!(State::parse(&text.replace("\"place\"", "\"spot\"")).is_err());
     }
 }

@@ -1,14 +1,15 @@
-//! Loss and gradients of one micro-batch, block by block: the base is frozen, so a step needs the gradient of activations and
-//! of the adapters only.
+//! Loss and gradients of one micro-batch, block by block. Where the base is frozen a step needs the gradient of activations and of the
+//! adapters only.
 
 use std::sync::Arc;
 
-use burn::tensor::{Int, Tensor, TensorData};
+use burn::tensor::{IndexingUpdateOp, Int, Tensor, TensorData};
 
 use crate::data::Batch;
 use crate::draws::mix;
 use crate::model::{Block, Decoder, Frame};
-use crate::nn::head::{Labels, Scored};
+use crate::nn::head::{Labels, Scored, Wanted};
+use crate::terms::Method;
 
 /// What is held between forward and backward.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,34 +31,33 @@ pub struct StepConfig {
     pub dropout: f64,
 }
 
-/// Gradients of A and B of every adapter, in the decoder's order, summed over trained tokens.
+/// Gradients of every weight that trains, in the decoder's order and each in memory order, summed over trained tokens.
 #[derive(Debug, Clone, Default)]
-pub struct Gradients(Vec<[Tensor<2>; 2]>);
+pub struct Gradients(Vec<Tensor<1>>);
 
 impl Gradients {
-    /// Pairs of dA [in, r] and dB [r, out].
-    pub fn into_pairs(self) -> impl Iterator<Item = [Tensor<2>; 2]> {
-        self.0.into_iter()
-    }
-
-    /// The pairs, borrowed.
-    pub fn pairs(&self) -> &[[Tensor<2>; 2]] {
+    /// One a weight.
+    pub fn all(&self) -> &[Tensor<1>] {
         &self.0
     }
 
-    fn add(&mut self, other: Vec<[Tensor<2>; 2]>) {
+    /// One a weight.
+    pub fn into_all(self) -> Vec<Tensor<1>> {
+        self.0
+    }
+
+    fn add(&mut self, other: Vec<Tensor<1>>) {
         if self.0.is_empty() {
             self.0 = other;
         } else {
-            let sums = self.0.drain(..).zip(other).map(|([a, b], [da, db])| [a + da, b + db]);
-            self.0 = sums.collect();
+            self.0 = self.0.drain(..).zip(other).map(|(sum, gradient)| sum + gradient).collect();
         }
     }
 
     /// Every gradient times `factor`.
     #[must_use]
     pub fn scaled(self, factor: f64) -> Self {
-        Self(self.0.into_iter().map(|pair| pair.map(|gradient| gradient.mul_scalar(factor))).collect())
+        Self(self.0.into_iter().map(|gradient| gradient.mul_scalar(factor)).collect())
     }
 
     /// The gradients scaled down to `max_norm` if their global L2 norm is above it, as torch's `clip_grad_norm_` does.
@@ -69,10 +69,10 @@ impl Gradients {
 
     /// The L2 norm of all of them together, summed in a fixed order.
     pub fn norm(&self) -> f64 {
-        let square = |gradient: &Tensor<2>| {
+        let square = |gradient: &Tensor<1>| {
             gradient.to_data().iter::<f32>().map(|value| f64::from(value).powi(2)).fold(0.0, |sum, square| sum + square)
         };
-        self.0.iter().flatten().map(square).fold(0.0, |sum, square| sum + square).sqrt()
+        self.0.iter().map(square).fold(0.0, |sum, square| sum + square).sqrt()
     }
 }
 
@@ -97,15 +97,20 @@ pub fn forward_backward(
 ) -> Loss {
     let dropout = (config.dropout > 0.0).then(|| (config.dropout, token_keys(batch, stream)));
     let frame = decoder.frame(batch.length, dropout);
-    let lowest = decoder.blocks.iter().position(has_adapter).unwrap_or(decoder.blocks.len());
+    let trained = decoder.trained;
+    let is_full = trained == Method::Full;
+    let lowest = if is_full { 0 } else { decoder.blocks.iter().position(has_adapter).unwrap_or(decoder.blocks.len()) };
+    // Below the lowest adapter nothing needs a gradient.
+    let goes_on = |index: usize| is_full || index > lowest;
 
-    let mut x = decoder.embed(ids(decoder, batch)); // [rows, length, width]
+    let ids = ids(decoder, batch);
+    let mut x = decoder.embed(ids.clone()); // [rows, length, width]
     let mut kept = Vec::with_capacity(decoder.blocks.len());
     for (index, block) in decoder.blocks.iter().enumerate() {
         let saved = match config.memory {
             _ if index < lowest => None,
             Memory::Recompute => Some(Saved::Input(x.clone())),
-            Memory::Keep => Some(Saved::Tape(Tape::record(block, x.clone(), &frame, index > lowest))),
+            Memory::Keep => Some(Saved::Tape(Tape::record(block.tracked(trained), x.clone(), &frame, goes_on(index)))),
         };
         x = match &saved {
             Some(Saved::Tape(tape)) => tape.output.clone().inner(),
@@ -116,7 +121,9 @@ pub fn forward_backward(
 
     let (shape, width) = (x.shape(), decoder.spec.width);
     let tokens = batch.ids.len();
-    let Scored { losses, gradient } = decoder.head.score(x.reshape([tokens, width]), labels(batch), config.head_chunk_rows, true);
+    let wanted = if is_full { Wanted::InputAndWeights } else { Wanted::Input };
+    let scored = decoder.head.score(x.reshape([tokens, width]), labels(batch), config.head_chunk_rows, wanted);
+    let Scored { losses, gradient, weights } = scored;
     let loss = Loss { sum: ordered_sum(&losses), trained_tokens: batch.trained_tokens() };
     if !loss.sum.is_finite() {
         drop(kept);
@@ -130,23 +137,44 @@ pub fn forward_backward(
         let index = lowest + index;
         let tape = match saved {
             Saved::Tape(tape) => tape,
-            Saved::Input(x) => Tape::record(&decoder.blocks[index], x, &frame, index > lowest),
+            Saved::Input(x) => Tape::record(decoder.blocks[index].tracked(trained), x, &frame, goes_on(index)),
         };
-        let (of_block, of_input) = tape.backward(gradient.clone());
+        let (of_block, of_input) = tape.backward(trained, gradient.clone());
         of_batch.splice(0..0, of_block);
         if let Some(of_input) = of_input {
             gradient = of_input;
         }
     }
+    if let Some(of_head) = weights {
+        of_batch = around(decoder, of_batch, ids, gradient, of_head);
+    }
     gradients.add(of_batch);
     loss
+}
+
+/// The gradients of the blocks with those of what is around them, in the decoder's order. `of_input` is the gradient of the embedded
+/// tokens, `of_head` those of the final norm and of the head.
+fn around(
+    decoder: &Decoder,
+    of_blocks: Vec<Tensor<1>>,
+    ids: Tensor<2, Int>,
+    of_input: Tensor<3>,
+    of_head: (Tensor<1>, Tensor<2>),
+) -> Vec<Tensor<1>> {
+    let ([rows, length, width], (of_norm, of_head)) = (of_input.dims(), of_head);
+    let tied = decoder.spec.tied_head;
+    let start = if tied { of_head.clone() } else { of_head.zeros_like() };
+    let (ids, of_tokens) = (ids.reshape([rows * length]), of_input.reshape([rows * length, width]));
+    let of_embedding = start.select_assign(0, ids, of_tokens, IndexingUpdateOp::Add);
+    let own_head = (!tied).then(|| of_head.reshape([-1]));
+    std::iter::once(of_embedding.reshape([-1])).chain(of_blocks).chain([of_norm]).chain(own_head).collect()
 }
 
 /// Losses of a batch's trained tokens without a tape and without dropout, in the order of its targets.
 pub fn score(decoder: &Decoder, batch: &Batch, head_chunk_rows: usize) -> Vec<f32> {
     let hidden = decoder.hidden(ids(decoder, batch), &decoder.frame(batch.length, None));
     let hidden = hidden.reshape([batch.ids.len(), decoder.spec.width]);
-    decoder.head.score(hidden, labels(batch), head_chunk_rows, false).losses
+    decoder.head.score(hidden, labels(batch), head_chunk_rows, Wanted::Nothing).losses
 }
 
 /// What a block left behind for its backward.
@@ -164,21 +192,20 @@ struct Tape {
 }
 
 impl Tape {
-    fn record(block: &Block, x: Tensor<3>, frame: &Frame, wants_input_gradient: bool) -> Self {
-        // Below the lowest adapter nothing needs a gradient, so its input stays a constant.
+    /// `block` is tracked; its input stays a constant where the gradient ends.
+    fn record(block: Block, x: Tensor<3>, frame: &Frame, wants_input_gradient: bool) -> Self {
         let input = if wants_input_gradient { x.autodiff().require_grad() } else { x };
-        let block = block.tracked();
         let output = block.forward(input.clone(), frame);
         Self { input, block, output }
     }
 
-    /// Gradients of the block's adapters and of its input, given that of its output.
-    fn backward(self, gradient: Tensor<3>) -> (Vec<[Tensor<2>; 2]>, Option<Tensor<3>>) {
-        let mut gradients = (self.output * gradient).sum().backward();
-        let loras = self.block.projections().filter_map(|projection| projection.lora.as_ref());
-        let mut of = |matrix: &Tensor<2>| matrix.grad_remove(&mut gradients).expect("A and B are leaves of this tape");
-        let adapters = loras.map(|lora| [of(&lora.a), of(&lora.b)]).collect();
-        (adapters, self.input.grad_remove(&mut gradients))
+    /// Gradients of the block's weights that train and of its input, given that of its output.
+    fn backward(mut self, trained: Method, gradient: Tensor<3>) -> (Vec<Tensor<1>>, Option<Tensor<3>>) {
+        let (mut gradients, mut of_weights) = ((self.output * gradient).sum().backward(), Vec::new());
+        self.block.visit(trained, &mut |_, weight| {
+            of_weights.push(weight.gradient(&mut gradients).expect("what trains is a leaf of this tape"));
+        });
+        (of_weights, self.input.grad_remove(&mut gradients))
     }
 }
 

@@ -10,7 +10,7 @@ use std::rc::Rc;
 use burn::tensor::Device;
 use tempfile::TempDir;
 
-use super::checkpoint::RunFolder;
+use super::checkpoint::{Product, RunFolder};
 use super::{AdamWConfig, Checkpoint, Start, State};
 use crate::adapter::{LoraConfig, Targets, attach};
 use crate::files::disk::{Operation, trial};
@@ -58,11 +58,11 @@ impl Bench {
     fn save(&self, run: &Path, step: u64) -> Result<(), super::Error> {
         fs::create_dir_all(run).expect("made");
         let metrics = Metrics::open(&run.join(RunFolder::METRICS), 0, &|_: Event| {})?;
-        let (path, base, lock) = (run.to_owned(), "base".to_owned(), "lock".to_owned());
-        let folder = RunFolder { path, adapter: adapter(), base, lock, metrics };
+        let product = Product::Adapter { config: adapter(), base: "base".to_owned() };
+        let folder = RunFolder { path: run.to_owned(), product, lock: "lock".to_owned(), metrics };
         let optimizer = Start::fresh(OPTIMIZER, &self.decoder).optimizer;
         let state = State { step, best_step: Some(step), ..State::start() };
-        folder.save_adapter(&self.decoder)?;
+        folder.save_product(&self.decoder)?;
         folder.save_checkpoint(&self.decoder, &optimizer, &state, 1).map(drop)
     }
 
@@ -70,8 +70,8 @@ impl Bench {
     fn resumes_from(&self, run: &Path) -> Option<u64> {
         let checkpoint = Checkpoint::latest(run, &|_| {}).ok()??;
         checkpoint.numbers(&adapter(), &self.decoder.spec.projections()).expect("the adapter loads");
-        checkpoint.restore_adapter(run).expect("the best adapter is there");
-        let start = checkpoint.start(OPTIMIZER, &adapter(), &self.decoder).expect("the optimizer loads");
+        checkpoint.restore_product(run).expect("the best adapter is there");
+        let start = checkpoint.start(OPTIMIZER, &self.decoder).expect("the optimizer loads");
         Some(start.state.step)
     }
 

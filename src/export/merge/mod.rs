@@ -1,6 +1,5 @@
 //! Adapters merged into their base: a new model folder with the files, shards and names of the old one.
 
-mod beside;
 mod card;
 mod order;
 mod shard;
@@ -13,14 +12,13 @@ use std::sync::atomic::AtomicBool;
 pub use order::{Addend, Order, OtherBase, TrainedOn};
 pub use tally::Tally;
 
-use beside::Beside;
 use shard::Rewriting;
 
 use crate::adapter::merge::Source;
 use crate::fault::{Exit, Explain, Fault};
 use crate::files::safetensors::Archive;
 use crate::files::{self, Float, Hash, check_space, hash_file, write_atomic, write_folder_atomic};
-use crate::model::{self, Folder, LinearSpec, shard_paths};
+use crate::model::{self, Beside, Folder, LinearSpec, shard_paths};
 use crate::report::{Event, Reporter};
 use crate::{adapter, files::safetensors};
 

@@ -34,13 +34,16 @@ const LICENCES: [&str; 5] = ["LICENSE", "LICENCE", "NOTICE", "COPYING", "USE_POL
 
 /// Paths in a model's folder, relative to it.
 #[derive(Debug)]
-pub(super) struct Beside<'a> {
+pub struct Beside<'a> {
     base: &'a Path,
     paths: Vec<PathBuf>,
 }
 
 impl<'a> Beside<'a> {
     /// Looks the folder through.
+    ///
+    /// # Errors
+    /// It cannot be read.
     pub fn of(base: &'a Path) -> Result<Self, Error> {
         // Beside a single file of weights an index is not read, and would lead to files that are not written.
         let has_index = !base.join("model.safetensors").exists();
@@ -63,12 +66,15 @@ impl<'a> Beside<'a> {
     }
 
     /// Copies them. Only with another type of numbers do config.json and the index change, in the entries that tell it.
+    ///
+    /// # Errors
+    /// One cannot be read or its copy not be written.
     pub fn copy(&self, to: &Path, float: Option<Float>, tensor_bytes: u64) -> Result<(), Error> {
         for path in &self.paths {
             let (from, to) = (self.base.join(path), to.join(path));
             match (path.to_str(), float) {
-                (Some(CONFIG), Some(float)) => edit(&from, &to, |config| set_dtype(config, float))?,
-                (Some(INDEX), Some(_)) => edit(&from, &to, |index| set_size(index, tensor_bytes))?,
+                (Some(CONFIG), Some(float)) => write_atomic(&to, edited(&from, |config| set_dtype(config, float))?.as_bytes())?,
+                (Some(INDEX), Some(_)) => write_atomic(&to, edited(&from, |index| set_size(index, tensor_bytes))?.as_bytes())?,
                 _ => {
                     let folder = to.parent().expect("a file in a folder");
                     std::fs::create_dir_all(folder).map_err(|cause| Error::new("create", folder, cause))?;
@@ -77,6 +83,22 @@ impl<'a> Beside<'a> {
             }
         }
         Ok(())
+    }
+
+    /// What goes with one file of weights of type `float`: paths, relative to the folder, and contents.
+    ///
+    /// # Errors
+    /// One cannot be read.
+    pub fn read(&self, float: Float) -> Result<Vec<(PathBuf, Vec<u8>)>, Error> {
+        let content = |path: &PathBuf| {
+            let from = self.base.join(path);
+            match path.to_str() {
+                Some(CONFIG) => Ok(edited(&from, |config| set_dtype(config, float))?.into_bytes()),
+                _ => std::fs::read(&from).map_err(|cause| Error::new("read", &from, cause)),
+            }
+        };
+        let go = self.paths.iter().filter(|path| path.to_str() != Some(INDEX));
+        go.map(|path| Ok((path.clone(), content(path)?))).collect()
     }
 }
 
@@ -90,15 +112,14 @@ fn list(folder: &Path, prefix: &str, goes: impl Fn(&str) -> bool) -> Result<Vec<
     Ok(entries.into_iter().filter_map(path).collect())
 }
 
-/// Writes a JSON file with something changed in it, or byte for byte where that changes nothing.
-fn edit(from: &Path, to: &Path, change: impl FnOnce(&mut Map<String, Value>)) -> Result<(), Error> {
+/// A JSON file with something changed in it, or byte for byte where that changes nothing.
+fn edited(from: &Path, change: impl FnOnce(&mut Map<String, Value>)) -> Result<String, Error> {
     let text = read_text_up_to(from, JSON_BYTES)?;
     let invalid = |error: serde_json::Error| Error::new("read", from, error.into());
     let old: Map<String, Value> = serde_json::from_str(&text).map_err(invalid)?;
     let mut new = old.clone();
     change(&mut new);
-    let text = if new == old { text } else { serde_json::to_string_pretty(&new).map_err(invalid)? + "\n" };
-    write_atomic(to, text.as_bytes())
+    Ok(if new == old { text } else { serde_json::to_string_pretty(&new).map_err(invalid)? + "\n" })
 }
 
 fn set_dtype(config: &mut Map<String, Value>, float: Float) {

@@ -1,0 +1,82 @@
+//! What a run made of a base, an adapter or a model, to be scored beside it.
+
+use std::path::{Path, PathBuf};
+
+use burn::tensor::Device;
+
+use super::Failure;
+use super::base::{check_adapter, read_adapter};
+use crate::adapter::{LoraConfig, Numbers, attach};
+use crate::fault::{Exit, Fault};
+use crate::model::{Decoder, DecoderSpec, Folder};
+use crate::report::Reporter;
+
+/// A folder.
+#[derive(Debug)]
+pub(super) enum Trained {
+    /// In PEFT's format.
+    Adapter(PathBuf),
+    /// In Hugging Face's format.
+    Model(PathBuf),
+}
+
+/// What the folder holds, without its weights where it is a model.
+pub(super) enum Opened {
+    Adapter(Box<(LoraConfig, Numbers)>),
+    Model(Box<Folder>),
+}
+
+impl Trained {
+    /// What it is, in a word.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Adapter(_) => "adapter",
+            Self::Model(_) => "model",
+        }
+    }
+
+    /// The folder.
+    pub fn path(&self) -> &Path {
+        match self {
+            Self::Adapter(path) | Self::Model(path) => path,
+        }
+    }
+
+    /// Opens it beside a base.
+    pub fn open(&self, base: &DecoderSpec) -> Result<Opened, Failure> {
+        match self {
+            Self::Adapter(path) => {
+                check_adapter(path)?;
+                Ok(Opened::Adapter(Box::new(read_adapter(path, &base.projections())?)))
+            }
+            Self::Model(path) if !path.is_dir() => {
+                let fault = Fault::new(format!("model `{}` does not exist, expected a folder", path.display()));
+                Err(Failure::new(Exit::NoInput, fault.hint("the run has not come so far, or its model was moved")))
+            }
+            Self::Model(path) => {
+                let folder = Folder::open(path)?;
+                folder.check_weights()?;
+                if folder.spec == *base {
+                    return Ok(Opened::Model(Box::new(folder)));
+                }
+                let (found, expected) = (folder.spec.describe(), base.describe());
+                let fault = Fault::new(format!("the model in `{}` has {found}, expected {expected}", path.display()));
+                Err(Failure::new(Exit::Input, fault.hint("the run was trained on another base")))
+            }
+        }
+    }
+}
+
+impl Opened {
+    /// The trained model, made of its base where it is an adapter.
+    pub fn on(self, mut base: Decoder, device: &Device, report: Reporter) -> Result<Decoder, Failure> {
+        match self {
+            Self::Adapter(adapter) => attach(&mut base, &adapter.0, 0, Some(&adapter.1))?,
+            Self::Model(folder) => {
+                drop(base);
+                return Ok(folder.load(device, report)?);
+            }
+        }
+        Ok(base)
+    }
+}

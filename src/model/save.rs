@@ -1,0 +1,26 @@
+//! A [`Decoder`] to a Hugging Face folder.
+
+use std::path::{Path, PathBuf};
+
+use super::{Decoder, Error};
+use crate::files::safetensors::write_f32;
+use crate::files::{create_folder, write_atomic};
+
+/// The file of weights.
+const WEIGHTS: &str = "model.safetensors";
+
+impl Decoder {
+    /// Writes all weights, which train, in f32 with what goes beside them: see [`super::Beside::read`].
+    ///
+    /// # Errors
+    /// A file cannot be written.
+    pub fn write(&self, folder: &Path, beside: &[(PathBuf, Vec<u8>)]) -> Result<(), Error> {
+        create_folder(folder)?;
+        for (path, content) in beside {
+            let path = folder.join(path);
+            create_folder(path.parent().unwrap_or(folder))?;
+            write_atomic(&path, content)?;
+        }
+        Ok(write_f32(&folder.join(WEIGHTS), &self.named(&self.numbers()), &[("format", "pt".to_owned())])?)
+    }
+}

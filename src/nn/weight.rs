@@ -1,0 +1,103 @@
+//! A weight that trains, whatever its shape. To an optimizer all of them are rows of numbers.
+
+use burn::tensor::{DType, Device, Gradients, Tensor, TensorData};
+
+/// A weight in its place, and how its file has it.
+#[derive(Debug)]
+pub enum Weight<'a> {
+    /// A bias or a norm, [n].
+    Vector(&'a mut Tensor<1>),
+    /// A matrix in the order of its file.
+    Matrix(&'a mut Tensor<2>),
+    /// A matrix [in, out] that its file has as [out, in].
+    Turned(&'a mut Tensor<2>),
+}
+
+impl Weight<'_> {
+    /// Its numbers in memory order, [n].
+    pub fn numbers(&self) -> Tensor<1> {
+        match self {
+            Self::Vector(vector) => (*vector).clone(),
+            Self::Matrix(matrix) | Self::Turned(matrix) => (*matrix).clone().reshape([-1]),
+        }
+    }
+
+    /// Puts other numbers into its place, in memory order.
+    pub fn put(self, numbers: Tensor<1>) {
+        match self {
+            Self::Vector(vector) => *vector = numbers,
+            Self::Matrix(matrix) | Self::Turned(matrix) => *matrix = numbers.reshape(matrix.dims()),
+        }
+    }
+
+    /// Makes it a leaf of a new tape.
+    pub fn track(self) {
+        match self {
+            Self::Vector(vector) => *vector = vector.clone().autodiff().require_grad(),
+            Self::Matrix(matrix) | Self::Turned(matrix) => *matrix = matrix.clone().autodiff().require_grad(),
+        }
+    }
+
+    /// The gradient of a leaf in memory order, [n]; `None` where nothing depends on it.
+    pub fn gradient(&self, gradients: &mut Gradients) -> Option<Tensor<1>> {
+        match self {
+            Self::Vector(vector) => vector.grad_remove(gradients),
+            Self::Matrix(matrix) | Self::Turned(matrix) => Some(matrix.grad_remove(gradients)?.reshape([-1])),
+        }
+    }
+
+    /// Whether weight decay is for it: a norm or a bias has a level of its own to keep.
+    pub fn decays(&self) -> bool {
+        !matches!(self, Self::Vector(_))
+    }
+
+    /// The shape that its file has.
+    pub fn shape(&self) -> Vec<usize> {
+        match self {
+            Self::Vector(vector) => vector.dims().to_vec(),
+            Self::Matrix(matrix) => matrix.dims().to_vec(),
+            Self::Turned(matrix) => matrix.dims().into_iter().rev().collect(),
+        }
+    }
+
+    /// Numbers in memory order, such as its own or those of its gradient, in the order of its file.
+    pub fn to_file(&self, numbers: Tensor<1>) -> Vec<f32> {
+        let numbers = match self {
+            Self::Vector(_) | Self::Matrix(_) => numbers,
+            Self::Turned(matrix) => numbers.reshape(matrix.dims()).transpose().reshape([-1]),
+        };
+        numbers.into_data().iter().collect()
+    }
+
+    /// The inverse of [`Weight::to_file`].
+    pub fn from_file(&self, numbers: &[f32]) -> Tensor<1> {
+        let of = |device: Device| Tensor::<1>::from_data(TensorData::from(numbers), (&device, DType::F32));
+        match self {
+            Self::Vector(vector) => of(vector.device()),
+            Self::Matrix(matrix) => of(matrix.device()),
+            Self::Turned(matrix) => {
+                let [inputs, outputs] = matrix.dims();
+                of(matrix.device()).reshape([outputs, inputs]).transpose().reshape([-1])
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_turned_matrix_goes_to_its_file_and_back() {
+        let device = Device::flex();
+        let mut matrix = Tensor::<2>::from_data([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]], &device);
+        let weight = Weight::Turned(&mut matrix);
+        let stored = weight.to_file(weight.numbers());
+        assert_eq!((weight.shape(), &stored[..]), (vec![3, 2], &[1.0, 4.0, 2.0, 5.0, 3.0, 6.0][..]));
+        let back = weight.from_file(&stored);
+        back.into_data().assert_eq(&TensorData::from([1.0f32, 2.0, 3.0, 4.0, 5.0, 6.0]), true);
+        let doubled = weight.numbers().mul_scalar(2.0);
+        weight.put(doubled);
+        matrix.into_data().assert_eq(&TensorData::from([[2.0f32, 4.0, 6.0], [8.0, 10.0, 12.0]]), true);
+    }
+}

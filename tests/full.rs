@@ -1,0 +1,210 @@
+//! All weights trained: gradients against those of one tape over the whole model, 20 steps against torch, and the run through the binary.
+
+#![allow(clippy::float_cmp, reason = "equality is what is promised")]
+
+mod common;
+mod support;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use burn::tensor::activation::log_softmax;
+use burn::tensor::{Device, Int, Tensor, TensorData};
+use common::*;
+use rankine::data::Batch;
+use rankine::files::safetensors::Archive;
+use rankine::model::Decoder;
+use rankine::terms::{Method, Scheduler};
+use rankine::train::{AdamW, AdamWConfig, Gradients, Memory, Schedule, StepConfig, forward_backward};
+use serde_json::Value;
+use support::{Desk, Ran};
+
+const GRADIENTS: f32 = 2e-5;
+const STEP_LOSS: f64 = 5e-5;
+const FINAL_WEIGHT: f32 = 2e-5;
+
+fn full(family: &str) -> Decoder {
+    let mut decoder = load(&golden(&format!("archs/{family}/model")));
+    decoder.trained = Method::Full;
+    decoder
+}
+
+fn first_batch(family: &str) -> Batch {
+    batch(rows(&Archive::open(&golden(&format!("archs/{family}/golden.safetensors"))).unwrap(), "", None))
+}
+
+/// Gradients of the summed loss by one tape over everything.
+fn by_one_tape(decoder: &Decoder, batch: &Batch) -> Vec<Vec<f32>> {
+    let mut tracked = decoder.clone();
+    tracked.visit(&mut |_, weight| weight.track());
+    let device = Device::flex();
+    let ids = Tensor::<2, Int>::from_data(TensorData::new(batch.ids.clone(), [batch.rows.len(), batch.length]), &device);
+    let logits = tracked.logits(ids).reshape([batch.ids.len(), decoder.spec.vocabulary]); // [tokens, vocabulary]
+    let positions = Tensor::<1, Int>::from_data(TensorData::from(batch.positions.as_slice()), &device);
+    let targets = Tensor::<2, Int>::from_data(TensorData::new(batch.targets.clone(), [batch.targets.len(), 1]), &device);
+    let mut gradients = log_softmax(logits.select(0, positions), 1).gather(1, targets).sum().neg().backward();
+    let mut all = Vec::new();
+    tracked.visit(&mut |name, weight| {
+        let gradient = weight.gradient(&mut gradients).unwrap_or_else(|| panic!("{name} has no gradient"));
+        all.push(gradient.into_data().iter().collect());
+    });
+    all
+}
+
+#[test]
+fn gradients_of_every_weight_are_those_of_one_tape() {
+    for family in FAMILIES {
+        let (decoder, batch) = (full(family), first_batch(family));
+        let expected = by_one_tape(&decoder, &batch);
+        let names = decoder.weights(|name, _| name.to_owned());
+        let in_files: BTreeMap<String, Vec<usize>> = decoder.spec.tensors().into_iter().collect();
+        assert_eq!(names.len(), in_files.len(), "{family}: every tensor of the checkpoint trains");
+        decoder.weights(|name, weight| assert_eq!(in_files[name], weight.shape(), "{family}: {name}"));
+        for memory in [Memory::Keep, Memory::Recompute] {
+            for head_chunk_rows in [3, 256] {
+                let (step, mut ours) = (StepConfig { memory, head_chunk_rows, dropout: 0.0 }, Gradients::default());
+                forward_backward(&decoder, &batch, step, [0, 0], &mut ours);
+                for ((name, ours), expected) in names.iter().zip(ours.all()).zip(&expected) {
+                    let ours: Vec<f32> = ours.to_data().iter().collect();
+                    let scale = expected.iter().fold(1.0f32, |most, value| most.max(value.abs()));
+                    let difference = difference(&ours, expected) / scale;
+                    assert!(difference <= GRADIENTS, "{family}, {memory:?}: {name} differs by {difference}");
+                }
+            }
+        }
+    }
+}
+
+/// A file of this repository's set, which another set need not have.
+fn here(path: String) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(path)
+}
+
+/// 20 steps as torch took them (tests/golden/full, made by `make_full.py` there): loss and norm of each, and the weights afterwards.
+#[test]
+fn twenty_steps_of_all_weights_are_those_of_torch() {
+    for family in FAMILIES {
+        let mut decoder = load(&here(format!("archs/{family}/model")));
+        decoder.trained = Method::Full;
+        let curve = json(&here(format!("full/{family}.json")));
+        let [data, weights] = ["archs/{}/golden.safetensors", "full/{}.safetensors"]
+            .map(|path| Archive::open(&here(path.replace("{}", family))).unwrap());
+        let step = StepConfig { memory: Memory::Recompute, head_chunk_rows: 7, dropout: 0.0 };
+        let adamw = AdamWConfig { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.1 };
+        let schedule = Schedule { peak: 1e-3, scheduler: Scheduler::Cosine, warmup_steps: 3, total_steps: 20, min_lr_rate: 0.0 };
+        let mut optimizer = AdamW::new(adamw, &decoder);
+        for (taken, entry) in curve.as_array().unwrap().iter().enumerate() {
+            let mut gradients = Gradients::default();
+            let batch = batch(rows(&data, "train.", Some(taken % 4)));
+            let loss = forward_backward(&decoder, &batch, step, [0, 0], &mut gradients);
+            let mean = 1.0 / loss.trained_tokens as f64;
+            let gradients = gradients.scaled(mean);
+            let (norm, expected) = (gradients.norm(), |key: &str| entry[key].as_f64().unwrap());
+            assert!((loss.sum * mean - expected("loss")).abs() <= STEP_LOSS, "{family}, step {taken}: loss {}", loss.sum * mean);
+            assert!((norm - expected("grad_norm")).abs() <= 1e-4 * norm.max(1.0), "{family}, step {taken}: norm {norm}");
+            assert!(optimizer.update(&mut decoder, gradients.clipped(norm, 1.0), schedule.lr_at(taken as u64)));
+        }
+        for (name, shape, ours) in decoder.named(&decoder.numbers()) {
+            assert_eq!(weights.shape(&name), Some(&shape[..]), "{family}: {name}");
+            let difference = difference(&ours, &weights.read_f32(&name).unwrap().unwrap());
+            // Scores that all shift alike change nothing, so a key's bias has a gradient near nothing, of which AdamW makes whole steps.
+            let bound = if name.ends_with("k_proj.bias") { 10.0 * FINAL_WEIGHT } else { FINAL_WEIGHT };
+            assert!(difference <= bound, "{family}: {name} differs by {difference}");
+        }
+    }
+}
+
+const RECIPE: &str = "\
+base_model: base
+datasets:
+  - path: rows.parquet
+    format: text
+adapter:
+  method: full
+training:
+  sequence_len: 64
+  max_steps: 8
+  micro_batch_size: 2
+  learning_rate: 1e-2
+  weight_decay: 0.1
+evaluation:
+  val_set_size: 4
+  eval_steps: 2
+output:
+  save_steps: 2
+  save_total_limit: 100
+";
+
+fn desk() -> Desk {
+    let desk = Desk::new();
+    desk.write("recipe.yaml", RECIPE);
+    desk.run(&["train", "recipe.yaml", "output_dir=run"]).says("train", 0, &[]);
+    desk
+}
+
+fn object(ran: &Ran) -> Value {
+    ran.says("a command with --json", 0, &[]);
+    serde_json::from_str(&ran.stdout).unwrap_or_else(|error| panic!("{error}: {}", ran.stdout))
+}
+
+#[test]
+fn the_model_of_a_run_is_a_folder_that_every_verb_takes_as_a_base() {
+    let desk = desk();
+    for file in ["config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"] {
+        assert!(desk.read(&format!("run/model/{file}")) == desk.read(&format!("base/{file}")), "{file}");
+    }
+    let [base, model] = ["base", "run/model"].map(|folder| Archive::open(&desk.path(folder).join("model.safetensors")).unwrap());
+    assert_eq!(base.shapes(), model.shapes());
+    for name in base.shapes().keys() {
+        assert_ne!(base.read_f32(name).unwrap(), model.read_f32(name).unwrap(), "{name} was trained");
+    }
+    assert!(!desk.path("run/adapter").exists());
+
+    let eval = object(&desk.run(&["eval", "run", "--json"]));
+    let result: Value = serde_json::from_str(&desk.read_text("run/result.json")).unwrap();
+    assert_eq!(eval["model"], "run/model");
+    assert_eq!(eval["total"]["base"]["loss"], result["eval_loss_first"]);
+    assert_eq!(eval["total"]["model"]["loss"], result["eval_loss_best"]);
+    assert!(result["eval_loss_best"].as_f64() < result["eval_loss_first"].as_f64(), "{result}");
+
+    desk.run(&["generate", "--base", "run/model", "--prompt", "the term", "--max-tokens", "4"]).says("generate", 0, &[]);
+    desk.run(&["report", "run"]).says("report", 0, &[]);
+    desk.run(&["export", "--to", "gguf", "run/model", "--out", "model.gguf"]).says("export", 0, &[]);
+    desk.run(&["train", "recipe.yaml", "output_dir=again", "base_model=run/model", "training.max_steps=1"]).says("again", 0, &[]);
+}
+
+#[test]
+fn a_run_goes_on_from_any_checkpoint_to_the_same_model() {
+    let desk = desk();
+    for step in [2, 4, 6] {
+        let half = format!("half-{step}");
+        for folder in ["checkpoints", ""] {
+            std::fs::create_dir_all(desk.path(&half).join(folder)).unwrap();
+        }
+        for file in ["recipe.lock.yaml", "metrics.jsonl"] {
+            desk.write(&format!("{half}/{file}"), desk.read(&format!("run/{file}")));
+        }
+        let name = format!("checkpoints/step-{step}");
+        rankine::files::mirror(&desk.path("run").join(&name), &desk.path(&half).join(&name)).unwrap();
+        let manifest = format!("{name}/manifest.json");
+        desk.write(&format!("{half}/{manifest}"), desk.read(&format!("run/{manifest}")));
+        desk.run(&["resume", &half]).says("resume", 0, &[&format!("going on after step {step}")]);
+        for file in
+            ["model/model.safetensors", "checkpoints/step-8/optimizer.safetensors", "checkpoints/step-8/model/config.json"]
+        {
+            assert!(desk.read(&format!("{half}/{file}")) == desk.read(&format!("run/{file}")), "{file} from step {step}");
+        }
+    }
+}
+
+#[test]
+fn what_belongs_to_an_adapter_is_refused() {
+    let desk = Desk::new();
+    desk.write("recipe.yaml", RECIPE);
+    desk.run(&["check", "recipe.yaml"]).says("as it is", 0, &[]);
+    for word in ["r=4", "alpha=8", "dropout=0.1", "target_modules=all-linear", "init_from=adapter", "use_rslora=true"] {
+        let key = word.split('=').next().unwrap();
+        let message = format!("adapter.{key} does not go with `method: full`, which trains every weight");
+        desk.run(&["check", "recipe.yaml", &format!("adapter.{word}")]).says(word, 65, &[&message]);
+    }
+}
