@@ -16,7 +16,7 @@
 //! | 4 | [`train`]: the loop, step, schedule, optimizer, evaluation, checkpoints; [`infer`]: generation; [`export`]: what a run is turned into for others |
 //! | 3 | [`adapter`]: which projections get one, attaching, PEFT's files, what it adds to a weight |
 //! | 2 | [`model`]: the decoder described by data, families, strict loading |
-//! | 1 | [`recipe`]: what the user wrote; [`data`]: Parquet to batches; [`nn`]: one mechanism a file |
+//! | 1 | [`recipe`]: what the user wrote; [`data`]: Parquet to batches; [`nn`]: one mechanism a file; [`hub`]: ids to folders, the only module that knows the network |
 //! | 0 | [`files`], [`report`], [`device`], [`ops`], and the words all share: [`fault`], [`terms`], [`draws`] |
 
 pub mod adapter;
@@ -27,6 +27,7 @@ pub mod draws;
 pub mod export;
 pub mod fault;
 pub mod files;
+pub mod hub;
 pub mod infer;
 pub mod model;
 pub mod nn;

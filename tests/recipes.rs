@@ -23,6 +23,7 @@ fn rankine(arguments: &[&str]) -> String {
     let cache = tempfile::tempdir().unwrap();
     let mut command = cargo_bin_cmd!("rankine");
     command.current_dir(env!("CARGO_MANIFEST_DIR")).env("RANKINE_CACHE", cache.path());
+    command.env("HF_HOME", cache.path()).env_remove("HF_HUB_CACHE").env_remove("HUGGINGFACE_HUB_CACHE");
     let output = command.args(arguments).output().unwrap();
     assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap()

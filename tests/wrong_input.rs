@@ -728,8 +728,8 @@ fn commands_that_cannot_be_carried_out_have_their_exit_codes() {
         (
             "a Hub id",
             &["train", "recipe.yaml", "base_model=Qwen/Qwen2.5-0.5B"],
-            65,
-            &["`Qwen/Qwen2.5-0.5B` is not a folder; fetching from the Hub is not supported yet"],
+            69,
+            &["`Qwen/Qwen2.5-0.5B` is not in the cache", "hint: fetch it with `rankine pull Qwen/Qwen2.5-0.5B`"],
         ),
         ("an output folder below a file", &["train", "recipe.yaml", "output_dir=file/run"], 74, &["cannot create `file/run`"]),
         ("an output folder that is a file", &["train", "recipe.yaml", "output_dir=file"], 74, &["cannot create `file`"]),

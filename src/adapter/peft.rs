@@ -8,6 +8,7 @@ use super::attach::Numbers;
 use super::{Error, LoraConfig, Target, Targets, tensors};
 use crate::files::safetensors::{Archive, write_f32};
 use crate::files::{JSON_BYTES, read_text_up_to, write_atomic};
+use crate::hub::{Commit, ModelId};
 use crate::model::{Decoder, LinearSpec};
 use crate::terms::{MAX_RANK, Modules};
 
@@ -59,8 +60,8 @@ const NEUTRAL: [(&str, &[&str]); 23] = [
 
 /// Writes the adapter that is attached to `decoder`.
 ///
-/// `base` is what a reader finds in `base_model_name_or_path`: a Hub id as given, or a local folder without its place on
-/// this machine.
+/// `base` is what a reader finds in `base_model_name_or_path`: a repository on the Hub, or a local folder without its place on this
+/// machine. A commit after `@` goes to `revision`, which is the base's.
 ///
 /// # Errors
 /// A file cannot be written.
@@ -77,6 +78,10 @@ pub fn write(folder: &Path, decoder: &Decoder, config: &LoraConfig, base: &str) 
 
 /// Every key that PEFT writes. `all-linear` is written out as the model's projections, as PEFT does.
 fn config_json(config: &LoraConfig, modules: &[&str], base: &str) -> Value {
+    let (base, revision) = match base.rsplit_once('@') {
+        Some((base, commit)) if Commit::parse(commit).is_some() => (base, Some(commit)),
+        _ => (base, None),
+    };
     let targets = &config.targets;
     let (target_modules, layers) = match &targets.modules {
         Modules::AllLinear => (json!(modules), None),
@@ -116,7 +121,7 @@ fn config_json(config: &LoraConfig, modules: &[&str], base: &str) -> Value {
         "qalora_group_size": 16,
         "r": config.rank,
         "rank_pattern": ranks,
-        "revision": null,
+        "revision": revision,
         "target_modules": target_modules,
         "target_parameters": null,
         "task_type": "CAUSAL_LM",
@@ -155,6 +160,17 @@ pub fn files(folder: &Path) -> [PathBuf; 2] {
 pub fn read_base(folder: &Path) -> Result<Option<String>, Error> {
     let named = read_json(&folder.join(CONFIG))?["base_model_name_or_path"].as_str().map(str::to_owned);
     Ok(named.filter(|name| !name.is_empty()))
+}
+
+/// The base that `adapter_config.json` names as one on the Hub, at the revision that it names; `None` where it names none.
+///
+/// # Errors
+/// The file is missing or not valid.
+pub fn read_hub_base(folder: &Path) -> Result<Option<ModelId>, Error> {
+    let config = read_json(&folder.join(CONFIG))?;
+    let id = config["base_model_name_or_path"].as_str().and_then(|name| ModelId::parse(name).ok());
+    let revision = config["revision"].as_str().filter(|revision| !revision.is_empty());
+    Ok(id.and_then(|id| revision.map_or(Some(id.clone()), |revision| id.at(revision).ok())))
 }
 
 fn read_json(path: &Path) -> Result<Value, Error> {

@@ -2,33 +2,51 @@
 
 use std::path::{Path, PathBuf};
 
-use super::Failure;
+use super::{Failure, hub};
 use crate::adapter::{LoraConfig, Numbers, peft};
 use crate::fault::{Exit, Fault, shell_word};
 use crate::model::LinearSpec;
-use crate::plan::Lock;
+use crate::hub::ModelId;
+use crate::plan::{Lock, hub_id};
 use crate::train::RunFolder;
 
 /// The base that was named, or that the adapter was trained on.
 pub(super) fn find_base(named: Option<&Path>, adapter: Option<&Path>) -> Result<PathBuf, Failure> {
     if let Some(base) = named {
-        let fault = Fault::new(format!("base `{}` does not exist, expected a folder", base.display()));
-        let hint = "name the folder of a Hugging Face model: config.json, *.safetensors, tokenizer.json";
-        return if base.is_dir() { Ok(base.to_owned()) } else { Err(Failure::new(Exit::NoInput, fault.hint(hint))) };
+        return find_named(base);
     }
     let Some(adapter) = adapter else {
         let fault = Fault::new("there is no base: neither `--base` nor `--adapter` is given");
         return Err(Failure::new(Exit::Usage, fault.hint("give the folder of a base with `--base`")));
     };
     let refused = |message| Err(Failure::new(Exit::Input, Fault::new(message).hint("give the folder of the base with `--base`")));
-    match (peft::read_base(adapter)?, base_of_run(adapter)) {
-        (Some(base), _) if Path::new(&base).is_dir() => Ok(base.into()),
-        (_, Some(base)) => Ok(base),
-        (Some(base), None) => {
+    match (peft::read_base(adapter)?, base_of_run(adapter), peft::read_hub_base(adapter)?) {
+        (Some(base), ..) if Path::new(&base).is_dir() => Ok(base.into()),
+        (_, Some(base), _) => Ok(base),
+        (_, None, Some(id)) if id.owner_and_name().is_some() => Ok(hub::cached(&id)?.folder),
+        (Some(base), None, _) => {
             refused(format!("the adapter in `{}` was trained on `{base}`, which is no folder here", adapter.display()))
         }
-        (None, None) => refused(format!("the adapter in `{}` names no base", adapter.display())),
+        (None, None, _) => refused(format!("the adapter in `{}` names no base", adapter.display())),
     }
+}
+
+/// A base that was named: a folder, or a Hub id that is in the cache.
+fn find_named(base: &Path) -> Result<PathBuf, Failure> {
+    if base.is_dir() {
+        return Ok(base.to_owned());
+    }
+    let name = base.to_str().unwrap_or_default();
+    if let Some(id) = hub_id(name) {
+        return Ok(hub::cached(&id)?.folder);
+    }
+    // The oldest models have no owner; any word looks like one of them.
+    if let Some(snapshot) = ModelId::parse(name).ok().filter(|id| id.owner_and_name().is_none()).and_then(|id| hub::cached(&id).ok()) {
+        return Ok(snapshot.folder);
+    }
+    let fault = Fault::new(format!("base `{}` does not exist, expected a folder or a Hub id", base.display()));
+    let hint = "name the folder of a Hugging Face model (config.json, *.safetensors, tokenizer.json), or a Hub id that was pulled";
+    Err(Failure::new(Exit::NoInput, fault.hint(hint)))
 }
 
 /// The lock of the run or checkpoint in which an adapter lies.

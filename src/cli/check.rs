@@ -1,6 +1,7 @@
 //! `rankine check`: all faults at once, or one line that there are none.
 
 use super::{Failure, RecipeArgs, print};
+use crate::fault::shell_word;
 use crate::plan::Resolved;
 use crate::report::Terminal;
 
@@ -15,8 +16,9 @@ pub(super) fn check(args: &RecipeArgs) -> Result<(), Failure> {
         }
         Resolved::Hub { id, .. } => {
             print(format_args!(
-                "{recipe}: no faults; `{id}` is a Hub id and was not looked up, so targets and chat template are unchecked"
+                "{recipe}: no faults; `{id}` is a Hub id and not in the cache, so targets and chat template are unchecked"
             ))?;
+            Terminal::default().say(&format!("note: `rankine pull {}` fetches it", shell_word(&id.to_string())));
         }
     }
     Ok(())

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::scores::{Row, object, print_table};
 use super::trained::{Opened, Trained};
-use super::{Failure, RecipeArgs, print, resume, with_base};
+use super::{Failure, RecipeArgs, hub, print, resume, with_base};
 use crate::device;
 use crate::fault::{Exit, Fault};
 use crate::model::Decoder;
@@ -108,7 +108,9 @@ impl Subject {
         let run = resume::steady(resume::find(&args.subject)?);
         let (path, before) = resume::read_lock(&run, None, terminal)?;
         let run = resume::enter(&before, run, terminal)?;
-        let plan = with_base(crate::plan::resolve(Lock::recipe(&path, &run)?, before.started())?)?;
+        let recipe = Lock::recipe(&path, &run)?;
+        let cached = before.pinned_base().map(|id| hub::cached(&id)).transpose()?;
+        let plan = with_base(crate::plan::resolve_on(recipe, before.started(), cached)?)?;
         device::check(plan.device, args.force)?;
         let now = Lock::new(&plan, "", plan.threads, Inputs::of(&plan, SystemTime::now())?.hash().finish()?);
         for change in before.changed_inputs(&now) {

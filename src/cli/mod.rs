@@ -6,10 +6,13 @@ mod check;
 mod eval;
 mod export;
 mod generate;
+mod hub;
 mod interrupt;
 mod merge;
 mod plan;
 mod preview;
+mod pull;
+mod push;
 mod report;
 mod result;
 mod resume;
@@ -30,9 +33,11 @@ use clap::{ArgAction, Args, Parser, Subcommand};
 
 use crate::data::template::sandbox;
 use crate::fault::{Exit, Explain, Fault};
+use crate::hub::Snapshot;
 use crate::plan::{Plan, Resolved};
 use crate::report::Terminal;
 use crate::{device, files, recipe};
+use hub::Leaving;
 
 /// Fine-tunes open-weight language models with low-rank adapters.
 #[derive(Debug, Parser)]
@@ -67,6 +72,10 @@ enum Verb {
     Eval(eval::EvalArgs),
     /// Goes on from a text or answers in a conversation, with or without an adapter
     Generate(generate::GenerateArgs),
+    /// Fetches a model from the Hub into the cache that Python uses too, and prints its folder
+    Pull(pull::PullArgs),
+    /// Uploads an adapter with its card to the Hub
+    Push(push::PushArgs),
     /// Writes a model, or an adapter alone, as a GGUF file for llama.cpp
     Export(export::ExportArgs),
     /// Tries a chat template, for the program itself
@@ -89,7 +98,12 @@ struct RecipeArgs {
 
 impl RecipeArgs {
     fn resolve(&self) -> Result<Resolved, Failure> {
-        let resolved = crate::plan::resolve(recipe::read(&self.recipe, &self.overrides)?, None)?;
+        self.resolve_on(None)
+    }
+
+    /// The plan on a base that was fetched.
+    fn resolve_on(&self, fetched: Option<Snapshot>) -> Result<Resolved, Failure> {
+        let resolved = crate::plan::resolve_on(recipe::read(&self.recipe, &self.overrides)?, None, fetched)?;
         let chosen = match &resolved {
             Resolved::Plan(plan) => plan.device,
             Resolved::Hub { device, .. } => *device,
@@ -98,21 +112,26 @@ impl RecipeArgs {
         Ok(resolved)
     }
 
+    /// Fetches the base if it is of the Hub. Nothing is fetched for a recipe with faults.
+    fn fetch_base(&self, terminal: &Terminal) -> Result<Option<(Snapshot, Leaving)>, Failure> {
+        let recipe = recipe::read(&self.recipe, &self.overrides)?;
+        let Some(id) = recipe.base_model.and_then(|said| crate::plan::hub_id(&said.value)) else { return Ok(None) };
+        self.resolve()?;
+        let leaving = Leaving::listen()?;
+        Ok(Some((hub::fetch(&id, terminal)?, leaving)))
+    }
+
     /// The plan, for verbs that need the base.
     fn plan(&self) -> Result<Plan, Failure> {
         with_base(self.resolve()?)
     }
 }
 
-/// The plan, if its base is a folder.
+/// The plan, if its base is here.
 fn with_base(resolved: Resolved) -> Result<Plan, Failure> {
     match resolved {
         Resolved::Plan(plan) => Ok(*plan),
-        Resolved::Hub { id, .. } => Err(Failure::new(
-            Exit::Input,
-            Fault::new(format!("base_model: `{id}` is not a folder; fetching from the Hub is not supported yet"))
-                .hint("download the repository and name its folder: base_model=FOLDER after the recipe"),
-        )),
+        Resolved::Hub { id, missing, .. } => Err(hub::not_cached(&id, missing).into()),
     }
 }
 
@@ -163,6 +182,8 @@ impl Command {
             Verb::Eval(args) => eval::eval(&args, &terminal),
             Verb::Generate(args) => generate::generate(&args, &terminal),
             Verb::Export(args) => export::export(&args, &terminal),
+            Verb::Pull(args) => pull::pull(&args, &terminal),
+            Verb::Push(args) => push::push(&args, &terminal),
             Verb::TryTemplate => try_template::try_template(),
         }
     }

@@ -9,7 +9,7 @@ use clap::Args;
 use super::room::Room;
 use super::session::Session;
 use super::signals::Signals;
-use super::{Failure, print, result, with_base};
+use super::{Failure, hub, print, result, with_base};
 use crate::fault::{Exit, Fault};
 use crate::plan::{Inputs, Lock};
 use crate::report::Terminal;
@@ -29,7 +29,6 @@ pub(super) struct ResumeArgs {
 }
 
 pub(super) fn resume(args: &ResumeArgs, terminal: &Terminal) -> Result<(), Failure> {
-    let since = SystemTime::now();
     let run = steady(find(&args.run)?);
     if is_finished(&run) {
         return print_finished(&run, args.json);
@@ -40,7 +39,10 @@ pub(super) fn resume(args: &ResumeArgs, terminal: &Terminal) -> Result<(), Failu
     signals.saved.store(checkpoint.is_some(), Relaxed);
     let (path, before) = read_lock(&run, checkpoint.as_ref(), terminal)?;
     let run = enter(&before, run, terminal)?;
-    let plan = with_base(crate::plan::resolve(Lock::recipe(&path, &run)?, before.started())?)?;
+    let recipe = Lock::recipe(&path, &run)?;
+    let fetched = before.pinned_base().map(|id| hub::locked(&id, &recipe, terminal)).transpose()?;
+    let since = SystemTime::now();
+    let plan = with_base(crate::plan::resolve_on(recipe, before.started(), fetched)?)?;
     let threads = device::set_threads(plan.threads);
     let inputs = Inputs::of(&plan, since)?;
     let now = Lock::new(&plan, "", threads, inputs.hash().finish()?);

@@ -7,7 +7,7 @@ use clap::Args;
 use super::room::Room;
 use super::session::Session;
 use super::signals::Signals;
-use super::{Failure, RecipeArgs};
+use super::{Failure, RecipeArgs, with_base};
 use crate::device;
 use crate::fault::shell_word;
 use crate::plan::{Inputs, Lock};
@@ -26,11 +26,13 @@ pub(super) struct TrainArgs {
 }
 
 pub(super) fn train(args: &TrainArgs, terminal: &Terminal) -> Result<(), Failure> {
+    let (fetched, leaving) = args.recipe.fetch_base(terminal)?.unzip();
     let since = SystemTime::now();
-    let plan = args.recipe.plan()?;
+    let plan = with_base(args.recipe.resolve_on(fetched)?)?;
     let command = command(args);
     let room = Room::find(&plan, args.overwrite, &command)?;
     let signals = Signals::listen(&plan.output_dir)?;
+    drop(leaving);
     let threads = device::set_threads(plan.threads);
     let inputs = Inputs::of(&plan, since)?;
     // Goes on while rows are tokenised and the base is loaded.

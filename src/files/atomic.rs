@@ -42,6 +42,35 @@ pub fn write_pieces_atomic<E: From<Error>>(path: &Path, fill: impl FnOnce(&mut N
     Ok(sync_folder(folder)?)
 }
 
+/// Gives a finished file, written under another name of the same disk, its own: whole and on the disk, or not at all.
+///
+/// # Errors
+/// The disk is full, or fails.
+pub fn settle(file: &File, written: &Path, path: &Path) -> Result<(), Error> {
+    let failed = |cause| Error::new("write", path, cause);
+    disk::sync(file, written).map_err(failed)?;
+    disk::rename(written, path).map_err(failed)?;
+    sync_folder(parent(path))
+}
+
+/// Makes `path` a link to `target`, which is seen from the folder of `path`; what had the name is replaced in one step. Where there are
+/// no links it becomes a copy.
+///
+/// # Errors
+/// It cannot be made.
+pub fn link_atomic(target: &Path, path: &Path) -> Result<(), Error> {
+    let folder = parent(path);
+    let failed = |cause| Error::new("link", path, cause);
+    let aside = tempfile::Builder::new().prefix(TEMPORARY[0]).tempdir_in(folder).map_err(failed)?;
+    let link = aside.path().join("link");
+    #[cfg(unix)]
+    std::os::unix::fs::symlink(target, &link).map_err(failed)?;
+    #[cfg(not(unix))]
+    fs::copy(folder.join(target), &link).map_err(failed)?;
+    disk::rename(&link, path).map_err(failed)?;
+    sync_folder(folder)
+}
+
 /// A temporary file with the rights of any other file of this user: less what the umask takes.
 fn temporary(folder: &Path) -> std::io::Result<NamedTempFile> {
     let mut builder = tempfile::Builder::new();

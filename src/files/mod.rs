@@ -15,7 +15,8 @@ pub mod safetensors;
 mod space;
 
 pub use atomic::{
-    create_folder, remove_folder, remove_leftovers, temporary_in, write_atomic, write_folder_atomic, write_pieces_atomic,
+    create_folder, link_atomic, remove_folder, remove_leftovers, settle, temporary_in, write_atomic, write_folder_atomic,
+    write_pieces_atomic,
 };
 pub use claim::{Claim, Refused};
 pub use float::Float;

@@ -7,6 +7,7 @@ use crate::data::template::{ChatTemplate, TEMPLATE_BYTES};
 use crate::data::tokenize::Tokenizer;
 use crate::fault::{Explain, Fault};
 use crate::files::read_text_up_to;
+use crate::hub::{Cache, Environment, Missing, ModelId, Snapshot};
 use crate::model::{Folder, shard_paths};
 use crate::recipe::{Place, Recipe, Said};
 
@@ -15,6 +16,8 @@ use crate::recipe::{Place, Recipe, Said};
 pub(super) struct Base {
     /// As the recipe has it.
     pub name: String,
+    /// Where the cache has it, if it is of the Hub.
+    pub snapshot: Option<Snapshot>,
     /// The folder.
     pub folder: PathBuf,
     /// Its config.json, read.
@@ -27,22 +30,26 @@ pub(super) struct Base {
 pub(super) enum Found {
     /// A folder that was read.
     Folder(Box<Base>),
-    /// A Hub id, which is not looked up.
-    Hub(String),
+    /// A Hub id that is not in the cache.
+    Hub(ModelId, Missing),
     /// Neither; the faults say why.
     Nothing,
 }
 
-/// Looks the base up; what is wrong with it joins `faults`.
-pub(super) fn find(recipe: &Recipe, filled: &mut Filled, faults: &mut Vec<Fault>) -> Found {
+/// Looks the base up, without network; what is wrong with it joins `faults`. A base of the Hub is `fetched`, or what the cache has.
+pub(super) fn find(recipe: &Recipe, fetched: Option<Snapshot>, filled: &mut Filled, faults: &mut Vec<Fault>) -> Found {
     let Some(said) = &recipe.base_model else { return Found::Nothing };
     let name = filled.plain("base_model", Some(said), String::new());
-    let folder = Path::new(&name);
+    let snapshot = match hub_id(&name) {
+        Some(id) => match fetched.map_or_else(|| Cache::at(&Environment::read().cache).find(&id), Ok) {
+            Ok(snapshot) => Some(snapshot),
+            Err(missing) => return Found::Hub(id, missing),
+        },
+        None => None,
+    };
+    let folder = snapshot.as_ref().map_or(Path::new(&name), |snapshot| &snapshot.folder);
     if !folder.is_dir() {
-        if is_hub_id(&name) {
-            return Found::Hub(name);
-        }
-        faults.push(missing("base_model", folder, "a folder", &said.place));
+        faults.push(missing("base_model", folder, "a folder or a Hub id", &said.place));
         return Found::Nothing;
     }
     let before = faults.len();
@@ -52,19 +59,19 @@ pub(super) fn find(recipe: &Recipe, filled: &mut Filled, faults: &mut Vec<Fault>
     noted(weights, &said.place, faults);
     match (model, tokenizer) {
         (Some(model), Some(tokenizer)) if faults.len() == before => {
-            Found::Folder(Box::new(Base { folder: folder.to_owned(), name, model, tokenizer }))
+            let folder = folder.to_owned();
+            Found::Folder(Box::new(Base { name, snapshot, folder, model, tokenizer }))
         }
         _ => Found::Nothing,
     }
 }
 
-/// `owner/name`, with a revision or without, where no folder `owner` is.
-fn is_hub_id(name: &str) -> bool {
-    let id = name.split('@').next().unwrap_or(name);
-    let word = |part: &str| {
-        !part.is_empty() && !part.starts_with('.') && part.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
-    };
-    id.split_once('/').is_some_and(|(owner, model)| word(owner) && word(model) && !Path::new(owner).exists())
+/// The base of a recipe as a Hub id, if it is one: `owner/name`, with a revision or without, that is no folder. Where a folder `owner`
+/// is, a mistyped path is likelier.
+pub fn hub_id(name: &str) -> Option<ModelId> {
+    let id = ModelId::parse(name).ok().filter(|_| !Path::new(name).is_dir())?;
+    let (owner, _) = id.owner_and_name()?;
+    (name.contains('@') || !Path::new(owner).exists()).then_some(id)
 }
 
 /// The template of conversations: the recipe's, or the base's.

@@ -58,7 +58,7 @@ impl Plan {
     /// What goes with the base's weights cannot be read.
     pub fn product(&self) -> Result<Product, Error> {
         Ok(match &self.trains {
-            Trains::Adapter(config) => Product::Adapter { config: config.clone(), base: self.portable_base_name() },
+            Trains::Adapter(config) => Product::Adapter { config: config.clone(), base: self.pinned_base_name() },
             Trains::Everything => Product::Model { beside: Beside::of(&self.base_folder)?.read(Float::F32)? },
         })
     }

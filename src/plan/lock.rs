@@ -7,10 +7,12 @@ use serde_json::{Map, Value, json};
 
 use super::Error;
 use super::fill::Origin;
+use super::portable;
 use super::resolve::Plan;
 use crate::device::cpu_features;
 use crate::fault::Fault;
 use crate::files::{read_text, write_atomic};
+use crate::hub::{Commit, ModelId};
 use crate::recipe::{self, Recipe};
 
 /// Kinds of inputs, as a person calls them.
@@ -51,7 +53,12 @@ impl Lock {
             "recipe": recipe,
             "blake3": hashes,
         });
-        Self(lock.as_object().cloned().unwrap_or_default())
+        let mut lock = lock.as_object().cloned().unwrap_or_default();
+        if let Some(snapshot) = &plan.snapshot {
+            let (id, revision) = (snapshot.id.repository(), snapshot.id.revision());
+            lock.insert("hub".to_owned(), json!({"id": id, "revision": revision, "commit": snapshot.commit.as_str()}));
+        }
+        Self(lock)
     }
 
     /// Reads the lock of a run.
@@ -80,6 +87,27 @@ impl Lock {
     pub fn text(&self) -> String {
         let text = serde_yaml::to_string(&Value::Object(self.0.clone())).expect("JSON values can be printed as YAML");
         format!("# Written by rankine: what this run depends on. Hashes are blake3.\n{text}")
+    }
+
+    /// The lock for others: as [`Lock::text`], without the places that this machine has for its files.
+    pub fn portable_text(&self) -> String {
+        Self(portable::map(&self.0)).text()
+    }
+
+    /// The base on the Hub, at the commit that the run is of; `None` where the base is a folder.
+    pub fn pinned_base(&self) -> Option<ModelId> {
+        let hub = self.0.get("hub")?;
+        ModelId::parse(hub["id"].as_str()?).ok()?.at(self.commit()?.as_str()).ok()
+    }
+
+    fn commit(&self) -> Option<Commit> {
+        Commit::parse(self.0.get("hub")?["commit"].as_str()?)
+    }
+
+    /// A file of a base of the Hub by its name alone, wherever the cache lies now.
+    fn name_in_base<'a>(&self, path: &'a str) -> &'a str {
+        let folder = self.commit().map(|commit| format!("/snapshots/{commit}/"));
+        folder.and_then(|folder| path.split_once(&folder)).map_or(path, |(_, name)| name)
     }
 
     /// The recipe that the lock at `path` holds, to be carried out in the folder `run`.
@@ -117,9 +145,13 @@ impl Lock {
 
     /// The inputs that are not what they were, in words.
     pub fn changed_inputs(&self, now: &Self) -> Vec<String> {
-        let files = |hashes: &Value, kind: &str| hashes[kind].as_object().cloned().unwrap_or_default();
+        let files = |lock: &Self, kind: &str| {
+            let files = lock.last_hashes()[kind].as_object().cloned().unwrap_or_default();
+            let named = files.into_iter().map(|(path, hash)| (lock.name_in_base(&path).to_owned(), hash));
+            named.collect::<Map<_, _>>()
+        };
         let of_kind = |(kind, words): (&str, &'static str)| {
-            let (before, now) = (files(self.last_hashes(), kind), files(now.last_hashes(), kind));
+            let (before, now) = (files(self, kind), files(now, kind));
             let gone = before.keys().filter(|path| !now.contains_key(*path)).map(|path| (path.clone(), "is not read any more"));
             let others = now.iter().filter(|(path, hash)| before.get(*path) != Some(hash));
             let others = others.map(|(path, _)| (path.clone(), if before.contains_key(path) { "has changed" } else { "is new" }));

@@ -11,6 +11,7 @@ mod fill;
 mod inputs;
 mod judge;
 mod lock;
+mod portable;
 mod resolve;
 mod rows;
 mod sample;
@@ -18,10 +19,11 @@ mod score;
 mod training;
 
 pub use adapter::Trains;
+pub use base::hub_id;
 pub use fill::{Origin, Setting};
 pub use inputs::{Hashing, Inputs};
 pub use lock::Lock;
-pub use resolve::{Plan, Resolved, now, resolve};
+pub use resolve::{Plan, Resolved, now, resolve, resolve_on};
 pub use rows::RunData;
 pub use score::{Examined, Reading, Sheet};
 

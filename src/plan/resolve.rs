@@ -11,6 +11,7 @@ use super::fill::{Filled, Setting};
 use super::training::{Training, training};
 use crate::data::{self, Encoder, Limits, MovedToken, Source};
 use crate::fault::Fault;
+use crate::hub::{Missing, ModelId, Snapshot};
 use crate::recipe::{Dataset, Recipe};
 use crate::terms::{Device, Format, Holdout, Term, TrainOn};
 use crate::{device, model};
@@ -26,6 +27,8 @@ pub struct Plan {
     pub base_name: String,
     /// The base's folder.
     pub base_folder: PathBuf,
+    /// Where the base is of the Hub, what it is there.
+    pub snapshot: Option<Snapshot>,
     /// The base's config.json, read.
     pub model: model::Folder,
     /// What trains.
@@ -64,20 +67,30 @@ pub struct Plan {
 pub enum Resolved {
     /// Everything.
     Plan(Box<Plan>),
-    /// Everything that does not need the base, which is a Hub id and was not looked up.
+    /// Everything that does not need the base, which is a Hub id and not in the cache.
     Hub {
         /// The id.
-        id: String,
+        id: ModelId,
+        /// What the cache has not.
+        missing: Missing,
         /// Where to compute.
         device: Device,
     },
 }
 
-/// Fills a recipe and looks up what it names. `started` is when its run started, now where there is none yet.
+/// Fills a recipe and looks up what it names, without network. `started` is when its run started, now where there is none yet.
 ///
 /// # Errors
 /// Every fault of the recipe and of what it names, in the recipe's order.
 pub fn resolve(recipe: Recipe, started: Option<jiff::Timestamp>) -> Result<Resolved, Error> {
+    resolve_on(recipe, started, None)
+}
+
+/// [`resolve`] on a base that was fetched.
+///
+/// # Errors
+/// As for [`resolve`].
+pub fn resolve_on(recipe: Recipe, started: Option<jiff::Timestamp>, fetched: Option<Snapshot>) -> Result<Resolved, Error> {
     let mut faults = recipe.faults.clone();
     let mut filled = Filled::default();
     let started = started.unwrap_or_else(|| {
@@ -86,7 +99,7 @@ pub fn resolve(recipe: Recipe, started: Option<jiff::Timestamp>) -> Result<Resol
             jiff::Timestamp::UNIX_EPOCH
         })
     });
-    let base = base::find(&recipe, &mut filled, &mut faults);
+    let base = base::find(&recipe, fetched, &mut filled, &mut faults);
     let folder = if let Found::Folder(base) = &base { Some(base.as_ref()) } else { None };
     let mut formats = recipe.datasets.iter().chain(&recipe.evaluation.datasets).filter_map(|dataset| dataset.format.as_ref());
     let chats = recipe.chat_template.is_some() || formats.any(|format| format.value == Format::Chat);
@@ -114,7 +127,7 @@ pub fn resolve(recipe: Recipe, started: Option<jiff::Timestamp>) -> Result<Resol
     }
     let (base, trains) = match (base, trains) {
         (Found::Folder(base), Some(trains)) => (*base, trains),
-        (Found::Hub(id), _) => return Ok(Resolved::Hub { id, device }),
+        (Found::Hub(id, missing), _) => return Ok(Resolved::Hub { id, missing, device }),
         _ => return Err(Error::Faults { faults: vec![Fault::new("the base model could not be read")] }),
     };
     let trainable_parameters = trains.parameters(&base.model.spec)?;
@@ -123,6 +136,7 @@ pub fn resolve(recipe: Recipe, started: Option<jiff::Timestamp>) -> Result<Resol
         settings: filled.by_section(),
         base_name: base.name,
         base_folder: base.folder,
+        snapshot: base.snapshot,
         model: base.model,
         trains,
         trainable_parameters,
@@ -188,12 +202,21 @@ fn source(section: &str, dataset: &Dataset, has_template: bool, filled: &mut Fil
 }
 
 impl Plan {
-    /// What a reader of the adapter finds in `base_model_name_or_path`: the name as given, without the place of an absolute folder
-    /// on this machine.
+    /// What a reader of the adapter finds in `base_model_name_or_path`: the repository on the Hub, or the name as given, without the
+    /// place of an absolute folder on this machine.
     pub fn portable_base_name(&self) -> String {
+        if let Some(snapshot) = &self.snapshot {
+            return snapshot.id.repository().to_owned();
+        }
         let path = Path::new(&self.base_name);
         let last = path.file_name().map(|name| name.to_string_lossy().into_owned());
         if path.is_absolute() { last.unwrap_or_default() } else { self.base_name.clone() }
+    }
+
+    /// The portable name, and of a base of the Hub the commit after `@`.
+    pub fn pinned_base_name(&self) -> String {
+        let commit = self.snapshot.as_ref().map_or_else(String::new, |snapshot| format!("@{}", snapshot.commit));
+        self.portable_base_name() + &commit
     }
 
     /// What a person should know before the run and that stops nothing.

@@ -112,7 +112,7 @@ const BROKEN: &[(&str, &str)] = &[
         "x.yaml:6:16: training.model_dtype: `bfloat16` is not supported yet | valid now: `auto` and `float32`",
     ),
     ("training:\n  sample_packing: yes", "x.yaml:6:19: training.sample_packing: `yes` is not supported yet | remove the key"),
-    ("adapter:\n  method: qlora", "x.yaml:6:11: adapter.method: `qlora` is not supported yet | valid now: `lora`"),
+    ("adapter:\n  method: qlora", "x.yaml:6:11: adapter.method: `qlora` is not supported yet | valid now: `lora` and `full`"),
     ("adapter:\n  method: dora", "x.yaml:6:11: adapter.method: expected `lora`, found `dora` | did you mean `lora`?"),
     (
         "adapter:\n  modules_to_save: [lm_head, embed]",

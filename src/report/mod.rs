@@ -5,10 +5,12 @@
 mod jsonl;
 mod memory;
 mod terminal;
+mod transfer;
 
 pub use jsonl::Metrics;
 pub use memory::peak_memory_bytes;
 pub use terminal::{Terminal, say_now};
+pub use transfer::Transfer;
 
 use std::path::PathBuf;
 
@@ -27,6 +29,8 @@ pub enum Event {
         /// Units in all; 0 where that is not known.
         total: u64,
     },
+    /// Bytes came from the network or went there.
+    Transfer(Transfer),
     /// Something that a person should know and that stops nothing.
     Note(String),
     /// An optimizer step was taken.

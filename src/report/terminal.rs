@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{HumanBytes, HumanDuration, ProgressBar, ProgressStyle};
 
-use super::{Evaluation, Event, Step};
+use super::{Evaluation, Event, Step, Transfer};
 use crate::fault::printable;
 
 const PLAIN_EVERY: Duration = Duration::from_secs(5);
@@ -69,6 +69,7 @@ impl Terminal {
     pub fn take(&self, event: &Event) {
         match event {
             Event::Progress { what, done, total } => self.progress(what, *done, *total),
+            Event::Transfer(transfer) => self.transfer(transfer),
             Event::Note(note) => self.say(&format!("note: {}", printable(note))),
             Event::Step(step) => self.step(step),
             Event::Evaluated(evaluation) => self.say(&evaluated(evaluation)),
@@ -103,6 +104,26 @@ impl Terminal {
             && let Some(bar) = self.bar.take()
         {
             bar.finish_and_clear();
+        }
+    }
+
+    fn transfer(&self, transfer: &Transfer) {
+        let (line, is_whole) = (transfer.line(), transfer.done_bytes >= transfer.total_bytes);
+        if !self.is_terminal {
+            if self.is_time() && !is_whole {
+                print_line(&line);
+            }
+            return;
+        }
+        if self.bar.borrow().is_none() {
+            self.replace_bar(transfer.total_bytes, "{bar:24} {msg}");
+        }
+        if let Some(bar) = self.bar.borrow().as_ref() {
+            bar.set_position(transfer.done_bytes);
+            bar.set_message(line);
+        }
+        if is_whole {
+            self.stop();
         }
     }
 

@@ -24,6 +24,18 @@ training:
 output_dir: run
 ";
 
+/// What the person who runs the tests may have set.
+const OF_THE_HUB: [&str; 8] = [
+    "HF_ENDPOINT",
+    "HF_HUB_CACHE",
+    "HUGGINGFACE_HUB_CACHE",
+    "HF_TOKEN",
+    "HF_TOKEN_PATH",
+    "HUGGING_FACE_HUB_TOKEN",
+    "TRANSFORMERS_OFFLINE",
+    "XDG_CACHE_HOME",
+];
+
 pub struct Desk {
     folder: TempDir,
 }
@@ -101,6 +113,11 @@ impl Desk {
         let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_rankine"));
         command.current_dir(self.folder.path()).args(arguments);
         command.env("RANKINE_CACHE", self.path("cache")).env_remove("SOURCE_DATE_EPOCH");
+        // A Hub of the desk's own, which is nowhere: who tests it says where.
+        command.env("HF_HOME", self.path("hub-home")).env("HF_HUB_OFFLINE", "1");
+        for name in OF_THE_HUB {
+            command.env_remove(name);
+        }
         command
     }
 

@@ -1,0 +1,73 @@
+//! Bases of the Hub, as the verbs find them: in the cache, or fetched into it.
+
+use super::Failure;
+use crate::fault::Exit;
+use crate::files;
+use crate::hub::{Cache, Environment, Error, Missing, ModelId, Network, Snapshot};
+use crate::recipe::Recipe;
+use crate::report::{Terminal, say_now};
+
+/// A base for a run, fetched if need be.
+pub(super) fn fetch(id: &ModelId, terminal: &Terminal) -> Result<Snapshot, Error> {
+    let fetched = crate::hub::fetch(&Environment::read(), id, &|event| terminal.take(&event));
+    terminal.stop();
+    fetched
+}
+
+/// The base of a run that goes on: the commit of its lock, called as its recipe calls it.
+pub(super) fn locked(pinned: &ModelId, recipe: &Recipe, terminal: &Terminal) -> Result<Snapshot, Error> {
+    let snapshot = fetch(pinned, terminal)?;
+    let said = recipe.base_model.as_ref().and_then(|said| ModelId::parse(&said.value).ok());
+    Ok(Snapshot { id: said.unwrap_or(snapshot.id), ..snapshot })
+}
+
+/// A base that is in the cache, without network.
+pub(super) fn cached(id: &ModelId) -> Result<Snapshot, Error> {
+    Cache::at(&Environment::read().cache).find(id).map_err(|missing| not_cached(id, missing))
+}
+
+/// Why a verb that uses no network has no base.
+pub(super) fn not_cached(id: &ModelId, missing: Missing) -> Error {
+    let environment = Environment::read();
+    let offline = if let Network::Off(variable) = environment.network { Some(variable) } else { None };
+    Error::NotCached { id: id.to_string(), cache: environment.cache, missing, offline }
+}
+
+/// While it lives SIGINT and SIGTERM end the process with 130 and a word about what stays. After it nobody hears them, so who goes on
+/// listens before.
+pub(super) struct Leaving {
+    #[cfg(unix)]
+    handle: signal_hook::iterator::Handle,
+}
+
+impl Leaving {
+    /// Listens from now on, in a thread of its own.
+    #[cfg(unix)]
+    pub fn listen() -> Result<Self, Failure> {
+        use signal_hook::consts::{SIGINT, SIGTERM};
+        let failed = |cause| files::Error::new("listen for", std::path::Path::new("SIGINT"), cause);
+        let mut arriving = signal_hook::iterator::Signals::new([SIGINT, SIGTERM]).map_err(failed)?;
+        let handle = arriving.handle();
+        std::thread::spawn(move || {
+            if arriving.forever().next().is_some() {
+                say_now("stopped: what was downloaded stays, and the same command goes on from there");
+                std::process::exit(Exit::Signal as i32);
+            }
+        });
+        Ok(Self { handle })
+    }
+
+    /// Listens to nothing: on this system Ctrl-C ends the process, and what was downloaded stays.
+    #[cfg(not(unix))]
+    #[allow(clippy::unnecessary_wraps, reason = "elsewhere it can fail")]
+    pub fn listen() -> Result<Self, Failure> {
+        Ok(Self {})
+    }
+}
+
+#[cfg(unix)]
+impl Drop for Leaving {
+    fn drop(&mut self) {
+        self.handle.close();
+    }
+}

@@ -1,0 +1,174 @@
+//! The cache that Python's `huggingface_hub` keeps too: `models--owner--name/` with `blobs/` (content by its hash), `snapshots/COMMIT/`
+//! (links to it by name) and `refs/` (which commit a branch was)
+//! (<https://huggingface.co/docs/huggingface_hub/guides/manage-cache>). Looking needs no network.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use super::error::Missing;
+use super::id::{Commit, ModelId};
+use crate::files::{self, JSON_BYTES, listed, read_text_up_to};
+
+const CONFIG: &str = "config.json";
+const TOKENIZER: &str = "tokenizer.json";
+const WEIGHTS: &str = "model.safetensors";
+const INDEX: &str = "model.safetensors.index.json";
+
+/// A cache's folder.
+#[derive(Debug, Clone)]
+pub struct Cache(PathBuf);
+
+/// The files of one commit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Snapshot {
+    /// What was asked for.
+    pub id: ModelId,
+    /// What that is.
+    pub commit: Commit,
+    /// Where it is.
+    pub folder: PathBuf,
+}
+
+impl Cache {
+    /// The cache in a folder, which need not be there.
+    pub fn at(folder: &Path) -> Self {
+        Self(folder.to_owned())
+    }
+
+    /// The folder.
+    pub fn folder(&self) -> &Path {
+        &self.0
+    }
+
+    /// A base of which everything is there that a run reads.
+    ///
+    /// # Errors
+    /// What is missing.
+    pub fn find(&self, id: &ModelId) -> Result<Snapshot, Missing> {
+        let commit = id.pinned().or_else(|| self.commit_of(id)).ok_or(Missing::Everything)?;
+        let snapshot = self.snapshot(id, commit);
+        if !snapshot.folder.is_dir() {
+            return Err(Missing::Everything);
+        }
+        match missing_files(&snapshot.folder) {
+            missing if missing.is_empty() => Ok(snapshot),
+            missing => Err(Missing::Files { commit: snapshot.commit, names: listed(&missing) }),
+        }
+    }
+
+    /// The commit that a branch or tag was when somebody last asked.
+    fn commit_of(&self, id: &ModelId) -> Option<Commit> {
+        let text = read_text_up_to(&self.reference(id), 1 << 10).ok()?;
+        Commit::parse(text.trim())
+    }
+
+    /// Where the files of a commit are, or would be.
+    pub(super) fn snapshot(&self, id: &ModelId, commit: Commit) -> Snapshot {
+        let folder = self.repository(id).join("snapshots").join(commit.as_str());
+        Snapshot { id: id.clone(), commit, folder }
+    }
+
+    fn repository(&self, id: &ModelId) -> PathBuf {
+        self.0.join(folder_name(id))
+    }
+
+    fn reference(&self, id: &ModelId) -> PathBuf {
+        self.repository(id).join("refs").join(id.revision())
+    }
+}
+
+/// What only who downloads needs. `hash` is hexadecimal digits.
+#[cfg(feature = "hub")]
+impl Cache {
+    /// The file of a content.
+    pub(super) fn blob(&self, id: &ModelId, hash: &str) -> PathBuf {
+        self.repository(id).join("blobs").join(hash)
+    }
+
+    /// The file that Python's client locks while it writes a content.
+    pub(super) fn lock(&self, id: &ModelId, hash: &str) -> PathBuf {
+        self.0.join(".locks").join(folder_name(id)).join(format!("{hash}.lock"))
+    }
+
+    /// Writes down which commit a branch or tag is.
+    pub(super) fn remember(&self, id: &ModelId, commit: &Commit) -> Result<(), files::Error> {
+        if id.pinned().is_some() || self.commit_of(id).as_ref() == Some(commit) {
+            return Ok(());
+        }
+        files::write_atomic(&self.reference(id), commit.as_str().as_bytes())
+    }
+}
+
+fn folder_name(id: &ModelId) -> String {
+    format!("models--{}", id.repository().replace('/', "--"))
+}
+
+/// What a base needs and this folder has not; an adapter's folder needs its two files.
+fn missing_files(folder: &Path) -> Vec<String> {
+    let is_there = |name: &str| folder.join(name).is_file();
+    let missing = |names: &[&str]| names.iter().filter(|name| !is_there(name)).map(|name| (*name).to_owned()).collect::<Vec<_>>();
+    if !is_there(CONFIG) && is_there("adapter_config.json") {
+        return missing(&["adapter_model.safetensors"]);
+    }
+    let mut names = missing(&[CONFIG, TOKENIZER]);
+    if !is_there(WEIGHTS) {
+        match shards(&folder.join(INDEX)) {
+            Ok(shards) => names.extend(shards.into_iter().filter(|name| !is_there(name))),
+            Err(_) if !is_there(INDEX) => names.push(WEIGHTS.to_owned()),
+            // What is wrong with it is told when it is opened.
+            Err(_) => {}
+        }
+    }
+    names
+}
+
+/// The files that an index names, each once.
+fn shards(index: &Path) -> Result<Vec<String>, files::Error> {
+    let text = read_text_up_to(index, JSON_BYTES)?;
+    let index: Value = serde_json::from_str(&text).unwrap_or_default();
+    let names = index["weight_map"].as_object().into_iter().flatten().filter_map(|(_, name)| name.as_str());
+    let names: std::collections::BTreeSet<&str> = names.collect();
+    Ok(names.into_iter().map(str::to_owned).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
+
+    #[test]
+    fn a_snapshot_is_found_by_branch_and_by_commit_when_it_is_whole() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let cache = Cache::at(dir.path());
+        let id = ModelId::parse("owner/name").expect("an id");
+        assert_eq!(cache.find(&id), Err(Missing::Everything));
+        let repository = dir.path().join("models--owner--name");
+        let snapshot = repository.join("snapshots").join(COMMIT);
+        fs::create_dir_all(&snapshot).expect("made");
+        fs::create_dir_all(repository.join("refs")).expect("made");
+        fs::write(repository.join("refs/main"), COMMIT).expect("written");
+        fs::write(snapshot.join(CONFIG), "{}").expect("written");
+        let missing = |names: &[&str]| {
+            let names = names.iter().map(|name| (*name).to_owned()).collect();
+            Err(Missing::Files { commit: Commit::parse(COMMIT).expect("a commit"), names })
+        };
+        assert_eq!(cache.find(&id), missing(&[TOKENIZER, WEIGHTS]));
+        fs::write(snapshot.join(TOKENIZER), "{}").expect("written");
+        fs::write(snapshot.join(INDEX), r#"{"weight_map": {"a": "m-1.safetensors", "b": "m-2.safetensors", "c": "m-1.safetensors"}}"#)
+            .expect("written");
+        fs::write(snapshot.join("m-1.safetensors"), "").expect("written");
+        assert_eq!(cache.find(&id), missing(&["m-2.safetensors"]));
+        fs::write(snapshot.join("m-2.safetensors"), "").expect("written");
+        assert_eq!(cache.find(&id).expect("whole").folder, snapshot);
+        let pinned = ModelId::parse(&format!("owner/name@{COMMIT}")).expect("an id");
+        assert_eq!(cache.find(&pinned).expect("whole").folder, snapshot);
+        let branch = ModelId::parse("owner/name@dev").expect("an id");
+        assert_eq!(cache.find(&branch), Err(Missing::Everything));
+        fs::write(repository.join("refs/main"), "../../../etc").expect("written");
+        assert_eq!(cache.find(&id), Err(Missing::Everything), "a ref that is no commit leads nowhere");
+    }
+}

@@ -1,0 +1,330 @@
+//! Requests to the Hub: which of them carry the token, which redirects are followed, and what is tried again.
+
+use std::io::Read;
+use std::time::Duration;
+
+use ureq::http::{HeaderMap, Request, Response};
+use ureq::tls::{RootCerts, TlsConfig};
+use ureq::{Agent, AsSendBody, Body};
+
+use super::environment::{Environment, Network, Token};
+use super::error::{Access, Error, TokenUse};
+use super::id::ModelId;
+use super::location::Location;
+use crate::fault::printable;
+use crate::report::{Event, Reporter};
+
+const MOST_REDIRECTS: u32 = 10;
+/// Bytes of a server's own words that are read, and characters that are shown.
+const SAID_BYTES: u64 = 4 << 10;
+const SAID_SHOWN: usize = 300;
+/// Time of a small request from its beginning to the end of its answer.
+const WHOLE_REQUEST: Duration = Duration::from_mins(2);
+
+/// How long one waits, and how often one tries.
+#[derive(Debug, Clone, Copy)]
+pub struct Patience {
+    /// Tries without progress before it is given up.
+    pub attempts: u32,
+    /// The wait before the second try; each further one is twice as long.
+    pub first_wait: Duration,
+    /// The longest wait, even where a server asks for more.
+    pub longest_wait: Duration,
+    /// For a connection.
+    pub connect: Duration,
+    /// For the next bytes of an answer.
+    pub stall: Duration,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self {
+            attempts: 5,
+            first_wait: Duration::from_secs(1),
+            longest_wait: Duration::from_mins(1),
+            connect: Duration::from_secs(10),
+            stall: Duration::from_secs(30),
+        }
+    }
+}
+
+/// Why a try failed.
+#[derive(Debug)]
+pub(super) enum Failed {
+    /// Another may not.
+    Again {
+        error: Error,
+        /// What the server asks for.
+        wait: Option<Duration>,
+        /// It moved on, so the tries are counted anew.
+        has_progressed: bool,
+    },
+    /// Any other would too.
+    Final(Error),
+}
+
+impl Failed {
+    pub fn again(error: Error) -> Self {
+        Self::Again { error, wait: None, has_progressed: false }
+    }
+}
+
+impl<E: Into<Error>> From<E> for Failed {
+    fn from(error: E) -> Self {
+        Self::Final(error.into())
+    }
+}
+
+/// What reaches the network. Under `HF_HUB_OFFLINE` there is none.
+#[derive(Debug)]
+pub struct Client {
+    agent: Agent,
+    endpoint: String,
+    server: Location,
+    token: Option<Token>,
+    pub(super) patience: Patience,
+}
+
+impl Client {
+    /// Makes a client; nothing is sent yet. `doing` is what it is for.
+    ///
+    /// # Errors
+    /// The network is switched off, the Hub's address is none, or the token cannot be read.
+    pub fn new(environment: &Environment, patience: Patience, doing: &str) -> Result<Self, Error> {
+        if let Network::Off(variable) = environment.network {
+            return Err(Error::Offline { doing: doing.to_owned(), variable });
+        }
+        let endpoint = environment.endpoint.clone();
+        let server = Location::parse(&endpoint).map_err(|reason| Error::Endpoint { endpoint: shown_endpoint(&endpoint), reason })?;
+        // The roots of the system, so that a mirror inside the building can have a certificate of its own.
+        let tls = TlsConfig::builder().root_certs(RootCerts::PlatformVerifier).build();
+        let config = Agent::config_builder()
+            .http_status_as_error(false)
+            .max_redirects(0)
+            .max_redirects_will_error(false)
+            .accept_encoding("identity")
+            .user_agent(concat!("rankine/", env!("CARGO_PKG_VERSION")))
+            .timeout_connect(Some(patience.connect))
+            .timeout_per_read(Some(patience.stall))
+            .timeout_per_write(Some(patience.stall))
+            .tls_config(tls);
+        // What stays on this machine goes through no proxy.
+        let config = if server.is_loopback() { config.proxy(None) } else { config };
+        Ok(Self { agent: config.build().new_agent(), endpoint, server, token: environment.token()?, patience })
+    }
+
+    /// The Hub's address.
+    pub fn endpoint(&self) -> &str {
+        &self.endpoint
+    }
+
+    /// The address of a path of the Hub.
+    pub(super) fn address(&self, path: &str) -> Result<Location, Error> {
+        let failed = |reason| Error::Endpoint { endpoint: self.endpoint.clone(), reason };
+        Location::parse(&format!("{}/{path}", self.endpoint)).map_err(failed)
+    }
+
+    /// Whether a request to this address carries the token: only the Hub's own server gets it, and never over plain http to another
+    /// machine.
+    pub(super) fn token_use(&self, to: &Location) -> TokenUse {
+        match &self.token {
+            None => TokenUse::None,
+            Some(_) if !self.server.is_same_server(to) => TokenUse::None,
+            Some(_) if !to.is_https() && !to.is_loopback() => TokenUse::Withheld,
+            Some(_) => TokenUse::Sent,
+        }
+    }
+
+    /// The use of the token at the Hub itself.
+    pub(super) fn token_at_hub(&self) -> TokenUse {
+        self.token_use(&self.server)
+    }
+
+    /// Gets what is at an address, and follows where it leads.
+    pub(super) fn get(&self, id: &ModelId, from: Location, range: Option<u64>) -> Result<Response<Body>, Failed> {
+        let mut from = from;
+        for _ in 0..=MOST_REDIRECTS {
+            let mut request = Request::get(from.uri());
+            if let Some(start) = range {
+                request = request.header("Range", format!("bytes={start}-"));
+            }
+            let response = self.send(request, &from, ())?;
+            let Some(next) = header(response.headers(), "location").filter(|_| response.status().is_redirection()) else {
+                return self.checked(id, &from, Access::Read, response);
+            };
+            let refused = |reason: &str| Error::Redirect { place: from.shown(), reason: format!("redirects to {reason}") };
+            from = from.follow(&next).map_err(refused)?;
+        }
+        let reason = format!("redirects more than {MOST_REDIRECTS} times");
+        Err(Error::Redirect { place: from.shown(), reason }.into())
+    }
+
+    /// Gets a small answer whole.
+    pub(super) fn get_small(&self, id: &ModelId, from: Location, most_bytes: u64) -> Result<Vec<u8>, Failed> {
+        let place = from.shown();
+        let response = self.get(id, from, None)?;
+        read_small(&place, id, response, most_bytes)
+    }
+
+    /// Sends a small body and gets a small answer whole. Redirects are not followed: a body goes where it was meant to.
+    pub(super) fn post(
+        &self,
+        id: &ModelId,
+        to: &Location,
+        headers: &[(&str, &str)],
+        body: &[u8],
+        most_bytes: u64,
+    ) -> Result<Vec<u8>, Failed> {
+        let request = headers.iter().fold(Request::post(to.uri()), |request, (name, value)| request.header(*name, *value));
+        let response = self.send(request, to, body)?;
+        let response = self.checked(id, to, Access::Write, response)?;
+        read_small(&to.shown(), id, response, most_bytes)
+    }
+
+    /// Sends a request, with the token where it may go.
+    pub(super) fn send(
+        &self,
+        request: ureq::http::request::Builder,
+        to: &Location,
+        body: impl AsSendBody,
+    ) -> Result<Response<Body>, Failed> {
+        let request = match &self.token {
+            Some(token) if self.token_use(to) == TokenUse::Sent => {
+                request.header("Authorization", format!("Bearer {}", token.reveal()))
+            }
+            _ => request,
+        };
+        self.send_without_token(request, to, body)
+    }
+
+    /// Sends a request as it is.
+    pub(super) fn send_without_token(
+        &self,
+        request: ureq::http::request::Builder,
+        to: &Location,
+        body: impl AsSendBody,
+    ) -> Result<Response<Body>, Failed> {
+        let request = request.body(body).map_err(|_| Error::Connection { place: to.shown(), cause: BAD_HEADER.to_owned() })?;
+        self.agent.run(request).map_err(|error| failed_request(to, &error))
+    }
+
+    /// The response, if it is one of success.
+    pub(super) fn checked(
+        &self,
+        id: &ModelId,
+        from: &Location,
+        access: Access,
+        response: Response<Body>,
+    ) -> Result<Response<Body>, Failed> {
+        let status = response.status().as_u16();
+        if response.status().is_success() {
+            return Ok(response);
+        }
+        let (headers, is_hub) = (response.headers(), self.server.is_same_server(from));
+        let code = header(headers, "x-error-code").unwrap_or_default();
+        let (endpoint, repository, revision) = (self.endpoint.clone(), id.repository().to_owned(), id.revision().to_owned());
+        let wait = header(headers, "retry-after").and_then(|seconds| seconds.trim().parse().ok()).map(Duration::from_secs);
+        let error = match status {
+            401 | 403 if is_hub => Error::Denied { id: id.to_string(), endpoint, status, token: self.token_use(from), access },
+            404 if is_hub && code == "RevisionNotFound" => Error::NoRevision { repository, revision, endpoint },
+            404 | 410 if is_hub && code != "EntryNotFound" => Error::NoRepository { repository, revision, endpoint, status },
+            _ => Error::Status { place: from.shown(), status, said: self.words_of(response) },
+        };
+        // The address of a file at another server is signed for a while only: another try has a new one.
+        let is_stale = !is_hub && matches!(status, 401 | 403);
+        match status {
+            408 | 429 | 500 | 502 | 503 | 504 => Err(Failed::Again { error, wait, has_progressed: false }),
+            _ if is_stale => Err(Failed::again(error)),
+            _ => Err(Failed::Final(error)),
+        }
+    }
+
+    /// What the server says of an error, without the token if it says that back.
+    fn words_of(&self, response: Response<Body>) -> String {
+        let said = header(response.headers(), "x-error-message").unwrap_or_else(|| {
+            let mut body = Vec::new();
+            let _ = response.into_body().into_reader().take(SAID_BYTES).read_to_end(&mut body);
+            let object: serde_json::Value = serde_json::from_slice(&body).unwrap_or_default();
+            object["error"].as_str().unwrap_or_default().to_owned()
+        });
+        let secret = self.token.as_ref().map_or("", Token::reveal);
+        let said = if secret.is_empty() { said } else { said.replace(secret, "(the token)") };
+        let said: String = printable(&said).chars().take(SAID_SHOWN).collect();
+        if said.is_empty() { said } else { format!(": {said}") }
+    }
+
+    /// Tries until it works, it cannot, or patience is at its end.
+    pub(super) fn insist<T>(
+        &self,
+        attempts: u32,
+        report: Reporter,
+        mut work: impl FnMut() -> Result<T, Failed>,
+    ) -> Result<T, Error> {
+        let mut tried = 0;
+        loop {
+            let (error, wait) = match work() {
+                Ok(done) => return Ok(done),
+                Err(Failed::Final(error)) => return Err(error),
+                Err(Failed::Again { error, wait, has_progressed }) => {
+                    tried = if has_progressed { 1 } else { tried + 1 };
+                    (error, wait)
+                }
+            };
+            if tried >= attempts {
+                return Err(if attempts > 1 { Error::GaveUp { error: Box::new(error), attempts, kept: String::new() } } else { error });
+            }
+            let grown = self.patience.first_wait * 2_u32.saturating_pow(tried - 1);
+            let wait = wait.unwrap_or(grown).min(self.patience.longest_wait);
+            report(Event::Note(format!("{error}; trying again in {} s", wait.as_secs_f32().ceil())));
+            std::thread::sleep(wait);
+        }
+    }
+}
+
+const BAD_HEADER: &str = "the request cannot be written: a token or header has characters that none may have";
+
+/// A name or password in an address is not repeated.
+fn shown_endpoint(endpoint: &str) -> String {
+    endpoint.rsplit_once('@').map_or_else(|| endpoint.to_owned(), |(_, host)| format!("..@{host}"))
+}
+
+pub(super) fn header(headers: &HeaderMap, name: &str) -> Option<String> {
+    Some(headers.get(name)?.to_str().ok()?.to_owned())
+}
+
+/// What is wrong with a certificate or an address stays wrong.
+fn failed_request(to: &Location, error: &ureq::Error) -> Failed {
+    let connection = |cause: String| Error::Connection { place: to.shown(), cause };
+    match error {
+        ureq::Error::Io(cause) if cause.kind() == std::io::ErrorKind::InvalidData => connection(cause.to_string()).into(),
+        ureq::Error::Io(cause) => Failed::again(connection(cause.to_string())),
+        ureq::Error::HostNotFound => Failed::again(connection("this host is not known".to_owned())),
+        ureq::Error::Timeout(_) => Failed::again(connection("no answer in time".to_owned())),
+        ureq::Error::Protocol(_) | ureq::Error::ConnectionFailed | ureq::Error::ConnectProxyFailed(_) => {
+            Failed::again(connection(error.to_string()))
+        }
+        _ => connection(error.to_string()).into(),
+    }
+}
+
+fn read_small(place: &str, id: &ModelId, response: Response<Body>, most_bytes: u64) -> Result<Vec<u8>, Failed> {
+    let (mut bytes, started) = (Vec::new(), std::time::Instant::now());
+    let mut body = response.into_body().into_reader().take(most_bytes + 1);
+    let broken = |cause: String| Failed::again(Error::Connection { place: place.to_owned(), cause });
+    let mut piece = [0; 16 << 10];
+    loop {
+        match body.read(&mut piece) {
+            Ok(0) => break,
+            Ok(length) => bytes.extend_from_slice(&piece[..length]),
+            Err(cause) => return Err(broken(cause.to_string())),
+        }
+        if started.elapsed() > WHOLE_REQUEST {
+            return Err(broken("its answer does not end".to_owned()));
+        }
+    }
+    if bytes.len() as u64 > most_bytes {
+        let reason = format!("it is longer than {} MiB", most_bytes >> 20);
+        return Err(Error::Refused { id: id.to_string(), reason }.into());
+    }
+    Ok(bytes)
+}

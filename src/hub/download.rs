@@ -1,0 +1,223 @@
+//! One file of a repository: what is there of it stays, the rest is asked for, every byte is hashed, and only then it has its name.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+use ureq::http::Response;
+
+use super::Error;
+use super::client::{Client, Failed, header};
+use super::digest::Hasher;
+use super::id::{Commit, ModelId};
+use super::listing::RemoteFile;
+use super::location::escaped;
+use super::progress::Progress;
+use crate::files::{self, create_folder, settle};
+use crate::report::{Event, Reporter};
+
+const PIECE_BYTES: usize = 256 << 10;
+/// A try that brings so many bytes has moved on.
+const PROGRESS_BYTES: u64 = 1 << 20;
+
+/// A file that is wanted, and where it goes.
+pub(super) struct Wanted<'a> {
+    pub id: &'a ModelId,
+    pub commit: &'a Commit,
+    pub file: &'a RemoteFile,
+    pub blob: PathBuf,
+    pub lock: PathBuf,
+}
+
+/// A file that grows.
+struct Growing<'a> {
+    wanted: &'a Wanted<'a>,
+    path: PathBuf,
+    file: File,
+    bytes: u64,
+    hasher: Hasher,
+    has_restarted: bool,
+}
+
+impl Wanted<'_> {
+    /// Whether it is whole. Nothing has the name of its hash that was not hashed, so its size is enough.
+    pub fn is_there(&self) -> bool {
+        self.blob.metadata().is_ok_and(|found| found.is_file() && found.len() == self.file.bytes)
+    }
+
+    /// Bytes of it that an earlier download left.
+    pub fn begun_bytes(&self) -> u64 {
+        self.begun().metadata().map_or(0, |found| found.len()).min(self.file.bytes)
+    }
+
+    fn begun(&self) -> PathBuf {
+        let mut name = self.blob.clone().into_os_string();
+        name.push(".incomplete");
+        name.into()
+    }
+
+    /// Fetches it, unless somebody else does so meanwhile.
+    pub fn download(&self, client: &Client, progress: &mut Progress) -> Result<(), Error> {
+        [&self.blob, &self.lock].into_iter().filter_map(|path| path.parent()).try_for_each(create_folder)?;
+        let _locked = hold(&self.lock, &self.file.name, progress.reporter())?;
+        if self.is_there() {
+            return Ok(());
+        }
+        let mut growing = Growing::open(self)?;
+        let done = client.insist(client.patience.attempts, progress.reporter(), || growing.fetch(client, progress));
+        done.map_err(|error| growing.kept(error))?;
+        growing.finish()
+    }
+}
+
+impl<'a> Growing<'a> {
+    fn open(wanted: &'a Wanted<'a>) -> Result<Self, Error> {
+        let path = wanted.begun();
+        let options = OpenOptions::new().create(true).truncate(false).read(true).write(true).open(&path);
+        let file = options.map_err(|cause| files::Error::new("write", &path, cause))?;
+        let hasher = wanted.file.digest.hasher(wanted.file.bytes);
+        let mut growing = Self { wanted, path, file, bytes: 0, hasher, has_restarted: false };
+        growing.go_on()?;
+        Ok(growing)
+    }
+
+    /// Hashes what is there.
+    fn go_on(&mut self) -> Result<(), Error> {
+        let failed = |cause| files::Error::new("read", &self.path, cause);
+        if self.file.metadata().map_err(failed)?.len() > self.wanted.file.bytes {
+            return self.start_over();
+        }
+        self.file.seek(SeekFrom::Start(0)).map_err(failed)?;
+        let mut piece = vec![0; PIECE_BYTES];
+        loop {
+            match self.file.read(&mut piece).map_err(failed)? {
+                0 => return Ok(()),
+                length => self.hasher.update(&piece[..length]),
+            }
+            self.bytes = self.file.stream_position().map_err(failed)?;
+        }
+    }
+
+    fn start_over(&mut self) -> Result<(), Error> {
+        let emptied = self.file.set_len(0).and_then(|()| self.file.seek(SeekFrom::Start(0)));
+        emptied.map_err(|cause| files::Error::new("write", &self.path, cause))?;
+        self.hasher = self.wanted.file.digest.hasher(self.wanted.file.bytes);
+        self.bytes = 0;
+        Ok(())
+    }
+
+    /// One try: asks for what is missing and writes what comes.
+    fn fetch(&mut self, client: &Client, progress: &mut Progress) -> Result<(), Failed> {
+        let (id, file) = (self.wanted.id, self.wanted.file);
+        if self.bytes == file.bytes {
+            return Ok(());
+        }
+        let path = format!("{}/resolve/{}/{}", id.repository(), self.wanted.commit, escaped(&file.name));
+        let range = (self.bytes > 0).then_some(self.bytes);
+        let response = match client.get(id, client.address(&path)?, range) {
+            Err(Failed::Final(Error::Status { status: 416, .. })) if range.is_some() => return self.again(client, progress),
+            response => response?,
+        };
+        match (range, response.status().as_u16()) {
+            (None, 200) => {}
+            (Some(start), 206) if continues(&response, start, file.bytes) => {}
+            (Some(_), 200) => {
+                progress.lost(self.bytes);
+                self.start_over()?;
+            }
+            (Some(_), 206) => return self.again(client, progress),
+            (_, status) => return Err(Error::Status { place: path, status, said: String::new() }.into()),
+        }
+        let said = header(response.headers(), "content-length").and_then(|length| length.parse::<u64>().ok());
+        if let Some(length) = said.filter(|length| *length != file.bytes - self.bytes) {
+            return Err(self.wrong_size((self.bytes + length).to_string()).into());
+        }
+        self.write_all(response.into_body().into_reader(), progress)
+    }
+
+    /// Once, from the first byte.
+    fn again(&mut self, client: &Client, progress: &mut Progress) -> Result<(), Failed> {
+        if self.has_restarted {
+            let reason = format!("of `{}` it sends another part than the one that is missing", self.wanted.file.name);
+            return Err(Error::Refused { id: self.wanted.id.to_string(), reason }.into());
+        }
+        self.has_restarted = true;
+        progress.lost(self.bytes);
+        self.start_over()?;
+        self.fetch(client, progress)
+    }
+
+    fn write_all(&mut self, mut body: impl Read, progress: &mut Progress) -> Result<(), Failed> {
+        let (file, mut piece, before) = (self.wanted.file, vec![0; PIECE_BYTES], self.bytes);
+        let broken = |bytes: u64, cause: String| {
+            let place = format!("{} of `{}`", file.name, self.wanted.id);
+            let cause = format!("broke off after {bytes} of {} bytes: {cause}", file.bytes);
+            Failed::Again { error: Error::Connection { place, cause }, wait: None, has_progressed: bytes - before >= PROGRESS_BYTES }
+        };
+        loop {
+            let length = match body.read(&mut piece) {
+                Ok(0) if self.bytes == file.bytes => return Ok(()),
+                Ok(0) => return Err(broken(self.bytes, "the server ended it".to_owned())),
+                Ok(length) => length,
+                Err(cause) if cause.kind() == ErrorKind::Interrupted => continue,
+                Err(cause) => return Err(broken(self.bytes, cause.to_string())),
+            };
+            if self.bytes + length as u64 > file.bytes {
+                return Err(self.wrong_size(format!("more than {}", file.bytes)).into());
+            }
+            let failed = |cause| files::Error::writing(&self.path, file.bytes - self.bytes, cause);
+            self.file.write_all(&piece[..length]).map_err(failed)?;
+            self.hasher.update(&piece[..length]);
+            self.bytes += length as u64;
+            progress.moved(&file.name, length as u64);
+        }
+    }
+
+    fn wrong_size(&self, found: String) -> Error {
+        Error::Size { file: self.wanted.file.name.clone(), expected: self.wanted.file.bytes, found }
+    }
+
+    /// Gives it its name if it is what the listing says, and removes it if not.
+    fn finish(self) -> Result<(), Error> {
+        let (file, found) = (self.wanted.file, self.hasher.finish());
+        if found == file.digest.text() {
+            return Ok(settle(&self.file, &self.path, &self.wanted.blob)?);
+        }
+        std::fs::remove_file(&self.path).map_err(|cause| files::Error::new("remove", &self.path, cause))?;
+        let expected = file.digest.text().to_owned();
+        Err(Error::Hash { file: file.name.clone(), kind: file.digest.kind(), expected, found })
+    }
+
+    /// The error, and what there is to go on from.
+    fn kept(&self, error: Error) -> Error {
+        let kept = format!("; {} of {} bytes of `{}` are kept", self.bytes, self.wanted.file.bytes, self.wanted.file.name);
+        match error {
+            Error::GaveUp { error, attempts, .. } => Error::GaveUp { error, attempts, kept },
+            other => other,
+        }
+    }
+}
+
+/// Whether a part is the one that was asked for: `bytes START-END/TOTAL` (RFC 9110, section 14.4).
+fn continues(response: &Response<ureq::Body>, start: u64, total: u64) -> bool {
+    let said = header(response.headers(), "content-range").unwrap_or_default();
+    let Some((range, whole)) = said.strip_prefix("bytes ").and_then(|rest| rest.split_once('/')) else { return false };
+    let first = range.split_once('-').and_then(|(first, _)| first.trim().parse::<u64>().ok());
+    first == Some(start) && (whole == "*" || whole.parse() == Ok(total))
+}
+
+/// The lock that Python's client takes too; given back when the file is closed. Where the file system knows no locks nothing is held:
+/// what is written is hashed all the same.
+fn hold(path: &Path, name: &str, report: Reporter) -> Result<File, Error> {
+    let failed = |cause| files::Error::new("lock", path, cause);
+    let file = OpenOptions::new().create(true).truncate(false).write(true).open(path).map_err(failed)?;
+    match file.try_lock() {
+        Err(TryLockError::WouldBlock) => {
+            report(Event::Note(format!("another process downloads `{name}`; waiting for it")));
+            file.lock().map_err(failed)?;
+        }
+        Err(TryLockError::Error(cause)) if cause.kind() != ErrorKind::Unsupported => return Err(failed(cause).into()),
+        _ => {}
+    }
+    Ok(file)
+}

@@ -1,0 +1,287 @@
+//! What can go wrong between here and the Hub, and what to do then. No text here has a token or the query of an address in it.
+
+use std::path::PathBuf;
+
+use super::id::{Commit, IdError};
+use crate::fault::{Exit, Explain, shell_word};
+use crate::files;
+
+/// What the cache has not of a model.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Missing {
+    /// That revision was never fetched.
+    Everything,
+    /// Some files of it.
+    Files {
+        /// The commit that it is.
+        commit: Commit,
+        /// Their names.
+        names: Vec<String>,
+    },
+}
+
+impl std::fmt::Display for Missing {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Everything => write!(f, "that revision was never fetched"),
+            Self::Files { commit, names } => write!(f, "of commit {commit} these files are missing: {}", names.join(", ")),
+        }
+    }
+}
+
+/// Whether a request had a token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TokenUse {
+    /// There is none.
+    None,
+    /// There is one, and it may not be sent over plain http.
+    Withheld,
+    /// It was sent.
+    Sent,
+}
+
+/// What was asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// To read.
+    Read,
+    /// To write.
+    Write,
+}
+
+/// A model that cannot be fetched, or an adapter that cannot be uploaded.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A text names nothing.
+    #[error(transparent)]
+    Id(#[from] IdError),
+    /// The program was built without network.
+    #[error("this build of rankine has no hub: it was built without the feature `hub`")]
+    NotBuilt,
+    /// The network is switched off.
+    #[error("{doing} needs the network, which {variable} switches off")]
+    Offline {
+        /// What needs it.
+        doing: String,
+        /// The variable.
+        variable: &'static str,
+    },
+    /// A model is not in the cache, and the network was not to be used.
+    #[error("`{id}` is not in the cache `{}`: {missing}{}", cache.display(), switched_off(*offline))]
+    NotCached {
+        /// As it was named.
+        id: String,
+        /// The cache's folder.
+        cache: PathBuf,
+        /// What is missing.
+        missing: Missing,
+        /// The variable that switches the network off.
+        offline: Option<&'static str>,
+    },
+    /// The address of the Hub is none.
+    #[error("HF_ENDPOINT is `{endpoint}`, which is {reason}")]
+    Endpoint {
+        /// As it was set.
+        endpoint: String,
+        /// What is wrong.
+        reason: &'static str,
+    },
+    /// There is no token where one is needed.
+    #[error("there is no token of the Hub, which a push needs")]
+    NoToken,
+    /// A token must not go over plain http to another machine.
+    #[error("`{endpoint}` is plain http to another machine, over which no token is sent; a push needs one")]
+    PlainHttp {
+        /// The Hub's address.
+        endpoint: String,
+    },
+    /// A server could not be reached, or what it sent broke off.
+    #[error("`{place}`: {cause}")]
+    Connection {
+        /// Scheme, host and path.
+        place: String,
+        /// What happened.
+        cause: String,
+    },
+    /// It failed as often as one tries.
+    #[error("{error}; tried {attempts} times{kept}")]
+    GaveUp {
+        /// How it failed last.
+        error: Box<Error>,
+        /// How often it was tried.
+        attempts: u32,
+        /// What stays for another time.
+        kept: String,
+    },
+    /// The server says no.
+    #[error("`{id}`: the hub `{endpoint}` answered {status}, {}", token_words(*token))]
+    Denied {
+        /// Repository and revision.
+        id: String,
+        /// The Hub's address.
+        endpoint: String,
+        /// 401 or 403.
+        status: u16,
+        /// Whether there was a token.
+        token: TokenUse,
+        /// To do what.
+        access: Access,
+    },
+    /// There is no such repository.
+    #[error("`{repository}` (revision `{revision}`) is not on the hub `{endpoint}`, which answered {status}: no such repository")]
+    NoRepository {
+        /// `owner/name`.
+        repository: String,
+        /// What was asked of it.
+        revision: String,
+        /// The Hub's address.
+        endpoint: String,
+        /// 404 or 410.
+        status: u16,
+    },
+    /// There is no such revision.
+    #[error("`{repository}` on the hub `{endpoint}` has no revision `{revision}`")]
+    NoRevision {
+        /// `owner/name`.
+        repository: String,
+        /// What was asked of it.
+        revision: String,
+        /// The Hub's address.
+        endpoint: String,
+    },
+    /// An answer that nobody expects.
+    #[error("`{place}` answered {status}{said}")]
+    Status {
+        /// Scheme, host and path.
+        place: String,
+        /// The status.
+        status: u16,
+        /// The server's own words, after a colon.
+        said: String,
+    },
+    /// A server sends on where one does not go.
+    #[error("`{place}` {reason}")]
+    Redirect {
+        /// Scheme, host and path.
+        place: String,
+        /// Why not.
+        reason: String,
+    },
+    /// What the server says of a repository cannot be.
+    #[error("`{id}`: the hub's answer is refused: {reason}")]
+    Refused {
+        /// Repository and revision.
+        id: String,
+        /// What cannot be.
+        reason: String,
+    },
+    /// A repository without weights that can be read.
+    #[error("`{id}` has no safetensors file{}", only(pickles))]
+    NoWeights {
+        /// Repository and revision.
+        id: String,
+        /// Pickle files that are there.
+        pickles: Vec<String>,
+    },
+    /// A file of another size than the listing says.
+    #[error("`{file}`: the server sends {found} bytes, the listing says {expected}")]
+    Size {
+        /// The file.
+        file: String,
+        /// Of the listing.
+        expected: u64,
+        /// What the server says or sent.
+        found: String,
+    },
+    /// A file of another content than the listing says.
+    #[error("`{file}` has the {kind} {found}, the listing says {expected}; what was downloaded of it is removed")]
+    Hash {
+        /// The file.
+        file: String,
+        /// The name of the hash.
+        kind: &'static str,
+        /// Of the listing.
+        expected: String,
+        /// Of what was sent.
+        found: String,
+    },
+    /// A repository that others can see, where none was to.
+    #[error("`{id}` is a repository that others can see, and `--private` was asked for; nothing was uploaded")]
+    Public {
+        /// `owner/name`.
+        id: String,
+    },
+    /// A file cannot be read or written.
+    #[error(transparent)]
+    File(#[from] files::Error),
+}
+
+fn switched_off(offline: Option<&str>) -> String {
+    offline.map_or_else(String::new, |variable| format!("; {variable} switches the network off"))
+}
+
+fn token_words(token: TokenUse) -> &'static str {
+    match token {
+        TokenUse::None => "no token was sent",
+        TokenUse::Withheld => "no token was sent, because the connection is plain http",
+        TokenUse::Sent => "a token was sent",
+    }
+}
+
+fn only(pickles: &[String]) -> String {
+    if pickles.is_empty() { String::new() } else { format!(", only {}", pickles.join(", ")) }
+}
+
+impl Error {
+    /// Whether a server that is well would have answered: what a cached copy may stand in for.
+    pub fn is_network_away(&self) -> bool {
+        matches!(self, Self::GaveUp { .. } | Self::Connection { .. })
+    }
+}
+
+impl Explain for Error {
+    fn exit(&self) -> Exit {
+        match self {
+            Self::Id(_) | Self::NoWeights { .. } | Self::Endpoint { .. } => Exit::Input,
+            Self::File(error) => error.exit(),
+            _ => Exit::Unavailable,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        let hint = match self {
+            Self::Id(_) => "write `owner/name` or `owner/name@revision`, as on the model's page".to_owned(),
+            Self::NotBuilt => "name the folder of a model that is here, or build with `--features hub`".to_owned(),
+            Self::Offline { variable, .. } => format!("unset {variable}"),
+            Self::NotCached { id, offline: None, .. } => format!("fetch it with `rankine pull {}`", shell_word(id)),
+            Self::NotCached { id, offline: Some(variable), .. } => {
+                format!("fetch it with `rankine pull {}` where there is a network, without {variable}", shell_word(id))
+            }
+            Self::Endpoint { .. } => "set it to an address such as `https://huggingface.co`, or unset it".to_owned(),
+            Self::NoToken => "make one with write access in the settings of your account, and set HF_TOKEN".to_owned(),
+            Self::PlainHttp { .. } => "set HF_ENDPOINT to an https address".to_owned(),
+            Self::GaveUp { error, .. } => error.hint().unwrap_or_else(|| "try again later".to_owned()),
+            Self::Connection { .. } => "check the network, HF_ENDPOINT and the proxy, then try again".to_owned(),
+            Self::Denied { token: TokenUse::Withheld, .. } => "set HF_ENDPOINT to an https address".to_owned(),
+            Self::Denied { access: Access::Write, .. } => "set HF_TOKEN to a token that may write there".to_owned(),
+            Self::Denied { id, endpoint, token, .. } => denied(id, endpoint, *token),
+            Self::NoRepository { .. } => "correct the id; of a private repository HF_TOKEN must have the token of somebody who may read it".to_owned(),
+            Self::NoRevision { .. } => "name a branch, tag or commit of the repository after `@`".to_owned(),
+            Self::Refused { .. } | Self::Redirect { .. } => "nothing of it was kept; check HF_ENDPOINT, and that the repository is the one that you mean".to_owned(),
+            Self::NoWeights { .. } => "choose a repository with safetensors; pickle files can run code and are refused".to_owned(),
+            Self::Size { .. } | Self::Hash { .. } => "try again; if it stays, the server or a proxy changes files".to_owned(),
+            Self::Public { .. } => "choose another id, or make the repository private in its settings".to_owned(),
+            Self::Status { .. } => return None,
+            Self::File(error) => return error.hint(),
+        };
+        Some(hint)
+    }
+}
+
+fn denied(id: &str, endpoint: &str, token: TokenUse) -> String {
+    let page = format!("{endpoint}/{}", id.split('@').next().unwrap_or(id));
+    match token {
+        TokenUse::Sent => format!("accept the licence at {page} if it is gated, with the account of this token; otherwise correct the id"),
+        _ => format!("correct the id; if it is gated accept the licence at {page}, then set HF_TOKEN to a token of that account"),
+    }
+}

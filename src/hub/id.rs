@@ -1,0 +1,173 @@
+//! What a model is called on the Hub: `owner/name`, `owner/name@revision`, and for the oldest ones `name` alone.
+
+use std::fmt;
+
+/// Characters of an owner or a name at most.
+const LONGEST_WORD: usize = 96;
+/// Characters of a revision at most.
+const LONGEST_REVISION: usize = 200;
+const DEFAULT_REVISION: &str = "main";
+
+/// A repository of the Hub and the revision that is wanted of it. Neither leads anywhere when it is joined to a path.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ModelId {
+    repository: String,
+    revision: Option<String>,
+}
+
+/// A text that names nothing on the Hub.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{text}` is no id of the Hub: {reason}")]
+pub struct IdError {
+    /// As it was said.
+    pub text: String,
+    /// What is wrong with it.
+    pub reason: &'static str,
+}
+
+impl ModelId {
+    /// Reads an id, under the rules that the Hub has for names
+    /// (<https://github.com/huggingface/huggingface_hub/blob/main/src/huggingface_hub/utils/_validators.py>).
+    ///
+    /// # Errors
+    /// It is none; the reason.
+    pub fn parse(text: &str) -> Result<Self, IdError> {
+        let failed = |reason| IdError { text: text.to_owned(), reason };
+        let (repository, revision) = match text.split_once('@') {
+            Some((repository, revision)) => (repository, Some(revision)),
+            None => (text, None),
+        };
+        let words: Vec<&str> = repository.split('/').collect();
+        if words.len() > 2 {
+            return Err(failed("it has more than one `/`, expected `owner/name`"));
+        }
+        words.into_iter().try_for_each(check_word).map_err(failed)?;
+        revision.map_or(Ok(()), check_revision).map_err(failed)?;
+        Ok(Self { repository: repository.to_owned(), revision: revision.map(str::to_owned) })
+    }
+
+    /// `owner/name`, or `name`.
+    pub fn repository(&self) -> &str {
+        &self.repository
+    }
+
+    /// The branch, tag or commit; `main` where none was said.
+    pub fn revision(&self) -> &str {
+        self.revision.as_deref().unwrap_or(DEFAULT_REVISION)
+    }
+
+    /// The owner and the name, where there is an owner.
+    pub fn owner_and_name(&self) -> Option<(&str, &str)> {
+        self.repository.split_once('/')
+    }
+
+    /// The commit, where the revision is one.
+    pub fn pinned(&self) -> Option<Commit> {
+        self.revision.as_deref().and_then(Commit::parse)
+    }
+
+    /// The same repository at another revision.
+    ///
+    /// # Errors
+    /// The revision is none.
+    pub fn at(&self, revision: &str) -> Result<Self, IdError> {
+        check_revision(revision).map_err(|reason| IdError { text: revision.to_owned(), reason })?;
+        Ok(Self { revision: Some(revision.to_owned()), ..self.clone() })
+    }
+}
+
+impl fmt::Display for ModelId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.repository)?;
+        self.revision.iter().try_for_each(|revision| write!(f, "@{revision}"))
+    }
+}
+
+fn check_word(word: &str) -> Result<(), &'static str> {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    let is_edge = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    match word {
+        "" => Err("a part of it is empty, expected `owner/name`"),
+        _ if word.len() > LONGEST_WORD => Err("a part of it is longer than 96 characters"),
+        _ if !word.chars().all(is_plain) => Err("expected letters, digits, `-`, `_` and `.`"),
+        _ if !word.starts_with(is_edge) || !word.ends_with(is_edge) => {
+            Err("a part of it begins or ends with `-` or `.`, expected a letter or a digit there")
+        }
+        _ if word.contains("--") || word.contains("..") => Err("`--` and `..` are not allowed"),
+        _ if word.ends_with(".git") => Err("it ends with `.git`"),
+        _ => Ok(()),
+    }
+}
+
+/// A branch or tag may have several parts, as in `refs/pr/1`.
+fn check_revision(revision: &str) -> Result<(), &'static str> {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_.+".contains(c);
+    let is_part = |part: &str| !part.is_empty() && !part.starts_with('.') && !part.ends_with('.') && part.chars().all(is_plain);
+    match revision {
+        "" => Err("its revision is empty"),
+        _ if revision.len() > LONGEST_REVISION => Err("its revision is longer than 200 characters"),
+        _ if !revision.split('/').all(is_part) || revision.contains("..") => {
+            Err("its revision is no branch, tag or commit, expected letters, digits, `-`, `_`, `.`, `+` and `/`")
+        }
+        _ => Ok(()),
+    }
+}
+
+/// A commit of a repository: 40 hexadecimal digits in lower case.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Commit(String);
+
+impl Commit {
+    /// Reads a commit; `None` where the text is none.
+    pub fn parse(text: &str) -> Option<Self> {
+        is_hex(text, 40).then(|| Self(text.to_owned()))
+    }
+
+    /// The digits.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Commit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// So many hexadecimal digits in lower case and nothing else.
+pub(super) fn is_hex(text: &str, digits: usize) -> bool {
+    text.len() == digits && text.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_has_an_owner_a_name_and_a_revision() {
+        let id = ModelId::parse("Qwen/Qwen2.5-0.5B@refs/pr/1").expect("an id");
+        assert_eq!((id.repository(), id.revision(), id.owner_and_name()), ("Qwen/Qwen2.5-0.5B", "refs/pr/1", Some(("Qwen", "Qwen2.5-0.5B"))));
+        assert_eq!(id.to_string(), "Qwen/Qwen2.5-0.5B@refs/pr/1");
+        let id = ModelId::parse("gpt2").expect("an old id");
+        assert_eq!((id.revision(), id.owner_and_name(), id.pinned()), ("main", None, None));
+        let commit = "0123456789abcdef0123456789abcdef01234567";
+        assert_eq!(id.at(commit).expect("a revision").pinned().expect("a commit").as_str(), commit);
+        assert_eq!(ModelId::parse(&format!("a/b@{}", commit.to_uppercase())).expect("a branch").pinned(), None);
+    }
+
+    #[test]
+    fn what_could_lead_elsewhere_is_no_id() {
+        let wrong = [
+            "", "/", "a/", "/a", "a/b/c", "a//b", "../b", "a/..", "./a", "a/.b", "a/b.", "-a/b", "a/b-", "a/b--c", "a/b..c", "a/b.git", "a b/c",
+            "a\\b/c", "a/b\0", "ä/b", "a:b/c", "~/b", "a/b@", "a/b@/x", "a/b@x/", "a/b@../x", "a/b@x/../y", "a/b@.x", "a/b@x..y", "a/b@x y",
+            "a/b@x\\y", "a/b@x@y", "a/b@x%2fy", "a/b@x\ny",
+        ];
+        for text in wrong {
+            let error = ModelId::parse(text).expect_err(text);
+            assert_eq!(error.text, text);
+        }
+        assert!(ModelId::parse(&format!("a/{}", "b".repeat(97))).is_err());
+        assert!(ModelId::parse(&format!("a/b@{}", "c".repeat(201))).is_err());
+    }
+}

@@ -1,0 +1,163 @@
+//! What the Hub says that a repository holds, believed only as far as it can be checked.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+
+use super::Error;
+use super::digest::Digest;
+use super::id::{Commit, ModelId, is_hex};
+use super::names::{Fate, fate, is_pickle, is_weights};
+use crate::fault::printable;
+use crate::files::listed;
+
+/// A file that is fetched.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct RemoteFile {
+    pub name: String,
+    pub bytes: u64,
+    pub digest: Digest,
+}
+
+/// A commit and what of it is fetched.
+#[derive(Debug)]
+pub(super) struct Listing {
+    pub commit: Commit,
+    /// In the order of their names.
+    pub files: Vec<RemoteFile>,
+    /// Files that stay there.
+    pub skipped: usize,
+}
+
+impl Listing {
+    /// Reads what `GET /api/models/ID/revision/REVISION?blobs=true` answers: the commit as `sha`, and files as `siblings` with
+    /// `rfilename`, `size`, and `blobId` or `lfs.sha256`.
+    ///
+    /// # Errors
+    /// A name leads elsewhere, a commit or hash is none, sizes or hashes are missing, or there are no weights in safetensors.
+    pub fn read(id: &ModelId, json: &[u8]) -> Result<Self, Error> {
+        let refused = |reason: String| Error::Refused { id: id.to_string(), reason: printable(&reason) };
+        let answer: Value = serde_json::from_slice(json).map_err(|error| refused(format!("it is not valid JSON: {error}")))?;
+        let sha = answer["sha"].as_str().ok_or_else(|| refused("it names no commit".to_owned()))?;
+        let commit = Commit::parse(sha).ok_or_else(|| refused(format!("its commit is `{sha}`, expected 40 hexadecimal digits")))?;
+        if id.pinned().is_some_and(|pinned| pinned != commit) {
+            return Err(refused(format!("its commit is {commit}, asked was for {}", id.revision())));
+        }
+        let siblings = answer["siblings"].as_array().ok_or_else(|| refused("it lists no files".to_owned()))?;
+        let (mut files, mut pickles, mut skipped) = (BTreeMap::new(), Vec::new(), 0);
+        for sibling in siblings {
+            let name = sibling["rfilename"].as_str().ok_or_else(|| refused(format!("a file has no name: {sibling}")))?;
+            match fate(name) {
+                Fate::Hostile(reason) => return Err(refused(format!("it names a file `{name}`, which {reason}"))),
+                Fate::Skipped => {
+                    skipped += 1;
+                    pickles.extend(is_pickle(name).then(|| format!("`{}`", printable(name))));
+                }
+                Fate::Wanted => {
+                    let file = remote_file(name, sibling).map_err(refused)?;
+                    // On some systems `A` and `a` are one file.
+                    if let Some(twin) = files.insert(name.to_lowercase(), file) {
+                        return Err(refused(format!("it names both `{}` and `{name}`", twin.name)));
+                    }
+                }
+            }
+        }
+        let mut files: Vec<RemoteFile> = files.into_values().collect();
+        skipped += drop_consolidated(&mut files);
+        if !files.iter().any(|file| is_weights(&file.name)) {
+            return Err(Error::NoWeights { id: id.to_string(), pickles: listed(&pickles) });
+        }
+        files.sort_by(|left, right| left.name.cmp(&right.name));
+        Ok(Self { commit, files, skipped })
+    }
+}
+
+fn remote_file(name: &str, sibling: &Value) -> Result<RemoteFile, String> {
+    let size = |value: &Value| value["size"].as_u64();
+    let hash = |text: Option<&str>, digits: usize| {
+        let text = text.ok_or_else(|| format!("`{name}` has no hash"))?;
+        let said = || format!("the hash of `{name}` is `{text}`, expected {digits} hexadecimal digits");
+        if is_hex(text, digits) { Ok(text.to_owned()) } else { Err(said()) }
+    };
+    let lfs = Some(&sibling["lfs"]).filter(|lfs| lfs.is_object());
+    let (bytes, digest) = match lfs {
+        Some(lfs) => (size(lfs).or_else(|| size(sibling)), Digest::Sha256(hash(lfs["sha256"].as_str(), 64)?)),
+        None => (size(sibling), Digest::GitBlob(hash(sibling["blobId"].as_str(), 40)?)),
+    };
+    let bytes = bytes.ok_or_else(|| format!("`{name}` has no size"))?;
+    Ok(RemoteFile { name: name.to_owned(), bytes, digest })
+}
+
+/// Some repositories hold the same weights a second time in their maker's own layout.
+fn drop_consolidated(files: &mut Vec<RemoteFile>) -> usize {
+    let before = files.len();
+    if files.iter().any(|file| is_weights(&file.name) && file.name.starts_with("model")) {
+        files.retain(|file| !file.name.starts_with("consolidated"));
+    }
+    before - files.len()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::fault::Explain;
+
+    const SHA: &str = "0123456789abcdef0123456789abcdef01234567";
+
+    fn read(answer: &Value) -> Result<Listing, Error> {
+        Listing::read(&ModelId::parse("owner/name").expect("an id"), answer.to_string().as_bytes())
+    }
+
+    fn file(name: &str) -> Value {
+        json!({"rfilename": name, "size": 3, "blobId": SHA})
+    }
+
+    fn weights(name: &str) -> Value {
+        json!({"rfilename": name, "size": 5, "blobId": SHA, "lfs": {"sha256": "a".repeat(64), "size": 5, "pointerSize": 130}})
+    }
+
+    #[test]
+    fn files_have_size_and_hash() {
+        let siblings = [file("config.json"), weights("model.safetensors"), weights("consolidated.safetensors"), file("pytorch_model.bin")];
+        let listing = read(&json!({"sha": SHA, "siblings": siblings})).expect("read");
+        let names: Vec<_> = listing.files.iter().map(|file| (file.name.as_str(), file.bytes, file.digest.text().len())).collect();
+        assert_eq!(names, [("config.json", 3, 40), ("model.safetensors", 5, 64)]);
+        assert_eq!((listing.commit.as_str(), listing.skipped), (SHA, 2));
+    }
+
+    #[test]
+    fn what_cannot_be_is_refused_with_both_sides() {
+        let with = |sibling: Value| json!({"sha": SHA, "siblings": [sibling, weights("model.safetensors")]});
+        let hash = |hash: &str| json!({"rfilename": "a.safetensors", "size": 5, "lfs": {"sha256": hash, "size": 5}});
+        let cases = [
+            (json!([]), "it names no commit"),
+            (json!({"sha": "../../x", "siblings": []}), "its commit is `../../x`, expected 40"),
+            (json!({"sha": SHA.to_uppercase(), "siblings": []}), "expected 40 hexadecimal digits"),
+            (json!({"sha": SHA}), "it lists no files"),
+            (with(json!({"size": 1})), "a file has no name"),
+            (with(file("../x")), "a file `../x`, which leads out of its folder"),
+            (with(file("sub/../../x")), "which leads out of its folder"),
+            (with(file("a\u{0}b")), "a file `a\\u{0}b`, which has control characters"),
+            (with(file("MODEL.safetensors")), "it names both `MODEL.safetensors` and `model.safetensors`"),
+            (with(weights("model.safetensors")), "it names both"),
+            (with(json!({"rfilename": "config.json", "size": 3})), "`config.json` has no hash"),
+            (with(json!({"rfilename": "config.json", "blobId": SHA})), "`config.json` has no size"),
+            (with(json!({"rfilename": "config.json", "size": -3, "blobId": SHA})), "`config.json` has no size"),
+            (with(json!({"rfilename": "config.json", "size": 3, "blobId": "../../x"})), "the hash of `config.json` is `../../x`"),
+            (with(hash("../../../../etc/cron.d/x")), "expected 64 hexadecimal digits"),
+            (with(hash(SHA)), "expected 64 hexadecimal digits"),
+        ];
+        for (answer, part) in cases {
+            let error = read(&answer).expect_err(part);
+            assert!(matches!(error, Error::Refused { .. }) && error.to_string().contains(part), "{part}: {error}");
+            assert!(error.hint().is_some());
+        }
+        let error = read(&json!({"sha": SHA, "siblings": [file("pytorch_model.bin"), file("config.json")]})).expect_err("pickles");
+        assert!(error.to_string().ends_with("has no safetensors file, only `pytorch_model.bin`"), "{error}");
+        let other = ModelId::parse(&format!("owner/name@{}", SHA.replace('0', "1"))).expect("an id");
+        let error = Listing::read(&other, json!({"sha": SHA, "siblings": []}).to_string().as_bytes()).expect_err("another commit");
+        assert!(error.to_string().contains("asked was for 1123"), "{error}");
+    }
+}

@@ -1,0 +1,143 @@
+//! Which files of a repository are fetched. Names come from a server: one that could lead out of its folder is refused with the whole
+//! repository, and of the others only what Rankine reads, or what tells of the licence, is taken.
+
+/// Files that are read, copied into a merged model, or that say what one may do with it.
+const WANTED: [&str; 15] = [
+    "README.md",
+    "adapter_config.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    "config.json",
+    "generation_config.json",
+    "merges.txt",
+    "model.safetensors.index.json",
+    "special_tokens_map.json",
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "vocab.json",
+    "vocab.txt",
+];
+/// How names of licences begin.
+const LICENCES: [&str; 4] = ["LICENSE", "LICENCE", "NOTICE", "USE_POLICY"];
+const WEIGHTS: &str = ".safetensors";
+const INDEX: &str = ".safetensors.index.json";
+/// Ends of the names of files that can run code when they are read.
+const PICKLES: [&str; 6] = [".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"];
+/// Names that Windows keeps for devices, whatever follows a `.`.
+const DEVICES: [&str; 4] = ["con", "prn", "aux", "nul"];
+/// Bytes of a name at most, for which file systems have room.
+const LONGEST: usize = 255;
+
+/// What becomes of a file of a repository.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fate {
+    /// It is fetched.
+    Wanted,
+    /// It stays there.
+    Skipped,
+    /// The repository is refused, for this reason.
+    Hostile(&'static str),
+}
+
+/// What becomes of a file of this name.
+pub(super) fn fate(name: &str) -> Fate {
+    if let Some(reason) = leads_out(name) {
+        return Fate::Hostile(reason);
+    }
+    match (is_wanted(name), is_portable(name)) {
+        (false, _) => Fate::Skipped,
+        (true, true) => Fate::Wanted,
+        (true, false) => Fate::Hostile("is no name that every system has room for"),
+    }
+}
+
+/// Whether a file can run code when it is read.
+pub(super) fn is_pickle(name: &str) -> bool {
+    PICKLES.iter().any(|end| name.ends_with(end))
+}
+
+pub(super) fn is_weights(name: &str) -> bool {
+    name.ends_with(WEIGHTS)
+}
+
+fn leads_out(name: &str) -> Option<&'static str> {
+    let parts = || name.split(['/', '\\']);
+    match name {
+        "" => Some("is empty"),
+        _ if name.chars().any(char::is_control) => Some("has control characters"),
+        _ if name.starts_with(['/', '\\', '~']) => Some("is absolute"),
+        _ if parts().any(|part| part == "..") => Some("leads out of its folder"),
+        _ if parts().any(|part| part.is_empty() || part == ".") => Some("has empty parts"),
+        _ if name.contains('\\') => Some("has a `\\`"),
+        _ if name.as_bytes().get(1) == Some(&b':') => Some("names a drive"),
+        _ if parts().any(|part| part.len() > LONGEST) => Some("is longer than 255 bytes"),
+        _ => None,
+    }
+}
+
+/// Only files of the repository's own folder are.
+fn is_wanted(name: &str) -> bool {
+    let is_licence = || LICENCES.iter().any(|licence| name.starts_with(licence));
+    !name.contains('/') && (WANTED.contains(&name) || is_weights(name) || name.ends_with(INDEX) || is_licence())
+}
+
+fn is_portable(name: &str) -> bool {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_.+ ()".contains(c);
+    let stem = name.split('.').next().unwrap_or_default().trim_end().to_ascii_lowercase();
+    let is_numbered = ["com", "lpt"].iter().any(|device| {
+        stem.strip_prefix(device).is_some_and(|number| number.len() == 1 && number.bytes().all(|digit| digit.is_ascii_digit()))
+    });
+    let is_device = is_numbered || DEVICES.contains(&&*stem);
+    name.chars().all(is_plain) && !name.starts_with('.') && !name.ends_with(['.', ' ']) && !is_device
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_read_is_fetched_and_the_rest_stays_there() {
+        for name in [
+            "config.json",
+            "model.safetensors",
+            "model-00001-of-00002.safetensors",
+            "model.safetensors.index.json",
+            "adapter_model.safetensors",
+            "LICENSE",
+            "LICENSE.txt",
+            "USE_POLICY.md",
+            "tokenizer.model",
+        ] {
+            assert_eq!(fate(name), Fate::Wanted, "{name}");
+        }
+        for name in [
+            "pytorch_model.bin",
+            "original/consolidated.00.pth",
+            "model.gguf",
+            "onnx/model.onnx",
+            "sub/config.json",
+            ".gitattributes",
+            "modeling.py",
+            "a:b.png",
+            "config.json.bak",
+            "näme.txt",
+        ] {
+            assert_eq!(fate(name), Fate::Skipped, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_name_that_could_lead_elsewhere_is_hostile() {
+        let long = format!("{}.safetensors", "x".repeat(300));
+        let hostile = [
+            "", "../config.json", "/etc/passwd", "a/../../b", "..", ".", "a/./b", "a//b", "a/", "..\\config.json", "a\\..\\..\\b", "\\\\host\\share",
+            "C:\\config.json", "C:config.json", "~/config.json", "config.json\0", "model\n.safetensors", "aux.safetensors", "CON.safetensors",
+            "com1.safetensors", "LICENSE.", "LICENSE ", "LICENSE:stream", "LICENSE*", "mödel.safetensors", ".safetensors", &long,
+        ];
+        for name in hostile {
+            assert!(matches!(fate(name), Fate::Hostile(_)), "{name:?}: {:?}", fate(name));
+        }
+    }
+}

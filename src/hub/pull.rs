@@ -1,0 +1,128 @@
+//! A repository to a snapshot in the cache: the listing, room on the disk, the files that are missing, links by name, and at last the
+//! branch's commit.
+
+use std::path::Path;
+
+use super::cache::{Cache, Snapshot};
+use super::client::{Client, Patience};
+use super::download::Wanted;
+use super::environment::{Environment, Network};
+use super::error::Error;
+use super::id::ModelId;
+use super::listing::Listing;
+use super::location::escaped;
+use super::progress::Progress;
+use super::Pulled;
+use crate::files::{self, JSON_BYTES, check_space, create_folder, link_atomic};
+use crate::report::{Event, Reporter};
+
+/// A base for a run. A commit that is in the cache needs no network; of a branch or tag the Hub is asked which commit it is now, and
+/// if nobody answers, the commit that it was is good enough and told.
+///
+/// # Errors
+/// It is not in the cache and cannot be fetched.
+pub fn fetch(environment: &Environment, id: &ModelId, report: Reporter) -> Result<Snapshot, Error> {
+    let cache = Cache::at(&environment.cache);
+    let found = cache.find(id);
+    match (found, environment.network) {
+        (Ok(snapshot), Network::Off(_)) => Ok(snapshot),
+        (Ok(snapshot), _) if id.pinned().is_some() => Ok(snapshot),
+        (Ok(snapshot), _) => {
+            // Whoever has it already does not wait long.
+            let client = Client::new(environment, Patience::default(), "a pull")?;
+            match client.listing(id, 1, report) {
+                Err(error) if error.is_network_away() => {
+                    report(Event::Note(format!("{error}; going on with commit {} of the cache", snapshot.commit)));
+                    Ok(snapshot)
+                }
+                listing => Ok(client.download(&cache, id, &listing?, report)?.snapshot),
+            }
+        }
+        (Err(missing), Network::Off(variable)) => {
+            let offline = Some(variable);
+            Err(Error::NotCached { id: id.to_string(), cache: environment.cache.clone(), missing, offline })
+        }
+        (Err(_), Network::Allowed) => Ok(pull(environment, id, report)?.snapshot),
+    }
+}
+
+/// Fetches what is missing of a repository.
+///
+/// # Errors
+/// It is not there, not allowed, refused, damaged on its way, or there is no room for it.
+pub fn pull(environment: &Environment, id: &ModelId, report: Reporter) -> Result<Pulled, Error> {
+    pull_with(environment, Patience::default(), id, report)
+}
+
+/// [`pull`] with another patience.
+///
+/// # Errors
+/// As for [`pull`].
+pub fn pull_with(environment: &Environment, patience: Patience, id: &ModelId, report: Reporter) -> Result<Pulled, Error> {
+    let cache = Cache::at(&environment.cache);
+    if let Network::Off(variable) = environment.network {
+        let failed = |missing| Error::NotCached { id: id.to_string(), cache: environment.cache.clone(), missing, offline: Some(variable) };
+        return cached(cache.find(id).map_err(failed)?);
+    }
+    let client = Client::new(environment, patience, "a pull")?;
+    let listing = client.listing(id, patience.attempts, report)?;
+    client.download(&cache, id, &listing, report)
+}
+
+/// What is in the cache, as a pull that had nothing to do.
+fn cached(snapshot: Snapshot) -> Result<Pulled, Error> {
+    let failed = |cause| files::Error::new("read", &snapshot.folder, cause);
+    let mut files = Vec::new();
+    for entry in snapshot.folder.read_dir().map_err(failed)? {
+        let path = entry.map_err(failed)?.path();
+        let bytes = path.metadata().map_err(failed)?.len();
+        files.push((path.file_name().unwrap_or_default().to_string_lossy().into_owned(), bytes));
+    }
+    files.sort();
+    Ok(Pulled { snapshot, files, downloaded_bytes: 0, skipped: 0 })
+}
+
+impl Client {
+    fn listing(&self, id: &ModelId, attempts: u32, report: Reporter) -> Result<Listing, Error> {
+        let path = format!("api/models/{}/revision/{}?blobs=true", id.repository(), escaped(id.revision()));
+        let address = self.address(&path)?;
+        let json = self.insist(attempts, report, || self.get_small(id, address.clone(), JSON_BYTES))?;
+        Listing::read(id, &json)
+    }
+
+    fn download(&self, cache: &Cache, id: &ModelId, listing: &Listing, report: Reporter) -> Result<Pulled, Error> {
+        let snapshot = cache.snapshot(id, listing.commit.clone());
+        let wanted: Vec<Wanted> = listing
+            .files
+            .iter()
+            .map(|file| {
+                let hash = file.digest.text();
+                Wanted { id, commit: &listing.commit, file, blob: cache.blob(id, hash), lock: cache.lock(id, hash) }
+            })
+            .collect();
+        let total = listing.files.iter().fold(0_u64, |sum, file| sum.saturating_add(file.bytes));
+        let have = |wanted: &Wanted| if wanted.is_there() { wanted.file.bytes } else { wanted.begun_bytes() };
+        let done = wanted.iter().fold(0_u64, |sum, wanted| sum.saturating_add(have(wanted)));
+        create_folder(&snapshot.folder)?;
+        check_space(&snapshot.folder, total.saturating_sub(done))?;
+        let mut progress = Progress::new(report, total, done);
+        for wanted in &wanted {
+            if !wanted.is_there() {
+                wanted.download(self, &mut progress)?;
+            }
+            link(&wanted.blob, &snapshot.folder.join(&wanted.file.name))?;
+        }
+        cache.remember(id, &listing.commit)?;
+        let files = listing.files.iter().map(|file| (file.name.clone(), file.bytes)).collect();
+        Ok(Pulled { snapshot, files, downloaded_bytes: progress.moved_bytes, skipped: listing.skipped })
+    }
+}
+
+/// Puts a name of the snapshot onto its content: `../../blobs/HASH`.
+fn link(blob: &Path, name: &Path) -> Result<(), Error> {
+    let target = Path::new("../../blobs").join(blob.file_name().unwrap_or_default());
+    if name.read_link().is_ok_and(|found| found == target) {
+        return Ok(());
+    }
+    Ok(link_atomic(&target, name)?)
+}

@@ -1,0 +1,64 @@
+//! A lock for others to read: what it says of the run stays, where this machine has its files does not.
+
+use serde_json::{Map, Value};
+
+/// Keys that say nothing but where things are here.
+const PLACES: [&str; 2] = ["command", "working_directory"];
+
+/// The same entries; of absolute paths, as values and as keys, only as much of their ends is left as tells them apart.
+pub(super) fn map(entries: &Map<String, Value>) -> Map<String, Value> {
+    let mut portable = Map::new();
+    for (key, entry) in entries.iter().filter(|(key, _)| !PLACES.contains(&key.as_str())) {
+        let mut parts = 1;
+        while parts < 64 && portable.contains_key(&end(key, parts)) {
+            parts += 1;
+        }
+        portable.insert(end(key, parts), value(entry));
+    }
+    portable
+}
+
+fn value(of: &Value) -> Value {
+    match of {
+        Value::Object(entries) => Value::Object(map(entries)),
+        Value::Array(items) => items.iter().map(value).collect(),
+        Value::String(text) => Value::String(end(text, 1)),
+        other => other.clone(),
+    }
+}
+
+/// The last parts of an absolute path; any other text as it is.
+fn end(text: &str, parts: usize) -> String {
+    let is_drive = text.as_bytes().get(1) == Some(&b':') && matches!(text.as_bytes().get(2), Some(b'\\' | b'/'));
+    if !text.starts_with(['/', '\\', '~']) && !is_drive {
+        return text.to_owned();
+    }
+    let names: Vec<&str> = text.split(['/', '\\']).filter(|name| !name.is_empty()).collect();
+    names[names.len().saturating_sub(parts)..].join("/")
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn places_go_and_names_stay() {
+        let lock = json!({
+            "command": "rankine train /home/anna/recipe.yaml",
+            "working_directory": "/home/anna",
+            "recipe_file": "/home/anna/recipe.yaml",
+            "threads": 2,
+            "recipe": {"base_model": "owner/name", "datasets": [{"path": "data/rows.parquet"}], "output_dir": "C:\\runs\\a"},
+            "blake3": {"datasets": {"/a/x/rows.parquet": "1", "/b/y/rows.parquet": "2"}},
+        });
+        let expected = json!({
+            "recipe_file": "recipe.yaml",
+            "threads": 2,
+            "recipe": {"base_model": "owner/name", "datasets": [{"path": "data/rows.parquet"}], "output_dir": "a"},
+            "blake3": {"datasets": {"rows.parquet": "1", "y/rows.parquet": "2"}},
+        });
+        assert_eq!(Value::Object(map(lock.as_object().expect("an object"))), expected);
+    }
+}
