@@ -348,7 +348,11 @@ fn an_adapter_brings_its_base_and_changes_the_answer() {
     desk.edit("run/adapter/adapter_config.json", "\"base\",", "\"owner/name\",");
     generate("run/adapter").says("the lock of its run has its base", 0, &[]);
     desk.remove("run/recipe.lock.yaml");
-    generate("run/adapter").says("a Hub id", 69, &["`owner/name` is not in the cache", "hint: fetch it with `rankine pull owner/name`"]);
+    generate("run/adapter").says(
+        "a Hub id",
+        69,
+        &["`owner/name` is not in the cache", "hint: fetch it with `rankine pull owner/name`"],
+    );
     desk.edit("run/adapter/adapter_config.json", "\"owner/name\",", "null,");
     generate("run/adapter").says("no base", 65, &["the adapter in `run/adapter` names no base", "`--base`"]);
 }

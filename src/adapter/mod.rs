@@ -33,9 +33,14 @@ pub struct LoraConfig {
 }
 
 impl LoraConfig {
+    /// The highest rank of any projection.
+    pub fn largest_rank(&self) -> usize {
+        self.rank_pattern.iter().map(|(_, rank)| *rank).chain([self.rank]).max().unwrap_or(self.rank)
+    }
+
     /// What consumers of the adapter will not take as it is, in words.
     pub fn portability(&self) -> Vec<String> {
-        let rank = self.rank_pattern.iter().map(|(_, rank)| *rank).chain([self.rank]).max().unwrap_or(self.rank);
+        let rank = self.largest_rank();
         let vllm =
             (rank > 16).then(|| format!("vLLM takes an adapter of rank {rank} only with `--max-lora-rank {rank}` or more"));
         let llama_cpp =

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use super::{Failure, hub};
 use crate::adapter::{LoraConfig, Numbers, peft};
 use crate::fault::{Exit, Fault, shell_word};
-use crate::model::LinearSpec;
 use crate::hub::ModelId;
+use crate::model::LinearSpec;
 use crate::plan::{Lock, hub_id};
 use crate::train::RunFolder;
 
@@ -41,11 +41,14 @@ fn find_named(base: &Path) -> Result<PathBuf, Failure> {
         return Ok(hub::cached(&id)?.folder);
     }
     // The oldest models have no owner; any word looks like one of them.
-    if let Some(snapshot) = ModelId::parse(name).ok().filter(|id| id.owner_and_name().is_none()).and_then(|id| hub::cached(&id).ok()) {
+    if let Some(snapshot) =
+        ModelId::parse(name).ok().filter(|id| id.owner_and_name().is_none()).and_then(|id| hub::cached(&id).ok())
+    {
         return Ok(snapshot.folder);
     }
     let fault = Fault::new(format!("base `{}` does not exist, expected a folder or a Hub id", base.display()));
-    let hint = "name the folder of a Hugging Face model (config.json, *.safetensors, tokenizer.json), or a Hub id that was pulled";
+    let hint =
+        "name the folder of a Hugging Face model (config.json, *.safetensors, tokenizer.json), or a Hub id that was pulled";
     Err(Failure::new(Exit::NoInput, fault.hint(hint)))
 }
 

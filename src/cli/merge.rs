@@ -10,6 +10,7 @@ use indicatif::HumanBytes;
 use serde_json::{Value, json};
 
 use super::base::{check_adapter, find_base, lock_above};
+use super::card::run_of;
 use super::{Failure, grouped, print};
 use crate::export::merge::{Addend, Order, OtherBase, Tally, TrainedOn, merge as write_merged};
 use crate::fault::{Exit, Fault};
@@ -106,10 +107,12 @@ fn addend(word: &str) -> Result<Addend, Failure> {
 fn trained_on(folder: &Path) -> Result<Option<TrainedOn>, Failure> {
     let Some(path) = lock_above(folder) else { return Ok(None) };
     let name = |path: PathBuf| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let files = Lock::read(&path)?.base_files().into_iter().map(|(path, hash)| (name(path), hash));
+    let lock = Lock::read(&path)?;
+    let files = lock.base_files().into_iter().map(|(path, hash)| (name(path), hash));
     let (config, weights): (Vec<_>, Vec<_>) = files.partition(|(name, _)| name == "config.json");
     let config = config.into_iter().next().map(|(_, hash)| hash);
-    Ok(Some(TrainedOn { lock: path, weights: weights.into_iter().collect(), config }))
+    let run = run_of(&path, &lock)?;
+    Ok(Some(TrainedOn { lock: path, weights: weights.into_iter().collect(), config, run }))
 }
 
 /// The base that was named, or the one that all adapters were trained on.

@@ -1,6 +1,7 @@
 //! The command line: one file a verb. The only place that writes to stdout.
 
 mod base;
+mod card;
 mod chat;
 mod check;
 mod eval;

@@ -97,7 +97,8 @@ impl Parts {
 
     fn notes(&self) -> Vec<String> {
         let unfinished = self.run.as_ref().filter(|run| !is_finished(run));
-        let unfinished = unfinished.map(|run| format!("run `{}` is not finished: its best adapter so far is uploaded", run.display()));
+        let unfinished =
+            unfinished.map(|run| format!("run `{}` is not finished: its best adapter so far is uploaded", run.display()));
         let card = format!("`{}` has no {}: the repository gets no card", self.adapter.display(), RunFolder::CARD);
         unfinished.into_iter().chain(self.card.is_none().then_some(card)).collect()
     }
@@ -174,7 +175,8 @@ mod tests {
         ] {
             assert_eq!(place_in(text), Some(place), "{text}");
         }
-        for text in ["https://huggingface.co/owner/name", "data/rows.parquet", "and/or", "r / alpha", "owner/name", "1/2", "</a>"] {
+        for text in ["https://huggingface.co/owner/name", "data/rows.parquet", "and/or", "r / alpha", "owner/name", "1/2", "</a>"]
+        {
             assert_eq!(place_in(text), None, "{text}");
         }
     }

@@ -116,22 +116,12 @@ fn lines<T: Default>(path: &Path, read: impl FnOnce(BufReader<io::Take<File>>) -
 /// The run's files with the hash of each.
 fn written(run: &Path) -> Result<Vec<(String, String)>, Failure> {
     let beside = [RunFolder::METRICS, RunFolder::LOCK, RunFolder::RESULT, RunFolder::CARD].map(|name| run.join(name));
-    let product = RunFolder::product_in(run).map_or_else(|| Ok(Vec::new()), |product| files_in(&product))?;
-    let paths = product.into_iter().chain(beside).filter(|path| path.is_file());
+    let paths = RunFolder::product_files(run)?.into_iter().chain(beside).filter(|path| path.is_file());
     let hashed = |path: PathBuf| {
         let name = path.strip_prefix(run).unwrap_or(&path).display().to_string();
         Ok((name, hash_file(&path)?.to_string()))
     };
     paths.map(hashed).collect()
-}
-
-/// What lies in a folder, by name.
-fn files_in(folder: &Path) -> Result<Vec<PathBuf>, Failure> {
-    let failed = |cause| files::Error::new("read", folder, cause);
-    let entries = folder.read_dir().map_err(failed)?.collect::<Result<Vec<_>, _>>().map_err(failed)?;
-    let mut paths: Vec<PathBuf> = entries.into_iter().map(|entry| entry.path()).collect();
-    paths.sort();
-    Ok(paths)
 }
 
 /// The last part of a folder's path.

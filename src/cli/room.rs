@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use super::Failure;
 use crate::fault::{Exit, Fault, shell_word};
-use crate::files::{self, Claim, Refused, check_space, create_folder, remove_leftovers};
+use crate::files::licence::{Notices, notice_paths};
+use crate::files::{self, Claim, JSON_BYTES, Refused, check_space, create_folder, hash_file, read_text_up_to, remove_leftovers};
 use crate::plan::Plan;
 use crate::train::RunFolder;
 
@@ -39,6 +40,10 @@ impl Room {
             let run = shell_word(&shown.to_string());
             let hint = format!("go on with `rankine resume {run}`, or start over with `{command} --overwrite`");
             return Err(exists(format!("`{shown}` holds a run"), &hint));
+        }
+        if let Some(path) = Notices::read(&plan.base_folder)?.first_other(folder).filter(|path| !parts.contains(path)) {
+            let message = format!("output_dir: `{}` is there and is not the licence of the base", path.display());
+            return Err(exists(message, "choose another `output_dir`"));
         }
         if let Some((key, path)) = inputs(plan).into_iter().find(|(_, path)| parts.iter().any(|part| lies_in(path, part))) {
             let message = format!("{key}: `{}` lies in `{shown}`, which this run would empty", path.display());
@@ -75,7 +80,15 @@ impl Room {
             .chain(&[RunFolder::LOCK, RunFolder::CARD, RunFolder::RESULT])
             .map(|part| self.folder.join(part))
             .filter(|part| part.exists())
+            .chain(self.notices())
             .collect()
+    }
+
+    /// The licences that an older run laid beside its card: those whose hashes the card has.
+    fn notices(&self) -> Vec<PathBuf> {
+        let card = read_text_up_to(&self.folder.join(RunFolder::CARD), JSON_BYTES).unwrap_or_default();
+        let is_named = |path: &PathBuf| hash_file(path).is_ok_and(|hash| card.contains(&hash.to_string()));
+        notice_paths(&self.folder).into_iter().filter(is_named).collect()
     }
 }
 

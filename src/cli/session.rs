@@ -7,15 +7,16 @@ use std::time::Duration;
 
 use indicatif::HumanDuration;
 
+use super::card::write_run_card;
 use super::room::Room;
 use super::signals::Signals;
 use super::{Failure, plan::facts, print, result};
-use crate::export::{Card, card};
+use crate::device;
 use crate::fault::{Exit, Fault, shell_word};
+use crate::files::licence::Notices;
 use crate::plan::{Inputs, Lock, Origin, Plan, RunData, Trains};
 use crate::report::{Event, Metrics, Terminal};
 use crate::train::{self, Checkpoint, RunFolder, Start, State};
-use crate::{device, files};
 
 /// Share of the speed of a bare product that a training step reaches; see LOG.md.
 const EFFICIENCY: f64 = 0.3;
@@ -41,6 +42,8 @@ impl Session<'_> {
     pub fn run(self, lock: impl FnOnce() -> Result<Lock, Failure>) -> Result<(), Failure> {
         let (plan, terminal) = (self.plan, self.terminal);
         let report = |event| terminal.take(&event);
+        // A licence that cannot be read is better told now than after training.
+        let notices = Notices::read(&plan.base_folder)?;
         let device = device::open(plan.device, self.force)?;
         let data = plan.read_data(&report)?;
         let config = plan.train_config(&data);
@@ -48,7 +51,8 @@ impl Session<'_> {
         announce(terminal, plan, &data, &config, done, device::product_flops_per_second(&device));
         let mut decoder = plan.load_model(&device, self.checkpoint.as_ref(), &report)?;
 
-        let lock = lock()?;
+        let mut lock = lock()?;
+        lock.describe(plan, &data);
         if let Some(path) = self.inputs.changed() {
             let fault = Fault::new(format!("`{}` changed while it was read", path.display()));
             return Err(Failure::new(Exit::Input, fault.hint("start the command again when nobody writes to it")));
@@ -84,7 +88,7 @@ impl Session<'_> {
 
         let result = result::object(&plan.output_dir, &state);
         result::write(&plan.output_dir, &result)?;
-        files::write_atomic(&plan.output_dir.join(RunFolder::CARD), card(&facts_of(plan, &data, &state)).as_bytes())?;
+        write_run_card(plan, &lock, &result, &notices)?;
         for remark in remarks(&state, &config) {
             terminal.say(&format!("note: {remark}"));
         }
@@ -135,28 +139,6 @@ fn announce(terminal: &Terminal, plan: &Plan, data: &RunData, config: &train::Co
     let left = 1.0 - done as f64 / config.schedule.total_steps as f64;
     let seconds = left * plan.training_flops(data, config) / (flops_per_second * EFFICIENCY);
     terminal.say(&format!("{:<22} about {}", "time", HumanDuration(Duration::from_secs_f64(seconds.max(1.0)))));
-}
-
-fn facts_of(plan: &Plan, data: &RunData, state: &State) -> Card {
-    let files = plan.sources.iter().flat_map(|source| &source.files).map(|file| file.display().to_string());
-    let targets = plan
-        .setting("adapter.target_modules")
-        .map_or_else(|| "as `init_from`".to_owned(), |targets| targets.to_string().replace('"', ""));
-    Card {
-        base: plan.portable_base_name(),
-        model: plan.model.spec.describe(),
-        files: files.collect(),
-        adapter: match &plan.trains {
-            Trains::Adapter(config) => format!("r {}, alpha {}, targets {targets}", config.rank, config.alpha),
-            Trains::Everything => "none, every weight was trained".to_owned(),
-        },
-        trainable_parameters: plan.trainable_parameters,
-        rows: data.training_rows(),
-        steps: state.step,
-        tokens: state.tokens,
-        eval_loss: state.eval_loss_first.zip(state.eval_loss_best),
-        best_step: state.best_step.unwrap_or(state.step),
-    }
 }
 
 /// What to do with the result: how to load it and, after a recipe, how to train on with an adapter.

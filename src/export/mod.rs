@@ -1,6 +1,6 @@
 //! What a run is turned into for others, one function a file.
 
-mod card;
+pub mod card;
 pub mod gguf;
 mod ledger;
 pub mod merge;

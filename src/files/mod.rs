@@ -7,6 +7,7 @@ pub(crate) mod disk;
 mod float;
 mod guard;
 mod hash;
+pub mod licence;
 mod limited;
 mod manifest;
 mod mmap;

@@ -158,8 +158,11 @@ mod tests {
         };
         assert_eq!(cache.find(&id), missing(&[TOKENIZER, WEIGHTS]));
         fs::write(snapshot.join(TOKENIZER), "{}").expect("written");
-        fs::write(snapshot.join(INDEX), r#"{"weight_map": {"a": "m-1.safetensors", "b": "m-2.safetensors", "c": "m-1.safetensors"}}"#)
-            .expect("written");
+        fs::write(
+            snapshot.join(INDEX),
+            r#"{"weight_map": {"a": "m-1.safetensors", "b": "m-2.safetensors", "c": "m-1.safetensors"}}"#,
+        )
+        .expect("written");
         fs::write(snapshot.join("m-1.safetensors"), "").expect("written");
         assert_eq!(cache.find(&id), missing(&["m-2.safetensors"]));
         fs::write(snapshot.join("m-2.safetensors"), "").expect("written");

@@ -95,7 +95,8 @@ impl Client {
             return Err(Error::Offline { doing: doing.to_owned(), variable });
         }
         let endpoint = environment.endpoint.clone();
-        let server = Location::parse(&endpoint).map_err(|reason| Error::Endpoint { endpoint: shown_endpoint(&endpoint), reason })?;
+        let server =
+            Location::parse(&endpoint).map_err(|reason| Error::Endpoint { endpoint: shown_endpoint(&endpoint), reason })?;
         // The roots of the system, so that a mirror inside the building can have a certificate of its own.
         let tls = TlsConfig::builder().root_certs(RootCerts::PlatformVerifier).build();
         let config = Agent::config_builder()
@@ -271,7 +272,11 @@ impl Client {
                 }
             };
             if tried >= attempts {
-                return Err(if attempts > 1 { Error::GaveUp { error: Box::new(error), attempts, kept: String::new() } } else { error });
+                return Err(if attempts > 1 {
+                    Error::GaveUp { error: Box::new(error), attempts, kept: String::new() }
+                } else {
+                    error
+                });
             }
             let grown = self.patience.first_wait * 2_u32.saturating_pow(tried - 1);
             let wait = wait.unwrap_or(grown).min(self.patience.longest_wait);

@@ -152,7 +152,11 @@ impl<'a> Growing<'a> {
         let broken = |bytes: u64, cause: String| {
             let place = format!("{} of `{}`", file.name, self.wanted.id);
             let cause = format!("broke off after {bytes} of {} bytes: {cause}", file.bytes);
-            Failed::Again { error: Error::Connection { place, cause }, wait: None, has_progressed: bytes - before >= PROGRESS_BYTES }
+            Failed::Again {
+                error: Error::Connection { place, cause },
+                wait: None,
+                has_progressed: bytes - before >= PROGRESS_BYTES,
+            }
         };
         loop {
             let length = match body.read(&mut piece) {

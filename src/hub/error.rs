@@ -265,10 +265,16 @@ impl Explain for Error {
             Self::Denied { token: TokenUse::Withheld, .. } => "set HF_ENDPOINT to an https address".to_owned(),
             Self::Denied { access: Access::Write, .. } => "set HF_TOKEN to a token that may write there".to_owned(),
             Self::Denied { id, endpoint, token, .. } => denied(id, endpoint, *token),
-            Self::NoRepository { .. } => "correct the id; of a private repository HF_TOKEN must have the token of somebody who may read it".to_owned(),
+            Self::NoRepository { .. } => {
+                "correct the id; of a private repository HF_TOKEN must have the token of somebody who may read it".to_owned()
+            }
             Self::NoRevision { .. } => "name a branch, tag or commit of the repository after `@`".to_owned(),
-            Self::Refused { .. } | Self::Redirect { .. } => "nothing of it was kept; check HF_ENDPOINT, and that the repository is the one that you mean".to_owned(),
-            Self::NoWeights { .. } => "choose a repository with safetensors; pickle files can run code and are refused".to_owned(),
+            Self::Refused { .. } | Self::Redirect { .. } => {
+                "nothing of it was kept; check HF_ENDPOINT, and that the repository is the one that you mean".to_owned()
+            }
+            Self::NoWeights { .. } => {
+                "choose a repository with safetensors; pickle files can run code and are refused".to_owned()
+            }
             Self::Size { .. } | Self::Hash { .. } => "try again; if it stays, the server or a proxy changes files".to_owned(),
             Self::Public { .. } => "choose another id, or make the repository private in its settings".to_owned(),
             Self::Status { .. } => return None,
@@ -281,7 +287,9 @@ impl Explain for Error {
 fn denied(id: &str, endpoint: &str, token: TokenUse) -> String {
     let page = format!("{endpoint}/{}", id.split('@').next().unwrap_or(id));
     match token {
-        TokenUse::Sent => format!("accept the licence at {page} if it is gated, with the account of this token; otherwise correct the id"),
+        TokenUse::Sent => {
+            format!("accept the licence at {page} if it is gated, with the account of this token; otherwise correct the id")
+        }
         _ => format!("correct the id; if it is gated accept the licence at {page}, then set HF_TOKEN to a token of that account"),
     }
 }

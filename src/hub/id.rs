@@ -147,7 +147,10 @@ mod tests {
     #[test]
     fn an_id_has_an_owner_a_name_and_a_revision() {
         let id = ModelId::parse("Qwen/Qwen2.5-0.5B@refs/pr/1").expect("an id");
-        assert_eq!((id.repository(), id.revision(), id.owner_and_name()), ("Qwen/Qwen2.5-0.5B", "refs/pr/1", Some(("Qwen", "Qwen2.5-0.5B"))));
+        assert_eq!(
+            (id.repository(), id.revision(), id.owner_and_name()),
+            ("Qwen/Qwen2.5-0.5B", "refs/pr/1", Some(("Qwen", "Qwen2.5-0.5B")))
+        );
         assert_eq!(id.to_string(), "Qwen/Qwen2.5-0.5B@refs/pr/1");
         let id = ModelId::parse("gpt2").expect("an old id");
         assert_eq!((id.revision(), id.owner_and_name(), id.pinned()), ("main", None, None));
@@ -159,9 +162,40 @@ mod tests {
     #[test]
     fn what_could_lead_elsewhere_is_no_id() {
         let wrong = [
-            "", "/", "a/", "/a", "a/b/c", "a//b", "../b", "a/..", "./a", "a/.b", "a/b.", "-a/b", "a/b-", "a/b--c", "a/b..c", "a/b.git", "a b/c",
-            "a\\b/c", "a/b\0", "ä/b", "a:b/c", "~/b", "a/b@", "a/b@/x", "a/b@x/", "a/b@../x", "a/b@x/../y", "a/b@.x", "a/b@x..y", "a/b@x y",
-            "a/b@x\\y", "a/b@x@y", "a/b@x%2fy", "a/b@x\ny",
+            "",
+            "/",
+            "a/",
+            "/a",
+            "a/b/c",
+            "a//b",
+            "../b",
+            "a/..",
+            "./a",
+            "a/.b",
+            "a/b.",
+            "-a/b",
+            "a/b-",
+            "a/b--c",
+            "a/b..c",
+            "a/b.git",
+            "a b/c",
+            "a\\b/c",
+            "a/b\0",
+            "ä/b",
+            "a:b/c",
+            "~/b",
+            "a/b@",
+            "a/b@/x",
+            "a/b@x/",
+            "a/b@../x",
+            "a/b@x/../y",
+            "a/b@.x",
+            "a/b@x..y",
+            "a/b@x y",
+            "a/b@x\\y",
+            "a/b@x@y",
+            "a/b@x%2fy",
+            "a/b@x\ny",
         ];
         for text in wrong {
             let error = ModelId::parse(text).expect_err(text);

@@ -39,7 +39,8 @@ impl Listing {
         let refused = |reason: String| Error::Refused { id: id.to_string(), reason: printable(&reason) };
         let answer: Value = serde_json::from_slice(json).map_err(|error| refused(format!("it is not valid JSON: {error}")))?;
         let sha = answer["sha"].as_str().ok_or_else(|| refused("it names no commit".to_owned()))?;
-        let commit = Commit::parse(sha).ok_or_else(|| refused(format!("its commit is `{sha}`, expected 40 hexadecimal digits")))?;
+        let commit =
+            Commit::parse(sha).ok_or_else(|| refused(format!("its commit is `{sha}`, expected 40 hexadecimal digits")))?;
         if id.pinned().is_some_and(|pinned| pinned != commit) {
             return Err(refused(format!("its commit is {commit}, asked was for {}", id.revision())));
         }
@@ -120,7 +121,8 @@ mod tests {
 
     #[test]
     fn files_have_size_and_hash() {
-        let siblings = [file("config.json"), weights("model.safetensors"), weights("consolidated.safetensors"), file("pytorch_model.bin")];
+        let siblings =
+            [file("config.json"), weights("model.safetensors"), weights("consolidated.safetensors"), file("pytorch_model.bin")];
         let listing = read(&json!({"sha": SHA, "siblings": siblings})).expect("read");
         let names: Vec<_> = listing.files.iter().map(|file| (file.name.as_str(), file.bytes, file.digest.text().len())).collect();
         assert_eq!(names, [("config.json", 3, 40), ("model.safetensors", 5, 64)]);
@@ -154,10 +156,12 @@ mod tests {
             assert!(matches!(error, Error::Refused { .. }) && error.to_string().contains(part), "{part}: {error}");
             assert!(error.hint().is_some());
         }
-        let error = read(&json!({"sha": SHA, "siblings": [file("pytorch_model.bin"), file("config.json")]})).expect_err("pickles");
+        let error =
+            read(&json!({"sha": SHA, "siblings": [file("pytorch_model.bin"), file("config.json")]})).expect_err("pickles");
         assert!(error.to_string().ends_with("has no safetensors file, only `pytorch_model.bin`"), "{error}");
         let other = ModelId::parse(&format!("owner/name@{}", SHA.replace('0', "1"))).expect("an id");
-        let error = Listing::read(&other, json!({"sha": SHA, "siblings": []}).to_string().as_bytes()).expect_err("another commit");
+        let error =
+            Listing::read(&other, json!({"sha": SHA, "siblings": []}).to_string().as_bytes()).expect_err("another commit");
         assert!(error.to_string().contains("asked was for 1123"), "{error}");
     }
 }

@@ -37,7 +37,8 @@ impl Location {
     /// # Errors
     /// What is wrong with it.
     pub fn follow(&self, location: &str) -> Result<Self, &'static str> {
-        let (scheme, host) = (self.0.scheme_str().unwrap_or_default(), self.0.authority().map_or("", |authority| authority.as_str()));
+        let (scheme, host) =
+            (self.0.scheme_str().unwrap_or_default(), self.0.authority().map_or("", |authority| authority.as_str()));
         let next = match location {
             _ if location.starts_with("//") => Self::parse(&format!("{scheme}:{location}")),
             _ if location.starts_with('/') => Self::parse(&format!("{scheme}://{host}{location}")),
@@ -95,7 +96,9 @@ mod tests {
     fn a_server_is_scheme_host_and_port() {
         let hub = location("https://Hub.example/a");
         assert!(hub.is_same_server(&location("https://hub.example:443/b?c")));
-        for other in ["http://hub.example", "https://hub.example:8443", "https://hub.example.evil.example", "https://evil.example"] {
+        for other in
+            ["http://hub.example", "https://hub.example:8443", "https://hub.example.evil.example", "https://evil.example"]
+        {
             assert!(!hub.is_same_server(&location(other)), "{other}");
         }
         for text in ["", "x", "/a", "ftp://a", "file:///etc/passwd", "https://user:secret@a", "https://", "http://a b"] {

@@ -132,9 +132,33 @@ mod tests {
     fn a_name_that_could_lead_elsewhere_is_hostile() {
         let long = format!("{}.safetensors", "x".repeat(300));
         let hostile = [
-            "", "../config.json", "/etc/passwd", "a/../../b", "..", ".", "a/./b", "a//b", "a/", "..\\config.json", "a\\..\\..\\b", "\\\\host\\share",
-            "C:\\config.json", "C:config.json", "~/config.json", "config.json\0", "model\n.safetensors", "aux.safetensors", "CON.safetensors",
-            "com1.safetensors", "LICENSE.", "LICENSE ", "LICENSE:stream", "LICENSE*", "mödel.safetensors", ".safetensors", &long,
+            "",
+            "../config.json",
+            "/etc/passwd",
+            "a/../../b",
+            "..",
+            ".",
+            "a/./b",
+            "a//b",
+            "a/",
+            "..\\config.json",
+            "a\\..\\..\\b",
+            "\\\\host\\share",
+            "C:\\config.json",
+            "C:config.json",
+            "~/config.json",
+            "config.json\0",
+            "model\n.safetensors",
+            "aux.safetensors",
+            "CON.safetensors",
+            "com1.safetensors",
+            "LICENSE.",
+            "LICENSE ",
+            "LICENSE:stream",
+            "LICENSE*",
+            "mödel.safetensors",
+            ".safetensors",
+            &long,
         ];
         for name in hostile {
             assert!(matches!(fate(name), Fate::Hostile(_)), "{name:?}: {:?}", fate(name));

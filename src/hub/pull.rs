@@ -3,6 +3,7 @@
 
 use std::path::Path;
 
+use super::Pulled;
 use super::cache::{Cache, Snapshot};
 use super::client::{Client, Patience};
 use super::download::Wanted;
@@ -12,7 +13,6 @@ use super::id::ModelId;
 use super::listing::Listing;
 use super::location::escaped;
 use super::progress::Progress;
-use super::Pulled;
 use crate::files::{self, JSON_BYTES, check_space, create_folder, link_atomic};
 use crate::report::{Event, Reporter};
 
@@ -61,7 +61,8 @@ pub fn pull(environment: &Environment, id: &ModelId, report: Reporter) -> Result
 pub fn pull_with(environment: &Environment, patience: Patience, id: &ModelId, report: Reporter) -> Result<Pulled, Error> {
     let cache = Cache::at(&environment.cache);
     if let Network::Off(variable) = environment.network {
-        let failed = |missing| Error::NotCached { id: id.to_string(), cache: environment.cache.clone(), missing, offline: Some(variable) };
+        let failed =
+            |missing| Error::NotCached { id: id.to_string(), cache: environment.cache.clone(), missing, offline: Some(variable) };
         return cached(cache.find(id).map_err(failed)?);
     }
     let client = Client::new(environment, patience, "a pull")?;

@@ -103,7 +103,8 @@ impl Client {
         let entry = |file: &Outgoing| json!({"path": file.name, "sample": STANDARD.encode(&file.sample), "size": file.bytes});
         let body = json!({"files": files.iter().map(entry).collect::<Vec<_>>()}).to_string();
         let to = self.address(&format!("api/models/{}/preupload/{}", id.repository(), escaped(id.revision())))?;
-        let answer = self.insist(self.patience.attempts, report, || self.post(id, &to, &[JSON], body.as_bytes(), ANSWER_BYTES))?;
+        let answer =
+            self.insist(self.patience.attempts, report, || self.post(id, &to, &[JSON], body.as_bytes(), ANSWER_BYTES))?;
         let answer = read(id, &answer)?;
         files.iter().map(|file| mode(&answer, file).map_err(|reason| Error::Refused { id: id.to_string(), reason })).collect()
     }

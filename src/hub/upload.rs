@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use ureq::SendBody;
 use ureq::http::Request;
 
+use super::Content;
 use super::client::{Client, Failed};
 use super::digest::{Digest, Hasher};
 use super::error::{Access, Error};
@@ -14,7 +15,6 @@ use super::id::ModelId;
 use super::location::Location;
 use super::progress::Progress;
 use super::push::{ANSWER_BYTES, read};
-use super::Content;
 use crate::fault::printable;
 use crate::files::{self, open_file};
 
@@ -101,7 +101,8 @@ impl Client {
     }
 
     fn upload_one(&self, id: &ModelId, answer: &Value, file: &Outgoing, progress: &mut Progress) -> Result<(), Error> {
-        let refused = |reason: String| Error::Refused { id: id.to_string(), reason: printable(&format!("`{}`: {reason}", file.name)) };
+        let refused =
+            |reason: String| Error::Refused { id: id.to_string(), reason: printable(&format!("`{}`: {reason}", file.name)) };
         let mut objects = answer["objects"].as_array().into_iter().flatten();
         let object = objects.find(|object| object["oid"] == json!(file.sha256));
         let object = object.ok_or_else(|| refused("it does not say where that is to be sent".to_owned()))?;

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
 
+use crate::files::licence::is_notice;
 use crate::files::{self, Error, Float, JSON_BYTES, read_text_up_to, write_atomic};
 
 /// config.json's names for the type of the weights: that of transformers 5, and that of 4.
@@ -29,8 +30,6 @@ const NAMES: [&str; 13] = [
     "chat_template.json",
     "chat_template.jinja",
 ];
-/// How the names of licences begin.
-const LICENCES: [&str; 5] = ["LICENSE", "LICENCE", "NOTICE", "COPYING", "USE_POLICY"];
 
 /// Paths in a model's folder, relative to it.
 #[derive(Debug)]
@@ -47,9 +46,7 @@ impl<'a> Beside<'a> {
     pub fn of(base: &'a Path) -> Result<Self, Error> {
         // Beside a single file of weights an index is not read, and would lead to files that are not written.
         let has_index = !base.join("model.safetensors").exists();
-        let goes = |name: &str| {
-            NAMES.contains(&name) || LICENCES.iter().any(|start| name.starts_with(start)) || (has_index && name == INDEX)
-        };
+        let goes = |name: &str| NAMES.contains(&name) || is_notice(name) || (has_index && name == INDEX);
         let mut paths = list(base, "", goes)?;
         if base.join(TEMPLATES).is_dir() {
             paths.extend(list(&base.join(TEMPLATES), TEMPLATES, |name| {

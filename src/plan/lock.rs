@@ -8,6 +8,7 @@ use serde_json::{Map, Value, json};
 use super::Error;
 use super::fill::Origin;
 use super::portable;
+use super::provenance::set_by;
 use super::resolve::Plan;
 use crate::device::cpu_features;
 use crate::fault::Fault;
@@ -30,7 +31,7 @@ const SURROUNDINGS: [(&str, &str); 4] =
 
 /// What a run depends on.
 #[derive(Debug, Clone)]
-pub struct Lock(Map<String, Value>);
+pub struct Lock(pub(super) Map<String, Value>);
 
 impl Lock {
     /// The lock of a run that starts now. `command` started it; `hashes` are those of its inputs.
@@ -51,6 +52,7 @@ impl Lock {
             "cpu_features": cpu_features(),
             "seed": plan.setting("training.seed"),
             "recipe": recipe,
+            "set_by": set_by(&plan.settings),
             "blake3": hashes,
         });
         let mut lock = lock.as_object().cloned().unwrap_or_default();
@@ -81,6 +83,11 @@ impl Lock {
     /// The file cannot be written.
     pub fn write(&self, path: &Path) -> Result<(), Error> {
         Ok(write_atomic(path, self.text().as_bytes())?)
+    }
+
+    /// Its values by their keys.
+    pub fn values(&self) -> &Map<String, Value> {
+        &self.0
     }
 
     /// The lock as YAML.

@@ -98,6 +98,19 @@ impl RunFolder {
         [Self::ADAPTER, Self::MODEL].map(|folder| run.join(folder)).into_iter().find(|folder| folder.exists())
     }
 
+    /// The files of what a run has come to, by name; none where it has come to nothing.
+    ///
+    /// # Errors
+    /// The folder cannot be read.
+    pub fn product_files(run: &Path) -> Result<Vec<PathBuf>, files::Error> {
+        let Some(folder) = Self::product_in(run) else { return Ok(Vec::new()) };
+        let failed = |cause| files::Error::new("read", &folder, cause);
+        let entries = fs::read_dir(&folder).map_err(failed)?.collect::<Result<Vec<_>, _>>().map_err(failed)?;
+        let mut paths: Vec<PathBuf> = entries.into_iter().map(|entry| entry.path()).filter(|path| path.is_file()).collect();
+        paths.sort();
+        Ok(paths)
+    }
+
     /// Writes the product: the best by validation loss, or the last without validation.
     pub(super) fn save_product(&self, decoder: &Decoder) -> Result<(), Error> {
         check_space(&self.path, product_bytes(decoder.trainable_parameters()))?;

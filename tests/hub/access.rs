@@ -71,7 +71,10 @@ fn who_may_not_is_told_what_to_do() {
     assert!(matches!(error, Error::Denied { status: 401, token: TokenUse::None, .. }));
     assert!(error.to_string().contains("answered 401, no token was sent"), "{error}");
     let hint = error.hint().unwrap();
-    assert!(hint.contains(&format!("accept the licence at {}/owner/name", server.address)) && hint.contains("HF_TOKEN"), "{hint}");
+    assert!(
+        hint.contains(&format!("accept the licence at {}/owner/name", server.address)) && hint.contains("HF_TOKEN"),
+        "{hint}"
+    );
 
     let (error, server) = refusal(true, Answer::new(403, "").header("X-Error-Code", "GatedRepo"));
     assert!(error.to_string().contains("answered 403, a token was sent"), "{error}");
@@ -80,7 +83,10 @@ fn who_may_not_is_told_what_to_do() {
     let (error, _) = refusal(true, Answer::new(404, "").header("X-Error-Code", "RepoNotFound"));
     assert!(error.to_string().contains("`owner/name` (revision `main`) is not on the hub"), "{error}");
     let (error, _) = refusal(true, Answer::new(404, "").header("X-Error-Code", "RevisionNotFound"));
-    assert!(error.to_string().contains("`owner/name` on the hub") && error.to_string().ends_with("has no revision `main`"), "{error}");
+    assert!(
+        error.to_string().contains("`owner/name` on the hub") && error.to_string().ends_with("has no revision `main`"),
+        "{error}"
+    );
 
     // A server that says the token back does not get it printed.
     let (error, _) = refusal(true, Answer::new(400, "").header("X-Error-Message", format!("bad token {TOKEN}\u{7f}")));

@@ -40,7 +40,10 @@ fn pull_prints_the_folder_last() {
     assert!(ran.stdout.contains("model.safetensors") && ran.stdout.contains("2 of no use here left there"), "{}", ran.stdout);
     let ran = online(&desk, &server, &["pull", "owner/name@main", "--json"]);
     let result: Value = serde_json::from_str(&ran.stdout).unwrap();
-    assert_eq!((&result["commit"], &result["downloaded_bytes"], &result["skipped_files"]), (&COMMIT.into(), &0.into(), &2.into()));
+    assert_eq!(
+        (&result["commit"], &result["downloaded_bytes"], &result["skipped_files"]),
+        (&COMMIT.into(), &0.into(), &2.into())
+    );
     assert_eq!(result["folder"], folder);
     let ran = desk.run(&["pull", ID]);
     ran.says("pull without network", 0, &[]);
@@ -56,7 +59,11 @@ fn what_is_wrong_with_a_pull_is_told() {
     online(&desk, &server, &["pull", "owner/name@a b"]).says("no revision", 65, &["its revision is no branch"]);
     online(&desk, &server, &["pull", "owner/other"]).says("no model", 69, &["`owner/other` (revision `main`) is not on the hub"]);
     online(&desk, &server, &["pull", "owner/name@v9"]).says("no revision", 69, &["has no revision `v9`"]);
-    let said = ["`owner/name` is not in the cache `DESK/hub-home/hub`", "HF_HUB_OFFLINE switches the network off", "rankine pull owner/name"];
+    let said = [
+        "`owner/name` is not in the cache `DESK/hub-home/hub`",
+        "HF_HUB_OFFLINE switches the network off",
+        "rankine pull owner/name",
+    ];
     desk.run(&["pull", ID]).says("offline", 69, &said);
     assert!(!desk.path("hub-home").exists());
     desk.write("file", "");
@@ -127,7 +134,11 @@ fn what_is_not_in_the_cache_is_told_by_every_verb() {
     for arguments in [&["generate", "--base", ID, "--prompt", "x"][..], &["export", ID, "--to", "gguf", "--out", "x.gguf"]] {
         online(&desk, &server, arguments).says(arguments[0], 69, &["`owner/name` is not in the cache", hint]);
     }
-    desk.run(&TRAIN).says("train", 69, &["HF_HUB_OFFLINE switches the network off", "hint: fetch it with `rankine pull owner/name` where"]);
+    desk.run(&TRAIN).says(
+        "train",
+        69,
+        &["HF_HUB_OFFLINE switches the network off", "hint: fetch it with `rankine pull owner/name` where"],
+    );
     online(&desk, &server, &["generate", "--base", "none", "--prompt", "x"]).says("a word", 66, &["base `none` does not exist"]);
     let ran = online(&desk, &server, &["train", "recipe.yaml", "base_model=base/none"]);
     ran.says("a mistyped folder", 65, &["base_model: `base/none` does not exist, expected a folder or a Hub id"]);
@@ -140,7 +151,10 @@ fn what_is_not_in_the_cache_is_told_by_every_verb() {
 fn a_run_goes_on_with_the_cached_commit_when_the_network_is_away() {
     let desk = pulled();
     let server = Server::start(|_| Answer::new(503, ""));
-    let said = format!("note: `{}/api/models/owner/name/revision/main` answered 503; going on with commit {COMMIT} of the cache", server.address);
+    let said = format!(
+        "note: `{}/api/models/owner/name/revision/main` answered 503; going on with commit {COMMIT} of the cache",
+        server.address
+    );
     online(&desk, &server, &TRAIN).says("train", 0, &[&said]);
     assert_eq!(server.requests().len(), 1, "whoever has it does not wait");
     let pinned = format!("base_model=owner/name@{COMMIT}");
@@ -164,7 +178,8 @@ fn a_run_is_resumed_on_the_commit_of_its_lock_wherever_the_cache_lies() {
     fs::rename(desk.path("hub-home"), desk.path("moved")).unwrap();
     let moved = desk.path("moved").display().to_string();
     let server = hub(&llama());
-    let ran = desk.run_with(&["resume", "run"], &[("HF_HOME", &moved), ("HF_HUB_OFFLINE", "0"), ("HF_ENDPOINT", &server.address)]);
+    let ran =
+        desk.run_with(&["resume", "run"], &[("HF_HOME", &moved), ("HF_HUB_OFFLINE", "0"), ("HF_ENDPOINT", &server.address)]);
     ran.says("resume", 0, &["going on after step 1"]);
     assert!(server.requests().is_empty());
     assert!(desk.read("run/adapter/adapter_model.safetensors") == adapter);

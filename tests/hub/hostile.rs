@@ -63,7 +63,8 @@ fn a_hostile_name_refuses_the_whole_repository() {
         let server = listed(move |listing| listing["siblings"].as_array_mut().unwrap().push(sibling(&name, b"x")));
         refused(&shown, &server, part);
     }
-    let server = listed(|listing| listing["siblings"].as_array_mut().unwrap().push(sibling("Model.Safetensors.index.json", b"{}")));
+    let server =
+        listed(|listing| listing["siblings"].as_array_mut().unwrap().push(sibling("Model.Safetensors.index.json", b"{}")));
     assert!(Place::new().pull(&server).is_ok(), "it is not on the list in that case");
     let server = listed(|listing| listing["siblings"].as_array_mut().unwrap().push(sibling("MODEL.safetensors", b"x")));
     refused("two names that differ in case", &server, "it names both `");
@@ -79,12 +80,24 @@ fn a_hostile_commit_or_hash_is_joined_to_no_path() {
     }
     for hash in ["../../x", "", "/etc/passwd", &"A".repeat(64), &"a".repeat(63), &format!("{}/", "a".repeat(63))] {
         let said = hash.to_owned();
-        refused(hash, &listed(move |listing| set(listing, "model.safetensors", |sibling| sibling["lfs"]["sha256"] = json!(said))), "the hash of");
+        refused(
+            hash,
+            &listed(move |listing| set(listing, "model.safetensors", |sibling| sibling["lfs"]["sha256"] = json!(said))),
+            "the hash of",
+        );
         let said = hash.to_owned();
-        refused(hash, &listed(move |listing| set(listing, "config.json", |sibling| sibling["blobId"] = json!(said))), "the hash of");
+        refused(
+            hash,
+            &listed(move |listing| set(listing, "config.json", |sibling| sibling["blobId"] = json!(said))),
+            "the hash of",
+        );
     }
     for size in [json!(-1), json!("1"), json!(1.5), json!(null), json!([])] {
-        refused("size", &listed(move |listing| set(listing, "config.json", |sibling| sibling["size"] = size.clone())), "`config.json` has no size");
+        refused(
+            "size",
+            &listed(move |listing| set(listing, "config.json", |sibling| sibling["size"] = size.clone())),
+            "`config.json` has no size",
+        );
     }
 }
 

@@ -16,7 +16,10 @@ fn is_weights(request: &Request) -> bool {
 }
 
 /// What a server does wrong with the weights, for so many requests.
-fn wrong(times: usize, answer: impl Fn(&Request, &[u8]) -> Answer + Send + Sync + 'static) -> impl Fn(&Request) -> Option<Answer> {
+fn wrong(
+    times: usize,
+    answer: impl Fn(&Request, &[u8]) -> Answer + Send + Sync + 'static,
+) -> impl Fn(&Request) -> Option<Answer> {
     let (content, count) = (llama().remove(WEIGHTS).unwrap(), AtomicUsize::new(0));
     move |request| (is_weights(request) && count.fetch_add(1, SeqCst) < times).then(|| answer(request, &content))
 }
@@ -88,7 +91,10 @@ fn another_content_is_removed_and_told_with_both_hashes() {
         request.path.ends_with("/config.json").then(|| Answer::ok(" ".repeat(llama()["config.json"].len())))
     });
     let message = place.pull(&server).unwrap_err().to_string();
-    assert!(message.contains("`config.json` has the git hash") && message.contains(&git_hash(&files["config.json"])), "{message}");
+    assert!(
+        message.contains("`config.json` has the git hash") && message.contains(&git_hash(&files["config.json"])),
+        "{message}"
+    );
 }
 
 #[test]
@@ -159,7 +165,10 @@ fn a_server_that_falls_silent_is_left() {
     let (files, place) = (llama(), Place::new());
     let server = hub_but(
         &files,
-        wrong(2, |request, content| Answer { stall: Some(Duration::from_secs(2)), ..Answer::content(request, content).cut(1000) }),
+        wrong(2, |request, content| Answer {
+            stall: Some(Duration::from_secs(2)),
+            ..Answer::content(request, content).cut(1000)
+        }),
     );
     place.pull(&server).unwrap();
     place.holds(&files);

@@ -14,7 +14,8 @@ fn a_model_is_fetched_once_and_only_what_is_of_use() {
     let pulled = place.pull(&server).unwrap();
     place.holds(&files);
     assert_eq!((pulled.snapshot.folder, pulled.skipped), (place.snapshot(), 2));
-    let bytes: usize = files.iter().filter(|(name, _)| place.snapshot().join(name).exists()).map(|(_, content)| content.len()).sum();
+    let bytes: usize =
+        files.iter().filter(|(name, _)| place.snapshot().join(name).exists()).map(|(_, content)| content.len()).sum();
     assert_eq!(pulled.downloaded_bytes, bytes as u64);
     assert_eq!(pulled.files.iter().map(|(_, bytes)| bytes).sum::<u64>(), bytes as u64);
     let asked = server.take();

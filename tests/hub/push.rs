@@ -26,7 +26,10 @@ fn taking(uploads: &str, request: &Request) -> Answer {
             let upload = json!({"href": format!("{uploads}/store?X-Signature=s"), "header": {"X-Of-The-Store": "1"}});
             let verify = json!({"href": format!("{uploads}/verify")});
             let actions = json!({"upload": upload, "verify": verify});
-            Answer::ok(json!({"transfer": "basic", "objects": [{"oid": object["oid"], "size": object["size"], "actions": actions}]}).to_string())
+            Answer::ok(
+                json!({"transfer": "basic", "objects": [{"oid": object["oid"], "size": object["size"], "actions": actions}]})
+                    .to_string(),
+            )
         }
         "/api/models/me/adapter/commit/main" => Answer::ok(json!({"commitUrl": "x", "commitOid": COMMIT}).to_string()),
         _ if request.method == "PUT" || request.path == "/verify" => Answer::ok(""),
@@ -89,9 +92,17 @@ fn an_adapter_goes_up_in_one_commit() {
         "operation": "upload", "transfers": ["basic"], "objects": [{"oid": oid, "size": size}], "hash_algo": "sha256", "ref": {"name": "main"}
     });
     assert_eq!(requests[2].json(), batch);
-    assert_eq!((requests[2].header("accept"), requests[2].header("content-type")), ("application/vnd.git-lfs+json", "application/vnd.git-lfs+json"));
+    assert_eq!(
+        (requests[2].header("accept"), requests[2].header("content-type")),
+        ("application/vnd.git-lfs+json", "application/vnd.git-lfs+json")
+    );
     assert_eq!(requests[3].header("content-type"), "application/x-ndjson");
-    let lines: Vec<Value> = requests[3].body.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()).map(|line| serde_json::from_slice(line).unwrap()).collect();
+    let lines: Vec<Value> = requests[3]
+        .body
+        .split(|byte| *byte == b'\n')
+        .filter(|line| !line.is_empty())
+        .map(|line| serde_json::from_slice(line).unwrap())
+        .collect();
     assert_eq!(lines[0], json!({"key": "header", "value": {"summary": "first", "description": ""}}));
     assert_eq!(lines[4], json!({"key": "lfsFile", "value": {"path": WEIGHTS, "algo": "sha256", "oid": oid, "size": size}}));
     let content = |line: &Value| {
@@ -126,7 +137,8 @@ fn what_is_there_already_is_not_sent_again() {
             Answer::ok(json!({"objects": [{"oid": object["oid"], "size": object["size"]}]}).to_string())
         })
     };
-    let (server, store) = servers(move |request| (request.path == "/api/repos/create").then(|| Answer::new(409, "")).or_else(|| there(request)));
+    let (server, store) =
+        servers(move |request| (request.path == "/api/repos/create").then(|| Answer::new(409, "")).or_else(|| there(request)));
     let ran = push(&desk, &server, &["run/adapter", "me/adapter"]);
     ran.says("an existing repository", 0, &["note: `run/adapter` has no README.md: the repository gets no card"]);
     assert!(store.requests().is_empty() && server.requests().last().unwrap().path.ends_with("/commit/main"));
@@ -165,7 +177,8 @@ fn a_store_that_fails_is_tried_again_and_a_commit_is_not() {
     push(&desk, &hub, &["run", "me/adapter"]).says("a store that fails twice", 0, &["answered 500; trying again"]);
     assert!(failing.requests()[2].body == desk.read(&format!("run/adapter/{WEIGHTS}")), "from its first byte");
 
-    let (server, _store) = servers(|request| request.path.contains("/commit/").then(|| Answer::new(503, "").header("Retry-After", 0)));
+    let (server, _store) =
+        servers(|request| request.path.contains("/commit/").then(|| Answer::new(503, "").header("Retry-After", 0)));
     push(&desk, &server, &["run", "me/adapter"]).says("a commit that may have been made", 69, &["answered 503"]);
     assert_eq!(server.requests().iter().filter(|request| request.path.contains("/commit/")).count(), 1);
 }
@@ -181,7 +194,11 @@ fn a_private_repository_is_private_before_anything_is_sent() {
     assert_eq!(server.requests()[0].json()["private"], true);
     let (server, store) = servers(about(false));
     let ran = push(&desk, &server, &["run", "me/adapter", "--private"]);
-    ran.says("others can see it", 69, &["is a repository that others can see, and `--private` was asked for; nothing was uploaded"]);
+    ran.says(
+        "others can see it",
+        69,
+        &["is a repository that others can see, and `--private` was asked for; nothing was uploaded"],
+    );
     assert!(store.requests().is_empty() && server.take() == ["POST /api/repos/create", "GET /api/models/me/adapter"]);
 }
 
@@ -189,7 +206,8 @@ fn a_private_repository_is_private_before_anything_is_sent() {
 fn who_may_not_push_is_told() {
     let desk = trained();
     let (server, _store) = servers(|_| Some(Answer::new(401, "")));
-    let said = ["`me/adapter@main`: the hub", "answered 401, a token was sent", "hint: set HF_TOKEN to a token that may write there"];
+    let said =
+        ["`me/adapter@main`: the hub", "answered 401, a token was sent", "hint: set HF_TOKEN to a token that may write there"];
     push(&desk, &server, &["run", "me/adapter"]).says("401", 69, &said);
     // A token for this repository alone cannot make one, and need not.
     let (server, _store) = servers(|request| match request.path.as_str() {
@@ -198,14 +216,20 @@ fn who_may_not_push_is_told() {
         _ => None,
     });
     push(&desk, &server, &["run", "me/adapter"]).says("a token for one repository", 0, &[]);
-    let (server, _store) = servers(|request| request.path.contains("/preupload/").then(|| Answer::new(404, "").header("X-Error-Code", "RevisionNotFound")));
+    let (server, _store) = servers(|request| {
+        request.path.contains("/preupload/").then(|| Answer::new(404, "").header("X-Error-Code", "RevisionNotFound"))
+    });
     push(&desk, &server, &["run", "me/adapter", "--revision", "dev"]).says("no branch", 69, &["has no revision `dev`"]);
 
     let before = server.requests().len();
     let network = [("HF_HUB_OFFLINE", "0"), ("HF_ENDPOINT", &*server.address)];
     desk.run_with(&["push", "run", "me/adapter"], &network).says("no token", 69, &["there is no token of the Hub", "HF_TOKEN"]);
     let offline = [("HF_TOKEN", TOKEN), ("HF_ENDPOINT", &*server.address)];
-    desk.run_with(&["push", "run", "me/adapter"], &offline).says("offline", 69, &["a push needs the network, which HF_HUB_OFFLINE"]);
+    desk.run_with(&["push", "run", "me/adapter"], &offline).says(
+        "offline",
+        69,
+        &["a push needs the network, which HF_HUB_OFFLINE"],
+    );
     assert_eq!(server.requests().len(), before);
 }
 
@@ -220,7 +244,11 @@ fn what_is_no_adapter_or_tells_of_this_machine_is_not_uploaded() {
     push(&["run", "me/adapter@main"]).says("a revision", 2, &["a branch with `--revision`"]);
     push(&["run", "../x"]).says("no id", 65, &["is no id of the Hub"]);
     desk.edit("run/adapter/adapter_config.json", "\"base\",", "\"/home/anna/models/base\",");
-    push(&["run", "me/adapter"]).says("a place in the config", 65, &["adapter_config.json` names `/home/anna/models/base`, a place on this machine"]);
+    push(&["run", "me/adapter"]).says(
+        "a place in the config",
+        65,
+        &["adapter_config.json` names `/home/anna/models/base`, a place on this machine"],
+    );
     desk.edit("run/adapter/adapter_config.json", "\"/home/anna/models/base\",", "\"base\",");
     let card = desk.read_text("run/README.md");
     desk.write("run/README.md", format!("{card}\n- `/data/patients/notes.parquet`\n"));

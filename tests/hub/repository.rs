@@ -69,7 +69,9 @@ pub fn answer(files: &Files, request: &Request) -> Answer {
     }
     match path.strip_prefix(&format!("/{ID}/resolve/{COMMIT}/")).and_then(|name| files.get(name)) {
         Some(content) => Answer::content(request, content),
-        None if path.contains("/revision/") && path.contains(ID) => Answer::new(404, "").header("X-Error-Code", "RevisionNotFound"),
+        None if path.contains("/revision/") && path.contains(ID) => {
+            Answer::new(404, "").header("X-Error-Code", "RevisionNotFound")
+        }
         None => Answer::new(404, "").header("X-Error-Code", "RepoNotFound"),
     }
 }

@@ -3,6 +3,7 @@
 mod adapter;
 mod architecture;
 mod container;
+mod folder;
 mod kind;
 mod model;
 mod vocabulary;
@@ -10,6 +11,7 @@ mod vocabulary;
 use std::path::{Path, PathBuf};
 
 pub use adapter::write_gguf_adapter;
+pub use folder::write_gguf_folder;
 pub use kind::Kind;
 pub use model::write_gguf_model;
 

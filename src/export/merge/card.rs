@@ -1,49 +1,49 @@
-//! The README of a merged model: what was added to what, so that it can be made again.
+//! The card of a merged model: what was added to what, so that it can be made again.
 
 use std::path::Path;
 
 use super::order::{Addend, Order};
 use super::{Error, Tally, name_of};
 use crate::adapter::peft;
+use crate::export::card::{Artefact, Base, Card, Part, card as markdown, grouped};
 use crate::files::{Hash, hash_file};
 
 /// The card as Markdown; `weights` are the base's files of weights with their hashes.
 pub(super) fn card(order: &Order, tally: &Tally, weights: &[(String, Hash)]) -> Result<String, Error> {
-    let base = portable(&order.base);
-    let adapters = order.adapters.iter().map(line).collect::<Result<String, _>>()?;
-    let weights: String = weights.iter().map(|(name, hash)| format!("  - `{name}`: {hash}\n")).collect();
+    let mut hashes: Vec<_> = weights.iter().map(|(name, hash)| (format!("base: {name}"), *hash)).collect();
+    let mut parts = Vec::new();
+    for addend in &order.adapters {
+        let name = called(&addend.folder);
+        for file in peft::files(&addend.folder) {
+            hashes.push((format!("{name}: {}", name_of(&file)), hash_file(&file)?));
+        }
+        parts.push(part(addend, name)?);
+    }
+    let base = Base::of(&order.base);
+    Ok(markdown(&Card { artefact: Artefact::Model, base, about: vec![about(order, tally)], parts, hashes }))
+}
+
+fn about(order: &Order, tally: &Tally) -> String {
     let Tally { tensors, merged_tensors, changed, .. } = tally;
     let float = order.float.map_or_else(String::new, |float| format!(", all numbers stored as {float}"));
     let rounding = tally.rounding().unwrap_or(0.0) * 100.0;
-    let version = env!("CARGO_PKG_VERSION");
-    Ok(format!(
-        r#"# `{base}` with merged LoRA adapters
-
-Written by rankine {version}: each weight W became W + Σ weight · scale · B A, computed in 32-bit floats{float}.
-Of {tensors} tensors {merged_tensors} were changed, in {changed} numbers; rounding to their type took {rounding:.2} % of what the adapters add (L2 norms).
-The licence of the base holds for this model too.
-
-Hashes are blake3.
-
-- Base `{base}`
-{weights}{adapters}
-```python
-from transformers import AutoModelForCausalLM, AutoTokenizer
-
-model, tokenizer = AutoModelForCausalLM.from_pretrained("."), AutoTokenizer.from_pretrained(".")
-```
-"#
-    ))
+    format!(
+        "Each weight W became W + Σ weight · scale · B A, computed in 32-bit floats{float}. Of {tensors} tensors {merged_tensors} were changed, in {} numbers; rounding to their type took {rounding:.2} % of what the adapters add (L2 norms).",
+        grouped(*changed)
+    )
 }
 
-fn line(addend: &Addend) -> Result<String, Error> {
-    let [config, weights] = peft::files(&addend.folder);
-    let (head, config_hash, weights_hash) = (portable(&addend.folder), hash_file(&config)?, hash_file(&weights)?);
-    let (config, weights, weight) = (name_of(&config), name_of(&weights), addend.weight);
-    Ok(format!("- Adapter `{head}`, weight {weight}\n  - `{config}`: {config_hash}\n  - `{weights}`: {weights_hash}\n"))
+fn part(addend: &Addend, name: String) -> Result<Part, Error> {
+    let config = Some(peft::read_config(&addend.folder)?);
+    let run = addend.trained_on.as_ref().map(|known| known.run.clone());
+    Ok(Part { name: Some(name), weight: Some(addend.weight), config, run })
 }
 
-/// A folder without its place on this machine.
-fn portable(folder: &Path) -> String {
-    if folder.is_absolute() { name_of(folder) } else { folder.display().to_string() }
+/// An adapter by its folder; that of a run, which every run calls alike, by the run's.
+fn called(folder: &Path) -> String {
+    let whole = folder.canonicalize().unwrap_or_else(|_| folder.to_owned());
+    match (name_of(&whole), whole.parent()) {
+        (name, Some(run)) if name == "adapter" && run.file_name().is_some() => name_of(run),
+        (name, _) => name,
+    }
 }

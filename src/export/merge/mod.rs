@@ -15,6 +15,7 @@ pub use tally::Tally;
 use shard::Rewriting;
 
 use crate::adapter::merge::Source;
+use crate::export::card::CARD;
 use crate::fault::{Exit, Explain, Fault};
 use crate::files::safetensors::Archive;
 use crate::files::{self, Float, Hash, check_space, hash_file, write_atomic, write_folder_atomic};
@@ -22,8 +23,6 @@ use crate::model::{self, Beside, Folder, LinearSpec, shard_paths};
 use crate::report::{Event, Reporter};
 use crate::{adapter, files::safetensors};
 
-/// The card of the merged model's folder.
-const CARD: &str = "README.md";
 /// For the card and the folders themselves.
 const SMALL_FILES_BYTES: u64 = 64 << 10;
 

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::{Error, name_of};
+use crate::export::card::Trained;
 use crate::files::safetensors::Archive;
 use crate::files::{Float, Hash};
 use crate::report::{Event, Reporter};
@@ -43,6 +44,8 @@ pub struct TrainedOn {
     pub weights: BTreeMap<String, String>,
     /// blake3 of config.json.
     pub config: Option<String>,
+    /// What the run left, for the card.
+    pub run: Trained,
 }
 
 /// What to do with a base on which an adapter was not trained.

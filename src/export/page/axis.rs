@@ -88,7 +88,7 @@ fn power(decade: i32) -> f64 {
 }
 
 /// Whole digits in groups of three.
-pub(super) fn with_groups(number: &str) -> String {
+pub(in crate::export) fn with_groups(number: &str) -> String {
     let (sign, number) = number.strip_prefix('-').map_or(("", number), |rest| ("-", rest));
     let whole = number.split('.').next().unwrap_or_default().len();
     let comma = |index: usize| if index > 0 && index < whole && (whole - index).is_multiple_of(3) { "," } else { "" };

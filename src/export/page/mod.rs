@@ -14,7 +14,9 @@ mod samples;
 mod table;
 mod warnings;
 
+pub(super) use axis::with_groups;
 pub use metrics::{EvaluationLine, Metrics, StepLine};
+pub(super) use recipe::flatten;
 pub use samples::Sample;
 
 use std::fmt::Write;

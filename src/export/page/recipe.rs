@@ -46,7 +46,7 @@ fn values(run: &RunRecord) -> Vec<(String, String)> {
 }
 
 /// Leaves by their dotted keys; a list without sections in it is one value.
-fn flatten(key: &str, value: &Value, values: &mut Vec<(String, String)>) {
+pub(in crate::export) fn flatten(key: &str, value: &Value, values: &mut Vec<(String, String)>) {
     let below = |name: &str| if key.is_empty() { name.to_owned() } else { format!("{key}.{name}") };
     match value {
         Value::Object(map) if !map.is_empty() => map.iter().for_each(|(name, value)| flatten(&below(name), value, values)),

@@ -1,0 +1,128 @@
+//! The base of what is passed on: its name without this machine's places, its licence, and the licence's files.
+
+use std::path::Path;
+
+use super::words::{code, last};
+use crate::files::licence::{Licence, is_notice, notice_paths, readme_head};
+use crate::model::Folder;
+
+/// What the head of a card calls a licence that nobody states.
+pub(super) const NOT_STATED: &str = "not-stated";
+/// Characters of a commit.
+const COMMIT: usize = 40;
+
+/// A base as a card names it.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Base {
+    /// The last part of its folder's path, or its id on the Hub.
+    pub name: String,
+    /// Where it is on the Hub, if it came from there.
+    pub hub: Option<HubPlace>,
+    /// What it is, in words.
+    pub model: Option<String>,
+    /// The licence that its README.md states.
+    pub licence: Option<Licence>,
+    /// Names of its licence files.
+    pub notices: Vec<String>,
+}
+
+/// A repository of the Hub at one commit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HubPlace {
+    /// `owner/name`.
+    pub id: String,
+    /// What it held.
+    pub commit: String,
+}
+
+impl Base {
+    /// Looks a base's folder through.
+    pub fn of(folder: &Path) -> Self {
+        let whole = folder.canonicalize().unwrap_or_else(|_| folder.to_owned());
+        let hub = HubPlace::of(&whole, "models--");
+        let name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        Self {
+            name: hub.as_ref().map_or_else(|| last(&folder.display().to_string()), |hub| hub.id.clone()),
+            hub,
+            model: Folder::open(folder).ok().map(|folder| folder.spec.describe()),
+            licence: Licence::stated(&readme_head(&folder.join(super::CARD))).filter(is_stated),
+            notices: notice_paths(folder).iter().map(|path| name(path)).collect(),
+        }
+    }
+
+    /// A base of which only the name is known.
+    pub fn named(name: &str) -> Self {
+        Self { name: last(name), ..Self::default() }
+    }
+
+    /// What stands for the base in a command: its id, or a word to be replaced.
+    pub(super) fn in_commands(&self) -> &str {
+        self.hub.as_ref().map_or("BASE", |hub| &hub.id)
+    }
+
+    /// The lines about it.
+    pub(super) fn lines(&self) -> String {
+        let place = match &self.hub {
+            Some(hub) => format!("{} of the Hugging Face Hub, commit {}", code(&hub.id), code(&hub.commit)),
+            None => format!("folder {}", code(&self.name)),
+        };
+        let model = self.model.as_ref().map_or_else(String::new, |model| format!("- Model: {model}\n"));
+        format!("- Base: {place}\n{model}- Licence: {}\n", self.licence_words())
+    }
+
+    fn licence_words(&self) -> String {
+        let files = self.notices.iter().map(|name| code(name)).collect::<Vec<_>>().join(", ");
+        let files = if files.is_empty() { files } else { format!("; its text, taken along: {files}") };
+        match &self.licence {
+            Some(licence) => format!("{}, as the base's README.md states{files}", named(licence)),
+            None if self.notices.is_empty() => {
+                "not stated in the base's folder. Find out what it is before you pass this on".to_owned()
+            }
+            None => format!("no identifier is stated{files}"),
+        }
+    }
+}
+
+impl HubPlace {
+    /// The repository in whose cache a path lies (<https://huggingface.co/docs/huggingface_hub/guides/manage-cache>).
+    pub(super) fn of(path: &Path, kind: &str) -> Option<Self> {
+        let parts: Vec<&str> = path.iter().filter_map(|part| part.to_str()).collect();
+        let at = parts.windows(3).position(|three| three[0].starts_with(kind) && three[1] == "snapshots")?;
+        let (repository, commit) = (parts[at].strip_prefix(kind)?, parts[at + 2]);
+        let is_id = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+        let is_commit = commit.len() == COMMIT && commit.chars().all(|c| c.is_ascii_hexdigit());
+        let is_known = is_commit && !repository.is_empty() && repository.chars().all(is_id);
+        is_known.then(|| Self { id: repository.replacen("--", "/", 1), commit: commit.to_owned() })
+    }
+}
+
+/// A card of ours for a base without a licence says that there is none.
+fn is_stated(licence: &Licence) -> bool {
+    licence.name.as_deref() != Some(NOT_STATED)
+}
+
+/// A licence by its identifier and name; a link to a file of ours, or elsewhere, with it.
+pub(super) fn named(licence: &Licence) -> String {
+    let name = licence.name.as_ref().map_or_else(String::new, |name| format!(" ({})", code(name)));
+    let link = licence.link.as_ref().filter(|link| !is_notice(link));
+    format!("{}{name}{}", code(&licence.id), link.map_or_else(String::new, |link| format!(", {}", code(link))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_of_the_hubs_cache_is_called_by_its_id() {
+        let commit = "0123456789abcdef0123456789abcdef01234567";
+        let of = |path: String| HubPlace::of(Path::new(&path), "models--").map(|hub| hub.id);
+        assert_eq!(
+            of(format!("/home/x/hub/models--Qwen--Qwen2.5-0.5B/snapshots/{commit}")).as_deref(),
+            Some("Qwen/Qwen2.5-0.5B")
+        );
+        assert_eq!(of(format!("hub/models--gpt2/snapshots/{commit}/a/b.parquet")).as_deref(), Some("gpt2"));
+        assert_eq!(of("hub/models--a--b/snapshots/main".to_owned()), None);
+        assert_eq!(of(format!("hub/models--a--b`<x>/snapshots/{commit}")), None);
+        assert_eq!(of(format!("hub/datasets--a--b/snapshots/{commit}")), None);
+    }
+}

@@ -1,0 +1,150 @@
+//! The README.md of what is passed on, as the Hub shows it: what it is, its base and data with their licences, how it was trained, what
+//! came of it, and how each program loads it.
+//!
+//! Nothing in a card tells of this machine: of every path only the last part is said, and prompts are left out.
+
+mod base;
+mod front;
+mod run;
+mod usage;
+mod words;
+
+pub use base::{Base, HubPlace};
+pub use run::Trained;
+pub use words::{code, grouped};
+
+use crate::adapter::LoraConfig;
+use crate::files::Hash;
+
+/// The name of a card's file.
+pub const CARD: &str = "README.md";
+
+/// What a card is about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Artefact {
+    /// An adapter in PEFT's format, in the card's folder or in `adapter` beside it.
+    Adapter,
+    /// A model in Hugging Face's layout, in the card's folder or in `model` beside it.
+    Model,
+    /// A model as a GGUF file.
+    Gguf {
+        /// Its name.
+        file: String,
+        /// Whether its matrices have lost bits.
+        is_quantised: bool,
+    },
+    /// An adapter as a GGUF file.
+    GgufAdapter {
+        /// Its name.
+        file: String,
+    },
+    /// An adapter as mlx-lm has it, in the card's folder.
+    Mlx,
+    /// A Modelfile and what it names, in the card's folder.
+    Ollama {
+        /// The model's GGUF file.
+        file: String,
+    },
+}
+
+/// What a card says.
+#[derive(Debug, Clone)]
+pub struct Card {
+    /// What it is about.
+    pub artefact: Artefact,
+    /// What that was made from.
+    pub base: Base,
+    /// How it was made: paragraphs of Markdown, with names from outside as [`code`].
+    pub about: Vec<String>,
+    /// The adapters that it is, or that are in it.
+    pub parts: Vec<Part>,
+    /// Files with the hash of each.
+    pub hashes: Vec<(String, Hash)>,
+}
+
+/// What was trained.
+#[derive(Debug, Clone, Default)]
+pub struct Part {
+    /// What it is called, where there are several.
+    pub name: Option<String>,
+    /// How many times what it adds counts, where that was chosen.
+    pub weight: Option<f64>,
+    /// The adapter; `None` where all weights were trained.
+    pub config: Option<LoraConfig>,
+    /// The run; `None` where nothing of it is known.
+    pub run: Option<Trained>,
+}
+
+/// The card as Markdown.
+pub fn card(card: &Card) -> String {
+    let about = card.about.iter().map(|paragraph| format!("{paragraph}\n\n")).collect::<String>();
+    let parts = card.parts.iter().map(Part::text).collect::<String>();
+    let hashes: String = card.all_hashes().iter().map(|(name, hash)| format!("- {}: {}\n", code(name), code(hash))).collect();
+    format!(
+        "{}\n# {}\n\nWritten by rankine {}.\n\n{about}## Base\n\n{}\nWhat the base's licence asks of its copies it asks of this too.\n\n{parts}## How to load it\n\n{}## Hashes\n\nblake3 of the files.\n\n{hashes}",
+        front::front(card),
+        card.title(),
+        env!("CARGO_PKG_VERSION"),
+        card.base.lines(),
+        usage::usage(card),
+    )
+}
+
+impl Card {
+    fn title(&self) -> String {
+        let base = code(&self.base.name);
+        let is_merged = self.parts.iter().any(|part| part.config.is_some());
+        match &self.artefact {
+            Artefact::Adapter | Artefact::Mlx => format!("LoRA adapter for {base}"),
+            Artefact::GgufAdapter { .. } => format!("LoRA adapter for {base}, as GGUF"),
+            Artefact::Model if is_merged => format!("{base} with merged LoRA adapters"),
+            Artefact::Model => format!("{base}, trained further"),
+            Artefact::Gguf { .. } => format!("{base} as GGUF"),
+            Artefact::Ollama { .. } => format!("{base} for Ollama"),
+        }
+    }
+
+    /// The card's own, and those of what each run read.
+    fn all_hashes(&self) -> Vec<(String, String)> {
+        let own = self.hashes.iter().map(|(name, hash)| (name.clone(), hash.to_string()));
+        let read = self.parts.iter().filter_map(|part| part.run.as_ref()).flat_map(Trained::hashes_read);
+        let mut hashes = Vec::new();
+        for pair in own.chain(read) {
+            if !hashes.contains(&pair) {
+                hashes.push(pair);
+            }
+        }
+        hashes
+    }
+
+    /// Ids of the data sets that came from the Hub.
+    fn datasets(&self) -> Vec<String> {
+        let mut ids: Vec<String> =
+            self.parts.iter().filter_map(|part| part.run.as_ref()).flat_map(Trained::hub_datasets).collect();
+        ids.sort();
+        ids.dedup();
+        ids
+    }
+
+    /// What programs will not take as it is.
+    fn portability(&self) -> Vec<String> {
+        self.parts.iter().filter_map(|part| part.config.as_ref()).flat_map(LoraConfig::portability).collect()
+    }
+}
+
+impl Part {
+    fn text(&self) -> String {
+        let weight = self.weight.map_or_else(String::new, |weight| format!(", weight {weight}"));
+        let head = self.name.as_ref().map_or_else(String::new, |name| format!("## Adapter {}{weight}\n\n", code(name)));
+        let config = self.config.as_ref().map_or_else(String::new, |config| {
+            let scale = if config.use_rslora { "alpha / sqrt(r)" } else { "alpha / r" };
+            format!(
+                "Low-rank adapters (arXiv:2106.09685) of rank {}, alpha {}, scaled by {scale}.\n\n",
+                config.rank, config.alpha
+            )
+        });
+        let level = if self.name.is_some() { "###" } else { "##" };
+        let unknown = || "No lock of a run lay above it: what it was trained on is not known here.\n\n".to_owned();
+        format!("{head}{config}{}", self.run.as_ref().map_or_else(unknown, |run| run.text(level)))
+    }
+}

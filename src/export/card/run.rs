@@ -1,0 +1,179 @@
+//! What a run's lock and result tell of it: data with their licences, hyperparameters with their origin, results.
+
+use std::path::Path;
+
+use serde_json::{Map, Value};
+
+use super::base::{HubPlace, named};
+use super::words::{cell, code, grouped, last};
+use crate::data::Terms;
+use crate::export::page::flatten;
+
+/// Files of a data set that are listed.
+const MOST_FILES: usize = 30;
+/// Sections of a recipe whose values are hyperparameters.
+const SECTIONS: [&str; 3] = ["adapter.", "training.", "evaluation."];
+/// Of them, those that are data, or texts and places of their own.
+const ELSEWHERE: [&str; 2] = ["evaluation.datasets", "evaluation.prompts"];
+/// Values that are paths.
+const PATHS: [&str; 2] = ["adapter.init_from", "chat_template"];
+/// Kinds of inputs beside data, as the lock and a person call them.
+const KINDS: [(&str, &str); 4] = [
+    ("base", "base"),
+    ("tokenizer_and_config", "base"),
+    ("chat_template", "chat template"),
+    ("init_from", "adapter to go on from"),
+];
+
+/// A run, by what it left.
+#[derive(Debug, Clone, Default)]
+pub struct Trained {
+    /// Its lock.
+    pub lock: Map<String, Value>,
+    /// Its result, once it is over.
+    pub result: Option<Map<String, Value>>,
+}
+
+impl Trained {
+    /// The sections about it, each under a heading that begins with `level`.
+    pub(super) fn text(&self, level: &str) -> String {
+        let results = self.results().unwrap_or_else(|| "The run was not over when this was taken from it.\n".to_owned());
+        let (data, values) = (self.data(), self.hyperparameters());
+        format!("{level} Data\n\n{data}\n{level} Hyperparameters\n\n{values}\n{level} Results\n\n{results}\n")
+    }
+
+    /// Ids of data sets that came from the Hub.
+    pub(super) fn hub_datasets(&self) -> Vec<String> {
+        let paths = self.sets().flat_map(|set| files(set)).filter_map(|file| text(file, "path"));
+        paths.filter_map(|path| Some(HubPlace::of(Path::new(path), "datasets--")?.id)).collect()
+    }
+
+    /// What the run read of its base, with the hash of each file.
+    pub(super) fn hashes_read(&self) -> Vec<(String, String)> {
+        let of_kind = |(kind, words): &(&str, &str)| {
+            let files = self.blake3().and_then(|hashes| hashes.get(kind)).and_then(Value::as_object);
+            let files = files.into_iter().flatten().map(|(path, hash)| (format!("{words}: {}", last(path)), said(hash)));
+            files.collect::<Vec<_>>()
+        };
+        KINDS.iter().flat_map(of_kind).collect()
+    }
+
+    /// Hashes of what the run last went on with.
+    fn blake3(&self) -> Option<&Value> {
+        let resumed = self.lock.get("resumed").and_then(Value::as_array).into_iter().flatten();
+        resumed.rev().find_map(|entry| entry.get("blake3")).or_else(|| self.lock.get("blake3"))
+    }
+
+    fn sets(&self) -> impl Iterator<Item = &Value> {
+        self.lock.get("data").and_then(Value::as_array).into_iter().flatten()
+    }
+
+    fn data(&self) -> String {
+        let sets: String = self.sets().map(|set| self.set(set)).collect();
+        let unknown = || "Its lock does not say what the data are.\n".to_owned();
+        if sets.is_empty() { unknown() } else { sets }
+    }
+
+    fn set(&self, set: &Value) -> String {
+        let count = |key: &str| grouped(set.get(key).and_then(Value::as_u64).unwrap_or(0));
+        let word = |key: &str| code(text(set, key).unwrap_or("not recorded"));
+        let mut lines = format!(
+            "- {} ({}, trains {}): {} rows read, {} trained on, {} held out, {} left out\n",
+            word("dataset"),
+            word("format"),
+            word("train_on"),
+            count("rows"),
+            count("trained"),
+            count("validation"),
+            count("left_out"),
+        );
+        let of_set = files(set);
+        lines.extend(of_set.iter().take(MOST_FILES).map(|file| self.file(file)));
+        if of_set.len() > MOST_FILES {
+            lines.push_str(&format!("  - and {} more files, which the lock of the run lists\n", of_set.len() - MOST_FILES));
+        }
+        lines
+    }
+
+    fn file(&self, file: &Value) -> String {
+        let path = text(file, "path").unwrap_or_default();
+        let hash = ["datasets", "evaluation_datasets"].iter().find_map(|kind| text(self.blake3()?.get(kind)?, path));
+        let hash = hash.map_or_else(String::new, |hash| format!(", blake3 {}", code(hash)));
+        let hub = HubPlace::of(Path::new(path), "datasets--");
+        let hub = hub.map_or_else(String::new, |hub| format!(" of {}, commit {}", code(&hub.id), code(&hub.commit)));
+        let terms = serde_json::from_value(file.clone()).unwrap_or_default();
+        format!("  - {}{hub}: {}{hash}\n", code(&last(path)), licence(&terms))
+    }
+
+    fn hyperparameters(&self) -> String {
+        let origin = |key: &str| match self.lock.get("set_by") {
+            Some(said) => text(said, key).unwrap_or("default"),
+            None => "not recorded",
+        };
+        let rows = self
+            .values()
+            .into_iter()
+            .map(|(key, value)| format!("| {} | {} | {} |\n", cell(&key), cell(&value), cell(origin(&key))));
+        let rows: String = rows.collect();
+        let surroundings = ["rankine", "device", "threads"].into_iter().filter_map(|key| Some((key, self.lock.get(key)?)));
+        let surroundings = surroundings.map(|(key, value)| format!("| {key} | {} | lock |\n", cell(&said(value))));
+        format!("| Key | Value | From |\n|---|---|---|\n{rows}{}", surroundings.collect::<String>())
+    }
+
+    /// Values of the recipe that say how it was trained, without places of this machine.
+    fn values(&self) -> Vec<(String, String)> {
+        let mut values = Vec::new();
+        flatten("", self.lock.get("recipe").unwrap_or(&Value::Null), &mut values);
+        let is_told = |key: &str| {
+            let is_elsewhere = ELSEWHERE.iter().any(|start| key.starts_with(start));
+            PATHS.contains(&key) || (SECTIONS.iter().any(|section| key.starts_with(section)) && !is_elsewhere)
+        };
+        values.retain(|(key, _)| is_told(key));
+        let told = |(key, value): (String, String)| if PATHS.contains(&&*key) { (key, last(&value)) } else { (key, value) };
+        values.into_iter().map(told).collect()
+    }
+
+    fn results(&self) -> Option<String> {
+        let result = self.result.as_ref()?;
+        let number = |key: &str| result.get(key).and_then(Value::as_f64);
+        let whole = |key: &str| result.get(key).and_then(Value::as_u64);
+        let steps = whole("steps")
+            .map(|steps| format!("- {} optimizer steps, {} tokens\n", grouped(steps), grouped(whole("tokens").unwrap_or(0))));
+        let loss = number("loss").map(|loss| format!("- Training loss of the last step: {loss:.4} nats a trained token\n"));
+        let score = |what: &str, key: &str| {
+            number(key).map(|loss| format!("- {what}: {loss:.4} nats a trained token, perplexity {:.2}\n", loss.exp()))
+        };
+        let best = whole("best_step").map_or_else(String::new, |step| format!(" (step {})", grouped(step)));
+        let first = score("Held-out rows before training", "eval_loss_first");
+        let kept = score(&format!("Held-out rows as it is here{best}"), "eval_loss_best");
+        let none = kept.is_none().then(|| "- No rows were held out: how well it generalises was not measured\n".to_owned());
+        Some([steps, loss, first, kept, none].into_iter().flatten().collect())
+    }
+}
+
+fn text<'a>(value: &'a Value, key: &str) -> Option<&'a str> {
+    value.get(key)?.as_str()
+}
+
+fn files(set: &Value) -> Vec<&Value> {
+    set.get("files").and_then(Value::as_array).into_iter().flatten().collect()
+}
+
+fn said(value: &Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+}
+
+/// What is known of a data file's licence.
+fn licence(terms: &Terms) -> String {
+    let stated = terms.licence.as_ref().map(|licence| {
+        let place = terms.said_in.as_ref().map_or_else(String::new, |place| format!(", as {} states", code(place)));
+        format!("licence {}{place}", named(licence))
+    });
+    let notices = terms.notices.iter().map(|name| code(name)).collect::<Vec<_>>().join(", ");
+    match (stated, notices.is_empty()) {
+        (Some(stated), true) => stated,
+        (Some(stated), false) => format!("{stated}; beside it {notices}"),
+        (None, true) => "licence not stated".to_owned(),
+        (None, false) => format!("licence as in {notices} beside it"),
+    }
+}

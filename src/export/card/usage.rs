@@ -1,0 +1,208 @@
+//! How each program loads what a card is about, and which do not.
+//!
+//! Sources: PEFT `PeftModel.from_pretrained`; vLLM <https://docs.vllm.ai/en/latest/features/lora.html>; llama.cpp `--lora` and
+//! `--model`; Ollama <https://docs.ollama.com/modelfile>; LM Studio `lms import`; mlx-lm `mlx_lm.generate`.
+
+use serde_json::json;
+
+use super::{Artefact, Card};
+use crate::data::visible;
+use crate::fault::shell_word;
+
+/// The ranks up to which vLLM can be told to take adapters (`MaxLoRARanks`).
+const VLLM_RANKS: [usize; 9] = [1, 8, 16, 32, 64, 128, 256, 320, 512];
+
+/// The section, program by program.
+pub(super) fn usage(card: &Card) -> String {
+    match &card.artefact {
+        Artefact::Adapter => adapter(card),
+        Artefact::Model => model(),
+        Artefact::Gguf { file, .. } => gguf(card, file),
+        Artefact::GgufAdapter { file } => gguf_adapter(card, file),
+        Artefact::Mlx => mlx(card),
+        Artefact::Ollama { file } => ollama(file),
+    }
+}
+
+/// A program with its commands in `language`.
+fn block(program: &str, words: &str, language: &str, lines: &[String]) -> String {
+    format!("**{program}**{words}\n\n```{language}\n{}\n```\n\n", lines.join("\n"))
+}
+
+fn no(programs: &str, why: &str) -> String {
+    format!("**{programs}**: {why}\n\n")
+}
+
+/// What stands for the base in the commands.
+fn legend(card: &Card) -> String {
+    match &card.base.hub {
+        Some(_) => String::new(),
+        None => "`BASE` stands for the folder or Hub id of the base.\n\n".to_owned(),
+    }
+}
+
+/// `from_pretrained` of the base, at the commit that it was.
+fn base_in_python(card: &Card) -> String {
+    let revision = card.base.hub.as_ref().map_or_else(String::new, |hub| format!(", revision={}", json!(hub.commit)));
+    format!("{}{revision}", json!(card.base.in_commands()))
+}
+
+fn adapter(card: &Card) -> String {
+    let (base, python) = (card.base.in_commands(), base_in_python(card));
+    let rank = card.parts.iter().filter_map(|part| part.config.as_ref()).map(|config| config.largest_rank()).max().unwrap_or(16);
+    let vllm = match VLLM_RANKS.iter().find(|most| **most >= rank) {
+        Some(most) => block(
+            "vLLM",
+            ", which takes ranks up to 16 unless told otherwise:",
+            "sh",
+            &[format!("vllm serve {base} --enable-lora --max-lora-rank {} --lora-modules tuned=ADAPTER", most.max(&16))],
+        ),
+        None => no("vLLM", &format!("takes no adapter of rank {rank}; merge it first, as below.")),
+    };
+    let notes: String = card.portability().into_iter().map(|note| format!("- {note}\n")).collect();
+    let notes = if notes.is_empty() { notes } else { format!("Not every program takes this adapter as it is:\n\n{notes}\n") };
+    [
+        legend(card),
+        "`ADAPTER` stands for the folder with `adapter_config.json`: that of this card, or `adapter` beside it.\n\n".to_owned(),
+        notes,
+        block(
+            "PEFT, transformers",
+            ":",
+            "python",
+            &[
+                "from peft import PeftModel".to_owned(),
+                "from transformers import AutoModelForCausalLM, AutoTokenizer".to_owned(),
+                String::new(),
+                format!("tokenizer = AutoTokenizer.from_pretrained({python})"),
+                format!("model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained({python}), \"ADAPTER\")"),
+            ],
+        ),
+        vllm,
+        block(
+            "llama.cpp",
+            ", with a GGUF file of the same base:",
+            "sh",
+            &[
+                "rankine export ADAPTER --base BASE_FOLDER --to gguf-adapter --out adapter.gguf".to_owned(),
+                "llama-server --model base.gguf --lora adapter.gguf".to_owned(),
+            ],
+        ),
+        block(
+            "Ollama, LM Studio, mlx-lm",
+            " do not read PEFT's format of every family, or not at all. Merge it into the base first:",
+            "sh",
+            &[
+                "rankine merge --adapter ADAPTER --base BASE_FOLDER --out merged".to_owned(),
+                "rankine export merged --to gguf --out model.gguf".to_owned(),
+                "printf 'FROM ./model.gguf\\n' > Modelfile && ollama create tuned -f Modelfile".to_owned(),
+                "lms import model.gguf".to_owned(),
+                "mlx_lm.generate --model merged --prompt \"...\"".to_owned(),
+            ],
+        ),
+    ]
+    .concat()
+}
+
+fn model() -> String {
+    [
+        "`MODEL` stands for the folder with `config.json`: that of this card, or `model` beside it.\n\n".to_owned(),
+        block(
+            "transformers",
+            ":",
+            "python",
+            &[
+                "from transformers import AutoModelForCausalLM, AutoTokenizer".to_owned(),
+                String::new(),
+                "model, tokenizer = AutoModelForCausalLM.from_pretrained(\"MODEL\"), AutoTokenizer.from_pretrained(\"MODEL\")"
+                    .to_owned(),
+            ],
+        ),
+        block("vLLM", ":", "sh", &["vllm serve MODEL".to_owned()]),
+        block("mlx-lm", ":", "sh", &["mlx_lm.generate --model MODEL --prompt \"...\"".to_owned()]),
+        block(
+            "llama.cpp, Ollama, LM Studio",
+            ", by way of a GGUF file:",
+            "sh",
+            &[
+                "rankine export MODEL --to gguf --out model.gguf".to_owned(),
+                "llama-server --model model.gguf".to_owned(),
+                "printf 'FROM ./model.gguf\\n' > Modelfile && ollama create tuned -f Modelfile".to_owned(),
+                "lms import model.gguf".to_owned(),
+            ],
+        ),
+        no("PEFT", "there is nothing to load: what was learned is in the weights."),
+    ]
+    .concat()
+}
+
+/// A file's name as a path in a shell, which no name can take for an option.
+fn in_shell(file: &str) -> String {
+    shell_word(&format!("./{}", visible(file)))
+}
+
+fn gguf(card: &Card, file: &str) -> String {
+    let path = in_shell(file);
+    [
+        legend(card),
+        "The chat template is in the file; Ollama knows the common ones and takes others as a `TEMPLATE` in Go's language.\n\n"
+            .to_owned(),
+        block("llama.cpp", ":", "sh", &[format!("llama-server --model {path}")]),
+        block("Ollama", ": a Modelfile, then `ollama create tuned -f Modelfile`:", "", &[format!("FROM ./{}", visible(file))]),
+        block("LM Studio", ":", "sh", &[format!("lms import {path}")]),
+        block(
+            "vLLM",
+            ", where reading GGUF is experimental:",
+            "sh",
+            &[format!("vllm serve {path} --tokenizer {}", card.base.in_commands())],
+        ),
+        block(
+            "transformers",
+            ", which unpacks it:",
+            "python",
+            &[
+                "from transformers import AutoModelForCausalLM".to_owned(),
+                String::new(),
+                format!("model = AutoModelForCausalLM.from_pretrained(\".\", gguf_file={})", json!(visible(file))),
+            ],
+        ),
+        no("PEFT, mlx-lm", "do not read GGUF; take the model's folder."),
+    ]
+    .concat()
+}
+
+fn gguf_adapter(card: &Card, file: &str) -> String {
+    [
+        legend(card),
+        "`base.gguf` stands for a GGUF file of the same base.\n\n".to_owned(),
+        block("llama.cpp", ":", "sh", &[format!("llama-server --model base.gguf --lora {}", in_shell(file))]),
+        block(
+            "Ollama",
+            ": a Modelfile, then `ollama create tuned -f Modelfile`:",
+            "",
+            &["FROM ./base.gguf".to_owned(), format!("ADAPTER ./{}", visible(file))],
+        ),
+        no("LM Studio", "takes no adapter; merge it into the base and export that."),
+        no("PEFT, transformers, vLLM, mlx-lm", "do not read an adapter in GGUF; take the folder in PEFT's format."),
+    ]
+    .concat()
+}
+
+fn mlx(card: &Card) -> String {
+    let command = format!("mlx_lm.generate --model {} --adapter-path . --prompt \"...\"", card.base.in_commands());
+    [
+        legend(card),
+        block("mlx-lm", ":", "sh", &[command]),
+        no("PEFT, transformers, vLLM, llama.cpp, Ollama, LM Studio", "do not read mlx-lm's format; take the folder in PEFT's."),
+    ]
+    .concat()
+}
+
+fn ollama(file: &str) -> String {
+    [
+        block("Ollama", ":", "sh", &["ollama create tuned -f Modelfile".to_owned(), "ollama run tuned".to_owned()]),
+        block("llama.cpp", ":", "sh", &[format!("llama-server --model {}", in_shell(file))]),
+        block("LM Studio", ":", "sh", &[format!("lms import {}", in_shell(file))]),
+        no("PEFT, transformers, vLLM, mlx-lm", "take the model's folder, not this one."),
+    ]
+    .concat()
+}

@@ -1,0 +1,51 @@
+//! Where a run's rows come from, for its lock and for the cards that are made of it: counts of each data set, and what is said of the
+//! licence of each file.
+
+use std::path::Path;
+
+use serde_json::{Map, Value, json};
+
+use super::fill::{Origin, Setting};
+use super::lock::Lock;
+use super::resolve::Plan;
+use super::rows::RunData;
+use crate::data::{self, Source};
+use crate::terms::Term;
+
+impl Lock {
+    /// Writes down what the rows of this plan are.
+    pub fn describe(&mut self, plan: &Plan, data: &RunData) {
+        self.0.insert("data".to_owned(), plan.provenance(data));
+    }
+}
+
+impl Plan {
+    fn provenance(&self, data: &RunData) -> Value {
+        let sources = self.sources.iter().chain(&self.validation_sources);
+        let each = sources.zip(&data.ledger().sources).enumerate();
+        let set = |(index, (source, tally)): (usize, (&Source, &data::Tally))| {
+            let (key, path) = self.source_name(index);
+            let file = |file: &std::path::PathBuf| {
+                let terms = data::terms(file, Path::new(&path));
+                json!({"path": file.display().to_string(), "licence": terms.licence, "said_in": terms.said_in, "notices": terms.notices})
+            };
+            json!({
+                "dataset": key,
+                "format": source.format.word(),
+                "train_on": source.train_on.word(),
+                "rows": tally.rows,
+                "trained": tally.train,
+                "validation": tally.validation,
+                "left_out": tally.dropped(),
+                "files": source.files.iter().map(file).collect::<Vec<_>>(),
+            })
+        };
+        each.map(set).collect()
+    }
+}
+
+/// The values that somebody said, with where; all others are defaults or follow from these.
+pub(super) fn set_by(settings: &[Setting]) -> Value {
+    let said = settings.iter().filter(|setting| matches!(setting.origin, Origin::Said(_)));
+    Value::Object(said.map(|setting| (setting.key.clone(), json!(setting.origin.to_string()))).collect::<Map<_, _>>())
+}
