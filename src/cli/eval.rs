@@ -57,13 +57,12 @@ pub(super) fn eval(args: &EvalArgs, terminal: &Terminal) -> Result<(), Failure> 
         .map(|path| plan.other_sheet("--forgetting", &path.to_string_lossy(), Reading::Text { rows: GENERAL_ROWS }, &report));
     let general = general.transpose()?;
 
-    let device = device::open(plan.device, args.force)?;
-    let base = plan.model.load(&device, &report)?;
+    let base = plan.model.load(&device::open(plan.device, args.force)?, &report)?;
     let all = || sheets.iter().chain(&general);
     let score = |decoder: &Decoder, what: &str| all().flat_map(|sheet| sheet.score(decoder, what, &report)).collect::<Vec<_>>();
     let of_base = score(&base, "the base");
     let name = trained.as_ref().map_or("adapter", Trained::name);
-    let of_trained = match opened.map(|opened| opened.on(base, &device, &report)).transpose()? {
+    let of_trained = match opened.map(|opened| opened.on(base, &report)).transpose()? {
         Some(decoder) => score(&decoder, &format!("the {name}")).into_iter().map(Some).collect(),
         None => vec![None; of_base.len()],
     };

@@ -2,8 +2,6 @@
 
 use std::path::{Path, PathBuf};
 
-use burn::tensor::Device;
-
 use super::Failure;
 use super::base::{check_adapter, read_adapter};
 use crate::adapter::{LoraConfig, Numbers, attach};
@@ -69,12 +67,13 @@ impl Trained {
 
 impl Opened {
     /// The trained model, made of its base where it is an adapter.
-    pub fn on(self, mut base: Decoder, device: &Device, report: Reporter) -> Result<Decoder, Failure> {
+    pub fn on(self, mut base: Decoder, report: Reporter) -> Result<Decoder, Failure> {
         match self {
             Self::Adapter(adapter) => attach(&mut base, &adapter.0, 0, Some(&adapter.1))?,
             Self::Model(folder) => {
+                let device = base.device();
                 drop(base);
-                return Ok(folder.load(device, report)?);
+                return Ok(folder.load(&device, report)?);
             }
         }
         Ok(base)

@@ -113,7 +113,7 @@ const BROKEN: &[(&str, &str)] = &[
     ),
     ("training:\n  sample_packing: yes", "x.yaml:6:19: training.sample_packing: `yes` is not supported yet | remove the key"),
     ("adapter:\n  method: qlora", "x.yaml:6:11: adapter.method: `qlora` is not supported yet | valid now: `lora` and `full`"),
-    ("adapter:\n  method: dora", "x.yaml:6:11: adapter.method: expected `lora`, found `dora` | did you mean `lora`?"),
+    ("adapter:\n  method: dora", "x.yaml:6:11: adapter.method: expected `lora` or `full`, found `dora` | did you mean `lora`?"),
     (
         "adapter:\n  modules_to_save: [lm_head, embed]",
         "x.yaml:6:20: adapter.modules_to_save: `[lm_head, embed]` is not supported yet | remove the key",
