@@ -1,5 +1,8 @@
 //! The Hub's token is in no file, no line and no error of any verb, however much is said and whatever goes wrong.
 
+#[cfg(feature = "hub")]
+#[path = "hub/server.rs"]
+mod server;
 mod support;
 
 use std::fs;
@@ -17,6 +20,10 @@ fn files_below(folder: &Path) -> Vec<PathBuf> {
 
 /// Runs a command with the token in every place where the Hub's own tools look for it.
 fn run(desk: &Desk, arguments: &[&str]) -> Ran {
+    run_with(desk, arguments, &[])
+}
+
+fn run_with(desk: &Desk, arguments: &[&str], more: &[(&str, &str)]) -> Ran {
     let file = desk.path(TOKEN_FILE).display().to_string();
     let home = desk.path("home").display().to_string();
     let places = [
@@ -27,7 +34,7 @@ fn run(desk: &Desk, arguments: &[&str]) -> Ran {
         ("HOME", &*home),
         ("RUST_BACKTRACE", "full"),
     ];
-    let ran = desk.run_with(arguments, &places);
+    let ran = desk.run_with(arguments, &[&places, more].concat());
     let said = format!("{}{}", ran.stdout, ran.stderr);
     assert!(!said.contains(CANARY), "{arguments:?}: {said}");
     ran
@@ -95,4 +102,33 @@ fn the_token_of_the_hub_is_never_written_or_said() {
     ] {
         assert!(desk.path(part).exists(), "{part} was looked through");
     }
+}
+
+/// A server that says every header back, in words and in addresses, and takes everything.
+#[cfg(feature = "hub")]
+#[test]
+fn a_server_that_says_the_token_back_does_not_get_it_printed() {
+    use server::{Answer, Server};
+    let desk = Desk::new();
+    desk.write(TOKEN_FILE, "");
+    run(&desk, &["train", "recipe.yaml"]).says("train", 0, &[]);
+    for status in [200, 400, 401, 403, 404, 429, 500, 302, 307] {
+        let server = Server::start(move |request| {
+            let said = request.header("authorization").to_owned();
+            let words = format!(r#"{{"error": "{said}", "sha": "{said}", "siblings": []}}"#);
+            let answer = Answer::new(status, words).header("X-Error-Message", &said).header("Retry-After", 0);
+            if status < 400 { answer.header("Location", format!("/{}", said.replace(' ', "/"))) } else { answer }
+        });
+        let network = [("HF_HUB_OFFLINE", "0"), ("HF_ENDPOINT", &*server.address)];
+        for arguments in
+            [&["pull", "owner/name"][..], &["push", "run", "owner/name"], &["train", "recipe.yaml", "base_model=owner/name"]]
+        {
+            let ran = run_with(&desk, &[arguments, &["-vvv"]].concat(), &network);
+            println!("{status} {arguments:?}: {ran:?}");
+            assert_eq!(ran.exit, 69, "{status} {arguments:?}: {ran:?}");
+        }
+        assert!(server.requests().iter().all(|request| request.header("authorization").ends_with(CANARY)));
+    }
+    let holds_it = |path: &PathBuf| fs::read(path).unwrap().windows(CANARY.len()).any(|bytes| bytes == CANARY.as_bytes());
+    assert_eq!(files_below(&desk.path("")).into_iter().filter(holds_it).collect::<Vec<_>>(), Vec::<PathBuf>::new());
 }

@@ -11,8 +11,8 @@ use super::environment::{Environment, Network, Token};
 use super::error::{Access, Error, TokenUse};
 use super::id::ModelId;
 use super::location::Location;
+use super::retry::{Failed, Next, Patience};
 use crate::fault::printable;
-use crate::report::{Event, Reporter};
 
 const MOST_REDIRECTS: u32 = 10;
 /// Bytes of a server's own words that are read, and characters that are shown.
@@ -20,60 +20,6 @@ const SAID_BYTES: u64 = 4 << 10;
 const SAID_SHOWN: usize = 300;
 /// Time of a small request from its beginning to the end of its answer.
 const WHOLE_REQUEST: Duration = Duration::from_mins(2);
-
-/// How long one waits, and how often one tries.
-#[derive(Debug, Clone, Copy)]
-pub struct Patience {
-    /// Tries without progress before it is given up.
-    pub attempts: u32,
-    /// The wait before the second try; each further one is twice as long.
-    pub first_wait: Duration,
-    /// The longest wait, even where a server asks for more.
-    pub longest_wait: Duration,
-    /// For a connection.
-    pub connect: Duration,
-    /// For the next bytes of an answer.
-    pub stall: Duration,
-}
-
-impl Default for Patience {
-    fn default() -> Self {
-        Self {
-            attempts: 5,
-            first_wait: Duration::from_secs(1),
-            longest_wait: Duration::from_mins(1),
-            connect: Duration::from_secs(10),
-            stall: Duration::from_secs(30),
-        }
-    }
-}
-
-/// Why a try failed.
-#[derive(Debug)]
-pub(super) enum Failed {
-    /// Another may not.
-    Again {
-        error: Error,
-        /// What the server asks for.
-        wait: Option<Duration>,
-        /// It moved on, so the tries are counted anew.
-        has_progressed: bool,
-    },
-    /// Any other would too.
-    Final(Error),
-}
-
-impl Failed {
-    pub fn again(error: Error) -> Self {
-        Self::Again { error, wait: None, has_progressed: false }
-    }
-}
-
-impl<E: Into<Error>> From<E> for Failed {
-    fn from(error: E) -> Self {
-        Self::Final(error.into())
-    }
-}
 
 /// What reaches the network. Under `HF_HUB_OFFLINE` there is none.
 #[derive(Debug)]
@@ -154,6 +100,9 @@ impl Client {
                 return self.checked(id, &from, Access::Read, response);
             };
             let refused = |reason: &str| Error::Redirect { place: from.shown(), reason: format!("redirects to {reason}") };
+            if self.says_token(next.as_bytes()) {
+                return Err(refused("an address with the token in it").into());
+            }
             from = from.follow(&next).map_err(refused)?;
         }
         let reason = format!("redirects more than {MOST_REDIRECTS} times");
@@ -164,7 +113,7 @@ impl Client {
     pub(super) fn get_small(&self, id: &ModelId, from: Location, most_bytes: u64) -> Result<Vec<u8>, Failed> {
         let place = from.shown();
         let response = self.get(id, from, None)?;
-        read_small(&place, id, response, most_bytes)
+        self.read_small(&place, id, response, most_bytes)
     }
 
     /// Sends a small body and gets a small answer whole. Redirects are not followed: a body goes where it was meant to.
@@ -179,7 +128,7 @@ impl Client {
         let request = headers.iter().fold(Request::post(to.uri()), |request, (name, value)| request.header(*name, *value));
         let response = self.send(request, to, body)?;
         let response = self.checked(id, to, Access::Write, response)?;
-        read_small(&to.shown(), id, response, most_bytes)
+        self.read_small(&to.shown(), id, response, most_bytes)
     }
 
     /// Sends a request, with the token where it may go.
@@ -234,9 +183,9 @@ impl Client {
         // The address of a file at another server is signed for a while only: another try has a new one.
         let is_stale = !is_hub && matches!(status, 401 | 403);
         match status {
-            408 | 429 | 500 | 502 | 503 | 504 => Err(Failed::Again { error, wait, has_progressed: false }),
+            408 | 429 | 500 | 502 | 503 | 504 => Err(Failed::new(error, Next::Again { wait })),
             _ if is_stale => Err(Failed::again(error)),
-            _ => Err(Failed::Final(error)),
+            _ => Err(error.into()),
         }
     }
 
@@ -254,35 +203,35 @@ impl Client {
         if said.is_empty() { said } else { format!(": {said}") }
     }
 
-    /// Tries until it works, it cannot, or patience is at its end.
-    pub(super) fn insist<T>(
-        &self,
-        attempts: u32,
-        report: Reporter,
-        mut work: impl FnMut() -> Result<T, Failed>,
-    ) -> Result<T, Error> {
-        let mut tried = 0;
+    /// A small answer whole. What is read of it may be shown, so the token may not be in it.
+    fn read_small(&self, place: &str, id: &ModelId, response: Response<Body>, most_bytes: u64) -> Result<Vec<u8>, Failed> {
+        let (mut bytes, started) = (Vec::new(), std::time::Instant::now());
+        let mut body = response.into_body().into_reader().take(most_bytes + 1);
+        let broken = |cause: String| Failed::again(Error::Connection { place: place.to_owned(), cause });
+        let mut piece = [0; 16 << 10];
         loop {
-            let (error, wait) = match work() {
-                Ok(done) => return Ok(done),
-                Err(Failed::Final(error)) => return Err(error),
-                Err(Failed::Again { error, wait, has_progressed }) => {
-                    tried = if has_progressed { 1 } else { tried + 1 };
-                    (error, wait)
-                }
-            };
-            if tried >= attempts {
-                return Err(if attempts > 1 {
-                    Error::GaveUp { error: Box::new(error), attempts, kept: String::new() }
-                } else {
-                    error
-                });
+            match body.read(&mut piece) {
+                Ok(0) => break,
+                Ok(length) => bytes.extend_from_slice(&piece[..length]),
+                Err(cause) => return Err(broken(cause.to_string())),
             }
-            let grown = self.patience.first_wait * 2_u32.saturating_pow(tried - 1);
-            let wait = wait.unwrap_or(grown).min(self.patience.longest_wait);
-            report(Event::Note(format!("{error}; trying again in {} s", wait.as_secs_f32().ceil())));
-            std::thread::sleep(wait);
+            if started.elapsed() > WHOLE_REQUEST {
+                return Err(broken("its answer does not end".to_owned()));
+            }
         }
+        if bytes.len() as u64 > most_bytes {
+            let reason = format!("it is longer than {} MiB", most_bytes >> 20);
+            return Err(Error::Refused { id: id.to_string(), reason }.into());
+        }
+        if self.says_token(&bytes) {
+            return Err(Error::Refused { id: id.to_string(), reason: "it says the token back".to_owned() }.into());
+        }
+        Ok(bytes)
+    }
+
+    fn says_token(&self, text: &[u8]) -> bool {
+        let secret = self.token.as_ref().map_or("", Token::reveal).as_bytes();
+        !secret.is_empty() && text.windows(secret.len()).any(|part| part == secret)
     }
 }
 
@@ -310,26 +259,4 @@ fn failed_request(to: &Location, error: &ureq::Error) -> Failed {
         }
         _ => connection(error.to_string()).into(),
     }
-}
-
-fn read_small(place: &str, id: &ModelId, response: Response<Body>, most_bytes: u64) -> Result<Vec<u8>, Failed> {
-    let (mut bytes, started) = (Vec::new(), std::time::Instant::now());
-    let mut body = response.into_body().into_reader().take(most_bytes + 1);
-    let broken = |cause: String| Failed::again(Error::Connection { place: place.to_owned(), cause });
-    let mut piece = [0; 16 << 10];
-    loop {
-        match body.read(&mut piece) {
-            Ok(0) => break,
-            Ok(length) => bytes.extend_from_slice(&piece[..length]),
-            Err(cause) => return Err(broken(cause.to_string())),
-        }
-        if started.elapsed() > WHOLE_REQUEST {
-            return Err(broken("its answer does not end".to_owned()));
-        }
-    }
-    if bytes.len() as u64 > most_bytes {
-        let reason = format!("it is longer than {} MiB", most_bytes >> 20);
-        return Err(Error::Refused { id: id.to_string(), reason }.into());
-    }
-    Ok(bytes)
 }

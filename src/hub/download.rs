@@ -7,12 +7,13 @@ use std::path::{Path, PathBuf};
 use ureq::http::Response;
 
 use super::Error;
-use super::client::{Client, Failed, header};
+use super::client::{Client, header};
 use super::digest::Hasher;
 use super::id::{Commit, ModelId};
 use super::listing::RemoteFile;
 use super::location::escaped;
 use super::progress::Progress;
+use super::retry::{Failed, Next};
 use crate::files::{self, create_folder, settle};
 use crate::report::{Event, Reporter};
 
@@ -115,7 +116,7 @@ impl<'a> Growing<'a> {
         let path = format!("{}/resolve/{}/{}", id.repository(), self.wanted.commit, escaped(&file.name));
         let range = (self.bytes > 0).then_some(self.bytes);
         let response = match client.get(id, client.address(&path)?, range) {
-            Err(Failed::Final(Error::Status { status: 416, .. })) if range.is_some() => return self.again(client, progress),
+            Err(failed) if range.is_some() && failed.is_status(416) => return self.again(client, progress),
             response => response?,
         };
         match (range, response.status().as_u16()) {
@@ -152,11 +153,8 @@ impl<'a> Growing<'a> {
         let broken = |bytes: u64, cause: String| {
             let place = format!("{} of `{}`", file.name, self.wanted.id);
             let cause = format!("broke off after {bytes} of {} bytes: {cause}", file.bytes);
-            Failed::Again {
-                error: Error::Connection { place, cause },
-                wait: None,
-                has_progressed: bytes - before >= PROGRESS_BYTES,
-            }
+            let next = if bytes - before >= PROGRESS_BYTES { Next::GoOn } else { Next::Again { wait: None } };
+            Failed::new(Error::Connection { place, cause }, next)
         };
         loop {
             let length = match body.read(&mut piece) {

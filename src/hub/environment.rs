@@ -97,7 +97,7 @@ impl Environment {
         }
         match files::read_text_up_to(&self.token_file, 64 << 10) {
             Ok(text) => Ok(Token::clean(&text)),
-            Err(error) if error.cause.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) if matches!(error.cause.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(None),
             Err(error) => Err(error.into()),
         }
     }

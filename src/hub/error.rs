@@ -235,7 +235,11 @@ fn only(pickles: &[String]) -> String {
 impl Error {
     /// Whether a server that is well would have answered: what a cached copy may stand in for.
     pub fn is_network_away(&self) -> bool {
-        matches!(self, Self::GaveUp { .. } | Self::Connection { .. })
+        match self {
+            Self::GaveUp { .. } | Self::Connection { .. } => true,
+            Self::Status { status, .. } => matches!(status, 408 | 429 | 500 | 502 | 503 | 504),
+            _ => false,
+        }
     }
 }
 
@@ -259,10 +263,11 @@ impl Explain for Error {
             }
             Self::Endpoint { .. } => "set it to an address such as `https://huggingface.co`, or unset it".to_owned(),
             Self::NoToken => "make one with write access in the settings of your account, and set HF_TOKEN".to_owned(),
-            Self::PlainHttp { .. } => "set HF_ENDPOINT to an https address".to_owned(),
+            Self::PlainHttp { .. } | Self::Denied { token: TokenUse::Withheld, .. } => {
+                "set HF_ENDPOINT to an https address".to_owned()
+            }
             Self::GaveUp { error, .. } => error.hint().unwrap_or_else(|| "try again later".to_owned()),
             Self::Connection { .. } => "check the network, HF_ENDPOINT and the proxy, then try again".to_owned(),
-            Self::Denied { token: TokenUse::Withheld, .. } => "set HF_ENDPOINT to an https address".to_owned(),
             Self::Denied { access: Access::Write, .. } => "set HF_TOKEN to a token that may write there".to_owned(),
             Self::Denied { id, endpoint, token, .. } => denied(id, endpoint, *token),
             Self::NoRepository { .. } => {

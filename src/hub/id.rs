@@ -94,7 +94,7 @@ fn check_word(word: &str) -> Result<(), &'static str> {
             Err("a part of it begins or ends with `-` or `.`, expected a letter or a digit there")
         }
         _ if word.contains("--") || word.contains("..") => Err("`--` and `..` are not allowed"),
-        _ if word.ends_with(".git") => Err("it ends with `.git`"),
+        _ if word.to_ascii_lowercase().ends_with(".git") => Err("it ends with `.git`"),
         _ => Ok(()),
     }
 }

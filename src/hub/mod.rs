@@ -29,11 +29,13 @@ mod pull;
 #[cfg(feature = "hub")]
 mod push;
 #[cfg(feature = "hub")]
+mod retry;
+#[cfg(feature = "hub")]
 mod upload;
 
 pub use cache::{Cache, Snapshot};
 #[cfg(feature = "hub")]
-pub use client::{Client, Patience};
+pub use client::Client;
 pub use environment::{Environment, Network, Token};
 pub use error::{Access, Error, Missing, TokenUse};
 pub use id::{Commit, IdError, ModelId};
@@ -43,6 +45,8 @@ pub use no_network::{fetch, pull, push};
 pub use pull::{fetch, pull, pull_with};
 #[cfg(feature = "hub")]
 pub use push::{push, push_with};
+#[cfg(feature = "hub")]
+pub use retry::Patience;
 
 use std::path::PathBuf;
 

@@ -70,8 +70,8 @@ fn leads_out(name: &str) -> Option<&'static str> {
         _ if name.starts_with(['/', '\\', '~']) => Some("is absolute"),
         _ if parts().any(|part| part == "..") => Some("leads out of its folder"),
         _ if parts().any(|part| part.is_empty() || part == ".") => Some("has empty parts"),
-        _ if name.contains('\\') => Some("has a `\\`"),
         _ if name.as_bytes().get(1) == Some(&b':') => Some("names a drive"),
+        _ if name.contains('\\') => Some("has a `\\`"),
         _ if parts().any(|part| part.len() > LONGEST) => Some("is longer than 255 bytes"),
         _ => None,
     }

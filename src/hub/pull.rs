@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::Pulled;
 use super::cache::{Cache, Snapshot};
-use super::client::{Client, Patience};
+use super::client::Client;
 use super::download::Wanted;
 use super::environment::{Environment, Network};
 use super::error::Error;
@@ -13,6 +13,7 @@ use super::id::ModelId;
 use super::listing::Listing;
 use super::location::escaped;
 use super::progress::Progress;
+use super::retry::Patience;
 use crate::files::{self, JSON_BYTES, check_space, create_folder, link_atomic};
 use crate::report::{Event, Reporter};
 

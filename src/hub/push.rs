@@ -6,12 +6,13 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
-use super::client::{Client, Failed, Patience};
+use super::client::Client;
 use super::environment::Environment;
 use super::error::{Error, TokenUse};
 use super::id::{Commit, ModelId};
 use super::location::escaped;
 use super::progress::Progress;
+use super::retry::Patience;
 use super::upload::Outgoing;
 use super::{Pushed, Shipment, Visibility};
 use crate::fault::printable;
@@ -114,30 +115,21 @@ impl Client {
         let id = &shipment.id;
         let mut lines = vec![json!({"key": "header", "value": {"summary": shipment.message, "description": ""}})];
         for (file, mode) in files {
-            lines.push(match mode {
-                Mode::Large => {
-                    let value = json!({"path": file.name, "algo": "sha256", "oid": file.sha256, "size": file.bytes});
-                    json!({"key": "lfsFile", "value": value})
-                }
-                _ => {
-                    let value = json!({"content": STANDARD.encode(file.read()?), "path": file.name, "encoding": "base64"});
-                    json!({"key": "file", "value": value})
-                }
+            lines.push(if *mode == Mode::Large {
+                let value = json!({"path": file.name, "algo": "sha256", "oid": file.sha256, "size": file.bytes});
+                json!({"key": "lfsFile", "value": value})
+            } else {
+                let value = json!({"content": STANDARD.encode(file.read()?), "path": file.name, "encoding": "base64"});
+                json!({"key": "file", "value": value})
             });
         }
         let body: String = lines.iter().map(|line| format!("{line}\n")).collect();
         let to = self.address(&format!("api/models/{}/commit/{}", id.repository(), escaped(id.revision())))?;
         let headers = [("Content-Type", "application/x-ndjson")];
-        let once = || self.post(id, &to, &headers, body.as_bytes(), ANSWER_BYTES).map_err(final_only);
+        let once = || self.post(id, &to, &headers, body.as_bytes(), ANSWER_BYTES);
         let answer = read(id, &self.insist(1, report, once)?)?;
         let commit = answer["commitOid"].as_str().and_then(Commit::parse);
         commit.ok_or_else(|| Error::Refused { id: id.to_string(), reason: "it made a commit and names none".to_owned() })
-    }
-}
-
-fn final_only(failed: Failed) -> Failed {
-    match failed {
-        Failed::Again { error, .. } | Failed::Final(error) => Failed::Final(error),
     }
 }
 

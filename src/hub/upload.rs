@@ -8,13 +8,14 @@ use ureq::SendBody;
 use ureq::http::Request;
 
 use super::Content;
-use super::client::{Client, Failed};
+use super::client::Client;
 use super::digest::{Digest, Hasher};
 use super::error::{Access, Error};
 use super::id::ModelId;
 use super::location::Location;
 use super::progress::Progress;
 use super::push::{ANSWER_BYTES, read};
+use super::retry::Failed;
 use crate::fault::printable;
 use crate::files::{self, open_file};
 
@@ -48,7 +49,9 @@ impl<'a> Outgoing<'a> {
                 break;
             }
             sample.extend(piece[..length].iter().take(SAMPLE_BYTES.saturating_sub(sample.len())));
-            hashers.iter_mut().for_each(|hasher| hasher.update(&piece[..length]));
+            for hasher in &mut hashers {
+                hasher.update(&piece[..length]);
+            }
         }
         let [sha256, git_hash] = hashers.map(Hasher::finish);
         Ok(Self { name: name.to_owned(), bytes, sha256, git_hash, sample, content })

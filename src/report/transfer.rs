@@ -36,8 +36,12 @@ mod tests {
 
     #[test]
     fn a_person_reads_bytes_speed_and_time() {
-        let transfer =
-            Transfer { file: "model.safetensors".into(), done_bytes: 1 << 20, total_bytes: 3 << 20, bytes_per_second: 1048576.0 };
+        let transfer = Transfer {
+            file: "model.safetensors".into(),
+            done_bytes: 1 << 20,
+            total_bytes: 3 << 20,
+            bytes_per_second: f64::from(1 << 20),
+        };
         assert_eq!(transfer.line(), "model.safetensors: 1.00 MiB of 3.00 MiB  1.00 MiB/s  2 seconds left");
         let stalled = Transfer { bytes_per_second: 0.0, ..transfer };
         assert!(stalled.line().ends_with(" left"));

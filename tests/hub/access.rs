@@ -89,7 +89,7 @@ fn who_may_not_is_told_what_to_do() {
     );
 
     // A server that says the token back does not get it printed.
-    let (error, _) = refusal(true, Answer::new(400, "").header("X-Error-Message", format!("bad token {TOKEN}\u{7f}")));
+    let (error, _) = refusal(true, Answer::new(400, "").header("X-Error-Message", format!("bad token {TOKEN}")));
     assert!(error.to_string().contains("answered 400: bad token (the token)"), "{error}");
     let (error, _) = refusal(true, Answer::new(418, format!(r#"{{"error": "no tea for {TOKEN}"}}"#)));
     assert!(error.to_string().contains("answered 418: no tea for (the token)"), "{error}");
@@ -117,7 +117,7 @@ fn an_endpoint_that_is_none_is_told_and_a_secret_in_it_is_not() {
         ("huggingface.co", "no http or https address"),
         ("ftp://x", "no http or https address"),
         ("https://user:secret@mirror", "an address with a name or password in it"),
-        ("https://", "no address"),
+        ("https://", "no http or https address"),
     ] {
         let environment = place.environment(endpoint, &[]);
         let error = pull_with(&environment, PATIENCE, &ModelId::parse(ID).unwrap(), &|_| {}).unwrap_err();

@@ -145,7 +145,7 @@ fn what_is_there_already_is_not_sent_again() {
 
     // Every file as it is: no commit.
     let (config, weights) = (desk.read("run/adapter/adapter_config.json"), desk.read(&format!("run/adapter/{WEIGHTS}")));
-    fs_remove_lock(&desk);
+    desk.remove("run/recipe.lock.yaml");
     let (server, _store) = servers(move |request| {
         let files = json!({"files": [
             {"path": "adapter_config.json", "uploadMode": "regular", "shouldIgnore": false, "oid": git_hash(&config)},
@@ -157,10 +157,6 @@ fn what_is_there_already_is_not_sent_again() {
     ran.says("nothing new", 0, &[]);
     assert!(ran.stdout.starts_with("nothing to do"), "{}", ran.stdout);
     assert_eq!(server.requests().len(), 2);
-}
-
-fn fs_remove_lock(desk: &Desk) {
-    desk.remove("run/recipe.lock.yaml");
 }
 
 #[test]
@@ -259,10 +255,13 @@ fn what_is_no_adapter_or_tells_of_this_machine_is_not_uploaded() {
     assert!(server.requests().is_empty());
 }
 
+/// What becomes of an answer.
+type Change = fn(&mut Value);
+
 #[test]
 fn an_answer_that_makes_no_sense_is_refused() {
     let desk = trained();
-    let of_file = |change: fn(&mut Value)| {
+    let of_file = |change: Change| {
         move |request: &Request| {
             request.path.contains("/preupload/").then(|| {
                 let mut answer: Value = serde_json::from_slice(&taking("", request).body).unwrap();
@@ -271,7 +270,7 @@ fn an_answer_that_makes_no_sense_is_refused() {
             })
         }
     };
-    let cases: [(fn(&mut Value), &str); 4] = [
+    let cases: [(Change, &str); 4] = [
         (|answer| answer["files"] = json!([]), "it does not say how `adapter_config.json` is to be sent"),
         (|answer| answer["files"][0]["uploadMode"] = json!("xet"), "it wants `adapter_config.json` to be sent as `xet`"),
         (|answer| answer["files"][0]["shouldIgnore"] = json!(true), ".gitignore leaves `adapter_config.json` out"),
@@ -282,7 +281,8 @@ fn an_answer_that_makes_no_sense_is_refused() {
         push(&desk, &server, &["run", "me/adapter"]).says(part, 69, &[part]);
     }
     let actions = [
-        (json!({"upload": {"href": "file:///etc/passwd"}}), "which is no http"),
+        (json!({"upload": {"href": "file:///etc/passwd"}}), "it gives `file:///etc/passwd`, which is no address"),
+        (json!({"upload": {"href": "ftp://127.0.0.1/x"}}), "which is no http or https address"),
         (json!({"upload": {}}), "it gives no address"),
         (json!({"upload": {"href": "http://127.0.0.1/x", "header": {"chunk_size": "5"}}}), "it wants that in parts"),
     ];

@@ -1,4 +1,5 @@
 //! A Hub on the loopback, scripted by each test: what it answers to a path, and what it does wrong. It writes down every request.
+#![allow(dead_code, reason = "every test binary uses a part of it")]
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -131,12 +132,9 @@ fn serve(stream: &TcpStream, requests: &Mutex<Vec<Request>>, script: &Script) {
     let Some(request) = read(stream) else { return };
     requests.lock().unwrap().push(request.clone());
     let answer = script(&request);
-    let mut head = format!("HTTP/1.1 {} Any\r\nConnection: close\r\n", answer.status);
-    for (name, value) in &answer.headers {
-        head.push_str(&format!("{name}: {value}\r\n"));
-    }
+    let headers: String = answer.headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
     let length = answer.length.unwrap_or(answer.body.len() as u64);
-    head.push_str(&format!("Content-Length: {length}\r\n\r\n"));
+    let head = format!("HTTP/1.1 {} Any\r\nConnection: close\r\n{headers}Content-Length: {length}\r\n\r\n", answer.status);
     let sent = &answer.body[..answer.cut.unwrap_or(answer.body.len()).min(answer.body.len())];
     let mut stream = stream;
     let _ = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(sent)).and_then(|()| stream.flush());

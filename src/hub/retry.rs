@@ -1,0 +1,102 @@
+//! What is tried again, how often, and after how long.
+
+use std::time::Duration;
+
+use super::client::Client;
+use super::error::Error;
+use crate::report::{Event, Reporter};
+
+/// How long one waits, and how often one tries.
+#[derive(Debug, Clone, Copy)]
+pub struct Patience {
+    /// Tries without progress before it is given up.
+    pub attempts: u32,
+    /// The wait before the second try; each further one is twice as long.
+    pub first_wait: Duration,
+    /// The longest wait, even where a server asks for more.
+    pub longest_wait: Duration,
+    /// For a connection.
+    pub connect: Duration,
+    /// For the next bytes of an answer.
+    pub stall: Duration,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self {
+            attempts: 5,
+            first_wait: Duration::from_secs(1),
+            longest_wait: Duration::from_mins(1),
+            connect: Duration::from_secs(10),
+            stall: Duration::from_secs(30),
+        }
+    }
+}
+
+/// Why a try failed, and whether another may not.
+#[derive(Debug)]
+pub(super) struct Failed {
+    pub error: Box<Error>,
+    pub next: Next,
+}
+
+/// What follows on a try that failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Next {
+    /// Any other would fail too.
+    GiveUp,
+    /// Another, after the wait that the server asks for or one that grows.
+    Again { wait: Option<Duration> },
+    /// Another, and the tries are counted anew: it moved on.
+    GoOn,
+}
+
+impl Failed {
+    pub fn new(error: Error, next: Next) -> Self {
+        Self { error: Box::new(error), next }
+    }
+
+    pub fn again(error: Error) -> Self {
+        Self::new(error, Next::Again { wait: None })
+    }
+
+    pub fn is_status(&self, expected: u16) -> bool {
+        matches!(*self.error, Error::Status { status, .. } if status == expected)
+    }
+}
+
+impl<E: Into<Error>> From<E> for Failed {
+    fn from(error: E) -> Self {
+        Self::new(error.into(), Next::GiveUp)
+    }
+}
+
+impl Client {
+    /// Tries until it works, it cannot, or patience is at its end.
+    pub(super) fn insist<T>(
+        &self,
+        attempts: u32,
+        report: Reporter,
+        mut work: impl FnMut() -> Result<T, Failed>,
+    ) -> Result<T, Error> {
+        let mut tried = 0;
+        loop {
+            let failed = match work() {
+                Ok(done) => return Ok(done),
+                Err(failed) => failed,
+            };
+            tried = if failed.next == Next::GoOn { 1 } else { tried + 1 };
+            if failed.next == Next::GiveUp || attempts == 1 {
+                return Err(*failed.error);
+            }
+            if tried >= attempts {
+                return Err(Error::GaveUp { error: failed.error, attempts, kept: String::new() });
+            }
+            let grown = self.patience.first_wait * 2_u32.saturating_pow(tried - 1);
+            let asked = if let Next::Again { wait } = failed.next { wait } else { None };
+            let wait = asked.unwrap_or(grown).min(self.patience.longest_wait);
+            report(Event::Note(format!("{}; trying again in {} s", failed.error, wait.as_secs_f32().ceil())));
+            std::thread::sleep(wait);
+        }
+    }
+}
