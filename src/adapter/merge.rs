@@ -55,36 +55,39 @@ impl Delta {
         Ok((!pairs.is_empty()).then_some(Self { inputs: linear.inputs, pairs }))
     }
 
-    /// Puts row `row` of Σ w s B A into `sum`, [in].
-    pub fn row(&self, row: usize, sum: &mut [f32]) {
-        sum.fill(0.0);
+    /// Puts parts of the row `row` and of the next, where there is one, of Σ w s B A into `sums`: as many columns as they have room
+    /// for, from the column `first` on.
+    pub fn pair(&self, row: usize, first: usize, sums: [&mut [f32]; 2]) {
+        let [upper, lower] = sums;
+        let columns = upper.len();
+        upper.fill(0.0);
+        lower.fill(0.0);
         for [a, b] in &self.pairs {
             let rank = a.len() / self.inputs;
-            // Four rows of A at a time: the sum is read and written a quarter as often.
-            let (fours, rest) = b[row * rank..(row + 1) * rank].as_chunks::<4>();
-            let (a_fours, a_rest) = a.split_at(4 * fours.len() * self.inputs);
-            for (b, a) in fours.iter().zip(a_fours.chunks_exact(4 * self.inputs)) {
-                add_four(sum, *b, a);
+            let of_row = |row: usize| b[row * rank..(row + 1) * rank].as_chunks::<4>();
+            let ((upper_fours, upper_rest), (lower_fours, lower_rest)) = (of_row(row), of_row((row + 1).min(b.len() / rank - 1)));
+            let of_a = |row: usize| &a[row * self.inputs + first..][..columns];
+            // Four rows of A at a time: the sums are read and written a quarter as often.
+            for (four, (up, low)) in upper_fours.iter().zip(lower_fours).enumerate() {
+                add_four([upper, lower], [up, low], [0, 1, 2, 3].map(|row| of_a(4 * four + row)));
             }
-            for (b, a) in rest.iter().zip(a_rest.chunks_exact(self.inputs)) {
-                sum.iter_mut().zip(a).for_each(|(sum, a)| *sum += b * a);
+            for (index, (up, low)) in upper_rest.iter().zip(lower_rest).enumerate() {
+                for ((upper, lower), a) in upper.iter_mut().zip(&mut *lower).zip(of_a(4 * upper_fours.len() + index)) {
+                    *upper += up * a;
+                    *lower += low * a;
+                }
             }
         }
     }
 }
 
-/// sum + b A of four rows of A.
-fn add_four(sum: &mut [f32], b: [f32; 4], a: &[f32]) {
-    let (first, second) = a.split_at(2 * sum.len());
-    let ([a0, a1], [a2, a3]) = (halves(first), halves(second));
-    for ((((sum, a0), a1), a2), a3) in sum.iter_mut().zip(a0).zip(a1).zip(a2).zip(a3) {
-        *sum += b[0] * a0 + b[1] * a1 + b[2] * a2 + b[3] * a3;
+/// sum + b A of four rows of A, for two rows of B. Products and sums are rounded one by one, so that every processor comes to the same.
+fn add_four([upper, lower]: [&mut [f32]; 2], [up, low]: [&[f32; 4]; 2], a: [&[f32]; 4]) {
+    let columns = a[0].iter().zip(a[1]).zip(a[2]).zip(a[3]);
+    for ((upper, lower), (((a0, a1), a2), a3)) in upper.iter_mut().zip(lower).zip(columns) {
+        *upper += up[0] * a0 + up[1] * a1 + up[2] * a2 + up[3] * a3;
+        *lower += low[0] * a0 + low[1] * a1 + low[2] * a2 + low[3] * a3;
     }
-}
-
-fn halves(rows: &[f32]) -> [&[f32]; 2] {
-    let (first, second) = rows.split_at(rows.len() / 2);
-    [first, second]
 }
 
 #[cfg(test)]
@@ -96,11 +99,14 @@ mod tests {
         let first = [vec![1.0, 2.0, 3.0], vec![1.0, -1.0]]; // r 1, in 3, out 2
         let second = [vec![1.0, 0.0, 0.0, 0.0, 0.0, 1.0], vec![10.0, 20.0, 30.0, 40.0]]; // r 2
         let delta = Delta { inputs: 3, pairs: vec![first, second] };
-        let mut sum = vec![f32::NAN; 3];
-        delta.row(0, &mut sum);
-        assert_eq!(sum, [11.0, 2.0, 23.0]);
-        delta.row(1, &mut sum);
-        assert_eq!(sum, [29.0, -2.0, 37.0]);
+        let pair = |row: usize, first: usize| {
+            let [mut upper, mut lower] = [vec![f32::NAN; 3 - first], vec![f32::NAN; 3 - first]];
+            delta.pair(row, first, [&mut upper, &mut lower]);
+            [upper, lower]
+        };
+        assert_eq!(pair(0, 0), [[11.0, 2.0, 23.0], [29.0, -2.0, 37.0]]);
+        assert_eq!(pair(0, 1), [[2.0, 23.0], [-2.0, 37.0]]);
+        assert_eq!(pair(1, 0)[0], [29.0, -2.0, 37.0], "the last row is alone");
     }
 
     #[test]
@@ -108,9 +114,9 @@ mod tests {
         for rank in 1..=9 {
             let a: Vec<f32> = (0..rank * 5).map(|index| index as f32).collect();
             let b: Vec<f32> = (0..rank).map(|index| 1.0 - index as f32).collect();
-            let mut sum = vec![0.0; 5];
             let expected = (0..5).map(|column| (0..rank).map(|k| b[k] * a[k * 5 + column]).sum::<f32>()).collect::<Vec<_>>();
-            Delta { inputs: 5, pairs: vec![[a, b]] }.row(0, &mut sum);
+            let (mut sum, mut other) = (vec![0.0; 5], vec![0.0; 5]);
+            Delta { inputs: 5, pairs: vec![[a, b]] }.pair(0, 0, [&mut sum, &mut other]);
             assert_eq!(sum, expected, "rank {rank}");
         }
     }

@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use half::{bf16, f16};
+use half::f16;
 use safetensors::Dtype;
 
 /// A type in which a checkpoint stores its numbers.
@@ -48,25 +48,108 @@ impl Float {
     /// Numbers from bytes, as many as there is room for.
     pub fn decode(self, bytes: &[u8], numbers: &mut [f32]) {
         match self {
-            Self::F32 => fill(numbers, bytes.as_chunks().0, f32::from_le_bytes),
-            Self::F16 => fill(numbers, bytes.as_chunks().0, |bytes| f16::from_le_bytes(bytes).to_f32()),
-            Self::Bf16 => fill(numbers, bytes.as_chunks().0, |bytes| bf16::from_le_bytes(bytes).to_f32()),
+            Self::F32 => decode::<F32>(bytes, numbers),
+            Self::F16 => decode::<F16>(bytes, numbers),
+            Self::Bf16 => decode::<Bf16>(bytes, numbers),
         }
     }
 
     /// Bytes from numbers, as many as there is room for.
     pub fn encode(self, numbers: &[f32], bytes: &mut [u8]) {
         match self {
-            Self::F32 => fill(bytes.as_chunks_mut().0, numbers, f32::to_le_bytes),
-            Self::F16 => fill(bytes.as_chunks_mut().0, numbers, |number| f16::from_f32(number).to_le_bytes()),
-            Self::Bf16 => fill(bytes.as_chunks_mut().0, numbers, |number| bf16::from_f32(number).to_le_bytes()),
+            Self::F32 => encode::<F32>(numbers, bytes),
+            Self::F16 => encode::<F16>(numbers, bytes),
+            Self::Bf16 => encode::<Bf16>(numbers, bytes),
         }
     }
 }
 
-fn fill<Old: Copy, New>(to: &mut [New], from: &[Old], convert: impl Fn(Old) -> New) {
-    for (to, from) in to.iter_mut().zip(from) {
-        *to = convert(*from);
+/// A [`Float`] that is known before the program runs, for loops that a processor can make many numbers at once.
+pub trait Number {
+    /// A number as it is stored.
+    type Bytes: Copy + Default;
+    /// Stored numbers; bytes behind the last whole one are left out.
+    fn chunks(bytes: &[u8]) -> &[Self::Bytes];
+    /// See [`Number::chunks`].
+    fn chunks_mut(bytes: &mut [u8]) -> &mut [Self::Bytes];
+    /// The number.
+    fn get(bytes: Self::Bytes) -> f32;
+    /// The nearest number, as it is stored.
+    fn put(number: f32) -> Self::Bytes;
+}
+
+/// [`Float::F32`].
+#[derive(Debug, Clone, Copy)]
+pub struct F32;
+/// [`Float::F16`].
+#[derive(Debug, Clone, Copy)]
+pub struct F16;
+/// [`Float::Bf16`].
+#[derive(Debug, Clone, Copy)]
+pub struct Bf16;
+
+/// The part of [`Number`] that is the same for all.
+macro_rules! stored_in {
+    ($bytes:literal) => {
+        type Bytes = [u8; $bytes];
+        fn chunks(bytes: &[u8]) -> &[Self::Bytes] {
+            bytes.as_chunks().0
+        }
+        fn chunks_mut(bytes: &mut [u8]) -> &mut [Self::Bytes] {
+            bytes.as_chunks_mut().0
+        }
+    };
+}
+
+impl Number for F32 {
+    stored_in!(4);
+    #[inline]
+    fn get(bytes: Self::Bytes) -> f32 {
+        f32::from_le_bytes(bytes)
+    }
+    #[inline]
+    fn put(number: f32) -> Self::Bytes {
+        number.to_le_bytes()
+    }
+}
+
+impl Number for F16 {
+    stored_in!(2);
+    #[inline]
+    fn get(bytes: Self::Bytes) -> f32 {
+        f16::from_le_bytes(bytes).to_f32()
+    }
+    #[inline]
+    fn put(number: f32) -> Self::Bytes {
+        f16::from_f32(number).to_le_bytes()
+    }
+}
+
+/// As `half` has it, without a branch.
+impl Number for Bf16 {
+    stored_in!(2);
+    #[inline]
+    fn get(bytes: Self::Bytes) -> f32 {
+        f32::from_bits(u32::from(u16::from_le_bytes(bytes)) << 16)
+    }
+    #[inline]
+    fn put(number: f32) -> Self::Bytes {
+        const QUIET: u32 = 0x40_0000;
+        let bits = number.to_bits();
+        let rounded = bits.wrapping_add(0x7fff + ((bits >> 16) & 1));
+        (((if number.is_nan() { bits | QUIET } else { rounded }) >> 16) as u16).to_le_bytes()
+    }
+}
+
+fn decode<Type: Number>(bytes: &[u8], numbers: &mut [f32]) {
+    for (number, bytes) in numbers.iter_mut().zip(Type::chunks(bytes)) {
+        *number = Type::get(*bytes);
+    }
+}
+
+fn encode<Type: Number>(numbers: &[f32], bytes: &mut [u8]) {
+    for (bytes, number) in Type::chunks_mut(bytes).iter_mut().zip(numbers) {
+        *bytes = Type::put(*number);
     }
 }
 
@@ -82,6 +165,8 @@ impl fmt::Display for Float {
 
 #[cfg(test)]
 mod tests {
+    use half::bf16;
+
     use super::*;
 
     fn stored(float: Float, number: f32) -> f32 {
@@ -89,6 +174,16 @@ mod tests {
         float.encode(&[number], &mut bytes);
         float.decode(&bytes, &mut back);
         back[0]
+    }
+
+    #[test]
+    fn every_kind_of_number_becomes_the_bf16_that_half_makes_of_it() {
+        for low in [0, 1, 0x7fff, 0x8000, 0x8001, 0xffff] {
+            for high in 0..=u16::MAX {
+                let number = f32::from_bits(u32::from(high) << 16 | low);
+                assert_eq!(Bf16::put(number), bf16::from_f32(number).to_le_bytes(), "{number} ({:08x})", number.to_bits());
+            }
+        }
     }
 
     #[test]

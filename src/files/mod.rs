@@ -4,7 +4,7 @@
 mod atomic;
 mod claim;
 pub(crate) mod disk;
-mod float;
+pub mod float;
 mod guard;
 mod hash;
 pub mod licence;

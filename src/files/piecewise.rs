@@ -1,19 +1,48 @@
 //! Large files read and written piece by piece. A new one is for a folder that takes its name only when it is whole.
 
 use std::fs::File;
-use std::io::Read;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::thread::JoinHandle;
 
 use super::{Error, Hash, disk, open_file};
 
 /// Bytes of a copied file that are in memory.
 const PIECE_BYTES: usize = 1 << 20;
 
+/// Bytes after which what was written is sent on to the disk, while more is computed and written.
+const AHEAD_BYTES: u64 = if cfg!(test) { 1 << 20 } else { 64 << 20 };
+
 /// A file that grows.
 #[derive(Debug)]
 pub struct NewFile {
     file: File,
     path: PathBuf,
+    /// Bytes that were written since the disk was last asked to take them.
+    waiting_bytes: u64,
+    flusher: Option<Flusher>,
+}
+
+/// A thread that forces a file to the disk whenever it is asked. At the end of a file there is then little left to wait for.
+#[derive(Debug)]
+struct Flusher {
+    ask: SyncSender<()>,
+    thread: JoinHandle<io::Result<()>>,
+}
+
+impl Flusher {
+    fn start(file: File) -> Self {
+        let (ask, asked) = sync_channel(1);
+        let flush = move || asked.iter().try_for_each(|()| file.sync_data());
+        Self { ask, thread: std::thread::spawn(flush) }
+    }
+
+    /// What went wrong on the way: a file tells of a lost write only once.
+    fn finish(self) -> io::Result<()> {
+        drop(self.ask);
+        self.thread.join().expect("flushing does not panic")
+    }
 }
 
 impl NewFile {
@@ -23,12 +52,12 @@ impl NewFile {
     /// It cannot be made.
     pub fn create(path: &Path) -> Result<Self, Error> {
         let file = File::create(path).map_err(|cause| Error::new("create", path, cause))?;
-        Ok(Self { file, path: path.to_owned() })
+        Ok(Self::over(file, path))
     }
 
     /// An open file that will have the name `path`.
     pub(super) fn over(file: File, path: &Path) -> Self {
-        Self { file, path: path.to_owned() }
+        Self { file, path: path.to_owned(), waiting_bytes: 0, flusher: None }
     }
 
     /// Appends.
@@ -36,7 +65,18 @@ impl NewFile {
     /// # Errors
     /// The disk is full, or fails.
     pub fn write(&mut self, piece: &[u8]) -> Result<(), Error> {
-        disk::write(&mut self.file, &self.path, piece).map_err(|cause| Error::new("write", &self.path, cause))
+        let failed = |cause| Error::new("write", &self.path, cause);
+        disk::write(&mut self.file, &self.path, piece).map_err(failed)?;
+        self.waiting_bytes += piece.len() as u64;
+        if self.waiting_bytes >= AHEAD_BYTES {
+            if self.flusher.is_none() {
+                self.flusher = Some(Flusher::start(self.file.try_clone().map_err(failed)?));
+            }
+            // One that is still at it, or that failed, is not waited for here.
+            let asked = self.flusher.as_ref().is_some_and(|flusher| flusher.ask.try_send(()).is_ok());
+            self.waiting_bytes = if asked { 0 } else { self.waiting_bytes };
+        }
+        Ok(())
     }
 
     /// Forces the file to the disk.
@@ -44,6 +84,7 @@ impl NewFile {
     /// # Errors
     /// The disk is full, or fails.
     pub fn finish(self) -> Result<(), Error> {
+        self.flusher.map_or(Ok(()), Flusher::finish).map_err(|cause| Error::new("write", &self.path, cause))?;
         disk::sync(&self.file, &self.path).map_err(|cause| Error::new("write", &self.path, cause))
     }
 }
@@ -53,7 +94,6 @@ impl NewFile {
 pub struct OldFile {
     file: File,
     path: PathBuf,
-    piece: Vec<u8>,
     hasher: blake3::Hasher,
 }
 
@@ -63,18 +103,17 @@ impl OldFile {
     /// # Errors
     /// It cannot be opened.
     pub fn open(path: &Path) -> Result<Self, Error> {
-        Ok(Self { file: open_file(path)?, path: path.to_owned(), piece: Vec::new(), hasher: blake3::Hasher::new() })
+        Ok(Self { file: open_file(path)?, path: path.to_owned(), hasher: blake3::Hasher::new() })
     }
 
-    /// The next so many bytes.
+    /// The next bytes, as many as `piece` has room for.
     ///
     /// # Errors
     /// The file ends before them, or cannot be read.
-    pub fn next(&mut self, bytes: usize) -> Result<&[u8], Error> {
-        self.piece.resize(bytes, 0);
-        self.file.read_exact(&mut self.piece).map_err(|cause| Error::new("read", &self.path, cause))?;
-        self.hasher.update(&self.piece);
-        Ok(&self.piece)
+    pub fn fill(&mut self, piece: &mut [u8]) -> Result<(), Error> {
+        self.file.read_exact(piece).map_err(|cause| Error::new("read", &self.path, cause))?;
+        self.hasher.update(piece);
+        Ok(())
     }
 
     /// The hash of what was read.
@@ -108,10 +147,26 @@ mod tests {
         let path = dir.path().join("a");
         std::fs::write(&path, b"12345").expect("written");
         let mut file = OldFile::open(&path).expect("opened");
-        assert_eq!(file.next(2).expect("read"), b"12");
-        assert_eq!(file.next(3).expect("read"), b"345");
+        let mut next = |length: usize| {
+            let mut piece = vec![0; length];
+            file.fill(&mut piece).map(|()| piece)
+        };
+        assert_eq!(next(2).expect("read"), b"12");
+        assert_eq!(next(3).expect("read"), b"345");
+        assert!(next(1).is_err(), "there is no more");
         assert_eq!(file.hash(), super::super::hash_bytes(b"12345"));
-        assert!(file.next(1).is_err(), "there is no more");
+    }
+
+    #[test]
+    fn a_large_file_is_whole_though_the_disk_takes_it_on_the_way() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let path = dir.path().join("a");
+        let mut file = NewFile::create(&path).expect("made");
+        let piece = vec![7; AHEAD_BYTES as usize];
+        (0..2).for_each(|_| file.write(&piece).expect("written"));
+        assert!(file.flusher.is_some(), "the disk was asked");
+        file.finish().expect("on the disk");
+        assert_eq!(path.metadata().expect("there").len(), 2 * AHEAD_BYTES);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Adapters merged into their base: a new model folder with the files, shards and names of the old one.
 
 mod card;
+mod change;
 mod order;
 mod shard;
 mod tally;

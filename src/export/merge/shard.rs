@@ -2,16 +2,16 @@
 //! a time.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, channel, sync_channel};
 use std::thread;
 
-use rayon::prelude::*;
-
 use super::Error;
-use super::tally::{Tally, not_finite};
+use super::change::Change;
+use super::tally::Tally;
 use crate::adapter::merge::{Delta, Source};
 use crate::files::safetensors::{Archive, Entry};
 use crate::files::{Float, Hash, NewFile, OldFile};
@@ -19,10 +19,12 @@ use crate::model::LinearSpec;
 
 /// Numbers that are computed at a time, as far as rows allow.
 const BLOCK_NUMBERS: usize = 1 << 18;
-/// Pieces that wait to be written.
-const PIECES_AHEAD: usize = 8;
-/// Numbers of a piece where no row matters.
+/// Width of a row where no row matters.
 const PIECE_NUMBERS: usize = 1 << 12;
+/// Blocks that wait to be computed, and pieces that wait to be written.
+const AHEAD: usize = 4;
+/// Why a thread's end is taken as it is.
+const PANIC: &str = "what it panics with is not caught";
 
 /// What is done to every file of a base.
 pub(super) struct Rewriting<'a> {
@@ -50,110 +52,98 @@ impl Rewriting<'_> {
     /// Writes the new file; `written` is told of every piece's bytes. Returns the hash of the old one, as it was read.
     pub fn write(&self, old: &Archive, path: &Path, tally: &mut Tally, mut written: impl FnMut(usize)) -> Result<Hash, Error> {
         let mut to = NewFile::create(path)?;
-        // Reading and computing are ahead of writing, which takes as long.
-        let (sender, pieces) = sync_channel(PIECES_AHEAD);
+        // Reading and hashing, computing, and writing are threads of their own. What was written goes back to be read into.
+        let (block_sender, blocks) = sync_channel(AHEAD);
+        let (piece_sender, pieces) = sync_channel(AHEAD);
+        let (spare_sender, spares) = channel();
         let (hash, added) = thread::scope(|scope| {
-            let computing = scope.spawn(|| self.compute(old, sender));
+            let reading = scope.spawn(|| self.read(old, spares, block_sender));
+            let computing = scope.spawn(|| self.compute(old, blocks, piece_sender));
             for piece in pieces {
                 to.write(&piece)?;
                 written(piece.len());
+                // A reader that has ended needs none.
+                let _ = spare_sender.send(piece);
             }
-            computing.join().expect("what it panics with is not caught")
+            let (hash, added) = (reading.join(), computing.join());
+            Ok::<_, Error>((hash.expect(PANIC)?, added.expect(PANIC)?))
         })?;
         to.finish()?;
         tally.add(&added);
         Ok(hash)
     }
 
-    /// Sends the new file, piece by piece, until nobody takes them.
-    fn compute(&self, old: &Archive, pieces: SyncSender<Vec<u8>>) -> Result<(Hash, Tally), Error> {
-        let (mut from, mut tally) = (OldFile::open(old.path())?, Tally::default());
-        from.next(old.header().len())?;
+    /// Sends the tensors of the old file, block by block, until nobody takes them. Returns the hash of what was read.
+    fn read(&self, old: &Archive, spares: Receiver<Vec<u8>>, blocks: SyncSender<Vec<u8>>) -> Result<Hash, Error> {
+        let mut from = OldFile::open(old.path())?;
+        from.fill(&mut vec![0; old.header().len()])?;
+        for entry in old.entries()? {
+            for numbers in self.blocks(&entry) {
+                let mut block = spares.try_recv().unwrap_or_default();
+                block.resize(numbers.len() * entry.float.bytes(), 0);
+                from.fill(&mut block)?;
+                if blocks.send(block).is_err() {
+                    return Ok(from.hash());
+                }
+            }
+        }
+        Ok(from.hash())
+    }
+
+    /// Sends the new file, piece by piece, as long as blocks come and pieces are taken.
+    fn compute(&self, old: &Archive, blocks: Receiver<Vec<u8>>, pieces: SyncSender<Vec<u8>>) -> Result<Tally, Error> {
+        let (mut tally, mut spare) = (Tally::default(), Vec::new());
         let mut is_taken = pieces.send(self.header(old)?).is_ok();
         for entry in old.entries()? {
-            tally.add(&self.tensor(&entry, &mut from, |piece| is_taken &= pieces.send(piece).is_ok())?);
+            tally.add(&self.tensor(&entry, &blocks, &mut spare, |piece| is_taken &= pieces.send(piece).is_ok())?);
             if !is_taken {
                 break;
             }
         }
-        Ok((from.hash(), tally))
+        Ok(tally)
     }
 
-    fn tensor(&self, entry: &Entry, from: &mut OldFile, mut send: impl FnMut(Vec<u8>)) -> Result<Tally, Error> {
+    fn tensor(
+        &self,
+        entry: &Entry,
+        blocks: &Receiver<Vec<u8>>,
+        spare: &mut Vec<u8>,
+        mut send: impl FnMut(Vec<u8>),
+    ) -> Result<Tally, Error> {
         let linear = self.linears.get(&entry.name);
         let delta = linear.map(|linear| Delta::of(self.adapters, linear)).transpose()?.flatten();
-        let change = Change { delta: delta.as_ref(), from: entry.float, to: self.float.unwrap_or(entry.float) };
+        let (width, to) = (self.width(entry), self.float.unwrap_or(entry.float));
+        let change = Change { delta: delta.as_ref(), width, from: entry.float, to };
         let mut tally = Tally { tensors: 1, merged_tensors: u64::from(delta.is_some()), ..Tally::default() };
-        let width = delta.as_ref().map_or(PIECE_NUMBERS, |delta| delta.inputs);
-        let step = (BLOCK_NUMBERS / width).max(1) * width;
-        for start in (0..entry.numbers()).step_by(step) {
+        for numbers in self.blocks(entry) {
             if self.interrupt.load(Relaxed) {
                 return Err(Error::Interrupted);
             }
-            let old = from.next(step.min(entry.numbers() - start) * entry.float.bytes())?;
-            let (piece, block) = change.block(start / width, width, old);
-            if block.not_finite > 0 {
-                return Err(Error::NotFinite { tensor: entry.name.clone(), float: change.to });
+            // Where none comes the reader has ended, and says why.
+            let Ok(mut piece) = blocks.recv() else { break };
+            if !change.is_none() {
+                let old = std::mem::replace(&mut piece, std::mem::take(spare));
+                let block = change.block(numbers.start / width, &old, &mut piece);
+                *spare = old;
+                if block.not_finite > 0 {
+                    return Err(Error::NotFinite { tensor: entry.name.clone(), float: to });
+                }
+                tally.add(&block);
             }
             send(piece);
-            tally.add(&block);
         }
         Ok(tally)
     }
-}
 
-/// What is done to the numbers of a tensor.
-#[derive(Clone, Copy)]
-struct Change<'a> {
-    delta: Option<&'a Delta>,
-    from: Float,
-    to: Float,
-}
-
-/// What a thread needs for a row.
-struct Row {
-    old: Vec<f32>,
-    delta: Vec<f32>,
-    sum: Vec<f32>,
-    stored: Vec<f32>,
-}
-
-impl Change<'_> {
-    /// Rows of `width` numbers from the row `first` on.
-    fn block(&self, first: usize, width: usize, old: &[u8]) -> (Vec<u8>, Tally) {
-        if self.delta.is_none() && self.from == self.to {
-            return (old.to_vec(), Tally::default());
-        }
-        let mut new = vec![0; old.len() / self.from.bytes() * self.to.bytes()];
-        let rows = old.par_chunks(width * self.from.bytes()).zip(new.par_chunks_mut(width * self.to.bytes())).enumerate();
-        let empty = || Row { old: vec![0.0; width], delta: vec![0.0; width], sum: vec![0.0; width], stored: vec![0.0; width] };
-        let tallies = rows.map_init(empty, |row, (index, (old, new))| self.row(first + index, row, old, new));
-        // Collected first, so that they are added up in the same order every time.
-        let tallies: Vec<Tally> = tallies.collect();
-        let mut total = Tally::default();
-        for tally in &tallies {
-            total.add(tally);
-        }
-        (new, total)
+    /// Numbers of a row, where there are rows.
+    fn width(&self, entry: &Entry) -> usize {
+        self.linears.get(&entry.name).map_or(PIECE_NUMBERS, |linear| linear.inputs)
     }
 
-    fn row(&self, index: usize, row: &mut Row, old: &[u8], new: &mut [u8]) -> Tally {
-        let numbers = new.len() / self.to.bytes();
-        let (before, sum, stored) = (&mut row.old[..numbers], &mut row.sum[..numbers], &mut row.stored[..numbers]);
-        self.from.decode(old, before);
-        sum.copy_from_slice(before);
-        if let Some(delta) = self.delta {
-            delta.row(index, &mut row.delta);
-            for (sum, delta) in sum.iter_mut().zip(&row.delta) {
-                // -0 + 0 is 0, which is not the byte that was there.
-                *sum = if *delta == 0.0 { *sum } else { *sum + delta };
-            }
-        }
-        self.to.encode(sum, new);
-        self.to.decode(new, stored);
-        match self.delta {
-            Some(_) => Tally::of(before, sum, stored),
-            None => Tally { not_finite: not_finite(stored), ..Tally::default() },
-        }
+    /// A tensor's numbers in blocks of whole rows.
+    fn blocks(&self, entry: &Entry) -> impl Iterator<Item = Range<usize>> {
+        let (width, numbers) = (self.width(entry), entry.numbers());
+        let step = (BLOCK_NUMBERS / width).max(1) * width;
+        (0..numbers).step_by(step).map(move |start| start..numbers.min(start + step))
     }
 }

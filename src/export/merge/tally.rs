@@ -22,19 +22,6 @@ pub struct Tally {
 }
 
 impl Tally {
-    /// Of some numbers: as they were, with what was added, and that as it is stored.
-    #[allow(clippy::float_cmp, reason = "a number that was stored as another one is what is counted")]
-    pub(super) fn of(old: &[f32], sum: &[f32], stored: &[f32]) -> Self {
-        Self {
-            numbers: old.len() as u64,
-            changed: old.iter().zip(stored).filter(|(old, stored)| old != stored).count() as u64,
-            not_finite: not_finite(stored),
-            added: squares(sum, old),
-            lost: squares(sum, stored),
-            ..Self::default()
-        }
-    }
-
     /// Adds another's counts and sums to these.
     pub(super) fn add(&mut self, other: &Self) {
         self.tensors += other.tensors;
@@ -53,34 +40,69 @@ impl Tally {
     }
 }
 
-/// How many are infinite or no numbers.
-pub(super) fn not_finite(numbers: &[f32]) -> u64 {
-    numbers.iter().filter(|number| !number.is_finite()).count() as u64
+/// Numbers that are looked at together.
+pub(super) const LANES: usize = 8;
+
+/// Counts and sums of every eighth number, which a processor makes for all eight at once.
+#[derive(Debug, Default)]
+pub(super) struct Lanes {
+    changed: [u32; LANES],
+    not_finite: [u32; LANES],
+    added: [f32; LANES],
+    lost: [f32; LANES],
 }
 
-/// ‖left - right‖², in lanes that a processor adds up at once.
-fn squares(left: &[f32], right: &[f32]) -> f64 {
-    const LANES: usize = 16;
-    let mut lanes = [0f32; LANES];
-    for (left, right) in left.chunks(LANES).zip(right.chunks(LANES)) {
-        for ((lane, left), right) in lanes.iter_mut().zip(left).zip(right) {
-            *lane += (left - right) * (left - right);
+impl Lanes {
+    /// Looks at some numbers: as they were, with what was added, and that as it is stored.
+    #[allow(clippy::float_cmp, reason = "a number that was stored as another one is what is counted")]
+    #[inline]
+    pub fn take(&mut self, old: &[f32; LANES], sum: &[f32; LANES], stored: &[f32; LANES]) {
+        // Loop by loop, since each becomes a few instructions for all lanes.
+        for lane in 0..LANES {
+            self.changed[lane] += u32::from(old[lane] != stored[lane]);
+        }
+        for (count, stored) in self.not_finite.iter_mut().zip(stored) {
+            *count += u32::from(!stored.is_finite());
+        }
+        for lane in 0..LANES {
+            self.added[lane] += (sum[lane] - old[lane]) * (sum[lane] - old[lane]);
+        }
+        for lane in 0..LANES {
+            self.lost[lane] += (sum[lane] - stored[lane]) * (sum[lane] - stored[lane]);
         }
     }
-    lanes.into_iter().map(f64::from).sum()
+
+    /// All lanes together, of so many numbers.
+    pub fn tally(&self, numbers: u64) -> Tally {
+        let (count, sum) =
+            (|lanes: &[u32]| lanes.iter().sum::<u32>().into(), |lanes: &[f32]| lanes.iter().copied().map(f64::from).sum());
+        let (changed, not_finite) = (count(&self.changed), count(&self.not_finite));
+        Tally { numbers, changed, not_finite, added: sum(&self.added), lost: sum(&self.lost), ..Tally::default() }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn tally(old: f32, sum: f32, stored: f32) -> Tally {
+        let mut lanes = Lanes::default();
+        let first = |number: f32| std::array::from_fn(|lane| if lane == 0 { number } else { 1.0 });
+        lanes.take(&first(old), &first(sum), &first(stored));
+        lanes.tally(LANES as u64)
+    }
+
     #[test]
     fn rounding_is_what_is_missing_of_the_change() {
-        let mut tally = Tally::of(&[1.0, 1.0], &[1.25, 1.0], &[1.0, 1.0]);
-        assert_eq!((tally.numbers, tally.changed, tally.rounding()), (2, 0, Some(1.0)));
-        tally.add(&Tally::of(&[1.0], &[4.0], &[4.0]));
-        assert_eq!((tally.numbers, tally.changed), (3, 1));
-        assert!(tally.rounding().expect("something was added") < 0.1);
+        let mut total = tally(1.0, 1.25, 1.0);
+        assert_eq!((total.numbers, total.changed, total.rounding()), (8, 0, Some(1.0)));
+        total.add(&tally(1.0, 4.0, 4.0));
+        assert_eq!((total.numbers, total.changed, total.not_finite), (16, 1, 0));
+        assert!(total.rounding().expect("something was added") < 0.1);
         assert_eq!(Tally::default().rounding(), None);
+        assert_eq!(
+            [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, f32::MAX].map(|stored| tally(1.0, 1.0, stored).not_finite),
+            [1, 1, 1, 0]
+        );
     }
 }

@@ -1,0 +1,154 @@
+//! What is done to the numbers of a tensor. Some columns of two rows are computed at a time, so that they and the rows of A that they
+//! need stay in the fastest cache, and everything about a number is done while it is in a register.
+
+use rayon::prelude::*;
+
+use super::tally::{LANES, Lanes, Tally};
+use crate::adapter::merge::Delta;
+use crate::files::Float;
+use crate::files::float::{Bf16, F16, F32, Number};
+
+/// Numbers that a thread takes at a time, as far as rows allow.
+const SHARE_NUMBERS: usize = 1 << 15;
+/// Numbers of a row that are computed at a time: with 16 rows of A they take 16 KiB.
+const TILE: usize = 256;
+
+/// What is done to a tensor.
+#[derive(Clone, Copy)]
+pub(super) struct Change<'a> {
+    /// What is added; `None`: nothing, only the type may change.
+    pub delta: Option<&'a Delta>,
+    /// Numbers of a row.
+    pub width: usize,
+    /// The type that the numbers have.
+    pub from: Float,
+    /// The type that they get.
+    pub to: Float,
+}
+
+impl Change<'_> {
+    /// Whether the bytes stay as they are.
+    pub fn is_none(&self) -> bool {
+        self.delta.is_none() && self.from == self.to
+    }
+
+    /// Puts whole rows from the row `first` on into `new`.
+    pub fn block(&self, first: usize, old: &[u8], new: &mut Vec<u8>) -> Tally {
+        new.resize(old.len() / self.from.bytes() * self.to.bytes(), 0);
+        let rows = (SHARE_NUMBERS / self.width).max(1);
+        let share = rows * self.width;
+        let shares = old.par_chunks(share * self.from.bytes()).zip(new.par_chunks_mut(share * self.to.bytes())).enumerate();
+        // Collected first, so that they are added up in the same order every time.
+        let tallies: Vec<Tally> = shares.map(|(index, (old, new))| self.share(first + index * rows, old, new)).collect();
+        let mut total = Tally::default();
+        for tally in &tallies {
+            total.add(tally);
+        }
+        match self.delta {
+            Some(_) => total,
+            None => Tally { not_finite: total.not_finite, ..Tally::default() },
+        }
+    }
+
+    fn share(&self, first: usize, old: &[u8], new: &mut [u8]) -> Tally {
+        match self.from {
+            Float::F32 => self.share_of::<F32>(first, old, new),
+            Float::F16 => self.share_of::<F16>(first, old, new),
+            Float::Bf16 => self.share_of::<Bf16>(first, old, new),
+        }
+    }
+
+    fn share_of<From: Number>(&self, first: usize, old: &[u8], new: &mut [u8]) -> Tally {
+        let old = From::chunks(old);
+        match self.to {
+            Float::F32 => self.rows::<From, F32>(first, old, F32::chunks_mut(new)),
+            Float::F16 => self.rows::<From, F16>(first, old, F16::chunks_mut(new)),
+            Float::Bf16 => self.rows::<From, Bf16>(first, old, Bf16::chunks_mut(new)),
+        }
+    }
+
+    fn rows<From: Number, To: Number>(&self, first: usize, old: &[From::Bytes], new: &mut [To::Bytes]) -> Tally {
+        let mut tally = Tally::default();
+        for column in (0..self.width).step_by(TILE) {
+            let mut deltas = [[0.0; TILE]; 2];
+            let pairs = old.chunks(2 * self.width).zip(new.chunks_mut(2 * self.width));
+            for (index, (old, new)) in pairs.enumerate() {
+                self.pair(first + 2 * index, column, &mut deltas);
+                for ((delta, old), new) in deltas.iter().zip(old.chunks(self.width)).zip(new.chunks_mut(self.width)) {
+                    // Where no row matters, the last one may be shorter.
+                    let (end, start) = (old.len().min(column + TILE), old.len().min(column));
+                    tally.add(&sums::<From, To>(&old[start..end], delta, &mut new[start..end]));
+                }
+            }
+        }
+        tally
+    }
+
+    /// What is added to some columns of a row and the next.
+    fn pair(&self, row: usize, column: usize, deltas: &mut [[f32; TILE]; 2]) {
+        let columns = TILE.min(self.width - column);
+        if let Some(delta) = self.delta {
+            let [upper, lower] = deltas;
+            delta.pair(row, column, [&mut upper[..columns], &mut lower[..columns]]);
+        }
+    }
+}
+
+/// new = old + delta, rounded, and what became of the numbers.
+fn sums<From: Number, To: Number>(old: &[From::Bytes], delta: &[f32], new: &mut [To::Bytes]) -> Tally {
+    let mut lanes = Lanes::default();
+    let ((olds, old), (deltas, delta)) = (old.as_chunks(), delta[..old.len()].as_chunks());
+    let (news, new) = new.as_chunks_mut();
+    for ((old, delta), new) in olds.iter().zip(deltas).zip(news) {
+        sum::<From, To>(old, delta, new, &mut lanes);
+    }
+    // The rest with zeros behind it, to which nothing is added.
+    let (mut last, mut more, mut sums) = ([From::Bytes::default(); LANES], [0.0; LANES], [To::Bytes::default(); LANES]);
+    last[..old.len()].copy_from_slice(old);
+    more[..old.len()].copy_from_slice(delta);
+    sum::<From, To>(&last, &more, &mut sums, &mut lanes);
+    new.copy_from_slice(&sums[..new.len()]);
+    lanes.tally((olds.len() * LANES + old.len()) as u64)
+}
+
+#[inline]
+fn sum<From: Number, To: Number>(
+    old: &[From::Bytes; LANES],
+    delta: &[f32; LANES],
+    new: &mut [To::Bytes; LANES],
+    lanes: &mut Lanes,
+) {
+    let old = old.map(From::get);
+    // -0 + 0 is 0, which is not the byte that was there.
+    let sum: [f32; LANES] = std::array::from_fn(|lane| if delta[lane] == 0.0 { old[lane] } else { old[lane] + delta[lane] });
+    *new = sum.map(To::put);
+    lanes.take(&old, &sum, &new.map(To::get));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_of_every_width_and_type_are_converted_alone_and_in_pairs() {
+        let floats = [Float::F32, Float::F16, Float::Bf16];
+        for (from, to) in floats.iter().flat_map(|from| floats.map(|to| (*from, to))) {
+            for (width, numbers) in [(1, 1), (7, 21), (8, 80), (300, 900), (600, 1200), (4096, 5000)] {
+                let values: Vec<f32> = (0..numbers).map(|number| number as f32 / 8.0 - 3.0).collect();
+                let encoded = |float: Float, values: &[f32]| {
+                    let mut bytes = vec![0; values.len() * float.bytes()];
+                    float.encode(values, &mut bytes);
+                    bytes
+                };
+                let (old, mut new) = (encoded(from, &values), vec![9; 3]);
+                let tally = Change { delta: None, width, from, to }.block(0, &old, &mut new);
+                let mut read = vec![0.0; numbers];
+                from.decode(&old, &mut read);
+                assert_eq!(new, encoded(to, &read), "{from} to {to}, {numbers} numbers in rows of {width}");
+                assert_eq!(tally, Tally::default());
+            }
+        }
+        let change = Change { delta: None, width: 2, from: Float::F32, to: Float::F16 };
+        assert_eq!(change.block(0, &[1e6f32.to_le_bytes(); 3].concat(), &mut Vec::new()).not_finite, 3);
+    }
+}
