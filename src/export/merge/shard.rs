@@ -18,7 +18,7 @@ use crate::files::{Float, Hash, NewFile, OldFile};
 use crate::model::LinearSpec;
 
 /// Numbers that are computed at a time, as far as rows allow.
-const BLOCK_NUMBERS: usize = 1 << 18;
+const BLOCK_NUMBERS: usize = 1 << 19;
 /// Width of a row where no row matters.
 const PIECE_NUMBERS: usize = 1 << 12;
 /// Blocks that wait to be computed, and pieces that wait to be written.
