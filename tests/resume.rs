@@ -1,4 +1,4 @@
-//! A run may end at any moment: what was killed or stopped goes on to the same adapter and the same metrics, byte for byte, as the run
+//! A run may end at any moment: what was killed or stopped goes on to the same adapter, metrics and samples, byte for byte, as the run
 //! that was left alone. The last tests take something out of a checkpoint and show that these comparisons would tell.
 
 mod support;
@@ -37,6 +37,7 @@ evaluation:
   val_set_size: 6
   eval_steps: 3
   early_stopping_patience: 100
+  prompts: [the term 3 means, so]
 output:
   save_steps: 4
   save_total_limit: 1000
@@ -59,6 +60,7 @@ struct Outcome {
     adapter: Vec<u8>,
     last: Vec<u8>,
     metrics: Vec<Value>,
+    samples: String,
 }
 
 fn outcome(desk: &Desk, run: &str) -> Outcome {
@@ -74,6 +76,7 @@ fn outcome(desk: &Desk, run: &str) -> Outcome {
     Outcome {
         adapter: desk.read(&format!("{run}/adapter/adapter_model.safetensors")),
         metrics: metrics.collect(),
+        samples: desk.read_text(&format!("{run}/samples.jsonl")),
         last: desk.read(&format!("{run}/checkpoints/step-{last}/adapter/adapter_model.safetensors")),
     }
 }
@@ -392,7 +395,10 @@ fn a_run_stopped_in_its_last_evaluation_has_the_same_result() {
         let kept: Vec<(&str, Value)> = keys.into_iter().map(|key| (key, before[key].clone())).collect();
         let lines = desk.read_text("alone/metrics.jsonl");
         let last = lines.trim_end().rsplit('\n').next().unwrap().len() + 1;
+        let samples = desk.read_text("alone/samples.jsonl");
+        let answers: usize = samples.lines().rev().take(2).map(|line| line.len() + 1).sum();
         set(checkpoint, &[("evaluation_due", true.into()), ("metrics_bytes", (lines.len() - last).into())]);
+        set(checkpoint, &[("samples_bytes", (samples.len() - answers).into())]);
         set(checkpoint, &kept);
     });
     let result = |arguments: &[&str]| -> Value { serde_json::from_str(&desk.run(arguments).stdout).unwrap() };

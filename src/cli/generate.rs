@@ -10,7 +10,6 @@ use serde_json::{Value, json};
 use super::interrupt::Interrupt;
 use super::speaker::{Answer, ModelArgs, SamplingArgs, Speaker, end_line, show};
 use super::{Failure, print};
-use crate::data::template::Conversation;
 use crate::fault::{Exit, Fault};
 use crate::infer::{Prompt, Stop, read_messages};
 use crate::model::Cache;
@@ -72,10 +71,7 @@ impl PromptArgs {
     fn read(&self) -> Result<Prompt, Failure> {
         Ok(match (&self.prompt, &self.chat, &self.messages) {
             (Some(text), ..) => Prompt::Text(text.clone()),
-            (_, Some(text), _) => {
-                let messages = vec![json!({"role": "user", "content": text})];
-                Prompt::Chat(Conversation { messages, ..Conversation::default() })
-            }
+            (_, Some(text), _) => Prompt::said(text),
             (.., Some(path)) if !path.is_file() => {
                 let fault = Fault::new(format!("--messages: `{}` does not exist, expected a JSON file", path.display()));
                 return Err(Failure::new(Exit::NoInput, fault));

@@ -17,8 +17,6 @@ use crate::plan::Lock;
 use crate::report::{Event, Terminal};
 use crate::train::{Checkpoint, RunFolder};
 
-/// The page in a run's folder.
-const SAMPLES: &str = "samples.jsonl";
 /// The most that is read of a file of lines: some millions of steps.
 const LINES_BYTES: u64 = 1 << 30;
 
@@ -92,7 +90,7 @@ fn read(run: &Path, terminal: &Terminal) -> Result<RunRecord, Failure> {
         folder: run.display().to_string(),
         lock: values(&lock),
         metrics: lines(&run.join(RunFolder::METRICS), Metrics::read)?,
-        samples: lines(&run.join(SAMPLES), Sample::read)?,
+        samples: lines(&run.join(RunFolder::SAMPLES), Sample::read)?,
         progress: if is_finished(&run) { Progress::Finished } else { Progress::Unfinished },
         seconds: checkpoint.map(|checkpoint| checkpoint.state.seconds),
         written: written(&run)?,
@@ -115,7 +113,8 @@ fn lines<T: Default>(path: &Path, read: impl FnOnce(BufReader<io::Take<File>>) -
 
 /// The run's files with the hash of each.
 fn written(run: &Path) -> Result<Vec<(String, String)>, Failure> {
-    let beside = [RunFolder::METRICS, RunFolder::LOCK, RunFolder::RESULT, RunFolder::CARD].map(|name| run.join(name));
+    let beside = [RunFolder::METRICS, RunFolder::SAMPLES, RunFolder::LOCK, RunFolder::RESULT, RunFolder::CARD];
+    let beside = beside.map(|name| run.join(name));
     let paths = RunFolder::product_files(run)?.into_iter().chain(beside).filter(|path| path.is_file());
     let hashed = |path: PathBuf| {
         let name = path.strip_prefix(run).unwrap_or(&path).display().to_string();

@@ -77,7 +77,7 @@ impl Room {
 
     fn parts(&self) -> Vec<PathBuf> {
         RUN.iter()
-            .chain(&[RunFolder::LOCK, RunFolder::CARD, RunFolder::RESULT])
+            .chain(&[RunFolder::LOCK, RunFolder::CARD, RunFolder::RESULT, RunFolder::SAMPLES, RunFolder::TENSORBOARD])
             .map(|part| self.folder.join(part))
             .filter(|part| part.exists())
             .chain(self.notices())

@@ -14,9 +14,11 @@ use super::{Failure, plan::facts, print, result};
 use crate::device;
 use crate::fault::{Exit, Fault, shell_word};
 use crate::files::licence::Notices;
+use crate::infer::Answerer;
+use crate::model::Decoder;
 use crate::plan::{Inputs, Lock, Origin, Plan, RunData, Trains};
-use crate::report::{Event, Metrics, Terminal};
-use crate::train::{self, Checkpoint, RunFolder, Start, State};
+use crate::report::{Event, JsonLines, Reporter, TensorBoard, Terminal};
+use crate::train::{self, Checkpoint, Prompts, RunFolder, Start, State};
 
 /// Share of the speed of a bare product that a training step reaches; see LOG.md.
 const EFFICIENCY: f64 = 0.3;
@@ -39,7 +41,7 @@ pub(super) struct Session<'a> {
 
 impl Session<'_> {
     /// Trains, and prints the result. `lock` is called when all is read, and may wait for hashes.
-    pub fn run(self, lock: impl FnOnce() -> Result<Lock, Failure>) -> Result<(), Failure> {
+    pub fn run(mut self, lock: impl FnOnce() -> Result<Lock, Failure>) -> Result<(), Failure> {
         let (plan, terminal) = (self.plan, self.terminal);
         let report = |event| terminal.take(&event);
         // A licence that cannot be read is better told now than after training.
@@ -61,26 +63,15 @@ impl Session<'_> {
             self.room.clear()?;
         }
         lock.write(&plan.output_dir.join(RunFolder::LOCK))?;
-        let start = match self.checkpoint {
+        let start = match self.checkpoint.take() {
             None => Start::fresh(config.optimizer, &decoder),
             Some(checkpoint) => {
                 checkpoint.restore_product(&plan.output_dir)?;
                 checkpoint.start(config.optimizer, &decoder)?
             }
         };
-        let mut folder = RunFolder {
-            path: plan.output_dir.clone(),
-            product: plan.product()?,
-            lock: lock.text(),
-            metrics: Metrics::open(&plan.output_dir.join(RunFolder::METRICS), start.state.metrics_bytes, &report)?,
-        };
-        terminal.start(start.state.step, config.schedule.total_steps);
-        self.signals.looping.store(true, Relaxed);
-        let outcome = train::run(&mut decoder, &data.rows(), &config, &mut folder, start, &self.signals.interrupt, &|event| {
-            self.signals.saved.fetch_or(matches!(event, Event::Saved { .. }), Relaxed);
-            terminal.take(&event);
-        });
-        terminal.stop();
+        let mut folder = open_folder(plan, &lock, &start.state, &report)?;
+        let outcome = self.learn(&mut decoder, &data, &config, &mut folder, start);
         if let Some(path) = self.inputs.changed() {
             terminal.say(&format!("note: {}", changed_meanwhile(path)));
         }
@@ -98,6 +89,55 @@ impl Session<'_> {
         result::print_lines(&plan.output_dir, &result)?;
         print_next(plan, self.command)
     }
+
+    /// Takes the steps that are left, while the terminal and TensorBoard look on.
+    fn learn(
+        &self,
+        decoder: &mut Decoder,
+        data: &RunData,
+        config: &train::Config,
+        folder: &mut RunFolder,
+        start: Start,
+    ) -> Result<State, train::Error> {
+        let (plan, terminal, interrupt) = (self.plan, self.terminal, &self.signals.interrupt);
+        let answerer = Answerer::new(&plan.encoder);
+        let texts: Vec<String> = plan.prompts.iter().map(|question| question.text.clone()).collect();
+        let answer = |decoder: &Decoder, place: usize| {
+            let answer = answerer.answer(decoder, &plan.prompts[place], || interrupt.load(Relaxed));
+            answer.map_err(|error| error.to_string()).transpose()
+        };
+        let data = train::Data { prompts: Some(Prompts { texts: &texts, answer: &answer }), ..data.rows() };
+        let board = show_on_board(plan, &start.state);
+        terminal.start(start.state.step, config.schedule.total_steps);
+        self.signals.looping.store(true, Relaxed);
+        let outcome = train::run(decoder, &data, config, folder, start, interrupt, &|event| {
+            self.signals.saved.fetch_or(matches!(event, Event::Saved { .. }), Relaxed);
+            terminal.take(&event);
+            board.take(&event).into_iter().for_each(|warning| terminal.take(&Event::Note(warning)));
+        });
+        board.finish().into_iter().for_each(|warning| terminal.take(&Event::Note(warning)));
+        terminal.stop();
+        outcome
+    }
+}
+
+/// The run's folder, with its lines cut back to what the state has seen.
+fn open_folder(plan: &Plan, lock: &Lock, state: &State, report: Reporter) -> Result<RunFolder, Failure> {
+    let lines = |name, bytes| JsonLines::open(&plan.output_dir.join(name), bytes, report);
+    Ok(RunFolder {
+        path: plan.output_dir.clone(),
+        product: plan.product()?,
+        lock: lock.text(),
+        metrics: lines(RunFolder::METRICS, state.metrics_bytes)?,
+        samples: (!plan.prompts.is_empty()).then(|| lines(RunFolder::SAMPLES, state.samples_bytes)).transpose()?,
+    })
+}
+
+/// Event files for TensorBoard from the state on. An evaluation that is still due belongs to the step that was taken.
+fn show_on_board(plan: &Plan, state: &State) -> TensorBoard {
+    let first = if state.evaluation_due { state.step } else { state.step + 1 };
+    let at = |name: &str| plan.output_dir.join(name);
+    TensorBoard::start(&at(RunFolder::TENSORBOARD), first, &at(RunFolder::METRICS))
 }
 
 /// The error of a run that ended, and for one that a disk ended how to go on.

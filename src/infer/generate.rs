@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 
 use super::{Error, Sampling};
-use crate::model::{Cache, Decoder};
+use crate::model::{Cache, Decoder, DecoderSpec};
 
 /// How far and by what rule a model goes on.
 #[derive(Debug, Clone, PartialEq)]
@@ -50,7 +50,7 @@ pub fn generate(
     config: &Config,
     each: &mut dyn FnMut(u32) -> ControlFlow<()>,
 ) -> Result<Generated, Error> {
-    check(decoder, prompt)?;
+    check(&decoder.spec, prompt)?;
     let room = decoder.spec.longest().map_or(usize::MAX, |longest| longest - prompt.len());
     // The last token is read even if it was read before: its logits were not kept.
     let read = cache.rewind(&prompt[..prompt.len() - 1]);
@@ -77,15 +77,16 @@ pub fn generate(
     Ok(Generated { tokens, stop })
 }
 
-fn check(decoder: &Decoder, prompt: &[u32]) -> Result<(), Error> {
-    let (tokens, vocabulary) = (prompt.len(), decoder.spec.vocabulary);
+/// Whether a model has room for an answer to a prompt and knows its tokens.
+pub(super) fn check(spec: &DecoderSpec, prompt: &[u32]) -> Result<(), Error> {
+    let (tokens, vocabulary) = (prompt.len(), spec.vocabulary);
     if tokens == 0 {
         return Err(Error::Empty);
     }
     if let Some(id) = prompt.iter().copied().find(|id| *id as usize >= vocabulary) {
         return Err(Error::UnknownToken { id, vocabulary });
     }
-    match decoder.spec.longest().filter(|context| tokens >= *context) {
+    match spec.longest().filter(|context| tokens >= *context) {
         Some(context) => Err(Error::TooLong { tokens, context }),
         None => Ok(()),
     }

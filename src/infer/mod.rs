@@ -3,6 +3,7 @@
 mod choose;
 mod generate;
 mod prompt;
+mod question;
 mod stops;
 mod stream;
 
@@ -11,6 +12,7 @@ use std::path::PathBuf;
 pub use choose::Sampling;
 pub use generate::{Config, Generated, Stop, generate};
 pub use prompt::{Prompt, read_messages};
+pub use question::{Answerer, Question};
 pub use stops::stops;
 pub use stream::TextStream;
 

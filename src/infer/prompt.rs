@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::Error;
 use crate::data::conversation;
@@ -20,6 +20,12 @@ pub enum Prompt {
 }
 
 impl Prompt {
+    /// What a user says, and nothing before it.
+    pub fn said(text: &str) -> Self {
+        let messages = vec![json!({"role": "user", "content": text})];
+        Self::Chat(Conversation { messages, ..Conversation::default() })
+    }
+
     /// Its tokens: a text with the special tokens that its tokenizer puts before it, a conversation as the template renders it.
     ///
     /// # Errors

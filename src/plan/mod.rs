@@ -12,6 +12,7 @@ mod inputs;
 mod judge;
 mod lock;
 mod portable;
+mod prompts;
 mod provenance;
 mod resolve;
 mod rows;

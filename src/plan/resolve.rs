@@ -8,10 +8,12 @@ use super::Error;
 use super::adapter::{Trains, trains};
 use super::base::{self, Found, noted};
 use super::fill::{Filled, Setting};
+use super::prompts::prompts;
 use super::training::{Training, training};
 use crate::data::{self, Encoder, Limits, MovedToken, Source};
 use crate::fault::Fault;
 use crate::hub::{Missing, ModelId, Snapshot};
+use crate::infer::Question;
 use crate::recipe::{Dataset, Recipe};
 use crate::terms::{Device, Format, Holdout, Term, TrainOn};
 use crate::{device, model};
@@ -49,6 +51,8 @@ pub struct Plan {
     pub holdout: Holdout,
     /// How long a row may be.
     pub limits: Limits,
+    /// What is asked at each evaluation.
+    pub prompts: Vec<Question>,
     /// Share of rows that may be left out.
     pub max_dropped: f64,
     /// Where to compute; `auto` is resolved.
@@ -116,6 +120,7 @@ pub fn resolve_on(recipe: Recipe, started: Option<jiff::Timestamp>, fetched: Opt
         self::sources("evaluation.datasets", &recipe.evaluation.datasets, has_template, &mut filled, &mut faults);
     let said = recipe.evaluation.val_set_size.as_ref();
     let holdout = filled.fill("evaluation.val_set_size", said, Holdout::Rows(0), as_written);
+    let prompts = prompts(&recipe, folder, template.as_ref(), &mut filled, &mut faults);
     let device = device::resolve(filled.fill("device", recipe.device.as_ref(), Device::Auto, |device| json!(device.to_string())));
     let threads = filled.plain("threads", recipe.threads.as_ref(), 0);
     let stem = recipe.path.file_stem().unwrap_or(recipe.path.as_os_str());
@@ -147,6 +152,7 @@ pub fn resolve_on(recipe: Recipe, started: Option<jiff::Timestamp>, fetched: Opt
         validation_sources,
         holdout,
         limits,
+        prompts,
         max_dropped,
         device,
         threads,

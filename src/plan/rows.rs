@@ -67,13 +67,14 @@ impl Plan {
 }
 
 impl RunData {
-    /// The rows as the loop takes them.
+    /// The rows as the loop takes them, without prompts.
     pub fn rows(&self) -> train::Data<'_> {
         let validation = [&self.datasets, &self.evaluation].map(|of| Rows::new(&of.corpus, of.split.validation.clone()));
         train::Data {
             training: Rows::new(&self.datasets.corpus, self.datasets.split.training.clone()),
             validation: validation.into_iter().filter(|rows| !rows.is_empty()).collect(),
             end_ids: self.end_ids.iter().map(|id| id.cast_signed()).collect(),
+            prompts: None,
         }
     }
 

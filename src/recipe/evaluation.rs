@@ -6,7 +6,7 @@ use super::section::{Section, Value};
 use super::training::MAX_COUNT;
 use crate::terms::Holdout;
 
-/// Validation rows and early stopping.
+/// Validation rows, early stopping and prompts.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Evaluation {
     /// Training rows that are held out.
@@ -17,18 +17,26 @@ pub struct Evaluation {
     pub eval_steps: Option<Said<usize>>,
     /// Evaluations without a better loss before training ends; 0 for never.
     pub early_stopping_patience: Option<Said<usize>>,
+    /// What is asked at each evaluation.
+    pub prompts: Vec<Said<String>>,
 }
 
 impl Evaluation {
     pub(super) fn take(section: &mut Section) -> Self {
-        section.not_built(&["prompts"]);
         Self {
             val_set_size: section.value("val_set_size").and_then(holdout),
             datasets: section.sections("datasets", Dataset::take),
             eval_steps: section.whole("eval_steps", 0..=MAX_COUNT),
             early_stopping_patience: section.whole("early_stopping_patience", 0..=MAX_COUNT),
+            prompts: section.value("prompts").map(prompts).unwrap_or_default(),
         }
     }
+}
+
+/// A list of texts; `false` and `none` are none.
+fn prompts(value: Value) -> Vec<Said<String>> {
+    let listed = if value.node.is_neutral() { None } else { value.list() };
+    listed.into_iter().flatten().filter_map(Value::text).collect()
 }
 
 fn holdout(value: Value) -> Option<Said<Holdout>> {

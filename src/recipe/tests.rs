@@ -164,7 +164,13 @@ const BROKEN: &[(&str, &str)] = &[
         "evaluation:\n  early_stopping_patience: 2",
         "x.yaml:6:28: evaluation.early_stopping_patience needs validation rows, and there are none | add a line such as `val_set_size: 0.05` to `evaluation`",
     ),
-    ("evaluation:\n  prompts:\n    - hello", "x.yaml:7:5: evaluation.prompts: `[hello]` is not supported yet | remove the key"),
+    (
+        "evaluation:\n  prompts: hello",
+        "x.yaml:6:12: evaluation.prompts: expected a list, found `hello` | start each element with `- `",
+    ),
+    ("evaluation:\n  prompts: [a, \"\"]", "x.yaml:6:16: evaluation.prompts.1: expected a text, found `\"\"`"),
+    ("evaluation:\n  prompts:\n    - a: b", "x.yaml:7:7: evaluation.prompts.0: expected a text, found `{a: b}`"),
+    ("evaluation:\n  prompts: [a,\n    ~]", "x.yaml:7:5: evaluation.prompts.1: expected a text, found `~`"),
     (
         "evaluation:\n  datasets:\n    - path: x",
         "x.yaml:7:7: missing key `format` in `evaluation.datasets.0` | add a line such as `format: chat`",

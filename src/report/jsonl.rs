@@ -1,5 +1,5 @@
-//! `metrics.jsonl`: one object a step and one an evaluation, in the order in which they happened. A resumed run cuts the file back to
-//! what its checkpoint had seen, so that no line is there twice.
+//! `metrics.jsonl`, one object a step and one an evaluation, and `samples.jsonl`, one an answer, in the order in which they happened. A
+//! resumed run cuts its files back to what its checkpoint had seen, so that no line is there twice.
 
 use std::fs::{File, OpenOptions};
 use std::io::{Seek, Write};
@@ -12,13 +12,13 @@ use crate::files;
 
 /// The open file.
 #[derive(Debug)]
-pub struct Metrics {
+pub struct JsonLines {
     path: PathBuf,
     file: File,
     bytes: u64,
 }
 
-impl Metrics {
+impl JsonLines {
     /// Opens the file and keeps the first `bytes` of it; 0 starts it anew. What is missing of them is told as a note.
     ///
     /// # Errors
@@ -72,18 +72,18 @@ mod tests {
         let path = dir.path().join("metrics.jsonl");
         let notes = RefCell::new(Vec::new());
         let report = |event| notes.borrow_mut().push(event);
-        let mut metrics = Metrics::open(&path, 0, &report).expect("made");
+        let mut metrics = JsonLines::open(&path, 0, &report).expect("made");
         metrics.append(&1).expect("written");
         let seen = metrics.sync().expect("synced");
         metrics.append(&2).expect("written");
         drop(metrics);
         std::fs::OpenOptions::new().append(true).open(&path).expect("opened").write_all(b"{\"torn").expect("written");
 
-        let mut metrics = Metrics::open(&path, seen, &report).expect("opened");
+        let mut metrics = JsonLines::open(&path, seen, &report).expect("opened");
         metrics.append(&3).expect("written");
         assert_eq!(std::fs::read_to_string(&path).expect("read"), "1\n3\n");
         assert!(notes.borrow().is_empty());
-        Metrics::open(&path, 9, &report).expect("opened");
+        JsonLines::open(&path, 9, &report).expect("opened");
         assert!(matches!(&notes.borrow()[..], [Event::Note(note)] if note.contains("has 4 bytes, the checkpoint knew 9")));
     }
 }

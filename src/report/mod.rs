@@ -4,11 +4,17 @@
 
 mod jsonl;
 mod memory;
+#[cfg(feature = "tensorboard")]
+mod tensorboard;
+#[cfg(not(feature = "tensorboard"))]
+#[path = "no_tensorboard.rs"]
+mod tensorboard;
 mod terminal;
 mod transfer;
 
-pub use jsonl::Metrics;
+pub use jsonl::JsonLines;
 pub use memory::peak_memory_bytes;
+pub use tensorboard::TensorBoard;
 pub use terminal::{Terminal, say_now};
 pub use transfer::Transfer;
 
@@ -37,6 +43,8 @@ pub enum Event {
     Step(Step),
     /// The adapter was scored on the validation rows.
     Evaluated(Evaluation),
+    /// A prompt was answered.
+    Sampled(Sample),
     /// A checkpoint was written.
     Saved {
         /// Its folder.
@@ -85,4 +93,18 @@ pub struct Evaluation {
     pub eval_loss_content: Option<f64>,
     /// Mean over the trained tokens that end a turn or a document.
     pub eval_loss_end_of_turn: Option<f64>,
+}
+
+/// What the model as it is says to a prompt.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Sample {
+    /// Optimizer steps taken so far; 0 before the first.
+    pub step: u64,
+    /// Place of the prompt in the recipe, from 0.
+    #[serde(skip)]
+    pub place: usize,
+    /// What was asked.
+    pub prompt: String,
+    /// What was answered.
+    pub text: String,
 }

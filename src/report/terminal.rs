@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{HumanBytes, HumanDuration, ProgressBar, ProgressStyle};
 
-use super::{Evaluation, Event, Step, Transfer};
+use super::{Evaluation, Event, Sample, Step, Transfer};
 use crate::fault::printable;
 
 const PLAIN_EVERY: Duration = Duration::from_secs(5);
@@ -73,6 +73,7 @@ impl Terminal {
             Event::Note(note) => self.say(&format!("note: {}", printable(note))),
             Event::Step(step) => self.step(step),
             Event::Evaluated(evaluation) => self.say(&evaluated(evaluation)),
+            Event::Sampled(sample) => self.say(&sampled(sample)),
             Event::Saved { path, step } if self.is_verbose => self.say(&format!("step {step} is saved in `{}`", path.display())),
             Event::Saved { .. } => {}
         }
@@ -192,4 +193,10 @@ fn evaluated(evaluation: &Evaluation) -> String {
         part("content", evaluation.eval_loss_content),
         part("end of turn", evaluation.eval_loss_end_of_turn)
     )
+}
+
+/// A prompt and, below it, its answer, whose lines stay below it.
+fn sampled(sample: &Sample) -> String {
+    let below = |text: &str| printable(text).replace('\n', "\n    ");
+    format!("answer at step {}: {}\n    {}", sample.step, below(&sample.prompt), below(&sample.text))
 }

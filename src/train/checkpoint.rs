@@ -13,7 +13,7 @@ use crate::adapter::{LoraConfig, peft};
 use crate::files::safetensors::{Named, write_f32};
 use crate::files::{self, check_space, write_atomic, write_folder_atomic, write_manifest};
 use crate::model::Decoder;
-use crate::report::Metrics;
+use crate::report::JsonLines;
 
 /// Names of a checkpoint's files, beside its product and its manifest.
 pub(super) const OPTIMIZER: &str = "optimizer.safetensors";
@@ -67,7 +67,9 @@ pub struct RunFolder {
     /// The run's lock, of which every checkpoint has a copy.
     pub lock: String,
     /// What happened at each step.
-    pub metrics: Metrics,
+    pub metrics: JsonLines,
+    /// What was said to each prompt, where the recipe has prompts.
+    pub samples: Option<JsonLines>,
 }
 
 impl RunFolder {
@@ -79,6 +81,10 @@ impl RunFolder {
     pub const CHECKPOINTS: &str = "checkpoints";
     /// One line a step and an evaluation.
     pub const METRICS: &str = "metrics.jsonl";
+    /// One line an answer to a prompt.
+    pub const SAMPLES: &str = "samples.jsonl";
+    /// Folder of the event files for TensorBoard.
+    pub const TENSORBOARD: &str = "tensorboard";
     /// What the run depends on; every run has it before anything else.
     pub const LOCK: &str = "recipe.lock.yaml";
     /// What was trained on what.
@@ -130,6 +136,7 @@ impl RunFolder {
         check_space(&self.path, checkpoint_bytes(decoder.trainable_parameters()))?;
         let mut state = state.clone();
         state.metrics_bytes = self.metrics.sync()?;
+        state.samples_bytes = self.samples.as_ref().map_or(Ok(0), JsonLines::sync)?;
         write_folder_atomic::<Error>(&path, |folder| {
             self.product.write(&folder.join(self.product.folder()), decoder)?;
             write_f32(&folder.join(OPTIMIZER), &moments(decoder, optimizer), &[])?;

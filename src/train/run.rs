@@ -7,6 +7,7 @@ use super::checkpoint::RunFolder;
 use super::evaluate::evaluate;
 use super::optimizer::AdamW;
 use super::resume::Start;
+use super::samples::{Prompts, samples};
 use super::state::State;
 use super::step::{Gradients, Loss, forward_backward};
 use super::{Config, Error};
@@ -28,6 +29,8 @@ pub struct Data<'a> {
     pub validation: Vec<Rows<'a>>,
     /// Tokens that end a turn or a document.
     pub end_ids: Vec<i32>,
+    /// What is asked at each evaluation.
+    pub prompts: Option<Prompts<'a>>,
 }
 
 /// Trains the weights of `decoder` that are to train and leaves the run in its folder; returns its last state. A raised `interrupt` ends it
@@ -52,10 +55,15 @@ pub fn run(
     loop {
         if state.evaluation_due
             && let Ok(evaluation) = evaluate(decoder, data, config, state.step, interrupt, report)
+            && let Ok(samples) = samples(decoder, data.prompts.as_ref(), state.step, report)
         {
             if let Some(evaluation) = &evaluation {
                 folder.metrics.append(evaluation)?;
                 report(Event::Evaluated(evaluation.clone()));
+            }
+            for sample in samples {
+                folder.samples.as_mut().map_or(Ok(()), |lines| lines.append(&sample))?;
+                report(Event::Sampled(sample));
             }
             if state.judge(evaluation.as_ref()) {
                 folder.save_product(decoder)?;

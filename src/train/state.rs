@@ -40,6 +40,9 @@ pub struct State {
     pub evaluations_without_improvement: u64,
     /// Length of metrics.jsonl.
     pub metrics_bytes: u64,
+    /// Length of samples.jsonl; a state that was written before there was one has none.
+    #[serde(default)]
+    pub samples_bytes: u64,
     /// Seconds of training.
     pub seconds: f64,
 }
@@ -62,6 +65,7 @@ impl State {
             best_step: None,
             evaluations_without_improvement: 0,
             metrics_bytes: 0,
+            samples_bytes: 0,
             seconds: 0.0,
         }
     }
@@ -126,5 +130,7 @@ mod tests {
         let other = text.replace("\"version\":2", "\"version\":3");
         assert_eq!(State::parse(&other), Err("its state.json has version 3, expected 2".to_owned()));
         assert!(State::parse(&text.replace("\"place\"", "\"spot\"")).is_err());
+        let before_samples = text.replace("\"samples_bytes\":0,", "");
+        assert!(before_samples.len() < text.len() && State::parse(&before_samples).is_ok());
     }
 }

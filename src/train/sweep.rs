@@ -16,7 +16,7 @@ use crate::adapter::{LoraConfig, Targets, attach};
 use crate::files::disk::{Operation, trial};
 use crate::files::write_manifest;
 use crate::model::{Decoder, Folder};
-use crate::report::{Event, Metrics};
+use crate::report::{Event, JsonLines};
 use crate::terms::Modules;
 
 const OPTIMIZER: AdamWConfig = AdamWConfig { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.0 };
@@ -57,9 +57,9 @@ impl Bench {
     /// Saves adapter and checkpoint of a step, and leaves one checkpoint.
     fn save(&self, run: &Path, step: u64) -> Result<(), super::Error> {
         fs::create_dir_all(run).expect("made");
-        let metrics = Metrics::open(&run.join(RunFolder::METRICS), 0, &|_: Event| {})?;
+        let metrics = JsonLines::open(&run.join(RunFolder::METRICS), 0, &|_: Event| {})?;
         let product = Product::Adapter { config: adapter(), base: "base".to_owned() };
-        let folder = RunFolder { path: run.to_owned(), product, lock: "lock".to_owned(), metrics };
+        let folder = RunFolder { path: run.to_owned(), product, lock: "lock".to_owned(), metrics, samples: None };
         let optimizer = Start::fresh(OPTIMIZER, &self.decoder).optimizer;
         let state = State { step, best_step: Some(step), ..State::start() };
         folder.save_product(&self.decoder)?;

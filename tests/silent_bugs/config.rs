@@ -71,7 +71,6 @@ fn known_keys_without_effect() {
         "adapter.modules_to_save=[lm_head]",
         "adapter.lora_bias=true",
         "adapter.init_lora_weights=pissa",
-        "evaluation.prompts=[so]",
     ];
     for key in keys {
         desk.run(&["train", "recipe.yaml", key]).says(key, 65, &["not supported yet"]);

@@ -1,0 +1,70 @@
+//! A prompt that is put again and again to a model that learns.
+
+use std::ops::ControlFlow;
+
+use super::generate::check;
+use super::{Config, Error, Prompt, Sampling, Stop, TextStream, generate, stops};
+use crate::data::Encoder;
+use crate::data::template::ChatTemplate;
+use crate::data::tokenize::Tokenizer;
+use crate::model::{Cache, Decoder, DecoderSpec};
+
+/// Tokens of an answer at most: enough to see what it becomes.
+const ANSWER_TOKENS: usize = 64;
+
+/// A prompt as tokens.
+#[derive(Debug)]
+pub struct Question {
+    /// As it was written.
+    pub text: String,
+    tokens: Vec<u32>,
+    /// Whether the answer is a text of its own, not one that goes on.
+    is_chat: bool,
+}
+
+/// The rule of every answer: the likeliest token always, up to the end of a turn, of a document or of 64 tokens.
+#[derive(Debug)]
+pub struct Answerer<'a> {
+    encoder: &'a Encoder,
+    config: Config,
+}
+
+impl Question {
+    /// What a user says, where there is a template; else a text to go on from.
+    ///
+    /// # Errors
+    /// The template or the tokenizer does not take it, or it has no token, too many for the base, or some that the base does not know.
+    pub fn new(text: &str, tokenizer: &Tokenizer, template: Option<&ChatTemplate>, spec: &DecoderSpec) -> Result<Self, Error> {
+        let text = text.to_owned();
+        let prompt = if template.is_some() { Prompt::said(&text) } else { Prompt::Text(text.clone()) };
+        let tokens = prompt.tokens(tokenizer, template)?;
+        check(spec, &tokens)?;
+        Ok(Self { text, tokens, is_chat: template.is_some() })
+    }
+}
+
+impl<'a> Answerer<'a> {
+    /// Answers with the tokenizer and the template with which a run trains.
+    pub fn new(encoder: &'a Encoder) -> Self {
+        let stops = stops(&encoder.tokenizer, encoder.template.as_ref());
+        Self { encoder, config: Config { max_tokens: ANSWER_TOKENS, sampling: Sampling::GREEDY, stops } }
+    }
+
+    /// The answer's text; `None` if `is_stopped` became true.
+    ///
+    /// # Errors
+    /// A logit is not finite, or the tokenizer's decoder fails.
+    pub fn answer(&self, decoder: &Decoder, question: &Question, is_stopped: impl Fn() -> bool) -> Result<Option<String>, Error> {
+        let mut each = |_| if is_stopped() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) };
+        let generated = generate(decoder, &mut Cache::new(decoder), &question.tokens, &self.config, &mut each)?;
+        if generated.stop == Stop::Interrupted {
+            return Ok(None);
+        }
+        let before = if question.is_chat { &[] } else { question.tokens.as_slice() };
+        let (mut stream, mut text) = (TextStream::after(&self.encoder.tokenizer, before), String::new());
+        for token in generated.tokens {
+            text += &stream.push(token)?;
+        }
+        Ok(Some(text + &stream.finish()?))
+    }
+}
