@@ -18,7 +18,7 @@ use crate::infer::Answerer;
 use crate::model::Decoder;
 use crate::plan::{Inputs, Lock, Origin, Plan, RunData, Trains};
 use crate::report::{Event, JsonLines, Reporter, TensorBoard, Terminal};
-use crate::train::{self, Checkpoint, Prompts, RunFolder, Start, State};
+use crate::train::{self, Answer, Checkpoint, Prompts, RunFolder, Start, State};
 
 /// Share of the speed of a bare product that a training step reaches; see LOG.md.
 const EFFICIENCY: f64 = 0.3;
@@ -103,8 +103,12 @@ impl Session<'_> {
         let answerer = Answerer::new(&plan.encoder);
         let texts: Vec<String> = plan.prompts.iter().map(|question| question.text.clone()).collect();
         let answer = |decoder: &Decoder, place: usize| {
-            let answer = answerer.answer(decoder, &plan.prompts[place], || interrupt.load(Relaxed));
-            answer.map_err(|error| error.to_string()).transpose()
+            let said = answerer.answer(decoder, &plan.prompts[place], || interrupt.load(Relaxed));
+            match said {
+                Ok(Some(text)) => Answer::Text(text),
+                Ok(None) => Answer::Stopped,
+                Err(error) => Answer::Failed(error.to_string()),
+            }
         };
         let data = train::Data { prompts: Some(Prompts { texts: &texts, answer: &answer }), ..data.rows() };
         let board = show_on_board(plan, &start.state);

@@ -207,7 +207,8 @@ impl<'a> Value<'a> {
             return Some(Said { value, place: self.node.place.clone() });
         }
         let fault = self.unexpected(expected);
-        let quoted = matches!(&self.node.kind, Kind::Scalar { written, .. } if written.starts_with(['"', '\'']));
+        let is_quoted = |text: &str, written: &str| !text.is_empty() && written.starts_with(['"', '\'']);
+        let quoted = matches!(&self.node.kind, Kind::Scalar { text, written, .. } if is_quoted(text, written));
         self.refuse(if quoted { fault.hint("remove the quotes: a value in quotes is a text") } else { fault });
         None
     }

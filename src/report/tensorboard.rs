@@ -84,7 +84,7 @@ impl Writer {
 }
 
 fn warning(failed: &str) -> String {
-    format!("nothing more is written for TensorBoard: {failed}; the run is not affected, and `metrics.jsonl` has all of it")
+    format!("nothing more is written for TensorBoard: {failed}; the run is not affected, and `metrics.jsonl` has the numbers")
 }
 
 fn write(folder: &Path, first: u64, kept: &[Value], records: &Receiver<Record>) -> Result<(), String> {

@@ -19,7 +19,7 @@ pub use evaluate::Score;
 pub use optimizer::{AdamW, AdamWConfig};
 pub use resume::{Checkpoint, Start};
 pub use run::{Data, run};
-pub use samples::Prompts;
+pub use samples::{Answer, Prompts};
 pub use schedule::Schedule;
 pub use state::State;
 pub use step::{Gradients, Loss, Memory, StepConfig, forward_backward, score};

@@ -8,8 +8,19 @@ use crate::report::{Event, Reporter, Sample};
 pub struct Prompts<'a> {
     /// The prompts, in the recipe's order.
     pub texts: &'a [String],
-    /// The answer of the decoder as it is to the prompt at a place, or in words why there is none; nothing where it was told to stop.
-    pub answer: &'a dyn Fn(&Decoder, usize) -> Option<Result<String, String>>,
+    /// What the decoder as it is says to the prompt at a place.
+    pub answer: &'a dyn Fn(&Decoder, usize) -> Answer,
+}
+
+/// What came of a prompt.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Answer {
+    /// A text.
+    Text(String),
+    /// Nothing, and why.
+    Failed(String),
+    /// It was told to stop.
+    Stopped,
 }
 
 impl std::fmt::Debug for Prompts<'_> {
@@ -24,9 +35,12 @@ pub(super) fn samples(decoder: &Decoder, prompts: Option<&Prompts>, step: u64, r
     let mut samples = Vec::new();
     for (place, prompt) in texts.iter().enumerate() {
         match answer(decoder, place) {
-            Some(Ok(text)) => samples.push(Sample { step, place, prompt: prompt.clone(), text }),
-            Some(Err(why)) => report(Event::Note(format!("`evaluation.prompts.{place}` has no answer at step {step}: {why}"))),
-            None => return Err(Stopped),
+            Answer::Text(text) => samples.push(Sample { step, place, prompt: prompt.clone(), text }),
+            Answer::Failed(why) => {
+                let note = format!("`evaluation.prompts.{place}` has no answer at step {step}: {why}");
+                report(Event::Note(note));
+            }
+            Answer::Stopped => return Err(Stopped),
         }
         report(Event::Progress { what: "answering".to_owned(), done: place as u64 + 1, total: texts.len() as u64 });
     }
