@@ -14,6 +14,7 @@ use rankine::adapter::{LoraConfig, peft};
 use rankine::data::template::{ChatTemplate, Conversation, Rendered};
 use rankine::data::tokenize::{SpecialTokens, Tokenizer};
 use rankine::data::{Corpus, Divided, Encoder, Limits, Source, duplicates, split};
+use rankine::export::consumers::{Consumer, Facts, Form, findings, portability};
 use rankine::fault::{Exit, Explain, Fault};
 use rankine::files::safetensors::Archive;
 use rankine::files::{verify_manifest, write_manifest};
@@ -126,6 +127,10 @@ fn check_archive(archive: &Archive) {
 pub fn adapter_config(bytes: &[u8]) {
     let folder = folder();
     write(&folder.path().join("adapter_config.json"), bytes);
+    write(&folder.path().join("adapter_model.safetensors"), b"\x02\0\0\0\0\0\0\0{}");
+    if let Ok(facts) = Facts::read(folder.path(), None) {
+        let _ = Consumer::ALL.map(|consumer| findings(consumer, &facts, Some(Form::Peft)));
+    }
     match peft::read_config(folder.path()) {
         Ok(config) => check_adapter(&config),
         Err(error) => check_error(&error),
@@ -134,7 +139,7 @@ pub fn adapter_config(bytes: &[u8]) {
 
 fn check_adapter(config: &LoraConfig) {
     assert!(config.rank > 0 && config.alpha > 0.0, "{config:?}");
-    config.portability();
+    portability(&Facts::of(config, None));
     let linear = |name: String| LinearSpec { name, inputs: 8, outputs: 16, bias: false };
     let parts = ["self_attn.q_proj", "self_attn.o_proj", "mlp.up_proj"];
     let projections: Vec<_> = (0..2).flat_map(|layer| parts.map(|part| linear(format!("model.layers.{layer}.{part}")))).collect();

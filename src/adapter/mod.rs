@@ -37,18 +37,6 @@ impl LoraConfig {
     pub fn largest_rank(&self) -> usize {
         self.rank_pattern.iter().map(|(_, rank)| *rank).chain([self.rank]).max().unwrap_or(self.rank)
     }
-
-    /// What consumers of the adapter will not take as it is, in words.
-    pub fn portability(&self) -> Vec<String> {
-        let rank = self.largest_rank();
-        let vllm =
-            (rank > 16).then(|| format!("vLLM takes an adapter of rank {rank} only with `--max-lora-rank {rank}` or more"));
-        let llama_cpp =
-            self.use_rslora.then(|| "llama.cpp's converter ignores `use_rslora` and scales the adapter wrongly; `rankine export --to gguf-adapter` does not".to_owned());
-        let alpha = self.alpha_pattern.iter().map(|(_, alpha)| *alpha).chain([self.alpha]).find(|alpha| alpha.fract() != 0.0);
-        let ollama = alpha.map(|alpha| format!("Ollama takes whole numbers for alpha only, this adapter has {alpha}"));
-        [vllm, llama_cpp, ollama].into_iter().flatten().collect()
-    }
 }
 
 /// An adapter that cannot be made, read or written.

@@ -72,8 +72,12 @@ pub fn write(folder: &Path, decoder: &Decoder, config: &LoraConfig, base: &str) 
         None => decoder.projections().map(|projection| projection.name.as_str()).collect(),
         Some(_) => decoder.adapters().map(|(module, _)| module).collect(),
     };
-    let text = serde_json::to_string_pretty(&config_json(config, &modules, base)).expect("JSON values can be printed");
-    Ok(write_atomic(&folder.join(CONFIG), (text + "\n").as_bytes())?)
+    Ok(write_atomic(&folder.join(CONFIG), config_text(config, &modules, base).as_bytes())?)
+}
+
+/// `adapter_config.json` as it is written; `modules` stand for `all-linear`.
+pub fn config_text(config: &LoraConfig, modules: &[&str], base: &str) -> String {
+    serde_json::to_string_pretty(&config_json(config, modules, base)).expect("JSON values can be printed") + "\n"
 }
 
 /// Every key that PEFT writes. `all-linear` is written out as the model's projections, as PEFT does.
@@ -171,6 +175,14 @@ pub fn read_hub_base(folder: &Path) -> Result<Option<ModelId>, Error> {
     let id = config["base_model_name_or_path"].as_str().and_then(|name| ModelId::parse(name).ok());
     let revision = config["revision"].as_str().filter(|revision| !revision.is_empty());
     Ok(id.and_then(|id| revision.map_or(Some(id.clone()), |revision| id.at(revision).ok())))
+}
+
+/// `adapter_config.json` as it is, whatever it asks for.
+///
+/// # Errors
+/// The file is missing or not valid.
+pub fn read_json_config(folder: &Path) -> Result<Value, Error> {
+    read_json(&folder.join(CONFIG))
 }
 
 fn read_json(path: &Path) -> Result<Value, Error> {

@@ -1,30 +1,40 @@
-//! `rankine export`: a model, or an adapter alone, as a file that llama.cpp and what is built on it read.
+//! `rankine export`: a model or an adapter as the files that a consumer reads.
 
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 use indicatif::HumanBytes;
-use serde_json::json;
+use serde_json::{Value, json};
 
-use super::base::{check_adapter, find_base, lock_above};
-use super::card::run_of;
+use super::consumers::ConsumerArgs;
+use super::merge::LEFTOVER;
+use super::shipped::Shipped;
 use super::{Failure, print};
 use crate::adapter::peft;
-use crate::export::card::{Artefact, Base, Card, Part};
-use crate::export::gguf::{Kind, write_gguf_adapter, write_gguf_folder, write_gguf_model};
-use crate::plan::Lock;
+use crate::export::card::Artefact;
+use crate::export::consumers::{self, Facts, findings, model_findings};
+use crate::export::gguf::{Kind, Written, architecture_name, write_gguf_adapter, write_gguf_model};
+use crate::export::ollama::{self, Proof, prove, write_ollama};
+use crate::export::{write_folder, write_mlx, write_peft};
+use crate::fault::{Exit, Fault};
+use crate::files::remove_leftovers;
+use crate::model::Folder;
 use crate::report::Terminal;
 
 #[derive(Debug, Args)]
 pub(super) struct ExportArgs {
-    /// The folder of the model, or of the adapter
-    #[arg(value_name = "DIR")]
-    from: PathBuf,
+    /// The folder of a model, a run, a checkpoint or an adapter
+    #[arg(value_name = "DIR", required_unless_present = "adapter", conflicts_with = "adapter")]
+    from: Option<PathBuf>,
+    /// The same, by name
+    #[arg(long, value_name = "DIR")]
+    adapter: Option<PathBuf>,
     /// What to write
     #[arg(long, value_enum)]
     to: Form,
-    /// The file, which may not exist yet; with a `/` at its end a folder, with a card and the base's licences beside the file
-    #[arg(long, value_name = "FILE|FOLDER/")]
+    /// The file or folder, which may not exist yet; a GGUF file with a `/` at the end of this is laid into a folder, with a card and the
+    /// base's licences
+    #[arg(long, value_name = "PATH|FOLDER/")]
     out: PathBuf,
     /// The type of a model's matrices; an adapter's stay in f32
     #[arg(long, value_enum, default_value_t = Dtype::F16)]
@@ -32,6 +42,14 @@ pub(super) struct ExportArgs {
     /// The folder of an adapter's base, in place of the one that it names
     #[arg(long, value_name = "DIR")]
     base: Option<PathBuf>,
+    /// The chat template that it was trained with; without it the run's, or the base's
+    #[arg(long, value_name = "FILE")]
+    chat_template: Option<PathBuf>,
+    /// A Go template for Ollama, in place of those that are known; it is compared with the chat template
+    #[arg(long, value_name = "FILE")]
+    template: Option<PathBuf>,
+    #[command(flatten)]
+    consumers: ConsumerArgs,
     /// Print the result as one JSON object
     #[arg(long)]
     json: bool,
@@ -39,10 +57,28 @@ pub(super) struct ExportArgs {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Form {
-    /// A model as one GGUF file
+    /// An adapter as a folder in PEFT's format
+    Peft,
+    /// A model as one GGUF file; an adapter is merged first
     Gguf,
     /// An adapter as a GGUF file of its own, for `--lora` beside its base
     GgufAdapter,
+    /// A folder for `ollama create`: a GGUF model and a Modelfile; an adapter is merged first
+    Ollama,
+    /// An adapter as a folder for mlx-lm
+    Mlx,
+}
+
+impl Form {
+    fn given(self) -> consumers::Form {
+        match self {
+            Self::Peft => consumers::Form::Peft,
+            Self::Gguf => consumers::Form::Gguf,
+            Self::GgufAdapter => consumers::Form::GgufAdapter,
+            Self::Ollama => consumers::Form::Ollama,
+            Self::Mlx => consumers::Form::Mlx,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -65,46 +101,131 @@ impl Dtype {
     }
 }
 
+/// Names of the GGUF files in a folder.
+const MODEL_FILE: &str = "model.gguf";
+const ADAPTER_FILE: &str = "adapter.gguf";
+
 pub(super) fn export(args: &ExportArgs, terminal: &Terminal) -> Result<(), Failure> {
-    let (from, report) = (&args.from, |event| terminal.take(&event));
-    let base = match args.to {
-        Form::Gguf => find_base(Some(from), None)?,
-        Form::GgufAdapter => {
-            check_adapter(from)?;
-            find_base(args.base.as_deref(), Some(from))?
+    let from = args.from.as_ref().or(args.adapter.as_ref()).expect("one of the two is required");
+    check_options(args)?;
+    let shipped = Shipped::find(from)?;
+    judge(args, &shipped, terminal)?;
+    remove_leftovers(&[args.out.parent().filter(|above| !above.as_os_str().is_empty()).unwrap_or(Path::new("."))], LEFTOVER)?;
+    let (base, report) = (shipped.base(args.base.as_deref())?, |event| terminal.take(&event));
+    let template = if args.to.is_model() { shipped.template(args.chat_template.as_deref())? } else { None };
+    let is_ollama = args.to == Form::Ollama;
+    let proof = is_ollama.then(|| prove(&base, template.as_deref(), args.template.as_deref())).transpose()?;
+    proof.iter().flat_map(|proof| &proof.notes).for_each(|note| terminal.say(&format!("note: {note}")));
+    let made = args.to.is_model().then(|| shipped.model(&base, template.as_deref(), &args.out, terminal)).transpose()?;
+    let model = || &made.as_ref().expect("made where a model is wanted").folder;
+    let fill = |folder: &Path| match args.to {
+        Form::Peft | Form::Mlx => write_adapter(args, shipped.adapter()?, &base, folder),
+        Form::GgufAdapter => Ok(write_gguf_adapter(shipped.adapter()?, &base, &folder.join(ADAPTER_FILE), &report)?),
+        Form::Gguf => Ok(write_gguf_model(model(), &folder.join(MODEL_FILE), args.dtype.kind(), &report)?),
+        Form::Ollama => {
+            let proof = proof.as_ref().expect("proven for this form");
+            Ok::<_, Failure>(write_ollama(model(), proof, folder, args.dtype.kind(), &report)?)
         }
     };
-    let write = |path: &Path| match args.to {
-        Form::Gguf => write_gguf_model(&base, path, args.dtype.kind(), &report),
-        Form::GgufAdapter => write_gguf_adapter(from, &base, path, &report),
-    };
-    let out = &args.out;
-    let written = if out.as_os_str().as_encoded_bytes().ends_with(b"/") {
-        let (file, about) = about(args, &base)?;
-        write_gguf_folder(out, file, &base, about, write)
-    } else {
-        write(out)
+    let is_folder = args.out.as_os_str().as_encoded_bytes().ends_with(b"/");
+    let written = match args.to {
+        Form::Gguf if !is_folder => write_gguf_model(model(), &args.out, args.dtype.kind(), &report).map_err(Failure::from),
+        Form::GgufAdapter if !is_folder => {
+            write_gguf_adapter(shipped.adapter()?, &base, &args.out, &report).map_err(Failure::from)
+        }
+        _ => write_folder(&args.out, &base, shipped.card(&base, args.artefact(), proof.as_ref())?, fill),
     };
     terminal.stop();
-    let (written, shown) = (written?, out.display());
-    if args.json {
-        return print(json!({"out": shown.to_string(), "tensors": written.tensors, "bytes": written.bytes}));
-    }
-    print(format_args!("{shown}  {} tensors, {}", written.tensors, HumanBytes(written.bytes)))
+    print_result(args, written?, proof.as_ref())
 }
 
-/// The name of the file in its folder, and what its card says before it is written.
-fn about(args: &ExportArgs, base: &Path) -> Result<(&'static str, Card), Failure> {
-    let (file, artefact, parts) = match args.to {
-        Form::Gguf => {
-            let is_quantised = args.dtype == Dtype::Q8_0;
-            ("model.gguf", Artefact::Gguf { file: "model.gguf".to_owned(), is_quantised }, Vec::new())
+impl Form {
+    /// Whether a whole model is written.
+    fn is_model(self) -> bool {
+        matches!(self, Self::Gguf | Self::Ollama)
+    }
+}
+
+impl ExportArgs {
+    /// What the folder's card is about.
+    fn artefact(&self) -> Artefact {
+        match self.to {
+            Form::Peft => Artefact::Adapter,
+            Form::Mlx => Artefact::Mlx,
+            Form::Gguf => Artefact::Gguf { file: MODEL_FILE.to_owned(), is_quantised: self.dtype == Dtype::Q8_0 },
+            Form::GgufAdapter => Artefact::GgufAdapter { file: ADAPTER_FILE.to_owned() },
+            Form::Ollama => Artefact::Ollama { file: ollama::WEIGHTS.to_owned() },
         }
-        Form::GgufAdapter => {
-            let run = lock_above(&args.from).map(|path| run_of(&path, &Lock::read(&path)?)).transpose()?;
-            let part = Part { config: Some(peft::read_config(&args.from)?), run, ..Part::default() };
-            ("adapter.gguf", Artefact::GgufAdapter { file: "adapter.gguf".to_owned() }, vec![part])
-        }
+    }
+}
+
+/// Refuses what would be passed over, and an output that is there, before anything is read.
+fn check_options(args: &ExportArgs) -> Result<(), Failure> {
+    if args.template.is_some() && args.to != Form::Ollama {
+        let fault = Fault::new("--template: only `--to ollama` has a Go template");
+        return Err(Failure::new(Exit::Usage, fault.hint("name the model's own template with `--chat-template`")));
+    }
+    if args.out.exists() {
+        let fault = Fault::new(format!("`{}` exists", args.out.display()));
+        return Err(Failure::new(Exit::Exists, fault.hint("choose another `--out`, or remove it first")));
+    }
+    Ok(())
+}
+
+/// What those who are to read the files would say.
+fn judge(args: &ExportArgs, shipped: &Shipped, terminal: &Terminal) -> Result<(), Failure> {
+    if args.consumers.is_empty() {
+        return Ok(());
+    }
+    let base = shipped.base(args.base.as_deref()).ok();
+    let spec = base.as_deref().and_then(|base| Folder::open(base).ok()).map(|folder| folder.spec);
+    let architecture = spec.and_then(|spec| architecture_name(&spec).ok());
+    let facts = match shipped {
+        Shipped::Adapter(adapter) => Facts::read(adapter, architecture)?,
+        Shipped::Model(_) => Facts { architecture, ..Facts::default() },
     };
-    Ok((file, Card { artefact, base: Base::of(base), about: Vec::new(), parts, hashes: Vec::new() }))
+    args.consumers.judge(terminal, |consumer| {
+        let mut found = findings(consumer, &facts, Some(args.to.given()));
+        // What goes into a GGUF file or a Modelfile is checked as it is written.
+        if let (Form::Mlx, Some(base)) = (args.to, &base) {
+            found.extend(model_findings(consumer, base, None));
+        }
+        found
+    })
+}
+
+/// An adapter in the format of PEFT or mlx-lm.
+fn write_adapter(args: &ExportArgs, adapter: &Path, base: &Path, folder: &Path) -> Result<Written, Failure> {
+    let projections = Folder::open(base)?.spec.projections();
+    let named = peft::read_base(adapter)?.map_or_else(|| base.to_owned(), PathBuf::from);
+    let name = if named.is_absolute() { name_of(&named) } else { named.display().to_string() };
+    let write = if args.to == Form::Mlx { write_mlx } else { write_peft };
+    Ok(write(adapter, &name, &projections, folder)?)
+}
+
+/// The last part of a path, wherever it leads from here.
+fn name_of(path: &Path) -> String {
+    let whole = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    whole.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}
+
+fn print_result(args: &ExportArgs, written: Written, proof: Option<&Proof>) -> Result<(), Failure> {
+    let shown = args.out.display().to_string();
+    if args.json {
+        let mut object = json!({"out": shown, "tensors": written.tensors, "bytes": written.bytes});
+        if let (Some(proof), Value::Object(object)) = (proof, &mut object) {
+            object.insert("template".to_owned(), json!(proof.name));
+            object.insert("conversations".to_owned(), json!(proof.conversations));
+            object.insert("stops".to_owned(), json!(proof.stops));
+        }
+        return print(object);
+    }
+    print(format_args!("{shown}  {} tensors, {}", written.tensors, HumanBytes(written.bytes)))?;
+    match proof {
+        None => Ok(()),
+        Some(Proof { name, conversations, stops, .. }) => print(format_args!(
+            "template  {name}, equal to the chat template in {conversations} conversations\nstops     {}",
+            stops.join("  ")
+        )),
+    }
 }

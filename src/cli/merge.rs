@@ -19,7 +19,7 @@ use crate::plan::Lock;
 use crate::report::{Terminal, peak_memory_bytes};
 
 /// No writer of a model folder takes longer: what is older was left by one that died.
-const LEFTOVER: Duration = Duration::from_hours(24);
+pub(super) const LEFTOVER: Duration = Duration::from_hours(24);
 
 #[derive(Debug, Args)]
 pub(super) struct MergeArgs {
@@ -101,6 +101,11 @@ fn addend(word: &str) -> Result<Addend, Failure> {
     };
     let folder = PathBuf::from(folder);
     check_adapter(&folder)?;
+    addend_of(folder, weight)
+}
+
+/// An adapter with what is known of its base.
+pub(super) fn addend_of(folder: PathBuf, weight: f64) -> Result<Addend, Failure> {
     Ok(Addend { trained_on: trained_on(&folder)?, folder, weight })
 }
 
@@ -130,7 +135,7 @@ fn common_base(named: Option<&Path>, adapters: &[Addend]) -> Result<PathBuf, Fai
 }
 
 /// Raised by SIGINT and SIGTERM, so that what is half written goes before the process does.
-fn interrupt(out: &Path) -> Result<Arc<AtomicBool>, files::Error> {
+pub(super) fn interrupt(out: &Path) -> Result<Arc<AtomicBool>, files::Error> {
     let raised = Arc::new(AtomicBool::new(false));
     #[cfg(unix)]
     for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {

@@ -4,6 +4,7 @@ mod base;
 mod card;
 mod chat;
 mod check;
+mod consumers;
 mod eval;
 mod export;
 mod generate;
@@ -21,6 +22,7 @@ mod room;
 mod row_text;
 mod scores;
 mod session;
+mod shipped;
 mod signals;
 mod speaker;
 mod train;
@@ -54,9 +56,9 @@ pub struct Command {
 #[derive(Debug, Subcommand)]
 enum Verb {
     /// Finds every fault of a recipe and of what it names, without reading weights or rows
-    Check(RecipeArgs),
+    Check(check::CheckArgs),
     /// Shows what a recipe will do: every value and its origin, rows, tokens, steps
-    Plan(RecipeArgs),
+    Plan(plan::PlanArgs),
     /// Shows rows as tokens, what of them is trained, and what becomes of every row
     Preview(preview::PreviewArgs),
     /// Trains the adapter that a recipe describes
@@ -77,7 +79,7 @@ enum Verb {
     Pull(pull::PullArgs),
     /// Uploads an adapter with its card to the Hub
     Push(push::PushArgs),
-    /// Writes a model, or an adapter alone, as a GGUF file for llama.cpp
+    /// Writes a model or an adapter for PEFT, llama.cpp, Ollama or mlx-lm
     Export(export::ExportArgs),
     /// Tries a chat template, for the program itself
     #[command(name = sandbox::VERB, hide = true)]

@@ -1,12 +1,23 @@
 //! `rankine plan`: every value with its origin, the model in words, rows, tokens and steps.
 
+use clap::Args;
+
+use super::consumers::ConsumerArgs;
 use super::{Failure, RecipeArgs, grouped, print};
 use crate::plan::{Plan, RunData};
 use crate::report::Terminal;
 use crate::train;
 
-pub(super) fn plan(args: &RecipeArgs) -> Result<(), Failure> {
-    let plan = args.plan()?;
+#[derive(Debug, Args)]
+pub(super) struct PlanArgs {
+    #[command(flatten)]
+    recipe: RecipeArgs,
+    #[command(flatten)]
+    consumers: ConsumerArgs,
+}
+
+pub(super) fn plan(args: &PlanArgs) -> Result<(), Failure> {
+    let plan = args.recipe.plan()?;
     crate::device::set_threads(plan.threads);
     let terminal = Terminal::default();
     let data = plan.read_data(&|event| terminal.take(&event))?;
@@ -16,7 +27,7 @@ pub(super) fn plan(args: &RecipeArgs) -> Result<(), Failure> {
     for (what, value) in facts(&plan, &data, &plan.train_config(&data)) {
         print(format_args!("{what:<22} {value}"))?;
     }
-    Ok(())
+    args.consumers.judge_plan(&terminal, &plan)
 }
 
 fn print_settings(plan: &Plan) -> Result<(), Failure> {

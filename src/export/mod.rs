@@ -1,11 +1,19 @@
 //! What a run is turned into for others, one function a file.
 
 pub mod card;
+pub mod consumers;
+mod folder;
 pub mod gguf;
 mod ledger;
 pub mod merge;
+mod mlx;
+pub mod ollama;
 mod page;
+mod peft;
 
 pub use card::{Card, card};
+pub use folder::write_folder;
 pub use ledger::{Line, write_ledger};
+pub use mlx::write_mlx;
 pub use page::{EvaluationLine, Metrics, PAGE_BEGINS, Progress, RunRecord, Sample, StepLine, page};
+pub use peft::write_peft;

@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::path::Path;
 use std::time::Duration;
 
-use tempfile::NamedTempFile;
+use tempfile::{NamedTempFile, TempDir};
 
 use super::{Error, NewFile, disk};
 
@@ -139,6 +139,14 @@ fn is_older(entry: &fs::DirEntry, age: Duration) -> bool {
 /// The folder cannot be written.
 pub fn temporary_in(folder: &Path) -> std::io::Result<NamedTempFile> {
     tempfile::Builder::new().prefix(TEMPORARY[0]).tempfile_in(folder)
+}
+
+/// A folder under a temporary name in a folder, which goes with its handle.
+///
+/// # Errors
+/// The folder cannot be written.
+pub fn temporary_folder_in(folder: &Path) -> std::io::Result<TempDir> {
+    tempfile::Builder::new().prefix(TEMPORARY[0]).tempdir_in(folder)
 }
 
 /// Removes a folder and everything in it.

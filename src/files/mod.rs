@@ -16,7 +16,8 @@ pub mod safetensors;
 mod space;
 
 pub use atomic::{
-    create_folder, link_atomic, remove_folder, remove_leftovers, settle, temporary_in, write_atomic, write_folder_atomic,
+    create_folder, link_atomic, remove_folder, remove_leftovers, settle, temporary_folder_in, temporary_in, write_atomic,
+    write_folder_atomic,
     write_pieces_atomic,
 };
 pub use claim::{Claim, Refused};
@@ -74,6 +75,18 @@ impl Explain for Error {
             _ => None,
         }
     }
+}
+
+/// The files of a folder, by name.
+///
+/// # Errors
+/// The folder cannot be read.
+pub fn files_in(folder: &Path) -> Result<Vec<PathBuf>, Error> {
+    let failed = |cause| Error::new("read", folder, cause);
+    let entries = std::fs::read_dir(folder).map_err(failed)?.collect::<Result<Vec<_>, _>>().map_err(failed)?;
+    let mut paths: Vec<PathBuf> = entries.into_iter().map(|entry| entry.path()).filter(|path| path.is_file()).collect();
+    paths.sort();
+    Ok(paths)
 }
 
 /// Reads a whole text file.

@@ -11,6 +11,8 @@ use super::fill::{Filled, Setting};
 use super::prompts::prompts;
 use super::training::{Training, training};
 use crate::data::{self, Encoder, Limits, MovedToken, Source};
+use crate::export::consumers::{Facts, portability};
+use crate::export::gguf::architecture_name;
 use crate::fault::Fault;
 use crate::hub::{Missing, ModelId, Snapshot};
 use crate::infer::Question;
@@ -238,8 +240,16 @@ impl Plan {
             format!("tokenizer.json gives `{token}` the id {said}, it is read as {id}, as transformers does: its added tokens are not in the order of their ids")
         });
         let of_base = (length > context).then_some(long).into_iter().chain(switches).chain(moved);
-        let of_adapter = if let Trains::Adapter(config) = &self.trains { config.portability() } else { Vec::new() };
-        of_base.chain(of_adapter).collect()
+        of_base.chain(portability(&self.facts())).collect()
+    }
+
+    /// What consumers ask of the adapter, or of the model where there is none.
+    pub fn facts(&self) -> Facts {
+        let architecture = architecture_name(&self.model.spec).ok();
+        match &self.trains {
+            Trains::Adapter(config) => Facts::of(config, architecture),
+            Trains::Everything => Facts { architecture, ..Facts::default() },
+        }
     }
 
     /// The value of a setting, as it would be written in a recipe.

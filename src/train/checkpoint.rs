@@ -11,7 +11,7 @@ use super::optimizer::{AdamW, Moments};
 use super::state::State;
 use crate::adapter::{LoraConfig, peft};
 use crate::files::safetensors::{Named, write_f32};
-use crate::files::{self, check_space, write_atomic, write_folder_atomic, write_manifest};
+use crate::files::{self, check_space, files_in, write_atomic, write_folder_atomic, write_manifest};
 use crate::model::Decoder;
 use crate::report::JsonLines;
 
@@ -109,12 +109,7 @@ impl RunFolder {
     /// # Errors
     /// The folder cannot be read.
     pub fn product_files(run: &Path) -> Result<Vec<PathBuf>, files::Error> {
-        let Some(folder) = Self::product_in(run) else { return Ok(Vec::new()) };
-        let failed = |cause| files::Error::new("read", &folder, cause);
-        let entries = fs::read_dir(&folder).map_err(failed)?.collect::<Result<Vec<_>, _>>().map_err(failed)?;
-        let mut paths: Vec<PathBuf> = entries.into_iter().map(|entry| entry.path()).filter(|path| path.is_file()).collect();
-        paths.sort();
-        Ok(paths)
+        Self::product_in(run).map_or_else(|| Ok(Vec::new()), |folder| files_in(&folder))
     }
 
     /// Writes the product: the best by validation loss, or the last without validation.

@@ -13,6 +13,7 @@ pub use base::{Base, HubPlace};
 pub use run::Trained;
 pub use words::{code, grouped};
 
+use super::consumers::{Facts, portability};
 use crate::adapter::LoraConfig;
 use crate::files::Hash;
 
@@ -128,7 +129,8 @@ impl Card {
 
     /// What programs will not take as it is.
     fn portability(&self) -> Vec<String> {
-        self.parts.iter().filter_map(|part| part.config.as_ref()).flat_map(LoraConfig::portability).collect()
+        let configs = self.parts.iter().filter_map(|part| part.config.as_ref());
+        configs.flat_map(|config| portability(&Facts::of(config, None))).collect()
     }
 }
 

@@ -3,7 +3,6 @@
 mod adapter;
 mod architecture;
 mod container;
-mod folder;
 mod kind;
 mod model;
 mod vocabulary;
@@ -11,9 +10,8 @@ mod vocabulary;
 use std::path::{Path, PathBuf};
 
 pub use adapter::write_gguf_adapter;
-pub use folder::write_gguf_folder;
 pub use kind::Kind;
-pub use model::write_gguf_model;
+pub use model::{architecture_name, check_model, write_gguf_model};
 
 use container::{Info, Value, header, padding};
 

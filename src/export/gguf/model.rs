@@ -36,6 +36,24 @@ pub fn write_gguf_model(folder: &Path, path: &Path, kind: Kind, report: Reporter
     write(path, &pairs, &parts, report)
 }
 
+/// Refuses a model's folder of which [`write_gguf_model`] would not write a file, by everything but the weights.
+///
+/// # Errors
+/// llama.cpp has nothing that computes or tokenises as it does.
+pub fn check_model(folder: &Path) -> Result<(), Error> {
+    let spec = Folder::open(folder)?.spec;
+    hyperparameters(Architecture::of(&spec)?, &spec)?;
+    vocabulary(folder, spec.vocabulary).map(drop)
+}
+
+/// llama.cpp's name of what computes as this decoder does.
+///
+/// # Errors
+/// There is nothing.
+pub fn architecture_name(spec: &DecoderSpec) -> Result<&'static str, Error> {
+    Architecture::of(spec).map(Architecture::name)
+}
+
 fn general(folder: &Path, architecture: Architecture, kind: Kind) -> Vec<(String, Value)> {
     let folder = folder.canonicalize().unwrap_or_else(|_| folder.to_owned());
     let name = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();

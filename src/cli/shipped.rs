@@ -1,0 +1,143 @@
+//! What `export` is given: a model's folder, or an adapter, alone or in a run or checkpoint, which is merged where a model is wanted.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
+use tempfile::TempDir;
+
+use super::Failure;
+use super::base::{check_adapter, find_base, lock_above, template_of_run};
+use super::card::run_of;
+use super::merge::{addend_of, interrupt};
+use crate::adapter::peft;
+use crate::data::template::TEMPLATE_BYTES;
+use crate::export::card::{Artefact, Base, Card, Part, code};
+use crate::export::merge::{Order, OtherBase, merge};
+use crate::export::ollama::Proof;
+use crate::fault::{Exit, Fault};
+use crate::files::{self, read_text_up_to, temporary_folder_in, write_atomic};
+use crate::plan::Lock;
+use crate::report::Terminal;
+use crate::train::RunFolder;
+
+/// Where a model's folder keeps its chat template; it wins over the one in `tokenizer_config.json`.
+const TEMPLATE: &str = "chat_template.jinja";
+
+/// A model or an adapter.
+#[derive(Debug)]
+pub(super) enum Shipped {
+    Model(PathBuf),
+    Adapter(PathBuf),
+}
+
+/// A model's folder, perhaps made for the time being.
+#[derive(Debug)]
+pub(super) struct Made {
+    pub folder: PathBuf,
+    _temporary: Option<TempDir>,
+}
+
+impl Shipped {
+    /// What lies in a folder.
+    pub fn find(folder: &Path) -> Result<Self, Failure> {
+        let [of_run, model_of_run] = [RunFolder::ADAPTER, RunFolder::MODEL].map(|name| folder.join(name));
+        let holds = |folder: &Path| peft::files(folder)[0].exists();
+        match () {
+            () if !folder.is_dir() => {
+                let fault = Fault::new(format!("`{}` does not exist, expected a folder", folder.display()));
+                Err(Failure::new(Exit::NoInput, fault.hint("give the folder of a model, a run, a checkpoint or an adapter")))
+            }
+            () if holds(folder) => Ok(Self::Adapter(folder.to_owned())),
+            () if holds(&of_run) => Ok(Self::Adapter(of_run)),
+            () if model_of_run.is_dir() => Ok(Self::Model(model_of_run)),
+            () => Ok(Self::Model(folder.to_owned())),
+        }
+    }
+
+    /// The folder of the adapter.
+    pub fn adapter(&self) -> Result<&Path, Failure> {
+        match self {
+            Self::Adapter(folder) => Ok(folder),
+            Self::Model(folder) => check_adapter(folder).map(|()| folder.as_path()),
+        }
+    }
+
+    /// The folder of the base, or of the model itself.
+    pub fn base(&self, named: Option<&Path>) -> Result<PathBuf, Failure> {
+        match self {
+            Self::Adapter(adapter) => find_base(named, Some(adapter)),
+            Self::Model(folder) => Ok(folder.clone()),
+        }
+    }
+
+    /// The chat template that it was trained with, where that is not the base's.
+    pub fn template(&self, named: Option<&Path>) -> Result<Option<String>, Failure> {
+        let of_run = match self {
+            Self::Adapter(adapter) => template_of_run(adapter),
+            Self::Model(_) => None,
+        };
+        let path = named.or(of_run.as_deref());
+        if let Some(path) = path.filter(|path| !path.is_file()) {
+            let fault = Fault::new(format!("chat template `{}` does not exist", path.display()));
+            return Err(Failure::new(Exit::NoInput, fault.hint("give a template with `--chat-template FILE`")));
+        }
+        Ok(path.map(|path| read_text_up_to(path, TEMPLATE_BYTES)).transpose()?)
+    }
+
+    /// What the card of a folder says of it; with a proof also how its template was held against the model's own.
+    pub fn card(&self, base: &Path, artefact: Artefact, proof: Option<&Proof>) -> Result<Card, Failure> {
+        let parts = match self {
+            Self::Adapter(adapter) => {
+                let run = lock_above(adapter).map(|path| run_of(&path, &Lock::read(&path)?)).transpose()?;
+                vec![Part { config: Some(peft::read_config(adapter)?), run, ..Part::default() }]
+            }
+            Self::Model(_) => Vec::new(),
+        };
+        let proven = proof.map(|Proof { name, conversations, stops, .. }| {
+            let stops = stops.iter().map(|stop| code(stop)).collect::<Vec<_>>().join(", ");
+            format!("The template of the Modelfile ({name}) renders {conversations} conversations as the chat template does, byte for byte; an answer ends at {stops}.")
+        });
+        Ok(Card { artefact, base: Base::of(base), about: proven.into_iter().collect(), parts, hashes: Vec::new() })
+    }
+
+    /// The model, with this chat template if there is one. An adapter is merged into a folder beside `out` that goes with what is returned.
+    pub fn model(&self, base: &Path, template: Option<&str>, out: &Path, terminal: &Terminal) -> Result<Made, Failure> {
+        let Self::Adapter(adapter) = self else { return Ok(Made { folder: base.to_owned(), _temporary: None }) };
+        let above = out.parent().filter(|above| !above.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        files::create_folder(above)?;
+        let temporary = temporary_folder_in(above).map_err(|cause| files::Error::new("create a folder in", above, cause))?;
+        let folder = temporary.path().join("model");
+        let order = Order {
+            base: base.to_owned(),
+            adapters: vec![addend_of(adapter.clone(), 1.0)?],
+            out: folder.clone(),
+            float: None,
+            other_base: OtherBase::Refuse,
+        };
+        let is_merged = default_after(out)?;
+        let merged = merge(&order, &*interrupt(out)?, &|event| terminal.take(&event));
+        is_merged.store(true, Relaxed);
+        terminal.stop();
+        if merged?.changed == 0 {
+            terminal.say("note: the adapter adds nothing, or nothing that the base's type can hold");
+        }
+        if let Some(template) = template {
+            write_atomic(&folder.join(TEMPLATE), template.as_bytes())?;
+        }
+        Ok(Made { folder, _temporary: Some(temporary) })
+    }
+}
+
+/// When it is raised, SIGINT and SIGTERM end the process again as they do without a handler: only a merge looks at its own flag.
+fn default_after(out: &Path) -> Result<Arc<AtomicBool>, files::Error> {
+    let raised = Arc::new(AtomicBool::new(false));
+    #[cfg(unix)]
+    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+        let listening = signal_hook::flag::register_conditional_default(signal, Arc::clone(&raised));
+        listening.map_err(|cause| files::Error::new("listen for signals of", out, cause))?;
+    }
+    #[cfg(not(unix))]
+    let _ = out;
+    Ok(raised)
+}

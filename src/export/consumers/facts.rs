@@ -1,0 +1,114 @@
+//! What consumers ask of an adapter: from a recipe before training, or from the files of any folder in PEFT's format, of which nothing else
+//! has to be understood.
+
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::adapter::{Error, LoraConfig, peft};
+
+/// The projections' names in PEFT's files begin so for every family that is known here.
+const PREFIX: &str = "base_model.model.model.layers.";
+/// Modules outside of layers, by the last part of their names.
+const OUTSIDE: [&str; 2] = ["lm_head", "embed_tokens"];
+
+/// What makes an adapter more than plain LoRA.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Feature {
+    /// It is scaled by alpha / sqrt(r).
+    RsLora,
+    /// Ranks or alphas differ by module.
+    Patterns,
+    /// Weights are decomposed into magnitude and direction.
+    Dora,
+    /// There are biases in it.
+    Biases,
+}
+
+/// An adapter, as far as consumers ask.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Facts {
+    /// The largest rank.
+    pub rank: usize,
+    /// The first alpha that is no whole number.
+    pub broken_alpha: Option<f64>,
+    /// What it is beside plain LoRA.
+    pub features: Vec<Feature>,
+    /// Modules that are saved whole.
+    pub saved_modules: Vec<String>,
+    /// Adapters of the head or the embedding.
+    pub outside_layers: Vec<String>,
+    /// The first tensor whose name is not the one that PEFT gives.
+    pub misnamed: Option<String>,
+    /// The first tensor that is neither A nor B.
+    pub stray: Option<String>,
+    /// llama.cpp's name of the base's architecture, where the base is known.
+    pub architecture: Option<&'static str>,
+}
+
+impl Facts {
+    /// Whether it has something beside plain LoRA.
+    pub fn has(&self, feature: Feature) -> bool {
+        self.features.contains(&feature)
+    }
+
+    /// Those of an adapter that is to be trained.
+    pub fn of(config: &LoraConfig, architecture: Option<&'static str>) -> Self {
+        let ranks = config.rank_pattern.iter().map(|(_, rank)| *rank).chain([config.rank]);
+        let mut alphas = config.alpha_pattern.iter().map(|(_, alpha)| *alpha).chain([config.alpha]);
+        Self {
+            rank: ranks.max().unwrap_or(config.rank),
+            broken_alpha: alphas.find(|alpha| alpha.fract() != 0.0),
+            features: those([
+                (Feature::RsLora, config.use_rslora),
+                (Feature::Patterns, !config.rank_pattern.is_empty() || !config.alpha_pattern.is_empty()),
+            ]),
+            architecture,
+            ..Self::default()
+        }
+    }
+
+    /// Those of a folder in PEFT's format, whoever wrote it.
+    ///
+    /// # Errors
+    /// A file is missing or damaged.
+    pub fn read(folder: &Path, architecture: Option<&'static str>) -> Result<Self, Error> {
+        let (config, archive) = (peft::read_json_config(folder)?, peft::open(folder)?);
+        let (keys, is_true) = (archive.shapes(), |key: &str| config[key] == Value::Bool(true));
+        let module = |key: &str| key.rsplit_once(".lora_").map_or(key, |(module, _)| module).to_owned();
+        let is_pair = |key: &&String| key.ends_with(".lora_A.weight") || key.ends_with(".lora_B.weight");
+        let is_outside = |key: &&String| OUTSIDE.iter().any(|name| module(key).ends_with(name));
+        let mut outside_layers: Vec<String> =
+            keys.keys().filter(|key| key.contains(".lora_")).filter(is_outside).map(|key| module(key)).collect();
+        outside_layers.dedup();
+        let values =
+            |key: &str| config[key].as_object().map(|entries| entries.values().cloned().collect::<Vec<_>>()).unwrap_or_default();
+        let alphas = [vec![config["lora_alpha"].clone()], values("alpha_pattern")].concat();
+        let ranks = [vec![config["r"].clone()], values("rank_pattern")].concat();
+        let has_bias = is_true("lora_bias") || config["bias"].as_str().is_some_and(|bias| bias != "none");
+        Ok(Self {
+            rank: ranks.iter().filter_map(Value::as_u64).max().and_then(|rank| usize::try_from(rank).ok()).unwrap_or(0),
+            broken_alpha: alphas.iter().filter_map(Value::as_f64).find(|alpha| alpha.fract() != 0.0),
+            features: those([
+                (Feature::RsLora, is_true("use_rslora")),
+                (Feature::Patterns, !values("rank_pattern").is_empty() || !values("alpha_pattern").is_empty()),
+                (Feature::Dora, is_true("use_dora")),
+                (Feature::Biases, has_bias),
+            ]),
+            saved_modules: names(&config["modules_to_save"]),
+            outside_layers,
+            misnamed: keys.keys().filter(is_pair).find(|key| !key.starts_with(PREFIX) && !is_outside(key)).cloned(),
+            stray: keys.keys().find(|key| !is_pair(key)).cloned(),
+            architecture,
+        })
+    }
+}
+
+/// The features that are there.
+fn those<const N: usize>(features: [(Feature, bool); N]) -> Vec<Feature> {
+    features.into_iter().filter(|(_, is_there)| *is_there).map(|(feature, _)| feature).collect()
+}
+
+fn names(value: &Value) -> Vec<String> {
+    value.as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect()
+}

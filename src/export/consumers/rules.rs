@@ -1,0 +1,213 @@
+//! One function a consumer: what it does with an adapter that is yet to be trained (no form), or with what is given to it.
+
+use super::{Cause, Consumer, Facts, Feature, Finding, Form};
+
+/// Values of vLLM's `--max-lora-rank`; 16 is its default.
+const VLLM_RANKS: [usize; 9] = [1, 8, 16, 32, 64, 128, 256, 320, 512];
+const VLLM_DEFAULT_RANK: usize = 16;
+/// The architecture of which Ollama converts safetensors adapters, by llama.cpp's name. Gemma 2 is the other one.
+const OLLAMA_CONVERTS: &str = "llama";
+
+const TO_PEFT: &str = "give it what `rankine export ADAPTER --to peft --out DIR` writes";
+const TO_GGUF: &str = "give it what `rankine export ADAPTER --to gguf --out FILE` writes, a merged model";
+const TO_GGUF_ADAPTER: &str = "`rankine export ADAPTER --to gguf-adapter --out FILE` scales it right";
+const TO_OLLAMA: &str = "give it what `rankine export ADAPTER --to ollama --out DIR` writes";
+const TO_MLX: &str = "give it what `rankine export ADAPTER --to mlx --out DIR` writes";
+const PLAIN: &str = "train a plain LoRA on attention and MLP projections";
+
+/// What a consumer does with an adapter of which these are the facts: before training where there is no form yet.
+pub fn findings(consumer: Consumer, facts: &Facts, form: Option<Form>) -> Vec<Finding> {
+    match consumer {
+        Consumer::Vllm => vllm(facts, form),
+        Consumer::LlamaCpp => llama_cpp(facts, form),
+        Consumer::Ollama => ollama(facts, form),
+        Consumer::LmStudio => lm_studio(form),
+        Consumer::Peft => peft(facts, form),
+        Consumer::Mlx => mlx(form),
+    }
+}
+
+/// What of this adapter is not taken as it is by somebody, one line each.
+pub fn portability(facts: &Facts) -> Vec<String> {
+    let all = Consumer::ALL.into_iter().flat_map(|consumer| findings(consumer, facts, None));
+    all.filter(|finding| finding.cause == Cause::Content).map(|finding| finding.line()).collect()
+}
+
+fn found(findings: impl IntoIterator<Item = Option<Finding>>) -> Vec<Finding> {
+    findings.into_iter().flatten().collect()
+}
+
+/// A form that the consumer does not read.
+fn unread(consumer: Consumer, form: Form, reads: &str, next: &str) -> Vec<Finding> {
+    vec![Finding::rejects(format!("{} reads {reads}, not {}", consumer.name(), form.words()), next).of_form()]
+}
+
+fn vllm(facts: &Facts, form: Option<Form>) -> Vec<Finding> {
+    if let Some(form @ (Form::GgufAdapter | Form::Ollama | Form::Mlx | Form::Gguf)) = form {
+        let next = if form == Form::Gguf { "give it the folder that `rankine merge` writes" } else { TO_PEFT };
+        return unread(Consumer::Vllm, form, "adapters in PEFT's format and models in Hugging Face's", next);
+    }
+    let saved = (!facts.saved_modules.is_empty()).then(|| {
+        Finding::rejects(
+            format!("vLLM takes no `modules_to_save`, this adapter has `{}`", facts.saved_modules.join("`, `")),
+            PLAIN,
+        )
+    });
+    let dora = facts.has(Feature::Dora).then(|| Finding::rejects("vLLM takes no DoRA", PLAIN));
+    let bias = facts.has(Feature::Biases).then(|| Finding::rejects("vLLM takes no biases in an adapter", PLAIN));
+    let outside = facts.outside_layers.first().map(|module| {
+        Finding::rejects(format!("vLLM takes no adapter of the head or the embedding, this one has `{module}`"), PLAIN)
+    });
+    let misnamed = facts.misnamed.as_ref().map(|key| {
+        let words = format!("vLLM finds no module for tensor `{key}` and serves the base without a word");
+        Finding::rejects(words, "names begin with `base_model.model.model.layers.`")
+    });
+    let stray = facts
+        .stray
+        .as_ref()
+        .filter(|_| facts.saved_modules.is_empty() && !facts.has(Feature::Dora) && !facts.has(Feature::Biases));
+    let stray =
+        stray.map(|key| Finding::rejects(format!("vLLM takes matrices A and B only, this adapter has tensor `{key}`"), PLAIN));
+    let patterns = facts.has(Feature::Patterns).then(|| {
+        let words =
+            "vLLM's older releases scale every module by the one `lora_alpha` and `r`, not by `rank_pattern` and `alpha_pattern`";
+        Finding::changes(words, "use a release whose `PEFTHelper` reads the patterns, or merge the adapter")
+    });
+    found([saved, dora, bias, outside, misnamed, stray, vllm_rank(facts.rank), patterns])
+}
+
+/// vLLM takes ranks up to an option's value, of which there are a few.
+fn vllm_rank(rank: usize) -> Option<Finding> {
+    if rank <= VLLM_DEFAULT_RANK {
+        return None;
+    }
+    Some(match VLLM_RANKS.into_iter().find(|value| *value >= rank) {
+        Some(value) => {
+            Finding::changes(format!("vLLM takes an adapter of rank {rank} only with `--max-lora-rank {value}` or more"), "")
+        }
+        None => {
+            Finding::rejects(format!("vLLM takes ranks up to 512, this adapter has {rank}"), "lower `r`, or merge the adapter")
+        }
+    })
+}
+
+fn llama_cpp(facts: &Facts, form: Option<Form>) -> Vec<Finding> {
+    match form {
+        Some(Form::Gguf | Form::GgufAdapter | Form::Ollama) => Vec::new(),
+        Some(Form::Mlx) => unread(Consumer::LlamaCpp, Form::Mlx, "GGUF files", TO_GGUF),
+        Some(Form::Peft) => {
+            let scaled = "llama.cpp's converter ignores `use_rslora` and scales the adapter wrongly";
+            let patterned = "llama.cpp's converter ignores `alpha_pattern` and scales the adapter wrongly where it applies";
+            let rslora = facts.has(Feature::RsLora).then(|| Finding::rejects(scaled, TO_GGUF_ADAPTER));
+            let patterns = facts.has(Feature::Patterns).then(|| Finding::rejects(patterned, TO_GGUF_ADAPTER));
+            let reads = Finding::changes(
+                "llama.cpp reads GGUF files, a folder in PEFT's format through its converter only",
+                TO_GGUF_ADAPTER,
+            );
+            found([llama_cpp_stray(facts), rslora, patterns, Some(reads.of_form())])
+        }
+        None => {
+            let scaled = "llama.cpp's converter ignores `use_rslora` and scales the adapter wrongly";
+            let rslora = facts.has(Feature::RsLora).then(|| Finding::changes(scaled, TO_GGUF_ADAPTER));
+            let reads = Finding::changes(
+                "llama.cpp reads GGUF files, not PEFT's folder",
+                "write one with `rankine export --to gguf-adapter`",
+            );
+            found([llama_cpp_stray(facts), rslora, Some(reads.of_form())])
+        }
+    }
+}
+
+fn llama_cpp_stray(facts: &Facts) -> Option<Finding> {
+    let key = facts.stray.as_ref()?;
+    Some(Finding::rejects(format!("llama.cpp's converter takes matrices A and B only, this adapter has tensor `{key}`"), PLAIN))
+}
+
+fn ollama(facts: &Facts, form: Option<Form>) -> Vec<Finding> {
+    let alpha = facts.broken_alpha.map(|alpha| format!("Ollama takes whole numbers for alpha only, this adapter has {alpha}"));
+    let family = facts.architecture.filter(|name| *name != OLLAMA_CONVERTS).map(|name| {
+        format!("Ollama converts safetensors adapters of the architectures `llama` and `gemma2` only, this base is `{name}`")
+    });
+    match form {
+        Some(Form::Ollama) => Vec::new(),
+        Some(Form::Gguf | Form::GgufAdapter) => {
+            let words = "Ollama takes a GGUF file through a Modelfile, without whose template and stops an answer does not end";
+            vec![Finding::changes(words, TO_OLLAMA).of_form()]
+        }
+        Some(Form::Mlx) => unread(Consumer::Ollama, Form::Mlx, "GGUF files and safetensors adapters in PEFT's format", TO_OLLAMA),
+        Some(Form::Peft) => {
+            let scaled = (facts.has(Feature::RsLora) || facts.has(Feature::Patterns))
+                .then(|| "Ollama scales every module by alpha / r, this adapter has `use_rslora` or patterns".to_owned());
+            let stray =
+                facts.stray.as_ref().map(|key| format!("Ollama takes matrices A and B only, this adapter has tensor `{key}`"));
+            let rejected = [alpha, family, scaled, stray].into_iter().flatten().map(|words| Finding::rejects(words, TO_OLLAMA));
+            let words = "Ollama takes an adapter through a Modelfile, without whose template and stops an answer does not end";
+            rejected.chain([Finding::changes(words, TO_OLLAMA).of_form()]).collect()
+        }
+        None => {
+            let alpha = alpha.map(|words| Finding::changes(words, "a merged or GGUF export has none"));
+            let reads = "Ollama needs a Modelfile with template and stops".to_owned();
+            found([
+                alpha,
+                Some(Finding::changes(family.unwrap_or(reads), "write it with `rankine export --to ollama`").of_form()),
+            ])
+        }
+    }
+}
+
+fn lm_studio(form: Option<Form>) -> Vec<Finding> {
+    match form {
+        Some(Form::Gguf | Form::Ollama) => Vec::new(),
+        Some(form) => unread(Consumer::LmStudio, form, "models as GGUF files and takes no adapter", TO_GGUF),
+        None => {
+            let next = "write a merged model with `rankine export --to gguf`";
+            vec![Finding::changes("LM Studio takes no adapter, only models as GGUF files", next).of_form()]
+        }
+    }
+}
+
+/// PEFT only warns of keys that it does not find, and goes on with the base.
+fn peft(facts: &Facts, form: Option<Form>) -> Vec<Finding> {
+    if let Some(form @ (Form::Gguf | Form::GgufAdapter | Form::Ollama | Form::Mlx)) = form {
+        return unread(Consumer::Peft, form, "adapter_config.json and adapter_model.safetensors", TO_PEFT);
+    }
+    let misnamed = facts.misnamed.as_ref().map(|key| {
+        let words = format!("PEFT finds no module for tensor `{key}`, warns and computes with the base");
+        Finding::rejects(words, "names begin with `base_model.model.model.layers.`")
+    });
+    found([misnamed])
+}
+
+fn mlx(form: Option<Form>) -> Vec<Finding> {
+    match form {
+        Some(Form::Mlx) => Vec::new(),
+        Some(form) => unread(Consumer::Mlx, form, "adapters.safetensors and its own adapter_config.json", TO_MLX),
+        None => {
+            vec![Finding::changes("mlx-lm does not read PEFT's files", "write its own with `rankine export --to mlx`").of_form()]
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Severity;
+    use super::*;
+
+    #[test]
+    fn vllm_takes_ranks_up_to_the_values_of_its_option() {
+        let of = |rank| vllm_rank(rank).map(|finding| (finding.severity, finding.words));
+        assert_eq!((of(1), of(16)), (None, None));
+        let (severity, words) = of(33).expect("a finding");
+        assert!(severity == Severity::Changes && words.contains("`--max-lora-rank 64`"), "{words}");
+        assert_eq!(of(513).expect("a finding").0, Severity::Rejects);
+    }
+
+    #[test]
+    fn every_form_is_read_by_somebody_as_it_is() {
+        let plain = Facts { rank: 8, architecture: Some("llama"), ..Facts::default() };
+        for form in [Form::Peft, Form::GgufAdapter, Form::Gguf, Form::Ollama, Form::Mlx] {
+            assert!(Consumer::ALL.into_iter().any(|consumer| findings(consumer, &plain, Some(form)).is_empty()), "{form:?}");
+        }
+        assert_eq!(portability(&plain), Vec::<String>::new(), "plain LoRA is portable");
+    }
+}

@@ -1,0 +1,80 @@
+//! An adapter as mlx-lm keeps it (<https://github.com/ml-explore/mlx-lm>, `tuner/lora.py` and `tuner/utils.py`): y = x W + scale (x A) B with
+//! A [in, r] and B [r, out], one rank and one scale for all modules, in the last `num_layers` layers.
+//!
+//! A module of lower rank gets columns and rows of zeros, and one of another scale has what is missing in its B: it adds the same.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use serde_json::json;
+
+use super::gguf::Written;
+use crate::adapter::peft::{self, Stored};
+use crate::adapter::{Error, LoraConfig};
+use crate::files::safetensors::{Archive, Named, write_f32};
+use crate::files::{self, write_atomic};
+use crate::model::LinearSpec;
+
+const WEIGHTS: &str = "adapters.safetensors";
+const CONFIG: &str = "adapter_config.json";
+
+/// Writes the files into `folder`. `base` is how a reader is to find the base, `projections` are the base's.
+///
+/// # Errors
+/// The adapter is not whole or not one of this base, or a file cannot be written.
+pub fn write_mlx(adapter: &Path, base: &str, projections: &[LinearSpec], folder: &Path) -> Result<Written, Error> {
+    let (config, archive) = (peft::read_config(adapter)?, peft::open(adapter)?);
+    let stored = peft::stored_in(&archive, "", &config, projections)?;
+    let rank = stored.iter().map(|stored| stored.target.rank).max().unwrap_or(config.rank);
+    let scale = stored.first().map_or(1.0, |first| first.target.scale);
+    let mut tensors = Vec::new();
+    for stored in &stored {
+        tensors.extend(pair(stored, &archive, rank, scale)?);
+    }
+    let weights = folder.join(WEIGHTS);
+    write_f32(&weights, &tensors, &[("format", "mlx".to_owned())])?;
+    write_atomic(&folder.join(CONFIG), config_text(&config, &stored, projections, base, [rank as f64, scale]).as_bytes())?;
+    let bytes = weights.metadata().map_err(|cause| files::Error::new("read", &weights, cause))?.len();
+    Ok(Written { tensors: tensors.len(), bytes })
+}
+
+/// A and B of a module, turned and widened to `rank`.
+fn pair(stored: &Stored, archive: &Archive, rank: usize, scale: f64) -> Result<[Named; 2], Error> {
+    let (module, own_rank) = (&stored.target.module, stored.target.rank);
+    let [a, b] = stored.read(archive)?;
+    let (inputs, outputs) = (a.len() / own_rank, b.len() / own_rank);
+    let missing = stored.target.scale / scale;
+    let (mut wide_a, mut wide_b) = (vec![0.0; inputs * rank], vec![0.0; rank * outputs]);
+    for k in 0..own_rank {
+        (0..inputs).for_each(|row| wide_a[row * rank + k] = a[k * inputs + row]);
+        (0..outputs).for_each(|column| wide_b[k * outputs + column] = (f64::from(b[column * own_rank + k]) * missing) as f32);
+    }
+    Ok([(format!("{module}.lora_a"), vec![inputs, rank], wide_a), (format!("{module}.lora_b"), vec![rank, outputs], wide_b)])
+}
+
+/// mlx-lm makes adapters of all modules of these names in the last layers; one that has no tensors adds nothing, for its B is zero.
+fn config_text(
+    config: &LoraConfig,
+    stored: &[Stored],
+    projections: &[LinearSpec],
+    base: &str,
+    [rank, scale]: [f64; 2],
+) -> String {
+    let places: Vec<(usize, &str)> = stored.iter().filter_map(|stored| place(&stored.target.module)).collect();
+    let layers = projections.iter().filter_map(|linear| place(&linear.name)).map(|(layer, _)| layer + 1).max().unwrap_or(0);
+    let lowest = places.iter().map(|(layer, _)| *layer).min().unwrap_or(0);
+    let keys: BTreeSet<&str> = places.iter().map(|(_, name)| *name).collect();
+    let value = json!({
+        "fine_tune_type": "lora",
+        "lora_parameters": {"dropout": config.dropout, "keys": keys, "rank": rank as usize, "scale": scale},
+        "model": base,
+        "num_layers": layers - lowest,
+    });
+    format!("{value:#}\n")
+}
+
+/// The layer of a module and its name in it.
+fn place(module: &str) -> Option<(usize, &str)> {
+    let (layer, name) = module.strip_prefix("model.layers.")?.split_once('.')?;
+    Some((layer.parse().ok()?, name))
+}

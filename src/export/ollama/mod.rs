@@ -1,0 +1,163 @@
+//! A folder for `ollama create`: a GGUF model and a Modelfile, whose template is shown to render what the model was trained on.
+
+mod conversations;
+mod go;
+mod modelfile;
+mod prove;
+mod stock;
+
+use std::path::{Path, PathBuf};
+
+pub use go::Error as TemplateError;
+pub use modelfile::WEIGHTS;
+pub use prove::{Proof, prove};
+
+use serde_json::{Map, Value};
+
+use super::gguf::{self, Kind, Written, write_gguf_model};
+use crate::data::{template, tokenize};
+use crate::fault::{Exit, Explain, Fault};
+use crate::files::{self, JSON_BYTES, read_text_up_to, write_atomic};
+use crate::report::Reporter;
+
+/// The Modelfile's own name.
+const MODELFILE: &str = "Modelfile";
+
+/// Writes the files for the model of the folder `model` into `folder`.
+///
+/// # Errors
+/// llama.cpp has nothing like the model, the Modelfile would be read otherwise, or a file cannot be written.
+pub fn write_ollama(model: &Path, proof: &Proof, folder: &Path, kind: Kind, report: Reporter) -> Result<Written, Error> {
+    let modelfile = modelfile::modelfile(&proof.template, &proof.stops, &generation(model)?)?;
+    let written = write_gguf_model(model, &folder.join(WEIGHTS), kind, report)?;
+    write_atomic(&folder.join(MODELFILE), modelfile.as_bytes())?;
+    Ok(written)
+}
+
+/// `generation_config.json`; empty where it is not there.
+fn generation(model: &Path) -> Result<Map<String, Value>, Error> {
+    let path = model.join("generation_config.json");
+    if !path.exists() {
+        return Ok(Map::new());
+    }
+    let text = read_text_up_to(&path, JSON_BYTES)?;
+    Ok(serde_json::from_str(&text).map_err(|error| files::Error::new("read", &path, error.into()))?)
+}
+
+/// A folder for Ollama that cannot be written.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A file cannot be read or written.
+    #[error(transparent)]
+    File(#[from] files::Error),
+    /// The model cannot be told to llama.cpp.
+    #[error(transparent)]
+    Gguf(#[from] gguf::Error),
+    /// The tokenizer cannot be opened.
+    #[error(transparent)]
+    Tokenizer(#[from] tokenize::Error),
+    /// The chat template is not valid.
+    #[error(transparent)]
+    ChatTemplate(#[from] template::Error),
+    /// There is nothing to compare with.
+    #[error("`{}` has no chat template: without one Ollama does not know where an answer begins and ends", folder.display())]
+    NoTemplate {
+        /// The model's folder.
+        folder: PathBuf,
+    },
+    /// The chat template refuses every conversation.
+    #[error("the chat template refuses all of {conversations} conversations")]
+    RefusesAll {
+        /// How many were tried.
+        conversations: usize,
+    },
+    /// The chat template prints the day.
+    #[error("the chat template prints the day, which Ollama's templates cannot")]
+    TellsTheDay,
+    /// The tokenizer puts a BOS before a text, and the chat template does not.
+    #[error("Ollama puts `{bos}` before a conversation as the tokenizer does before a text, the chat template writes none")]
+    AddedBos {
+        /// The token.
+        bos: String,
+    },
+    /// A Go template renders another text.
+    #[error(
+        "Ollama's template `{name}` renders a conversation of {roles} otherwise than the chat template: `{found}`, expected `{expected}`"
+    )]
+    Different {
+        /// The format's name, or the file.
+        name: String,
+        /// The conversation.
+        roles: String,
+        /// Around the first difference.
+        found: String,
+        /// The chat template's text there.
+        expected: String,
+    },
+    /// A Go template is not valid, or has what is not known.
+    #[error("{}: {cause}", path.display())]
+    Template {
+        /// The file.
+        path: PathBuf,
+        /// Where and what.
+        cause: TemplateError,
+    },
+    /// Nothing that Ollama could stop at follows on what the assistant says.
+    #[error("no special token ends what the assistant says, `{follows}` follows: the model would not stop")]
+    NoEnd {
+        /// What follows.
+        follows: String,
+    },
+    /// Ollama would read something else.
+    #[error("the {what} has {found}, which a Modelfile cannot hold")]
+    Modelfile {
+        /// `template` or `stop`.
+        what: &'static str,
+        /// What cannot be written.
+        found: String,
+    },
+}
+
+impl Error {
+    fn inner(&self) -> Option<&dyn Explain> {
+        match self {
+            Self::File(error) => Some(error),
+            Self::Gguf(error) => Some(error),
+            Self::Tokenizer(error) => Some(error),
+            Self::ChatTemplate(error) => Some(error),
+            _ => None,
+        }
+    }
+}
+
+impl Explain for Error {
+    fn exit(&self) -> Exit {
+        match (self, self.inner()) {
+            (_, Some(inner)) => inner.exit(),
+            _ => Exit::Input,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        Some(match self {
+            Self::NoTemplate { .. } => "name the Jinja template that it was trained with: `--chat-template FILE`, in a recipe `chat_template`".to_owned(),
+            Self::TellsTheDay => {
+                "train with a copy of the chat template in which the day is written out, and name it with `chat_template` in the recipe".to_owned()
+            }
+            Self::AddedBos { .. } | Self::NoEnd { .. } | Self::RefusesAll { .. } => {
+                "train with a chat template that writes its own BOS and the special token that ends a turn".to_owned()
+            }
+            Self::Different { .. } => "write a Go template that renders the same and name it: `--template FILE`".to_owned(),
+            Self::Template { .. } => {
+                "known are `.System`, `.Messages`, `.Role`, `.Content`, variables, `if`, `range`, eq, ne, and, or, not, len and slice".to_owned()
+            }
+            Self::Modelfile { .. } => "write such a text as a Go string, as in {{ \"\\u200b\" }}, in a template of your own: `--template FILE`".to_owned(),
+            _ => return self.inner()?.hint(),
+        })
+    }
+
+    fn faults(&self) -> Vec<Fault> {
+        let own = || vec![Fault { place: None, message: self.to_string(), hint: self.hint() }];
+        self.inner().map_or_else(own, Explain::faults)
+    }
+}

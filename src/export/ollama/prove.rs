@@ -1,0 +1,175 @@
+//! Shows that a Go template renders what the model was trained on: both render the golden conversations, and the texts must be equal.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use jiff::Timestamp;
+
+use super::Error;
+use super::conversations::{Golden, golden, with_blanks};
+use super::go::GoTemplate;
+use super::stock;
+use crate::data::template::{self, ChatTemplate, Conversation, TEMPLATE_BYTES};
+use crate::data::tokenize::Tokenizer;
+use crate::files::read_text_up_to;
+
+/// A template of Ollama's that is as good as the chat template, and what ends an answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Proof {
+    /// The name of the format, or the file.
+    pub name: String,
+    /// The Go template.
+    pub template: String,
+    /// Texts that end an answer, the end of a turn first.
+    pub stops: Vec<String>,
+    /// Conversations in which it was shown.
+    pub conversations: usize,
+    /// What a person should know.
+    pub notes: Vec<String>,
+}
+
+/// What the chat template makes of a conversation, less the BOS that Ollama puts before it.
+struct Expected {
+    golden: Golden,
+    text: String,
+}
+
+/// Finds a Go template for the model of a folder, or checks the one in the file `named`. `source` is the chat template, where it is not the
+/// folder's own.
+///
+/// # Errors
+/// There is no chat template, none of the Go templates renders as it does, or nothing ends an answer.
+pub fn prove(folder: &Path, source: Option<&str>, named: Option<&Path>) -> Result<Proof, Error> {
+    let tokenizer = Tokenizer::open(folder)?;
+    let source = source.or(tokenizer.chat_template()).ok_or_else(|| Error::NoTemplate { folder: folder.to_owned() })?;
+    let (expected, refused) = expected(source, &tokenizer)?;
+    let candidates = match named {
+        Some(path) => vec![(path.display().to_string(), own(path)?)],
+        None => stock::candidates(&expected[0].text, &prefix(&expected, &tokenizer)),
+    };
+    let (name, template) = first_equal(candidates, &expected)?;
+    let stops = stops(&expected, &tokenizer)?;
+    let mut notes = Vec::new();
+    if refused > 0 {
+        notes.push(format!("the chat template refuses {refused} of {} conversations, those with a system message among them or others; Ollama refuses none", refused + expected.len()));
+    }
+    if trims(source, &tokenizer)? {
+        notes.push("the chat template takes blanks around a message away, which Ollama's templates cannot".to_owned());
+    }
+    Ok(Proof { name, template: template.source().to_owned(), stops, conversations: expected.len(), notes })
+}
+
+/// A template of the user's. Editors end a file with a line break that is not meant.
+fn own(path: &Path) -> Result<GoTemplate, Error> {
+    let text = read_text_up_to(path, TEMPLATE_BYTES)?;
+    let invalid = |cause| Error::Template { path: path.to_owned(), cause };
+    GoTemplate::new(text.strip_suffix('\n').unwrap_or(&text)).map_err(invalid)
+}
+
+/// The texts to reach, and how many conversations the chat template refuses.
+fn expected(source: &str, tokenizer: &Tokenizer) -> Result<(Vec<Expected>, usize), Error> {
+    // A template that prints the day renders another text tomorrow.
+    let days = [0, 400 * 86_400].map(|second| Timestamp::from_second(second).expect("in range"));
+    let [today, later] = days.map(|day| ChatTemplate::new(source, tokenizer.special(), day));
+    let (today, later) = (today?, later?);
+    let (mut expected, mut refused) = (Vec::new(), 0);
+    for golden in golden() {
+        let conversation = Conversation { messages: golden.messages(), ..Conversation::default() };
+        let text = match today.render(&conversation, true) {
+            Err(template::Error::Raised { .. }) => {
+                refused += 1;
+                continue;
+            }
+            text => text?,
+        };
+        if later.render(&conversation, true)? != text {
+            return Err(Error::TellsTheDay);
+        }
+        expected.push(Expected { text: without_bos(text, tokenizer)?, golden });
+    }
+    if expected.is_empty() { Err(Error::RefusesAll { conversations: refused }) } else { Ok((expected, refused)) }
+}
+
+/// Ollama puts a BOS before a text where the GGUF file says so, which it does where the tokenizer does.
+fn without_bos(text: String, tokenizer: &Tokenizer) -> Result<String, Error> {
+    let Some(bos) = tokenizer.special().bos.as_deref().filter(|_| adds_bos(tokenizer)) else { return Ok(text) };
+    text.strip_prefix(bos).map(str::to_owned).ok_or_else(|| Error::AddedBos { bos: bos.to_owned() })
+}
+
+fn adds_bos(tokenizer: &Tokenizer) -> bool {
+    let first = tokenizer.encode("a", true).ok().and_then(|encoding| encoding.ids.first().copied());
+    tokenizer.bos_id().is_some() && first == tokenizer.bos_id()
+}
+
+/// The BOS that a template has to write itself, where it is in every text.
+fn prefix(expected: &[Expected], tokenizer: &Tokenizer) -> String {
+    let bos = tokenizer.special().bos.clone().unwrap_or_default();
+    if expected.iter().all(|expected| expected.text.starts_with(&bos)) { bos } else { String::new() }
+}
+
+/// The first candidate that renders every text; else how the nearest differs.
+fn first_equal(candidates: Vec<(String, GoTemplate)>, expected: &[Expected]) -> Result<(String, GoTemplate), Error> {
+    let mut nearest: Option<(usize, Error)> = None;
+    for (name, template) in candidates {
+        match difference(&name, &template, expected) {
+            None => return Ok((name, template)),
+            Some((equal, error)) if nearest.as_ref().is_none_or(|(best, _)| equal > *best) => nearest = Some((equal, error)),
+            Some(_) => {}
+        }
+    }
+    Err(nearest.expect("there is a candidate").1)
+}
+
+/// How a template differs in the first conversation in which it does, and how many bytes are equal before that.
+fn difference(name: &str, template: &GoTemplate, expected: &[Expected]) -> Option<(usize, Error)> {
+    let mut equal = 0;
+    for Expected { golden, text } in expected {
+        let found = match template.render(&golden.0) {
+            Ok(found) => found,
+            Err(cause) => return Some((equal, Error::Template { path: name.into(), cause })),
+        };
+        let same = found.bytes().zip(text.bytes()).take_while(|(left, right)| left == right).count();
+        equal += same;
+        if found != *text {
+            let error = Error::Different {
+                name: name.to_owned(),
+                roles: golden.roles(),
+                found: around(&found, same),
+                expected: around(text, same),
+            };
+            return Some((equal, error));
+        }
+    }
+    None
+}
+
+/// The text around a byte, on one line.
+fn around(text: &str, place: usize) -> String {
+    let (from, to) = (text.floor_char_boundary(place.saturating_sub(30)), text.floor_char_boundary((place + 60).min(text.len())));
+    format!("{}{}{}", if from > 0 { ".." } else { "" }, text[from..to].escape_debug(), if to < text.len() { ".." } else { "" })
+}
+
+/// What ends an answer: the special tokens that follow on what the assistant says, and those that end a text.
+fn stops(expected: &[Expected], tokenizer: &Tokenizer) -> Result<Vec<String>, Error> {
+    let special = &tokenizer.special().all;
+    let mut stops = Vec::new();
+    for Expected { golden, text } in expected {
+        for answer in golden.answers() {
+            let place = text.find(answer).ok_or_else(|| Error::NoEnd { follows: around(text, text.len()) })?;
+            let after = &text[place + answer.len()..];
+            let token = special.iter().filter(|token| !token.is_empty() && after.trim_start().starts_with(token.as_str()));
+            let token = token.max_by_key(|token| token.len());
+            stops.push(token.cloned().ok_or_else(|| Error::NoEnd { follows: around(after, 0) })?);
+        }
+    }
+    let of_text = tokenizer.eos_ids().iter().filter_map(|id| tokenizer.decode(&[*id], false).ok());
+    let mut seen = BTreeSet::new();
+    Ok(stops.into_iter().chain(of_text).filter(|stop| !stop.trim().is_empty() && seen.insert(stop.clone())).collect())
+}
+
+/// Whether the chat template changes the blanks around a message.
+fn trims(source: &str, tokenizer: &Tokenizer) -> Result<bool, Error> {
+    let (golden, template) = (with_blanks(), ChatTemplate::new(source, tokenizer.special(), Timestamp::UNIX_EPOCH)?);
+    let text = template.render(&Conversation { messages: golden.messages(), ..Conversation::default() }, true)?;
+    Ok(golden.0.iter().any(|turn| !text.contains(&turn.content)))
+}
