@@ -17,8 +17,7 @@ mod space;
 
 pub use atomic::{
     create_folder, link_atomic, remove_folder, remove_leftovers, settle, temporary_folder_in, temporary_in, write_atomic,
-    write_folder_atomic,
-    write_pieces_atomic,
+    write_folder_atomic, write_pieces_atomic,
 };
 pub use claim::{Claim, Refused};
 pub use float::Float;
