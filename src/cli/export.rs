@@ -23,7 +23,7 @@ use crate::report::Terminal;
 
 #[derive(Debug, Args)]
 pub(super) struct ExportArgs {
-    /// The folder of a model, a run, a checkpoint or an adapter
+    /// The folder of a model, a run, a checkpoint or an adapter, or a Hub id that was pulled
     #[arg(value_name = "DIR", required_unless_present = "adapter", conflicts_with = "adapter")]
     from: Option<PathBuf>,
     /// The same, by name

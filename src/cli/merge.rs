@@ -32,7 +32,7 @@ pub(super) struct MergeArgs {
     /// The type of the merged model's numbers
     #[arg(long, value_enum, default_value_t = Dtype::Keep)]
     dtype: Dtype,
-    /// The base's folder, in place of the one that the adapter names
+    /// The base's folder, or a Hub id that was pulled, in place of the one that the adapter names
     #[arg(long, value_name = "DIR")]
     base: Option<PathBuf>,
     /// Merge into a base that is not the one that an adapter was trained on

@@ -17,7 +17,7 @@ use crate::export::merge::{Order, OtherBase, merge};
 use crate::export::ollama::Proof;
 use crate::fault::{Exit, Fault};
 use crate::files::{self, read_text_up_to, temporary_folder_in, write_atomic};
-use crate::plan::Lock;
+use crate::plan::{Lock, hub_id};
 use crate::report::Terminal;
 use crate::train::RunFolder;
 
@@ -44,9 +44,13 @@ impl Shipped {
         let [of_run, model_of_run] = [RunFolder::ADAPTER, RunFolder::MODEL].map(|name| folder.join(name));
         let holds = |folder: &Path| peft::files(folder)[0].exists();
         match () {
+            () if !folder.is_dir() && folder.to_str().is_some_and(|name| hub_id(name).is_some()) => {
+                find_base(Some(folder), None).map(Self::Model)
+            }
             () if !folder.is_dir() => {
-                let fault = Fault::new(format!("`{}` does not exist, expected a folder", folder.display()));
-                Err(Failure::new(Exit::NoInput, fault.hint("give the folder of a model, a run, a checkpoint or an adapter")))
+                let fault = Fault::new(format!("`{}` does not exist, expected a folder or a Hub id", folder.display()));
+                let hint = "give the folder of a model, a run, a checkpoint or an adapter, or a Hub id that was pulled";
+                Err(Failure::new(Exit::NoInput, fault.hint(hint)))
             }
             () if holds(folder) => Ok(Self::Adapter(folder.to_owned())),
             () if holds(&of_run) => Ok(Self::Adapter(of_run)),

@@ -20,7 +20,7 @@ use crate::{device, files, terms};
 
 #[derive(Debug, Args)]
 pub(super) struct ModelArgs {
-    /// The folder of the base; without it the one that the adapter was trained on
+    /// The folder of the base, or a Hub id that was pulled; without it the one that the adapter was trained on
     #[arg(long, value_name = "DIR", required_unless_present = "adapter")]
     base: Option<PathBuf>,
     /// The folder of an adapter in PEFT's format

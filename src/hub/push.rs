@@ -22,7 +22,7 @@ use crate::report::Reporter;
 pub(super) const ANSWER_BYTES: u64 = 1 << 20;
 /// Bytes of a file that goes into the commit itself at most; the Hub takes larger ones by themselves.
 const REGULAR_BYTES: u64 = 16 << 20;
-const JSON: (&str, &str) = ("Content-Type", "application/json");
+pub(super) const JSON: (&str, &str) = ("Content-Type", "application/json");
 
 /// Uploads files in one commit. What is there already as it is stays and is not sent again.
 ///

@@ -14,7 +14,7 @@ use super::error::{Access, Error};
 use super::id::ModelId;
 use super::location::Location;
 use super::progress::Progress;
-use super::push::{ANSWER_BYTES, read};
+use super::push::{ANSWER_BYTES, JSON, read};
 use super::retry::Failed;
 use crate::fault::printable;
 use crate::files::{self, open_file};
@@ -122,7 +122,8 @@ impl Client {
         self.insist(self.patience.attempts, report, || self.put(id, &upload, file, progress))?;
         let Some(verify) = action("verify")? else { return Ok(()) };
         let body = json!({"oid": file.sha256, "size": file.bytes}).to_string();
-        self.insist(self.patience.attempts, report, || self.post(id, &verify.to, &LFS, body.as_bytes(), ANSWER_BYTES)).map(drop)
+        self.insist(self.patience.attempts, report, || self.post(id, &verify.to, &[JSON], body.as_bytes(), ANSWER_BYTES))
+            .map(drop)
     }
 
     /// An action of an answer, if there is one.
