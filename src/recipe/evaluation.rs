@@ -36,7 +36,9 @@ impl Evaluation {
 /// A list of texts; `false` and `none` are none.
 fn prompts(value: Value) -> Vec<Said<String>> {
     let listed = if value.node.is_neutral() { None } else { value.list() };
-    listed.into_iter().flatten().filter_map(Value::text).collect()
+    // A blank is no question.
+    let text = |value: Value| value.read("a text", |node| node.text().filter(|_| !node.is_blank()).map(str::to_owned));
+    listed.into_iter().flatten().filter_map(text).collect()
 }
 
 fn holdout(value: Value) -> Option<Said<Holdout>> {
