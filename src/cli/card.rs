@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use super::{Failure, result};
 use crate::export::card::{Artefact, Base, CARD, Card, Part, Trained, card};
@@ -36,5 +36,5 @@ pub(super) fn run_of(path: &Path, lock: &Lock) -> Result<Trained, Failure> {
     let run = path.parent().unwrap_or(Path::new("."));
     let over = run.join(RunFolder::RESULT).exists();
     let result = if over { Some(result::read(run)?) } else { None };
-    Ok(Trained { lock: lock.values().clone(), result: result.as_ref().and_then(Value::as_object).map(Map::clone) })
+    Ok(Trained { lock: lock.values().clone(), result: result.as_ref().and_then(Value::as_object).cloned() })
 }

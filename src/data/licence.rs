@@ -29,13 +29,10 @@ pub fn terms(file: &Path, top: &Path) -> Terms {
     let inside: Vec<&Path> = file.ancestors().skip(1).take_while(|folder| folder.starts_with(top)).collect();
     let beside = file.parent().into_iter().collect();
     let folders: Vec<PathBuf> = if inside.is_empty() { beside } else { inside }.into_iter().map(named).collect();
-    let (licence, said_in) = match of_file(file) {
-        Some(id) => (Some(Licence { id, name: None, link: None }), Some(last(file))),
-        None => {
-            let of_readme = folders.iter().find_map(|folder| Licence::stated(&readme_head(&folder.join(README))));
-            (of_readme.clone(), of_readme.map(|_| README.to_owned()))
-        }
-    };
+    let own = of_file(file).map(|id| (Licence { id, name: None, link: None }, last(file)));
+    let of_readme = || folders.iter().find_map(|folder| Licence::stated(&readme_head(&folder.join(README))));
+    let stated = own.or_else(|| Some((of_readme()?, README.to_owned())));
+    let (licence, said_in) = stated.unzip();
     let notices = folders.iter().map(|folder| notice_paths(folder)).find(|paths| !paths.is_empty()).unwrap_or_default();
     Terms { licence, said_in, notices: notices.iter().map(|path| last(path)).collect() }
 }

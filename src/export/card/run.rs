@@ -89,9 +89,8 @@ impl Trained {
         );
         let of_set = files(set);
         lines.extend(of_set.iter().take(MOST_FILES).map(|file| self.file(file)));
-        if of_set.len() > MOST_FILES {
-            lines.push_str(&format!("  - and {} more files, which the lock of the run lists\n", of_set.len() - MOST_FILES));
-        }
+        let more = of_set.len().saturating_sub(MOST_FILES);
+        lines.extend((more > 0).then(|| format!("  - and {more} more files, which the lock of the run lists\n")));
         lines
     }
 
