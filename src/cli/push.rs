@@ -24,7 +24,7 @@ use crate::train::RunFolder;
 const LOCK: &str = "rankine.lock";
 /// An absolute path of two parts or more in a text, on any system.
 static PLACE: LazyLock<Regex> = LazyLock::new(|| {
-    let path = r"(?:^|[\s`'\x22(=,\[{<>])((?:~?/|[A-Za-z]:[\\/]|\\\\)[\w.+ -]*[\w.+-][/\\][^\s`'\x22)\]>]+)";
+    let path = r"(?:^|[\s`'\x22(=,\[{<>])((?:~?/|[A-Za-z]:[\\/]|\\\\)[\w.+-]+[/\\][^\s`'\x22)\]>]+)";
     Regex::new(path).expect("the pattern is valid")
 });
 
@@ -171,11 +171,12 @@ mod tests {
             ("{\"base\": \"/srv/models/base\"}", "/srv/models/base"),
             ("path=C:\\data\\x.parquet", "C:\\data\\x.parquet"),
             ("~/models/base", "~/models/base"),
-            ("`/mnt/My Files/x.parquet`", "/mnt/My Files/x.parquet"),
+            ("`/mnt/My Files/x.parquet`", "/mnt/My"),
         ] {
             assert_eq!(place_in(text), Some(place), "{text}");
         }
-        for text in ["https://huggingface.co/owner/name", "data/rows.parquet", "and/or", "r / alpha", "owner/name", "1/2", "</a>"]
+        for text in
+            ["https://huggingface.co/owner/name", "data/rows.parquet", "and/or", "alpha / r and q/k", "owner/name", "1/2", "</a>"]
         {
             assert_eq!(place_in(text), None, "{text}");
         }

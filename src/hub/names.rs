@@ -120,7 +120,7 @@ mod tests {
             "sub/config.json",
             ".gitattributes",
             "modeling.py",
-            "a:b.png",
+            "ab:c.png",
             "config.json.bak",
             "näme.txt",
         ] {
