@@ -39,14 +39,14 @@ fn run() -> Trained {
         "rankine": "0.1.0", "working_directory": "/home/alice/work", "recipe_file": "/home/alice/r.yaml", "device": "cpu", "threads": 2,
         "recipe": {
             "base_model": "/home/alice/base", "output_dir": "/home/alice/run", "chat_template": "/home/alice/t.jinja",
-            "datasets": [{"path": "/home/alice/rows.parquet"}],
+            "datasets": [{"path": "/home/alice/rows.parquet", "format": "chat", "train_on": "assistant"}],
             "adapter": {"r": 32, "init_from": "/home/alice/first/adapter"},
             "training": {"learning_rate": 2e-4},
             "evaluation": {"val_set_size": 0.05, "prompts": ["Alice has anaemia"], "datasets": [{"path": "/home/alice/v.parquet"}]},
         },
         "set_by": {"adapter.r": "recipe, line 6", "adapter.init_from": "override"},
         "data": [{
-            "dataset": "datasets.0", "format": "chat", "train_on": "assistant", "rows": 3828, "trained": 3636, "validation": 191, "left_out": 1,
+            "dataset": "datasets.0", "rows": 3828, "trained": 3636, "validation": 191, "left_out": 1,
             "files": [
                 {"path": "/home/alice/rows.parquet", "licence": {"id": "cc-by-4.0", "name": null, "link": null}, "said_in": "README.md", "notices": []},
                 {"path": cached, "licence": null, "said_in": null, "notices": ["LICENSE"]},
@@ -234,7 +234,7 @@ fn a_run_its_merge_and_its_exports_have_cards_and_licences() {
     let run = desk.read_text("run/README.md");
     for said in [
         "licence `cc-by-4.0`, as `README.md` states; beside it `LICENSE-DATA`",
-        "12 rows read, 9 trained on, 3 held out, 0 left out",
+        "- `datasets.0` (`text`, trains `all`): 12 rows read, 9 trained on, 3 held out, 0 left out",
         "`apache-2.0`, as the base's README.md states; its text, taken along: `LICENSE`",
         "| `adapter.r` | `4` | `recipe, line 6` |",
         "| `evaluation.val_set_size` | `3` | `override` |",

@@ -10,7 +10,6 @@ use super::lock::Lock;
 use super::resolve::Plan;
 use super::rows::RunData;
 use crate::data::{self, Source};
-use crate::terms::Term;
 
 impl Lock {
     /// Writes down what the rows of this plan are.
@@ -31,8 +30,6 @@ impl Plan {
             };
             json!({
                 "dataset": key,
-                "format": source.format.word(),
-                "train_on": source.train_on.word(),
                 "rows": tally.rows,
                 "trained": tally.train,
                 "validation": tally.validation,

@@ -76,10 +76,13 @@ impl Trained {
 
     fn set(&self, set: &Value) -> String {
         let count = |key: &str| grouped(set.get(key).and_then(Value::as_u64).unwrap_or(0));
-        let word = |key: &str| code(text(set, key).unwrap_or("not recorded"));
+        let key = text(set, "dataset").unwrap_or("not recorded");
+        // `datasets.0` is at /datasets/0 of the recipe.
+        let of_recipe = self.lock.get("recipe").and_then(|recipe| recipe.pointer(&format!("/{}", key.replace('.', "/"))));
+        let word = |key: &str| code(of_recipe.and_then(|recipe| text(recipe, key)).unwrap_or("not recorded"));
         let mut lines = format!(
             "- {} ({}, trains {}): {} rows read, {} trained on, {} held out, {} left out\n",
-            word("dataset"),
+            code(key),
             word("format"),
             word("train_on"),
             count("rows"),
