@@ -14,6 +14,7 @@ use super::resume::is_finished;
 use super::{Failure, print};
 use crate::adapter::peft;
 use crate::fault::{Exit, Fault, shell_word};
+use crate::files::licence::notice_paths;
 use crate::files::{JSON_BYTES, read_text_up_to};
 use crate::hub::{Content, Environment, Error, ModelId, Pushed, Shipment, Visibility};
 use crate::plan::Lock;
@@ -115,6 +116,8 @@ impl Parts {
         if let Some(lock) = &self.lock {
             files.push((LOCK.to_owned(), Content::Bytes(Lock::read(lock)?.portable_text().into_bytes())));
         }
+        let beside = self.card.iter().filter_map(|card| card.parent());
+        files.extend(beside.flat_map(notice_paths).map(|path| (name(&path), Content::File(path))));
         files.push((name(&weights), Content::File(weights)));
         Ok(files)
     }

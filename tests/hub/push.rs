@@ -47,6 +47,7 @@ fn servers(otherwise: impl Fn(&Request) -> Option<Answer> + Send + Sync + 'stati
 
 fn trained() -> Desk {
     let desk = Desk::new();
+    desk.write("base/LICENSE", "what one may do with it");
     desk.run(&["train", "recipe.yaml"]).says("train", 0, &[]);
     desk
 }
@@ -85,8 +86,8 @@ fn an_adapter_goes_up_in_one_commit() {
     assert_eq!(requests[0].json(), json!({"type": "model", "name": "adapter", "organization": "me"}));
     let files = requests[1].json()["files"].clone();
     let names: Vec<_> = files.as_array().unwrap().iter().map(|file| file["path"].as_str().unwrap()).collect();
-    assert_eq!(names, ["adapter_config.json", "README.md", "rankine.lock", WEIGHTS]);
-    assert_eq!(files[3]["size"], weights.len());
+    assert_eq!(names, ["adapter_config.json", "README.md", "rankine.lock", "LICENSE", WEIGHTS]);
+    assert_eq!(files[4]["size"], weights.len());
     let (oid, size) = (sha256(&weights), weights.len());
     let batch = json!({
         "operation": "upload", "transfers": ["basic"], "objects": [{"oid": oid, "size": size}], "hash_algo": "sha256", "ref": {"name": "main"}
@@ -104,7 +105,7 @@ fn an_adapter_goes_up_in_one_commit() {
         .map(|line| serde_json::from_slice(line).unwrap())
         .collect();
     assert_eq!(lines[0], json!({"key": "header", "value": {"summary": "first", "description": ""}}));
-    assert_eq!(lines[4], json!({"key": "lfsFile", "value": {"path": WEIGHTS, "algo": "sha256", "oid": oid, "size": size}}));
+    assert_eq!(lines[5], json!({"key": "lfsFile", "value": {"path": WEIGHTS, "algo": "sha256", "oid": oid, "size": size}}));
     let content = |line: &Value| {
         use base64::Engine as _;
         assert_eq!((&line["key"], &line["value"]["encoding"]), (&"file".into(), &"base64".into()));
@@ -112,6 +113,7 @@ fn an_adapter_goes_up_in_one_commit() {
     };
     assert_eq!(content(&lines[1]), desk.read("run/adapter/adapter_config.json"));
     assert_eq!(content(&lines[2]), desk.read("run/README.md"));
+    assert_eq!(content(&lines[4]), b"what one may do with it");
 
     // The store gets the bytes and the headers that it asked for, and no token.
     let stored = store.requests();

@@ -88,15 +88,30 @@ fn adapter(card: &Card) -> String {
             ],
         ),
         block(
-            "Ollama, LM Studio, mlx-lm",
-            " do not read PEFT's format of every family, or not at all. Merge it into the base first:",
+            "Ollama",
+            ", merged into the base:",
             "sh",
             &[
-                "rankine merge --adapter ADAPTER --base BASE_FOLDER --out merged".to_owned(),
-                "rankine export merged --to gguf --out model.gguf".to_owned(),
-                "printf 'FROM ./model.gguf\\n' > Modelfile && ollama create tuned -f Modelfile".to_owned(),
+                "rankine export ADAPTER --base BASE_FOLDER --to ollama --out tuned".to_owned(),
+                "ollama create tuned -f tuned/Modelfile".to_owned(),
+            ],
+        ),
+        block(
+            "LM Studio",
+            ", merged into the base:",
+            "sh",
+            &[
+                "rankine export ADAPTER --base BASE_FOLDER --to gguf --out model.gguf".to_owned(),
                 "lms import model.gguf".to_owned(),
-                "mlx_lm.generate --model merged --prompt \"...\"".to_owned(),
+            ],
+        ),
+        block(
+            "mlx-lm",
+            ":",
+            "sh",
+            &[
+                "rankine export ADAPTER --base BASE_FOLDER --to mlx --out mlx".to_owned(),
+                format!("mlx_lm.generate --model {} --adapter-path mlx --prompt \"...\"", card.base.in_commands()),
             ],
         ),
     ]
@@ -120,15 +135,20 @@ fn model() -> String {
         block("vLLM", ":", "sh", &["vllm serve MODEL".to_owned()]),
         block("mlx-lm", ":", "sh", &["mlx_lm.generate --model MODEL --prompt \"...\"".to_owned()]),
         block(
-            "llama.cpp, Ollama, LM Studio",
+            "llama.cpp, LM Studio",
             ", by way of a GGUF file:",
             "sh",
             &[
                 "rankine export MODEL --to gguf --out model.gguf".to_owned(),
                 "llama-server --model model.gguf".to_owned(),
-                "printf 'FROM ./model.gguf\\n' > Modelfile && ollama create tuned -f Modelfile".to_owned(),
                 "lms import model.gguf".to_owned(),
             ],
+        ),
+        block(
+            "Ollama",
+            ":",
+            "sh",
+            &["rankine export MODEL --to ollama --out tuned".to_owned(), "ollama create tuned -f tuned/Modelfile".to_owned()],
         ),
         no("PEFT", "there is nothing to load: what was learned is in the weights."),
     ]
