@@ -90,6 +90,13 @@ fn the_page_of_a_run_tells_what_its_folder_tells() {
     holds(&page, &hashes);
     let adapter = rankine::files::hash_file(&desk.path("run/adapter/adapter_model.safetensors")).unwrap().to_string();
     holds(&page, &["data: rows.parquet", "base: base/model.safetensors", "adapter/adapter_model.safetensors", &adapter]);
+    let ledger = [
+        "rows read</th><td>12<",
+        "left out, too long</th><td>0<",
+        "left out, broken</th><td>0<",
+        "tokens that carry a loss</th>",
+    ];
+    holds(&page, &ledger);
     let losses: Vec<String> = desk
         .read_text("run/metrics.jsonl")
         .lines()

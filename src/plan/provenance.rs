@@ -34,6 +34,13 @@ impl Plan {
                 "trained": tally.train,
                 "validation": tally.validation,
                 "left_out": tally.dropped(),
+                "too_long": tally.too_long,
+                "no_trained_token": tally.untrained,
+                "broken": tally.broken,
+                "truncated": tally.truncated,
+                "duplicates": tally.duplicates,
+                "tokens": tally.tokens,
+                "trained_tokens": tally.trained_tokens,
                 "files": source.files.iter().map(file).collect::<Vec<_>>(),
             })
         };

@@ -7,6 +7,7 @@ mod chart;
 mod charts;
 mod facts;
 mod html;
+mod ledger;
 mod line;
 mod metrics;
 mod recipe;
@@ -102,6 +103,7 @@ fn sections(main: &mut Html, runs: &[RunRecord]) {
     facts::facts(main, runs);
     charts::charts(main, runs);
     samples::samples(main, runs);
+    ledger::ledger(main, runs);
     recipe::recipe(main, runs);
     recipe::hashes(main, runs);
     let version = env!("CARGO_PKG_VERSION");

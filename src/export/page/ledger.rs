@@ -1,0 +1,44 @@
+//! What became of every row, set by set, as the lock has it.
+
+use serde_json::Value;
+
+use super::html::Html;
+use super::{RunRecord, said, table, with_groups};
+
+/// Counts of a set in the lock, as a person calls them.
+const COUNTS: [(&str, &str); 10] = [
+    ("rows", "rows read"),
+    ("trained", "trained on"),
+    ("validation", "held out to validate"),
+    ("too_long", "left out, too long"),
+    ("no_trained_token", "left out, without a trained token"),
+    ("broken", "left out, broken"),
+    ("truncated", "kept, with the tail cut off"),
+    ("duplicates", "kept, equal to an earlier one"),
+    ("tokens", "tokens of kept rows"),
+    ("trained_tokens", "tokens that carry a loss"),
+];
+
+/// Writes the ledger; nothing where no lock has one.
+pub(super) fn ledger(html: &mut Html, runs: &[RunRecord]) {
+    let rows = table::rows(runs, counts);
+    if rows.is_empty() {
+        return;
+    }
+    html.element("section", &[], |section| {
+        section.words("h2", &[], "Data");
+        section.words("p", &[("class", "note")], "What became of every row that was read.");
+        table::plain(section, runs, &rows);
+    });
+}
+
+fn counts(run: &RunRecord) -> Vec<(String, String)> {
+    let sets = run.lock.get("data").and_then(Value::as_array).into_iter().flatten();
+    let of_set = |set: &Value| {
+        let name = said(&set["dataset"]);
+        let of = |(key, words): &(&str, &str)| Some((format!("{name}: {words}"), set.get(key)?));
+        let shown = |count: &Value| if count.is_u64() { with_groups(&count.to_string()) } else { said(count) };
+        COUNTS.iter().filter_map(of).map(|(name, count)| (name, shown(count))).collect::<Vec<_>>()
+    };
+    sets.flat_map(of_set).collect()
+}
