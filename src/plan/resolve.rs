@@ -99,12 +99,7 @@ pub fn resolve(recipe: Recipe, started: Option<jiff::Timestamp>) -> Result<Resol
 pub fn resolve_on(recipe: Recipe, started: Option<jiff::Timestamp>, fetched: Option<Snapshot>) -> Result<Resolved, Error> {
     let mut faults = recipe.faults.clone();
     let mut filled = Filled::default();
-    let started = started.unwrap_or_else(|| {
-        now().unwrap_or_else(|fault| {
-            faults.push(fault);
-            jiff::Timestamp::UNIX_EPOCH
-        })
-    });
+    let started = started.unwrap_or_else(|| start(&mut faults));
     let base = base::find(&recipe, fetched, &mut filled, &mut faults);
     let folder = if let Found::Folder(base) = &base { Some(base.as_ref()) } else { None };
     let mut formats = recipe.datasets.iter().chain(&recipe.evaluation.datasets).filter_map(|dataset| dataset.format.as_ref());
@@ -125,10 +120,7 @@ pub fn resolve_on(recipe: Recipe, started: Option<jiff::Timestamp>, fetched: Opt
     let prompts = prompts(&recipe, folder, template.as_ref(), &mut filled, &mut faults);
     let device = device::resolve(filled.fill("device", recipe.device.as_ref(), Device::Auto, |device| json!(device.to_string())));
     let threads = filled.plain("threads", recipe.threads.as_ref(), 0);
-    let stem = recipe.path.file_stem().unwrap_or(recipe.path.as_os_str());
-    let output_dir = filled.fill("output_dir", recipe.output_dir.as_ref(), Path::new("checkpoints").join(stem), |path| {
-        json!(path.display().to_string())
-    });
+    let output_dir = output_dir(&recipe, &mut filled);
     if !faults.is_empty() {
         return Err(Error::Faults { faults });
     }
@@ -162,6 +154,19 @@ pub fn resolve_on(recipe: Recipe, started: Option<jiff::Timestamp>, fetched: Opt
         started,
         training,
     })))
+}
+
+fn start(faults: &mut Vec<Fault>) -> jiff::Timestamp {
+    now().unwrap_or_else(|fault| {
+        faults.push(fault);
+        jiff::Timestamp::UNIX_EPOCH
+    })
+}
+
+fn output_dir(recipe: &Recipe, filled: &mut Filled) -> PathBuf {
+    let stem = recipe.path.file_stem().unwrap_or(recipe.path.as_os_str());
+    let default = Path::new("checkpoints").join(stem);
+    filled.fill("output_dir", recipe.output_dir.as_ref(), default, |path| json!(path.display().to_string()))
 }
 
 fn as_written(holdout: &Holdout) -> Value {
