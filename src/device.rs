@@ -106,14 +106,13 @@ pub fn cpu_features() -> Vec<&'static str> {
     found.into_iter().filter(|(_, present)| *present).map(|(name, _)| name).collect()
 }
 
-/// Floating-point operations a second of an f32 product on this device: the best of a few, in about 50 ms on a CPU.
-pub fn product_flops_per_second(device: &Device) -> f64 {
-    const SIZE: usize = 512;
-    let x = burn::tensor::Tensor::<2>::ones([SIZE, SIZE], device);
+/// Floating-point operations a second of an f32 product of two square matrices on this device: the best of a few.
+pub fn product_flops_per_second(device: &Device, width: usize) -> f64 {
+    let x = burn::tensor::Tensor::<2>::ones([width, width], device);
     let seconds = (0..4).map(|_| {
         let started = std::time::Instant::now();
         let _ = x.clone().matmul(x.clone()).slice([0..1, 0..1]).into_data();
         started.elapsed().as_secs_f64()
     });
-    2.0 * (SIZE * SIZE * SIZE) as f64 / seconds.fold(f64::INFINITY, f64::min)
+    2.0 * (width * width * width) as f64 / seconds.fold(f64::INFINITY, f64::min)
 }

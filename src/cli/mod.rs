@@ -1,6 +1,7 @@
 //! The command line: one file a verb. The only place that writes to stdout.
 
 mod base;
+mod bench;
 mod card;
 mod chat;
 mod check;
@@ -31,6 +32,7 @@ mod try_template;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use clap::{ArgAction, Args, Parser, Subcommand};
 
@@ -81,6 +83,9 @@ enum Verb {
     Push(push::PushArgs),
     /// Writes a model or an adapter for PEFT, llama.cpp, Ollama or mlx-lm
     Export(export::ExportArgs),
+    /// Measures training steps
+    #[command(hide = true)]
+    Bench(bench::BenchArgs),
     /// Tries a chat template, for the program itself
     #[command(name = sandbox::VERB, hide = true)]
     TryTemplate,
@@ -169,6 +174,7 @@ impl Command {
     /// # Errors
     /// Everything that can go wrong, with its exit code.
     pub fn run(self) -> Result<(), Failure> {
+        let started = Instant::now();
         // Elsewhere a program that was replaced while it runs is not found, and a template that is not tried is refused.
         let program = if cfg!(target_os = "linux") { Ok("/proc/self/exe".into()) } else { std::env::current_exe() };
         sandbox::try_in(program.unwrap_or_default());
@@ -187,6 +193,7 @@ impl Command {
             Verb::Export(args) => export::export(&args, &terminal),
             Verb::Pull(args) => pull::pull(&args, &terminal),
             Verb::Push(args) => push::push(&args, &terminal),
+            Verb::Bench(args) => bench::bench(&args, started),
             Verb::TryTemplate => try_template::try_template(),
         }
     }

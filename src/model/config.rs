@@ -26,10 +26,16 @@ impl Config {
             let hint = Some("name the folder of a Hugging Face model: config.json, *.safetensors, tokenizer.json".to_owned());
             return Err(Error::Config { path, message, hint });
         }
-        match serde_json::from_str(&read_text_up_to(&path, JSON_BYTES)?) {
-            Ok(Value::Object(values)) => Ok(Self { path, values }),
-            Ok(_) => Err(Error::Config { path, message: "expected a JSON object".to_owned(), hint: None }),
-            Err(error) => Err(Error::Config { path, message: format!("not valid JSON: {error}"), hint: None }),
+        Self::read(&path)
+    }
+
+    /// Reads a file of that kind, whatever its name.
+    pub fn read(path: &Path) -> Result<Self, Error> {
+        let fault = |message| Err(Error::Config { path: path.to_owned(), message, hint: None });
+        match serde_json::from_str(&read_text_up_to(path, JSON_BYTES)?) {
+            Ok(Value::Object(values)) => Ok(Self { path: path.to_owned(), values }),
+            Ok(_) => fault("expected a JSON object".to_owned()),
+            Err(error) => fault(format!("not valid JSON: {error}")),
         }
     }
 

@@ -3,24 +3,17 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use burn::tensor::{Device, Tensor, TensorData};
-use rayon::prelude::*;
+use burn::tensor::Device;
 use serde_json::{Map, Value};
 
-use super::block::Block;
+use super::assemble::{Source, assemble};
 use super::config::Config;
 use super::decoder::Decoder;
-use super::spec::{
-    ATTENTION, DecoderSpec, EMBEDDING, FINAL_NORM, HEAD, LAYER_NORMS, LayerSpec, LinearSpec, MLP, QUERY_KEY_NORMS, norm_name,
-};
+use super::spec::{DecoderSpec, EMBEDDING, HEAD};
 use super::{Error, families};
 use crate::files::safetensors::Archive;
 use crate::files::{JSON_BYTES, listed, read_text_up_to};
-use crate::nn::head::Head;
-use crate::nn::norm::RmsNorm;
-use crate::nn::projection::Projection;
-use crate::report::{Event, Reporter};
-use crate::terms::Method;
+use crate::report::Reporter;
 
 /// More tensors than any model has.
 const MAX_TENSORS: usize = 250_000;
@@ -58,8 +51,7 @@ impl Folder {
     /// # Errors
     /// Tensors are missing, left over or of another shape (all of them are listed), or a file is damaged.
     pub fn load(&self, device: &Device, report: Reporter) -> Result<Decoder, Error> {
-        let weights = Weights::open(&self.path, &self.spec)?;
-        weights.assemble(self.spec.clone(), device, report)
+        assemble(&Weights::open(&self.path, &self.spec)?, self.spec.clone(), device, report)
     }
 }
 
@@ -170,118 +162,11 @@ impl Weights {
         let differ = spec.tied_head && bytes(HEAD)? != bytes(EMBEDDING)?;
         differ.then(|| format!("tensor `{HEAD}` differs from `{EMBEDDING}`, expected equal: config.json ties them"))
     }
+}
 
-    fn read(&self, name: &str) -> Result<Vec<f32>, Error> {
+impl Source for Weights {
+    fn numbers(&self, name: &str, _shape: &[usize]) -> Result<Vec<f32>, Error> {
         let shard = &self.shards[self.place[name]];
         Ok(shard.read_f32(name)?.expect("names were taken from the shards"))
-    }
-
-    fn vector(&self, name: &str, device: &Device) -> Result<Tensor<1>, Error> {
-        let values = self.read(name)?;
-        let length = values.len();
-        Ok(Tensor::from_data(TensorData::new(values, [length]), device))
-    }
-
-    /// A matrix as it is stored.
-    fn matrix(&self, name: &str, shape: [usize; 2], device: &Device) -> Result<Tensor<2>, Error> {
-        Ok(Tensor::from_data(TensorData::new(self.read(name)?, shape), device))
-    }
-
-    fn norm(&self, name: &str, spec: &DecoderSpec, device: &Device) -> Result<RmsNorm, Error> {
-        Ok(RmsNorm { weight: self.vector(name, device)?, epsilon: spec.norm_epsilon })
-    }
-
-    fn projection(&self, linear: &LinearSpec, device: &Device) -> Result<Projection, Error> {
-        let LinearSpec { name, inputs, outputs, bias } = linear;
-        let weight = transposed(&self.read(&format!("{name}.weight"))?, *outputs, *inputs);
-        let bias = if *bias { Some(self.vector(&format!("{name}.bias"), device)?) } else { None };
-        Ok(Projection {
-            name: name.clone(),
-            weight: Tensor::from_data(TensorData::new(weight, [*inputs, *outputs]), device),
-            bias,
-            lora: None,
-        })
-    }
-
-    fn assemble(&self, spec: DecoderSpec, device: &Device, report: Reporter) -> Result<Decoder, Error> {
-        let (mut ropes, mut spans) = (Vec::new(), Vec::new());
-        let linears = spec.projections();
-        let mut blocks = Vec::with_capacity(spec.layers.len());
-        for (index, (layer, linears)) in spec.layers.iter().zip(linears.chunks(ATTENTION.len() + MLP.len())).enumerate() {
-            let (rope, span) = (position(&mut ropes, &layer.mixer.rope), position(&mut spans, &layer.mixer.span));
-            blocks.push(self.block(&spec, index, layer, linears, (rope, span), device)?);
-            report(Event::Progress {
-                what: "loading the base model".to_owned(),
-                done: index as u64 + 1,
-                total: spec.layers.len() as u64,
-            });
-        }
-        let shape = [spec.vocabulary, spec.width];
-        let embedding = self.matrix(EMBEDDING, shape, device)?;
-        let weight = if spec.tied_head { embedding.clone() } else { self.matrix(HEAD, shape, device)? };
-        let head = Head { norm: self.norm(FINAL_NORM, &spec, device)?, weight };
-        Ok(Decoder { spec, trained: Method::Lora, embedding, blocks, head, ropes, spans })
-    }
-
-    fn block(
-        &self,
-        spec: &DecoderSpec,
-        index: usize,
-        layer: &LayerSpec,
-        linears: &[LinearSpec],
-        (rope, span): (usize, usize),
-        device: &Device,
-    ) -> Result<Block, Error> {
-        let norm = |name: &str| self.norm(&norm_name(index, name), spec, device);
-        let [attention_norm, mlp_norm] = LAYER_NORMS;
-        let [query_norm, key_norm] = QUERY_KEY_NORMS;
-        let query_key_norm = if layer.mixer.qk_norm { Some([norm(query_norm)?, norm(key_norm)?]) } else { None };
-        let linear = |index: usize| self.projection(&linears[index], device);
-        Ok(Block {
-            index,
-            spec: layer.mixer.clone(),
-            rope,
-            span,
-            attention_norm: norm(attention_norm)?,
-            query_key_norm,
-            attention: [linear(0)?, linear(1)?, linear(2)?, linear(3)?],
-            mlp_norm: norm(mlp_norm)?,
-            mlp: [linear(4)?, linear(5)?, linear(6)?],
-        })
-    }
-}
-
-/// Index of `item` in `items`, appended if it is new.
-fn position<T: PartialEq + Clone>(items: &mut Vec<T>, item: &T) -> usize {
-    items.iter().position(|other| other == item).unwrap_or_else(|| {
-        items.push(item.clone());
-        items.len() - 1
-    })
-}
-
-/// [rows, columns] to [columns, rows], in strips of columns that fit the cache.
-fn transposed(values: &[f32], rows: usize, columns: usize) -> Vec<f32> {
-    const STRIP: usize = 32;
-    let mut output = vec![0.0; values.len()];
-    output.par_chunks_mut(rows * STRIP).enumerate().for_each(|(strip, output)| {
-        let (first, width) = (strip * STRIP, output.len() / rows);
-        for row in 0..rows {
-            for column in 0..width {
-                output[column * rows + row] = values[row * columns + first + column];
-            }
-        }
-    });
-    output
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn transposing_twice_is_the_identity() {
-        let values: Vec<f32> = (0..70u8 * 3).map(f32::from).collect();
-        assert_eq!(transposed(&transposed(&values, 3, 70), 70, 3), values);
-        assert_eq!(transposed(&[1.0, 2.0, 3.0, 4.0, 5.0, 6.0], 2, 3), [1.0, 4.0, 2.0, 5.0, 3.0, 6.0]);
     }
 }

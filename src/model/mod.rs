@@ -1,10 +1,12 @@
 //! One decoder, described by data: a family's file turns config.json into a [`DecoderSpec`], `load` fills a [`Decoder`].
 
+mod assemble;
 mod beside;
 mod block;
 mod cache;
 mod config;
 mod decoder;
+mod drawn;
 mod embedding;
 mod families;
 mod load;

@@ -14,9 +14,6 @@ use crate::report::Reporter;
 use crate::terms::Method;
 use crate::train::{self, Checkpoint, Product, Schedule, StepConfig};
 
-/// Logits that exist at a time, at most.
-const LOGITS: usize = 1 << 24;
-
 impl Plan {
     /// Loads what trains: as a checkpoint has it, as the recipe says to go on from, or fresh.
     ///
@@ -65,7 +62,7 @@ impl Plan {
 
     /// Rows of logits that exist at a time.
     pub(super) fn head_chunk_rows(&self) -> usize {
-        (LOGITS / self.model.spec.vocabulary).clamp(16, 4096)
+        train::head_chunk_rows(self.model.spec.vocabulary)
     }
 
     /// The loop's config for these rows.

@@ -22,7 +22,7 @@ pub use run::{Data, run};
 pub use samples::{Answer, Prompts};
 pub use schedule::Schedule;
 pub use state::State;
-pub use step::{Gradients, Loss, Memory, StepConfig, forward_backward, score};
+pub use step::{Gradients, Loss, Memory, StepConfig, forward_backward, head_chunk_rows, score};
 
 use std::path::{Path, PathBuf};
 

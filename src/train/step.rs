@@ -31,6 +31,14 @@ pub struct StepConfig {
     pub dropout: f64,
 }
 
+/// Logits that exist at a time, at most.
+const LOGITS: usize = 1 << 24;
+
+/// Rows of logits that exist at a time for a vocabulary.
+pub fn head_chunk_rows(vocabulary: usize) -> usize {
+    (LOGITS / vocabulary).clamp(16, 4096)
+}
+
 /// Gradients of every weight that trains, in the decoder's order and each in memory order, summed over trained tokens.
 #[derive(Debug, Clone, Default)]
 pub struct Gradients(Vec<Tensor<1>>);

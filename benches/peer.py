@@ -1,0 +1,86 @@
+"""Training steps of transformers + PEFT on random weights, to be run beside `rankine bench`: see peer.md.
+
+One configuration a process; prints one JSON line. With --export DIR the model, the fresh adapter and the tokens are left for rankine.
+"""
+
+import time
+
+STARTED = time.perf_counter()
+
+import argparse
+import json
+import resource
+import statistics
+from pathlib import Path
+
+TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+
+
+def arguments():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--config", required=True, help="a model's config.json")
+    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--seq", type=int, default=256)
+    parser.add_argument("--rank", type=int, default=16)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--steps", type=int, default=5)
+    parser.add_argument("--warmup", type=int, default=2)
+    parser.add_argument("--grad-ckpt", action="store_true")
+    parser.add_argument("--export", type=Path)
+    return parser.parse_args()
+
+
+def main():
+    args = arguments()
+    import peft
+    import torch
+    from safetensors.torch import save_file
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(0)
+    values = json.loads(Path(args.config).read_text())
+    config = AutoConfig.for_model(values.pop("model_type"), **values)
+    config.use_cache = False
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="sdpa")
+    ids = torch.randint(0, config.vocab_size, (args.batch, args.seq), generator=torch.Generator().manual_seed(1))
+    if args.export:
+        model.save_pretrained(args.export / "model")
+    lora = peft.LoraConfig(r=args.rank, lora_alpha=2 * args.rank, target_modules=TARGETS, task_type="CAUSAL_LM")
+    model = peft.get_peft_model(model, lora)
+    if args.export:
+        model.save_pretrained(args.export / "adapter")
+        save_file({"input_ids": ids}, args.export / "tokens.safetensors")
+    if args.grad_ckpt:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        model.enable_input_require_grads()
+    model.train()
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trainable, lr=2e-4, eps=1e-8, weight_decay=0.01)
+
+    seconds, losses, first = [], [], None
+    for _ in range(args.warmup + args.steps):
+        began = time.perf_counter()
+        loss = model(input_ids=ids, attention_mask=torch.ones_like(ids), labels=ids).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(trainable, 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        losses.append(loss.item())
+        seconds.append(time.perf_counter() - began)
+        first = first or time.perf_counter() - STARTED
+    measured = sorted(seconds[args.warmup :])
+    median = statistics.median(measured)
+    result = {
+        "tokens_per_second": args.batch * args.seq / median,
+        "step_seconds_median": median,
+        "step_seconds_min": measured[0],
+        "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "process_start_to_first_step_seconds": first,
+        "losses": losses,
+        "versions": {"torch": torch.__version__, "peft": peft.__version__},
+    }
+    print(json.dumps(result))
+
+
+main()

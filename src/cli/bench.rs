@@ -1,0 +1,226 @@
+//! `rankine bench`: speed and memory of training steps over dense rows, on drawn weights or on a base, with every loss, so that a peer can
+//! be run beside it.
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use clap::Args;
+use serde_json::{Value, json};
+
+use super::{Failure, grouped, print};
+use crate::adapter::{LoraConfig, Targets, attach, peft};
+use crate::data::{Batch, TokenRow};
+use crate::device;
+use crate::draws::mix;
+use crate::fault::{Exit, Fault};
+use crate::files::safetensors::Archive;
+use crate::model::{Decoder, DecoderSpec, Folder};
+use crate::report::peak_memory_bytes;
+use crate::terms;
+use crate::train::{AdamW, AdamWConfig, Gradients, Memory, StepConfig, forward_backward, head_chunk_rows};
+
+/// The optimizer's constants are those of the peer's script.
+const ADAMW: AdamWConfig = AdamWConfig { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.01 };
+const LEARNING_RATE: f64 = 2e-4;
+const MAX_GRAD_NORM: f64 = 1.0;
+const SEED: u64 = 42;
+/// Width of the product that tells how fast this machine can be.
+const PRODUCT_WIDTH: usize = 2048;
+
+#[derive(Debug, Args)]
+pub(super) struct BenchArgs {
+    /// A model's config.json; the weights are drawn
+    #[arg(long, value_name = "CONFIG.json", conflicts_with = "model", required_unless_present = "model")]
+    config: Option<PathBuf>,
+    /// The folder of a model
+    #[arg(long, value_name = "DIR")]
+    model: Option<PathBuf>,
+    /// The folder of an adapter to start from, in place of a fresh one
+    #[arg(long, value_name = "DIR", requires = "model")]
+    init_from: Option<PathBuf>,
+    /// A safetensors file whose `input_ids` [batch, seq], 64-bit integers, are the tokens of every step
+    #[arg(long, value_name = "FILE")]
+    tokens: Option<PathBuf>,
+    /// Rows of a step
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    batch: u32,
+    /// Tokens of a row
+    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(2..=1_048_576))]
+    seq: u32,
+    /// Rank of the adapter, which is on every projection
+    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u64).range(1..=terms::MAX_RANK))]
+    rank: u64,
+    /// Threads of the CPU; 0: one a core
+    #[arg(long, default_value_t = 0)]
+    threads: usize,
+    /// Where to compute
+    #[arg(long, default_value = "cpu", value_parser = parse_device)]
+    device: terms::Device,
+    /// Compute every block again in backward, in place of keeping its activations
+    #[arg(long)]
+    recompute: bool,
+    /// Steps that are measured
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    steps: u32,
+    /// Steps before them
+    #[arg(long, default_value_t = 2)]
+    warmup: u32,
+    /// Print the result as one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+fn parse_device(word: &str) -> Result<terms::Device, String> {
+    terms::Device::parse(word).ok_or_else(|| "expected `cpu`, `wgpu`, `wgpu:N` or `cuda:N`".to_owned())
+}
+
+pub(super) fn bench(args: &BenchArgs, started: Instant) -> Result<(), Failure> {
+    let threads = device::set_threads(args.threads);
+    let mut decoder = decoder(args)?;
+    let batch = batch(args, &decoder.spec)?;
+    let memory = if args.recompute { Memory::Recompute } else { Memory::Keep };
+    let config = StepConfig { memory, head_chunk_rows: head_chunk_rows(decoder.spec.vocabulary), dropout: 0.0 };
+    let (mut optimizer, mut measured) = (AdamW::new(ADAMW, &decoder), Measured::default());
+    for _ in 0..args.warmup + args.steps {
+        let began = Instant::now();
+        let loss = step(&mut decoder, &mut optimizer, &batch, config);
+        measured.seconds.push(began.elapsed().as_secs_f64());
+        measured.losses.push(loss);
+        measured.first_step_seconds.get_or_insert(started.elapsed().as_secs_f64());
+    }
+    measured.seconds.drain(..args.warmup as usize);
+    measured.seconds.sort_by(f64::total_cmp);
+    let peak_memory_bytes = peak_memory_bytes();
+    let seconds = measured.seconds[measured.seconds.len() / 2];
+    let flops = flops_a_token(&decoder.spec, batch.length) * batch.tokens as f64;
+    let result = json!({
+        "tokens_per_second": batch.tokens as f64 / seconds,
+        "step_seconds_median": seconds,
+        "step_seconds_min": measured.seconds[0],
+        "flops_per_second": flops / seconds,
+        "matmul_peak_flops_per_second": device::product_flops_per_second(&decoder.device(), PRODUCT_WIDTH),
+        "peak_memory_bytes": peak_memory_bytes,
+        "process_start_to_first_step_seconds": measured.first_step_seconds,
+        "losses": measured.losses,
+        "parameters": decoder.spec.parameters(),
+        "trainable_parameters": decoder.trainable_parameters(),
+        "batch": args.batch,
+        "seq": batch.length,
+        "threads": threads,
+    });
+    if args.json { print(result) } else { print_lines(&result) }
+}
+
+#[derive(Debug, Default)]
+struct Measured {
+    seconds: Vec<f64>,
+    losses: Vec<f64>,
+    first_step_seconds: Option<f64>,
+}
+
+/// One optimizer step; the mean loss before it.
+fn step(decoder: &mut Decoder, optimizer: &mut AdamW, batch: &Batch, config: StepConfig) -> f64 {
+    let mut gradients = Gradients::default();
+    let loss = forward_backward(decoder, batch, config, [SEED, 0], &mut gradients);
+    let mean = 1.0 / loss.trained_tokens as f64;
+    let gradients = gradients.scaled(mean);
+    let norm = gradients.norm();
+    // Weights that are not finite are left out; the loss tells.
+    let _ = optimizer.update(decoder, gradients.clipped(norm, MAX_GRAD_NORM), LEARNING_RATE);
+    loss.sum * mean
+}
+
+fn decoder(args: &BenchArgs) -> Result<Decoder, Failure> {
+    let device = device::open(device::resolve(args.device), true)?;
+    let mut decoder = match (&args.model, &args.config) {
+        (Some(folder), _) => Folder::open(folder)?.load(&device, &|_| {})?,
+        (None, Some(config)) => DecoderSpec::read(config)?.draw(SEED, &device)?,
+        (None, None) => unreachable!("clap asks for one of the two"),
+    };
+    let Some(folder) = &args.init_from else {
+        attach(&mut decoder, &fresh(args.rank), SEED, None)?;
+        return Ok(decoder);
+    };
+    let config = peft::read_config(folder)?;
+    let numbers = peft::read_numbers(folder, &config, &decoder.spec.projections())?;
+    attach(&mut decoder, &config, SEED, Some(&numbers))?;
+    Ok(decoder)
+}
+
+fn fresh(rank: u64) -> LoraConfig {
+    LoraConfig {
+        rank: rank as usize,
+        alpha: 2.0 * rank as f64,
+        dropout: 0.0,
+        targets: Targets::all_linear(),
+        use_rslora: false,
+        rank_pattern: Vec::new(),
+        alpha_pattern: Vec::new(),
+        init_lora_weights: true,
+    }
+}
+
+/// Dense rows in which every token but the first is trained.
+fn batch(args: &BenchArgs, spec: &DecoderSpec) -> Result<Batch, Failure> {
+    let rows = if let Some(path) = &args.tokens {
+        read_tokens(path, spec.vocabulary)?
+    } else {
+        let token = |index: u64| (mix(SEED ^ index) % spec.vocabulary as u64) as u32;
+        let row = |row: u32| (0..args.seq).map(|place| token(u64::from(row) << 32 | u64::from(place))).collect();
+        (0..args.batch).map(row).collect::<Vec<Vec<u32>>>()
+    };
+    let row = |(index, ids): (usize, Vec<u32>)| (index as u64, TokenRow { trained: vec![true; ids.len()], ids });
+    Ok(Batch::new(rows.into_iter().enumerate().map(row)))
+}
+
+fn read_tokens(path: &Path, vocabulary: usize) -> Result<Vec<Vec<u32>>, Failure> {
+    let refused = |message: String| {
+        let fault = Fault::new(format!("`{}`: {message}", path.display()));
+        Failure::new(Exit::Input, fault.hint("give a safetensors file with `input_ids` [batch, seq] of 64-bit integers"))
+    };
+    let archive = Archive::open(path)?;
+    let (bytes, shape) = (archive.bytes("input_ids").unwrap_or_default(), archive.shape("input_ids").unwrap_or_default());
+    let (rows, length) = match shape {
+        [rows, length] if *rows > 0 && *length > 1 => (rows, length),
+        _ => return Err(refused(format!("`input_ids` has shape {shape:?}, expected rows of two tokens or more"))),
+    };
+    let (numbers, _) = bytes.as_chunks();
+    if numbers.len() != rows * length {
+        return Err(refused(format!("`input_ids` has {} bytes for {rows} rows of {length}", bytes.len())));
+    }
+    let id = |bytes: &[u8; 8]| {
+        let id = i64::from_le_bytes(*bytes);
+        let known = usize::try_from(id).is_ok_and(|id| id < vocabulary);
+        if known { Ok(id as u32) } else { Err(refused(format!("token {id}, the vocabulary has {vocabulary}"))) }
+    };
+    let ids = numbers.iter().map(id).collect::<Result<Vec<u32>, _>>()?;
+    Ok(ids.chunks(*length).map(<[u32]>::to_vec).collect())
+}
+
+/// What a token costs with a frozen base: 4 a parameter that it meets, and attention over the half of all pairs that is causal, forward
+/// and backward.
+fn flops_a_token(spec: &DecoderSpec, length: usize) -> f64 {
+    let linear: usize = spec.projections().iter().map(|linear| linear.inputs * linear.outputs).sum();
+    let heads: usize = spec.layers.iter().map(|layer| layer.mixer.heads * layer.mixer.head_dim).sum();
+    4.0 * (linear + spec.vocabulary * spec.width) as f64 + 6.0 * (heads * length) as f64
+}
+
+fn print_lines(result: &Value) -> Result<(), Failure> {
+    let number = |key: &str| result[key].as_f64().unwrap_or(f64::NAN);
+    print(format_args!("tokens a second        {:.1}", number("tokens_per_second")))?;
+    print(format_args!(
+        "step                   {:.4} s (median), {:.4} s (least)",
+        number("step_seconds_median"),
+        number("step_seconds_min")
+    ))?;
+    let (reached, peak) = (number("flops_per_second"), number("matmul_peak_flops_per_second"));
+    let share = 100.0 * reached / peak;
+    print(format_args!(
+        "speed                  {:.1} GFLOP/s, {share:.0} % of the {:.1} of an f32 product",
+        reached / 1e9,
+        peak / 1e9
+    ))?;
+    print(format_args!("peak memory            {} bytes", grouped(result["peak_memory_bytes"].as_u64().unwrap_or(0))))?;
+    print(format_args!("start to first step    {:.2} s", number("process_start_to_first_step_seconds")))?;
+    print(format_args!("losses                 {}", result["losses"]))
+}

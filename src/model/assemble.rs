@@ -1,0 +1,130 @@
+//! Numbers by name to a [`Decoder`]. Linear weights turn from [out, in], as files have them, to [in, out].
+
+use burn::tensor::{Device, Tensor, TensorData};
+use rayon::prelude::*;
+
+use super::Error;
+use super::block::Block;
+use super::decoder::Decoder;
+use super::spec::{
+    ATTENTION, DecoderSpec, EMBEDDING, FINAL_NORM, HEAD, LAYER_NORMS, LayerSpec, LinearSpec, MLP, QUERY_KEY_NORMS, norm_name,
+};
+use crate::nn::head::Head;
+use crate::nn::norm::RmsNorm;
+use crate::nn::projection::Projection;
+use crate::report::{Event, Reporter};
+use crate::terms::Method;
+
+/// Where the numbers of a decoder come from.
+pub(super) trait Source {
+    /// Those of a tensor in the order of a checkpoint; the name and shape are of [`DecoderSpec::tensors`].
+    fn numbers(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, Error>;
+}
+
+/// Makes the decoder.
+pub(super) fn assemble(source: &dyn Source, spec: DecoderSpec, device: &Device, report: Reporter) -> Result<Decoder, Error> {
+    let assembly = Assembly { source, spec: &spec, device };
+    let (mut ropes, mut spans) = (Vec::new(), Vec::new());
+    let linears = spec.projections();
+    let mut blocks = Vec::with_capacity(spec.layers.len());
+    for (index, (layer, linears)) in spec.layers.iter().zip(linears.chunks(ATTENTION.len() + MLP.len())).enumerate() {
+        let (rope, span) = (position(&mut ropes, &layer.mixer.rope), position(&mut spans, &layer.mixer.span));
+        blocks.push(assembly.block(index, layer, linears, (rope, span))?);
+        let (done, total) = (index as u64 + 1, spec.layers.len() as u64);
+        report(Event::Progress { what: "loading the base model".to_owned(), done, total });
+    }
+    let embedding = assembly.matrix(EMBEDDING)?;
+    let weight = if spec.tied_head { embedding.clone() } else { assembly.matrix(HEAD)? };
+    let head = Head { norm: assembly.norm(FINAL_NORM, spec.width)?, weight };
+    Ok(Decoder { trained: Method::Lora, embedding, blocks, head, ropes, spans, spec })
+}
+
+struct Assembly<'a> {
+    source: &'a dyn Source,
+    spec: &'a DecoderSpec,
+    device: &'a Device,
+}
+
+impl Assembly<'_> {
+    fn vector(&self, name: &str, length: usize) -> Result<Tensor<1>, Error> {
+        Ok(Tensor::from_data(TensorData::new(self.source.numbers(name, &[length])?, [length]), self.device))
+    }
+
+    /// A matrix [vocabulary, width] as it is stored.
+    fn matrix(&self, name: &str) -> Result<Tensor<2>, Error> {
+        let shape = [self.spec.vocabulary, self.spec.width];
+        Ok(Tensor::from_data(TensorData::new(self.source.numbers(name, &shape)?, shape), self.device))
+    }
+
+    fn norm(&self, name: &str, width: usize) -> Result<RmsNorm, Error> {
+        Ok(RmsNorm { weight: self.vector(name, width)?, epsilon: self.spec.norm_epsilon })
+    }
+
+    fn projection(&self, linear: &LinearSpec) -> Result<Projection, Error> {
+        let LinearSpec { name, inputs, outputs, bias } = linear;
+        let stored = self.source.numbers(&format!("{name}.weight"), &[*outputs, *inputs])?;
+        let weight = TensorData::new(transposed(&stored, *outputs, *inputs), [*inputs, *outputs]);
+        let bias = if *bias { Some(self.vector(&format!("{name}.bias"), *outputs)?) } else { None };
+        Ok(Projection { name: name.clone(), weight: Tensor::from_data(weight, self.device), bias, lora: None })
+    }
+
+    fn block(
+        &self,
+        index: usize,
+        layer: &LayerSpec,
+        linears: &[LinearSpec],
+        (rope, span): (usize, usize),
+    ) -> Result<Block, Error> {
+        let [attention_norm, mlp_norm] = LAYER_NORMS.map(|name| self.norm(&norm_name(index, name), self.spec.width));
+        let [query_norm, key_norm] = QUERY_KEY_NORMS.map(|name| norm_name(index, name));
+        let of_head = |name: &str| self.norm(name, layer.mixer.head_dim);
+        let query_key_norm = if layer.mixer.qk_norm { Some([of_head(&query_norm)?, of_head(&key_norm)?]) } else { None };
+        let linear = |index: usize| self.projection(&linears[index]);
+        Ok(Block {
+            index,
+            spec: layer.mixer.clone(),
+            rope,
+            span,
+            attention_norm: attention_norm?,
+            query_key_norm,
+            attention: [linear(0)?, linear(1)?, linear(2)?, linear(3)?],
+            mlp_norm: mlp_norm?,
+            mlp: [linear(4)?, linear(5)?, linear(6)?],
+        })
+    }
+}
+
+/// Index of `item` in `items`, appended if it is new.
+fn position<T: PartialEq + Clone>(items: &mut Vec<T>, item: &T) -> usize {
+    items.iter().position(|other| other == item).unwrap_or_else(|| {
+        items.push(item.clone());
+        items.len() - 1
+    })
+}
+
+/// [rows, columns] to [columns, rows], in strips of columns that fit the cache.
+fn transposed(values: &[f32], rows: usize, columns: usize) -> Vec<f32> {
+    const STRIP: usize = 32;
+    let mut output = vec![0.0; values.len()];
+    output.par_chunks_mut(rows * STRIP).enumerate().for_each(|(strip, output)| {
+        let (first, width) = (strip * STRIP, output.len() / rows);
+        for row in 0..rows {
+            for column in 0..width {
+                output[column * rows + row] = values[row * columns + first + column];
+            }
+        }
+    });
+    output
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn transposing_twice_is_the_identity() {
+        let values: Vec<f32> = (0..70u8 * 3).map(f32::from).collect();
+        assert_eq!(transposed(&transposed(&values, 3, 70), 70, 3), values);
+        assert_eq!(transposed(&[1.0, 2.0, 3.0, 4.0, 5.0, 6.0], 2, 3), [1.0, 4.0, 2.0, 5.0, 3.0, 6.0]);
+    }
+}

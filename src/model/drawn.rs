@@ -1,0 +1,50 @@
+//! A decoder of drawn numbers: for speed and memory, which do not depend on what the numbers are.
+
+use std::path::Path;
+
+use burn::tensor::Device;
+use rayon::prelude::*;
+
+use super::assemble::{Source, assemble};
+use super::config::Config;
+use super::{Decoder, DecoderSpec, Error, families};
+use crate::draws::{mix, unit};
+
+/// Standard deviation of a weight, as transformers initialises most families.
+const DEVIATION: f64 = 0.02;
+
+struct Drawn {
+    seed: u64,
+}
+
+impl Source for Drawn {
+    /// Norms are 1, and every other number is uniform.
+    fn numbers(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, Error> {
+        let count = shape.iter().product();
+        if name.ends_with("norm.weight") {
+            return Ok(vec![1.0; count]);
+        }
+        let key = name.bytes().fold(mix(self.seed), |key, byte| mix(key ^ u64::from(byte)));
+        let bound = DEVIATION * 3f64.sqrt();
+        let draw = |index: usize| ((2.0 * unit(key.wrapping_add(index as u64)) - 1.0) * bound) as f32;
+        Ok((0..count).into_par_iter().map(draw).collect())
+    }
+}
+
+impl DecoderSpec {
+    /// The decoder that a config.json describes.
+    ///
+    /// # Errors
+    /// The file is missing, or describes a model that is not known.
+    pub fn read(config: &Path) -> Result<Self, Error> {
+        families::spec(&Config::read(config)?)
+    }
+
+    /// A decoder with weights that follow from `seed` alone.
+    ///
+    /// # Errors
+    /// None; numbers from files could be missing.
+    pub fn draw(&self, seed: u64, device: &Device) -> Result<Decoder, Error> {
+        assemble(&Drawn { seed }, self.clone(), device, &|_| {})
+    }
+}
