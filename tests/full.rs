@@ -208,3 +208,122 @@ fn what_belongs_to_an_adapter_is_refused() {
         desk.run(&["check", "recipe.yaml", &format!("adapter.{word}")]).says(word, 65, &[&message]);
     }
 }
+
+/// The run with its last checkpoints gone, so that it can be gone on with.
+fn cut_short(desk: &Desk) {
+    for file in ["README.md", "result.json"] {
+        desk.remove(&format!("run/{file}"));
+    }
+    for step in [6, 8] {
+        std::fs::remove_dir_all(desk.path(&format!("run/checkpoints/step-{step}"))).unwrap();
+    }
+}
+
+#[test]
+fn a_base_that_has_changed_does_not_end_as_a_model_with_anothers_config() {
+    let desk = desk();
+    cut_short(&desk);
+    // Computed in another way: on with that, if it is wanted, and the model says so.
+    let config = desk.read_text("base/config.json");
+    assert_eq!(config.matches("1e-05").count(), 1);
+    desk.write("base/config.json", config.replace("1e-05", "1e-03"));
+    desk.run(&["resume", "run"]).says("without a word", 65, &["`base/config.json` has changed since the run started"]);
+    desk.run(&["resume", "run", "--force"]).says("forced", 0, &["going on after step 4"]);
+    assert!(desk.read_text("run/model/config.json").contains("1e-03"));
+    let result: Value = serde_json::from_str(&desk.read_text("run/result.json")).unwrap();
+    let score = |desk: &Desk| object(&desk.run(&["eval", "run", "--json"]))["total"]["model"]["loss"].clone();
+    assert_eq!(score(&desk), result["eval_loss_best"], "the folder is what was scored");
+    // The base as it was: the model is still what it is.
+    desk.write("base/config.json", config);
+    assert_eq!(score(&desk), result["eval_loss_best"]);
+
+    cut_short(&desk);
+    std::fs::remove_dir_all(desk.path("base")).unwrap();
+    rankine::files::mirror(&golden("archs/qwen2/model"), &desk.path("base")).unwrap();
+    let parts = ["step-4` has tensor `lm_head.weight` of shape [304, 32], base `base` has not"];
+    desk.run(&["resume", "run", "--force"]).says("another family", 65, &parts);
+    let parts = ["`run/model` has tensor `lm_head.weight` of shape [304, 32], its base has not"];
+    desk.run(&["eval", "run"]).says("eval on another family", 65, &parts);
+}
+
+#[test]
+fn a_model_keeps_the_template_that_it_was_trained_with() {
+    let desk = Desk::new();
+    desk.write("recipe.yaml", format!("chat_template: own.jinja\n{RECIPE}"));
+    let own = "{% for m in messages %}<<{{ m.role }}>> {{ m.content }}{{ eos_token }}{% endfor %}";
+    desk.write("own.jinja", own);
+    desk.write("base/chat_template.jinja", "{{ messages[0].content }}");
+    desk.run(&["train", "recipe.yaml", "output_dir=run", "training.max_steps=2"]).says("train", 0, &[]);
+    assert_eq!(desk.read_text("run/model/chat_template.jinja"), own);
+    assert_eq!(desk.read_text("run/checkpoints/step-2/model/chat_template.jinja"), own);
+    desk.run(&["export", "run", "--to", "gguf", "--out", "model.gguf"]).says("export", 0, &[]);
+    assert!(String::from_utf8_lossy(&desk.read("model.gguf")).contains(own));
+}
+
+#[test]
+fn cards_of_a_model_and_of_its_exports_tell_of_base_and_training() {
+    let desk = Desk::new();
+    desk.write("recipe.yaml", RECIPE);
+    desk.write("base/README.md", "---\nlicense: apache-2.0\n---\n# A base\n");
+    desk.write("base/LICENSE", "the base's licence");
+    desk.run(&["train", "recipe.yaml", "output_dir=run"]).says("train", 0, &[]);
+    assert_eq!(desk.read("run/model/README.md"), desk.read("run/README.md"));
+    // Its card is no part of what the next base passes on.
+    let next = ["train", "recipe.yaml", "base_model=run/model", "output_dir=next", "training.max_steps=1"];
+    desk.run(&next).says("next", 0, &[]);
+    let export = |to: &str, from: &str| desk.run(&["export", from, "--to", "gguf", "--out", to]).says(to, 0, &[]);
+    export("of-run/", "run");
+    export("of-model/", "run/model");
+    export("of-checkpoint/", "run/checkpoints/step-8");
+    std::fs::remove_dir_all(desk.path("base")).unwrap();
+    export("without-base/", "run");
+    for folder in ["run/model", "next/model", "of-run", "of-model", "of-checkpoint", "without-base"] {
+        let card = desk.read_text(&format!("{folder}/README.md"));
+        assert!(card.contains("license: \"apache-2.0\"") && card.contains("## Hyperparameters"), "{folder}: {card}");
+        assert_eq!(desk.read_text(&format!("{folder}/LICENSE")), "the base's licence", "{folder}");
+    }
+    assert!(desk.read_text("of-run/README.md").contains("# `base` as GGUF"));
+    assert!(desk.read_text("of-checkpoint/README.md").contains("The run was not over"));
+}
+
+#[test]
+fn a_card_knows_a_base_that_went_during_the_run() {
+    let desk = Desk::new();
+    desk.write("recipe.yaml", RECIPE);
+    desk.write("base/README.md", "---\nlicense: apache-2.0\n---\n# A base\n");
+    let mut run = desk.command(&["train", "recipe.yaml", "output_dir=run", "training.max_steps=400"]).spawn().unwrap();
+    let has_begun = || desk.path("run/metrics.jsonl").metadata().is_ok_and(|file| file.len() > 0);
+    while !has_begun() && run.try_wait().unwrap().is_none() {
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    std::fs::rename(desk.path("base"), desk.path("gone")).unwrap();
+    assert!(run.wait().unwrap().success());
+    let card = desk.read_text("run/README.md");
+    assert!(card.contains("license: \"apache-2.0\"") && card.contains("- Model: "), "{card}");
+}
+
+#[test]
+fn a_run_without_an_adapter_is_told_from_a_folder_without_one() {
+    let desk = desk();
+    let parts = ["`run` holds a run of all weights, expected an adapter", "it is a base itself, `run/model`"];
+    for command in [
+        &["merge", "--adapter", "run", "--out", "merged"][..],
+        &["generate", "--adapter", "run", "--prompt", "x"],
+        &["push", "run", "me/model"],
+    ] {
+        desk.run(command).says(command[0], 65, &parts);
+    }
+}
+
+#[test]
+fn a_run_does_not_move_into_the_folder_of_its_base() {
+    let desk = Desk::new();
+    desk.write("base/LICENSE", "the base's licence");
+    for overwrite in
+        [&["train", "recipe.yaml", "output_dir=base"][..], &["train", "recipe.yaml", "output_dir=base", "--overwrite"]]
+    {
+        desk.run(overwrite).says("the base's folder", 73, &["output_dir: `base` is the folder of the base"]);
+    }
+    assert_eq!(desk.read_text("base/LICENSE"), "the base's licence");
+    assert!(!desk.path("base/README.md").exists());
+}

@@ -8,6 +8,7 @@ use crate::fault::{Exit, Fault, shell_word};
 use crate::hub::ModelId;
 use crate::model::LinearSpec;
 use crate::plan::{Lock, hub_id};
+use crate::terms::{Method, Term};
 use crate::train::RunFolder;
 
 /// The base that was named, or that the adapter was trained on.
@@ -59,10 +60,17 @@ pub(super) fn lock_above(adapter: &Path) -> Option<PathBuf> {
 }
 
 /// The base as the run found it; the adapter's own file has not its whole place.
-fn base_of_run(adapter: &Path) -> Option<PathBuf> {
+pub(super) fn base_of_run(adapter: &Path) -> Option<PathBuf> {
     let lock = Lock::read(&lock_above(adapter)?).ok()?;
     let (file, _) = lock.base_files().into_iter().next()?;
     Some(lock.working_directory()?.join(file.parent()?)).filter(|folder| folder.is_dir())
+}
+
+/// The lock of the run or checkpoint whose model this is, where all weights were trained.
+pub(super) fn lock_of_model(model: &Path) -> Option<PathBuf> {
+    let path = lock_above(model).filter(|_| model.canonicalize().is_ok_and(|path| path.ends_with(RunFolder::MODEL)))?;
+    let lock = Lock::read(&path).ok()?;
+    (lock.values()["recipe"]["adapter"]["method"] == Method::Full.word()).then_some(path)
 }
 
 /// The template file that the adapter's run was trained with in place of the base's.
@@ -94,6 +102,14 @@ pub(super) fn check_adapter(folder: &Path) -> Result<(), Failure> {
             let fault = Fault::new(format!("`{shown}` holds a run, expected an adapter"));
             let hint = format!("give `--adapter {}`", shell_word(&of_run.display().to_string()));
             Err(Failure::new(Exit::Input, fault.hint(hint)))
+        }
+        (true, false, false) if folder.join(RunFolder::MODEL).join("config.json").exists() => {
+            let model = folder.join(RunFolder::MODEL);
+            let fault = Fault::new(format!("`{shown}` holds a run of all weights, expected an adapter"));
+            Err(Failure::new(
+                Exit::Input,
+                fault.hint(format!("its model needs none: it is a base itself, `{}`", model.display())),
+            ))
         }
         (true, false, false) => {
             let fault = Fault::new(format!("`{shown}` holds no adapter: it has no `adapter_config.json`"));

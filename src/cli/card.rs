@@ -11,23 +11,28 @@ use crate::files::{hash_file, write_atomic};
 use crate::plan::{Lock, Plan, Trains};
 use crate::train::RunFolder;
 
-/// Writes the card of a run, and the licences of its base beside it. The card is the last file that a run writes.
-pub(super) fn write_run_card(plan: &Plan, lock: &Lock, result: &Value, notices: &Notices) -> Result<(), Failure> {
+/// Writes the card of a run, and the licences of its base beside it; a model's card lies in its folder too. The card is the last file
+/// that a run writes.
+pub(super) fn write_run_card(plan: &Plan, lock: &Lock, result: &Value, base: Base, notices: &Notices) -> Result<(), Failure> {
     let run = Trained { lock: lock.values().clone(), result: result.as_object().cloned() };
     let mut hashes = notices.hashes();
     for path in RunFolder::product_files(&plan.output_dir)? {
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        hashes.push((name, hash_file(&path)?));
+        if name != CARD {
+            hashes.push((name, hash_file(&path)?));
+        }
     }
-    let about = "`recipe.lock.yaml` says on exactly what it was trained, `metrics.jsonl` how that went.".to_owned();
+    let about = "`recipe.lock.yaml` of the run says on exactly what it was trained, `metrics.jsonl` how that went.".to_owned();
     let (artefact, config) = match &plan.trains {
         Trains::Adapter(config) => (Artefact::Adapter, Some(config.clone())),
         Trains::Everything => (Artefact::Model, None),
     };
     let part = Part { config, run: Some(run), ..Part::default() };
-    let base = Base::of(&plan.base_folder);
     let text = card(&Card { artefact, base, about: vec![about], parts: vec![part], hashes });
     notices.write(&plan.output_dir)?;
+    if plan.trains == Trains::Everything {
+        write_atomic(&plan.output_dir.join(RunFolder::MODEL).join(CARD), text.as_bytes())?;
+    }
     Ok(write_atomic(&plan.output_dir.join(CARD), text.as_bytes())?)
 }
 

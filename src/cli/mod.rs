@@ -63,7 +63,7 @@ enum Verb {
     Plan(plan::PlanArgs),
     /// Shows rows as tokens, what of them is trained, and what becomes of every row
     Preview(preview::PreviewArgs),
-    /// Trains the adapter that a recipe describes
+    /// Trains what a recipe describes: an adapter, or every weight of the base
     Train(train::TrainArgs),
     /// Goes on with a run that was stopped, from its latest checkpoint
     Resume(resume::ResumeArgs),
@@ -73,7 +73,7 @@ enum Verb {
     Merge(merge::MergeArgs),
     /// Answers turn after turn, in a conversation that is typed
     Chat(chat::ChatArgs),
-    /// Scores the base with and without an adapter on rows that were not trained on
+    /// Scores the base before and after training on rows that were not trained on
     Eval(eval::EvalArgs),
     /// Goes on from a text or answers in a conversation, with or without an adapter
     Generate(generate::GenerateArgs),

@@ -41,6 +41,11 @@ impl Room {
             let hint = format!("go on with `rankine resume {run}`, or start over with `{command} --overwrite`");
             return Err(exists(format!("`{shown}` holds a run"), &hint));
         }
+        if folder.canonicalize().is_ok_and(|folder| plan.base_folder.canonicalize().is_ok_and(|base| base == folder)) {
+            let message =
+                format!("output_dir: `{shown}` is the folder of the base, whose files those of the run would stand among");
+            return Err(exists(message, "choose another `output_dir`"));
+        }
         if let Some(path) = Notices::read(&plan.base_folder)?.first_other(folder).filter(|path| !parts.contains(path)) {
             let message = format!("output_dir: `{}` is there and is not the licence of the base", path.display());
             return Err(exists(message, "choose another `output_dir`"));

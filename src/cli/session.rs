@@ -12,6 +12,7 @@ use super::room::Room;
 use super::signals::Signals;
 use super::{Failure, plan::facts, print, result};
 use crate::device;
+use crate::export::card::Base;
 use crate::fault::{Exit, Fault, shell_word};
 use crate::files::licence::Notices;
 use crate::infer::Answerer;
@@ -46,8 +47,8 @@ impl Session<'_> {
     pub fn run(mut self, lock: impl FnOnce() -> Result<Lock, Failure>) -> Result<(), Failure> {
         let (plan, terminal) = (self.plan, self.terminal);
         let report = |event| terminal.take(&event);
-        // A licence that cannot be read is better told now than after training.
-        let notices = Notices::read(&plan.base_folder)?;
+        // A licence that cannot be read is better told now than after training, and the base may be gone then.
+        let (notices, base) = (Notices::read(&plan.base_folder)?, Base::of(&plan.base_folder));
         let device = device::open(plan.device, self.force)?;
         let data = plan.read_data(&report)?;
         let config = plan.train_config(&data);
@@ -81,7 +82,7 @@ impl Session<'_> {
 
         let result = result::object(&plan.output_dir, &state);
         result::write(&plan.output_dir, &result)?;
-        write_run_card(plan, &lock, &result, &notices)?;
+        write_run_card(plan, &lock, &result, base, &notices)?;
         for remark in remarks(&state, &config) {
             terminal.say(&format!("note: {remark}"));
         }
@@ -157,7 +158,7 @@ fn going_on(error: train::Error, run: &Path) -> Failure {
 }
 
 fn changed_meanwhile(path: &Path) -> String {
-    format!("`{}` changed during the run: the adapter goes with what it was, whose hash is in the lock", path.display())
+    format!("`{}` changed during the run: what was trained goes with what it was, whose hash is in the lock", path.display())
 }
 
 /// What a person should know of how the run went.
@@ -165,8 +166,7 @@ fn remarks(state: &State, config: &train::Config) -> Vec<String> {
     let (skipped, last) = (state.step - state.updates, config.schedule.total_steps);
     let without = state.evaluations_without_improvement;
     let early = || format!("stopped at step {} of {last}: {without} evaluations without a lower loss", state.step);
-    let worse =
-        |(first, best)| format!("the base scores {first:.4} without the adapter and {best:.4} with it, which is no better");
+    let worse = |(first, best)| format!("the base scores {first:.4}, what was trained on it {best:.4}, which is no better");
     let scores = state.eval_loss_first.zip(state.eval_loss_best).filter(|(first, best)| best >= first);
     let skips =
         (skipped > 0).then(|| format!("{skipped} of {} steps were skipped: their loss or gradients were not finite", state.step));

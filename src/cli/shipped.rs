@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use tempfile::TempDir;
 
 use super::Failure;
-use super::base::{check_adapter, find_base, lock_above, template_of_run};
+use super::base::{base_of_run, check_adapter, find_base, lock_above, lock_of_model, template_of_run};
 use super::card::run_of;
 use super::merge::{addend_of, interrupt};
 use crate::adapter::peft;
@@ -17,12 +17,10 @@ use crate::export::merge::{Order, OtherBase, merge};
 use crate::export::ollama::Proof;
 use crate::fault::{Exit, Fault};
 use crate::files::{self, read_text_up_to, temporary_folder_in, write_atomic};
+use crate::model::CHAT_TEMPLATE;
 use crate::plan::{Lock, hub_id};
 use crate::report::Terminal;
 use crate::train::RunFolder;
-
-/// Where a model's folder keeps its chat template; it wins over the one in `tokenizer_config.json`.
-const TEMPLATE: &str = "chat_template.jinja";
 
 /// A model or an adapter.
 #[derive(Debug)]
@@ -91,18 +89,25 @@ impl Shipped {
 
     /// What the card of a folder says of it; with a proof also how its template was held against the model's own.
     pub fn card(&self, base: &Path, artefact: Artefact, proof: Option<&Proof>) -> Result<Card, Failure> {
-        let parts = match self {
+        let run = |lock: Option<PathBuf>| lock.map(|path| run_of(&path, &Lock::read(&path)?)).transpose();
+        let (parts, base) = match self {
             Self::Adapter(adapter) => {
-                let run = lock_above(adapter).map(|path| run_of(&path, &Lock::read(&path)?)).transpose()?;
-                vec![Part { config: Some(peft::read_config(adapter)?), run, ..Part::default() }]
+                let (config, run) = (Some(peft::read_config(adapter)?), run(lock_above(adapter))?);
+                (vec![Part { config, run, ..Part::default() }], base.to_owned())
             }
-            Self::Model(_) => Vec::new(),
+            Self::Model(model) => match run(lock_of_model(model))? {
+                Some(run) => {
+                    let part = Part { run: Some(run), ..Part::default() };
+                    (vec![part], base_of_run(model).unwrap_or_else(|| base.to_owned()))
+                }
+                None => (Vec::new(), base.to_owned()),
+            },
         };
         let proven = proof.map(|Proof { name, conversations, stops, .. }| {
             let stops = stops.iter().map(|stop| code(stop)).collect::<Vec<_>>().join(", ");
             format!("The template of the Modelfile ({name}) renders {conversations} conversations as the chat template does, byte for byte; an answer ends at {stops}.")
         });
-        Ok(Card { artefact, base: Base::of(base), about: proven.into_iter().collect(), parts, hashes: Vec::new() })
+        Ok(Card { artefact, base: Base::of(&base), about: proven.into_iter().collect(), parts, hashes: Vec::new() })
     }
 
     /// The model, with this chat template if there is one. An adapter is merged into a folder beside `out` that goes with what is returned.
@@ -127,7 +132,7 @@ impl Shipped {
             terminal.say("note: the adapter adds nothing, or nothing that the base's type can hold");
         }
         if let Some(template) = template {
-            write_atomic(&folder.join(TEMPLATE), template.as_bytes())?;
+            write_atomic(&folder.join(CHAT_TEMPLATE), template.as_bytes())?;
         }
         Ok(Made { folder, _temporary: Some(temporary) })
     }

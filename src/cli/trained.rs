@@ -54,12 +54,12 @@ impl Trained {
             Self::Model(path) => {
                 let folder = Folder::open(path)?;
                 folder.check_weights()?;
-                if folder.spec == *base {
-                    return Ok(Opened::Model(Box::new(folder)));
+                match folder.spec.mismatch(&format!("`{}`", path.display()), base, "its base") {
+                    None => Ok(Opened::Model(Box::new(folder))),
+                    Some(message) => {
+                        Err(Failure::new(Exit::Input, Fault::new(message).hint("the run was trained on another base")))
+                    }
                 }
-                let (found, expected) = (folder.spec.describe(), base.describe());
-                let fault = Fault::new(format!("the model in `{}` has {found}, expected {expected}", path.display()));
-                Err(Failure::new(Exit::Input, fault.hint("the run was trained on another base")))
             }
         }
     }

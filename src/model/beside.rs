@@ -13,6 +13,8 @@ use crate::files::{self, Error, Float, JSON_BYTES, read_text_up_to, write_atomic
 const DTYPE: [&str; 2] = ["dtype", "torch_dtype"];
 const CONFIG: &str = "config.json";
 const INDEX: &str = "model.safetensors.index.json";
+/// Where a model's folder keeps its chat template; it wins over the one in `tokenizer_config.json`.
+pub const CHAT_TEMPLATE: &str = "chat_template.jinja";
 /// Folder of further chat templates.
 const TEMPLATES: &str = "additional_chat_templates";
 const NAMES: [&str; 13] = [
@@ -28,7 +30,7 @@ const NAMES: [&str; 13] = [
     "merges.txt",
     "tekken.json",
     "chat_template.json",
-    "chat_template.jinja",
+    CHAT_TEMPLATE,
 ];
 
 /// Paths in a model's folder, relative to it.

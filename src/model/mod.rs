@@ -15,7 +15,7 @@ mod spec;
 
 use std::path::PathBuf;
 
-pub use beside::Beside;
+pub use beside::{Beside, CHAT_TEMPLATE};
 pub use block::{Block, Frame};
 pub use cache::Cache;
 pub use decoder::Decoder;

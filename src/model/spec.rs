@@ -1,5 +1,7 @@
 //! What a decoder is, as data. A family's file makes it; nothing else knows the family.
 
+use std::collections::BTreeSet;
+
 use crate::nn::attention::Span;
 use crate::nn::rope::RopeSpec;
 
@@ -129,6 +131,19 @@ impl DecoderSpec {
             }
         }
         tensors
+    }
+
+    /// The first tensor that only one of two models has, in words, by what each is called; `None` where all names and shapes are shared.
+    pub fn mismatch(&self, name: &str, other: &Self, other_name: &str) -> Option<String> {
+        let only = |left: &Self, right: &Self| {
+            let known: BTreeSet<_> = right.tensors().into_iter().collect();
+            left.tensors().into_iter().find(|tensor| !known.contains(tensor))
+        };
+        let said = |(tensor, shape): (String, Vec<usize>), has: &str, lacks: &str| {
+            format!("{has} has tensor `{tensor}` of shape {shape:?}, {lacks} has not")
+        };
+        let of_other = || only(other, self).map(|tensor| said(tensor, other_name, name));
+        only(self, other).map(|tensor| said(tensor, name, other_name)).or_else(of_other)
     }
 
     /// Tokens that a text may have: those that the model was made for, or any number where every layer looks back over a window

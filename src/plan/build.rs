@@ -1,5 +1,7 @@
 //! A plan's parts beside its rows: model, the loop's config.
 
+use std::path::{Path, PathBuf};
+
 use burn::tensor::Device;
 
 use super::Error;
@@ -8,8 +10,10 @@ use super::resolve::Plan;
 use super::rows::RunData;
 use super::training::Warmup;
 use crate::adapter::{LoraConfig, attach, peft};
-use crate::files::Float;
-use crate::model::{Beside, Decoder, Folder};
+use crate::data::template::TEMPLATE_BYTES;
+use crate::fault::Fault;
+use crate::files::{Float, read_text_up_to};
+use crate::model::{Beside, CHAT_TEMPLATE, Decoder, Folder};
 use crate::report::Reporter;
 use crate::terms::Method;
 use crate::train::{self, Checkpoint, Product, Schedule, StepConfig};
@@ -23,12 +27,24 @@ impl Plan {
         match &self.trains {
             Trains::Adapter(config) => self.load_adapter(config, device, checkpoint, report),
             Trains::Everything => {
-                let folder = checkpoint.map(|from| Folder::open(&from.model())).transpose()?;
+                let folder = checkpoint.map(|from| self.folder_of(from)).transpose()?;
                 let mut decoder = folder.as_ref().unwrap_or(&self.model).load(device, report)?;
                 decoder.trained = Method::Full;
                 Ok(decoder)
             }
         }
+    }
+
+    /// The weights of a checkpoint under the base's config, which is what the run's model gets.
+    fn folder_of(&self, checkpoint: &Checkpoint) -> Result<Folder, Error> {
+        let mut folder = Folder::open(&checkpoint.model())?;
+        let (path, base) = (checkpoint.path().display(), self.base_folder.display());
+        if let Some(message) = folder.spec.mismatch(&format!("`{path}`"), &self.model.spec, &format!("base `{base}`")) {
+            let hint = "put back the base that the run was started on, or start over with `--overwrite`";
+            return Err(Error::Faults { faults: vec![Fault::new(message).hint(hint)] });
+        }
+        folder.spec.clone_from(&self.model.spec);
+        Ok(folder)
     }
 
     fn load_adapter(
@@ -56,8 +72,18 @@ impl Plan {
     pub fn product(&self) -> Result<Product, Error> {
         Ok(match &self.trains {
             Trains::Adapter(config) => Product::Adapter { config: config.clone(), base: self.pinned_base_name() },
-            Trains::Everything => Product::Model { beside: Beside::of(&self.base_folder)?.read(Float::F32)? },
+            Trains::Everything => Product::Model { beside: self.beside()? },
         })
+    }
+
+    /// What goes with the weights of the model that is trained; its chat template is the one that it is trained with.
+    fn beside(&self) -> Result<Vec<(PathBuf, Vec<u8>)>, Error> {
+        let mut beside = Beside::of(&self.base_folder)?.read(Float::F32)?;
+        if let Some(path) = &self.chat_template {
+            beside.retain(|(name, _)| name != Path::new(CHAT_TEMPLATE));
+            beside.push((CHAT_TEMPLATE.into(), read_text_up_to(path, TEMPLATE_BYTES)?.into_bytes()));
+        }
+        Ok(beside)
     }
 
     /// Rows of logits that exist at a time.

@@ -69,7 +69,7 @@ fn unscored(run: &RunRecord) -> Option<String> {
 
 fn no_better(run: &RunRecord) -> Option<String> {
     let (first, (_, best)) = (run.metrics.first_loss()?, run.metrics.best()?);
-    (best >= first).then(|| format!("The base scores {first:.4} without the adapter and {best:.4} with it, which is no better"))
+    (best >= first).then(|| format!("The base scores {first:.4}, what was trained on it {best:.4}, which is no better"))
 }
 
 /// How often the run was stopped and went on, and with what that it did not start with.
@@ -125,7 +125,7 @@ mod tests {
             "The run is not finished: its last step is 20",
             "1 line of metrics.jsonl cannot be read and is left out",
             "12 of 20 steps were skipped, because a loss or gradient was not finite: 9, 10, 11, 12, 13, 14, 15, 16, 17, 18 and 2 more",
-            "The base scores 2.0000 without the adapter and 2.5000 with it, which is no better",
+            "The base scores 2.0000, what was trained on it 2.5000, which is no better",
             "The run was stopped and went on 2 times, after steps 3, 7",
             "From step 3 on: threads is 4",
             "From step 7 on, by --force: data: `a` has changed since the run started",
