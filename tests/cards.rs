@@ -117,7 +117,7 @@ fn each_artefact_has_its_own_commands() {
 #[test]
 fn the_head_says_what_the_hub_understands() {
     let of_head = |artefact| Value::Object(head(&card(&of(artefact))));
-    let gguf = |is_quantised| of_head(Artefact::Gguf { file: "m.gguf".to_owned(), is_quantised });
+    let gguf = |is_quantised| of(Artefact::Gguf { file: "m.gguf".to_owned(), is_quantised });
     let adapter = of_head(Artefact::Adapter);
     assert_eq!(
         adapter,
@@ -131,7 +131,10 @@ fn the_head_says_what_the_hub_understands() {
         (&of_head(Artefact::Model)["base_model_relation"], &of_head(Artefact::Model)["library_name"]),
         (&json!("finetune"), &json!("transformers"))
     );
-    assert_eq!((&gguf(true)["base_model_relation"], gguf(false).get("base_model_relation")), (&json!("quantized"), None));
+    let relation = |of: Card| head(&card(&of)).get("base_model_relation").cloned();
+    let untrained = |of: Card| Card { parts: Vec::new(), ..of };
+    assert_eq!([gguf(true), gguf(false)].map(relation), [Some(json!("finetune")), Some(json!("finetune"))]);
+    assert_eq!([gguf(true), gguf(false)].map(untrained).map(relation), [Some(json!("quantized")), None]);
     // A folder is no repository of the Hub, whatever it is called.
     let mut local = of(Artefact::Adapter);
     local.base =

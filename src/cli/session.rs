@@ -19,7 +19,7 @@ use crate::infer::Answerer;
 use crate::model::Decoder;
 use crate::plan::{Inputs, Lock, Origin, Plan, RunData, Trains};
 use crate::report::{Event, JsonLines, Reporter, TensorBoard, Terminal};
-use crate::train::{self, Answer, Checkpoint, Prompts, RunFolder, Start, State};
+use crate::train::{self, Answer, Checkpoint, Product, Prompts, RunFolder, Start, State};
 
 /// Width of the product whose speed is taken: about 50 ms on a CPU.
 const PRODUCT_WIDTH: usize = 512;
@@ -47,8 +47,8 @@ impl Session<'_> {
     pub fn run(mut self, lock: impl FnOnce() -> Result<Lock, Failure>) -> Result<(), Failure> {
         let (plan, terminal) = (self.plan, self.terminal);
         let report = |event| terminal.take(&event);
-        // A licence that cannot be read is better told now than after training, and the base may be gone then.
-        let (notices, base) = (Notices::read(&plan.base_folder)?, Base::of(&plan.base_folder));
+        // What goes along with the weights and cannot be read is better told now than after training; the base may be gone then.
+        let (notices, base, product) = (Notices::read(&plan.base_folder)?, Base::of(&plan.base_folder), plan.product()?);
         let device = device::open(plan.device, self.force)?;
         let data = plan.read_data(&report)?;
         let config = plan.train_config(&data);
@@ -73,7 +73,7 @@ impl Session<'_> {
                 checkpoint.start(config.optimizer, &decoder)?
             }
         };
-        let mut folder = open_folder(plan, &lock, &start.state, &report)?;
+        let mut folder = open_folder(plan, product, &lock, &start.state, &report)?;
         let outcome = self.learn(&mut decoder, &data, &config, &mut folder, start);
         if let Some(path) = self.inputs.changed() {
             terminal.say(&format!("note: {}", changed_meanwhile(path)));
@@ -129,11 +129,11 @@ impl Session<'_> {
 }
 
 /// The run's folder, with its lines cut back to what the state has seen.
-fn open_folder(plan: &Plan, lock: &Lock, state: &State, report: Reporter) -> Result<RunFolder, Failure> {
+fn open_folder(plan: &Plan, product: Product, lock: &Lock, state: &State, report: Reporter) -> Result<RunFolder, Failure> {
     let lines = |name, bytes| JsonLines::open(&plan.output_dir.join(name), bytes, report);
     Ok(RunFolder {
         path: plan.output_dir.clone(),
-        product: plan.product()?,
+        product,
         lock: lock.text(),
         metrics: lines(RunFolder::METRICS, state.metrics_bytes)?,
         samples: (!plan.prompts.is_empty()).then(|| lines(RunFolder::SAMPLES, state.samples_bytes)).transpose()?,

@@ -37,13 +37,23 @@ pub fn open_file(path: &Path) -> Result<File, Error> {
 /// It cannot be read, is not a file, is larger, or is not UTF-8.
 pub fn read_text_up_to(path: &Path, limit_bytes: u64) -> Result<String, Error> {
     let failed = |cause| Error::new("read", path, cause);
+    let not_text = |error| failed(io::Error::new(ErrorKind::InvalidData, format!("not UTF-8: {error}")));
+    String::from_utf8(read_up_to(path, limit_bytes)?).map_err(not_text)
+}
+
+/// Reads a whole file of no more than `limit_bytes`.
+///
+/// # Errors
+/// It cannot be read, is not a file, or is larger.
+pub fn read_up_to(path: &Path, limit_bytes: u64) -> Result<Vec<u8>, Error> {
+    let failed = |cause| Error::new("read", path, cause);
     let (mut bytes, mut file) = (Vec::new(), open_file(path)?.take(limit_bytes + 1));
     file.read_to_end(&mut bytes).map_err(failed)?;
     if bytes.len() as u64 > limit_bytes {
         let said = format!("it is larger than {}, the most that is read of such a file", size(limit_bytes));
         return Err(failed(io::Error::new(ErrorKind::FileTooLarge, said)));
     }
-    String::from_utf8(bytes).map_err(|error| failed(io::Error::new(ErrorKind::InvalidData, format!("not UTF-8: {error}"))))
+    Ok(bytes)
 }
 
 fn size(bytes: u64) -> String {

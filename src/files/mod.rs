@@ -23,7 +23,7 @@ pub use claim::{Claim, Refused};
 pub use float::Float;
 pub use guard::{guarded, panic_words};
 pub use hash::{Hash, hash_bytes, hash_file};
-pub use limited::{JSON_BYTES, listed, open_file, read_text_up_to};
+pub use limited::{JSON_BYTES, listed, open_file, read_text_up_to, read_up_to};
 pub use manifest::{Unproven, mirror, unproven, verify_manifest, write_manifest};
 pub use mmap::map;
 pub use piecewise::{NewFile, OldFile, copy};

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value, json};
 
 use crate::files::licence::is_notice;
-use crate::files::{self, Error, Float, JSON_BYTES, read_text_up_to, write_atomic};
+use crate::files::{self, Error, Float, JSON_BYTES, read_text_up_to, read_up_to, write_atomic};
 
 /// config.json's names for the type of the weights: that of transformers 5, and that of 4.
 const DTYPE: [&str; 2] = ["dtype", "torch_dtype"];
@@ -15,6 +15,8 @@ const CONFIG: &str = "config.json";
 const INDEX: &str = "model.safetensors.index.json";
 /// Where a model's folder keeps its chat template; it wins over the one in `tokenizer_config.json`.
 pub const CHAT_TEMPLATE: &str = "chat_template.jinja";
+/// The most that is held of a file beside the weights: the largest tokenizers have half of it.
+const FILE_BYTES: u64 = 64 << 20;
 /// Folder of further chat templates.
 const TEMPLATES: &str = "additional_chat_templates";
 const NAMES: [&str; 13] = [
@@ -87,13 +89,13 @@ impl<'a> Beside<'a> {
     /// What goes with one file of weights of type `float`: paths, relative to the folder, and contents.
     ///
     /// # Errors
-    /// One cannot be read.
+    /// One cannot be read, or is larger than any model has.
     pub fn read(&self, float: Float) -> Result<Vec<(PathBuf, Vec<u8>)>, Error> {
         let content = |path: &PathBuf| {
             let from = self.base.join(path);
             match path.to_str() {
                 Some(CONFIG) => Ok(edited(&from, |config| set_dtype(config, float))?.into_bytes()),
-                _ => std::fs::read(&from).map_err(|cause| Error::new("read", &from, cause)),
+                _ => read_up_to(&from, FILE_BYTES),
             }
         };
         let go = self.paths.iter().filter(|path| path.to_str() != Some(INDEX));

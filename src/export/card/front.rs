@@ -41,6 +41,8 @@ fn lineage(card: &Card) -> Vec<(&'static str, Value)> {
     let relation = match &card.artefact {
         Artefact::Adapter | Artefact::GgufAdapter { .. } | Artefact::Mlx => Some("adapter"),
         Artefact::Model => Some("finetune"),
+        // In whatever format: what was trained is no copy of the base.
+        Artefact::Gguf { .. } | Artefact::Ollama { .. } if !card.parts.is_empty() => Some("finetune"),
         Artefact::Gguf { is_quantised: true, .. } => Some("quantized"),
         Artefact::Gguf { .. } | Artefact::Ollama { .. } => None,
     };
