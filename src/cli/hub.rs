@@ -18,6 +18,7 @@ pub(super) fn fetch(id: &ModelId, terminal: &Terminal) -> Result<Snapshot, Error
 pub(super) fn locked(pinned: &ModelId, recipe: &Recipe, terminal: &Terminal) -> Result<Snapshot, Error> {
     let snapshot = fetch(pinned, terminal)?;
     let said = recipe.base_model.as_ref().and_then(|said| ModelId::parse(&said.value).ok());
+    let said = said.filter(|said| said.repository() == pinned.repository());
     Ok(Snapshot { id: said.unwrap_or(snapshot.id), ..snapshot })
 }
 

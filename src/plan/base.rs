@@ -40,16 +40,18 @@ pub(super) enum Found {
 pub(super) fn find(recipe: &Recipe, fetched: Option<Snapshot>, filled: &mut Filled, faults: &mut Vec<Fault>) -> Found {
     let Some(said) = &recipe.base_model else { return Found::Nothing };
     let name = filled.plain("base_model", Some(said), String::new());
-    let snapshot = match hub_id(&name) {
-        Some(id) => match fetched.map_or_else(|| Cache::at(&Environment::read().cache).find(&id), Ok) {
+    // What was fetched for this name stays that, whatever folder has come to be called so since.
+    let fetched = fetched.filter(|fetched| ModelId::parse(&name).is_ok_and(|id| id.repository() == fetched.id.repository()));
+    let snapshot = match (fetched, hub_id(&name)) {
+        (None, Some(id)) => match Cache::at(&Environment::read().cache).find(&id) {
             Ok(snapshot) => Some(snapshot),
             Err(missing) => return Found::Hub(id, missing),
         },
-        None => None,
+        (fetched, _) => fetched,
     };
     let folder = snapshot.as_ref().map_or(Path::new(&name), |snapshot| &snapshot.folder);
     if !folder.is_dir() {
-        faults.push(missing("base_model", folder, "a folder or a Hub id", &said.place));
+        faults.push(no_base(&name, folder, &said.place));
         return Found::Nothing;
     }
     let before = faults.len();
@@ -72,6 +74,17 @@ pub fn hub_id(name: &str) -> Option<ModelId> {
     let id = ModelId::parse(name).ok().filter(|_| !Path::new(name).is_dir())?;
     let (owner, _) = id.owner_and_name()?;
     (name.contains('@') || !Path::new(owner).exists()).then_some(id)
+}
+
+/// A base that is not there. Beside a folder of its owner's name an id needs its revision.
+fn no_base(name: &str, folder: &Path, place: &Place) -> Fault {
+    let fault = missing("base_model", folder, "a folder or a Hub id", place);
+    match ModelId::parse(name).ok().as_ref().and_then(|id| Some((id, id.owner_and_name()?.0))) {
+        Some((id, owner)) if !name.contains('@') => {
+            fault.hint(format!("correct the path; a Hub id is written `{id}@{}` where a folder `{owner}` is", id.revision()))
+        }
+        _ => fault,
+    }
 }
 
 /// The template of conversations: the recipe's, or the base's.

@@ -1,9 +1,19 @@
 //! A lock for others to read: what it says of the run stays, where this machine has its files does not.
 
-use serde_json::{Map, Value};
+use std::sync::LazyLock;
+
+use regex::{Captures, Regex};
+use serde_json::{Map, Value, json};
 
 /// Keys that say nothing but where things are here.
 const PLACES: [&str; 2] = ["command", "working_directory"];
+
+/// Key of sentences that name files.
+const FORCED: &str = "forced";
+/// An absolute path in a sentence, up to the end of what may be one.
+static PATH: LazyLock<Regex> = LazyLock::new(|| {
+    Regex::new(r"(?P<before>^|[\s`])(?P<path>(?:~?/|[A-Za-z]:[\\/]|\\\\)[^`,]*)").expect("the pattern is valid")
+});
 
 /// The same entries; of absolute paths, as values and as keys, only as much of their ends is left as tells them apart.
 pub(super) fn map(entries: &Map<String, Value>) -> Map<String, Value> {
@@ -13,7 +23,7 @@ pub(super) fn map(entries: &Map<String, Value>) -> Map<String, Value> {
         while parts < 64 && portable.contains_key(&end(key, parts)) {
             parts += 1;
         }
-        portable.insert(end(key, parts), value(entry));
+        portable.insert(end(key, parts), if key == FORCED { told(entry) } else { value(entry) });
     }
     portable
 }
@@ -25,6 +35,13 @@ fn value(of: &Value) -> Value {
         Value::String(text) => Value::String(end(text, 1)),
         other => other.clone(),
     }
+}
+
+/// Sentences, in which the same is done with every path.
+fn told(of: &Value) -> Value {
+    let shortened = |found: &Captures| format!("{}{}", &found["before"], end(&found["path"], 1));
+    let line = |text: &str| PATH.replace_all(text, shortened).into_owned();
+    of.as_array().into_iter().flatten().filter_map(Value::as_str).map(|text| json!(line(text))).collect()
 }
 
 /// The last parts of an absolute path; any other text as it is.
@@ -39,8 +56,6 @@ fn end(text: &str, parts: usize) -> String {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     #[test]
@@ -51,12 +66,22 @@ mod tests {
             "recipe_file": "/home/anna/recipe.yaml",
             "threads": 2,
             "recipe": {"base_model": "owner/name", "datasets": [{"path": "data/rows.parquet"}], "output_dir": "C:\\runs\\a"},
+            "resumed": [{"forced": [
+                "data: `/home/anna/My Files/rows.parquet` has changed since the run started",
+                "recipe: `output_dir` is /home/anna/b c, the run went on with C:\\runs\\a up to its checkpoint",
+                "recipe: `training.learning_rate` is 1e-3, the run went on with 1e-4 up to its checkpoint",
+            ]}],
             "blake3": {"datasets": {"/a/x/rows.parquet": "1", "/b/y/rows.parquet": "2"}},
         });
         let expected = json!({
             "recipe_file": "recipe.yaml",
             "threads": 2,
             "recipe": {"base_model": "owner/name", "datasets": [{"path": "data/rows.parquet"}], "output_dir": "a"},
+            "resumed": [{"forced": [
+                "data: `rows.parquet` has changed since the run started",
+                "recipe: `output_dir` is b c, the run went on with a up to its checkpoint",
+                "recipe: `training.learning_rate` is 1e-3, the run went on with 1e-4 up to its checkpoint",
+            ]}],
             "blake3": {"datasets": {"rows.parquet": "1", "y/rows.parquet": "2"}},
         });
         assert_eq!(Value::Object(map(lock.as_object().expect("an object"))), expected);
