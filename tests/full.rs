@@ -174,6 +174,31 @@ fn the_model_of_a_run_is_a_folder_that_every_verb_takes_as_a_base() {
 }
 
 #[test]
+fn a_model_has_the_chat_template_that_it_was_trained_with() {
+    let desk = Desk::new();
+    desk.write("recipe.yaml", RECIPE);
+    let template = "{% for m in messages %}<{{ m.role }}> {{ m.content }}{% endfor %}";
+    desk.write("own.jinja", template);
+    desk.write("base/chat_template.jinja", "{% for m in messages %}{{ m.content }}{% endfor %}");
+    desk.run(&["train", "recipe.yaml", "output_dir=run", "chat_template=own.jinja", "training.max_steps=2"]).says(
+        "train",
+        0,
+        &[],
+    );
+    for folder in ["run/model", "run/checkpoints/step-2/model"] {
+        assert_eq!(desk.read_text(&format!("{folder}/chat_template.jinja")), template, "{folder}");
+    }
+    desk.run(&["export", "run", "--to", "gguf", "--out", "x"]).says("export", 0, &[]);
+    desk.write("base/README.md", "---\nlicense: apache-2.0\n---\n");
+    desk.run(&["export", "run", "--to", "gguf", "--out", "folder/"]).says("export", 0, &[]);
+    let card = desk.read_text("folder/README.md");
+    for part in ["license: \"apache-2.0\"", "Base: folder `base`", "`rows.parquet`", "| `adapter.method` | `full` |"] {
+        assert!(card.contains(part), "{part}: {card}");
+    }
+    assert!(desk.read("x").windows(template.len()).any(|part| part == template.as_bytes()));
+}
+
+#[test]
 fn a_run_goes_on_from_any_checkpoint_to_the_same_model() {
     let desk = desk();
     for step in [2, 4, 6] {

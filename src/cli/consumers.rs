@@ -66,11 +66,10 @@ impl ConsumerArgs {
 
     /// The same of an adapter that is to be trained. What a plan notes anyway is not said again.
     pub fn judge_plan(&self, terminal: &Terminal, plan: &Plan) -> Result<(), Failure> {
-        let own_template = plan.chat_template.as_ref().and(plan.encoder.template.as_ref()).map(|template| template.source());
         let (facts, notes) = (plan.facts(), plan.notes());
         self.judge(terminal, |consumer| {
             let mut found = findings(consumer, &facts, None);
-            found.extend(model_findings(consumer, &plan.base_folder, own_template));
+            found.extend(model_findings(consumer, &plan.base_folder, plan.own_template()));
             found.retain(|finding| finding.severity == Severity::Rejects || !notes.contains(&finding.line()));
             found
         })

@@ -12,9 +12,9 @@ use crate::files::{self, Error, Float, JSON_BYTES, read_text_up_to, read_up_to, 
 /// config.json's names for the type of the weights: that of transformers 5, and that of 4.
 const DTYPE: [&str; 2] = ["dtype", "torch_dtype"];
 const CONFIG: &str = "config.json";
-const INDEX: &str = "model.safetensors.index.json";
 /// Where a model's folder keeps its chat template; it wins over the one in `tokenizer_config.json`.
 pub const CHAT_TEMPLATE: &str = "chat_template.jinja";
+const INDEX: &str = "model.safetensors.index.json";
 /// The most that is held of a file beside the weights: the largest tokenizers have half of it.
 const FILE_BYTES: u64 = 64 << 20;
 /// Folder of further chat templates.

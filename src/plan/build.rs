@@ -10,9 +10,8 @@ use super::resolve::Plan;
 use super::rows::RunData;
 use super::training::Warmup;
 use crate::adapter::{LoraConfig, attach, peft};
-use crate::data::template::TEMPLATE_BYTES;
 use crate::fault::Fault;
-use crate::files::{Float, read_text_up_to};
+use crate::files::Float;
 use crate::model::{Beside, CHAT_TEMPLATE, Decoder, Folder};
 use crate::report::Reporter;
 use crate::terms::Method;
@@ -79,11 +78,16 @@ impl Plan {
     /// What goes with the weights of the model that is trained; its chat template is the one that it is trained with.
     fn beside(&self) -> Result<Vec<(PathBuf, Vec<u8>)>, Error> {
         let mut beside = Beside::of(&self.base_folder)?.read(Float::F32)?;
-        if let Some(path) = &self.chat_template {
+        if let Some(source) = self.own_template() {
             beside.retain(|(name, _)| name != Path::new(CHAT_TEMPLATE));
-            beside.push((CHAT_TEMPLATE.into(), read_text_up_to(path, TEMPLATE_BYTES)?.into_bytes()));
+            beside.push((CHAT_TEMPLATE.into(), source.as_bytes().to_vec()));
         }
         Ok(beside)
+    }
+
+    /// The chat template that the recipe names in place of the base's.
+    pub fn own_template(&self) -> Option<&str> {
+        self.chat_template.as_ref().and(self.encoder.template.as_ref()).map(|template| template.source())
     }
 
     /// Rows of logits that exist at a time.
