@@ -255,6 +255,40 @@ fn what_a_consumer_rejects_is_said_of_the_files() {
 }
 
 #[test]
+fn a_whole_model_is_not_told_of_adapters() {
+    let desk = Desk::new();
+    let full = ["recipe.yaml", "adapter.r=", "adapter.method=full"];
+    let of = |verb: &'static str, consumer: &'static str| desk.run(&[&[verb], &full[..], &["--for", consumer]].concat());
+    for (consumer, said) in [
+        ("vllm", None),
+        ("mlx", None),
+        ("peft", Some("PEFT has nothing to load of a whole model; give its folder to transformers")),
+        ("llamacpp", Some("llama.cpp reads models as GGUF files; write one with `rankine export --to gguf`")),
+        ("lmstudio", Some("LM Studio reads models as GGUF files; write one with `rankine export --to gguf`")),
+        ("ollama", Some("Ollama needs a Modelfile with template and stops; write it with `rankine export --to ollama`")),
+    ] {
+        let ran = of("check", consumer);
+        ran.says(consumer, 0, said.as_slice());
+        assert!(!ran.stderr.contains("adapter") && !ran.stderr.contains("PEFT's"), "{ran:?}");
+    }
+    desk.run(&[&["train"], &full[..]].concat()).says("train", 0, &[]);
+    let export = |consumer| desk.run(&["export", "run", "--to", "gguf", "--out", "x", "--for", consumer]);
+    for (consumer, next) in [
+        ("vllm", "hint: give it the model's folder"),
+        ("mlx", "hint: give it the model's folder"),
+        ("peft", "hint: give the model's folder to transformers"),
+    ] {
+        export(consumer).says(consumer, 65, &["does not read a model as a GGUF file", next]);
+    }
+    export("llamacpp").says("llama.cpp", 0, &[]);
+    desk.run(&["merge", "--adapter", "run", "--out", "y"]).says(
+        "merge",
+        65,
+        &["holds a run that trained a whole model", "`run/model`"],
+    );
+}
+
+#[test]
 fn what_a_consumer_takes_is_written() {
     for (consumer, note) in [
         ("vllm", None),

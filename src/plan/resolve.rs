@@ -253,7 +253,7 @@ impl Plan {
         let architecture = architecture_name(&self.model.spec).ok();
         match &self.trains {
             Trains::Adapter(config) => Facts::of(config, architecture),
-            Trains::Everything => Facts { architecture, ..Facts::default() },
+            Trains::Everything => Facts::of_model(architecture),
         }
     }
 

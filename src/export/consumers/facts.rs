@@ -25,9 +25,21 @@ pub enum Feature {
     Biases,
 }
 
-/// An adapter, as far as consumers ask.
+/// What is trained or given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Subject {
+    /// An adapter, alone or merged.
+    #[default]
+    Adapter,
+    /// A whole model.
+    Model,
+}
+
+/// An adapter or a model, as far as consumers ask.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Facts {
+    /// Which of the two it is; of a model only the architecture counts.
+    pub subject: Subject,
     /// The largest rank.
     pub rank: usize,
     /// The first alpha that is no whole number.
@@ -47,6 +59,11 @@ pub struct Facts {
 }
 
 impl Facts {
+    /// Those of a whole model.
+    pub fn of_model(architecture: Option<&'static str>) -> Self {
+        Self { subject: Subject::Model, architecture, ..Self::default() }
+    }
+
     /// Whether it has something beside plain LoRA.
     pub fn has(&self, feature: Feature) -> bool {
         self.features.contains(&feature)
@@ -87,6 +104,7 @@ impl Facts {
         let ranks = [vec![config["r"].clone()], values("rank_pattern")].concat();
         let has_bias = is_true("lora_bias") || config["bias"].as_str().is_some_and(|bias| bias != "none");
         Ok(Self {
+            subject: Subject::Adapter,
             rank: ranks.iter().filter_map(Value::as_u64).max().and_then(|rank| usize::try_from(rank).ok()).unwrap_or(0),
             broken_alpha: alphas.iter().filter_map(Value::as_f64).find(|alpha| alpha.fract() != 0.0),
             features: those([

@@ -9,7 +9,7 @@ mod facts;
 mod model;
 mod rules;
 
-pub use facts::{Facts, Feature};
+pub use facts::{Facts, Feature, Subject};
 pub use model::model_findings;
 pub use rules::{findings, portability};
 

@@ -1,6 +1,6 @@
 //! One function a consumer: what it does with an adapter that is yet to be trained (no form), or with what is given to it.
 
-use super::{Cause, Consumer, Facts, Feature, Finding, Form};
+use super::{Cause, Consumer, Facts, Feature, Finding, Form, Subject};
 
 /// Values of vLLM's `--max-lora-rank`; 16 is its default.
 const VLLM_RANKS: [usize; 9] = [1, 8, 16, 32, 64, 128, 256, 320, 512];
@@ -17,6 +17,9 @@ const PLAIN: &str = "train a plain LoRA on attention and MLP projections";
 
 /// What a consumer does with an adapter of which these are the facts: before training where there is no form yet.
 pub fn findings(consumer: Consumer, facts: &Facts, form: Option<Form>) -> Vec<Finding> {
+    if facts.subject == Subject::Model {
+        return of_model(consumer, form).into_iter().map(Finding::of_form).collect();
+    }
     match consumer {
         Consumer::Vllm => vllm(facts, form),
         Consumer::LlamaCpp => llama_cpp(facts, form),
@@ -24,6 +27,31 @@ pub fn findings(consumer: Consumer, facts: &Facts, form: Option<Form>) -> Vec<Fi
         Consumer::LmStudio => lm_studio(form),
         Consumer::Peft => peft(facts, form),
         Consumer::Mlx => mlx(form),
+    }
+}
+
+/// What it does with a whole model, whose folder some read as it is.
+fn of_model(consumer: Consumer, form: Option<Form>) -> Option<Finding> {
+    let name = consumer.name();
+    match (consumer, form) {
+        (Consumer::Peft, None) => {
+            Some(Finding::changes("PEFT has nothing to load of a whole model", "give its folder to transformers"))
+        }
+        (Consumer::Vllm | Consumer::Mlx | Consumer::Peft, Some(form)) => {
+            let words = format!("{name} does not read {}", form.words());
+            let next =
+                if consumer == Consumer::Peft { "give the model's folder to transformers" } else { "give it the model's folder" };
+            Some(Finding::rejects(words, next))
+        }
+        (Consumer::LlamaCpp | Consumer::LmStudio, None) => {
+            let next = "write one with `rankine export --to gguf`";
+            Some(Finding::changes(format!("{name} reads models as GGUF files"), next))
+        }
+        (Consumer::Ollama, None | Some(Form::Gguf)) => {
+            let next = "write it with `rankine export --to ollama`";
+            Some(Finding::changes("Ollama needs a Modelfile with template and stops", next))
+        }
+        _ => None,
     }
 }
 
