@@ -284,7 +284,7 @@ fn a_whole_model_is_not_told_of_adapters() {
     desk.run(&["merge", "--adapter", "run", "--out", "y"]).says(
         "merge",
         65,
-        &["holds a run that trained a whole model", "`run/model`"],
+        &["holds a run of all weights", "`run/model`"],
     );
 }
 

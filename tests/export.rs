@@ -9,11 +9,13 @@ mod support;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
+use std::sync::atomic::AtomicBool;
 
 use common::*;
 use half::{bf16, f16};
 use rankine::adapter::peft;
 use rankine::export::gguf::{Kind, write_gguf_adapter, write_gguf_model};
+use rankine::fault::{Exit, Explain};
 use rankine::files::hash_file;
 use rankine::files::safetensors::Archive;
 use rankine::model::{Folder, shard_paths};
@@ -112,7 +114,7 @@ fn read(path: &Path) -> Gguf {
 fn exported(model: &Path, kind: Kind) -> (Gguf, rankine::files::Hash) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("model.gguf");
-    let written = write_gguf_model(model, &path, kind, &|_| {}).unwrap();
+    let written = write_gguf_model(model, &path, kind, &AtomicBool::new(false), &|_| {}).unwrap();
     assert_eq!(written.bytes, fs::metadata(&path).unwrap().len());
     (read(&path), hash_file(&path).unwrap())
 }
@@ -186,7 +188,7 @@ fn the_files_are_those_from_which_llama_cpp_computed_right() {
     for (family, name, adapter) in FAMILIES.map(|family| (family, "adapter", "adapter")).into_iter().chain(variants) {
         let (case, folder) = (committed(family), tempfile::tempdir().unwrap());
         let path = folder.path().join("adapter.gguf");
-        write_gguf_adapter(&case.join(adapter), &case.join("model"), &path, &|_| {}).unwrap();
+        write_gguf_adapter(&case.join(adapter), &case.join("model"), &path, &AtomicBool::new(false), &|_| {}).unwrap();
         found.insert(format!("{family} {name}"), hash_file(&path).unwrap().to_string());
     }
     let seen: BTreeMap<String, String> = seen.into_iter().map(|(name, hash)| (name.to_owned(), hash.to_owned())).collect();
@@ -218,7 +220,7 @@ fn an_adapter_adds_the_same_with_alpha_over_r() {
     for variant in ["adapter", "variants/rslora/adapter", "variants/patterns/adapter", "variants/layers_to_transform/adapter"] {
         let (adapter, folder) = (llama.join(variant), tempfile::tempdir().unwrap());
         let path = folder.path().join("new/adapter.gguf");
-        write_gguf_adapter(&adapter, &llama.join("model"), &path, &|_| {}).unwrap();
+        write_gguf_adapter(&adapter, &llama.join("model"), &path, &AtomicBool::new(false), &|_| {}).unwrap();
         let gguf = read(&path);
         assert_eq!((&*gguf.pairs["general.type"], &*gguf.pairs["adapter.type"]), ("adapter", "lora"));
         let alpha: f64 = gguf.pairs["adapter.lora.alpha"].parse().unwrap();
@@ -277,4 +279,75 @@ fn a_run_of_ours_is_exported_with_its_base() {
     let mistral = golden("archs/mistral/model").display().to_string();
     let ran = desk.run(&["export", &mistral, "--to", "gguf", "--out", "mistral.gguf"]);
     ran.says("sliding window", 0, &["note: llama.cpp has no sliding window for this model: beyond 5 tokens"]);
+}
+
+#[test]
+fn what_would_be_passed_over_is_refused() {
+    let desk = Desk::new();
+    desk.run(&["train", "recipe.yaml"]).says("train", 0, &[]);
+    desk.write("own.jinja", "{{ messages }}");
+    let export = |from: &str, to: &str, more: &[&str]| desk.run(&[&["export", from, "--to", to, "--out", "x"], more].concat());
+    for to in ["peft", "mlx", "gguf-adapter"] {
+        export("run", to, &["--dtype", "q8_0"]).says(to, 2, &["--dtype: an adapter's matrices stay as they are"]);
+        export("run", to, &["--chat-template", "own.jinja"]).says(to, 2, &["--chat-template: an adapter's files have none"]);
+    }
+    for to in ["gguf", "ollama"] {
+        export("base", to, &["--base", "base"]).says(to, 2, &["--base: `base` is a model, which has no base"]);
+        let said = ["--chat-template: `base` is a model, whose template lies in its folder", "hint: lay the template as"];
+        export("base", to, &["--chat-template", "own.jinja"]).says(to, 2, &said);
+    }
+    assert!(!desk.path("x").exists());
+}
+
+#[test]
+fn what_is_at_the_place_of_the_output_stays() {
+    let desk = Desk::new();
+    desk.write("file", "mine");
+    for out in ["file", "file/"] {
+        let ran = desk.run(&["export", "base", "--to", "gguf", "--out", out]);
+        ran.says(out, 73, &[&format!("`{out}` exists")]);
+    }
+    #[cfg(unix)]
+    {
+        std::os::unix::fs::symlink("nowhere", desk.path("link")).unwrap();
+        desk.run(&["export", "base", "--to", "gguf", "--out", "link"]).says("a link", 73, &["`link` exists"]);
+        assert!(desk.path("link").is_symlink());
+    }
+    assert_eq!(desk.read_text("file"), "mine");
+}
+
+#[test]
+fn who_stops_an_export_finds_nothing_left() {
+    let (desk, stopped) = (Desk::new(), AtomicBool::new(true));
+    let error = write_gguf_model(&desk.path("base"), &desk.path("new/x.gguf"), Kind::F16, &stopped, &|_| {}).unwrap_err();
+    assert_eq!((error.exit(), error.to_string().as_str()), (Exit::Signal, "stopped: nothing was written"));
+    assert_eq!(fs::read_dir(desk.path("new")).unwrap().count(), 0);
+}
+
+/// A signal after the merge, while the GGUF file grows, takes the merged model along.
+#[cfg(unix)]
+#[test]
+fn a_signal_leaves_no_merged_model_behind() {
+    use nix::sys::signal::{Signal, kill};
+    use nix::unistd::Pid;
+    let desk = Desk::new();
+    desk.run(&["train", "recipe.yaml"]).says("train", 0, &[]);
+    for delay in (0..12).map(|step| std::time::Duration::from_millis(3 * step)) {
+        let signal = if delay.as_millis() % 2 == 0 { Signal::SIGINT } else { Signal::SIGTERM };
+        let folder = desk.path("new");
+        let _ = fs::remove_dir_all(&folder);
+        let mut child = desk.command(&["export", "run", "--to", "ollama", "--out", "new/x"]);
+        let mut child = child.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()).spawn().unwrap();
+        while !folder.exists() {
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+        std::thread::sleep(delay);
+        kill(Pid::from_raw(child.id().cast_signed()), signal).unwrap();
+        let code = child.wait().unwrap().code();
+        let left: Vec<_> = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        match code {
+            Some(0) => assert_eq!(left, ["x"]),
+            code => assert!(code == Some(130) && left.is_empty(), "{code:?}, {left:?}"),
+        }
+    }
 }

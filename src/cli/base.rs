@@ -6,7 +6,7 @@ use super::{Failure, hub};
 use crate::adapter::{LoraConfig, Numbers, peft};
 use crate::fault::{Exit, Fault, shell_word};
 use crate::hub::ModelId;
-use crate::model::LinearSpec;
+use crate::model::{LinearSpec, shard_paths};
 use crate::plan::{Lock, hub_id};
 use crate::terms::{Method, Term};
 use crate::train::RunFolder;
@@ -21,7 +21,13 @@ pub(super) fn find_base(named: Option<&Path>, adapter: Option<&Path>) -> Result<
         return Err(Failure::new(Exit::Usage, fault.hint("give the folder of a base with `--base`")));
     };
     let refused = |message| Err(Failure::new(Exit::Input, Fault::new(message).hint("give the folder of the base with `--base`")));
-    match (peft::read_base(adapter)?, base_of_run(adapter), peft::read_hub_base(adapter)?) {
+    let (name, of_run, id) = (peft::read_base(adapter)?, base_of_run(adapter), peft::read_hub_base(adapter)?);
+    if let Some(id) = id.as_ref().filter(|id| id.pinned().is_some()) {
+        // Where the cache has it not, the run may know another place, or there is a copy under its name.
+        let elsewhere = || of_run.into_iter().chain(name.map(PathBuf::from)).find(|folder| shard_paths(folder).is_ok());
+        return hub::cached(id).map(|snapshot| snapshot.folder).or_else(|missing| elsewhere().ok_or_else(|| missing.into()));
+    }
+    match (name, of_run, id) {
         (Some(base), ..) if Path::new(&base).is_dir() => Ok(base.into()),
         (_, Some(base), _) => Ok(base),
         (_, None, Some(id)) if id.owner_and_name().is_some() => Ok(hub::cached(&id)?.folder),
@@ -59,7 +65,7 @@ pub(super) fn lock_above(adapter: &Path) -> Option<PathBuf> {
     Some(adapter.canonicalize().ok()?.parent()?.join(RunFolder::LOCK)).filter(|lock| lock.exists())
 }
 
-/// The base as the run found it; the adapter's own file has not its whole place.
+/// The base as the run above an adapter or a model found it; the adapter's own file has not its whole place.
 pub(super) fn base_of_run(adapter: &Path) -> Option<PathBuf> {
     let lock = Lock::read(&lock_above(adapter)?).ok()?;
     let (file, _) = lock.base_files().into_iter().next()?;

@@ -1,19 +1,20 @@
 //! `rankine export`: a model or an adapter as the files that a consumer reads.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering::Relaxed;
 
 use clap::{Args, ValueEnum};
 use indicatif::HumanBytes;
 use serde_json::{Value, json};
 
 use super::consumers::ConsumerArgs;
-use super::merge::LEFTOVER;
+use super::merge::{LEFTOVER, interrupt};
 use super::shipped::Shipped;
 use super::{Failure, print};
 use crate::adapter::peft;
 use crate::export::card::Artefact;
 use crate::export::consumers::{self, Facts, findings, model_findings};
-use crate::export::gguf::{Kind, Written, architecture_name, write_gguf_adapter, write_gguf_model};
+use crate::export::gguf::{self, Kind, Written, architecture_name, write_gguf_adapter, write_gguf_model};
 use crate::export::ollama::{self, Proof, prove, write_ollama};
 use crate::export::{write_folder, write_mlx, write_peft};
 use crate::fault::{Exit, Fault};
@@ -36,9 +37,9 @@ pub(super) struct ExportArgs {
     /// base's licences
     #[arg(long, value_name = "PATH|FOLDER/")]
     out: PathBuf,
-    /// The type of a model's matrices; an adapter's stay in f32
-    #[arg(long, value_enum, default_value_t = Dtype::F16)]
-    dtype: Dtype,
+    /// The type of a model's matrices (f16); an adapter's stay in f32
+    #[arg(long, value_enum)]
+    dtype: Option<Dtype>,
     /// The folder of an adapter's base, in place of the one that it names
     #[arg(long, value_name = "DIR")]
     base: Option<PathBuf>,
@@ -109,6 +110,7 @@ pub(super) fn export(args: &ExportArgs, terminal: &Terminal) -> Result<(), Failu
     let from = args.from.as_ref().or(args.adapter.as_ref()).expect("one of the two is required");
     check_options(args)?;
     let shipped = Shipped::find(from)?;
+    check_model_options(args, &shipped)?;
     judge(args, &shipped, terminal)?;
     remove_leftovers(&[args.out.parent().filter(|above| !above.as_os_str().is_empty()).unwrap_or(Path::new("."))], LEFTOVER)?;
     let (base, report) = (shipped.base(args.base.as_deref())?, |event| terminal.take(&event));
@@ -116,24 +118,29 @@ pub(super) fn export(args: &ExportArgs, terminal: &Terminal) -> Result<(), Failu
     let is_ollama = args.to == Form::Ollama;
     let proof = is_ollama.then(|| prove(&base, template.as_deref(), args.template.as_deref())).transpose()?;
     proof.iter().flat_map(|proof| &proof.notes).for_each(|note| terminal.say(&format!("note: {note}")));
-    let made = args.to.is_model().then(|| shipped.model(&base, template.as_deref(), &args.out, terminal)).transpose()?;
+    let interrupt = interrupt(&args.out)?;
+    let made =
+        args.to.is_model().then(|| shipped.model(&base, template.as_deref(), &args.out, &interrupt, terminal)).transpose()?;
     let model = || &made.as_ref().expect("made where a model is wanted").folder;
     let fill = |folder: &Path| match args.to {
         Form::Peft | Form::Mlx => write_adapter(args, shipped.adapter()?, &base, folder),
-        Form::GgufAdapter => Ok(write_gguf_adapter(shipped.adapter()?, &base, &folder.join(ADAPTER_FILE), &report)?),
-        Form::Gguf => Ok(write_gguf_model(model(), &folder.join(MODEL_FILE), args.dtype.kind(), &report)?),
+        Form::GgufAdapter => Ok(write_gguf_adapter(shipped.adapter()?, &base, &folder.join(ADAPTER_FILE), &interrupt, &report)?),
+        Form::Gguf => Ok(write_gguf_model(model(), &folder.join(MODEL_FILE), args.kind(), &interrupt, &report)?),
         Form::Ollama => {
             let proof = proof.as_ref().expect("proven for this form");
-            Ok::<_, Failure>(write_ollama(model(), proof, folder, args.dtype.kind(), &report)?)
+            Ok::<_, Failure>(write_ollama(model(), proof, folder, args.kind(), &interrupt, &report)?)
         }
     };
     let is_folder = args.out.as_os_str().as_encoded_bytes().ends_with(b"/");
     let written = match args.to {
-        Form::Gguf if !is_folder => write_gguf_model(model(), &args.out, args.dtype.kind(), &report).map_err(Failure::from),
+        Form::Gguf if !is_folder => write_gguf_model(model(), &args.out, args.kind(), &interrupt, &report).map_err(Failure::from),
         Form::GgufAdapter if !is_folder => {
-            write_gguf_adapter(shipped.adapter()?, &base, &args.out, &report).map_err(Failure::from)
+            write_gguf_adapter(shipped.adapter()?, &base, &args.out, &interrupt, &report).map_err(Failure::from)
         }
-        _ => write_folder(&args.out, &base, shipped.card(&base, args.artefact(), proof.as_ref())?, fill),
+        _ => write_folder(&args.out, &base, shipped.card(&base, args.artefact(), proof.as_ref())?, |folder| {
+            let written = fill(folder)?;
+            if interrupt.load(Relaxed) { Err(gguf::Error::Stopped.into()) } else { Ok(written) }
+        }),
     };
     terminal.stop();
     print_result(args, written?, proof.as_ref())
@@ -147,12 +154,16 @@ impl Form {
 }
 
 impl ExportArgs {
+    fn kind(&self) -> Kind {
+        self.dtype.unwrap_or(Dtype::F16).kind()
+    }
+
     /// What the folder's card is about.
     fn artefact(&self) -> Artefact {
         match self.to {
             Form::Peft => Artefact::Adapter,
             Form::Mlx => Artefact::Mlx,
-            Form::Gguf => Artefact::Gguf { file: MODEL_FILE.to_owned(), is_quantised: self.dtype == Dtype::Q8_0 },
+            Form::Gguf => Artefact::Gguf { file: MODEL_FILE.to_owned(), is_quantised: self.dtype == Some(Dtype::Q8_0) },
             Form::GgufAdapter => Artefact::GgufAdapter { file: ADAPTER_FILE.to_owned() },
             Form::Ollama => Artefact::Ollama { file: ollama::WEIGHTS.to_owned() },
         }
@@ -165,11 +176,36 @@ fn check_options(args: &ExportArgs) -> Result<(), Failure> {
         let fault = Fault::new("--template: only `--to ollama` has a Go template");
         return Err(Failure::new(Exit::Usage, fault.hint("name the model's own template with `--chat-template`")));
     }
-    if args.out.exists() {
+    let refused = |message: &str, hint: &str| Err(Failure::new(Exit::Usage, Fault::new(message).hint(hint)));
+    if args.dtype.is_some() && !args.to.is_model() {
+        return refused("--dtype: an adapter's matrices stay as they are", "leave it out, or export a model: `--to gguf`");
+    }
+    if args.chat_template.is_some() && !args.to.is_model() {
+        return refused("--chat-template: an adapter's files have none", "leave it out, or export a model: `--to gguf`");
+    }
+    // A file or a link that leads nowhere is there too, with a `/` at its end as well.
+    if args.out.components().collect::<PathBuf>().symlink_metadata().is_ok() {
         let fault = Fault::new(format!("`{}` exists", args.out.display()));
         return Err(Failure::new(Exit::Exists, fault.hint("choose another `--out`, or remove it first")));
     }
     Ok(())
+}
+
+/// Refuses what only an adapter is told: a model has its base and its template in its folder.
+fn check_model_options(args: &ExportArgs, shipped: &Shipped) -> Result<(), Failure> {
+    let Shipped::Model(folder) = shipped else { return Ok(()) };
+    let folder = folder.display();
+    let (message, hint) = match (&args.base, &args.chat_template) {
+        (Some(_), _) => {
+            (format!("--base: `{folder}` is a model, which has no base"), "leave it out, or name an adapter".to_owned())
+        }
+        (None, Some(_)) => {
+            let hint = "lay the template as `chat_template.jinja` into a copy of that folder, and export the copy";
+            (format!("--chat-template: `{folder}` is a model, whose template lies in its folder"), hint.to_owned())
+        }
+        (None, None) => return Ok(()),
+    };
+    Err(Failure::new(Exit::Usage, Fault::new(message).hint(hint)))
 }
 
 /// What those who are to read the files would say.
@@ -182,7 +218,7 @@ fn judge(args: &ExportArgs, shipped: &Shipped, terminal: &Terminal) -> Result<()
     let architecture = spec.and_then(|spec| architecture_name(&spec).ok());
     let facts = match shipped {
         Shipped::Adapter(adapter) => Facts::read(adapter, architecture)?,
-        Shipped::Model(_) => Facts { architecture, ..Facts::default() },
+        Shipped::Model(_) => Facts::of_model(architecture),
     };
     args.consumers.judge(terminal, |consumer| {
         let mut found = findings(consumer, &facts, Some(args.to.given()));
@@ -198,7 +234,12 @@ fn judge(args: &ExportArgs, shipped: &Shipped, terminal: &Terminal) -> Result<()
 fn write_adapter(args: &ExportArgs, adapter: &Path, base: &Path, folder: &Path) -> Result<Written, Failure> {
     let projections = Folder::open(base)?.spec.projections();
     let named = peft::read_base(adapter)?.map_or_else(|| base.to_owned(), PathBuf::from);
-    let name = if named.is_absolute() { name_of(&named) } else { named.display().to_string() };
+    let pinned = peft::read_hub_base(adapter)?.filter(|id| args.to == Form::Peft && id.pinned().is_some());
+    let name = match pinned {
+        Some(id) => id.to_string(),
+        None if named.is_absolute() => name_of(&named),
+        None => named.display().to_string(),
+    };
     let write = if args.to == Form::Mlx { write_mlx } else { write_peft };
     Ok(write(adapter, &name, &projections, folder)?)
 }

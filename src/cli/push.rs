@@ -100,7 +100,8 @@ impl Parts {
         let unfinished = self.run.as_ref().filter(|run| !is_finished(run));
         let unfinished =
             unfinished.map(|run| format!("run `{}` is not finished: its best adapter so far is uploaded", run.display()));
-        let card = format!("`{}` has no {}: the repository gets no card", self.adapter.display(), RunFolder::CARD);
+        let beside = self.run.as_ref().unwrap_or(&self.adapter).display();
+        let card = format!("`{beside}` has no {}: the repository gets no card", RunFolder::CARD);
         unfinished.into_iter().chain(self.card.is_none().then_some(card)).collect()
     }
 

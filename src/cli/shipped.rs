@@ -1,15 +1,14 @@
 //! What `export` is given: a model's folder, or an adapter, alone or in a run or checkpoint, which is merged where a model is wanted.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::AtomicBool;
 
 use tempfile::TempDir;
 
 use super::Failure;
 use super::base::{base_of_run, check_adapter, find_base, lock_above, lock_of_model, template_of_run};
 use super::card::run_of;
-use super::merge::{addend_of, interrupt};
+use super::merge::addend_of;
 use crate::adapter::peft;
 use crate::data::template::TEMPLATE_BYTES;
 use crate::export::card::{Artefact, Base, Card, Part, code};
@@ -43,7 +42,7 @@ impl Shipped {
         let holds = |folder: &Path| peft::files(folder)[0].exists();
         match () {
             () if !folder.is_dir() && folder.to_str().is_some_and(|name| hub_id(name).is_some()) => {
-                find_base(Some(folder), None).map(Self::Model)
+                Self::find(&find_base(Some(folder), None)?)
             }
             () if !folder.is_dir() => {
                 let fault = Fault::new(format!("`{}` does not exist, expected a folder or a Hub id", folder.display()));
@@ -111,7 +110,14 @@ impl Shipped {
     }
 
     /// The model, with this chat template if there is one. An adapter is merged into a folder beside `out` that goes with what is returned.
-    pub fn model(&self, base: &Path, template: Option<&str>, out: &Path, terminal: &Terminal) -> Result<Made, Failure> {
+    pub fn model(
+        &self,
+        base: &Path,
+        template: Option<&str>,
+        out: &Path,
+        interrupt: &AtomicBool,
+        terminal: &Terminal,
+    ) -> Result<Made, Failure> {
         let Self::Adapter(adapter) = self else { return Ok(Made { folder: base.to_owned(), _temporary: None }) };
         let above = out.parent().filter(|above| !above.as_os_str().is_empty()).unwrap_or(Path::new("."));
         files::create_folder(above)?;
@@ -124,9 +130,7 @@ impl Shipped {
             float: None,
             other_base: OtherBase::Refuse,
         };
-        let is_merged = default_after(out)?;
-        let merged = merge(&order, &*interrupt(out)?, &|event| terminal.take(&event));
-        is_merged.store(true, Relaxed);
+        let merged = merge(&order, interrupt, &|event| terminal.take(&event));
         terminal.stop();
         if merged?.changed == 0 {
             terminal.say("note: the adapter adds nothing, or nothing that the base's type can hold");
@@ -136,17 +140,4 @@ impl Shipped {
         }
         Ok(Made { folder, _temporary: Some(temporary) })
     }
-}
-
-/// When it is raised, SIGINT and SIGTERM end the process again as they do without a handler: only a merge looks at its own flag.
-fn default_after(out: &Path) -> Result<Arc<AtomicBool>, files::Error> {
-    let raised = Arc::new(AtomicBool::new(false));
-    #[cfg(unix)]
-    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
-        let listening = signal_hook::flag::register_conditional_default(signal, Arc::clone(&raised));
-        listening.map_err(|cause| files::Error::new("listen for signals of", out, cause))?;
-    }
-    #[cfg(not(unix))]
-    let _ = out;
-    Ok(raised)
 }

@@ -229,3 +229,74 @@ fn a_closed_pipe_is_no_fault() {
     assert!(child.wait().unwrap().success());
     assert!(Path::new(&snapshot(&desk)).is_dir());
 }
+
+#[test]
+fn a_folder_that_came_to_be_called_like_the_owner_takes_nothing_from_a_run() {
+    let desk = pulled();
+    let words = ["output_dir=owner/run", "output.save_steps=1", "evaluation.val_set_size=2"];
+    desk.run(&[&TRAIN[..], &words].concat()).says("train", 0, &[]);
+    let adapter = desk.read("owner/run/adapter/adapter_model.safetensors");
+    desk.remove("owner/run/README.md");
+    fs::remove_dir_all(desk.path("owner/run/checkpoints/step-2")).unwrap();
+    desk.run(&["resume", "owner/run"]).says("a folder `owner`", 0, &["going on after step 1"]);
+    assert!(desk.read("owner/run/adapter/adapter_model.safetensors") == adapter);
+    let said = [
+        "`owner/name` does not exist",
+        "hint: correct the path; a Hub id is written `owner/name@main` where a folder `owner` is",
+    ];
+    desk.run(&["check", "recipe.yaml", "base_model=owner/name"]).says("a recipe", 65, &said);
+    desk.run(&["check", "recipe.yaml", "base_model=owner/name@main"]).says("with a revision", 0, &[]);
+    fs::create_dir(desk.path("owner/name")).unwrap();
+    for arguments in [&["eval", "owner/run"][..], &["merge", "--adapter", "owner/run/adapter", "--out", "merged"]] {
+        desk.run(arguments).says("a folder `owner/name`", 0, &[]);
+    }
+    // Another base in the lock is another base, whatever was pinned.
+    fs::remove_dir_all(desk.path("owner/run/checkpoints/step-2")).unwrap();
+    desk.remove("owner/run/README.md");
+    desk.edit("owner/run/recipe.lock.yaml", "base_model: owner/name", "base_model: base");
+    desk.run(&["resume", "owner/run"]).says("an edited lock", 65, &["recipe: `base_model` is base"]);
+}
+
+#[test]
+fn what_the_cache_has_lost_of_the_base_of_a_run_is_told_as_such() {
+    let desk = pulled();
+    desk.run(&TRAIN).says("train", 0, &[]);
+    fs::remove_file(snapshot(&desk).join("model.safetensors")).unwrap();
+    let said = ["these files are missing: model.safetensors", &format!("rankine pull owner/name@{COMMIT}")];
+    for arguments in [
+        &["generate", "--adapter", "run/adapter", "--prompt", "x"][..],
+        &["merge", "--adapter", "run/adapter", "--out", "x"],
+        &["export", "run", "--to", "gguf", "--out", "x"],
+    ] {
+        desk.run(arguments).says(arguments[0], 69, &said);
+    }
+    // A run knows where its base lay, when the cache is looked for elsewhere.
+    online(&desk, &hub(&llama()), &["pull", ID]).says("pull", 0, &[]);
+    let elsewhere = [("HF_HUB_CACHE", "/nowhere")];
+    desk.run_with(&["export", "run", "--to", "gguf", "--out", "x"], &elsewhere).says("another cache", 0, &[]);
+}
+
+#[test]
+fn an_adapter_of_the_hub_is_exported_and_keeps_the_commit_of_its_base() {
+    let desk = pulled();
+    desk.run(&TRAIN).says("train", 0, &[]);
+    let revision = |folder: &str| {
+        let config: Value = serde_json::from_slice(&desk.read(&format!("{folder}/adapter_config.json"))).unwrap();
+        (config["base_model_name_or_path"].clone(), config["revision"].clone())
+    };
+    desk.run(&["export", "run", "--to", "peft", "--out", "peft"]).says("a run", 0, &[]);
+    assert_eq!(revision("peft"), (ID.into(), COMMIT.into()));
+    // A repository with an adapter, as Python's client lays it.
+    let other = desk.path("hub-home/hub/models--me--adapter");
+    fs::create_dir_all(other.join("refs")).unwrap();
+    fs::write(other.join("refs/main"), COMMIT).unwrap();
+    fs::create_dir_all(other.join("snapshots")).unwrap();
+    fs::rename(desk.path("peft"), other.join("snapshots").join(COMMIT)).unwrap();
+    for form in ["peft", "mlx", "gguf-adapter", "gguf", "ollama"] {
+        desk.run(&["export", "me/adapter", "--to", form, "--out", form]).says(form, 0, &[]);
+    }
+    assert_eq!(revision("peft"), (ID.into(), COMMIT.into()));
+    desk.run(&["export", ID, "--to", "gguf", "--out", "base.gguf"]).says("the base", 0, &[]);
+    assert!(desk.read("base.gguf").windows(ID.len()).any(|part| part == ID.as_bytes()), "it is called by its id");
+    assert!(desk.read_text("mlx/adapter_config.json").contains("\"model\": \"owner/name\""));
+}

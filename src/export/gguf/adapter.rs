@@ -1,6 +1,7 @@
 //! An adapter alone as a GGUF file, as llama.cpp's `convert_lora_to_gguf.py` writes it, for `--lora` beside a model of the same base.
 
 use std::path::Path;
+use std::sync::atomic::AtomicBool;
 
 use super::architecture::{Architecture, module_name, neighbours};
 use super::container::{Info, Value};
@@ -13,9 +14,15 @@ use crate::report::Reporter;
 /// Writes the adapter of a PEFT folder, made for the model in `base`, to the file `path`, in f32.
 ///
 /// # Errors
-/// The adapter is not whole or not one of this base, llama.cpp has nothing that computes as the base does, or the file is there or
-/// cannot be written.
-pub fn write_gguf_adapter(adapter: &Path, base: &Path, path: &Path, report: Reporter) -> Result<Written, Error> {
+/// The adapter is not whole or not one of this base, llama.cpp has nothing that computes as the base does, the file is there or
+/// cannot be written, or `interrupt` was raised.
+pub fn write_gguf_adapter(
+    adapter: &Path,
+    base: &Path,
+    path: &Path,
+    interrupt: &AtomicBool,
+    report: Reporter,
+) -> Result<Written, Error> {
     let spec = Folder::open(base)?.spec;
     let architecture = Architecture::of(&spec)?;
     let (config, archive) = (peft::read_config(adapter)?, peft::open(adapter)?);
@@ -33,7 +40,7 @@ pub fn write_gguf_adapter(adapter: &Path, base: &Path, path: &Path, report: Repo
         text("adapter.type", "lora"),
         ("adapter.lora.alpha".to_owned(), Value::F32(alpha as f32)),
     ];
-    write(path, &pairs, &parts, report)
+    write(path, &pairs, &parts, interrupt, report)
 }
 
 /// A and B of a module. Where alpha / r is not its scale, B makes up for it; where q and k are turned otherwise, B's rows move.

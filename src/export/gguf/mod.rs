@@ -8,6 +8,8 @@ mod model;
 mod vocabulary;
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
 
 pub use adapter::write_gguf_adapter;
 pub use kind::Kind;
@@ -69,7 +71,13 @@ impl Part<'_> {
 }
 
 /// Writes a file that is whole or absent.
-fn write(path: &Path, pairs: &[(String, Value)], parts: &[Part], report: Reporter) -> Result<Written, Error> {
+fn write(
+    path: &Path,
+    pairs: &[(String, Value)],
+    parts: &[Part],
+    interrupt: &AtomicBool,
+    report: Reporter,
+) -> Result<Written, Error> {
     if path.exists() {
         return Err(Error::Exists { path: path.to_owned() });
     }
@@ -81,7 +89,7 @@ fn write(path: &Path, pairs: &[(String, Value)], parts: &[Part], report: Reporte
     write_pieces_atomic(path, |file| {
         file.write(&header)?;
         for (index, part) in parts.iter().enumerate() {
-            part.send(|piece| Ok(file.write(piece)?))?;
+            part.send(|piece| if interrupt.load(Relaxed) { Err(Error::Stopped) } else { Ok(file.write(piece)?) })?;
             file.write(&padding(part.info.bytes()))?;
             report(Event::Progress { what: "writing".to_owned(), done: index as u64 + 1, total: parts.len() as u64 });
         }
@@ -136,6 +144,9 @@ pub enum Error {
         /// The type in which it would be stored.
         kind: Kind,
     },
+    /// Somebody stopped it.
+    #[error("stopped: nothing was written")]
+    Stopped,
 }
 
 impl Error {
@@ -156,6 +167,7 @@ impl Explain for Error {
         match (self, self.inner()) {
             (_, Some(inner)) => inner.exit(),
             (Self::Exists { .. }, _) => Exit::Exists,
+            (Self::Stopped, _) => Exit::Signal,
             _ => Exit::Input,
         }
     }

@@ -1,11 +1,13 @@
 //! A model's folder as one GGUF file, with the keys and names of llama.cpp's `convert_hf_to_gguf.py`.
 
 use std::path::Path;
+use std::sync::atomic::AtomicBool;
 
 use super::architecture::{Architecture, differences, frequency_divisors, hyperparameters, module_name};
 use super::container::{Info, Value};
 use super::vocabulary::vocabulary;
 use super::{Error, Kind, Numbers, Part, Written, write};
+use crate::export::card::Base;
 use crate::files::safetensors::Archive;
 use crate::model::{DecoderSpec, Folder, shard_paths};
 use crate::report::{Event, Reporter};
@@ -13,8 +15,15 @@ use crate::report::{Event, Reporter};
 /// Writes the model of a folder to the file `path`, its matrices in `kind`.
 ///
 /// # Errors
-/// The folder is not whole, llama.cpp has nothing that computes or tokenises as it does, or the file is there or cannot be written.
-pub fn write_gguf_model(folder: &Path, path: &Path, kind: Kind, report: Reporter) -> Result<Written, Error> {
+/// The folder is not whole, llama.cpp has nothing that computes or tokenises as it does, the file is there or cannot be written, or
+/// `interrupt` was raised.
+pub fn write_gguf_model(
+    folder: &Path,
+    path: &Path,
+    kind: Kind,
+    interrupt: &AtomicBool,
+    report: Reporter,
+) -> Result<Written, Error> {
     let model = Folder::open(folder)?;
     model.check_weights()?;
     let (spec, architecture) = (&model.spec, Architecture::of(&model.spec)?);
@@ -33,7 +42,7 @@ pub fn write_gguf_model(folder: &Path, path: &Path, kind: Kind, report: Reporter
     if let Some(difference) = differences(spec) {
         report(Event::Note(difference));
     }
-    write(path, &pairs, &parts, report)
+    write(path, &pairs, &parts, interrupt, report)
 }
 
 /// Refuses a model's folder of which [`write_gguf_model`] would not write a file, by everything but the weights.
@@ -55,8 +64,8 @@ pub fn architecture_name(spec: &DecoderSpec) -> Result<&'static str, Error> {
 }
 
 fn general(folder: &Path, architecture: Architecture, kind: Kind) -> Vec<(String, Value)> {
-    let folder = folder.canonicalize().unwrap_or_else(|_| folder.to_owned());
-    let name = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    // Of a folder in the Hub's cache its id, not the commit by which it is called.
+    let name = Base::of(folder).name;
     let text = |key: &str, text: &str| (format!("general.{key}"), Value::Text(text.to_owned()));
     vec![
         text("architecture", architecture.name()),

@@ -7,6 +7,7 @@ mod prove;
 mod stock;
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 
 pub use go::Error as TemplateError;
 pub use modelfile::WEIGHTS;
@@ -26,10 +27,17 @@ const MODELFILE: &str = "Modelfile";
 /// Writes the files for the model of the folder `model` into `folder`.
 ///
 /// # Errors
-/// llama.cpp has nothing like the model, the Modelfile would be read otherwise, or a file cannot be written.
-pub fn write_ollama(model: &Path, proof: &Proof, folder: &Path, kind: Kind, report: Reporter) -> Result<Written, Error> {
+/// llama.cpp has nothing like the model, the Modelfile would be read otherwise, a file cannot be written, or `interrupt` was raised.
+pub fn write_ollama(
+    model: &Path,
+    proof: &Proof,
+    folder: &Path,
+    kind: Kind,
+    interrupt: &AtomicBool,
+    report: Reporter,
+) -> Result<Written, Error> {
     let modelfile = modelfile::modelfile(&proof.template, &proof.stops, &generation(model)?)?;
-    let written = write_gguf_model(model, &folder.join(WEIGHTS), kind, report)?;
+    let written = write_gguf_model(model, &folder.join(WEIGHTS), kind, interrupt, report)?;
     write_atomic(&folder.join(MODELFILE), modelfile.as_bytes())?;
     Ok(written)
 }
