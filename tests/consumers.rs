@@ -281,11 +281,7 @@ fn a_whole_model_is_not_told_of_adapters() {
         export(consumer).says(consumer, 65, &["does not read a model as a GGUF file", next]);
     }
     export("llamacpp").says("llama.cpp", 0, &[]);
-    desk.run(&["merge", "--adapter", "run", "--out", "y"]).says(
-        "merge",
-        65,
-        &["holds a run of all weights", "`run/model`"],
-    );
+    desk.run(&["merge", "--adapter", "run", "--out", "y"]).says("merge", 65, &["holds a run of all weights", "`run/model`"]);
 }
 
 #[test]
