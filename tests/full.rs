@@ -244,6 +244,21 @@ fn cut_short(desk: &Desk) {
     }
 }
 
+/// What the model's folder gets counts as read, be it of no use here.
+#[test]
+fn what_goes_beside_the_weights_is_in_the_lock() {
+    let desk = Desk::new();
+    desk.write("recipe.yaml", RECIPE);
+    desk.write("base/vocab.json", "{}");
+    desk.write("base/LICENSE", "as it was");
+    desk.run(&["train", "recipe.yaml", "output_dir=run"]).says("train", 0, &[]);
+    cut_short(&desk);
+    desk.write("base/vocab.json", "{ }");
+    desk.write("base/LICENSE", "as it is");
+    let parts = ["`base/vocab.json` has changed since the run started", "`base/LICENSE` has changed since the run started"];
+    desk.run(&["resume", "run"]).says("changed", 65, &parts);
+}
+
 #[test]
 fn a_base_that_has_changed_does_not_end_as_a_model_with_anothers_config() {
     let desk = desk();

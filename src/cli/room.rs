@@ -54,7 +54,7 @@ impl Room {
             let message = format!("{key}: `{}` lies in `{shown}`, which this run would empty", path.display());
             return Err(exists(message, "choose another `output_dir`"));
         }
-        check_space(folder, RunFolder::needed_bytes(plan.trainable_parameters))?;
+        check_space(folder, plan.needed_bytes()?)?;
         Ok(room)
     }
 

@@ -61,6 +61,11 @@ impl<'a> Beside<'a> {
         Ok(Self { base, paths })
     }
 
+    /// Where they are.
+    pub fn files(&self) -> impl Iterator<Item = PathBuf> {
+        self.paths.iter().map(|path| self.base.join(path))
+    }
+
     /// Their bytes together.
     pub fn bytes(&self) -> u64 {
         self.paths.iter().filter_map(|path| Some(self.base.join(path).metadata().ok()?.len())).sum()

@@ -15,7 +15,7 @@ use crate::files::Float;
 use crate::model::{Beside, CHAT_TEMPLATE, Decoder, Folder};
 use crate::report::Reporter;
 use crate::terms::Method;
-use crate::train::{self, Checkpoint, Product, Schedule, StepConfig};
+use crate::train::{self, Checkpoint, Product, RunFolder, Schedule, StepConfig};
 
 impl Plan {
     /// Loads what trains: as a checkpoint has it, as the recipe says to go on from, or fresh.
@@ -73,6 +73,15 @@ impl Plan {
             Trains::Adapter(config) => Product::Adapter { config: config.clone(), base: self.pinned_base_name() },
             Trains::Everything => Product::Model { beside: self.beside()? },
         })
+    }
+
+    /// Bytes that a run needs at least: what it is for, and one checkpoint.
+    ///
+    /// # Errors
+    /// The base's folder cannot be read.
+    pub fn needed_bytes(&self) -> Result<u64, Error> {
+        let beside = if self.trains == Trains::Everything { Beside::of(&self.base_folder)?.bytes() } else { 0 };
+        Ok(RunFolder::needed_bytes(self.trainable_parameters) + 2 * beside)
     }
 
     /// What goes with the weights of the model that is trained; its chat template is the one that it is trained with.

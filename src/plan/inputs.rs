@@ -7,11 +7,12 @@ use std::time::SystemTime;
 use serde_json::{Map, Value, json};
 
 use super::Error;
+use super::adapter::Trains;
 use super::resolve::Plan;
 use crate::adapter::peft;
 use crate::data::Source;
 use crate::files::{self, hash_file};
-use crate::model::shard_paths;
+use crate::model::{Beside, shard_paths};
 
 /// What of the base's folder is read beside the weights.
 const BESIDE: [&str; 7] = [
@@ -46,10 +47,17 @@ impl Inputs {
     /// The base's index cannot be read.
     pub fn of(plan: &Plan, since: SystemTime) -> Result<Self, Error> {
         let beside = BESIDE.into_iter().map(|name| plan.base_folder.join(name)).filter(|path| path.exists());
+        let mut beside: Vec<PathBuf> = beside.collect();
+        if plan.trains == Trains::Everything {
+            // All that the model's folder gets.
+            beside.extend(Beside::of(&plan.base_folder)?.files());
+            beside.sort();
+            beside.dedup();
+        }
         let data = |sources: &[Source]| sources.iter().flat_map(|source| source.files.clone()).collect();
         let by_kind = vec![
             ("base", shard_paths(&plan.base_folder)?),
-            ("tokenizer_and_config", beside.collect()),
+            ("tokenizer_and_config", beside),
             ("chat_template", plan.chat_template.iter().cloned().collect()),
             ("init_from", plan.init_from.iter().flat_map(|folder| peft::files(folder)).collect()),
             ("datasets", data(&plan.sources)),
