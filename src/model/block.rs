@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use burn::tensor::activation::silu;
 use burn::tensor::{Bool, Tensor};
 
 use super::cache::Past;
@@ -12,7 +11,7 @@ use crate::nn::norm::RmsNorm;
 use crate::nn::projection::Projection;
 use crate::nn::rope::RopeTables;
 use crate::nn::weight::Weight;
-use crate::ops::Mask;
+use crate::ops::{Mask, swiglu};
 use crate::terms::Method;
 
 /// What depends on the batch's length and rows, not on the block: made once a batch, used by forward and by every
@@ -100,7 +99,7 @@ impl Block {
     fn feed_forward(&self, x: Tensor<3>, frame: &Frame) -> Tensor<3> {
         let [gate, up, down] = &self.mlp;
         let mask = frame.mask(self.index, Group::MlpInput);
-        let inner = silu(gate.forward(x.clone(), mask.as_ref())) * up.forward(x, mask.as_ref());
+        let inner = swiglu(gate.forward(x.clone(), mask.as_ref()), up.forward(x, mask.as_ref()));
         down.forward(inner, frame.mask(self.index, Group::MlpOutput).as_ref())
     }
 
