@@ -243,12 +243,13 @@ fn whatever_is_left_out_of_a_checkpoint_is_missed() {
     // The rate is far too high, so that the best adapter is an early one.
     let overrides =
         ["training.learning_rate=0.3", "training.lr_scheduler=constant", "output.save_steps=1", "evaluation.eval_steps=1"];
-    let overrides = [&overrides[..], &["evaluation.early_stopping_patience=12"]].concat();
+    let overrides = [&overrides[..], &["evaluation.early_stopping_patience=2"]].concat();
     let alone = reference(&desk, &overrides);
     let state = |step: u64| -> Value {
         serde_json::from_str(&desk.read_text(&format!("alone/checkpoints/step-{step}/state.json"))).unwrap()
     };
     let last = checkpoints(&desk, "alone").pop().unwrap();
+    assert!(last < 30, "patience ends it");
     let step = (last - 2).max(state(last)["best_step"].as_u64().unwrap() + 1);
     assert!(step < last && state(step)["evaluations_without_improvement"].as_u64() > Some(0), "patience counts at step {step}");
 
