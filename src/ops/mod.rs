@@ -1,8 +1,10 @@
 //! Custom operations with a backward of their own; with `device`, the only place that names a burn backend.
+#![allow(clippy::inline_always, reason = "a loop is compiled for a level only where it is inlined, see `simd`")]
 
 mod dropout;
 mod exp;
 mod product;
+mod simd;
 mod swiglu;
 
 pub use dropout::{Mask, dropout};
