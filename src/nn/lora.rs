@@ -3,7 +3,7 @@
 use burn::tensor::Tensor;
 
 use crate::draws::{mix, unit};
-use crate::ops::{Mask, dropout, matmul};
+use crate::ops::{Adapter, Mask, adapted};
 
 /// `scale · drop(x) A B`, Hu et al. 2021, arXiv:2106.09685; `scale` is alpha / r, or alpha / sqrt(r) with rslora
 /// (arXiv:2312.03732).
@@ -18,15 +18,13 @@ pub struct Lora {
 }
 
 impl Lora {
+    /// x W + `scale · drop(x) A B`.
+    ///
     /// # Shapes
-    /// `x` [tokens, in], result [tokens, out].
-    pub fn forward(&self, x: Tensor<2>, mask: Option<&Mask>) -> Tensor<2> {
-        let x = match mask {
-            Some(mask) => dropout(x, mask),
-            None => x,
-        };
-        // The scale goes where the tensor is narrow.
-        matmul(matmul(x, self.a.clone()).mul_scalar(self.scale), self.b.clone())
+    /// `x` [tokens, in], `weight` [in, out], result [tokens, out].
+    pub fn forward(&self, x: Tensor<2>, weight: Tensor<2>, mask: Option<&Mask>) -> Tensor<2> {
+        let Self { a, b, scale } = self.clone();
+        adapted(x, weight, Adapter { a, b, scale }, mask)
     }
 
     /// Parameters in A and B.

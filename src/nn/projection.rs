@@ -27,12 +27,12 @@ impl Projection {
     pub fn forward(&self, x: Tensor<3>, mask: Option<&Mask>) -> Tensor<3> {
         let [batch, sequence, inputs] = x.dims();
         let x: Tensor<2> = x.reshape([batch * sequence, inputs]);
-        let mut y = matmul(x.clone(), self.weight.clone()); // [tokens, out]
+        let mut y = match &self.lora {
+            Some(lora) => lora.forward(x, self.weight.clone(), mask),
+            None => matmul(x, self.weight.clone()),
+        }; // [tokens, out]
         if let Some(bias) = &self.bias {
             y = y + bias.clone().unsqueeze();
-        }
-        if let Some(lora) = &self.lora {
-            y = y + lora.forward(x, mask);
         }
         let outputs = self.outputs();
         y.reshape([batch, sequence, outputs])

@@ -9,9 +9,15 @@ use burn::backend::autodiff::checkpoint::base::Checkpointer;
 use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
 use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind, binary};
+use burn::backend::ops::FloatTensorOps;
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, Backend, Dispatch, Flex, TensorMetadata, backend_extension};
-use burn::tensor::Tensor;
+use burn::tensor::{DType, Tensor, TensorData};
+
+use super::gemm::{Matrix, Numbers, sum_of_products};
+
+/// Rows below which a product is bound by reading the right matrix, so that packing it does not pay.
+const FEW_ROWS: usize = 8;
 
 static FLOPS: AtomicU64 = AtomicU64::new(0);
 
@@ -37,16 +43,82 @@ pub trait Product: Backend {
     fn product(lhs: FloatTensor<Self>, rhs: FloatTensor<Self>) -> FloatTensor<Self>;
 }
 
+/// Sums of products, counted too.
+pub(super) trait ProductSum: Product {
+    /// `lhs[0] · rhs[0] + lhs[1] · rhs[1]`, matrices.
+    fn product_sum(lhs: [FloatTensor<Self>; 2], rhs: [FloatTensor<Self>; 2]) -> FloatTensor<Self>;
+}
+
 impl Product for Flex {
     fn product(lhs: FloatTensor<Self>, rhs: FloatTensor<Self>) -> FloatTensor<Self> {
-        counted::<Self>(lhs, rhs)
+        count::<Self>(&lhs, &rhs);
+        summed([lhs], [rhs]).unwrap_or_else(|([lhs], [rhs])| Self::float_matmul(lhs, rhs))
     }
+}
+
+impl ProductSum for Flex {
+    fn product_sum(lhs: [FloatTensor<Self>; 2], rhs: [FloatTensor<Self>; 2]) -> FloatTensor<Self> {
+        lhs.iter().zip(&rhs).for_each(|(lhs, rhs)| count::<Self>(lhs, rhs));
+        summed(lhs, rhs).unwrap_or_else(|(lhs, rhs)| composed_sum::<Self>(lhs, rhs))
+    }
+}
+
+/// The sum of the products by our own kernel; what it was given where that is not for it: few rows, or more than two dimensions.
+#[allow(clippy::type_complexity, reason = "twice what it takes")]
+fn summed<const N: usize>(
+    lhs: [FloatTensor<Flex>; N],
+    rhs: [FloatTensor<Flex>; N],
+) -> Result<FloatTensor<Flex>, ([FloatTensor<Flex>; N], [FloatTensor<Flex>; N])> {
+    let shape = [lhs[0].shape(), rhs[0].shape()];
+    let is_f32 = rhs.iter().all(|rhs| rhs.dtype() == DType::F32);
+    if shape[0].num_dims() != 2 || shape[1].num_dims() != 2 || (shape[0][0] < FEW_ROWS && is_f32) {
+        return Err((lhs, rhs));
+    }
+    let (lhs, rhs) = (lhs.map(in_rows_or_columns), rhs.map(in_rows_or_columns));
+    let products: [_; N] = std::array::from_fn(|index| {
+        let left = matrix(&lhs[index], lhs[index].storage());
+        let right = match rhs[index].dtype() {
+            DType::BF16 => matrix(&rhs[index], rhs[index].storage()).map(Numbers::Bf16),
+            _ => matrix(&rhs[index], rhs[index].storage()).map(Numbers::F32),
+        };
+        (left, right)
+    });
+    let sum = TensorData::new(sum_of_products(&products), [shape[0][0], shape[1][1]]);
+    Ok(Flex::float_from_data(sum, &lhs[0].device()))
+}
+
+/// A matrix whose rows or whose columns lie in one piece.
+fn in_rows_or_columns(tensor: FloatTensor<Flex>) -> FloatTensor<Flex> {
+    match tensor.layout().strides() {
+        [stride, 1] | [1, stride] if *stride > 0 => tensor,
+        _ => tensor.to_contiguous(),
+    }
+}
+
+fn matrix<'a, T>(tensor: &FloatTensor<Flex>, storage: &'a [T]) -> Matrix<&'a [T]> {
+    let (layout, shape) = (tensor.layout(), tensor.shape());
+    let numbers = &storage[layout.start_offset()..];
+    let (turned, stride) = match layout.strides() {
+        [stride, 1] => (false, *stride),
+        [_, stride] | [stride, ..] => (true, *stride),
+        [] => (false, 1),
+    };
+    Matrix { numbers, rows: shape[0], columns: shape[1], stride: stride.unsigned_abs(), turned }
 }
 
 #[cfg(any(feature = "wgpu", feature = "cuda"))]
 impl Product for burn::backend::Cube {
     fn product(lhs: FloatTensor<Self>, rhs: FloatTensor<Self>) -> FloatTensor<Self> {
-        counted::<Self>(lhs, rhs)
+        count::<Self>(&lhs, &rhs);
+        Self::float_matmul(lhs, rhs)
+    }
+}
+
+#[cfg(any(feature = "wgpu", feature = "cuda"))]
+impl ProductSum for burn::backend::Cube {
+    fn product_sum(lhs: [FloatTensor<Self>; 2], rhs: [FloatTensor<Self>; 2]) -> FloatTensor<Self> {
+        lhs.iter().zip(&rhs).for_each(|(lhs, rhs)| count::<Self>(lhs, rhs));
+        composed_sum::<Self>(lhs, rhs)
     }
 }
 
@@ -84,11 +156,14 @@ impl<B: Backend + Product> Backward<B, 2> for ProductBackward {
     }
 }
 
-fn counted<B: Backend>(lhs: FloatTensor<B>, rhs: FloatTensor<B>) -> FloatTensor<B> {
+fn composed_sum<B: Backend>([one, other]: [FloatTensor<B>; 2], [of_one, of_other]: [FloatTensor<B>; 2]) -> FloatTensor<B> {
+    B::float_add(B::float_matmul(one, of_one), B::float_matmul(other, of_other))
+}
+
+fn count<B: Backend>(lhs: &FloatTensor<B>, rhs: &FloatTensor<B>) {
     let columns = *rhs.shape().iter().next_back().expect("a product has two dimensions at least");
     let multiply_adds: usize = lhs.shape().iter().product::<usize>() * columns;
     FLOPS.fetch_add(2 * multiply_adds as u64, Ordering::Relaxed);
-    B::float_matmul(lhs, rhs)
 }
 
 #[cfg(test)]
