@@ -6,15 +6,15 @@
 //! bytes of that for the tokens and [`BROKEN`] for the trained ones. The checksum is blake3 of records, index and what stands before
 //! it. Length limits are not part of a cache, so changing them costs no tokenising.
 
-use std::io::{BufWriter, Seek, Write};
+use std::fs::File;
+use std::io::{BufWriter, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use memmap2::Mmap;
 use tempfile::NamedTempFile;
 
 use super::encode::TokenRow;
-use crate::files::{self, Hash};
+use crate::files::{self, Hash, Map, update_in_parallel};
 
 /// The last byte is the version of the layout and of what the encoder writes into it.
 const MAGIC: [u8; 8] = *b"RKTOKEN\x02";
@@ -23,6 +23,8 @@ const LEFTOVER: Duration = Duration::from_hours(24);
 const CHECKSUM_START: usize = 8 + 8 + 8 + 32;
 const HEADER_BYTES: usize = CHECKSUM_START + 32;
 const ENTRY_BYTES: usize = 8 + 4 + 4 + 8;
+/// Bytes of the index that are in memory at a time.
+const INDEX_PIECE_BYTES: usize = 1 << 18;
 /// More trained tokens than any row has.
 const BROKEN: u32 = u32::MAX;
 
@@ -91,7 +93,7 @@ impl Row<'_> {
 /// The rows of one data file.
 #[derive(Debug)]
 pub struct Cache {
-    map: Mmap,
+    map: Map,
     rows: usize,
     index_start: usize,
 }
@@ -115,7 +117,8 @@ impl Cache {
             return Err(format!("it has {} bytes, its header describes another length", map.len()));
         }
         let mut hasher = blake3::Hasher::new();
-        if hasher.update(&map[HEADER_BYTES..]).update(said).finalize().as_bytes() != checksum {
+        update_in_parallel(&mut hasher, &map, HEADER_BYTES);
+        if hasher.update(said).finalize().as_bytes() != checksum {
             return Err("its checksum does not fit its content".into());
         }
         // Both are below the length of the map, which is a usize.
@@ -132,29 +135,30 @@ impl Cache {
     /// # Panics
     /// There is no such row.
     pub fn entry(&self, row: usize) -> Entry<'_> {
-        let entry = &self.map[self.index_start + row * ENTRY_BYTES..][..ENTRY_BYTES];
+        let entry = self.index_start + row * ENTRY_BYTES;
+        let entry = self.map.slice(entry..entry + ENTRY_BYTES);
         let (start, length, trained_tokens) = (u64_at(entry, 0) as usize, u32_at(entry, 8) as usize, u32_at(entry, 12));
-        let record = &self.map[HEADER_BYTES + start..self.index_start];
+        let record = |bytes: usize| self.map.slice(HEADER_BYTES + start..HEADER_BYTES + start + bytes);
         if trained_tokens == BROKEN {
-            return Entry::Broken(str::from_utf8(&record[..length]).expect("the checksum holds what was written from a text"));
+            return Entry::Broken(str::from_utf8(record(length)).expect("the checksum holds what was written from a text"));
         }
-        let (ids, rest) = record.split_at(length * 4);
+        let (ids, bits) = record(length * 4 + length.div_ceil(8)).split_at(length * 4);
         Entry::Row(Row {
             ids: ids.as_chunks().0,
-            bits: &rest[..length.div_ceil(8)],
+            bits,
             trained_tokens: trained_tokens as usize,
             content: Some(u64_at(entry, 16)),
         })
     }
 }
 
-/// A cache being written, row by row: records go to a temporary sibling, only the index is held in memory.
+/// A cache being written, row by row: records go to a temporary sibling, the index to a nameless file until they are all there.
 pub struct Writer {
     path: PathBuf,
     key: Hash,
     file: BufWriter<NamedTempFile>,
     hasher: blake3::Hasher,
-    index: Vec<u8>,
+    index: BufWriter<File>,
     rows: u64,
     records: u64,
 }
@@ -171,7 +175,8 @@ impl Writer {
         let failed = |cause| files::Error::new("write", path, cause);
         let mut file = BufWriter::new(files::temporary_in(folder).map_err(failed)?);
         file.write_all(&[0; HEADER_BYTES]).map_err(failed)?;
-        Ok(Self { path: path.to_owned(), key, file, hasher: blake3::Hasher::new(), index: Vec::new(), rows: 0, records: 0 })
+        let index = BufWriter::new(tempfile::tempfile_in(folder).map_err(failed)?);
+        Ok(Self { path: path.to_owned(), key, file, hasher: blake3::Hasher::new(), index, rows: 0, records: 0 })
     }
 
     /// Appends a row.
@@ -181,7 +186,7 @@ impl Writer {
     pub fn push(&mut self, row: &TokenRow) -> Result<(), files::Error> {
         let ids: Vec<u8> = row.ids.iter().flat_map(|id| id.to_le_bytes()).collect();
         let bits = pack(&row.trained);
-        self.push_entry(row.ids.len() as u32, count(&row.trained) as u32, content(&ids, &bits));
+        self.push_entry(row.ids.len() as u32, count(&row.trained) as u32, content(&ids, &bits))?;
         self.push_record(&ids).and_then(|()| self.push_record(&bits))
     }
 
@@ -190,16 +195,18 @@ impl Writer {
     /// # Errors
     /// The disk is full or fails.
     pub fn push_broken(&mut self, reason: &str) -> Result<(), files::Error> {
-        self.push_entry(reason.len() as u32, BROKEN, 0);
+        self.push_entry(reason.len() as u32, BROKEN, 0)?;
         self.push_record(reason.as_bytes())
     }
 
-    fn push_entry(&mut self, length: u32, trained_tokens: u32, content: u64) {
-        self.index.extend(self.records.to_le_bytes());
-        self.index.extend(length.to_le_bytes());
-        self.index.extend(trained_tokens.to_le_bytes());
-        self.index.extend(content.to_le_bytes());
+    fn push_entry(&mut self, length: u32, trained_tokens: u32, content: u64) -> Result<(), files::Error> {
+        let mut entry = [0; ENTRY_BYTES];
+        entry[..8].copy_from_slice(&self.records.to_le_bytes());
+        entry[8..12].copy_from_slice(&length.to_le_bytes());
+        entry[12..16].copy_from_slice(&trained_tokens.to_le_bytes());
+        entry[16..].copy_from_slice(&content.to_le_bytes());
         self.rows += 1;
+        self.index.write_all(&entry).map_err(|cause| files::Error::new("write", &self.path, cause))
     }
 
     fn push_record(&mut self, bytes: &[u8]) -> Result<(), files::Error> {
@@ -212,8 +219,7 @@ impl Writer {
     /// # Errors
     /// The disk is full or fails; no cache is left then.
     pub fn finish(mut self) -> Result<(), files::Error> {
-        let index = std::mem::take(&mut self.index);
-        self.write(&index)?;
+        self.append_index()?;
         let mut header = Vec::with_capacity(HEADER_BYTES);
         header.extend(MAGIC);
         header.extend(self.rows.to_le_bytes());
@@ -226,6 +232,19 @@ impl Writer {
         file.rewind().and_then(|()| file.write_all(&header)).map_err(failed)?;
         file.persist(&self.path).map_err(|error| failed(error.error))?;
         Ok(())
+    }
+
+    fn append_index(&mut self) -> Result<(), files::Error> {
+        let failed = |cause| files::Error::new("write", &self.path, cause);
+        self.index.rewind().map_err(failed)?;
+        let mut piece = vec![0; INDEX_PIECE_BYTES];
+        loop {
+            let failed = |cause| files::Error::new("read back", &self.path, cause);
+            match self.index.get_mut().read(&mut piece).map_err(failed)? {
+                0 => return Ok(()),
+                bytes => self.write(&piece[..bytes])?,
+            }
+        }
     }
 
     fn write(&mut self, bytes: &[u8]) -> Result<(), files::Error> {

@@ -3,7 +3,10 @@
 use std::fmt;
 use std::path::Path;
 
-use super::Error;
+use super::{Error, Map, map};
+
+/// Bytes that are hashed at a time: enough for all threads, and little to have in memory.
+const PIECE_BYTES: usize = 4 << 20;
 
 /// A blake3 digest, printed as 64 hexadecimal digits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -20,12 +23,50 @@ pub fn hash_bytes(bytes: &[u8]) -> Hash {
     Hash(*blake3::hash(bytes).as_bytes())
 }
 
-/// The hash of a file's content, through a memory map.
+/// The hash of a file's content, by one thread.
 ///
 /// # Errors
 /// The file cannot be read.
 pub fn hash_file(path: &Path) -> Result<Hash, Error> {
-    let mut hasher = blake3::Hasher::new();
-    hasher.update_mmap(path).map_err(|cause| Error::new("read", path, cause))?;
+    let (map, mut hasher) = (map(path)?, blake3::Hasher::new());
+    pieces(&map, 0).for_each(|piece| _ = hasher.update(piece));
     Ok(Hash(*hasher.finalize().as_bytes()))
+}
+
+/// The hash of a file's content, by all threads. Makes their pool, so that it is for where the plan's number of threads is set.
+///
+/// # Errors
+/// The file cannot be read.
+pub fn hash_file_in_parallel(path: &Path) -> Result<Hash, Error> {
+    let (map, mut hasher) = (map(path)?, blake3::Hasher::new());
+    update_in_parallel(&mut hasher, &map, 0);
+    Ok(Hash(*hasher.finalize().as_bytes()))
+}
+
+/// Hashes a file from a place on, by all threads.
+pub fn update_in_parallel(hasher: &mut blake3::Hasher, map: &Map, start: usize) {
+    pieces(map, start).for_each(|piece| _ = hasher.update_rayon(piece));
+}
+
+fn pieces(map: &Map, start: usize) -> impl Iterator<Item = &[u8]> {
+    (start..map.len()).step_by(PIECE_BYTES).map(|start| map.slice(start..map.len().min(start + PIECE_BYTES)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_hashed_in_pieces_has_the_hash_of_its_bytes() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let path = dir.path().join("a");
+        for length in [0, 1, PIECE_BYTES, 5 * PIECE_BYTES + 3] {
+            let content: Vec<u8> = (0..length).map(|index| (index % 251) as u8).collect();
+            std::fs::write(&path, &content).expect("written");
+            let expected = hash_bytes(&content);
+            assert_eq!(hash_file(&path).expect("read"), expected, "{length} bytes");
+            assert_eq!(hash_file_in_parallel(&path).expect("read"), expected, "{length} bytes");
+        }
+        assert!(hash_file(dir.path()).is_err(), "a folder has no content");
+    }
 }

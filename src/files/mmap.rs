@@ -1,19 +1,128 @@
-//! Memory maps of read-only files.
+//! Memory maps of read-only files, of which little stays in this process's memory: the system counts every page that was looked at,
+//! and around one that is missing it maps sixteen.
 #![allow(unsafe_code, reason = "a memory map is only sound while nobody truncates the file")]
 
+use std::ops::{Deref, Range};
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 
 use memmap2::Mmap;
 
 use super::{Error, open_file};
 
+/// What Linux maps at a fault (`fault_around_bytes`).
+const WINDOW_BYTES: usize = 64 << 10;
+/// Windows that were looked at, after which all are given back.
+const RESIDENT_WINDOWS: usize = 256;
+
+/// A file in memory. What is read through [`Map::slice`] stays resident up to 16 MiB, with what was asked for last; what is read in
+/// another way is not counted, and goes with the rest.
+#[derive(Debug)]
+pub struct Map {
+    map: Mmap,
+    /// One bit a window.
+    seen: Vec<AtomicU64>,
+    windows_seen: AtomicUsize,
+}
+
 /// Maps a whole file for reading.
 ///
 /// # Errors
 /// The file cannot be opened or mapped.
-pub fn map(path: &Path) -> Result<Mmap, Error> {
+pub fn map(path: &Path) -> Result<Map, Error> {
     let file = open_file(path)?;
     // SAFETY: the map is read-only. Base models, data sets and cache files are replaced by rename, never written in place
     // by us; another program that truncates one under a run ends the run with SIGBUS, which no reader can prevent.
-    unsafe { Mmap::map(&file) }.map_err(|cause| Error::new("map", path, cause))
+    let map = unsafe { Mmap::map(&file) }.map_err(|cause| Error::new("map", path, cause))?;
+    let words = map.len().div_ceil(WINDOW_BYTES).div_ceil(64);
+    Ok(Map { map, seen: (0..words).map(|_| AtomicU64::new(0)).collect(), windows_seen: AtomicUsize::new(0) })
+}
+
+impl Map {
+    /// Bytes of the file.
+    ///
+    /// # Panics
+    /// The file is shorter.
+    pub fn slice(&self, range: Range<usize>) -> &[u8] {
+        let bytes = &self.map[range.clone()];
+        if self.look_at(&range) > RESIDENT_WINDOWS {
+            self.release();
+            self.look_at(&range);
+        }
+        bytes
+    }
+
+    /// Gives back the memory of all that was looked at. It is read again from the file, which the system keeps, when it is asked for.
+    pub fn release(&self) {
+        self.seen.iter().for_each(|word| word.store(0, Relaxed));
+        self.windows_seen.store(0, Relaxed);
+        #[cfg(unix)]
+        // SAFETY: the map is of a file and read-only, so a page that is given back comes again with what the file holds. It is
+        // advice: where the system does not take it, the pages stay.
+        let _ = unsafe { self.map.unchecked_advise(memmap2::UncheckedAdvice::DontNeed) };
+    }
+
+    /// Marks the windows of a range, and tells how many there are of all ranges.
+    fn look_at(&self, range: &Range<usize>) -> usize {
+        let mut new = 0;
+        for window in range.start / WINDOW_BYTES..range.end.div_ceil(WINDOW_BYTES) {
+            let (word, bit) = (&self.seen[window / 64], 1 << (window % 64));
+            if word.load(Relaxed) & bit == 0 {
+                new += usize::from(word.fetch_or(bit, Relaxed) & bit == 0);
+            }
+        }
+        if new == 0 { 0 } else { self.windows_seen.fetch_add(new, Relaxed) + new }
+    }
+}
+
+impl Deref for Map {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.map
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Bytes of a mapping that are in this process's memory.
+    #[cfg(target_os = "linux")]
+    fn resident_bytes(map: &Map) -> usize {
+        let smaps = std::fs::read_to_string("/proc/self/smaps").expect("read");
+        let start = format!("{:x}-", map.as_ptr().addr());
+        let of_map = smaps.lines().skip_while(|line| !line.starts_with(&start));
+        let rss = of_map.into_iter().find_map(|line| line.strip_prefix("Rss:")).expect("it is mapped");
+        rss.trim().trim_end_matches(" kB").parse::<usize>().expect("a number") << 10
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn a_file_that_is_read_whole_stays_in_memory_in_part() {
+        const BYTES: usize = 64 << 20;
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let path = dir.path().join("a");
+        let content: Vec<u8> = (0..BYTES).map(|index| (index / 4096 % 251) as u8).collect();
+        std::fs::write(&path, &content).expect("written");
+        let map = map(&path).expect("mapped");
+        for start in (0..BYTES).step_by(5000) {
+            let end = BYTES.min(start + 5000);
+            assert!(map.slice(start..end) == &content[start..end], "byte {start}");
+        }
+        let bounded = resident_bytes(&map);
+        assert!(bounded <= (RESIDENT_WINDOWS + 2) * WINDOW_BYTES, "{bounded}");
+        assert!(map.iter().zip(&content).all(|(read, written)| read == written));
+        assert!(resident_bytes(&map) > bounded, "what is not counted stays");
+        map.release();
+        assert_eq!(resident_bytes(&map), 0);
+        assert!(map.slice(0..BYTES) == content, "it comes back");
+    }
+
+    #[test]
+    fn an_empty_file_has_no_bytes() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        std::fs::write(dir.path().join("a"), b"").expect("written");
+        assert!(map(&dir.path().join("a")).expect("mapped").slice(0..0).is_empty());
+    }
 }

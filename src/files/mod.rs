@@ -22,10 +22,10 @@ pub use atomic::{
 pub use claim::{Claim, Refused};
 pub use float::Float;
 pub use guard::{guarded, panic_words};
-pub use hash::{Hash, hash_bytes, hash_file};
+pub use hash::{Hash, hash_bytes, hash_file, hash_file_in_parallel, update_in_parallel};
 pub use limited::{JSON_BYTES, listed, open_file, read_text_up_to, read_up_to};
 pub use manifest::{Unproven, mirror, unproven, verify_manifest, write_manifest};
-pub use mmap::map;
+pub use mmap::{Map, map};
 pub use piecewise::{NewFile, OldFile, copy};
 pub use space::check_space;
 

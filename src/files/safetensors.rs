@@ -8,17 +8,19 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use memmap2::Mmap;
+use rayon::prelude::*;
 use safetensors::tensor::{Metadata, TensorView};
 use safetensors::{Dtype, SafeTensors};
 
-use super::{Error as FileError, Float, map, write_atomic};
+use super::{Error as FileError, Float, Map, map, write_atomic};
 use crate::fault::{Exit, Explain};
 
 pub use layout::Entry;
 
 /// The largest header that is parsed. That of a shard of the largest models has a tenth of it, and parsing takes fifty times its size.
 const MAX_HEADER_BYTES: u64 = 8 << 20;
+/// Bytes that one thread decodes at a time.
+const PIECE_BYTES: usize = 1 << 20;
 /// How `torch.save` begins a file: a zip archive, or a pickle of protocols 2 to 5.
 const PICKLES: [&[u8]; 5] = [b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"];
 
@@ -78,7 +80,7 @@ impl Explain for Error {
 #[derive(Debug)]
 pub struct Archive {
     path: PathBuf,
-    map: Mmap,
+    map: Map,
     metadata: Metadata,
     data_start: usize,
 }
@@ -128,7 +130,19 @@ impl Archive {
     /// A tensor as it is stored; `None` if there is no such tensor.
     pub fn bytes(&self, name: &str) -> Option<&[u8]> {
         let (start, end) = self.metadata.info(name)?.data_offsets;
-        Some(&self.map[self.data_start + start..self.data_start + end])
+        Some(self.map.slice(self.data_start + start..self.data_start + end))
+    }
+
+    /// A tensor with the type of its numbers; `None` if there is no such tensor.
+    ///
+    /// # Errors
+    /// The tensor is not of f32, f16 or bf16.
+    pub fn stored(&self, name: &str) -> Result<Option<Stored<'_>>, Error> {
+        let Some(info) = self.metadata.info(name) else { return Ok(None) };
+        let unread = || Error::Dtype { path: self.path.clone(), name: name.to_owned(), dtype: info.dtype };
+        let (start, end) = info.data_offsets;
+        let bytes = self.data_start + start..self.data_start + end;
+        Ok(Some(Stored { float: Float::of(info.dtype).ok_or_else(unread)?, map: &self.map, bytes }))
     }
 
     /// A tensor's numbers in f32, row by row; `None` if there is no such tensor.
@@ -136,7 +150,7 @@ impl Archive {
     /// # Errors
     /// The tensor is not of f32, f16 or bf16.
     pub fn read_f32(&self, name: &str) -> Result<Option<Vec<f32>>, Error> {
-        self.bytes(name).map(|bytes| self.numbers(name, bytes)).transpose()
+        Ok(self.stored(name)?.map(|stored| stored.to_f32(0..stored.len())))
     }
 
     /// The numbers of some rows of a matrix in f32; `None` if there is no such tensor.
@@ -147,23 +161,61 @@ impl Archive {
     /// # Panics
     /// There are no such rows.
     pub fn read_rows_f32(&self, name: &str, rows: Range<usize>) -> Result<Option<Vec<f32>>, Error> {
-        let Some((bytes, [count, ..])) = self.bytes(name).zip(self.shape(name)) else { return Ok(None) };
-        let row_bytes = bytes.len() / (*count).max(1);
-        self.numbers(name, &bytes[rows.start * row_bytes..rows.end * row_bytes]).map(Some)
-    }
-
-    fn numbers(&self, name: &str, bytes: &[u8]) -> Result<Vec<f32>, Error> {
-        let dtype = self.metadata.info(name).map_or(Dtype::U8, |info| info.dtype);
-        let unread = || Error::Dtype { path: self.path.clone(), name: name.to_owned(), dtype };
-        let float = Float::of(dtype).ok_or_else(unread)?;
-        let mut numbers = vec![0.0; bytes.len() / float.bytes()];
-        float.decode(bytes, &mut numbers);
-        Ok(numbers)
+        let Some((stored, [count, ..])) = self.stored(name)?.zip(self.shape(name)) else { return Ok(None) };
+        let width = stored.len() / (*count).max(1);
+        Ok(Some(stored.to_f32(rows.start * width..rows.end * width)))
     }
 
     /// A tensor's shape.
     pub fn shape(&self, name: &str) -> Option<&[usize]> {
         self.metadata.info(name).map(|info| info.shape.as_slice())
+    }
+}
+
+/// A tensor as a file holds it.
+#[derive(Debug, Clone)]
+pub struct Stored<'a> {
+    /// The type of its numbers.
+    pub float: Float,
+    map: &'a Map,
+    bytes: Range<usize>,
+}
+
+impl<'a> Stored<'a> {
+    /// Numbers of the tensor.
+    pub fn len(&self) -> usize {
+        self.bytes.len() / self.float.bytes()
+    }
+
+    /// Whether it has none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The bytes of some of its numbers. Reading a tensor a piece after the other holds little of the file in memory.
+    ///
+    /// # Panics
+    /// There are no such numbers.
+    pub fn bytes(&self, numbers: Range<usize>) -> &'a [u8] {
+        assert!(numbers.end <= self.len(), "numbers {numbers:?} of {}", self.len());
+        let size = self.float.bytes();
+        self.map.slice(self.bytes.start + numbers.start * size..self.bytes.start + numbers.end * size)
+    }
+
+    /// Some of its numbers in f32.
+    fn to_f32(&self, range: Range<usize>) -> Vec<f32> {
+        let piece = PIECE_BYTES / self.float.bytes();
+        let mut numbers = vec![0.0; range.len()];
+        if range.len() <= piece {
+            // Not worth a thread, and who reads so little may not have said yet how many there are to be.
+            self.float.decode(self.bytes(range), &mut numbers);
+            return numbers;
+        }
+        numbers.par_chunks_mut(piece).enumerate().for_each(|(index, numbers)| {
+            let start = range.start + index * piece;
+            self.float.decode(self.bytes(start..start + numbers.len()), numbers);
+        });
+        numbers
     }
 }
 

@@ -1,7 +1,6 @@
 //! Numbers by name to a [`Decoder`]. Linear weights turn from [out, in], as files have them, to [in, out].
 
 use burn::tensor::{Device, Tensor, TensorData};
-use rayon::prelude::*;
 
 use super::Error;
 use super::block::Block;
@@ -19,6 +18,8 @@ use crate::terms::Method;
 pub(super) trait Source {
     /// Those of a tensor in the order of a checkpoint; the name and shape are of [`DecoderSpec::tensors`].
     fn numbers(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, Error>;
+    /// Those of a matrix, which a checkpoint has as [rows, columns], in the order of [columns, rows].
+    fn transposed(&self, name: &str, shape: [usize; 2]) -> Result<Vec<f32>, Error>;
 }
 
 /// Makes the decoder.
@@ -62,8 +63,8 @@ impl Assembly<'_> {
 
     fn projection(&self, linear: &LinearSpec) -> Result<Projection, Error> {
         let LinearSpec { name, inputs, outputs, bias } = linear;
-        let stored = self.source.numbers(&format!("{name}.weight"), &[*outputs, *inputs])?;
-        let weight = TensorData::new(transposed(&stored, *outputs, *inputs), [*inputs, *outputs]);
+        let weight = self.source.transposed(&format!("{name}.weight"), [*outputs, *inputs])?;
+        let weight = TensorData::new(weight, [*inputs, *outputs]);
         let bias = if *bias { Some(self.vector(&format!("{name}.bias"), *outputs)?) } else { None };
         Ok(Projection { name: name.clone(), weight: Tensor::from_data(weight, self.device), bias, lora: None })
     }
@@ -100,31 +101,4 @@ fn position<T: PartialEq + Clone>(items: &mut Vec<T>, item: &T) -> usize {
         items.push(item.clone());
         items.len() - 1
     })
-}
-
-/// [rows, columns] to [columns, rows], in strips of columns that fit the cache.
-fn transposed(values: &[f32], rows: usize, columns: usize) -> Vec<f32> {
-    const STRIP: usize = 32;
-    let mut output = vec![0.0; values.len()];
-    output.par_chunks_mut(rows * STRIP).enumerate().for_each(|(strip, output)| {
-        let (first, width) = (strip * STRIP, output.len() / rows);
-        for row in 0..rows {
-            for column in 0..width {
-                output[column * rows + row] = values[row * columns + first + column];
-            }
-        }
-    });
-    output
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn transposing_twice_is_the_identity() {
-        let values: Vec<f32> = (0..70u8 * 3).map(f32::from).collect();
-        assert_eq!(transposed(&transposed(&values, 3, 70), 70, 3), values);
-        assert_eq!(transposed(&[1.0, 2.0, 3.0, 4.0, 5.0, 6.0], 2, 3), [1.0, 4.0, 2.0, 5.0, 3.0, 6.0]);
-    }
 }

@@ -7,6 +7,7 @@ use rayon::prelude::*;
 
 use super::assemble::{Source, assemble};
 use super::config::Config;
+use super::transpose::transposed;
 use super::{Decoder, DecoderSpec, Error, families};
 use crate::draws::{mix, unit};
 
@@ -28,6 +29,10 @@ impl Source for Drawn {
         let bound = DEVIATION * 3f64.sqrt();
         let draw = |index: usize| ((2.0 * unit(key.wrapping_add(index as u64)) - 1.0) * bound) as f32;
         Ok((0..count).into_par_iter().map(draw).collect())
+    }
+
+    fn transposed(&self, name: &str, [rows, columns]: [usize; 2]) -> Result<Vec<f32>, Error> {
+        Ok(transposed(&self.numbers(name, &[rows, columns])?, rows, columns))
     }
 }
 

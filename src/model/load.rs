@@ -1,4 +1,5 @@
-//! A Hugging Face folder to a [`Decoder`]: strict about names and shapes, one tensor in memory at a time beside the model.
+//! A Hugging Face folder to a [`Decoder`]: strict about names and shapes; beside the model a few
+//! megabytes are in memory.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -10,6 +11,7 @@ use super::assemble::{Source, assemble};
 use super::config::Config;
 use super::decoder::Decoder;
 use super::spec::{DecoderSpec, EMBEDDING, HEAD};
+use super::transpose::read_transposed;
 use super::{Error, families};
 use crate::files::safetensors::Archive;
 use crate::files::{JSON_BYTES, listed, read_text_up_to};
@@ -168,5 +170,10 @@ impl Source for Weights {
     fn numbers(&self, name: &str, _shape: &[usize]) -> Result<Vec<f32>, Error> {
         let shard = &self.shards[self.place[name]];
         Ok(shard.read_f32(name)?.expect("names were taken from the shards"))
+    }
+
+    fn transposed(&self, name: &str, [rows, columns]: [usize; 2]) -> Result<Vec<f32>, Error> {
+        let stored = self.shards[self.place[name]].stored(name)?.expect("names were taken from the shards");
+        Ok(read_transposed(&stored, rows, columns))
     }
 }

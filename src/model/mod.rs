@@ -12,6 +12,7 @@ mod families;
 mod load;
 mod save;
 mod spec;
+mod transpose;
 
 use std::path::PathBuf;
 

@@ -1,0 +1,136 @@
+//! Linear weights from [out, in], as files have them, to [in, out], as products want them: through tiles that fit the cache, by all
+//! threads, converting on the way, so that a model loads at about the speed at which memory can be written.
+
+use std::ops::Range;
+
+use half::bf16;
+use rayon::prelude::*;
+
+use crate::files::Float;
+use crate::files::float::{Bf16, F16, F32, Number};
+use crate::files::safetensors::Stored;
+
+/// Rows and columns of a tile: a line of the processor's cache has as many f32.
+const TILE: usize = 16;
+/// Bytes of the rows that are read before any further ones.
+const BAND_BYTES: usize = 8 << 20;
+
+/// A number of a weight, as it is kept in memory.
+pub trait Element: Copy + Default + Send {
+    /// The nearest one.
+    fn nearest(number: f32) -> Self;
+}
+
+impl Element for f32 {
+    #[inline]
+    fn nearest(number: f32) -> Self {
+        number
+    }
+}
+
+impl Element for bf16 {
+    #[inline]
+    fn nearest(number: f32) -> Self {
+        Self::from_le_bytes(Bf16::put(number))
+    }
+}
+
+/// A stored matrix [rows, columns] as [columns, rows].
+pub fn read_transposed<T: Element>(stored: &Stored, rows: usize, columns: usize) -> Vec<T> {
+    match stored.float {
+        Float::F32 => read::<F32, T>(stored, rows, columns),
+        Float::F16 => read::<F16, T>(stored, rows, columns),
+        Float::Bf16 => read::<Bf16, T>(stored, rows, columns),
+    }
+}
+
+fn read<S: Number<Bytes: Sync>, T: Element>(stored: &Stored, rows: usize, columns: usize) -> Vec<T> {
+    let mut output = vec![T::default(); rows * columns];
+    let band_rows = (BAND_BYTES / (columns * stored.float.bytes()).max(1)).next_multiple_of(TILE);
+    for first in (0..rows).step_by(band_rows) {
+        let band = first..rows.min(first + band_rows);
+        let source = S::chunks(stored.bytes(band.start * columns..band.end * columns));
+        transpose_band(source, &mut output, rows, band, |bytes| T::nearest(S::get(bytes)));
+    }
+    output
+}
+
+/// [rows, columns] as [columns, rows].
+pub fn transposed(values: &[f32], rows: usize, columns: usize) -> Vec<f32> {
+    let mut output = vec![0.0; rows * columns];
+    transpose_band(values, &mut output, rows, 0..rows, |value| value);
+    output
+}
+
+/// Puts the rows `band` of a matrix, which are all of `source`, where they belong in `output` [columns, rows]. A thread has a strip of
+/// columns to itself.
+fn transpose_band<S: Copy + Sync, T: Copy + Default + Send>(
+    source: &[S],
+    output: &mut [T],
+    rows: usize,
+    band: Range<usize>,
+    convert: impl Fn(S) -> T + Copy + Sync,
+) {
+    let columns = output.len() / rows.max(1);
+    let whole_rows = band.len() / TILE * TILE;
+    output.par_chunks_mut((rows * TILE).max(1)).enumerate().for_each(|(strip, output)| {
+        let (first, width) = (strip * TILE, output.len() / rows);
+        let line = |row: usize| &source[row * columns + first..][..width];
+        let tiled_rows = if width == TILE { whole_rows } else { 0 };
+        for row in (0..tiled_rows).step_by(TILE) {
+            let mut tile = [[T::default(); TILE]; TILE];
+            for (down, line) in (row..row + TILE).map(line).enumerate() {
+                let line = line.first_chunk::<TILE>().expect("the strip is as wide as a tile");
+                for (column, value) in tile.iter_mut().zip(line) {
+                    column[down] = convert(*value);
+                }
+            }
+            for (across, column) in tile.iter().enumerate() {
+                output[across * rows + band.start + row..][..TILE].copy_from_slice(column);
+            }
+        }
+        for row in tiled_rows..band.len() {
+            for (across, value) in line(row).iter().enumerate() {
+                output[across * rows + band.start + row] = convert(*value);
+            }
+        }
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::files::safetensors::{Archive, write_f32};
+
+    /// The definition: element [row, column] is element [column, row].
+    fn by_definition(values: &[f32], rows: usize, columns: usize) -> Vec<f32> {
+        (0..columns).flat_map(|column| (0..rows).map(move |row| values[row * columns + column])).collect()
+    }
+
+    #[test]
+    fn every_size_around_a_tile_is_the_transpose() {
+        for rows in [1, 2, 15, 16, 17, 32, 50] {
+            for columns in [1, 3, 15, 16, 17, 31, 64] {
+                let values: Vec<f32> = (0..rows * columns).map(|index| index as f32).collect();
+                assert_eq!(transposed(&values, rows, columns), by_definition(&values, rows, columns), "{rows} x {columns}");
+            }
+        }
+        assert!(transposed(&[], 0, 3).is_empty() && transposed(&[], 3, 0).is_empty());
+    }
+
+    #[test]
+    fn a_matrix_of_several_bands_is_read_whole_and_in_either_type() {
+        // Rows of 1.2 MB: bands of 16.
+        let (rows, columns) = (40, 300_001);
+        let values: Vec<f32> = (0..rows * columns).map(|index| (index % 65_521) as f32 * 0.001).collect();
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let path = dir.path().join("x.safetensors");
+        write_f32(&path, &[("w".to_owned(), vec![rows, columns], values.clone())], &[]).expect("written");
+        let archive = Archive::open(&path).expect("opened");
+        let stored = archive.stored("w").expect("f32").expect("there");
+        let expected = by_definition(&values, rows, columns);
+        assert!(read_transposed::<f32>(&stored, rows, columns) == expected);
+        let rounded: Vec<bf16> = expected.iter().map(|number| bf16::from_f32(*number)).collect();
+        assert!(read_transposed::<bf16>(&stored, rows, columns) == rounded);
+    }
+}
