@@ -129,10 +129,12 @@ term! {
 term! {
     /// The numbers that the base computes in.
     ModelDtype {
-        /// 32-bit floats, until there is another.
+        /// As the checkpoint has them where that is bfloat16, and 32-bit floats elsewhere: no number changes.
         Auto = "auto",
         /// 32-bit floats.
         Float32 = "float32",
+        /// The upper half of 32-bit floats, rounded; what is computed with them is computed in 32 bits.
+        Bfloat16 = "bfloat16",
     }
 }
 

@@ -4,11 +4,12 @@
 
 mod common;
 
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{DType, Device, Tensor, TensorData};
 use common::*;
 use rankine::adapter::attach;
 use rankine::data::{Batch, TokenRow};
-use rankine::model::Decoder;
+use rankine::model::{Decoder, Folder};
+use rankine::terms::ModelDtype;
 use rankine::train::{Gradients, Memory, StepConfig, forward_backward};
 
 const LOSS: f32 = 1e-5;
@@ -90,4 +91,18 @@ fn dropout_changes_the_loss_and_its_mask_depends_on_the_epoch() {
 fn a_number_that_is_not_one_is_within_no_bound() {
     assert!(largest([0.0, f32::NAN, 1.0].into_iter()).is_nan());
     assert!(difference(&[f32::NAN], &[0.0]).is_nan());
+}
+
+#[test]
+fn a_base_that_is_kept_as_it_is_stored_gives_the_same_bits() {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("checkpoints/rankine-tiny");
+    let of = |dtype| {
+        let mut decoder = Folder::open(&folder).unwrap().load(dtype, &Device::flex(), &|_| {}).unwrap();
+        attach(&mut decoder, &lora(4, 8.0), 7, None).unwrap();
+        let kept_in = decoder.projections().map(|projection| projection.weight.dtype()).collect::<Vec<_>>();
+        (kept_in[0], step(&decoder, 8, StepConfig { memory: Memory::Keep, head_chunk_rows: 64, dropout: 0.0 }))
+    };
+    let [(auto, as_stored), (wide, widened)] = [ModelDtype::Auto, ModelDtype::Float32].map(of);
+    assert_eq!((auto, wide), (DType::BF16, DType::F32));
+    assert_eq!(as_stored, widened);
 }

@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use burn::tensor::DType;
 use clap::Args;
 use serde_json::{Value, json};
 
@@ -56,6 +57,9 @@ pub(super) struct BenchArgs {
     /// Where to compute
     #[arg(long, default_value = "cpu", value_parser = parse_device)]
     device: terms::Device,
+    /// How the weights of the base are kept: `auto`, `float32` or `bfloat16`
+    #[arg(long, default_value = "auto", value_parser = parse_dtype)]
+    model_dtype: terms::ModelDtype,
     /// Compute every block again in backward, in place of keeping its activations
     #[arg(long)]
     recompute: bool,
@@ -72,6 +76,10 @@ pub(super) struct BenchArgs {
 
 fn parse_device(word: &str) -> Result<terms::Device, String> {
     terms::Device::parse(word).ok_or_else(|| "expected `cpu`, `wgpu`, `wgpu:N` or `cuda:N`".to_owned())
+}
+
+fn parse_dtype(word: &str) -> Result<terms::ModelDtype, String> {
+    <terms::ModelDtype as terms::Term>::parse(word).ok_or_else(|| "expected `auto`, `float32` or `bfloat16`".to_owned())
 }
 
 pub(super) fn bench(args: &BenchArgs, started: Instant) -> Result<(), Failure> {
@@ -133,8 +141,12 @@ fn step(decoder: &mut Decoder, optimizer: &mut AdamW, batch: &Batch, config: Ste
 fn decoder(args: &BenchArgs) -> Result<Decoder, Failure> {
     let device = device::open(device::resolve(args.device), true)?;
     let mut decoder = match (&args.model, &args.config) {
-        (Some(folder), _) => Folder::open(folder)?.load(&device, &|_| {})?,
-        (None, Some(config)) => DecoderSpec::read(config)?.draw(SEED, &device)?,
+        (Some(folder), _) => Folder::open(folder)?.load(args.model_dtype, &device, &|_| {})?,
+        (None, Some(config)) => DecoderSpec::read(config)?.draw(
+            SEED,
+            if args.model_dtype == terms::ModelDtype::Bfloat16 { DType::BF16 } else { DType::F32 },
+            &device,
+        )?,
         (None, None) => unreachable!("clap asks for one of the two"),
     };
     let Some(folder) = &args.init_from else {

@@ -116,7 +116,7 @@ impl Speaker {
         let adapter = model.adapter.as_ref().map(|adapter| read_adapter(adapter, &folder.spec.projections())).transpose()?;
         device::set_threads(0);
         let device = device::open(device::resolve(terms::Device::Auto), false)?;
-        let mut decoder = folder.load(&device, &|event| terminal.take(&event))?;
+        let mut decoder = folder.load(terms::ModelDtype::Auto, &device, &|event| terminal.take(&event))?;
         if let Some((config, numbers)) = adapter {
             attach(&mut decoder, &config, 0, Some(&numbers))?;
         }

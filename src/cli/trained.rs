@@ -73,7 +73,7 @@ impl Opened {
             Self::Model(folder) => {
                 let device = base.device();
                 drop(base);
-                return Ok(folder.load(&device, report)?);
+                return Ok(folder.load(crate::terms::ModelDtype::Auto, &device, report)?);
             }
         }
         Ok(base)

@@ -1,6 +1,6 @@
 //! Numbers by name to a [`Decoder`]. Linear weights turn from [out, in], as files have them, to [in, out].
 
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{DType, Device, Tensor, TensorData};
 
 use super::Error;
 use super::block::Block;
@@ -14,17 +14,25 @@ use crate::nn::projection::Projection;
 use crate::report::{Event, Reporter};
 use crate::terms::Method;
 
-/// Where the numbers of a decoder come from.
+/// Where the numbers of a decoder come from; names and shapes are of [`DecoderSpec::tensors`].
 pub(super) trait Source {
-    /// Those of a tensor in the order of a checkpoint; the name and shape are of [`DecoderSpec::tensors`].
-    fn numbers(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, Error>;
-    /// Those of a matrix, which a checkpoint has as [rows, columns], in the order of [columns, rows].
-    fn transposed(&self, name: &str, shape: [usize; 2]) -> Result<Vec<f32>, Error>;
+    /// Those of a vector.
+    fn vector(&self, name: &str, length: usize) -> Result<Vec<f32>, Error>;
+    /// Those of a matrix in the order of a checkpoint, f32 or bf16.
+    fn matrix(&self, name: &str, shape: [usize; 2], dtype: DType) -> Result<TensorData, Error>;
+    /// Those of a matrix, which a checkpoint has as [rows, columns], as [columns, rows], f32 or bf16.
+    fn transposed(&self, name: &str, shape: [usize; 2], dtype: DType) -> Result<TensorData, Error>;
 }
 
-/// Makes the decoder.
-pub(super) fn assemble(source: &dyn Source, spec: DecoderSpec, device: &Device, report: Reporter) -> Result<Decoder, Error> {
-    let assembly = Assembly { source, spec: &spec, device };
+/// Makes the decoder. Its matrices have this dtype; what is small, norms and biases, is f32.
+pub(super) fn assemble(
+    source: &dyn Source,
+    spec: DecoderSpec,
+    dtype: DType,
+    device: &Device,
+    report: Reporter,
+) -> Result<Decoder, Error> {
+    let assembly = Assembly { source, spec: &spec, dtype, device };
     let (mut ropes, mut spans) = (Vec::new(), Vec::new());
     let linears = spec.projections();
     let mut blocks = Vec::with_capacity(spec.layers.len());
@@ -43,18 +51,19 @@ pub(super) fn assemble(source: &dyn Source, spec: DecoderSpec, device: &Device, 
 struct Assembly<'a> {
     source: &'a dyn Source,
     spec: &'a DecoderSpec,
+    dtype: DType,
     device: &'a Device,
 }
 
 impl Assembly<'_> {
     fn vector(&self, name: &str, length: usize) -> Result<Tensor<1>, Error> {
-        Ok(Tensor::from_data(TensorData::new(self.source.numbers(name, &[length])?, [length]), self.device))
+        Ok(Tensor::from_data(TensorData::new(self.source.vector(name, length)?, [length]), self.device))
     }
 
     /// A matrix [vocabulary, width] as it is stored.
     fn matrix(&self, name: &str) -> Result<Tensor<2>, Error> {
         let shape = [self.spec.vocabulary, self.spec.width];
-        Ok(Tensor::from_data(TensorData::new(self.source.numbers(name, &shape)?, shape), self.device))
+        Ok(Tensor::from_data(self.source.matrix(name, shape, self.dtype)?, (self.device, self.dtype)))
     }
 
     fn norm(&self, name: &str, width: usize) -> Result<RmsNorm, Error> {
@@ -63,10 +72,10 @@ impl Assembly<'_> {
 
     fn projection(&self, linear: &LinearSpec) -> Result<Projection, Error> {
         let LinearSpec { name, inputs, outputs, bias } = linear;
-        let weight = self.source.transposed(&format!("{name}.weight"), [*outputs, *inputs])?;
-        let weight = TensorData::new(weight, [*inputs, *outputs]);
+        let weight = self.source.transposed(&format!("{name}.weight"), [*outputs, *inputs], self.dtype)?;
+        let weight = Tensor::from_data(weight, (self.device, self.dtype));
         let bias = if *bias { Some(self.vector(&format!("{name}.bias"), *outputs)?) } else { None };
-        Ok(Projection { name: name.clone(), weight: Tensor::from_data(weight, self.device), bias, lora: None })
+        Ok(Projection { name: name.clone(), weight, bias, lora: None })
     }
 
     fn block(

@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use burn::tensor::{Device, Int, Tensor};
+use burn::tensor::{DType, Device, Int, Tensor};
 
 use super::block::{Block, Frame};
 use super::spec::{DecoderSpec, EMBEDDING, FINAL_NORM, HEAD};
@@ -59,7 +59,7 @@ impl Decoder {
     pub fn embed(&self, ids: Tensor<2, Int>) -> Tensor<3> {
         let [batch, sequence] = ids.dims();
         let rows = self.embedding.clone().select(0, ids.reshape([batch * sequence])); // [tokens, width]
-        rows.reshape([batch, sequence, self.spec.width])
+        rows.cast(DType::F32).reshape([batch, sequence, self.spec.width])
     }
 
     /// The hidden rows before the final norm, without a tape, [batch, sequence, width].

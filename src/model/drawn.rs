@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use burn::tensor::Device;
+use burn::tensor::{DType, Device, TensorData};
 use rayon::prelude::*;
 
 use super::assemble::{Source, assemble};
@@ -18,21 +18,31 @@ struct Drawn {
     seed: u64,
 }
 
-impl Source for Drawn {
+impl Drawn {
     /// Norms are 1, and every other number is uniform.
-    fn numbers(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, Error> {
-        let count = shape.iter().product();
+    fn numbers(&self, name: &str, count: usize) -> Vec<f32> {
         if name.ends_with("norm.weight") {
-            return Ok(vec![1.0; count]);
+            return vec![1.0; count];
         }
         let key = name.bytes().fold(mix(self.seed), |key, byte| mix(key ^ u64::from(byte)));
         let bound = DEVIATION * 3f64.sqrt();
         let draw = |index: usize| ((2.0 * unit(key.wrapping_add(index as u64)) - 1.0) * bound) as f32;
-        Ok((0..count).into_par_iter().map(draw).collect())
+        (0..count).into_par_iter().map(draw).collect()
+    }
+}
+
+impl Source for Drawn {
+    fn vector(&self, name: &str, length: usize) -> Result<Vec<f32>, Error> {
+        Ok(self.numbers(name, length))
     }
 
-    fn transposed(&self, name: &str, [rows, columns]: [usize; 2]) -> Result<Vec<f32>, Error> {
-        Ok(transposed(&self.numbers(name, &[rows, columns])?, rows, columns))
+    fn matrix(&self, name: &str, [rows, columns]: [usize; 2], dtype: DType) -> Result<TensorData, Error> {
+        Ok(TensorData::new(self.numbers(name, rows * columns), [rows, columns]).convert_dtype(dtype))
+    }
+
+    fn transposed(&self, name: &str, [rows, columns]: [usize; 2], dtype: DType) -> Result<TensorData, Error> {
+        let numbers = transposed(&self.numbers(name, rows * columns), rows, columns);
+        Ok(TensorData::new(numbers, [columns, rows]).convert_dtype(dtype))
     }
 }
 
@@ -45,11 +55,11 @@ impl DecoderSpec {
         families::spec(&Config::read(config)?)
     }
 
-    /// A decoder with weights that follow from `seed` alone.
+    /// A decoder with weights that follow from `seed` alone; its matrices are f32 or bf16.
     ///
     /// # Errors
     /// None; numbers from files could be missing.
-    pub fn draw(&self, seed: u64, device: &Device) -> Result<Decoder, Error> {
-        assemble(&Drawn { seed }, self.clone(), device, &|_| {})
+    pub fn draw(&self, seed: u64, dtype: DType, device: &Device) -> Result<Decoder, Error> {
+        assemble(&Drawn { seed }, self.clone(), dtype, device, &|_| {})
     }
 }

@@ -4,18 +4,20 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use burn::tensor::Device;
+use burn::tensor::{DType, Device, TensorData};
+use half::bf16;
 use serde_json::{Map, Value};
 
 use super::assemble::{Source, assemble};
 use super::config::Config;
 use super::decoder::Decoder;
 use super::spec::{DecoderSpec, EMBEDDING, HEAD};
-use super::transpose::read_transposed;
+use super::transpose::{read_straight, read_transposed};
 use super::{Error, families};
-use crate::files::safetensors::Archive;
-use crate::files::{JSON_BYTES, listed, read_text_up_to};
+use crate::files::safetensors::{Archive, Stored};
+use crate::files::{Float, JSON_BYTES, listed, read_text_up_to};
 use crate::report::Reporter;
+use crate::terms::ModelDtype;
 
 /// More tensors than any model has.
 const MAX_TENSORS: usize = 250_000;
@@ -48,12 +50,15 @@ impl Folder {
         Weights::open(&self.path, &self.spec).map(drop)
     }
 
-    /// Loads the weights in f32.
+    /// Loads the weights, matrices in the dtype asked for: `auto` is bf16 where the files have nothing else, and f32 elsewhere, so that no
+    /// number changes.
     ///
     /// # Errors
     /// Tensors are missing, left over or of another shape (all of them are listed), or a file is damaged.
-    pub fn load(&self, device: &Device, report: Reporter) -> Result<Decoder, Error> {
-        assemble(&Weights::open(&self.path, &self.spec)?, self.spec.clone(), device, report)
+    pub fn load(&self, dtype: ModelDtype, device: &Device, report: Reporter) -> Result<Decoder, Error> {
+        let weights = Weights::open(&self.path, &self.spec)?;
+        let dtype = weights.kept_in(dtype, &self.spec)?;
+        assemble(&weights, self.spec.clone(), dtype, device, report)
     }
 }
 
@@ -166,14 +171,43 @@ impl Weights {
     }
 }
 
-impl Source for Weights {
-    fn numbers(&self, name: &str, _shape: &[usize]) -> Result<Vec<f32>, Error> {
-        let shard = &self.shards[self.place[name]];
-        Ok(shard.read_f32(name)?.expect("names were taken from the shards"))
+impl Weights {
+    fn stored(&self, name: &str) -> Result<Stored<'_>, Error> {
+        Ok(self.shards[self.place[name]].stored(name)?.expect("names were taken from the shards"))
     }
 
-    fn transposed(&self, name: &str, [rows, columns]: [usize; 2]) -> Result<Vec<f32>, Error> {
-        let stored = self.shards[self.place[name]].stored(name)?.expect("names were taken from the shards");
-        Ok(read_transposed(&stored, rows, columns))
+    /// The dtype in which a model is kept.
+    fn kept_in(&self, asked: ModelDtype, spec: &DecoderSpec) -> Result<DType, Error> {
+        Ok(match asked {
+            ModelDtype::Float32 => DType::F32,
+            ModelDtype::Bfloat16 => DType::BF16,
+            ModelDtype::Auto => {
+                let of_matrices = spec.tensors().into_iter().filter(|(_, shape)| shape.len() == 2);
+                let floats = of_matrices.map(|(name, _)| Ok(self.stored(&name)?.float)).collect::<Result<Vec<_>, Error>>()?;
+                if floats.iter().all(|float| *float == Float::Bf16) { DType::BF16 } else { DType::F32 }
+            }
+        })
+    }
+}
+
+impl Source for Weights {
+    fn vector(&self, name: &str, _length: usize) -> Result<Vec<f32>, Error> {
+        Ok(read_straight(&self.stored(name)?))
+    }
+
+    fn matrix(&self, name: &str, shape: [usize; 2], dtype: DType) -> Result<TensorData, Error> {
+        let stored = self.stored(name)?;
+        Ok(match dtype {
+            DType::BF16 => TensorData::new(read_straight::<bf16>(&stored), shape),
+            _ => TensorData::new(read_straight::<f32>(&stored), shape),
+        })
+    }
+
+    fn transposed(&self, name: &str, [rows, columns]: [usize; 2], dtype: DType) -> Result<TensorData, Error> {
+        let stored = self.stored(name)?;
+        Ok(match dtype {
+            DType::BF16 => TensorData::new(read_transposed::<bf16>(&stored, rows, columns), [columns, rows]),
+            _ => TensorData::new(read_transposed::<f32>(&stored, rows, columns), [columns, rows]),
+        })
     }
 }

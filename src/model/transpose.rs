@@ -12,11 +12,13 @@ use crate::files::safetensors::Stored;
 
 /// Rows and columns of a tile: a line of the processor's cache has as many f32.
 const TILE: usize = 16;
+/// Numbers that a thread takes at a time where none change places.
+const PIECE: usize = 1 << 14;
 /// Bytes of the rows that are read before any further ones.
 const BAND_BYTES: usize = 8 << 20;
 
 /// A number of a weight, as it is kept in memory.
-pub trait Element: Copy + Default + Send {
+pub trait Element: burn::tensor::Element + Default {
     /// The nearest one.
     fn nearest(number: f32) -> Self;
 }
@@ -33,6 +35,25 @@ impl Element for bf16 {
     fn nearest(number: f32) -> Self {
         Self::from_le_bytes(Bf16::put(number))
     }
+}
+
+/// Numbers in the order in which they are stored.
+pub fn read_straight<T: Element>(stored: &Stored) -> Vec<T> {
+    match stored.float {
+        Float::F32 => straight::<F32, T>(stored),
+        Float::F16 => straight::<F16, T>(stored),
+        Float::Bf16 => straight::<Bf16, T>(stored),
+    }
+}
+
+fn straight<S: Number<Bytes: Sync>, T: Element>(stored: &Stored) -> Vec<T> {
+    let (mut output, piece) = (vec![T::default(); stored.len()], BAND_BYTES / stored.float.bytes());
+    output.chunks_mut(piece).enumerate().for_each(|(index, output)| {
+        let source = S::chunks(stored.bytes(index * piece..index * piece + output.len()));
+        let convert = |(number, bytes): (&mut T, &S::Bytes)| *number = T::nearest(S::get(*bytes));
+        output.par_iter_mut().zip(source).with_min_len(PIECE).for_each(convert);
+    });
+    output
 }
 
 /// A stored matrix [rows, columns] as [columns, rows].
@@ -132,5 +153,7 @@ mod tests {
         assert!(read_transposed::<f32>(&stored, rows, columns) == expected);
         let rounded: Vec<bf16> = expected.iter().map(|number| bf16::from_f32(*number)).collect();
         assert!(read_transposed::<bf16>(&stored, rows, columns) == rounded);
+        let rounded: Vec<bf16> = values.iter().map(|number| bf16::from_f32(*number)).collect();
+        assert!(read_straight::<f32>(&stored) == values && read_straight::<bf16>(&stored) == rounded);
     }
 }

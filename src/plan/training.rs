@@ -29,6 +29,7 @@ pub(super) struct Training {
     pub early_stopping_patience: usize,
     pub save_steps: usize,
     pub save_total_limit: usize,
+    pub model_dtype: ModelDtype,
 }
 
 /// Length of the warm-up.
@@ -47,7 +48,7 @@ pub(super) fn training(recipe: &Recipe, filled: &mut Filled) -> (Limits, f64, Tr
     };
     let max_dropped = filled.plain("training.max_dropped", said.max_dropped.as_ref(), 0.05);
     filled.word("training.optimizer", said.optimizer.as_ref(), Optimizer::AdamW);
-    filled.word("training.model_dtype", said.model_dtype.as_ref(), ModelDtype::Auto);
+    let model_dtype = filled.word("training.model_dtype", said.model_dtype.as_ref(), ModelDtype::Auto);
     let checkpointing = filled.word("training.gradient_checkpointing", said.gradient_checkpointing.as_ref(), Checkpointing::Auto);
     let scheduler = filled.word("training.lr_scheduler", said.lr_scheduler.as_ref(), Scheduler::Cosine);
     let warmup = match &said.warmup_ratio {
@@ -59,6 +60,7 @@ pub(super) fn training(recipe: &Recipe, filled: &mut Filled) -> (Limits, f64, Tr
         _ => 0.0,
     };
     let training = Training {
+        model_dtype,
         micro_batch_size: filled.plain("training.micro_batch_size", said.micro_batch_size.as_ref(), 1),
         gradient_accumulation_steps: filled.plain(
             "training.gradient_accumulation_steps",

@@ -6,7 +6,7 @@ use super::notes::{Notes, listed};
 use super::tree::shorten;
 use super::{Adapter, Dataset, Evaluation, Place, Recipe, Training};
 use crate::fault::Fault;
-use crate::terms::{Format, Method, Modules, Scheduler, TrainOn};
+use crate::terms::{Format, Method, ModelDtype, Modules, Scheduler, TrainOn};
 
 /// Adds a fault for every contradiction within a recipe.
 pub(super) fn find(recipe: &Recipe, notes: &Notes) {
@@ -16,6 +16,7 @@ pub(super) fn find(recipe: &Recipe, notes: &Notes) {
     in_adapter(&recipe.adapter, notes);
     in_layers(&recipe.adapter, notes);
     in_training(&recipe.training, notes);
+    in_dtype(recipe, notes);
     in_batch(&recipe.training, notes);
     in_evaluation(&recipe.evaluation, notes);
 }
@@ -76,6 +77,16 @@ fn in_adapter(adapter: &Adapter, notes: &Notes) {
             let fault = Fault::new(format!("adapter.{key} does not go with `init_from`, where it is set already"));
             notes.say(place, fault.hint(format!("remove `{key}`, or remove `init_from` to start afresh")));
         }
+    }
+}
+
+/// What trains needs all its bits: an update is smaller than the last one of bfloat16.
+fn in_dtype(recipe: &Recipe, notes: &Notes) {
+    let is_full = recipe.adapter.method.as_ref().is_some_and(|method| method.value == Method::Full);
+    if let Some(dtype) = recipe.training.model_dtype.as_ref().filter(|said| is_full && said.value == ModelDtype::Bfloat16) {
+        let fault =
+            Fault::new("training.model_dtype: `bfloat16` does not go with `method: full`, whose weights train in 32 bits");
+        notes.say(&dtype.place, fault.hint("remove `model_dtype`, or train an adapter with `method: lora`"));
     }
 }
 

@@ -108,8 +108,12 @@ const BROKEN: &[(&str, &str)] = &[
     ("training:\n  optimizer: sgd", "x.yaml:6:14: training.optimizer: `sgd` is not supported yet | valid now: `adamw`"),
     ("training:\n  optimizer: adamw_torch", "x.yaml:6:14: training.optimizer: expected `adamw`, found `adamw_torch`"),
     (
-        "training:\n  model_dtype: bfloat16",
-        "x.yaml:6:16: training.model_dtype: `bfloat16` is not supported yet | valid now: `auto` and `float32`",
+        "training:\n  model_dtype: float16",
+        "x.yaml:6:16: training.model_dtype: `float16` is not supported yet | valid now: `auto`, `float32` and `bfloat16`",
+    ),
+    (
+        "adapter:\n  method: full\ntraining:\n  model_dtype: bfloat16",
+        "x.yaml:8:16: training.model_dtype: `bfloat16` does not go with `method: full`, whose weights train in 32 bits | remove `model_dtype`, or train an adapter with `method: lora`",
     ),
     ("training:\n  sample_packing: yes", "x.yaml:6:19: training.sample_packing: `yes` is not supported yet | remove the key"),
     ("adapter:\n  method: qlora", "x.yaml:6:11: adapter.method: `qlora` is not supported yet | valid now: `lora` and `full`"),

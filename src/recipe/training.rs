@@ -91,7 +91,7 @@ impl Training {
             weight_decay: section.number("weight_decay", 0.0..),
             max_grad_norm: section.number("max_grad_norm", 0.0..),
             gradient_checkpointing: section.value("gradient_checkpointing").and_then(checkpointing),
-            model_dtype: section.word("model_dtype", &["bfloat16", "float16", "bf16", "fp16"]),
+            model_dtype: section.word("model_dtype", &["float16", "fp16"]),
             on_nonfinite: section.word("on_nonfinite", &[]),
             seed: section.whole("seed", 0..),
         }

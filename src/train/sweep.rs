@@ -17,7 +17,7 @@ use crate::files::disk::{Operation, trial};
 use crate::files::write_manifest;
 use crate::model::{Decoder, Folder};
 use crate::report::{Event, JsonLines};
-use crate::terms::Modules;
+use crate::terms::{ModelDtype, Modules};
 
 const OPTIMIZER: AdamWConfig = AdamWConfig { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.0 };
 
@@ -43,7 +43,7 @@ struct Bench {
 impl Bench {
     fn new() -> Self {
         let base = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/archs/llama/model");
-        let mut decoder = Folder::open(&base).expect("a base").load(&Device::flex(), &|_| {}).expect("loaded");
+        let mut decoder = Folder::open(&base).expect("a base").load(ModelDtype::Auto, &Device::flex(), &|_| {}).expect("loaded");
         attach(&mut decoder, &adapter(), 1, None).expect("attached");
         let bench = Self { decoder, home: tempfile::tempdir().expect("a temporary folder") };
         bench.save(&bench.run(), 1).expect("saved");

@@ -23,7 +23,7 @@ pub fn json(path: &Path) -> Value {
 }
 
 pub fn load(folder: &Path) -> Decoder {
-    Folder::open(folder).unwrap().load(&Device::flex(), &|_| {}).unwrap()
+    Folder::open(folder).unwrap().load(rankine::terms::ModelDtype::Auto, &Device::flex(), &|_| {}).unwrap()
 }
 
 /// A base with another config.json beside the same weights.
