@@ -38,8 +38,7 @@ fn by_one_tape(decoder: &Decoder, batch: &Batch) -> Vec<Vec<f32>> {
     let mut tracked = decoder.clone();
     tracked.visit(&mut |_, weight| weight.track());
     let device = Device::flex();
-    let ids = Tensor::<2, Int>::from_data(TensorData::new(batch.ids.clone(), [batch.rows.len(), batch.length]), &device);
-    let logits = tracked.logits(ids).reshape([batch.ids.len(), decoder.spec.vocabulary]); // [tokens, vocabulary]
+    let logits = tracked.logits(ids(batch), &batch.lengths); // [tokens, vocabulary]
     let positions = Tensor::<1, Int>::from_data(TensorData::from(batch.positions.as_slice()), &device);
     let targets = Tensor::<2, Int>::from_data(TensorData::new(batch.targets.clone(), [batch.targets.len(), 1]), &device);
     let mut gradients = log_softmax(logits.select(0, positions), 1).gather(1, targets).sum().neg().backward();

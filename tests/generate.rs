@@ -21,7 +21,7 @@ const LOGITS: f32 = 1e-5;
 fn full(decoder: &Decoder, text: &[u32]) -> Vec<Vec<f32>> {
     let ids: Vec<i32> = text.iter().map(|id| id.cast_signed()).collect();
     let ids = Tensor::<2, Int>::from_data(TensorData::new(ids, [1, text.len()]), &Device::flex());
-    let logits: Vec<f32> = decoder.logits(ids).into_data().iter().collect();
+    let logits: Vec<f32> = decoder.logits(ids, &[text.len()]).into_data().iter().collect();
     logits.chunks(decoder.spec.vocabulary).map(<[f32]>::to_vec).collect()
 }
 

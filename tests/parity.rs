@@ -8,6 +8,7 @@ use std::path::Path;
 
 use common::*;
 use rankine::adapter::{LoraConfig, Targets, attach, peft, tensors};
+use rankine::data::TokenRow;
 use rankine::files::safetensors::{Archive, Named};
 use rankine::model::Decoder;
 use rankine::terms::Scheduler;
@@ -222,23 +223,52 @@ fn every_rope_equals_transformers() {
     }
 }
 
+/// Three documents end to end, of which transformers shows each only itself: positions that restart, and a mask of blocks.
+#[test]
+fn documents_in_one_row_equal_transformers() {
+    let llama = golden("archs/llama");
+    let archive = Archive::open(&llama.join("variants/packed/golden.safetensors")).unwrap();
+    let whole = |key: &str| -> Vec<i64> {
+        archive.bytes(key).unwrap().as_chunks().0.iter().map(|value| i64::from_le_bytes(*value)).collect()
+    };
+    let (ids, labels, mut start) = (whole("input_ids"), whole("labels"), 0);
+    let document = |length: i64| {
+        let tokens = start..start + usize::try_from(length).unwrap();
+        start = tokens.end;
+        assert!(whole("position_ids")[tokens.clone()].iter().copied().eq(0..length), "positions restart");
+        TokenRow {
+            ids: ids[tokens.clone()].iter().map(|id| u32::try_from(*id).unwrap()).collect(),
+            trained: labels[tokens].iter().map(|label| *label != -100).collect(),
+        }
+    };
+    let batch = batch(whole("lengths").into_iter().map(document).collect());
+    assert_eq!(batch.ids.len(), ids.len());
+    let expected = archive.read_f32("logits").unwrap().unwrap();
+    let decoder = load(&llama.join("model"));
+    let difference = difference(&logits(&decoder, &batch), &expected);
+    println!("packed: logits {difference:.1e}");
+    assert!(difference <= LOGITS, "{difference}");
+    let one = logits(&decoder, &common::batch(vec![TokenRow { trained: vec![true; ids.len()], ids: ids_of(&batch) }]));
+    assert!(common::difference(&one, &expected) > 1e-2, "as one document they are another text");
+}
+
+fn ids_of(batch: &rankine::data::Batch) -> Vec<u32> {
+    batch.ids.iter().map(|id| id.cast_unsigned()).collect()
+}
+
 #[test]
 fn hidden_states_equal_transformers() {
     let folder = golden("archs/llama");
     let archive = Archive::open(&folder.join("golden.safetensors")).unwrap();
     let (decoder, rows) = (load(&folder.join("model")), rows(&archive, "", None));
     let batch = batch(rows.clone());
-    let frame = decoder.frame(batch.length, None);
+    let frame = decoder.frame(&batch.lengths, None);
     let mut x = decoder.embed(ids(&batch));
     for index in 0..decoder.blocks.len() {
         let expected = archive.read_f32(&format!("hidden.{index}")).unwrap().unwrap();
         let ours: Vec<f32> = x.to_data().iter().collect();
-        let width = decoder.spec.width;
-        for (token, (ours, theirs)) in ours.chunks(width).zip(expected.chunks(width)).enumerate() {
-            if token % batch.length < rows[token / batch.length].ids.len() {
-                assert!(difference(ours, theirs) <= LOGITS, "hidden {index}, token {token}");
-            }
-        }
+        let expected = real_tokens(&rows, &expected, decoder.spec.width);
+        assert!(difference(&ours, &expected) <= LOGITS, "hidden {index}");
         x = decoder.blocks[index].forward(x, &frame);
     }
 }

@@ -100,9 +100,9 @@ pub(super) fn bench(args: &BenchArgs, started: Instant) -> Result<(), Failure> {
     measured.seconds.sort_by(f64::total_cmp);
     let peak_memory_bytes = peak_memory_bytes();
     let seconds = measured.seconds[measured.seconds.len() / 2];
-    let flops = flops_a_token(&decoder.spec, batch.length) * batch.tokens as f64;
+    let flops = flops_a_token(&decoder.spec, batch.lengths[0]) * batch.tokens() as f64;
     let result = json!({
-        "tokens_per_second": batch.tokens as f64 / seconds,
+        "tokens_per_second": batch.tokens() as f64 / seconds,
         "step_seconds_median": seconds,
         "step_seconds_min": measured.seconds[0],
         "flops_per_second": flops / seconds,
@@ -113,7 +113,7 @@ pub(super) fn bench(args: &BenchArgs, started: Instant) -> Result<(), Failure> {
         "parameters": decoder.spec.parameters(),
         "trainable_parameters": decoder.trainable_parameters(),
         "batch": args.batch,
-        "seq": batch.length,
+        "seq": batch.lengths[0],
         "threads": threads,
     });
     if args.json { print(result) } else { print_lines(&result) }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use burn::tensor::{Bool, Tensor};
+use burn::tensor::Tensor;
 
 use super::cache::Past;
 use super::spec::{GroupedSpec, LAYER_NORMS, QUERY_KEY_NORMS, norm_name};
@@ -14,14 +14,14 @@ use crate::nn::weight::Weight;
 use crate::ops::{Mask, swiglu};
 use crate::terms::Method;
 
-/// What depends on the batch's length and rows, not on the block: made once a batch, used by forward and by every
-/// recomputation.
+/// What depends on the batch's documents, not on the block: made once a batch, used by forward and by every recomputation.
 #[derive(Debug)]
 pub struct Frame {
-    /// One for each distinct rotation of the model.
+    /// One for each distinct rotation of the model, for the tokens' places in their documents.
     pub(super) ropes: Vec<RopeTables>,
-    /// One for each distinct span of the model, true where a query must not look.
-    pub(super) hidden: Vec<Tensor<2, Bool>>,
+    /// One for each distinct span of the model: for every query the index of the first key that it sees; it sees all keys from there to
+    /// itself.
+    pub(super) first: Vec<Arc<[u32]>>,
     /// Share of features dropped and one key a token; `None` outside training.
     pub(super) dropout: Option<(f64, Arc<[u64]>)>,
 }
@@ -61,7 +61,7 @@ pub struct Block {
 
 impl Block {
     /// # Shapes
-    /// `x` [batch, sequence, width], result the same.
+    /// `x` [1, tokens, width], result the same.
     pub fn forward(&self, x: Tensor<3>, frame: &Frame) -> Tensor<3> {
         self.advance(x, frame, None)
     }
@@ -91,7 +91,7 @@ impl Block {
             Some(past) => past.extend([key, value]),
             None => [key, value],
         };
-        let mixed = attend(query, key, value, &frame.hidden[self.span], scale);
+        let mixed = attend(query, key, value, &frame.first[self.span], scale);
         let mixed = mixed.swap_dims(1, 2).reshape([batch, length, heads * head_dim]);
         o.forward(mixed, frame.mask(self.index, Group::AttentionOutput).as_ref())
     }

@@ -12,7 +12,7 @@ use crate::nn::attention::Span;
 use crate::nn::head::Head;
 use crate::nn::lora::Lora;
 use crate::nn::projection::Projection;
-use crate::nn::rope::RopeSpec;
+use crate::nn::rope::{RopeSpec, RopeTables};
 use crate::nn::weight::Weight;
 use crate::terms::Method;
 
@@ -39,19 +39,33 @@ impl Decoder {
         self.embedding.device()
     }
 
-    /// What all blocks share for rows of `length` tokens; `dropout` has one key a token of the batch.
-    pub fn frame(&self, length: usize, dropout: Option<(f64, Arc<[u64]>)>) -> Frame {
-        Frame { dropout, ..self.frame_of(0..length, length) }
+    /// What all blocks share for documents of these lengths, laid end to end in one row; `dropout` has one key a token. A token sees its
+    /// own document only, and its place in that is its position.
+    pub fn frame(&self, documents: &[usize], dropout: Option<(f64, Arc<[u64]>)>) -> Frame {
+        let (mut places, mut firsts) = (Vec::new(), vec![Vec::new(); self.spans.len()]);
+        for length in documents {
+            for (span, first) in self.spans.iter().zip(&mut firsts) {
+                first.extend(span.first_keys(0..*length, places.len()));
+            }
+            places.extend(0..*length as u32);
+        }
+        let longest = documents.iter().copied().max().unwrap_or(0);
+        Frame { first: firsts.into_iter().map(Arc::from).collect(), ropes: self.rope_tables(&places, longest), dropout }
     }
 
-    /// What all blocks share for the tokens at some positions of one row of `length` tokens.
+    /// What all blocks share for the tokens at some positions of a document of `length` tokens, whose keys are those from the first that
+    /// one of them sees.
     pub(super) fn frame_of(&self, positions: Range<usize>, length: usize) -> Frame {
-        let device = self.device();
+        let places: Vec<u32> = positions.clone().map(|position| position as u32).collect();
         Frame {
-            ropes: self.ropes.iter().map(|rope| rope.tables_of(positions.clone(), length, &device)).collect(),
-            hidden: self.spans.iter().map(|span| span.hidden(positions.clone(), &device)).collect(),
+            first: self.spans.iter().map(|span| span.first_keys(positions.clone(), 0).collect()).collect(),
+            ropes: self.rope_tables(&places, length),
             dropout: None,
         }
+    }
+
+    fn rope_tables(&self, places: &[u32], length: usize) -> Vec<RopeTables> {
+        self.ropes.iter().map(|rope| rope.tables_of(places, length, &self.device())).collect()
     }
 
     /// # Shapes
@@ -67,12 +81,10 @@ impl Decoder {
         self.blocks.iter().fold(self.embed(ids), |x, block| block.forward(x, frame))
     }
 
-    /// Logits of every position, [batch, sequence, vocabulary]. For tests and short inputs: they are large.
-    pub fn logits(&self, ids: Tensor<2, Int>) -> Tensor<3> {
-        let [batch, sequence] = ids.dims();
-        let hidden = self.hidden(ids, &self.frame(sequence, None));
-        let logits = self.head.logits(hidden.reshape([batch * sequence, self.spec.width]));
-        logits.reshape([batch, sequence, self.spec.vocabulary])
+    /// Logits of every token of documents of these lengths, [tokens, vocabulary]. For tests and short inputs: they are large.
+    pub fn logits(&self, ids: Tensor<2, Int>, documents: &[usize]) -> Tensor<2> {
+        let hidden = self.hidden(ids, &self.frame(documents, None)); // [1, tokens, width]
+        self.head.logits(hidden.squeeze_dim(0))
     }
 
     /// Visits the weights that train, with their names, in an order that never changes: the embedding, the blocks from the bottom, the

@@ -1,7 +1,5 @@
 //! Rotary position embedding, Su et al. 2021, arXiv:2104.09864, in the half-split form of Hugging Face models.
 
-use std::ops::Range;
-
 use burn::tensor::{Device, Tensor, TensorData};
 
 /// The rotation of a model's queries and keys.
@@ -104,15 +102,15 @@ impl RopeSpec {
 
     /// Cosines and sines of positions 0 .. length. As in transformers, `Dynamic` and `LongRope` depend on the batch's length.
     pub fn tables(&self, length: usize, device: &Device) -> RopeTables {
-        self.tables_of(0..length, length, device)
+        self.tables_of(&(0..).take(length).collect::<Vec<u32>>(), length, device)
     }
 
-    /// Cosines and sines of some positions of a batch of `length` tokens.
-    pub fn tables_of(&self, positions: Range<usize>, length: usize, device: &Device) -> RopeTables {
+    /// Cosines and sines of tokens at these positions, where the longest document of the batch has `length` tokens.
+    pub fn tables_of(&self, positions: &[u32], length: usize, device: &Device) -> RopeTables {
         let (frequencies, factor) = (self.frequencies(length), self.attention_factor() as f32);
         let table = |function: fn(f32) -> f32| {
-            let row = |position: usize| frequencies.iter().map(move |frequency| function(position as f32 * frequency) * factor);
-            let values: Vec<f32> = positions.clone().flat_map(|position| row(position).chain(row(position))).collect();
+            let row = |position: u32| frequencies.iter().map(move |frequency| function(position as f32 * frequency) * factor);
+            let values: Vec<f32> = positions.iter().flat_map(|position| row(*position).chain(row(*position))).collect();
             Tensor::<2>::from_data(TensorData::new(values, [positions.len(), self.head_dim]), device)
         };
         RopeTables { cos: table(f32::cos), sin: table(f32::sin) }
@@ -132,7 +130,7 @@ fn llama3(frequency: f32, factor: f32, low: f32, high: f32, trained_length: f32)
     }
 }
 
-/// Cosines and sines for positions of a batch, [positions, `head_dim`] each.
+/// Cosines and sines for the tokens of a batch, [tokens, `head_dim`] each.
 #[derive(Debug, Clone)]
 pub struct RopeTables {
     cos: Tensor<2>,

@@ -120,7 +120,7 @@ fn take(
     for places in places.chunks(config.micro_batch_size) {
         let batch = data.training.batch(places);
         let loss: Loss = forward_backward(decoder, &batch, config.step, [config.seed, epoch], &mut gradients);
-        (sum, trained_tokens, tokens) = (sum + loss.sum, trained_tokens + loss.trained_tokens, tokens + batch.tokens);
+        (sum, trained_tokens, tokens) = (sum + loss.sum, trained_tokens + loss.trained_tokens, tokens + batch.tokens());
     }
     // Once, by the trained tokens of the whole step: micro-batches of any size give the same mean.
     let mean = 1.0 / trained_tokens as f64;

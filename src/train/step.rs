@@ -104,7 +104,7 @@ pub fn forward_backward(
     gradients: &mut Gradients,
 ) -> Loss {
     let dropout = (config.dropout > 0.0).then(|| (config.dropout, token_keys(batch, stream)));
-    let frame = decoder.frame(batch.length, dropout);
+    let frame = decoder.frame(&batch.lengths, dropout);
     let trained = decoder.trained;
     let is_full = trained == Method::Full;
     let lowest = if is_full { 0 } else { decoder.blocks.iter().position(has_adapter).unwrap_or(decoder.blocks.len()) };
@@ -112,7 +112,7 @@ pub fn forward_backward(
     let goes_on = |index: usize| is_full || index > lowest;
 
     let ids = ids(decoder, batch);
-    let mut x = decoder.embed(ids.clone()); // [rows, length, width]
+    let mut x = decoder.embed(ids.clone()); // [1, tokens, width]
     let mut kept = Vec::with_capacity(decoder.blocks.len());
     for (index, block) in decoder.blocks.iter().enumerate() {
         let saved = match config.memory {
@@ -180,7 +180,7 @@ fn around(
 
 /// Losses of a batch's trained tokens without a tape and without dropout, in the order of its targets.
 pub fn score(decoder: &Decoder, batch: &Batch, head_chunk_rows: usize) -> Vec<f32> {
-    let hidden = decoder.hidden(ids(decoder, batch), &decoder.frame(batch.length, None));
+    let hidden = decoder.hidden(ids(decoder, batch), &decoder.frame(&batch.lengths, None));
     let hidden = hidden.reshape([batch.ids.len(), decoder.spec.width]);
     decoder.head.score(hidden, labels(batch), head_chunk_rows, Wanted::Nothing).losses
 }
@@ -227,18 +227,20 @@ fn sweep(decoder: &Decoder) {
     leaf.sum().backward();
 }
 
+/// [1, tokens].
 fn ids(decoder: &Decoder, batch: &Batch) -> Tensor<2, Int> {
-    Tensor::from_data(TensorData::new(batch.ids.clone(), [batch.rows.len(), batch.length]), &decoder.device())
+    Tensor::from_data(TensorData::new(batch.ids.clone(), [1, batch.ids.len()]), &decoder.device())
 }
 
 fn labels(batch: &Batch) -> Labels<'_> {
     Labels { positions: &batch.positions, targets: &batch.targets }
 }
 
-/// One key a token: a hash of seed, epoch, row and place in the row.
+/// One key a token: a hash of seed, epoch, row and place in the row, wherever that stands in the batch.
 fn token_keys(batch: &Batch, [seed, epoch]: [u64; 2]) -> Arc<[u64]> {
     let key = |row: u64, place: usize| mix(mix(mix(mix(seed) ^ epoch) ^ row) ^ place as u64);
-    batch.rows.iter().flat_map(|row| (0..batch.length).map(move |place| key(*row, place))).collect()
+    let rows = batch.rows.iter().zip(&batch.lengths);
+    rows.flat_map(|(row, length)| (0..*length).map(move |place| key(*row, place))).collect()
 }
 
 /// Sums that decide anything are added in order and in f64.

@@ -85,18 +85,24 @@ pub fn batch(rows: Vec<TokenRow>) -> Batch {
 }
 
 pub fn ids(batch: &Batch) -> Tensor<2, Int> {
-    Tensor::from_data(TensorData::new(batch.ids.clone(), [batch.rows.len(), batch.length]), &Device::flex())
+    Tensor::from_data(TensorData::new(batch.ids.clone(), [1, batch.ids.len()]), &Device::flex())
 }
 
-/// Largest difference between logits and a golden tensor [rows, length, vocabulary], at real tokens only.
+/// Logits of every token of a batch, [tokens, vocabulary].
+pub fn logits(decoder: &Decoder, batch: &Batch) -> Vec<f32> {
+    decoder.logits(ids(batch), &batch.lengths).into_data().iter().collect()
+}
+
+/// Largest difference between logits and a golden tensor [rows, length, vocabulary], whose rows are padded on the right.
 pub fn logits_difference(decoder: &Decoder, rows: &[TokenRow], golden: &[f32]) -> f32 {
-    let batch = batch(rows.to_vec());
-    let logits: Vec<f32> = decoder.logits(ids(&batch)).into_data().iter().collect();
-    assert_eq!(logits.len(), golden.len());
-    let vocabulary = decoder.spec.vocabulary;
-    let real = |token: usize| token % batch.length < rows[token / batch.length].ids.len();
-    let pairs = logits.iter().zip(golden).enumerate().filter(|(index, _)| real(index / vocabulary));
-    largest(pairs.map(|(_, (ours, theirs))| (ours - theirs).abs()))
+    let (ours, theirs) = (logits(decoder, &batch(rows.to_vec())), real_tokens(rows, golden, decoder.spec.vocabulary));
+    difference(&ours, &theirs)
+}
+
+/// What a golden tensor [rows, length, width], whose rows are padded on the right, has for the tokens of the rows.
+pub fn real_tokens(rows: &[TokenRow], golden: &[f32], width: usize) -> Vec<f32> {
+    let padded = golden.chunks(golden.len() / rows.len());
+    rows.iter().zip(padded).flat_map(|(row, golden)| &golden[..row.ids.len() * width]).copied().collect()
 }
 
 pub fn difference(left: &[f32], right: &[f32]) -> f32 {

@@ -10,7 +10,7 @@ use rankine::terms::Format;
 use rankine::train::{Gradients, Memory, StepConfig, forward_backward, score};
 use serde_json::Value;
 
-use crate::common::{batch as batch_of, ids, load, lora};
+use crate::common::{batch as batch_of, load, logits, lora};
 use crate::rows::{ALL, encoder, open, source};
 use crate::support::{Desk, texts};
 
@@ -40,7 +40,7 @@ fn model(desk: &Desk) -> Decoder {
 
 /// -log p of each target, from the logits.
 fn losses(decoder: &Decoder, batch: &Batch) -> Vec<f64> {
-    let logits: Vec<f64> = decoder.logits(ids(batch)).into_data().iter::<f32>().map(f64::from).collect();
+    let logits: Vec<f64> = logits(decoder, batch).into_iter().map(f64::from).collect();
     let vocabulary = decoder.spec.vocabulary;
     let loss = |(position, target): (&i32, &i32)| {
         let row = &logits[*position as usize * vocabulary..][..vocabulary];

@@ -1,4 +1,4 @@
-//! Rows as the training loop gets them, from Parquet files to the padded batch, written out with what is trained between `«` and `»`.
+//! Rows as the training loop gets them, from Parquet files to the batch, written out with what is trained between `«` and `»`.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -82,13 +82,12 @@ pub fn seen(desk: &Desk, encoder: &Encoder, sources: &[Source]) -> Vec<String> {
 
 /// A row of a batch; a target that is not the token behind its position fails.
 fn written(encoder: &Encoder, batch: &Batch, row: usize, tokens: usize) -> String {
-    let start = row * batch.length;
+    let start: usize = batch.lengths[..row].iter().sum();
+    assert_eq!(batch.lengths[row], tokens);
     let ids = &batch.ids[start..start + tokens];
     let mut trained = vec![false; tokens];
     let positions = batch.positions.iter().map(|position| *position as usize);
-    for (position, target) in
-        positions.zip(&batch.targets).filter(|(position, _)| (start..start + batch.length).contains(position))
-    {
+    for (position, target) in positions.zip(&batch.targets).filter(|(position, _)| (start..start + tokens).contains(position)) {
         assert_eq!(ids.get(position + 1 - start), Some(target), "the target of position {position} is not the next token");
         trained[position + 1 - start] = true;
     }

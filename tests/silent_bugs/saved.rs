@@ -8,7 +8,7 @@ use rankine::data::Batch;
 use rankine::terms::Format;
 use serde_json::Value;
 
-use crate::common::{attach_peft, golden, ids, load};
+use crate::common::{attach_peft, golden, load, logits};
 use crate::rows::{ALL, batch, encoder, open, source};
 use crate::support::{Desk, texts};
 
@@ -40,7 +40,7 @@ fn numbers(desk: &Desk, run: &str) -> Numbers {
 fn loss(base: &Path, adapter: &Path, batch: &Batch) -> f64 {
     let mut decoder = load(base);
     attach_peft(&mut decoder, adapter);
-    let logits: Vec<f64> = decoder.logits(ids(batch)).into_data().iter::<f32>().map(f64::from).collect();
+    let logits: Vec<f64> = logits(&decoder, batch).into_iter().map(f64::from).collect();
     let vocabulary = decoder.spec.vocabulary;
     let of = |(position, target): (&i32, &i32)| {
         let row = &logits[*position as usize * vocabulary..][..vocabulary];
