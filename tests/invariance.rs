@@ -1,4 +1,4 @@
-//! The same rows give the same loss and gradients however they are batched, padded or recomputed, with dropout too.
+//! The same rows give the same loss and gradients however they are batched, packed, padded or recomputed, with dropout too.
 
 #![allow(clippy::float_cmp, reason = "equality is what is promised")]
 
@@ -7,10 +7,10 @@ mod common;
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use common::*;
 use rankine::adapter::attach;
-use rankine::data::{Batch, TokenRow};
 use rankine::model::{Decoder, Folder};
 use rankine::terms::ModelDtype;
-use rankine::train::{Gradients, Memory, StepConfig, forward_backward};
+use rankine::data::{Batch, Packs, TokenRow, Visit};
+use rankine::train::{Gradients, Memory, StepConfig, forward_backward, score};
 
 const LOSS: f32 = 1e-5;
 const GRADIENTS: f32 = 1e-4;
@@ -38,13 +38,31 @@ fn model(family: &str) -> Decoder {
     decoder
 }
 
-/// Mean loss and gradients of the eight rows in micro-batches of `size`.
-fn step(decoder: &Decoder, size: usize, config: StepConfig) -> (f64, Vec<f32>) {
-    let rows = rows(decoder.spec.vocabulary as u32);
-    let keyed: Vec<(u64, TokenRow)> = rows.into_iter().enumerate().map(|(index, row)| (index as u64, row)).collect();
+/// The eight rows in micro-batches of `size`.
+fn in_order(rows: &[TokenRow], size: usize) -> Vec<Batch> {
+    let places: Vec<usize> = (0..rows.len()).collect();
+    places.chunks(size).map(|places| of_places(rows, places)).collect()
+}
+
+fn of_places(rows: &[TokenRow], places: &[usize]) -> Batch {
+    Batch::new(places.iter().map(|place| (*place as u64, rows[*place].clone())))
+}
+
+/// Rows as long as the longest: behind their own tokens come some that carry no loss.
+fn padded(rows: &[TokenRow]) -> Vec<TokenRow> {
+    let longest = rows.iter().map(|row| row.ids.len()).max().unwrap();
+    let pad = |row: &TokenRow| {
+        let behind = longest - row.ids.len();
+        TokenRow { ids: [&row.ids[..], &vec![0; behind]].concat(), trained: [&row.trained[..], &vec![false; behind]].concat() }
+    };
+    rows.iter().map(pad).collect()
+}
+
+/// Mean loss and gradients of the eight rows in these micro-batches.
+fn step(decoder: &Decoder, batches: &[Batch], config: StepConfig) -> (f64, Vec<f32>) {
     let (mut gradients, mut sum, mut trained) = (Gradients::default(), 0.0, 0);
-    for rows in keyed.chunks(size) {
-        let loss = forward_backward(decoder, &Batch::new(rows.to_vec()), config, [42, 3], &mut gradients);
+    for batch in batches {
+        let loss = forward_backward(decoder, batch, config, [42, 3], &mut gradients);
         (sum, trained) = (sum + loss.sum, trained + loss.trained_tokens);
     }
     let mean = 1.0 / trained as f64;
@@ -56,13 +74,14 @@ fn step(decoder: &Decoder, size: usize, config: StepConfig) -> (f64, Vec<f32>) {
 fn micro_batches_and_recomputation_change_nothing() {
     for family in FAMILIES {
         let decoder = model(family);
+        let rows = rows(decoder.spec.vocabulary as u32);
         for dropout in [0.0, 0.1] {
             let config = |memory, head_chunk_rows| StepConfig { memory, head_chunk_rows, dropout };
-            let (loss, gradients) = step(&decoder, 8, config(Memory::Recompute, 256));
+            let (loss, gradients) = step(&decoder, &in_order(&rows, 8), config(Memory::Recompute, 256));
             let mut differences: Vec<(f32, f32)> = Vec::new();
             for memory in [Memory::Recompute, Memory::Keep] {
                 for (size, chunk) in [(8, 256), (1, 256), (2, 3), (4, 1)] {
-                    let (other_loss, other) = step(&decoder, size, config(memory, chunk));
+                    let (other_loss, other) = step(&decoder, &in_order(&rows, size), config(memory, chunk));
                     differences.push(((loss - other_loss).abs() as f32, difference(&gradients, &other)));
                 }
             }
@@ -70,6 +89,55 @@ fn micro_batches_and_recomputation_change_nothing() {
             let (loss, gradient) = (largest(losses.into_iter()), largest(gradients.into_iter()));
             println!("{family}, dropout {dropout}: loss {loss:.1e} gradients {gradient:.1e}");
             assert!(loss <= LOSS && gradient <= GRADIENTS, "{family}, dropout {dropout}: {loss}, {gradient}");
+        }
+    }
+}
+
+/// Packed, padded and alone: the same losses of the same tokens, and the same gradients.
+#[test]
+fn packs_change_nothing() {
+    for family in FAMILIES {
+        let decoder = model(family);
+        let rows = rows(decoder.spec.vocabulary as u32);
+        let lengths: Vec<u32> = rows.iter().map(|row| row.ids.len() as u32).collect();
+        let packs = Packs::best_fit(&lengths, 32, Visit::Shuffled { seed: 42, epoch: 3 });
+        assert!(packs.len() < 6, "several rows a pack: {packs:?}");
+        let of_packs = |size: usize| -> Vec<Batch> {
+            let batch = |first: usize| packs.rows(first..packs.len().min(first + size)).iter().map(|row| *row as usize);
+            (0..packs.len()).step_by(size).map(|first| of_places(&rows, &batch(first).collect::<Vec<_>>())).collect()
+        };
+        for dropout in [0.0, 0.1] {
+            let config = StepConfig { memory: Memory::Recompute, head_chunk_rows: 256, dropout };
+            let (loss, gradients) = step(&decoder, &in_order(&rows, 1), config);
+            let layouts = [
+                ("packs", of_packs(1)),
+                ("two packs at a time", of_packs(2)),
+                ("rows of a micro-batch", in_order(&rows, 8)),
+                ("padded rows", in_order(&padded(&rows), 1)),
+                ("padded rows of a micro-batch", in_order(&padded(&rows), 4)),
+            ];
+            for (layout, batches) in layouts {
+                let (other_loss, other) = step(&decoder, &batches, config);
+                let (loss, gradient) = ((loss - other_loss).abs() as f32, difference(&gradients, &other));
+                println!("{family}, dropout {dropout}, {layout}: loss {loss:.1e} gradients {gradient:.1e}");
+                assert!(loss <= LOSS && gradient <= GRADIENTS, "{family}, dropout {dropout}, {layout}: {loss}, {gradient}");
+            }
+        }
+    }
+}
+
+/// Every token's loss, and not their sum alone.
+#[test]
+fn a_row_scores_the_same_wherever_it_stands() {
+    for family in FAMILIES {
+        let decoder = model(family);
+        let rows = rows(decoder.spec.vocabulary as u32);
+        let alone: Vec<Vec<f32>> = in_order(&rows, 1).iter().map(|batch| score(&decoder, batch, 256)).collect();
+        for places in [[0, 1, 2, 3, 4, 5, 6, 7], [7, 6, 5, 4, 3, 2, 1, 0], [3, 0, 6, 1, 7, 2, 5, 4]] {
+            let expected: Vec<f32> = places.iter().flat_map(|place| alone[*place].clone()).collect();
+            let difference = difference(&score(&decoder, &of_places(&rows, &places), 256), &expected);
+            println!("{family}, {places:?}: {difference:.1e}");
+            assert!(difference <= LOSS, "{family}, {places:?}: {difference}");
         }
     }
 }

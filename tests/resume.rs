@@ -209,6 +209,24 @@ fn every_step_can_be_gone_on_from() {
     }
 }
 
+/// Packs differ from epoch to epoch, and so does their number: a place within an epoch has to lead to the same rows.
+#[test]
+fn every_step_over_packs_can_be_gone_on_from() {
+    let desk = desk(80);
+    let overrides = ["training.sample_packing=true", "training.num_epochs=4", "output.save_steps=1"];
+    let alone = reference(&desk, &overrides);
+    let last = checkpoints(&desk, "alone").pop().unwrap();
+    assert!(last > 16, "several steps an epoch: {last}");
+    for step in (1..last).step_by(2) {
+        back_to(&desk, "alone", "again", step);
+        desk.run(&["resume", "again"]).says("a resume", 0, &[&format!("going on after step {step}")]);
+        assert_eq!(outcome(&desk, "again"), alone, "from step {step}");
+        fs::remove_dir_all(desk.path("again")).unwrap();
+    }
+    let endings = interrupted(&desk, "killed", &overrides, Signal::SIGKILL, &moments(11, 3, alone.metrics.len()));
+    assert_eq!(outcome(&desk, "killed"), alone, "{endings} kills");
+}
+
 #[test]
 fn an_adapter_of_millions_of_parameters_comes_to_the_same() {
     let desk = desk(30);

@@ -372,5 +372,6 @@ fn a_base_whose_rope_depends_on_the_batch_is_told() {
     assert!(!plan("training.micro_batch_size=2").contains(word));
     desk.write("base/config.json", fs::read(dynamic).unwrap());
     assert!(plan("training.micro_batch_size=2").contains(word));
+    assert!(plan("training.sample_packing=true").contains(word), "rows share a pack");
     assert!(!plan("training.micro_batch_size=1").contains(word), "a row alone has its own length");
 }

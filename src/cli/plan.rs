@@ -4,9 +4,10 @@ use clap::Args;
 
 use super::consumers::ConsumerArgs;
 use super::{Failure, RecipeArgs, grouped, print};
+use crate::data::Packing;
 use crate::plan::{Plan, RunData};
 use crate::report::Terminal;
-use crate::train;
+use crate::train::{self, Course};
 
 #[derive(Debug, Args)]
 pub(super) struct PlanArgs {
@@ -46,7 +47,10 @@ pub(super) fn facts(plan: &Plan, data: &RunData, config: &train::Config) -> Vec<
     let parameters = spec.parameters() as u64;
     let trainable = plan.trainable_parameters as u64;
     let share = 100.0 * trainable as f64 / parameters as f64;
-    vec![
+    let rows = data.training();
+    let course = Course::new(config, &rows);
+    let of_epoch = if config.packing == Packing::Off { "an epoch" } else { "in the first epoch" };
+    let before = [
         ("model", format!("{}, {} parameters", spec.describe(), grouped(parameters))),
         ("trainable parameters", format!("{} ({share:.2} % of the base)", grouped(trainable))),
         ("device", plan.device.to_string()),
@@ -65,14 +69,19 @@ pub(super) fn facts(plan: &Plan, data: &RunData, config: &train::Config) -> Vec<
         ("rows to train on", grouped(data.training_rows() as u64)),
         ("rows to validate on", grouped(data.validation_rows() as u64)),
         ("tokens an epoch", format!("{}, {} trained", grouped(tokens), grouped(trained))),
-        (
-            "steps",
-            format!(
-                "{} ({} an epoch)",
-                grouped(config.schedule.total_steps),
-                grouped(config.steps_per_epoch(data.training_rows()))
-            ),
-        ),
+    ];
+    let after = [
+        ("steps", format!("{} ({} {of_epoch})", grouped(config.schedule.total_steps), grouped(course.steps_of(0)))),
         ("output", plan.output_dir.display().to_string()),
-    ]
+    ];
+    before.into_iter().chain(packed(config, &course, tokens)).chain(after).collect()
+}
+
+/// What packing comes to, where there is any.
+fn packed(config: &train::Config, course: &Course, tokens: u64) -> Option<(&'static str, String)> {
+    let Packing::BestFit { tokens: room } = config.packing else { return None };
+    let packs = course.packs(0).len();
+    let empty = 100.0 * (1.0 - tokens as f64 / (packs * room) as f64);
+    let (packs, a_step) = (grouped(packs as u64), course.packs_per_step());
+    Some(("packed rows", format!("{packs} of {room} tokens in the first epoch, {a_step} a step, {empty:.1} % empty")))
 }

@@ -1,4 +1,4 @@
-//! Rows of Parquet to batches of tokens: [`find_files`], [`Corpus`], [`split`] and [`shuffled`], [`Rows`], [`Batch`]; and
+//! Rows of Parquet to batches of tokens: [`find_files`], [`Corpus`], [`split`] and [`shuffled`], [`Packs`], [`Rows`], [`Batch`]; and
 //! what becomes of each row on the way: [`Fate`], [`Ledger`].
 
 mod batch;
@@ -15,6 +15,7 @@ mod ledger;
 mod licence;
 mod moved;
 mod order;
+mod pack;
 mod pages;
 mod parquet;
 mod pieces;
@@ -35,6 +36,7 @@ pub use ledger::{Ledger, Longest, Tally};
 pub use licence::{Terms, terms};
 pub use moved::MovedToken;
 pub use order::{Error as SplitError, Split, shuffled, split};
+pub use pack::{Packing, Packs, Visit};
 pub use parquet::Error as TableError;
 pub use pieces::{Piece, pieces};
 pub use rows::Rows;

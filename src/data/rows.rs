@@ -1,8 +1,11 @@
 //! A choice of rows of a corpus, batched by place.
 
+use rayon::prelude::*;
+
 use super::batch::Batch;
 use super::corpus::Corpus;
 use super::encode::TokenRow;
+use super::pack::{Packing, Packs, Visit};
 
 /// Some rows of a corpus, in an order of their own.
 #[derive(Debug)]
@@ -27,10 +30,21 @@ impl<'a> Rows<'a> {
         self.indexes.is_empty()
     }
 
-    /// All rows in their order, in batches of so many.
-    pub fn batches(&self, rows: usize) -> impl Iterator<Item = Batch> {
-        let places: Vec<u32> = (0..).take(self.len()).collect();
-        (0..self.len()).step_by(rows).map(move |start| self.batch(&places[start..self.len().min(start + rows)]))
+    /// All rows in packs, by their places.
+    pub fn packs(&self, packing: Packing, visit: Visit) -> Packs {
+        let length = |index: &u32| self.corpus.row(*index as usize).len() as u32;
+        match packing {
+            Packing::Off => Packs::single(self.len(), visit),
+            Packing::BestFit { tokens } => {
+                Packs::best_fit(&self.indexes.par_iter().map(length).collect::<Vec<_>>(), tokens, visit)
+            }
+        }
+    }
+
+    /// All rows, in batches of so many packs.
+    pub fn batches(&self, size: usize, packing: Packing) -> impl Iterator<Item = Batch> {
+        let packs = self.packs(packing, Visit::InOrder);
+        (0..packs.len()).step_by(size).map(move |first| self.batch(packs.rows(first..packs.len().min(first + size))))
     }
 
     /// A batch of the rows at these places; each is identified by its index in the corpus.

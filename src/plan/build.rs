@@ -15,7 +15,7 @@ use crate::files::Float;
 use crate::model::{Beside, CHAT_TEMPLATE, Decoder, Folder};
 use crate::report::Reporter;
 use crate::terms::{self, Method, ModelDtype};
-use crate::train::{self, Checkpoint, Product, RunFolder, Schedule, StepConfig};
+use crate::train::{self, Checkpoint, Course, Product, RunFolder, Schedule, StepConfig};
 
 impl Plan {
     /// Loads what trains: as a checkpoint has it, as the recipe says to go on from, or fresh.
@@ -118,6 +118,7 @@ impl Plan {
         let of = &self.training;
         let mut config = train::Config {
             micro_batch_size: of.micro_batch_size,
+            packing: of.packing,
             gradient_accumulation_steps: of.gradient_accumulation_steps,
             schedule: Schedule {
                 peak: of.learning_rate,
@@ -137,8 +138,8 @@ impl Plan {
             save_steps: of.save_steps as u64,
             save_total_limit: of.save_total_limit,
         };
-        let epochs = config.steps_per_epoch(data.training_rows()) * of.num_epochs as u64;
-        config.schedule.total_steps = of.max_steps.map_or(epochs, |steps| steps as u64);
+        let epochs = || Course::new(&config, &data.training()).steps(of.num_epochs as u64);
+        config.schedule.total_steps = of.max_steps.map_or_else(epochs, |steps| steps as u64);
         config.schedule.warmup_steps = match of.warmup {
             Warmup::Steps(steps) => steps as u64,
             Warmup::Ratio(ratio) => (config.schedule.total_steps as f64 * ratio).ceil() as u64,
@@ -152,7 +153,7 @@ impl Plan {
         let spec = &self.model.spec;
         let (tokens, labelled) = data.training_tokens();
         let rows = data.training_rows() as f64;
-        let epochs = config.schedule.total_steps as f64 / config.steps_per_epoch(data.training_rows()) as f64;
+        let epochs = config.schedule.total_steps as f64 / Course::new(config, &data.training()).steps_of(0) as f64;
         let mean_length = tokens as f64 / rows;
         let layer = |layer: &crate::model::LayerSpec| 4.0 * (layer.mixer.heads * layer.mixer.head_dim) as f64 * mean_length;
         let attention: f64 = spec.layers.iter().map(layer).sum();

@@ -10,7 +10,7 @@ use super::base::{self, Found, noted};
 use super::fill::{Filled, Setting};
 use super::prompts::prompts;
 use super::training::{Training, training};
-use crate::data::{self, Encoder, Limits, MovedToken, Source};
+use crate::data::{self, Encoder, Limits, MovedToken, Packing, Source};
 use crate::export::consumers::{Facts, portability};
 use crate::export::gguf::architecture_name;
 use crate::fault::Fault;
@@ -237,8 +237,11 @@ impl Plan {
         let (length, context) = (self.limits.sequence_len, self.model.spec.context);
         let long = format!("training.sequence_len is {length}, the base was made for {context} tokens");
         let switch = self.model.spec.layers.iter().filter_map(|layer| layer.mixer.rope.switches_at()).min();
-        let switches = switch.filter(|switch| length > *switch && self.training.micro_batch_size > 1).map(|switch| {
-            format!("the base's RoPE changes for a micro-batch with a row of more than {switch} tokens, so the loss of a row depends on the rows beside it, as in transformers; `training.micro_batch_size: 1` avoids that")
+        let is_packed = self.training.packing != Packing::Off;
+        let is_shared = self.training.micro_batch_size > 1 || is_packed;
+        let alone = if is_packed { " without packing" } else { "" };
+        let switches = switch.filter(|switch| length > *switch && is_shared).map(|switch| {
+            format!("the base's RoPE changes for a micro-batch with a row of more than {switch} tokens, so the loss of a row depends on the rows beside it, as in transformers; `training.micro_batch_size: 1`{alone} avoids that")
         });
         let moved = self.encoder.tokenizer.moved_tokens().first().map(|MovedToken { token, said, id }| {
             let id = id.map_or_else(|| "none".to_owned(), |id| id.to_string());

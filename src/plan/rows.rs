@@ -6,7 +6,7 @@ use super::Error;
 use super::resolve::Plan;
 use crate::data::{Corpus, Divided, Ledger, Record, Rows, Source, Split, duplicates, split};
 use crate::report::{Event, Reporter};
-use crate::train;
+use crate::train::{self, Course};
 
 /// The rows of a plan, as tokens.
 #[derive(Debug)]
@@ -67,11 +67,16 @@ impl Plan {
 }
 
 impl RunData {
+    /// The rows to train on.
+    pub fn training(&self) -> Rows<'_> {
+        Rows::new(&self.datasets.corpus, self.datasets.split.training.clone())
+    }
+
     /// The rows as the loop takes them, without prompts.
     pub fn rows(&self) -> train::Data<'_> {
         let validation = [&self.datasets, &self.evaluation].map(|of| Rows::new(&of.corpus, of.split.validation.clone()));
         train::Data {
-            training: Rows::new(&self.datasets.corpus, self.datasets.split.training.clone()),
+            training: self.training(),
             validation: validation.into_iter().filter(|rows| !rows.is_empty()).collect(),
             end_ids: self.end_ids.iter().map(|id| id.cast_signed()).collect(),
             prompts: None,
@@ -132,15 +137,13 @@ impl RunData {
 
     /// How often a run trains each of its kept rows, by index: the same rows of the same steps as the loop takes.
     pub fn times_trained(&self, config: &train::Config) -> Vec<u32> {
-        let training = &self.datasets.split.training;
-        let (mut times, mut epoch, mut place, mut order) = (vec![0; self.datasets.corpus.len()], 0, 0, None);
+        let (training, rows) = (&self.datasets.split.training, self.training());
+        let (mut course, mut times, mut epoch, mut place) =
+            (Course::new(config, &rows), vec![0; self.datasets.corpus.len()], 0, 0);
         for _ in 0..config.schedule.total_steps {
-            let of_step = config.rows_after(epoch, place, training.len());
-            if order.is_none() || of_step.epoch != epoch {
-                order = Some(config.order(of_step.epoch, training.len()));
-            }
+            let of_step = course.after(epoch, place);
             (epoch, place) = (of_step.epoch, of_step.places.end as u64);
-            for row in order.iter().flat_map(|order| &order[of_step.places.clone()]) {
+            for row in of_step.micro_batches.iter().flatten() {
                 times[training[*row as usize] as usize] += 1;
             }
         }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::Error;
 use super::resolve::Plan;
 use super::rows::{RunData, cache_folder};
-use crate::data::{Corpus, Divided, Rows, Source, Split, find_files, inspect};
+use crate::data::{Corpus, Divided, Packing, Rows, Source, Split, find_files, inspect};
 use crate::fault::{Explain, Fault};
 use crate::model::Decoder;
 use crate::report::{Event, Reporter};
@@ -43,6 +43,7 @@ pub struct Sheet {
     pub sets: Vec<Examined>,
     end_ids: Vec<i32>,
     micro_batch_size: usize,
+    packing: Packing,
     head_chunk_rows: usize,
 }
 
@@ -92,8 +93,8 @@ impl Plan {
             sets[data.corpus.source(*index as usize)].rows += 1;
         }
         let end_ids = self.encoder.tokenizer.end_ids().into_iter().map(|id| id.cast_signed()).collect();
-        let (micro_batch_size, head_chunk_rows) = (self.training.micro_batch_size, self.head_chunk_rows());
-        Sheet { data, sets, end_ids, micro_batch_size, head_chunk_rows }
+        let (training, head_chunk_rows) = (&self.training, self.head_chunk_rows());
+        Sheet { data, sets, end_ids, micro_batch_size: training.micro_batch_size, packing: training.packing, head_chunk_rows }
     }
 }
 
@@ -112,7 +113,7 @@ impl Sheet {
     pub fn score(&self, decoder: &Decoder, what: &str, report: Reporter) -> Vec<Score> {
         let rows = Rows::new(&self.data.corpus, self.data.split.validation.clone());
         let (mut scores, mut done) = (vec![Score::default(); self.sets.len()], 0);
-        for batch in rows.batches(self.micro_batch_size) {
+        for batch in rows.batches(self.micro_batch_size, self.packing) {
             for (index, loss) in score(decoder, &batch, self.head_chunk_rows).into_iter().enumerate() {
                 let set = self.data.corpus.source(batch.row_of(index) as usize);
                 scores[set].add(loss, self.end_ids.contains(&batch.targets[index]));

@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::fill::Filled;
-use crate::data::Limits;
+use crate::data::{Limits, Packing};
 use crate::recipe::Recipe;
 use crate::terms::{Checkpointing, ModelDtype, OnNonfinite, Optimizer, Scheduler, Truncation};
 use crate::train::{AdamWConfig, Memory};
@@ -11,6 +11,7 @@ use crate::train::{AdamWConfig, Memory};
 /// The loop's values that do not depend on the number of rows.
 #[derive(Debug, Clone)]
 pub(super) struct Training {
+    pub packing: Packing,
     pub micro_batch_size: usize,
     pub gradient_accumulation_steps: usize,
     pub num_epochs: usize,
@@ -46,6 +47,7 @@ pub(super) fn training(recipe: &Recipe, filled: &mut Filled) -> (Limits, f64, Tr
         sequence_len: filled.plain("training.sequence_len", said.sequence_len.as_ref(), 512),
         truncation: filled.word("training.truncation", said.truncation.as_ref(), Truncation::Drop),
     };
+    let is_packed = filled.plain("training.sample_packing", said.sample_packing.as_ref(), false);
     let max_dropped = filled.plain("training.max_dropped", said.max_dropped.as_ref(), 0.05);
     filled.word("training.optimizer", said.optimizer.as_ref(), Optimizer::AdamW);
     let model_dtype = filled.word("training.model_dtype", said.model_dtype.as_ref(), ModelDtype::Auto);
@@ -61,6 +63,7 @@ pub(super) fn training(recipe: &Recipe, filled: &mut Filled) -> (Limits, f64, Tr
     };
     let training = Training {
         model_dtype,
+        packing: if is_packed { Packing::BestFit { tokens: limits.sequence_len } } else { Packing::Off },
         micro_batch_size: filled.plain("training.micro_batch_size", said.micro_batch_size.as_ref(), 1),
         gradient_accumulation_steps: filled.plain(
             "training.gradient_accumulation_steps",

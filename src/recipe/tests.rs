@@ -115,7 +115,8 @@ const BROKEN: &[(&str, &str)] = &[
         "adapter:\n  method: full\ntraining:\n  model_dtype: bfloat16",
         "x.yaml:8:16: training.model_dtype: `bfloat16` does not go with `method: full`, whose weights train in 32 bits | remove `model_dtype`, or train an adapter with `method: lora`",
     ),
-    ("training:\n  sample_packing: yes", "x.yaml:6:19: training.sample_packing: `yes` is not supported yet | remove the key"),
+    ("training:\n  sample_packing: 2", "x.yaml:6:19: training.sample_packing: expected `true` or `false`, found `2`"),
+    ("training:\n  loraplus_lr_ratio: 16", "x.yaml:6:22: training.loraplus_lr_ratio: `16` is not supported yet | remove the key"),
     ("adapter:\n  method: qlora", "x.yaml:6:11: adapter.method: `qlora` is not supported yet | valid now: `lora` and `full`"),
     ("adapter:\n  method: dora", "x.yaml:6:11: adapter.method: expected `lora` or `full`, found `dora` | did you mean `lora`?"),
     (

@@ -11,7 +11,7 @@ const MAX_ROWS: u64 = 1 << 16;
 pub(super) const MAX_COUNT: u64 = 1_000_000_000;
 
 /// Keys of the field that are not built yet.
-const LATER_KEYS: [&str; 2] = ["sample_packing", "loraplus_lr_ratio"];
+const LATER_KEYS: [&str; 1] = ["loraplus_lr_ratio"];
 /// Optimizers of the field that are not built yet.
 const LATER_OPTIMIZERS: [&str; 9] =
     ["adamw_8bit", "adamw_bnb_8bit", "paged_adamw_8bit", "paged_adamw_32bit", "adam", "adafactor", "sgd", "lion", "muon"];
@@ -21,13 +21,15 @@ const LATER_OPTIMIZERS: [&str; 9] =
 pub struct Training {
     /// The longest row, in tokens.
     pub sequence_len: Option<Said<usize>>,
+    /// Whether short rows are packed into rows of `sequence_len` tokens.
+    pub sample_packing: Option<Said<bool>>,
     /// Whether rows are shuffled every epoch.
     pub shuffle: Option<Said<bool>>,
     /// What happens to longer rows.
     pub truncation: Option<Said<Truncation>>,
     /// The highest share of rows that may be left out, from 0 to 1.
     pub max_dropped: Option<Said<f64>>,
-    /// Rows that are computed at once.
+    /// Rows, or packs of rows, that are computed at once.
     pub micro_batch_size: Option<Said<usize>>,
     /// Micro-batches in one optimizer step.
     pub gradient_accumulation_steps: Option<Said<usize>>,
@@ -72,6 +74,7 @@ impl Training {
         section.not_built(&LATER_KEYS);
         Self {
             sequence_len: section.whole("sequence_len", 2..=MAX_TOKENS),
+            sample_packing: section.flag("sample_packing"),
             shuffle: section.flag("shuffle"),
             truncation: section.word("truncation", &[]),
             max_dropped: section.number("max_dropped", 0.0..=1.0),

@@ -24,7 +24,7 @@ pub(super) fn evaluate(
     let total: usize = data.validation.iter().map(|rows| rows.len()).sum();
     let (mut sum, mut done) = (Score::default(), 0);
     for rows in &data.validation {
-        for batch in rows.batches(config.micro_batch_size) {
+        for batch in rows.batches(config.micro_batch_size, config.packing) {
             if interrupt.load(Relaxed) {
                 return Err(Stopped);
             }

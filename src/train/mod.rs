@@ -2,6 +2,7 @@
 
 mod checkpoint;
 mod config;
+mod course;
 mod evaluate;
 mod optimizer;
 mod resume;
@@ -14,7 +15,8 @@ mod step;
 mod sweep;
 
 pub use checkpoint::{Product, RunFolder};
-pub use config::{Config, StepRows};
+pub use config::Config;
+pub use course::{Course, StepRows};
 pub use evaluate::Score;
 pub use optimizer::{AdamW, AdamWConfig};
 pub use resume::{Checkpoint, Start};

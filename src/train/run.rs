@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use super::checkpoint::RunFolder;
+use super::course::{Course, StepRows};
 use super::evaluate::evaluate;
 use super::optimizer::AdamW;
 use super::resume::Start;
@@ -50,7 +51,7 @@ pub fn run(
 ) -> Result<State, Error> {
     let Start { mut state, mut optimizer } = start;
     let (started, before) = (Instant::now(), state.seconds);
-    let (mut is_new, mut saved_at, mut order) = (false, Instant::now(), (u64::MAX, Vec::new()));
+    let (mut is_new, mut saved_at, mut course) = (false, Instant::now(), Course::new(config, &data.training));
     let (rows, last) = (data.training.len(), config.schedule.total_steps);
     loop {
         if state.evaluation_due
@@ -86,11 +87,8 @@ pub fn run(
             _ => {}
         }
 
-        let of_step = config.rows_after(state.epoch, state.place, rows);
-        if order.0 != of_step.epoch {
-            order = (of_step.epoch, config.order(of_step.epoch, rows));
-        }
-        let taken = take(decoder, &mut optimizer, data, config, state.step + 1, &order.1[of_step.places.clone()], of_step.epoch);
+        let of_step = course.after(state.epoch, state.place);
+        let taken = take(decoder, &mut optimizer, data, config, state.step + 1, &of_step);
         if taken.skipped && config.gives_up(&state) {
             let save = || folder.save_checkpoint(decoder, &optimizer, &state, config.save_total_limit);
             let (step, in_a_row) = (taken.step, state.skipped_in_a_row + 1);
@@ -105,21 +103,13 @@ pub fn run(
     }
 }
 
-/// One optimizer step over rows at `places`; skipped, with the weights as they were, if a loss, gradient or new weight is not finite.
-fn take(
-    decoder: &mut Decoder,
-    optimizer: &mut AdamW,
-    data: &Data,
-    config: &Config,
-    step: u64,
-    places: &[u32],
-    epoch: u64,
-) -> Step {
+/// One optimizer step over some rows; skipped, with the weights as they were, if a loss, gradient or new weight is not finite.
+fn take(decoder: &mut Decoder, optimizer: &mut AdamW, data: &Data, config: &Config, step: u64, of_step: &StepRows) -> Step {
     let started = Instant::now();
     let (mut gradients, mut sum, mut trained_tokens, mut tokens) = (Gradients::default(), 0.0, 0, 0);
-    for places in places.chunks(config.micro_batch_size) {
-        let batch = data.training.batch(places);
-        let loss: Loss = forward_backward(decoder, &batch, config.step, [config.seed, epoch], &mut gradients);
+    for rows in &of_step.micro_batches {
+        let batch = data.training.batch(rows);
+        let loss: Loss = forward_backward(decoder, &batch, config.step, [config.seed, of_step.epoch], &mut gradients);
         (sum, trained_tokens, tokens) = (sum + loss.sum, trained_tokens + loss.trained_tokens, tokens + batch.tokens());
     }
     // Once, by the trained tokens of the whole step: micro-batches of any size give the same mean.

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::config::StepRows;
+use super::course::StepRows;
 use crate::report::{Evaluation, Step};
 
 /// The form of `state.json`.

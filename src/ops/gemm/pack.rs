@@ -78,9 +78,9 @@ impl<T: Stored> Kernel for Straight<'_, T> {
     #[inline(always)]
     fn run<A: Arithmetic>(self) {
         let Self { from, row, columns, depth, to } = self;
-        for (from, to) in from.chunks(row).zip(to.chunks_exact_mut(to.len() / depth)) {
+        for (k, to) in to.chunks_exact_mut(to.len() / depth).enumerate() {
             let (to, rest) = to.split_at_mut(columns);
-            to.iter_mut().zip(&from[..columns]).for_each(|(to, from)| *to = from.value());
+            to.iter_mut().zip(&from[k * row..][..columns]).for_each(|(to, from)| *to = from.value());
             rest.fill(0.0);
         }
     }

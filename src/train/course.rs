@@ -1,0 +1,75 @@
+//! Which rows each step of a run sees: a function of config and rows alone, so that a run goes on from a place as if it had never stopped.
+
+use std::ops::Range;
+
+use rayon::prelude::*;
+
+use super::Config;
+use crate::data::{Packing, Packs, Rows, Visit};
+
+/// The way of a run through its rows, epoch by epoch.
+#[derive(Debug)]
+pub struct Course<'a> {
+    config: &'a Config,
+    rows: &'a Rows<'a>,
+    /// Of the epoch that was asked for last.
+    packs: Option<(u64, Packs)>,
+}
+
+/// Rows of one optimizer step.
+#[derive(Debug, PartialEq, Eq)]
+pub struct StepRows {
+    /// From 0.
+    pub epoch: u64,
+    /// Places in the epoch's order; the last step of an epoch may have fewer.
+    pub places: Range<usize>,
+    /// The rows of each micro-batch.
+    pub micro_batches: Vec<Vec<u32>>,
+}
+
+impl<'a> Course<'a> {
+    /// The way through these rows.
+    pub fn new(config: &'a Config, rows: &'a Rows<'a>) -> Self {
+        Self { config, rows, packs: None }
+    }
+
+    /// The packs of an epoch; without packing each is a row.
+    pub fn packs(&self, epoch: u64) -> Packs {
+        let Config { shuffle, seed, packing, .. } = *self.config;
+        self.rows.packs(packing, if shuffle { Visit::Shuffled { seed, epoch } } else { Visit::InOrder })
+    }
+
+    /// Packs of a step.
+    pub fn packs_per_step(&self) -> usize {
+        self.config.micro_batch_size * self.config.gradient_accumulation_steps
+    }
+
+    /// Optimizer steps of an epoch.
+    pub fn steps_of(&self, epoch: u64) -> u64 {
+        let packs = if self.config.packing == Packing::Off { self.rows.len() } else { self.packs(epoch).len() };
+        packs.div_ceil(self.packs_per_step()) as u64
+    }
+
+    /// Optimizer steps of so many epochs. Rows that are shuffled make another number of packs in each.
+    pub fn steps(&self, epochs: u64) -> u64 {
+        if self.config.packing == Packing::Off || !self.config.shuffle {
+            return self.steps_of(0) * epochs;
+        }
+        (0..epochs).into_par_iter().map(|epoch| self.steps_of(epoch)).sum()
+    }
+
+    /// The rows of the step after `place` rows of `epoch`. Behind the last row the next epoch begins.
+    pub fn after(&mut self, epoch: u64, place: u64) -> StepRows {
+        let done = usize::try_from(place).unwrap_or(usize::MAX);
+        let (epoch, done) = if done >= self.rows.len() { (epoch + 1, 0) } else { (epoch, done) };
+        if self.packs.as_ref().is_none_or(|(of, _)| *of != epoch) {
+            self.packs = Some((epoch, self.packs(epoch)));
+        }
+        let (_, packs) = self.packs.as_ref().expect("just made");
+        let first = packs.after(done);
+        let last = packs.len().min(first + self.packs_per_step());
+        let size = self.config.micro_batch_size;
+        let micro_batches = (first..last).step_by(size).map(|first| packs.rows(first..last.min(first + size)).to_vec());
+        StepRows { epoch, places: packs.begin(first)..packs.begin(last), micro_batches: micro_batches.collect() }
+    }
+}
