@@ -7,9 +7,9 @@ mod common;
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use common::*;
 use rankine::adapter::attach;
+use rankine::data::{Batch, Packs, TokenRow, Visit};
 use rankine::model::{Decoder, Folder};
 use rankine::terms::ModelDtype;
-use rankine::data::{Batch, Packs, TokenRow, Visit};
 use rankine::train::{Gradients, Memory, StepConfig, forward_backward, score};
 
 const LOSS: f32 = 1e-5;
@@ -168,7 +168,8 @@ fn a_base_that_is_kept_as_it_is_stored_gives_the_same_bits() {
         let mut decoder = Folder::open(&folder).unwrap().load(dtype, &Device::flex(), &|_| {}).unwrap();
         attach(&mut decoder, &lora(4, 8.0), 7, None).unwrap();
         let kept_in = decoder.projections().map(|projection| projection.weight.dtype()).collect::<Vec<_>>();
-        (kept_in[0], step(&decoder, 8, StepConfig { memory: Memory::Keep, head_chunk_rows: 64, dropout: 0.0 }))
+        let batches = in_order(&rows(decoder.spec.vocabulary as u32), 8);
+        (kept_in[0], step(&decoder, &batches, StepConfig { memory: Memory::Keep, head_chunk_rows: 64, dropout: 0.0 }))
     };
     let [(auto, as_stored), (wide, widened)] = [ModelDtype::Auto, ModelDtype::Float32].map(of);
     assert_eq!((auto, wide), (DType::BF16, DType::F32));
