@@ -41,16 +41,21 @@ fn best() -> Level {
     Level::Portable
 }
 
-/// How a level computes a · b + c.
+/// How a level computes a · b + c, and how many at once.
 pub(super) trait Arithmetic {
+    /// Floats that a register of the level holds: what a loop that keeps its sums in registers divides its work by.
+    const REGISTER: usize;
+
     /// a · b + c, rounded once where the level has an instruction for it and twice elsewhere.
     fn multiply_add(a: f32, b: f32, c: f32) -> f32;
 }
 
-/// One rounding, one instruction.
-pub(super) struct Fused;
+/// One rounding, one instruction, with registers of so many floats.
+pub(super) struct Fused<const REGISTER: usize>;
 
-impl Arithmetic for Fused {
+impl<const REGISTER: usize> Arithmetic for Fused<REGISTER> {
+    const REGISTER: usize = REGISTER;
+
     #[inline(always)]
     fn multiply_add(a: f32, b: f32, c: f32) -> f32 {
         a.mul_add(b, c)
@@ -62,6 +67,8 @@ impl Arithmetic for Fused {
 pub(super) struct Separate;
 
 impl Arithmetic for Separate {
+    const REGISTER: usize = 4;
+
     #[inline(always)]
     fn multiply_add(a: f32, b: f32, c: f32) -> f32 {
         a * b + c
@@ -90,20 +97,20 @@ pub(super) fn run<K: Kernel>(kernel: K) -> K::Output {
         #[cfg(not(target_arch = "aarch64"))]
         Level::Portable => kernel.run::<Separate>(),
         #[cfg(target_arch = "aarch64")]
-        Level::Portable => kernel.run::<Fused>(),
+        Level::Portable => kernel.run::<Fused<4>>(),
     }
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512vl,avx512dq,avx512bw,avx2,fma,bmi1,bmi2,lzcnt,popcnt,f16c")]
 fn avx512<K: Kernel>(kernel: K) -> K::Output {
-    kernel.run::<Fused>()
+    kernel.run::<Fused<16>>()
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
 fn avx2<K: Kernel>(kernel: K) -> K::Output {
-    kernel.run::<Fused>()
+    kernel.run::<Fused<8>>()
 }
 
 /// Defines functions that run at the best level.
