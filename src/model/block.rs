@@ -6,12 +6,11 @@ use burn::tensor::Tensor;
 
 use super::cache::Past;
 use super::spec::{GroupedSpec, LAYER_NORMS, QUERY_KEY_NORMS, norm_name};
-use crate::nn::attention::attend;
 use crate::nn::norm::RmsNorm;
 use crate::nn::projection::Projection;
 use crate::nn::rope::RopeTables;
 use crate::nn::weight::Weight;
-use crate::ops::{Mask, swiglu};
+use crate::ops::{Mask, Score, attention, swiglu};
 use crate::terms::Method;
 
 /// What depends on the batch's documents, not on the block: made once a batch, used by forward and by every recomputation.
@@ -78,21 +77,20 @@ impl Block {
         let mask = frame.mask(self.index, Group::AttentionInput);
         let [q, k, v, o] = &self.attention;
         let split = |projection: &Projection, heads| {
-            projection.forward(x.clone(), mask.as_ref()).reshape([batch, length, heads, head_dim]).swap_dims(1, 2)
+            projection.forward(x.clone(), mask.as_ref()).reshape([batch, length, heads, head_dim])
         };
-        let (mut query, mut key, value) = (split(q, heads), split(k, kv_heads), split(v, kv_heads)); // [batch, heads, length, d]
+        let (mut query, mut key, value) = (split(q, heads), split(k, kv_heads), split(v, kv_heads)); // [batch, length, heads, d]
         if let Some([query_norm, key_norm]) = &self.query_key_norm {
             (query, key) = (query_norm.forward(query), key_norm.forward(key));
         }
         let rope = &frame.ropes[self.rope];
-        let scale = 1.0 / (head_dim as f64).sqrt();
         let (query, key) = (rope.rotate(query), rope.rotate(key));
         let [key, value] = match past {
             Some(past) => past.extend([key, value]),
             None => [key, value],
         };
-        let mixed = attend(query, key, value, &frame.first[self.span], scale);
-        let mixed = mixed.swap_dims(1, 2).reshape([batch, length, heads * head_dim]);
+        let score = Score { scale: 1.0 / (head_dim as f32).sqrt(), softcap: None };
+        let mixed = attention(query, key, value, &frame.first[self.span], score).reshape([batch, length, heads * head_dim]);
         o.forward(mixed, frame.mask(self.index, Group::AttentionOutput).as_ref())
     }
 

@@ -6,7 +6,7 @@ use burn::tensor::{Int, Tensor, TensorData};
 
 use super::decoder::Decoder;
 
-/// Tokens that are read at a time: the scores of a long prompt never exist as a whole.
+/// Tokens that are read at a time: what a block makes of a long prompt never exists as a whole.
 const CHUNK_TOKENS: usize = 512;
 
 /// One text as a model has read it so far.
@@ -19,7 +19,7 @@ pub struct Cache {
     pasts: Vec<Past>,
 }
 
-/// Keys and values of a block, [1, kv heads, tokens, d] each: those that the next token sees.
+/// Keys and values of a block, [1, tokens, kv heads, d] each: those that the next token sees.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Past(Option<[Tensor<4>; 2]>);
 
@@ -30,21 +30,21 @@ impl Past {
             None => new,
             Some([keys, values]) => {
                 let [key, value] = new;
-                [Tensor::cat(vec![keys, key], 2), Tensor::cat(vec![values, value], 2)]
+                [Tensor::cat(vec![keys, key], 1), Tensor::cat(vec![values, value], 1)]
             }
         };
         self.0.insert(all).clone()
     }
 
     fn tokens(&self) -> usize {
-        self.0.as_ref().map_or(0, |[keys, _]| keys.dims()[2])
+        self.0.as_ref().map_or(0, |[keys, _]| keys.dims()[1])
     }
 
     /// Leaves those of some tokens, counted from the first that is there.
     fn keep(&mut self, tokens: Range<usize>) {
         if tokens.len() < self.tokens() {
             let kept = self.0.take().filter(|_| !tokens.is_empty());
-            self.0 = kept.map(|both| both.map(|of| of.narrow(2, tokens.start, tokens.len())));
+            self.0 = kept.map(|both| both.map(|of| of.narrow(1, tokens.start, tokens.len())));
         }
     }
 }

@@ -141,11 +141,12 @@ impl RopeTables {
     /// `x cos + rotate_half(x) sin`.
     ///
     /// # Shapes
-    /// `x` [batch, heads, length, `head_dim`].
+    /// `x` [batch, length, heads, `head_dim`].
     pub fn rotate(&self, x: Tensor<4>) -> Tensor<4> {
         let half = x.dims()[3] / 2;
         let (left, right) = (x.clone().narrow(3, 0, half), x.clone().narrow(3, half, half));
         let rotated = Tensor::cat(vec![right.neg(), left], 3);
-        x * self.cos.clone().unsqueeze() + rotated * self.sin.clone().unsqueeze()
+        let [cos, sin] = [&self.cos, &self.sin].map(|table| table.clone().unsqueeze_dims::<4>(&[0, 2])); // [1, length, 1, head_dim]
+        x * cos + rotated * sin
     }
 }

@@ -2,6 +2,7 @@
 #![allow(clippy::inline_always, reason = "a loop is compiled for a level only where it is inlined, see `simd`")]
 
 mod adapted;
+mod attention;
 mod dropout;
 mod exp;
 mod gemm;
@@ -10,6 +11,7 @@ mod simd;
 mod swiglu;
 
 pub use adapted::{Adapter, adapted};
+pub use attention::{Score, attention};
 pub use dropout::{Mask, dropout};
 pub use product::{matmul, product_flops};
 pub use swiglu::swiglu;

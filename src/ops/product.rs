@@ -51,14 +51,14 @@ pub(super) trait ProductSum: Product {
 
 impl Product for Flex {
     fn product(lhs: FloatTensor<Self>, rhs: FloatTensor<Self>) -> FloatTensor<Self> {
-        count::<Self>(&lhs, &rhs);
+        count_product::<Self>(&lhs, &rhs);
         summed([lhs], [rhs]).unwrap_or_else(|([lhs], [rhs])| Self::float_matmul(lhs, rhs))
     }
 }
 
 impl ProductSum for Flex {
     fn product_sum(lhs: [FloatTensor<Self>; 2], rhs: [FloatTensor<Self>; 2]) -> FloatTensor<Self> {
-        lhs.iter().zip(&rhs).for_each(|(lhs, rhs)| count::<Self>(lhs, rhs));
+        lhs.iter().zip(&rhs).for_each(|(lhs, rhs)| count_product::<Self>(lhs, rhs));
         summed(lhs, rhs).unwrap_or_else(|(lhs, rhs)| composed_sum::<Self>(lhs, rhs))
     }
 }
@@ -109,7 +109,7 @@ fn matrix<'a, T>(tensor: &FloatTensor<Flex>, storage: &'a [T]) -> Matrix<&'a [T]
 #[cfg(any(feature = "wgpu", feature = "cuda"))]
 impl Product for burn::backend::Cube {
     fn product(lhs: FloatTensor<Self>, rhs: FloatTensor<Self>) -> FloatTensor<Self> {
-        count::<Self>(&lhs, &rhs);
+        count_product::<Self>(&lhs, &rhs);
         Self::float_matmul(lhs, rhs)
     }
 }
@@ -117,7 +117,7 @@ impl Product for burn::backend::Cube {
 #[cfg(any(feature = "wgpu", feature = "cuda"))]
 impl ProductSum for burn::backend::Cube {
     fn product_sum(lhs: [FloatTensor<Self>; 2], rhs: [FloatTensor<Self>; 2]) -> FloatTensor<Self> {
-        lhs.iter().zip(&rhs).for_each(|(lhs, rhs)| count::<Self>(lhs, rhs));
+        lhs.iter().zip(&rhs).for_each(|(lhs, rhs)| count_product::<Self>(lhs, rhs));
         composed_sum::<Self>(lhs, rhs)
     }
 }
@@ -160,9 +160,14 @@ fn composed_sum<B: Backend>([one, other]: [FloatTensor<B>; 2], [of_one, of_other
     B::float_add(B::float_matmul(one, of_one), B::float_matmul(other, of_other))
 }
 
-fn count<B: Backend>(lhs: &FloatTensor<B>, rhs: &FloatTensor<B>) {
+fn count_product<B: Backend>(lhs: &FloatTensor<B>, rhs: &FloatTensor<B>) {
     let columns = *rhs.shape().iter().next_back().expect("a product has two dimensions at least");
     let multiply_adds: usize = lhs.shape().iter().product::<usize>() * columns;
+    FLOPS.fetch_add(2 * multiply_adds as u64, Ordering::Relaxed);
+}
+
+/// Counts what another operation multiplies.
+pub(super) fn count(multiply_adds: usize) {
     FLOPS.fetch_add(2 * multiply_adds as u64, Ordering::Relaxed);
 }
 

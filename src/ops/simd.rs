@@ -51,7 +51,7 @@ pub(super) trait Arithmetic {
 }
 
 /// One rounding, one instruction, with registers of so many floats.
-pub(super) struct Fused<const REGISTER: usize>;
+pub(super) struct Fused<const REGISTER: usize = 8>;
 
 impl<const REGISTER: usize> Arithmetic for Fused<REGISTER> {
     const REGISTER: usize = REGISTER;

@@ -12,7 +12,8 @@ use burn::backend::{Autodiff, AutodiffBackend, Backend, Dispatch, Flex, TensorMe
 use burn::tensor::{Tensor, TensorData};
 use rayon::prelude::*;
 
-use super::exp::exp;
+use super::exp::sigmoid;
+use super::simd::Separate;
 
 /// Numbers that a thread takes at a time.
 const PIECE: usize = 1 << 14;
@@ -35,19 +36,15 @@ pub trait SwiGlu: Backend {
     fn swiglu_gate(gate: FloatTensor<Self>, up: FloatTensor<Self>, gradient: FloatTensor<Self>) -> FloatTensor<Self>;
 }
 
-fn sigmoid(x: f32) -> f32 {
-    1.0 / (1.0 + exp(-x))
-}
-
 /// d silu(g) / dg = σ(g) (1 + g (1 - σ(g))).
 fn slope(g: f32) -> f32 {
-    let s = sigmoid(g);
+    let s = sigmoid::<Separate>(g);
     s * (1.0 + g * (1.0 - s))
 }
 
 impl SwiGlu for Flex {
     fn swiglu(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self> {
-        each(gate, [up], |g, [u]| g * sigmoid(g) * u)
+        each(gate, [up], |g, [u]| g * sigmoid::<Separate>(g) * u)
     }
 
     fn swiglu_gate(gate: FloatTensor<Self>, up: FloatTensor<Self>, gradient: FloatTensor<Self>) -> FloatTensor<Self> {

@@ -1,0 +1,242 @@
+//! Backward: the weights of a tile are made again from its scores and the kept sums, Dao 2023, arXiv:2307.08691, algorithm 2.
+//!
+//! A tile of queries and a tile of keys meet once, and give their parts of dQ, dK and dV. The meetings are held in rounds, in none of
+//! which a tile meets two others: so each sum has one owner at a time and an order that no schedule changes.
+
+use std::ops::Range;
+use std::sync::Mutex;
+
+use rayon::prelude::*;
+
+use super::forward::Inputs;
+use super::score::cap;
+use super::seen::{Seen, Sizes};
+use super::tile_product::{Left, Onto, Order, product};
+use crate::ops::exp::exp;
+use crate::ops::product::count;
+use crate::ops::simd::{Arithmetic, vectorised};
+
+/// What forward gave, and the gradient of its output.
+#[derive(Clone, Copy)]
+pub(super) struct Given<'a> {
+    /// [batch, queries, heads, width].
+    pub(super) output: &'a [f32],
+    /// [batch, queries, heads].
+    pub(super) log_sums: &'a [f32],
+    /// [batch, queries, heads, width].
+    pub(super) gradient: &'a [f32],
+}
+
+/// dQ, dK and dV, each as its tensor lies.
+pub(super) type Gradients = [Vec<f32>; 3];
+
+/// A tile of queries meets one of keys: of all heads that share a head of the keys.
+struct Meeting {
+    batch: usize,
+    kv_head: usize,
+    queries: Range<usize>,
+    keys: Range<usize>,
+}
+
+/// Sums of a tile.
+type Sums = Mutex<Vec<f32>>;
+
+/// Numbers of a row in scratch: columns of a product come in multiples of 16.
+fn padded(width: usize) -> usize {
+    width.next_multiple_of(16)
+}
+
+/// The three gradients.
+pub(super) fn backward(inputs: &Inputs, given: &Given, tile: usize) -> Gradients {
+    let Sizes { batch, queries, keys, heads, kv_heads, width } = inputs.seen.sizes;
+    let dot = |(left, right): (&[f32], &[f32])| left.iter().zip(right).map(|(left, right)| left * right).sum::<f32>();
+    let rows = given.gradient.par_chunks_exact(width).with_min_len(64);
+    let along: Vec<f32> = rows.zip(given.output.par_chunks_exact(width)).map(dot).collect(); // D = rowsum(dO ∘ O)
+
+    let group = heads / kv_heads;
+    let [query_tiles, key_tiles] = [queries, keys].map(|count| count.div_ceil(tile));
+    let sums = |tiles: usize, heads: usize| -> Vec<Sums> {
+        (0..batch * kv_heads * tiles).map(|_| Mutex::new(vec![0.0; heads * tile * padded(width)])).collect()
+    };
+    let (of_queries, [of_keys, of_values]) = (sums(query_tiles, group), [(); 2].map(|()| sums(key_tiles, 1)));
+    for round in rounds(&inputs.seen, tile) {
+        let meetings = round.par_iter().flat_map_iter(|meeting| (0..kv_heads).map(move |kv_head| (*meeting, kv_head)));
+        meetings.for_each_init(
+            || Scratch::new(tile, width),
+            |scratch, ((row, i, j), kv_head)| {
+                let tile_of = |index: usize, count: usize| index * tile..count.min((index + 1) * tile);
+                let meeting = Meeting { batch: row, kv_head, queries: tile_of(i, queries), keys: tile_of(j, keys) };
+                count(5 * group * meeting.queries.len() * meeting.keys.len() * width);
+                let at = |tiles: usize, index: usize| (row * kv_heads + kv_head) * tiles + index;
+                let own = "a round's meetings share no tile, and none panics holding one";
+                let mut dq = of_queries[at(query_tiles, i)].lock().expect(own);
+                let mut dk = of_keys[at(key_tiles, j)].lock().expect(own);
+                let mut dv = of_values[at(key_tiles, j)].lock().expect(own);
+                meet(inputs, given, &along, &meeting, scratch, &mut dq, &mut dk, &mut dv);
+            },
+        );
+    }
+    [
+        gathered(of_queries, inputs.seen.sizes, queries, group, tile, inputs.score.scale),
+        gathered(of_keys, inputs.seen.sizes, keys, 1, tile, 1.0),
+        gathered(of_values, inputs.seen.sizes, keys, 1, tile, 1.0),
+    ]
+}
+
+/// A row of the batch with a tile of queries and one of keys that it sees.
+type Pair = (usize, usize, usize);
+
+/// The meetings of all tiles that see something of one another, in rounds in which each tile is at most once. With tiles i of queries and
+/// j of keys it is the round (i + j) mod m, where no tile meets more than m neighbouring ones: under a causal mask rounds of equal size.
+fn rounds(seen: &Seen, tile: usize) -> Vec<Vec<Pair>> {
+    let Sizes { batch, queries, keys, .. } = seen.sizes;
+    let mut pairs = Vec::new();
+    let mut most = 1;
+    for row in 0..batch {
+        let mut met_by = vec![None::<(usize, usize)>; keys.div_ceil(tile)];
+        for i in 0..queries.div_ceil(tile) {
+            let tiles = seen.tiles_by(row, i * tile..queries.min((i + 1) * tile), tile);
+            most = most.max(tiles.len());
+            for j in tiles {
+                let first = met_by[j].map_or(i, |(first, _)| first);
+                met_by[j] = Some((first, i));
+                pairs.push((row, i, j));
+            }
+        }
+        most = met_by.iter().flatten().map(|(first, last)| last - first + 1).fold(most, usize::max);
+    }
+    let mut rounds = vec![Vec::new(); most];
+    for pair in pairs {
+        rounds[(pair.1 + pair.2) % most].push(pair);
+    }
+    rounds
+}
+
+/// Sums of tiles, [batch · kv heads · tiles][group, tile, padded width], as a tensor lies: [batch, length, kv heads · group, width].
+fn gathered(sums: Vec<Sums>, sizes: Sizes, length: usize, group: usize, tile: usize, factor: f32) -> Vec<f32> {
+    let (width, stride) = (sizes.width, padded(sizes.width));
+    let sums: Vec<Vec<f32>> = sums.into_iter().map(|sums| sums.into_inner().expect("no meeting panicked")).collect();
+    let (heads, tiles) = (sizes.kv_heads * group, length.div_ceil(tile));
+    let mut whole = vec![0.0; sizes.batch * length * heads * width];
+    whole.par_chunks_exact_mut(heads * width).with_min_len(16).enumerate().for_each(|(token, whole)| {
+        let (row, place) = (token / length, token % length);
+        for (head, whole) in whole.chunks_exact_mut(width).enumerate() {
+            let sums = &sums[(row * sizes.kv_heads + head / group) * tiles + place / tile];
+            let sums = &sums[(head % group * tile + place % tile) * stride..][..width];
+            whole.iter_mut().zip(sums).for_each(|(whole, sum)| *whole = sum * factor);
+        }
+    });
+    whole
+}
+
+/// What a thread works in; features and keys of a tile are padded.
+struct Scratch {
+    tile: usize,
+    width: usize,
+    /// [width, keys].
+    key_turned: Vec<f32>,
+    value_turned: Vec<f32>,
+    /// [tile, width].
+    key: Vec<f32>,
+    query: Vec<f32>,
+    gradient: Vec<f32>,
+    /// P and dS, [queries, keys].
+    weights: Vec<f32>,
+    of_scores: Vec<f32>,
+}
+
+impl Scratch {
+    fn new(tile: usize, width: usize) -> Self {
+        let [key_turned, value_turned] = [(); 2].map(|()| vec![0.0; width * padded(tile)]);
+        let [key, query, gradient] = [(); 3].map(|()| vec![0.0; tile * padded(width)]);
+        let [weights, of_scores] = [(); 2].map(|()| vec![0.0; tile * padded(tile)]);
+        Self { tile, width, key_turned, value_turned, key, query, gradient, weights, of_scores }
+    }
+}
+
+vectorised! {
+    fn meet<'a, A>(
+        inputs: &'a Inputs<'a>,
+        given: &'a Given<'a>,
+        along: &'a [f32],
+        meeting: &'a Meeting,
+        scratch: &'a mut Scratch,
+        dq: &'a mut [f32],
+        dk: &'a mut [f32],
+        dv: &'a mut [f32],
+    ) {
+        let Sizes { queries, keys, heads, kv_heads, width, .. } = inputs.seen.sizes;
+        let (group, stride, lanes) = (heads / kv_heads, padded(width), padded(scratch.tile));
+        for (index, key) in meeting.keys.clone().enumerate() {
+            let from = ((meeting.batch * keys + key) * kv_heads + meeting.kv_head) * width;
+            let (key, value) = (&inputs.key[from..from + width], &inputs.value[from..from + width]);
+            scratch.key[index * stride..][..width].copy_from_slice(key);
+            for (feature, (key, value)) in key.iter().zip(value).enumerate() {
+                scratch.key_turned[feature * lanes + index] = *key;
+                scratch.value_turned[feature * lanes + index] = *value;
+            }
+        }
+        for of_group in 0..group {
+            let head = meeting.kv_head * group + of_group;
+            let row_of = |query: usize| (meeting.batch * queries + query) * heads + head;
+            for (index, query) in meeting.queries.clone().enumerate() {
+                let from = row_of(query) * width;
+                let numbers = inputs.query[from..from + width].iter().zip(&mut scratch.query[index * stride..]);
+                numbers.for_each(|(number, scaled)| *scaled = number * inputs.score.scale);
+                scratch.gradient[index * stride..][..width].copy_from_slice(&given.gradient[from..from + width]);
+            }
+            weigh::<A>(inputs, meeting, scratch, &|query| (given.log_sums[row_of(query)], along[row_of(query)]));
+            let dq = &mut dq[of_group * scratch.tile * stride..];
+            add_gradients::<A>(meeting, scratch, dq, dk, dv);
+        }
+    }
+}
+
+/// P = exp::<A>(S - L) and dS = P ∘ (dP - D) for one head; `sums` gives a query's L and D.
+#[inline(always)]
+fn weigh<A: Arithmetic>(inputs: &Inputs, meeting: &Meeting, scratch: &mut Scratch, sums: &impl Fn(usize) -> (f32, f32)) {
+    let (lanes, stride, rows) = (padded(scratch.tile), padded(scratch.width), meeting.queries.len());
+    let Scratch { width, key_turned, value_turned, query, gradient, weights, of_scores, .. } = scratch;
+    let left = |numbers| Left { numbers, stride, order: Order::Rows, rows, depth: *width };
+    product::<A>(left(query), key_turned, weights, lanes, Onto::Overwrite); // S
+    product::<A>(left(gradient), value_turned, of_scores, lanes, Onto::Overwrite); // dP
+    let count = meeting.keys.len();
+    for ((weights, of_scores), query) in
+        weights.chunks_exact_mut(lanes).zip(of_scores.chunks_exact_mut(lanes)).zip(meeting.queries.clone())
+    {
+        let (log_sum, along) = sums(query);
+        match inputs.score.softcap {
+            None => {
+                for (weight, of_score) in weights.iter_mut().zip(of_scores.iter_mut()) {
+                    *weight = exp::<A>(*weight - log_sum);
+                    *of_score = *weight * (*of_score - along);
+                }
+            }
+            Some(softcap) => {
+                cap(weights, softcap);
+                for (weight, of_score) in weights.iter_mut().zip(of_scores.iter_mut()) {
+                    let share = *weight / softcap;
+                    *weight = exp::<A>(*weight - log_sum);
+                    *of_score = *weight * (*of_score - along) * (1.0 - share * share);
+                }
+            }
+        }
+        let seen = inputs.seen.within(meeting.batch, query, &meeting.keys);
+        for row in [weights, of_scores] {
+            row[..seen.start].fill(0.0);
+            row[seen.end..count].fill(0.0);
+        }
+    }
+}
+
+/// dQ += dS K (yet to be scaled), dK += dSᵀ (scale · Q), dV += Pᵀ dO, for one head.
+#[inline(always)]
+fn add_gradients<A: Arithmetic>(meeting: &Meeting, scratch: &Scratch, dq: &mut [f32], dk: &mut [f32], dv: &mut [f32]) {
+    let (lanes, stride) = (padded(scratch.tile), padded(scratch.width));
+    let (queries, keys) = (meeting.queries.len(), meeting.keys.len());
+    let turned = |numbers| Left { numbers, stride: lanes, order: Order::Columns, rows: keys, depth: queries };
+    let straight = Left { numbers: &scratch.of_scores, stride: lanes, order: Order::Rows, rows: queries, depth: keys };
+    product::<A>(straight, &scratch.key, dq, stride, Onto::Add);
+    product::<A>(turned(&scratch.of_scores), &scratch.query, dk, stride, Onto::Add);
+    product::<A>(turned(&scratch.weights), &scratch.gradient, dv, stride, Onto::Add);
+}

@@ -1,0 +1,214 @@
+//! Forward: one pass over the keys with a running maximum, Dao 2023, arXiv:2307.08691, algorithm 1.
+//!
+//! The rows of a tile are (query, head of the group) pairs, so a head of the keys is read once for its whole group and one query
+//! still fills a register. Tiles are worked on transposed, a row a lane: maxima and sums over the keys are then those of whole registers.
+
+use std::ops::Range;
+
+use rayon::prelude::*;
+
+use super::score::{Score, cap};
+use super::seen::{Seen, Sizes};
+use super::tile_product::{Left, Onto, Order, product};
+use crate::ops::exp::exp;
+use crate::ops::product::count;
+use crate::ops::simd::{Arithmetic, vectorised};
+
+/// What attention is computed from, token by token.
+#[derive(Clone, Copy)]
+pub(super) struct Inputs<'a> {
+    /// [batch, queries, heads, width].
+    pub(super) query: &'a [f32],
+    /// [batch, keys, kv heads, width].
+    pub(super) key: &'a [f32],
+    /// As `key`.
+    pub(super) value: &'a [f32],
+    /// Who sees what.
+    pub(super) seen: Seen<'a>,
+    /// How a product is scored.
+    pub(super) score: Score,
+}
+
+/// What forward gives.
+pub(super) struct Mixed {
+    /// [batch, queries, heads, width].
+    pub(super) output: Vec<f32>,
+    /// The logarithm of the sum of a query's exponentials, [batch, queries, heads].
+    pub(super) log_sums: Vec<f32>,
+}
+
+/// Rows of a head of the keys, and the keys that one of them sees.
+struct Place {
+    batch: usize,
+    kv_head: usize,
+    rows: Range<usize>,
+    keys: Range<usize>,
+}
+
+/// softmax(score(Q Kᵀ)) V and the logarithms of the sums.
+pub(super) fn forward(inputs: &Inputs, tile: usize) -> Mixed {
+    let sizes = inputs.seen.sizes;
+    let (group, width) = (sizes.group(), sizes.width);
+    let rows = sizes.queries * group;
+    let tiles = rows.div_ceil(tile);
+    let place = |index: usize| {
+        // Late rows see most, and go first.
+        let (tile_index, rest) = (tiles - 1 - index / (sizes.batch * sizes.kv_heads), index % (sizes.batch * sizes.kv_heads));
+        let rows = tile_index * tile..rows.min((tile_index + 1) * tile);
+        let (batch, kv_head) = (rest / sizes.kv_heads, rest % sizes.kv_heads);
+        let keys = inputs.seen.by(batch, rows.start / group..(rows.end - 1) / group + 1);
+        Place { batch, kv_head, rows, keys }
+    };
+    let parts: Vec<Mixed> = (0..tiles * sizes.batch * sizes.kv_heads)
+        .into_par_iter()
+        .with_max_len(1)
+        .map_init(
+            || Scratch::new(tile, width),
+            |scratch, index| {
+                let place = place(index);
+                count(2 * place.rows.len() * place.keys.len() * width);
+                let mut output = vec![0.0; place.rows.len() * width];
+                let mut log_sums = vec![0.0; place.rows.len()];
+                forward_tile(inputs, &place, tile, scratch, &mut output, &mut log_sums);
+                Mixed { output, log_sums }
+            },
+        )
+        .collect();
+
+    let tokens = sizes.batch * sizes.queries;
+    let mut mixed = Mixed { output: vec![0.0; tokens * sizes.heads * width], log_sums: vec![0.0; tokens * sizes.heads] };
+    let outputs = mixed.output.par_chunks_exact_mut(sizes.heads * width).with_min_len(16);
+    outputs.zip(mixed.log_sums.par_chunks_exact_mut(sizes.heads)).enumerate().for_each(|(token, (output, log_sums))| {
+        let (batch, query) = (token / sizes.queries, token % sizes.queries);
+        for (head, (output, log_sum)) in output.chunks_exact_mut(width).zip(log_sums).enumerate() {
+            let row = query * group + head % group;
+            let index = ((tiles - 1 - row / tile) * sizes.batch + batch) * sizes.kv_heads + head / group;
+            let (part, row) = (&parts[index], row % tile);
+            output.copy_from_slice(&part.output[row * width..][..width]);
+            *log_sum = part.log_sums[row];
+        }
+    });
+    mixed
+}
+
+/// What a thread works in.
+struct Scratch {
+    /// scale · Qᵀ, [width, lanes].
+    query: Vec<f32>,
+    /// [tile, width].
+    key: Vec<f32>,
+    /// [tile, width].
+    value: Vec<f32>,
+    /// Scores, then their exponentials, [tile, lanes].
+    weights: Vec<f32>,
+    /// Oᵀ before the division, [width, lanes].
+    mixed: Vec<f32>,
+    /// The rows' largest scores so far, their sums, what a new maximum shrinks them by; [lanes].
+    largest: Vec<f32>,
+    sum: Vec<f32>,
+    shrink: Vec<f32>,
+    /// The rows' first keys and ends; [lanes].
+    first: Vec<u32>,
+    end: Vec<u32>,
+}
+
+impl Scratch {
+    fn new(tile: usize, width: usize) -> Self {
+        let lanes = tile.next_multiple_of(16);
+        let [query, mixed] = [(); 2].map(|()| vec![0.0; width * lanes]);
+        let [key, value] = [(); 2].map(|()| vec![0.0; tile * width]);
+        let [largest, sum, shrink] = [(); 3].map(|()| vec![0.0; lanes]);
+        let [first, end] = [(); 2].map(|()| vec![0; lanes]);
+        Self { query, key, value, weights: vec![0.0; tile * lanes], mixed, largest, sum, shrink, first, end }
+    }
+}
+
+vectorised! {
+    fn forward_tile<'a, A>(inputs: &'a Inputs<'a>, place: &'a Place, tile: usize, scratch: &'a mut Scratch, output: &'a mut [f32], log_sums: &'a mut [f32]) {
+        let Sizes { queries, keys, heads, kv_heads, width, .. } = inputs.seen.sizes;
+        let group = heads / kv_heads;
+        let lanes = place.rows.len().next_multiple_of(16);
+        begin(scratch, lanes, width);
+        for (lane, row) in place.rows.clone().enumerate() {
+            let (query, head) = (row / group, place.kv_head * group + row % group);
+            let from = ((place.batch * queries + query) * heads + head) * width;
+            for (feature, number) in inputs.query[from..from + width].iter().enumerate() {
+                scratch.query[feature * lanes + lane] = number * inputs.score.scale;
+            }
+            let seen = inputs.seen.by(place.batch, query..query + 1);
+            (scratch.first[lane], scratch.end[lane]) = (seen.start as u32, seen.end as u32);
+        }
+        for start in place.keys.clone().step_by(tile) {
+            let tile_keys = start..place.keys.end.min(start + tile);
+            for (index, key) in tile_keys.clone().enumerate() {
+                let from = ((place.batch * keys + key) * kv_heads + place.kv_head) * width;
+                scratch.key[index * width..][..width].copy_from_slice(&inputs.key[from..from + width]);
+                scratch.value[index * width..][..width].copy_from_slice(&inputs.value[from..from + width]);
+            }
+            mix::<A>(scratch, tile_keys, lanes, width, inputs.score.softcap);
+        }
+        for (lane, (output, log_sum)) in output.chunks_exact_mut(width).zip(log_sums).enumerate() {
+            let factor = 1.0 / scratch.sum[lane];
+            for (feature, output) in output.iter_mut().enumerate() {
+                *output = scratch.mixed[feature * lanes + lane] * factor;
+            }
+            *log_sum = scratch.largest[lane] + scratch.sum[lane].ln();
+        }
+    }
+}
+
+/// Nothing mixed yet; lanes that no row fills see everything of a query of zeros.
+#[inline(always)]
+fn begin(scratch: &mut Scratch, lanes: usize, width: usize) {
+    scratch.query[..width * lanes].fill(0.0);
+    scratch.mixed[..width * lanes].fill(0.0);
+    // Not minus infinity: where a row sees nothing of a tile, the difference to its maximum is to be one of numbers.
+    scratch.largest[..lanes].fill(f32::MIN);
+    scratch.sum[..lanes].fill(0.0);
+    scratch.first[..lanes].fill(0);
+    scratch.end[..lanes].fill(u32::MAX);
+}
+
+/// Takes in a tile of keys.
+#[inline(always)]
+fn mix<A: Arithmetic>(scratch: &mut Scratch, keys: Range<usize>, lanes: usize, width: usize, softcap: Option<f32>) {
+    let Scratch { query, key, value, weights, mixed, largest, sum, shrink, first, end } = scratch;
+    let (count, weights) = (keys.len(), &mut weights[..keys.len() * lanes]);
+    let [largest, sum, shrink] = [largest, sum, shrink].map(|of| &mut of[..lanes]);
+    let (first, end) = (&first[..lanes], &end[..lanes]);
+    let of_keys = Left { numbers: key, stride: width, order: Order::Rows, rows: count, depth: width };
+    product::<A>(of_keys, query, weights, lanes, Onto::Overwrite);
+    if let Some(softcap) = softcap {
+        cap(weights, softcap);
+    }
+    if first.iter().any(|first| *first as usize > keys.start) || end.iter().any(|end| (*end as usize) < keys.end) {
+        for (weights, key) in weights.chunks_exact_mut(lanes).zip(keys.start as u32..) {
+            for ((weight, first), end) in weights.iter_mut().zip(first).zip(end) {
+                *weight = if *first <= key && key < *end { *weight } else { f32::NEG_INFINITY };
+            }
+        }
+    }
+    shrink.copy_from_slice(largest);
+    for weights in weights.chunks_exact(lanes) {
+        for (largest, weight) in largest.iter_mut().zip(weights) {
+            *largest = largest.max(*weight);
+        }
+    }
+    for ((shrink, largest), sum) in shrink.iter_mut().zip(&*largest).zip(&mut *sum) {
+        *shrink = exp::<A>(*shrink - largest);
+        *sum *= *shrink;
+    }
+    for weights in weights.chunks_exact_mut(lanes) {
+        for ((weight, largest), sum) in weights.iter_mut().zip(&*largest).zip(&mut *sum) {
+            *weight = exp::<A>(*weight - largest);
+            *sum += *weight;
+        }
+    }
+    for mixed in mixed.chunks_exact_mut(lanes).take(width) {
+        for (mixed, shrink) in mixed.iter_mut().zip(&*shrink) {
+            *mixed *= shrink;
+        }
+    }
+    let of_values = Left { numbers: value, stride: width, order: Order::Columns, rows: width, depth: count };
+    product::<A>(of_values, weights, mixed, lanes, Onto::Add);
+}

@@ -1,0 +1,159 @@
+//! Attention that keeps its output and one number a query, and makes the weights again in backward: memory grows with the tokens, not
+//! with their square (Dao 2023, arXiv:2307.08691).
+//!
+//! What a query sees is one range of keys, so tiles outside a document, a window or the past are never touched. `cpu` is written on
+//! slices, `portable` of any backend's own operations.
+
+mod backward;
+mod cpu;
+mod forward;
+#[cfg(any(feature = "wgpu", feature = "cuda", test))]
+mod portable;
+mod score;
+mod seen;
+#[cfg(test)]
+mod tests;
+mod tile_product;
+
+use std::sync::Arc;
+
+use burn::backend::autodiff::checkpoint::base::Checkpointer;
+use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
+use burn::backend::autodiff::grads::Gradients;
+use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
+use burn::backend::tensor::FloatTensor;
+use burn::backend::{Autodiff, AutodiffBackend, Backend, Dispatch, TensorMetadata, backend_extension};
+use burn::tensor::Tensor;
+
+pub use score::Score;
+use seen::Sizes;
+
+/// softmax(score(Q Kᵀ)) V, every group of query heads on its key head (Vaswani et al. 2017, arXiv:1706.03762; Ainslie et al. 2023,
+/// arXiv:2305.13245).
+///
+/// Query i of a row stands at key `keys - queries + i` and sees the keys from its `first` to there.
+///
+/// # Shapes
+/// `query` and the result [batch, queries, heads, d], `key` and `value` [batch, keys, kv heads, d], `first` [batch · queries].
+pub fn attention(query: Tensor<4>, key: Tensor<4>, value: Tensor<4>, first: &Arc<[u32]>, score: Score) -> Tensor<4> {
+    let [query, key, value] = [query, key, value].map(Tensor::into_dispatch);
+    Tensor::from_dispatch(<Dispatch as TiledAttention>::tiled_attention(query, key, value, first.clone(), score).0)
+}
+
+/// Attention and the three gradients of it.
+#[backend_extension(Flex, Cube: cfg(any(feature = "wgpu", feature = "cuda")), Autodiff)]
+pub trait TiledAttention: Backend {
+    /// See [`attention`]; beside its result the logarithm of the sum of a query's exponentials, [batch, queries, heads].
+    fn tiled_attention(
+        query: FloatTensor<Self>,
+        key: FloatTensor<Self>,
+        value: FloatTensor<Self>,
+        first: Arc<[u32]>,
+        score: Score,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>);
+
+    /// The gradients of `query`, `key` and `value`, given what forward gave and the gradient of its output.
+    #[allow(clippy::too_many_arguments, reason = "the tensors of the mathematics, and the macro routes by tensors")]
+    fn tiled_attention_gradients(
+        query: FloatTensor<Self>,
+        key: FloatTensor<Self>,
+        value: FloatTensor<Self>,
+        output: FloatTensor<Self>,
+        log_sums: FloatTensor<Self>,
+        gradient: FloatTensor<Self>,
+        first: Arc<[u32]>,
+        score: Score,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
+}
+
+/// The sizes of these tensors, one `first` a query.
+fn sizes<B: Backend>(query: &FloatTensor<B>, key: &FloatTensor<B>, first: &[u32]) -> Sizes {
+    let [batch, queries, heads, width] = query.shape().dims();
+    let [_, keys, kv_heads, _] = key.shape().dims();
+    assert_eq!(first.len(), batch * queries, "one first key a query");
+    Sizes { batch, queries, keys, heads, kv_heads, width }
+}
+
+#[cfg(any(feature = "wgpu", feature = "cuda"))]
+impl TiledAttention for burn::backend::Cube {
+    fn tiled_attention(
+        query: FloatTensor<Self>,
+        key: FloatTensor<Self>,
+        value: FloatTensor<Self>,
+        first: Arc<[u32]>,
+        score: Score,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        portable::forward::<Self>(&portable::Inputs::new(query, key, value, &first, score), portable::TILE)
+    }
+
+    fn tiled_attention_gradients(
+        query: FloatTensor<Self>,
+        key: FloatTensor<Self>,
+        value: FloatTensor<Self>,
+        output: FloatTensor<Self>,
+        log_sums: FloatTensor<Self>,
+        gradient: FloatTensor<Self>,
+        first: Arc<[u32]>,
+        score: Score,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        let inputs = portable::Inputs::new(query, key, value, &first, score);
+        portable::backward::<Self>(&inputs, output, log_sums, gradient, portable::TILE).into()
+    }
+}
+
+/// What backward needs: Q, K, V, O and the logarithms of the sums.
+type Kept<B> = ([FloatTensor<B>; 5], Arc<[u32]>, Score);
+
+impl<B: Backend + TiledAttention, C: CheckpointStrategy> TiledAttention for Autodiff<B, C> {
+    fn tiled_attention(
+        query: FloatTensor<Self>,
+        key: FloatTensor<Self>,
+        value: FloatTensor<Self>,
+        first: Arc<[u32]>,
+        score: Score,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        let [(query, of_query), (key, of_key), (value, of_value)] = [query, key, value].map(|tensor| tensor.into_parts());
+        let (output, log_sums) = B::tiled_attention(query.clone(), key.clone(), value.clone(), first.clone(), score);
+        let untracked = <Self as AutodiffBackend>::from_inner(log_sums.clone());
+        let output = match AttentionBackward.prepare::<C>([of_query, of_key, of_value]).compute_bound().stateful() {
+            OpsKind::Tracked(prep) => prep.finish(([query, key, value, output.clone(), log_sums], first, score), output),
+            OpsKind::UnTracked(prep) => prep.finish(output),
+        };
+        (output, untracked)
+    }
+
+    fn tiled_attention_gradients(
+        query: FloatTensor<Self>,
+        key: FloatTensor<Self>,
+        value: FloatTensor<Self>,
+        output: FloatTensor<Self>,
+        log_sums: FloatTensor<Self>,
+        gradient: FloatTensor<Self>,
+        first: Arc<[u32]>,
+        score: Score,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        let [query, key, value, output, log_sums, gradient] =
+            [query, key, value, output, log_sums, gradient].map(|tensor| tensor.into_parts().0);
+        let (dq, dk, dv) = B::tiled_attention_gradients(query, key, value, output, log_sums, gradient, first, score);
+        let outer = <Self as AutodiffBackend>::from_inner;
+        (outer(dq), outer(dk), outer(dv))
+    }
+}
+
+#[derive(Debug)]
+struct AttentionBackward;
+
+impl<B: Backend + TiledAttention> Backward<B, 3> for AttentionBackward {
+    type State = Kept<B>;
+
+    fn backward(self, ops: Ops<Self::State, 3>, grads: &mut Gradients, _checkpointer: &mut Checkpointer) {
+        let ([query, key, value, output, log_sums], first, score) = ops.state;
+        let gradient = grads.consume::<B>(&ops.node);
+        let (dq, dk, dv) = B::tiled_attention_gradients(query, key, value, output, log_sums, gradient, first, score);
+        for (parent, gradient) in ops.parents.into_iter().zip([dq, dk, dv]) {
+            if let Some(parent) = parent {
+                grads.register::<B>(parent.id, gradient);
+            }
+        }
+    }
+}
