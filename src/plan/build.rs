@@ -155,7 +155,8 @@ impl Plan {
         let rows = data.training_rows() as f64;
         let epochs = config.schedule.total_steps as f64 / Course::new(config, &data.training()).steps_of(0) as f64;
         let mean_length = tokens as f64 / rows;
-        let layer = |layer: &crate::model::LayerSpec| 4.0 * (layer.mixer.heads * layer.mixer.head_dim) as f64 * mean_length;
+        // Half of all pairs are seen; backward makes the scores again, five products to two.
+        let layer = |layer: &crate::model::LayerSpec| 2.0 * (layer.mixer.heads * layer.mixer.head_dim) as f64 * mean_length;
         let attention: f64 = spec.layers.iter().map(layer).sum();
         let linear: usize = spec.projections().iter().map(|linear| linear.inputs * linear.outputs).sum();
         let (beside, trained) = match self.trains {
@@ -164,7 +165,7 @@ impl Plan {
         };
         let forward = 2.0 * (linear + beside) as f64 + attention;
         let again = if config.step.memory == train::Memory::Recompute { forward } else { 0.0 };
-        let backward = 2.0 * (linear + beside + trained) as f64 + 2.0 * attention;
+        let backward = 2.0 * (linear + beside + trained) as f64 + 2.5 * attention;
         let of_head = if self.trains == Trains::Everything { 6.0 } else { 4.0 };
         let head = of_head * (spec.vocabulary * spec.width) as f64;
         epochs * (tokens as f64 * (forward + again + backward) + labelled as f64 * head)

@@ -172,7 +172,6 @@ fn cases() -> Vec<Case> {
 fn the_cpus_form_is_softmax_and_its_gradients() {
     for case in cases() {
         let distance = case.distance(&case.computed());
-        println!("{distance:e}");
         assert!(distance <= BOUND, "{distance:e}: {:?} {}", case.sizes, case.tile);
     }
 }
