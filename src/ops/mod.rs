@@ -6,12 +6,34 @@ mod attention;
 mod dropout;
 mod exp;
 mod gemm;
+mod lanes;
+mod numbers;
 mod product;
 mod simd;
 mod swiglu;
+
+use burn::backend::Backend;
+use burn::backend::autodiff::grads::Gradients;
+use burn::backend::autodiff::ops::Ops;
+use burn::backend::tensor::FloatTensor;
 
 pub use adapted::{Adapter, adapted};
 pub use attention::{Score, attention};
 pub use dropout::{Mask, dropout};
 pub use product::{matmul, product_flops};
 pub use swiglu::swiglu;
+
+/// Hands the operands of an operation their gradients, those that are tracked, given what is kept of the operation and the gradient of
+/// its result.
+fn differentiate<B: Backend, S, const N: usize>(
+    ops: Ops<S, N>,
+    grads: &mut Gradients,
+    of: impl FnOnce(S, FloatTensor<B>) -> [FloatTensor<B>; N],
+) {
+    let gradient = grads.consume::<B>(&ops.node);
+    for (parent, gradient) in ops.parents.into_iter().zip(of(ops.state, gradient)) {
+        if let Some(parent) = parent {
+            grads.register::<B>(parent.id, gradient);
+        }
+    }
+}

@@ -1,0 +1,70 @@
+//! The numbers of a CPU tensor as a slice, without a copy where there is no need for one.
+
+use burn::backend::ops::FloatTensorOps;
+use burn::backend::tensor::FloatTensor;
+use burn::backend::{Flex, TensorMetadata};
+use burn::tensor::{Shape, TensorData};
+
+/// Numbers that a thread takes at a time.
+pub(super) const PIECE: usize = 1 << 14;
+
+/// Rows of `width` numbers that a thread takes at a time, in numbers.
+pub(super) fn piece_of_rows(width: usize) -> usize {
+    width * (PIECE / width.max(1)).max(1)
+}
+
+/// The tensor in row-major order: itself, or a copy of a view that is in another.
+pub(super) fn row_major(tensor: FloatTensor<Flex>) -> FloatTensor<Flex> {
+    if tensor.as_slice::<f32>().is_some() { tensor } else { tensor.to_contiguous() }
+}
+
+/// The numbers of a tensor that is [`row_major`].
+pub(super) fn read(tensor: &FloatTensor<Flex>) -> &[f32] {
+    tensor.as_slice().expect("activations are f32 on the CPU, and in row-major order here")
+}
+
+/// The numbers of a tensor in row-major order, to be overwritten: in place where no other handle has them, else in a copy.
+pub(super) fn write(tensor: &mut FloatTensor<Flex>) -> &mut [f32] {
+    let count = tensor.shape().num_elements();
+    if tensor.layout().contiguous_offsets() != Some((0, count)) || tensor.storage::<f32>().len() != count {
+        *tensor = tensor.to_contiguous();
+    }
+    tensor.storage_mut()
+}
+
+/// A tensor of these numbers.
+pub(super) fn tensor(numbers: Vec<f32>, shape: Shape) -> FloatTensor<Flex> {
+    Flex::float_from_data(TensorData::new(numbers, shape), &Default::default())
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::backend::ops::FloatTensorOps;
+
+    use super::*;
+
+    #[test]
+    fn what_others_hold_is_left_alone_and_what_is_alone_is_not_copied() {
+        let mut alone = tensor(vec![1.0, 2.0], [2].into());
+        let place = read(&alone).as_ptr();
+        write(&mut alone)[0] = 3.0;
+        assert_eq!((read(&alone), read(&alone).as_ptr()), (&[3.0, 2.0][..], place));
+
+        let mut shared = alone.clone();
+        write(&mut shared)[0] = 4.0;
+        assert_eq!((read(&alone), read(&shared)), (&[3.0, 2.0][..], &[4.0, 2.0][..]));
+    }
+
+    #[test]
+    fn views_are_put_in_row_major_order() {
+        let whole = tensor(vec![1.0, 2.0, 3.0, 4.0], [2, 2].into());
+        let turned = Flex::float_transpose(whole.clone());
+        assert_eq!(read(&row_major(turned.clone())), [1.0, 3.0, 2.0, 4.0]);
+        let mut turned = turned;
+        assert_eq!(write(&mut turned), [1.0, 3.0, 2.0, 4.0]);
+        let mut lower = Flex::float_slice(whole.clone(), &[(1..2).into()]);
+        assert_eq!(write(&mut lower), [3.0, 4.0]);
+        let mut upper = Flex::float_slice(whole, &[(0..1).into()]);
+        assert_eq!(write(&mut upper), [1.0, 2.0]);
+    }
+}
