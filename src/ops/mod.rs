@@ -9,6 +9,7 @@ mod gemm;
 mod lanes;
 mod numbers;
 mod product;
+mod seed;
 mod simd;
 mod swiglu;
 
@@ -21,6 +22,7 @@ pub use adapted::{Adapter, adapted};
 pub use attention::{Score, attention};
 pub use dropout::{Mask, dropout};
 pub use product::{matmul, product_flops};
+pub use seed::backward_from;
 pub use swiglu::swiglu;
 
 /// Hands the operands of an operation their gradients, those that are tracked, given what is kept of the operation and the gradient of

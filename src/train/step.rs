@@ -9,6 +9,7 @@ use crate::data::Batch;
 use crate::draws::mix;
 use crate::model::{Block, Decoder, Frame};
 use crate::nn::head::{Labels, Scored, Wanted};
+use crate::ops::backward_from;
 use crate::terms::Method;
 
 /// What is held between forward and backward.
@@ -139,7 +140,7 @@ pub fn forward_backward(
         return loss;
     }
 
-    let mut gradient: Tensor<3> = gradient.expect("asked for").reshape(shape);
+    let mut gradient: Option<Tensor<3>> = Some(gradient.expect("asked for").reshape(shape));
     let mut of_batch = Vec::new();
     for (index, saved) in kept.into_iter().enumerate().rev() {
         let index = lowest + index;
@@ -147,14 +148,13 @@ pub fn forward_backward(
             Saved::Tape(tape) => tape,
             Saved::Input(x) => Tape::record(decoder.blocks[index].tracked(trained), x, &frame, goes_on(index)),
         };
-        let (of_block, of_input) = tape.backward(trained, gradient.clone());
+        // Handed over, so that backward may work in its place.
+        let (of_block, of_input) = tape.backward(trained, gradient.take().expect("the block above goes on"));
         of_batch.splice(0..0, of_block);
-        if let Some(of_input) = of_input {
-            gradient = of_input;
-        }
+        gradient = of_input;
     }
-    if let Some(of_head) = weights {
-        of_batch = around(decoder, of_batch, ids, gradient, of_head);
+    if let (Some(of_input), Some(of_head)) = (gradient, weights) {
+        of_batch = around(decoder, of_batch, ids, of_input, of_head);
     }
     gradients.add(of_batch);
     loss
@@ -209,7 +209,7 @@ impl Tape {
 
     /// Gradients of the block's weights that train and of its input, given that of its output.
     fn backward(mut self, trained: Method, gradient: Tensor<3>) -> (Vec<Tensor<1>>, Option<Tensor<3>>) {
-        let (mut gradients, mut of_weights) = ((self.output * gradient).sum().backward(), Vec::new());
+        let (mut gradients, mut of_weights) = (backward_from(self.output, gradient), Vec::new());
         self.block.visit(trained, &mut |_, weight| {
             of_weights.push(weight.gradient(&mut gradients).expect("what trains is a leaf of this tape"));
         });
