@@ -1,11 +1,12 @@
 //! The loss: final norm, vocabulary projection and cross-entropy over the labelled rows only, in chunks, with a backward of
 //! its own. The batch's logits never exist.
 
-use burn::tensor::activation::log_softmax;
+use std::sync::Arc;
+
 use burn::tensor::{Device, IndexingUpdateOp, Int, Tensor, TensorData};
 
 use super::norm::RmsNorm;
-use crate::ops::matmul;
+use crate::ops::{cross_entropy, cross_entropy_losses, matmul};
 
 /// Final norm and vocabulary projection.
 #[derive(Debug, Clone)]
@@ -67,16 +68,16 @@ impl Head {
         let (mut losses, mut gradients) = (Vec::with_capacity(labels.targets.len()), Vec::new());
         let mut weights = (wanted == Wanted::InputAndWeights).then(|| (self.norm.weight.zeros_like(), self.weight.zeros_like()));
         for (positions, targets) in labels.positions.chunks(chunk_rows).zip(labels.targets.chunks(chunk_rows)) {
-            let targets = Tensor::<2, Int>::from_data(TensorData::new(targets.to_vec(), [targets.len(), 1]), &device);
+            let targets: Arc<[u32]> = targets.iter().map(|target| target.cast_unsigned()).collect();
             let x = hidden.clone().select(0, indices(positions, &device)); // [rows, width]
             let normed = self.norm.forward(x.clone());
-            let log_p = log_softmax(self.project(normed.clone()), 1); // [rows, vocabulary]
-            losses.extend(log_p.clone().gather(1, targets.clone()).neg().into_data().iter::<f32>());
+            let logits = self.project(normed.clone()); // [rows, vocabulary]
             if wanted == Wanted::Nothing {
+                losses.extend(cross_entropy_losses(logits, targets).into_data().iter::<f32>());
                 continue;
             }
-            let onehot_minus = Tensor::full(targets.dims(), -1.0, (&device, log_p.dtype()));
-            let d_logits = log_p.exp().scatter(1, targets, onehot_minus, IndexingUpdateOp::Add);
+            let (of_rows, d_logits) = cross_entropy(logits, targets);
+            losses.extend(of_rows.into_data().iter::<f32>());
             let d_normed = matmul(d_logits.clone(), self.weight.clone()); // [rows, width]
             weights = weights.map(|(norm, weight)| {
                 let of_norm = self.norm.backward_weight(x.clone(), d_normed.clone());

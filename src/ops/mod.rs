@@ -3,6 +3,7 @@
 
 mod adapted;
 mod attention;
+mod cross_entropy;
 mod dropout;
 mod exp;
 mod gemm;
@@ -20,6 +21,7 @@ use burn::backend::tensor::FloatTensor;
 
 pub use adapted::{Adapter, adapted};
 pub use attention::{Score, attention};
+pub use cross_entropy::{cross_entropy, cross_entropy_losses};
 pub use dropout::{Mask, dropout};
 pub use product::{matmul, product_flops};
 pub use seed::backward_from;
