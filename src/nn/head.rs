@@ -79,11 +79,14 @@ impl Head {
             let (of_rows, d_logits) = cross_entropy(logits, targets);
             losses.extend(of_rows.into_data().iter::<f32>());
             let d_normed = matmul(d_logits.clone(), self.weight.clone()); // [rows, width]
-            weights = weights.map(|(norm, weight)| {
-                let of_norm = self.norm.backward_weight(x.clone(), d_normed.clone());
-                (norm + of_norm, weight + matmul(d_logits.transpose(), normed))
+            gradients.push(match weights.take() {
+                None => self.norm.backward(x, d_normed),
+                Some((norm, weight)) => {
+                    let (of_input, of_norm) = self.norm.gradients(x, d_normed);
+                    weights = Some((norm + of_norm, weight + matmul(d_logits.transpose(), normed)));
+                    of_input
+                }
             });
-            gradients.push(self.norm.backward(x, d_normed));
         }
         let gradient = (wanted != Wanted::Nothing).then(|| spread(gradients, labels.positions, &hidden));
         Scored { losses, gradient, weights }

@@ -10,6 +10,7 @@ mod gemm;
 mod lanes;
 mod numbers;
 mod product;
+mod rms_norm;
 mod seed;
 mod simd;
 mod swiglu;
@@ -24,6 +25,7 @@ pub use attention::{Score, attention};
 pub use cross_entropy::{cross_entropy, cross_entropy_losses};
 pub use dropout::{Mask, dropout};
 pub use product::{matmul, product_flops};
+pub use rms_norm::{rms_norm, rms_norm_gradients, rms_norm_input};
 pub use seed::backward_from;
 pub use swiglu::swiglu;
 
