@@ -16,11 +16,13 @@ use crate::terms::Method;
 /// What depends on the batch's documents, not on the block: made once a batch, used by forward and by every recomputation.
 #[derive(Debug)]
 pub struct Frame {
-    /// One for each distinct rotation of the model, for the tokens' places in their documents.
+    /// One for each distinct rotation of the model.
     pub(super) ropes: Vec<RopeTables>,
     /// One for each distinct span of the model: for every query the index of the first key that it sees; it sees all keys from there to
     /// itself.
     pub(super) first: Vec<Arc<[u32]>>,
+    /// The tables' row for each token of a row, [sequence].
+    pub(super) positions: Arc<[u32]>,
     /// Share of features dropped and one key a token; `None` outside training.
     pub(super) dropout: Option<(f64, Arc<[u64]>)>,
 }
@@ -84,7 +86,7 @@ impl Block {
             (query, key) = (query_norm.forward(query), key_norm.forward(key));
         }
         let rope = &frame.ropes[self.rope];
-        let (query, key) = (rope.rotate(query), rope.rotate(key));
+        let (query, key) = (rope.rotate(query, frame.positions.clone()), rope.rotate(key, frame.positions.clone()));
         let [key, value] = match past {
             Some(past) => past.extend([key, value]),
             None => [key, value],

@@ -50,22 +50,27 @@ impl Decoder {
             places.extend(0..*length as u32);
         }
         let longest = documents.iter().copied().max().unwrap_or(0);
-        Frame { first: firsts.into_iter().map(Arc::from).collect(), ropes: self.rope_tables(&places, longest), dropout }
+        Frame {
+            ropes: self.rope_tables(0..longest, longest),
+            positions: places.into(),
+            first: firsts.into_iter().map(Arc::from).collect(),
+            dropout,
+        }
     }
 
     /// What all blocks share for the tokens at some positions of a document of `length` tokens, whose keys are those from the first that
     /// one of them sees.
     pub(super) fn frame_of(&self, positions: Range<usize>, length: usize) -> Frame {
-        let places: Vec<u32> = positions.clone().map(|position| position as u32).collect();
         Frame {
+            ropes: self.rope_tables(positions.clone(), length),
+            positions: (0..positions.len() as u32).collect(),
             first: self.spans.iter().map(|span| span.first_keys(positions.clone(), 0).collect()).collect(),
-            ropes: self.rope_tables(&places, length),
             dropout: None,
         }
     }
 
-    fn rope_tables(&self, places: &[u32], length: usize) -> Vec<RopeTables> {
-        self.ropes.iter().map(|rope| rope.tables_of(places, length, &self.device())).collect()
+    fn rope_tables(&self, positions: Range<usize>, length: usize) -> Vec<RopeTables> {
+        self.ropes.iter().map(|rope| rope.tables_of(positions.clone(), length, &self.device())).collect()
     }
 
     /// # Shapes

@@ -1,6 +1,11 @@
 //! Rotary position embedding, Su et al. 2021, arXiv:2104.09864, in the half-split form of Hugging Face models.
 
+use std::ops::Range;
+use std::sync::Arc;
+
 use burn::tensor::{Device, Tensor, TensorData};
+
+use crate::ops::rope;
 
 /// The rotation of a model's queries and keys.
 #[derive(Debug, Clone, PartialEq)]
@@ -102,16 +107,16 @@ impl RopeSpec {
 
     /// Cosines and sines of positions 0 .. length. As in transformers, `Dynamic` and `LongRope` depend on the batch's length.
     pub fn tables(&self, length: usize, device: &Device) -> RopeTables {
-        self.tables_of(&(0..).take(length).collect::<Vec<u32>>(), length, device)
+        self.tables_of(0..length, length, device)
     }
 
-    /// Cosines and sines of tokens at these positions, where the longest document of the batch has `length` tokens.
-    pub fn tables_of(&self, positions: &[u32], length: usize, device: &Device) -> RopeTables {
+    /// Cosines and sines of these positions, where the longest document of the batch has `length` tokens.
+    pub fn tables_of(&self, positions: Range<usize>, length: usize, device: &Device) -> RopeTables {
         let (frequencies, factor) = (self.frequencies(length), self.attention_factor() as f32);
         let table = |function: fn(f32) -> f32| {
-            let row = |position: u32| frequencies.iter().map(move |frequency| function(position as f32 * frequency) * factor);
-            let values: Vec<f32> = positions.iter().flat_map(|position| row(*position).chain(row(*position))).collect();
-            Tensor::<2>::from_data(TensorData::new(values, [positions.len(), self.head_dim]), device)
+            let row = |position: usize| frequencies.iter().map(move |frequency| function(position as f32 * frequency) * factor);
+            let values: Vec<f32> = positions.clone().flat_map(row).collect();
+            Tensor::<2>::from_data(TensorData::new(values, [positions.len(), frequencies.len()]), device)
         };
         RopeTables { cos: table(f32::cos), sin: table(f32::sin) }
     }
@@ -130,7 +135,7 @@ fn llama3(frequency: f32, factor: f32, low: f32, high: f32, trained_length: f32)
     }
 }
 
-/// Cosines and sines for the tokens of a batch, [tokens, `head_dim`] each.
+/// Cosines and sines, [positions, `head_dim` / 2] each.
 #[derive(Debug, Clone)]
 pub struct RopeTables {
     cos: Tensor<2>,
@@ -138,15 +143,11 @@ pub struct RopeTables {
 }
 
 impl RopeTables {
-    /// `x cos + rotate_half(x) sin`.
+    /// The queries or keys turned by the angles of their positions, see [`rope`].
     ///
     /// # Shapes
-    /// `x` [batch, length, heads, `head_dim`].
-    pub fn rotate(&self, x: Tensor<4>) -> Tensor<4> {
-        let half = x.dims()[3] / 2;
-        let (left, right) = (x.clone().narrow(3, 0, half), x.clone().narrow(3, half, half));
-        let rotated = Tensor::cat(vec![right.neg(), left], 3);
-        let [cos, sin] = [&self.cos, &self.sin].map(|table| table.clone().unsqueeze_dims::<4>(&[0, 2])); // [1, length, 1, head_dim]
-        x * cos + rotated * sin
+    /// `x` [batch, sequence, heads, `head_dim`]; `positions`, the tables' row for each token.
+    pub fn rotate(&self, x: Tensor<4>, positions: Arc<[u32]>) -> Tensor<4> {
+        rope(x, self.cos.clone(), self.sin.clone(), positions)
     }
 }

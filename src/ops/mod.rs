@@ -11,6 +11,7 @@ mod lanes;
 mod numbers;
 mod product;
 mod rms_norm;
+mod rope;
 mod seed;
 mod simd;
 mod swiglu;
@@ -26,6 +27,7 @@ pub use cross_entropy::{cross_entropy, cross_entropy_losses};
 pub use dropout::{Mask, dropout};
 pub use product::{matmul, product_flops};
 pub use rms_norm::{rms_norm, rms_norm_gradients, rms_norm_input};
+pub use rope::{Rotation, rope};
 pub use seed::backward_from;
 pub use swiglu::swiglu;
 
