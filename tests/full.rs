@@ -89,7 +89,7 @@ fn twenty_steps_of_all_weights_are_those_of_torch() {
         let [data, weights] = ["archs/{}/golden.safetensors", "full/{}.safetensors"]
             .map(|path| Archive::open(&here(path.replace("{}", family))).unwrap());
         let step = StepConfig { memory: Memory::Recompute, head_chunk_rows: 7, dropout: 0.0 };
-        let adamw = AdamWConfig { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.1 };
+        let adamw = AdamWConfig { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.1, loraplus_lr_ratio: 1.0 };
         let schedule = Schedule { peak: 1e-3, scheduler: Scheduler::Cosine, warmup_steps: 3, total_steps: 20, min_lr_rate: 0.0 };
         let mut optimizer = AdamW::new(adamw, &decoder);
         for (taken, entry) in curve.as_array().unwrap().iter().enumerate() {

@@ -21,7 +21,7 @@ use crate::terms;
 use crate::train::{AdamW, AdamWConfig, Gradients, Memory, StepConfig, forward_backward, head_chunk_rows};
 
 /// The optimizer's constants are those of the peer's script.
-const ADAMW: AdamWConfig = AdamWConfig { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.01 };
+const ADAMW: AdamWConfig = AdamWConfig { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.01, loraplus_lr_ratio: 1.0 };
 const LEARNING_RATE: f64 = 2e-4;
 const MAX_GRAD_NORM: f64 = 1.0;
 const SEED: u64 = 42;

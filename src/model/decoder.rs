@@ -132,6 +132,19 @@ impl Decoder {
         self.weights(|_, weight| weight.numbers())
     }
 
+    /// Takes the numbers of the weights that train out of their places, so that nothing else holds them; [`Decoder::put`] is to follow.
+    pub fn take(&mut self) -> Vec<Tensor<1>> {
+        let mut all = Vec::new();
+        self.visit(&mut |_, weight| all.push(weight.take()));
+        all
+    }
+
+    /// Puts numbers, each in memory order, into the places of the weights that train.
+    pub fn put(&mut self, numbers: Vec<Tensor<1>>) {
+        let mut numbers = numbers.into_iter();
+        self.visit(&mut |_, weight| weight.put(numbers.next().expect("one a weight")));
+    }
+
     /// Parameters that train.
     pub fn trainable_parameters(&self) -> usize {
         self.weights(|_, weight| weight.shape().into_iter().product::<usize>()).into_iter().sum()

@@ -45,7 +45,7 @@ impl Projection {
             (Method::Lora, None) => {}
             (Method::Lora, Some(lora)) => {
                 visit(&format!("{name}.lora_A.weight"), Weight::Turned(&mut lora.a));
-                visit(&format!("{name}.lora_B.weight"), Weight::Turned(&mut lora.b));
+                visit(&format!("{name}.lora_B.weight"), Weight::LoraB(&mut lora.b));
             }
             (Method::Full, _) => {
                 visit(&format!("{name}.weight"), Weight::Turned(weight));

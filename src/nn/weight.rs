@@ -1,6 +1,19 @@
 //! A weight that trains, whatever its shape. To an optimizer all of them are rows of numbers.
 
+use std::mem::replace;
+
 use burn::tensor::{DType, Device, Gradients, Tensor, TensorData};
+
+/// What an optimizer makes a difference between.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Group {
+    /// Matrices, which decay.
+    Matrix,
+    /// B of adapters, which decay too and may have a learning rate of their own.
+    LoraB,
+    /// Norms and biases, which do not decay: each has a level of its own to keep.
+    Vector,
+}
 
 /// A weight in its place, and how its file has it.
 #[derive(Debug)]
@@ -11,6 +24,8 @@ pub enum Weight<'a> {
     Matrix(&'a mut Tensor<2>),
     /// A matrix [in, out] that its file has as [out, in].
     Turned(&'a mut Tensor<2>),
+    /// B of an adapter, [r, out], which its file has as [out, r].
+    LoraB(&'a mut Tensor<2>),
 }
 
 impl Weight<'_> {
@@ -18,7 +33,15 @@ impl Weight<'_> {
     pub fn numbers(&self) -> Tensor<1> {
         match self {
             Self::Vector(vector) => (*vector).clone(),
-            Self::Matrix(matrix) | Self::Turned(matrix) => (*matrix).clone().reshape([-1]),
+            Self::Matrix(matrix) | Self::Turned(matrix) | Self::LoraB(matrix) => (*matrix).clone().reshape([-1]),
+        }
+    }
+
+    /// Takes its numbers out of its place, in memory order, so that nothing else holds them. What is left has the shape and one number.
+    pub fn take(self) -> Tensor<1> {
+        match self {
+            Self::Vector(vector) => take(vector),
+            Self::Matrix(matrix) | Self::Turned(matrix) | Self::LoraB(matrix) => take(matrix).reshape([-1]),
         }
     }
 
@@ -26,7 +49,7 @@ impl Weight<'_> {
     pub fn put(self, numbers: Tensor<1>) {
         match self {
             Self::Vector(vector) => *vector = numbers,
-            Self::Matrix(matrix) | Self::Turned(matrix) => *matrix = numbers.reshape(matrix.dims()),
+            Self::Matrix(matrix) | Self::Turned(matrix) | Self::LoraB(matrix) => *matrix = numbers.reshape(matrix.dims()),
         }
     }
 
@@ -34,7 +57,9 @@ impl Weight<'_> {
     pub fn track(self) {
         match self {
             Self::Vector(vector) => *vector = vector.clone().autodiff().require_grad(),
-            Self::Matrix(matrix) | Self::Turned(matrix) => *matrix = matrix.clone().autodiff().require_grad(),
+            Self::Matrix(matrix) | Self::Turned(matrix) | Self::LoraB(matrix) => {
+                *matrix = matrix.clone().autodiff().require_grad()
+            }
         }
     }
 
@@ -42,13 +67,19 @@ impl Weight<'_> {
     pub fn gradient(&self, gradients: &mut Gradients) -> Option<Tensor<1>> {
         match self {
             Self::Vector(vector) => vector.grad_remove(gradients),
-            Self::Matrix(matrix) | Self::Turned(matrix) => Some(matrix.grad_remove(gradients)?.reshape([-1])),
+            Self::Matrix(matrix) | Self::Turned(matrix) | Self::LoraB(matrix) => {
+                Some(matrix.grad_remove(gradients)?.reshape([-1]))
+            }
         }
     }
 
-    /// Whether weight decay is for it: a norm or a bias has a level of its own to keep.
-    pub fn decays(&self) -> bool {
-        !matches!(self, Self::Vector(_))
+    /// How an optimizer treats it.
+    pub fn group(&self) -> Group {
+        match self {
+            Self::Vector(_) => Group::Vector,
+            Self::Matrix(_) | Self::Turned(_) => Group::Matrix,
+            Self::LoraB(_) => Group::LoraB,
+        }
     }
 
     /// The shape that its file has.
@@ -56,7 +87,7 @@ impl Weight<'_> {
         match self {
             Self::Vector(vector) => vector.dims().to_vec(),
             Self::Matrix(matrix) => matrix.dims().to_vec(),
-            Self::Turned(matrix) => matrix.dims().into_iter().rev().collect(),
+            Self::Turned(matrix) | Self::LoraB(matrix) => matrix.dims().into_iter().rev().collect(),
         }
     }
 
@@ -64,7 +95,7 @@ impl Weight<'_> {
     pub fn to_file(&self, numbers: Tensor<1>) -> Vec<f32> {
         let numbers = match self {
             Self::Vector(_) | Self::Matrix(_) => numbers,
-            Self::Turned(matrix) => numbers.reshape(matrix.dims()).transpose().reshape([-1]),
+            Self::Turned(matrix) | Self::LoraB(matrix) => numbers.reshape(matrix.dims()).transpose().reshape([-1]),
         };
         numbers.into_data().iter().collect()
     }
@@ -75,12 +106,18 @@ impl Weight<'_> {
         match self {
             Self::Vector(vector) => of(vector.device()),
             Self::Matrix(matrix) => of(matrix.device()),
-            Self::Turned(matrix) => {
+            Self::Turned(matrix) | Self::LoraB(matrix) => {
                 let [inputs, outputs] = matrix.dims();
                 of(matrix.device()).reshape([outputs, inputs]).transpose().reshape([-1])
             }
         }
     }
+}
+
+/// Leaves one number under the shape of many.
+fn take<const D: usize>(tensor: &mut Tensor<D>) -> Tensor<D> {
+    let stand_in = Tensor::<D>::zeros([1; D], (&tensor.device(), DType::F32)).expand(tensor.dims());
+    replace(tensor, stand_in)
 }
 
 #[cfg(test)]
@@ -98,6 +135,10 @@ mod tests {
         back.into_data().assert_eq(&TensorData::from([1.0f32, 2.0, 3.0, 4.0, 5.0, 6.0]), true);
         let doubled = weight.numbers().mul_scalar(2.0);
         weight.put(doubled);
+        matrix.to_data().assert_eq(&TensorData::from([[2.0f32, 4.0, 6.0], [8.0, 10.0, 12.0]]), true);
+        let taken = Weight::Turned(&mut matrix).take();
+        assert_eq!(Weight::Turned(&mut matrix).shape(), [3, 2]);
+        Weight::Turned(&mut matrix).put(taken);
         matrix.into_data().assert_eq(&TensorData::from([[2.0f32, 4.0, 6.0], [8.0, 10.0, 12.0]]), true);
     }
 }

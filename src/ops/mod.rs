@@ -1,12 +1,15 @@
 //! Custom operations with a backward of their own; with `device`, the only place that names a burn backend.
 #![allow(clippy::inline_always, reason = "a loop is compiled for a level only where it is inlined, see `simd`")]
 
+mod adamw;
 mod adapted;
 mod attention;
 mod cross_entropy;
 mod dropout;
 mod exp;
+mod flat;
 mod gemm;
+mod host;
 mod lanes;
 mod numbers;
 mod product;
@@ -21,10 +24,12 @@ use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::Ops;
 use burn::backend::tensor::FloatTensor;
 
+pub use adamw::{AdamWRule, AdamWState, Segment, adamw};
 pub use adapted::{Adapter, adapted};
 pub use attention::{Score, attention};
 pub use cross_entropy::{cross_entropy, cross_entropy_losses};
 pub use dropout::{Mask, dropout};
+pub use flat::{add_at, sum_of_squares};
 pub use product::{matmul, product_flops};
 pub use rms_norm::{rms_norm, rms_norm_gradients, rms_norm_input};
 pub use rope::{Rotation, rope};

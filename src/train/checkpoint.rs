@@ -4,10 +4,8 @@ use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use burn::tensor::Tensor;
-
 use super::Error;
-use super::optimizer::{AdamW, Moments};
+use super::optimizer::AdamW;
 use super::state::State;
 use crate::adapter::{LoraConfig, peft};
 use crate::files::safetensors::{Named, write_f32};
@@ -197,9 +195,8 @@ fn checkpoint_bytes(parameters: usize) -> u64 {
 
 /// First and second moments under the names of their weights.
 fn moments(decoder: &Decoder, optimizer: &AdamW) -> Vec<Named> {
-    let of = |pick: fn(&Moments) -> &Tensor<1>| optimizer.moments.iter().map(|moments| pick(moments).clone()).collect::<Vec<_>>();
-    let both = [of(|moments| &moments.first), of(|moments| &moments.second)];
-    let named = MOMENTS.iter().zip(&both).flat_map(|(prefix, numbers)| {
+    let moments = optimizer.moments();
+    let named = MOMENTS.iter().zip(&moments).flat_map(|(prefix, numbers)| {
         decoder.named(numbers).into_iter().map(move |(name, shape, values)| (format!("{prefix}{name}"), shape, values))
     });
     named.collect()

@@ -4,6 +4,8 @@ mod checkpoint;
 mod config;
 mod course;
 mod evaluate;
+mod gradients;
+mod layout;
 mod optimizer;
 mod resume;
 mod run;
@@ -18,13 +20,14 @@ pub use checkpoint::{Product, RunFolder};
 pub use config::Config;
 pub use course::{Course, StepRows};
 pub use evaluate::Score;
+pub use gradients::Gradients;
 pub use optimizer::{AdamW, AdamWConfig};
 pub use resume::{Checkpoint, Start};
 pub use run::{Data, run};
 pub use samples::{Answer, Prompts};
 pub use schedule::Schedule;
 pub use state::State;
-pub use step::{Gradients, Loss, Memory, StepConfig, forward_backward, head_chunk_rows, score};
+pub use step::{Loss, Memory, StepConfig, forward_backward, head_chunk_rows, score};
 
 use std::path::{Path, PathBuf};
 

@@ -1,11 +1,16 @@
 //! AdamW over the weights that train, as torch has it: decoupled decay, bias correction, ε outside the square root. Moments are f32.
 //!
-//! Loshchilov and Hutter 2019, arXiv:1711.05101.
+//! Loshchilov and Hutter 2019, arXiv:1711.05101; with `loraplus_lr_ratio`, `LoRA+` of Hayou et al. 2024, arXiv:2402.12354.
+
+use std::mem::replace;
 
 use burn::tensor::Tensor;
 
-use super::step::Gradients;
+use super::gradients::Gradients;
+use super::layout::Layout;
 use crate::model::Decoder;
+use crate::nn::weight::Group;
+use crate::ops::{AdamWRule, AdamWState, Segment, adamw};
 
 /// Hyperparameters of AdamW.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -16,83 +21,72 @@ pub struct AdamWConfig {
     pub beta2: f64,
     /// Added to the root of the second moment.
     pub epsilon: f64,
-    /// Share of a matrix that decays, times the learning rate. Norms and biases do not.
+    /// Share of a matrix that decays, times its learning rate. Norms and biases do not.
     pub weight_decay: f64,
+    /// The learning rate of an adapter's B as a multiple of A's: `LoRA+`, arXiv:2402.12354. 1 without it.
+    pub loraplus_lr_ratio: f64,
 }
 
-/// The optimizer and its moments, one a weight in the decoder's order.
+/// The optimizer and its moments.
 #[derive(Debug)]
 pub struct AdamW {
     config: AdamWConfig,
+    layout: Layout,
     /// Updates made.
     pub updates: u64,
-    /// First and second moments.
-    pub moments: Vec<Moments>,
-}
-
-/// Running means of a gradient and of its square, in memory order.
-#[derive(Debug, Clone)]
-pub struct Moments {
-    /// Of the gradient.
-    pub first: Tensor<1>,
-    /// Of its square.
-    pub second: Tensor<1>,
+    /// Running means of the gradients and of their squares, each a row in the order of the layout.
+    moments: [Tensor<1>; 2],
 }
 
 impl AdamW {
     /// Zero moments for the weights that train.
     pub fn new(config: AdamWConfig, decoder: &Decoder) -> Self {
-        let zeros = |numbers: Tensor<1>| Moments { first: numbers.zeros_like(), second: numbers.zeros_like() };
-        Self { config, updates: 0, moments: decoder.numbers().into_iter().map(zeros).collect() }
+        let (layout, device) = (Layout::of(decoder), decoder.device());
+        Self { config, updates: 0, moments: [layout.zeros(&device), layout.zeros(&device)], layout }
     }
 
-    /// The optimizer as it was after so many updates.
-    pub fn restore(config: AdamWConfig, updates: u64, moments: Vec<Moments>) -> Self {
-        Self { config, updates, moments }
+    /// The optimizer as it was after so many updates, with first and second moments as [`AdamW::moments`] has them.
+    pub fn restore(config: AdamWConfig, decoder: &Decoder, updates: u64, moments: [Vec<Tensor<1>>; 2]) -> Self {
+        let (layout, device) = (Layout::of(decoder), decoder.device());
+        Self { config, updates, moments: moments.map(|numbers| layout.join(numbers, &device)), layout }
     }
 
-    /// One update of every weight, or of none: `false` if a weight would not be finite.
+    /// First and second moments, each one a weight in the decoder's order and in memory order.
+    pub fn moments(&self) -> [Vec<Tensor<1>>; 2] {
+        self.moments.each_ref().map(|row| self.layout.split(row))
+    }
+
+    /// One update of every weight, or of none: `false` if a weight or a moment would not be finite, or there are no gradients.
+    /// `learning_rate` is that of all weights but B of adapters, where they have their own.
     #[must_use]
     pub fn update(&mut self, decoder: &mut Decoder, gradients: Gradients, learning_rate: f64) -> bool {
-        let (undecayed, update) = (AdamWConfig { weight_decay: 0.0, ..self.config }, self.updates + 1);
-        let mut given = self.moments.iter().zip(gradients.into_all());
-        let updated = decoder.weights(|_, weight| {
-            let config = if weight.decays() { self.config } else { undecayed };
-            let (moments, gradient) = given.next().expect("one a weight");
-            config.updated(weight.numbers(), gradient, moments, learning_rate, update)
-        });
-        if !updated.iter().all(|(numbers, _)| is_finite(numbers)) {
-            return false;
-        }
-        let (numbers, moments): (Vec<_>, Vec<_>) = updated.into_iter().unzip();
-        let mut numbers = numbers.into_iter();
-        decoder.visit(&mut |_, weight| weight.put(numbers.next().expect("one a weight")));
-        (self.moments, self.updates) = (moments, update);
-        true
+        let Some(gradients) = gradients.into_sum() else { return false };
+        let AdamWConfig { beta1, beta2, epsilon, .. } = self.config;
+        let rule = AdamWRule { beta1, beta2, epsilon, gradient_scale: gradients.scale, update: self.updates + 1 };
+        let segments: Vec<_> =
+            self.layout.places().map(|(group, place)| self.config.segment(group, place, learning_rate)).collect();
+        // What nobody else holds is updated in place.
+        let nothing = Tensor::empty([0], &decoder.device());
+        let [first, second] = self.moments.each_mut().map(|row| replace(row, nothing.clone()));
+        let state = AdamWState { weights: decoder.take(), first, second };
+        let (state, updated) = match adamw(state, gradients.row, &segments, rule) {
+            Ok(state) => (state, true),
+            Err(state) => (state, false),
+        };
+        decoder.put(state.weights);
+        (self.moments, self.updates) = ([state.first, state.second], self.updates + u64::from(updated));
+        updated
     }
 }
 
 impl AdamWConfig {
-    /// A weight and its moments after an update, counted from 1.
-    fn updated(
-        self,
-        weight: Tensor<1>,
-        gradient: Tensor<1>,
-        moments: &Moments,
-        learning_rate: f64,
-        update: u64,
-    ) -> (Tensor<1>, Moments) {
-        let Self { beta1, beta2, epsilon, weight_decay } = self;
-        let first = moments.first.clone().mul_scalar(beta1) + gradient.clone().mul_scalar(1.0 - beta1);
-        let second = moments.second.clone().mul_scalar(beta2) + gradient.square().mul_scalar(1.0 - beta2);
-        let power = i32::try_from(update).unwrap_or(i32::MAX);
-        let (correction1, correction2) = (1.0 - beta1.powi(power), 1.0 - beta2.powi(power));
-        let denominator = second.clone().sqrt().div_scalar(correction2.sqrt()).add_scalar(epsilon);
-        let step = first.clone().mul_scalar(learning_rate / correction1) / denominator;
-        (weight.mul_scalar(1.0 - learning_rate * weight_decay) - step, Moments { first, second })
+    /// The rates of a weight.
+    fn segment(self, group: Group, place: std::ops::Range<usize>, learning_rate: f64) -> Segment {
+        let (ratio, weight_decay) = match group {
+            Group::Matrix => (1.0, self.weight_decay),
+            Group::LoraB => (self.loraplus_lr_ratio, self.weight_decay),
+            Group::Vector => (1.0, 0.0),
+        };
+        Segment { place, learning_rate: learning_rate * ratio, weight_decay }
     }
-}
-
-fn is_finite(weight: &Tensor<1>) -> bool {
-    weight.to_data().iter::<f32>().all(f32::is_finite)
 }

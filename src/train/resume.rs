@@ -7,7 +7,7 @@ use burn::tensor::Tensor;
 
 use super::Error;
 use super::checkpoint::{MOMENTS, OPTIMIZER, RunFolder, STATE, checkpoints_of, name};
-use super::optimizer::{AdamW, AdamWConfig, Moments};
+use super::optimizer::{AdamW, AdamWConfig};
 use super::state::State;
 use crate::adapter::{LoraConfig, Numbers, peft};
 use crate::files::safetensors::Archive;
@@ -89,8 +89,8 @@ impl Checkpoint {
     pub fn start(self, optimizer: AdamWConfig, decoder: &Decoder) -> Result<Start, Error> {
         let archive = Archive::open(&self.path.join(OPTIMIZER))?;
         let [first, second] = MOMENTS.map(|prefix| moments_in(&archive, prefix, decoder));
-        let moments = first?.into_iter().zip(second?).map(|(first, second)| Moments { first, second }).collect();
-        Ok(Start { optimizer: AdamW::restore(optimizer, self.state.updates, moments), state: self.state })
+        let optimizer = AdamW::restore(optimizer, decoder, self.state.updates, [first?, second?]);
+        Ok(Start { optimizer, state: self.state })
     }
 
     /// Makes the run's product that of the best step again, should it be missing, damaged or of a later step. Nothing is done where

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use burn::tensor::{IndexingUpdateOp, Int, Tensor, TensorData};
 
+use super::gradients::Gradients;
 use crate::data::Batch;
 use crate::draws::mix;
 use crate::model::{Block, Decoder, Frame};
@@ -38,51 +39,6 @@ const LOGITS: usize = 1 << 24;
 /// Rows of logits that exist at a time for a vocabulary.
 pub fn head_chunk_rows(vocabulary: usize) -> usize {
     (LOGITS / vocabulary).clamp(16, 4096)
-}
-
-/// Gradients of every weight that trains, in the decoder's order and each in memory order, summed over trained tokens.
-#[derive(Debug, Clone, Default)]
-pub struct Gradients(Vec<Tensor<1>>);
-
-impl Gradients {
-    /// One a weight.
-    pub fn all(&self) -> &[Tensor<1>] {
-        &self.0
-    }
-
-    /// One a weight.
-    pub fn into_all(self) -> Vec<Tensor<1>> {
-        self.0
-    }
-
-    fn add(&mut self, other: Vec<Tensor<1>>) {
-        if self.0.is_empty() {
-            self.0 = other;
-        } else {
-            self.0 = self.0.drain(..).zip(other).map(|(sum, gradient)| sum + gradient).collect();
-        }
-    }
-
-    /// Every gradient times `factor`.
-    #[must_use]
-    pub fn scaled(self, factor: f64) -> Self {
-        Self(self.0.into_iter().map(|gradient| gradient.mul_scalar(factor)).collect())
-    }
-
-    /// The gradients scaled down to `max_norm` if their global L2 norm is above it, as torch's `clip_grad_norm_` does.
-    #[must_use]
-    pub fn clipped(self, norm: f64, max_norm: f64) -> Self {
-        let factor = max_norm / (norm + 1e-6);
-        if factor < 1.0 { self.scaled(factor) } else { self }
-    }
-
-    /// The L2 norm of all of them together, summed in a fixed order.
-    pub fn norm(&self) -> f64 {
-        let square = |gradient: &Tensor<1>| {
-            gradient.to_data().iter::<f32>().map(|value| f64::from(value).powi(2)).fold(0.0, |sum, square| sum + square)
-        };
-        self.0.iter().map(square).fold(0.0, |sum, square| sum + square).sqrt()
-    }
 }
 
 /// What a micro-batch cost.
@@ -141,7 +97,16 @@ pub fn forward_backward(
     }
 
     let mut gradient: Option<Tensor<3>> = Some(gradient.expect("asked for").reshape(shape));
-    let mut of_batch = Vec::new();
+    let sum = gradients.sum(decoder);
+    let mut end = sum.layout.weights();
+    if let Some((of_norm, of_head)) = weights {
+        let (of_norm, of_head) = (vec![of_norm], vec![of_head.reshape([-1])]);
+        // A tied head is the embedding, the first of all.
+        let (tail, head) = if decoder.spec.tied_head { (1, 0) } else { (2, end - 1) };
+        end -= tail;
+        sum.add(end, of_norm);
+        sum.add(head, of_head);
+    }
     for (index, saved) in kept.into_iter().enumerate().rev() {
         let index = lowest + index;
         let tape = match saved {
@@ -150,32 +115,23 @@ pub fn forward_backward(
         };
         // Handed over, so that backward may work in its place.
         let (of_block, of_input) = tape.backward(trained, gradient.take().expect("the block above goes on"));
-        of_batch.splice(0..0, of_block);
+        end -= of_block.len();
+        sum.add(end, of_block);
         gradient = of_input;
     }
-    if let (Some(of_input), Some(of_head)) = (gradient, weights) {
-        of_batch = around(decoder, of_batch, ids, of_input, of_head);
+    if is_full {
+        let of_input = gradient.expect("where every weight trains, it goes on to the embedding");
+        sum.add(0, vec![of_embedding(decoder, ids, of_input)]);
     }
-    gradients.add(of_batch);
     loss
 }
 
-/// The gradients of the blocks with those of what is around them, in the decoder's order. `of_input` is the gradient of the embedded
-/// tokens, `of_head` those of the final norm and of the head.
-fn around(
-    decoder: &Decoder,
-    of_blocks: Vec<Tensor<1>>,
-    ids: Tensor<2, Int>,
-    of_input: Tensor<3>,
-    of_head: (Tensor<1>, Tensor<2>),
-) -> Vec<Tensor<1>> {
-    let ([rows, length, width], (of_norm, of_head)) = (of_input.dims(), of_head);
-    let tied = decoder.spec.tied_head;
-    let start = if tied { of_head.clone() } else { of_head.zeros_like() };
-    let (ids, of_tokens) = (ids.reshape([rows * length]), of_input.reshape([rows * length, width]));
-    let of_embedding = start.select_assign(0, ids, of_tokens, IndexingUpdateOp::Add);
-    let own_head = (!tied).then(|| of_head.reshape([-1]));
-    std::iter::once(of_embedding.reshape([-1])).chain(of_blocks).chain([of_norm]).chain(own_head).collect()
+/// The gradient of the embedding, [vocabulary · width], given that of the embedded tokens.
+fn of_embedding(decoder: &Decoder, ids: Tensor<2, Int>, of_tokens: Tensor<3>) -> Tensor<1> {
+    let [rows, length, width] = of_tokens.dims();
+    let zeros = Tensor::<2>::zeros([decoder.spec.vocabulary, width], &decoder.device());
+    let (ids, of_tokens) = (ids.reshape([rows * length]), of_tokens.reshape([rows * length, width]));
+    zeros.select_assign(0, ids, of_tokens, IndexingUpdateOp::Add).reshape([-1])
 }
 
 /// Losses of a batch's trained tokens without a tape and without dropout, in the order of its targets.

@@ -19,7 +19,7 @@ use crate::model::{Decoder, Folder};
 use crate::report::{Event, JsonLines};
 use crate::terms::{ModelDtype, Modules};
 
-const OPTIMIZER: AdamWConfig = AdamWConfig { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.0 };
+const OPTIMIZER: AdamWConfig = AdamWConfig { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.0, loraplus_lr_ratio: 1.0 };
 
 fn adapter() -> LoraConfig {
     LoraConfig {

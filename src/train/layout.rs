@@ -1,0 +1,63 @@
+//! Where the numbers of each weight that trains stand in a flat row: a gradient, a moment.
+//!
+//! Weights of one group stand side by side, so that whatever goes by groups goes over few long stretches.
+
+use std::ops::Range;
+
+use burn::tensor::{DType, Device, Tensor};
+
+use crate::model::Decoder;
+use crate::nn::weight::Group;
+
+/// The group and the place of each weight that trains, in the decoder's order.
+#[derive(Debug, Clone)]
+pub(super) struct Layout(Vec<(Group, Range<usize>)>);
+
+impl Layout {
+    /// The layout for the weights of `decoder` that train.
+    pub fn of(decoder: &Decoder) -> Self {
+        let weights = decoder.weights(|_, weight| (weight.group(), weight.shape().into_iter().product::<usize>()));
+        let mut places: Vec<_> = weights.iter().map(|(group, length)| (*group, 0..*length)).collect();
+        let mut order: Vec<usize> = (0..weights.len()).collect();
+        order.sort_by_key(|index| weights[*index].0);
+        let mut start = 0;
+        for index in order {
+            let length = weights[index].1;
+            places[index].1 = start..start + length;
+            start += length;
+        }
+        Self(places)
+    }
+
+    /// Weights that train.
+    pub fn weights(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Where the numbers of a weight are.
+    pub fn place(&self, index: usize) -> Range<usize> {
+        self.0[index].1.clone()
+    }
+
+    /// Groups and places, in the decoder's order.
+    pub fn places(&self) -> impl Iterator<Item = (Group, Range<usize>)> {
+        self.0.iter().cloned()
+    }
+
+    /// A row of zeros.
+    pub fn zeros(&self, device: &Device) -> Tensor<1> {
+        let count: usize = self.0.iter().map(|(_, place)| place.len()).sum();
+        Tensor::zeros([count], (device, DType::F32))
+    }
+
+    /// The numbers of each weight, in the decoder's order.
+    pub fn split(&self, row: &Tensor<1>) -> Vec<Tensor<1>> {
+        self.places().map(|(_, place)| row.clone().slice([place])).collect()
+    }
+
+    /// The inverse of [`Layout::split`].
+    pub fn join(&self, numbers: Vec<Tensor<1>>, device: &Device) -> Tensor<1> {
+        let placed = self.places().zip(numbers);
+        placed.fold(self.zeros(device), |row, ((_, place), numbers)| row.slice_assign([place], numbers))
+    }
+}
