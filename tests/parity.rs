@@ -24,7 +24,7 @@ const STEP: StepConfig = StepConfig { memory: Memory::Recompute, head_chunk_rows
 
 fn gradients_of(decoder: &Decoder, gradients: &Gradients, factor: f64) -> Vec<Named> {
     let gradients = gradients.clone().scaled(factor);
-    tensors(decoder, gradients.all())
+    tensors(decoder, &gradients.all())
 }
 
 fn compare(archive: &Archive, prefix: &str, ours: &[Named], bound: f32) -> f32 {
@@ -72,7 +72,8 @@ fn check_adapter(name: &str, model: &Path, adapter: &Path, case: &Path, batches:
 /// 20 steps as `golden.json` describes them; returns the largest difference of a step's loss.
 fn train(decoder: &mut Decoder, step: StepConfig, info: &Value, batch_of: impl Fn(usize) -> rankine::data::Batch) -> f64 {
     let log = info["train"].as_array().unwrap();
-    let adamw = AdamWConfig { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.01 };
+    let loraplus_lr_ratio = info["loraplus_lr_ratio"].as_f64().unwrap_or(1.0);
+    let adamw = AdamWConfig { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.01, loraplus_lr_ratio };
     let schedule =
         Schedule { peak: 1e-3, scheduler: Scheduler::Cosine, warmup_steps: 3, total_steps: log.len() as u64, min_lr_rate: 0.0 };
     let mut optimizer = AdamW::new(adamw, decoder);
@@ -162,7 +163,7 @@ fn adapters_train_as_in_peft() {
 #[test]
 fn lora_variants_train_as_in_peft() {
     let llama = golden("archs/llama");
-    for variant in ["rslora", "patterns", "layers_to_transform", "regex_targets", "all_linear"] {
+    for variant in ["rslora", "patterns", "layers_to_transform", "regex_targets", "all_linear", "loraplus"] {
         let case = llama.join("variants").join(variant);
         for head_chunk_rows in [256, 3] {
             let step = StepConfig { head_chunk_rows, ..STEP };

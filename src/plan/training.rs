@@ -81,6 +81,9 @@ pub(super) fn training(recipe: &Recipe, filled: &mut Filled) -> (Limits, f64, Tr
             beta2: filled.plain("training.adam_beta2", said.adam_beta2.as_ref(), 0.999),
             epsilon: filled.plain("training.adam_epsilon", said.adam_epsilon.as_ref(), 1e-8),
             weight_decay: filled.plain("training.weight_decay", said.weight_decay.as_ref(), 0.0),
+            loraplus_lr_ratio: filled
+                .optional("training.loraplus_lr_ratio", said.loraplus_lr_ratio.as_ref(), |ratio| json!(ratio))
+                .unwrap_or(1.0),
         },
         max_grad_norm: filled.plain("training.max_grad_norm", said.max_grad_norm.as_ref(), 1.0),
         memory: if checkpointing == Checkpointing::None { Memory::Keep } else { Memory::Recompute },

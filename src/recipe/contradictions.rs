@@ -15,6 +15,7 @@ pub(super) fn find(recipe: &Recipe, notes: &Notes) {
     }
     in_adapter(&recipe.adapter, notes);
     in_layers(&recipe.adapter, notes);
+    in_rates(recipe, notes);
     in_training(&recipe.training, notes);
     in_dtype(recipe, notes);
     in_batch(&recipe.training, notes);
@@ -87,6 +88,15 @@ fn in_dtype(recipe: &Recipe, notes: &Notes) {
         let fault =
             Fault::new("training.model_dtype: `bfloat16` does not go with `method: full`, whose weights train in 32 bits");
         notes.say(&dtype.place, fault.hint("remove `model_dtype`, or train an adapter with `method: lora`"));
+    }
+}
+
+/// Where every weight trains there is no B to have a learning rate of its own.
+fn in_rates(recipe: &Recipe, notes: &Notes) {
+    let is_full = recipe.adapter.method.as_ref().is_some_and(|method| method.value == Method::Full);
+    if let Some(ratio) = recipe.training.loraplus_lr_ratio.as_ref().filter(|_| is_full) {
+        let fault = Fault::new("training.loraplus_lr_ratio does not go with `method: full`, which trains no adapter");
+        notes.say(&ratio.place, fault.hint("remove `loraplus_lr_ratio`, or train an adapter with `method: lora`"));
     }
 }
 

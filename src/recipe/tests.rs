@@ -116,7 +116,6 @@ const BROKEN: &[(&str, &str)] = &[
         "x.yaml:8:16: training.model_dtype: `bfloat16` does not go with `method: full`, whose weights train in 32 bits | remove `model_dtype`, or train an adapter with `method: lora`",
     ),
     ("training:\n  sample_packing: 2", "x.yaml:6:19: training.sample_packing: expected `true` or `false`, found `2`"),
-    ("training:\n  loraplus_lr_ratio: 16", "x.yaml:6:22: training.loraplus_lr_ratio: `16` is not supported yet | remove the key"),
     ("adapter:\n  method: qlora", "x.yaml:6:11: adapter.method: `qlora` is not supported yet | valid now: `lora` and `full`"),
     ("adapter:\n  method: dora", "x.yaml:6:11: adapter.method: expected `lora` or `full`, found `dora` | did you mean `lora`?"),
     (
@@ -152,6 +151,14 @@ const BROKEN: &[(&str, &str)] = &[
     (
         "adapter:\n  init_from: a\n  r: 8",
         "x.yaml:7:6: adapter.r does not go with `init_from`, where it is set already | remove `r`, or remove `init_from` to start afresh",
+    ),
+    (
+        "training:\n  loraplus_lr_ratio: 0",
+        "x.yaml:6:22: training.loraplus_lr_ratio: expected a number above 0 to 1e30, found `0`",
+    ),
+    (
+        "adapter:\n  method: full\ntraining:\n  loraplus_lr_ratio: 16",
+        "x.yaml:8:22: training.loraplus_lr_ratio does not go with `method: full`, which trains no adapter | remove `loraplus_lr_ratio`, or train an adapter with `method: lora`",
     ),
     (
         "training:\n  warmup_ratio: 0.1\n  warmup_steps: 3",
@@ -271,7 +278,7 @@ adapter: {r: 0, dropout: 2}
 fn a_key_that_is_not_built_yet_may_be_turned_off() {
     let recipe = with(
         "adapter:\n  use_dora: no\n  modules_to_save: []\n  quantization: none\n  lora_bias: False\n  block_size:\n\
-                       training:\n  sample_packing: false\n  loraplus_lr_ratio: null\nevaluation:\n  prompts: []",
+                       training:\n  sample_packing: false\n  loraplus_lr_ratio:\nevaluation:\n  prompts: []",
     );
     assert_eq!(printed(&recipe), Vec::<String>::new());
 }

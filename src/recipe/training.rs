@@ -10,8 +10,6 @@ const MAX_ROWS: u64 = 1 << 16;
 /// The highest number of epochs or steps.
 pub(super) const MAX_COUNT: u64 = 1_000_000_000;
 
-/// Keys of the field that are not built yet.
-const LATER_KEYS: [&str; 1] = ["loraplus_lr_ratio"];
 /// Optimizers of the field that are not built yet.
 const LATER_OPTIMIZERS: [&str; 9] =
     ["adamw_8bit", "adamw_bnb_8bit", "paged_adamw_8bit", "paged_adamw_32bit", "adam", "adafactor", "sgd", "lion", "muon"];
@@ -39,6 +37,8 @@ pub struct Training {
     pub max_steps: Option<Said<usize>>,
     /// The peak of the learning rate.
     pub learning_rate: Option<Said<f64>>,
+    /// The learning rate of B as a multiple of A's, Hayou et al. 2024, arXiv:2402.12354; of adapters only.
+    pub loraplus_lr_ratio: Option<Said<f64>>,
     /// The update rule.
     pub optimizer: Option<Said<Optimizer>>,
     /// Decay of the first moment, below 1.
@@ -71,7 +71,6 @@ pub struct Training {
 
 impl Training {
     pub(super) fn take(section: &mut Section) -> Self {
-        section.not_built(&LATER_KEYS);
         Self {
             sequence_len: section.whole("sequence_len", 2..=MAX_TOKENS),
             sample_packing: section.flag("sample_packing"),
@@ -83,6 +82,7 @@ impl Training {
             num_epochs: section.whole("num_epochs", 1..=MAX_COUNT),
             max_steps: section.whole("max_steps", 1..=MAX_COUNT),
             learning_rate: section.number("learning_rate", ABOVE_ZERO),
+            loraplus_lr_ratio: section.number("loraplus_lr_ratio", ABOVE_ZERO),
             optimizer: section.word("optimizer", &LATER_OPTIMIZERS),
             adam_beta1: section.number("adam_beta1", 0.0..1.0),
             adam_beta2: section.number("adam_beta2", 0.0..1.0),

@@ -63,7 +63,6 @@ fn unknown_keys_ignored() {
 fn known_keys_without_effect() {
     let desk = Desk::new();
     let keys = [
-        "training.loraplus_lr_ratio=16",
         "training.optimizer=paged_adamw_8bit",
         "adapter.method=qlora",
         "adapter.use_dora=true",
