@@ -68,3 +68,40 @@ impl Sum {
         self.row = add_at(replace(&mut self.row, nothing), placed);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use burn::tensor::Device;
+
+    use super::*;
+    use crate::model::Folder;
+    use crate::terms::Method;
+
+    #[test]
+    fn they_are_added_where_they_belong_and_clipped_as_by_torch() {
+        let base = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/archs/llama/model");
+        let mut decoder = Folder::open(&base).expect("a base").load(&Device::flex(), &|_| {}).expect("loaded");
+        decoder.trained = Method::Full;
+        let (mut gradients, numbers) = (Gradients::default(), decoder.numbers());
+        assert_eq!((gradients.norm().to_bits(), gradients.all().len()), (0, 0));
+        let sum = gradients.sum(&decoder);
+        for index in (0..numbers.len()).step_by(2).chain((1..numbers.len()).step_by(2)) {
+            sum.add(index, vec![numbers[index].clone()]);
+        }
+        sum.add(0, numbers.clone());
+        let expected: Vec<f32> = numbers.iter().flat_map(|numbers| numbers.to_data().iter::<f32>().collect::<Vec<_>>()).collect();
+        let norm = expected.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt();
+
+        let mean = gradients.scaled(0.25);
+        assert!((mean.norm() / (0.5 * norm) - 1.0).abs() < 1e-12, "{} and {norm}", mean.norm());
+        let values =
+            |gradients: &Gradients| gradients.all().into_iter().flat_map(|row| row.into_data().iter::<f32>().collect::<Vec<_>>());
+        assert!(values(&mean).zip(&expected).all(|(ours, theirs)| ours.to_bits() == (0.5 * theirs).to_bits()));
+        let at = mean.norm();
+        assert_eq!(mean.clone().clipped(at, at + 1.0).norm().to_bits(), at.to_bits(), "a norm below the bound");
+        let clipped = mean.clipped(at, 0.1).norm();
+        assert!((clipped / (0.1 * at / (at + 1e-6)) - 1.0).abs() < 1e-12, "{clipped}");
+    }
+}

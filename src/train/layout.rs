@@ -61,3 +61,33 @@ impl Layout {
         placed.fold(self.zeros(device), |row, ((_, place), numbers)| row.slice_assign([place], numbers))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::model::Folder;
+    use crate::terms::Method;
+
+    #[test]
+    fn places_cover_the_row_by_groups_and_numbers_come_back() {
+        let base = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/archs/qwen2/model");
+        let device = Device::flex();
+        let mut decoder = Folder::open(&base).expect("a base").load(&device, &|_| {}).expect("loaded");
+        decoder.trained = Method::Full;
+        let layout = Layout::of(&decoder);
+        let mut places: Vec<_> = layout.places().collect();
+        places.sort_by_key(|(_, place)| place.start);
+        assert!(places.is_sorted_by_key(|(group, _)| *group), "{places:?}");
+        assert!(places.windows(2).all(|pair| pair[0].1.end == pair[1].1.start), "{places:?}");
+        assert_eq!((places[0].1.start, places[places.len() - 1].1.end), (0, decoder.trainable_parameters()));
+
+        let numbers = decoder.numbers();
+        let back = layout.split(&layout.join(numbers.clone(), &device));
+        for (index, (back, numbers)) in back.into_iter().zip(numbers).enumerate() {
+            assert_eq!(layout.place(index).len(), numbers.dims()[0]);
+            back.into_data().assert_eq(&numbers.into_data(), true);
+        }
+    }
+}
