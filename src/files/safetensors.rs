@@ -3,19 +3,21 @@
 //! Format: <https://huggingface.co/docs/safetensors>
 
 mod layout;
+mod write;
 
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
-use safetensors::tensor::{Metadata, TensorView};
+use safetensors::tensor::Metadata;
 use safetensors::{Dtype, SafeTensors};
 
-use super::{Error as FileError, Float, Map, map, write_atomic};
+use super::{Error as FileError, Float, Map, map};
 use crate::fault::{Exit, Explain};
 
 pub use layout::Entry;
+pub use write::{Named, write_f32, write_f32_lazily};
 
 /// The largest header that is parsed. That of a shard of the largest models has a tenth of it, and parsing takes fifty times its size.
 const MAX_HEADER_BYTES: u64 = 8 << 20;
@@ -236,28 +238,6 @@ fn check_start(file: &[u8]) -> Result<(), Start> {
         _ if length > MAX_HEADER_BYTES => Err(Start::Header(length)),
         _ => Ok(()),
     }
-}
-
-/// A tensor to be written: name, shape, numbers row by row.
-pub type Named = (String, Vec<usize>, Vec<f32>);
-
-/// Writes f32 tensors as one safetensors file, atomically.
-///
-/// # Errors
-/// The file cannot be written.
-pub fn write_f32(path: &Path, tensors: &[Named], metadata: &[(&str, String)]) -> Result<(), Error> {
-    let damaged = |reason: String| Error::Damaged { path: path.to_owned(), reason };
-    let bytes: Vec<Vec<u8>> =
-        tensors.iter().map(|(_, _, values)| values.iter().flat_map(|v| v.to_le_bytes()).collect()).collect();
-    let views: Result<Vec<_>, _> = tensors
-        .iter()
-        .zip(&bytes)
-        .map(|((name, shape, _), bytes)| TensorView::new(Dtype::F32, shape.clone(), bytes).map(|view| (name.as_str(), view)))
-        .collect();
-    let metadata = metadata.iter().map(|(key, value)| ((*key).to_owned(), value.clone())).collect();
-    let content =
-        views.and_then(|views| safetensors::serialize(views, Some(metadata))).map_err(|error| damaged(error.to_string()))?;
-    Ok(write_atomic(path, &content)?)
 }
 
 #[cfg(test)]

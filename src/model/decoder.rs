@@ -120,6 +120,11 @@ impl Decoder {
 
     /// Rows of numbers, one for each weight that trains, as tensors of a file: with the weight's name and in its order.
     pub fn named(&self, numbers: &[Tensor<1>]) -> Vec<Named> {
+        self.named_lazily(numbers).into_iter().map(|(name, shape, numbers)| (name, shape, numbers())).collect()
+    }
+
+    /// The same with numbers that are put into the order of the file when they are asked for.
+    pub fn named_lazily(&self, numbers: &[Tensor<1>]) -> Vec<Named<impl FnOnce() -> Vec<f32> + use<>>> {
         let mut numbers = numbers.iter();
         self.weights(|name, weight| {
             let numbers = numbers.next().expect("one a weight").clone();

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::{Decoder, Error};
-use crate::files::safetensors::write_f32;
+use crate::files::safetensors::write_f32_lazily;
 use crate::files::{create_folder, write_atomic};
 
 /// The file of weights.
@@ -21,6 +21,7 @@ impl Decoder {
             create_folder(path.parent().unwrap_or(folder))?;
             write_atomic(&path, content)?;
         }
-        Ok(write_f32(&folder.join(WEIGHTS), &self.named(&self.numbers()), &[("format", "pt".to_owned())])?)
+        let tensors = self.named_lazily(&self.numbers());
+        Ok(write_f32_lazily(&folder.join(WEIGHTS), tensors, &[("format", "pt".to_owned())])?)
     }
 }

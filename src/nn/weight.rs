@@ -91,13 +91,19 @@ impl Weight<'_> {
         }
     }
 
-    /// Numbers in memory order, such as its own or those of its gradient, in the order of its file.
-    pub fn to_file(&self, numbers: Tensor<1>) -> Vec<f32> {
-        let numbers = match self {
-            Self::Vector(_) | Self::Matrix(_) => numbers,
-            Self::Turned(matrix) | Self::LoraB(matrix) => numbers.reshape(matrix.dims()).transpose().reshape([-1]),
+    /// Gives numbers in memory order, such as its own or those of its gradient, in the order of its file.
+    pub fn to_file(&self, numbers: Tensor<1>) -> impl FnOnce() -> Vec<f32> + use<> {
+        let turned = match self {
+            Self::Vector(_) | Self::Matrix(_) => None,
+            Self::Turned(matrix) | Self::LoraB(matrix) => Some(matrix.dims()),
         };
-        numbers.into_data().iter().collect()
+        move || {
+            let numbers = match turned {
+                None => numbers,
+                Some(dims) => numbers.reshape(dims).transpose().reshape([-1]),
+            };
+            numbers.into_data().iter().collect()
+        }
     }
 
     /// The inverse of [`Weight::to_file`].
@@ -129,7 +135,7 @@ mod tests {
         let device = Device::flex();
         let mut matrix = Tensor::<2>::from_data([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]], &device);
         let weight = Weight::Turned(&mut matrix);
-        let stored = weight.to_file(weight.numbers());
+        let stored = weight.to_file(weight.numbers())();
         assert_eq!((weight.shape(), &stored[..]), (vec![3, 2], &[1.0, 4.0, 2.0, 5.0, 3.0, 6.0][..]));
         let back = weight.from_file(&stored);
         back.into_data().assert_eq(&TensorData::from([1.0f32, 2.0, 3.0, 4.0, 5.0, 6.0]), true);

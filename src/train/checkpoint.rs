@@ -8,7 +8,7 @@ use super::Error;
 use super::optimizer::AdamW;
 use super::state::State;
 use crate::adapter::{LoraConfig, peft};
-use crate::files::safetensors::{Named, write_f32};
+use crate::files::safetensors::{Named, write_f32_lazily};
 use crate::files::{self, check_space, files_in, write_atomic, write_folder_atomic, write_manifest};
 use crate::model::Decoder;
 use crate::report::JsonLines;
@@ -140,7 +140,7 @@ impl RunFolder {
         state.samples_bytes = self.samples.as_ref().map_or(Ok(0), JsonLines::sync)?;
         write_folder_atomic::<Error>(&path, |folder| {
             self.product.write(&folder.join(self.product.folder()), decoder)?;
-            write_f32(&folder.join(OPTIMIZER), &moments(decoder, optimizer), &[])?;
+            write_f32_lazily(&folder.join(OPTIMIZER), moments(decoder, optimizer), &[])?;
             let text = serde_json::to_string_pretty(&state).expect("a state can be printed");
             write_atomic(&folder.join(STATE), (text + "\n").as_bytes())?;
             write_atomic(&folder.join(Self::LOCK), self.lock.as_bytes())?;
@@ -194,10 +194,10 @@ fn checkpoint_bytes(parameters: usize) -> u64 {
 }
 
 /// First and second moments under the names of their weights.
-fn moments(decoder: &Decoder, optimizer: &AdamW) -> Vec<Named> {
+fn moments(decoder: &Decoder, optimizer: &AdamW) -> Vec<Named<impl FnOnce() -> Vec<f32>>> {
     let moments = optimizer.moments();
     let named = MOMENTS.iter().zip(&moments).flat_map(|(prefix, numbers)| {
-        decoder.named(numbers).into_iter().map(move |(name, shape, values)| (format!("{prefix}{name}"), shape, values))
+        decoder.named_lazily(numbers).into_iter().map(move |(name, shape, values)| (format!("{prefix}{name}"), shape, values))
     });
     named.collect()
 }
