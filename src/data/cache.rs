@@ -73,9 +73,20 @@ impl Row<'_> {
         self.trained_tokens
     }
 
+    /// The highest id.
+    pub fn highest_id(&self) -> Option<u32> {
+        self.ids.iter().map(|id| u32::from_le_bytes(*id)).max()
+    }
+
+    /// Whether a token is a target somewhere in the row.
+    pub fn trains(&self, id: u32) -> bool {
+        let id = id.to_le_bytes();
+        self.ids.iter().enumerate().any(|(token, other)| *other == id && bit(self.bits, token))
+    }
+
     /// A hash of ids and labels; equal for equal rows.
     pub fn content(&self) -> u64 {
-        self.content.unwrap_or_else(|| content(self.ids.as_flattened(), &pack(&self.trained())))
+        self.content.unwrap_or_else(|| content(self.ids.as_flattened(), &first_bits(self.bits, self.len())))
     }
 
     /// The row without the tokens from `len` on.
@@ -85,8 +96,8 @@ impl Row<'_> {
             return self;
         }
         let (ids, bits) = (&self.ids[..len], &self.bits[..len.div_ceil(8)]);
-        let trained: Vec<bool> = (0..len).map(|token| bit(bits, token)).collect();
-        Self { ids, bits, trained_tokens: count(&trained), content: None }
+        let trained_tokens = first_bits(bits, len).iter().map(|byte| byte.count_ones() as usize).sum();
+        Self { ids, bits, trained_tokens, content: None }
     }
 }
 
@@ -263,6 +274,15 @@ fn count(trained: &[bool]) -> usize {
 
 fn pack(trained: &[bool]) -> Vec<u8> {
     trained.chunks(8).map(|eight| eight.iter().rev().fold(0, |byte, trained| byte << 1 | u8::from(*trained))).collect()
+}
+
+/// The label bits of the first `len` tokens, with none behind them.
+fn first_bits(bits: &[u8], len: usize) -> Vec<u8> {
+    let mut bits = bits[..len.div_ceil(8)].to_vec();
+    if let Some(last) = bits.last_mut().filter(|_| len % 8 > 0) {
+        *last &= (1 << (len % 8)) - 1;
+    }
+    bits
 }
 
 fn bit(bits: &[u8], token: usize) -> bool {

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use rayon::prelude::*;
 
 use super::cache::{Cache, Entry, Row};
+use super::chosen::Chosen;
 use super::encode::{self, Encoder};
 use super::fate::Fate;
 use super::fill;
@@ -90,7 +91,6 @@ impl Explain for Error {
 #[derive(Debug)]
 pub struct Corpus {
     parts: Vec<Part>,
-    kept: Vec<Slot>,
     limits: Limits,
 }
 
@@ -105,13 +105,20 @@ pub(super) struct Part {
     pub cache: Cache,
     /// The number of its first row.
     first: u64,
+    /// Which of its rows are kept.
+    kept: Chosen,
+    /// Kept rows of the files before it.
+    kept_before: usize,
 }
 
-/// Where a kept row is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Slot {
-    part: u32,
-    row: u32,
+impl Part {
+    fn end(&self) -> u64 {
+        self.first + self.cache.len() as u64
+    }
+
+    fn kept_end(&self) -> usize {
+        self.kept_before + self.kept.len()
+    }
 }
 
 impl Corpus {
@@ -121,35 +128,39 @@ impl Corpus {
     /// # Errors
     /// A file cannot be read or a row not be encoded, with its place; or the cache folder cannot be written.
     pub fn open(sources: &[Source], encoder: &Encoder, limits: &Limits, cache: &Path, report: Reporter) -> Result<Self, Error> {
-        let mut corpus = Self { parts: Vec::new(), kept: Vec::new(), limits: *limits };
+        let mut corpus = Self { parts: Vec::new(), limits: *limits };
         for (source, of) in sources.iter().enumerate() {
             for file in &of.files {
-                let first = corpus.rows_read();
-                corpus.parts.push(Part {
-                    source,
-                    file: file.clone(),
-                    cache: fill::open(file, of, encoder, cache, report)?,
-                    first,
-                });
-                corpus.keep()?;
+                let cache = fill::open(file, of, encoder, cache, report)?;
+                corpus.push(source, file.clone(), cache)?;
             }
         }
         Ok(corpus)
     }
 
+    /// Keeps what the limits allow of a file.
+    fn push(&mut self, source: usize, file: PathBuf, cache: Cache) -> Result<(), Error> {
+        u32::try_from(cache.len()).map_err(|_| Error::TooMany)?;
+        let is_kept = |row: usize| matches!(cache.entry(row), Entry::Row(whole) if self.admit(whole).is_ok());
+        let kept = Chosen::of(cache.len(), is_kept);
+        let (first, kept_before) = (self.rows_read(), self.len());
+        self.parts.push(Part { source, file, cache, first, kept, kept_before });
+        u32::try_from(self.len()).map_err(|_| Error::TooMany).map(drop)
+    }
+
     /// Rows that were read.
     pub fn rows_read(&self) -> u64 {
-        self.parts.last().map_or(0, |part| part.first + part.cache.len() as u64)
+        self.parts.last().map_or(0, Part::end)
     }
 
     /// Rows that are kept.
     pub fn len(&self) -> usize {
-        self.kept.len()
+        self.parts.last().map_or(0, Part::kept_end)
     }
 
     /// Whether no row is kept.
     pub fn is_empty(&self) -> bool {
-        self.kept.is_empty()
+        self.len() == 0
     }
 
     /// A kept row, no longer than the limit.
@@ -157,8 +168,8 @@ impl Corpus {
     /// # Panics
     /// There is no such row.
     pub fn row(&self, index: usize) -> Row<'_> {
-        let Slot { part, row } = self.kept[index];
-        match self.parts[part as usize].cache.entry(row as usize) {
+        let (part, row) = self.slot(index);
+        match part.cache.entry(row) {
             Entry::Row(whole) => self.cut(whole),
             Entry::Broken(reason) => unreachable!("a broken row is not kept: {reason}"),
         }
@@ -169,8 +180,8 @@ impl Corpus {
     /// # Panics
     /// There is no such row.
     pub fn number(&self, index: usize) -> u64 {
-        let Slot { part, row } = self.kept[index];
-        self.parts[part as usize].first + u64::from(row)
+        let (part, row) = self.slot(index);
+        part.first + row as u64
     }
 
     /// The place among the sources of the one that a kept row is from.
@@ -178,7 +189,7 @@ impl Corpus {
     /// # Panics
     /// There is no such row.
     pub fn source(&self, index: usize) -> usize {
-        self.parts[self.kept[index].part as usize].source
+        self.slot(index).0.source
     }
 
     /// A hash of ids and labels of each kept row; equal for equal rows.
@@ -186,17 +197,22 @@ impl Corpus {
         (0..self.len()).into_par_iter().map(|index| self.row(index).content()).collect()
     }
 
+    /// Where a kept row is.
+    fn slot(&self, index: usize) -> (&Part, usize) {
+        let part = &self.parts[self.parts.partition_point(|part| part.kept_end() <= index)];
+        (part, part.kept.row(index - part.kept_before))
+    }
+
     /// Where the row of a number is.
     pub(super) fn locate(&self, number: u64) -> (&Part, usize) {
-        let part = &self.parts[self.parts.partition_point(|part| part.first + part.cache.len() as u64 <= number)];
+        let part = &self.parts[self.parts.partition_point(|part| part.end() <= number)];
         (part, (number - part.first) as usize)
     }
 
     /// The index of the row of a number, if it is kept.
     pub(super) fn index(&self, number: u64) -> Option<u32> {
-        let part = self.parts.partition_point(|part| part.first + part.cache.len() as u64 <= number);
-        let slot = Slot { part: part as u32, row: (number - self.parts[part].first) as u32 };
-        self.kept.binary_search(&slot).ok().map(|index| index as u32)
+        let (part, row) = self.locate(number);
+        part.kept.place(row).map(|place| (part.kept_before + place) as u32)
     }
 
     /// The row as it is used, or why it is left out.
@@ -214,18 +230,6 @@ impl Corpus {
     /// The row, no longer than the limit.
     pub(super) fn cut<'a>(&self, whole: Row<'a>) -> Row<'a> {
         whole.first(self.limits.sequence_len)
-    }
-
-    /// Keeps what the limits allow of the last file.
-    fn keep(&mut self) -> Result<(), Error> {
-        let Some(part) = self.parts.last() else { return Ok(()) };
-        let index = u32::try_from(self.parts.len() - 1).map_err(|_| Error::TooMany)?;
-        let is_kept = |row: &usize| matches!(part.cache.entry(*row), Entry::Row(whole) if self.admit(whole).is_ok());
-        let rows: Vec<usize> = (0..part.cache.len()).filter(is_kept).collect();
-        for row in rows {
-            self.kept.push(Slot { part: index, row: u32::try_from(row).map_err(|_| Error::TooMany)? });
-        }
-        if u32::try_from(self.kept.len()).is_err() { Err(Error::TooMany) } else { Ok(()) }
     }
 }
 

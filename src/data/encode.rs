@@ -153,9 +153,14 @@ impl Encoder {
 
     /// A text with the special tokens that its tokenizer adds and an eos at its end, trained from a byte on or all of it.
     fn plain(&self, text: &str, trained_from: Option<usize>) -> Result<TokenRow, Error> {
-        let encoding = self.tokenizer.encode(text, true)?;
-        let is_trained = |&(_, end): &(usize, usize)| trained_from.is_none_or(|border| end > border);
-        let mut row = TokenRow { trained: encoding.offsets.iter().map(is_trained).collect(), ids: encoding.ids };
+        let mut row = if let Some(border) = trained_from {
+            let encoding = self.tokenizer.encode(text, true)?;
+            let is_trained = |&(_, end): &(usize, usize)| end > border;
+            TokenRow { trained: encoding.offsets.iter().map(is_trained).collect(), ids: encoding.ids }
+        } else {
+            let ids = self.tokenizer.ids(text, true)?;
+            TokenRow { trained: vec![true; ids.len()], ids }
+        };
         let eos = self.tokenizer.eos_id().ok_or(Error::NoEos)?;
         if row.ids.last() == Some(&eos) {
             // One that the tokenizer added stands for no byte of the text.

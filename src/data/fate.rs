@@ -2,10 +2,15 @@
 
 use std::path::Path;
 
+use rayon::prelude::*;
+
 use super::cache::{Entry, Row};
 use super::corpus::Corpus;
 use super::ledger::{Ledger, Tally};
 use super::order::Split;
+
+/// Rows that one thread counts at a time.
+const PIECE_ROWS: u64 = 1 << 14;
 
 /// What becomes of a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -135,18 +140,24 @@ impl Divided {
 
     /// The rows of each of so many sources, counted.
     pub fn ledger(&self, sources: usize) -> Ledger {
-        let mut ledger = Ledger { sources: vec![Tally::default(); sources] };
-        for record in self.records() {
-            ledger.sources[record.source].add(&record);
-        }
-        ledger
+        let none = || Ledger { sources: vec![Tally::default(); sources] };
+        let counted = |piece: u64| {
+            let (mut ledger, first) = (none(), piece * PIECE_ROWS);
+            for number in first..self.corpus.rows_read().min(first + PIECE_ROWS) {
+                let record = self.record(number);
+                ledger.sources[record.source].add(&record);
+            }
+            ledger
+        };
+        let pieces: Vec<Ledger> = (0..self.corpus.rows_read().div_ceil(PIECE_ROWS)).into_par_iter().map(counted).collect();
+        pieces.iter().fold(none(), Ledger::and)
     }
 }
 
 /// Which rows are like an earlier one, by their contents.
 pub fn duplicates(contents: &[u64]) -> Vec<bool> {
     let mut order: Vec<u32> = (0..).take(contents.len()).collect();
-    order.sort_by_key(|row| contents[*row as usize]);
+    order.par_sort_unstable_by_key(|row| (contents[*row as usize], *row));
     let mut marks = vec![false; contents.len()];
     for pair in order.windows(2) {
         marks[pair[1] as usize] = contents[pair[0] as usize] == contents[pair[1] as usize];

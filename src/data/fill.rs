@@ -63,7 +63,7 @@ fn cache_key(file: &Path, source: &Source, encoder: &Encoder) -> Result<Hash, Er
     };
     let columns = format::wanted(source.format, &source.columns);
     let parts = (
-        files::hash_file(file).map_err(parquet::Error::File)?.to_string(),
+        files::hash_file_in_parallel(file).map_err(parquet::Error::File)?.to_string(),
         encoder.tokenizer.hash().to_string(),
         template,
         source.format.word(),

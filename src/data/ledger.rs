@@ -18,6 +18,12 @@ impl Ledger {
     pub fn total(&self) -> Tally {
         self.sources.iter().fold(Tally::default(), Tally::and)
     }
+
+    /// The rows of both, those of `other` being the later ones of the same sources.
+    #[must_use]
+    pub(super) fn and(self, other: &Self) -> Self {
+        Self { sources: self.sources.into_iter().zip(&other.sources).map(|(tally, later)| tally.and(later)).collect() }
+    }
 }
 
 /// Rows and tokens of a source. Every row that was read has one fate, so these add up to the rows.

@@ -4,6 +4,7 @@
 mod batch;
 mod cache;
 mod cells;
+mod chosen;
 mod corpus;
 mod encode;
 mod fate;

@@ -18,7 +18,7 @@ use crate::files;
 /// Rows that are in memory at a time.
 const BATCH_ROWS: u64 = 2048;
 /// Bytes of a batch's text, about.
-const BATCH_BYTES: u64 = 64 << 20;
+const BATCH_BYTES: u64 = 16 << 20;
 /// Bytes of a batch if every row took the largest entry of its dictionary, about.
 const WORST_BATCH_BYTES: u64 = 256 << 20;
 /// Bytes of the pages that are unpacked at a time, one of each wanted column.

@@ -161,6 +161,17 @@ impl Tokenizer {
         Ok(Encoding { ids: encoding.get_ids().to_vec(), offsets: encoding.get_offsets().to_vec() })
     }
 
+    /// The ids that [`Tokenizer::encode`] has, without the places in the text, in less time.
+    ///
+    /// # Errors
+    /// The tokenizer has no tokens for the text.
+    pub fn ids(&self, text: &str, add_special_tokens: bool) -> Result<Vec<u32>, Error> {
+        let encoding = files::guarded(|| self.inner.encode_fast(text, add_special_tokens));
+        let encoding = encoding.map_err(|cause| Error::Panicked { bytes: text.len(), cause })?;
+        let encoding = encoding.map_err(|error| Error::Encode { bytes: text.len(), cause: error.to_string() })?;
+        Ok(encoding.get_ids().to_vec())
+    }
+
     /// Tokenises a rendered conversation: the ids, and for each token whether it lies in one of `spans` (bytes of `text`). Nothing
     /// is added, for a chat template writes its own BOS.
     ///

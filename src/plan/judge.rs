@@ -171,10 +171,12 @@ impl Census {
     fn of(corpus: &Corpus, end_ids: &[u32]) -> Self {
         let count = |mut census: Self, index: usize| {
             let (row, source) = (corpus.row(index), corpus.source(index));
-            let ids = row.ids();
-            census.highest = census.highest.max(ids.iter().copied().max());
-            let trained = ids.into_iter().zip(row.trained()).filter(|(id, trained)| *trained && end_ids.contains(id));
-            census.ends.extend(trained.map(|(id, _)| (source, id)));
+            census.highest = census.highest.max(row.highest_id());
+            for id in end_ids {
+                if !census.ends.contains(&(source, *id)) && row.trains(*id) {
+                    census.ends.insert((source, *id));
+                }
+            }
             census
         };
         (0..corpus.len()).into_par_iter().fold(Self::default, count).reduce(Self::default, Self::and)

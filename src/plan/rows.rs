@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use rayon::prelude::*;
+
 use super::Error;
 use super::resolve::Plan;
 use crate::data::{Corpus, Divided, Ledger, Record, Rows, Source, Split, duplicates, split};
@@ -131,8 +133,9 @@ impl RunData {
 
     /// Tokens of the rows to train on, and how many of them carry a loss.
     pub fn training_tokens(&self) -> (u64, u64) {
-        let rows = self.datasets.split.training.iter().map(|index| self.datasets.corpus.row(*index as usize));
-        rows.fold((0, 0), |(tokens, trained), row| (tokens + row.len() as u64, trained + row.trained_tokens() as u64))
+        let rows = self.datasets.split.training.par_iter().map(|index| self.datasets.corpus.row(*index as usize));
+        let counts = rows.map(|row| (row.len() as u64, row.trained_tokens() as u64));
+        counts.reduce(|| (0, 0), |(tokens, trained), (more, more_trained)| (tokens + more, trained + more_trained))
     }
 
     /// How often a run trains each of its kept rows, by index: the same rows of the same steps as the loop takes.
