@@ -124,6 +124,23 @@ fn a_run_leaves_its_files_and_prints_its_result() {
 }
 
 #[test]
+fn with_loraplus_b_has_a_learning_rate_of_its_own_and_the_log_has_that_of_a() {
+    let desk = Desk::new();
+    let learned = |run: &str, overrides: &[&str]| {
+        result(&desk, &[overrides, &[&format!("output_dir={run}")]].concat());
+        let rates: Vec<Value> = metrics(&desk, run).0.into_iter().map(|step| step["learning_rate"].clone()).collect();
+        (rates, weights(&desk, &format!("{run}/adapter")))
+    };
+    let (rates, without) = learned("without", &[]);
+    assert_eq!(learned("one", &["training.loraplus_lr_ratio=1"]), (rates.clone(), without.clone()));
+    let (logged, with) = learned("sixteen", &["training.loraplus_lr_ratio=16"]);
+    assert_eq!(logged, rates);
+    assert_ne!(with, without);
+    let lock: Value = serde_yaml::from_str(&desk.read_text("sixteen/recipe.lock.yaml")).unwrap();
+    assert_eq!(lock["recipe"]["training"]["loraplus_lr_ratio"].as_f64(), Some(16.0));
+}
+
+#[test]
 fn the_lock_says_what_the_run_depended_on() {
     let desk = Desk::new();
     result(&desk, &["training.seed=7"]);

@@ -70,7 +70,7 @@ mod tests {
     use super::*;
 
     fn drawn(count: usize) -> Vec<f32> {
-        (0..count).map(|index| (0.7 * index as f32).sin() * 10f32.powi(index as i32 % 7 - 3)).collect()
+        (0..count).map(|index| (0.7 * index as f32).sin() * 10f32.powf((index % 7) as f32 - 3.0)).collect()
     }
 
     fn tensor(numbers: &[f32]) -> Tensor<1> {

@@ -49,15 +49,16 @@ proptest! {
         for adamw in UPDATES {
             let (mut state, segments) = state(&lengths);
             let mut expected: Vec<[f64; 3]> = (0..count).map(|index| [f64::from(0.1 * (index + 1) as f32), 0.0, 0.0]).collect();
-            for update in 1..=3 {
-                let numbers: Vec<f32> = (0..count).map(|index| gradient(index, update) as f32).collect();
-                let rule = AdamWRule { update: update as u64, ..RULE };
+            for update in 1..=3u16 {
+                let numbers: Vec<f32> = (0..count).map(|index| gradient(index, usize::from(update)) as f32).collect();
+                let rule = AdamWRule { update: u64::from(update), ..RULE };
                 state = adamw(state, tensor(&numbers), &segments, rule).expect("finite");
                 for segment in &segments {
                     for index in segment.place.clone() {
                         let ([w, m, v], g) = (&mut expected[index], 0.25 * f64::from(numbers[index]));
                         (*m, *v) = (0.9 * *m + 0.1 * g, 0.999 * *v + 0.001 * g * g);
-                        let (m, v) = (*m / (1.0 - 0.9f64.powi(update as i32)), *v / (1.0 - 0.999f64.powi(update as i32)));
+                        let past = |beta: f64| beta.powi(i32::from(update));
+                        let (m, v) = (*m / (1.0 - past(0.9)), *v / (1.0 - past(0.999)));
                         let Segment { learning_rate, weight_decay, .. } = segment;
                         *w = *w * (1.0 - learning_rate * weight_decay) - learning_rate * m / (v.sqrt() + 1e-8);
                     }
