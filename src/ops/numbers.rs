@@ -1,8 +1,7 @@
 //! The numbers of a CPU tensor as a slice, without a copy where there is no need for one.
 
-use burn::backend::ops::FloatTensorOps;
-use burn::backend::tensor::FloatTensor;
-use burn::backend::{Flex, TensorMetadata};
+use burn::backend::TensorMetadata;
+use burn::backend::flex::FlexTensor;
 use burn::tensor::{Shape, TensorData};
 
 /// Numbers that a thread takes at a time.
@@ -10,21 +9,22 @@ pub(super) const PIECE: usize = 1 << 14;
 
 /// Rows of `width` numbers that a thread takes at a time, in numbers.
 pub(super) fn piece_of_rows(width: usize) -> usize {
-    width * (PIECE / width.max(1)).max(1)
+    let width = width.max(1);
+    width * (PIECE / width).max(1)
 }
 
 /// The tensor in row-major order: itself, or a copy of a view that is in another.
-pub(super) fn row_major(tensor: FloatTensor<Flex>) -> FloatTensor<Flex> {
+pub(super) fn row_major(tensor: FlexTensor) -> FlexTensor {
     if tensor.as_slice::<f32>().is_some() { tensor } else { tensor.to_contiguous() }
 }
 
 /// The numbers of a tensor that is [`row_major`].
-pub(super) fn read(tensor: &FloatTensor<Flex>) -> &[f32] {
+pub(super) fn read(tensor: &FlexTensor) -> &[f32] {
     tensor.as_slice().expect("activations are f32 on the CPU, and in row-major order here")
 }
 
 /// The numbers of a tensor in row-major order, to be overwritten: in place where no other handle has them, else in a copy.
-pub(super) fn write(tensor: &mut FloatTensor<Flex>) -> &mut [f32] {
+pub(super) fn write(tensor: &mut FlexTensor) -> &mut [f32] {
     let count = tensor.shape().num_elements();
     if tensor.layout().contiguous_offsets() != Some((0, count)) || tensor.storage::<f32>().len() != count {
         *tensor = tensor.to_contiguous();
@@ -33,12 +33,13 @@ pub(super) fn write(tensor: &mut FloatTensor<Flex>) -> &mut [f32] {
 }
 
 /// A tensor of these numbers.
-pub(super) fn tensor(numbers: Vec<f32>, shape: Shape) -> FloatTensor<Flex> {
-    Flex::float_from_data(TensorData::new(numbers, shape), &Default::default())
+pub(super) fn tensor(numbers: Vec<f32>, shape: Shape) -> FlexTensor {
+    FlexTensor::from_data(TensorData::new(numbers, shape))
 }
 
 #[cfg(test)]
 mod tests {
+    use burn::backend::Flex;
     use burn::backend::ops::FloatTensorOps;
 
     use super::*;
