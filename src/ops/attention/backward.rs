@@ -60,21 +60,18 @@ pub(super) fn backward(inputs: &Inputs, given: &Given, tile: usize) -> Gradients
     };
     let (of_queries, [of_keys, of_values]) = (sums(query_tiles, group), [(); 2].map(|()| sums(key_tiles, 1)));
     for round in rounds(&inputs.seen, tile) {
-        let meetings = round.par_iter().flat_map_iter(|meeting| (0..kv_heads).map(move |kv_head| (*meeting, kv_head)));
-        meetings.for_each_init(
-            || Scratch::new(tile, width),
-            |scratch, ((row, i, j), kv_head)| {
-                let tile_of = |index: usize, count: usize| index * tile..count.min((index + 1) * tile);
-                let meeting = Meeting { batch: row, kv_head, queries: tile_of(i, queries), keys: tile_of(j, keys) };
-                count(5 * group * meeting.queries.len() * meeting.keys.len() * width);
-                let at = |tiles: usize, index: usize| (row * kv_heads + kv_head) * tiles + index;
-                let own = "a round's meetings share no tile, and none panics holding one";
-                let mut dq = of_queries[at(query_tiles, i)].lock().expect(own);
-                let mut dk = of_keys[at(key_tiles, j)].lock().expect(own);
-                let mut dv = of_values[at(key_tiles, j)].lock().expect(own);
-                meet(inputs, given, &along, &meeting, scratch, &mut dq, &mut dk, &mut dv);
-            },
-        );
+        (0..round.len() * kv_heads).into_par_iter().with_max_len(1).for_each(|index| {
+            let ((row, i, j), kv_head) = (round[index / kv_heads], index % kv_heads);
+            let tile_of = |index: usize, length: usize| index * tile..length.min((index + 1) * tile);
+            let meeting = Meeting { batch: row, kv_head, queries: tile_of(i, queries), keys: tile_of(j, keys) };
+            count(5 * group * meeting.queries.len() * meeting.keys.len() * width);
+            let at = |tiles: usize, index: usize| (row * kv_heads + kv_head) * tiles + index;
+            let own = "a round's meetings share no tile, and none panics holding one";
+            let mut dq = of_queries[at(query_tiles, i)].lock().expect(own);
+            let mut dk = of_keys[at(key_tiles, j)].lock().expect(own);
+            let mut dv = of_values[at(key_tiles, j)].lock().expect(own);
+            meet(inputs, given, &along, &meeting, &mut Scratch::new(tile, width), [&mut dq, &mut dk, &mut dv]);
+        });
     }
     [
         gathered(of_queries, inputs.seen.sizes, queries, group, tile, inputs.score.scale),
@@ -129,7 +126,7 @@ fn gathered(sums: Vec<Sums>, sizes: Sizes, length: usize, group: usize, tile: us
     whole
 }
 
-/// What a thread works in; features and keys of a tile are padded.
+/// What a meeting is held in; features and keys of a tile are padded.
 struct Scratch {
     tile: usize,
     width: usize,
@@ -161,21 +158,19 @@ vectorised! {
         along: &'a [f32],
         meeting: &'a Meeting,
         scratch: &'a mut Scratch,
-        dq: &'a mut [f32],
-        dk: &'a mut [f32],
-        dv: &'a mut [f32],
+        gradients: [&'a mut [f32]; 3],
     ) {
+        let [dq, dk, dv] = gradients;
         let Sizes { queries, keys, heads, kv_heads, width, .. } = inputs.seen.sizes;
         let (group, stride, lanes) = (heads / kv_heads, padded(width), padded(scratch.tile));
         for (index, key) in meeting.keys.clone().enumerate() {
             let from = ((meeting.batch * keys + key) * kv_heads + meeting.kv_head) * width;
-            let (key, value) = (&inputs.key[from..from + width], &inputs.value[from..from + width]);
-            scratch.key[index * stride..][..width].copy_from_slice(key);
-            for (feature, (key, value)) in key.iter().zip(value).enumerate() {
-                scratch.key_turned[feature * lanes + index] = *key;
-                scratch.value_turned[feature * lanes + index] = *value;
-            }
+            scratch.key[index * stride..][..width].copy_from_slice(&inputs.key[from..from + width]);
         }
+        let from = (meeting.batch * keys + meeting.keys.start) * kv_heads + meeting.kv_head;
+        let count = meeting.keys.len();
+        turn(&mut scratch.key_turned, &inputs.key[from * width..], kv_heads * width, count, width, lanes);
+        turn(&mut scratch.value_turned, &inputs.value[from * width..], kv_heads * width, count, width, lanes);
         for of_group in 0..group {
             let head = meeting.kv_head * group + of_group;
             let row_of = |query: usize| (meeting.batch * queries + query) * heads + head;
@@ -239,4 +234,22 @@ fn add_gradients<A: Arithmetic>(meeting: &Meeting, scratch: &Scratch, dq: &mut [
     product::<A>(straight, &scratch.key, dq, stride, Onto::Add);
     product::<A>(turned(&scratch.of_scores), &scratch.query, dk, stride, Onto::Add);
     product::<A>(turned(&scratch.weights), &scratch.gradient, dv, stride, Onto::Add);
+}
+
+/// [rows, width] with rows `stride` apart as [width, lanes].
+#[inline(always)]
+fn turn(turned: &mut [f32], numbers: &[f32], stride: usize, rows: usize, width: usize, lanes: usize) {
+    let mut row = 0;
+    while row + 8 <= rows {
+        let from: [&[f32]; 8] = std::array::from_fn(|index| &numbers[(row + index) * stride..][..width]);
+        for feature in 0..width {
+            *turned[feature * lanes + row..].first_chunk_mut().expect("the lanes are there") = from.map(|from| from[feature]);
+        }
+        row += 8;
+    }
+    for row in row..rows {
+        for feature in 0..width {
+            turned[feature * lanes + row] = numbers[row * stride + feature];
+        }
+    }
 }

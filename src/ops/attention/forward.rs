@@ -62,17 +62,14 @@ pub(super) fn forward(inputs: &Inputs, tile: usize) -> Mixed {
     let parts: Vec<Mixed> = (0..tiles * sizes.batch * sizes.kv_heads)
         .into_par_iter()
         .with_max_len(1)
-        .map_init(
-            || Scratch::new(tile, width),
-            |scratch, index| {
-                let place = place(index);
-                count(2 * place.rows.len() * place.keys.len() * width);
-                let mut output = vec![0.0; place.rows.len() * width];
-                let mut log_sums = vec![0.0; place.rows.len()];
-                forward_tile(inputs, &place, tile, scratch, &mut output, &mut log_sums);
-                Mixed { output, log_sums }
-            },
-        )
+        .map(|index| {
+            let place = place(index);
+            count(2 * place.rows.len() * place.keys.len() * width);
+            let mut output = vec![0.0; place.rows.len() * width];
+            let mut log_sums = vec![0.0; place.rows.len()];
+            forward_tile(inputs, &place, tile, &mut Scratch::new(tile, width), &mut output, &mut log_sums);
+            Mixed { output, log_sums }
+        })
         .collect();
 
     let tokens = sizes.batch * sizes.queries;
@@ -91,14 +88,10 @@ pub(super) fn forward(inputs: &Inputs, tile: usize) -> Mixed {
     mixed
 }
 
-/// What a thread works in.
+/// What a tile is worked on in.
 struct Scratch {
     /// scale · Qᵀ, [width, lanes].
     query: Vec<f32>,
-    /// [tile, width].
-    key: Vec<f32>,
-    /// [tile, width].
-    value: Vec<f32>,
     /// Scores, then their exponentials, [tile, lanes].
     weights: Vec<f32>,
     /// Oᵀ before the division, [width, lanes].
@@ -116,10 +109,9 @@ impl Scratch {
     fn new(tile: usize, width: usize) -> Self {
         let lanes = tile.next_multiple_of(16);
         let [query, mixed] = [(); 2].map(|()| vec![0.0; width * lanes]);
-        let [key, value] = [(); 2].map(|()| vec![0.0; tile * width]);
         let [largest, sum, shrink] = [(); 3].map(|()| vec![0.0; lanes]);
         let [first, end] = [(); 2].map(|()| vec![0; lanes]);
-        Self { query, key, value, weights: vec![0.0; tile * lanes], mixed, largest, sum, shrink, first, end }
+        Self { query, weights: vec![0.0; tile * lanes], mixed, largest, sum, shrink, first, end }
     }
 }
 
@@ -140,12 +132,11 @@ vectorised! {
         }
         for start in place.keys.clone().step_by(tile) {
             let tile_keys = start..place.keys.end.min(start + tile);
-            for (index, key) in tile_keys.clone().enumerate() {
-                let from = ((place.batch * keys + key) * kv_heads + place.kv_head) * width;
-                scratch.key[index * width..][..width].copy_from_slice(&inputs.key[from..from + width]);
-                scratch.value[index * width..][..width].copy_from_slice(&inputs.value[from..from + width]);
-            }
-            mix::<A>(scratch, tile_keys, lanes, width, inputs.score.softcap);
+            let from = ((place.batch * keys + start) * kv_heads + place.kv_head) * width;
+            let (stride, count) = (kv_heads * width, tile_keys.len());
+            let key = Left { numbers: &inputs.key[from..], stride, order: Order::Rows, rows: count, depth: width };
+            let value = Left { numbers: &inputs.value[from..], stride, order: Order::Columns, rows: width, depth: count };
+            mix::<A>(scratch, key, value, tile_keys, lanes, inputs.score.softcap);
         }
         for (lane, (output, log_sum)) in output.chunks_exact_mut(width).zip(log_sums).enumerate() {
             let factor = 1.0 / scratch.sum[lane];
@@ -169,46 +160,56 @@ fn begin(scratch: &mut Scratch, lanes: usize, width: usize) {
     scratch.end[..lanes].fill(u32::MAX);
 }
 
-/// Takes in a tile of keys.
+/// Takes in a tile of keys; `key` is K, `value` Vᵀ.
 #[inline(always)]
-fn mix<A: Arithmetic>(scratch: &mut Scratch, keys: Range<usize>, lanes: usize, width: usize, softcap: Option<f32>) {
-    let Scratch { query, key, value, weights, mixed, largest, sum, shrink, first, end } = scratch;
-    let (count, weights) = (keys.len(), &mut weights[..keys.len() * lanes]);
-    let [largest, sum, shrink] = [largest, sum, shrink].map(|of| &mut of[..lanes]);
-    let (first, end) = (&first[..lanes], &end[..lanes]);
-    let of_keys = Left { numbers: key, stride: width, order: Order::Rows, rows: count, depth: width };
-    product::<A>(of_keys, query, weights, lanes, Onto::Overwrite);
+fn mix<A: Arithmetic>(scratch: &mut Scratch, key: Left, value: Left, keys: Range<usize>, lanes: usize, softcap: Option<f32>) {
+    let Scratch { query, weights, mixed, largest, sum, shrink, first, end } = scratch;
+    let weights = &mut weights[..keys.len() * lanes];
+    product::<A>(key, query, weights, lanes, Onto::Overwrite);
     if let Some(softcap) = softcap {
         cap(weights, softcap);
     }
-    if first.iter().any(|first| *first as usize > keys.start) || end.iter().any(|end| (*end as usize) < keys.end) {
-        for (weights, key) in weights.chunks_exact_mut(lanes).zip(keys.start as u32..) {
-            for ((weight, first), end) in weights.iter_mut().zip(first).zip(end) {
-                *weight = if *first <= key && key < *end { *weight } else { f32::NEG_INFINITY };
-            }
+    hide(weights, &keys, &first[..lanes], &end[..lanes]);
+    soften::<A>(weights, &mut largest[..lanes], &mut sum[..lanes], &mut shrink[..lanes]);
+    for mixed in mixed.chunks_exact_mut(lanes).take(value.rows) {
+        for (mixed, shrink) in mixed.iter_mut().zip(&*shrink) {
+            *mixed *= shrink;
         }
     }
+    product::<A>(value, weights, mixed, lanes, Onto::Add);
+}
+
+/// Minus infinity for what a row does not see.
+#[inline(always)]
+fn hide(scores: &mut [f32], keys: &Range<usize>, first: &[u32], end: &[u32]) {
+    if first.iter().all(|first| *first as usize <= keys.start) && end.iter().all(|end| keys.end <= *end as usize) {
+        return;
+    }
+    for (scores, key) in scores.chunks_exact_mut(first.len()).zip(keys.start as u32..) {
+        for ((score, first), end) in scores.iter_mut().zip(first).zip(end) {
+            *score = if *first <= key && key < *end { *score } else { f32::NEG_INFINITY };
+        }
+    }
+}
+
+/// exp(z - m) of scores, and what becomes of the rows' maxima m and sums.
+#[inline(always)]
+fn soften<A: Arithmetic>(scores: &mut [f32], largest: &mut [f32], sum: &mut [f32], shrink: &mut [f32]) {
+    let lanes = largest.len();
     shrink.copy_from_slice(largest);
-    for weights in weights.chunks_exact(lanes) {
-        for (largest, weight) in largest.iter_mut().zip(weights) {
-            *largest = largest.max(*weight);
+    for scores in scores.chunks_exact(lanes) {
+        for (largest, score) in largest.iter_mut().zip(scores) {
+            *largest = largest.max(*score);
         }
     }
     for ((shrink, largest), sum) in shrink.iter_mut().zip(&*largest).zip(&mut *sum) {
         *shrink = exp::<A>(*shrink - largest);
         *sum *= *shrink;
     }
-    for weights in weights.chunks_exact_mut(lanes) {
-        for ((weight, largest), sum) in weights.iter_mut().zip(&*largest).zip(&mut *sum) {
-            *weight = exp::<A>(*weight - largest);
-            *sum += *weight;
+    for scores in scores.chunks_exact_mut(lanes) {
+        for ((score, largest), sum) in scores.iter_mut().zip(&*largest).zip(&mut *sum) {
+            *score = exp::<A>(*score - largest);
+            *sum += *score;
         }
     }
-    for mixed in mixed.chunks_exact_mut(lanes).take(width) {
-        for (mixed, shrink) in mixed.iter_mut().zip(&*shrink) {
-            *mixed *= shrink;
-        }
-    }
-    let of_values = Left { numbers: value, stride: width, order: Order::Columns, rows: width, depth: count };
-    product::<A>(of_values, weights, mixed, lanes, Onto::Add);
 }

@@ -104,9 +104,9 @@ fn block<A: Arithmetic, const R: usize, const N: usize>(
 
 #[inline(always)]
 fn add<A: Arithmetic, const R: usize, const N: usize>(sums: &mut [[f32; N]; R], a: [f32; R], b: &[f32; N]) {
-    for r in 0..R {
-        for n in 0..N {
-            sums[r][n] = A::multiply_add(a[r], b[n], sums[r][n]);
+    for (sums, a) in sums.iter_mut().zip(a) {
+        for (sum, b) in sums.iter_mut().zip(b) {
+            *sum = A::multiply_add(a, *b, *sum);
         }
     }
 }
