@@ -9,7 +9,7 @@ use burn::tensor::Tensor;
 use rayon::prelude::*;
 
 use super::exp::exp;
-use super::lanes::{LANES, lanes, largest, padded, total};
+use super::lanes::{LANES, largest, padded, total};
 use super::numbers::{read, row_major, tensor, write};
 use super::simd::{Arithmetic, vectorised};
 
@@ -44,9 +44,14 @@ vectorised! {
     /// The loss of a row; the row becomes softmax - onehot.
     fn differentiate_row<'a, A>(row: &'a mut [f32], target: usize) -> f32 {
         let (most, of_target) = (largest(row), row[target]);
-        let sum: f64 = row.chunks_mut(RUN).map(|run| f64::from(exponentials::<A>(run, most))).sum();
+        let mut sum = 0.0;
+        for run in row.chunks_mut(RUN) {
+            sum += f64::from(exponentials::<A>(run, most));
+        }
         let factor = (1.0 / sum) as f32;
-        row.iter_mut().for_each(|number| *number *= factor);
+        for number in &mut *row {
+            *number *= factor;
+        }
         row[target] -= 1.0;
         loss(most, sum, of_target)
     }
@@ -54,7 +59,10 @@ vectorised! {
     /// The loss of a row.
     fn loss_of_row<'a, A>(row: &'a [f32], target: usize) -> f32 {
         let most = largest(row);
-        let sum: f64 = row.chunks(RUN).map(|run| f64::from(sum_of_exponentials::<A>(run, most))).sum();
+        let mut sum = 0.0;
+        for run in row.chunks(RUN) {
+            sum += f64::from(sum_of_exponentials::<A>(run, most));
+        }
         loss(most, sum, row[target])
     }
 }
@@ -71,12 +79,18 @@ fn exponentials<A: Arithmetic>(run: &mut [f32], most: f32) -> f32 {
     let (run, rest) = run.as_chunks_mut::<LANES>();
     let mut sums = [0.0; LANES];
     for z in run {
-        *z = lanes(|lane| exp::<A>(z[lane] - most));
-        sums = lanes(|lane| sums[lane] + z[lane]);
+        for (sum, z) in sums.iter_mut().zip(z) {
+            *z = exp::<A>(*z - most);
+            *sum += *z;
+        }
     }
-    rest.iter_mut().for_each(|z| *z = exp::<A>(*z - most));
-    let rest = padded(rest, 0.0);
-    total(lanes(|lane| sums[lane] + rest[lane]))
+    for z in &mut *rest {
+        *z = exp::<A>(*z - most);
+    }
+    for (sum, z) in sums.iter_mut().zip(padded(rest, 0.0)) {
+        *sum += z;
+    }
+    total(sums)
 }
 
 /// Σ e^(z - most).
@@ -84,8 +98,13 @@ fn exponentials<A: Arithmetic>(run: &mut [f32], most: f32) -> f32 {
 fn sum_of_exponentials<A: Arithmetic>(run: &[f32], most: f32) -> f32 {
     let (run, rest) = run.as_chunks::<LANES>();
     let mut sums = [0.0; LANES];
-    for z in run.iter().chain([&padded(rest, f32::NEG_INFINITY)]) {
-        sums = lanes(|lane| sums[lane] + exp::<A>(z[lane] - most));
+    for z in run {
+        for (sum, z) in sums.iter_mut().zip(z) {
+            *sum += exp::<A>(*z - most);
+        }
+    }
+    for (sum, z) in sums.iter_mut().zip(padded(rest, f32::NEG_INFINITY)) {
+        *sum += exp::<A>(z - most);
     }
     total(sums)
 }

@@ -15,7 +15,10 @@ pub(super) fn exp<A: Arithmetic>(x: f32) -> f32 {
     let n = shifted - ROUND;
     let r = A::multiply_add(-n, LN2[1], A::multiply_add(-n, LN2[0], clamped));
     let p = [1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 0.166_666_65, 0.5];
-    let tail = p.iter().fold(1.987_569_1e-4, |sum, p| A::multiply_add(sum, r, *p));
+    let mut tail = 1.987_569_1e-4;
+    for p in p {
+        tail = A::multiply_add(tail, r, p);
+    }
     let power = f32::from_bits(shifted.to_bits().wrapping_add(127) << 23);
     let value = (A::multiply_add(tail, r * r, r) + 1.0) * power;
     if x < -87.3 { 0.0 } else { value }

@@ -1,19 +1,12 @@
 //! Sums and maxima over a row in lanes: their order does not depend on the registers, and every level sums in the same one.
+//!
+//! Here, and in every loop that is compiled for a level, the body stands in the loop: a closure is inlined only where the compiler cares
+//! to, and one that is not is compiled for the build's target, with a call of the C library for each fused multiply-add.
 
 use super::simd::Arithmetic;
 
 /// Numbers that are taken side by side.
 pub(super) const LANES: usize = 16;
-
-/// One number a lane.
-#[inline(always)]
-pub(super) fn lanes(of: impl Fn(usize) -> f32) -> [f32; LANES] {
-    let mut values = [0.0; LANES];
-    for (lane, value) in values.iter_mut().enumerate() {
-        *value = of(lane);
-    }
-    values
-}
 
 /// What is left of a row behind its last whole run of lanes. As lanes of its own it keeps the sums in registers: an index that is
 /// known at run time only would put them into memory.
@@ -43,10 +36,17 @@ pub(super) fn sum_of_products<A: Arithmetic>(x: &[f32], y: &[f32]) -> f32 {
     let ((x, x_rest), (y, y_rest)) = (x.as_chunks::<LANES>(), y.as_chunks::<LANES>());
     let mut sums = [0.0; LANES];
     for (x, y) in x.iter().zip(y) {
-        sums = lanes(|lane| A::multiply_add(x[lane], y[lane], sums[lane]));
+        add_products::<A>(&mut sums, x, y);
     }
-    let (x, y) = (padded(x_rest, 0.0), padded(y_rest, 0.0));
-    total(lanes(|lane| A::multiply_add(x[lane], y[lane], sums[lane])))
+    add_products::<A>(&mut sums, &padded(x_rest, 0.0), &padded(y_rest, 0.0));
+    total(sums)
+}
+
+#[inline(always)]
+fn add_products<A: Arithmetic>(sums: &mut [f32; LANES], x: &[f32; LANES], y: &[f32; LANES]) {
+    for ((sum, x), y) in sums.iter_mut().zip(x).zip(y) {
+        *sum = A::multiply_add(*x, *y, *sum);
+    }
 }
 
 /// The largest number; -∞ of none. NaN is passed over.
@@ -54,10 +54,18 @@ pub(super) fn sum_of_products<A: Arithmetic>(x: &[f32], y: &[f32]) -> f32 {
 pub(super) fn largest(x: &[f32]) -> f32 {
     let (x, rest) = x.as_chunks::<LANES>();
     let mut most = [f32::NEG_INFINITY; LANES];
-    for x in x.iter().chain([&padded(rest, f32::NEG_INFINITY)]) {
-        most = lanes(|lane| if x[lane] > most[lane] { x[lane] } else { most[lane] });
+    for x in x {
+        raise(&mut most, x);
     }
+    raise(&mut most, &padded(rest, f32::NEG_INFINITY));
     most.into_iter().fold(f32::NEG_INFINITY, f32::max)
+}
+
+#[inline(always)]
+fn raise(most: &mut [f32; LANES], x: &[f32; LANES]) {
+    for (most, x) in most.iter_mut().zip(x) {
+        *most = if *x > *most { *x } else { *most };
+    }
 }
 
 #[cfg(test)]

@@ -115,14 +115,17 @@ fn avx2<K: Kernel>(kernel: K) -> K::Output {
 
 /// Defines functions that run at the best level.
 ///
-/// The body is compiled once a level, with `A`, the level's [`Arithmetic`]; helpers that it calls are `#[inline(always)]`. It is for the
-/// inside of a thread's piece: a closure handed to rayon is compiled on its own, for the build's target.
+/// The body is compiled once a level, with `A`, the level's [`Arithmetic`]; helpers that it calls are `#[inline(always)]`, and it has
+/// loops, not closures: one that is not inlined is compiled for the build's target, where each fused multiply-add is a call of the C
+/// library. It is for the inside of a thread's piece, not around rayon.
 ///
 /// ```ignore
 /// vectorised! {
 ///     /// y + factor · x, in place of y.
 ///     fn add_scaled<'a, A>(y: &'a mut [f32], x: &'a [f32], factor: f32) {
-///         y.iter_mut().zip(x).for_each(|(y, x)| *y = A::multiply_add(factor, *x, *y));
+///         for (y, x) in y.iter_mut().zip(x) {
+///             *y = A::multiply_add(factor, *x, *y);
+///         }
 ///     }
 /// }
 /// ```
@@ -188,7 +191,9 @@ mod tests {
 
     vectorised! {
         fn add_scaled<'a, A>(y: &'a mut [f32], x: &'a [f32], factor: f32) {
-            y.iter_mut().zip(x).for_each(|(y, x)| *y = A::multiply_add(factor, *x, *y));
+            for (y, x) in y.iter_mut().zip(x) {
+                *y = A::multiply_add(factor, *x, *y);
+            }
         }
 
         fn largest<'a, A>(x: &'a [f32]) -> f32 {

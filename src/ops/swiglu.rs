@@ -40,16 +40,18 @@ pub trait SwiGlu: Backend {
 
 vectorised! {
     fn forward<'a, A>(output: &'a mut [f32], gate: &'a [f32], up: &'a [f32]) {
-        output.iter_mut().zip(gate).zip(up).for_each(|((output, g), u)| *output = g * sigmoid::<A>(*g) * u);
+        for ((output, g), u) in output.iter_mut().zip(gate).zip(up) {
+            *output = g * sigmoid::<A>(*g) * u;
+        }
     }
 
     /// In place: dG = dY ∘ u σ(g) (1 + g (1 - σ(g))), dU = dY ∘ silu(g).
     fn backward<'a, A>(gate: &'a mut [f32], up: &'a mut [f32], gradient: &'a [f32]) {
-        gate.iter_mut().zip(up).zip(gradient).for_each(|((g, u), d)| {
+        for ((g, u), d) in gate.iter_mut().zip(up).zip(gradient) {
             let s = sigmoid::<A>(*g);
             let slope = s * A::multiply_add(*g, 1.0 - s, 1.0);
             (*g, *u) = (d * *u * slope, d * *g * s);
-        });
+        }
     }
 }
 

@@ -13,7 +13,9 @@ vectorised! {
     pub(super) fn forward<'a, A>(output: &'a mut [f32], x: &'a [f32], weight: &'a [f32], epsilon: f32) {
         for (output, x) in output.chunks_exact_mut(weight.len()).zip(x.chunks_exact(weight.len())) {
             let inverse = inverse_rms::<A>(x, epsilon);
-            output.iter_mut().zip(x).zip(weight).for_each(|((output, x), w)| *output = x * inverse * w);
+            for ((output, x), w) in output.iter_mut().zip(x).zip(weight) {
+                *output = x * inverse * w;
+            }
         }
     }
 
@@ -34,7 +36,9 @@ vectorised! {
     ) {
         for (gradient, x) in gradient.chunks_exact_mut(weight.len()).zip(x.chunks_exact(weight.len())) {
             let inverse = inverse_rms::<A>(x, epsilon);
-            of_weight.iter_mut().zip(x).zip(&*gradient).for_each(|((sum, x), g)| *sum = A::multiply_add(x * inverse, *g, *sum));
+            for ((sum, x), g) in of_weight.iter_mut().zip(x).zip(&*gradient) {
+                *sum = A::multiply_add(x * inverse, *g, *sum);
+            }
             backward_row::<A>(gradient, x, weight, inverse);
         }
     }
@@ -42,9 +46,13 @@ vectorised! {
 
 #[inline(always)]
 fn backward_row<A: Arithmetic>(gradient: &mut [f32], x: &[f32], weight: &[f32], inverse: f32) {
-    gradient.iter_mut().zip(weight).for_each(|(g, w)| *g *= w);
+    for (g, w) in gradient.iter_mut().zip(weight) {
+        *g *= w;
+    }
     let along = -(sum_of_products::<A>(x, gradient) / x.len() as f32 * inverse * inverse * inverse);
-    gradient.iter_mut().zip(x).for_each(|(g, x)| *g = A::multiply_add(*x, along, *g * inverse));
+    for (g, x) in gradient.iter_mut().zip(x) {
+        *g = A::multiply_add(*x, along, *g * inverse);
+    }
 }
 
 #[cfg(test)]
