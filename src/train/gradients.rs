@@ -82,7 +82,8 @@ mod tests {
     #[test]
     fn they_are_added_where_they_belong_and_clipped_as_by_torch() {
         let base = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/archs/llama/model");
-        let mut decoder = Folder::open(&base).expect("a base").load(crate::terms::ModelDtype::Auto, &Device::flex(), &|_| {}).expect("loaded");
+        let mut decoder =
+            Folder::open(&base).expect("a base").load(crate::terms::ModelDtype::Auto, &Device::flex(), &|_| {}).expect("loaded");
         decoder.trained = Method::Full;
         let (mut gradients, numbers) = (Gradients::default(), decoder.numbers());
         assert_eq!((gradients.norm().to_bits(), gradients.all().len()), (0, 0));

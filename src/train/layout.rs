@@ -74,7 +74,8 @@ mod tests {
     fn places_cover_the_row_by_groups_and_numbers_come_back() {
         let base = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/archs/qwen2/model");
         let device = Device::flex();
-        let mut decoder = Folder::open(&base).expect("a base").load(crate::terms::ModelDtype::Auto, &device, &|_| {}).expect("loaded");
+        let mut decoder =
+            Folder::open(&base).expect("a base").load(crate::terms::ModelDtype::Auto, &device, &|_| {}).expect("loaded");
         decoder.trained = Method::Full;
         let layout = Layout::of(&decoder);
         let mut places: Vec<_> = layout.places().collect();

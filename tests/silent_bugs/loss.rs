@@ -190,7 +190,9 @@ fn rotated_products(decoder: &Decoder, start: usize) -> Vec<f32> {
     let values: Vec<f32> = (0..length * width).map(|index| (index as f32 * 0.7).sin()).collect();
     let x = Tensor::<4>::from_data(TensorData::new(values, [1, length, 1, width]), &Device::flex());
     let before = Tensor::zeros([1, start, 1, width], &Device::flex());
-    let turned = rope.tables(start + length, &Device::flex()).rotate(Tensor::cat(vec![before, x], 1), (0..(start + length) as u32).collect());
+    let turned = rope
+        .tables(start + length, &Device::flex())
+        .rotate(Tensor::cat(vec![before, x], 1), (0..(start + length) as u32).collect());
     let (left, right) = (turned.clone().narrow(1, start, length - 1), turned.narrow(1, start + 1, length - 1));
     (left * right).sum_dim(3).into_data().iter().collect()
 }

@@ -10,7 +10,7 @@ use rayon::prelude::*;
 
 use super::forward::Inputs;
 use super::score::cap;
-use super::seen::{Seen, Sizes};
+use super::seen::{Seen, Sizes, Tiles};
 use super::tile_product::{Left, Onto, Order, product};
 use crate::ops::exp::exp;
 use crate::ops::product::count;
@@ -38,9 +38,6 @@ struct Meeting {
     keys: Range<usize>,
 }
 
-/// Sums of a tile.
-type Sums = Mutex<Vec<f32>>;
-
 /// Numbers of a row in scratch: columns of a product come in multiples of 16.
 fn padded(width: usize) -> usize {
     width.next_multiple_of(16)
@@ -54,30 +51,25 @@ pub(super) fn backward(inputs: &Inputs, given: &Given, tile: usize) -> Gradients
     let along: Vec<f32> = rows.zip(given.output.par_chunks_exact(width)).map(dot).collect(); // D = rowsum(dO ∘ O)
 
     let group = heads / kv_heads;
-    let [query_tiles, key_tiles] = [queries, keys].map(|count| count.div_ceil(tile));
-    let sums = |tiles: usize, heads: usize| -> Vec<Sums> {
-        (0..batch * kv_heads * tiles).map(|_| Mutex::new(vec![0.0; heads * tile * padded(width)])).collect()
-    };
-    let (of_queries, [of_keys, of_values]) = (sums(query_tiles, group), [(); 2].map(|()| sums(key_tiles, 1)));
-    for round in rounds(&inputs.seen, tile) {
+    let tiled = |of: &dyn Fn(usize) -> Tiles| (0..batch).map(of).collect::<Vec<Tiles>>();
+    let query_tiles = tiled(&|row| inputs.seen.query_tiles(row, 1, tile));
+    let key_tiles = tiled(&|row| inputs.seen.key_tiles(row, tile));
+    let (of_queries, of_keys) = (Sums::new(&query_tiles, inputs, group, tile), Sums::new(&key_tiles, inputs, 1, tile));
+    let of_values = Sums::new(&key_tiles, inputs, 1, tile);
+    for round in rounds(&inputs.seen, &query_tiles, &key_tiles) {
         (0..round.len() * kv_heads).into_par_iter().with_max_len(1).for_each(|index| {
-            let ((row, i, j), kv_head) = (round[index / kv_heads], index % kv_heads);
-            let tile_of = |index: usize, length: usize| index * tile..length.min((index + 1) * tile);
-            let meeting = Meeting { batch: row, kv_head, queries: tile_of(i, queries), keys: tile_of(j, keys) };
+            let ((batch, i, j), kv_head) = (round[index / kv_heads], index % kv_heads);
+            let [queries, keys] = [&query_tiles[batch].ranges[i], &key_tiles[batch].ranges[j]].map(Clone::clone);
+            let meeting = Meeting { batch, kv_head, queries, keys };
             count(5 * group * meeting.queries.len() * meeting.keys.len() * width);
-            let at = |tiles: usize, index: usize| (row * kv_heads + kv_head) * tiles + index;
             let own = "a round's meetings share no tile, and none panics holding one";
-            let mut dq = of_queries[at(query_tiles, i)].lock().expect(own);
-            let mut dk = of_keys[at(key_tiles, j)].lock().expect(own);
-            let mut dv = of_values[at(key_tiles, j)].lock().expect(own);
+            let mut dq = of_queries.of(batch, i, kv_head).lock().expect(own);
+            let mut dk = of_keys.of(batch, j, kv_head).lock().expect(own);
+            let mut dv = of_values.of(batch, j, kv_head).lock().expect(own);
             meet(inputs, given, &along, &meeting, &mut Scratch::new(tile, width), [&mut dq, &mut dk, &mut dv]);
         });
     }
-    [
-        gathered(of_queries, inputs.seen.sizes, queries, group, tile, inputs.score.scale),
-        gathered(of_keys, inputs.seen.sizes, keys, 1, tile, 1.0),
-        gathered(of_values, inputs.seen.sizes, keys, 1, tile, 1.0),
-    ]
+    [of_queries.gathered(queries, inputs.score.scale), of_keys.gathered(keys, 1.0), of_values.gathered(keys, 1.0)]
 }
 
 /// A row of the batch with a tile of queries and one of keys that it sees.
@@ -85,14 +77,13 @@ type Pair = (usize, usize, usize);
 
 /// The meetings of all tiles that see something of one another, in rounds in which each tile is at most once. With tiles i of queries and
 /// j of keys it is the round (i + j) mod m, where no tile meets more than m neighbouring ones: under a causal mask rounds of equal size.
-fn rounds(seen: &Seen, tile: usize) -> Vec<Vec<Pair>> {
-    let Sizes { batch, queries, keys, .. } = seen.sizes;
+fn rounds(seen: &Seen, query_tiles: &[Tiles], key_tiles: &[Tiles]) -> Vec<Vec<Pair>> {
     let mut pairs = Vec::new();
     let mut most = 1;
-    for row in 0..batch {
-        let mut met_by = vec![None::<(usize, usize)>; keys.div_ceil(tile)];
-        for i in 0..queries.div_ceil(tile) {
-            let tiles = seen.tiles_by(row, i * tile..queries.min((i + 1) * tile), tile);
+    for (row, (query_tiles, key_tiles)) in query_tiles.iter().zip(key_tiles).enumerate() {
+        let mut met_by = vec![None::<(usize, usize)>; key_tiles.ranges.len()];
+        for (i, queries) in query_tiles.ranges.iter().enumerate() {
+            let tiles = key_tiles.over(seen.by(row, queries.clone()));
             most = most.max(tiles.len());
             for j in tiles {
                 let first = met_by[j].map_or(i, |(first, _)| first);
@@ -109,21 +100,46 @@ fn rounds(seen: &Seen, tile: usize) -> Vec<Vec<Pair>> {
     rounds
 }
 
-/// Sums of tiles, [batch · kv heads · tiles][group, tile, padded width], as a tensor lies: [batch, length, kv heads · group, width].
-fn gathered(sums: Vec<Sums>, sizes: Sizes, length: usize, group: usize, tile: usize, factor: f32) -> Vec<f32> {
-    let (width, stride) = (sizes.width, padded(sizes.width));
-    let sums: Vec<Vec<f32>> = sums.into_iter().map(|sums| sums.into_inner().expect("no meeting panicked")).collect();
-    let (heads, tiles) = (sizes.kv_heads * group, length.div_ceil(tile));
-    let mut whole = vec![0.0; sizes.batch * length * heads * width];
-    whole.par_chunks_exact_mut(heads * width).with_min_len(16).enumerate().for_each(|(token, whole)| {
-        let (row, place) = (token / length, token % length);
-        for (head, whole) in whole.chunks_exact_mut(width).enumerate() {
-            let sums = &sums[(row * sizes.kv_heads + head / group) * tiles + place / tile];
-            let sums = &sums[(head % group * tile + place % tile) * stride..][..width];
-            whole.iter_mut().zip(sums).for_each(|(whole, sum)| *whole = sum * factor);
-        }
-    });
-    whole
+/// Sums of tiles, one a tile and head of the keys: [heads, tile, padded width].
+struct Sums<'a> {
+    tiles: &'a [Tiles],
+    /// Tiles of the rows before.
+    before: Vec<usize>,
+    sizes: Sizes,
+    /// Heads that share a head of the keys.
+    heads: usize,
+    tile: usize,
+    sums: Vec<Mutex<Vec<f32>>>,
+}
+
+impl<'a> Sums<'a> {
+    fn new(tiles: &'a [Tiles], inputs: &Inputs, heads: usize, tile: usize) -> Self {
+        let sizes = inputs.seen.sizes;
+        let count = |tiles: &[Tiles]| tiles.iter().map(|tiles| tiles.ranges.len()).sum::<usize>();
+        let room = heads * tile * padded(sizes.width);
+        let sums = (0..count(tiles) * sizes.kv_heads).map(|_| Mutex::new(vec![0.0; room])).collect();
+        Self { before: (0..tiles.len()).map(|row| count(&tiles[..row])).collect(), tiles, sizes, heads, tile, sums }
+    }
+
+    fn of(&self, row: usize, tile: usize, kv_head: usize) -> &Mutex<Vec<f32>> {
+        &self.sums[(self.before[row] + tile) * self.sizes.kv_heads + kv_head]
+    }
+
+    /// As a tensor lies, [batch, length, kv heads · heads, width].
+    fn gathered(self, length: usize, factor: f32) -> Vec<f32> {
+        let Self { tiles, before, sizes: Sizes { batch, kv_heads, width, .. }, heads, tile, sums } = self;
+        let sums: Vec<Vec<f32>> = sums.into_iter().map(|sums| sums.into_inner().expect("no meeting panicked")).collect();
+        let mut whole = vec![0.0; batch * length * kv_heads * heads * width];
+        whole.par_chunks_exact_mut(kv_heads * heads * width).with_min_len(16).enumerate().for_each(|(token, whole)| {
+            let (row, (index, place)) = (token / length, tiles[token / length].find(token % length));
+            for (head, whole) in whole.chunks_exact_mut(width).enumerate() {
+                let sums = &sums[(before[row] + index) * kv_heads + head / heads];
+                let sums = &sums[(head % heads * tile + place) * padded(width)..][..width];
+                whole.iter_mut().zip(sums).for_each(|(whole, sum)| *whole = sum * factor);
+            }
+        });
+        whole
+    }
 }
 
 /// What a meeting is held in; features and keys of a tile are padded.

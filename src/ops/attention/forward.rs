@@ -8,7 +8,7 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::score::{Score, cap};
-use super::seen::{Seen, Sizes};
+use super::seen::{Seen, Sizes, Tiles};
 use super::tile_product::{Left, Onto, Order, product};
 use crate::ops::exp::exp;
 use crate::ops::product::count;
@@ -49,38 +49,36 @@ struct Place {
 pub(super) fn forward(inputs: &Inputs, tile: usize) -> Mixed {
     let sizes = inputs.seen.sizes;
     let (group, width) = (sizes.group(), sizes.width);
-    let rows = sizes.queries * group;
-    let tiles = rows.div_ceil(tile);
-    let place = |index: usize| {
-        // Late rows see most, and go first.
-        let (tile_index, rest) = (tiles - 1 - index / (sizes.batch * sizes.kv_heads), index % (sizes.batch * sizes.kv_heads));
-        let rows = tile_index * tile..rows.min((tile_index + 1) * tile);
-        let (batch, kv_head) = (rest / sizes.kv_heads, rest % sizes.kv_heads);
-        let keys = inputs.seen.by(batch, rows.start / group..(rows.end - 1) / group + 1);
-        Place { batch, kv_head, rows, keys }
-    };
-    let parts: Vec<Mixed> = (0..tiles * sizes.batch * sizes.kv_heads)
-        .into_par_iter()
-        .with_max_len(1)
-        .map(|index| {
-            let place = place(index);
-            count(2 * place.rows.len() * place.keys.len() * width);
-            let mut output = vec![0.0; place.rows.len() * width];
-            let mut log_sums = vec![0.0; place.rows.len()];
-            forward_tile(inputs, &place, tile, &mut Scratch::new(tile, width), &mut output, &mut log_sums);
-            Mixed { output, log_sums }
+    let tiles: Vec<Tiles> = (0..sizes.batch).map(|row| inputs.seen.query_tiles(row, group, tile)).collect();
+    let places: Vec<Place> = tiles
+        .iter()
+        .enumerate()
+        .flat_map(|(batch, tiles)| tiles.ranges.iter().map(move |rows| (batch, rows.clone())))
+        .flat_map(|(batch, rows)| (0..sizes.kv_heads).map(move |kv_head| (batch, kv_head, rows.clone())))
+        .map(|(batch, kv_head, rows)| {
+            let keys = inputs.seen.by(batch, rows.start / group..(rows.end - 1) / group + 1);
+            Place { batch, kv_head, rows, keys }
         })
         .collect();
+    let mix = |place: &Place| {
+        count(2 * place.rows.len() * place.keys.len() * width);
+        let mut output = vec![0.0; place.rows.len() * width];
+        let mut log_sums = vec![0.0; place.rows.len()];
+        forward_tile(inputs, place, tile, &mut Scratch::new(tile, width), &mut output, &mut log_sums);
+        Mixed { output, log_sums }
+    };
+    // Late rows see most, and go first.
+    let parts: Vec<Mixed> = places.par_iter().rev().with_max_len(1).map(mix).collect();
 
     let tokens = sizes.batch * sizes.queries;
+    let before: Vec<usize> = (0..sizes.batch).map(|row| tiles[..row].iter().map(|tiles| tiles.ranges.len()).sum()).collect();
     let mut mixed = Mixed { output: vec![0.0; tokens * sizes.heads * width], log_sums: vec![0.0; tokens * sizes.heads] };
     let outputs = mixed.output.par_chunks_exact_mut(sizes.heads * width).with_min_len(16);
     outputs.zip(mixed.log_sums.par_chunks_exact_mut(sizes.heads)).enumerate().for_each(|(token, (output, log_sums))| {
         let (batch, query) = (token / sizes.queries, token % sizes.queries);
         for (head, (output, log_sum)) in output.chunks_exact_mut(width).zip(log_sums).enumerate() {
-            let row = query * group + head % group;
-            let index = ((tiles - 1 - row / tile) * sizes.batch + batch) * sizes.kv_heads + head / group;
-            let (part, row) = (&parts[index], row % tile);
+            let (tile, row) = tiles[batch].find(query * group + head % group);
+            let part = &parts[parts.len() - 1 - ((before[batch] + tile) * sizes.kv_heads + head / group)];
             output.copy_from_slice(&part.output[row * width..][..width]);
             *log_sum = part.log_sums[row];
         }

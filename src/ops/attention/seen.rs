@@ -43,10 +43,22 @@ impl Seen<'_> {
         first as usize..self.sizes.keys - self.sizes.queries + queries.end
     }
 
-    /// The tiles of keys in which some queries of a row see something.
-    pub(super) fn tiles_by(&self, row: usize, queries: Range<usize>, tile: usize) -> Range<usize> {
-        let keys = self.by(row, queries);
-        keys.start / tile..keys.end.div_ceil(tile)
+    /// The keys of a row in tiles.
+    pub(super) fn key_tiles(&self, row: usize, tile: usize) -> Tiles {
+        Tiles::new(self.starts(row), self.sizes.keys, tile)
+    }
+
+    /// The queries of a row in tiles, each so many times.
+    pub(super) fn query_tiles(&self, row: usize, times: usize, tile: usize) -> Tiles {
+        Tiles::new(self.starts(row).map(|start| start * times), self.sizes.queries * times, tile)
+    }
+
+    /// The places in a row at which a document begins: whoever stands there sees nothing before. Queries that follow on a cache are of one
+    /// document.
+    fn starts(&self, row: usize) -> impl Iterator<Item = usize> {
+        let (queries, is_whole) = (self.sizes.queries, self.sizes.queries == self.sizes.keys);
+        let first = &self.first[row * queries..][..queries];
+        (0..queries).filter(move |query| *query == 0 || (is_whole && first[*query] as usize == *query))
     }
 
     /// The part of some keys that a query sees, counted from the first of them.
@@ -54,5 +66,41 @@ impl Seen<'_> {
         let seen = self.by(row, query..query + 1);
         let place = |key: usize| key.clamp(keys.start, keys.end) - keys.start;
         place(seen.start)..place(seen.end)
+    }
+}
+
+/// The places of a row in tiles, of which none holds two documents: so what a document gets does not depend on what it is packed with.
+#[derive(Debug)]
+pub(super) struct Tiles {
+    /// In their order, without gaps.
+    pub(super) ranges: Vec<Range<usize>>,
+    /// The tile of each place.
+    tile_of: Vec<usize>,
+}
+
+impl Tiles {
+    fn new(starts: impl Iterator<Item = usize>, length: usize, tile: usize) -> Self {
+        let mut starts = starts.peekable();
+        let (mut ranges, mut tile_of) = (Vec::new(), Vec::with_capacity(length));
+        while let Some(start) = starts.next() {
+            let end = starts.peek().copied().unwrap_or(length);
+            for start in (start..end).step_by(tile) {
+                let range = start..end.min(start + tile);
+                tile_of.resize(range.end, ranges.len());
+                ranges.push(range);
+            }
+        }
+        Self { ranges, tile_of }
+    }
+
+    /// The tile of a place, and the place in it.
+    pub(super) fn find(&self, place: usize) -> (usize, usize) {
+        let tile = self.tile_of[place];
+        (tile, place - self.ranges[tile].start)
+    }
+
+    /// The tiles that hold some places.
+    pub(super) fn over(&self, places: Range<usize>) -> Range<usize> {
+        self.tile_of[places.start]..self.tile_of[places.end - 1] + 1
     }
 }
