@@ -12,11 +12,16 @@ use super::{Error, open_file};
 
 /// What Linux maps at a fault (`fault_around_bytes`).
 const WINDOW_BYTES: usize = 64 << 10;
-/// Windows that were looked at, after which all are given back.
+/// Windows that were looked at, of all maps, after which one that has its share of them gives back its own.
 const RESIDENT_WINDOWS: usize = 256;
 
-/// A file in memory. What is read through [`Map::slice`] stays resident up to 16 MiB, with what was asked for last; what is read in
-/// another way is not counted, and goes with the rest.
+/// Windows that were looked at and not given back, of all maps: a data set may have a thousand files.
+static WINDOWS_SEEN: AtomicUsize = AtomicUsize::new(0);
+/// How many maps there are.
+static MAPS: AtomicUsize = AtomicUsize::new(0);
+
+/// A file in memory. What is read through [`Map::slice`] stays resident up to 32 MiB, of all maps together, and with what was asked
+/// for last; what is read in another way is not counted, and goes with the rest.
 #[derive(Debug)]
 pub struct Map {
     map: Mmap,
@@ -34,6 +39,7 @@ pub fn map(path: &Path) -> Result<Map, Error> {
     // SAFETY: the map is read-only. Base models, data sets and cache files are replaced by rename, never written in place
     // by us; another program that truncates one under a run ends the run with SIGBUS, which no reader can prevent.
     let map = unsafe { Mmap::map(&file) }.map_err(|cause| Error::new("map", path, cause))?;
+    MAPS.fetch_add(1, Relaxed);
     let words = map.len().div_ceil(WINDOW_BYTES).div_ceil(64);
     Ok(Map { map, seen: (0..words).map(|_| AtomicU64::new(0)).collect(), windows_seen: AtomicUsize::new(0) })
 }
@@ -45,7 +51,7 @@ impl Map {
     /// The file is shorter.
     pub fn slice(&self, range: Range<usize>) -> &[u8] {
         let bytes = &self.map[range.clone()];
-        if self.look_at(&range) > RESIDENT_WINDOWS {
+        if self.look_at(&range) {
             self.release();
             self.look_at(&range);
         }
@@ -54,16 +60,22 @@ impl Map {
 
     /// Gives back the memory of all that was looked at. It is read again from the file, which the system keeps, when it is asked for.
     pub fn release(&self) {
-        self.seen.iter().for_each(|word| word.store(0, Relaxed));
-        self.windows_seen.store(0, Relaxed);
+        self.forget();
         #[cfg(unix)]
         // SAFETY: the map is of a file and read-only, so a page that is given back comes again with what the file holds. It is
         // advice: where the system does not take it, the pages stay.
         let _ = unsafe { self.map.unchecked_advise(memmap2::UncheckedAdvice::DontNeed) };
     }
 
-    /// Marks the windows of a range, and tells how many there are of all ranges.
-    fn look_at(&self, range: &Range<usize>) -> usize {
+    fn forget(&self) {
+        self.seen.iter().for_each(|word| word.store(0, Relaxed));
+        // Counted for all first and here second, so that never more is taken away than was added.
+        WINDOWS_SEEN.fetch_sub(self.windows_seen.swap(0, Relaxed), Relaxed);
+    }
+
+    /// Marks the windows of a range, and tells whether there are too many now. Of `n` maps none gives back less than an `n`-th of what
+    /// all may have, so that giving back stays rare.
+    fn look_at(&self, range: &Range<usize>) -> bool {
         let mut new = 0;
         for window in range.start / WINDOW_BYTES..range.end.div_ceil(WINDOW_BYTES) {
             let (word, bit) = (&self.seen[window / 64], 1 << (window % 64));
@@ -71,7 +83,19 @@ impl Map {
                 new += usize::from(word.fetch_or(bit, Relaxed) & bit == 0);
             }
         }
-        if new == 0 { 0 } else { self.windows_seen.fetch_add(new, Relaxed) + new }
+        if new == 0 {
+            return false;
+        }
+        let all = WINDOWS_SEEN.fetch_add(new, Relaxed) + new;
+        let own = self.windows_seen.fetch_add(new, Relaxed) + new;
+        all > RESIDENT_WINDOWS && own >= RESIDENT_WINDOWS / MAPS.load(Relaxed).max(1)
+    }
+}
+
+impl Drop for Map {
+    fn drop(&mut self) {
+        MAPS.fetch_sub(1, Relaxed);
+        self.forget();
     }
 }
 
