@@ -10,7 +10,8 @@ use std::path::{Path, PathBuf};
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use rankine::data::template::ChatTemplate;
 use rankine::data::tokenize::Tokenizer;
-use rankine::data::{Corpus, Encoder, Limits, Rows, Source, shuffled};
+use rankine::data::{Corpus, Encoder, Limits, Packing, Packs, Rows, Source, Visit, shuffled};
+use rankine::draws::mix;
 use rankine::terms::{Format, TrainOn, Truncation};
 
 const LIMITS: Limits = Limits { sequence_len: 256, truncation: Truncation::Truncate };
@@ -62,12 +63,15 @@ fn corpus(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// Rows a second: an epoch's order, and batches of eight padded rows.
+/// Rows a second: an epoch's order, its packs, and batches of eight rows.
 fn batches(criterion: &mut Criterion) {
     const ROWS: usize = 1_000_000;
     let mut group = criterion.benchmark_group("order");
     group.throughput(Throughput::Elements(ROWS as u64)).sample_size(10);
     group.bench_function("shuffled", |bencher| bencher.iter(|| shuffled(42, 1, black_box(ROWS))));
+    let lengths: Vec<u32> = (0..ROWS as u64).map(|row| 20 + (mix(row) % 400) as u32).collect();
+    let visit = Visit::Shuffled { seed: 42, epoch: 1 };
+    group.bench_function("packed", |bencher| bencher.iter(|| Packs::best_fit(black_box(&lengths), 2048, visit)));
     group.finish();
 
     let folder = tempfile::tempdir().expect("a temporary folder");
@@ -75,7 +79,9 @@ fn batches(criterion: &mut Criterion) {
     let rows = Rows::new(&corpus, shuffled(42, 0, corpus.len()));
     let mut group = criterion.benchmark_group("batches");
     group.throughput(Throughput::Elements(rows.len() as u64));
-    group.bench_function("padded", |bencher| bencher.iter(|| rows.batches(8).map(|batch| batch.tokens).sum::<u64>()));
+    group.bench_function("of eight rows", |bencher| {
+        bencher.iter(|| rows.batches(8, Packing::Off).map(|batch| batch.tokens()).sum::<u64>())
+    });
     group.finish();
 }
 

@@ -5,17 +5,18 @@
 //!     cargo bench --bench ops -- attention
 
 use std::hint::black_box;
+use std::sync::Arc;
 
 use burn::tensor::{Device, Tensor, TensorData};
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main};
 use rankine::draws::{mix, unit};
-use rankine::nn::attention::{Span, attend};
-use rankine::nn::head::{Head, Labels, Wanted};
+use rankine::nn::attention::Span;
+use rankine::nn::head::{Head, Wanted};
 use rankine::nn::lora::Lora;
 use rankine::nn::norm::RmsNorm;
 use rankine::nn::projection::Projection;
-use rankine::ops::{matmul, swiglu};
+use rankine::ops::{Score, attention as attend, matmul, swiglu};
 
 const TOKENS: usize = 256;
 const WIDTH: usize = 576;
@@ -82,10 +83,10 @@ fn product(criterion: &mut Criterion) {
 fn attention(criterion: &mut Criterion) {
     for tokens in [TOKENS, 4 * TOKENS] {
         let mut group = group(criterion, &format!("attention/{tokens}"), tokens);
-        let hidden = Span::Full.hidden(0..tokens, &device());
-        let [key, value] = [0; 2].map(|_| drawn([1, KV_HEADS, tokens, HEAD_WIDTH]));
-        let query = drawn([1, HEADS, tokens, HEAD_WIDTH]);
-        forward_and_backward(&mut group, query, |query| attend(query, key.clone(), value.clone(), &hidden, 0.125));
+        let first: Arc<[u32]> = Span::Full.first_keys(0..tokens, 0).collect();
+        let [key, value] = [0; 2].map(|_| drawn([1, tokens, KV_HEADS, HEAD_WIDTH]));
+        let (query, score) = (drawn([1, tokens, HEADS, HEAD_WIDTH]), Score { scale: 0.125, softcap: None });
+        forward_and_backward(&mut group, query, |query| attend(query, key.clone(), value.clone(), &first, score));
         group.finish();
     }
 }
@@ -115,15 +116,13 @@ fn projection(criterion: &mut Criterion) {
 fn head(criterion: &mut Criterion) {
     let head = Head { norm: RmsNorm { weight: drawn([WIDTH]), epsilon: 1e-5 }, weight: drawn([VOCABULARY, WIDTH]) };
     let hidden = drawn([TOKENS, WIDTH]);
-    let positions: Vec<i32> = (0..TOKENS as i32).collect();
     let targets: Vec<i32> = (0..TOKENS as u64).map(|row| (mix(row) % VOCABULARY as u64) as i32).collect();
-    let labels = Labels { positions: &positions, targets: &targets };
     let mut group = group(criterion, "head", TOKENS);
     group.sample_size(10);
     for (name, wanted) in [("losses", Wanted::Nothing), ("losses and gradient", Wanted::Input)] {
         group.bench_function(name, |bencher| {
             bencher.iter(|| {
-                let scored = head.score(hidden.clone(), labels, rankine::train::head_chunk_rows(VOCABULARY), wanted);
+                let scored = head.score(hidden.clone(), &targets, rankine::train::head_chunk_rows(VOCABULARY), wanted);
                 scored.gradient.map(computed);
                 black_box(scored.losses)
             });
