@@ -4,7 +4,6 @@
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use burn::tensor::DType;
 use clap::Args;
 use serde_json::{Value, json};
 
@@ -142,11 +141,7 @@ fn decoder(args: &BenchArgs) -> Result<Decoder, Failure> {
     let device = device::open(device::resolve(args.device), true)?;
     let mut decoder = match (&args.model, &args.config) {
         (Some(folder), _) => Folder::open(folder)?.load(args.model_dtype, &device, &|_| {})?,
-        (None, Some(config)) => DecoderSpec::read(config)?.draw(
-            SEED,
-            if args.model_dtype == terms::ModelDtype::Bfloat16 { DType::BF16 } else { DType::F32 },
-            &device,
-        )?,
+        (None, Some(config)) => DecoderSpec::read(config)?.draw(SEED, args.model_dtype, &device)?,
         (None, None) => unreachable!("clap asks for one of the two"),
     };
     let Some(folder) = &args.init_from else {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use burn::tensor::Tensor;
+use burn::tensor::{Int, Tensor};
 
 use super::cache::Past;
 use super::spec::{GroupedSpec, LAYER_NORMS, QUERY_KEY_NORMS, norm_name};
@@ -25,6 +25,18 @@ pub struct Frame {
     pub(super) positions: Arc<[u32]>,
     /// Share of features dropped and one key a token; `None` outside training.
     pub(super) dropout: Option<(f64, Arc<[u64]>)>,
+    /// What is wanted of the last block; `None`: every token.
+    pub(super) wanted: Option<Rows>,
+}
+
+/// Tokens of a batch whose hidden rows are wanted of a block. Its keys and values are of every token, the rest of it is of these.
+#[derive(Debug)]
+pub(super) struct Rows {
+    pub(super) block: usize,
+    /// Places in the row, ascending.
+    pub(super) places: Tensor<1, Int>,
+    /// Their dropout keys; none outside training.
+    pub(super) keys: Arc<[u64]>,
 }
 
 /// Projections that share an input share a dropout mask.
@@ -39,7 +51,15 @@ enum Group {
 impl Frame {
     fn mask(&self, layer: usize, group: Group) -> Option<Mask> {
         let (probability, tokens) = self.dropout.as_ref()?;
+        let tokens = match (group, self.wanted_of(layer)) {
+            (Group::AttentionInput, _) | (_, None) => tokens,
+            (_, Some(rows)) => &rows.keys,
+        };
         Some(Mask { tokens: tokens.clone(), site: layer as u64 * 4 + group as u64, probability: *probability })
+    }
+
+    fn wanted_of(&self, layer: usize) -> Option<&Rows> {
+        self.wanted.as_ref().filter(|rows| rows.block == layer)
     }
 }
 
@@ -62,22 +82,27 @@ pub struct Block {
 
 impl Block {
     /// # Shapes
-    /// `x` [1, tokens, width], result the same.
+    /// `x` [1, tokens, width], result the same; of the last block with the rows that the frame wants of it.
     pub fn forward(&self, x: Tensor<3>, frame: &Frame) -> Tensor<3> {
         self.advance(x, frame, None)
     }
 
     /// The same where the tokens of `x` follow on those in `past`, which takes them in.
     pub(super) fn advance(&self, x: Tensor<3>, frame: &Frame, past: Option<&mut Past>) -> Tensor<3> {
-        let x = x.clone() + self.attend(self.attention_norm.forward(x), frame, past);
+        let (mut x, mut mixed) = (x.clone(), self.mix(self.attention_norm.forward(x), frame, past));
+        if let Some(rows) = frame.wanted_of(self.index) {
+            [x, mixed] = [x, mixed].map(|of| of.select(1, rows.places.clone()));
+        }
+        let x = x + self.attention[3].forward(mixed, frame.mask(self.index, Group::AttentionOutput).as_ref());
         x.clone() + self.feed_forward(self.mlp_norm.forward(x), frame)
     }
 
-    fn attend(&self, x: Tensor<3>, frame: &Frame, past: Option<&mut Past>) -> Tensor<3> {
+    /// What the heads see, before it is projected.
+    fn mix(&self, x: Tensor<3>, frame: &Frame, past: Option<&mut Past>) -> Tensor<3> {
         let [batch, length, _] = x.dims();
         let GroupedSpec { heads, kv_heads, head_dim, .. } = self.spec;
         let mask = frame.mask(self.index, Group::AttentionInput);
-        let [q, k, v, o] = &self.attention;
+        let [q, k, v, _] = &self.attention;
         let split = |projection: &Projection, heads| {
             projection.forward(x.clone(), mask.as_ref()).reshape([batch, length, heads, head_dim])
         };
@@ -92,8 +117,7 @@ impl Block {
             None => [key, value],
         };
         let score = Score { scale: 1.0 / (head_dim as f32).sqrt(), softcap: None };
-        let mixed = attention(query, key, value, &frame.first[self.span], score).reshape([batch, length, heads * head_dim]);
-        o.forward(mixed, frame.mask(self.index, Group::AttentionOutput).as_ref())
+        attention(query, key, value, &frame.first[self.span], score).reshape([batch, length, heads * head_dim])
     }
 
     fn feed_forward(&self, x: Tensor<3>, frame: &Frame) -> Tensor<3> {

@@ -3,9 +3,9 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use burn::tensor::{DType, Device, Int, Tensor};
+use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 
-use super::block::{Block, Frame};
+use super::block::{Block, Frame, Rows};
 use super::spec::{DecoderSpec, EMBEDDING, FINAL_NORM, HEAD};
 use crate::files::safetensors::Named;
 use crate::nn::attention::Span;
@@ -55,7 +55,17 @@ impl Decoder {
             positions: places.into(),
             first: firsts.into_iter().map(Arc::from).collect(),
             dropout,
+            wanted: None,
         }
+    }
+
+    /// [`Decoder::frame`] where of the last block the tokens at these places are wanted, ascending and at least one: the others cost their
+    /// keys and values there.
+    pub fn frame_for(&self, documents: &[usize], places: &[i32], dropout: Option<(f64, Arc<[u64]>)>) -> Frame {
+        let keys = dropout.iter().flat_map(|(_, keys)| places.iter().map(|place| keys[*place as usize])).collect();
+        let places = Tensor::from_data(TensorData::from(places), &self.device());
+        let wanted = self.blocks.len().checked_sub(1).map(|block| Rows { block, places, keys });
+        Frame { wanted, ..self.frame(documents, dropout) }
     }
 
     /// What all blocks share for the tokens at some positions of a document of `length` tokens, whose keys are those from the first that
@@ -66,6 +76,7 @@ impl Decoder {
             positions: (0..positions.len() as u32).collect(),
             first: self.spans.iter().map(|span| span.first_keys(positions.clone(), 0).collect()).collect(),
             dropout: None,
+            wanted: None,
         }
     }
 
@@ -81,7 +92,7 @@ impl Decoder {
         rows.cast(DType::F32).reshape([batch, sequence, self.spec.width])
     }
 
-    /// The hidden rows before the final norm, without a tape, [batch, sequence, width].
+    /// The hidden rows before the final norm that the frame wants, without a tape, [batch, rows, width].
     pub fn hidden(&self, ids: Tensor<2, Int>, frame: &Frame) -> Tensor<3> {
         self.blocks.iter().fold(self.embed(ids), |x, block| block.forward(x, frame))
     }

@@ -10,6 +10,7 @@ use super::config::Config;
 use super::transpose::transposed;
 use super::{Decoder, DecoderSpec, Error, families};
 use crate::draws::{mix, unit};
+use crate::terms::ModelDtype;
 
 /// Standard deviation of a weight, as transformers initialises most families.
 const DEVIATION: f64 = 0.02;
@@ -55,11 +56,12 @@ impl DecoderSpec {
         families::spec(&Config::read(config)?)
     }
 
-    /// A decoder with weights that follow from `seed` alone; its matrices are f32 or bf16.
+    /// A decoder with weights that follow from `seed` alone, f32 where `auto` is asked for.
     ///
     /// # Errors
     /// None; numbers from files could be missing.
-    pub fn draw(&self, seed: u64, dtype: DType, device: &Device) -> Result<Decoder, Error> {
+    pub fn draw(&self, seed: u64, dtype: ModelDtype, device: &Device) -> Result<Decoder, Error> {
+        let dtype = if dtype == ModelDtype::Bfloat16 { DType::BF16 } else { DType::F32 };
         assemble(&Drawn { seed }, self.clone(), dtype, device, &|_| {})
     }
 }

@@ -9,7 +9,7 @@ use super::gradients::Gradients;
 use crate::data::Batch;
 use crate::draws::mix;
 use crate::model::{Block, Decoder, Frame};
-use crate::nn::head::{Labels, Scored, Wanted};
+use crate::nn::head::{Scored, Wanted};
 use crate::ops::backward_from;
 use crate::terms::Method;
 
@@ -60,8 +60,12 @@ pub fn forward_backward(
     stream: [u64; 2],
     gradients: &mut Gradients,
 ) -> Loss {
+    if batch.targets.is_empty() {
+        gradients.sum(decoder);
+        return Loss::default();
+    }
     let dropout = (config.dropout > 0.0).then(|| (config.dropout, token_keys(batch, stream)));
-    let frame = decoder.frame(&batch.lengths, dropout);
+    let frame = decoder.frame_for(&batch.lengths, &batch.positions, dropout);
     let trained = decoder.trained;
     let is_full = trained == Method::Full;
     let lowest = if is_full { 0 } else { decoder.blocks.iter().position(has_adapter).unwrap_or(decoder.blocks.len()) };
@@ -84,10 +88,9 @@ pub fn forward_backward(
         kept.extend(saved);
     }
 
-    let (shape, width) = (x.shape(), decoder.spec.width);
-    let tokens = batch.ids.len();
+    let shape = x.shape(); // [1, labelled, width]
     let wanted = if is_full { Wanted::InputAndWeights } else { Wanted::Input };
-    let scored = decoder.head.score(x.reshape([tokens, width]), labels(batch), config.head_chunk_rows, wanted);
+    let scored = decoder.head.score(x.squeeze_dim(0), &batch.targets, config.head_chunk_rows, wanted);
     let Scored { losses, gradient, weights } = scored;
     let loss = Loss { sum: ordered_sum(&losses), trained_tokens: batch.trained_tokens() };
     if !loss.sum.is_finite() {
@@ -136,9 +139,11 @@ fn of_embedding(decoder: &Decoder, ids: Tensor<2, Int>, of_tokens: Tensor<3>) ->
 
 /// Losses of a batch's trained tokens without a tape and without dropout, in the order of its targets.
 pub fn score(decoder: &Decoder, batch: &Batch, head_chunk_rows: usize) -> Vec<f32> {
-    let hidden = decoder.hidden(ids(decoder, batch), &decoder.frame(&batch.lengths, None));
-    let hidden = hidden.reshape([batch.ids.len(), decoder.spec.width]);
-    decoder.head.score(hidden, labels(batch), head_chunk_rows, Wanted::Nothing).losses
+    if batch.targets.is_empty() {
+        return Vec::new();
+    }
+    let hidden = decoder.hidden(ids(decoder, batch), &decoder.frame_for(&batch.lengths, &batch.positions, None));
+    decoder.head.score(hidden.squeeze_dim(0), &batch.targets, head_chunk_rows, Wanted::Nothing).losses
 }
 
 /// What a block left behind for its backward.
@@ -186,10 +191,6 @@ fn sweep(decoder: &Decoder) {
 /// [1, tokens].
 fn ids(decoder: &Decoder, batch: &Batch) -> Tensor<2, Int> {
     Tensor::from_data(TensorData::new(batch.ids.clone(), [1, batch.ids.len()]), &decoder.device())
-}
-
-fn labels(batch: &Batch) -> Labels<'_> {
-    Labels { positions: &batch.positions, targets: &batch.targets }
 }
 
 /// One key a token: a hash of seed, epoch, row and place in the row, wherever that stands in the batch.
