@@ -80,7 +80,7 @@ fn batches(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("batches");
     group.throughput(Throughput::Elements(rows.len() as u64));
     group.bench_function("of eight rows", |bencher| {
-        bencher.iter(|| rows.batches(8, Packing::Off).map(|batch| batch.tokens()).sum::<u64>())
+        bencher.iter(|| rows.batches(8, Packing::Off).map(|batch| batch.tokens()).sum::<u64>());
     });
     group.finish();
 }

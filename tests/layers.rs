@@ -110,5 +110,5 @@ fn each_kind_of_line_has_its_room() {
     stands_only_in("burn::tensor", &["ops", "device.rs", "nn", "model", "adapter", "train", "plan/build.rs", "cli/train.rs"]);
     // Families are told apart in one place.
     stands_only_in("\"mistral\"", &["model/families"]);
-    stands_only_in("unsafe {", &["files/mmap.rs", "ops/simd.rs"]);
+    stands_only_in("unsafe {", &["files/mmap.rs", "ops/simd.rs", "ops/gemm"]);
 }

@@ -1,6 +1,8 @@
 //! Runs whose rows are packed, through the binary: what the plan says is what the run does, every row has its turn in every epoch, and
 //! validation scores are those of rows that are not packed.
 
+#![allow(clippy::float_cmp, reason = "counts, read from text")]
+
 mod support;
 
 use std::collections::BTreeMap;

@@ -279,7 +279,7 @@ fn pack(trained: &[bool]) -> Vec<u8> {
 /// The label bits of the first `len` tokens, with none behind them.
 fn first_bits(bits: &[u8], len: usize) -> Vec<u8> {
     let mut bits = bits[..len.div_ceil(8)].to_vec();
-    if let Some(last) = bits.last_mut().filter(|_| len % 8 > 0) {
+    if let Some(last) = bits.last_mut().filter(|_| !len.is_multiple_of(8)) {
         *last &= (1 << (len % 8)) - 1;
     }
     bits

@@ -111,15 +111,12 @@ fn best_fit(order: &[u32], lengths: &[u32], tokens: usize) -> Vec<Vec<u32>> {
     let (mut packs, mut open): (Vec<Vec<u32>>, BTreeSet<(usize, usize)>) = (Vec::new(), BTreeSet::new());
     for row in order {
         let length = lengths[*row as usize] as usize;
-        let (room, pack) = match open.range((length, 0)..).next().copied() {
-            Some(best) => {
-                open.remove(&best);
-                best
-            }
-            None => {
-                packs.push(Vec::new());
-                (tokens, packs.len() - 1)
-            }
+        let (room, pack) = if let Some(best) = open.range((length, 0)..).next().copied() {
+            open.remove(&best);
+            best
+        } else {
+            packs.push(Vec::new());
+            (tokens, packs.len() - 1)
         };
         packs[pack].push(*row);
         if room > length {

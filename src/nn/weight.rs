@@ -58,7 +58,7 @@ impl Weight<'_> {
         match self {
             Self::Vector(vector) => *vector = vector.clone().autodiff().require_grad(),
             Self::Matrix(matrix) | Self::Turned(matrix) | Self::LoraB(matrix) => {
-                *matrix = matrix.clone().autodiff().require_grad()
+                *matrix = matrix.clone().autodiff().require_grad();
             }
         }
     }

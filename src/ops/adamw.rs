@@ -7,6 +7,7 @@
 //!
 //! On the CPU it is two passes: one that only looks whether all that comes out is finite, and one that writes, in place. So an update
 //! needs no memory, and is made of every number or of none.
+#![allow(clippy::result_large_err, reason = "what is handed back is the state, not the story of an error")]
 
 use std::ops::Range;
 

@@ -99,7 +99,7 @@ mod tests {
 
     #[test]
     fn parts_are_added_at_their_places() {
-        let (numbers, sum) = (drawn(10_000), tensor(&[1.0; 10_010]));
+        let (numbers, sum) = (drawn(10_000), tensor(&vec![1.0; 10_010]));
         let turned = tensor(&[1.0, 2.0, 3.0, 4.0]).reshape([2, 2]).transpose().reshape([-1]);
         let sum = add_at(sum, vec![(10..10_010, tensor(&numbers)), (2..6, turned), (4..5, tensor(&[0.5]))]);
         let mut expected: Vec<f32> = [1.0; 10].into_iter().chain(numbers.iter().map(|x| 1.0 + x)).collect();

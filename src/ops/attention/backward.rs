@@ -203,7 +203,7 @@ vectorised! {
     }
 }
 
-/// P = exp::<A>(S - L) and dS = P ∘ (dP - D) for one head; `sums` gives a query's L and D.
+/// P = e^(S - L) and dS = P ∘ (dP - D) for one head; `sums` gives a query's L and D.
 #[inline(always)]
 fn weigh<A: Arithmetic>(inputs: &Inputs, meeting: &Meeting, scratch: &mut Scratch, sums: &impl Fn(usize) -> (f32, f32)) {
     let (lanes, stride, rows) = (padded(scratch.tile), padded(scratch.width), meeting.queries.len());

@@ -67,10 +67,10 @@ impl Case {
                     (f64::from(cap) * share, 1.0 - share * share)
                 })
             });
-            let (scores, slopes): (Vec<f64>, Vec<f64>) = scored.unzip();
-            let largest = scores.iter().copied().fold(f64::MIN, f64::max);
-            let sum: f64 = scores.iter().map(|score| (score - largest).exp()).sum();
-            let weights: Vec<f64> = scores.iter().map(|score| (score - largest).exp() / sum).collect();
+            let (of_keys, slopes): (Vec<f64>, Vec<f64>) = scored.unzip();
+            let largest = of_keys.iter().copied().fold(f64::MIN, f64::max);
+            let sum: f64 = of_keys.iter().map(|score| (score - largest).exp()).sum();
+            let weights: Vec<f64> = of_keys.iter().map(|score| (score - largest).exp() / sum).collect();
             seen.clone().zip(&weights).for_each(|(key, weight)| add(&mut output[at.clone()], *weight, &v[of_key(key)]));
             let along = dot(&output[at.clone()], &g[at.clone()]);
             for ((key, weight), slope) in seen.zip(&weights).zip(&slopes) {

@@ -1,4 +1,4 @@
-//! Sums of matrix products on the CPU, C = Σ AᵢBᵢ, in f32.
+//! Sums of matrix products on the CPU, `C = Σ AᵢBᵢ`, in f32.
 //!
 //! It has what no crate of products offers: a right matrix that is stored in 16 bits and never widened as a whole, a low-rank product
 //! added while the tile of C is in the cache, and sums whose order depends on nothing but the depth: not on the number of threads, not on
