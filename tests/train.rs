@@ -190,6 +190,19 @@ fn the_same_recipe_gives_the_same_adapter_byte_for_byte() {
     assert_ne!(weights(&desk, "a/adapter"), weights(&desk, "c/adapter"));
 }
 
+/// Each sum has an order of its own, whoever adds it up.
+#[test]
+fn the_number_of_threads_changes_no_bit() {
+    let desk = Desk::new();
+    let on = |threads: &str, run: &str| {
+        let [threads, output] = [format!("threads={threads}"), format!("output_dir={run}")];
+        result(&desk, &[&threads, &output, "training.micro_batch_size=7", "adapter.dropout=0.1"]);
+        weights(&desk, &format!("{run}/adapter"))
+    };
+    let one = on("1", "one");
+    assert!(one == on("2", "two") && one == on("5", "five"));
+}
+
 #[test]
 fn every_format_trains() {
     let desk = Desk::new();

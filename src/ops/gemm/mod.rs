@@ -18,7 +18,7 @@ use self::kernel::{Left, Out, VECTORS, lanes, stripe};
 use crate::ops::simd::level;
 
 /// Rows of C and columns of C in a tile: a tile, its rows of A and its panels of B are in the second cache together.
-const TILE: [usize; 2] = [256, 288];
+const TILE: [usize; 2] = [256, 144];
 /// Numbers of a sum that are added before they are added to C.
 const DEPTH: usize = 384;
 /// Rows that stay together when rows are shared out.
@@ -283,10 +283,10 @@ mod tests {
 
     #[test]
     fn tiles_are_shared_out_evenly() {
-        assert_eq!(grid([256, 576], 576, 48, 2), [1, 2]);
+        assert_eq!(grid([256, 576], 576, 48, 2), [1, 4]);
         assert_eq!(grid([256, 192], 576, 48, 2), [1, 2]);
         assert_eq!(grid([256, 16], 1536, 48, 2), [2, 1]);
         assert_eq!(grid([1, 16], 16, 48, 2), [1, 1]);
-        assert_eq!(grid([2048, 4096], 4096, 48, 2), [8, 15]);
+        assert_eq!(grid([2048, 4096], 4096, 48, 2), [8, 29]);
     }
 }
