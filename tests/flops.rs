@@ -92,8 +92,8 @@ fn a_step_costs_4n_and_attention_and_copies_no_frozen_weight() {
     let unlabelled: u64 =
         count * last.map(|p| (4 * p.inputs() * p.outputs() + 6 * (p.inputs() + p.outputs()) * RANK) as u64).sum::<u64>();
     let expected = tokens * (4 * frozen + 6 * adapters - 2 * lowest) - unlabelled + attention + head;
-    step(Memory::Keep); // The product's own scratch is allocated once a thread.
-    let (flops, (most, left)) = step(Memory::Keep);
+    step(Memory::KEEP); // The product's own scratch is allocated once a thread.
+    let (flops, (most, left)) = step(Memory::KEEP);
     let ratio = flops as f64 / expected as f64;
     println!(
         "Keep: {flops} operations, expected {expected}, ratio {ratio:.4}; as large as a frozen matrix: {most} at once, {left} left"
@@ -102,7 +102,7 @@ fn a_step_costs_4n_and_attention_and_copies_no_frozen_weight() {
     // The product packs the matrix that it is working on into scratch and frees it; a copy or a gradient would be a second one.
     assert!(most <= 1 && left == 0, "a frozen weight was copied");
 
-    let (again, (most, left)) = step(Memory::Recompute);
+    let (again, (most, left)) = step(Memory::RECOMPUTE);
     println!("Recompute: {:.3} times the operations of Keep", again as f64 / flops as f64);
     assert!(again > flops && most <= 1 && left == 0);
 }

@@ -59,7 +59,7 @@ fn gradients_of_every_weight_are_those_of_one_tape() {
         let in_files: BTreeMap<String, Vec<usize>> = decoder.spec.tensors().into_iter().collect();
         assert_eq!(names.len(), in_files.len(), "{family}: every tensor of the checkpoint trains");
         decoder.weights(|name, weight| assert_eq!(in_files[name], weight.shape(), "{family}: {name}"));
-        for memory in [Memory::Keep, Memory::Recompute] {
+        for memory in [Memory::KEEP, Memory::RECOMPUTE] {
             for head_chunk_rows in [3, 256] {
                 let (step, mut ours) = (StepConfig { memory, head_chunk_rows, dropout: 0.0 }, Gradients::default());
                 forward_backward(&decoder, &batch, step, [0, 0], &mut ours);
@@ -88,7 +88,7 @@ fn twenty_steps_of_all_weights_are_those_of_torch() {
         let curve = json(&here(format!("full/{family}.json")));
         let [data, weights] = ["archs/{}/golden.safetensors", "full/{}.safetensors"]
             .map(|path| Archive::open(&here(path.replace("{}", family))).unwrap());
-        let step = StepConfig { memory: Memory::Recompute, head_chunk_rows: 7, dropout: 0.0 };
+        let step = StepConfig { memory: Memory::RECOMPUTE, head_chunk_rows: 7, dropout: 0.0 };
         let adamw = AdamWConfig { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.1, loraplus_lr_ratio: 1.0 };
         let schedule = Schedule { peak: 1e-3, scheduler: Scheduler::Cosine, warmup_steps: 3, total_steps: 20, min_lr_rate: 0.0 };
         let mut optimizer = AdamW::new(adamw, &decoder);

@@ -77,9 +77,9 @@ fn micro_batches_and_recomputation_change_nothing() {
         let rows = rows(decoder.spec.vocabulary as u32);
         for dropout in [0.0, 0.1] {
             let config = |memory, head_chunk_rows| StepConfig { memory, head_chunk_rows, dropout };
-            let (loss, gradients) = step(&decoder, &in_order(&rows, 8), config(Memory::Recompute, 256));
+            let (loss, gradients) = step(&decoder, &in_order(&rows, 8), config(Memory::RECOMPUTE, 256));
             let mut differences: Vec<(f32, f32)> = Vec::new();
-            for memory in [Memory::Recompute, Memory::Keep] {
+            for memory in [Memory::RECOMPUTE, Memory::KEEP] {
                 for (size, chunk) in [(8, 256), (1, 256), (2, 3), (4, 1)] {
                     let (other_loss, other) = step(&decoder, &in_order(&rows, size), config(memory, chunk));
                     differences.push(((loss - other_loss).abs() as f32, difference(&gradients, &other)));
@@ -107,7 +107,7 @@ fn packs_change_nothing() {
             (0..packs.len()).step_by(size).map(|first| of_places(&rows, &batch(first).collect::<Vec<_>>())).collect()
         };
         for dropout in [0.0, 0.1] {
-            let config = StepConfig { memory: Memory::Recompute, head_chunk_rows: 256, dropout };
+            let config = StepConfig { memory: Memory::RECOMPUTE, head_chunk_rows: 256, dropout };
             let (loss, gradients) = step(&decoder, &in_order(&rows, 1), config);
             let layouts = [
                 ("packs", of_packs(1)),
@@ -142,12 +142,26 @@ fn a_row_scores_the_same_wherever_it_stands() {
     }
 }
 
+/// What is computed again is computed the same: not a bit of the result tells which blocks it was.
+#[test]
+fn any_number_of_blocks_can_recompute() {
+    for family in FAMILIES {
+        let decoder = model(family);
+        let batches = in_order(&rows(decoder.spec.vocabulary as u32), 4);
+        let of = |recomputed| step(&decoder, &batches, StepConfig { memory: Memory { recomputed }, head_chunk_rows: 7, dropout: 0.1 });
+        let kept = of(0);
+        for recomputed in 1..=decoder.blocks.len() {
+            assert_eq!(of(recomputed), kept, "{family}, {recomputed} blocks");
+        }
+    }
+}
+
 #[test]
 fn dropout_changes_the_loss_and_its_mask_depends_on_the_epoch() {
     let decoder = model("llama");
     let batch = batch(rows(decoder.spec.vocabulary as u32));
     let loss = |dropout, epoch| {
-        let config = StepConfig { memory: Memory::Recompute, head_chunk_rows: 256, dropout };
+        let config = StepConfig { memory: Memory::RECOMPUTE, head_chunk_rows: 256, dropout };
         forward_backward(&decoder, &batch, config, [42, epoch], &mut Gradients::default()).sum
     };
     assert_ne!(loss(0.0, 0), loss(0.5, 0));
@@ -169,7 +183,7 @@ fn a_base_that_is_kept_as_it_is_stored_gives_the_same_bits() {
         attach(&mut decoder, &lora(4, 8.0), 7, None).unwrap();
         let kept_in = decoder.projections().map(|projection| projection.weight.dtype()).collect::<Vec<_>>();
         let batches = in_order(&rows(decoder.spec.vocabulary as u32), 8);
-        (kept_in[0], step(&decoder, &batches, StepConfig { memory: Memory::Keep, head_chunk_rows: 64, dropout: 0.0 }))
+        (kept_in[0], step(&decoder, &batches, StepConfig { memory: Memory::KEEP, head_chunk_rows: 64, dropout: 0.0 }))
     };
     let [(auto, as_stored), (wide, widened)] = [ModelDtype::Auto, ModelDtype::Float32].map(of);
     assert_eq!((auto, wide), (DType::BF16, DType::F32));

@@ -20,7 +20,7 @@ const GRADIENTS: f32 = 2e-5;
 const STEP_LOSS: f64 = 5e-5;
 const FINAL_WEIGHT: f32 = 5e-6;
 
-const STEP: StepConfig = StepConfig { memory: Memory::Recompute, head_chunk_rows: 256, dropout: 0.0 };
+const STEP: StepConfig = StepConfig { memory: Memory::RECOMPUTE, head_chunk_rows: 256, dropout: 0.0 };
 
 fn gradients_of(decoder: &Decoder, gradients: &Gradients, factor: f64) -> Vec<Named> {
     let gradients = gradients.clone().scaled(factor);
@@ -144,7 +144,7 @@ fn base_logits_equal_transformers() {
 #[test]
 fn adapters_train_as_in_peft() {
     for family in FAMILIES {
-        for (memory, head_chunk_rows) in [(Memory::Recompute, 256), (Memory::Keep, 3)] {
+        for (memory, head_chunk_rows) in [(Memory::RECOMPUTE, 256), (Memory::KEEP, 3)] {
             let folder = golden(&format!("archs/{family}"));
             let step = StepConfig { memory, head_chunk_rows, ..STEP };
             let name = format!("{family}, {memory:?}, head chunk {head_chunk_rows}");

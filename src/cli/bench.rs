@@ -85,7 +85,7 @@ pub(super) fn bench(args: &BenchArgs, started: Instant) -> Result<(), Failure> {
     let threads = device::set_threads(args.threads);
     let mut decoder = decoder(args)?;
     let batch = batch(args, &decoder.spec)?;
-    let memory = if args.recompute { Memory::Recompute } else { Memory::Keep };
+    let memory = if args.recompute { Memory::RECOMPUTE } else { Memory::KEEP };
     let config = StepConfig { memory, head_chunk_rows: head_chunk_rows(decoder.spec.vocabulary), dropout: 0.0 };
     let (mut optimizer, mut measured) = (AdamW::new(ADAMW, &decoder), Measured::default());
     for _ in 0..args.warmup + args.steps {

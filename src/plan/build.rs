@@ -164,7 +164,7 @@ impl Plan {
             Trains::Everything => (0, linear),
         };
         let forward = 2.0 * (linear + beside) as f64 + attention;
-        let again = if config.step.memory == train::Memory::Recompute { forward } else { 0.0 };
+        let again = forward * config.step.memory.recomputed.min(spec.layers.len()) as f64 / spec.layers.len() as f64;
         let backward = 2.0 * (linear + beside + trained) as f64 + 2.5 * attention;
         let of_head = if self.trains == Trains::Everything { 6.0 } else { 4.0 };
         let head = of_head * (spec.vocabulary * spec.width) as f64;

@@ -86,7 +86,7 @@ pub(super) fn training(recipe: &Recipe, filled: &mut Filled) -> (Limits, f64, Tr
                 .unwrap_or(1.0),
         },
         max_grad_norm: filled.plain("training.max_grad_norm", said.max_grad_norm.as_ref(), 1.0),
-        memory: if checkpointing == Checkpointing::None { Memory::Keep } else { Memory::Recompute },
+        memory: if checkpointing == Checkpointing::None { Memory::KEEP } else { Memory::RECOMPUTE },
         on_nonfinite: filled.word("training.on_nonfinite", said.on_nonfinite.as_ref(), OnNonfinite::Abort),
         seed: filled.plain("training.seed", said.seed.as_ref(), 42),
         shuffle: filled.plain("training.shuffle", said.shuffle.as_ref(), true),

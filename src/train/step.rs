@@ -13,13 +13,22 @@ use crate::nn::head::{Scored, Wanted};
 use crate::ops::backward_from;
 use crate::terms::Method;
 
-/// What is held between forward and backward.
+/// What is held between forward and backward: of the lowest blocks their inputs, from which their forward is computed again in
+/// backward, and of all others their tapes.
+///
+/// The lowest, because backward comes to them last: a tape that is made again lives beside the tapes below it, so that above kept ones
+/// it would be held on top of the peak, and below them it takes the place of tapes that are gone by then.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Memory {
+pub struct Memory {
+    /// Blocks that are computed again, counted from the bottom of the model.
+    pub recomputed: usize,
+}
+
+impl Memory {
     /// Every block's tape.
-    Keep,
-    /// Every block's input; its forward is computed again in backward.
-    Recompute,
+    pub const KEEP: Self = Self { recomputed: 0 };
+    /// Every block's input.
+    pub const RECOMPUTE: Self = Self { recomputed: usize::MAX };
 }
 
 /// How a micro-batch is computed. But for dropout it changes cost and memory, never the result beyond rounding.
@@ -76,10 +85,12 @@ pub fn forward_backward(
     let mut x = decoder.embed(ids.clone()); // [1, tokens, width]
     let mut kept = Vec::with_capacity(decoder.blocks.len());
     for (index, block) in decoder.blocks.iter().enumerate() {
-        let saved = match config.memory {
-            _ if index < lowest => None,
-            Memory::Recompute => Some(Saved::Input(x.clone())),
-            Memory::Keep => Some(Saved::Tape(Tape::record(block.tracked(trained), x.clone(), &frame, goes_on(index)))),
+        let saved = if index < lowest {
+            None
+        } else if index < config.memory.recomputed {
+            Some(Saved::Input(x.clone()))
+        } else {
+            Some(Saved::Tape(Tape::record(block.tracked(trained), x.clone(), &frame, goes_on(index))))
         };
         x = match &saved {
             Some(Saved::Tape(tape)) => tape.output.clone().inner(),

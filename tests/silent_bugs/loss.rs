@@ -50,7 +50,7 @@ fn losses(decoder: &Decoder, batch: &Batch) -> Vec<f64> {
 }
 
 fn gradients(decoder: &Decoder, batch: &Batch) -> Vec<f64> {
-    let (config, mut sum) = (StepConfig { memory: Memory::Recompute, head_chunk_rows: 256, dropout: 0.0 }, Gradients::default());
+    let (config, mut sum) = (StepConfig { memory: Memory::RECOMPUTE, head_chunk_rows: 256, dropout: 0.0 }, Gradients::default());
     forward_backward(decoder, batch, config, [42, 0], &mut sum);
     tensors(decoder, &sum.all()).into_iter().flat_map(|(_, _, values)| values).map(f64::from).collect()
 }
