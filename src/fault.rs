@@ -15,6 +15,8 @@ pub enum Exit {
     Unavailable = 69,
     /// A fault of Rankine itself.
     Internal = 70,
+    /// There is not enough memory.
+    Memory = 71,
     /// The output exists and is not overwritten.
     Exists = 73,
     /// A file could not be read or written.

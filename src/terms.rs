@@ -138,16 +138,17 @@ term! {
     }
 }
 
-term! {
-    /// Which blocks run again in backward instead of keeping their activations.
-    Checkpointing {
-        /// Every block, until memory is planned.
-        Auto = "auto",
-        /// Every block.
-        All = "true",
-        /// No block.
-        None = "false",
-    }
+/// Which blocks run again in backward instead of keeping their activations.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Checkpointing {
+    /// As few as memory allows.
+    Auto,
+    /// Every block.
+    All,
+    /// No block.
+    None,
+    /// So many, counted from the bottom of the model: what `auto` came to in the lock of a run.
+    Lowest(usize),
 }
 
 /// The largest rank of an adapter. It is wider than any model, and its matrices are still counted without overflow.

@@ -26,7 +26,9 @@ fn the_same_steps_have_the_same_losses_kept_or_recomputed() {
     }
     assert!(kept["losses"][2].as_f64() < kept["losses"][0].as_f64(), "{kept}");
     let numbers = ["tokens_per_second", "step_seconds_median", "flops_per_second", "matmul_peak_flops_per_second"];
-    for key in numbers.into_iter().chain(["peak_memory_bytes", "process_start_to_first_step_seconds"]) {
+    for key in
+        numbers.into_iter().chain(["peak_memory_bytes", "planned_peak_memory_bytes", "process_start_to_first_step_seconds"])
+    {
         assert!(kept[key].as_f64().is_some_and(|number| number > 0.0), "{key}: {kept}");
     }
 }

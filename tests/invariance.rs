@@ -148,7 +148,8 @@ fn any_number_of_blocks_can_recompute() {
     for family in FAMILIES {
         let decoder = model(family);
         let batches = in_order(&rows(decoder.spec.vocabulary as u32), 4);
-        let of = |recomputed| step(&decoder, &batches, StepConfig { memory: Memory { recomputed }, head_chunk_rows: 7, dropout: 0.1 });
+        let of =
+            |recomputed| step(&decoder, &batches, StepConfig { memory: Memory { recomputed }, head_chunk_rows: 7, dropout: 0.1 });
         let kept = of(0);
         for recomputed in 1..=decoder.blocks.len() {
             assert_eq!(of(recomputed), kept, "{family}, {recomputed} blocks");

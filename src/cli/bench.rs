@@ -15,6 +15,7 @@ use crate::draws::mix;
 use crate::fault::{Exit, Fault};
 use crate::files::safetensors::Archive;
 use crate::model::{Decoder, DecoderSpec, Folder};
+use crate::plan::memory::{Load, Purpose, Rows, Trained};
 use crate::report::peak_memory_bytes;
 use crate::terms;
 use crate::train::{AdamW, AdamWConfig, Gradients, Memory, StepConfig, forward_backward, head_chunk_rows};
@@ -86,6 +87,7 @@ pub(super) fn bench(args: &BenchArgs, started: Instant) -> Result<(), Failure> {
     let mut decoder = decoder(args)?;
     let batch = batch(args, &decoder.spec)?;
     let memory = if args.recompute { Memory::RECOMPUTE } else { Memory::KEEP };
+    let planned_bytes = planned(args, &decoder, Rows::of(&batch), threads)?.parts(memory).peak_bytes();
     let config = StepConfig { memory, head_chunk_rows: head_chunk_rows(decoder.spec.vocabulary), dropout: 0.0 };
     let (mut optimizer, mut measured) = (AdamW::new(ADAMW, &decoder), Measured::default());
     for _ in 0..args.warmup + args.steps {
@@ -107,6 +109,7 @@ pub(super) fn bench(args: &BenchArgs, started: Instant) -> Result<(), Failure> {
         "flops_per_second": flops / seconds,
         "matmul_peak_flops_per_second": device::product_flops_per_second(&decoder.device(), PRODUCT_WIDTH),
         "peak_memory_bytes": peak_memory_bytes,
+        "planned_peak_memory_bytes": planned_bytes,
         "process_start_to_first_step_seconds": measured.first_step_seconds,
         "losses": measured.losses,
         "parameters": decoder.spec.parameters(),
@@ -165,6 +168,24 @@ fn fresh(rank: u64) -> LoraConfig {
         alpha_pattern: Vec::new(),
         init_lora_weights: true,
     }
+}
+
+/// What the memory of these steps follows from.
+fn planned(args: &BenchArgs, decoder: &Decoder, rows: Rows, threads: usize) -> Result<Load, Failure> {
+    let config = args.init_from.as_ref().map_or_else(|| Ok(fresh(args.rank)), |folder| peft::read_config(folder))?;
+    let (spec, trained) = (decoder.spec.clone(), Trained::adapter(&config, &decoder.spec)?);
+    let kept_in = |folder: &PathBuf| Folder::open(folder)?.kept_in(args.model_dtype);
+    Ok(Load {
+        spec,
+        base_dtype: args.model.as_ref().map_or(Ok(args.model_dtype), kept_in)?,
+        trained,
+        dropout: 0.0,
+        rows,
+        accumulated: 1,
+        evaluation: None,
+        purpose: Purpose::Bench,
+        threads,
+    })
 }
 
 /// Dense rows in which every token but the first is trained.
@@ -227,7 +248,12 @@ fn print_lines(result: &Value) -> Result<(), Failure> {
         reached / 1e9,
         peak / 1e9
     ))?;
-    print(format_args!("peak memory            {} bytes", grouped(result["peak_memory_bytes"].as_u64().unwrap_or(0))))?;
+    let bytes = |key: &str| grouped(result[key].as_u64().unwrap_or(0));
+    print(format_args!(
+        "peak memory            {} bytes, {} planned",
+        bytes("peak_memory_bytes"),
+        bytes("planned_peak_memory_bytes")
+    ))?;
     print(format_args!("start to first step    {:.2} s", number("process_start_to_first_step_seconds")))?;
     print(format_args!("losses                 {}", result["losses"]))
 }

@@ -8,6 +8,7 @@ mod check;
 mod consumers;
 mod eval;
 mod export;
+mod fits;
 mod generate;
 mod hub;
 mod interrupt;
@@ -59,7 +60,7 @@ pub struct Command {
 enum Verb {
     /// Finds every fault of a recipe and of what it names, without reading weights or rows
     Check(check::CheckArgs),
-    /// Shows what a recipe will do: every value and its origin, rows, tokens, steps
+    /// Shows what a recipe will do: every value and its origin, rows, tokens, steps, memory; or what of a model fits where
     Plan(plan::PlanArgs),
     /// Shows rows as tokens, what of them is trained, and what becomes of every row
     Preview(preview::PreviewArgs),

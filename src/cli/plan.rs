@@ -1,34 +1,123 @@
-//! `rankine plan`: every value with its origin, the model in words, rows, tokens and steps.
+//! `rankine plan`: every value with its origin, the model in words, rows, tokens and steps, and the memory and the time that it takes.
+
+use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::Args;
+use indicatif::HumanDuration;
+use serde_json::{Value, json};
 
 use super::consumers::ConsumerArgs;
-use super::{Failure, RecipeArgs, grouped, print};
+use super::{Failure, RecipeArgs, fits, grouped, print};
 use crate::data::Packing;
-use crate::plan::{Plan, RunData};
-use crate::report::Terminal;
+use crate::device;
+use crate::fault::{Exit, Fault};
+use crate::plan::{MemoryPlan, Plan, RunData};
+use crate::report::{Reporter, Step, Terminal};
 use crate::train::{self, Course};
 
 #[derive(Debug, Args)]
 pub(super) struct PlanArgs {
     #[command(flatten)]
-    recipe: RecipeArgs,
+    recipe: Option<RecipeArgs>,
     #[command(flatten)]
     consumers: ConsumerArgs,
+    /// Take one step on the base's weights to tell how long the run takes; nothing is kept of it
+    #[arg(long, conflicts_with = "fits")]
+    trial: bool,
+    /// Without a recipe: what fits into memories of usual sizes, for the model of a config.json
+    #[arg(long, value_name = "CONFIG.json", conflicts_with = "recipe")]
+    fits: Option<PathBuf>,
+    /// Print the result as one JSON object
+    #[arg(long)]
+    json: bool,
 }
 
 pub(super) fn plan(args: &PlanArgs) -> Result<(), Failure> {
-    let plan = args.recipe.plan()?;
-    crate::device::set_threads(plan.threads);
+    let recipe = match (&args.fits, &args.recipe) {
+        (Some(config), _) => return fits::print_table(config, args.json),
+        (None, Some(recipe)) => recipe,
+        (None, None) => return Err(Failure::new(Exit::Usage, Fault::new("expected a recipe"))),
+    };
+    let plan = recipe.plan()?;
+    device::set_threads(plan.threads);
     let terminal = Terminal::default();
     let data = plan.read_data(&|event| terminal.take(&event))?;
     terminal.stop();
-    print_settings(&plan)?;
-    print("")?;
-    for (what, value) in facts(&plan, &data, &plan.train_config(&data)) {
-        print(format_args!("{what:<22} {value}"))?;
+    let (config, memory) = (plan.train_config(&data), plan.memory(&data));
+    let trial = if args.trial {
+        memory.check()?;
+        Some(trial(&plan, &data, &config, recipe.force, &|event| terminal.take(&event))?)
+    } else {
+        None
+    };
+    terminal.stop();
+    if args.json {
+        print(object(&plan, &data, &config, &memory, trial.as_ref()))?;
+    } else {
+        print_settings(&plan)?;
+        print("")?;
+        for (what, value) in facts(&plan, &data, &config).into_iter().chain(memory.lines()) {
+            print(format_args!("{what:<22} {value}"))?;
+        }
+        if let Some(step) = &trial {
+            let (speed, time) = (step.tokens_per_second, duration(seconds(step, &data, &config)));
+            print(format_args!("{:<22} {speed:.1} tokens a second, {time} for all steps", "trial step"))?;
+        }
     }
-    args.consumers.judge_plan(&terminal, &plan)
+    args.consumers.judge_plan(&terminal, &plan)?;
+    if !memory.fits() {
+        terminal.say("note: `rankine train` refuses this recipe, because it needs more memory than it may have");
+    }
+    Ok(())
+}
+
+/// The first step of the run.
+fn trial(plan: &Plan, data: &RunData, config: &train::Config, force: bool, report: Reporter) -> Result<Step, Failure> {
+    let mut decoder = plan.load_model(&device::open(plan.device, force)?, None, report)?;
+    Ok(train::first_step(&mut decoder, &data.rows(), config))
+}
+
+/// Seconds of a run whose every step is as fast.
+fn seconds(step: &Step, data: &RunData, config: &train::Config) -> f64 {
+    let epochs = config.schedule.total_steps as f64 / Course::new(config, &data.training()).steps_of(0) as f64;
+    epochs * data.training_tokens().0 as f64 / step.tokens_per_second
+}
+
+fn duration(seconds: f64) -> String {
+    format!("about {}", HumanDuration(Duration::from_secs_f64(seconds.clamp(1.0, 1e12))))
+}
+
+fn object(plan: &Plan, data: &RunData, config: &train::Config, memory: &MemoryPlan, trial: Option<&Step>) -> Value {
+    let setting = |setting: &crate::plan::Setting| json!({"key": setting.key, "value": setting.value, "origin": setting.origin.to_string()});
+    let (tokens, trained) = data.training_tokens();
+    json!({
+        "settings": plan.settings.iter().map(setting).collect::<Vec<_>>(),
+        "parameters": plan.model.spec.parameters(),
+        "trainable_parameters": plan.trainable_parameters,
+        "device": plan.device.to_string(),
+        "training_rows": data.training_rows(),
+        "validation_rows": data.validation_rows(),
+        "tokens_per_epoch": tokens,
+        "trained_tokens_per_epoch": trained,
+        "steps": config.schedule.total_steps,
+        "steps_per_epoch": Course::new(config, &data.training()).steps_of(0),
+        "output_dir": plan.output_dir.display().to_string(),
+        "memory": {
+            "peak_bytes": memory.parts.peak_bytes(),
+            "allowed_bytes": memory.allowed.map(|allowed| allowed.bytes),
+            "fits": memory.fits(),
+            "highest": memory.parts.highest(),
+            "recomputed_blocks": memory.chosen.recomputed,
+            "blocks": plan.model.spec.layers.len(),
+            "parts": memory.parts,
+        },
+        "trial": trial.map(|step| json!({
+            "tokens_per_second": step.tokens_per_second,
+            "peak_memory_bytes": step.peak_memory_bytes,
+            "seconds_of_all_steps": seconds(step, data, config),
+        })),
+    })
 }
 
 fn print_settings(plan: &Plan) -> Result<(), Failure> {

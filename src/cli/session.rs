@@ -52,6 +52,7 @@ impl Session<'_> {
         let device = device::open(plan.device, self.force)?;
         let data = plan.read_data(&report)?;
         let config = plan.train_config(&data);
+        self.check_memory(&data)?;
         let done = self.checkpoint.as_ref().map_or(0, |from| from.state.step);
         announce(terminal, plan, &data, &config, done, device::product_flops_per_second(&device, PRODUCT_WIDTH));
         let mut decoder = plan.load_model(&device, self.checkpoint.as_ref(), &report)?;
@@ -91,6 +92,18 @@ impl Session<'_> {
         }
         result::print_lines(&plan.output_dir, &result)?;
         print_next(plan, self.command)
+    }
+
+    /// Refuses a run that would need more memory than it may have. How one that goes on computes is settled, so its recipe is no way out.
+    fn check_memory(&self, data: &RunData) -> Result<(), Failure> {
+        let mut failure = match self.plan.memory(data).check() {
+            Ok(()) => return Ok(()),
+            Err(error) => Failure::from(error),
+        };
+        if let (None, Some(last)) = (self.command, failure.faults.last_mut()) {
+            last.hint = Some("free memory, or go on where there is more of it".to_owned());
+        }
+        Err(failure)
     }
 
     /// Takes the steps that are left, while the terminal and TensorBoard look on.
@@ -175,7 +188,9 @@ fn remarks(state: &State, config: &train::Config) -> Vec<String> {
 
 /// Says what will happen and about how long.
 fn announce(terminal: &Terminal, plan: &Plan, data: &RunData, config: &train::Config, done: u64, flops_per_second: f64) {
-    for (what, value) in facts(plan, data, config) {
+    // Of the memory its peak and how many blocks recompute; `plan` has the parts.
+    let memory = plan.memory(data).lines().into_iter().take(2);
+    for (what, value) in facts(plan, data, config).into_iter().chain(memory) {
         terminal.say(&format!("{what:<22} {value}"));
     }
     if config.schedule.warmup_steps >= config.schedule.total_steps {

@@ -47,6 +47,12 @@ impl<'a> Rows<'a> {
         (0..packs.len()).step_by(size).map(move |first| self.batch(packs.rows(first..packs.len().min(first + size))))
     }
 
+    /// Tokens of the row at a place, and how many of them carry a loss.
+    pub fn counts(&self, place: u32) -> (usize, usize) {
+        let row = self.corpus.row(self.indexes[place as usize] as usize);
+        (row.len(), row.trained_tokens())
+    }
+
     /// A batch of the rows at these places; each is identified by its index in the corpus.
     pub fn batch(&self, places: &[u32]) -> Batch {
         let indexes = places.iter().map(|place| self.indexes[*place as usize]);

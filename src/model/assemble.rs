@@ -12,7 +12,15 @@ use crate::nn::head::Head;
 use crate::nn::norm::RmsNorm;
 use crate::nn::projection::Projection;
 use crate::report::{Event, Reporter};
-use crate::terms::Method;
+use crate::terms::{Method, ModelDtype};
+
+/// What the numbers of a matrix are; f32 where nothing is said.
+pub(super) fn numbers_of(dtype: ModelDtype) -> DType {
+    match dtype {
+        ModelDtype::Auto | ModelDtype::Float32 => DType::F32,
+        ModelDtype::Bfloat16 => DType::BF16,
+    }
+}
 
 /// Where the numbers of a decoder come from; names and shapes are of [`DecoderSpec::tensors`].
 pub(super) trait Source {

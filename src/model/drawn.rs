@@ -3,11 +3,11 @@
 use std::path::Path;
 
 use burn::tensor::{DType, Device, TensorData};
+use half::bf16;
 use rayon::prelude::*;
 
-use super::assemble::{Source, assemble};
+use super::assemble::{Source, assemble, numbers_of};
 use super::config::Config;
-use super::transpose::transposed;
 use super::{Decoder, DecoderSpec, Error, families};
 use crate::draws::{mix, unit};
 use crate::terms::ModelDtype;
@@ -20,30 +20,36 @@ struct Drawn {
 }
 
 impl Drawn {
-    /// Norms are 1, and every other number is uniform.
-    fn numbers(&self, name: &str, count: usize) -> Vec<f32> {
-        if name.ends_with("norm.weight") {
-            return vec![1.0; count];
-        }
+    /// The numbers of a tensor by their places: norms are 1, and every other number is uniform.
+    fn numbers(&self, name: &str) -> impl Fn(usize) -> f32 + Send + Sync {
+        let is_norm = name.ends_with("norm.weight");
         let key = name.bytes().fold(mix(self.seed), |key, byte| mix(key ^ u64::from(byte)));
         let bound = DEVIATION * 3f64.sqrt();
-        let draw = |index: usize| ((2.0 * unit(key.wrapping_add(index as u64)) - 1.0) * bound) as f32;
-        (0..count).into_par_iter().map(draw).collect()
+        move |place| if is_norm { 1.0 } else { ((2.0 * unit(key.wrapping_add(place as u64)) - 1.0) * bound) as f32 }
+    }
+}
+
+/// As many numbers as the shape has, each made in its place: nothing is beside them in memory.
+fn made(shape: [usize; 2], dtype: DType, number: impl Fn(usize) -> f32 + Send + Sync) -> TensorData {
+    let places = (0..shape[0] * shape[1]).into_par_iter();
+    match dtype {
+        DType::BF16 => TensorData::new(places.map(|place| bf16::from_f32(number(place))).collect(), shape),
+        _ => TensorData::new(places.map(number).collect::<Vec<f32>>(), shape),
     }
 }
 
 impl Source for Drawn {
     fn vector(&self, name: &str, length: usize) -> Result<Vec<f32>, Error> {
-        Ok(self.numbers(name, length))
+        Ok((0..length).map(self.numbers(name)).collect())
     }
 
-    fn matrix(&self, name: &str, [rows, columns]: [usize; 2], dtype: DType) -> Result<TensorData, Error> {
-        Ok(TensorData::new(self.numbers(name, rows * columns), [rows, columns]).convert_dtype(dtype))
+    fn matrix(&self, name: &str, shape: [usize; 2], dtype: DType) -> Result<TensorData, Error> {
+        Ok(made(shape, dtype, self.numbers(name)))
     }
 
     fn transposed(&self, name: &str, [rows, columns]: [usize; 2], dtype: DType) -> Result<TensorData, Error> {
-        let numbers = transposed(&self.numbers(name, rows * columns), rows, columns);
-        Ok(TensorData::new(numbers, [columns, rows]).convert_dtype(dtype))
+        let number = self.numbers(name);
+        Ok(made([columns, rows], dtype, |place| number(place % rows * columns + place / rows)))
     }
 }
 
@@ -56,12 +62,11 @@ impl DecoderSpec {
         families::spec(&Config::read(config)?)
     }
 
-    /// A decoder with weights that follow from `seed` alone, f32 where `auto` is asked for.
+    /// A decoder with weights that follow from `seed` alone; `auto` is f32.
     ///
     /// # Errors
     /// None; numbers from files could be missing.
     pub fn draw(&self, seed: u64, dtype: ModelDtype, device: &Device) -> Result<Decoder, Error> {
-        let dtype = if dtype == ModelDtype::Bfloat16 { DType::BF16 } else { DType::F32 };
-        assemble(&Drawn { seed }, self.clone(), dtype, device, &|_| {})
+        assemble(&Drawn { seed }, self.clone(), numbers_of(dtype), device, &|_| {})
     }
 }

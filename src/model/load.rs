@@ -8,7 +8,7 @@ use burn::tensor::{DType, Device, TensorData};
 use half::bf16;
 use serde_json::{Map, Value};
 
-use super::assemble::{Source, assemble};
+use super::assemble::{Source, assemble, numbers_of};
 use super::config::Config;
 use super::decoder::Decoder;
 use super::spec::{DecoderSpec, EMBEDDING, HEAD};
@@ -58,7 +58,15 @@ impl Folder {
     pub fn load(&self, dtype: ModelDtype, device: &Device, report: Reporter) -> Result<Decoder, Error> {
         let weights = Weights::open(&self.path, &self.spec)?;
         let dtype = weights.kept_in(dtype, &self.spec)?;
-        assemble(&weights, self.spec.clone(), dtype, device, report)
+        assemble(&weights, self.spec.clone(), numbers_of(dtype), device, report)
+    }
+
+    /// The dtype in which [`Folder::load`] keeps matrices where this one is asked for: never `auto`.
+    ///
+    /// # Errors
+    /// As of [`Folder::check_weights`].
+    pub fn kept_in(&self, dtype: ModelDtype) -> Result<ModelDtype, Error> {
+        Weights::open(&self.path, &self.spec)?.kept_in(dtype, &self.spec)
     }
 }
 
@@ -177,14 +185,13 @@ impl Weights {
     }
 
     /// The dtype in which a model is kept.
-    fn kept_in(&self, asked: ModelDtype, spec: &DecoderSpec) -> Result<DType, Error> {
+    fn kept_in(&self, asked: ModelDtype, spec: &DecoderSpec) -> Result<ModelDtype, Error> {
         Ok(match asked {
-            ModelDtype::Float32 => DType::F32,
-            ModelDtype::Bfloat16 => DType::BF16,
+            ModelDtype::Float32 | ModelDtype::Bfloat16 => asked,
             ModelDtype::Auto => {
                 let of_matrices = spec.tensors().into_iter().filter(|(_, shape)| shape.len() == 2);
                 let floats = of_matrices.map(|(name, _)| Ok(self.stored(&name)?.float)).collect::<Result<Vec<_>, Error>>()?;
-                if floats.iter().all(|float| *float == Float::Bf16) { DType::BF16 } else { DType::F32 }
+                if floats.iter().all(|float| *float == Float::Bf16) { ModelDtype::Bfloat16 } else { ModelDtype::Float32 }
             }
         })
     }

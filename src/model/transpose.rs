@@ -76,13 +76,6 @@ fn read<S: Number<Bytes: Sync>, T: Element>(stored: &Stored, rows: usize, column
     output
 }
 
-/// [rows, columns] as [columns, rows].
-pub fn transposed(values: &[f32], rows: usize, columns: usize) -> Vec<f32> {
-    let mut output = vec![0.0; rows * columns];
-    transpose_band(values, &mut output, rows, 0..rows, |value| value);
-    output
-}
-
 /// Puts the rows `band` of a matrix, which are all of `source`, where they belong in `output` [columns, rows]. A thread has a strip of
 /// columns to itself.
 fn transpose_band<S: Copy + Sync, T: Copy + Default + Send>(
@@ -126,6 +119,12 @@ mod tests {
     /// The definition: element [row, column] is element [column, row].
     fn by_definition(values: &[f32], rows: usize, columns: usize) -> Vec<f32> {
         (0..columns).flat_map(|column| (0..rows).map(move |row| values[row * columns + column])).collect()
+    }
+
+    fn transposed(values: &[f32], rows: usize, columns: usize) -> Vec<f32> {
+        let mut output = vec![0.0; rows * columns];
+        transpose_band(values, &mut output, rows, 0..rows, |value| value);
+        output
     }
 
     #[test]

@@ -115,6 +115,11 @@ impl Plan {
 
     /// The loop's config for these rows.
     pub fn train_config(&self, data: &RunData) -> train::Config {
+        self.config(data, self.memory(data).chosen)
+    }
+
+    /// The loop's config where so many blocks recompute.
+    pub(super) fn config(&self, data: &RunData, memory: train::Memory) -> train::Config {
         let of = &self.training;
         let mut config = train::Config {
             micro_batch_size: of.micro_batch_size,
@@ -129,7 +134,7 @@ impl Plan {
             },
             optimizer: of.optimizer,
             max_grad_norm: of.max_grad_norm,
-            step: StepConfig { memory: of.memory, head_chunk_rows: self.head_chunk_rows(), dropout: self.trains.dropout() },
+            step: StepConfig { memory, head_chunk_rows: self.head_chunk_rows(), dropout: self.trains.dropout() },
             on_nonfinite: of.on_nonfinite,
             seed: of.seed,
             shuffle: of.shuffle,

@@ -5,12 +5,15 @@
 
 mod adapter;
 mod base;
+mod batches;
 mod build;
 mod embeddings;
 mod fill;
 mod inputs;
 mod judge;
 mod lock;
+pub mod memory;
+mod peak;
 mod portable;
 mod prompts;
 mod provenance;
@@ -25,6 +28,7 @@ pub use base::hub_id;
 pub use fill::{Origin, Setting};
 pub use inputs::{Hashing, Inputs};
 pub use lock::Lock;
+pub use peak::{Allowed, MemoryPlan, megabytes};
 pub use resolve::{Plan, Resolved, now, resolve, resolve_on};
 pub use rows::RunData;
 pub use score::{Examined, Reading, Sheet};
@@ -55,6 +59,14 @@ pub enum Error {
         /// The next step.
         hint: String,
     },
+    /// The run would need more memory than it may have.
+    #[error("{message}")]
+    Memory {
+        /// Both sides, with the parts of what is needed.
+        message: String,
+        /// The smallest change with which it would not.
+        hint: String,
+    },
     /// The base cannot be loaded.
     #[error(transparent)]
     Model(#[from] model::Error),
@@ -79,7 +91,7 @@ fn count(faults: usize) -> String {
 impl Error {
     fn inner(&self) -> Option<&dyn Explain> {
         match self {
-            Self::Faults { .. } | Self::Rows { .. } => None,
+            Self::Faults { .. } | Self::Rows { .. } | Self::Memory { .. } => None,
             Self::Data(error) => Some(error),
             Self::Split(error) => Some(error),
             Self::Model(error) => Some(error),
@@ -93,12 +105,15 @@ impl Error {
 
 impl Explain for Error {
     fn exit(&self) -> Exit {
-        self.inner().map_or(Exit::Input, Explain::exit)
+        match self {
+            Self::Memory { .. } => Exit::Memory,
+            _ => self.inner().map_or(Exit::Input, Explain::exit),
+        }
     }
 
     fn hint(&self) -> Option<String> {
         match self {
-            Self::Rows { hint, .. } => Some(hint.clone()),
+            Self::Rows { hint, .. } | Self::Memory { hint, .. } => Some(hint.clone()),
             _ => self.inner()?.hint(),
         }
     }

@@ -15,6 +15,8 @@ impl Lock {
     /// Writes down what the rows of this plan are.
     pub fn describe(&mut self, plan: &Plan, data: &RunData) {
         self.0.insert("data".to_owned(), plan.provenance(data));
+        // What is free may be another amount when the run goes on.
+        self.0["recipe"]["training"]["gradient_checkpointing"] = json!(plan.memory(data).chosen.recomputed);
     }
 }
 

@@ -8,6 +8,7 @@ use super::Error;
 use super::adapter::{Trains, trains};
 use super::base::{self, Found, noted};
 use super::fill::{Filled, Setting};
+use super::peak::Allowed;
 use super::prompts::prompts;
 use super::training::{Training, training};
 use crate::data::{self, Encoder, Limits, MovedToken, Packing, Source};
@@ -65,6 +66,8 @@ pub struct Plan {
     pub output_dir: PathBuf,
     /// When the run started, or `SOURCE_DATE_EPOCH`: what a template's `strftime_now` tells.
     pub started: jiff::Timestamp,
+    /// Memory that the run may have.
+    pub(super) allowed: Option<Allowed>,
     pub(super) training: Training,
 }
 
@@ -152,6 +155,7 @@ pub fn resolve_on(recipe: Recipe, started: Option<jiff::Timestamp>, fetched: Opt
         threads,
         output_dir,
         started,
+        allowed: Allowed::find(training.max_memory_bytes, device),
         training,
     })))
 }

@@ -6,7 +6,7 @@ use super::fill::Filled;
 use crate::data::{Limits, Packing};
 use crate::recipe::Recipe;
 use crate::terms::{Checkpointing, ModelDtype, OnNonfinite, Optimizer, Scheduler, Truncation};
-use crate::train::{AdamWConfig, Memory};
+use crate::train::AdamWConfig;
 
 /// The loop's values that do not depend on the number of rows.
 #[derive(Debug, Clone)]
@@ -22,7 +22,8 @@ pub(super) struct Training {
     pub warmup: Warmup,
     pub optimizer: AdamWConfig,
     pub max_grad_norm: f64,
-    pub memory: Memory,
+    pub checkpointing: Checkpointing,
+    pub max_memory_bytes: Option<u64>,
     pub on_nonfinite: OnNonfinite,
     pub seed: u64,
     pub shuffle: bool,
@@ -51,7 +52,14 @@ pub(super) fn training(recipe: &Recipe, filled: &mut Filled) -> (Limits, f64, Tr
     let max_dropped = filled.plain("training.max_dropped", said.max_dropped.as_ref(), 0.05);
     filled.word("training.optimizer", said.optimizer.as_ref(), Optimizer::AdamW);
     let model_dtype = filled.word("training.model_dtype", said.model_dtype.as_ref(), ModelDtype::Auto);
-    let checkpointing = filled.word("training.gradient_checkpointing", said.gradient_checkpointing.as_ref(), Checkpointing::Auto);
+    let said_checkpointing = said.gradient_checkpointing.as_ref();
+    let checkpointing =
+        filled.fill("training.gradient_checkpointing", said_checkpointing, Checkpointing::Auto, |choice| match choice {
+            Checkpointing::Auto => json!("auto"),
+            Checkpointing::All => json!(true),
+            Checkpointing::None => json!(false),
+            Checkpointing::Lowest(blocks) => json!(blocks),
+        });
     let scheduler = filled.word("training.lr_scheduler", said.lr_scheduler.as_ref(), Scheduler::Cosine);
     let warmup = match &said.warmup_ratio {
         Some(ratio) => Warmup::Ratio(filled.plain("training.warmup_ratio", Some(ratio), 0.0)),
@@ -86,7 +94,8 @@ pub(super) fn training(recipe: &Recipe, filled: &mut Filled) -> (Limits, f64, Tr
                 .unwrap_or(1.0),
         },
         max_grad_norm: filled.plain("training.max_grad_norm", said.max_grad_norm.as_ref(), 1.0),
-        memory: if checkpointing == Checkpointing::None { Memory::KEEP } else { Memory::RECOMPUTE },
+        checkpointing,
+        max_memory_bytes: filled.optional("training.max_memory", said.max_memory.as_ref(), |bytes| json!(bytes)),
         on_nonfinite: filled.word("training.on_nonfinite", said.on_nonfinite.as_ref(), OnNonfinite::Abort),
         seed: filled.plain("training.seed", said.seed.as_ref(), 42),
         shuffle: filled.plain("training.shuffle", said.shuffle.as_ref(), true),

@@ -5,6 +5,20 @@
 
 use super::tree::{Kind, Node};
 
+/// Units of bytes, in small letters. Source: IEC 80000-13.
+const UNITS: [(&str, u64); 10] = [
+    ("", 1),
+    ("b", 1),
+    ("kb", 1000),
+    ("mb", 1_000_000),
+    ("gb", 1_000_000_000),
+    ("tb", 1_000_000_000_000),
+    ("kib", 1 << 10),
+    ("mib", 1 << 20),
+    ("gib", 1 << 30),
+    ("tib", 1 << 40),
+];
+
 impl Node {
     /// Text without quotes.
     pub fn plain(&self) -> Option<&str> {
@@ -43,6 +57,18 @@ impl Node {
             return None;
         }
         text.replace('_', "").parse().ok().filter(|number: &f64| number.abs() <= f32::MAX.into())
+    }
+
+    /// Bytes: a whole number of them, or a number with a unit, such as `12 GB` (10⁹) or `1.5GiB` (2³⁰).
+    pub fn bytes(&self) -> Option<u64> {
+        let text = self.text()?;
+        let (number, unit) = text.split_at(text.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(text.len()));
+        let unit = unit.to_ascii_lowercase();
+        let unit_bytes = UNITS.iter().find(|(name, _)| *name == unit).map(|(_, bytes)| *bytes as f64)?;
+        let number = number.trim_end().replace('_', "");
+        let is_plain = number.starts_with(|c: char| c.is_ascii_digit()) && number.chars().all(|c| c.is_ascii_digit() || c == '.');
+        let bytes = number.parse::<f64>().ok().filter(|_| is_plain)? * unit_bytes;
+        (bytes < 2f64.powi(53) && (unit_bytes > 1.0 || bytes.fract() == 0.0)).then_some(bytes as u64)
     }
 
     /// A boolean: `true`, `yes` or `on` and their opposites in any case.
@@ -99,6 +125,26 @@ mod tests {
         }
         for text in ["16.0", "1e3", "-1", "+1", "010", "00", "_1", "0x10", "18446744073709551616", "", "٣"] {
             assert_eq!(plain(text).whole(), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn bytes_come_with_units_or_without() {
+        for (text, bytes) in [
+            ("1", 1),
+            ("8_000_000_000", 8_000_000_000),
+            ("12 GB", 12_000_000_000),
+            ("12GiB", 12 << 30),
+            ("1.5 gib", 3 << 29),
+            ("0.5 KB", 500),
+            ("300 b", 300),
+        ] {
+            assert_eq!(plain(text).bytes(), Some(bytes), "{text}");
+        }
+        for text in
+            ["", "GB", "12 G", "12 GBs", "-1 GB", "1e9", "1.5", "1..5 GB", "12 G B", "twelve GB", "99999 TB", ". GB", "inf GB"]
+        {
+            assert_eq!(plain(text).bytes(), None, "{text}");
         }
     }
 

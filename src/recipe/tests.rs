@@ -209,7 +209,7 @@ const BROKEN: &[(&str, &str)] = &[
     ("adapter:\n  [a]: 1", "x.yaml:6:3: expected a name before the colon, found `[a]`"),
     (
         "training:\n  gradient_checkpointing: sometimes",
-        "x.yaml:6:27: training.gradient_checkpointing: expected `auto`, `true` or `false`, found `sometimes`",
+        "x.yaml:6:27: training.gradient_checkpointing: expected `auto`, `true`, `false` or a whole number of blocks, found `sometimes`",
     ),
     ("adapter:\n  r: |\n    16\n", "x.yaml:7:5: adapter.r: expected a whole number from 1 to 65536, found `16`"),
     ("training:\n  sequence_len: 1", "x.yaml:6:17: training.sequence_len: expected a whole number from 2 to 1048576, found `1`"),
@@ -300,6 +300,18 @@ fn habits_of_yaml_1_1_are_understood_where_they_are_meant() {
     assert_eq!(value(recipe.training.max_steps.as_ref()), Some(1000));
     assert_eq!(value(recipe.training.shuffle.as_ref()), Some(false));
     assert_eq!(value(recipe.training.gradient_checkpointing.as_ref()), Some(Checkpointing::All));
+}
+
+#[test]
+fn memory_is_given_in_bytes_or_in_blocks_that_recompute() {
+    let training = |line: &str| with(&format!("training:\n  {line}")).training;
+    let checkpointing = |line: &str| value(training(line).gradient_checkpointing.as_ref());
+    assert_eq!(checkpointing("gradient_checkpointing: auto"), Some(Checkpointing::Auto));
+    assert_eq!(checkpointing("gradient_checkpointing: 12"), Some(Checkpointing::Lowest(12)));
+    assert_eq!(value(training("max_memory: 12 GB").max_memory.as_ref()), Some(12_000_000_000));
+    assert_eq!(value(training("max_memory: 4_096").max_memory.as_ref()), Some(4096));
+    let expected = "training.max_memory: expected a number of bytes, such as `12 GB` or `12GiB`, found `lots`";
+    assert!(printed(&with("training:\n  max_memory: lots"))[0].contains(expected));
 }
 
 #[test]

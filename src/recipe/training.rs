@@ -2,7 +2,7 @@
 
 use super::place::Said;
 use super::section::{ABOVE_ZERO, Section, Value};
-use crate::terms::{Checkpointing, ModelDtype, OnNonfinite, Optimizer, Scheduler, Term, Truncation};
+use crate::terms::{Checkpointing, ModelDtype, OnNonfinite, Optimizer, Scheduler, Truncation};
 
 /// The longest row, in tokens, and the largest batch and accumulation, in rows: their product stays within 64 bits.
 const MAX_TOKENS: u64 = 1 << 20;
@@ -61,6 +61,8 @@ pub struct Training {
     pub max_grad_norm: Option<Said<f64>>,
     /// Which blocks run again in backward.
     pub gradient_checkpointing: Option<Said<Checkpointing>>,
+    /// Bytes that the run may need at its peak.
+    pub max_memory: Option<Said<u64>>,
     /// The numbers that the base computes in.
     pub model_dtype: Option<Said<ModelDtype>>,
     /// What a loss that is not finite leads to.
@@ -94,6 +96,9 @@ impl Training {
             weight_decay: section.number("weight_decay", 0.0..),
             max_grad_norm: section.number("max_grad_norm", 0.0..),
             gradient_checkpointing: section.value("gradient_checkpointing").and_then(checkpointing),
+            max_memory: section.value("max_memory").and_then(|value| {
+                value.read("a number of bytes, such as `12 GB` or `12GiB`", |node| node.bytes().filter(|bytes| *bytes > 0))
+            }),
             model_dtype: section.word("model_dtype", &["float16", "fp16"]),
             on_nonfinite: section.word("on_nonfinite", &[]),
             seed: section.whole("seed", 0..),
@@ -102,9 +107,10 @@ impl Training {
 }
 
 fn checkpointing(value: Value) -> Option<Said<Checkpointing>> {
-    value.read("`auto`, `true` or `false`", |node| match node.flag() {
-        Some(true) => Some(Checkpointing::All),
-        Some(false) => Some(Checkpointing::None),
-        None => node.text().and_then(Checkpointing::parse).filter(|choice| *choice == Checkpointing::Auto),
+    value.read("`auto`, `true`, `false` or a whole number of blocks", |node| match (node.flag(), node.whole()) {
+        (Some(true), _) => Some(Checkpointing::All),
+        (Some(false), _) => Some(Checkpointing::None),
+        (None, Some(blocks)) => usize::try_from(blocks).ok().map(Checkpointing::Lowest),
+        (None, None) => (node.text() == Some("auto")).then_some(Checkpointing::Auto),
     })
 }

@@ -23,7 +23,7 @@ pub use evaluate::Score;
 pub use gradients::Gradients;
 pub use optimizer::{AdamW, AdamWConfig};
 pub use resume::{Checkpoint, Start};
-pub use run::{Data, run};
+pub use run::{Data, first_step, run};
 pub use samples::{Answer, Prompts};
 pub use schedule::Schedule;
 pub use state::State;

@@ -104,6 +104,13 @@ pub fn run(
     }
 }
 
+/// Takes the step that a run would take first, to tell how fast it is.
+pub fn first_step(decoder: &mut Decoder, data: &Data, config: &Config) -> Step {
+    let mut optimizer = AdamW::new(config.optimizer, decoder);
+    let of_step = Course::new(config, &data.training).after(0, 0);
+    take(decoder, &mut optimizer, data, config, 1, &of_step)
+}
+
 /// One optimizer step over some rows; skipped, with the weights as they were, if a loss, gradient or new weight is not finite.
 fn take(decoder: &mut Decoder, optimizer: &mut AdamW, data: &Data, config: &Config, step: u64, of_step: &StepRows) -> Step {
     let started = Instant::now();

@@ -1,0 +1,84 @@
+//! `rankine plan --fits`: the longest rows with which the model of a config.json can be trained, in memories of usual sizes.
+
+use std::path::Path;
+
+use serde_json::{Map, Value, json};
+
+use super::{Failure, grouped, print};
+use crate::adapter::{LoraConfig, Targets};
+use crate::model::DecoderSpec;
+use crate::plan::memory::{Load, Purpose, Rows, Trained, longest_that_fits};
+use crate::terms::{ModelDtype, Term};
+
+/// Memories that people have, GB of 10⁹ bytes.
+const GIGABYTES: [u64; 6] = [8, 12, 16, 24, 48, 80];
+/// Forms of the frozen base.
+const BASES: [ModelDtype; 2] = [ModelDtype::Float32, ModelDtype::Bfloat16];
+/// The shortest rows that are worth an adapter, tokens.
+const SHORTEST: usize = 128;
+/// Rank of the adapter, on every projection.
+const RANK: usize = 16;
+/// Threads of the machine that is thought of; each has a little scratch.
+const THREADS: usize = 8;
+
+pub(super) fn print_table(config: &Path, json: bool) -> Result<(), Failure> {
+    let spec = DecoderSpec::read(config)?;
+    let loads = BASES.map(|dtype| load(&spec, dtype));
+    let loads = loads.into_iter().collect::<Result<Vec<Load>, Failure>>()?;
+    let longest = |gigabytes: u64| {
+        let of = |load: &Load| longest_that_fits(load, gigabytes * 1_000_000_000, SHORTEST);
+        (gigabytes, loads.iter().map(of).collect::<Vec<_>>())
+    };
+    let rows = GIGABYTES.map(longest);
+    if json {
+        let names = BASES.map(Term::word);
+        let row = |(gigabytes, longest): &(u64, Vec<Option<usize>>)| {
+            let longest: Map<String, Value> =
+                names.iter().zip(longest).map(|(name, of)| ((*name).to_owned(), json!(of))).collect();
+            json!({"memory_gb": gigabytes, "sequence_len": longest})
+        };
+        return print(json!({"rank": RANK, "micro_batch_size": 1, "fits": rows.iter().map(row).collect::<Vec<_>>()}));
+    }
+    print(format_args!("{}, {} parameters", spec.describe(), grouped(spec.parameters() as u64)))?;
+    print(format_args!(
+        "longest rows, tokens: rank {RANK} on every projection, one row at a time, every block recomputed, up to {} tokens",
+        grouped(spec.context as u64)
+    ))?;
+    print("")?;
+    let line = |first: &str, cells: Vec<String>| {
+        let cells: String = cells.into_iter().map(|cell| format!("  {cell:>10}")).collect();
+        print(format_args!("{first:>8}{cells}"))
+    };
+    line("memory", BASES.map(|dtype| dtype.word().to_owned()).to_vec())?;
+    for (gigabytes, longest) in rows {
+        let cell = |longest: Option<usize>| longest.map_or_else(|| "-".to_owned(), |tokens| grouped(tokens as u64));
+        line(&format!("{gigabytes} GB"), longest.into_iter().map(cell).collect())?;
+    }
+    Ok(())
+}
+
+fn load(spec: &DecoderSpec, base_dtype: ModelDtype) -> Result<Load, Failure> {
+    let config = LoraConfig {
+        rank: RANK,
+        alpha: 2.0 * RANK as f64,
+        dropout: 0.0,
+        targets: Targets::all_linear(),
+        use_rslora: false,
+        rank_pattern: Vec::new(),
+        alpha_pattern: Vec::new(),
+        init_lora_weights: true,
+    };
+    let (trained, rows) = (Trained::adapter(&config, spec)?, Rows::dense(1, SHORTEST));
+    let spec = spec.clone();
+    Ok(Load {
+        spec,
+        base_dtype,
+        trained,
+        dropout: 0.0,
+        rows,
+        accumulated: 1,
+        evaluation: None,
+        purpose: Purpose::Run,
+        threads: THREADS,
+    })
+}

@@ -1,0 +1,74 @@
+//! The largest micro-batches of a run. Its order of rows follows from the seed alone, so they are known before the first step.
+
+use super::memory::Rows;
+use super::rows::RunData;
+use crate::data::{self, Packing, Visit};
+use crate::train::{self, Course};
+
+/// Rows that are looked at; a run that trains more of them is taken to have its longest rows beside those with most labels.
+const MOST_LOOKED_AT: u64 = 1 << 20;
+
+impl RunData {
+    /// With as many tokens as the micro-batch that has most of those that a run trains, and as many labels as the one that has most.
+    pub(super) fn largest_trained(&self, config: &train::Config) -> Option<Rows> {
+        let (rows, steps) = (self.training(), config.schedule.total_steps);
+        let mut course = Course::new(config, &rows);
+        if (steps as f64 / course.steps_of(0) as f64 * rows.len() as f64) > MOST_LOOKED_AT as f64 {
+            return bound(&rows, config.micro_batch_size, config.packing);
+        }
+        let (mut largest, mut epoch, mut place) = (None, 0, 0);
+        for _ in 0..steps {
+            let of_step = course.after(epoch, place);
+            (epoch, place) = (of_step.epoch, of_step.places.end as u64);
+            let batches =
+                of_step.micro_batches.iter().map(|places| counted(&rows, places, config.micro_batch_size, config.packing));
+            largest = largest.into_iter().chain(batches).reduce(both);
+        }
+        largest
+    }
+
+    /// The same of batches that are scored, which come in order.
+    pub(super) fn largest_scored(&self, size: usize, packing: Packing) -> Option<Rows> {
+        let of = |rows: &data::Rows| {
+            let packs = rows.packs(packing, Visit::InOrder);
+            let ends = (0..packs.len()).step_by(size).map(|first| first..packs.len().min(first + size));
+            ends.map(|range| counted(rows, packs.rows(range), size, packing)).reduce(both)
+        };
+        self.rows().validation.iter().filter_map(of).reduce(both)
+    }
+}
+
+/// A micro-batch of the rows at these places.
+fn counted(rows: &data::Rows, places: &[u32], size: usize, packing: Packing) -> Rows {
+    let (mut length, mut tokens, mut labelled) = (0, 0, 0);
+    for (of_row, labels) in places.iter().map(|place| rows.counts(*place)) {
+        (length, tokens, labelled) = (length.max(of_row), tokens + of_row, labelled + labels);
+    }
+    // Rows that share a pack become shorter or fewer together.
+    let length = if let Packing::BestFit { tokens: room } = packing { room.min(tokens) } else { length };
+    Rows { count: places.len().min(size), length, tokens, labelled }
+}
+
+/// What is as large as either in everything.
+fn both(one: Rows, other: Rows) -> Rows {
+    Rows {
+        count: one.count.max(other.count),
+        length: one.length.max(other.length),
+        tokens: one.tokens.max(other.tokens),
+        labelled: one.labelled.max(other.labelled),
+    }
+}
+
+/// The longest rows beside the rows with most labels, or full packs of nothing but labels: no order of rows makes a larger batch.
+fn bound(rows: &data::Rows, size: usize, packing: Packing) -> Option<Rows> {
+    if let Packing::BestFit { tokens: room } = packing {
+        return Some(Rows { count: size, length: room, tokens: size * room, labelled: size * room });
+    }
+    let places = 0..u32::try_from(rows.len()).unwrap_or(u32::MAX);
+    let (mut lengths, mut labelled): (Vec<usize>, Vec<usize>) = places.map(|place| rows.counts(place)).unzip();
+    lengths.sort_unstable_by(|left, right| right.cmp(left));
+    labelled.sort_unstable_by(|left, right| right.cmp(left));
+    let most = |counts: &[usize]| counts.iter().take(size).sum();
+    let (tokens, labelled) = (most(&lengths), most(&labelled));
+    Some(Rows { count: size.min(lengths.len()), length: *lengths.first()?, tokens, labelled })
+}

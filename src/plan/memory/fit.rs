@@ -1,0 +1,114 @@
+//! What fits: how many blocks have to recompute, how long rows may be, and which change of a recipe is the smallest that helps.
+
+use super::{Load, Rows, Trained};
+use crate::terms::{Method, ModelDtype};
+use crate::train::Memory;
+
+/// The fewest blocks that recompute with which a run stays within so many bytes; `None` where all do and it does not.
+pub fn fewest_recomputed(load: &Load, allowed_bytes: u64) -> Option<usize> {
+    // More recomputation never needs more, so the first that fits is the fewest.
+    let fits = |recomputed: &usize| load.parts(Memory { recomputed: *recomputed }).peak_bytes() <= allowed_bytes;
+    (0..=load.spec.layers.len()).find(fits)
+}
+
+/// The longest rows, one at a time and with every block recomputed, with which a run stays within so many bytes: a power of two from
+/// `shortest` on, or the model's context. `None` where the shortest does not fit.
+pub fn longest_that_fits(load: &Load, allowed_bytes: u64, shortest: usize) -> Option<usize> {
+    let context = load.spec.context;
+    let lengths = std::iter::successors(Some(shortest), |length| Some(length * 2)).take_while(|length| *length < context);
+    let fits = |length: &usize| load.with_rows(Rows::dense(1, *length)).least_peak_bytes() <= allowed_bytes;
+    lengths.chain([context]).take_while(fits).last()
+}
+
+/// A change of a recipe.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hint {
+    /// `key=value`, to be typed behind the recipe.
+    pub overrides: Vec<String>,
+    /// What the run would need then.
+    pub peak_bytes: u64,
+}
+
+impl Load {
+    /// The smallest change with which a run whose blocks all recompute stays within so many bytes. First what changes no step: a smaller
+    /// micro-batch, accumulated more often; then a frozen base of 16 bits; then shorter rows; then smaller adapters. `None` where no such
+    /// change is enough.
+    pub fn smallest_change(&self, rank: Option<usize>, allowed_bytes: u64) -> Option<Hint> {
+        let (mut load, mut overrides) = (self.clone(), Vec::new());
+        let hint = |load: &Self, overrides: &[String]| {
+            let peak_bytes = load.least_peak_bytes();
+            (peak_bytes <= allowed_bytes).then(|| Hint { overrides: overrides.to_vec(), peak_bytes })
+        };
+        let whole = load.rows.count;
+        for parts in (2..=whole).filter(|parts| whole.is_multiple_of(*parts)) {
+            load = self.split(parts);
+            overrides = vec![
+                format!("training.micro_batch_size={}", load.rows.count),
+                format!("training.gradient_accumulation_steps={}", load.accumulated),
+            ];
+            if let Some(hint) = hint(&load, &overrides) {
+                return Some(hint);
+            }
+        }
+        if load.trained.method == Method::Lora && load.base_dtype != ModelDtype::Bfloat16 {
+            load.base_dtype = ModelDtype::Bfloat16;
+            overrides.push(format!("training.model_dtype={}", ModelDtype::Bfloat16));
+            if let Some(hint) = hint(&load, &overrides) {
+                return Some(hint);
+            }
+        }
+        let mut shorter = overrides.clone();
+        while load.rows.length > 64 {
+            load = load.shortened(load.rows.length.next_power_of_two() / 2);
+            shorter = overrides.clone();
+            shorter.push(format!("training.sequence_len={}", load.rows.length));
+            if let Some(hint) = hint(&load, &shorter) {
+                return Some(hint);
+            }
+        }
+        let mut rank = rank?;
+        while rank > 1 {
+            (rank, load.trained) = (rank.div_ceil(2), load.trained.halved());
+            let smaller: Vec<_> = shorter.iter().cloned().chain([format!("adapter.r={rank}")]).collect();
+            if let Some(hint) = hint(&load, &smaller) {
+                return Some(hint);
+            }
+        }
+        None
+    }
+
+    /// The peak with every block recomputed.
+    pub fn least_peak_bytes(&self) -> u64 {
+        self.parts(Memory::RECOMPUTE).peak_bytes()
+    }
+
+    /// The same on other rows.
+    #[must_use]
+    pub fn with_rows(&self, rows: Rows) -> Self {
+        Self { rows, ..self.clone() }
+    }
+
+    /// The same steps in micro-batches of a part of the rows; rows are scored in batches of that size too.
+    fn split(&self, parts: usize) -> Self {
+        let split = |rows: Rows| rows.within(rows.count.div_ceil(parts), rows.length);
+        Self {
+            rows: split(self.rows),
+            evaluation: self.evaluation.map(split),
+            accumulated: self.accumulated * parts,
+            ..self.clone()
+        }
+    }
+
+    /// The same on rows of at most so many tokens.
+    fn shortened(&self, length: usize) -> Self {
+        let cut = |rows: Rows| rows.within(rows.count, length);
+        Self { rows: cut(self.rows), evaluation: self.evaluation.map(cut), ..self.clone() }
+    }
+}
+
+impl Trained {
+    /// The same with every rank halved, down to 1.
+    fn halved(&self) -> Self {
+        Self { ranks: self.ranks.iter().map(|rank| rank.div_ceil(2)).collect(), ..self.clone() }
+    }
+}

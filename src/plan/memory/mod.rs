@@ -1,0 +1,262 @@
+//! How much memory a run needs at its peak, part by part and before anything is loaded: a closed form of the model's sizes, the adapter's,
+//! the rows of a micro-batch, and how many blocks recompute.
+//!
+//! What every moment of a run holds is the process, the base, the adapters and the optimizer's moments; on top comes what one of its phases
+//! needs, and the largest phase makes the peak. `block.rs` has what one block keeps and works with, op by op: an op that keeps less changes
+//! one line there.
+
+mod block;
+mod fit;
+mod step;
+
+use serde::Serialize;
+
+pub use fit::{Hint, fewest_recomputed, longest_that_fits};
+
+use crate::adapter::{Error, LoraConfig};
+use crate::data::Batch;
+use crate::model::DecoderSpec;
+use crate::terms::{Method, ModelDtype};
+use crate::train::{Memory, head_chunk_rows};
+
+/// Bytes of a number that training computes in.
+const F32: u64 = 4;
+/// The program itself, its threads' stacks, and ends of pages. Measured: 14 to 17 MiB for `bench` with two threads on a model of 60 KB, 18
+/// to 20 MiB on models of 10 MB to 2 GB.
+const PROCESS_BYTES: u64 = 19 << 20;
+/// Scratch of a thread: packed panels of a product, or a tile of attention.
+const SCRATCH_BYTES: u64 = 1 << 18;
+/// Copies of a tensor that is saved: in the order of its file, as numbers and as bytes.
+const SAVED_COPIES: u64 = 3;
+/// Pieces of files that are in memory at once while the base is read.
+const LOADING_BYTES: u64 = 8 << 20;
+/// What a run has beside: readers of rows, templates, metrics and their threads. Measured: 6 MB on a model of 140 KB.
+const RUN_BYTES: u64 = 6 << 20;
+/// What a tokenizer takes for a token of its vocabulary: the token in two tables and its merge in a third. Measured: 58 MB for 150 thousand.
+const TOKEN_BYTES: u64 = 400;
+
+/// Rows of one micro-batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rows {
+    /// Rows, or packs of them.
+    pub count: usize,
+    /// Tokens of the longest of them.
+    pub length: usize,
+    /// Tokens of all of them.
+    pub tokens: usize,
+    /// Tokens of all of them that carry a loss.
+    pub labelled: usize,
+}
+
+impl Rows {
+    /// Rows of `length` tokens in which every token but the first carries a loss.
+    pub fn dense(count: usize, length: usize) -> Self {
+        Self { count, length, tokens: count * length, labelled: count * length.saturating_sub(1) }
+    }
+
+    /// Those of a batch.
+    pub fn of(batch: &Batch) -> Self {
+        let length = batch.lengths.iter().copied().max().unwrap_or(0);
+        Self { count: batch.lengths.len(), length, tokens: batch.ids.len(), labelled: batch.targets.len() }
+    }
+
+    /// The same rows where there are at most so many, and each has at most so many tokens.
+    fn within(self, count: usize, length: usize) -> Self {
+        let (count, length) = (self.count.min(count), self.length.min(length));
+        let tokens = self.tokens.min(count * length);
+        Self { count, length, tokens, labelled: self.labelled.min(tokens) }
+    }
+}
+
+/// What of a model trains, in numbers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Trained {
+    method: Method,
+    /// Rank of the adapter of each projection in checkpoint order; 0: none.
+    ranks: Vec<usize>,
+}
+
+impl Trained {
+    /// An adapter.
+    ///
+    /// # Errors
+    /// See [`LoraConfig::resolve`].
+    pub fn adapter(config: &LoraConfig, spec: &DecoderSpec) -> Result<Self, Error> {
+        let names: Vec<String> = spec.projections().into_iter().map(|linear| linear.name).collect();
+        let targets = config.resolve(&names)?;
+        let mut targets = targets.iter().peekable();
+        let rank = |name: &String| targets.next_if(|target| target.module == *name).map_or(0, |target| target.rank);
+        Ok(Self { method: Method::Lora, ranks: names.iter().map(rank).collect() })
+    }
+
+    /// Every weight.
+    pub fn everything(spec: &DecoderSpec) -> Self {
+        Self { method: Method::Full, ranks: vec![0; spec.projections().len()] }
+    }
+}
+
+/// What steps are for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// A run, which has a tokenizer and saves what it trains.
+    Run,
+    /// A measurement of bare steps.
+    Bench,
+}
+
+/// What the memory of a run follows from.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Load {
+    /// The model.
+    pub spec: DecoderSpec,
+    /// How matrices of the frozen base are kept; what is small is f32, and `auto` is too.
+    pub base_dtype: ModelDtype,
+    /// What trains.
+    pub trained: Trained,
+    /// Share of an adapter's input features that is dropped.
+    pub dropout: f64,
+    /// The largest micro-batch.
+    pub rows: Rows,
+    /// Micro-batches of a step.
+    pub accumulated: usize,
+    /// The largest batch that is scored; `None` where nothing is.
+    pub evaluation: Option<Rows>,
+    /// What the steps are for.
+    pub purpose: Purpose,
+    /// Threads that compute.
+    pub threads: usize,
+}
+
+/// Bytes of a run at its peak, part by part.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Parts {
+    /// The program, its threads and its tokenizer.
+    pub process_bytes: u64,
+    /// Weights that do not train.
+    pub base_bytes: u64,
+    /// Weights that train.
+    pub trained_bytes: u64,
+    /// The optimizer's two moments.
+    pub moments_bytes: u64,
+    /// What comes on top while the base is read.
+    pub loading_bytes: u64,
+    /// What comes on top while validation rows are scored.
+    pub evaluation_bytes: u64,
+    /// What comes on top in a step, at its highest moment.
+    pub step: StepParts,
+    /// What comes on top while weights are updated.
+    pub update_bytes: u64,
+    /// What comes on top while a checkpoint is written.
+    pub saving_bytes: u64,
+}
+
+/// Bytes of a training step at its highest moment, beside what is held all the time.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct StepParts {
+    /// Gradients of weights.
+    pub gradients_bytes: u64,
+    /// Inputs and tapes of blocks.
+    pub kept_bytes: u64,
+    /// A tape that is made again, 0 where the highest moment is another.
+    pub recomputed_bytes: u64,
+    /// What a block's forward or backward computes with, 0 where the highest moment is another.
+    pub block_bytes: u64,
+    /// Logits of a chunk and what is made of them, 0 where the highest moment is another.
+    pub head_bytes: u64,
+}
+
+impl StepParts {
+    /// All of them.
+    pub fn bytes(self) -> u64 {
+        self.gradients_bytes + self.kept_bytes + self.recomputed_bytes + self.block_bytes + self.head_bytes
+    }
+}
+
+impl Parts {
+    /// What every phase has.
+    pub fn held_bytes(&self) -> u64 {
+        self.process_bytes + self.base_bytes + self.trained_bytes + self.moments_bytes
+    }
+
+    /// What each phase has on top, by name.
+    pub fn phases(&self) -> [(&'static str, u64); 5] {
+        [
+            ("loading", self.loading_bytes),
+            ("evaluation", self.evaluation_bytes),
+            ("step", self.step.bytes()),
+            ("update", self.update_bytes),
+            ("saving", self.saving_bytes),
+        ]
+    }
+
+    /// The phase that needs most.
+    pub fn highest(&self) -> &'static str {
+        self.phases().into_iter().max_by_key(|(_, bytes)| *bytes).map_or("step", |(name, _)| name)
+    }
+
+    /// The peak.
+    pub fn peak_bytes(&self) -> u64 {
+        self.held_bytes() + self.phases().map(|(_, bytes)| bytes).into_iter().max().unwrap_or(0)
+    }
+}
+
+impl Load {
+    /// The parts where so many blocks recompute.
+    pub fn parts(&self, memory: Memory) -> Parts {
+        let trainable = self.trainable_parameters();
+        let of_run = if self.purpose == Purpose::Run { RUN_BYTES + TOKEN_BYTES * self.spec.vocabulary as u64 } else { 0 };
+        Parts {
+            process_bytes: PROCESS_BYTES + of_run + SCRATCH_BYTES * self.threads as u64,
+            base_bytes: self.base_bytes(),
+            trained_bytes: trainable * F32,
+            moments_bytes: 2 * trainable * F32,
+            loading_bytes: self.loading_bytes(),
+            evaluation_bytes: self.evaluation.map_or(0, |rows| step::evaluation_bytes(self, rows)),
+            step: step::highest(self, memory),
+            // Weights and moments are updated in place, by the gradients of the step.
+            update_bytes: trainable * F32,
+            saving_bytes: if self.purpose == Purpose::Run { SAVED_COPIES * self.largest_trained() * F32 } else { 0 },
+        }
+    }
+
+    /// Parameters that train.
+    pub fn trainable_parameters(&self) -> u64 {
+        let of = |(linear, rank): (crate::model::LinearSpec, &usize)| (rank * (linear.inputs + linear.outputs)) as u64;
+        match self.trained.method {
+            Method::Full => self.spec.parameters() as u64,
+            Method::Lora => self.spec.projections().into_iter().zip(&self.trained.ranks).map(of).sum(),
+        }
+    }
+
+    /// Numbers of the frozen base.
+    fn base_bytes(&self) -> u64 {
+        let number_bytes = |shape: &[usize]| if shape.len() > 1 && self.base_dtype == ModelDtype::Bfloat16 { 2 } else { F32 };
+        let bytes = |(_, shape): (String, Vec<usize>)| shape.iter().product::<usize>() as u64 * number_bytes(&shape);
+        match self.trained.method {
+            Method::Full => 0,
+            Method::Lora => self.spec.tensors().into_iter().map(bytes).sum(),
+        }
+    }
+
+    /// Numbers of the largest tensor that trains.
+    fn largest_trained(&self) -> u64 {
+        let of = |(linear, rank): (crate::model::LinearSpec, &usize)| rank * linear.inputs.max(linear.outputs);
+        let largest = match self.trained.method {
+            Method::Full => self.spec.tensors().into_iter().map(|(_, shape)| shape.iter().product()).max(),
+            Method::Lora => self.spec.projections().into_iter().zip(&self.trained.ranks).map(of).max(),
+        };
+        largest.unwrap_or(0) as u64
+    }
+
+    /// Pieces of a file that are read and turned, while the moments are not there yet.
+    fn loading_bytes(&self) -> u64 {
+        LOADING_BYTES.min(self.spec.parameters() as u64 * F32).saturating_sub(2 * self.trainable_parameters() * F32)
+    }
+
+    fn head_chunk_rows(&self, labelled: usize) -> u64 {
+        labelled.min(head_chunk_rows(self.spec.vocabulary)) as u64
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,155 @@
+use proptest::prelude::*;
+
+use super::step::HELD_BACK;
+use super::*;
+use crate::adapter::Targets;
+use crate::model::{GatedSpec, GroupedSpec, LayerSpec};
+use crate::nn::attention::Span;
+use crate::nn::rope::{RopeScaling, RopeSpec};
+
+/// Width 4, two heads of 2 on one key head, 6 between, 10 tokens.
+fn spec(layers: usize) -> DecoderSpec {
+    let rope = RopeSpec { head_dim: 2, theta: 1e4, scaling: RopeScaling::Default };
+    let mixer = GroupedSpec {
+        heads: 2,
+        kv_heads: 1,
+        head_dim: 2,
+        qkv_bias: false,
+        output_bias: false,
+        qk_norm: false,
+        rope,
+        span: Span::Full,
+    };
+    let layer = LayerSpec { mixer, mlp: GatedSpec { inner: 6, bias: false } };
+    DecoderSpec { vocabulary: 10, width: 4, tied_head: true, layers: vec![layer; layers], norm_epsilon: 1e-5, context: 1000 }
+}
+
+fn load(layers: usize, rank: usize, rows: Rows) -> Load {
+    let config = LoraConfig {
+        rank,
+        alpha: 1.0,
+        dropout: 0.0,
+        targets: Targets::all_linear(),
+        use_rslora: false,
+        rank_pattern: Vec::new(),
+        alpha_pattern: Vec::new(),
+        init_lora_weights: true,
+    };
+    let trained = Trained::adapter(&config, &spec(layers)).expect("all projections are chosen");
+    let spec = spec(layers);
+    Load {
+        spec,
+        base_dtype: ModelDtype::Float32,
+        trained,
+        dropout: 0.0,
+        rows,
+        accumulated: 1,
+        evaluation: None,
+        purpose: Purpose::Bench,
+        threads: 1,
+    }
+}
+
+/// Three tokens through two blocks of rank 1, counted by hand. T = 3.
+#[test]
+fn two_small_blocks_are_counted_by_hand() {
+    let load = load(2, 1, Rows::dense(1, 3));
+    let input: u64 = 3 * 4;
+    let tape: u64 = 3 * (4 + 3) // input of q, k, v and their x A
+        + 3 * (4 + 2 + 2 + 4) + 3 * 2 // attention: q, k, v, the result, and a sum for each of 6 queries
+        + 3 // o
+        + 12 // x after attention, for the second norm
+        + 3 * (4 + 2) // gate and up
+        + 2 * 3 * 6 // gated unit
+        + 3 * (6 + 1); // down
+    let adapters = 8 + 6 + 6 + 8 + 10 + 10 + 10;
+    // The output, its gradient, what was added to it, the mixture's tiles, and the gradients of the adapters.
+    let work = 4 * input + adapters;
+    let step = |gradients: u64, kept: u64, recomputed: u64, block: u64| StepParts {
+        gradients_bytes: 4 * gradients,
+        kept_bytes: 4 * (kept + 2 * input / HELD_BACK),
+        recomputed_bytes: 4 * recomputed,
+        block_bytes: 4 * block,
+        head_bytes: 0,
+    };
+    let kept = load.parts(Memory::KEEP);
+    assert_eq!(kept.step, step(2 * adapters, 2 * (input + tape), 0, work), "at the highest block");
+    let again = load.parts(Memory::RECOMPUTE);
+    assert_eq!(again.step, step(2 * adapters, 2 * input, tape, work), "at the highest block, with both inputs");
+    let one = load.parts(Memory { recomputed: 1 }).step;
+    assert_eq!(one, step(2 * adapters, 2 * input + tape, 0, work), "at the highest block, which is kept");
+    assert_eq!(one.bytes(), again.step.bytes());
+    assert_eq!((kept.base_bytes, kept.trained_bytes, kept.moments_bytes), (4 * 300, 4 * 2 * adapters, 8 * 2 * adapters));
+    assert_eq!(kept.peak_bytes(), kept.held_bytes() + kept.step.bytes());
+    assert_eq!(kept.highest(), "step");
+
+    assert_eq!(fewest_recomputed(&load, kept.peak_bytes()), Some(0));
+    assert_eq!(fewest_recomputed(&load, kept.peak_bytes() - 1), Some(1));
+    assert_eq!(fewest_recomputed(&load, again.peak_bytes() - 1), None);
+}
+
+#[test]
+fn every_weight_that_trains_has_a_gradient_and_two_moments() {
+    let load = Load { trained: Trained::everything(&spec(2)), ..load(2, 1, Rows::dense(1, 3)) };
+    let parts = load.parts(Memory::RECOMPUTE);
+    assert_eq!((parts.base_bytes, parts.trained_bytes, parts.moments_bytes), (0, 4 * 300, 8 * 300));
+    assert!(parts.step.gradients_bytes >= 4 * 44, "those of the head are there first");
+    assert_eq!(parts.update_bytes, 4 * 300);
+}
+
+#[test]
+fn a_change_goes_no_further_than_it_has_to() {
+    let whole = load(2, 16, Rows::dense(8, 512));
+    let with = |rows| whole.with_rows(rows).least_peak_bytes();
+    let change = |allowed| whole.smallest_change(Some(16), allowed);
+    let overrides = |allowed| change(allowed).map(|hint| hint.overrides);
+    let batch = |size: usize, times: usize| {
+        vec![format!("training.micro_batch_size={size}"), format!("training.gradient_accumulation_steps={times}")]
+    };
+    let with_one = |said: &[&str]| [batch(1, 8), said.iter().map(|said| (*said).to_owned()).collect()].concat();
+    let halves = change(with(Rows::dense(8, 512)) - 1).expect("half fits");
+    assert_eq!(halves.overrides, batch(4, 2));
+    assert!(halves.peak_bytes < with(Rows::dense(8, 512)));
+    assert_eq!(overrides(halves.peak_bytes - 1), Some(batch(2, 4)));
+    let one = Load { accumulated: 8, ..whole.with_rows(Rows::dense(1, 512)) };
+    let narrow = change(one.least_peak_bytes() - 1).expect("a base of 16 bits fits");
+    assert_eq!(narrow.overrides, with_one(&["training.model_dtype=bfloat16"]));
+    assert_eq!(one.least_peak_bytes() - narrow.peak_bytes, 2 * 2 * 140, "half of the matrices");
+    let shorter = overrides(narrow.peak_bytes - 1).expect("shorter rows fit");
+    assert_eq!(shorter, with_one(&["training.model_dtype=bfloat16", "training.sequence_len=256"]));
+    let one = Load { base_dtype: ModelDtype::Bfloat16, ..one };
+    let smaller = overrides(one.with_rows(Rows::dense(1, 64)).least_peak_bytes() - 1).expect("a smaller adapter fits");
+    assert_eq!(smaller, with_one(&["training.model_dtype=bfloat16", "training.sequence_len=64", "adapter.r=8"]));
+    assert_eq!(overrides(1000), None);
+}
+
+#[test]
+fn the_longest_rows_that_fit_do_and_the_next_do_not() {
+    let load = load(2, 16, Rows::dense(1, 2));
+    let peak = |length| load.with_rows(Rows::dense(1, length)).least_peak_bytes();
+    assert_eq!(longest_that_fits(&load, peak(256), 64), Some(256));
+    assert_eq!(longest_that_fits(&load, peak(512) - 1, 64), Some(256));
+    assert_eq!(longest_that_fits(&load, u64::MAX, 64), Some(1000), "the model's context, though no power of two");
+    assert_eq!(longest_that_fits(&load, peak(64) - 1, 64), None);
+}
+
+proptest! {
+    #[test]
+    fn more_rows_or_tokens_never_need_less(count in 1usize..9, length in 2usize..200, recomputed in 0usize..4, rank in 1usize..20) {
+        let peak = |rows| load(3, rank, rows).parts(Memory { recomputed }).peak_bytes();
+        let rows = Rows::dense(count, length);
+        prop_assert!(peak(rows) <= peak(Rows::dense(count + 1, length)));
+        prop_assert!(peak(rows) <= peak(Rows::dense(count, length + 1)));
+    }
+
+    #[test]
+    fn more_recomputation_never_needs_more(count in 1usize..9, length in 2usize..200, layers in 1usize..6, rank in 1usize..20, full: bool) {
+        let mut load = load(layers, rank, Rows::dense(count, length));
+        if full {
+            load.trained = Trained::everything(&load.spec);
+        }
+        let peaks: Vec<u64> = (0..=layers).map(|recomputed| load.parts(Memory { recomputed }).peak_bytes()).collect();
+        prop_assert!(peaks.is_sorted_by(|fewer, more| fewer >= more), "{peaks:?}");
+        prop_assert_eq!(peaks[layers], load.least_peak_bytes());
+    }
+}

@@ -1,0 +1,191 @@
+//! The memory of a plan: what its rows make of the closed form, how many blocks recompute, and the refusal of what does not fit.
+
+use super::Error;
+use super::adapter::Trains;
+use super::memory::{Load, Parts, Purpose, Rows, Trained, fewest_recomputed};
+use super::resolve::Plan;
+use super::rows::RunData;
+use crate::report::free_memory_bytes;
+use crate::terms::{Checkpointing, Device, ModelDtype};
+use crate::train::{self, Memory};
+
+/// Share of what is free that a run takes without being told: the closed form may be a few percent off, and others want memory too.
+const SHARE_OF_FREE: f64 = 0.9;
+
+/// How much memory a run needs, and how much it may have.
+#[derive(Debug, Clone)]
+pub struct MemoryPlan {
+    /// What it follows from.
+    pub load: Load,
+    /// How many blocks recompute.
+    pub chosen: Memory,
+    /// What the run needs so.
+    pub parts: Parts,
+    /// The rank that a change of the recipe could lower; `None` where the recipe does not set it for all.
+    rank: Option<usize>,
+    /// What it may have; `None` where the system does not tell and the recipe does not say.
+    pub allowed: Option<Allowed>,
+}
+
+/// What a run may have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Allowed {
+    /// In bytes.
+    pub bytes: u64,
+    /// Whether `training.max_memory` says so.
+    pub is_said: bool,
+}
+
+impl Allowed {
+    /// What the recipe says, or most of what is free. Of a GPU's memory nothing is known here.
+    pub(super) fn find(said_bytes: Option<u64>, device: Device) -> Option<Self> {
+        let said = said_bytes.map(|bytes| Self { bytes, is_said: true });
+        let free = || free_memory_bytes().filter(|_| device == Device::Cpu);
+        said.or_else(|| free().map(|bytes| Self { bytes: (bytes as f64 * SHARE_OF_FREE) as u64, is_said: false }))
+    }
+
+    fn describe(self) -> String {
+        let from = if self.is_said { "training.max_memory".to_owned() } else { format!("{SHARE_OF_FREE} of what is free") };
+        format!("{} ({from})", megabytes(self.bytes))
+    }
+}
+
+impl MemoryPlan {
+    fn new(load: Load, checkpointing: Checkpointing, rank: Option<usize>, allowed: Option<Allowed>) -> Self {
+        let blocks = load.spec.layers.len();
+        let recomputed = match checkpointing {
+            Checkpointing::All => blocks,
+            Checkpointing::None => 0,
+            Checkpointing::Lowest(lowest) => lowest.min(blocks),
+            Checkpointing::Auto => allowed.and_then(|allowed| fewest_recomputed(&load, allowed.bytes)).unwrap_or(blocks),
+        };
+        let chosen = Memory { recomputed };
+        Self { parts: load.parts(chosen), chosen, rank, allowed, load }
+    }
+
+    /// Whether the run stays within what it may have.
+    pub fn fits(&self) -> bool {
+        self.allowed.is_none_or(|allowed| self.parts.peak_bytes() <= allowed.bytes)
+    }
+
+    /// The parts by name, in words: what is held all the time, then what each phase has on top.
+    pub fn lines(&self) -> Vec<(&'static str, String)> {
+        let (parts, blocks) = (&self.parts, self.load.spec.layers.len());
+        let allowed = self.allowed.map_or_else(|| "an unknown amount".to_owned(), Allowed::describe);
+        let step = parts.step;
+        let working = step.recomputed_bytes + step.block_bytes + step.head_bytes;
+        let held = [
+            ("  process", parts.process_bytes),
+            ("  frozen weights", parts.base_bytes),
+            ("  trained weights", parts.trained_bytes),
+            ("  their moments", parts.moments_bytes),
+        ];
+        let of_step = format!(
+            "{}: gradients {}, kept activations {}, work {}",
+            megabytes(step.bytes()),
+            megabytes(step.gradients_bytes),
+            megabytes(step.kept_bytes),
+            megabytes(working)
+        );
+        let phase = |(name, bytes): (&str, u64)| {
+            let name = match name {
+                "loading" => "  + loading",
+                "evaluation" => "  + evaluation",
+                "step" => return ("  + step", of_step.clone()),
+                "update" => "  + update",
+                _ => "  + saving",
+            };
+            (name, megabytes(bytes))
+        };
+        let head = [
+            ("peak memory", format!("{} of {allowed}, while {}", megabytes(parts.peak_bytes()), doing(parts.highest()))),
+            ("recomputed blocks", format!("{} of {blocks}", self.chosen.recomputed)),
+        ];
+        let held = held.map(|(name, bytes)| (name, megabytes(bytes)));
+        head.into_iter().chain(held).chain(parts.phases().map(phase)).collect()
+    }
+
+    /// Refuses a run that would need more than it may have.
+    ///
+    /// # Errors
+    /// It would; with both sides and the smallest change of the recipe with which it would not.
+    pub fn check(&self) -> Result<(), Error> {
+        let Some(allowed) = self.allowed.filter(|_| !self.fits()) else { return Ok(()) };
+        let parts = &self.parts;
+        let message = format!(
+            "the run needs {} of memory at its peak, {} are allowed: {} frozen weights, {} trained weights and moments, {} while {}, {} process",
+            megabytes(parts.peak_bytes()),
+            allowed.describe(),
+            megabytes(parts.base_bytes),
+            megabytes(parts.trained_bytes + parts.moments_bytes),
+            megabytes(parts.peak_bytes() - parts.held_bytes()),
+            doing(parts.highest()),
+            megabytes(parts.process_bytes),
+        );
+        Err(Error::Memory { message, hint: self.hint(allowed) })
+    }
+
+    fn hint(&self, allowed: Allowed) -> String {
+        let fits = |change: &str, peak_bytes: u64| format!("`{change}` needs {}", megabytes(peak_bytes));
+        let least_bytes = self.load.least_peak_bytes();
+        if least_bytes <= allowed.bytes {
+            return fits("training.gradient_checkpointing=true", least_bytes);
+        }
+        match self.load.smallest_change(self.rank, allowed.bytes) {
+            Some(change) => {
+                let recomputes = self.chosen.recomputed == self.load.spec.layers.len();
+                let first = if recomputes { None } else { Some("training.gradient_checkpointing=true".to_owned()) };
+                fits(&first.into_iter().chain(change.overrides).collect::<Vec<_>>().join(" "), change.peak_bytes)
+            }
+            None => "choose a smaller base, free memory, or train where there is more of it".to_owned(),
+        }
+    }
+}
+
+/// A phase as a sentence goes on.
+fn doing(phase: &str) -> &'static str {
+    match phase {
+        "loading" => "the base is read",
+        "evaluation" => "rows are scored",
+        "update" => "weights are updated",
+        "saving" => "a checkpoint is written",
+        _ => "a step is taken",
+    }
+}
+
+/// Bytes as megabytes of 10⁶, or gigabytes of 10⁹ from ten thousand of them on.
+pub fn megabytes(bytes: u64) -> String {
+    match bytes as f64 / 1e6 {
+        megabytes if megabytes >= 9999.5 => format!("{:.1} GB", megabytes / 1e3),
+        megabytes if megabytes >= 9.95 => format!("{megabytes:.0} MB"),
+        megabytes => format!("{megabytes:.1} MB"),
+    }
+}
+
+impl Plan {
+    /// The memory that a run over these rows needs.
+    pub fn memory(&self, data: &RunData) -> MemoryPlan {
+        let config = self.config(data, Memory::KEEP);
+        let rank = match &self.trains {
+            Trains::Adapter(config) if self.init_from.is_none() && config.rank_pattern.is_empty() => Some(config.rank),
+            _ => None,
+        };
+        MemoryPlan::new(self.load(data, &config), self.training.checkpointing, rank, self.allowed)
+    }
+
+    fn load(&self, data: &RunData, config: &train::Config) -> Load {
+        let spec = self.model.spec.clone();
+        let trained = match &self.trains {
+            Trains::Adapter(config) => Trained::adapter(config, &spec).expect("the plan counted its parameters"),
+            Trains::Everything => Trained::everything(&spec),
+        };
+        let dropout = self.trains.dropout();
+        let rows = data.largest_trained(config).unwrap_or(Rows::dense(self.training.micro_batch_size, 2));
+        let evaluation = data.largest_scored(config.micro_batch_size, config.packing);
+        let accumulated = self.training.gradient_accumulation_steps;
+        let threads = if self.threads == 0 { std::thread::available_parallelism().map_or(1, usize::from) } else { self.threads };
+        // Of weights that cannot be read, loading tells.
+        let base_dtype = self.model.kept_in(self.model_dtype()).unwrap_or(ModelDtype::Float32);
+        Load { spec, base_dtype, trained, dropout, rows, accumulated, evaluation, purpose: Purpose::Run, threads }
+    }
+}
