@@ -97,12 +97,12 @@ impl MemoryPlan {
             };
             (name, megabytes(bytes))
         };
-        let head = [
+        let summary = [
             ("peak memory", format!("{} of {allowed}, while {}", megabytes(parts.peak_bytes()), doing(parts.highest()))),
             ("recomputed blocks", format!("{} of {blocks}", self.chosen.recomputed)),
         ];
         let held = held.map(|(name, bytes)| (name, megabytes(bytes)));
-        head.into_iter().chain(held).chain(parts.phases().map(phase)).collect()
+        summary.into_iter().chain(held).chain(parts.phases().map(phase)).collect()
     }
 
     /// Refuses a run that would need more than it may have.

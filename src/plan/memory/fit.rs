@@ -60,7 +60,7 @@ impl Load {
         let mut shorter = overrides.clone();
         while load.rows.length > 64 {
             load = load.shortened(load.rows.length.next_power_of_two() / 2);
-            shorter = overrides.clone();
+            shorter.clone_from(&overrides);
             shorter.push(format!("training.sequence_len={}", load.rows.length));
             if let Some(hint) = hint(&load, &shorter) {
                 return Some(hint);

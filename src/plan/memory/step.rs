@@ -30,11 +30,11 @@ pub(super) fn highest(load: &Load, memory: Memory) -> StepParts {
     let mut moments = vec![Numbers { gradients: at_head, kept: kept_numbers, head: head(load), ..Numbers::default() }];
     for (index, block) in blocks.iter().enumerate().skip(lowest).rev() {
         kept_numbers -= kept(index);
-        let recomputed = if recomputes(index) { block.kept() } else { 0 };
+        let again = if recomputes(index) { block.kept() } else { 0 };
         let kept = kept_numbers + block.input() + if recomputes(index) { 0 } else { block.kept() };
         // A block's own gradients, before they are added to the row.
         let own = of_block[index];
-        moments.push(Numbers { gradients, kept, recomputed, block: block.backward() + own, head: 0 });
+        moments.push(Numbers { gradients, kept, recomputed: again, block: block.backward() + own, head: 0 });
     }
     // A block below the lowest adapter, or one that recomputes, first runs forward without a tape.
     let forward = |index: usize| Numbers {
