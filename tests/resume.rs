@@ -482,8 +482,8 @@ fn flip_last_byte(desk: &Desk, file: &str) {
 
 /// A run that lasts until it is told to stop.
 fn long_run(desk: &Desk) -> (Child, PathBuf) {
-    let child =
-        start(desk, &["train", "recipe.yaml", "output_dir=long", "training.num_epochs=100000", "output.save_total_limit=2"]);
+    let endless = ["training.num_epochs=100000", "evaluation.early_stopping_patience=0"];
+    let child = start(desk, &[&["train", "recipe.yaml", "output_dir=long", "output.save_total_limit=2"], &endless[..]].concat());
     let checkpoints = desk.path("long/checkpoints");
     while !checkpoints.join("step-4").exists() {
         std::thread::sleep(Duration::from_millis(5));
@@ -510,7 +510,8 @@ fn one_process_a_run_folder() {
 fn a_signal_saves_the_step_and_tells_how_to_go_on() {
     let desk = desk(26);
     for (signal, times) in [(Signal::SIGTERM, 1), (Signal::SIGINT, 1), (Signal::SIGINT, 2)] {
-        let arguments = ["train", "recipe.yaml", "output_dir=long", "training.num_epochs=100000", "output.save_steps=1000000"];
+        let endless = ["training.num_epochs=100000", "evaluation.early_stopping_patience=0"];
+        let arguments = [&["train", "recipe.yaml", "output_dir=long", "output.save_steps=1000000"], &endless[..]].concat();
         let child = desk.command(&arguments).stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
         while !desk.path("long/metrics.jsonl").exists() || desk.read_text("long/metrics.jsonl").lines().count() < 5 {
             std::thread::sleep(Duration::from_millis(5));
