@@ -6,7 +6,6 @@ use std::fs;
 use std::path::Path;
 
 use rankine::adapter::LoraConfig;
-use rankine::adapter::Targets;
 use rankine::export::card::{Artefact, Base, Card, HubPlace, Part, Trained, card};
 use rankine::files::hash_bytes;
 use rankine::files::licence::Licence;
@@ -20,16 +19,7 @@ fn object(value: Value) -> Map<String, Value> {
 }
 
 fn adapter(rank: usize) -> LoraConfig {
-    LoraConfig {
-        rank,
-        alpha: 2.0 * rank as f64,
-        dropout: 0.0,
-        targets: Targets::all_linear(),
-        use_rslora: false,
-        rank_pattern: Vec::new(),
-        alpha_pattern: Vec::new(),
-        init_lora_weights: true,
-    }
+    LoraConfig::all_linear(rank, 2.0 * rank as f64)
 }
 
 /// A run on a file of a folder and on one of the Hub's cache.

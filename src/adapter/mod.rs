@@ -33,6 +33,20 @@ pub struct LoraConfig {
 }
 
 impl LoraConfig {
+    /// A plain adapter on every projection, without dropout.
+    pub fn all_linear(rank: usize, alpha: f64) -> Self {
+        Self {
+            rank,
+            alpha,
+            dropout: 0.0,
+            targets: Targets::all_linear(),
+            use_rslora: false,
+            rank_pattern: Vec::new(),
+            alpha_pattern: Vec::new(),
+            init_lora_weights: true,
+        }
+    }
+
     /// The highest rank of any projection.
     pub fn largest_rank(&self) -> usize {
         self.rank_pattern.iter().map(|(_, rank)| *rank).chain([self.rank]).max().unwrap_or(self.rank)

@@ -8,7 +8,7 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::{Failure, grouped, print};
-use crate::adapter::{LoraConfig, Targets, attach, peft};
+use crate::adapter::{LoraConfig, attach, peft};
 use crate::data::{Batch, TokenRow};
 use crate::device;
 use crate::draws::mix;
@@ -158,16 +158,7 @@ fn decoder(args: &BenchArgs) -> Result<Decoder, Failure> {
 }
 
 fn fresh(rank: u64) -> LoraConfig {
-    LoraConfig {
-        rank: rank as usize,
-        alpha: 2.0 * rank as f64,
-        dropout: 0.0,
-        targets: Targets::all_linear(),
-        use_rslora: false,
-        rank_pattern: Vec::new(),
-        alpha_pattern: Vec::new(),
-        init_lora_weights: true,
-    }
+    LoraConfig::all_linear(rank as usize, 2.0 * rank as f64)
 }
 
 /// What the memory of these steps follows from.

@@ -5,7 +5,7 @@ use std::path::Path;
 use serde_json::{Map, Value, json};
 
 use super::{Failure, grouped, print};
-use crate::adapter::{LoraConfig, Targets};
+use crate::adapter::LoraConfig;
 use crate::model::DecoderSpec;
 use crate::plan::memory::{Load, Purpose, Rows, Trained, longest_that_fits};
 use crate::terms::{ModelDtype, Term};
@@ -58,16 +58,7 @@ pub(super) fn print_table(config: &Path, json: bool) -> Result<(), Failure> {
 }
 
 fn load(spec: &DecoderSpec, base_dtype: ModelDtype) -> Result<Load, Failure> {
-    let config = LoraConfig {
-        rank: RANK,
-        alpha: 2.0 * RANK as f64,
-        dropout: 0.0,
-        targets: Targets::all_linear(),
-        use_rslora: false,
-        rank_pattern: Vec::new(),
-        alpha_pattern: Vec::new(),
-        init_lora_weights: true,
-    };
+    let config = LoraConfig::all_linear(RANK, 2.0 * RANK as f64);
     let (trained, rows) = (Trained::adapter(&config, spec)?, Rows::dense(1, SHORTEST));
     let spec = spec.clone();
     Ok(Load {

@@ -36,17 +36,18 @@ pub enum Visit {
     },
 }
 
-/// The rows of an epoch in the order in which it visits them, and where each pack ends. Without packing each row is a pack.
+/// The rows of an epoch in the order in which it visits them, and where each pack ends.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Packs {
     rows: Vec<u32>,
-    ends: Vec<u32>,
+    /// `None`: each row is a pack.
+    ends: Option<Vec<u32>>,
 }
 
 impl Packs {
     /// `count` rows, each by itself.
     pub fn single(count: usize, visit: Visit) -> Self {
-        Self { rows: visit.order(count), ends: (1..).take(count).collect() }
+        Self { rows: visit.order(count), ends: None }
     }
 
     /// Rows of these lengths in packs of so many tokens; a row that is longer has a pack of its own.
@@ -65,17 +66,17 @@ impl Packs {
             rows.extend(&packs[pack as usize]);
             ends.push(rows.len() as u32);
         }
-        Self { rows, ends }
+        Self { rows, ends: Some(ends) }
     }
 
     /// How many there are.
     pub fn len(&self) -> usize {
-        self.ends.len()
+        self.ends.as_ref().unwrap_or(&self.rows).len()
     }
 
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
-        self.ends.is_empty()
+        self.rows.is_empty()
     }
 
     /// The rows of some packs.
@@ -88,12 +89,16 @@ impl Packs {
 
     /// Place among the epoch's rows of the first row of a pack, or behind the last.
     pub fn begin(&self, pack: usize) -> usize {
-        pack.checked_sub(1).map_or(0, |before| self.ends[before] as usize)
+        match (pack.checked_sub(1), &self.ends) {
+            (None, _) => 0,
+            (Some(_), None) => pack,
+            (Some(before), Some(ends)) => ends[before] as usize,
+        }
     }
 
     /// The first pack of which no row is among the first `place` rows of the epoch.
     pub fn after(&self, place: usize) -> usize {
-        self.ends.partition_point(|end| *end as usize <= place)
+        self.ends.as_ref().map_or(place.min(self.len()), |ends| ends.partition_point(|end| *end as usize <= place))
     }
 }
 

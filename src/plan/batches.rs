@@ -1,5 +1,8 @@
 //! The largest micro-batches of a run. Its order of rows follows from the seed alone, so they are known before the first step.
 
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+
 use super::memory::Rows;
 use super::rows::RunData;
 use crate::data::{self, Packing, Visit};
@@ -65,10 +68,17 @@ fn bound(rows: &data::Rows, size: usize, packing: Packing) -> Option<Rows> {
         return Some(Rows { count: size, length: room, tokens: size * room, labelled: size * room });
     }
     let places = 0..u32::try_from(rows.len()).unwrap_or(u32::MAX);
-    let (mut lengths, mut labelled): (Vec<usize>, Vec<usize>) = places.map(|place| rows.counts(place)).unzip();
-    lengths.sort_unstable_by(|left, right| right.cmp(left));
-    labelled.sort_unstable_by(|left, right| right.cmp(left));
-    let most = |counts: &[usize]| counts.iter().take(size).sum();
-    let (tokens, labelled) = (most(&lengths), most(&labelled));
-    Some(Rows { count: size.min(lengths.len()), length: *lengths.first()?, tokens, labelled })
+    // The `size` largest of each.
+    let (mut lengths, mut labelled) = (BinaryHeap::new(), BinaryHeap::new());
+    for (length, labels) in places.map(|place| rows.counts(place)) {
+        for (largest, count) in [(&mut lengths, length), (&mut labelled, labels)] {
+            largest.push(Reverse(count));
+            if largest.len() > size {
+                largest.pop();
+            }
+        }
+    }
+    let sum = |largest: &BinaryHeap<Reverse<usize>>| largest.iter().map(|count| count.0).sum();
+    let length = lengths.iter().map(|length| length.0).max()?;
+    Some(Rows { count: lengths.len(), length, tokens: sum(&lengths), labelled: sum(&labelled) })
 }

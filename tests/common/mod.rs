@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use rankine::adapter::{LoraConfig, Targets, attach, peft};
+use rankine::adapter::{LoraConfig, attach, peft};
 use rankine::data::{Batch, TokenRow};
 use rankine::files::safetensors::Archive;
 use rankine::model::{Decoder, Folder};
@@ -39,16 +39,7 @@ pub fn load_with_config(folder: &Path, config: &Path) -> Decoder {
 
 /// A plain adapter on every projection.
 pub fn lora(rank: usize, alpha: f64) -> LoraConfig {
-    LoraConfig {
-        rank,
-        alpha,
-        dropout: 0.0,
-        targets: Targets::all_linear(),
-        use_rslora: false,
-        rank_pattern: Vec::new(),
-        alpha_pattern: Vec::new(),
-        init_lora_weights: true,
-    }
+    LoraConfig::all_linear(rank, alpha)
 }
 
 /// Attaches a PEFT folder's adapter and returns its config.

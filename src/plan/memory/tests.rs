@@ -2,7 +2,6 @@ use proptest::prelude::*;
 
 use super::step::HELD_BACK;
 use super::*;
-use crate::adapter::Targets;
 use crate::model::{GatedSpec, GroupedSpec, LayerSpec};
 use crate::nn::attention::Span;
 use crate::nn::rope::{RopeScaling, RopeSpec};
@@ -25,16 +24,7 @@ fn spec(layers: usize) -> DecoderSpec {
 }
 
 fn load(layers: usize, rank: usize, rows: Rows) -> Load {
-    let config = LoraConfig {
-        rank,
-        alpha: 1.0,
-        dropout: 0.0,
-        targets: Targets::all_linear(),
-        use_rslora: false,
-        rank_pattern: Vec::new(),
-        alpha_pattern: Vec::new(),
-        init_lora_weights: true,
-    };
+    let config = LoraConfig::all_linear(rank, 1.0);
     let trained = Trained::adapter(&config, &spec(layers)).expect("all projections are chosen");
     let spec = spec(layers);
     Load {
