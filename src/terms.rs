@@ -127,13 +127,13 @@ term! {
 }
 
 term! {
-    /// The numbers that the base computes in.
+    /// The numbers that the matrices of a frozen base are kept in; what is computed with them is computed in 32 bits.
     ModelDtype {
         /// As the checkpoint has them where that is bfloat16, and 32-bit floats elsewhere: no number changes.
         Auto = "auto",
         /// 32-bit floats.
         Float32 = "float32",
-        /// The upper half of 32-bit floats, rounded; what is computed with them is computed in 32 bits.
+        /// The upper half of 32-bit floats, rounded.
         Bfloat16 = "bfloat16",
     }
 }

@@ -44,6 +44,20 @@ fn a_model_an_adapter_and_tokens_are_taken_as_they_are() {
 }
 
 #[test]
+fn rows_of_a_file_are_the_rows_of_every_step() {
+    let desk = Desk::new();
+    let config = golden("archs/llama/model/config.json").display().to_string();
+    let ids: Vec<u8> = (1..=24_i64).flat_map(i64::to_le_bytes).collect();
+    let view = safetensors::tensor::TensorView::new(safetensors::Dtype::I64, vec![3, 8], &ids).unwrap();
+    safetensors::serialize_to_file([("input_ids", view)], None, &desk.path("tokens.safetensors")).unwrap();
+    let result = bench(&desk, &["--config", &config, "--tokens", "tokens.safetensors"]);
+    assert_eq!([&result["batch"], &result["seq"]], [3, 8], "{result}");
+    let drawn = bench(&desk, &["--config", &config, "--batch", "3", "--seq", "8"]);
+    assert_ne!(result["losses"][0], drawn["losses"][0]);
+    desk.run(&["bench", "--config", &config, "--tokens", "tokens.safetensors", "--seq", "8"]).says("both", 2, &["--seq"]);
+}
+
+#[test]
 fn what_cannot_be_measured_is_refused() {
     let desk = Desk::new();
     let config = golden("archs/llama/model/config.json").display().to_string();

@@ -40,7 +40,7 @@ pub(super) struct BenchArgs {
     #[arg(long, value_name = "DIR", requires = "model")]
     init_from: Option<PathBuf>,
     /// A safetensors file whose `input_ids` [batch, seq], 64-bit integers, are the tokens of every step
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["batch", "seq"])]
     tokens: Option<PathBuf>,
     /// Rows of a step
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=65_536))]
@@ -87,7 +87,6 @@ pub(super) fn bench(args: &BenchArgs, started: Instant) -> Result<(), Failure> {
     let mut decoder = decoder(args)?;
     let batch = batch(args, &decoder.spec)?;
     let memory = if args.recompute { Memory::RECOMPUTE } else { Memory::KEEP };
-    let planned_bytes = planned(args, &decoder, Rows::of(&batch), threads)?.parts(memory).peak_bytes();
     let config = StepConfig { memory, head_chunk_rows: head_chunk_rows(decoder.spec.vocabulary), dropout: 0.0 };
     let (mut optimizer, mut measured) = (AdamW::new(ADAMW, &decoder), Measured::default());
     for _ in 0..args.warmup + args.steps {
@@ -100,6 +99,7 @@ pub(super) fn bench(args: &BenchArgs, started: Instant) -> Result<(), Failure> {
     measured.seconds.drain(..args.warmup as usize);
     measured.seconds.sort_by(f64::total_cmp);
     let peak_memory_bytes = peak_memory_bytes();
+    let planned_bytes = planned(args, &decoder, Rows::of(&batch), threads)?.parts(memory).peak_bytes();
     let seconds = measured.seconds[measured.seconds.len() / 2];
     let flops = flops_a_token(&decoder.spec, batch.lengths[0]) * batch.tokens() as f64;
     let result = json!({
@@ -114,7 +114,7 @@ pub(super) fn bench(args: &BenchArgs, started: Instant) -> Result<(), Failure> {
         "losses": measured.losses,
         "parameters": decoder.spec.parameters(),
         "trainable_parameters": decoder.trainable_parameters(),
-        "batch": args.batch,
+        "batch": batch.lengths.len(),
         "seq": batch.lengths[0],
         "threads": threads,
     });

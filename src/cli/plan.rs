@@ -44,7 +44,7 @@ pub(super) fn plan(args: &PlanArgs) -> Result<(), Failure> {
     let terminal = Terminal::default();
     let data = plan.read_data(&|event| terminal.take(&event))?;
     terminal.stop();
-    let (config, memory) = (plan.train_config(&data), plan.memory(&data));
+    let (config, memory) = plan.prepare(&data);
     let trial = if args.trial {
         memory.check()?;
         Some(trial(&plan, &data, &config, recipe.force, &|event| terminal.take(&event))?)

@@ -141,7 +141,7 @@ fn print_ledger(plan: &Plan, data: &RunData) -> Result<(), Failure> {
 /// A run that is refused trains nothing.
 fn write(path: &Path, plan: &Plan, data: &RunData, is_accepted: bool) -> Result<(), Failure> {
     let names: Vec<String> = (0..data.ledger().sources.len()).map(|source| plan.source_name(source).0).collect();
-    let times = if is_accepted { data.times_trained(&plan.train_config(data)) } else { Vec::new() };
+    let times = if is_accepted { data.times_trained(&plan.prepare(data).0) } else { Vec::new() };
     let times_trained = |record: &Record| match (record.fate, record.index) {
         (Fate::Train, Some(index)) => times.get(index as usize).copied().unwrap_or(0),
         _ => 0,

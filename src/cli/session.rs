@@ -17,7 +17,7 @@ use crate::fault::{Exit, Fault, shell_word};
 use crate::files::licence::Notices;
 use crate::infer::Answerer;
 use crate::model::Decoder;
-use crate::plan::{Inputs, Lock, Origin, Plan, RunData, Trains};
+use crate::plan::{Inputs, Lock, MemoryPlan, Origin, Plan, RunData, Trains};
 use crate::report::{Event, JsonLines, Reporter, TensorBoard, Terminal};
 use crate::train::{self, Answer, Checkpoint, Product, Prompts, RunFolder, Start, State};
 
@@ -51,14 +51,16 @@ impl Session<'_> {
         let (notices, base, product) = (Notices::read(&plan.base_folder)?, Base::of(&plan.base_folder), plan.product()?);
         let device = device::open(plan.device, self.force)?;
         let data = plan.read_data(&report)?;
-        let config = plan.train_config(&data);
-        self.check_memory(&data)?;
+        let (mut config, memory) = plan.prepare(&data);
+        let locked = memory.chosen;
+        let memory = self.check_memory(memory)?;
+        config.step.memory = memory.chosen;
         let done = self.checkpoint.as_ref().map_or(0, |from| from.state.step);
-        announce(terminal, plan, &data, &config, done, device::product_flops_per_second(&device, PRODUCT_WIDTH));
+        announce(terminal, plan, &data, (&config, &memory), done, device::product_flops_per_second(&device, PRODUCT_WIDTH));
         let mut decoder = plan.load_model(&device, self.checkpoint.as_ref(), &report)?;
 
         let mut lock = lock()?;
-        lock.describe(plan, &data);
+        lock.describe(plan, &data, locked);
         if let Some(path) = self.inputs.changed() {
             let fault = Fault::new(format!("`{}` changed while it was read", path.display()));
             return Err(Failure::new(Exit::Input, fault.hint("start the command again when nobody writes to it")));
@@ -94,16 +96,26 @@ impl Session<'_> {
         print_next(plan, self.command)
     }
 
-    /// Refuses a run that would need more memory than it may have. How one that goes on computes is settled, so its recipe is no way out.
-    fn check_memory(&self, data: &RunData) -> Result<(), Failure> {
-        let mut failure = match self.plan.memory(data).check() {
-            Ok(()) => return Ok(()),
-            Err(error) => Failure::from(error),
-        };
-        if let (None, Some(last)) = (self.command, failure.faults.last_mut()) {
-            last.hint = Some("free memory, or go on where there is more of it".to_owned());
+    /// Refuses a run that would need more memory than it may have. One that goes on may find less than it started with: then more of its
+    /// blocks recompute, to the same bits; the rest of its recipe is settled and no way out.
+    fn check_memory(&self, memory: MemoryPlan) -> Result<MemoryPlan, Failure> {
+        if self.command.is_some() {
+            return Ok(memory.check().map(|()| memory)?);
         }
-        Err(failure)
+        let (before, memory) = (memory.chosen, memory.relieved());
+        if memory.chosen != before {
+            let now = memory.chosen.recomputed;
+            self.terminal
+                .say(&format!("note: {now} blocks recompute, up to here {} did: less memory is free", before.recomputed));
+        }
+        let checked = memory.check().map(|()| memory);
+        checked.map_err(|error| {
+            let mut failure = Failure::from(error);
+            if let Some(last) = failure.faults.last_mut() {
+                last.hint = Some("free memory, or go on where there is more of it".to_owned());
+            }
+            failure
+        })
     }
 
     /// Takes the steps that are left, while the terminal and TensorBoard look on.
@@ -187,9 +199,16 @@ fn remarks(state: &State, config: &train::Config) -> Vec<String> {
 }
 
 /// Says what will happen and about how long.
-fn announce(terminal: &Terminal, plan: &Plan, data: &RunData, config: &train::Config, done: u64, flops_per_second: f64) {
+fn announce(
+    terminal: &Terminal,
+    plan: &Plan,
+    data: &RunData,
+    (config, memory): (&train::Config, &MemoryPlan),
+    done: u64,
+    flops_per_second: f64,
+) {
     // Of the memory its peak and how many blocks recompute; `plan` has the parts.
-    let memory = plan.memory(data).lines().into_iter().take(2);
+    let memory = memory.lines().into_iter().take(2);
     for (what, value) in facts(plan, data, config).into_iter().chain(memory) {
         terminal.say(&format!("{what:<22} {value}"));
     }

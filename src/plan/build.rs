@@ -6,6 +6,7 @@ use burn::tensor::Device;
 
 use super::Error;
 use super::adapter::Trains;
+use super::peak::MemoryPlan;
 use super::resolve::Plan;
 use super::rows::RunData;
 use super::training::Warmup;
@@ -113,13 +114,16 @@ impl Plan {
         train::head_chunk_rows(self.model.spec.vocabulary)
     }
 
-    /// The loop's config for these rows.
-    pub fn train_config(&self, data: &RunData) -> train::Config {
-        self.config(data, self.memory(data).chosen)
+    /// The loop's config for these rows, and the memory that a run with it needs.
+    pub fn prepare(&self, data: &RunData) -> (train::Config, MemoryPlan) {
+        let mut config = self.config(data);
+        let memory = self.memory(data, &config);
+        config.step.memory = memory.chosen;
+        (config, memory)
     }
 
-    /// The loop's config where so many blocks recompute.
-    pub(super) fn config(&self, data: &RunData, memory: train::Memory) -> train::Config {
+    /// The same while no block recomputes.
+    fn config(&self, data: &RunData) -> train::Config {
         let of = &self.training;
         let mut config = train::Config {
             micro_batch_size: of.micro_batch_size,
@@ -134,7 +138,11 @@ impl Plan {
             },
             optimizer: of.optimizer,
             max_grad_norm: of.max_grad_norm,
-            step: StepConfig { memory, head_chunk_rows: self.head_chunk_rows(), dropout: self.trains.dropout() },
+            step: StepConfig {
+                memory: train::Memory::KEEP,
+                head_chunk_rows: self.head_chunk_rows(),
+                dropout: self.trains.dropout(),
+            },
             on_nonfinite: of.on_nonfinite,
             seed: of.seed,
             shuffle: of.shuffle,

@@ -2,7 +2,7 @@
 
 use super::Error;
 use super::adapter::Trains;
-use super::memory::{Load, Parts, Purpose, Rows, Trained, fewest_recomputed};
+use super::memory::{Load, Parts, Phase, Purpose, Rows, Trained, fewest_recomputed};
 use super::resolve::Plan;
 use super::rows::RunData;
 use crate::report::free_memory_bytes;
@@ -63,6 +63,17 @@ impl MemoryPlan {
         Self { parts: load.parts(chosen), chosen, rank, allowed, load }
     }
 
+    /// The same with as few recomputed blocks as fit; unchanged where none do, or where what is chosen fits. Recomputed blocks have the
+    /// same bits, so a run may go on with another number of them than it started with.
+    #[must_use]
+    pub fn relieved(self) -> Self {
+        let fewest = || self.allowed.and_then(|allowed| fewest_recomputed(&self.load, allowed.bytes));
+        match if self.fits() { None } else { fewest() } {
+            Some(recomputed) => Self::new(self.load, Checkpointing::Lowest(recomputed), self.rank, self.allowed),
+            None => self,
+        }
+    }
+
     /// Whether the run stays within what it may have.
     pub fn fits(&self) -> bool {
         self.allowed.is_none_or(|allowed| self.parts.peak_bytes() <= allowed.bytes)
@@ -87,15 +98,12 @@ impl MemoryPlan {
             megabytes(step.kept_bytes),
             megabytes(working)
         );
-        let phase = |(name, bytes): (&str, u64)| {
-            let name = match name {
-                "loading" => "  + loading",
-                "evaluation" => "  + evaluation",
-                "step" => return ("  + step", of_step.clone()),
-                "update" => "  + update",
-                _ => "  + saving",
-            };
-            (name, megabytes(bytes))
+        let phase = |(phase, bytes): (Phase, u64)| match phase {
+            Phase::Loading => ("  + loading", megabytes(bytes)),
+            Phase::Evaluation => ("  + evaluation", megabytes(bytes)),
+            Phase::Step => ("  + step", of_step.clone()),
+            Phase::Update => ("  + update", megabytes(bytes)),
+            Phase::Saving => ("  + saving", megabytes(bytes)),
         };
         let summary = [
             ("peak memory", format!("{} of {allowed}, while {}", megabytes(parts.peak_bytes()), doing(parts.highest()))),
@@ -143,13 +151,13 @@ impl MemoryPlan {
 }
 
 /// A phase as a sentence goes on.
-fn doing(phase: &str) -> &'static str {
+fn doing(phase: Phase) -> &'static str {
     match phase {
-        "loading" => "the base is read",
-        "evaluation" => "rows are scored",
-        "update" => "weights are updated",
-        "saving" => "a checkpoint is written",
-        _ => "a step is taken",
+        Phase::Loading => "the base is read",
+        Phase::Evaluation => "rows are scored",
+        Phase::Step => "a step is taken",
+        Phase::Update => "weights are updated",
+        Phase::Saving => "a checkpoint is written",
     }
 }
 
@@ -163,14 +171,13 @@ pub fn megabytes(bytes: u64) -> String {
 }
 
 impl Plan {
-    /// The memory that a run over these rows needs.
-    pub fn memory(&self, data: &RunData) -> MemoryPlan {
-        let config = self.config(data, Memory::KEEP);
+    /// The memory that a run over these rows needs. All of its micro-batches are looked at.
+    pub(super) fn memory(&self, data: &RunData, config: &train::Config) -> MemoryPlan {
         let rank = match &self.trains {
             Trains::Adapter(config) if self.init_from.is_none() && config.rank_pattern.is_empty() => Some(config.rank),
             _ => None,
         };
-        MemoryPlan::new(self.load(data, &config), self.training.checkpointing, rank, self.allowed)
+        MemoryPlan::new(self.load(data, config), self.training.checkpointing, rank, self.allowed)
     }
 
     fn load(&self, data: &RunData, config: &train::Config) -> Load {
@@ -187,5 +194,24 @@ impl Plan {
         // Of weights that cannot be read, loading tells.
         let base_dtype = self.model.kept_in(self.model_dtype()).unwrap_or(ModelDtype::Float32);
         Load { spec, base_dtype, trained, dropout, rows, accumulated, evaluation, purpose: Purpose::Run, threads }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_that_goes_on_with_less_memory_recomputes_more() {
+        let load = super::super::memory::tests::load(4, 2, Rows::dense(4, 64));
+        let plan = |allowed| {
+            let allowed = Allowed { bytes: allowed, is_said: true };
+            MemoryPlan::new(load.clone(), Checkpointing::None, None, Some(allowed))
+        };
+        let [kept, least] = [Memory::KEEP, Memory::RECOMPUTE].map(|memory| load.parts(memory).peak_bytes());
+        assert_eq!(plan(kept).relieved().chosen, Memory::KEEP);
+        let relieved = plan(kept - 1).relieved();
+        assert!(relieved.fits() && relieved.chosen.recomputed > 0, "{relieved:?}");
+        assert_eq!(plan(least - 1).relieved().chosen, Memory::KEEP, "nothing helps");
     }
 }

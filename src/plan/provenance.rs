@@ -10,13 +10,13 @@ use super::lock::Lock;
 use super::resolve::Plan;
 use super::rows::RunData;
 use crate::data::{self, Source};
+use crate::train;
 
 impl Lock {
-    /// Writes down what the rows of this plan are.
-    pub fn describe(&mut self, plan: &Plan, data: &RunData) {
+    /// Writes down what the rows of this plan are, and how many blocks recompute: what is free may be another amount when the run goes on.
+    pub fn describe(&mut self, plan: &Plan, data: &RunData, memory: train::Memory) {
         self.0.insert("data".to_owned(), plan.provenance(data));
-        // What is free may be another amount when the run goes on.
-        self.0["recipe"]["training"]["gradient_checkpointing"] = json!(plan.memory(data).chosen.recomputed);
+        self.0["recipe"]["training"]["gradient_checkpointing"] = json!(memory.recomputed);
     }
 }
 

@@ -73,6 +73,11 @@ impl Adapter {
             init_from: section.path("init_from"),
         }
     }
+
+    /// Whether it says that every weight trains.
+    pub(super) fn is_full(&self) -> bool {
+        self.method.as_ref().is_some_and(|method| method.value == Method::Full)
+    }
 }
 
 fn targets(value: Value) -> Option<Said<Modules>> {

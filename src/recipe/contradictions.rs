@@ -6,7 +6,7 @@ use super::notes::{Notes, listed};
 use super::tree::shorten;
 use super::{Adapter, Dataset, Evaluation, Place, Recipe, Training};
 use crate::fault::Fault;
-use crate::terms::{Format, Method, ModelDtype, Modules, Scheduler, TrainOn};
+use crate::terms::{Format, ModelDtype, Modules, Scheduler, TrainOn};
 
 /// Adds a fault for every contradiction within a recipe.
 pub(super) fn find(recipe: &Recipe, notes: &Notes) {
@@ -15,9 +15,8 @@ pub(super) fn find(recipe: &Recipe, notes: &Notes) {
     }
     in_adapter(&recipe.adapter, notes);
     in_layers(&recipe.adapter, notes);
-    in_rates(recipe, notes);
+    in_full(recipe, notes);
     in_training(&recipe.training, notes);
-    in_dtype(recipe, notes);
     in_batch(&recipe.training, notes);
     in_evaluation(&recipe.evaluation, notes);
 }
@@ -52,7 +51,6 @@ fn in_layers(adapter: &Adapter, notes: &Notes) {
 
 /// An adapter to go on from brings its shape, its scale and its targets; where every weight trains there is no adapter.
 fn in_adapter(adapter: &Adapter, notes: &Notes) {
-    let is_full = adapter.method.as_ref().is_some_and(|method| method.value == Method::Full);
     let of_training = [
         ("dropout", adapter.dropout.as_ref().map(|said| &said.place)),
         ("init_from", adapter.init_from.as_ref().map(|said| &said.place)),
@@ -68,7 +66,7 @@ fn in_adapter(adapter: &Adapter, notes: &Notes) {
         ("init_lora_weights", adapter.init_lora_weights.as_ref().map(|said| &said.place)),
     ];
     let said = |(key, place): (&'static str, Option<_>)| Some((key, place?));
-    if is_full {
+    if adapter.is_full() {
         for (key, place) in of_shape.into_iter().chain(of_training).filter_map(said) {
             let fault = Fault::new(format!("adapter.{key} does not go with `method: full`, which trains every weight"));
             notes.say(place, fault.hint(format!("remove `{key}`, or train an adapter with `method: lora`")));
@@ -81,22 +79,21 @@ fn in_adapter(adapter: &Adapter, notes: &Notes) {
     }
 }
 
-/// What trains needs all its bits: an update is smaller than the last one of bfloat16.
-fn in_dtype(recipe: &Recipe, notes: &Notes) {
-    let is_full = recipe.adapter.method.as_ref().is_some_and(|method| method.value == Method::Full);
-    if let Some(dtype) = recipe.training.model_dtype.as_ref().filter(|said| is_full && said.value == ModelDtype::Bfloat16) {
+/// Where every weight trains it needs all its bits, since an update is smaller than the last one of bfloat16; and there is no B to have a
+/// learning rate of its own.
+fn in_full(recipe: &Recipe, notes: &Notes) {
+    if !recipe.adapter.is_full() {
+        return;
+    }
+    let training = &recipe.training;
+    if let Some(ratio) = &training.loraplus_lr_ratio {
+        let fault = Fault::new("training.loraplus_lr_ratio does not go with `method: full`, which trains no adapter");
+        notes.say(&ratio.place, fault.hint("remove `loraplus_lr_ratio`, or train an adapter with `method: lora`"));
+    }
+    if let Some(dtype) = training.model_dtype.as_ref().filter(|said| said.value == ModelDtype::Bfloat16) {
         let fault =
             Fault::new("training.model_dtype: `bfloat16` does not go with `method: full`, whose weights train in 32 bits");
         notes.say(&dtype.place, fault.hint("remove `model_dtype`, or train an adapter with `method: lora`"));
-    }
-}
-
-/// Where every weight trains there is no B to have a learning rate of its own.
-fn in_rates(recipe: &Recipe, notes: &Notes) {
-    let is_full = recipe.adapter.method.as_ref().is_some_and(|method| method.value == Method::Full);
-    if let Some(ratio) = recipe.training.loraplus_lr_ratio.as_ref().filter(|_| is_full) {
-        let fault = Fault::new("training.loraplus_lr_ratio does not go with `method: full`, which trains no adapter");
-        notes.say(&ratio.place, fault.hint("remove `loraplus_lr_ratio`, or train an adapter with `method: lora`"));
     }
 }
 

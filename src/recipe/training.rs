@@ -63,7 +63,7 @@ pub struct Training {
     pub gradient_checkpointing: Option<Said<Checkpointing>>,
     /// Bytes that the run may need at its peak.
     pub max_memory: Option<Said<u64>>,
-    /// The numbers that the base computes in.
+    /// The numbers that the matrices of a frozen base are kept in.
     pub model_dtype: Option<Said<ModelDtype>>,
     /// What a loss that is not finite leads to.
     pub on_nonfinite: Option<Said<OnNonfinite>>,

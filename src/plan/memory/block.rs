@@ -6,6 +6,9 @@ use super::{Load, Rows};
 use crate::model::LayerSpec;
 use crate::terms::Method;
 
+/// Projections of a block: q, k, v, o, gate, up, down.
+pub(super) const PROJECTIONS: usize = 7;
+
 /// One block at one batch. Sizes are in numbers; `T` is tokens of the batch.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct BlockForm {
@@ -23,8 +26,8 @@ pub(super) struct BlockForm {
     qk_norm: bool,
     /// Whether adapters drop features of their input.
     drops: bool,
-    /// Ranks of q, k, v, o, gate, up, down.
-    ranks: [u64; 7],
+    /// Ranks of its projections.
+    ranks: [u64; PROJECTIONS],
     method: Method,
 }
 
@@ -35,7 +38,7 @@ impl BlockForm {
     /// The block `index` of a run.
     pub fn new(load: &Load, index: usize, rows: Rows) -> Self {
         let LayerSpec { mixer, mlp } = &load.spec.layers[index];
-        let ranks = &load.trained.ranks[index * 7..index * 7 + 7];
+        let ranks = &load.trained.ranks[index * PROJECTIONS..(index + 1) * PROJECTIONS];
         let (heads, tokens) = (mixer.heads as u64, rows.tokens as u64);
         Self {
             tokens,

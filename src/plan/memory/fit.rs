@@ -61,7 +61,9 @@ impl Load {
         while load.rows.length > 64 {
             load = load.shortened(load.rows.length.next_power_of_two() / 2);
             shorter.clone_from(&overrides);
+            // Longer rows would be left out, and a run that leaves out too many is refused.
             shorter.push(format!("training.sequence_len={}", load.rows.length));
+            shorter.push("training.truncation=truncate".to_owned());
             if let Some(hint) = hint(&load, &shorter) {
                 return Some(hint);
             }
@@ -90,7 +92,8 @@ impl Load {
 
     /// The same steps in micro-batches of a part of the rows; rows are scored in batches of that size too.
     fn split(&self, parts: usize) -> Self {
-        let split = |rows: Rows| rows.within(rows.count.div_ceil(parts), rows.length);
+        let count = self.rows.count.div_ceil(parts);
+        let split = |rows: Rows| rows.within(count, rows.length);
         Self {
             rows: split(self.rows),
             evaluation: self.evaluation.map(split),

@@ -15,7 +15,7 @@ pub use fit::{Hint, fewest_recomputed, longest_that_fits};
 
 use crate::adapter::{Error, LoraConfig};
 use crate::data::Batch;
-use crate::model::DecoderSpec;
+use crate::model::{DecoderSpec, LinearSpec};
 use crate::terms::{Method, ModelDtype};
 use crate::train::{Memory, head_chunk_rows};
 
@@ -151,6 +151,22 @@ pub struct Parts {
     pub saving_bytes: u64,
 }
 
+/// What a run does by turns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Phase {
+    /// The base is read.
+    Loading,
+    /// Rows are scored.
+    Evaluation,
+    /// Forward and backward of a micro-batch.
+    Step,
+    /// The optimizer's.
+    Update,
+    /// A checkpoint is written.
+    Saving,
+}
+
 /// Bytes of a training step at its highest moment, beside what is held all the time.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct StepParts {
@@ -179,20 +195,20 @@ impl Parts {
         self.process_bytes + self.base_bytes + self.trained_bytes + self.moments_bytes
     }
 
-    /// What each phase has on top, by name.
-    pub fn phases(&self) -> [(&'static str, u64); 5] {
+    /// What each phase has on top.
+    pub fn phases(&self) -> [(Phase, u64); 5] {
         [
-            ("loading", self.loading_bytes),
-            ("evaluation", self.evaluation_bytes),
-            ("step", self.step.bytes()),
-            ("update", self.update_bytes),
-            ("saving", self.saving_bytes),
+            (Phase::Loading, self.loading_bytes),
+            (Phase::Evaluation, self.evaluation_bytes),
+            (Phase::Step, self.step.bytes()),
+            (Phase::Update, self.update_bytes),
+            (Phase::Saving, self.saving_bytes),
         ]
     }
 
     /// The phase that needs most.
-    pub fn highest(&self) -> &'static str {
-        self.phases().into_iter().max_by_key(|(_, bytes)| *bytes).map_or("step", |(name, _)| name)
+    pub fn highest(&self) -> Phase {
+        self.phases().into_iter().max_by_key(|(_, bytes)| *bytes).map_or(Phase::Step, |(phase, _)| phase)
     }
 
     /// The peak.
@@ -222,11 +238,19 @@ impl Load {
 
     /// Parameters that train.
     pub fn trainable_parameters(&self) -> u64 {
-        let of = |(linear, rank): (crate::model::LinearSpec, &usize)| (rank * (linear.inputs + linear.outputs)) as u64;
         match self.trained.method {
             Method::Full => self.spec.parameters() as u64,
-            Method::Lora => self.spec.projections().into_iter().zip(&self.trained.ranks).map(of).sum(),
+            Method::Lora => self.trained_of_projections().sum(),
         }
+    }
+
+    /// Numbers that train of each projection, in checkpoint order.
+    fn trained_of_projections(&self) -> impl Iterator<Item = u64> {
+        let of = |(linear, rank): (LinearSpec, &usize)| match self.trained.method {
+            Method::Lora => rank * (linear.inputs + linear.outputs),
+            Method::Full => linear.inputs * linear.outputs + if linear.bias { linear.outputs } else { 0 },
+        };
+        self.spec.projections().into_iter().zip(&self.trained.ranks).map(move |pair| of(pair) as u64)
     }
 
     /// Numbers of the frozen base.
@@ -241,7 +265,7 @@ impl Load {
 
     /// Numbers of the largest tensor that trains.
     fn largest_trained(&self) -> u64 {
-        let of = |(linear, rank): (crate::model::LinearSpec, &usize)| rank * linear.inputs.max(linear.outputs);
+        let of = |(linear, rank): (LinearSpec, &usize)| rank * linear.inputs.max(linear.outputs);
         let largest = match self.trained.method {
             Method::Full => self.spec.tensors().into_iter().map(|(_, shape)| shape.iter().product()).max(),
             Method::Lora => self.spec.projections().into_iter().zip(&self.trained.ranks).map(of).max(),
@@ -260,4 +284,4 @@ impl Load {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -1,6 +1,6 @@
 //! A training step as a walk over its moments: what is held when the head computes, and when each block goes backward.
 
-use super::block::BlockForm;
+use super::block::{BlockForm, PROJECTIONS};
 use super::{F32, Load, Purpose, Rows, StepParts};
 use crate::terms::Method;
 use crate::train::Memory;
@@ -73,14 +73,9 @@ impl Numbers {
 
 /// Numbers that train in each block.
 fn trainable_of_blocks(load: &Load) -> Vec<u64> {
-    let projections = load.spec.projections();
-    let linear = |(linear, rank): (&crate::model::LinearSpec, &usize)| match load.trained.method {
-        Method::Lora => (rank * (linear.inputs + linear.outputs)) as u64,
-        Method::Full => (linear.inputs * linear.outputs + if linear.bias { linear.outputs } else { 0 }) as u64,
-    };
-    let each: Vec<u64> = projections.iter().zip(&load.trained.ranks).map(linear).collect();
+    let each: Vec<u64> = load.trained_of_projections().collect();
     let norms = if load.trained.method == Method::Full { 2 * load.spec.width as u64 } else { 0 };
-    each.chunks(7).map(|block| block.iter().sum::<u64>() + norms).collect()
+    each.chunks(PROJECTIONS).map(|block| block.iter().sum::<u64>() + norms).collect()
 }
 
 /// The hidden rows and the gradients of those that are labelled, beside the logits of a chunk, whose gradient takes their place, or beside

@@ -23,7 +23,7 @@ fn spec(layers: usize) -> DecoderSpec {
     DecoderSpec { vocabulary: 10, width: 4, tied_head: true, layers: vec![layer; layers], norm_epsilon: 1e-5, context: 1000 }
 }
 
-fn load(layers: usize, rank: usize, rows: Rows) -> Load {
+pub(in crate::plan) fn load(layers: usize, rank: usize, rows: Rows) -> Load {
     let config = LoraConfig::all_linear(rank, 1.0);
     let trained = Trained::adapter(&config, &spec(layers)).expect("all projections are chosen");
     let spec = spec(layers);
@@ -71,7 +71,7 @@ fn two_small_blocks_are_counted_by_hand() {
     assert_eq!(one.bytes(), again.step.bytes());
     assert_eq!((kept.base_bytes, kept.trained_bytes, kept.moments_bytes), (4 * 300, 4 * 2 * adapters, 8 * 2 * adapters));
     assert_eq!(kept.peak_bytes(), kept.held_bytes() + kept.step.bytes());
-    assert_eq!(kept.highest(), "step");
+    assert_eq!(kept.highest(), Phase::Step);
 
     assert_eq!(fewest_recomputed(&load, kept.peak_bytes()), Some(0));
     assert_eq!(fewest_recomputed(&load, kept.peak_bytes() - 1), Some(1));
@@ -106,11 +106,25 @@ fn a_change_goes_no_further_than_it_has_to() {
     assert_eq!(narrow.overrides, with_one(&["training.model_dtype=bfloat16"]));
     assert_eq!(one.least_peak_bytes() - narrow.peak_bytes, 2 * 2 * 140, "half of the matrices");
     let shorter = overrides(narrow.peak_bytes - 1).expect("shorter rows fit");
-    assert_eq!(shorter, with_one(&["training.model_dtype=bfloat16", "training.sequence_len=256"]));
+    assert_eq!(
+        shorter,
+        with_one(&["training.model_dtype=bfloat16", "training.sequence_len=256", "training.truncation=truncate"])
+    );
     let one = Load { base_dtype: ModelDtype::Bfloat16, ..one };
     let smaller = overrides(one.with_rows(Rows::dense(1, 64)).least_peak_bytes() - 1).expect("a smaller adapter fits");
-    assert_eq!(smaller, with_one(&["training.model_dtype=bfloat16", "training.sequence_len=64", "adapter.r=8"]));
+    let shortest = ["training.model_dtype=bfloat16", "training.sequence_len=64", "training.truncation=truncate", "adapter.r=8"];
+    assert_eq!(smaller, with_one(&shortest));
     assert_eq!(overrides(1000), None);
+}
+
+#[test]
+fn a_smaller_micro_batch_scores_as_few_rows() {
+    let scored = |rows| Load { evaluation: Some(rows), ..load(2, 1, Rows::dense(2, 64)) };
+    let change = scored(Rows::dense(2, 512)).smallest_change(None, scored(Rows::dense(1, 512)).least_peak_bytes());
+    let Hint { overrides, peak_bytes } = change.expect("one row at a time fits");
+    assert_eq!(overrides, ["training.micro_batch_size=1", "training.gradient_accumulation_steps=2"]);
+    let one = Load { evaluation: Some(Rows::dense(1, 512)), ..load(2, 1, Rows::dense(1, 64)) };
+    assert_eq!(peak_bytes, one.least_peak_bytes());
 }
 
 #[test]
