@@ -84,7 +84,8 @@ pub fn open(choice: terms::Device, force: bool) -> Result<Device, Error> {
 }
 
 /// Threads that the CPU backend computes with: `asked`, or one a core for 0. To be called before anything is computed, by the thread that
-/// is going to compute: it is one of them, so that no operation waits for another thread to wake.
+/// is going to compute: it is one of them, so that no operation waits for another thread to wake. While it waits outside the pool, no other
+/// thread may use the pool: where it has but one thread, both would wait for ever.
 pub fn set_threads(asked: usize) -> usize {
     // A second call finds the pool made; what it has is what counts.
     let _ = rayon::ThreadPoolBuilder::new().num_threads(asked).use_current_thread().build_global();

@@ -175,15 +175,11 @@ fn the_model_of_a_run_is_a_folder_that_every_verb_takes_as_a_base() {
 #[test]
 fn a_model_has_the_chat_template_that_it_was_trained_with() {
     let desk = Desk::new();
-    desk.write("recipe.yaml", RECIPE);
+    desk.write("recipe.yaml", format!("chat_template: own.jinja\n{RECIPE}"));
     let template = "{% for m in messages %}<{{ m.role }}> {{ m.content }}{% endfor %}";
     desk.write("own.jinja", template);
     desk.write("base/chat_template.jinja", "{% for m in messages %}{{ m.content }}{% endfor %}");
-    desk.run(&["train", "recipe.yaml", "output_dir=run", "chat_template=own.jinja", "training.max_steps=2"]).says(
-        "train",
-        0,
-        &[],
-    );
+    desk.run(&["train", "recipe.yaml", "output_dir=run", "training.max_steps=2"]).says("train", 0, &[]);
     for folder in ["run/model", "run/checkpoints/step-2/model"] {
         assert_eq!(desk.read_text(&format!("{folder}/chat_template.jinja")), template, "{folder}");
     }
@@ -283,20 +279,6 @@ fn a_base_that_has_changed_does_not_end_as_a_model_with_anothers_config() {
     desk.run(&["resume", "run", "--force"]).says("another family", 65, &parts);
     let parts = ["`run/model` has tensor `lm_head.weight` of shape [304, 32], its base has not"];
     desk.run(&["eval", "run"]).says("eval on another family", 65, &parts);
-}
-
-#[test]
-fn a_model_keeps_the_template_that_it_was_trained_with() {
-    let desk = Desk::new();
-    desk.write("recipe.yaml", format!("chat_template: own.jinja\n{RECIPE}"));
-    let own = "{% for m in messages %}<<{{ m.role }}>> {{ m.content }}{{ eos_token }}{% endfor %}";
-    desk.write("own.jinja", own);
-    desk.write("base/chat_template.jinja", "{{ messages[0].content }}");
-    desk.run(&["train", "recipe.yaml", "output_dir=run", "training.max_steps=2"]).says("train", 0, &[]);
-    assert_eq!(desk.read_text("run/model/chat_template.jinja"), own);
-    assert_eq!(desk.read_text("run/checkpoints/step-2/model/chat_template.jinja"), own);
-    desk.run(&["export", "run", "--to", "gguf", "--out", "model.gguf"]).says("export", 0, &[]);
-    assert!(String::from_utf8_lossy(&desk.read("model.gguf")).contains(own));
 }
 
 #[test]

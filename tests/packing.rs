@@ -150,3 +150,15 @@ fn rows_that_fill_or_pass_a_pack() {
     let ((kept, packs), (cut, more)) = (plan("drop"), plan("truncate"));
     assert_eq!((kept, cut, more), (8.0, 12.0, packs + 4.0));
 }
+
+#[test]
+fn epochs_without_end_are_not_packed_beforehand() {
+    let desk = desk();
+    let epochs = ["train", "recipe.yaml", PACKED, "training.num_epochs=1000000000"];
+    desk.run(&[&epochs[..], &["training.max_steps="]].concat()).says(
+        "epochs",
+        65,
+        &["training.num_epochs: 1000000000 epochs of ", "set `training.max_steps`"],
+    );
+    desk.run(&[&epochs[..], &["training.max_steps=1"]].concat()).says("steps", 0, &[]);
+}

@@ -4,6 +4,7 @@
 use std::ops::Range;
 
 use half::bf16;
+use half::vec::HalfBitsVecExt;
 use rayon::prelude::*;
 
 use crate::files::Float;
@@ -21,6 +22,9 @@ const BAND_BYTES: usize = 8 << 20;
 pub trait Element: burn::tensor::Element + Default {
     /// The nearest one.
     fn nearest(number: f32) -> Self;
+
+    /// Zeros that the system hands out as such: nobody writes them, so that the threads that fill them are the first to touch them.
+    fn zeros(count: usize) -> Vec<Self>;
 }
 
 impl Element for f32 {
@@ -28,12 +32,20 @@ impl Element for f32 {
     fn nearest(number: f32) -> Self {
         number
     }
+
+    fn zeros(count: usize) -> Vec<Self> {
+        vec![0.0; count]
+    }
 }
 
 impl Element for bf16 {
     #[inline]
     fn nearest(number: f32) -> Self {
         Self::from_le_bytes(Bf16::put(number))
+    }
+
+    fn zeros(count: usize) -> Vec<Self> {
+        vec![0_u16; count].reinterpret_into()
     }
 }
 
@@ -47,7 +59,7 @@ pub fn read_straight<T: Element>(stored: &Stored) -> Vec<T> {
 }
 
 fn straight<S: Number<Bytes: Sync>, T: Element>(stored: &Stored) -> Vec<T> {
-    let (mut output, piece) = (vec![T::default(); stored.len()], BAND_BYTES / stored.float.bytes());
+    let (mut output, piece) = (T::zeros(stored.len()), BAND_BYTES / stored.float.bytes());
     output.chunks_mut(piece).enumerate().for_each(|(index, output)| {
         let source = S::chunks(stored.bytes(index * piece..index * piece + output.len()));
         let convert = |(number, bytes): (&mut T, &S::Bytes)| *number = T::nearest(S::get(*bytes));
@@ -66,7 +78,7 @@ pub fn read_transposed<T: Element>(stored: &Stored, rows: usize, columns: usize)
 }
 
 fn read<S: Number<Bytes: Sync>, T: Element>(stored: &Stored, rows: usize, columns: usize) -> Vec<T> {
-    let mut output = vec![T::default(); rows * columns];
+    let mut output = T::zeros(rows * columns);
     let band_rows = (BAND_BYTES / (columns * stored.float.bytes()).max(1)).next_multiple_of(TILE);
     for first in (0..rows).step_by(band_rows) {
         let band = first..rows.min(first + band_rows);

@@ -90,7 +90,7 @@ fn dropped<B: KeyedDropout>(x: FloatTensor<B>, mask: Option<Mask>) -> FloatTenso
     }
 }
 
-/// What backward needs: x where A trains, and everything that is small or constant.
+/// What backward needs: x, and what is small or constant.
 #[derive(Debug, Clone)]
 struct Kept<B: Backend> {
     x: FloatTensor<B>,

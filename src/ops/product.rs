@@ -16,7 +16,8 @@ use burn::tensor::{DType, Tensor, TensorData};
 
 use super::gemm::{Matrix, Numbers, sum_of_products};
 
-/// Rows below which a product is bound by reading the right matrix, so that packing it does not pay.
+/// Rows below which a product is bound by reading the right matrix, so that packing it does not pay: burn's own product takes it, whose
+/// sums are of another order.
 const FEW_ROWS: usize = 8;
 
 static FLOPS: AtomicU64 = AtomicU64::new(0);

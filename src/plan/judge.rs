@@ -7,9 +7,13 @@ use rayon::prelude::*;
 use super::Error;
 use super::resolve::Plan;
 use super::rows::RunData;
-use crate::data::{Corpus, Divided, Ledger, Tally};
+use super::training::Training;
+use crate::data::{Corpus, Divided, Ledger, Packing, Tally};
 use crate::report::{Event, Reporter};
 use crate::terms::Truncation;
+
+/// Rows of all epochs that are packed to count the steps of a run: some minutes.
+const MOST_PACKED: usize = 1 << 28;
 
 /// The sources of `datasets` or of `evaluation.datasets`, with what became of their rows.
 struct Sources<'a> {
@@ -27,6 +31,7 @@ impl Plan {
         let (datasets, evaluation) = data.ledger().sources.split_at(self.sources.len());
         self.judge_sources(&Sources::new(0, datasets), report)?;
         data.datasets.split.check()?;
+        self.check_epochs(data.training_rows())?;
         self.judge_sources(&Sources::new(self.sources.len(), evaluation), report)?;
         self.judge_tokens(data, report)
     }
@@ -60,6 +65,20 @@ impl Plan {
             .as_ref()
             .map(|first| format!("{} of {rows} rows are broken and left out; the first: {first}", total.broken));
         [long, untrained, broken].into_iter().flatten().collect()
+    }
+
+    /// The schedule needs the steps of every epoch, and rows that are shuffled are packed anew in each.
+    fn check_epochs(&self, rows: usize) -> Result<(), Error> {
+        let Training { num_epochs, max_steps, packing, shuffle, .. } = &self.training;
+        if *packing == Packing::Off || !shuffle || max_steps.is_some() || num_epochs.saturating_mul(rows) <= MOST_PACKED {
+            return Ok(());
+        }
+        Err(Error::Rows {
+            message: format!(
+                "training.num_epochs: {num_epochs} epochs of {rows} rows, at most {MOST_PACKED} rows can be packed beforehand"
+            ),
+            hint: "set `training.max_steps`, which needs no counting of steps".to_owned(),
+        })
     }
 
     fn check_length(&self, total: &Tally) -> Result<(), Error> {

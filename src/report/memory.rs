@@ -21,23 +21,63 @@ pub fn peak_memory_bytes() -> Option<u64> {
 /// Bytes that a new process could have without taking them from another: what the system says is available, or less where this process's
 /// control group is limited. `None` where the system does not tell.
 ///
-/// Sources: proc(5), `MemAvailable`; <https://docs.kernel.org/admin-guide/cgroup-v2.html>, `memory.max`.
+/// Sources: proc(5), `MemAvailable`; <https://docs.kernel.org/admin-guide/cgroup-v2.html>, `memory.max`;
+/// <https://docs.kernel.org/admin-guide/cgroup-v1/memory.html>, `memory.limit_in_bytes`.
 pub fn free_memory_bytes() -> Option<u64> {
     let of_system = kib_of(&std::fs::read_to_string("/proc/meminfo").ok()?, "MemAvailable:")?;
-    let group = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-    let group = group.lines().find_map(|line| line.strip_prefix("0::/")).unwrap_or_default();
-    let limits = Path::new(group).ancestors().filter_map(|group| free_in_group(&Path::new("/sys/fs/cgroup").join(group)));
-    limits.chain([of_system]).min()
+    let groups = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let of_version = |version: &Version| {
+        let group = groups.lines().find_map(|line| version.group(line))?;
+        let limits = Path::new(group).ancestors().filter_map(|group| version.free_in(&Path::new(version.root).join(group)));
+        limits.min()
+    };
+    VERSIONS.iter().filter_map(of_version).chain([of_system]).min()
 }
 
-/// What a control group may still take; pages of files are given back when something else needs them.
-fn free_in_group(folder: &Path) -> Option<u64> {
-    let read = |name: &str| std::fs::read_to_string(folder.join(name)).ok();
-    let number = |name: &str| read(name)?.trim().parse::<u64>().ok();
-    let (limit, used) = (number("memory.max")?, number("memory.current")?);
-    let stat = read("memory.stat").unwrap_or_default();
-    let of_files = |key: &str| stat.lines().find_map(|line| line.strip_prefix(key)?.trim().parse::<u64>().ok()).unwrap_or(0);
-    Some(limit.saturating_sub(used.saturating_sub(of_files("inactive_file ") + of_files("active_file "))))
+/// Where a version of control groups has a group's limit, what it takes, and how much of that is pages of files.
+#[derive(Debug)]
+struct Version {
+    root: &'static str,
+    /// Of its line in /proc/self/cgroup.
+    controller: &'static str,
+    limit: &'static str,
+    used: &'static str,
+    of_files: [&'static str; 2],
+}
+
+const VERSIONS: [Version; 2] = [
+    Version {
+        root: "/sys/fs/cgroup",
+        controller: "",
+        limit: "memory.max",
+        used: "memory.current",
+        of_files: ["inactive_file ", "active_file "],
+    },
+    Version {
+        root: "/sys/fs/cgroup/memory",
+        controller: "memory",
+        limit: "memory.limit_in_bytes",
+        used: "memory.usage_in_bytes",
+        of_files: ["total_inactive_file ", "total_active_file "],
+    },
+];
+
+impl Version {
+    /// The group that a line `number:controllers:/group` names, where it is of this version's controller.
+    fn group<'a>(&self, line: &'a str) -> Option<&'a str> {
+        let (controllers, group) = line.split_once(':')?.1.split_once(":/")?;
+        controllers.split(',').any(|controller| controller == self.controller).then_some(group)
+    }
+
+    /// What a control group may still take; pages of files are given back when something else needs them.
+    fn free_in(&self, folder: &Path) -> Option<u64> {
+        let read = |name: &str| std::fs::read_to_string(folder.join(name)).ok();
+        let number = |name: &str| read(name)?.trim().parse::<u64>().ok();
+        let (limit, used) = (number(self.limit)?, number(self.used)?);
+        let stat = read("memory.stat").unwrap_or_default();
+        let of_line = |key: &str| stat.lines().find_map(|line| line.strip_prefix(key)?.trim().parse::<u64>().ok()).unwrap_or(0);
+        Some(limit.saturating_sub(used.saturating_sub(self.of_files.into_iter().map(of_line).sum())))
+    }
 }
 
 /// The bytes of a line `key   123 kB`.
@@ -52,18 +92,32 @@ mod tests {
 
     #[test]
     fn a_group_has_its_limit_less_what_it_cannot_give_back() {
-        let folder = tempfile::tempdir().expect("a temporary folder");
-        let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).expect("written");
-        assert_eq!(free_in_group(folder.path()), None, "the root of all groups has no limit");
-        write("memory.current", "700\n");
-        write("memory.max", "max\n");
-        assert_eq!(free_in_group(folder.path()), None);
-        write("memory.max", "1000\n");
-        assert_eq!(free_in_group(folder.path()), Some(300));
-        write("memory.stat", "anon 500\ninactive_file 150\nactive_file 50\n");
-        assert_eq!(free_in_group(folder.path()), Some(500));
-        write("memory.max", "400\n");
-        assert_eq!(free_in_group(folder.path()), Some(0));
+        for version in &VERSIONS {
+            let folder = tempfile::tempdir().expect("a temporary folder");
+            let free = || version.free_in(folder.path());
+            let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).expect("written");
+            assert_eq!(free(), None, "the root of all groups has no limit");
+            write(version.used, "700\n");
+            write(version.limit, "max\n");
+            assert_eq!(free(), None);
+            write(version.limit, "1000\n");
+            assert_eq!(free(), Some(300));
+            let [inactive, active] = version.of_files;
+            write("memory.stat", &format!("anon 500\n{inactive}150\n{active}50\n"));
+            assert_eq!(free(), Some(500));
+            write(version.limit, "400\n");
+            assert_eq!(free(), Some(0));
+        }
+    }
+
+    #[test]
+    fn a_version_finds_its_own_line() {
+        let [second, first] = &VERSIONS;
+        assert_eq!(second.group("0::/user/shell"), Some("user/shell"));
+        assert_eq!(first.group("4:cpuset,memory:/user"), Some("user"));
+        for (version, line) in [(second, "4:memory:/user"), (first, "0::/user"), (first, "3:cpu:/memory"), (first, "memory")] {
+            assert_eq!(version.group(line), None, "{line}");
+        }
     }
 
     #[test]

@@ -22,16 +22,8 @@ use crate::terms::{ModelDtype, Modules};
 const OPTIMIZER: AdamWConfig = AdamWConfig { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.0, loraplus_lr_ratio: 1.0 };
 
 fn adapter() -> LoraConfig {
-    LoraConfig {
-        rank: 2,
-        alpha: 4.0,
-        dropout: 0.0,
-        targets: Targets { modules: Modules::Names(vec!["q_proj".into()]), ..Targets::all_linear() },
-        use_rslora: false,
-        rank_pattern: Vec::new(),
-        alpha_pattern: Vec::new(),
-        init_lora_weights: false,
-    }
+    let targets = Targets { modules: Modules::Names(vec!["q_proj".into()]), ..Targets::all_linear() };
+    LoraConfig { targets, init_lora_weights: false, ..LoraConfig::all_linear(2, 4.0) }
 }
 
 /// A run that has saved its first step and is about to save its second.

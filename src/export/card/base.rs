@@ -39,15 +39,20 @@ impl Base {
     /// Looks a base's folder through.
     pub fn of(folder: &Path) -> Self {
         let whole = folder.canonicalize().unwrap_or_else(|_| folder.to_owned());
-        let hub = HubPlace::of(&whole, "models--");
         let name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         Self {
-            name: hub.as_ref().map_or_else(|| last(&folder.display().to_string()), |hub| hub.id.clone()),
-            hub,
+            name: Self::name_of(folder),
+            hub: HubPlace::of(&whole, "models--"),
             model: Folder::open(folder).ok().map(|folder| folder.spec.describe()),
             licence: Licence::stated(&readme_head(&folder.join(super::CARD))).filter(is_stated),
             notices: notice_paths(folder).iter().map(|path| name(path)).collect(),
         }
+    }
+
+    /// The id of a folder in the Hub's cache, of others their own name.
+    pub fn name_of(folder: &Path) -> String {
+        let whole = folder.canonicalize().unwrap_or_else(|_| folder.to_owned());
+        HubPlace::of(&whole, "models--").map_or_else(|| last(&whole.display().to_string()), |hub| hub.id)
     }
 
     /// A base of which only the name is known.

@@ -65,7 +65,7 @@ pub fn architecture_name(spec: &DecoderSpec) -> Result<&'static str, Error> {
 
 fn general(folder: &Path, architecture: Architecture, kind: Kind) -> Vec<(String, Value)> {
     // Of a folder in the Hub's cache its id, not the commit by which it is called.
-    let name = Base::of(folder).name;
+    let name = Base::name_of(folder);
     let text = |key: &str, text: &str| (format!("general.{key}"), Value::Text(text.to_owned()));
     vec![
         text("architecture", architecture.name()),

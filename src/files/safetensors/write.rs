@@ -37,15 +37,16 @@ pub fn write_f32_lazily<N: AsRef<[f32]>>(
     let header = header(&tensors, metadata).map_err(damaged)?;
     write_pieces_atomic(path, |file| {
         file.write(&header)?;
+        let mut bytes = vec![0; PIECE * Float::F32.bytes()];
         for (name, shape, numbers) in tensors {
             let (numbers, expected) = (numbers(), shape.iter().product::<usize>());
             if numbers.as_ref().len() != expected {
                 return Err(damaged(format!("tensor `{name}` has {} numbers, expected {expected}", numbers.as_ref().len())));
             }
             for piece in numbers.as_ref().chunks(PIECE) {
-                let mut bytes = vec![0; piece.len() * Float::F32.bytes()];
-                Float::F32.encode(piece, &mut bytes);
-                file.write(&bytes)?;
+                let bytes = &mut bytes[..piece.len() * Float::F32.bytes()];
+                Float::F32.encode(piece, bytes);
+                file.write(bytes)?;
             }
         }
         Ok(())

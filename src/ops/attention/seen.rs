@@ -69,7 +69,8 @@ impl Seen<'_> {
     }
 }
 
-/// The places of a row in tiles, of which none holds two documents: so what a document gets does not depend on what it is packed with.
+/// The places of a row in tiles, of which none holds two documents: so what attention gives a document does not depend on what it is
+/// packed with.
 #[derive(Debug)]
 pub(super) struct Tiles {
     /// In their order, without gaps.

@@ -190,7 +190,8 @@ unsafe fn sums<V: Vector, const ROWS: usize, const N: usize>(depth: usize, left:
                     *sum = number.multiply_add(vector, *sum);
                 }
             }
-            numbers = numbers.add(left.step);
+            // Behind the last step it may lie outside of the matrix, where nothing is read.
+            numbers = numbers.wrapping_add(left.step);
             right = right.add(N * V::LANES);
         }
         for (row, sums) in sums.into_iter().enumerate() {

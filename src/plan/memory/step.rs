@@ -78,15 +78,15 @@ fn trainable_of_blocks(load: &Load) -> Vec<u64> {
     each.chunks(PROJECTIONS).map(|block| block.iter().sum::<u64>() + norms).collect()
 }
 
-/// The hidden rows and the gradients of those that are labelled, beside the logits of a chunk, whose gradient takes their place, or beside
-/// all gradients in one piece and then at their positions.
+/// The hidden rows that are labelled and their gradients, beside the logits of a chunk, whose gradient takes their place, or beside all
+/// gradients in one piece.
 fn head(load: &Load) -> u64 {
     let (spec, rows) = (&load.spec, load.rows);
     let (width, chunk, labelled) = (spec.width as u64, load.head_chunk_rows(rows.labelled), rows.labelled as u64);
-    let weights = if load.trained.method == Method::Full { (spec.vocabulary * spec.width) as u64 } else { 0 };
+    // Of the projection's weights the sum of gradients, and what a chunk adds to it.
+    let weights = if load.trained.method == Method::Full { 2 * (spec.vocabulary * spec.width) as u64 } else { 0 };
     let logits = chunk * (spec.vocabulary as u64 + 3 * width);
-    let spread = (2 * labelled + rows.tokens as u64) * width;
-    rows.tokens as u64 * width + (logits + labelled * width).max(spread) + weights
+    labelled * width + (logits + labelled * width).max(2 * labelled * width) + weights
 }
 
 /// What the head of the micro-batch before leaves of its place. Micro-batches of a run are of different sizes, so that a head finds its place
