@@ -3,6 +3,7 @@
 //! A tile of queries and a tile of keys meet once, and give their parts of dQ, dK and dV. The meetings are held in rounds, in none of
 //! which a tile meets two others: so each sum has one owner at a time and an order that no schedule changes.
 
+use std::cell::RefCell;
 use std::ops::Range;
 use std::sync::Mutex;
 
@@ -54,8 +55,8 @@ pub(super) fn backward(inputs: &Inputs, given: &Given, tile: usize) -> Gradients
     let tiled = |of: &dyn Fn(usize) -> Tiles| (0..batch).map(of).collect::<Vec<Tiles>>();
     let query_tiles = tiled(&|row| inputs.seen.query_tiles(row, 1, tile));
     let key_tiles = tiled(&|row| inputs.seen.key_tiles(row, tile));
-    let (of_queries, of_keys) = (Sums::new(&query_tiles, inputs, group, tile), Sums::new(&key_tiles, inputs, 1, tile));
-    let of_values = Sums::new(&key_tiles, inputs, 1, tile);
+    let of_queries = Sums::new(&query_tiles, inputs, group);
+    let [of_keys, of_values] = [(); 2].map(|()| Sums::new(&key_tiles, inputs, 1));
     for round in rounds(&inputs.seen, &query_tiles, &key_tiles) {
         (0..round.len() * kv_heads).into_par_iter().with_max_len(1).for_each(|index| {
             let ((batch, i, j), kv_head) = (round[index / kv_heads], index % kv_heads);
@@ -66,7 +67,7 @@ pub(super) fn backward(inputs: &Inputs, given: &Given, tile: usize) -> Gradients
             let mut dq = of_queries.of(batch, i, kv_head).lock().expect(own);
             let mut dk = of_keys.of(batch, j, kv_head).lock().expect(own);
             let mut dv = of_values.of(batch, j, kv_head).lock().expect(own);
-            meet(inputs, given, &along, &meeting, &mut Scratch::new(tile, width), [&mut dq, &mut dk, &mut dv]);
+            SCRATCH.with_borrow_mut(|scratch| meet(inputs, given, &along, &meeting, scratch, [&mut dq, &mut dk, &mut dv]));
         });
     }
     [of_queries.gathered(queries, inputs.score.scale), of_keys.gathered(keys, 1.0), of_values.gathered(keys, 1.0)]
@@ -100,7 +101,7 @@ fn rounds(seen: &Seen, query_tiles: &[Tiles], key_tiles: &[Tiles]) -> Vec<Vec<Pa
     rounds
 }
 
-/// Sums of tiles, one a tile and head of the keys: [heads, tile, padded width].
+/// Sums of tiles, one a tile and head of the keys: [heads, places of the tile, padded width].
 struct Sums<'a> {
     tiles: &'a [Tiles],
     /// Tiles of the rows before.
@@ -108,17 +109,17 @@ struct Sums<'a> {
     sizes: Sizes,
     /// Heads that share a head of the keys.
     heads: usize,
-    tile: usize,
     sums: Vec<Mutex<Vec<f32>>>,
 }
 
 impl<'a> Sums<'a> {
-    fn new(tiles: &'a [Tiles], inputs: &Inputs, heads: usize, tile: usize) -> Self {
+    fn new(tiles: &'a [Tiles], inputs: &Inputs, heads: usize) -> Self {
         let sizes = inputs.seen.sizes;
         let count = |tiles: &[Tiles]| tiles.iter().map(|tiles| tiles.ranges.len()).sum::<usize>();
-        let room = heads * tile * padded(sizes.width);
-        let sums = (0..count(tiles) * sizes.kv_heads).map(|_| Mutex::new(vec![0.0; room])).collect();
-        Self { before: (0..tiles.len()).map(|row| count(&tiles[..row])).collect(), tiles, sizes, heads, tile, sums }
+        let ranges = tiles.iter().flat_map(|tiles| &tiles.ranges);
+        let places = ranges.flat_map(|range| std::iter::repeat_n(range.len(), sizes.kv_heads));
+        let sums = places.map(|places| Mutex::new(vec![0.0; heads * places * padded(sizes.width)])).collect();
+        Self { before: (0..tiles.len()).map(|row| count(&tiles[..row])).collect(), tiles, sizes, heads, sums }
     }
 
     fn of(&self, row: usize, tile: usize, kv_head: usize) -> &Mutex<Vec<f32>> {
@@ -127,14 +128,15 @@ impl<'a> Sums<'a> {
 
     /// As a tensor lies, [batch, length, kv heads · heads, width].
     fn gathered(self, length: usize, factor: f32) -> Vec<f32> {
-        let Self { tiles, before, sizes: Sizes { batch, kv_heads, width, .. }, heads, tile, sums } = self;
+        let Self { tiles, before, sizes: Sizes { batch, kv_heads, width, .. }, heads, sums } = self;
         let sums: Vec<Vec<f32>> = sums.into_iter().map(|sums| sums.into_inner().expect("no meeting panicked")).collect();
         let mut whole = vec![0.0; batch * length * kv_heads * heads * width];
         whole.par_chunks_exact_mut(kv_heads * heads * width).with_min_len(16).enumerate().for_each(|(token, whole)| {
             let (row, (index, place)) = (token / length, tiles[token / length].find(token % length));
             for (head, whole) in whole.chunks_exact_mut(width).enumerate() {
                 let sums = &sums[(before[row] + index) * kv_heads + head / heads];
-                let sums = &sums[(head % heads * tile + place) * padded(width)..][..width];
+                let places = tiles[row].ranges[index].len();
+                let sums = &sums[(head % heads * places + place) * padded(width)..][..width];
                 whole.iter_mut().zip(sums).for_each(|(whole, sum)| *whole = sum * factor);
             }
         });
@@ -142,15 +144,19 @@ impl<'a> Sums<'a> {
     }
 }
 
-/// What a meeting is held in; features and keys of a tile are padded.
+thread_local! {
+    static SCRATCH: RefCell<Scratch> = RefCell::default();
+}
+
+/// What a meeting is held in, as large as a thread has needed it so far; features and keys of a tile are padded.
+#[derive(Default)]
 struct Scratch {
-    tile: usize,
-    width: usize,
     /// [width, keys].
     key_turned: Vec<f32>,
     value_turned: Vec<f32>,
-    /// [tile, width].
+    /// [keys, width].
     key: Vec<f32>,
+    /// [queries, width].
     query: Vec<f32>,
     gradient: Vec<f32>,
     /// P and dS, [queries, keys].
@@ -159,11 +165,14 @@ struct Scratch {
 }
 
 impl Scratch {
-    fn new(tile: usize, width: usize) -> Self {
-        let [key_turned, value_turned] = [(); 2].map(|()| vec![0.0; width * padded(tile)]);
-        let [key, query, gradient] = [(); 3].map(|()| vec![0.0; tile * padded(width)]);
-        let [weights, of_scores] = [(); 2].map(|()| vec![0.0; tile * padded(tile)]);
-        Self { tile, width, key_turned, value_turned, key, query, gradient, weights, of_scores }
+    /// Makes room. What pads a row is whatever a meeting before left there, and nothing of it comes into a sum that is used.
+    fn begin(&mut self, queries: usize, keys: usize, width: usize) {
+        let Self { key_turned, value_turned, key, query, gradient, weights, of_scores } = self;
+        let turned = [key_turned, value_turned].map(|numbers| (numbers, width * padded(keys)));
+        let of_queries = [query, gradient].map(|numbers| (numbers, queries * padded(width)));
+        let of_pairs = [weights, of_scores].map(|numbers| (numbers, queries * padded(keys)));
+        let all = turned.into_iter().chain(of_queries).chain(of_pairs).chain([(key, keys * padded(width))]);
+        all.for_each(|(numbers, count)| numbers.resize(count, 0.0));
     }
 }
 
@@ -178,7 +187,8 @@ vectorised! {
     ) {
         let [dq, dk, dv] = gradients;
         let Sizes { queries, keys, heads, kv_heads, width, .. } = inputs.seen.sizes;
-        let (group, stride, lanes) = (heads / kv_heads, padded(width), padded(scratch.tile));
+        let (group, stride, lanes) = (heads / kv_heads, padded(width), padded(meeting.keys.len()));
+        scratch.begin(meeting.queries.len(), meeting.keys.len(), width);
         for (index, key) in meeting.keys.clone().enumerate() {
             let from = ((meeting.batch * keys + key) * kv_heads + meeting.kv_head) * width;
             scratch.key[index * stride..][..width].copy_from_slice(&inputs.key[from..from + width]);
@@ -196,19 +206,26 @@ vectorised! {
                 numbers.for_each(|(number, scaled)| *scaled = number * inputs.score.scale);
                 scratch.gradient[index * stride..][..width].copy_from_slice(&given.gradient[from..from + width]);
             }
-            weigh::<A>(inputs, meeting, scratch, &|query| (given.log_sums[row_of(query)], along[row_of(query)]));
-            let dq = &mut dq[of_group * scratch.tile * stride..];
-            add_gradients::<A>(meeting, scratch, dq, dk, dv);
+            let sums = |query| (given.log_sums[row_of(query)], along[row_of(query)]);
+            weigh::<A>(inputs, meeting, scratch, [lanes, stride], &sums);
+            let dq = &mut dq[of_group * meeting.queries.len() * stride..];
+            add_gradients::<A>(meeting, scratch, dq, dk, dv, [lanes, stride]);
         }
     }
 }
 
 /// P = e^(S - L) and dS = P ∘ (dP - D) for one head; `sums` gives a query's L and D.
 #[inline(always)]
-fn weigh<A: Arithmetic>(inputs: &Inputs, meeting: &Meeting, scratch: &mut Scratch, sums: &impl Fn(usize) -> (f32, f32)) {
-    let (lanes, stride, rows) = (padded(scratch.tile), padded(scratch.width), meeting.queries.len());
-    let Scratch { width, key_turned, value_turned, query, gradient, weights, of_scores, .. } = scratch;
-    let left = |numbers| Left { numbers, stride, order: Order::Rows, rows, depth: *width };
+fn weigh<A: Arithmetic>(
+    inputs: &Inputs,
+    meeting: &Meeting,
+    scratch: &mut Scratch,
+    [lanes, stride]: [usize; 2],
+    sums: &impl Fn(usize) -> (f32, f32),
+) {
+    let Scratch { key_turned, value_turned, query, gradient, weights, of_scores, .. } = scratch;
+    let (rows, depth) = (meeting.queries.len(), inputs.seen.sizes.width);
+    let left = |numbers| Left { numbers, stride, order: Order::Rows, rows, depth };
     product::<A>(left(query), key_turned, weights, lanes, Onto::Overwrite); // S
     product::<A>(left(gradient), value_turned, of_scores, lanes, Onto::Overwrite); // dP
     let count = meeting.keys.len();
@@ -242,8 +259,14 @@ fn weigh<A: Arithmetic>(inputs: &Inputs, meeting: &Meeting, scratch: &mut Scratc
 
 /// dQ += dS K (yet to be scaled), dK += dSᵀ (scale · Q), dV += Pᵀ dO, for one head.
 #[inline(always)]
-fn add_gradients<A: Arithmetic>(meeting: &Meeting, scratch: &Scratch, dq: &mut [f32], dk: &mut [f32], dv: &mut [f32]) {
-    let (lanes, stride) = (padded(scratch.tile), padded(scratch.width));
+fn add_gradients<A: Arithmetic>(
+    meeting: &Meeting,
+    scratch: &Scratch,
+    dq: &mut [f32],
+    dk: &mut [f32],
+    dv: &mut [f32],
+    [lanes, stride]: [usize; 2],
+) {
     let (queries, keys) = (meeting.queries.len(), meeting.keys.len());
     let turned = |numbers| Left { numbers, stride: lanes, order: Order::Columns, rows: keys, depth: queries };
     let straight = Left { numbers: &scratch.of_scores, stride: lanes, order: Order::Rows, rows: queries, depth: keys };

@@ -2,27 +2,18 @@
 
 use std::sync::Arc;
 
-use burn::backend::ops::FloatTensorOps;
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Flex, TensorMetadata};
-use burn::tensor::TensorData;
 
 use super::backward::{Given, backward};
 use super::forward::{Inputs, forward};
 use super::score::Score;
 use super::seen::Seen;
 use super::{TiledAttention, sizes};
+use crate::ops::numbers::{read, row_major, tensor};
 
 /// Queries and keys of a tile: 64 · 64 scores and as many features of 64 keys stay in a core's nearest cache.
 const TILE: usize = 64;
-
-fn numbers(tensor: &FloatTensor<Flex>) -> &[f32] {
-    tensor.as_slice().expect("activations are f32 on the CPU, and were made contiguous")
-}
-
-fn tensor(numbers: Vec<f32>, like: &FloatTensor<Flex>) -> FloatTensor<Flex> {
-    Flex::float_from_data(TensorData::new(numbers, like.shape()), &like.device())
-}
 
 impl TiledAttention for Flex {
     fn tiled_attention(
@@ -32,12 +23,12 @@ impl TiledAttention for Flex {
         first: Arc<[u32]>,
         score: Score,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        let [query, key, value] = [query, key, value].map(|tensor| tensor.to_contiguous());
+        let [query, key, value] = [query, key, value].map(row_major);
         let sizes = sizes::<Self>(&query, &key, &first);
         let seen = Seen { sizes, first: &first };
-        let mixed = forward(&Inputs { query: numbers(&query), key: numbers(&key), value: numbers(&value), seen, score }, TILE);
-        let log_sums = TensorData::new(mixed.log_sums, [sizes.batch, sizes.queries, sizes.heads]);
-        (tensor(mixed.output, &query), Self::float_from_data(log_sums, &query.device()))
+        let mixed = forward(&Inputs { query: read(&query), key: read(&key), value: read(&value), seen, score }, TILE);
+        let of_queries = [sizes.batch, sizes.queries, sizes.heads].into();
+        (tensor(mixed.output, query.shape()), tensor(mixed.log_sums, of_queries))
     }
 
     fn tiled_attention_gradients(
@@ -50,12 +41,11 @@ impl TiledAttention for Flex {
         first: Arc<[u32]>,
         score: Score,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
-        let [query, key, value, output, log_sums, gradient] =
-            [query, key, value, output, log_sums, gradient].map(|tensor| tensor.to_contiguous());
+        let [query, key, value, output, log_sums, gradient] = [query, key, value, output, log_sums, gradient].map(row_major);
         let seen = Seen { sizes: sizes::<Self>(&query, &key, &first), first: &first };
-        let inputs = Inputs { query: numbers(&query), key: numbers(&key), value: numbers(&value), seen, score };
-        let given = Given { output: numbers(&output), log_sums: numbers(&log_sums), gradient: numbers(&gradient) };
+        let inputs = Inputs { query: read(&query), key: read(&key), value: read(&value), seen, score };
+        let given = Given { output: read(&output), log_sums: read(&log_sums), gradient: read(&gradient) };
         let [dq, dk, dv] = backward(&inputs, &given, TILE);
-        (tensor(dq, &query), tensor(dk, &key), tensor(dv, &value))
+        (tensor(dq, query.shape()), tensor(dk, key.shape()), tensor(dv, value.shape()))
     }
 }

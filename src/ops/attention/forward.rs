@@ -3,6 +3,7 @@
 //! The rows of a tile are (query, head of the group) pairs, so a head of the keys is read once for its whole group and one query
 //! still fills a register. Tiles are worked on transposed, a row a lane: maxima and sums over the keys are then those of whole registers.
 
+use std::cell::RefCell;
 use std::ops::Range;
 
 use rayon::prelude::*;
@@ -64,7 +65,7 @@ pub(super) fn forward(inputs: &Inputs, tile: usize) -> Mixed {
         count(2 * place.rows.len() * place.keys.len() * width);
         let mut output = vec![0.0; place.rows.len() * width];
         let mut log_sums = vec![0.0; place.rows.len()];
-        forward_tile(inputs, place, tile, &mut Scratch::new(tile, width), &mut output, &mut log_sums);
+        SCRATCH.with_borrow_mut(|scratch| forward_tile(inputs, place, tile, scratch, &mut output, &mut log_sums));
         Mixed { output, log_sums }
     };
     // Late rows see most, and go first.
@@ -86,7 +87,12 @@ pub(super) fn forward(inputs: &Inputs, tile: usize) -> Mixed {
     mixed
 }
 
-/// What a tile is worked on in.
+thread_local! {
+    static SCRATCH: RefCell<Scratch> = RefCell::default();
+}
+
+/// What a tile is worked on in, as large as a thread has needed it so far.
+#[derive(Default)]
 struct Scratch {
     /// scale · Qᵀ, [width, lanes].
     query: Vec<f32>,
@@ -104,21 +110,37 @@ struct Scratch {
 }
 
 impl Scratch {
-    fn new(tile: usize, width: usize) -> Self {
-        let lanes = tile.next_multiple_of(16);
-        let [query, mixed] = [(); 2].map(|()| vec![0.0; width * lanes]);
-        let [largest, sum, shrink] = [(); 3].map(|()| vec![0.0; lanes]);
-        let [first, end] = [(); 2].map(|()| vec![0; lanes]);
-        Self { query, weights: vec![0.0; tile * lanes], mixed, largest, sum, shrink, first, end }
+    /// Nothing mixed yet; lanes that no row fills see everything of a query of zeros.
+    fn begin(&mut self, tile: usize, lanes: usize, width: usize) {
+        let Self { query, weights, mixed, largest, sum, shrink, first, end } = self;
+        // Not minus infinity: where a row sees nothing of a tile, the difference to its maximum is to be one of numbers.
+        let filled = [(query, width * lanes, 0.0), (mixed, width * lanes, 0.0), (largest, lanes, f32::MIN), (sum, lanes, 0.0)];
+        for (numbers, count, number) in filled {
+            numbers.clear();
+            numbers.resize(count, number);
+        }
+        weights.resize(tile * lanes, 0.0);
+        shrink.resize(lanes, 0.0);
+        for (places, place) in [(first, 0), (end, u32::MAX)] {
+            places.clear();
+            places.resize(lanes, place);
+        }
     }
 }
 
 vectorised! {
-    fn forward_tile<'a, A>(inputs: &'a Inputs<'a>, place: &'a Place, tile: usize, scratch: &'a mut Scratch, output: &'a mut [f32], log_sums: &'a mut [f32]) {
+    fn forward_tile<'a, A>(
+        inputs: &'a Inputs<'a>,
+        place: &'a Place,
+        tile: usize,
+        scratch: &'a mut Scratch,
+        output: &'a mut [f32],
+        log_sums: &'a mut [f32],
+    ) {
         let Sizes { queries, keys, heads, kv_heads, width, .. } = inputs.seen.sizes;
         let group = heads / kv_heads;
         let lanes = place.rows.len().next_multiple_of(16);
-        begin(scratch, lanes, width);
+        scratch.begin(tile, lanes, width);
         for (lane, row) in place.rows.clone().enumerate() {
             let (query, head) = (row / group, place.kv_head * group + row % group);
             let from = ((place.batch * queries + query) * heads + head) * width;
@@ -146,18 +168,6 @@ vectorised! {
     }
 }
 
-/// Nothing mixed yet; lanes that no row fills see everything of a query of zeros.
-#[inline(always)]
-fn begin(scratch: &mut Scratch, lanes: usize, width: usize) {
-    scratch.query[..width * lanes].fill(0.0);
-    scratch.mixed[..width * lanes].fill(0.0);
-    // Not minus infinity: where a row sees nothing of a tile, the difference to its maximum is to be one of numbers.
-    scratch.largest[..lanes].fill(f32::MIN);
-    scratch.sum[..lanes].fill(0.0);
-    scratch.first[..lanes].fill(0);
-    scratch.end[..lanes].fill(u32::MAX);
-}
-
 /// Takes in a tile of keys; `key` is K, `value` Vᵀ.
 #[inline(always)]
 fn mix<A: Arithmetic>(scratch: &mut Scratch, key: Left, value: Left, keys: Range<usize>, lanes: usize, softcap: Option<f32>) {
@@ -167,8 +177,8 @@ fn mix<A: Arithmetic>(scratch: &mut Scratch, key: Left, value: Left, keys: Range
     if let Some(softcap) = softcap {
         cap(weights, softcap);
     }
-    hide(weights, &keys, &first[..lanes], &end[..lanes]);
-    soften::<A>(weights, &mut largest[..lanes], &mut sum[..lanes], &mut shrink[..lanes]);
+    hide(weights, &keys, first, end);
+    soften::<A>(weights, largest, sum, shrink);
     for mixed in mixed.chunks_exact_mut(lanes).take(value.rows) {
         for (mixed, shrink) in mixed.iter_mut().zip(&*shrink) {
             *mixed *= shrink;

@@ -28,6 +28,8 @@ use burn::tensor::Tensor;
 pub use score::Score;
 use seen::Sizes;
 
+use super::differentiate;
+
 /// softmax(score(Q Kᵀ)) V, every group of query heads on its key head (Vaswani et al. 2017, arXiv:1706.03762; Ainslie et al. 2023,
 /// arXiv:2305.13245).
 ///
@@ -147,13 +149,8 @@ impl<B: Backend + TiledAttention> Backward<B, 3> for AttentionBackward {
     type State = Kept<B>;
 
     fn backward(self, ops: Ops<Self::State, 3>, grads: &mut Gradients, _checkpointer: &mut Checkpointer) {
-        let ([query, key, value, output, log_sums], first, score) = ops.state;
-        let gradient = grads.consume::<B>(&ops.node);
-        let (dq, dk, dv) = B::tiled_attention_gradients(query, key, value, output, log_sums, gradient, first, score);
-        for (parent, gradient) in ops.parents.into_iter().zip([dq, dk, dv]) {
-            if let Some(parent) = parent {
-                grads.register::<B>(parent.id, gradient);
-            }
-        }
+        differentiate::<B, _, 3>(ops, grads, |([query, key, value, output, log_sums], first, score), gradient| {
+            B::tiled_attention_gradients(query, key, value, output, log_sums, gradient, first, score).into()
+        });
     }
 }
