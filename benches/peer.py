@@ -27,7 +27,23 @@ def arguments():
     parser.add_argument("--warmup", type=int, default=2)
     parser.add_argument("--grad-ckpt", action="store_true")
     parser.add_argument("--export", type=Path)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dtype", default="float32", help="of the frozen weights and of what is computed; adapters are float32")
+    parser.add_argument("--matmul", action="store_true", help="print the rate of bare products too, FLOP/s")
     return parser.parse_args()
+
+
+def product_rate(torch, device, dtype, width=8192, times=10):
+    """The best of a few products of two square matrices, FLOP/s."""
+    x = torch.randn(width, width, device=device, dtype=dtype)
+    best = float("inf")
+    for _ in range(times):
+        torch.cuda.synchronize()
+        began = time.perf_counter()
+        x @ x
+        torch.cuda.synchronize()
+        best = min(best, time.perf_counter() - began)
+    return 2 * width**3 / best
 
 
 def main():
@@ -42,8 +58,10 @@ def main():
     values = json.loads(Path(args.config).read_text())
     config = AutoConfig.for_model(values.pop("model_type"), **values)
     config.use_cache = False
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="sdpa")
-    ids = torch.randint(0, config.vocab_size, (args.batch, args.seq), generator=torch.Generator().manual_seed(1))
+    dtype = getattr(torch, args.dtype)
+    with torch.device(args.device):
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation="sdpa")
+    ids = torch.randint(0, config.vocab_size, (args.batch, args.seq), generator=torch.Generator().manual_seed(1)).to(args.device)
     if args.export:
         model.save_pretrained(args.export / "model")
     lora = peft.LoraConfig(r=args.rank, lora_alpha=2 * args.rank, target_modules=TARGETS, task_type="CAUSAL_LM")
@@ -80,6 +98,13 @@ def main():
         "losses": losses,
         "versions": {"torch": torch.__version__, "peft": peft.__version__},
     }
+    if args.device != "cpu":
+        result["device_peak_memory_bytes"] = torch.cuda.max_memory_allocated()
+        result["weights_bytes"] = sum(p.numel() * p.element_size() for p in model.parameters())
+    if args.matmul:
+        del model, optimizer, trainable, loss
+        torch.cuda.empty_cache()
+        result["matmul_flops_per_second"] = product_rate(torch, args.device, dtype)
     print(json.dumps(result))
 
 
