@@ -26,6 +26,8 @@ use burn::backend::tensor::FloatTensor;
 
 pub use adamw::{AdamWRule, AdamWState, Segment, adamw};
 pub use adapted::{Adapter, adapted};
+#[cfg(test)]
+pub(crate) use attention::in_tiles;
 pub use attention::{Score, attention};
 pub use cross_entropy::{cross_entropy, cross_entropy_losses};
 pub use dropout::{Mask, dropout};

@@ -215,3 +215,56 @@ fn token_keys(batch: &Batch, [seed, epoch]: [u64; 2]) -> Arc<[u64]> {
 fn ordered_sum(values: &[f32]) -> f64 {
     values.iter().map(|value| f64::from(*value)).sum()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use burn::tensor::Device;
+
+    use super::*;
+    use crate::adapter::{LoraConfig, attach};
+    use crate::data::TokenRow;
+    use crate::draws::mix;
+    use crate::model::Folder;
+    use crate::ops::in_tiles;
+    use crate::terms::ModelDtype;
+
+    /// The loss of documents that end within, at the end of and behind a tile, and the gradients of every weight of an adapter whose B is
+    /// not zero.
+    fn step(family: &str, tile: usize, head_chunk_rows: usize, memory: Memory) -> (f64, Vec<f32>) {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/archs").join(family).join("model");
+        let mut decoder =
+            Folder::open(&folder).expect("a base").load(ModelDtype::Auto, &Device::flex(), &|_| {}).expect("loaded");
+        let config = LoraConfig { init_lora_weights: false, ..LoraConfig::all_linear(3, 6.0) };
+        attach(&mut decoder, &config, 7, None).expect("attached");
+        let vocabulary = decoder.spec.vocabulary as u64;
+        let row = |length: u64| {
+            let ids = (0..length).map(|place| (mix(length << 32 | place) % vocabulary) as u32).collect();
+            (length, TokenRow { ids, trained: (0..length).map(|place| place % 3 > 0).collect() })
+        };
+        let batch = Batch::new([3, 4, 5, 17, 70, 2].map(row));
+        let mut gradients = Gradients::default();
+        let config = StepConfig { memory, head_chunk_rows, dropout: 0.1 };
+        let loss = in_tiles(tile, || forward_backward(&decoder, &batch, config, [1, 2], &mut gradients));
+        let numbers = gradients.all().into_iter().flat_map(|row| row.into_data().iter::<f32>().collect::<Vec<_>>());
+        (loss.sum, numbers.collect())
+    }
+
+    #[test]
+    fn whole_models_do_not_depend_on_tiles_and_chunks() {
+        for family in ["llama", "qwen2", "qwen3", "mistral"] {
+            let (loss, gradients) = step(family, 64, 1000, Memory::KEEP);
+            let largest = gradients.iter().fold(0.0_f32, |largest, x| largest.max(x.abs()));
+            assert!(loss.is_finite() && largest > 1e-3, "{family}: {loss}, {largest}");
+            for (tile, chunk, memory) in
+                [(4, 3, Memory::KEEP), (4, 3, Memory::RECOMPUTE), (64, 3, Memory::KEEP), (16, 1000, Memory::KEEP)]
+            {
+                let (other, others) = step(family, tile, chunk, memory);
+                assert!((other / loss - 1.0).abs() < 1e-6, "{family}, tile {tile}, chunk {chunk}: loss {other}, not {loss}");
+                let furthest = gradients.iter().zip(&others).fold(0.0_f32, |most, (one, other)| most.max((one - other).abs()));
+                assert!(furthest < 2e-6 * largest, "{family}, tile {tile}, chunk {chunk}: {furthest} of {largest}");
+            }
+        }
+    }
+}

@@ -15,6 +15,30 @@ use crate::ops::numbers::{read, row_major, tensor};
 /// Queries and keys of a tile: 64 · 64 scores and as many features of 64 keys stay in a core's nearest cache.
 const TILE: usize = 64;
 
+#[cfg(test)]
+thread_local! {
+    static TILE_OF_TEST: std::cell::Cell<usize> = const { std::cell::Cell::new(TILE) };
+}
+
+/// What `compute` gives in tiles of so many queries and keys.
+#[cfg(test)]
+pub(crate) fn in_tiles<T>(tile: usize, compute: impl FnOnce() -> T) -> T {
+    TILE_OF_TEST.set(tile);
+    let result = compute();
+    TILE_OF_TEST.set(TILE);
+    result
+}
+
+#[cfg(test)]
+fn tile() -> usize {
+    TILE_OF_TEST.get()
+}
+
+#[cfg(not(test))]
+const fn tile() -> usize {
+    TILE
+}
+
 impl TiledAttention for Flex {
     fn tiled_attention(
         query: FloatTensor<Self>,
@@ -26,7 +50,7 @@ impl TiledAttention for Flex {
         let [query, key, value] = [query, key, value].map(row_major);
         let sizes = sizes::<Self>(&query, &key, &first);
         let seen = Seen { sizes, first: &first };
-        let mixed = forward(&Inputs { query: read(&query), key: read(&key), value: read(&value), seen, score }, TILE);
+        let mixed = forward(&Inputs { query: read(&query), key: read(&key), value: read(&value), seen, score }, tile());
         let of_queries = [sizes.batch, sizes.queries, sizes.heads].into();
         (tensor(mixed.output, query.shape()), tensor(mixed.log_sums, of_queries))
     }
@@ -45,7 +69,7 @@ impl TiledAttention for Flex {
         let seen = Seen { sizes: sizes::<Self>(&query, &key, &first), first: &first };
         let inputs = Inputs { query: read(&query), key: read(&key), value: read(&value), seen, score };
         let given = Given { output: read(&output), log_sums: read(&log_sums), gradient: read(&gradient) };
-        let [dq, dk, dv] = backward(&inputs, &given, TILE);
+        let [dq, dk, dv] = backward(&inputs, &given, tile());
         (tensor(dq, query.shape()), tensor(dk, key.shape()), tensor(dv, value.shape()))
     }
 }

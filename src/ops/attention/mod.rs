@@ -25,6 +25,8 @@ use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, AutodiffBackend, Backend, Dispatch, TensorMetadata, backend_extension};
 use burn::tensor::Tensor;
 
+#[cfg(test)]
+pub(crate) use cpu::in_tiles;
 pub use score::Score;
 use seen::Sizes;
 
