@@ -97,9 +97,8 @@ fn pointwise(criterion: &mut Criterion) {
     let mut of_norm = group(criterion, "norm", TOKENS * WIDTH);
     forward_and_backward(&mut of_norm, drawn([1, TOKENS, WIDTH]), |x| norm.forward(x));
     of_norm.finish();
-    let up = drawn([1, TOKENS, INNER]);
     let mut of_unit = group(criterion, "swiglu", TOKENS * INNER);
-    forward_and_backward(&mut of_unit, drawn([1, TOKENS, INNER]), |gate| swiglu(gate, up.clone()));
+    forward_and_backward(&mut of_unit, drawn([TOKENS, 2 * INNER]), swiglu);
     of_unit.finish();
 }
 

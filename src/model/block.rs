@@ -7,7 +7,7 @@ use burn::tensor::{Int, Tensor};
 use super::cache::Past;
 use super::spec::{GroupedSpec, LAYER_NORMS, QUERY_KEY_NORMS, norm_name};
 use crate::nn::norm::RmsNorm;
-use crate::nn::projection::Projection;
+use crate::nn::projection::{Projection, side_by_side};
 use crate::nn::rope::RopeTables;
 use crate::nn::weight::Weight;
 use crate::ops::{Mask, Score, attention, swiglu};
@@ -123,7 +123,9 @@ impl Block {
     fn feed_forward(&self, x: Tensor<3>, frame: &Frame) -> Tensor<3> {
         let [gate, up, down] = &self.mlp;
         let mask = frame.mask(self.index, Group::MlpInput);
-        let inner = swiglu(gate.forward(x.clone(), mask.as_ref()), up.forward(x, mask.as_ref()));
+        let gate_up = side_by_side([gate, up], x, None, mask.as_ref());
+        let [batch, length, width] = gate_up.dims();
+        let inner = swiglu(gate_up.reshape([batch * length, width])).reshape([batch, length, width / 2]);
         down.forward(inner, frame.mask(self.index, Group::MlpOutput).as_ref())
     }
 

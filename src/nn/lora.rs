@@ -3,7 +3,7 @@
 use burn::tensor::Tensor;
 
 use crate::draws::{mix, unit};
-use crate::ops::{Adapter, Mask, adapted};
+use crate::ops::Adapter;
 
 /// `scale · drop(x) A B`, Hu et al. 2021, arXiv:2106.09685; `scale` is alpha / r, or alpha / sqrt(r) with rslora
 /// (arXiv:2312.03732).
@@ -18,13 +18,10 @@ pub struct Lora {
 }
 
 impl Lora {
-    /// x W + `scale · drop(x) A B`.
-    ///
-    /// # Shapes
-    /// `x` [tokens, in], `weight` [in, out], result [tokens, out].
-    pub fn forward(&self, x: Tensor<2>, weight: Tensor<2>, mask: Option<&Mask>) -> Tensor<2> {
+    /// It as an operand of [`crate::ops::adapted`].
+    pub fn adapter(&self) -> Adapter {
         let Self { a, b, scale } = self.clone();
-        adapted(x, weight, Adapter { a, b, scale }, mask)
+        Adapter { a, b, scale }
     }
 
     /// Parameters in A and B.

@@ -1,10 +1,10 @@
 //! A linear map with an optional adapter.
 
-use burn::tensor::Tensor;
+use burn::tensor::{DType, Tensor};
 
 use super::lora::Lora;
 use super::weight::Weight;
-use crate::ops::{Mask, matmul};
+use crate::ops::{Linear, Linears, Mask, adapted};
 use crate::terms::Method;
 
 /// y = x W + b + (alpha / r) (drop(x) A) B, arXiv:2106.09685. Where the adapter trains, W and b never change and never get a
@@ -25,17 +25,12 @@ impl Projection {
     /// # Shapes
     /// `x` [batch, sequence, in], result [batch, sequence, out]; the mask has batch · sequence tokens.
     pub fn forward(&self, x: Tensor<3>, mask: Option<&Mask>) -> Tensor<3> {
-        let [batch, sequence, inputs] = x.dims();
-        let x: Tensor<2> = x.reshape([batch * sequence, inputs]);
-        let mut y = match &self.lora {
-            Some(lora) => lora.forward(x, self.weight.clone(), mask),
-            None => matmul(x, self.weight.clone()),
-        }; // [tokens, out]
-        if let Some(bias) = &self.bias {
-            y = y + bias.clone().unsqueeze();
-        }
-        let outputs = self.outputs();
-        y.reshape([batch, sequence, outputs])
+        side_by_side([self], x, None, mask)
+    }
+
+    /// The same onto `onto`, [batch, sequence, out].
+    pub fn forward_onto(&self, onto: Tensor<3>, x: Tensor<3>, mask: Option<&Mask>) -> Tensor<3> {
+        side_by_side([self], x, Some(onto), mask)
     }
 
     /// Visits the weights that train, with their names.
@@ -65,4 +60,36 @@ impl Projection {
     pub fn outputs(&self) -> usize {
         self.weight.dims()[1]
     }
+}
+
+/// Projections of one input as one product, what they give side by side and all of it onto what is given.
+///
+/// # Shapes
+/// `x` [batch, sequence, in], `onto` and the result [batch, sequence, out of all]; the mask has batch · sequence tokens.
+pub fn side_by_side<const N: usize>(
+    projections: [&Projection; N],
+    x: Tensor<3>,
+    onto: Option<Tensor<3>>,
+    mask: Option<&Mask>,
+) -> Tensor<3> {
+    let [batch, sequence, inputs] = x.dims();
+    let outputs = projections.iter().map(|projection| projection.outputs()).sum();
+    let map = |projection: &Projection| {
+        let adapter = projection.lora.as_ref().map(Lora::adapter);
+        Linear { weight: projection.weight.clone(), adapter }
+    };
+    let linears = Linears {
+        maps: projections.iter().map(|projection| map(projection)).collect(),
+        onto: onto.map(|onto| onto.reshape([batch * sequence, outputs])),
+    };
+    let mut y = adapted(x.reshape([batch * sequence, inputs]), linears, mask); // [tokens, out of all]
+    if projections.iter().any(|projection| projection.bias.is_some()) {
+        let device = y.device();
+        let bias = |projection: &Projection| {
+            projection.bias.clone().unwrap_or_else(|| Tensor::zeros([projection.outputs()], (&device, DType::F32)))
+        };
+        let biases = projections.iter().map(|projection| bias(projection)).collect();
+        y = y + Tensor::cat(biases, 0).unsqueeze();
+    }
+    y.reshape([batch, sequence, outputs])
 }

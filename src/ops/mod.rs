@@ -25,7 +25,7 @@ use burn::backend::autodiff::ops::Ops;
 use burn::backend::tensor::FloatTensor;
 
 pub use adamw::{AdamWRule, AdamWState, Segment, adamw};
-pub use adapted::{Adapter, adapted};
+pub use adapted::{Adapter, Linear, Linears, adapted};
 #[cfg(test)]
 pub(crate) use attention::in_tiles;
 pub use attention::{Score, attention};

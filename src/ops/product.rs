@@ -3,6 +3,7 @@
 //! Every product of the model goes through [`matmul`], forward and backward, so that the floating-point operations of a step
 //! can be counted: a frozen weight costs 4 a token and parameter (no gradient of the weight), an adapter's 6.
 
+use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use burn::backend::autodiff::checkpoint::base::Checkpointer;
@@ -12,9 +13,10 @@ use burn::backend::autodiff::ops::{Backward, Ops, OpsKind, binary};
 use burn::backend::ops::FloatTensorOps;
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, Backend, Dispatch, Flex, TensorMetadata, backend_extension};
-use burn::tensor::{DType, Tensor, TensorData};
+use burn::tensor::{DType, Tensor};
 
-use super::gemm::{Matrix, Numbers, sum_of_products};
+use super::gemm::{self, Matrix, Numbers};
+use super::numbers::{row_major, tensor};
 
 /// Rows below which a product is bound by reading the right matrix, so that packing it does not pay: burn's own product takes it, whose
 /// sums are of another order.
@@ -44,48 +46,100 @@ pub trait Product: Backend {
     fn product(lhs: FloatTensor<Self>, rhs: FloatTensor<Self>) -> FloatTensor<Self>;
 }
 
-/// Sums of products, counted too.
-pub(super) trait ProductSum: Product {
-    /// `lhs[0] · rhs[0] + lhs[1] · rhs[1]`, matrices.
-    fn product_sum(lhs: [FloatTensor<Self>; 2], rhs: [FloatTensor<Self>; 2]) -> FloatTensor<Self>;
+/// One product of a sum; the right matrix may be given in pieces, one below the other.
+pub(super) type Term<T> = (T, Vec<T>);
+
+/// A matrix that is wanted: some sums of products, their columns side by side, and what is added to all of it.
+#[derive(Debug)]
+pub(super) struct Wanted<T> {
+    pub sums: Vec<Vec<Term<T>>>,
+    pub added: Option<T>,
+}
+
+impl<T> Wanted<T> {
+    /// A sum of products.
+    pub fn sum(terms: Vec<Term<T>>) -> Self {
+        Self { sums: vec![terms], added: None }
+    }
+
+    fn map<U>(self, mut of: impl FnMut(T) -> U) -> Wanted<U> {
+        let mut term = |(left, right): Term<T>| (of(left), right.into_iter().map(&mut of).collect());
+        let sums = self.sums.into_iter().map(|terms| terms.into_iter().map(&mut term).collect()).collect();
+        Wanted { sums, added: self.added.map(of) }
+    }
+
+    fn terms(&self) -> impl Iterator<Item = &Term<T>> {
+        self.sums.iter().flatten()
+    }
+}
+
+/// Products that are computed together, counted too.
+pub(super) trait Products: Product {
+    /// Matrices of which none depends on another.
+    fn products(wanted: Vec<Wanted<FloatTensor<Self>>>) -> Vec<FloatTensor<Self>>;
 }
 
 impl Product for Flex {
     fn product(lhs: FloatTensor<Self>, rhs: FloatTensor<Self>) -> FloatTensor<Self> {
         count_product::<Self>(&lhs, &rhs);
-        summed([lhs], [rhs]).unwrap_or_else(|([lhs], [rhs])| Self::float_matmul(lhs, rhs))
+        if lhs.shape().num_dims() != 2 || rhs.shape().num_dims() != 2 {
+            return Self::float_matmul(lhs, rhs);
+        }
+        let wanted = Wanted::sum(vec![(lhs, vec![rhs])]);
+        if has_few_rows(&wanted) { composed::<Self>(wanted) } else { packed(vec![wanted]).remove(0) }
     }
 }
 
-impl ProductSum for Flex {
-    fn product_sum(lhs: [FloatTensor<Self>; 2], rhs: [FloatTensor<Self>; 2]) -> FloatTensor<Self> {
-        lhs.iter().zip(&rhs).for_each(|(lhs, rhs)| count_product::<Self>(lhs, rhs));
-        summed(lhs, rhs).unwrap_or_else(|(lhs, rhs)| composed_sum::<Self>(lhs, rhs))
+impl Products for Flex {
+    fn products(wanted: Vec<Wanted<FloatTensor<Self>>>) -> Vec<FloatTensor<Self>> {
+        wanted.iter().for_each(count_wanted::<Self>);
+        if !wanted.iter().any(has_few_rows) {
+            return packed(wanted);
+        }
+        let each = |wanted| if has_few_rows(&wanted) { composed::<Self>(wanted) } else { packed(vec![wanted]).remove(0) };
+        wanted.into_iter().map(each).collect()
     }
 }
 
-/// The sum of the products by our own kernel; what it was given where that is not for it: few rows, or more than two dimensions.
-#[allow(clippy::type_complexity, reason = "twice what it takes")]
-fn summed<const N: usize>(
-    lhs: [FloatTensor<Flex>; N],
-    rhs: [FloatTensor<Flex>; N],
-) -> Result<FloatTensor<Flex>, ([FloatTensor<Flex>; N], [FloatTensor<Flex>; N])> {
-    let shape = [lhs[0].shape(), rhs[0].shape()];
-    let is_f32 = rhs.iter().all(|rhs| rhs.dtype() == DType::F32);
-    if shape[0].num_dims() != 2 || shape[1].num_dims() != 2 || (shape[0][0] < FEW_ROWS && is_f32) {
-        return Err((lhs, rhs));
+fn has_few_rows(wanted: &Wanted<FloatTensor<Flex>>) -> bool {
+    let is_f32 = wanted.terms().flat_map(|(_, right)| right).all(|right| right.dtype() == DType::F32);
+    is_f32 && wanted.terms().all(|(left, _)| left.shape()[0] < FEW_ROWS)
+}
+
+/// By our own kernel.
+fn packed(wanted: Vec<Wanted<FloatTensor<Flex>>>) -> Vec<FloatTensor<Flex>> {
+    let wanted: Vec<_> = wanted
+        .into_iter()
+        .map(|Wanted { sums, added }| Wanted { sums, added: added.map(row_major) }.map(in_rows_or_columns))
+        .collect();
+    let borrowed: Vec<gemm::Wanted> = wanted.iter().map(borrow).collect();
+    gemm::matrices(&borrowed)
+        .into_iter()
+        .zip(&wanted)
+        .map(|(numbers, wanted)| {
+            let rows = wanted.sums[0][0].0.shape()[0];
+            let columns: usize = wanted.sums.iter().map(|terms| terms[0].1[0].shape()[1]).sum();
+            tensor(numbers, [rows, columns].into())
+        })
+        .collect()
+}
+
+fn borrow(Wanted { sums, added }: &Wanted<FloatTensor<Flex>>) -> gemm::Wanted<'_> {
+    gemm::Wanted {
+        sums: sums.iter().map(|terms| terms.iter().map(borrow_term).collect()).collect(),
+        added: added.as_ref().map(|added| matrix(added, added.storage())),
     }
-    let (lhs, rhs) = (lhs.map(in_rows_or_columns), rhs.map(in_rows_or_columns));
-    let products: [_; N] = std::array::from_fn(|index| {
-        let left = matrix(&lhs[index], lhs[index].storage());
-        let right = match rhs[index].dtype() {
-            DType::BF16 => matrix(&rhs[index], rhs[index].storage()).map(Numbers::Bf16),
-            _ => matrix(&rhs[index], rhs[index].storage()).map(Numbers::F32),
-        };
-        (left, right)
-    });
-    let sum = TensorData::new(sum_of_products(&products), [shape[0][0], shape[1][1]]);
-    Ok(Flex::float_from_data(sum, &lhs[0].device()))
+}
+
+fn borrow_term((left, right): &Term<FloatTensor<Flex>>) -> gemm::Product<'_> {
+    (matrix(left, left.storage()), right.iter().map(numbers).collect())
+}
+
+fn numbers(tensor: &FloatTensor<Flex>) -> Matrix<Numbers<'_>> {
+    match tensor.dtype() {
+        DType::BF16 => matrix(tensor, tensor.storage()).map(Numbers::Bf16),
+        _ => matrix(tensor, tensor.storage()).map(Numbers::F32),
+    }
 }
 
 /// A matrix whose rows or whose columns lie in one piece.
@@ -116,10 +170,10 @@ impl Product for burn::backend::Cube {
 }
 
 #[cfg(any(feature = "wgpu", feature = "cuda"))]
-impl ProductSum for burn::backend::Cube {
-    fn product_sum(lhs: [FloatTensor<Self>; 2], rhs: [FloatTensor<Self>; 2]) -> FloatTensor<Self> {
-        lhs.iter().zip(&rhs).for_each(|(lhs, rhs)| count_product::<Self>(lhs, rhs));
-        composed_sum::<Self>(lhs, rhs)
+impl Products for burn::backend::Cube {
+    fn products(wanted: Vec<Wanted<FloatTensor<Self>>>) -> Vec<FloatTensor<Self>> {
+        wanted.iter().for_each(count_wanted::<Self>);
+        wanted.into_iter().map(composed::<Self>).collect()
     }
 }
 
@@ -157,8 +211,36 @@ impl<B: Backend + Product> Backward<B, 2> for ProductBackward {
     }
 }
 
-fn composed_sum<B: Backend>([one, other]: [FloatTensor<B>; 2], [of_one, of_other]: [FloatTensor<B>; 2]) -> FloatTensor<B> {
-    B::float_add(B::float_matmul(one, of_one), B::float_matmul(other, of_other))
+/// A wanted matrix of a backend's own operations.
+fn composed<B: Backend>(Wanted { sums, added }: Wanted<FloatTensor<B>>) -> FloatTensor<B> {
+    let of_terms = |terms: Vec<Term<FloatTensor<B>>>| {
+        let products = terms.into_iter().flat_map(|(left, right)| {
+            let mut before = 0;
+            right.into_iter().map(move |piece| {
+                let depth = before..before + piece.shape()[0];
+                before = depth.end;
+                B::float_matmul(columns_of::<B>(&left, depth), piece)
+            })
+        });
+        products.reduce(B::float_add).expect("a sum has a term")
+    };
+    let matrix = B::float_cat(sums.into_iter().map(of_terms).collect(), 1);
+    match added {
+        Some(added) => B::float_add(matrix, added),
+        None => matrix,
+    }
+}
+
+/// Some columns of a matrix.
+pub(super) fn columns_of<B: Backend>(matrix: &FloatTensor<B>, columns: Range<usize>) -> FloatTensor<B> {
+    let [rows, width] = matrix.shape().dims();
+    if columns == (0..width) { matrix.clone() } else { B::float_slice(matrix.clone(), &[(0..rows).into(), columns.into()]) }
+}
+
+fn count_wanted<B: Backend>(wanted: &Wanted<FloatTensor<B>>) {
+    for (left, right) in wanted.terms() {
+        count_product::<B>(left, &right[0]);
+    }
 }
 
 fn count_product<B: Backend>(lhs: &FloatTensor<B>, rhs: &FloatTensor<B>) {

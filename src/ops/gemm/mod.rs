@@ -33,6 +33,15 @@ pub(super) enum Numbers<'a> {
     Bf16(&'a [bf16]),
 }
 
+impl Numbers<'_> {
+    fn len(self) -> usize {
+        match self {
+            Self::F32(numbers) => numbers.len(),
+            Self::Bf16(numbers) => numbers.len(),
+        }
+    }
+}
+
 /// A matrix that lies row behind row, or turned: column behind column. Its transpose is the same numbers, turned.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Matrix<N> {
@@ -63,18 +72,91 @@ impl<N> Matrix<N> {
     }
 }
 
-/// One product of a sum.
-pub(super) type Product<'a> = (Matrix<&'a [f32]>, Matrix<Numbers<'a>>);
+/// One product of a sum; the right matrix may be given in pieces, one below the other.
+pub(super) type Product<'a> = (Matrix<&'a [f32]>, Vec<Matrix<Numbers<'a>>>);
 
-/// The sum of some products, a matrix of rows that lie one behind the other.
-pub(super) fn sum_of_products(products: &[Product]) -> Vec<f32> {
-    let (rows, columns) = (products[0].0.rows, products[0].1.columns);
-    let mut sum = Vec::with_capacity(rows * columns);
-    // SAFETY: the room is there.
-    unsafe { compute(sum.as_mut_ptr(), [rows, columns], products) };
-    // SAFETY: each of the numbers was written.
-    unsafe { sum.set_len(rows * columns) };
-    sum
+/// A matrix that is wanted: some sums of products, their columns side by side, and what is added to all of it.
+#[derive(Debug)]
+pub(super) struct Wanted<'a> {
+    pub sums: Vec<Vec<Product<'a>>>,
+    pub added: Option<Matrix<&'a [f32]>>,
+}
+
+impl Wanted<'_> {
+    fn rows(&self) -> usize {
+        self.sums[0][0].0.rows
+    }
+
+    /// Columns of each sum.
+    fn columns(&self) -> impl Iterator<Item = usize> {
+        self.sums.iter().map(|sum| sum[0].1[0].columns)
+    }
+
+    /// Its tiles where so many threads share them.
+    fn tiles(&self, of: usize, panel: usize, threads: usize) -> Vec<Tile> {
+        let shape = [self.rows(), self.columns().sum()];
+        let depth = |sum: &Vec<Product>| sum.iter().map(|(left, _)| left.columns).sum::<usize>();
+        let multiply_adds: usize = self.sums.iter().zip(self.columns()).map(|(sum, columns)| depth(sum) * columns).sum();
+        let [down, across] = grid(shape, multiply_adds / shape[1].max(1), panel, threads);
+        let tile = |index: usize| {
+            let rows = share(shape[0], down, ROWS, index / across);
+            let columns = share(shape[1], across, panel, index % across);
+            Tile { of, rows, columns, place: (index << 16) / (down * across) }
+        };
+        (0..down * across).map(tile).collect()
+    }
+
+    fn check(&self) {
+        let shape = [self.rows(), self.columns().sum()];
+        for (sum, columns) in self.sums.iter().zip(self.columns()) {
+            for (left, right) in sum {
+                let depth: usize = right.iter().map(|piece| piece.rows).sum();
+                let fit = right.iter().all(|piece| piece.columns == columns);
+                assert!(left.rows == shape[0] && left.columns == depth && fit, "shapes of a product fit");
+                let present = right.iter().all(|piece| piece.reach() <= piece.numbers.len());
+                assert!(left.reach() <= left.numbers.len() && present, "matrices have their numbers");
+            }
+        }
+        if let Some(added) = &self.added {
+            let fits = [added.rows, added.columns] == shape && !added.turned;
+            assert!(fits && added.reach() <= added.numbers.len(), "what is added fits");
+        }
+    }
+}
+
+/// A part of one of the wanted matrices.
+struct Tile {
+    of: usize,
+    rows: Range<usize>,
+    columns: Range<usize>,
+    /// Where it stands among its matrix's tiles, of 65536.
+    place: usize,
+}
+
+/// The wanted matrices, each of rows that lie one behind the other. They are computed together: a thread that is through with its part of
+/// one goes on with the next.
+pub(super) fn matrices(wanted: &[Wanted]) -> Vec<Vec<f32>> {
+    wanted.iter().for_each(Wanted::check);
+    let room = |wanted: &Wanted| Vec::<f32>::with_capacity(wanted.rows() * wanted.columns().sum::<usize>());
+    let mut matrices: Vec<Vec<f32>> = wanted.iter().map(room).collect();
+    let places: Vec<Shared> = matrices.iter_mut().map(|matrix| Shared(matrix.as_mut_ptr())).collect();
+    let (panel, threads) = (VECTORS * lanes(level()), rayon::current_num_threads());
+    let mut tiles: Vec<Tile> = wanted.iter().enumerate().flat_map(|(of, wanted)| wanted.tiles(of, panel, threads)).collect();
+    // Threads take equal stretches of the row of tiles first: each is to hold as much of every matrix.
+    tiles.sort_by_key(|tile| tile.place);
+    let compute = |tile: &Tile| {
+        // SAFETY: tiles do not overlap, and lie within their matrices, whose room is there; the operands were checked.
+        SCRATCH.with_borrow_mut(|scratch| unsafe { compute_tile(places[tile.of].0, &wanted[tile.of], tile, scratch) });
+    };
+    match &tiles[..] {
+        [tile] => compute(tile),
+        tiles => tiles.par_iter().with_max_len(1).for_each(compute),
+    }
+    for (matrix, wanted) in matrices.iter_mut().zip(wanted) {
+        // SAFETY: each of the numbers was written.
+        unsafe { matrix.set_len(wanted.rows() * wanted.columns().sum::<usize>()) };
+    }
+    matrices
 }
 
 /// A place that threads write to, each its own part.
@@ -83,39 +165,6 @@ struct Shared(*mut f32);
 
 // SAFETY: the tiles are disjoint.
 unsafe impl Sync for Shared {}
-
-/// # Safety
-/// `to` has room for the shape.
-unsafe fn compute(to: *mut f32, shape: [usize; 2], products: &[Product]) {
-    let [rows, columns] = shape;
-    for (left, right) in products {
-        assert!(left.rows == rows && right.columns == columns && left.columns == right.rows, "shapes of a product fit");
-        let stored = match right.numbers {
-            Numbers::F32(numbers) => numbers.len(),
-            Numbers::Bf16(numbers) => numbers.len(),
-        };
-        assert!(left.reach() <= left.numbers.len() && right.reach() <= stored, "matrices have their numbers");
-    }
-    let depth: usize = products.iter().map(|(left, _)| left.columns).sum();
-    if depth == 0 {
-        // SAFETY: there is room for the shape.
-        unsafe { to.write_bytes(0, rows * columns) };
-    }
-    let panel = VECTORS * lanes(level());
-    let parts = grid(shape, depth, panel, rayon::current_num_threads());
-    let to = Shared(to);
-    let tile = |index: usize| {
-        let to = &to;
-        let rows = share(rows, parts[0], ROWS, index / parts[1]);
-        let columns_of = share(columns, parts[1], panel, index % parts[1]);
-        // SAFETY: tiles do not overlap, and lie within C; the matrices have their numbers.
-        SCRATCH.with_borrow_mut(|scratch| unsafe { compute_tile(to.0, columns, products, rows, columns_of, scratch) });
-    };
-    match parts {
-        [1, 1] => tile(0),
-        [down, across] => (0..down * across).into_par_iter().with_max_len(1).for_each(tile),
-    }
-}
 
 thread_local! {
     static SCRATCH: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
@@ -139,17 +188,32 @@ fn share(length: usize, parts: usize, unit: usize, index: usize) -> Range<usize>
 }
 
 /// # Safety
-/// Nobody else reads or writes the tile, and it lies within C.
-unsafe fn compute_tile(
-    to: *mut f32,
-    stride: usize,
-    products: &[Product],
-    rows: Range<usize>,
-    columns: Range<usize>,
-    scratch: &mut Vec<f32>,
-) {
+/// Nobody else reads or writes the tile, which lies within the matrix, and the operands were checked.
+unsafe fn compute_tile(to: *mut f32, wanted: &Wanted, tile: &Tile, scratch: &mut Vec<f32>) {
+    let stride: usize = wanted.columns().sum();
+    let mut before = 0;
+    for (sum, columns) in wanted.sums.iter().zip(wanted.columns()) {
+        let [start, end] = [tile.columns.start, tile.columns.end].map(|column| column.clamp(before, before + columns) - before);
+        // SAFETY: the columns are of this sum, which begins here; the rest is the caller's.
+        unsafe { compute_sum(to.add(before), stride, sum, [tile.rows.clone(), start..end], scratch) };
+        before += columns;
+    }
+    if let Some(added) = &wanted.added {
+        for row in tile.rows.clone() {
+            // SAFETY: the row of the tile was written, and nobody else has it.
+            let numbers =
+                unsafe { std::slice::from_raw_parts_mut(to.add(row * stride + tile.columns.start), tile.columns.len()) };
+            let added = &added.numbers[row * added.stride..][tile.columns.clone()];
+            numbers.iter_mut().zip(added).for_each(|(number, added)| *number += added);
+        }
+    }
+}
+
+/// # Safety
+/// As [`compute_tile`], for rows and columns of one sum, which begins at `to`.
+unsafe fn compute_sum(to: *mut f32, stride: usize, sum: &[Product], [rows, columns]: [Range<usize>; 2], scratch: &mut Vec<f32>) {
     let (vector, mut add) = (lanes(level()), false);
-    for (left, right) in products {
+    for (left, right) in sum {
         let parts = left.columns.div_ceil(DEPTH);
         let [down, across] = left.steps();
         for part in 0..parts {
@@ -162,10 +226,7 @@ unsafe fn compute_tile(
                     scratch.resize(size, 0.0);
                 }
                 let panel = &mut scratch[..size];
-                match right.numbers {
-                    Numbers::F32(numbers) => fill(panel, right, numbers, &depth, &of_panel),
-                    Numbers::Bf16(numbers) => fill(panel, right, numbers, &depth, &of_panel),
-                }
+                fill(panel, right, &depth, &of_panel);
                 // SAFETY: rows and depth are within the left matrix, whose numbers are there; the tile is within C.
                 unsafe {
                     let start = left.numbers.as_ptr().add(rows.start * down + depth.start * across);
@@ -177,9 +238,31 @@ unsafe fn compute_tile(
             add = true;
         }
     }
+    if !add {
+        // SAFETY: a sum of nothing is zero, and the tile is within C.
+        rows.for_each(|row| unsafe { to.add(row * stride + columns.start).write_bytes(0, columns.len()) });
+    }
 }
 
-fn fill<T: pack::Stored>(
+/// Some rows and columns of a right matrix, whose pieces lie one below the other.
+fn fill(panel: &mut [f32], right: &[Matrix<Numbers>], depth: &Range<usize>, columns: &Range<usize>) {
+    let width = panel.len() / depth.len();
+    let mut above = 0;
+    for piece in right {
+        let [start, end] = [depth.start, depth.end].map(|k| k.clamp(above, above + piece.rows) - above);
+        if start < end {
+            let from = above + start - depth.start;
+            let panel = &mut panel[from * width..][..(end - start) * width];
+            match piece.numbers {
+                Numbers::F32(numbers) => fill_piece(panel, piece, numbers, &(start..end), columns),
+                Numbers::Bf16(numbers) => fill_piece(panel, piece, numbers, &(start..end), columns),
+            }
+        }
+        above += piece.rows;
+    }
+}
+
+fn fill_piece<T: pack::Stored>(
     panel: &mut [f32],
     right: &Matrix<Numbers>,
     numbers: &[T],
@@ -218,11 +301,21 @@ mod tests {
         Matrix { numbers, rows, columns, stride, turned }
     }
 
+    fn sum_of_products(products: Vec<Product>) -> Vec<f32> {
+        matrices(&[Wanted { sums: vec![products], added: None }]).remove(0)
+    }
+
     fn exact(products: &[Product], row: usize, column: usize) -> f64 {
         let term = |(left, right): &Product, k: usize| {
-            let ([down, across], [right_down, right_across]) = (left.steps(), right.steps());
-            let at = k * right_down + column * right_across;
-            let right = match right.numbers {
+            let [down, across] = left.steps();
+            let (mut piece, mut of_piece) = (0, k);
+            while of_piece >= right[piece].rows {
+                of_piece -= right[piece].rows;
+                piece += 1;
+            }
+            let [right_down, right_across] = right[piece].steps();
+            let at = of_piece * right_down + column * right_across;
+            let right = match right[piece].numbers {
                 Numbers::F32(numbers) => numbers[at],
                 Numbers::Bf16(numbers) => numbers[at].to_f32(),
             };
@@ -243,15 +336,66 @@ mod tests {
         ) {
             let numbers = [rows * depth, depth * columns, rows * low, low * columns].map(|count| drawn(count, seed ^ count as u64));
             let stored: Vec<bf16> = numbers[1].iter().map(|number| bf16::from_f32(*number)).collect();
-            let products = [
-                (matrix(&numbers[0][..], [rows, depth], turned[0]), matrix(Numbers::Bf16(&stored), [depth, columns], turned[1])),
-                (matrix(&numbers[2][..], [rows, low], turned[2]), matrix(Numbers::F32(&numbers[3]), [low, columns], turned[3])),
+            let products = || vec![
+                (matrix(&numbers[0][..], [rows, depth], turned[0]), vec![matrix(Numbers::Bf16(&stored), [depth, columns], turned[1])]),
+                (matrix(&numbers[2][..], [rows, low], turned[2]), vec![matrix(Numbers::F32(&numbers[3]), [low, columns], turned[3])]),
             ];
             // Within the bound of a sum in f32: the number of terms times half a unit of the sum of their sizes.
             let bound = (depth + low) as f64 * 6e-8 * (depth + low) as f64 * 0.25;
-            for sum in at_every_level(|| sum_of_products(&products)) {
+            for sum in at_every_level(|| sum_of_products(products())) {
                 for (index, number) in sum.iter().enumerate() {
-                    let expected = exact(&products, index / columns, index % columns);
+                    let expected = exact(&products(), index / columns, index % columns);
+                    prop_assert!((f64::from(*number) - expected).abs() <= bound, "{number} for {expected}");
+                }
+            }
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(48))]
+
+        #[test]
+        fn matrices_are_computed_together_in_columns_and_from_pieces(
+            [rows, depth, other] in [1_usize..70, 1_usize..500, 1_usize..60],
+            columns in [1_usize..120, 1_usize..60, 1_usize..20],
+            turned: [bool; 2],
+            seed: u64,
+        ) {
+            let (width, above): (usize, usize) = (columns.iter().sum(), depth / 3);
+            let left = drawn(rows * depth, seed);
+            let rights = columns.map(|columns| drawn(depth * columns, seed ^ columns as u64));
+            let (added, short) = (drawn(rows * width, !seed), drawn(other * rows, seed ^ 7));
+            let pieces = |numbers: &'_ [f32], columns: usize| -> Vec<Matrix<Numbers<'static>>> {
+                // Pieces of their own, so that the upper may lie straight and the lower turned.
+                let piece = |rows: Range<usize>, turned: bool| {
+                    let size = [rows.len(), columns];
+                    let at = |index: usize| {
+                        let [row, column] = if turned { [index % size[0], index / size[0]] } else { [index / columns, index % columns] };
+                        numbers[(rows.start + row) * columns + column]
+                    };
+                    let numbers: Vec<f32> = (0..size[0] * columns).map(at).collect();
+                    matrix(Numbers::F32(numbers.leak()), size, turned)
+                };
+                vec![piece(0..above, turned[0]), piece(above..depth, turned[1])]
+            };
+            let sum = |which: usize| vec![(matrix(&left[..], [rows, depth], false), pieces(&rights[which], columns[which]))];
+            let wanted = [
+                Wanted { sums: (0..3).map(sum).collect(), added: Some(matrix(&added[..], [rows, width], false)) },
+                Wanted { sums: vec![vec![(matrix(&short[..], [other, rows], true), vec![matrix(Numbers::F32(&left), [rows, depth], false)])]], added: None },
+            ];
+            let bound = depth.max(rows) as f64 * 6e-8 * depth.max(rows) as f64 * 0.25 + 1e-7;
+            for computed in at_every_level(|| matrices(&wanted)) {
+                for (index, number) in computed[0].iter().enumerate() {
+                    let (row, mut column, mut which) = (index / width, index % width, 0);
+                    while column >= columns[which] {
+                        column -= columns[which];
+                        which += 1;
+                    }
+                    let expected = exact(&wanted[0].sums[which], row, column) + f64::from(added[index]);
+                    prop_assert!((f64::from(*number) - expected).abs() <= bound, "{number} for {expected}");
+                }
+                for (index, number) in computed[1].iter().enumerate() {
+                    let expected = exact(&wanted[1].sums[0], index / depth, index % depth);
                     prop_assert!((f64::from(*number) - expected).abs() <= bound, "{number} for {expected}");
                 }
             }
@@ -264,7 +408,7 @@ mod tests {
         let (left, right) = (drawn(shape[0] * shape[1], 1), drawn(shape[1] * shape[2], 2));
         let of = |rows: usize| {
             let left = Matrix::new(&left[..rows * shape[1]], [rows, shape[1]]);
-            sum_of_products(&[(left, Matrix::new(Numbers::F32(&right), [shape[1], shape[2]]))])
+            sum_of_products(vec![(left, vec![Matrix::new(Numbers::F32(&right), [shape[1], shape[2]])])])
         };
         let on = |threads: usize| {
             rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a pool").install(|| of(shape[0]))
@@ -277,8 +421,10 @@ mod tests {
     #[test]
     fn nothing_times_nothing_is_nothing() {
         let nothing = |rows, columns| Matrix::new(Numbers::F32(&[]), [rows, columns]);
-        assert!(sum_of_products(&[(Matrix::new(&[][..], [0, 4]), Matrix::new(Numbers::F32(&[0.0; 12]), [4, 3]))]).is_empty());
-        assert!(sum_of_products(&[(Matrix::new(&[0.0; 4][..], [1, 4]), nothing(4, 0))]).is_empty());
+        let some = || vec![Matrix::new(Numbers::F32(&[0.0; 12]), [4, 3])];
+        assert!(sum_of_products(vec![(Matrix::new(&[][..], [0, 4]), some())]).is_empty());
+        assert!(sum_of_products(vec![(Matrix::new(&[0.0; 4][..], [1, 4]), vec![nothing(4, 0)])]).is_empty());
+        assert_eq!(sum_of_products(vec![(Matrix::new(&[][..], [2, 0]), vec![nothing(0, 3)])]), [0.0; 6]);
     }
 
     #[test]

@@ -1,0 +1,196 @@
+//! The gradients of linear maps with adapters, of x with all maps in one product.
+
+use std::ops::Range;
+
+use burn::backend::autodiff::checkpoint::base::Checkpointer;
+use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
+use burn::backend::autodiff::grads::Gradients;
+use burn::backend::autodiff::ops::{Backward, NodeGuard, Ops, OpsKind};
+use burn::backend::tensor::FloatTensor;
+use burn::backend::{Autodiff, AutodiffBackend, Backend, TensorMetadata};
+
+use super::group::{Linear, Linears};
+use super::{dropped, forward, product, scaled};
+use crate::ops::dropout::{KeyedDropout, Mask};
+use crate::ops::product::{Products, Wanted, columns_of};
+
+/// What a gradient is of; a number is that of the map.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Of {
+    X,
+    Weight(usize),
+    A(usize),
+    B(usize),
+    Onto,
+}
+
+/// What backward needs: x where a weight or A trains, and what is small or constant.
+#[derive(Debug, Clone)]
+struct Kept<B: Backend> {
+    x: Option<FloatTensor<B>>,
+    linears: Linears<FloatTensor<B>>,
+    narrow: Option<FloatTensor<B>>,
+    mask: Option<Mask>,
+    /// Of each parent.
+    parents: Vec<Of>,
+}
+
+/// [`forward`] on the tape. Parents of the step are those operands that are tracked.
+pub(super) fn record<B: Products + KeyedDropout, C: CheckpointStrategy>(
+    x: FloatTensor<Autodiff<B, C>>,
+    linears: Linears<FloatTensor<Autodiff<B, C>>>,
+    mask: Option<Mask>,
+) -> FloatTensor<Autodiff<B, C>> {
+    let mut places = vec![Of::X];
+    for (index, map) in linears.maps.iter().enumerate() {
+        places.push(Of::Weight(index));
+        places.extend(map.adapter.iter().flat_map(|_| [Of::A(index), Of::B(index)]));
+    }
+    let (mut places, mut parents, mut nodes) = (places.into_iter().chain([Of::Onto]), Vec::new(), Vec::new());
+    let mut untracked = |tensor: FloatTensor<Autodiff<B, C>>| {
+        let (place, is_tracked) = (places.next().expect("one an operand"), tensor.is_tracked());
+        let (primitive, node) = tensor.into_parts();
+        if is_tracked {
+            parents.push(place);
+            nodes.push(node);
+        }
+        primitive
+    };
+    let x = untracked(x);
+    let linears = linears.map(untracked);
+    let (output, narrow) = forward::<B>(&x, &linears, mask.clone());
+    let keeps_x = parents.iter().any(|of| matches!(of, Of::Weight(_) | Of::A(_)));
+    let linears = Linears { onto: None, ..linears };
+    let kept = Kept { x: keeps_x.then_some(x), linears, narrow, mask, parents };
+    match nodes.len() {
+        0 => <Autodiff<B, C> as AutodiffBackend>::from_inner(output),
+        1 => with_parents::<B, C, 1>(nodes, kept, output),
+        2 => with_parents::<B, C, 2>(nodes, kept, output),
+        3 => with_parents::<B, C, 3>(nodes, kept, output),
+        4 => with_parents::<B, C, 4>(nodes, kept, output),
+        5 => with_parents::<B, C, 5>(nodes, kept, output),
+        6 => with_parents::<B, C, 6>(nodes, kept, output),
+        7 => with_parents::<B, C, 7>(nodes, kept, output),
+        8 => with_parents::<B, C, 8>(nodes, kept, output),
+        more => unreachable!("{more} operands that train, of three maps at most"),
+    }
+}
+
+fn with_parents<B: Products + KeyedDropout, C: CheckpointStrategy, const N: usize>(
+    nodes: Vec<NodeGuard>,
+    kept: Kept<B>,
+    output: FloatTensor<B>,
+) -> FloatTensor<Autodiff<B, C>> {
+    let nodes: [NodeGuard; N] = nodes.try_into().expect("so many were counted");
+    match AdaptedBackward.prepare::<C>(nodes).compute_bound().stateful() {
+        OpsKind::Tracked(prep) => prep.finish(kept, output),
+        OpsKind::UnTracked(prep) => prep.finish(output),
+    }
+}
+
+/// With h = s · drop(x) A and u = s · dY Bᵀ: dB = hᵀ dY, dA = drop(x)ᵀ u, dW = xᵀ dY, and dX = Σ dY Wᵀ + drop'(u Aᵀ) over the maps.
+#[derive(Debug)]
+struct AdaptedBackward;
+
+impl<B: Products + KeyedDropout, const N: usize> Backward<B, N> for AdaptedBackward {
+    type State = Kept<B>;
+
+    fn backward(self, ops: Ops<Self::State, N>, grads: &mut Gradients, _checkpointer: &mut Checkpointer) {
+        let (kept, gradient) = (ops.state, grads.consume::<B>(&ops.node));
+        let parents = kept.parents.clone();
+        for (of, gradient) in gradients(kept, gradient) {
+            let parent = parents.iter().position(|parent| *parent == of).and_then(|place| ops.parents[place].as_ref());
+            if let Some(parent) = parent {
+                grads.register::<B>(parent.id, gradient);
+            }
+        }
+    }
+}
+
+/// The gradients that are wanted, given that of the result.
+fn gradients<B: Products + KeyedDropout>(kept: Kept<B>, gradient: FloatTensor<B>) -> Vec<(Of, FloatTensor<B>)> {
+    let Kept { x, linears, narrow, mask, parents } = kept;
+    let turned = |tensor: &FloatTensor<B>| B::float_transpose(tensor.clone());
+    let places = Places::new(&linears);
+    let of_output = |index: usize| columns_of::<B>(&gradient, places.outputs[index].clone());
+    let (mut found, mut places_found) = (Vec::new(), Vec::new());
+
+    // What follows from the gradient of the result alone: u and dB.
+    let mut wanted = Vec::new();
+    let wants_u = narrow.is_some() && parents.iter().any(|of| matches!(of, Of::X | Of::A(_)));
+    if wants_u {
+        let map = |(index, map): (usize, &Linear<FloatTensor<B>>)| {
+            Some(vec![(of_output(index), vec![turned(&map.adapter.as_ref()?.b)])])
+        };
+        wanted.push(Wanted { sums: linears.maps.iter().enumerate().filter_map(map).collect(), added: None });
+    }
+    for of in &parents {
+        if let (Of::B(index), Some(narrow)) = (*of, &narrow) {
+            let narrow = columns_of::<B>(narrow, places.ranks[index].clone());
+            wanted.push(Wanted::sum(vec![(turned(&narrow), vec![of_output(index)])]));
+            places_found.push(*of);
+        }
+    }
+    let mut computed = if wanted.is_empty() { Vec::new() } else { B::products(wanted) }.into_iter();
+    let u = if wants_u { computed.next() } else { None }.map(|u| scaled::<B>(u, &linears)); // [tokens, ranks]
+    found.extend(places_found.drain(..).zip(computed));
+    drop(narrow);
+
+    // The rest: dX, dA and dW.
+    let mut wanted = Vec::new();
+    let dropped_x =
+        parents.iter().any(|of| matches!(of, Of::A(_))).then(|| dropped::<B>(x.as_ref().expect("kept"), mask.clone()));
+    for of in &parents {
+        let sum = match (*of, &u, &x, &dropped_x) {
+            (Of::X, u, ..) => {
+                let weights = linears.maps.iter().map(|map| turned(&map.weight)).collect();
+                let through_weights = (gradient.clone(), weights);
+                let through_adapters =
+                    u.as_ref().map(|u| (u.clone(), linears.adapters().map(|adapter| turned(&adapter.a)).collect::<Vec<_>>()));
+                match (through_adapters, &mask) {
+                    (Some(through_adapters), Some(mask)) => Wanted {
+                        sums: vec![vec![through_weights]],
+                        added: Some(B::keyed_dropout(product::<B>(Wanted::sum(vec![through_adapters])), mask.clone())),
+                    },
+                    (through_adapters, _) => Wanted::sum([through_weights].into_iter().chain(through_adapters).collect()),
+                }
+            }
+            (Of::A(index), Some(u), _, Some(x)) => {
+                Wanted::sum(vec![(turned(x), vec![columns_of::<B>(u, places.ranks[index].clone())])])
+            }
+            (Of::Weight(index), _, Some(x), _) => Wanted::sum(vec![(turned(x), vec![of_output(index)])]),
+            _ => continue,
+        };
+        wanted.push(sum);
+        places_found.push(*of);
+    }
+    if !wanted.is_empty() {
+        found.extend(places_found.into_iter().zip(B::products(wanted)));
+    }
+    if parents.contains(&Of::Onto) {
+        found.push((Of::Onto, gradient));
+    }
+    found
+}
+
+/// Where each map's columns are, in the result and among the narrow ones.
+struct Places {
+    outputs: Vec<Range<usize>>,
+    ranks: Vec<Range<usize>>,
+}
+
+impl Places {
+    fn new<T: TensorMetadata>(linears: &Linears<T>) -> Self {
+        let ranges = |width: &dyn Fn(&Linear<T>) -> usize| {
+            let mut before = 0;
+            let range = |map: &Linear<T>| {
+                let range = before..before + width(map);
+                before = range.end;
+                range
+            };
+            linears.maps.iter().map(range).collect()
+        };
+        let rank = |map: &Linear<T>| map.adapter.as_ref().map_or(0, |adapter| adapter.b.shape()[0]);
+        Self { outputs: ranges(&|map| map.weight.shape()[1]), ranks: ranges(&rank) }
+    }
+}
