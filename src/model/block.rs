@@ -93,8 +93,8 @@ impl Block {
         if let Some(rows) = frame.wanted_of(self.index) {
             [x, mixed] = [x, mixed].map(|of| of.select(1, rows.places.clone()));
         }
-        let x = x + self.attention[3].forward(mixed, frame.mask(self.index, Group::AttentionOutput).as_ref());
-        x.clone() + self.feed_forward(self.mlp_norm.forward(x), frame)
+        let x = self.attention[3].forward_onto(x, mixed, frame.mask(self.index, Group::AttentionOutput).as_ref());
+        self.feed_forward(x.clone(), self.mlp_norm.forward(x), frame)
     }
 
     /// What the heads see, before it is projected.
@@ -120,13 +120,14 @@ impl Block {
         attention(query, key, value, &frame.first[self.span], score).reshape([batch, length, heads * head_dim])
     }
 
-    fn feed_forward(&self, x: Tensor<3>, frame: &Frame) -> Tensor<3> {
+    /// The feed-forward of x, added to the residual stream.
+    fn feed_forward(&self, onto: Tensor<3>, x: Tensor<3>, frame: &Frame) -> Tensor<3> {
         let [gate, up, down] = &self.mlp;
         let mask = frame.mask(self.index, Group::MlpInput);
         let gate_up = side_by_side([gate, up], x, None, mask.as_ref());
         let [batch, length, width] = gate_up.dims();
         let inner = swiglu(gate_up.reshape([batch * length, width])).reshape([batch, length, width / 2]);
-        down.forward(inner, frame.mask(self.index, Group::MlpOutput).as_ref())
+        down.forward_onto(onto, inner, frame.mask(self.index, Group::MlpOutput).as_ref())
     }
 
     /// The same block with every weight that trains as a leaf of a new tape; frozen weights stay constants.
