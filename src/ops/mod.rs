@@ -5,6 +5,8 @@ mod adamw;
 mod adapted;
 mod attention;
 mod cross_entropy;
+#[cfg(any(feature = "wgpu", feature = "cuda"))]
+mod cube;
 mod dropout;
 mod exp;
 mod flat;

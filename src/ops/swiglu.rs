@@ -14,7 +14,7 @@ use rayon::prelude::*;
 use super::differentiate;
 use super::exp::sigmoid;
 use super::numbers::{piece_of_rows, read, row_major, tensor, write};
-#[cfg(any(feature = "wgpu", feature = "cuda", test))]
+#[cfg(test)]
 use super::product::columns_of;
 use super::simd::vectorised;
 
@@ -94,35 +94,35 @@ impl SwiGlu for Flex {
 #[cfg(any(feature = "wgpu", feature = "cuda"))]
 impl SwiGlu for burn::backend::Cube {
     fn swiglu(gate_up: FloatTensor<Self>) -> FloatTensor<Self> {
-        composed::<Self>(&gate_up)
+        super::cube::swiglu::forward(gate_up)
     }
 
     fn swiglu_gradient(gate_up: FloatTensor<Self>, gradient: FloatTensor<Self>) -> FloatTensor<Self> {
-        composed_gradient::<Self>(&gate_up, gradient)
+        super::cube::swiglu::backward(gate_up, gradient)
     }
 }
 
 /// Gate and up.
-#[cfg(any(feature = "wgpu", feature = "cuda", test))]
+#[cfg(test)]
 fn halves<B: Backend>(gate_up: &FloatTensor<B>) -> [FloatTensor<B>; 2] {
     let width = gate_up.shape()[1];
     [0..width / 2, width / 2..width].map(|columns| columns_of::<B>(gate_up, columns))
 }
 
 /// [`swiglu`] of a backend's own operations.
-#[cfg(any(feature = "wgpu", feature = "cuda", test))]
+#[cfg(test)]
 fn composed<B: Backend>(gate_up: &FloatTensor<B>) -> FloatTensor<B> {
     let [gate, up] = halves::<B>(gate_up);
     silu_times::<B>(gate, up)
 }
 
-#[cfg(any(feature = "wgpu", feature = "cuda", test))]
+#[cfg(test)]
 fn silu_times<B: Backend>(gate: FloatTensor<B>, up: FloatTensor<B>) -> FloatTensor<B> {
     B::float_mul(B::float_mul(gate.clone(), B::sigmoid(gate)), up)
 }
 
 /// The gradient of a backend's own operations.
-#[cfg(any(feature = "wgpu", feature = "cuda", test))]
+#[cfg(test)]
 fn composed_gradient<B: Backend>(gate_up: &FloatTensor<B>, gradient: FloatTensor<B>) -> FloatTensor<B> {
     let [gate, up] = halves::<B>(gate_up);
     let sigmoid = B::sigmoid(gate.clone());

@@ -1,0 +1,63 @@
+//! Kernels of our own for GPUs: one definition is compiled for CUDA and for wgpu.
+//!
+//! Nothing here depends on a schedule: no atomics, and sums whose order is fixed by the sizes, so that a run repeats bit for bit. A
+//! kernel binds at most eight storage buffers with the one that cubecl adds for scalars and lengths, which is what WebGPU promises.
+
+pub(super) mod swiglu;
+#[cfg(test)]
+mod tests;
+
+use burn::tensor::{DType, Shape};
+use burn_cubecl::kernel::into_contiguous;
+use burn_cubecl::ops::numeric::empty_device_contiguous_dtype;
+use burn_cubecl::tensor::CubeTensor;
+use cubecl::calculate_cube_count_elemwise;
+use cubecl::ir::{ElemType, FloatKind};
+use cubecl::prelude::*;
+
+/// The largest number of cubes in a dimension of a launch that every device takes.
+const MOST_CUBES: usize = 65_535;
+
+/// The numbers' type, as kernels name it.
+fn element(tensor: &CubeTensor) -> ElemType {
+    ElemType::Float(match tensor.dtype {
+        DType::F32 => FloatKind::F32,
+        DType::F16 => FloatKind::F16,
+        DType::BF16 => FloatKind::BF16,
+        other => panic!("a kernel has numbers of {other:?}, expected F32, F16 or BF16"),
+    })
+}
+
+/// Numbers that are read and written at once: as many as divide each of these.
+fn vector_size(sizes: &[usize]) -> usize {
+    [4, 2].into_iter().find(|size| sizes.iter().all(|count| count.is_multiple_of(*size))).unwrap_or(1)
+}
+
+/// A tensor without numbers yet, in row-major order, beside another.
+fn empty(beside: &CubeTensor, shape: impl Into<Shape>, dtype: DType) -> CubeTensor {
+    empty_device_contiguous_dtype(beside.client.clone(), beside.device.clone(), shape.into(), dtype)
+}
+
+/// The tensor in row-major order, to be overwritten: itself where no other handle has it, else a copy.
+fn owned(tensor: CubeTensor) -> CubeTensor {
+    let tensor = into_contiguous(tensor);
+    if tensor.can_mut() {
+        return tensor;
+    }
+    let copy = empty(&tensor, tensor.meta.shape().clone(), tensor.dtype);
+    let (client, element) = (tensor.client.clone(), element(&tensor));
+    cubecl::std::tensor::copy_into(&client, tensor.binding(), copy.clone().binding(), element);
+    copy
+}
+
+/// The cubes of a kernel in which a unit has an index of its own, and the units of a cube.
+fn units(tensor: &CubeTensor, count: usize) -> (CubeCount, CubeDim) {
+    let cube = CubeDim::new(&tensor.client, count);
+    (calculate_cube_count_elemwise(&tensor.client, count, cube), cube)
+}
+
+/// At least so many cubes, folded where one dimension cannot hold them: a kernel takes `CUBE_POS` and leaves what is too many alone.
+fn cubes(count: usize) -> CubeCount {
+    let rows = count.div_ceil(MOST_CUBES).max(1);
+    CubeCount::Static(count.div_ceil(rows) as u32, rows as u32, 1)
+}

@@ -1,0 +1,107 @@
+//! The gated unit on a GPU: silu(g) ∘ u and its gradients, a unit a vector of numbers.
+
+use burn::backend::TensorMetadata;
+use burn_cubecl::kernel::into_contiguous;
+use burn_cubecl::tensor::CubeTensor;
+use cubecl::prelude::*;
+
+use super::{element, empty, owned, units, vector_size};
+
+/// σ(x).
+#[cube]
+fn sigmoid<N: Size>(x: Vector<f32, N>) -> Vector<f32, N> {
+    let one = Vector::<f32, N>::new(1.0f32);
+    one / (one + (-x).exp())
+}
+
+/// `inner` is half a row's width, in vectors.
+#[cube(launch)]
+fn output_of<F: Float, N: Size>(
+    gate_up: &[Vector<F, N>],
+    output: &mut [Vector<F, N>],
+    inner: usize,
+    #[define(F)] _element: ElemType,
+) {
+    if ABSOLUTE_POS < output.len() {
+        let gate = ABSOLUTE_POS / inner * inner + ABSOLUTE_POS;
+        let g = Vector::<f32, N>::cast_from(gate_up[gate]);
+        let u = Vector::<f32, N>::cast_from(gate_up[gate + inner]);
+        output[ABSOLUTE_POS] = Vector::cast_from(g * sigmoid::<N>(g) * u);
+    }
+}
+
+/// In place: dG = dY ∘ u σ(g) (1 + g (1 - σ(g))), dU = dY ∘ silu(g).
+#[cube(launch)]
+fn gradients_of<F: Float, N: Size>(
+    gate_up: &mut [Vector<F, N>],
+    gradient: &[Vector<F, N>],
+    inner: usize,
+    #[define(F)] _element: ElemType,
+) {
+    if ABSOLUTE_POS < gradient.len() {
+        let gate = ABSOLUTE_POS / inner * inner + ABSOLUTE_POS;
+        let one = Vector::<f32, N>::new(1.0f32);
+        let g = Vector::<f32, N>::cast_from(gate_up[gate]);
+        let u = Vector::<f32, N>::cast_from(gate_up[gate + inner]);
+        let d = Vector::<f32, N>::cast_from(gradient[ABSOLUTE_POS]);
+        let s = sigmoid::<N>(g);
+        gate_up[gate] = Vector::cast_from(d * u * s * (one + g * (one - s)));
+        gate_up[gate + inner] = Vector::cast_from(d * g * s);
+    }
+}
+
+/// silu(gate) ∘ up of rows [rows, 2 · inner] in which they lie side by side.
+pub(in crate::ops) fn forward(gate_up: CubeTensor) -> CubeTensor {
+    let gate_up = into_contiguous(gate_up);
+    let [rows, width] = gate_up.shape().dims();
+    let (client, element, inner) = (gate_up.client.clone(), element(&gate_up), width / 2);
+    let output = empty(&gate_up, [rows, inner], gate_up.dtype);
+    if rows * inner > 0 {
+        let size = vector_size(&[inner]);
+        let (cubes, cube) = units(&gate_up, rows * inner / size);
+        let [gate_up, output] = [gate_up, output.clone()].map(CubeTensor::into_buffer_arg);
+        output_of::launch(&client, cubes, cube, size, gate_up, output, inner / size, element);
+    }
+    output
+}
+
+/// The gradient of `gate_up`, in its place where nobody else holds it.
+pub(in crate::ops) fn backward(gate_up: CubeTensor, gradient: CubeTensor) -> CubeTensor {
+    let (gate_up, gradient) = (owned(gate_up), into_contiguous(gradient));
+    let [rows, inner] = gradient.shape().dims();
+    let (client, element) = (gate_up.client.clone(), element(&gate_up));
+    if rows * inner > 0 {
+        let size = vector_size(&[inner]);
+        let (cubes, cube) = units(&gate_up, rows * inner / size);
+        let [gate_up, gradient] = [gate_up.clone(), gradient].map(CubeTensor::into_buffer_arg);
+        gradients_of::launch(&client, cubes, cube, size, gate_up, gradient, inner / size, element);
+    }
+    gate_up
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::tests::{device, drawn, worst};
+    use crate::ops::{backward_from, swiglu};
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(12))]
+        #[test]
+        fn it_is_what_the_cpu_computes(rows in 1usize..70, width in 1usize..70, seed in 0u64..1000) {
+            let Some(device) = device() else { return Ok(()) };
+            let (gate_up, gradient) = (drawn(seed, rows * 2 * width, 8.0), drawn(seed + 1000, rows * width, 8.0));
+            let of = |device| {
+                let gate_up = super::super::tests::tensor(&gate_up, [rows, 2 * width], device).autodiff().require_grad();
+                let output = swiglu(gate_up.clone());
+                let gradients = backward_from(output.clone(), super::super::tests::tensor(&gradient, [rows, width], device));
+                [output.inner(), gate_up.grad(&gradients).expect("tracked")]
+            };
+            let (ours, exact) = (of(&device), of(&burn::tensor::Device::flex()));
+            for (ours, exact) in ours.into_iter().zip(exact) {
+                prop_assert!(worst(ours, exact) < 2e-5);
+            }
+        }
+    }
+}
