@@ -3,6 +3,7 @@
 //! Nothing here depends on a schedule: no atomics, and sums whose order is fixed by the sizes, so that a run repeats bit for bit. A
 //! kernel binds at most eight storage buffers with the one that cubecl adds for scalars and lengths, which is what WebGPU promises.
 
+pub(super) mod rms_norm;
 pub(super) mod swiglu;
 #[cfg(test)]
 mod tests;
@@ -50,6 +51,12 @@ fn owned(tensor: CubeTensor) -> CubeTensor {
     copy
 }
 
+/// Numbers of the CPU, beside a tensor.
+fn upload(beside: &CubeTensor, numbers: &[u32]) -> CubeTensor {
+    let handle = beside.client.create_from_slice(u32::as_bytes(numbers));
+    CubeTensor::new_contiguous(beside.client.clone(), beside.device.clone(), [numbers.len()].into(), handle, DType::U32)
+}
+
 /// The cubes of a kernel in which a unit has an index of its own, and the units of a cube.
 fn units(tensor: &CubeTensor, count: usize) -> (CubeCount, CubeDim) {
     let cube = CubeDim::new(&tensor.client, count);
@@ -60,4 +67,39 @@ fn units(tensor: &CubeTensor, count: usize) -> (CubeCount, CubeDim) {
 fn cubes(count: usize) -> CubeCount {
     let rows = count.div_ceil(MOST_CUBES).max(1);
     CubeCount::Static(count.div_ceil(rows) as u32, rows as u32, 1)
+}
+
+/// Units of a cube that shares so many items: a power of two, for [`total`].
+fn sharing(items: usize) -> u32 {
+    items.next_power_of_two().clamp(32, 256) as u32
+}
+
+/// The sum of the numbers of a vector.
+#[cube]
+fn across<N: Size>(vector: Vector<f32, N>) -> f32 {
+    let mut sum = vector.extract(0usize);
+    #[unroll]
+    for index in 1..N::value() {
+        sum += vector.extract(index);
+    }
+    sum
+}
+
+/// The sum of what the units of a cube have, as a tree over their places. To be called by all of them.
+#[cube]
+fn total(own: f32, sums: &mut Shared<[f32]>) -> f32 {
+    let unit = UNIT_POS as usize;
+    sync_cube();
+    sums[unit] = own;
+    sync_cube();
+    let mut half = CUBE_DIM as usize / 2;
+    while half > 0 {
+        if unit < half {
+            let other = sums[unit + half];
+            sums[unit] += other;
+        }
+        sync_cube();
+        half /= 2;
+    }
+    sums[0]
 }

@@ -1,16 +1,19 @@
 //! What tests of the kernels share: a device, if there is one, and numbers.
 
+use std::sync::OnceLock;
+
 use burn::tensor::{Device, DeviceType, Tensor, TensorData};
 
 use crate::draws::{mix, unit};
 
 /// A wgpu device, where the machine has an adapter.
 pub(crate) fn device() -> Option<Device> {
-    let found = Device::enumerate(DeviceType::Wgpu).into_iter().next();
+    static FOUND: OnceLock<Option<Device>> = OnceLock::new();
+    let found = FOUND.get_or_init(|| Device::enumerate(DeviceType::Wgpu).into_iter().next());
     if found.is_none() {
         eprintln!("skipped: no wgpu adapter");
     }
-    found
+    found.clone()
 }
 
 /// Numbers between -range and range.
@@ -26,6 +29,7 @@ pub(super) fn tensor<const D: usize>(numbers: &[f32], shape: [usize; D], device:
 pub(super) fn worst<const D: usize>(ours: Tensor<D>, exact: Tensor<D>) -> f64 {
     let [ours, exact] = [ours, exact].map(|tensor| tensor.into_data().try_to_vec::<f32>().expect("f32"));
     assert_eq!(ours.len(), exact.len());
-    let differences = ours.iter().zip(&exact).map(|(ours, exact)| f64::from(ours - exact).abs() / f64::from(exact.abs().max(1.0)));
+    let differences =
+        ours.iter().zip(&exact).map(|(ours, exact)| f64::from(ours - exact).abs() / f64::from(exact.abs().max(1.0)));
     differences.fold(0.0, |most, number| if number <= most { most } else { number })
 }
