@@ -99,12 +99,12 @@ impl Rope for burn::backend::Cube {
         positions: Arc<[u32]>,
         rotation: Rotation,
     ) -> FloatTensor<Self> {
-        composed::<Self>(x, [cosines, sines], &positions, rotation)
+        super::cube::rope::rope(x, [cosines, sines], &positions, rotation)
     }
 }
 
 /// [`rope`] of a backend's own operations.
-#[cfg(any(feature = "wgpu", feature = "cuda", test))]
+#[cfg(test)]
 fn composed<B: Backend>(x: FloatTensor<B>, tables: [FloatTensor<B>; 2], positions: &[u32], rotation: Rotation) -> FloatTensor<B> {
     let (shape, device, half) = (x.shape(), x.device(), tables[0].shape()[1]);
     let [batch, sequence] = [shape[0], shape[1]];

@@ -4,6 +4,7 @@
 //! kernel binds at most eight storage buffers with the one that cubecl adds for scalars and lengths, which is what WebGPU promises.
 
 pub(super) mod rms_norm;
+pub(super) mod rope;
 pub(super) mod swiglu;
 #[cfg(test)]
 mod tests;
