@@ -127,16 +127,16 @@ impl CrossEntropy for Flex {
 #[cfg(any(feature = "wgpu", feature = "cuda"))]
 impl CrossEntropy for burn::backend::Cube {
     fn cross_entropy(logits: FloatTensor<Self>, targets: Arc<[u32]>) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        composed::<Self>(logits, &targets)
+        super::cube::cross_entropy::cross_entropy(logits, &targets, super::cube::cross_entropy::Logits::Differentiated)
     }
 
     fn cross_entropy_losses(logits: FloatTensor<Self>, targets: Arc<[u32]>) -> FloatTensor<Self> {
-        composed::<Self>(logits, &targets).0
+        super::cube::cross_entropy::cross_entropy(logits, &targets, super::cube::cross_entropy::Logits::Kept).0
     }
 }
 
 /// [`cross_entropy`] of a backend's own operations.
-#[cfg(any(feature = "wgpu", feature = "cuda", test))]
+#[cfg(test)]
 fn composed<B: Backend>(logits: FloatTensor<B>, targets: &[u32]) -> (FloatTensor<B>, FloatTensor<B>) {
     let (device, dtype, rows) = (logits.device(), logits.dtype(), targets.len());
     let log_p = B::log_softmax(logits, 1);
