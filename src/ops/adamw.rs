@@ -56,7 +56,7 @@ pub struct AdamWState {
 
 impl AdamWRule {
     /// The formula's constants for a segment, in the precision of the numbers.
-    fn constants(&self, segment: &Segment) -> Constants {
+    pub(super) fn constants(&self, segment: &Segment) -> Constants {
         let power = i32::try_from(self.update).unwrap_or(i32::MAX);
         let (correction1, correction2) = (1.0 - self.beta1.powi(power), 1.0 - self.beta2.powi(power));
         Constants {
@@ -80,7 +80,10 @@ impl AdamWRule {
 pub fn adamw(state: AdamWState, gradients: Tensor<1>, segments: &[Segment], rule: AdamWRule) -> Result<AdamWState, AdamWState> {
     match Host::of(gradients.clone()) {
         Some(gradients) => on_host(state, gradients.numbers(), segments, rule),
-        None => on_device(state, gradients, segments, rule),
+        #[cfg(any(feature = "wgpu", feature = "cuda"))]
+        None => super::cube::adamw::adamw(state, gradients, segments, rule),
+        #[cfg(not(any(feature = "wgpu", feature = "cuda")))]
+        None => unreachable!("this build has no device but the CPU"),
     }
 }
 
@@ -121,19 +124,19 @@ fn pieces<'a>(
 
 /// The formula's constants in the precision of the numbers.
 #[derive(Debug, Clone, Copy)]
-struct Constants {
-    scale: f32,
-    beta1: f32,
-    rest1: f32,
-    beta2: f32,
-    rest2: f32,
+pub(super) struct Constants {
+    pub(super) scale: f32,
+    pub(super) beta1: f32,
+    pub(super) rest1: f32,
+    pub(super) beta2: f32,
+    pub(super) rest2: f32,
     /// √(1 - β₂ᵗ).
-    root2: f32,
-    epsilon: f32,
+    pub(super) root2: f32,
+    pub(super) epsilon: f32,
     /// η / (1 - β₁ᵗ).
-    step: f32,
+    pub(super) step: f32,
     /// 1 - η λ.
-    keep: f32,
+    pub(super) keep: f32,
 }
 
 impl Constants {
@@ -178,6 +181,7 @@ impl Piece<'_> {
 }
 
 /// The same of a device's own operations, into new tensors.
+#[cfg(test)]
 fn on_device(state: AdamWState, gradients: Tensor<1>, segments: &[Segment], rule: AdamWRule) -> Result<AdamWState, AdamWState> {
     let mut in_order: Vec<_> = segments.iter().zip(&state.weights).collect();
     in_order.sort_by_key(|(segment, _)| segment.place.start);
@@ -202,6 +206,7 @@ fn on_device(state: AdamWState, gradients: Tensor<1>, segments: &[Segment], rule
     Ok(AdamWState { weights, first, second })
 }
 
+#[cfg(test)]
 impl Segment {
     /// Whether it has the rates of one next to it.
     fn goes_with(&self, other: &Self) -> bool {

@@ -33,7 +33,12 @@ pub fn add_at(sum: Tensor<1>, parts: Vec<(Range<usize>, Tensor<1>)>) -> Tensor<1
 pub fn sum_of_squares(x: &Tensor<1>) -> f64 {
     let sums: Vec<f64> = match Host::of(x.clone()) {
         Some(x) => x.numbers().par_chunks(PIECE).map(squares).collect(),
-        None => sums_on_device(x),
+        #[cfg(any(feature = "wgpu", feature = "cuda"))]
+        None => super::cube::squares::sums_of_squares(
+            x.clone().try_into_primitive::<burn::backend::Cube>().expect("a GPU's, for it is not the CPU's"),
+        ),
+        #[cfg(not(any(feature = "wgpu", feature = "cuda")))]
+        None => unreachable!("this build has no device but the CPU"),
     };
     sums.into_iter().fold(0.0, |sum, piece| sum + piece)
 }
@@ -52,6 +57,7 @@ fn squares(piece: &[f32]) -> f64 {
 }
 
 /// Σ x² of pieces, each in f32.
+#[cfg(test)]
 fn sums_on_device(x: &Tensor<1>) -> Vec<f64> {
     let count = x.dims()[0];
     let whole = count - count % PIECE;

@@ -3,9 +3,11 @@
 //! Nothing here depends on a schedule: no atomics, and sums whose order is fixed by the sizes, so that a run repeats bit for bit. A
 //! kernel binds at most eight storage buffers with the one that cubecl adds for scalars and lengths, which is what WebGPU promises.
 
+pub(super) mod adamw;
 pub(super) mod cross_entropy;
 pub(super) mod rms_norm;
 pub(super) mod rope;
+pub(super) mod squares;
 pub(super) mod swiglu;
 #[cfg(test)]
 mod tests;
