@@ -2,12 +2,12 @@
 //! with their square (Dao 2023, arXiv:2307.08691).
 //!
 //! What a query sees is one range of keys, so tiles outside a document, a window or the past are never touched. `cpu` is written on
-//! slices, `portable` of any backend's own operations.
+//! slices, GPUs have kernels, and `portable`, of any backend's own operations, is what the tests compare with.
 
 mod backward;
 mod cpu;
 mod forward;
-#[cfg(any(feature = "wgpu", feature = "cuda", test))]
+#[cfg(test)]
 mod portable;
 mod score;
 mod seen;
@@ -29,6 +29,8 @@ use burn::tensor::Tensor;
 pub(crate) use cpu::in_tiles;
 pub use score::Score;
 use seen::Sizes;
+#[cfg(any(feature = "wgpu", feature = "cuda"))]
+pub(super) use seen::{Seen, Tiles};
 
 use super::differentiate;
 
@@ -87,7 +89,8 @@ impl TiledAttention for burn::backend::Cube {
         first: Arc<[u32]>,
         score: Score,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        portable::forward::<Self>(&portable::Inputs::new(query, key, value, &first, score), portable::TILE)
+        let seen = Seen { sizes: sizes::<Self>(&query, &key, &first), first: &first };
+        super::cube::attention::forward(query, key, value, &seen, score)
     }
 
     fn tiled_attention_gradients(
@@ -100,8 +103,9 @@ impl TiledAttention for burn::backend::Cube {
         first: Arc<[u32]>,
         score: Score,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
-        let inputs = portable::Inputs::new(query, key, value, &first, score);
-        portable::backward::<Self>(&inputs, output, log_sums, gradient, portable::TILE).into()
+        let seen = Seen { sizes: sizes::<Self>(&query, &key, &first), first: &first };
+        let given = super::cube::attention::Given { query, key, value, output, log_sums, gradient };
+        super::cube::attention::backward(given, &seen, score).into()
     }
 }
 

@@ -1,5 +1,4 @@
-//! Attention by tiles of a backend's own operations: the form of a GPU that has no kernel yet, and the twin that the CPU's is tested
-//! with.
+//! Attention by tiles of a backend's own operations: the twin that the CPU's is tested with.
 
 use std::ops::Range;
 
@@ -11,10 +10,6 @@ use super::score::Score;
 use super::seen::{Seen, Sizes};
 use super::sizes;
 use crate::ops::product::Product;
-
-/// Queries and keys of a tile: large, for each costs a dozen launches.
-#[cfg(any(feature = "wgpu", feature = "cuda"))]
-pub(super) const TILE: usize = 256;
 
 /// What stands for a score that is not seen: one of which differences and exponentials are numbers.
 const UNSEEN: f32 = -1e30;

@@ -4,19 +4,19 @@ use std::ops::Range;
 
 /// Sizes of an attention.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Sizes {
+pub(in crate::ops) struct Sizes {
     /// Rows of the batch.
-    pub(super) batch: usize,
+    pub(in crate::ops) batch: usize,
     /// Queries of a row: the last of its keys' places.
-    pub(super) queries: usize,
+    pub(in crate::ops) queries: usize,
     /// Keys of a row.
-    pub(super) keys: usize,
+    pub(in crate::ops) keys: usize,
     /// Heads of the queries.
-    pub(super) heads: usize,
+    pub(in crate::ops) heads: usize,
     /// Heads of keys and values; each serves `heads / kv_heads` heads of the queries.
-    pub(super) kv_heads: usize,
+    pub(in crate::ops) kv_heads: usize,
     /// Features of a head.
-    pub(super) width: usize,
+    pub(in crate::ops) width: usize,
 }
 
 impl Sizes {
@@ -28,28 +28,28 @@ impl Sizes {
 
 /// What the queries of a batch see.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Seen<'a> {
+pub(in crate::ops) struct Seen<'a> {
     /// Sizes of the batch.
-    pub(super) sizes: Sizes,
+    pub(in crate::ops) sizes: Sizes,
     /// For every query of every row, [batch · queries], the first key that it sees; it sees all from there to itself.
-    pub(super) first: &'a [u32],
+    pub(in crate::ops) first: &'a [u32],
 }
 
 impl Seen<'_> {
     /// The keys that one of some queries of a row sees. They have no gap: neighbours stand at neighbouring places.
-    pub(super) fn by(&self, row: usize, queries: Range<usize>) -> Range<usize> {
+    pub(in crate::ops) fn by(&self, row: usize, queries: Range<usize>) -> Range<usize> {
         let offset = row * self.sizes.queries;
         let first = self.first[offset + queries.start..offset + queries.end].iter().min().copied().unwrap_or(0);
         first as usize..self.sizes.keys - self.sizes.queries + queries.end
     }
 
     /// The keys of a row in tiles.
-    pub(super) fn key_tiles(&self, row: usize, tile: usize) -> Tiles {
+    pub(in crate::ops) fn key_tiles(&self, row: usize, tile: usize) -> Tiles {
         Tiles::new(self.starts(row), self.sizes.keys, tile)
     }
 
     /// The queries of a row in tiles, each so many times.
-    pub(super) fn query_tiles(&self, row: usize, times: usize, tile: usize) -> Tiles {
+    pub(in crate::ops) fn query_tiles(&self, row: usize, times: usize, tile: usize) -> Tiles {
         Tiles::new(self.starts(row).map(|start| start * times), self.sizes.queries * times, tile)
     }
 
@@ -72,9 +72,9 @@ impl Seen<'_> {
 /// The places of a row in tiles, of which none holds two documents: so what attention gives a document does not depend on what it is
 /// packed with.
 #[derive(Debug)]
-pub(super) struct Tiles {
+pub(in crate::ops) struct Tiles {
     /// In their order, without gaps.
-    pub(super) ranges: Vec<Range<usize>>,
+    pub(in crate::ops) ranges: Vec<Range<usize>>,
     /// The tile of each place.
     tile_of: Vec<usize>,
 }

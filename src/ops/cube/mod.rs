@@ -4,6 +4,7 @@
 //! kernel binds at most eight storage buffers with the one that cubecl adds for scalars and lengths, which is what WebGPU promises.
 
 pub(super) mod adamw;
+pub(super) mod attention;
 pub(super) mod cross_entropy;
 pub(super) mod rms_norm;
 pub(super) mod rope;
