@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
+use burn::backend::Cube;
 use burn::tensor::{Device, Tensor};
+use cubecl::MemoryScope;
 use proptest::prelude::*;
 
 use super::super::tests::{device, drawn, tensor, worst};
@@ -154,4 +156,28 @@ fn what_is_not_a_number_shows_where_it_is_seen_and_nowhere_else() {
     let [output, of_queries, of_keys, of_values] = open(&numbers);
     assert_eq!((output, of_queries), (vec![], vec![3]));
     assert_eq!([of_keys, of_values], [[0, 1, 2, 3]; 2]);
+}
+
+/// Of an attention of so many tokens with everything held that forward and backward give: the largest allocation, and all of them.
+/// A thread has a stream of its own, and a stream its own memory.
+fn bytes_of(tokens: usize, device: &Device) -> [u64; 2] {
+    let device = device.clone();
+    let measured = std::thread::spawn(move || {
+        let case = Case::new([1, tokens, tokens, 4, 2, 32], &[tokens / 2], tokens, None);
+        let held = case.of(&case.numbers(), &device);
+        let client = held[0].clone().try_into_primitive::<Cube>().expect("of a kernel").client;
+        let report = client.memory_report(MemoryScope::CurrentStream);
+        let pools = report.streams.iter().flat_map(|stream| &stream.pools.dynamic);
+        [pools.map(|pool| pool.largest_alloc).max().unwrap_or(0), report.usage().bytes_in_use]
+    });
+    measured.join().expect("attention is computed")
+}
+
+#[test]
+fn memory_grows_with_the_tokens_and_not_with_their_square() {
+    let Some(device) = device() else { return };
+    let [short, long] = [768, 1536].map(|tokens| bytes_of(tokens, &device));
+    for (short, long) in short.into_iter().zip(long) {
+        assert!(short > 0 && long as f64 <= 2.05 * short as f64, "{short} bytes, {long} of twice the tokens");
+    }
 }
