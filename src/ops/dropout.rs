@@ -28,12 +28,21 @@ pub struct Mask {
 }
 
 impl Mask {
+    /// What is kept is multiplied by this.
+    pub(super) fn kept(&self) -> f32 {
+        (1.0 / (1.0 - self.probability)) as f32
+    }
+
+    /// The key of each token's first feature.
+    pub(super) fn keys(&self) -> impl Iterator<Item = u64> {
+        self.tokens.iter().map(|token| mix(token ^ mix(self.site)))
+    }
+
     /// 0 where a feature is dropped, 1 / (1 - p) elsewhere, [tokens, features] row by row.
     fn values(&self, features: usize) -> Vec<f32> {
-        let kept = (1.0 / (1.0 - self.probability)) as f32;
+        let (kept, keys) = (self.kept(), self.keys().collect::<Vec<u64>>());
         let mut values = vec![0.0f32; self.tokens.len() * features];
-        values.par_chunks_mut(features.max(1)).zip(&*self.tokens).for_each(|(row, token)| {
-            let key = mix(token ^ mix(self.site));
+        values.par_chunks_mut(features.max(1)).zip(keys).for_each(|(row, key)| {
             for (feature, value) in row.iter_mut().enumerate() {
                 if unit(key.wrapping_add(feature as u64)) >= self.probability {
                     *value = kept;
@@ -68,7 +77,7 @@ impl KeyedDropout for Flex {
 #[cfg(any(feature = "wgpu", feature = "cuda"))]
 impl KeyedDropout for burn::backend::Cube {
     fn keyed_dropout(x: FloatTensor<Self>, mask: Mask) -> FloatTensor<Self> {
-        masked::<Self>(x, &mask)
+        super::cube::dropout::dropout(x, &mask)
     }
 }
 

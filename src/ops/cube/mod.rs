@@ -6,6 +6,7 @@
 pub(super) mod adamw;
 pub(super) mod attention;
 pub(super) mod cross_entropy;
+pub(super) mod dropout;
 pub(super) mod rms_norm;
 pub(super) mod rope;
 pub(super) mod squares;
