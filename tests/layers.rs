@@ -108,6 +108,8 @@ fn each_kind_of_line_has_its_room() {
     // A backend is named where operations are made and where a device is opened.
     stands_only_in("burn::backend", &["ops", "device.rs"]);
     stands_only_in("burn::tensor", &["ops", "device.rs", "nn", "model", "adapter", "train", "plan/build.rs", "cli/train.rs"]);
+    // Kernels have a place of their own.
+    stands_only_in("cubecl", &["ops/cube"]);
     // Families are told apart in one place.
     stands_only_in("\"mistral\"", &["model/families"]);
     stands_only_in("unsafe {", &["files/mmap.rs", "ops/simd.rs", "ops/gemm"]);

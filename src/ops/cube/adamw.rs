@@ -61,7 +61,7 @@ fn count_open(
     #[comptime] size: usize,
     #[comptime] units: usize,
 ) {
-    let piece = CUBE_POS as usize;
+    let piece = CUBE_POS;
     if piece * size >= weight.len() {
         terminate!();
     }

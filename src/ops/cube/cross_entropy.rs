@@ -33,7 +33,7 @@ fn losses_of<F: Float, N: Size>(
     #[comptime] what: Logits,
     #[define(F)] _element: ElemType,
 ) {
-    let (row, unit) = (CUBE_POS as usize, UNIT_POS as usize);
+    let (row, unit) = (CUBE_POS, UNIT_POS as usize);
     if row >= targets.len() {
         terminate!();
     }

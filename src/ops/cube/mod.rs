@@ -2,6 +2,9 @@
 //!
 //! Nothing here depends on a schedule: no atomics, and sums whose order is fixed by the sizes, so that a run repeats bit for bit. A
 //! kernel binds at most eight storage buffers with the one that cubecl adds for scalars and lengths, which is what WebGPU promises.
+#![allow(clippy::used_underscore_binding, reason = "an element's type has no name in a kernel, and one in its launch")]
+#![allow(clippy::trivially_copy_pass_by_ref, reason = "what a launch hands to a kernel comes by reference")]
+#![allow(clippy::too_many_arguments, reason = "the tensors of the mathematics, and the launches that are made of the kernels")]
 
 pub(super) mod adamw;
 pub(super) mod attention;

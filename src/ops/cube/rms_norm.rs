@@ -37,7 +37,7 @@ fn output_of<F: Float, W: Float, N: Size>(
     #[comptime] units: usize,
     #[define(F, W)] _elements: [ElemType; 2],
 ) {
-    let row = CUBE_POS as usize;
+    let row = CUBE_POS;
     if row >= rows as usize {
         terminate!();
     }
@@ -64,7 +64,7 @@ fn input_of<F: Float, W: Float, N: Size>(
     #[comptime] units: usize,
     #[define(F, W)] _elements: [ElemType; 2],
 ) {
-    let row = CUBE_POS as usize;
+    let row = CUBE_POS;
     if row >= rows as usize {
         terminate!();
     }
@@ -100,7 +100,7 @@ fn inverses_of<F: Float, N: Size>(
     #[comptime] units: usize,
     #[define(F)] _element: ElemType,
 ) {
-    let (row, rows) = (CUBE_POS as usize, inverses.len());
+    let (row, rows) = (CUBE_POS, inverses.len());
     if row >= rows {
         terminate!();
     }

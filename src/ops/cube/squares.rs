@@ -15,7 +15,7 @@ const UNITS: u32 = 256;
 /// Of every piece the largest |x| and the sum of (x / largest)².
 #[cube(launch)]
 fn pieces_of(x: &[f32], pieces: &mut [f32], #[comptime] size: usize, #[comptime] units: usize) {
-    let (piece, unit) = (CUBE_POS as usize, UNIT_POS as usize);
+    let (piece, unit) = (CUBE_POS, UNIT_POS as usize);
     if piece * 2 >= pieces.len() {
         terminate!();
     }

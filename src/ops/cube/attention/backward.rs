@@ -58,7 +58,7 @@ fn queries_of<F: Float, N: Size>(
     #[define(F)] _element: ElemType,
 ) {
     let (heads, kv_heads) = (lengths.heads as usize, lengths.kv_heads as usize);
-    let (index, head) = (CUBE_POS as usize / heads, CUBE_POS as usize % heads);
+    let (index, head) = (CUBE_POS / heads, CUBE_POS % heads);
     if index >= lengths.tiles as usize {
         terminate!();
     }
@@ -134,7 +134,7 @@ fn keys_of<F: Float, N: Size>(
     #[define(F)] _element: ElemType,
 ) {
     let (heads, kv_heads) = (lengths.heads as usize, lengths.kv_heads as usize);
-    let (index, kv_head) = (CUBE_POS as usize / kv_heads, CUBE_POS as usize % kv_heads);
+    let (index, kv_head) = (CUBE_POS / kv_heads, CUBE_POS % kv_heads);
     if index >= lengths.tiles as usize {
         terminate!();
     }
@@ -175,16 +175,15 @@ fn keys_of<F: Float, N: Size>(
             while place < form.tile {
                 let mut weight = 0.0f32;
                 let mut of_score = 0.0f32;
-                // Whether the query sees the own key.
-                if place < rows && own_key < end && keys + at + place >= queries + own_key {
-                    if spans[firsts + at + place] as usize <= own_key {
-                        let product = dot::<N>(&q, place, &k, own, form);
-                        let of_weight = dot::<N>(&g, place, &v, own, form);
-                        let of_query = (row * queries + at + place) * heads + head;
-                        let (p, ds) = weighed(product, of_weight, sums, of_query, scoring, form);
-                        weight = p;
-                        of_score = ds;
-                    }
+                let first = spans[firsts + min(at + place, last_query - 1)] as usize;
+                let is_past = keys + at + place >= queries + own_key;
+                if place < rows && own_key < end && first <= own_key && is_past {
+                    let product = dot::<N>(&q, place, &k, own, form);
+                    let of_weight = dot::<N>(&g, place, &v, own, form);
+                    let of_query = (row * queries + at + place) * heads + head;
+                    let (p, ds) = weighed(product, of_weight, sums, of_query, scoring, form);
+                    weight = p;
+                    of_score = ds;
                 }
                 weights[scores_of_own + place] = weight;
                 of_scores[scores_of_own + place] = of_score;

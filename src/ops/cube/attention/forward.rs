@@ -28,7 +28,7 @@ fn mix<F: Float, N: Size>(
     #[define(F)] _element: ElemType,
 ) {
     let (heads, kv_heads) = (lengths.heads as usize, lengths.kv_heads as usize);
-    let (index, head) = (CUBE_POS as usize / heads, CUBE_POS as usize % heads);
+    let (index, head) = (CUBE_POS / heads, CUBE_POS % heads);
     if index >= lengths.tiles as usize {
         terminate!();
     }
