@@ -19,10 +19,11 @@ fn sigmoid<N: Size>(x: Vector<f32, N>) -> Vector<f32, N> {
 fn output_of<F: Float, N: Size>(
     gate_up: &[Vector<F, N>],
     output: &mut [Vector<F, N>],
-    inner: usize,
+    inner: u32,
     #[define(F)] _element: ElemType,
 ) {
     if ABSOLUTE_POS < output.len() {
+        let inner = inner as usize;
         let gate = ABSOLUTE_POS / inner * inner + ABSOLUTE_POS;
         let g = Vector::<f32, N>::cast_from(gate_up[gate]);
         let u = Vector::<f32, N>::cast_from(gate_up[gate + inner]);
@@ -35,10 +36,11 @@ fn output_of<F: Float, N: Size>(
 fn gradients_of<F: Float, N: Size>(
     gate_up: &mut [Vector<F, N>],
     gradient: &[Vector<F, N>],
-    inner: usize,
+    inner: u32,
     #[define(F)] _element: ElemType,
 ) {
     if ABSOLUTE_POS < gradient.len() {
+        let inner = inner as usize;
         let gate = ABSOLUTE_POS / inner * inner + ABSOLUTE_POS;
         let one = Vector::<f32, N>::new(1.0f32);
         let g = Vector::<f32, N>::cast_from(gate_up[gate]);
@@ -60,7 +62,7 @@ pub(in crate::ops) fn forward(gate_up: CubeTensor) -> CubeTensor {
         let size = vector_size(&[inner]);
         let (cubes, cube) = units(&gate_up, rows * inner / size);
         let [gate_up, output] = [gate_up, output.clone()].map(CubeTensor::into_buffer_arg);
-        output_of::launch(&client, cubes, cube, size, gate_up, output, inner / size, element);
+        output_of::launch(&client, cubes, cube, size, gate_up, output, (inner / size) as u32, element);
     }
     output
 }
@@ -74,7 +76,7 @@ pub(in crate::ops) fn backward(gate_up: CubeTensor, gradient: CubeTensor) -> Cub
         let size = vector_size(&[inner]);
         let (cubes, cube) = units(&gate_up, rows * inner / size);
         let [gate_up, gradient] = [gate_up.clone(), gradient].map(CubeTensor::into_buffer_arg);
-        gradients_of::launch(&client, cubes, cube, size, gate_up, gradient, inner / size, element);
+        gradients_of::launch(&client, cubes, cube, size, gate_up, gradient, (inner / size) as u32, element);
     }
     gate_up
 }
