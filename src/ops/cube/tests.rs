@@ -1,10 +1,11 @@
 //! What tests of the kernels share: a device, if there is one, and numbers.
 
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
-use burn::tensor::{Device, DeviceType, Tensor, TensorData};
+use burn::tensor::{Device, DeviceType, FloatDType, Tensor, TensorData};
 
 use crate::draws::{mix, unit};
+use crate::ops::{Score, attention, backward_from, cross_entropy, rms_norm, rms_norm_input, rope, swiglu};
 
 /// A wgpu device, where the machine has an adapter.
 pub(crate) fn device() -> Option<Device> {
@@ -32,4 +33,48 @@ pub(super) fn worst<const D: usize>(ours: Tensor<D>, exact: Tensor<D>) -> f64 {
     let differences =
         ours.iter().zip(&exact).map(|(ours, exact)| f64::from(ours - exact).abs() / f64::from(exact.abs().max(1.0)));
     differences.fold(0.0, |most, number| if number <= most { most } else { number })
+}
+
+/// Results of the operations with a kernel for numbers of any width, all in f32.
+fn results(numbers: &[Vec<f32>; 4], dtype: FloatDType, device: &Device) -> Vec<Tensor<1>> {
+    let [a, b, c, weight] = numbers;
+    let of = |numbers: &[f32]| tensor(numbers, [2, 12, 4, 16], device).cast(dtype);
+    let (x, y, z, weight) = (of(a), of(b), of(c), tensor(weight, [16], device).cast(dtype));
+    let (logits, targets) = (y.clone().reshape([12, 128]), (0..12).collect::<Vec<u32>>().into());
+    let leaves = [&x, &y, &z].map(|leaf| leaf.clone().autodiff().require_grad());
+    let [query, key, value] = leaves.clone();
+    let first: Arc<[u32]> = [0; 24].into();
+    let mixed = attention(query, key, value, &first, Score { scale: 0.25, softcap: None });
+    let gradients = backward_from(mixed.clone(), z.clone());
+    let of_leaves = leaves.map(|leaf| leaf.grad(&gradients).expect("tracked"));
+    let tables = [0.3f32, 0.7].map(|step| tensor(&[1.0f32, 2.0, 3.0].map(|at| [at * step; 8]).concat(), [3, 8], device));
+    let [cosines, sines] = tables;
+    let turned = rope(x.clone(), cosines, sines, (0..12).map(|token| token % 3).collect());
+    let of_norm = rms_norm_input(x.clone(), weight.clone(), y.clone(), 1e-5);
+    let all = [swiglu(x.clone(), y), rms_norm(x, weight, 1e-5), of_norm, turned, mixed.inner()];
+    let whole = all.into_iter().chain(of_leaves).map(|tensor| tensor.reshape([-1]));
+    let of_logits = cross_entropy(logits, targets).1.reshape([-1]);
+    whole.chain([of_logits]).map(|tensor| tensor.cast(FloatDType::F32)).collect()
+}
+
+#[test]
+fn numbers_of_16_bits_are_computed_in_f32_where_the_device_has_them() {
+    let Some(device) = device() else { return };
+    // Results are rounded once; a weight's gradient goes through a result that was.
+    for (dtype, bound) in [(FloatDType::F32, 1e-5), (FloatDType::F16, 4e-3), (FloatDType::BF16, 3e-2)] {
+        if !device.supports_dtype(dtype) {
+            eprintln!("skipped: the adapter has no {dtype:?}");
+            continue;
+        }
+        let rounded = [1, 2, 3, 4].map(|seed| {
+            let count = if seed == 4 { 16 } else { 2 * 12 * 4 * 16 };
+            let numbers = tensor(&drawn(seed, count, 1.0), [count], &Device::flex()).cast(dtype).cast(FloatDType::F32);
+            numbers.into_data().try_to_vec::<f32>().expect("f32")
+        });
+        let exact = results(&rounded, FloatDType::F32, &Device::flex());
+        for (index, (ours, exact)) in results(&rounded, dtype, &device).into_iter().zip(exact).enumerate() {
+            let distance = worst(ours, exact);
+            assert!(distance < bound, "{dtype:?}, result {index}: {distance:e}");
+        }
+    }
 }
