@@ -6,6 +6,7 @@ mod course;
 mod evaluate;
 mod gradients;
 mod layout;
+mod observe;
 mod optimizer;
 mod resume;
 mod run;
@@ -21,9 +22,10 @@ pub use config::Config;
 pub use course::{Course, StepRows};
 pub use evaluate::Score;
 pub use gradients::Gradients;
+pub use observe::{Border, Observer};
 pub use optimizer::{AdamW, AdamWConfig};
 pub use resume::{Checkpoint, Start};
-pub use run::{Data, first_step, run};
+pub use run::{Data, first_step, run, take};
 pub use samples::{Answer, Prompts};
 pub use schedule::Schedule;
 pub use state::State;
@@ -43,11 +45,15 @@ fn row_of(steps: u64) -> String {
     if steps > 1 { format!(", and is the last of {steps} such steps in a row") } else { String::new() }
 }
 
+fn into_block(block: Option<usize>) -> String {
+    block.map_or_else(String::new, |block| format!(", and what goes back into `model.layers.{block}` is not finite"))
+}
+
 /// A run that cannot go on.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A loss, gradient or new weight was not finite; the weights are those of the step before.
-    #[error("step {step} has loss {loss} and gradient norm {grad_norm}, expected finite numbers and finite weights after it{}; {}", row_of(*in_a_row), kept(checkpoint.as_deref()))]
+    #[error("step {step} has loss {loss} and gradient norm {grad_norm}{}, expected finite numbers and finite weights after it{}; {}", into_block(*block), row_of(*in_a_row), kept(checkpoint.as_deref()))]
     Diverged {
         /// From 1.
         step: u64,
@@ -57,6 +63,8 @@ pub enum Error {
         loss: f64,
         /// Global L2 norm.
         grad_norm: f64,
+        /// The block from which on its way back a gradient was not finite, where that was looked at.
+        block: Option<usize>,
         /// The weights, if a step changed them.
         checkpoint: Option<PathBuf>,
     },

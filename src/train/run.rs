@@ -7,13 +7,14 @@ use super::checkpoint::RunFolder;
 use super::course::{Course, StepRows};
 use super::evaluate::evaluate;
 use super::gradients::Gradients;
+use super::observe::{FiniteBorders, Observer};
 use super::optimizer::AdamW;
 use super::resume::Start;
 use super::samples::{Prompts, samples};
 use super::state::State;
-use super::step::{Loss, forward_backward};
+use super::step::{Loss, observed};
 use super::{Config, Error};
-use crate::data::Rows;
+use crate::data::{Batch, Rows};
 use crate::model::Decoder;
 use crate::report::{Event, Reporter, Step, peak_memory_bytes};
 use crate::terms::OnNonfinite;
@@ -53,7 +54,7 @@ pub fn run(
     let Start { mut state, mut optimizer } = start;
     let (started, before) = (Instant::now(), state.seconds);
     let (mut is_new, mut saved_at, mut course) = (false, Instant::now(), Course::new(config, &data.training));
-    let (rows, last) = (data.training.len(), config.schedule.total_steps);
+    let (rows, last, first) = (data.training.len(), config.schedule.total_steps, state.step);
     loop {
         if state.evaluation_due
             && let Ok(evaluation) = evaluate(decoder, data, config, state.step, interrupt, report)
@@ -89,12 +90,15 @@ pub fn run(
         }
 
         let of_step = course.after(state.epoch, state.place);
-        let taken = take(decoder, &mut optimizer, data, config, state.step + 1, &of_step);
+        let mut borders = FiniteBorders::after(state.step - first);
+        let at = (state.step + 1, of_step.epoch);
+        let taken = take(decoder, &mut optimizer, batches(data, &of_step), config, at, &mut borders);
         if taken.skipped && config.gives_up(&state) {
             let save = || folder.save_checkpoint(decoder, &optimizer, &state, config.save_total_limit);
             let (step, in_a_row) = (taken.step, state.skipped_in_a_row + 1);
             let checkpoint = (state.step > 0).then(save).transpose()?;
-            return Err(Error::Diverged { step, in_a_row, loss: taken.loss, grad_norm: taken.grad_norm, checkpoint });
+            let Step { loss, grad_norm, .. } = taken;
+            return Err(Error::Diverged { step, in_a_row, loss, grad_norm, block: borders.block, checkpoint });
         }
         (state, is_new) = (state.after(&taken, optimizer.updates, &of_step), true);
         state.evaluation_due = state.step == last || is_due(state.step, config.eval_steps, of_step.places.end == rows);
@@ -108,23 +112,36 @@ pub fn run(
 pub fn first_step(decoder: &mut Decoder, data: &Data, config: &Config) -> Step {
     let mut optimizer = AdamW::new(config.optimizer, decoder);
     let of_step = Course::new(config, &data.training).after(0, 0);
-    take(decoder, &mut optimizer, data, config, 1, &of_step)
+    take(decoder, &mut optimizer, batches(data, &of_step), config, (1, 0), &mut ())
 }
 
-/// One optimizer step over some rows; skipped, with the weights as they were, if a loss, gradient or new weight is not finite.
-fn take(decoder: &mut Decoder, optimizer: &mut AdamW, data: &Data, config: &Config, step: u64, of_step: &StepRows) -> Step {
+/// The micro-batches of a step, each made when it is its turn.
+fn batches<'a>(data: &'a Data, of_step: &'a StepRows) -> impl Iterator<Item = Batch> + 'a {
+    of_step.micro_batches.iter().map(|rows| data.training.batch(rows))
+}
+
+/// One optimizer step over micro-batches, the step at a number from 1 of an epoch; skipped, with the weights as they were, if a loss,
+/// gradient or new weight is not finite, or who looks on does not accept it.
+pub fn take(
+    decoder: &mut Decoder,
+    optimizer: &mut AdamW,
+    batches: impl Iterator<Item = Batch>,
+    config: &Config,
+    (step, epoch): (u64, u64),
+    observer: &mut impl Observer,
+) -> Step {
     let started = Instant::now();
     let (mut gradients, mut sum, mut trained_tokens, mut tokens) = (Gradients::default(), 0.0, 0, 0);
-    for rows in &of_step.micro_batches {
-        let batch = data.training.batch(rows);
-        let loss: Loss = forward_backward(decoder, &batch, config.step, [config.seed, of_step.epoch], &mut gradients);
+    for batch in batches {
+        let loss: Loss = observed(decoder, &batch, config.step, [config.seed, epoch], &mut gradients, observer);
         (sum, trained_tokens, tokens) = (sum + loss.sum, trained_tokens + loss.trained_tokens, tokens + batch.tokens());
     }
     // Once, by the trained tokens of the whole step: micro-batches of any size give the same mean.
     let mean = 1.0 / trained_tokens as f64;
     let gradients = gradients.scaled(mean);
+    observer.step(&gradients);
     let (loss, grad_norm, learning_rate) = (sum * mean, gradients.norm(), config.schedule.lr_at(step - 1));
-    let is_finite = loss.is_finite() && grad_norm.is_finite();
+    let is_finite = observer.accepts() && loss.is_finite() && grad_norm.is_finite();
     let clipped = if config.max_grad_norm > 0.0 { gradients.clipped(grad_norm, config.max_grad_norm) } else { gradients };
     let skipped = !(is_finite && optimizer.update(decoder, clipped, learning_rate));
     let tokens_per_second = tokens as f64 / started.elapsed().as_secs_f64();

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use burn::tensor::{IndexingUpdateOp, Int, Tensor, TensorData};
 
 use super::gradients::Gradients;
+use super::observe::{Border, Observer};
 use crate::data::Batch;
 use crate::draws::mix;
 use crate::model::{Block, Decoder, Frame};
@@ -69,6 +70,18 @@ pub fn forward_backward(
     stream: [u64; 2],
     gradients: &mut Gradients,
 ) -> Loss {
+    observed(decoder, batch, config, stream, gradients, &mut ())
+}
+
+/// [`forward_backward`] while somebody looks on.
+pub(super) fn observed(
+    decoder: &Decoder,
+    batch: &Batch,
+    config: StepConfig,
+    stream: [u64; 2],
+    gradients: &mut Gradients,
+    observer: &mut impl Observer,
+) -> Loss {
     if batch.targets.is_empty() {
         gradients.sum(decoder);
         return Loss::default();
@@ -96,6 +109,7 @@ pub fn forward_backward(
             Some(Saved::Tape(tape)) => tape.output.clone().inner(),
             _ => block.forward(x, &frame),
         };
+        x = observer.border(Border::Output(index), x);
         kept.extend(saved);
     }
 
@@ -118,8 +132,8 @@ pub fn forward_backward(
         // A tied head is the embedding, the first of all.
         let (tail, head) = if decoder.spec.tied_head { (1, 0) } else { (2, end - 1) };
         end -= tail;
-        sum.add(end, of_norm);
-        sum.add(head, of_head);
+        sum.add(end, observer.weights(end, of_norm));
+        sum.add(head, observer.weights(head, of_head));
     }
     for (index, saved) in kept.into_iter().enumerate().rev() {
         let index = lowest + index;
@@ -128,14 +142,15 @@ pub fn forward_backward(
             Saved::Input(x) => Tape::record(decoder.blocks[index].tracked(trained), x, &frame, goes_on(index)),
         };
         // Handed over, so that backward may work in its place.
-        let (of_block, of_input) = tape.backward(trained, gradient.take().expect("the block above goes on"));
+        let of_output = observer.border(Border::Gradient(index), gradient.take().expect("the block above goes on"));
+        let (of_block, of_input) = tape.backward(trained, of_output);
         end -= of_block.len();
-        sum.add(end, of_block);
+        sum.add(end, observer.weights(end, of_block));
         gradient = of_input;
     }
     if is_full {
         let of_input = gradient.expect("where every weight trains, it goes on to the embedding");
-        sum.add(0, vec![of_embedding(decoder, ids, of_input)]);
+        sum.add(0, observer.weights(0, vec![of_embedding(decoder, ids, of_input)]));
     }
     loss
 }

@@ -1,0 +1,138 @@
+//! Who looks on while a step is taken: what is seen is what trains, and no second step stands beside the real one. A step that nobody
+//! watches costs nothing more, because `()` looks on by doing nothing.
+
+use burn::tensor::Tensor;
+
+use super::gradients::Gradients;
+
+/// What goes from block to block.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Border {
+    /// Hidden rows that leave the block at an index, on the way forward.
+    Output(usize),
+    /// The gradient that goes back into the block at an index, of its output.
+    Gradient(usize),
+}
+
+/// Sees what a step hands on, and may hand on something else in its place.
+pub trait Observer {
+    /// What goes over a border, [1, tokens, width].
+    fn border(&mut self, _: Border, value: Tensor<3>) -> Tensor<3> {
+        value
+    }
+
+    /// A micro-batch's gradients of the weights that follow on each other from the one at an index of the decoder's order, each in memory
+    /// order.
+    fn weights(&mut self, _first: usize, gradients: Vec<Tensor<1>>) -> Vec<Tensor<1>> {
+        gradients
+    }
+
+    /// The gradients of all micro-batches of a step, a mean over trained tokens, before they are clipped.
+    fn step(&mut self, _: &Gradients) {}
+
+    /// Whether the step may change the weights; asked once, behind its last micro-batch.
+    fn accepts(&mut self) -> bool {
+        true
+    }
+}
+
+impl Observer for () {}
+
+/// Steps of a process in which it is looked at whether what goes back between blocks is finite. A kernel that is wrong is wrong from the
+/// start on; that of a later step shows in the norm of its gradients.
+const CHECKED_STEPS: u64 = 10;
+
+/// Checks that what goes back between blocks is finite. A sum is, if all its numbers are, and is all that is read: one number a block.
+#[derive(Debug)]
+pub(super) struct FiniteBorders {
+    is_checked: bool,
+    sums: Vec<(usize, Tensor<1>)>,
+    /// The first block on the way back into which something went that was not finite.
+    pub block: Option<usize>,
+}
+
+impl FiniteBorders {
+    /// For the step after so many steps of this process.
+    pub fn after(taken: u64) -> Self {
+        Self { is_checked: taken < CHECKED_STEPS, sums: Vec::new(), block: None }
+    }
+}
+
+impl Observer for FiniteBorders {
+    fn border(&mut self, border: Border, value: Tensor<3>) -> Tensor<3> {
+        if let (true, Border::Gradient(block)) = (self.is_checked, border) {
+            self.sums.push((block, value.clone().sum()));
+        }
+        value
+    }
+
+    fn accepts(&mut self) -> bool {
+        // Read when all is under way, so that a device does not wait between blocks.
+        let is_finite = |sum: &Tensor<1>| sum.to_data().iter::<f32>().all(f32::is_finite);
+        self.block = self.sums.drain(..).find(|(_, sum)| !is_finite(sum)).map(|(block, _)| block);
+        self.block.is_none()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use burn::tensor::Device;
+
+    use super::super::step::{Memory, StepConfig, observed};
+    use super::super::{Error, Gradients};
+    use super::*;
+    use crate::adapter::{LoraConfig, attach};
+    use crate::data::{Batch, TokenRow};
+    use crate::model::DecoderSpec;
+    use crate::terms::ModelDtype;
+
+    fn row(values: [f32; 3]) -> Tensor<3> {
+        Tensor::<1>::from_data(values, &Device::flex()).reshape([1, 1, 3])
+    }
+
+    #[test]
+    fn the_first_block_into_which_no_number_went_is_named_in_the_first_steps() {
+        let wrong = [[1.0, f32::NAN, 2.0], [f32::INFINITY, f32::NEG_INFINITY, 0.0], [0.0, f32::INFINITY, f32::MIN]];
+        for wrong in wrong {
+            for (taken, expected) in [(0, Some(1)), (CHECKED_STEPS - 1, Some(1)), (CHECKED_STEPS, None)] {
+                let mut borders = FiniteBorders::after(taken);
+                for (block, values) in [(2, [1.0, -1.0, 3.0]), (1, wrong), (0, wrong)] {
+                    borders.border(Border::Output(block), row(wrong));
+                    borders.border(Border::Gradient(block), row(values));
+                }
+                assert_eq!((borders.accepts(), borders.block), (expected.is_none(), expected), "{wrong:?} after {taken} steps");
+            }
+        }
+    }
+
+    /// Looks on behind a block whose backward is wrong.
+    struct Wrong(FiniteBorders);
+
+    impl Observer for Wrong {
+        fn border(&mut self, border: Border, value: Tensor<3>) -> Tensor<3> {
+            let value = if border == Border::Gradient(0) { value.mul_scalar(f32::NAN) } else { value };
+            self.0.border(border, value)
+        }
+    }
+
+    #[test]
+    fn a_real_step_is_seen_and_the_error_names_the_block() {
+        let config = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/archs/llama/model/config.json");
+        let spec = DecoderSpec::read(&config).expect("a config");
+        let mut decoder = spec.draw(1, ModelDtype::Auto, &Device::flex()).expect("drawn");
+        attach(&mut decoder, &LoraConfig::all_linear(2, 4.0), 1, None).expect("attached");
+        let batch = Batch::new([(0, TokenRow { ids: vec![1, 2, 3, 4], trained: vec![true; 4] })]);
+        let step = StepConfig { memory: Memory::KEEP, head_chunk_rows: 4, dropout: 0.0 };
+        let (mut right, mut wrong) = (FiniteBorders::after(0), Wrong(FiniteBorders::after(0)));
+        observed(&decoder, &batch, step, [0, 0], &mut Gradients::default(), &mut right);
+        assert_eq!((right.sums.len(), right.accepts(), right.block), (decoder.blocks.len(), true, None));
+        let loss = observed(&decoder, &batch, step, [0, 0], &mut Gradients::default(), &mut wrong);
+        assert_eq!((wrong.0.accepts(), wrong.0.block), (false, Some(0)));
+        let error =
+            Error::Diverged { step: 1, in_a_row: 1, loss: loss.sum, grad_norm: f64::NAN, block: wrong.0.block, checkpoint: None };
+        let said = "and gradient norm NaN, and what goes back into `model.layers.0` is not finite, expected finite numbers";
+        assert!(error.to_string().contains(said), "{error}");
+    }
+}
