@@ -11,8 +11,9 @@
 //!
 //! | level | modules |
 //! |---|---|
-//! | 6 | [`cli`]: one file a verb, the only place that writes to stdout |
-//! | 5 | [`plan`]: what will be done; fills every value and its origin, makes the parts, writes the lock |
+//! | 7 | [`cli`]: one file a verb, the only place that writes to stdout |
+//! | 6 | [`plan`]: what will be done; fills every value and its origin, makes the parts, writes the lock |
+//! | 5 | [`proof`]: whether training on a device can be trusted |
 //! | 4 | [`train`]: the loop, step, schedule, optimizer, evaluation, checkpoints; [`infer`]: generation; [`export`]: what a run is turned into for others |
 //! | 3 | [`adapter`]: which projections get one, attaching, PEFT's files, what it adds to a weight |
 //! | 2 | [`model`]: the decoder described by data, families, strict loading |
@@ -33,6 +34,7 @@ pub mod model;
 pub mod nn;
 pub mod ops;
 pub mod plan;
+pub mod proof;
 pub mod recipe;
 pub mod report;
 pub mod terms;

@@ -3,12 +3,13 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-const LEVELS: [&[&str]; 7] = [
+const LEVELS: [&[&str]; 8] = [
     &["draws", "fault", "files", "device", "ops", "quant", "report", "terms"],
     &["nn", "recipe", "hub", "data"],
     &["model"],
     &["adapter"],
     &["train", "infer", "export"],
+    &["proof"],
     &["plan"],
     &["cli"],
 ];
@@ -107,7 +108,10 @@ fn each_kind_of_line_has_its_room() {
     stands_only_in("stderr()", &["report/terminal.rs", "main.rs"]);
     // A backend is named where operations are made and where a device is opened.
     stands_only_in("burn::backend", &["ops", "device.rs"]);
-    stands_only_in("burn::tensor", &["ops", "device.rs", "nn", "model", "adapter", "train", "plan/build.rs", "cli/train.rs"]);
+    stands_only_in(
+        "burn::tensor",
+        &["ops", "device.rs", "nn", "model", "adapter", "train", "proof", "plan/build.rs", "cli/train.rs"],
+    );
     // Kernels have a place of their own.
     stands_only_in("cubecl", &["ops/cube"]);
     // Families are told apart in one place.

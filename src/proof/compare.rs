@@ -1,0 +1,244 @@
+//! What a device computed beside what the CPU did: site by site, with the norm of what differs and with its largest element.
+//!
+//! The norm sees what is wrong everywhere a little, the largest element what is wrong in one place.
+
+use std::collections::HashMap;
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use super::trace::Site;
+use crate::terms::ModelDtype;
+
+/// How far a device may be off.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Bound {
+    /// ‖device - CPU‖ / ‖CPU‖ at most, and max |device - CPU| / max |CPU|.
+    pub error: f64,
+}
+
+impl Bound {
+    /// Of 32-bit floats, ...
+    const FLOAT32: f64 = 1e-3;
+    /// bf16
+    const BFLOAT16: f64 = 0.1;
+
+    /// For matrices that are kept so.
+    pub fn of(dtype: ModelDtype) -> Self {
+        let error = match dtype {
+            ModelDtype::Auto | ModelDtype::Float32 => Self::FLOAT32,
+            ModelDtype::Bfloat16 => Self::BFLOAT16,
+        };
+        Self { error }
+    }
+}
+
+/// How a site differs.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Difference {
+    /// The device did not come so far: what it computed before ended the step.
+    Missing,
+    /// It has another number of numbers.
+    Length {
+        /// Numbers of the device.
+        found: usize,
+        /// Numbers of the CPU.
+        expected: usize,
+    },
+    /// So many numbers are infinite or none.
+    NotFinite {
+        /// Numbers.
+        numbers: usize,
+    },
+    /// All are zero, those of the CPU are not.
+    Zero,
+    /// By how much.
+    Error {
+        /// ‖device - CPU‖ / ‖CPU‖.
+        norm: f64,
+        /// max |device - CPU| / max |CPU|.
+        largest: f64,
+    },
+}
+
+impl Difference {
+    fn between(found: Option<&[f32]>, expected: &[f32]) -> Self {
+        let Some(found) = found else { return Self::Missing };
+        if found.len() != expected.len() {
+            return Self::Length { found: found.len(), expected: expected.len() };
+        }
+        let not_finite = found.iter().filter(|value| !value.is_finite()).count();
+        if not_finite > 0 {
+            return Self::NotFinite { numbers: not_finite };
+        }
+        let is_zero = |values: &[f32]| values.iter().all(|value| *value == 0.0);
+        if is_zero(found) && !is_zero(expected) {
+            return Self::Zero;
+        }
+        let (mut of_difference, mut of_expected) = (Size::default(), Size::default());
+        for (found, expected) in found.iter().zip(expected) {
+            of_difference.add(f64::from(*found) - f64::from(*expected));
+            of_expected.add(f64::from(*expected));
+        }
+        Self::Error {
+            norm: share(of_difference.squares.sqrt(), of_expected.squares.sqrt()),
+            largest: share(of_difference.largest, of_expected.largest),
+        }
+    }
+
+    /// What is held against the bound.
+    fn error(self) -> f64 {
+        match self {
+            Self::Error { norm, largest } => norm.max(largest),
+            _ => f64::INFINITY,
+        }
+    }
+}
+
+#[derive(Default)]
+struct Size {
+    squares: f64,
+    largest: f64,
+}
+
+impl Size {
+    fn add(&mut self, value: f64) {
+        self.squares += value * value;
+        self.largest = self.largest.max(value.abs());
+    }
+}
+
+/// More than a whole where there should be nothing.
+fn share(part: f64, whole: f64) -> f64 {
+    if part == 0.0 { 0.0 } else { part / whole.max(f64::from(f32::MIN_POSITIVE)) }
+}
+
+impl fmt::Display for Difference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Missing => f.write_str("was not reached"),
+            Self::Length { found, expected } => write!(f, "has {found} numbers, expected {expected}"),
+            Self::NotFinite { numbers } => write!(f, "has {numbers} numbers that are not finite"),
+            Self::Zero => f.write_str("is zero, that of the CPU is not"),
+            Self::Error { norm, largest } => {
+                write!(f, "is off by {norm:.1e} of its norm, and at its worst element by {largest:.1e} of the largest")
+            }
+        }
+    }
+}
+
+/// A site and how it differs.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Finding {
+    /// Where in training.
+    pub site: String,
+    /// How it differs.
+    pub difference: Difference,
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.site, self.difference)
+    }
+}
+
+/// What came of a comparison.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Verdict {
+    /// Sites that were compared.
+    pub sites: usize,
+    /// Sites that are out of the bound.
+    pub failures: usize,
+    /// How far a site may be off.
+    pub bound: Bound,
+    /// The first that is out of the bound in the order of computing: what comes after it may follow from it.
+    pub first: Option<Finding>,
+    /// The one that is off the most.
+    pub worst: Finding,
+}
+
+impl Verdict {
+    /// Holds what a device computed against what the CPU did.
+    pub(super) fn of(device: &[Site], cpu: &[Site], bound: Bound) -> Self {
+        let found: HashMap<&str, &[f32]> = device.iter().map(|site| (&*site.name, &*site.values)).collect();
+        let compared = cpu.iter().map(|Site { name, values }| {
+            let difference = Difference::between(found.get(name.as_str()).copied(), values);
+            Finding { site: name.clone(), difference }
+        });
+        let findings: Vec<Finding> = compared.collect();
+        let is_off = |finding: &&Finding| finding.difference.error() > bound.error;
+        // Of equals the first.
+        let worse = |one: Finding, other: Finding| if other.difference.error() > one.difference.error() { other } else { one };
+        Self {
+            sites: findings.len(),
+            failures: findings.iter().filter(is_off).count(),
+            bound,
+            first: findings.iter().find(is_off).cloned(),
+            worst: findings.into_iter().reduce(worse).expect("two steps have sites"),
+        }
+    }
+
+    /// Whether training is proven.
+    pub fn is_proven(&self) -> bool {
+        self.failures == 0
+    }
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { sites, failures, bound: Bound { error }, first, worst } = self;
+        let Some(first) = first else {
+            return write!(f, "all {sites} sites are within {error:.0e}; {worst}, which is the most");
+        };
+        write!(f, "{failures} of {sites} sites are out of {error:.0e}; first {first}")?;
+        if worst == first { Ok(()) } else { write!(f, "; {worst}, which is the most") }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn site(name: &str, values: &[f32]) -> Site {
+        Site { name: name.to_owned(), values: values.to_vec() }
+    }
+
+    fn difference(found: &[f32], expected: &[f32]) -> Difference {
+        Verdict::of(&[site("a", found)], &[site("a", expected)], Bound { error: 0.0 }).worst.difference
+    }
+
+    #[test]
+    fn differences_are_of_the_norm_and_of_the_largest_element() {
+        assert_eq!(difference(&[3.0, 4.0], &[3.0, 4.0]), Difference::Error { norm: 0.0, largest: 0.0 });
+        assert_eq!(difference(&[3.0, 4.5], &[3.0, 4.0]), Difference::Error { norm: 0.1, largest: 0.125 });
+        assert_eq!(difference(&[f32::NAN, f32::INFINITY, 1.0], &[1.0; 3]), Difference::NotFinite { numbers: 2 });
+        assert_eq!(difference(&[0.0; 2], &[1.0, 0.0]), Difference::Zero);
+        assert_eq!(difference(&[0.0; 2], &[0.0, 0.0]), Difference::Error { norm: 0.0, largest: 0.0 });
+        assert!(difference(&[1e-9, 0.0], &[0.0, 0.0]).error() > 1.0, "something where there is nothing");
+        assert_eq!(difference(&[1.0], &[1.0, 0.0]), Difference::Length { found: 1, expected: 2 });
+    }
+
+    #[test]
+    fn one_wrong_element_of_many_is_out_of_the_bound_that_the_norm_would_keep() {
+        let right = vec![1.0; 1 << 20];
+        let mut wrong = right.clone();
+        wrong[77] = 1.01;
+        let Difference::Error { norm, largest } = difference(&wrong, &right) else { panic!("finite and of one length") };
+        assert!(norm < 1e-4 && largest > 9e-3, "{norm} {largest}");
+    }
+
+    #[test]
+    fn the_first_and_the_worst_are_named() {
+        let cpu = [site("a", &[1.0]), site("b", &[1.0]), site("c", &[1.0]), site("d", &[1.0])];
+        let device = [site("d", &[1.5]), site("b", &[1.1]), site("a", &[1.0])];
+        let verdict = Verdict::of(&device, &cpu, Bound { error: 1e-3 });
+        assert_eq!((verdict.sites, verdict.failures, verdict.is_proven()), (4, 3, false));
+        let said = verdict.to_string();
+        let expected = "3 of 4 sites are out of 1e-3; first b is off by 1.0e-1 of its norm, and at its worst element by 1.0e-1 of the \
+                        largest; c was not reached, which is the most";
+        assert_eq!(said, expected);
+        let same = Verdict::of(&cpu, &cpu, Bound { error: 0.0 });
+        assert!(same.is_proven() && same.worst.difference.error() == 0.0, "{same}");
+    }
+}

@@ -1,0 +1,166 @@
+//! Faults that devices have had, put into real steps: each is refused, with its place named.
+
+use std::sync::OnceLock;
+
+use burn::tensor::{Device, Tensor, TensorData};
+
+use super::*;
+use crate::terms::{Method, ModelDtype};
+use crate::train::Border;
+
+/// What goes wrong.
+#[derive(Debug, Clone, Copy)]
+enum Kind {
+    /// One number is none.
+    NotANumber,
+    /// All numbers are zero.
+    Zeroed,
+    /// One element in the middle has twice the largest value.
+    OneElement,
+    /// What was there in the step before, as in a buffer that was not written.
+    Stale,
+}
+
+/// Where it does.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Place {
+    Border(Border),
+    /// The weight at an index.
+    Weight(usize),
+}
+
+/// Spoils what goes over one place at the second micro-batch of the second step.
+struct Fault {
+    kind: Kind,
+    place: Place,
+    turns: usize,
+    last: Option<Vec<f32>>,
+}
+
+impl Fault {
+    fn pass<const D: usize>(&mut self, value: Tensor<D>) -> Tensor<D> {
+        self.turns += 1;
+        let (shape, device) = (value.dims(), value.device());
+        let mut values: Vec<f32> = value.to_data().iter().collect();
+        let middle = values.len() / 2;
+        match (self.turns, self.kind) {
+            // The same micro-batch a step before.
+            (2, _) => self.last = Some(values.clone()),
+            (4, Kind::NotANumber) => values[middle] = f32::NAN,
+            (4, Kind::Zeroed) => values.fill(0.0),
+            (4, Kind::OneElement) => values[middle] = 2.0 * values.iter().fold(0.0, |largest, value| value.abs().max(largest)),
+            (4, Kind::Stale) => values = self.last.take().expect("a step before"),
+            _ => {}
+        }
+        Tensor::from_data(TensorData::new(values, shape), &device)
+    }
+}
+
+impl Observer for Fault {
+    fn border(&mut self, border: Border, value: Tensor<3>) -> Tensor<3> {
+        if self.place == Place::Border(border) { self.pass(value) } else { value }
+    }
+
+    fn weights(&mut self, first: usize, mut gradients: Vec<Tensor<1>>) -> Vec<Tensor<1>> {
+        if let Place::Weight(index) = self.place
+            && (first..first + gradients.len()).contains(&index)
+        {
+            let gradient = gradients.remove(index - first);
+            gradients.insert(index - first, self.pass(gradient));
+        }
+        gradients
+    }
+}
+
+fn tiny() -> Tiny {
+    Tiny::of_all_mechanisms(ModelDtype::Auto, Method::Lora)
+}
+
+/// What a device with a fault in one pass is told.
+fn verdict(pass: usize, mut fault: Fault) -> Verdict {
+    static RIGHT: [OnceLock<Vec<Site>>; 3] = [const { OnceLock::new() }; 3];
+    let passes = &PASSES[pass..=pass];
+    let right = RIGHT[pass].get_or_init(|| trace(&tiny(), &Device::flex(), passes, &mut ()));
+    let wrong = on_device(&tiny(), &Device::flex(), passes, &mut fault).expect("no panic");
+    Verdict::of(&wrong, right, Bound::of(ModelDtype::Auto))
+}
+
+#[test]
+fn the_cpu_is_itself_to_the_last_bit() {
+    for trained in [Method::Lora, Method::Full] {
+        let verdict = prove(&Tiny::of_all_mechanisms(ModelDtype::Auto, trained), &Device::flex()).expect("no panic");
+        assert!(verdict.is_proven(), "{verdict}");
+        assert_eq!(verdict.worst.difference, Difference::Error { norm: 0.0, largest: 0.0 }, "{verdict}");
+    }
+}
+
+#[test]
+fn another_number_of_threads_is_proven() {
+    let passes = &PASSES[1..2];
+    let here = trace(&tiny(), &Device::flex(), passes, &mut ());
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(3).build().expect("a pool");
+    let there = pool.install(|| trace(&tiny(), &Device::flex(), passes, &mut ()));
+    let verdict = Verdict::of(&there, &here, Bound { error: 1e-6 });
+    assert!(verdict.is_proven() && verdict.sites == here.len(), "{verdict}");
+}
+
+#[test]
+fn every_fault_is_refused_and_named() {
+    let first_weight = tiny().draw(&Device::flex()).weights(|name, _| name.to_owned()).swap_remove(0);
+    let places = [
+        (Place::Border(Border::Output(1)), "output of block 1".to_owned()),
+        (Place::Border(Border::Gradient(1)), "gradient into block 1".to_owned()),
+        (Place::Weight(0), format!("gradient of `{first_weight}`")),
+    ];
+    for (place, site) in places {
+        for kind in [Kind::NotANumber, Kind::Zeroed, Kind::OneElement, Kind::Stale] {
+            let verdict = verdict(0, Fault { kind, place, turns: 0, last: None });
+            let first = verdict.first.as_ref().expect("refused");
+            assert_eq!(first.site, format!("kept tapes, step 2, micro-batch 2, {site}"), "{kind:?}");
+            let is_named = match kind {
+                Kind::NotANumber => first.difference == Difference::NotFinite { numbers: 1 },
+                Kind::Zeroed => first.difference == Difference::Zero,
+                Kind::OneElement | Kind::Stale => matches!(first.difference, Difference::Error { .. }),
+            };
+            assert!(is_named, "{kind:?} in {site}: {verdict}");
+        }
+    }
+}
+
+/// In the last pass nothing between blocks is read: what a step leaves shows the fault.
+#[test]
+fn a_fault_that_only_an_undisturbed_step_has_is_refused() {
+    for kind in [Kind::NotANumber, Kind::Zeroed, Kind::OneElement, Kind::Stale] {
+        let verdict = verdict(2, Fault { kind, place: Place::Border(Border::Gradient(1)), turns: 0, last: None });
+        let first = verdict.first.as_ref().expect("refused");
+        assert!(first.site.starts_with("undisturbed, step 2, gradient of all micro-batches of"), "{kind:?}: {verdict}");
+    }
+}
+
+#[test]
+fn a_panic_on_the_device_refuses_it() {
+    struct Panics;
+    impl Observer for Panics {
+        fn border(&mut self, _: Border, _: Tensor<3>) -> Tensor<3> {
+            panic!("no such kernel\nat some place")
+        }
+    }
+    let words = on_device(&tiny(), &Device::flex(), &PASSES, &mut Panics).expect_err("a panic");
+    assert_eq!(words, "no such kernel");
+}
+
+#[test]
+fn what_is_kept_is_not_proven_again() {
+    let cache = tempfile::tempdir().expect("a temporary folder");
+    let key = Key::of("cpu", "itself", "", &tiny());
+    let asked = terms::Device::Cpu;
+    let once = || prove_once(asked, &tiny(), &Device::flex(), Some(&key), cache.path());
+    let proven = once().expect("proven");
+    assert_eq!(key.verdict(cache.path()), Some(proven.clone()), "it is kept");
+    let worst = Finding { site: "loss".to_owned(), difference: Difference::NotFinite { numbers: 1 } };
+    let wrong = Verdict { failures: 1, first: Some(worst.clone()), worst, ..proven };
+    key.keep(cache.path(), &wrong).expect("kept");
+    let refused = once().expect_err("what is kept counts");
+    let said = "training on `cpu` is refused, its gradients are not those of the CPU: 1 of ";
+    assert!(refused.to_string().starts_with(said) && refused.to_string().contains("first loss has 1 numbers"), "{refused}");
+}

@@ -1,0 +1,126 @@
+//! Verdicts that are kept: of one device under one driver, one version of Rankine and one set of mechanisms. A proof takes seconds, and
+//! longer where kernels are compiled for it.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::compare::Verdict;
+use super::tiny::Tiny;
+use crate::files::{self, JSON_BYTES, hash_bytes, read_text_up_to, write_atomic};
+
+/// Where verdicts are in the cache folder.
+const FOLDER: &str = "proofs";
+
+/// What a verdict is of: where any of it differs, it says nothing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Key {
+    /// The version of Rankine.
+    pub rankine: String,
+    /// `wgpu` or `cuda`.
+    pub backend: String,
+    /// The device as it names itself.
+    pub device: String,
+    /// Its driver with the version.
+    pub driver: String,
+    /// How the matrices of the base are kept.
+    pub dtype: String,
+    /// What trains.
+    pub trained: String,
+    /// A hash of the small model.
+    pub mechanisms: String,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Kept {
+    #[serde(flatten)]
+    key: Key,
+    verdict: Verdict,
+}
+
+impl Key {
+    /// Of a device and a small model.
+    pub fn of(backend: &str, device: &str, driver: &str, tiny: &Tiny) -> Self {
+        Self {
+            rankine: env!("CARGO_PKG_VERSION").to_owned(),
+            backend: backend.to_owned(),
+            device: device.to_owned(),
+            driver: driver.to_owned(),
+            dtype: tiny.dtype.to_string(),
+            trained: tiny.trained.to_string(),
+            mechanisms: hash_bytes(format!("{:?}", tiny.spec).as_bytes()).to_string(),
+        }
+    }
+
+    fn path(&self, cache: &Path) -> PathBuf {
+        let Self { rankine, backend, device, driver, dtype, trained, mechanisms } = self;
+        // No separator is in a version, a word or a hash; names of devices stand in the middle, driver last.
+        let all = [rankine, backend, dtype, trained, mechanisms, device, driver].map(String::as_str).join("\n");
+        cache.join(FOLDER).join(format!("{}.json", hash_bytes(all.as_bytes())))
+    }
+
+    /// The verdict that is kept in a cache folder. One that cannot be read is none.
+    pub fn verdict(&self, cache: &Path) -> Option<Verdict> {
+        let text = read_text_up_to(&self.path(cache), JSON_BYTES).ok()?;
+        let kept: Kept = serde_json::from_str(&text).ok()?;
+        (kept.key == *self).then_some(kept.verdict)
+    }
+
+    /// Keeps a verdict.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub fn keep(&self, cache: &Path, verdict: &Verdict) -> Result<(), files::Error> {
+        let kept = Kept { key: self.clone(), verdict: verdict.clone() };
+        let text = serde_json::to_string_pretty(&kept).expect("numbers and words are JSON");
+        write_atomic(&self.path(cache), text.as_bytes())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::compare::{Bound, Difference, Finding};
+    use super::*;
+    use crate::terms::{Method, ModelDtype};
+
+    #[test]
+    fn a_verdict_is_found_for_what_it_was_made_of_only() {
+        let cache = tempfile::tempdir().expect("a temporary folder");
+        let tiny = Tiny::of_all_mechanisms(ModelDtype::Auto, Method::Lora);
+        let key = Key::of("wgpu", "a GPU", "a driver 1.2", &tiny);
+        let finding = Finding { site: "loss".to_owned(), difference: Difference::Error { norm: 1.0 / 3.0, largest: 2e-9 } };
+        let zero = Finding { site: "output".to_owned(), difference: Difference::Zero };
+        let bound = Bound { error: 1e-3 };
+        let verdict = Verdict { sites: 3, failures: 2, bound, first: Some(zero), worst: finding };
+        assert_eq!(key.verdict(cache.path()), None);
+        key.keep(cache.path(), &verdict).expect("kept");
+        assert_eq!(key.verdict(cache.path()), Some(verdict.clone()), "every digit");
+
+        let full = Tiny { trained: Method::Full, ..tiny.clone() };
+        let narrow = Tiny { dtype: ModelDtype::Bfloat16, ..tiny.clone() };
+        let mut tied = tiny.clone();
+        tied.spec.tied_head = true;
+        let others = [
+            Key::of("cuda", "a GPU", "a driver 1.2", &tiny),
+            Key::of("wgpu", "another GPU", "a driver 1.2", &tiny),
+            Key::of("wgpu", "a GPU", "a driver 1.3", &tiny),
+            Key::of("wgpu", "a GPU", "a driver 1.2", &full),
+            Key::of("wgpu", "a GPU", "a driver 1.2", &narrow),
+            Key::of("wgpu", "a GPU", "a driver 1.2", &tied),
+            Key { rankine: "0.0.0".to_owned(), ..key.clone() },
+        ];
+        assert!(others.iter().all(|other| other.verdict(cache.path()).is_none()));
+
+        std::fs::write(key.path(cache.path()), "{").expect("written");
+        assert_eq!(key.verdict(cache.path()), None, "a damaged file is no verdict");
+        std::fs::copy(written(&others[0], cache.path(), &verdict), key.path(cache.path())).expect("copied");
+        assert_eq!(key.verdict(cache.path()), None, "one of another device under this name is none");
+    }
+
+    fn written(key: &Key, cache: &Path, verdict: &Verdict) -> PathBuf {
+        key.keep(cache, verdict).expect("kept");
+        key.path(cache)
+    }
+}

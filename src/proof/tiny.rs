@@ -1,0 +1,187 @@
+//! The small model that a device is proven on: every mechanism of a family, no size of it.
+//!
+//! What a kernel can get wrong hides in what it specialises on and in its edges. So the width of a head, the heads of a group and what is
+//! left of a size by a vector are the family's own, while every size leaves the last tile and the last workgroup partly empty.
+
+use crate::adapter::{LoraConfig, attach};
+use crate::data::{Batch, TokenRow};
+use crate::draws::{mix, unit};
+use crate::model::{Decoder, DecoderSpec, GatedSpec, GroupedSpec, LayerSpec};
+use crate::nn::attention::Span;
+use crate::nn::rope::{RopeScaling, RopeSpec};
+use crate::nn::weight::{Group, Weight};
+use crate::terms::{Method, ModelDtype};
+use burn::tensor::Device;
+
+/// The lowest block's input gets no gradient where adapters train, so two borders need three blocks.
+const LAYERS: usize = 3;
+/// Numbers of a vector at most: a size that it divides is read by vectors, as the family's own is.
+const VECTOR: usize = 8;
+/// 17 vectors: two tiles of 64 and a piece.
+const WIDTH: usize = 17 * VECTOR;
+/// 41 vectors: five tiles of 64 and a piece.
+const INNER: usize = 41 * VECTOR;
+/// 129 vectors: four workgroups of 256 and a piece.
+const VOCABULARY: usize = 129 * VECTOR;
+/// Heads of a group at most, so that a model with one key head for all stays small.
+const GROUP: usize = 8;
+/// Shorter than the longer documents, so that a window slides.
+const WINDOW: usize = 29;
+const RANK: usize = 12;
+/// Tokens of the documents of each micro-batch. The first is longer than a workgroup; the second is shorter, so that buffers of the first
+/// that are used again are longer than what is put into them.
+const DOCUMENTS: [&[usize]; 2] = [&[37, 150, 113], &[61, 9, 70]];
+const SEED: u64 = 20;
+
+/// A small model and what of it trains.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Tiny {
+    /// What it is.
+    pub spec: DecoderSpec,
+    /// How its matrices are kept.
+    pub dtype: ModelDtype,
+    /// What trains.
+    pub trained: Method,
+}
+
+impl Tiny {
+    /// The small model of a family. `dtype` is that of the matrices, where `auto` is f32.
+    pub fn of(spec: &DecoderSpec, dtype: ModelDtype, trained: Method) -> Self {
+        let dtype = if dtype == ModelDtype::Auto { ModelDtype::Float32 } else { dtype };
+        let mut kinds: Vec<LayerSpec> = Vec::new();
+        for layer in spec.layers.iter().map(tiny_layer) {
+            if !kinds.contains(&layer) {
+                kinds.push(layer);
+            }
+        }
+        let layers = kinds.iter().cycle().take(kinds.len().max(LAYERS)).cloned().collect();
+        let (vocabulary, width) = (VOCABULARY + spec.vocabulary % VECTOR, WIDTH + spec.width % VECTOR);
+        Self { spec: DecoderSpec { vocabulary, width, layers, ..spec.clone() }, dtype, trained }
+    }
+
+    /// The mechanisms of all families together, for a proof that is not of one model.
+    pub fn of_all_mechanisms(dtype: ModelDtype, trained: Method) -> Self {
+        let rope = RopeSpec { head_dim: 64, theta: 1e4, scaling: RopeScaling::Default };
+        let mixer = GroupedSpec {
+            heads: 6,
+            kv_heads: 2,
+            head_dim: 64,
+            qkv_bias: true,
+            output_bias: false,
+            qk_norm: false,
+            rope: rope.clone(),
+            span: Span::Full,
+        };
+        let sliding = GroupedSpec { qkv_bias: false, qk_norm: true, span: Span::Sliding { window: WINDOW }, ..mixer.clone() };
+        let mlp = GatedSpec { inner: INNER, bias: false };
+        let layers = [mixer, sliding].map(|mixer| LayerSpec { mixer, mlp: mlp.clone() }).to_vec();
+        let spec =
+            DecoderSpec { vocabulary: VOCABULARY, width: WIDTH, tied_head: false, layers, norm_epsilon: 1e-5, context: 2048 };
+        Self::of(&spec, dtype, trained)
+    }
+
+    /// The model on a device, its numbers drawn from a fixed seed: both matrices of every adapter, and norms that are not all 1.
+    pub(super) fn draw(&self, device: &Device) -> Decoder {
+        let mut decoder = self.spec.draw(SEED, self.dtype, device).expect("numbers that are drawn are all there");
+        decoder.trained = Method::Full;
+        decoder.visit(&mut vary);
+        decoder.trained = self.trained;
+        if self.trained == Method::Lora {
+            let config = LoraConfig { init_lora_weights: false, ..LoraConfig::all_linear(RANK, 2.0 * RANK as f64) };
+            attach(&mut decoder, &config, SEED, None).expect("every projection gets one");
+        }
+        decoder
+    }
+
+    /// The micro-batches of a step, each step's of other tokens in the same places: a buffer of the step before has the right shape.
+    pub(super) fn batches(&self, step: u64) -> Vec<Batch> {
+        let row = |key: u64, length: usize| {
+            let draw = |place: usize| mix(mix(SEED ^ key) ^ place as u64);
+            let ids = (0..length).map(|place| (mix(draw(place) ^ step) % self.spec.vocabulary as u64) as u32).collect();
+            // Some tokens, as of an answer, in stretches and alone.
+            let trained = (0..length).map(|place| place > length / 3 && !draw(place).is_multiple_of(3)).collect();
+            (key, TokenRow { ids, trained })
+        };
+        let mut keys = 0..;
+        let batch = |lengths: &&[usize]| Batch::new(lengths.iter().zip(&mut keys).map(|(length, key)| row(key, *length)));
+        DOCUMENTS.iter().map(batch).collect()
+    }
+}
+
+fn tiny_layer(LayerSpec { mixer, mlp }: &LayerSpec) -> LayerSpec {
+    let kv_heads = mixer.kv_heads.min(2);
+    let heads = kv_heads * (mixer.heads / mixer.kv_heads).min(GROUP);
+    let span = match mixer.span {
+        Span::Full => Span::Full,
+        Span::Sliding { window } => Span::Sliding { window: window.min(WINDOW) },
+    };
+    let inner = INNER + mlp.inner % VECTOR;
+    LayerSpec { mixer: GroupedSpec { heads, kv_heads, span, ..mixer.clone() }, mlp: GatedSpec { inner, ..mlp.clone() } }
+}
+
+/// Norms between 0.5 and 1.5 and biases between -0.5 and 0.5: with ones and small numbers a kernel that leaves them out comes close.
+fn vary(name: &str, weight: Weight) {
+    if weight.group() != Group::Vector {
+        return;
+    }
+    let key = name.bytes().fold(SEED, |key, byte| mix(key ^ u64::from(byte)));
+    let lowest = if name.ends_with("norm.weight") { 0.5 } else { -0.5 };
+    let length = weight.shape().into_iter().product::<usize>();
+    let values: Vec<f32> = (0..length).map(|place| (lowest + unit(key.wrapping_add(place as u64))) as f32).collect();
+    let numbers = weight.from_file(&values);
+    weight.put(numbers);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    fn family(name: &str) -> DecoderSpec {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/archs");
+        DecoderSpec::read(&root.join(name).join("model/config.json")).expect("a config")
+    }
+
+    #[test]
+    fn it_keeps_the_mechanisms_of_a_family() {
+        for name in ["llama", "mistral", "qwen2", "qwen3"] {
+            let spec = family(name);
+            let tiny = Tiny::of(&spec, ModelDtype::Auto, Method::Lora).spec;
+            assert_eq!(tiny.tied_head, spec.tied_head, "{name}");
+            for layer in &spec.layers {
+                let kept = |other: &LayerSpec| {
+                    let (one, other) = (&layer.mixer, &other.mixer);
+                    let groups = [one, other].map(|mixer| mixer.heads / mixer.kv_heads);
+                    let flags = [one, other].map(|mixer| (mixer.qkv_bias, mixer.output_bias, mixer.qk_norm, mixer.head_dim));
+                    let slides = [one, other].map(|mixer| mixer.span != Span::Full);
+                    groups[0] == groups[1] && flags[0] == flags[1] && slides[0] == slides[1] && one.rope == other.rope
+                };
+                assert!(tiny.layers.iter().any(kept), "{name}: {layer:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn its_size_does_not_follow_that_of_the_model() {
+        let mut spec = family("llama");
+        let small = Tiny::of(&spec, ModelDtype::Auto, Method::Lora);
+        (spec.vocabulary, spec.width) = (spec.vocabulary + 16 * VECTOR, spec.width + 512 * VECTOR);
+        spec.layers = spec.layers.iter().cycle().take(80).cloned().collect();
+        spec.layers.iter_mut().for_each(|layer| layer.mlp.inner += 1024);
+        assert_eq!(Tiny::of(&spec, ModelDtype::Float32, Method::Lora), small, "no other proof is needed");
+        spec.layers.iter_mut().for_each(|layer| layer.mixer.qk_norm ^= true);
+        assert_ne!(Tiny::of(&spec, ModelDtype::Float32, Method::Lora), small);
+    }
+
+    #[test]
+    fn both_steps_have_the_same_shapes_and_other_tokens() {
+        let tiny = Tiny::of(&family("llama"), ModelDtype::Auto, Method::Lora);
+        let [first, second] = [1, 2].map(|step| tiny.batches(step));
+        for (one, other) in first.iter().zip(&second) {
+            assert_eq!((&one.lengths, &one.positions), (&other.lengths, &other.positions));
+            assert_ne!(one.ids, other.ids);
+            assert!(one.trained_tokens() > one.tokens() / 4 && one.trained_tokens() < one.tokens() / 2, "{one:?}");
+        }
+    }
+}
