@@ -10,6 +10,7 @@ mod eval;
 mod export;
 mod fits;
 mod generate;
+mod gradcheck;
 mod hub;
 mod interrupt;
 mod merge;

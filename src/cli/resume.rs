@@ -23,6 +23,9 @@ pub(super) struct ResumeArgs {
     /// Go on although the base, the tokenizer, the template or data have changed, or on a device that is not proven
     #[arg(long)]
     force: bool,
+    /// Do not check gradients on a GPU against the CPU before the first training there
+    #[arg(long)]
+    skip_proof: bool,
     /// Print the result as one JSON object
     #[arg(long)]
     json: bool,
@@ -59,6 +62,7 @@ pub(super) fn resume(args: &ResumeArgs, terminal: &Terminal) -> Result<(), Failu
         room: &room,
         checkpoint,
         force: args.force,
+        skip_proof: args.skip_proof,
         json: args.json,
         command: None,
     };

@@ -8,6 +8,7 @@ use std::time::Duration;
 use indicatif::HumanDuration;
 
 use super::card::write_run_card;
+use super::gradcheck;
 use super::room::Room;
 use super::signals::Signals;
 use super::{Failure, plan::facts, print, result};
@@ -37,6 +38,8 @@ pub(super) struct Session<'a> {
     pub checkpoint: Option<Checkpoint>,
     /// Train on a device that is not proven.
     pub force: bool,
+    /// Train on a device without proving it first.
+    pub skip_proof: bool,
     pub json: bool,
     /// What started the run, if it was a recipe.
     pub command: Option<&'a str>,
@@ -50,6 +53,9 @@ impl Session<'_> {
         // What goes along with the weights and cannot be read is better told now than after training; the base may be gone then.
         let (notices, base, product) = (Notices::read(&plan.base_folder)?, Base::of(&plan.base_folder), plan.product()?);
         let device = device::open(plan.device, self.force)?;
+        if !self.skip_proof {
+            gradcheck::before_training(plan, self.force, &report)?;
+        }
         let data = plan.read_data(&report)?;
         let (mut config, memory) = plan.prepare(&data);
         let locked = memory.chosen;

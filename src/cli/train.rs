@@ -20,6 +20,9 @@ pub(super) struct TrainArgs {
     /// Remove the run that the output folder holds
     #[arg(long)]
     overwrite: bool,
+    /// Do not check gradients on a GPU against the CPU before the first training there
+    #[arg(long)]
+    skip_proof: bool,
     /// Print the result as one JSON object
     #[arg(long)]
     json: bool,
@@ -45,6 +48,7 @@ pub(super) fn train(args: &TrainArgs, terminal: &Terminal) -> Result<(), Failure
         room: &room,
         checkpoint: None,
         force: args.recipe.force,
+        skip_proof: args.skip_proof,
         json: args.json,
         command: Some(&command),
     };
@@ -55,6 +59,7 @@ pub(super) fn train(args: &TrainArgs, terminal: &Terminal) -> Result<(), Failure
 fn command(args: &TrainArgs) -> String {
     let RecipeArgs { recipe, overrides, force } = &args.recipe;
     let force = if *force { " --force" } else { "" };
+    let skip_proof = if args.skip_proof { " --skip-proof" } else { "" };
     let overrides: String = overrides.iter().map(|word| format!(" {}", shell_word(word))).collect();
-    format!("rankine train {}{overrides}{force}", shell_word(&recipe.display().to_string()))
+    format!("rankine train {}{overrides}{force}{skip_proof}", shell_word(&recipe.display().to_string()))
 }

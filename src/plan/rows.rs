@@ -154,8 +154,8 @@ impl RunData {
     }
 }
 
-/// Where token caches are: `RANKINE_CACHE`, or the user's cache folder.
-pub(super) fn cache_folder() -> PathBuf {
+/// Where token caches and proofs are: `RANKINE_CACHE`, or the user's cache folder.
+pub fn cache_folder() -> PathBuf {
     let of = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let user = || of("XDG_CACHE_HOME").or_else(|| of("LOCALAPPDATA")).or_else(|| of("HOME").map(|home| home.join(".cache")));
     of("RANKINE_CACHE").unwrap_or_else(|| user().unwrap_or_else(std::env::temp_dir).join("rankine"))

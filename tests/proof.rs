@@ -1,0 +1,47 @@
+//! The gradient proof on a GPU adapter of this machine, where there is one; a software one will do.
+#![cfg(feature = "wgpu")]
+
+mod common;
+
+use std::panic::catch_unwind;
+
+use burn::tensor::{Device, DeviceKind, Tensor};
+use common::{FAMILIES, golden};
+use rankine::model::DecoderSpec;
+use rankine::proof::{Tiny, prove};
+use rankine::terms::{Method, ModelDtype};
+
+/// The adapter, if a product of it comes back; what burn says of a machine without one is a panic.
+fn adapter() -> Option<Device> {
+    let opened = catch_unwind(|| {
+        let device = Device::wgpu(DeviceKind::DefaultDevice);
+        let ones = Tensor::<2>::ones([2, 2], &device);
+        assert_eq!(ones.clone().matmul(ones).into_data().to_vec::<f32>().unwrap(), [2.0; 4]);
+        device
+    });
+    if opened.is_err() {
+        println!("skipped: there is no adapter that wgpu reaches");
+    }
+    opened.ok()
+}
+
+#[test]
+fn training_on_an_adapter_is_that_on_the_cpu() {
+    let Some(device) = adapter() else { return };
+    for trained in [Method::Lora, Method::Full] {
+        let verdict = prove(&Tiny::of_all_mechanisms(ModelDtype::Auto, trained), &device).unwrap();
+        println!("all mechanisms, {trained}: {verdict}");
+        assert!(verdict.is_proven(), "{trained}: {verdict}");
+    }
+}
+
+#[test]
+fn every_family_is_proven_on_an_adapter() {
+    let Some(device) = adapter() else { return };
+    for family in FAMILIES {
+        let spec = DecoderSpec::read(&golden(&format!("archs/{family}/model/config.json"))).unwrap();
+        let verdict = prove(&Tiny::of(&spec, ModelDtype::Auto, Method::Lora), &device).unwrap();
+        println!("{family}: {verdict}");
+        assert!(verdict.is_proven(), "{family}: {verdict}");
+    }
+}
