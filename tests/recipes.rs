@@ -2,8 +2,7 @@
 
 use std::fs;
 use std::path::Path;
-
-use assert_cmd::cargo::cargo_bin_cmd;
+use std::process::Command;
 
 /// The base that is shipped.
 const BASE: &str = "checkpoints/rankine-tiny";
@@ -21,7 +20,7 @@ fn recipes() -> Vec<(String, String)> {
 /// What the binary prints, run in the package's folder with its token cache elsewhere. `check` and `plan` make no output folder.
 fn rankine(arguments: &[&str]) -> String {
     let cache = tempfile::tempdir().unwrap();
-    let mut command = cargo_bin_cmd!("rankine");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_rankine"));
     command.current_dir(env!("CARGO_MANIFEST_DIR")).env("RANKINE_CACHE", cache.path());
     command.env("HF_HOME", cache.path()).env_remove("HF_HUB_CACHE").env_remove("HUGGINGFACE_HUB_CACHE");
     let output = command.args(arguments).output().unwrap();
