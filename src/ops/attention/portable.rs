@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use burn::backend::tensor::{BoolTensor, FloatTensor};
-use burn::backend::{Backend, TensorMetadata};
+use burn::backend::{Backend, TensorMetadata, get_device_settings};
 use burn::tensor::{Shape, TensorData};
 
 use super::score::Score;
@@ -78,7 +78,10 @@ fn sight<B: Backend>(inputs: &Inputs<B>, queries: &Range<usize>, keys: &Range<us
         }
     }
     let shape = [sizes.batch, 1, sizes.group() * queries.len(), keys.len()];
-    let hidden = B::bool_from_data(TensorData::new(hidden, shape), &inputs.query.device());
+    let device = inputs.query.device();
+    // GPUs keep bools as integers.
+    let dtype = get_device_settings::<B>(&device).bool_dtype;
+    let hidden = B::bool_from_data(TensorData::new(hidden, shape).convert_dtype(dtype.into()), &device);
     Sight::But(B::bool_expand(hidden, Shape::new([sizes.batch, sizes.kv_heads, shape[2], shape[3]])))
 }
 
