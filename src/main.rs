@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use rankine::cli::{Command, Failure};
+use rankine::device;
 use rankine::fault::{Exit, Fault, printable};
 use rankine::files::panic_words;
 
@@ -14,7 +15,7 @@ const MOST_FAULTS: usize = 200;
 
 fn main() -> ExitCode {
     let command = Command::parse();
-    std::panic::set_hook(Box::new(|_| {}));
+    std::panic::set_hook(Box::new(device::overhear));
     let Err(failure) = catch_unwind(AssertUnwindSafe(|| command.run())).unwrap_or_else(|panic| Err(internal(&*panic))) else {
         return ExitCode::SUCCESS;
     };
@@ -29,8 +30,11 @@ fn main() -> ExitCode {
     ExitCode::from(failure.exit as u8)
 }
 
-/// A panic is a fault of ours: one line, and where to report it.
+/// A panic is a fault of ours, but where a device ran out of memory: one line, and where to report it.
 fn internal(panic: &(dyn std::any::Any + Send)) -> Failure {
+    if let Some(said) = device::ran_out() {
+        return Failure::ran_out(said);
+    }
     let said = panic_words(panic);
     let fault = Fault::new(format!("internal error: {said}")).hint("please report it with the recipe to the project's issues");
     Failure { exit: Exit::Internal, faults: vec![fault] }

@@ -107,13 +107,13 @@ fn each_kind_of_line_has_its_room() {
     stands_only_in("println!(", &["ops/cube/tests.rs"]); // A test that has no device says so.
     stands_only_in("stderr()", &["report/terminal.rs", "main.rs"]);
     // A backend is named where operations are made and where a device is opened.
-    stands_only_in("burn::backend", &["ops", "device.rs"]);
+    stands_only_in("burn::backend", &["ops", "device"]);
     stands_only_in(
         "burn::tensor",
-        &["ops", "device.rs", "nn", "model", "adapter", "train", "proof", "plan/build.rs", "cli/train.rs"],
+        &["ops", "device", "nn", "model", "adapter", "train", "proof", "plan/build.rs", "cli/train.rs"],
     );
     // Kernels have a place of their own.
-    stands_only_in("cubecl", &["ops/cube"]);
+    stands_only_in("cubecl", &["ops/cube", "device"]);
     // Families are told apart in one place.
     stands_only_in("\"mistral\"", &["model/families"]);
     stands_only_in("unsafe {", &["files/mmap.rs", "ops/simd.rs", "ops/gemm"]);

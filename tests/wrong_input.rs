@@ -739,18 +739,6 @@ fn commands_that_cannot_be_carried_out_have_their_exit_codes() {
     }
 }
 
-#[cfg(not(any(feature = "wgpu", feature = "cuda")))]
-#[test]
-fn a_device_that_is_not_in_the_build_is_refused() {
-    let desk = Desk::new();
-    for (device, shown) in [("wgpu", "wgpu:0"), ("cuda:1", "cuda:1")] {
-        for verb in ["check", "plan", "train"] {
-            let said = [&*format!("device `{shown}` is not in this build, which has `cpu`"), "hint: use `device: cpu`"];
-            desk.run(&[verb, "recipe.yaml", &format!("device={device}"), "--force"]).says(device, 69, &said);
-        }
-    }
-}
-
 #[test]
 fn an_environment_that_is_off_is_told() {
     let desk = Desk::new();

@@ -7,6 +7,7 @@ use std::time::Instant;
 use clap::Args;
 use serde_json::{Value, json};
 
+use super::doctor::parse_device;
 use super::{Failure, grouped, print};
 use crate::adapter::{LoraConfig, attach, peft};
 use crate::data::{Batch, TokenRow};
@@ -15,6 +16,7 @@ use crate::draws::mix;
 use crate::fault::{Exit, Fault};
 use crate::files::safetensors::Archive;
 use crate::model::{Decoder, DecoderSpec, Folder};
+use crate::plan::is_proven;
 use crate::plan::memory::{Load, Purpose, Rows, Trained};
 use crate::report::peak_memory_bytes;
 use crate::terms;
@@ -74,10 +76,6 @@ pub(super) struct BenchArgs {
     json: bool,
 }
 
-fn parse_device(word: &str) -> Result<terms::Device, String> {
-    terms::Device::parse(word).ok_or_else(|| "expected `cpu`, `wgpu`, `wgpu:N` or `cuda:N`".to_owned())
-}
-
 fn parse_dtype(word: &str) -> Result<terms::ModelDtype, String> {
     <terms::ModelDtype as terms::Term>::parse(word).ok_or_else(|| "expected `auto`, `float32` or `bfloat16`".to_owned())
 }
@@ -109,6 +107,7 @@ pub(super) fn bench(args: &BenchArgs, started: Instant) -> Result<(), Failure> {
         "flops_per_second": flops / seconds,
         "matmul_peak_flops_per_second": device::product_flops_per_second(&decoder.device(), PRODUCT_WIDTH),
         "peak_memory_bytes": peak_memory_bytes,
+        "device_peak_memory_bytes": device::peak_memory_bytes(&decoder.device()),
         "planned_peak_memory_bytes": planned_bytes,
         "process_start_to_first_step_seconds": measured.first_step_seconds,
         "losses": measured.losses,
@@ -141,7 +140,7 @@ fn step(decoder: &mut Decoder, optimizer: &mut AdamW, batch: &Batch, config: Ste
 }
 
 fn decoder(args: &BenchArgs) -> Result<Decoder, Failure> {
-    let device = device::open(device::resolve(args.device), true)?;
+    let device = device::open(device::choose(args.device, &is_proven).device, true)?;
     let mut decoder = match (&args.model, &args.config) {
         (Some(folder), _) => Folder::open(folder)?.load(args.model_dtype, &device, &|_| {})?,
         (None, Some(config)) => DecoderSpec::read(config)?.draw(SEED, args.model_dtype, &device)?,

@@ -6,6 +6,7 @@ mod card;
 mod chat;
 mod check;
 mod consumers;
+mod doctor;
 mod eval;
 mod export;
 mod fits;
@@ -18,6 +19,7 @@ mod plan;
 mod preview;
 mod pull;
 mod push;
+mod ran_out;
 mod report;
 mod result;
 mod resume;
@@ -31,6 +33,7 @@ mod speaker;
 mod train;
 mod trained;
 mod try_template;
+mod warmup;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -85,6 +88,10 @@ enum Verb {
     Push(push::PushArgs),
     /// Writes a model or an adapter for PEFT, llama.cpp, Ollama or mlx-lm
     Export(export::ExportArgs),
+    /// Lists the devices of this machine with their drivers, memory and limits, what is missing, and what to do about it
+    Doctor(doctor::DoctorArgs),
+    /// Takes a step of a recipe ahead of its run, so that caches are filled and the run begins at once
+    Warmup(warmup::WarmupArgs),
     /// Measures training steps
     #[command(hide = true)]
     Bench(bench::BenchArgs),
@@ -195,6 +202,8 @@ impl Command {
             Verb::Export(args) => export::export(&args, &terminal),
             Verb::Pull(args) => pull::pull(&args, &terminal),
             Verb::Push(args) => push::push(&args, &terminal),
+            Verb::Doctor(args) => doctor::doctor(&args),
+            Verb::Warmup(args) => warmup::warmup(&args, &terminal),
             Verb::Bench(args) => bench::bench(&args, started),
             Verb::TryTemplate => try_template::try_template(),
         }

@@ -115,6 +115,7 @@ fn object(plan: &Plan, data: &RunData, config: &train::Config, memory: &MemoryPl
         "trial": trial.map(|step| json!({
             "tokens_per_second": step.tokens_per_second,
             "peak_memory_bytes": step.peak_memory_bytes,
+            "device_peak_memory_bytes": step.device_peak_memory_bytes,
             "seconds_of_all_steps": seconds(step, data, config),
         })),
     })
@@ -142,7 +143,7 @@ pub(super) fn facts(plan: &Plan, data: &RunData, config: &train::Config) -> Vec<
     let before = [
         ("model", format!("{}, {} parameters", spec.describe(), grouped(parameters))),
         ("trainable parameters", format!("{} ({share:.2} % of the base)", grouped(trainable))),
-        ("device", plan.device.to_string()),
+        ("device", plan.device_words()),
         (
             "rows read",
             format!(

@@ -1,6 +1,8 @@
 //! From a plan to an adapter: what `train` and `resume` share.
 
+use std::cell::OnceCell;
 use std::collections::BTreeSet;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::Path;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -11,7 +13,7 @@ use super::card::write_run_card;
 use super::gradcheck;
 use super::room::Room;
 use super::signals::Signals;
-use super::{Failure, plan::facts, print, result};
+use super::{Failure, plan::facts, print, ran_out, result};
 use crate::device;
 use crate::export::card::Base;
 use crate::fault::{Exit, Fault, shell_word};
@@ -47,7 +49,17 @@ pub(super) struct Session<'a> {
 
 impl Session<'_> {
     /// Trains, and prints the result. `lock` is called when all is read, and may wait for hashes.
-    pub fn run(mut self, lock: impl FnOnce() -> Result<Lock, Failure>) -> Result<(), Failure> {
+    pub fn run(self, lock: impl FnOnce() -> Result<Lock, Failure>) -> Result<(), Failure> {
+        let (plan, planned) = (self.plan, OnceCell::new());
+        // burn has no other word for a device that gives no more memory.
+        let ended = catch_unwind(AssertUnwindSafe(|| self.carry_out(lock, &planned)));
+        ended.unwrap_or_else(|panic| match device::ran_out() {
+            Some(said) => Err(ran_out::during(plan, planned.get(), said)),
+            None => resume_unwind(panic),
+        })
+    }
+
+    fn carry_out(mut self, lock: impl FnOnce() -> Result<Lock, Failure>, planned: &OnceCell<MemoryPlan>) -> Result<(), Failure> {
         let (plan, terminal) = (self.plan, self.terminal);
         let report = |event| terminal.take(&event);
         // What goes along with the weights and cannot be read is better told now than after training; the base may be gone then.
@@ -61,8 +73,9 @@ impl Session<'_> {
         let locked = memory.chosen;
         let memory = self.check_memory(memory)?;
         config.step.memory = memory.chosen;
+        let memory = planned.get_or_init(|| memory);
         let done = self.checkpoint.as_ref().map_or(0, |from| from.state.step);
-        announce(terminal, plan, &data, (&config, &memory), done, device::product_flops_per_second(&device, PRODUCT_WIDTH));
+        announce(terminal, plan, &data, (&config, memory), done, device::product_flops_per_second(&device, PRODUCT_WIDTH));
         let mut decoder = plan.load_model(&device, self.checkpoint.as_ref(), &report)?;
 
         let mut lock = lock()?;

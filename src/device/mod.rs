@@ -1,4 +1,23 @@
-//! Where a run computes. Selection of backends lives here.
+//! Where a run computes: what there is, which of it `auto` takes, and how it is opened. Selection of backends lives here.
+
+#[cfg(feature = "wgpu")]
+mod adapters;
+mod auto;
+mod cuda;
+mod libraries;
+mod list;
+mod memory;
+mod missing;
+mod processor;
+
+pub use auto::{Choice, choose};
+pub use cuda::{Part, parts};
+pub use list::{Found, Identity, Kind, Limits, cpu, cuda_gpus, usable, wgpu_adapters};
+pub use memory::{free_memory_bytes, overhear, peak_memory_bytes, ran_out};
+pub use missing::{Missing, missing};
+pub use processor::{cpu_features, product_flops_per_second, set_threads};
+
+use std::sync::{Mutex, PoisonError};
 
 use burn::tensor::Device;
 
@@ -9,12 +28,36 @@ use crate::terms;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// This build has no such backend.
-    #[error("device `{asked}` is not in this build, which has {known}")]
+    #[error("device `{asked}` is not in this build, which has {}", words(usable))]
     NotBuilt {
         /// As the recipe says.
         asked: terms::Device,
         /// What there is.
-        known: &'static str,
+        usable: Vec<Found>,
+    },
+    /// This machine has no such device.
+    #[error("device `{asked}` is not there, there is {}", words(usable))]
+    NotThere {
+        /// As the recipe says.
+        asked: terms::Device,
+        /// What there is.
+        usable: Vec<Found>,
+    },
+    /// A part of CUDA is missing.
+    #[error("device `{asked}` needs {}, which is not found", missing.name)]
+    NoDriver {
+        /// As the recipe says.
+        asked: terms::Device,
+        /// What is missing.
+        missing: Part,
+    },
+    /// Its driver refuses.
+    #[error("device `{asked}` cannot be opened: {reason}")]
+    NotOpened {
+        /// As the recipe says.
+        asked: terms::Device,
+        /// As the driver says.
+        reason: String,
     },
     /// Training there has not been proven.
     #[error("training on `{asked}` is not proven yet")]
@@ -24,6 +67,14 @@ pub enum Error {
     },
 }
 
+fn words(usable: &[Found]) -> String {
+    let each = usable.iter().map(|found| match found.kind {
+        Kind::Processor => format!("`{}`", found.device),
+        _ => format!("`{}` ({})", found.device, found.name),
+    });
+    each.collect::<Vec<_>>().join(", ")
+}
+
 impl Explain for Error {
     fn exit(&self) -> Exit {
         Exit::Unavailable
@@ -31,90 +82,119 @@ impl Explain for Error {
 
     fn hint(&self) -> Option<String> {
         Some(match self {
-            Self::NotBuilt { .. } => "use `device: cpu`, or build with `--features wgpu` or `--features cuda`".into(),
+            Self::NotBuilt { asked, .. } => {
+                let feature = if matches!(asked, terms::Device::Cuda(_)) { "cuda" } else { "wgpu" };
+                format!("use `device: cpu`, or build with `--features {feature}`")
+            }
+            Self::NotThere { .. } => "use one of these; `rankine doctor` tells what is missing for others".into(),
+            Self::NoDriver { missing, .. } => missing.advice.into(),
+            Self::NotOpened { .. } => "look at the driver with `rankine doctor`, or use `device: cpu`".into(),
             Self::NotProven { .. } => "use `device: cpu`, or pass `--force` and check what comes out".into(),
         })
     }
 }
 
-const KNOWN: &str = match (cfg!(feature = "wgpu"), cfg!(feature = "cuda")) {
-    (false, false) => "`cpu`",
-    (true, false) => "`cpu`, `wgpu`",
-    (false, true) => "`cpu`, `cuda`",
-    (true, true) => "`cpu`, `wgpu`, `cuda`",
-};
-
-/// What `auto` stands for: the CPU, the one device on which training is proven.
-pub fn resolve(choice: terms::Device) -> terms::Device {
-    if choice == terms::Device::Auto { terms::Device::Cpu } else { choice }
+/// A device of this machine by its name in a recipe; nothing for `auto`.
+pub fn find(choice: terms::Device) -> Option<Found> {
+    match choice {
+        terms::Device::Auto => None,
+        terms::Device::Cpu => Some(cpu()),
+        terms::Device::Wgpu(index) => wgpu_adapters().get(index).cloned(),
+        terms::Device::Cuda(index) => cuda_gpus().get(index).cloned(),
+    }
 }
 
-/// Checks that a device is in this build and may be trained on.
+/// Checks that a device is in this build and there.
 ///
 /// # Errors
-/// It is neither.
-pub fn check(choice: terms::Device, force: bool) -> Result<(), Error> {
-    let built = match choice {
+/// It is not.
+pub fn check_there(choice: terms::Device) -> Result<(), Error> {
+    let is_built = match choice {
         terms::Device::Auto | terms::Device::Cpu => return Ok(()),
         terms::Device::Wgpu(_) => cfg!(feature = "wgpu"),
         terms::Device::Cuda(_) => cfg!(feature = "cuda"),
     };
-    match (built, force) {
-        (false, _) => Err(Error::NotBuilt { asked: choice, known: KNOWN }),
-        (true, false) => Err(Error::NotProven { asked: choice }),
-        (true, true) => Ok(()),
+    if !is_built {
+        return Err(Error::NotBuilt { asked: choice, usable: usable() });
     }
+    if matches!(choice, terms::Device::Cuda(_)) {
+        let missing = parts().into_iter().find(|part| part.is_needed && part.path.is_none());
+        if let Some(missing) = missing {
+            return Err(Error::NoDriver { asked: choice, missing });
+        }
+        if cuda_gpus().is_empty() {
+            // Nobody lists them; opening one tells.
+            return Ok(());
+        }
+    }
+    find(choice).map(|_| ()).ok_or_else(|| Error::NotThere { asked: choice, usable: usable() })
 }
 
-/// Opens a device.
+/// Checks that a device is in this build, there, and may be trained on.
 ///
 /// # Errors
-/// See [`check`].
+/// It is not.
+pub fn check(choice: terms::Device, force: bool) -> Result<(), Error> {
+    check_there(choice)?;
+    let is_proven = matches!(choice, terms::Device::Auto | terms::Device::Cpu);
+    if is_proven || force { Ok(()) } else { Err(Error::NotProven { asked: choice }) }
+}
+
+/// Opens a device. One that was opened before is the same.
+///
+/// # Errors
+/// See [`check`]; or its driver refuses.
 pub fn open(choice: terms::Device, force: bool) -> Result<Device, Error> {
+    static OPENED: Mutex<Vec<(terms::Device, Device)>> = Mutex::new(Vec::new());
     check(choice, force)?;
+    let mut opened = OPENED.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some((_, device)) = opened.iter().find(|(known, _)| *known == choice) {
+        return Ok(device.clone());
+    }
+    let device = open_anew(choice).map_err(|reason| Error::NotOpened { asked: choice, reason })?;
+    opened.push((choice, device.clone()));
+    Ok(device)
+}
+
+fn open_anew(choice: terms::Device) -> Result<Device, String> {
     match choice {
         #[cfg(feature = "wgpu")]
-        terms::Device::Wgpu(0) => Ok(Device::wgpu(burn::tensor::DeviceKind::DefaultDevice)),
-        #[cfg(feature = "wgpu")]
-        terms::Device::Wgpu(index) => Ok(Device::wgpu(burn::tensor::DeviceKind::DiscreteGpu(index))),
+        terms::Device::Wgpu(index) => adapters::open(wgpu_adapters(), &wgpu_adapters()[index]),
         #[cfg(feature = "cuda")]
-        terms::Device::Cuda(index) => Ok(Device::cuda(index)),
+        terms::Device::Cuda(index) => open_cuda(index),
         _ => Ok(Device::flex()),
     }
 }
 
-/// Threads that the CPU backend computes with: `asked`, or one a core for 0. To be called before anything is computed, by the thread that
-/// is going to compute: it is one of them, so that no operation waits for another thread to wake. While it waits outside the pool, no other
-/// thread may use the pool: where it has but one thread, both would wait for ever.
-pub fn set_threads(asked: usize) -> usize {
-    // A second call finds the pool made; what it has is what counts.
-    let _ = rayon::ThreadPoolBuilder::new().num_threads(asked).use_current_thread().build_global();
-    rayon::current_num_threads()
+/// burn panics where the driver refuses, with what that says.
+#[cfg(feature = "cuda")]
+fn open_cuda(index: usize) -> Result<Device, String> {
+    let touch = || {
+        let device = Device::cuda(index);
+        let _ = burn::tensor::Tensor::<1>::zeros([1], &device).into_data();
+        device
+    };
+    std::panic::catch_unwind(touch).map_err(|panic| crate::files::panic_words(&*panic))
 }
 
-/// Extensions of this processor that change the order in which products are summed.
-pub fn cpu_features() -> Vec<&'static str> {
-    #[cfg(target_arch = "x86_64")]
-    let found = [
-        ("avx", is_x86_feature_detected!("avx")),
-        ("avx2", is_x86_feature_detected!("avx2")),
-        ("fma", is_x86_feature_detected!("fma")),
-        ("avx512f", is_x86_feature_detected!("avx512f")),
-    ];
-    #[cfg(target_arch = "aarch64")]
-    let found = [("neon", std::arch::is_aarch64_feature_detected!("neon"))];
-    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
-    let found = [("", false)];
-    found.into_iter().filter(|(_, present)| *present).map(|(name, _)| name).collect()
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-/// Floating-point operations a second of an f32 product of two square matrices on this device: the best of a few.
-pub fn product_flops_per_second(device: &Device, width: usize) -> f64 {
-    let x = burn::tensor::Tensor::<2>::ones([width, width], device);
-    let seconds = (0..4).map(|_| {
-        let started = std::time::Instant::now();
-        let _ = x.clone().matmul(x.clone()).slice([0..1, 0..1]).into_data();
-        started.elapsed().as_secs_f64()
-    });
-    2.0 * (width * width * width) as f64 / seconds.fold(f64::INFINITY, f64::min)
+    #[test]
+    fn what_is_not_there_is_refused_with_what_is() {
+        let beyond = terms::Device::Wgpu(wgpu_adapters().len());
+        let refused = check(beyond, true).expect_err("there is none");
+        assert_eq!(refused.exit(), Exit::Unavailable);
+        assert!(refused.to_string().contains("`cpu`"), "{refused}");
+        assert!(check(terms::Device::Cpu, false).is_ok() && check(terms::Device::Auto, false).is_ok());
+    }
+
+    #[test]
+    fn what_is_there_is_not_trained_on_before_it_is_proven() {
+        for found in wgpu_adapters() {
+            assert!(matches!(check(found.device, false), Err(Error::NotProven { .. })), "{}", found.describe());
+            assert!(check(found.device, true).is_ok(), "{}", found.describe());
+        }
+    }
 }

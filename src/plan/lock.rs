@@ -10,11 +10,12 @@ use super::fill::Origin;
 use super::portable;
 use super::provenance::set_by;
 use super::resolve::Plan;
-use crate::device::cpu_features;
+use crate::device::{self, cpu_features};
 use crate::fault::Fault;
 use crate::files::{read_text, write_atomic};
 use crate::hub::{Commit, ModelId};
 use crate::recipe::{self, Recipe};
+use crate::terms::Device;
 
 /// Kinds of inputs, as a person calls them.
 const KINDS: [(&str, &str); 6] = [
@@ -26,8 +27,13 @@ const KINDS: [(&str, &str); 6] = [
     ("evaluation_datasets", "validation data"),
 ];
 /// What may differ when a run is resumed, though its numbers may then differ in their last bits.
-const SURROUNDINGS: [(&str, &str); 4] =
-    [("rankine", "version of rankine"), ("device", "device"), ("threads", "number of threads"), ("cpu_features", "processor")];
+const SURROUNDINGS: [(&str, &str); 5] = [
+    ("rankine", "version of rankine"),
+    ("device", "device"),
+    ("gpu", "GPU or its driver"),
+    ("threads", "number of threads"),
+    ("cpu_features", "processor"),
+];
 
 /// What a run depends on.
 #[derive(Debug, Clone)]
@@ -56,6 +62,10 @@ impl Lock {
             "blake3": hashes,
         });
         let mut lock = lock.as_object().cloned().unwrap_or_default();
+        if plan.device != Device::Cpu {
+            let gpu = device::find(plan.device).map(|found| found.identity());
+            lock.insert("gpu".to_owned(), json!(gpu.map(|gpu| format!("{}, {}", gpu.name, gpu.driver))));
+        }
         if let Some(snapshot) = &plan.snapshot {
             let (id, revision) = (snapshot.id.repository(), snapshot.id.revision());
             lock.insert("hub".to_owned(), json!({"id": id, "revision": revision, "commit": snapshot.commit.as_str()}));
@@ -190,7 +200,7 @@ impl Lock {
     /// What else is not as it was, in words.
     pub fn other_surroundings(&self, now: &Self) -> Vec<String> {
         let differs = |(key, words): (&str, &str)| {
-            let (before, now) = (&self.0[key], &now.0[key]);
+            let [before, now] = [self, now].map(|lock| lock.0.get(key).unwrap_or(&Value::Null));
             let differs = || {
                 format!(
                     "the {words} is {}, the run started with {}: its numbers may differ in their last bits",
@@ -207,7 +217,7 @@ impl Lock {
     pub fn record(&mut self, now: &Self, step: u64, changes: &[String]) {
         let mut entry = json!({"step": step, "at": jiff::Timestamp::now().to_string()});
         for (key, _) in SURROUNDINGS.iter().filter(|(key, _)| self.0.get(*key) != now.0.get(*key)) {
-            entry[*key] = now.0[*key].clone();
+            entry[*key] = now.0.get(*key).cloned().unwrap_or_default();
         }
         if !changes.is_empty() {
             entry["forced"] = json!(changes);

@@ -5,7 +5,7 @@ use super::adapter::Trains;
 use super::memory::{Load, Parts, Phase, Purpose, Rows, Trained, fewest_recomputed};
 use super::resolve::Plan;
 use super::rows::RunData;
-use crate::report::free_memory_bytes;
+use crate::device;
 use crate::terms::{Checkpointing, Device, ModelDtype};
 use crate::train::{self, Memory};
 
@@ -37,10 +37,10 @@ pub struct Allowed {
 }
 
 impl Allowed {
-    /// What the recipe says, or most of what is free. Of a GPU's memory nothing is known here.
+    /// What the recipe says, or most of what is free on the device, where that is known.
     pub(super) fn find(said_bytes: Option<u64>, device: Device) -> Option<Self> {
         let said = said_bytes.map(|bytes| Self { bytes, is_said: true });
-        let free = || free_memory_bytes().filter(|_| device == Device::Cpu);
+        let free = || device::free_memory_bytes(device);
         said.or_else(|| free().map(|bytes| Self { bytes: (bytes as f64 * SHARE_OF_FREE) as u64, is_said: false }))
     }
 
@@ -131,6 +131,12 @@ impl MemoryPlan {
             megabytes(parts.process_bytes),
         );
         Err(Error::Memory { message, hint: self.hint(allowed) })
+    }
+
+    /// The smallest change of the recipe that needs less than what ran out, which is what the device held by then, where that is known.
+    pub fn smaller(&self, held_bytes: Option<u64>) -> String {
+        let less = self.parts.peak_bytes() - 1;
+        self.hint(Allowed { bytes: held_bytes.map_or(less, |held| held.min(less)), is_said: true })
     }
 
     fn hint(&self, allowed: Allowed) -> String {

@@ -13,10 +13,12 @@ use crate::data::{self, Source};
 use crate::train;
 
 impl Lock {
-    /// Writes down what the rows of this plan are, and how many blocks recompute: what is free may be another amount when the run goes on.
+    /// Writes down what the rows of this plan are, and what `auto` came to: how many blocks recompute, and the device. What is free, or
+    /// proven, may be another when the run goes on.
     pub fn describe(&mut self, plan: &Plan, data: &RunData, memory: train::Memory) {
         self.0.insert("data".to_owned(), plan.provenance(data));
         self.0["recipe"]["training"]["gradient_checkpointing"] = json!(memory.recomputed);
+        self.0["recipe"]["device"] = json!(plan.device.to_string());
     }
 }
 

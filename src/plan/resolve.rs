@@ -12,6 +12,7 @@ use super::peak::Allowed;
 use super::prompts::prompts;
 use super::training::{Training, training};
 use crate::data::{self, Encoder, Limits, MovedToken, Packing, Source};
+use crate::device::{Choice, Identity};
 use crate::export::consumers::{Facts, portability};
 use crate::export::gguf::architecture_name;
 use crate::fault::Fault;
@@ -60,6 +61,8 @@ pub struct Plan {
     pub max_dropped: f64,
     /// Where to compute; `auto` is resolved.
     pub device: Device,
+    /// Why there, where `auto` had more to choose from.
+    pub device_reason: Option<String>,
     /// 0: one a core.
     pub threads: usize,
     /// The run's folder.
@@ -121,7 +124,8 @@ pub fn resolve_on(recipe: Recipe, started: Option<jiff::Timestamp>, fetched: Opt
     let said = recipe.evaluation.val_set_size.as_ref();
     let holdout = filled.fill("evaluation.val_set_size", said, Holdout::Rows(0), as_written);
     let prompts = prompts(&recipe, folder, template.as_ref(), &mut filled, &mut faults);
-    let device = device::resolve(filled.fill("device", recipe.device.as_ref(), Device::Auto, |device| json!(device.to_string())));
+    let said = filled.fill("device", recipe.device.as_ref(), Device::Auto, |device| json!(device.to_string()));
+    let Choice { device, reason: device_reason } = device::choose(said, &is_proven);
     let threads = filled.plain("threads", recipe.threads.as_ref(), 0);
     let output_dir = output_dir(&recipe, &mut filled);
     if !faults.is_empty() {
@@ -152,12 +156,18 @@ pub fn resolve_on(recipe: Recipe, started: Option<jiff::Timestamp>, fetched: Opt
         prompts,
         max_dropped,
         device,
+        device_reason,
         threads,
         output_dir,
         started,
         allowed: Allowed::find(training.max_memory_bytes, device),
         training,
     })))
+}
+
+/// Whether training is proven on a GPU, so that `auto` may take it. None is yet.
+pub fn is_proven(_: &Identity) -> bool {
+    false
 }
 
 fn start(faults: &mut Vec<Fault>) -> jiff::Timestamp {
@@ -253,6 +263,12 @@ impl Plan {
         });
         let of_base = (length > context).then_some(long).into_iter().chain(switches).chain(moved);
         of_base.chain(portability(&self.facts())).collect()
+    }
+
+    /// The device in words.
+    pub fn device_words(&self) -> String {
+        let words = device::find(self.device).map_or_else(|| self.device.to_string(), |found| found.describe());
+        self.device_reason.as_ref().map_or_else(|| words.clone(), |reason| format!("{words}: {reason}"))
     }
 
     /// What consumers ask of the adapter, or of the model where there is none.

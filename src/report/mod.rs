@@ -75,6 +75,9 @@ pub struct Step {
     pub tokens_per_second: f64,
     /// Highest resident memory of the process so far; `None` where the system does not tell.
     pub peak_memory_bytes: Option<u64>,
+    /// The most memory of a GPU that was held so far; `None` on the CPU.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub device_peak_memory_bytes: Option<u64>,
     /// Whether the update was left out because a loss or gradient was not finite.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub skipped: bool,

@@ -176,7 +176,10 @@ fn print_line(line: &str) {
 
 /// One line about a step.
 fn describe(step: &Step, training: Training, started: Instant) -> String {
-    let memory = step.peak_memory_bytes.map_or_else(String::new, |bytes| format!("  {}", HumanBytes(bytes)));
+    let memory = step
+        .device_peak_memory_bytes
+        .or(step.peak_memory_bytes)
+        .map_or_else(String::new, |bytes| format!("  {}", HumanBytes(bytes)));
     let each = started.elapsed().as_secs_f64() / (step.step - training.first) as f64;
     let left = HumanDuration(Duration::from_secs_f64(each * training.steps.saturating_sub(step.step) as f64));
     format!("loss {:.4}  lr {:.2e}  {:.0} tokens/s{memory}  {left} left", step.loss, step.learning_rate, step.tokens_per_second)

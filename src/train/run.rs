@@ -15,6 +15,7 @@ use super::state::State;
 use super::step::{Loss, observed};
 use super::{Config, Error};
 use crate::data::{Batch, Rows};
+use crate::device;
 use crate::model::Decoder;
 use crate::report::{Event, Reporter, Step, peak_memory_bytes};
 use crate::terms::OnNonfinite;
@@ -145,6 +146,7 @@ pub fn take(
     let clipped = if config.max_grad_norm > 0.0 { gradients.clipped(grad_norm, config.max_grad_norm) } else { gradients };
     let skipped = !(is_finite && optimizer.update(decoder, clipped, learning_rate));
     let tokens_per_second = tokens as f64 / started.elapsed().as_secs_f64();
+    let device_peak_memory_bytes = device::peak_memory_bytes(&decoder.device());
     let peak_memory_bytes = peak_memory_bytes();
     Step {
         step,
@@ -156,6 +158,7 @@ pub fn take(
         trained_tokens,
         tokens_per_second,
         peak_memory_bytes,
+        device_peak_memory_bytes,
         skipped,
     }
 }

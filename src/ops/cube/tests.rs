@@ -51,7 +51,8 @@ fn results(numbers: &[Vec<f32>; 4], dtype: FloatDType, device: &Device) -> Vec<T
     let [cosines, sines] = tables;
     let turned = rope(x.clone(), cosines, sines, (0..12).map(|token| token % 3).collect());
     let of_norm = rms_norm_input(x.clone(), weight.clone(), y.clone(), 1e-5);
-    let all = [swiglu(x.clone(), y), rms_norm(x, weight, 1e-5), of_norm, turned, mixed.inner()];
+    let gated = swiglu(Tensor::cat(vec![x.clone(), y], 3).reshape([24, 128])).reshape([2, 12, 4, 16]);
+    let all = [gated, rms_norm(x, weight, 1e-5), of_norm, turned, mixed.inner()];
     let whole = all.into_iter().chain(of_leaves).map(|tensor| tensor.reshape([-1]));
     let of_logits = cross_entropy(logits, targets).1.reshape([-1]);
     whole.chain([of_logits]).map(|tensor| tensor.cast(FloatDType::F32)).collect()

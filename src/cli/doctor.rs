@@ -1,0 +1,97 @@
+//! `rankine doctor`: what there is to compute on, which of it `auto` takes, what is missing and what to do about it.
+
+use clap::Args;
+use serde_json::{Value, json};
+
+use super::{Failure, print};
+use crate::device::{self, Choice, Found, Kind};
+use crate::plan::{is_proven, megabytes};
+use crate::terms;
+
+#[derive(Debug, Args)]
+pub(super) struct DoctorArgs {
+    /// Ask for this device: exit code 69 if it cannot be used, with the reason
+    #[arg(long, value_parser = parse_device)]
+    device: Option<terms::Device>,
+    /// Print the result as one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+/// A device as a recipe names it.
+pub(super) fn parse_device(word: &str) -> Result<terms::Device, String> {
+    terms::Device::parse(word).ok_or_else(|| "expected `auto`, `cpu`, `wgpu`, `wgpu:N`, `cuda` or `cuda:N`".to_owned())
+}
+
+pub(super) fn doctor(args: &DoctorArgs) -> Result<(), Failure> {
+    let devices = device::usable();
+    let choice = device::choose(terms::Device::Auto, &is_proven);
+    if args.json { print(object(&devices, &choice)) } else { print_lines(&devices, &choice) }?;
+    Ok(args.device.map_or(Ok(()), device::check_there)?)
+}
+
+fn object(devices: &[Found], choice: &Choice) -> Value {
+    let device = |found: &Found| {
+        let mut value = json!(found);
+        value["proven"] = json!(found.kind == Kind::Processor || is_proven(&found.identity()));
+        value
+    };
+    json!({
+        "rankine": env!("CARGO_PKG_VERSION"),
+        "features": {"wgpu": cfg!(feature = "wgpu"), "cuda": cfg!(feature = "cuda")},
+        "devices": devices.iter().map(device).collect::<Vec<_>>(),
+        "auto": {"device": choice.device.to_string(), "reason": choice.reason},
+        "cuda": device::parts(),
+        "missing": device::missing(),
+    })
+}
+
+fn print_lines(devices: &[Found], choice: &Choice) -> Result<(), Failure> {
+    for found in devices {
+        let mut name = found.device.to_string();
+        for line in lines(found) {
+            print(format_args!("{name:<9} {line}"))?;
+            name.clear();
+        }
+    }
+    let reason = choice.reason.as_ref().map_or_else(String::new, |reason| format!(", because {reason}"));
+    print(format_args!("auto      {}{reason}", choice.device))?;
+    if cfg!(feature = "cuda") {
+        for part in device::parts() {
+            let place = part.path.map_or_else(|| "not found".to_owned(), |path| path.display().to_string());
+            let need = if part.is_needed { "" } else { ", not needed by this build" };
+            print(format_args!("CUDA      {}: {place}{need}", part.name))?;
+        }
+    }
+    for missing in device::missing() {
+        print(format_args!("missing   {}", missing.what))?;
+        print(format_args!("          {}", missing.advice))?;
+    }
+    Ok(())
+}
+
+/// A device in a few lines: its name, what it has, what its kernels may have.
+fn lines(found: &Found) -> Vec<String> {
+    let identity = found.identity();
+    let proven = if found.kind == Kind::Processor || is_proven(&identity) { "proven" } else { "not proven" };
+    let first = match found.kind {
+        Kind::Processor => format!("{}, {}", found.name, device::cpu_features().join(" ")),
+        Kind::Software => format!("{}, computes on the CPU, {}", found.name, identity.driver),
+        _ => format!("{}, {}", found.name, identity.driver),
+    };
+    let free = found.free_memory_bytes.map_or_else(String::new, |bytes| format!(", {} free", megabytes(bytes)));
+    let memory =
+        found.memory_bytes.map_or_else(|| "memory not told".to_owned(), |bytes| format!("memory {}{free}", megabytes(bytes)));
+    let second = format!("{memory}; {}; training is {proven}", found.dtypes.join(" "));
+    let third = found.limits.map(|limits| {
+        format!(
+            "tensors up to {}, {} a kernel; {} workgroups, of {} threads and {} bytes",
+            megabytes(limits.max_buffer_bytes),
+            limits.max_buffers,
+            limits.max_workgroups,
+            limits.max_workgroup_threads,
+            limits.max_workgroup_bytes
+        )
+    });
+    [first, second].into_iter().chain(third).collect()
+}

@@ -1,0 +1,133 @@
+//! NVIDIA GPUs: what of CUDA is on this machine. burn panics on a thread of its own where the driver is missing, so it is looked for
+//! before burn is asked.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use super::libraries;
+use super::list::{Found, Kind};
+use crate::terms;
+
+/// A part of CUDA that was looked for.
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct Part {
+    /// As a person calls it.
+    pub name: &'static str,
+    /// Where it lies; `None` where it is missing.
+    pub path: Option<PathBuf>,
+    /// Whether nothing goes without it. Kernels are compiled by the LLVM that is in the build; NVRTC and the headers are for kernels
+    /// in C++.
+    pub is_needed: bool,
+    /// How to come to it.
+    pub advice: &'static str,
+}
+
+/// Everything of CUDA that a run could ask for.
+pub fn parts() -> [Part; 3] {
+    let driver = if cfg!(windows) { "nvcuda.dll" } else { "libcuda.so" };
+    let compiler = if cfg!(windows) { "nvrtc64" } else { "libnvrtc.so" };
+    [
+        Part {
+            name: "the NVIDIA driver (libcuda)",
+            path: libraries::find(driver),
+            is_needed: true,
+            advice: "install NVIDIA's driver; in a container start it with the GPU, such as `docker run --gpus all`",
+        },
+        Part {
+            name: "NVRTC (libnvrtc)",
+            path: libraries::find(compiler),
+            is_needed: false,
+            advice: "install the CUDA toolkit, or add its folder to LD_LIBRARY_PATH",
+        },
+        Part {
+            name: "the CUDA headers (cuda.h)",
+            path: headers(),
+            is_needed: false,
+            advice: "install the CUDA toolkit, or set CUDA_PATH to it",
+        },
+    ]
+}
+
+/// Looked for where cubecl looks.
+fn headers() -> Option<PathBuf> {
+    let said = std::env::var_os("CUDA_PATH").map(PathBuf::from);
+    let usual = ["/usr/local/cuda", "/opt/cuda", "/usr"].map(PathBuf::from);
+    let folders = said.map_or_else(|| usual.to_vec(), |said| vec![said]);
+    folders.into_iter().map(|folder| folder.join("include/cuda.h")).find(|header| header.exists())
+}
+
+/// What `nvidia-smi` is asked for, in this order.
+const ASKED: &str = "--query-gpu=index,uuid,name,driver_version,memory.total,memory.free,pci.bus_id";
+
+/// The GPUs that the driver shows to this process, in the order of its indices. `nvidia-smi` comes with the driver.
+pub(super) fn list() -> Vec<Found> {
+    let said = Command::new("nvidia-smi").args([ASKED, "--format=csv,noheader,nounits"]).output();
+    let said = said.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
+    visible(parse(&said), std::env::var("CUDA_VISIBLE_DEVICES").ok().as_deref())
+}
+
+/// A GPU with the names by which `CUDA_VISIBLE_DEVICES` may call it.
+struct Card {
+    index: String,
+    uuid: String,
+    found: Found,
+}
+
+fn parse(said: &str) -> Vec<Card> {
+    let card = |line: &str| {
+        let [index, uuid, name, driver, total, free, pci] = line.split(", ").map(str::trim).collect::<Vec<_>>()[..] else {
+            return None;
+        };
+        let mebibytes = |number: &str| number.parse::<u64>().ok().map(|mebibytes| mebibytes << 20);
+        let found = Found {
+            device: terms::Device::Cuda(0),
+            name: name.to_owned(),
+            kind: Kind::Discrete,
+            api: "CUDA",
+            driver: driver.to_owned(),
+            bus: Some(pci.to_lowercase()),
+            memory_bytes: mebibytes(total),
+            free_memory_bytes: mebibytes(free),
+            dtypes: vec!["float32", "float16", "bfloat16"],
+            limits: None,
+        };
+        Some(Card { index: index.to_owned(), uuid: uuid.to_owned(), found })
+    };
+    said.lines().filter_map(card).collect()
+}
+
+/// The GPUs that CUDA sees, numbered as it numbers them: the first name that fits no GPU ends the list
+/// (<https://docs.nvidia.com/cuda/cuda-c-programming-guide/#cuda-environment-variables>).
+fn visible(cards: Vec<Card>, said: Option<&str>) -> Vec<Found> {
+    let is = |card: &Card, name: &str| card.index == name || (name.len() > 4 && card.uuid.starts_with(name));
+    let named = |said: &str| -> Vec<Found> {
+        let each = said.split(',').map(str::trim).map_while(|name| cards.iter().find(|card| is(card, name)));
+        each.map(|card| card.found.clone()).collect()
+    };
+    let shown = said.map_or_else(|| cards.iter().map(|card| card.found.clone()).collect(), named);
+    let numbered = shown.into_iter().enumerate();
+    numbered.map(|(index, found)| Found { device: terms::Device::Cuda(index), ..found }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SAID: &str = "0, GPU-11aa, NVIDIA L4, 550.54.15, 23034, 22500, 00000000:01:00.0\n1, GPU-22bb, NVIDIA H200, 550.54.15, 143771, 143000, 00000000:41:00.0\n";
+
+    #[test]
+    fn cards_are_numbered_as_cuda_sees_them() {
+        let names = |said: Option<&str>| -> Vec<(String, String)> {
+            visible(parse(SAID), said).into_iter().map(|found| (found.device.to_string(), found.name)).collect()
+        };
+        let pair = |device: &str, name: &str| (device.to_owned(), name.to_owned());
+        assert_eq!(names(None), [pair("cuda:0", "NVIDIA L4"), pair("cuda:1", "NVIDIA H200")]);
+        assert_eq!(names(Some("GPU-22bb,0")), [pair("cuda:0", "NVIDIA H200"), pair("cuda:1", "NVIDIA L4")]);
+        assert_eq!(names(Some("1,-1,0")), [pair("cuda:0", "NVIDIA H200")]);
+        assert!(names(Some("")).is_empty());
+        assert!(parse("Failed to initialize NVML: Driver/library version mismatch\n").is_empty());
+        let card = &parse(SAID)[1].found;
+        assert_eq!((card.memory_bytes, card.driver.as_str()), (Some(143_771 << 20), "550.54.15"));
+        assert_eq!(card.bus.as_deref(), Some("00000000:41:00.0"));
+    }
+}

@@ -1,0 +1,77 @@
+//! What keeps a device from being used, and what to do about it.
+
+use std::path::Path;
+
+use serde::Serialize;
+
+use super::list::Kind;
+use super::{cuda, libraries, list};
+
+/// Something that is missing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Missing {
+    /// What, and which devices it would bring.
+    pub what: String,
+    /// What to do about it.
+    pub advice: String,
+}
+
+impl Missing {
+    fn new(what: impl Into<String>, advice: impl Into<String>) -> Self {
+        Self { what: what.into(), advice: advice.into() }
+    }
+}
+
+/// Everything that is missing, for GPUs that are there or could be.
+pub fn missing() -> Vec<Missing> {
+    of_wgpu().into_iter().chain(of_cuda()).collect()
+}
+
+fn of_wgpu() -> Option<Missing> {
+    if !cfg!(feature = "wgpu") {
+        return Some(Missing::new("`wgpu` is not in this build", "build with `--features wgpu`"));
+    }
+    let gpus = list::wgpu_adapters().iter().filter(|found| found.kind != Kind::Software).count();
+    if gpus > 0 {
+        return None;
+    }
+    let is_linux = cfg!(target_os = "linux");
+    if is_linux && libraries::find("libvulkan.so").is_none() {
+        let advice =
+            "install it, on Debian and Ubuntu `apt install libvulkan1 mesa-vulkan-drivers`; NVIDIA's comes with its driver";
+        return Some(Missing::new("the Vulkan loader (libvulkan), through which GPUs are reached", advice));
+    }
+    if let Some(node) = closed_node().filter(|_| is_linux) {
+        let advice = "add yourself to its group, usually `sudo usermod -aG render $USER`, and log in again";
+        return Some(Missing::new(format!("the right to open `{node}`"), advice));
+    }
+    if is_linux && !list::may_have_gpu() {
+        let advice = "nothing, if there is none; in a container or virtual machine, hand the GPU in";
+        return Some(Missing::new("a GPU: the kernel shows none", advice));
+    }
+    let advice =
+        "install the driver of the GPU's maker; for AMD and Intel on Debian and Ubuntu `apt install mesa-vulkan-drivers`";
+    Some(Missing::new("a driver of Vulkan, Metal or DirectX 12 that shows a GPU", advice))
+}
+
+/// A GPU that is there and that this user may not open.
+fn closed_node() -> Option<String> {
+    let nodes = Path::new("/dev/dri").read_dir().ok()?.flatten().map(|entry| entry.path());
+    let mut renders = nodes.filter(|path| path.to_string_lossy().contains("renderD"));
+    let is_closed = |path: &Path| std::fs::File::options().read(true).write(true).open(path).is_err();
+    renders.find(|path| is_closed(path)).map(|path| path.display().to_string())
+}
+
+fn of_cuda() -> Vec<Missing> {
+    let has_card = !list::cuda_gpus().is_empty() || Path::new("/proc/driver/nvidia").exists();
+    match (cfg!(feature = "cuda"), has_card) {
+        (false, false) => Vec::new(),
+        (false, true) => {
+            vec![Missing::new("`cuda` is not in this build, and there is a GPU of NVIDIA", "build with `--features cuda`")]
+        }
+        (true, _) => {
+            let wanted = cuda::parts().into_iter().filter(|part| part.is_needed && part.path.is_none());
+            wanted.map(|part| Missing::new(part.name, part.advice)).collect()
+        }
+    }
+}

@@ -1,0 +1,46 @@
+//! The processor: its threads, what it can do, and how fast it is.
+
+use burn::tensor::{Device, Tensor};
+
+/// Threads that the CPU backend computes with: `asked`, or one a core for 0. To be called before anything is computed, by the thread that
+/// is going to compute: it is one of them, so that no operation waits for another thread to wake. While it waits outside the pool, no other
+/// thread may use the pool: where it has but one thread, both would wait for ever.
+pub fn set_threads(asked: usize) -> usize {
+    // A second call finds the pool made; what it has is what counts.
+    let _ = rayon::ThreadPoolBuilder::new().num_threads(asked).use_current_thread().build_global();
+    rayon::current_num_threads()
+}
+
+/// Extensions of this processor that change the order in which products are summed.
+pub fn cpu_features() -> Vec<&'static str> {
+    #[cfg(target_arch = "x86_64")]
+    let found = [
+        ("avx", is_x86_feature_detected!("avx")),
+        ("avx2", is_x86_feature_detected!("avx2")),
+        ("fma", is_x86_feature_detected!("fma")),
+        ("avx512f", is_x86_feature_detected!("avx512f")),
+    ];
+    #[cfg(target_arch = "aarch64")]
+    let found = [("neon", std::arch::is_aarch64_feature_detected!("neon"))];
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+    let found = [("", false)];
+    found.into_iter().filter(|(_, present)| *present).map(|(name, _)| name).collect()
+}
+
+/// The processor as it names itself, or its architecture where the system does not tell.
+pub(super) fn name() -> String {
+    let told = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let named = told.lines().find_map(|line| line.strip_prefix("model name")?.split_once(':'));
+    named.map_or_else(|| std::env::consts::ARCH.to_owned(), |(_, name)| name.trim().to_owned())
+}
+
+/// Floating-point operations a second of an f32 product of two square matrices on this device: the best of a few.
+pub fn product_flops_per_second(device: &Device, width: usize) -> f64 {
+    let x = Tensor::<2>::ones([width, width], device);
+    let seconds = (0..4).map(|_| {
+        let started = std::time::Instant::now();
+        let _ = x.clone().matmul(x.clone()).slice([0..1, 0..1]).into_data();
+        started.elapsed().as_secs_f64()
+    });
+    2.0 * (width * width * width) as f64 / seconds.fold(f64::INFINITY, f64::min)
+}
