@@ -23,7 +23,11 @@ pub fn json(path: &Path) -> Value {
 }
 
 pub fn load(folder: &Path) -> Decoder {
-    Folder::open(folder).unwrap().load(rankine::terms::ModelDtype::Auto, &Device::flex(), &|_| {}).unwrap()
+    load_on(folder, &Device::flex())
+}
+
+pub fn load_on(folder: &Path, device: &Device) -> Decoder {
+    Folder::open(folder).unwrap().load(rankine::terms::ModelDtype::Auto, device, &|_| {}).unwrap()
 }
 
 /// A base with another config.json beside the same weights.
@@ -81,7 +85,8 @@ pub fn ids(batch: &Batch) -> Tensor<2, Int> {
 
 /// Logits of every token of a batch, [tokens, vocabulary].
 pub fn logits(decoder: &Decoder, batch: &Batch) -> Vec<f32> {
-    decoder.logits(ids(batch), &batch.lengths).into_data().iter().collect()
+    let ids = Tensor::from_data(TensorData::new(batch.ids.clone(), [1, batch.ids.len()]), &decoder.device());
+    decoder.logits(ids, &batch.lengths).into_data().iter().collect()
 }
 
 /// Largest difference between logits and a golden tensor [rows, length, vocabulary], whose rows are padded on the right.

@@ -1,0 +1,157 @@
+//! Training on an adapter of wgpu, against transformers, PEFT and the CPU. Without an adapter, a software one included, nothing is run and
+//! each test says so.
+
+#![cfg(feature = "wgpu")]
+
+mod common;
+#[allow(dead_code, reason = "of a desk a part is used")]
+mod support;
+
+use std::path::Path;
+
+use burn::tensor::Device;
+use common::*;
+use rankine::adapter::tensors;
+use rankine::device;
+use rankine::files::safetensors::Archive;
+use rankine::terms::Scheduler;
+use rankine::train::{AdamW, AdamWConfig, Gradients, Memory, Schedule, StepConfig, forward_backward};
+use serde_json::Value;
+use support::Desk;
+
+const LOGITS: f32 = 1e-3;
+const STEP_LOSS: f64 = 1e-3;
+/// Of a tensor's norm.
+const GRADIENT: f32 = 1e-3;
+
+/// The first adapter.
+fn adapter() -> Option<Device> {
+    let Some(found) = device::wgpu_adapters().first() else {
+        println!("skipped: wgpu finds no adapter");
+        return None;
+    };
+    println!("on {}", found.describe());
+    Some(device::open(found.device, true).unwrap())
+}
+
+/// |ours - theirs| / |theirs|.
+fn relative(ours: &[f32], theirs: &[f32]) -> f32 {
+    let norm = |numbers: &mut dyn Iterator<Item = f32>| numbers.map(|x| x * x).sum::<f32>().sqrt();
+    assert_eq!(ours.len(), theirs.len());
+    norm(&mut ours.iter().zip(theirs).map(|(ours, theirs)| ours - theirs)) / norm(&mut theirs.iter().copied())
+}
+
+fn check_family(family: &str, device: &Device, memory: Memory, head_chunk_rows: usize) {
+    let folder = golden(&format!("archs/{family}"));
+    let (archive, info) = (Archive::open(&folder.join("golden.safetensors")).unwrap(), json(&folder.join("golden.json")));
+    let mut decoder = load_on(&folder.join("model"), device);
+    let first = rows(&archive, "", None);
+    let base = logits_difference(&decoder, &first, &archive.read_f32("logits").unwrap().unwrap());
+    attach_peft(&mut decoder, &folder.join("adapter"));
+    let logits = logits_difference(&decoder, &first, &archive.read_f32("lora.logits").unwrap().unwrap());
+    assert!(base <= LOGITS && logits <= LOGITS, "{family}: logits of the base differ by {base}, of the adapter by {logits}");
+
+    let step = StepConfig { memory, head_chunk_rows, dropout: 0.0 };
+    let mut gradients = Gradients::default();
+    let loss = forward_backward(&decoder, &batch(first), step, [0, 0], &mut gradients);
+    let gradients = gradients.scaled(1.0 / loss.trained_tokens as f64);
+    let of_each = tensors(&decoder, &gradients.all()).into_iter().map(|(key, _, ours)| {
+        let difference = relative(&ours, &archive.read_f32(&format!("lora.grad.{key}")).unwrap().unwrap());
+        assert!(difference <= GRADIENT, "{family}: gradient of {key} differs by {difference} of its norm");
+        difference
+    });
+    let gradient = largest(of_each);
+
+    let log = info["train"].as_array().unwrap();
+    let adamw = AdamWConfig { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.01, loraplus_lr_ratio: 1.0 };
+    let schedule =
+        Schedule { peak: 1e-3, scheduler: Scheduler::Cosine, warmup_steps: 3, total_steps: log.len() as u64, min_lr_rate: 0.0 };
+    let mut optimizer = AdamW::new(adamw, &decoder);
+    let mut curve: f64 = 0.0;
+    for (taken, entry) in log.iter().enumerate() {
+        let mut gradients = Gradients::default();
+        let batch = batch(rows(&archive, "train.", Some(taken % 4)));
+        let loss = forward_backward(&decoder, &batch, step, [0, 0], &mut gradients);
+        let mean = 1.0 / loss.trained_tokens as f64;
+        let gradients = gradients.scaled(mean);
+        let norm = gradients.norm();
+        let difference = (loss.sum * mean - entry["loss"].as_f64().unwrap()).abs();
+        assert!(difference <= STEP_LOSS, "{family}, step {taken}: loss differs by {difference}");
+        assert!(optimizer.update(&mut decoder, gradients.clipped(norm, 1.0), schedule.lr_at(taken as u64)), "step {taken}");
+        curve = curve.max(difference);
+    }
+    println!(
+        "{family}, {memory:?}: logits {base:.1e} and {logits:.1e}, gradients {gradient:.1e}, {} steps {curve:.1e}",
+        log.len()
+    );
+}
+
+#[test]
+fn adapters_train_as_in_peft() {
+    let Some(device) = adapter() else { return };
+    for family in FAMILIES {
+        check_family(family, &device, Memory::KEEP, 256);
+    }
+    check_family("llama", &device, Memory::RECOMPUTE, 3);
+}
+
+/// The lines of a run's metrics that have a loss.
+fn losses(text: &str) -> Vec<f64> {
+    let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    lines.filter_map(|line| line["loss"].as_f64()).collect()
+}
+
+fn furthest(left: &[f64], right: &[f64]) -> f64 {
+    assert_eq!(left.len(), right.len());
+    left.iter().zip(right).map(|(left, right)| (left - right).abs()).fold(0.0, f64::max)
+}
+
+#[test]
+fn the_quickstart_begins_as_on_the_cpu() {
+    let Some(_) = adapter() else { return };
+    let desk = Desk::new();
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let at = |name: &str| root.join(name).display().to_string();
+    let recipe = at("recipes/quickstart.yaml");
+    let run = |device: &str| {
+        let said = [
+            format!("base_model={}", at("checkpoints/rankine-tiny")),
+            format!("datasets.0.path={}", at("datasets/medical-glossary.parquet")),
+            format!("device={device}"),
+            format!("output_dir={device}"),
+        ];
+        let short = ["training.max_steps=4", "training.micro_batch_size=4", "evaluation.prompts=", "evaluation.val_set_size=0"];
+        let said = said.iter().map(String::as_str).chain(short).collect::<Vec<_>>();
+        desk.run(&[&["train", &recipe, "--force"], &said[..]].concat()).says(device, 0, &[]);
+        losses(&desk.read_text(&format!("{device}/metrics.jsonl")))
+    };
+    let (cpu, wgpu) = (run("cpu"), run("wgpu"));
+    let difference = furthest(&cpu, &wgpu);
+    println!("losses on the CPU {cpu:?}, on the adapter {wgpu:?}, {difference:.1e} apart");
+    assert!(cpu.len() == 4 && difference <= STEP_LOSS);
+    let lock = desk.read_text("wgpu/recipe.lock.yaml");
+    assert!(lock.contains("\ndevice: wgpu:0\n") && lock.contains("\ngpu: "), "{lock}");
+}
+
+#[test]
+fn a_run_goes_on_where_it_stopped() {
+    let Some(_) = adapter() else { return };
+    let desk = Desk::new();
+    let dropout = "adapter.dropout=0.1";
+    let saves = ["output.save_steps=2", "output.save_total_limit=9", "training.max_steps=6"];
+    let train = [&["train", "recipe.yaml", "--force", "device=wgpu", dropout], &saves[..]].concat();
+    desk.run(&train).says("the run left alone", 0, &[]);
+    let whole = losses(&desk.read_text("run/metrics.jsonl"));
+    let adapter = desk.read("run/adapter/adapter_model.safetensors");
+    // As if it had been killed after the third step.
+    for gone in ["run/adapter", "run/checkpoints/step-4", "run/checkpoints/step-6"] {
+        let _ = std::fs::remove_dir_all(desk.path(gone));
+    }
+    desk.remove("run/README.md");
+    desk.run(&["resume", "run"]).says("a device that is not proven", 69, &["is not proven"]);
+    desk.run(&["resume", "run", "--force"]).says("the run that goes on", 0, &["going on after step 2"]);
+    let difference = furthest(&whole, &losses(&desk.read_text("run/metrics.jsonl")));
+    let is_same = adapter == desk.read("run/adapter/adapter_model.safetensors");
+    println!("losses {difference:.1e} apart, the adapter is {}", if is_same { "the same" } else { "another" });
+    assert!(difference <= 1e-6, "{difference}");
+}
