@@ -8,6 +8,7 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::doctor::parse_device;
+use super::gradcheck::is_proven;
 use super::{Failure, grouped, print};
 use crate::adapter::{LoraConfig, attach, peft};
 use crate::data::{Batch, TokenRow};
@@ -16,7 +17,6 @@ use crate::draws::mix;
 use crate::fault::{Exit, Fault};
 use crate::files::safetensors::Archive;
 use crate::model::{Decoder, DecoderSpec, Folder};
-use crate::plan::is_proven;
 use crate::plan::memory::{Load, Purpose, Rows, Trained};
 use crate::report::peak_memory_bytes;
 use crate::terms;
@@ -76,7 +76,7 @@ pub(super) struct BenchArgs {
     json: bool,
 }
 
-fn parse_dtype(word: &str) -> Result<terms::ModelDtype, String> {
+pub(super) fn parse_dtype(word: &str) -> Result<terms::ModelDtype, String> {
     <terms::ModelDtype as terms::Term>::parse(word).ok_or_else(|| "expected `auto`, `float32` or `bfloat16`".to_owned())
 }
 
@@ -140,7 +140,7 @@ fn step(decoder: &mut Decoder, optimizer: &mut AdamW, batch: &Batch, config: Ste
 }
 
 fn decoder(args: &BenchArgs) -> Result<Decoder, Failure> {
-    let device = device::open(device::choose(args.device, &is_proven).device, true)?;
+    let device = device::open(device::choose(args.device, &is_proven).device)?;
     let mut decoder = match (&args.model, &args.config) {
         (Some(folder), _) => Folder::open(folder)?.load(args.model_dtype, &device, &|_| {})?,
         (None, Some(config)) => DecoderSpec::read(config)?.draw(SEED, args.model_dtype, &device)?,

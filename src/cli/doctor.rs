@@ -1,18 +1,31 @@
 //! `rankine doctor`: what there is to compute on, which of it `auto` takes, what is missing and what to do about it.
 
+use std::path::PathBuf;
+
 use clap::Args;
 use serde_json::{Value, json};
 
+use super::bench::parse_dtype;
+use super::gradcheck::{gradcheck, is_proven};
 use super::{Failure, print};
 use crate::device::{self, Choice, Found, Kind};
-use crate::plan::{is_proven, megabytes};
-use crate::terms;
+use crate::plan::megabytes;
+use crate::terms::{self, ModelDtype};
 
 #[derive(Debug, Args)]
 pub(super) struct DoctorArgs {
     /// Ask for this device: exit code 69 if it cannot be used, with the reason
     #[arg(long, value_parser = parse_device)]
     device: Option<terms::Device>,
+    /// Prove training on the device: two steps of a small model there and on the CPU, compared site by site
+    #[arg(long, requires = "device")]
+    gradcheck: bool,
+    /// With --gradcheck: the folder of a model whose mechanisms are proven, in place of those of all families
+    #[arg(long, value_name = "DIR", requires = "gradcheck")]
+    model: Option<PathBuf>,
+    /// With --gradcheck: how the weights of the base are kept, `float32` or `bfloat16`
+    #[arg(long, default_value = "float32", value_parser = parse_dtype)]
+    model_dtype: ModelDtype,
     /// Print the result as one JSON object
     #[arg(long)]
     json: bool,
@@ -24,16 +37,20 @@ pub(super) fn parse_device(word: &str) -> Result<terms::Device, String> {
 }
 
 pub(super) fn doctor(args: &DoctorArgs) -> Result<(), Failure> {
+    if let (true, Some(device)) = (args.gradcheck, args.device) {
+        device::set_threads(0);
+        return gradcheck(device, args.model.as_deref(), args.model_dtype, args.json);
+    }
     let devices = device::usable();
     let choice = device::choose(terms::Device::Auto, &is_proven);
     if args.json { print(object(&devices, &choice)) } else { print_lines(&devices, &choice) }?;
-    Ok(args.device.map_or(Ok(()), device::check_there)?)
+    Ok(args.device.map_or(Ok(()), device::check)?)
 }
 
 fn object(devices: &[Found], choice: &Choice) -> Value {
     let device = |found: &Found| {
         let mut value = json!(found);
-        value["proven"] = json!(found.kind == Kind::Processor || is_proven(&found.identity()));
+        value["proven"] = json!(is_proven(found));
         value
     };
     json!({
@@ -73,7 +90,7 @@ fn print_lines(devices: &[Found], choice: &Choice) -> Result<(), Failure> {
 /// A device in a few lines: its name, what it has, what its kernels may have.
 fn lines(found: &Found) -> Vec<String> {
     let identity = found.identity();
-    let proven = if found.kind == Kind::Processor || is_proven(&identity) { "proven" } else { "not proven" };
+    let proven = if is_proven(found) { "proven" } else { "not proven" };
     let first = match found.kind {
         Kind::Processor => format!("{}, {}", found.name, device::cpu_features().join(" ")),
         Kind::Software => format!("{}, computes on the CPU, {}", found.name, identity.driver),

@@ -57,7 +57,7 @@ pub(super) fn eval(args: &EvalArgs, terminal: &Terminal) -> Result<(), Failure> 
         .map(|path| plan.other_sheet("--forgetting", &path.to_string_lossy(), Reading::Text { rows: GENERAL_ROWS }, &report));
     let general = general.transpose()?;
 
-    let base = plan.model.load(plan.model_dtype(), &device::open(plan.device, args.force)?, &report)?;
+    let base = plan.model.load(plan.model_dtype(), &device::open(plan.device)?, &report)?;
     let all = || sheets.iter().chain(&general);
     let score = |decoder: &Decoder, what: &str| all().flat_map(|sheet| sheet.score(decoder, what, &report)).collect::<Vec<_>>();
     let of_base = score(&base, "the base");
@@ -110,7 +110,7 @@ impl Subject {
         let recipe = Lock::recipe(&path, &run)?;
         let cached = before.pinned_base().map(|id| hub::cached(&id)).transpose()?;
         let plan = with_base(crate::plan::resolve_on(recipe, before.started(), cached)?)?;
-        device::check(plan.device, args.force)?;
+        device::check(plan.device)?;
         let now = Lock::new(&plan, "", plan.threads, Inputs::of(&plan, SystemTime::now())?.hash().finish()?);
         for change in before.changed_inputs(&now) {
             terminal.say(&format!("note: {change}"));

@@ -2,29 +2,23 @@
 
 use std::path::Path;
 
+use burn::tensor::Device;
 use serde_json::{Value, json};
 
 use super::{Failure, print};
-use crate::device;
+use crate::device::{self, Found, Kind};
 use crate::model::Folder;
-use crate::plan::{Plan, Trains, cache_folder};
+use crate::plan::{Plan, cache_folder};
 use crate::proof::{self, Error, Key, Tiny, Verdict};
 use crate::report::{Event, Reporter};
 use crate::terms::{self, Method, ModelDtype};
 
 /// Proves the device of a run before its first step, unless its proof is kept, or it is the CPU, which others are held against. With
 /// `force` a device that is refused is used nevertheless, with a note.
-pub(super) fn before_training(plan: &Plan, force: bool, report: Reporter) -> Result<(), Failure> {
-    if plan.device == terms::Device::Cpu {
-        return Ok(());
-    }
-    let trained = match plan.trains {
-        Trains::Adapter(_) => Method::Lora,
-        Trains::Everything => Method::Full,
-    };
-    let tiny = Tiny::of(&plan.model.spec, plan.model_dtype(), trained);
-    let opened = device::open(plan.device, force)?;
-    match proof::prove_once(plan.device, &tiny, &opened, key(plan.device, &tiny).as_ref(), &cache_folder()) {
+pub(super) fn before_training(plan: &Plan, device: &Device, force: bool, report: Reporter) -> Result<(), Failure> {
+    let Some(found) = device::find(plan.device).filter(|found| found.kind != Kind::Processor) else { return Ok(()) };
+    let tiny = Tiny::of(&plan.model.spec, plan.model_dtype(), plan.trains.method());
+    match proof::prove_once(&found, &tiny, device, &cache_folder()) {
         Ok(verdict) => report(Event::Note(format!("training on `{}` is proven: {verdict}", plan.device))),
         Err(error) if force => report(Event::Note(format!("{error}; going on because of `--force`"))),
         Err(error) => return Err(error.into()),
@@ -32,18 +26,21 @@ pub(super) fn before_training(plan: &Plan, force: bool, report: Reporter) -> Res
     Ok(())
 }
 
+/// Whether some model's training is proven on a device, and none is refused. Nothing is proven here.
+pub(super) fn is_proven(found: &Found) -> bool {
+    found.kind == Kind::Processor || proof::is_proven(found, &cache_folder()).unwrap_or(false)
+}
+
 /// Proves a device anew, with the mechanisms of a model or with all, and prints and keeps what came of it.
-#[allow(dead_code, reason = "`doctor` is to call it")]
-pub(super) fn gradcheck(asked: terms::Device, model: Option<&Path>, as_json: bool) -> Result<(), Failure> {
-    let (dtype, trained) = (ModelDtype::Float32, Method::Lora);
+pub(super) fn gradcheck(asked: terms::Device, model: Option<&Path>, dtype: ModelDtype, as_json: bool) -> Result<(), Failure> {
     let tiny = match model {
-        Some(folder) => Tiny::of(&Folder::open(folder)?.spec, dtype, trained),
-        None => Tiny::of_all_mechanisms(dtype, trained),
+        Some(folder) => Tiny::of(&Folder::open(folder)?.spec, dtype, Method::Lora),
+        None => Tiny::of_all_mechanisms(dtype, Method::Lora),
     };
-    let opened = device::open(asked, true)?;
+    let opened = device::open(asked)?;
     let verdict = proof::prove(&tiny, &opened).map_err(|words| Error::Ended { device: asked, words })?;
-    if let Some(key) = key(asked, &tiny) {
-        key.keep(&cache_folder(), &verdict)?;
+    if let Some(found) = device::find(asked) {
+        Key::of(&found.identity(), &tiny).keep(&cache_folder(), &verdict)?;
     }
     if as_json {
         print(object(asked, &tiny, &verdict))?;
@@ -62,10 +59,4 @@ fn object(asked: terms::Device, tiny: &Tiny, verdict: &Verdict) -> Value {
         "proven": verdict.is_proven(),
         "verdict": verdict,
     })
-}
-
-/// What the proof on a device is kept under; nothing where its driver is not known: then it is made anew at each start.
-#[allow(clippy::unnecessary_wraps, reason = "a device that tells its driver has one")]
-fn key(_: terms::Device, _: &Tiny) -> Option<Key> {
-    None
 }

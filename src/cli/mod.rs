@@ -125,7 +125,7 @@ impl RecipeArgs {
             Resolved::Plan(plan) => plan.device,
             Resolved::Hub { device, .. } => *device,
         };
-        device::check(chosen, self.force)?;
+        device::check(chosen)?;
         Ok(resolved)
     }
 

@@ -47,7 +47,7 @@ pub(super) fn plan(args: &PlanArgs) -> Result<(), Failure> {
     let (config, memory) = plan.prepare(&data);
     let trial = if args.trial {
         memory.check()?;
-        Some(trial(&plan, &data, &config, recipe.force, &|event| terminal.take(&event))?)
+        Some(trial(&plan, &data, &config, &|event| terminal.take(&event))?)
     } else {
         None
     };
@@ -73,8 +73,8 @@ pub(super) fn plan(args: &PlanArgs) -> Result<(), Failure> {
 }
 
 /// The first step of the run.
-fn trial(plan: &Plan, data: &RunData, config: &train::Config, force: bool, report: Reporter) -> Result<Step, Failure> {
-    let mut decoder = plan.load_model(&device::open(plan.device, force)?, None, report)?;
+fn trial(plan: &Plan, data: &RunData, config: &train::Config, report: Reporter) -> Result<Step, Failure> {
+    let mut decoder = plan.load_model(&device::open(plan.device)?, None, report)?;
     Ok(train::first_step(&mut decoder, &data.rows(), config))
 }
 

@@ -27,7 +27,7 @@ pub(super) fn during(plan: &Plan, planned: Option<&MemoryPlan>, said: &str) -> F
             format!("the first {step} steps are in `{path}`, and `rankine resume {run}` goes on where more memory is free")
         },
     );
-    let held = device::open(plan.device, true).ok().and_then(|device| device::peak_memory_bytes(&device));
+    let held = device::open(plan.device).ok().and_then(|device| device::peak_memory_bytes(&device));
     let hint = format!("{saved}; of less memory: {}", planned.smaller(held));
     Failure::new(Exit::Memory, Fault::new(message).hint(hint))
 }

@@ -64,9 +64,9 @@ impl Session<'_> {
         let report = |event| terminal.take(&event);
         // What goes along with the weights and cannot be read is better told now than after training; the base may be gone then.
         let (notices, base, product) = (Notices::read(&plan.base_folder)?, Base::of(&plan.base_folder), plan.product()?);
-        let device = device::open(plan.device, self.force)?;
+        let device = device::open(plan.device)?;
         if !self.skip_proof {
-            gradcheck::before_training(plan, self.force, &report)?;
+            gradcheck::before_training(plan, &device, self.force, &report)?;
         }
         let data = plan.read_data(&report)?;
         let (mut config, memory) = plan.prepare(&data);

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use super::base::{check_adapter, find_base, read_adapter, template_of_run};
+use super::gradcheck::is_proven;
 use super::interrupt::Interrupt;
 use super::{Failure, print};
 use crate::adapter::attach;
@@ -15,7 +16,6 @@ use crate::data::tokenize::Tokenizer;
 use crate::fault::{Exit, Fault, printable};
 use crate::infer::{Config, Generated, Sampling, TextStream, generate, stops};
 use crate::model::{Cache, Decoder, Folder};
-use crate::plan::is_proven;
 use crate::report::Terminal;
 use crate::{device, files, terms};
 
@@ -116,7 +116,7 @@ impl Speaker {
         let template = template(&tokenizer, model.chat_template.as_ref().or(of_run.as_ref()))?;
         let adapter = model.adapter.as_ref().map(|adapter| read_adapter(adapter, &folder.spec.projections())).transpose()?;
         device::set_threads(0);
-        let device = device::open(device::choose(terms::Device::Auto, &is_proven).device, false)?;
+        let device = device::open(device::choose(terms::Device::Auto, &is_proven).device)?;
         let mut decoder = folder.load(terms::ModelDtype::Auto, &device, &|event| terminal.take(&event))?;
         if let Some((config, numbers)) = adapter {
             attach(&mut decoder, &config, 0, Some(&numbers))?;

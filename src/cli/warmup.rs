@@ -26,7 +26,7 @@ pub(super) fn warmup(args: &WarmupArgs, terminal: &Terminal) -> Result<(), Failu
     let data = plan.read_data(&|event| terminal.take(&event))?;
     let (config, memory) = plan.prepare(&data);
     memory.check()?;
-    let device = device::open(plan.device, args.recipe.force)?;
+    let device = device::open(plan.device)?;
     let mut decoder = plan.load_model(&device, None, &|event| terminal.take(&event))?;
     terminal.stop();
     let mut seconds = [0.0; 2];

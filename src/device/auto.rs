@@ -1,6 +1,6 @@
 //! `device: auto`: the first device on which training is proven.
 
-use super::list::{self, Found, Identity, Kind};
+use super::list::{self, Found, Kind};
 use crate::terms;
 
 /// The device of a run.
@@ -14,7 +14,7 @@ pub struct Choice {
 
 /// What a recipe's device stands for: itself, or for `auto` NVIDIA's GPUs, then discrete and integrated adapters of wgpu, then the CPU, of
 /// these the first for which `is_proven`. A software adapter computes on the CPU, only slower, and is taken by name only.
-pub fn choose(said: terms::Device, is_proven: &dyn Fn(&Identity) -> bool) -> Choice {
+pub fn choose(said: terms::Device, is_proven: &dyn Fn(&Found) -> bool) -> Choice {
     if said != terms::Device::Auto {
         return Choice { device: said, reason: None };
     }
@@ -22,10 +22,10 @@ pub fn choose(said: terms::Device, is_proven: &dyn Fn(&Identity) -> bool) -> Cho
     of(&found, is_proven)
 }
 
-fn of(found: &[Found], is_proven: &dyn Fn(&Identity) -> bool) -> Choice {
+fn of(found: &[Found], is_proven: &dyn Fn(&Found) -> bool) -> Choice {
     let mut passed_over = Vec::new();
     for gpu in found.iter().filter(|found| [Kind::Discrete, Kind::Integrated].contains(&found.kind)) {
-        if is_proven(&gpu.identity()) {
+        if is_proven(gpu) {
             let reason = format!("the first on which training is proven: {}", gpu.describe());
             return Choice { device: gpu.device, reason: Some(reason) };
         }
@@ -52,7 +52,7 @@ mod tests {
             found(terms::Device::Wgpu(2), Kind::Software, "slow"),
             list::cpu(),
         ];
-        let chosen = |names: &[&str]| of(&there, &|identity| names.contains(&identity.name.as_str()));
+        let chosen = |names: &[&str]| of(&there, &|found| names.contains(&found.name.as_str()));
         assert_eq!(chosen(&["large", "small"]).device, terms::Device::Wgpu(0));
         let second = chosen(&["small", "slow"]);
         assert_eq!(second.device, terms::Device::Wgpu(1));

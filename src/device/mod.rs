@@ -59,12 +59,6 @@ pub enum Error {
         /// As the driver says.
         reason: String,
     },
-    /// Training there has not been proven.
-    #[error("training on `{asked}` is not proven yet")]
-    NotProven {
-        /// As the recipe says.
-        asked: terms::Device,
-    },
 }
 
 fn words(usable: &[Found]) -> String {
@@ -89,7 +83,6 @@ impl Explain for Error {
             Self::NotThere { .. } => "use one of these; `rankine doctor` tells what is missing for others".into(),
             Self::NoDriver { missing, .. } => missing.advice.into(),
             Self::NotOpened { .. } => "look at the driver with `rankine doctor`, or use `device: cpu`".into(),
-            Self::NotProven { .. } => "use `device: cpu`, or pass `--force` and check what comes out".into(),
         })
     }
 }
@@ -108,7 +101,7 @@ pub fn find(choice: terms::Device) -> Option<Found> {
 ///
 /// # Errors
 /// It is not.
-pub fn check_there(choice: terms::Device) -> Result<(), Error> {
+pub fn check(choice: terms::Device) -> Result<(), Error> {
     let is_built = match choice {
         terms::Device::Auto | terms::Device::Cpu => return Ok(()),
         terms::Device::Wgpu(_) => cfg!(feature = "wgpu"),
@@ -130,23 +123,13 @@ pub fn check_there(choice: terms::Device) -> Result<(), Error> {
     find(choice).map(|_| ()).ok_or_else(|| Error::NotThere { asked: choice, usable: usable() })
 }
 
-/// Checks that a device is in this build, there, and may be trained on.
-///
-/// # Errors
-/// It is not.
-pub fn check(choice: terms::Device, force: bool) -> Result<(), Error> {
-    check_there(choice)?;
-    let is_proven = matches!(choice, terms::Device::Auto | terms::Device::Cpu);
-    if is_proven || force { Ok(()) } else { Err(Error::NotProven { asked: choice }) }
-}
-
 /// Opens a device. One that was opened before is the same.
 ///
 /// # Errors
 /// See [`check`]; or its driver refuses.
-pub fn open(choice: terms::Device, force: bool) -> Result<Device, Error> {
+pub fn open(choice: terms::Device) -> Result<Device, Error> {
     static OPENED: Mutex<Vec<(terms::Device, Device)>> = Mutex::new(Vec::new());
-    check(choice, force)?;
+    check(choice)?;
     let mut opened = OPENED.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some((_, device)) = opened.iter().find(|(known, _)| *known == choice) {
         return Ok(device.clone());
@@ -184,17 +167,10 @@ mod tests {
     #[test]
     fn what_is_not_there_is_refused_with_what_is() {
         let beyond = terms::Device::Wgpu(wgpu_adapters().len());
-        let refused = check(beyond, true).expect_err("there is none");
+        let refused = check(beyond).expect_err("there is none");
         assert_eq!(refused.exit(), Exit::Unavailable);
         assert!(refused.to_string().contains("`cpu`"), "{refused}");
-        assert!(check(terms::Device::Cpu, false).is_ok() && check(terms::Device::Auto, false).is_ok());
-    }
-
-    #[test]
-    fn what_is_there_is_not_trained_on_before_it_is_proven() {
-        for found in wgpu_adapters() {
-            assert!(matches!(check(found.device, false), Err(Error::NotProven { .. })), "{}", found.describe());
-            assert!(check(found.device, true).is_ok(), "{}", found.describe());
-        }
+        let there = [terms::Device::Cpu, terms::Device::Auto].into_iter().chain(wgpu_adapters().iter().map(|found| found.device));
+        assert!(there.map(check).all(|checked| checked.is_ok()));
     }
 }

@@ -35,6 +35,14 @@ impl Trains {
         }
     }
 
+    /// What is trained, in a word.
+    pub fn method(&self) -> Method {
+        match self {
+            Self::Adapter(_) => Method::Lora,
+            Self::Everything => Method::Full,
+        }
+    }
+
     /// Share of an adapter's input features that is dropped.
     pub(super) fn dropout(&self) -> f64 {
         if let Self::Adapter(config) = self { config.dropout } else { 0.0 }

@@ -29,7 +29,7 @@ pub use fill::{Origin, Setting};
 pub use inputs::{Hashing, Inputs};
 pub use lock::Lock;
 pub use peak::{Allowed, MemoryPlan, megabytes};
-pub use resolve::{Plan, Resolved, is_proven, now, resolve, resolve_on};
+pub use resolve::{Plan, Resolved, now, resolve, resolve_on};
 pub use rows::{RunData, cache_folder};
 pub use score::{Examined, Reading, Sheet};
 

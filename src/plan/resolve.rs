@@ -10,17 +10,19 @@ use super::base::{self, Found, noted};
 use super::fill::{Filled, Setting};
 use super::peak::Allowed;
 use super::prompts::prompts;
+use super::rows::cache_folder;
 use super::training::{Training, training};
 use crate::data::{self, Encoder, Limits, MovedToken, Packing, Source};
-use crate::device::{Choice, Identity};
+use crate::device::Choice;
 use crate::export::consumers::{Facts, portability};
 use crate::export::gguf::architecture_name;
 use crate::fault::Fault;
 use crate::hub::{Missing, ModelId, Snapshot};
 use crate::infer::Question;
+use crate::proof::Tiny;
 use crate::recipe::{Dataset, Recipe};
 use crate::terms::{Device, Format, Holdout, Term, TrainOn};
-use crate::{device, model};
+use crate::{device, model, proof};
 
 /// Everything that a run will do. Counts of rows and steps come with [`Plan::read_data`].
 #[derive(Debug)]
@@ -125,7 +127,6 @@ pub fn resolve_on(recipe: Recipe, started: Option<jiff::Timestamp>, fetched: Opt
     let holdout = filled.fill("evaluation.val_set_size", said, Holdout::Rows(0), as_written);
     let prompts = prompts(&recipe, folder, template.as_ref(), &mut filled, &mut faults);
     let said = filled.fill("device", recipe.device.as_ref(), Device::Auto, |device| json!(device.to_string()));
-    let Choice { device, reason: device_reason } = device::choose(said, &is_proven);
     let threads = filled.plain("threads", recipe.threads.as_ref(), 0);
     let output_dir = output_dir(&recipe, &mut filled);
     if !faults.is_empty() {
@@ -133,10 +134,12 @@ pub fn resolve_on(recipe: Recipe, started: Option<jiff::Timestamp>, fetched: Opt
     }
     let (base, trains) = match (base, trains) {
         (Found::Folder(base), Some(trains)) => (*base, trains),
-        (Found::Hub(id, missing), _) => return Ok(Resolved::Hub { id, missing, device }),
+        (Found::Hub(id, missing), _) => return Ok(Resolved::Hub { id, missing, device: said }),
         _ => return Err(Error::Faults { faults: vec![Fault::new("the base model could not be read")] }),
     };
     let trainable_parameters = trains.parameters(&base.model.spec)?;
+    let tiny = Tiny::of(&base.model.spec, training.model_dtype, trains.method());
+    let Choice { device, reason: device_reason } = device::choose(said, &|found| is_proven(found, &tiny));
     Ok(Resolved::Plan(Box::new(Plan {
         recipe: recipe.path,
         settings: filled.by_section(),
@@ -165,9 +168,9 @@ pub fn resolve_on(recipe: Recipe, started: Option<jiff::Timestamp>, fetched: Opt
     })))
 }
 
-/// Whether training is proven on a GPU, so that `auto` may take it. None is yet.
-pub fn is_proven(_: &Identity) -> bool {
-    false
+/// Whether training is proven on a GPU, so that `auto` may take it: where nobody has proven it yet, it is proven now.
+fn is_proven(found: &device::Found, tiny: &Tiny) -> bool {
+    device::open(found.device).is_ok_and(|device| proof::prove_once(found, tiny, &device, &cache_folder()).is_ok())
 }
 
 fn start(faults: &mut Vec<Fault>) -> jiff::Timestamp {

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::compare::Verdict;
 use super::tiny::Tiny;
+use crate::device::Identity;
 use crate::files::{self, JSON_BYTES, hash_bytes, read_text_up_to, write_atomic};
 
 /// Where verdicts are in the cache folder.
@@ -40,18 +41,29 @@ struct Kept {
     verdict: Verdict,
 }
 
+/// All verdicts of a device that a cache folder keeps.
+pub(super) fn all_of(identity: &Identity, cache: &Path) -> Vec<Verdict> {
+    let files = std::fs::read_dir(cache.join(FOLDER)).into_iter().flatten().flatten();
+    let kept = files.filter_map(|file| serde_json::from_str::<Kept>(&read_text_up_to(&file.path(), JSON_BYTES).ok()?).ok());
+    kept.filter(|kept| kept.key.is_of(identity)).map(|kept| kept.verdict).collect()
+}
+
 impl Key {
     /// Of a device and a small model.
-    pub fn of(backend: &str, device: &str, driver: &str, tiny: &Tiny) -> Self {
+    pub fn of(identity: &Identity, tiny: &Tiny) -> Self {
         Self {
-            rankine: env!("CARGO_PKG_VERSION").to_owned(),
-            backend: backend.to_owned(),
-            device: device.to_owned(),
-            driver: driver.to_owned(),
+            rankine: identity.version.to_owned(),
+            backend: identity.backend.to_owned(),
+            device: identity.name.clone(),
+            driver: identity.driver.clone(),
             dtype: tiny.dtype.to_string(),
             trained: tiny.trained.to_string(),
             mechanisms: hash_bytes(format!("{:?}", tiny.spec).as_bytes()).to_string(),
         }
+    }
+
+    fn is_of(&self, Identity { backend, name, driver, version }: &Identity) -> bool {
+        self.rankine == *version && self.backend == *backend && self.device == *name && self.driver == *driver
     }
 
     fn path(&self, cache: &Path) -> PathBuf {

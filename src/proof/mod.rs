@@ -21,6 +21,7 @@ pub use kept::Key;
 pub use tiny::Tiny;
 pub use trace::Site;
 
+use crate::device::Found;
 use crate::fault::{Exit, Explain};
 use crate::files::panic_words;
 use crate::terms;
@@ -72,21 +73,28 @@ fn on_device(tiny: &Tiny, device: &Device, passes: &[Pass], through: &mut impl O
     catch_unwind(AssertUnwindSafe(|| trace(tiny, device, passes, through))).map_err(|panic| panic_words(&*panic).to_owned())
 }
 
-/// The verdict that is kept in a cache folder, or a new one, which is kept there from now on. Without a key nothing is kept: who cannot
-/// tell a device and its driver proves it each time.
+/// The verdict that is kept in a cache folder of a device that was found, or a new one, which is kept there from now on.
 ///
 /// # Errors
 /// Training there is not proven. What cannot be kept is no error: the next start proves it again.
-pub fn prove_once(asked: terms::Device, tiny: &Tiny, device: &Device, key: Option<&Key>, cache: &Path) -> Result<Verdict, Error> {
-    let verdict = match key.and_then(|key| key.verdict(cache)) {
+pub fn prove_once(found: &Found, tiny: &Tiny, device: &Device, cache: &Path) -> Result<Verdict, Error> {
+    let key = Key::of(&found.identity(), tiny);
+    let verdict = match key.verdict(cache) {
         Some(verdict) => verdict,
         None => {
-            let verdict = prove(tiny, device).map_err(|words| Error::Ended { device: asked, words })?;
-            let _ = key.map(|key| key.keep(cache, &verdict));
+            let verdict = prove(tiny, device).map_err(|words| Error::Ended { device: found.device, words })?;
+            let _ = key.keep(cache, &verdict);
             verdict
         }
     };
-    verdict.check(asked).map(|()| verdict)
+    verdict.check(found.device).map(|()| verdict)
+}
+
+/// Whether training on a device was proven and is nowhere refused, of all models of which a cache folder keeps a verdict; `None` where it
+/// keeps none.
+pub fn is_proven(found: &Found, cache: &Path) -> Option<bool> {
+    let verdicts = kept::all_of(&found.identity(), cache);
+    (!verdicts.is_empty()).then(|| verdicts.iter().all(Verdict::is_proven))
 }
 
 impl Verdict {
