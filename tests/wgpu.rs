@@ -4,7 +4,6 @@
 #![cfg(feature = "wgpu")]
 
 mod common;
-#[allow(dead_code, reason = "of a desk a part is used")]
 mod support;
 
 use std::path::Path;
@@ -31,7 +30,7 @@ fn adapter() -> Option<Device> {
         return None;
     };
     println!("on {}", found.describe());
-    Some(device::open(found.device, true).unwrap())
+    Some(device::open(found.device).unwrap())
 }
 
 /// |ours - theirs| / |theirs|.
@@ -122,7 +121,7 @@ fn the_quickstart_begins_as_on_the_cpu() {
         ];
         let short = ["training.max_steps=4", "training.micro_batch_size=4", "evaluation.prompts=", "evaluation.val_set_size=0"];
         let said = said.iter().map(String::as_str).chain(short).collect::<Vec<_>>();
-        desk.run(&[&["train", &recipe, "--force"], &said[..]].concat()).says(device, 0, &[]);
+        desk.run(&[&["train", &recipe], &said[..]].concat()).says(device, 0, &[]);
         losses(&desk.read_text(&format!("{device}/metrics.jsonl")))
     };
     let (cpu, wgpu) = (run("cpu"), run("wgpu"));
@@ -139,8 +138,8 @@ fn a_run_goes_on_where_it_stopped() {
     let desk = Desk::new();
     let dropout = "adapter.dropout=0.1";
     let saves = ["output.save_steps=2", "output.save_total_limit=9", "training.max_steps=6"];
-    let train = [&["train", "recipe.yaml", "--force", "device=wgpu", dropout], &saves[..]].concat();
-    desk.run(&train).says("the run left alone", 0, &[]);
+    let train = [&["train", "recipe.yaml", "device=wgpu", dropout], &saves[..]].concat();
+    desk.run(&train).says("the run left alone", 0, &["note: training on `wgpu:0` is proven: "]);
     let whole = losses(&desk.read_text("run/metrics.jsonl"));
     let adapter = desk.read("run/adapter/adapter_model.safetensors");
     // As if it had been killed after the third step.
@@ -148,8 +147,7 @@ fn a_run_goes_on_where_it_stopped() {
         let _ = std::fs::remove_dir_all(desk.path(gone));
     }
     desk.remove("run/README.md");
-    desk.run(&["resume", "run"]).says("a device that is not proven", 69, &["is not proven"]);
-    desk.run(&["resume", "run", "--force"]).says("the run that goes on", 0, &["going on after step 2"]);
+    desk.run(&["resume", "run"]).says("the run that goes on", 0, &["going on after step 2"]);
     let difference = furthest(&whole, &losses(&desk.read_text("run/metrics.jsonl")));
     let is_same = adapter == desk.read("run/adapter/adapter_model.safetensors");
     println!("losses {difference:.1e} apart, the adapter is {}", if is_same { "the same" } else { "another" });

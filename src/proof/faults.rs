@@ -5,6 +5,7 @@ use std::sync::OnceLock;
 use burn::tensor::{Device, Tensor, TensorData};
 
 use super::*;
+use crate::device;
 use crate::terms::{Method, ModelDtype};
 use crate::train::Border;
 
@@ -152,15 +153,18 @@ fn a_panic_on_the_device_refuses_it() {
 #[test]
 fn what_is_kept_is_not_proven_again() {
     let cache = tempfile::tempdir().expect("a temporary folder");
-    let key = Key::of("cpu", "itself", "", &tiny());
-    let asked = terms::Device::Cpu;
-    let once = || prove_once(asked, &tiny(), &Device::flex(), Some(&key), cache.path());
+    let cpu = device::cpu();
+    let key = Key::of(&cpu.identity(), &tiny());
+    let once = || prove_once(&cpu, &tiny(), &Device::flex(), cache.path());
+    assert_eq!(is_proven(&cpu, cache.path()), None);
     let proven = once().expect("proven");
     assert_eq!(key.verdict(cache.path()), Some(proven.clone()), "it is kept");
+    assert_eq!(is_proven(&cpu, cache.path()), Some(true));
     let worst = Finding { site: "loss".to_owned(), difference: Difference::NotFinite { numbers: 1 } };
     let wrong = Verdict { failures: 1, first: Some(worst.clone()), worst, ..proven };
     key.keep(cache.path(), &wrong).expect("kept");
     let refused = once().expect_err("what is kept counts");
+    assert_eq!(is_proven(&cpu, cache.path()), Some(false));
     let said = "training on `cpu` is refused, its gradients are not those of the CPU: 1 of ";
     assert!(refused.to_string().starts_with(said) && refused.to_string().contains("first loss has 1 numbers"), "{refused}");
 }

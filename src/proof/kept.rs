@@ -97,11 +97,19 @@ mod tests {
     use super::*;
     use crate::terms::{Method, ModelDtype};
 
+    fn identity(backend: &'static str, name: &str, driver: &str) -> Identity {
+        Identity { backend, name: name.to_owned(), driver: driver.to_owned(), version: "1.0.0" }
+    }
+
+    fn of(backend: &'static str, name: &str, driver: &str, tiny: &Tiny) -> Key {
+        Key::of(&identity(backend, name, driver), tiny)
+    }
+
     #[test]
     fn a_verdict_is_found_for_what_it_was_made_of_only() {
         let cache = tempfile::tempdir().expect("a temporary folder");
         let tiny = Tiny::of_all_mechanisms(ModelDtype::Auto, Method::Lora);
-        let key = Key::of("wgpu", "a GPU", "a driver 1.2", &tiny);
+        let key = of("wgpu", "a GPU", "a driver 1.2", &tiny);
         let finding = Finding { site: "loss".to_owned(), difference: Difference::Error { norm: 1.0 / 3.0, largest: 2e-9 } };
         let zero = Finding { site: "output".to_owned(), difference: Difference::Zero };
         let bound = Bound { error: 1e-3 };
@@ -115,15 +123,17 @@ mod tests {
         let mut tied = tiny.clone();
         tied.spec.tied_head = true;
         let others = [
-            Key::of("cuda", "a GPU", "a driver 1.2", &tiny),
-            Key::of("wgpu", "another GPU", "a driver 1.2", &tiny),
-            Key::of("wgpu", "a GPU", "a driver 1.3", &tiny),
-            Key::of("wgpu", "a GPU", "a driver 1.2", &full),
-            Key::of("wgpu", "a GPU", "a driver 1.2", &narrow),
-            Key::of("wgpu", "a GPU", "a driver 1.2", &tied),
+            of("cuda", "a GPU", "a driver 1.2", &tiny),
+            of("wgpu", "another GPU", "a driver 1.2", &tiny),
+            of("wgpu", "a GPU", "a driver 1.3", &tiny),
+            of("wgpu", "a GPU", "a driver 1.2", &full),
+            of("wgpu", "a GPU", "a driver 1.2", &narrow),
+            of("wgpu", "a GPU", "a driver 1.2", &tied),
             Key { rankine: "0.0.0".to_owned(), ..key.clone() },
         ];
         assert!(others.iter().all(|other| other.verdict(cache.path()).is_none()));
+        assert_eq!(all_of(&identity("wgpu", "a GPU", "a driver 1.2"), cache.path()), std::slice::from_ref(&verdict));
+        assert!(all_of(&identity("wgpu", "a GPU", "a driver 1.3"), cache.path()).is_empty());
 
         std::fs::write(key.path(cache.path()), "{").expect("written");
         assert_eq!(key.verdict(cache.path()), None, "a damaged file is no verdict");

@@ -79,13 +79,12 @@ fn on_device(tiny: &Tiny, device: &Device, passes: &[Pass], through: &mut impl O
 /// Training there is not proven. What cannot be kept is no error: the next start proves it again.
 pub fn prove_once(found: &Found, tiny: &Tiny, device: &Device, cache: &Path) -> Result<Verdict, Error> {
     let key = Key::of(&found.identity(), tiny);
-    let verdict = match key.verdict(cache) {
-        Some(verdict) => verdict,
-        None => {
-            let verdict = prove(tiny, device).map_err(|words| Error::Ended { device: found.device, words })?;
-            let _ = key.keep(cache, &verdict);
-            verdict
-        }
+    let verdict = if let Some(kept) = key.verdict(cache) {
+        kept
+    } else {
+        let verdict = prove(tiny, device).map_err(|words| Error::Ended { device: found.device, words })?;
+        let _ = key.keep(cache, &verdict);
+        verdict
     };
     verdict.check(found.device).map(|()| verdict)
 }
