@@ -22,13 +22,6 @@ impl Bound {
     /// 6e-5 where all weights train: another order of summing, made larger where attention takes the difference of what is nearly equal.
     /// 1e-3 lies 17 times above that, and far below what a wrong kernel is off by.
     pub const FLOAT32: Self = Self { error: 1e-3 };
-    /// Where the operands of products are rounded to f16, with the unit roundoff u = 2⁻¹¹. About 40 products follow on each other in two
-    /// directions through three blocks; independent roundings come to √40 u = 3e-3, and attention and norms make that some six times
-    /// larger. Derived, not measured: nothing computes so yet.
-    pub const FLOAT16: Self = Self { error: 2e-2 };
-    /// The same with u = 2⁻⁸: √40 u = 2.5e-2, and room for four times that. Derived, not measured.
-    pub const BFLOAT16: Self = Self { error: 1e-1 };
-
     /// For matrices that are kept so. Those of bf16 are the same numbers on the device and on the CPU, and what is computed with them is
     /// computed in 32 bits on both, so that no more is to be allowed.
     pub fn of(dtype: ModelDtype) -> Self {
