@@ -16,7 +16,7 @@ use rankine::nn::head::{Head, Wanted};
 use rankine::nn::lora::Lora;
 use rankine::nn::norm::RmsNorm;
 use rankine::nn::projection::Projection;
-use rankine::ops::{Score, attention as attend, matmul, swiglu};
+use rankine::ops::{Activation, Score, attention as attend, gated, matmul};
 
 const TOKENS: usize = 256;
 const WIDTH: usize = 576;
@@ -98,7 +98,7 @@ fn pointwise(criterion: &mut Criterion) {
     forward_and_backward(&mut of_norm, drawn([1, TOKENS, WIDTH]), |x| norm.forward(x));
     of_norm.finish();
     let mut of_unit = group(criterion, "swiglu", TOKENS * INNER);
-    forward_and_backward(&mut of_unit, drawn([TOKENS, 2 * INNER]), swiglu);
+    forward_and_backward(&mut of_unit, drawn([TOKENS, 2 * INNER]), |gate_up| gated(gate_up, Activation::Silu));
     of_unit.finish();
 }
 

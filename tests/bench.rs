@@ -67,7 +67,7 @@ fn what_cannot_be_measured_is_refused() {
         (&[], 2, "--config"),
         (&["--config", "none.json"], 74, "none.json"),
         (&["--config", &config, "--batch", "0"], 2, "--batch"),
-        (&["--config", &config, "--device", "abacus"], 2, "expected `cpu`"),
+        (&["--config", &config, "--device", "abacus"], 2, "expected `auto`, `cpu`"),
         (&["--config", &config, "--tokens", "tokens.safetensors"], 65, "`input_ids` has shape [4], expected rows of two tokens"),
         (&["--config", &config, "--tokens", "halves.safetensors"], 65, "`input_ids` has 16 bytes for 1 rows of 4"),
     ];

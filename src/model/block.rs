@@ -10,7 +10,7 @@ use crate::nn::norm::RmsNorm;
 use crate::nn::projection::{Projection, side_by_side};
 use crate::nn::rope::RopeTables;
 use crate::nn::weight::Weight;
-use crate::ops::{Mask, Score, attention, swiglu};
+use crate::ops::{Activation, Mask, Score, attention, gated};
 use crate::terms::Method;
 
 /// What depends on the batch's documents, not on the block: made once a batch, used by forward and by every recomputation.
@@ -126,7 +126,7 @@ impl Block {
         let mask = frame.mask(self.index, Group::MlpInput);
         let gate_up = side_by_side([gate, up], x, None, mask.as_ref());
         let [batch, length, width] = gate_up.dims();
-        let inner = swiglu(gate_up.reshape([batch * length, width])).reshape([batch, length, width / 2]);
+        let inner = gated(gate_up.reshape([batch * length, width]), Activation::Silu).reshape([batch, length, width / 2]);
         down.forward_onto(onto, inner, frame.mask(self.index, Group::MlpOutput).as_ref())
     }
 

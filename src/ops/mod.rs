@@ -10,6 +10,7 @@ mod cube;
 mod dropout;
 mod exp;
 mod flat;
+mod gated;
 mod gemm;
 mod host;
 mod lanes;
@@ -19,7 +20,6 @@ mod rms_norm;
 mod rope;
 mod seed;
 mod simd;
-mod swiglu;
 
 use burn::backend::Backend;
 use burn::backend::autodiff::grads::Gradients;
@@ -34,11 +34,11 @@ pub use attention::{Score, attention};
 pub use cross_entropy::{cross_entropy, cross_entropy_losses};
 pub use dropout::{Mask, dropout};
 pub use flat::{add_at, sum_of_squares};
+pub use gated::{Activation, gated};
 pub use product::{matmul, product_flops};
 pub use rms_norm::{rms_norm, rms_norm_gradients, rms_norm_input};
 pub use rope::{Rotation, rope};
 pub use seed::backward_from;
-pub use swiglu::swiglu;
 
 /// Hands the operands of an operation their gradients, those that are tracked, given what is kept of the operation and the gradient of
 /// its result.

@@ -10,10 +10,10 @@ pub(super) mod adamw;
 pub(super) mod attention;
 pub(super) mod cross_entropy;
 pub(super) mod dropout;
+pub(super) mod gated;
 pub(super) mod rms_norm;
 pub(super) mod rope;
 pub(super) mod squares;
-pub(super) mod swiglu;
 #[cfg(test)]
 mod tests;
 

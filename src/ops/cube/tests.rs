@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 use burn::tensor::{Device, DeviceType, FloatDType, Tensor, TensorData};
 
 use crate::draws::{mix, unit};
-use crate::ops::{Score, attention, backward_from, cross_entropy, rms_norm, rms_norm_input, rope, swiglu};
+use crate::ops::{Activation, Score, attention, backward_from, cross_entropy, gated, rms_norm, rms_norm_input, rope};
 
 /// A wgpu device, where the machine has an adapter.
 pub(crate) fn device() -> Option<Device> {
@@ -51,8 +51,9 @@ fn results(numbers: &[Vec<f32>; 4], dtype: FloatDType, device: &Device) -> Vec<T
     let [cosines, sines] = tables;
     let turned = rope(x.clone(), cosines, sines, (0..12).map(|token| token % 3).collect());
     let of_norm = rms_norm_input(x.clone(), weight.clone(), y.clone(), 1e-5);
-    let gated = swiglu(Tensor::cat(vec![x.clone(), y], 3).reshape([24, 128])).reshape([2, 12, 4, 16]);
-    let all = [gated, rms_norm(x, weight, 1e-5), of_norm, turned, mixed.inner()];
+    let side_by_side = Tensor::cat(vec![x.clone(), y], 3).reshape([24, 128]);
+    let of_unit = gated(side_by_side, Activation::Silu).reshape([2, 12, 4, 16]);
+    let all = [of_unit, rms_norm(x, weight, 1e-5), of_norm, turned, mixed.inner()];
     let whole = all.into_iter().chain(of_leaves).map(|tensor| tensor.reshape([-1]));
     let of_logits = cross_entropy(logits, targets).1.reshape([-1]);
     whole.chain([of_logits]).map(|tensor| tensor.cast(FloatDType::F32)).collect()

@@ -1,4 +1,4 @@
-//! The gated unit on a GPU: silu(g) ∘ u and its gradients, a unit a vector of numbers.
+//! The gated unit on a GPU: act(g) ∘ u and its gradients, a unit a vector of numbers.
 
 use burn::backend::TensorMetadata;
 use burn_cubecl::kernel::into_contiguous;
@@ -6,6 +6,7 @@ use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
 use super::{element, empty, owned, units, vector_size};
+use crate::ops::gated::{Activation, GELU, GELU_CUBE};
 
 /// σ(x).
 #[cube]
@@ -14,12 +15,28 @@ fn sigmoid<N: Size>(x: Vector<f32, N>) -> Vector<f32, N> {
     one / (one + (-x).exp())
 }
 
+/// a(g).
+#[cube]
+fn argument<N: Size>(g: Vector<f32, N>, #[comptime] activation: Activation) -> Vector<f32, N> {
+    let cubic = Vector::<f32, N>::new(GELU) * (g + Vector::<f32, N>::new(GELU_CUBE) * g * g * g);
+    if comptime![activation == Activation::GeluTanh] { cubic } else { g }
+}
+
+/// a'(g).
+#[cube]
+fn slope<N: Size>(g: Vector<f32, N>, #[comptime] activation: Activation) -> Vector<f32, N> {
+    let one = Vector::<f32, N>::new(1.0f32);
+    let of_cubic = Vector::<f32, N>::new(GELU) * (one + Vector::<f32, N>::new(3.0f32) * Vector::<f32, N>::new(GELU_CUBE) * g * g);
+    if comptime![activation == Activation::GeluTanh] { of_cubic } else { one }
+}
+
 /// `inner` is half a row's width, in vectors.
 #[cube(launch)]
 fn output_of<F: Float, N: Size>(
     gate_up: &[Vector<F, N>],
     output: &mut [Vector<F, N>],
     inner: u32,
+    #[comptime] activation: Activation,
     #[define(F)] _element: ElemType,
 ) {
     if ABSOLUTE_POS < output.len() {
@@ -27,16 +44,17 @@ fn output_of<F: Float, N: Size>(
         let gate = ABSOLUTE_POS / inner * inner + ABSOLUTE_POS;
         let g = Vector::<f32, N>::cast_from(gate_up[gate]);
         let u = Vector::<f32, N>::cast_from(gate_up[gate + inner]);
-        output[ABSOLUTE_POS] = Vector::cast_from(g * sigmoid::<N>(g) * u);
+        output[ABSOLUTE_POS] = Vector::cast_from(g * sigmoid::<N>(argument::<N>(g, activation)) * u);
     }
 }
 
-/// In place: dG = dY ∘ u σ(g) (1 + g (1 - σ(g))), dU = dY ∘ silu(g).
+/// In place: dG = dY ∘ u σ(a) (1 + g a' (1 - σ(a))), dU = dY ∘ g σ(a).
 #[cube(launch)]
 fn gradients_of<F: Float, N: Size>(
     gate_up: &mut [Vector<F, N>],
     gradient: &[Vector<F, N>],
     inner: u32,
+    #[comptime] activation: Activation,
     #[define(F)] _element: ElemType,
 ) {
     if ABSOLUTE_POS < gradient.len() {
@@ -46,14 +64,14 @@ fn gradients_of<F: Float, N: Size>(
         let g = Vector::<f32, N>::cast_from(gate_up[gate]);
         let u = Vector::<f32, N>::cast_from(gate_up[gate + inner]);
         let d = Vector::<f32, N>::cast_from(gradient[ABSOLUTE_POS]);
-        let s = sigmoid::<N>(g);
-        gate_up[gate] = Vector::cast_from(d * u * s * (one + g * (one - s)));
+        let s = sigmoid::<N>(argument::<N>(g, activation));
+        gate_up[gate] = Vector::cast_from(d * u * s * (one + g * slope::<N>(g, activation) * (one - s)));
         gate_up[gate + inner] = Vector::cast_from(d * g * s);
     }
 }
 
-/// silu(gate) ∘ up of rows [rows, 2 · inner] in which they lie side by side.
-pub(in crate::ops) fn forward(gate_up: CubeTensor) -> CubeTensor {
+/// act(gate) ∘ up of rows [rows, 2 · inner] in which they lie side by side.
+pub(in crate::ops) fn forward(gate_up: CubeTensor, activation: Activation) -> CubeTensor {
     let gate_up = into_contiguous(gate_up);
     let [rows, width] = gate_up.shape().dims();
     let (client, element, inner) = (gate_up.client.clone(), element(&gate_up), width / 2);
@@ -62,13 +80,13 @@ pub(in crate::ops) fn forward(gate_up: CubeTensor) -> CubeTensor {
         let size = vector_size(&[inner]);
         let (cubes, cube) = units(&gate_up, rows * inner / size);
         let [gate_up, output] = [gate_up, output.clone()].map(CubeTensor::into_buffer_arg);
-        output_of::launch(&client, cubes, cube, size, gate_up, output, (inner / size) as u32, element);
+        output_of::launch(&client, cubes, cube, size, gate_up, output, (inner / size) as u32, activation, element);
     }
     output
 }
 
 /// The gradient of `gate_up`, in its place where nobody else holds it.
-pub(in crate::ops) fn backward(gate_up: CubeTensor, gradient: CubeTensor) -> CubeTensor {
+pub(in crate::ops) fn backward(gate_up: CubeTensor, gradient: CubeTensor, activation: Activation) -> CubeTensor {
     let (gate_up, gradient) = (owned(gate_up), into_contiguous(gradient));
     let [rows, inner] = gradient.shape().dims();
     let (client, element) = (gate_up.client.clone(), element(&gate_up));
@@ -76,7 +94,7 @@ pub(in crate::ops) fn backward(gate_up: CubeTensor, gradient: CubeTensor) -> Cub
         let size = vector_size(&[inner]);
         let (cubes, cube) = units(&gate_up, rows * inner / size);
         let [gate_up, gradient] = [gate_up.clone(), gradient].map(CubeTensor::into_buffer_arg);
-        gradients_of::launch(&client, cubes, cube, size, gate_up, gradient, (inner / size) as u32, element);
+        gradients_of::launch(&client, cubes, cube, size, gate_up, gradient, (inner / size) as u32, activation, element);
     }
     gate_up
 }
@@ -86,17 +104,18 @@ mod tests {
     use proptest::prelude::*;
 
     use super::super::tests::{device, drawn, worst};
-    use crate::ops::{backward_from, swiglu};
+    use crate::ops::{Activation, backward_from, gated};
 
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(12))]
         #[test]
-        fn it_is_what_the_cpu_computes(rows in 1usize..70, width in 1usize..70, seed in 0u64..1000) {
+        fn it_is_what_the_cpu_computes(rows in 1usize..70, width in 1usize..70, seed in 0u64..1000, is_gelu: bool) {
+            let activation = if is_gelu { Activation::GeluTanh } else { Activation::Silu };
             let Some(device) = device() else { return Ok(()) };
             let (gate_up, gradient) = (drawn(seed, rows * 2 * width, 8.0), drawn(seed + 1000, rows * width, 8.0));
             let of = |device| {
                 let gate_up = super::super::tests::tensor(&gate_up, [rows, 2 * width], device).autodiff().require_grad();
-                let output = swiglu(gate_up.clone());
+                let output = gated(gate_up.clone(), activation);
                 let gradients = backward_from(output.clone(), super::super::tests::tensor(&gradient, [rows, width], device));
                 [output.inner(), gate_up.grad(&gradients).expect("tracked")]
             };
