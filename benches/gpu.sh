@@ -3,7 +3,7 @@
 # speed and memory of training steps, and the same steps with transformers + PEFT. Each result is a line of OUT/gpu.jsonl; at the end
 # OUT/gpu.json has all of them and OUT/gpu.md the table. What fails or finds no time left is there as such.
 #
-#     cargo build --release --features cuda && cargo test --release --features cuda --test wgpu --no-run
+#     cargo build --release --features cuda && cargo test --release --features cuda --test gpu --no-run
 #     benches/gpu.sh target/release/rankine OUT [the test's binary: golden parity, through wgpu]
 #
 # The peer needs python3 with torch, transformers and peft; without them its lines say so. DEVICE and SECONDS_LEFT may be set.
