@@ -24,12 +24,20 @@ fn confine(memory_bytes: u64) -> std::io::Result<()> {
     let mut limits = vec![(Resource::RLIMIT_CORE, 0), (Resource::RLIMIT_FSIZE, 0), (Resource::RLIMIT_CPU, seconds)];
     // Elsewhere the address space of a fresh process is larger already.
     if cfg!(target_os = "linux") {
-        limits.push((Resource::RLIMIT_AS, memory_bytes));
+        limits.push((Resource::RLIMIT_AS, memory_bytes + address_space_bytes()));
     }
     for (resource, most) in limits {
         setrlimit(resource, most, most)?;
     }
     Ok(())
+}
+
+/// What the process has already: mostly the program, which is larger the more GPUs it knows. Source: proc(5), `VmSize`.
+#[cfg(unix)]
+fn address_space_bytes() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let kib = status.lines().find_map(|line| line.strip_prefix("VmSize:")?.trim().strip_suffix("kB")?.trim().parse::<u64>().ok());
+    kib.unwrap_or(0) << 10
 }
 
 #[cfg(not(unix))]

@@ -21,7 +21,7 @@ use crate::data::tokenize::SpecialTokens;
 pub const VERB: &str = "try-template";
 /// What a trial may take: a whole recipe's worth of rows renders faster.
 pub const TIME: Duration = Duration::from_secs(10);
-/// Address space of a trial beside the conversation. A rendering of 64 MiB, the largest that is taken, fits.
+/// Address space of a trial beside the conversation and the program. A rendering of 64 MiB, the largest that is taken, fits.
 const MEMORY_MIB: u64 = 512;
 /// Half of what a worker's thread has.
 const STACK_MIB: usize = 1;

@@ -59,6 +59,11 @@ impl BlockForm {
         self.tokens * self.width
     }
 
+    /// Gate and up, the widest of its tensors.
+    pub fn gate_up(&self) -> u64 {
+        2 * self.tokens * self.inner
+    }
+
     /// What its tape holds beside the input, which the first norm keeps. The rotation and the residual sums keep nothing.
     pub fn kept(&self) -> u64 {
         let [qkv, o, ..] = GROUPS;

@@ -57,7 +57,7 @@ fn two_small_blocks_are_counted_by_hand() {
     let work = 4 * input + adapters;
     let step = |gradients: u64, kept: u64, recomputed: u64, block: u64| StepParts {
         gradients_bytes: 4 * gradients,
-        kept_bytes: 4 * (kept + 2 * input / HELD_BACK),
+        kept_bytes: 4 * (kept + 2 * input / HELD_BACK + 2 * 3 * 6),
         recomputed_bytes: 4 * recomputed,
         block_bytes: 4 * block,
         head_bytes: 0,
