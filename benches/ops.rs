@@ -16,6 +16,7 @@ use rankine::nn::head::{Head, Wanted};
 use rankine::nn::lora::Lora;
 use rankine::nn::norm::RmsNorm;
 use rankine::nn::projection::Projection;
+use rankine::nn::table::Table;
 use rankine::ops::{Activation, Score, attention as attend, gated, matmul};
 
 const TOKENS: usize = 256;
@@ -113,7 +114,7 @@ fn projection(criterion: &mut Criterion) {
 
 /// Labelled rows a second: losses alone, and with the gradient of the input.
 fn head(criterion: &mut Criterion) {
-    let head = Head { norm: RmsNorm { weight: drawn([WIDTH]), epsilon: 1e-5 }, weight: drawn([VOCABULARY, WIDTH]) };
+    let head = Head { norm: RmsNorm { weight: drawn([WIDTH]), epsilon: 1e-5 }, table: Table::from(drawn([VOCABULARY, WIDTH])) };
     let hidden = drawn([TOKENS, WIDTH]);
     let targets: Vec<i32> = (0..TOKENS as u64).map(|row| (mix(row) % VOCABULARY as u64) as i32).collect();
     let mut group = group(criterion, "head", TOKENS);
@@ -121,7 +122,7 @@ fn head(criterion: &mut Criterion) {
     for (name, wanted) in [("losses", Wanted::Nothing), ("losses and gradient", Wanted::Input)] {
         group.bench_function(name, |bencher| {
             bencher.iter(|| {
-                let scored = head.score(hidden.clone(), &targets, rankine::train::head_chunk_rows(VOCABULARY), wanted);
+                let scored = head.score(hidden.clone(), &targets, rankine::train::head_chunk_rows(VOCABULARY), wanted, 1.0);
                 if let Some(gradient) = scored.gradient {
                     computed(gradient);
                 }

@@ -127,14 +127,18 @@ term! {
 }
 
 term! {
-    /// The numbers that the matrices of a frozen base are kept in; what is computed with them is computed in 32 bits.
+    /// The numbers that the matrices of a frozen base are kept in, and on a GPU those that go from layer to layer. Adapters, their gradients,
+    /// the optimizer, statistics of norms and the loss are 32-bit floats; so is everything that the CPU computes.
     ModelDtype {
-        /// As the checkpoint has them where that is bfloat16, and 32-bit floats elsewhere: no number changes.
+        /// On the CPU as the checkpoint has them where that is bfloat16, so that no number changes. On a GPU what it computes with in 16 bits,
+        /// bfloat16 rather than float16, where the checkpoint has no wider numbers. 32-bit floats elsewhere.
         Auto = "auto",
         /// 32-bit floats.
         Float32 = "float32",
         /// The upper half of 32-bit floats, rounded.
         Bfloat16 = "bfloat16",
+        /// IEEE 754 in 16 bits: nothing above 65504, and gradients are scaled. For GPUs without bfloat16.
+        Float16 = "float16",
     }
 }
 

@@ -48,7 +48,7 @@ fn the_doctor_lists_the_cpu_last_and_says_what_auto_takes() {
         assert!(adapter["limits"]["max_buffer_bytes"].as_u64().unwrap() > 0, "{adapter}");
         assert!(adapter["dtypes"].as_array().unwrap().contains(&"float32".into()), "{adapter}");
     }
-    assert_eq!(said["cuda"][0]["is_needed"], true);
+    assert_eq!(said["cuda"].as_array().unwrap().len(), 3, "driver, NVRTC and headers: {said}");
 }
 
 /// The recipe says `auto`, the lock what that came to.

@@ -10,16 +10,20 @@ use std::path::Path;
 
 use burn::tensor::Device;
 use common::*;
-use rankine::adapter::tensors;
+use rankine::adapter::{LoraConfig, attach, tensors};
+use rankine::data::{Batch, TokenRow};
 use rankine::device;
 use rankine::files::safetensors::Archive;
-use rankine::terms::Scheduler;
+use rankine::model::{DecoderSpec, Folder};
+use rankine::terms::{ModelDtype, Scheduler};
 use rankine::train::{AdamW, AdamWConfig, Gradients, Memory, Schedule, StepConfig, forward_backward};
 use serde_json::Value;
 use support::Desk;
 
 const LOGITS: f32 = 1e-3;
 const STEP_LOSS: f64 = 1e-3;
+/// Of layers that hand on float16.
+const HALF_STEP_LOSS: f64 = 1e-2;
 /// Of a tensor's norm.
 const GRADIENT: f32 = 1e-3;
 
@@ -43,7 +47,8 @@ fn relative(ours: &[f32], theirs: &[f32]) -> f32 {
 fn check_family(family: &str, device: &Device, memory: Memory, head_chunk_rows: usize) {
     let folder = golden(&format!("archs/{family}"));
     let (archive, info) = (Archive::open(&folder.join("golden.safetensors")).unwrap(), json(&folder.join("golden.json")));
-    let mut decoder = load_on(&folder.join("model"), device);
+    let model = Folder::open(&folder.join("model")).unwrap();
+    let mut decoder = model.load(ModelDtype::Float32, device, &|_| {}).unwrap();
     let first = rows(&archive, "", None);
     let base = logits_difference(&decoder, &first, &archive.read_f32("logits").unwrap().unwrap());
     attach_peft(&mut decoder, &folder.join("adapter"));
@@ -112,24 +117,63 @@ fn the_quickstart_begins_as_on_the_cpu() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let at = |name: &str| root.join(name).display().to_string();
     let recipe = at("recipes/quickstart.yaml");
-    let run = |device: &str| {
+    let run = |device: &str, dtype: &str| {
         let said = [
+            format!("training.model_dtype={dtype}"),
             format!("base_model={}", at("checkpoints/rankine-tiny")),
             format!("datasets.0.path={}", at("datasets/medical-glossary.parquet")),
             format!("device={device}"),
-            format!("output_dir={device}"),
+            format!("output_dir={device}-{dtype}"),
         ];
         let short = ["training.max_steps=4", "training.micro_batch_size=4", "evaluation.prompts=", "evaluation.val_set_size=0"];
         let said = said.iter().map(String::as_str).chain(short).collect::<Vec<_>>();
         desk.run(&[&["train", &recipe], &said[..]].concat()).says(device, 0, &[]);
-        losses(&desk.read_text(&format!("{device}/metrics.jsonl")))
+        losses(&desk.read_text(&format!("{device}-{dtype}/metrics.jsonl")))
     };
-    let (cpu, wgpu) = (run("cpu"), run("wgpu"));
+    let (cpu, wgpu) = (run("cpu", "float32"), run("wgpu", "float32"));
     let difference = furthest(&cpu, &wgpu);
     println!("losses on the CPU {cpu:?}, on the adapter {wgpu:?}, {difference:.1e} apart");
     assert!(cpu.len() == 4 && difference <= STEP_LOSS);
-    let lock = desk.read_text("wgpu/recipe.lock.yaml");
+    let lock = desk.read_text("wgpu-float32/recipe.lock.yaml");
     assert!(lock.contains("\ndevice: wgpu:0\n") && lock.contains("\ngpu: "), "{lock}");
+
+    if !device::wgpu_adapters()[0].takes(ModelDtype::Float16) {
+        println!("not in float16: the adapter has none");
+        return;
+    }
+    let halves = run("wgpu", "float16");
+    let difference = furthest(&cpu, &halves);
+    println!("losses in float16 {halves:?}, {difference:.1e} apart");
+    assert!(halves.len() == 4 && difference <= HALF_STEP_LOSS);
+    let state: Value = serde_json::from_str(&desk.read_text("wgpu-float16/checkpoints/step-4/state.json")).unwrap();
+    assert_eq!(state["loss_scale"], serde_json::json!({"exponent": 8, "steps": 4}));
+}
+
+/// An embedding that the adapter does not take as one tensor, and a head of its own. On adapters that take it, nothing is in pieces.
+#[test]
+fn a_vocabulary_beyond_the_largest_tensor_is_trained_in_pieces() {
+    let Some(device) = adapter() else { return };
+    let spec = DecoderSpec::read(&golden("archs/llama/model/config.json")).unwrap();
+    let spec = DecoderSpec { vocabulary: 150_011, width: 256, tied_head: false, ..spec };
+    println!("{} bytes, of {:?}", spec.vocabulary * spec.width * 4, device::largest_tensor_bytes(&device));
+    let row = |key: u64| {
+        let ids = (0..9).map(|place| ((key * 9 + place) * 7919 % spec.vocabulary as u64) as u32).collect();
+        (key, TokenRow { ids, trained: vec![true; 9] })
+    };
+    let batch = Batch::new((0..3).map(row));
+    let of = |device: &Device| {
+        let mut decoder = spec.draw(3, ModelDtype::Float32, device).unwrap();
+        attach(&mut decoder, &LoraConfig { init_lora_weights: false, ..LoraConfig::all_linear(4, 8.0) }, 3, None).unwrap();
+        let step = StepConfig { memory: Memory::KEEP, head_chunk_rows: 16, dropout: 0.0 };
+        let mut gradients = Gradients::default();
+        let loss = forward_backward(&decoder, &batch, step, [0, 0], &mut gradients);
+        let all = gradients.all().into_iter().flat_map(|row| row.into_data().iter::<f32>().collect::<Vec<_>>());
+        (loss.sum, all.collect::<Vec<f32>>())
+    };
+    let ((ours, gradients), (expected, exact)) = (of(&device), of(&Device::flex()));
+    let difference = relative(&gradients, &exact);
+    println!("loss {ours} and {expected}, gradients {difference:.1e} apart");
+    assert!((ours / expected - 1.0).abs() < 1e-5 && difference < GRADIENT, "{ours}, {expected}, {difference}");
 }
 
 #[test]

@@ -7,6 +7,7 @@ use std::panic::catch_unwind;
 
 use burn::tensor::{Device, DeviceKind, Tensor};
 use common::{FAMILIES, golden};
+use rankine::device::{Halves, halves};
 use rankine::model::DecoderSpec;
 use rankine::proof::{Tiny, prove};
 use rankine::terms::{Method, ModelDtype};
@@ -42,6 +43,24 @@ fn every_family_is_proven_on_an_adapter() {
         let spec = DecoderSpec::read(&golden(&format!("archs/{family}/model/config.json"))).unwrap();
         let verdict = prove(&Tiny::of(&spec, ModelDtype::Auto, Method::Lora), &device).unwrap();
         println!("{family}: {verdict}");
+        assert!(verdict.is_proven(), "{family}: {verdict}");
+    }
+}
+
+#[test]
+fn training_in_16_bits_is_that_on_the_cpu_but_for_rounding() {
+    let Some(device) = adapter() else { return };
+    let Halves::Computed(Some(half)) = halves(&device) else {
+        println!("skipped: the adapter computes in 32 bits only");
+        return;
+    };
+    let verdict = prove(&Tiny::of_all_mechanisms(half, Method::Lora), &device).unwrap();
+    println!("all mechanisms, {half}: {verdict}");
+    assert!(verdict.is_proven(), "{half}: {verdict}");
+    for family in FAMILIES {
+        let spec = DecoderSpec::read(&golden(&format!("archs/{family}/model/config.json"))).unwrap();
+        let verdict = prove(&Tiny::of(&spec, half, Method::Lora), &device).unwrap();
+        println!("{family}, {half}: {verdict}");
         assert!(verdict.is_proven(), "{family}: {verdict}");
     }
 }

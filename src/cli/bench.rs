@@ -20,7 +20,7 @@ use crate::model::{Decoder, DecoderSpec, Folder};
 use crate::plan::memory::{Load, Purpose, Rows, Trained};
 use crate::report::peak_memory_bytes;
 use crate::terms;
-use crate::train::{AdamW, AdamWConfig, Gradients, Memory, StepConfig, forward_backward, head_chunk_rows};
+use crate::train::{AdamW, AdamWConfig, Gradients, LossScale, Memory, StepConfig, forward_backward, head_chunk_rows};
 
 /// The optimizer's constants are those of the peer's script.
 const ADAMW: AdamWConfig = AdamWConfig { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.01, loraplus_lr_ratio: 1.0 };
@@ -59,7 +59,7 @@ pub(super) struct BenchArgs {
     /// Where to compute
     #[arg(long, default_value = "cpu", value_parser = parse_device)]
     device: terms::Device,
-    /// How the weights of the base are kept: `auto`, `float32` or `bfloat16`
+    /// How the weights of the base are kept: `auto`, `float32`, `bfloat16` or, on a GPU, `float16`
     #[arg(long, default_value = "auto", value_parser = parse_dtype)]
     model_dtype: terms::ModelDtype,
     /// Compute every block again in backward, in place of keeping its activations
@@ -77,7 +77,8 @@ pub(super) struct BenchArgs {
 }
 
 pub(super) fn parse_dtype(word: &str) -> Result<terms::ModelDtype, String> {
-    <terms::ModelDtype as terms::Term>::parse(word).ok_or_else(|| "expected `auto`, `float32` or `bfloat16`".to_owned())
+    <terms::ModelDtype as terms::Term>::parse(word)
+        .ok_or_else(|| "expected `auto`, `float32`, `bfloat16` or `float16`".to_owned())
 }
 
 pub(super) fn bench(args: &BenchArgs, started: Instant) -> Result<(), Failure> {
@@ -129,7 +130,7 @@ struct Measured {
 
 /// One optimizer step; the mean loss before it.
 fn step(decoder: &mut Decoder, optimizer: &mut AdamW, batch: &Batch, config: StepConfig) -> f64 {
-    let mut gradients = Gradients::default();
+    let mut gradients = Gradients::of(LossScale::of(decoder.computed, None).factor());
     let loss = forward_backward(decoder, batch, config, [SEED, 0], &mut gradients);
     let mean = 1.0 / loss.trained_tokens as f64;
     let gradients = gradients.scaled(mean);
@@ -164,7 +165,7 @@ fn fresh(rank: u64) -> LoraConfig {
 fn planned(args: &BenchArgs, decoder: &Decoder, rows: Rows, threads: usize) -> Result<Load, Failure> {
     let config = args.init_from.as_ref().map_or_else(|| Ok(fresh(args.rank)), |folder| peft::read_config(folder))?;
     let (spec, trained) = (decoder.spec.clone(), Trained::adapter(&config, &decoder.spec)?);
-    let kept_in = |folder: &PathBuf| Folder::open(folder)?.kept_in(args.model_dtype);
+    let kept_in = |folder: &PathBuf| Folder::open(folder)?.kept_in(args.model_dtype, device::halves(&decoder.device()));
     Ok(Load {
         spec,
         base_dtype: args.model.as_ref().map_or(Ok(args.model_dtype), kept_in)?,

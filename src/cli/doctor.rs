@@ -76,8 +76,7 @@ fn print_lines(devices: &[Found], choice: &Choice) -> Result<(), Failure> {
     if cfg!(feature = "cuda") {
         for part in device::parts() {
             let place = part.path.map_or_else(|| "not found".to_owned(), |path| path.display().to_string());
-            let need = if part.is_needed { "" } else { ", not needed by this build" };
-            print(format_args!("CUDA      {}: {place}{need}", part.name))?;
+            print(format_args!("CUDA      {}: {place}", part.name))?;
         }
     }
     for missing in device::missing() {

@@ -7,8 +7,9 @@ use serde_json::{Value, json};
 
 use super::{Failure, print};
 use crate::device::{self, Found, Kind};
+use crate::files::cache_folder;
 use crate::model::Folder;
-use crate::plan::{Plan, cache_folder};
+use crate::plan::Plan;
 use crate::proof::{self, Error, Key, Tiny, Verdict};
 use crate::report::{Event, Reporter};
 use crate::terms::{self, Method, ModelDtype};
@@ -17,7 +18,7 @@ use crate::terms::{self, Method, ModelDtype};
 /// `force` a device that is refused is used nevertheless, with a note.
 pub(super) fn before_training(plan: &Plan, device: &Device, force: bool, report: Reporter) -> Result<(), Failure> {
     let Some(found) = device::find(plan.device).filter(|found| found.kind != Kind::Processor) else { return Ok(()) };
-    let tiny = Tiny::of(&plan.model.spec, plan.model_dtype(), plan.trains.method());
+    let tiny = Tiny::of(&plan.model.spec, plan.model_dtype, plan.trains.method());
     match proof::prove_once(&found, &tiny, device, &cache_folder()) {
         Ok(verdict) => report(Event::Note(format!("training on `{}` is proven: {verdict}", plan.device))),
         Err(error) if force => report(Event::Note(format!("{error}; going on because of `--force`"))),
@@ -34,7 +35,11 @@ pub(super) fn is_proven(found: &Found) -> bool {
 /// Proves a device anew, with the mechanisms of a model or with all, and prints and keeps what came of it.
 pub(super) fn gradcheck(asked: terms::Device, model: Option<&Path>, dtype: ModelDtype, as_json: bool) -> Result<(), Failure> {
     let tiny = match model {
-        Some(folder) => Tiny::of(&Folder::open(folder)?.spec, dtype, Method::Lora),
+        Some(folder) => {
+            let folder = Folder::open(folder)?;
+            let dtype = folder.kept_in(dtype, device::find(asked).unwrap_or_else(device::cpu).halves())?;
+            Tiny::of(&folder.spec, dtype, Method::Lora)
+        }
         None => Tiny::of_all_mechanisms(dtype, Method::Lora),
     };
     let opened = device::open(asked)?;

@@ -1,7 +1,7 @@
 //! NVIDIA GPUs: what of CUDA is on this machine. burn panics on a thread of its own where the driver is missing, so it is looked for
-//! before burn is asked.
+//! before burn is asked, and so are NVRTC, which compiles the kernels, and the headers that they include.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::libraries;
@@ -15,14 +15,11 @@ pub struct Part {
     pub name: &'static str,
     /// Where it lies; `None` where it is missing.
     pub path: Option<PathBuf>,
-    /// Whether nothing goes without it. Kernels are compiled by the LLVM that is in the build; NVRTC and the headers are for kernels
-    /// in C++.
-    pub is_needed: bool,
     /// How to come to it.
     pub advice: &'static str,
 }
 
-/// Everything of CUDA that a run could ask for.
+/// Everything of CUDA that a run asks for.
 pub fn parts() -> [Part; 3] {
     let driver = if cfg!(windows) { "nvcuda.dll" } else { "libcuda.so" };
     let compiler = if cfg!(windows) { "nvrtc64" } else { "libnvrtc.so" };
@@ -30,19 +27,16 @@ pub fn parts() -> [Part; 3] {
         Part {
             name: "the NVIDIA driver (libcuda)",
             path: libraries::find(driver),
-            is_needed: true,
             advice: "install NVIDIA's driver; in a container start it with the GPU, such as `docker run --gpus all`",
         },
         Part {
             name: "NVRTC (libnvrtc)",
             path: libraries::find(compiler),
-            is_needed: false,
             advice: "install the CUDA toolkit, or add its folder to LD_LIBRARY_PATH",
         },
         Part {
-            name: "the CUDA headers (cuda.h)",
+            name: "the CUDA headers (cuda_fp16.h)",
             path: headers(),
-            is_needed: false,
             advice: "install the CUDA toolkit, or set CUDA_PATH to it",
         },
     ]
@@ -51,13 +45,15 @@ pub fn parts() -> [Part; 3] {
 /// Looked for where cubecl looks.
 fn headers() -> Option<PathBuf> {
     let said = std::env::var_os("CUDA_PATH").map(PathBuf::from);
-    let usual = ["/usr/local/cuda", "/opt/cuda", "/usr"].map(PathBuf::from);
-    let folders = said.map_or_else(|| usual.to_vec(), |said| vec![said]);
-    folders.into_iter().map(|folder| folder.join("include/cuda.h")).find(|header| header.exists())
+    let of_system = || Path::new("/usr/bin/nvcc").exists().then(|| PathBuf::from("/usr"));
+    let usual =
+        || ["/usr/local/cuda", "/opt/cuda"].into_iter().map(PathBuf::from).find(|folder| folder.exists()).or_else(of_system);
+    let header = said.or_else(usual)?.join("include/cuda_fp16.h");
+    header.exists().then_some(header)
 }
 
 /// What `nvidia-smi` is asked for, in this order.
-const ASKED: &str = "--query-gpu=index,uuid,name,driver_version,memory.total,memory.free,pci.bus_id";
+const ASKED: &str = "--query-gpu=index,uuid,name,driver_version,memory.total,memory.free,pci.bus_id,compute_cap";
 
 /// The GPUs that the driver shows to this process, in the order of its indices. `nvidia-smi` comes with the driver.
 pub(super) fn list() -> Vec<Found> {
@@ -75,7 +71,8 @@ struct Card {
 
 fn parse(said: &str) -> Vec<Card> {
     let card = |line: &str| {
-        let [index, uuid, name, driver, total, free, pci] = line.split(", ").map(str::trim).collect::<Vec<_>>()[..] else {
+        let [index, uuid, name, driver, total, free, pci, capability] = line.split(", ").map(str::trim).collect::<Vec<_>>()[..]
+        else {
             return None;
         };
         let mebibytes = |number: &str| number.parse::<u64>().ok().map(|mebibytes| mebibytes << 20);
@@ -88,7 +85,11 @@ fn parse(said: &str) -> Vec<Card> {
             bus: Some(pci.to_lowercase()),
             memory_bytes: mebibytes(total),
             free_memory_bytes: mebibytes(free),
-            dtypes: vec!["float32", "float16", "bfloat16"],
+            // Products in bfloat16 begin with Ampere, 8.0; a driver that does not tell is too old for it.
+            dtypes: match capability.parse::<f32>() {
+                Ok(capability) if capability >= 8.0 => vec!["float32", "float16", "bfloat16"],
+                _ => vec!["float32", "float16"],
+            },
             limits: None,
         };
         Some(Card { index: index.to_owned(), uuid: uuid.to_owned(), found })
@@ -113,7 +114,7 @@ fn visible(cards: Vec<Card>, said: Option<&str>) -> Vec<Found> {
 mod tests {
     use super::*;
 
-    const SAID: &str = "0, GPU-11aa, NVIDIA L4, 550.54.15, 23034, 22500, 00000000:01:00.0\n1, GPU-22bb, NVIDIA H200, 550.54.15, 143771, 143000, 00000000:41:00.0\n";
+    const SAID: &str = "0, GPU-11aa, NVIDIA T4, 550.54.15, 23034, 22500, 00000000:01:00.0, 7.5\n1, GPU-22bb, NVIDIA H200, 550.54.15, 143771, 143000, 00000000:41:00.0, 9.0\n";
 
     #[test]
     fn cards_are_numbered_as_cuda_sees_them() {
@@ -121,13 +122,14 @@ mod tests {
             visible(parse(SAID), said).into_iter().map(|found| (found.device.to_string(), found.name)).collect()
         };
         let pair = |device: &str, name: &str| (device.to_owned(), name.to_owned());
-        assert_eq!(names(None), [pair("cuda:0", "NVIDIA L4"), pair("cuda:1", "NVIDIA H200")]);
-        assert_eq!(names(Some("GPU-22bb,0")), [pair("cuda:0", "NVIDIA H200"), pair("cuda:1", "NVIDIA L4")]);
+        assert_eq!(names(None), [pair("cuda:0", "NVIDIA T4"), pair("cuda:1", "NVIDIA H200")]);
+        assert_eq!(names(Some("GPU-22bb,0")), [pair("cuda:0", "NVIDIA H200"), pair("cuda:1", "NVIDIA T4")]);
         assert_eq!(names(Some("1,-1,0")), [pair("cuda:0", "NVIDIA H200")]);
         assert!(names(Some("")).is_empty());
         assert!(parse("Failed to initialize NVML: Driver/library version mismatch\n").is_empty());
         let card = &parse(SAID)[1].found;
         assert_eq!((card.memory_bytes, card.driver.as_str()), (Some(143_771 << 20), "550.54.15"));
+        assert!(card.takes(terms::ModelDtype::Bfloat16) && !parse(SAID)[0].found.takes(terms::ModelDtype::Bfloat16));
         assert_eq!(card.bus.as_deref(), Some("00000000:41:00.0"));
     }
 }

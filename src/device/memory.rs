@@ -28,6 +28,19 @@ pub fn peak_memory_bytes(device: &Device) -> Option<u64> {
     Some(PEAK.fetch_max(held, Relaxed).max(held))
 }
 
+/// The largest tensor that a device takes, bytes; `None` on the CPU.
+#[cfg(any(feature = "wgpu", feature = "cuda"))]
+pub fn largest_tensor_bytes(device: &Device) -> Option<u64> {
+    let tensor = burn::tensor::Tensor::<1>::empty([1], device).try_into_primitive::<burn::backend::Cube>().ok()?;
+    Some(tensor.client.properties().memory.max_page_size)
+}
+
+/// This build has the CPU only.
+#[cfg(not(any(feature = "wgpu", feature = "cuda")))]
+pub fn largest_tensor_bytes(_: &Device) -> Option<u64> {
+    None
+}
+
 /// The first panic that told of memory.
 static RAN_OUT: OnceLock<String> = OnceLock::new();
 

@@ -70,7 +70,7 @@ fn of_cuda() -> Vec<Missing> {
             vec![Missing::new("`cuda` is not in this build, and there is a GPU of NVIDIA", "build with `--features cuda`")]
         }
         (true, _) => {
-            let wanted = cuda::parts().into_iter().filter(|part| part.is_needed && part.path.is_none());
+            let wanted = cuda::parts().into_iter().filter(|part| part.path.is_none());
             wanted.map(|part| Missing::new(part.name, part.advice)).collect()
         }
     }

@@ -4,6 +4,9 @@
 mod adapters;
 mod auto;
 mod cuda;
+mod halves;
+#[cfg(any(feature = "wgpu", feature = "cuda"))]
+mod kernels;
 mod libraries;
 mod list;
 mod memory;
@@ -12,8 +15,9 @@ mod processor;
 
 pub use auto::{Choice, choose};
 pub use cuda::{Part, parts};
+pub use halves::{Halves, halves};
 pub use list::{Found, Identity, Kind, Limits, cpu, cuda_gpus, usable, wgpu_adapters};
-pub use memory::{free_memory_bytes, overhear, peak_memory_bytes, ran_out};
+pub use memory::{free_memory_bytes, largest_tensor_bytes, overhear, peak_memory_bytes, ran_out};
 pub use missing::{Missing, missing};
 pub use processor::{cpu_features, product_flops_per_second, set_threads};
 
@@ -111,7 +115,7 @@ pub fn check(choice: terms::Device) -> Result<(), Error> {
         return Err(Error::NotBuilt { asked: choice, usable: usable() });
     }
     if matches!(choice, terms::Device::Cuda(_)) {
-        let missing = parts().into_iter().find(|part| part.is_needed && part.path.is_none());
+        let missing = parts().into_iter().find(|part| part.path.is_none());
         if let Some(missing) = missing {
             return Err(Error::NoDriver { asked: choice, missing });
         }
@@ -134,6 +138,8 @@ pub fn open(choice: terms::Device) -> Result<Device, Error> {
     if let Some((_, device)) = opened.iter().find(|(known, _)| *known == choice) {
         return Ok(device.clone());
     }
+    #[cfg(any(feature = "wgpu", feature = "cuda"))]
+    kernels::configure();
     let device = open_anew(choice).map_err(|reason| Error::NotOpened { asked: choice, reason })?;
     opened.push((choice, device.clone()));
     Ok(device)
@@ -157,7 +163,7 @@ fn open_cuda(index: usize) -> Result<Device, String> {
         let _ = burn::tensor::Tensor::<1>::zeros([1], &device).into_data();
         device
     };
-    std::panic::catch_unwind(touch).map_err(|panic| crate::files::panic_words(&*panic))
+    std::panic::catch_unwind(touch).map_err(|panic| crate::files::panic_words(&*panic).to_owned())
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 //! container.
 
 mod atomic;
+mod cache;
 mod claim;
 pub(crate) mod disk;
 pub mod float;
@@ -19,6 +20,7 @@ pub use atomic::{
     create_folder, link_atomic, remove_folder, remove_leftovers, settle, temporary_folder_in, temporary_in, write_atomic,
     write_folder_atomic, write_pieces_atomic,
 };
+pub use cache::cache_folder;
 pub use claim::{Claim, Refused};
 pub use float::Float;
 pub use guard::{guarded, panic_words};

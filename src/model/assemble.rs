@@ -1,5 +1,7 @@
 //! Numbers by name to a [`Decoder`]. Linear weights turn from [out, in], as files have them, to [in, out].
 
+use std::ops::Range;
+
 use burn::tensor::{DType, Device, Tensor, TensorData};
 
 use super::Error;
@@ -8,9 +10,11 @@ use super::decoder::Decoder;
 use super::spec::{
     ATTENTION, DecoderSpec, EMBEDDING, FINAL_NORM, HEAD, LAYER_NORMS, LayerSpec, LinearSpec, MLP, QUERY_KEY_NORMS, norm_name,
 };
+use crate::device::{self, Halves};
 use crate::nn::head::Head;
 use crate::nn::norm::RmsNorm;
 use crate::nn::projection::Projection;
+use crate::nn::table::Table;
 use crate::report::{Event, Reporter};
 use crate::terms::{Method, ModelDtype};
 
@@ -19,6 +23,7 @@ pub(super) fn numbers_of(dtype: ModelDtype) -> DType {
     match dtype {
         ModelDtype::Auto | ModelDtype::Float32 => DType::F32,
         ModelDtype::Bfloat16 => DType::BF16,
+        ModelDtype::Float16 => DType::F16,
     }
 }
 
@@ -26,13 +31,13 @@ pub(super) fn numbers_of(dtype: ModelDtype) -> DType {
 pub(super) trait Source {
     /// Those of a vector.
     fn vector(&self, name: &str, length: usize) -> Result<Vec<f32>, Error>;
-    /// Those of a matrix in the order of a checkpoint, f32 or bf16.
-    fn matrix(&self, name: &str, shape: [usize; 2], dtype: DType) -> Result<TensorData, Error>;
-    /// Those of a matrix, which a checkpoint has as [rows, columns], as [columns, rows], f32 or bf16.
+    /// Those of some rows of a matrix in the order of a checkpoint, f32, bf16 or f16.
+    fn rows(&self, name: &str, rows: Range<usize>, columns: usize, dtype: DType) -> Result<TensorData, Error>;
+    /// Those of a matrix, which a checkpoint has as [rows, columns], as [columns, rows], f32, bf16 or f16.
     fn transposed(&self, name: &str, shape: [usize; 2], dtype: DType) -> Result<TensorData, Error>;
 }
 
-/// Makes the decoder. Its matrices have this dtype; what is small, norms and biases, is f32.
+/// Makes the decoder. Its matrices have this dtype, but that the CPU keeps f16 as f32; what is small, norms and biases, is f32.
 pub(super) fn assemble(
     source: &dyn Source,
     spec: DecoderSpec,
@@ -40,7 +45,11 @@ pub(super) fn assemble(
     device: &Device,
     report: Reporter,
 ) -> Result<Decoder, Error> {
-    let assembly = Assembly { source, spec: &spec, dtype, device };
+    let (kept, computed) = match device::halves(device) {
+        Halves::Widened => (if dtype == DType::F16 { DType::F32 } else { dtype }, DType::F32),
+        Halves::Computed(_) => (dtype, dtype),
+    };
+    let assembly = Assembly { source, spec: &spec, dtype, kept, device };
     let (mut ropes, mut spans) = (Vec::new(), Vec::new());
     let linears = spec.projections();
     let mut blocks = Vec::with_capacity(spec.layers.len());
@@ -50,16 +59,19 @@ pub(super) fn assemble(
         let (done, total) = (index as u64 + 1, spec.layers.len() as u64);
         report(Event::Progress { what: "loading the base model".to_owned(), done, total });
     }
-    let embedding = assembly.matrix(EMBEDDING)?;
-    let weight = if spec.tied_head { embedding.clone() } else { assembly.matrix(HEAD)? };
-    let head = Head { norm: assembly.norm(FINAL_NORM, spec.width)?, weight };
-    Ok(Decoder { trained: Method::Lora, embedding, blocks, head, ropes, spans, spec })
+    let embedding = assembly.table(EMBEDDING)?;
+    let table = if spec.tied_head { embedding.clone() } else { assembly.table(HEAD)? };
+    let head = Head { norm: assembly.norm(FINAL_NORM, spec.width)?, table };
+    Ok(Decoder { trained: Method::Lora, computed, embedding, blocks, head, ropes, spans, spec })
 }
 
 struct Assembly<'a> {
     source: &'a dyn Source,
     spec: &'a DecoderSpec,
+    /// As they are read.
     dtype: DType,
+    /// As they are kept.
+    kept: DType,
     device: &'a Device,
 }
 
@@ -68,10 +80,17 @@ impl Assembly<'_> {
         Ok(Tensor::from_data(TensorData::new(self.source.vector(name, length)?, [length]), self.device))
     }
 
-    /// A matrix [vocabulary, width] as it is stored.
-    fn matrix(&self, name: &str) -> Result<Tensor<2>, Error> {
-        let shape = [self.spec.vocabulary, self.spec.width];
-        Ok(Tensor::from_data(self.source.matrix(name, shape, self.dtype)?, (self.device, self.dtype)))
+    /// A matrix [vocabulary, width], in as few pieces as the device takes.
+    fn table(&self, name: &str) -> Result<Table, Error> {
+        let (vocabulary, width) = (self.spec.vocabulary, self.spec.width);
+        let most = device::largest_tensor_bytes(self.device).unwrap_or(u64::MAX) / (width * self.kept.size()) as u64;
+        let pieces = (vocabulary as u64).div_ceil(most.max(1)) as usize;
+        let piece = |first: usize, end: usize| -> Result<Tensor<2>, Error> {
+            Ok(Tensor::from_data(self.source.rows(name, first..end, width, self.dtype)?, (self.device, self.kept)))
+        };
+        let rows = vocabulary.div_ceil(pieces);
+        let each = (0..vocabulary).step_by(rows).map(|first| piece(first, vocabulary.min(first + rows)));
+        Ok(Table::of(each.collect::<Result<_, _>>()?))
     }
 
     fn norm(&self, name: &str, width: usize) -> Result<RmsNorm, Error> {
@@ -81,7 +100,7 @@ impl Assembly<'_> {
     fn projection(&self, linear: &LinearSpec) -> Result<Projection, Error> {
         let LinearSpec { name, inputs, outputs, bias } = linear;
         let weight = self.source.transposed(&format!("{name}.weight"), [*outputs, *inputs], self.dtype)?;
-        let weight = Tensor::from_data(weight, (self.device, self.dtype));
+        let weight = Tensor::from_data(weight, (self.device, self.kept));
         let bias = if *bias { Some(self.vector(&format!("{name}.bias"), *outputs)?) } else { None };
         Ok(Projection { name: name.clone(), weight, bias, lora: None })
     }

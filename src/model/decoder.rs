@@ -13,6 +13,7 @@ use crate::nn::head::Head;
 use crate::nn::lora::Lora;
 use crate::nn::projection::Projection;
 use crate::nn::rope::{RopeSpec, RopeTables};
+use crate::nn::table::Table;
 use crate::nn::weight::Weight;
 use crate::terms::Method;
 
@@ -23,8 +24,10 @@ pub struct Decoder {
     pub spec: DecoderSpec,
     /// Which of its weights train.
     pub trained: Method,
+    /// What goes from layer to layer: f32 on the CPU, as the matrices are on a GPU.
+    pub computed: DType,
     /// [vocabulary, width].
-    pub(super) embedding: Tensor<2>,
+    pub(super) embedding: Table,
     /// Bottom first.
     pub blocks: Vec<Block>,
     /// Final norm and vocabulary projection.
@@ -36,7 +39,7 @@ pub struct Decoder {
 impl Decoder {
     /// Where its tensors are.
     pub fn device(&self) -> Device {
-        self.embedding.device()
+        self.head.norm.weight.device()
     }
 
     /// What all blocks share for documents of these lengths, laid end to end in one row; `dropout` has one key a token. A token sees its
@@ -88,8 +91,8 @@ impl Decoder {
     /// `ids` [batch, sequence], result [batch, sequence, width].
     pub fn embed(&self, ids: Tensor<2, Int>) -> Tensor<3> {
         let [batch, sequence] = ids.dims();
-        let rows = self.embedding.clone().select(0, ids.reshape([batch * sequence])); // [tokens, width]
-        rows.cast(DType::F32).reshape([batch, sequence, self.spec.width])
+        let rows = self.embedding.select(ids.reshape([batch * sequence])); // [tokens, width]
+        rows.cast(self.computed).reshape([batch, sequence, self.spec.width])
     }
 
     /// The hidden rows before the final norm that the frame wants, without a tape, [batch, rows, width].
@@ -105,18 +108,21 @@ impl Decoder {
 
     /// Visits the weights that train, with their names, in an order that never changes: the embedding, the blocks from the bottom, the
     /// final norm and the head.
+    ///
+    /// # Panics
+    /// Every weight trains, and the embedding is in pieces.
     pub fn visit(&mut self, visit: &mut dyn FnMut(&str, Weight)) {
         let is_full = self.trained == Method::Full;
         if is_full {
-            visit(EMBEDDING, Weight::Matrix(&mut self.embedding));
+            visit(EMBEDDING, Weight::Matrix(whole(&mut self.embedding)));
         }
         self.blocks.iter_mut().for_each(|block| block.visit(self.trained, visit));
         if is_full {
             visit(FINAL_NORM, Weight::Vector(&mut self.head.norm.weight));
         }
         match (is_full, self.spec.tied_head) {
-            (true, true) => self.head.weight = self.embedding.clone(),
-            (true, false) => visit(HEAD, Weight::Matrix(&mut self.head.weight)),
+            (true, true) => self.head.table = self.embedding.clone(),
+            (true, false) => visit(HEAD, Weight::Matrix(whole(&mut self.head.table))),
             (false, _) => {}
         }
     }
@@ -185,4 +191,9 @@ impl Decoder {
     pub fn adapters_mut(&mut self) -> impl Iterator<Item = &mut Lora> {
         self.projections_mut().filter_map(|projection| projection.lora.as_mut())
     }
+}
+
+/// A table that trains.
+fn whole(table: &mut Table) -> &mut Tensor<2> {
+    table.whole_mut().expect("a table that trains is whole")
 }

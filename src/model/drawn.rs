@@ -1,9 +1,10 @@
 //! A decoder of drawn numbers: for speed and memory, which do not depend on what the numbers are.
 
+use std::ops::Range;
 use std::path::Path;
 
 use burn::tensor::{DType, Device, TensorData};
-use half::bf16;
+use half::{bf16, f16};
 use rayon::prelude::*;
 
 use super::assemble::{Source, assemble, numbers_of};
@@ -34,6 +35,7 @@ fn made(shape: [usize; 2], dtype: DType, number: impl Fn(usize) -> f32 + Send + 
     let places = (0..shape[0] * shape[1]).into_par_iter();
     match dtype {
         DType::BF16 => TensorData::new(places.map(|place| bf16::from_f32(number(place))).collect(), shape),
+        DType::F16 => TensorData::new(places.map(|place| f16::from_f32(number(place))).collect(), shape),
         _ => TensorData::new(places.map(number).collect::<Vec<f32>>(), shape),
     }
 }
@@ -43,8 +45,9 @@ impl Source for Drawn {
         Ok((0..length).map(self.numbers(name)).collect())
     }
 
-    fn matrix(&self, name: &str, shape: [usize; 2], dtype: DType) -> Result<TensorData, Error> {
-        Ok(made(shape, dtype, self.numbers(name)))
+    fn rows(&self, name: &str, rows: Range<usize>, columns: usize, dtype: DType) -> Result<TensorData, Error> {
+        let number = self.numbers(name);
+        Ok(made([rows.len(), columns], dtype, |place| number(rows.start * columns + place)))
     }
 
     fn transposed(&self, name: &str, [rows, columns]: [usize; 2], dtype: DType) -> Result<TensorData, Error> {

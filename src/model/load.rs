@@ -2,10 +2,11 @@
 //! megabytes are in memory.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::{DType, Device, TensorData};
-use half::bf16;
+use half::{bf16, f16};
 use serde_json::{Map, Value};
 
 use super::assemble::{Source, assemble, numbers_of};
@@ -14,6 +15,7 @@ use super::decoder::Decoder;
 use super::spec::{DecoderSpec, EMBEDDING, HEAD};
 use super::transpose::{read_straight, read_transposed};
 use super::{Error, families};
+use crate::device::{self, Halves};
 use crate::files::safetensors::{Archive, Stored};
 use crate::files::{Float, JSON_BYTES, listed, read_text_up_to};
 use crate::report::Reporter;
@@ -50,23 +52,23 @@ impl Folder {
         Weights::open(&self.path, &self.spec).map(drop)
     }
 
-    /// Loads the weights, matrices in the dtype asked for: `auto` is bf16 where the files have nothing else, and f32 elsewhere, so that no
-    /// number changes.
+    /// Loads the weights, matrices in the dtype asked for, where `auto` is what [`ModelDtype::Auto`] says of the device.
     ///
     /// # Errors
-    /// Tensors are missing, left over or of another shape (all of them are listed), or a file is damaged.
+    /// Tensors are missing, left over or of another shape (all of them are listed), a number does not fit into the dtype, or a file is
+    /// damaged.
     pub fn load(&self, dtype: ModelDtype, device: &Device, report: Reporter) -> Result<Decoder, Error> {
         let weights = Weights::open(&self.path, &self.spec)?;
-        let dtype = weights.kept_in(dtype, &self.spec)?;
+        let dtype = weights.kept_in(dtype, &self.spec, device::halves(device))?;
         assemble(&weights, self.spec.clone(), numbers_of(dtype), device, report)
     }
 
-    /// The dtype in which [`Folder::load`] keeps matrices where this one is asked for: never `auto`.
+    /// The dtype in which [`Folder::load`] keeps matrices on a device where this one is asked for: never `auto`.
     ///
     /// # Errors
     /// As of [`Folder::check_weights`].
-    pub fn kept_in(&self, dtype: ModelDtype) -> Result<ModelDtype, Error> {
-        Weights::open(&self.path, &self.spec)?.kept_in(dtype, &self.spec)
+    pub fn kept_in(&self, dtype: ModelDtype, halves: Halves) -> Result<ModelDtype, Error> {
+        Weights::open(&self.path, &self.spec)?.kept_in(dtype, &self.spec, halves)
     }
 }
 
@@ -185,28 +187,42 @@ impl Weights {
     }
 
     /// The dtype in which a model is kept.
-    fn kept_in(&self, asked: ModelDtype, spec: &DecoderSpec) -> Result<ModelDtype, Error> {
-        Ok(match asked {
-            ModelDtype::Float32 | ModelDtype::Bfloat16 => asked,
-            ModelDtype::Auto => {
-                let of_matrices = spec.tensors().into_iter().filter(|(_, shape)| shape.len() == 2);
-                let floats = of_matrices.map(|(name, _)| Ok(self.stored(&name)?.float)).collect::<Result<Vec<_>, Error>>()?;
-                if floats.iter().all(|float| *float == Float::Bf16) { ModelDtype::Bfloat16 } else { ModelDtype::Float32 }
-            }
+    fn kept_in(&self, asked: ModelDtype, spec: &DecoderSpec, halves: Halves) -> Result<ModelDtype, Error> {
+        if asked != ModelDtype::Auto {
+            return Ok(asked);
+        }
+        let of_matrices = spec.tensors().into_iter().filter(|(_, shape)| shape.len() == 2);
+        let floats = of_matrices.map(|(name, _)| Ok(self.stored(&name)?.float)).collect::<Result<Vec<_>, Error>>()?;
+        Ok(match halves {
+            Halves::Widened if floats.iter().all(|float| *float == Float::Bf16) => ModelDtype::Bfloat16,
+            Halves::Computed(Some(half)) if !floats.contains(&Float::F32) => half,
+            _ => ModelDtype::Float32,
         })
+    }
+}
+
+/// The numbers, of which none became infinite on its way into 16 bits.
+fn finite(name: &str, numbers: Vec<f16>) -> Result<Vec<f16>, Error> {
+    if numbers.iter().any(|number| number.is_infinite()) {
+        Err(Error::BeyondFloat16 { name: name.to_owned() })
+    } else {
+        Ok(numbers)
     }
 }
 
 impl Source for Weights {
     fn vector(&self, name: &str, _length: usize) -> Result<Vec<f32>, Error> {
-        Ok(read_straight(&self.stored(name)?))
+        let stored = self.stored(name)?;
+        Ok(read_straight(&stored, 0..stored.len()))
     }
 
-    fn matrix(&self, name: &str, shape: [usize; 2], dtype: DType) -> Result<TensorData, Error> {
-        let stored = self.stored(name)?;
+    fn rows(&self, name: &str, rows: Range<usize>, columns: usize, dtype: DType) -> Result<TensorData, Error> {
+        let (stored, shape) = (self.stored(name)?, [rows.len(), columns]);
+        let numbers = rows.start * columns..rows.end * columns;
         Ok(match dtype {
-            DType::BF16 => TensorData::new(read_straight::<bf16>(&stored), shape),
-            _ => TensorData::new(read_straight::<f32>(&stored), shape),
+            DType::BF16 => TensorData::new(read_straight::<bf16>(&stored, numbers), shape),
+            DType::F16 => TensorData::new(finite(name, read_straight::<f16>(&stored, numbers))?, shape),
+            _ => TensorData::new(read_straight::<f32>(&stored, numbers), shape),
         })
     }
 
@@ -214,6 +230,7 @@ impl Source for Weights {
         let stored = self.stored(name)?;
         Ok(match dtype {
             DType::BF16 => TensorData::new(read_transposed::<bf16>(&stored, rows, columns), [columns, rows]),
+            DType::F16 => TensorData::new(finite(name, read_transposed::<f16>(&stored, rows, columns))?, [columns, rows]),
             _ => TensorData::new(read_transposed::<f32>(&stored, rows, columns), [columns, rows]),
         })
     }

@@ -54,6 +54,12 @@ pub enum Error {
         /// One line a tensor.
         faults: Vec<String>,
     },
+    /// A weight has numbers that float16 has not.
+    #[error("tensor `{name}` has numbers beyond 65504, the largest of float16")]
+    BeyondFloat16 {
+        /// The tensor.
+        name: String,
+    },
     /// There are no weights in a format that is read.
     #[error("`{}` has no model.safetensors and no model.safetensors.index.json{found}", folder.display())]
     NoWeights {
@@ -81,6 +87,7 @@ impl Explain for Error {
             Self::Tensors { .. } => {
                 Some("compare the folder with its origin: a shard may be missing or config.json be another model's".into())
             }
+            Self::BeyondFloat16 { .. } => Some("set `training.model_dtype: float32`".into()),
             Self::NoWeights { .. } => {
                 Some("convert the weights to safetensors; pickle files can run code and are refused".into())
             }

@@ -3,8 +3,8 @@
 
 use std::ops::Range;
 
-use half::bf16;
 use half::vec::HalfBitsVecExt;
+use half::{bf16, f16};
 use rayon::prelude::*;
 
 use crate::files::Float;
@@ -49,19 +49,31 @@ impl Element for bf16 {
     }
 }
 
-/// Numbers in the order in which they are stored.
-pub fn read_straight<T: Element>(stored: &Stored) -> Vec<T> {
-    match stored.float {
-        Float::F32 => straight::<F32, T>(stored),
-        Float::F16 => straight::<F16, T>(stored),
-        Float::Bf16 => straight::<Bf16, T>(stored),
+impl Element for f16 {
+    #[inline]
+    fn nearest(number: f32) -> Self {
+        Self::from_f32(number)
+    }
+
+    fn zeros(count: usize) -> Vec<Self> {
+        vec![0_u16; count].reinterpret_into()
     }
 }
 
-fn straight<S: Number<Bytes: Sync>, T: Element>(stored: &Stored) -> Vec<T> {
-    let (mut output, piece) = (T::zeros(stored.len()), BAND_BYTES / stored.float.bytes());
+/// Some numbers in the order in which they are stored.
+pub fn read_straight<T: Element>(stored: &Stored, numbers: Range<usize>) -> Vec<T> {
+    match stored.float {
+        Float::F32 => straight::<F32, T>(stored, numbers),
+        Float::F16 => straight::<F16, T>(stored, numbers),
+        Float::Bf16 => straight::<Bf16, T>(stored, numbers),
+    }
+}
+
+fn straight<S: Number<Bytes: Sync>, T: Element>(stored: &Stored, numbers: Range<usize>) -> Vec<T> {
+    let (mut output, piece) = (T::zeros(numbers.len()), BAND_BYTES / stored.float.bytes());
     output.chunks_mut(piece).enumerate().for_each(|(index, output)| {
-        let source = S::chunks(stored.bytes(index * piece..index * piece + output.len()));
+        let start = numbers.start + index * piece;
+        let source = S::chunks(stored.bytes(start..start + output.len()));
         let convert = |(number, bytes): (&mut T, &S::Bytes)| *number = T::nearest(S::get(*bytes));
         output.par_iter_mut().zip(source).with_min_len(PIECE).for_each(convert);
     });
@@ -165,6 +177,10 @@ mod tests {
         let rounded: Vec<bf16> = expected.iter().map(|number| bf16::from_f32(*number)).collect();
         assert!(read_transposed::<bf16>(&stored, rows, columns) == rounded);
         let rounded: Vec<bf16> = values.iter().map(|number| bf16::from_f32(*number)).collect();
-        assert!(read_straight::<f32>(&stored) == values && read_straight::<bf16>(&stored) == rounded);
+        let whole = 0..rows * columns;
+        assert!(read_straight::<f32>(&stored, whole.clone()) == values && read_straight::<bf16>(&stored, whole) == rounded);
+        let rounded: Vec<f16> = values.iter().map(|number| f16::from_f32(*number)).collect();
+        let some = 3 * columns..11 * columns;
+        assert!(read_straight::<f16>(&stored, some.clone()) == rounded[some]);
     }
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use burn::tensor::Tensor;
 
 use super::norm::RmsNorm;
+use super::table::Table;
 use crate::ops::{cross_entropy, cross_entropy_losses, matmul};
 
 /// Final norm and vocabulary projection.
@@ -13,7 +14,7 @@ pub struct Head {
     /// The norm before the projection.
     pub norm: RmsNorm,
     /// [vocabulary, width]; the embedding itself where the family ties them.
-    pub weight: Tensor<2>,
+    pub table: Table,
 }
 
 /// Of what a gradient is wanted.
@@ -39,35 +40,38 @@ pub struct Scored {
 }
 
 impl Head {
-    /// Logits of every row, [rows, vocabulary].
+    /// Logits of every row, [rows, vocabulary] in f32.
     pub fn logits(&self, hidden: Tensor<2>) -> Tensor<2> {
-        self.project(self.norm.forward(hidden))
+        self.table.logits(&self.norm.forward(hidden))
     }
 
-    fn project(&self, normed: Tensor<2>) -> Tensor<2> {
-        matmul(normed, self.weight.clone().transpose())
-    }
-
-    /// Losses of labelled rows, one target each, and the gradients of their sum that are wanted; that of the input is
-    /// Norm'(x) (softmax(z) - onehot) W.
+    /// Losses of labelled rows, one target each, and the gradients of their sum that are wanted, times `scale`; that of the input is
+    /// Norm'(x) (softmax(z) - onehot) W. Logits, softmax and loss are f32.
     ///
     /// # Shapes
     /// `hidden` [rows, width], untracked. At most `chunk_rows` rows of logits exist at a time.
-    pub fn score(&self, hidden: Tensor<2>, targets: &[i32], chunk_rows: usize, wanted: Wanted) -> Scored {
+    ///
+    /// # Panics
+    /// Gradients of weights are wanted of a table in pieces.
+    pub fn score(&self, hidden: Tensor<2>, targets: &[i32], chunk_rows: usize, wanted: Wanted, scale: f64) -> Scored {
         let (mut losses, mut gradients) = (Vec::with_capacity(targets.len()), Vec::new());
-        let mut weights = (wanted == Wanted::InputAndWeights).then(|| (self.norm.weight.zeros_like(), self.weight.zeros_like()));
+        let whole = || self.table.whole().expect("a table whose gradient is wanted is whole");
+        let mut weights = (wanted == Wanted::InputAndWeights).then(|| (self.norm.weight.zeros_like(), whole().zeros_like()));
+        let computed = hidden.dtype();
         for (chunk, targets) in targets.chunks(chunk_rows).enumerate() {
             let x = hidden.clone().narrow(0, chunk * chunk_rows, targets.len()); // [rows of the chunk, width]
             let targets: Arc<[u32]> = targets.iter().map(|target| target.cast_unsigned()).collect();
             let normed = self.norm.forward(x.clone());
-            let logits = self.project(normed.clone()); // [rows of the chunk, vocabulary]
+            let logits = self.table.logits(&normed); // [rows of the chunk, vocabulary]
             if wanted == Wanted::Nothing {
                 losses.extend(cross_entropy_losses(logits, targets).into_data().iter::<f32>());
                 continue;
             }
             let (of_rows, d_logits) = cross_entropy(logits, targets);
             losses.extend(of_rows.into_data().iter::<f32>());
-            let d_normed = matmul(d_logits.clone(), self.weight.clone()); // [rows of the chunk, width]
+            // Scaled before they are rounded.
+            let d_logits = if scale.to_bits() == 1_f64.to_bits() { d_logits } else { d_logits.mul_scalar(scale) }.cast(computed);
+            let d_normed = self.table.hidden_gradient(&d_logits); // [rows of the chunk, width]
             gradients.push(match weights.take() {
                 None => self.norm.backward(x, d_normed),
                 Some((norm, weight)) => {

@@ -6,4 +6,5 @@ pub mod lora;
 pub mod norm;
 pub mod projection;
 pub mod rope;
+pub mod table;
 pub mod weight;

@@ -89,7 +89,8 @@ pub fn side_by_side<const N: usize>(
             projection.bias.clone().unwrap_or_else(|| Tensor::zeros([projection.outputs()], (&device, DType::F32)))
         };
         let biases = projections.iter().map(|projection| bias(projection)).collect();
-        y = y + Tensor::cat(biases, 0).unsqueeze();
+        let given = y.dtype();
+        y = y + Tensor::cat(biases, 0).cast(given).unsqueeze();
     }
     y.reshape([batch, sequence, outputs])
 }

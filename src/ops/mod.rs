@@ -35,7 +35,7 @@ pub use cross_entropy::{cross_entropy, cross_entropy_losses};
 pub use dropout::{Mask, dropout};
 pub use flat::{add_at, sum_of_squares};
 pub use gated::{Activation, gated};
-pub use product::{matmul, product_flops};
+pub use product::{matmul, matmul_as, product_flops};
 pub use rms_norm::{rms_norm, rms_norm_gradients, rms_norm_input};
 pub use rope::{Rotation, rope};
 pub use seed::backward_from;

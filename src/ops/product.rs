@@ -29,43 +29,57 @@ pub fn product_flops() -> u64 {
     FLOPS.load(Ordering::Relaxed)
 }
 
-/// `lhs · rhs` with equal leading dimensions.
+/// `lhs · rhs` with equal leading dimensions, computed in the numbers of `lhs`.
 ///
 /// The gradient of an operand exists only where that operand is tracked; an untracked one is a constant.
 ///
 /// # Shapes
 /// `lhs` [.., m, k], `rhs` [.., k, n], result [.., m, n].
 pub fn matmul<const D: usize>(lhs: Tensor<D>, rhs: Tensor<D>) -> Tensor<D> {
-    Tensor::from_dispatch(<Dispatch as Product>::product(lhs.into_dispatch(), rhs.into_dispatch()))
+    let given = lhs.dtype();
+    matmul_as(lhs, rhs, given)
+}
+
+/// [`matmul`] whose result is rounded to numbers of this type only: sums are f32 as they are.
+pub fn matmul_as<const D: usize>(lhs: Tensor<D>, rhs: Tensor<D>, given: DType) -> Tensor<D> {
+    Tensor::from_dispatch(<Dispatch as Product>::product(lhs.into_dispatch(), rhs.into_dispatch(), given))
 }
 
 /// A product that is counted.
 #[backend_extension(Flex, Cube: cfg(any(feature = "wgpu", feature = "cuda")), Autodiff)]
 pub trait Product: Backend {
-    /// See [`matmul`].
-    fn product(lhs: FloatTensor<Self>, rhs: FloatTensor<Self>) -> FloatTensor<Self>;
+    /// See [`matmul_as`].
+    fn product(lhs: FloatTensor<Self>, rhs: FloatTensor<Self>, given: DType) -> FloatTensor<Self>;
 }
 
 /// One product of a sum; the right matrix may be given in pieces, one below the other.
 pub(super) type Term<T> = (T, Vec<T>);
 
-/// A matrix that is wanted: some sums of products, their columns side by side, and what is added to all of it.
+/// A matrix that is wanted: some sums of products, their columns side by side, and what is added to all of it. A product is computed in the
+/// numbers of its left matrix.
 #[derive(Debug)]
 pub(super) struct Wanted<T> {
     pub sums: Vec<Vec<Term<T>>>,
     pub added: Option<T>,
+    /// Whether it is given in f32 whatever it is computed in, as the gradient of a weight is.
+    pub is_wide: bool,
 }
 
 impl<T> Wanted<T> {
     /// A sum of products.
     pub fn sum(terms: Vec<Term<T>>) -> Self {
-        Self { sums: vec![terms], added: None }
+        Self { sums: vec![terms], added: None, is_wide: false }
+    }
+
+    /// The gradient of a weight.
+    pub fn of_weight(term: Term<T>) -> Self {
+        Self { is_wide: true, ..Self::sum(vec![term]) }
     }
 
     fn map<U>(self, mut of: impl FnMut(T) -> U) -> Wanted<U> {
         let mut term = |(left, right): Term<T>| (of(left), right.into_iter().map(&mut of).collect());
         let sums = self.sums.into_iter().map(|terms| terms.into_iter().map(&mut term).collect()).collect();
-        Wanted { sums, added: self.added.map(of) }
+        Wanted { sums, added: self.added.map(of), is_wide: self.is_wide }
     }
 
     fn terms(&self) -> impl Iterator<Item = &Term<T>> {
@@ -80,13 +94,13 @@ pub(super) trait Products: Product {
 }
 
 impl Product for Flex {
-    fn product(lhs: FloatTensor<Self>, rhs: FloatTensor<Self>) -> FloatTensor<Self> {
+    fn product(lhs: FloatTensor<Self>, rhs: FloatTensor<Self>, _: DType) -> FloatTensor<Self> {
         count_product::<Self>(&lhs, &rhs);
         if lhs.shape().num_dims() != 2 || rhs.shape().num_dims() != 2 {
             return Self::float_matmul(lhs, rhs);
         }
         let wanted = Wanted::sum(vec![(lhs, vec![rhs])]);
-        if has_few_rows(&wanted) { composed::<Self>(wanted) } else { packed(vec![wanted]).remove(0) }
+        if has_few_rows(&wanted) { composed::<Self>(wanted, in_f32) } else { packed(vec![wanted]).remove(0) }
     }
 }
 
@@ -96,9 +110,14 @@ impl Products for Flex {
         if !wanted.iter().any(has_few_rows) {
             return packed(wanted);
         }
-        let each = |wanted| if has_few_rows(&wanted) { composed::<Self>(wanted) } else { packed(vec![wanted]).remove(0) };
+        let each = |wanted| if has_few_rows(&wanted) { composed::<Self>(wanted, in_f32) } else { packed(vec![wanted]).remove(0) };
         wanted.into_iter().map(each).collect()
     }
+}
+
+/// The product of flex, which computes in f32.
+fn in_f32(lhs: FloatTensor<Flex>, rhs: FloatTensor<Flex>, _: DType) -> FloatTensor<Flex> {
+    Flex::float_matmul(lhs, rhs)
 }
 
 fn has_few_rows(wanted: &Wanted<FloatTensor<Flex>>) -> bool {
@@ -110,7 +129,7 @@ fn has_few_rows(wanted: &Wanted<FloatTensor<Flex>>) -> bool {
 fn packed(wanted: Vec<Wanted<FloatTensor<Flex>>>) -> Vec<FloatTensor<Flex>> {
     let wanted: Vec<_> = wanted
         .into_iter()
-        .map(|Wanted { sums, added }| Wanted { sums, added: added.map(row_major) }.map(in_rows_or_columns))
+        .map(|wanted| Wanted { added: wanted.added.map(row_major), ..wanted }.map(in_rows_or_columns))
         .collect();
     let borrowed: Vec<gemm::Wanted> = wanted.iter().map(borrow).collect();
     gemm::matrices(&borrowed)
@@ -124,7 +143,7 @@ fn packed(wanted: Vec<Wanted<FloatTensor<Flex>>>) -> Vec<FloatTensor<Flex>> {
         .collect()
 }
 
-fn borrow(Wanted { sums, added }: &Wanted<FloatTensor<Flex>>) -> gemm::Wanted<'_> {
+fn borrow(Wanted { sums, added, .. }: &Wanted<FloatTensor<Flex>>) -> gemm::Wanted<'_> {
     gemm::Wanted {
         sums: sums.iter().map(|terms| terms.iter().map(borrow_term).collect()).collect(),
         added: added.as_ref().map(|added| matrix(added, added.storage())),
@@ -163,9 +182,9 @@ fn matrix<'a, T>(tensor: &FloatTensor<Flex>, storage: &'a [T]) -> Matrix<&'a [T]
 
 #[cfg(any(feature = "wgpu", feature = "cuda"))]
 impl Product for burn::backend::Cube {
-    fn product(lhs: FloatTensor<Self>, rhs: FloatTensor<Self>) -> FloatTensor<Self> {
+    fn product(lhs: FloatTensor<Self>, rhs: FloatTensor<Self>, given: DType) -> FloatTensor<Self> {
         count_product::<Self>(&lhs, &rhs);
-        Self::float_matmul(lhs, rhs)
+        super::cube::product(lhs, rhs, given)
     }
 }
 
@@ -173,18 +192,18 @@ impl Product for burn::backend::Cube {
 impl Products for burn::backend::Cube {
     fn products(wanted: Vec<Wanted<FloatTensor<Self>>>) -> Vec<FloatTensor<Self>> {
         wanted.iter().for_each(count_wanted::<Self>);
-        wanted.into_iter().map(composed::<Self>).collect()
+        wanted.into_iter().map(|wanted| composed::<Self>(wanted, super::cube::product)).collect()
     }
 }
 
 impl<B: Backend + Product, C: CheckpointStrategy> Product for Autodiff<B, C> {
-    fn product(lhs: FloatTensor<Self>, rhs: FloatTensor<Self>) -> FloatTensor<Self> {
+    fn product(lhs: FloatTensor<Self>, rhs: FloatTensor<Self>, given: DType) -> FloatTensor<Self> {
         // An operand is needed in backward only for the gradient of the other one.
         let lhs_kept = rhs.is_tracked().then(|| lhs.primitive().clone());
         let rhs_kept = lhs.is_tracked().then(|| rhs.primitive().clone());
         let (lhs, lhs_node) = lhs.into_parts();
         let (rhs, rhs_node) = rhs.into_parts();
-        let output = B::product(lhs, rhs);
+        let output = B::product(lhs, rhs, given);
         match ProductBackward.prepare::<C>([lhs_node, rhs_node]).compute_bound().stateful() {
             OpsKind::Tracked(prep) => prep.finish((lhs_kept, rhs_kept), output),
             OpsKind::UnTracked(prep) => prep.finish(output),
@@ -205,21 +224,32 @@ impl<B: Backend + Product> Backward<B, 2> for ProductBackward {
             ops.parents,
             ops.node,
             grads,
-            |grad| B::product(grad, B::float_transpose(rhs.expect("kept because lhs is tracked"))),
-            |grad| B::product(B::float_transpose(lhs.expect("kept because rhs is tracked")), grad),
+            |grad| {
+                let given = grad.dtype();
+                B::product(grad, B::float_transpose(rhs.expect("kept because lhs is tracked")), given)
+            },
+            |grad| {
+                let given = grad.dtype();
+                B::product(B::float_transpose(lhs.expect("kept because rhs is tracked")), grad, given)
+            },
         );
     }
 }
 
-/// A wanted matrix of a backend's own operations.
-fn composed<B: Backend>(Wanted { sums, added }: Wanted<FloatTensor<B>>) -> FloatTensor<B> {
+/// A wanted matrix, product by product.
+fn composed<B: Backend>(
+    Wanted { sums, added, is_wide }: Wanted<FloatTensor<B>>,
+    product: fn(FloatTensor<B>, FloatTensor<B>, DType) -> FloatTensor<B>,
+) -> FloatTensor<B> {
     let of_terms = |terms: Vec<Term<FloatTensor<B>>>| {
         let products = terms.into_iter().flat_map(|(left, right)| {
             let mut before = 0;
             right.into_iter().map(move |piece| {
                 let depth = before..before + piece.shape()[0];
                 before = depth.end;
-                B::float_matmul(columns_of::<B>(&left, depth), piece)
+                let left = columns_of::<B>(&left, depth);
+                let given = if is_wide { DType::F32 } else { left.dtype() };
+                product(left, piece, given)
             })
         });
         products.reduce(B::float_add).expect("a sum has a term")

@@ -15,7 +15,7 @@ use crate::fault::Fault;
 use crate::files::Float;
 use crate::model::{Beside, CHAT_TEMPLATE, Decoder, Folder};
 use crate::report::Reporter;
-use crate::terms::{self, Method, ModelDtype};
+use crate::terms::Method;
 use crate::train::{self, Checkpoint, Course, Product, RunFolder, Schedule, StepConfig};
 
 impl Plan {
@@ -28,19 +28,10 @@ impl Plan {
             Trains::Adapter(config) => self.load_adapter(config, device, checkpoint, report),
             Trains::Everything => {
                 let folder = checkpoint.map(|from| self.folder_of(from)).transpose()?;
-                let mut decoder = folder.as_ref().unwrap_or(&self.model).load(self.model_dtype(), device, report)?;
+                let mut decoder = folder.as_ref().unwrap_or(&self.model).load(self.model_dtype, device, report)?;
                 decoder.trained = Method::Full;
                 Ok(decoder)
             }
-        }
-    }
-
-    /// How the base is kept in memory. What trains is f32, and so is everything where nothing else was tried.
-    pub fn model_dtype(&self) -> ModelDtype {
-        match (&self.trains, self.training.model_dtype, self.device) {
-            (Trains::Everything, ..) => ModelDtype::Float32,
-            (_, ModelDtype::Auto, device) if device != terms::Device::Cpu => ModelDtype::Float32,
-            (_, dtype, _) => dtype,
         }
     }
 
@@ -69,7 +60,7 @@ impl Plan {
             (None, Some(folder)) => Some(peft::read_numbers(folder, config, &projections)?),
             (None, None) => None,
         };
-        let mut decoder = self.model.load(self.model_dtype(), device, report)?;
+        let mut decoder = self.model.load(self.model_dtype, device, report)?;
         attach(&mut decoder, config, self.training.seed, numbers.as_ref())?;
         Ok(decoder)
     }

@@ -30,7 +30,7 @@ pub use inputs::{Hashing, Inputs};
 pub use lock::Lock;
 pub use peak::{Allowed, MemoryPlan, megabytes};
 pub use resolve::{Plan, Resolved, now, resolve, resolve_on};
-pub use rows::{RunData, cache_folder};
+pub use rows::RunData;
 pub use score::{Examined, Reading, Sheet};
 
 use crate::fault::{Exit, Explain, Fault};

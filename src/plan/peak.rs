@@ -6,7 +6,7 @@ use super::memory::{Load, Parts, Phase, Purpose, Rows, Trained, fewest_recompute
 use super::resolve::Plan;
 use super::rows::RunData;
 use crate::device;
-use crate::terms::{Checkpointing, Device, ModelDtype};
+use crate::terms::{Checkpointing, Device};
 use crate::train::{self, Memory};
 
 /// Share of what is free that a run takes without being told: the closed form may be a few percent off, and others want memory too.
@@ -197,9 +197,17 @@ impl Plan {
         let evaluation = data.largest_scored(config.micro_batch_size, config.packing);
         let accumulated = self.training.gradient_accumulation_steps;
         let threads = if self.threads == 0 { std::thread::available_parallelism().map_or(1, usize::from) } else { self.threads };
-        // Of weights that cannot be read, loading tells.
-        let base_dtype = self.model.kept_in(self.model_dtype()).unwrap_or(ModelDtype::Float32);
-        Load { spec, base_dtype, trained, dropout, rows, accumulated, evaluation, purpose: Purpose::Run, threads }
+        Load {
+            spec,
+            base_dtype: self.model_dtype,
+            trained,
+            dropout,
+            rows,
+            accumulated,
+            evaluation,
+            purpose: Purpose::Run,
+            threads,
+        }
     }
 }
 

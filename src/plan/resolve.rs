@@ -10,18 +10,18 @@ use super::base::{self, Found, noted};
 use super::fill::{Filled, Setting};
 use super::peak::Allowed;
 use super::prompts::prompts;
-use super::rows::cache_folder;
 use super::training::{Training, training};
 use crate::data::{self, Encoder, Limits, MovedToken, Packing, Source};
 use crate::device::Choice;
 use crate::export::consumers::{Facts, portability};
 use crate::export::gguf::architecture_name;
 use crate::fault::Fault;
+use crate::files::cache_folder;
 use crate::hub::{Missing, ModelId, Snapshot};
 use crate::infer::Question;
 use crate::proof::Tiny;
-use crate::recipe::{Dataset, Recipe};
-use crate::terms::{Device, Format, Holdout, Term, TrainOn};
+use crate::recipe::{Dataset, Recipe, Said};
+use crate::terms::{Device, Format, Holdout, ModelDtype, Term, TrainOn};
 use crate::{device, model, proof};
 
 /// Everything that a run will do. Counts of rows and steps come with [`Plan::read_data`].
@@ -71,6 +71,8 @@ pub struct Plan {
     pub output_dir: PathBuf,
     /// When the run started, or `SOURCE_DATE_EPOCH`: what a template's `strftime_now` tells.
     pub started: jiff::Timestamp,
+    /// How the base is kept in memory; `auto` is resolved.
+    pub model_dtype: ModelDtype,
     /// Memory that the run may have.
     pub(super) allowed: Option<Allowed>,
     pub(super) training: Training,
@@ -138,8 +140,16 @@ pub fn resolve_on(recipe: Recipe, started: Option<jiff::Timestamp>, fetched: Opt
         _ => return Err(Error::Faults { faults: vec![Fault::new("the base model could not be read")] }),
     };
     let trainable_parameters = trains.parameters(&base.model.spec)?;
-    let tiny = Tiny::of(&base.model.spec, training.model_dtype, trains.method());
-    let Choice { device, reason: device_reason } = device::choose(said, &|found| is_proven(found, &tiny));
+    let dtype_on = |found: &device::Found| model_dtype(&base.model, &trains, training.model_dtype, found);
+    let tiny = |found: &device::Found| Tiny::of(&base.model.spec, dtype_on(found), trains.method());
+    let takes = |found: &device::Found| found.takes(training.model_dtype);
+    let Choice { device, reason: device_reason } = device::choose(said, &|found| takes(found) && is_proven(found, &tiny(found)));
+    // One that is not there is refused when it is opened.
+    let found = device::find(device).unwrap_or_else(device::cpu);
+    if let Some(dtype) = recipe.training.model_dtype.as_ref().filter(|_| !takes(&found)) {
+        return Err(Error::Faults { faults: vec![not_computed(dtype, &found)] });
+    }
+    let model_dtype = dtype_on(&found);
     Ok(Resolved::Plan(Box::new(Plan {
         recipe: recipe.path,
         settings: filled.by_section(),
@@ -164,8 +174,25 @@ pub fn resolve_on(recipe: Recipe, started: Option<jiff::Timestamp>, fetched: Opt
         output_dir,
         started,
         allowed: Allowed::find(training.max_memory_bytes, device),
+        model_dtype,
         training,
     })))
+}
+
+/// What the base is kept in on a device. What trains is f32.
+fn model_dtype(base: &model::Folder, trains: &Trains, said: ModelDtype, found: &device::Found) -> ModelDtype {
+    match trains {
+        Trains::Everything => ModelDtype::Float32,
+        // Of weights that cannot be read, loading tells.
+        Trains::Adapter(_) => base.kept_in(said, found.halves()).unwrap_or(ModelDtype::Float32),
+    }
+}
+
+fn not_computed(said: &Said<ModelDtype>, found: &device::Found) -> Fault {
+    let (dtype, device) = (said.value, found.device);
+    let message =
+        format!("training.model_dtype: `{dtype}` is not for device `{device}`, which takes {}", found.dtypes_taken().join(", "));
+    Fault::new(message).at(&said.place).hint("remove `model_dtype`, or choose another device")
 }
 
 /// Whether training is proven on a GPU, so that `auto` may take it: where nobody has proven it yet, it is proven now.

@@ -1,12 +1,11 @@
 //! The rows of a plan: read, tokenised, divided into those that train and those that score, and counted.
 
-use std::path::PathBuf;
-
 use rayon::prelude::*;
 
 use super::Error;
 use super::resolve::Plan;
 use crate::data::{Corpus, Divided, Ledger, Record, Rows, Source, Split, duplicates, split};
+use crate::files::cache_folder;
 use crate::report::{Event, Reporter};
 use crate::train::{self, Course};
 
@@ -152,11 +151,4 @@ impl RunData {
         }
         times
     }
-}
-
-/// Where token caches and proofs are: `RANKINE_CACHE`, or the user's cache folder.
-pub fn cache_folder() -> PathBuf {
-    let of = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    let user = || of("XDG_CACHE_HOME").or_else(|| of("LOCALAPPDATA")).or_else(|| of("HOME").map(|home| home.join(".cache")));
-    of("RANKINE_CACHE").unwrap_or_else(|| user().unwrap_or_else(std::env::temp_dir).join("rankine"))
 }

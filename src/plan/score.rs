@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 
 use super::Error;
 use super::resolve::Plan;
-use super::rows::{RunData, cache_folder};
+use super::rows::RunData;
 use crate::data::{Corpus, Divided, Packing, Rows, Source, Split, find_files, inspect};
 use crate::fault::{Explain, Fault};
+use crate::files::cache_folder;
 use crate::model::Decoder;
 use crate::report::{Event, Reporter};
 use crate::terms::{Format, TrainOn};

@@ -78,12 +78,12 @@ fn tiny() -> Tiny {
 }
 
 /// What a device with a fault in one pass is told.
-fn verdict(pass: usize, mut fault: Fault) -> Verdict {
+fn verdict(pass: usize, mut fault: Fault, dtype: ModelDtype) -> Verdict {
     static RIGHT: [OnceLock<Vec<Site>>; 3] = [const { OnceLock::new() }; 3];
     let passes = &PASSES[pass..=pass];
     let right = RIGHT[pass].get_or_init(|| trace(&tiny(), &Device::flex(), passes, &mut ()));
     let wrong = on_device(&tiny(), &Device::flex(), passes, &mut fault).expect("no panic");
-    Verdict::of(&wrong, right, Bound::of(ModelDtype::Auto))
+    Verdict::of(&wrong, right, Bound::of(dtype))
 }
 
 #[test]
@@ -101,7 +101,7 @@ fn another_number_of_threads_is_proven() {
     let here = trace(&tiny(), &Device::flex(), passes, &mut ());
     let pool = rayon::ThreadPoolBuilder::new().num_threads(3).build().expect("a pool");
     let there = pool.install(|| trace(&tiny(), &Device::flex(), passes, &mut ()));
-    let verdict = Verdict::of(&there, &here, Bound { error: 1e-6 });
+    let verdict = Verdict::of(&there, &here, Bound { norm: 1e-6, largest: 1e-6 });
     assert!(verdict.is_proven() && verdict.sites == here.len(), "{verdict}");
 }
 
@@ -114,10 +114,12 @@ fn every_fault_is_refused_and_named() {
         (Place::Weight(0), format!("gradient of `{first_weight}`")),
     ];
     for (place, site) in places {
-        for kind in [Kind::NotANumber, Kind::Zeroed, Kind::OneElement, Kind::Stale] {
-            let verdict = verdict(0, Fault { kind, place, turns: 0, last: None });
+        let kinds = [Kind::NotANumber, Kind::Zeroed, Kind::OneElement, Kind::Stale];
+        let dtypes = [ModelDtype::Float32, ModelDtype::Float16, ModelDtype::Bfloat16];
+        for (kind, dtype) in kinds.into_iter().flat_map(|kind| dtypes.map(|dtype| (kind, dtype))) {
+            let verdict = verdict(0, Fault { kind, place, turns: 0, last: None }, dtype);
             let first = verdict.first.as_ref().expect("refused");
-            assert_eq!(first.site, format!("kept tapes, step 2, micro-batch 2, {site}"), "{kind:?}");
+            assert_eq!(first.site, format!("kept tapes, step 2, micro-batch 2, {site}"), "{kind:?}, {dtype}");
             let is_named = match kind {
                 Kind::NotANumber => first.difference == Difference::NotFinite { numbers: 1 },
                 Kind::Zeroed => first.difference == Difference::Zero,
@@ -132,7 +134,8 @@ fn every_fault_is_refused_and_named() {
 #[test]
 fn a_fault_that_only_an_undisturbed_step_has_is_refused() {
     for kind in [Kind::NotANumber, Kind::Zeroed, Kind::OneElement, Kind::Stale] {
-        let verdict = verdict(2, Fault { kind, place: Place::Border(Border::Gradient(1)), turns: 0, last: None });
+        let verdict =
+            verdict(2, Fault { kind, place: Place::Border(Border::Gradient(1)), turns: 0, last: None }, ModelDtype::Float32);
         let first = verdict.first.as_ref().expect("refused");
         assert!(first.site.starts_with("undisturbed, step 2, gradient of all micro-batches of"), "{kind:?}: {verdict}");
     }

@@ -112,7 +112,7 @@ mod tests {
         let key = of("wgpu", "a GPU", "a driver 1.2", &tiny);
         let finding = Finding { site: "loss".to_owned(), difference: Difference::Error { norm: 1.0 / 3.0, largest: 2e-9 } };
         let zero = Finding { site: "output".to_owned(), difference: Difference::Zero };
-        let bound = Bound { error: 1e-3 };
+        let bound = Bound::FLOAT32;
         let verdict = Verdict { sites: 3, failures: 2, bound, first: Some(zero), worst: finding };
         assert_eq!(key.verdict(cache.path()), None);
         key.keep(cache.path(), &verdict).expect("kept");

@@ -24,7 +24,7 @@ pub use trace::Site;
 use crate::device::Found;
 use crate::fault::{Exit, Explain};
 use crate::files::panic_words;
-use crate::terms;
+use crate::terms::{self, ModelDtype};
 use crate::train::Observer;
 use trace::{PASSES, Pass, trace};
 
@@ -73,11 +73,16 @@ fn on_device(tiny: &Tiny, device: &Device, passes: &[Pass], through: &mut impl O
     catch_unwind(AssertUnwindSafe(|| trace(tiny, device, passes, through))).map_err(|panic| panic_words(&*panic).to_owned())
 }
 
-/// The verdict that is kept in a cache folder of a device that was found, or a new one, which is kept there from now on.
+/// The verdict that is kept in a cache folder of a device that was found, or a new one, which is kept there from now on. Training in 16
+/// bits is proven where that in 32 is.
 ///
 /// # Errors
 /// Training there is not proven. What cannot be kept is no error: the next start proves it again.
 pub fn prove_once(found: &Found, tiny: &Tiny, device: &Device, cache: &Path) -> Result<Verdict, Error> {
+    if [ModelDtype::Bfloat16, ModelDtype::Float16].contains(&tiny.dtype) {
+        // Bounds of 16 bits let a small fault pass; the kernels are the same.
+        prove_once(found, &Tiny { dtype: ModelDtype::Float32, ..tiny.clone() }, device, cache)?;
+    }
     let key = Key::of(&found.identity(), tiny);
     let verdict = if let Some(kept) = key.verdict(cache) {
         kept

@@ -11,7 +11,8 @@ use crate::nn::attention::Span;
 use crate::nn::rope::{RopeScaling, RopeSpec};
 use crate::nn::weight::{Group, Weight};
 use crate::terms::{Method, ModelDtype};
-use burn::tensor::Device;
+use crate::train::LossScale;
+use burn::tensor::{DType, Device};
 
 /// The lowest block's input gets no gradient where adapters train, so two borders need three blocks.
 const LAYERS: usize = 3;
@@ -78,6 +79,12 @@ impl Tiny {
         let spec =
             DecoderSpec { vocabulary: VOCABULARY, width: WIDTH, tied_head: false, layers, norm_epsilon: 1e-5, context: 2048 };
         Self::of(&spec, dtype, trained)
+    }
+
+    /// What gradients are multiplied by on the device and on the CPU: a fault that shows in float16 only must not hide.
+    pub(super) fn loss_scale(&self) -> f64 {
+        let computed = if self.dtype == ModelDtype::Float16 { DType::F16 } else { DType::F32 };
+        LossScale::of(computed, None).factor()
     }
 
     /// The model on a device, its numbers drawn from a fixed seed: both matrices of every adapter, and norms that are not all 1.

@@ -9,7 +9,7 @@ use super::tiny::Tiny;
 use crate::data::Packing;
 use crate::report::Step;
 use crate::terms::{OnNonfinite, Scheduler};
-use crate::train::{AdamW, AdamWConfig, Border, Config, Gradients, Memory, Observer, Schedule, StepConfig, take};
+use crate::train::{AdamW, AdamWConfig, At, Border, Config, Gradients, Memory, Observer, Schedule, StepConfig, take};
 
 /// Stale buffers show in the second step only.
 const STEPS: u64 = 2;
@@ -45,13 +45,15 @@ pub(super) fn trace(tiny: &Tiny, device: &Device, passes: &[Pass], through: &mut
         let mut decoder = tiny.draw(device);
         let names = decoder.weights(|name, _| name.to_owned());
         let config = config(pass);
+        let loss_scale = tiny.loss_scale();
         let mut optimizer = AdamW::new(config.optimizer, &decoder);
         for step in 1..=STEPS {
             let name = format!("{}, step {step}", pass.name);
             let watch = if pass.is_watched { Watch::All } else { Watch::Sums };
             let mut recorder = Recorder { name, names: &names, micro_batch: 0, watch, sites: &mut sites, through };
             let batches = tiny.batches(step).into_iter();
-            let taken = take(&mut decoder, &mut optimizer, batches, &config, (step, 0), &mut recorder);
+            let at = At { step, epoch: 0, loss_scale };
+            let taken = take(&mut decoder, &mut optimizer, batches, &config, at, &mut recorder);
             recorder.record_taken(&taken);
             recorder.record_all("new", decoder.numbers());
         }

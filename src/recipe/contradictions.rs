@@ -4,7 +4,7 @@
 
 use super::notes::{Notes, listed};
 use super::tree::shorten;
-use super::{Adapter, Dataset, Evaluation, Place, Recipe, Training};
+use super::{Adapter, Dataset, Evaluation, Place, Recipe, Said, Training};
 use crate::fault::Fault;
 use crate::terms::{Format, ModelDtype, Modules, Scheduler, TrainOn};
 
@@ -90,9 +90,11 @@ fn in_full(recipe: &Recipe, notes: &Notes) {
         let fault = Fault::new("training.loraplus_lr_ratio does not go with `method: full`, which trains no adapter");
         notes.say(&ratio.place, fault.hint("remove `loraplus_lr_ratio`, or train an adapter with `method: lora`"));
     }
-    if let Some(dtype) = training.model_dtype.as_ref().filter(|said| said.value == ModelDtype::Bfloat16) {
-        let fault =
-            Fault::new("training.model_dtype: `bfloat16` does not go with `method: full`, whose weights train in 32 bits");
+    let is_narrow = |said: &&Said<ModelDtype>| [ModelDtype::Bfloat16, ModelDtype::Float16].contains(&said.value);
+    if let Some(dtype) = training.model_dtype.as_ref().filter(is_narrow) {
+        let word = dtype.value;
+        let message = format!("training.model_dtype: `{word}` does not go with `method: full`, whose weights train in 32 bits");
+        let fault = Fault::new(message);
         notes.say(&dtype.place, fault.hint("remove `model_dtype`, or train an adapter with `method: lora`"));
     }
 }

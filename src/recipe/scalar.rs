@@ -56,7 +56,7 @@ impl Node {
         if !numeric {
             return None;
         }
-        text.replace('_', "").parse().ok().filter(|number: &f64| number.abs() <= f32::MAX.into())
+        text.replace('_', "").parse().ok().filter(|number: &f64| number.abs() <= f64::from(f32::MAX))
     }
 
     /// Bytes: a whole number of them, or a number with a unit, such as `12 GB` (10⁹) or `1.5GiB` (2³⁰).

@@ -108,8 +108,12 @@ const BROKEN: &[(&str, &str)] = &[
     ("training:\n  optimizer: sgd", "x.yaml:6:14: training.optimizer: `sgd` is not supported yet | valid now: `adamw`"),
     ("training:\n  optimizer: adamw_torch", "x.yaml:6:14: training.optimizer: expected `adamw`, found `adamw_torch`"),
     (
-        "training:\n  model_dtype: float16",
-        "x.yaml:6:16: training.model_dtype: `float16` is not supported yet | valid now: `auto`, `float32` and `bfloat16`",
+        "training:\n  model_dtype: float_16",
+        "x.yaml:6:16: training.model_dtype: expected `auto`, `float32`, `bfloat16` or `float16`, found `float_16` | did you mean `float16`?",
+    ),
+    (
+        "adapter:\n  method: full\ntraining:\n  model_dtype: float16",
+        "x.yaml:8:16: training.model_dtype: `float16` does not go with `method: full`, whose weights train in 32 bits | remove `model_dtype`, or train an adapter with `method: lora`",
     ),
     (
         "adapter:\n  method: full\ntraining:\n  model_dtype: bfloat16",

@@ -99,7 +99,7 @@ impl Training {
             max_memory: section.value("max_memory").and_then(|value| {
                 value.read("a number of bytes, such as `12 GB` or `12GiB`", |node| node.bytes().filter(|bytes| *bytes > 0))
             }),
-            model_dtype: section.word("model_dtype", &["float16", "fp16"]),
+            model_dtype: section.word("model_dtype", &[]),
             on_nonfinite: section.word("on_nonfinite", &[]),
             seed: section.whole("seed", 0..),
         }

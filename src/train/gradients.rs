@@ -9,8 +9,17 @@ use crate::model::Decoder;
 use crate::ops::{add_at, sum_of_squares};
 
 /// Gradients of every weight that trains, summed over trained tokens; nothing before the first micro-batch.
-#[derive(Debug, Clone, Default)]
-pub struct Gradients(Option<Sum>);
+#[derive(Debug, Clone)]
+pub struct Gradients {
+    sum: Option<Sum>,
+    loss_scale: f64,
+}
+
+impl Default for Gradients {
+    fn default() -> Self {
+        Self::of(1.0)
+    }
+}
 
 /// What was added up, and what it is to be multiplied by when it is used: a mean and a clip cost no pass of their own.
 #[derive(Debug, Clone)]
@@ -22,29 +31,39 @@ pub(super) struct Sum {
 }
 
 impl Gradients {
+    /// Those that are multiplied by so much while they are computed, see [`super::LossScale`]; what is read of them is not.
+    pub fn of(loss_scale: f64) -> Self {
+        Self { sum: None, loss_scale }
+    }
+
+    pub(super) fn loss_scale(&self) -> f64 {
+        self.loss_scale
+    }
+
     /// One a weight in the decoder's order, each in memory order.
     pub fn all(&self) -> Vec<Tensor<1>> {
         let of = |sum: &Sum| sum.layout.split(&sum.row.clone().mul_scalar(sum.scale));
-        self.0.as_ref().map_or_else(Vec::new, of)
+        self.sum.as_ref().map_or_else(Vec::new, of)
     }
 
     /// What was added up, if anything.
     pub(super) fn into_sum(self) -> Option<Sum> {
-        self.0
+        self.sum
     }
 
     /// What a micro-batch's gradients are added to.
     pub(super) fn sum(&mut self, decoder: &Decoder) -> &mut Sum {
-        self.0.get_or_insert_with(|| {
+        self.sum.get_or_insert_with(|| {
             let layout = Layout::of(decoder);
-            Sum { row: layout.zeros(&decoder.device()), layout, scale: 1.0 }
+            Sum { row: layout.zeros(&decoder.device()), layout, scale: 1.0 / self.loss_scale }
         })
     }
 
     /// Every gradient times `factor`.
     #[must_use]
     pub fn scaled(self, factor: f64) -> Self {
-        Self(self.0.map(|sum| Sum { scale: sum.scale * factor, ..sum }))
+        let sum = self.sum.map(|sum| Sum { scale: sum.scale * factor, ..sum });
+        Self { sum, ..self }
     }
 
     /// The gradients scaled down to `max_norm` if their global L2 norm is above it, as torch's `clip_grad_norm_` does.
@@ -56,7 +75,7 @@ impl Gradients {
 
     /// The L2 norm of all of them together, summed in a fixed order.
     pub fn norm(&self) -> f64 {
-        self.0.as_ref().map_or(0.0, |sum| sum.scale * sum_of_squares(&sum.row).sqrt())
+        self.sum.as_ref().map_or(0.0, |sum| sum.scale * sum_of_squares(&sum.row).sqrt())
     }
 }
 

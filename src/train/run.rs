@@ -7,6 +7,7 @@ use super::checkpoint::RunFolder;
 use super::course::{Course, StepRows};
 use super::evaluate::evaluate;
 use super::gradients::Gradients;
+use super::loss_scale::LossScale;
 use super::observe::{FiniteBorders, Observer};
 use super::optimizer::AdamW;
 use super::resume::Start;
@@ -91,9 +92,23 @@ pub fn run(
         }
 
         let of_step = course.after(state.epoch, state.place);
-        let mut borders = FiniteBorders::after(state.step - first);
-        let at = (state.step + 1, of_step.epoch);
-        let taken = take(decoder, &mut optimizer, batches(data, &of_step), config, at, &mut borders);
+        let mut scale = LossScale::of(decoder.computed, state.loss_scale);
+        let (taken, borders) = loop {
+            let mut borders = FiniteBorders::after(state.step - first);
+            let at = At { step: state.step + 1, epoch: of_step.epoch, loss_scale: scale.factor() };
+            let taken = take(decoder, &mut optimizer, batches(data, &of_step), config, at, &mut borders);
+            match scale.halved() {
+                // Nothing of it is kept, so that no row is left out.
+                Some(half) if taken.skipped && taken.loss.is_finite() => scale = half,
+                _ => break (taken, borders),
+            }
+            let half = scale.factor();
+            report(Event::Note(format!(
+                "gradients of step {} are beyond float16: the loss scale is halved to {half}",
+                taken.step
+            )));
+        };
+        state.loss_scale = scale.after_step(decoder.computed).kept();
         if taken.skipped && config.gives_up(&state) {
             let save = || folder.save_checkpoint(decoder, &optimizer, &state, config.save_total_limit);
             let (step, in_a_row) = (taken.step, state.skipped_in_a_row + 1);
@@ -113,7 +128,8 @@ pub fn run(
 pub fn first_step(decoder: &mut Decoder, data: &Data, config: &Config) -> Step {
     let mut optimizer = AdamW::new(config.optimizer, decoder);
     let of_step = Course::new(config, &data.training).after(0, 0);
-    take(decoder, &mut optimizer, batches(data, &of_step), config, (1, 0), &mut ())
+    let at = At { step: 1, epoch: 0, loss_scale: LossScale::of(decoder.computed, None).factor() };
+    take(decoder, &mut optimizer, batches(data, &of_step), config, at, &mut ())
 }
 
 /// The micro-batches of a step, each made when it is its turn.
@@ -121,18 +137,29 @@ fn batches<'a>(data: &'a Data, of_step: &'a StepRows) -> impl Iterator<Item = Ba
     of_step.micro_batches.iter().map(|rows| data.training.batch(rows))
 }
 
-/// One optimizer step over micro-batches, the step at a number from 1 of an epoch; skipped, with the weights as they were, if a loss,
-/// gradient or new weight is not finite, or who looks on does not accept it.
+/// Which step is taken.
+#[derive(Debug, Clone, Copy)]
+pub struct At {
+    /// Its number, from 1.
+    pub step: u64,
+    /// From 0.
+    pub epoch: u64,
+    /// What gradients are multiplied by while they are computed.
+    pub loss_scale: f64,
+}
+
+/// One optimizer step over micro-batches; skipped, with the weights as they were, if a loss, gradient or new weight is not finite, or who
+/// looks on does not accept it.
 pub fn take(
     decoder: &mut Decoder,
     optimizer: &mut AdamW,
     batches: impl Iterator<Item = Batch>,
     config: &Config,
-    (step, epoch): (u64, u64),
+    At { step, epoch, loss_scale }: At,
     observer: &mut impl Observer,
 ) -> Step {
     let started = Instant::now();
-    let (mut gradients, mut sum, mut trained_tokens, mut tokens) = (Gradients::default(), 0.0, 0, 0);
+    let (mut gradients, mut sum, mut trained_tokens, mut tokens) = (Gradients::of(loss_scale), 0.0, 0, 0);
     for batch in batches {
         let loss: Loss = observed(decoder, &batch, config.step, [config.seed, epoch], &mut gradients, observer);
         (sum, trained_tokens, tokens) = (sum + loss.sum, trained_tokens + loss.trained_tokens, tokens + batch.tokens());

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::course::StepRows;
+use super::loss_scale::LossScale;
 use crate::report::{Evaluation, Step};
 
 /// The form of `state.json`.
@@ -43,6 +44,9 @@ pub struct State {
     /// Length of samples.jsonl; a state that was written before there was one has none.
     #[serde(default)]
     pub samples_bytes: u64,
+    /// What gradients are multiplied by while they are computed; nothing where they are as they are.
+    #[serde(default)]
+    pub loss_scale: Option<LossScale>,
     /// Seconds of training.
     pub seconds: f64,
 }
@@ -66,6 +70,7 @@ impl State {
             evaluations_without_improvement: 0,
             metrics_bytes: 0,
             samples_bytes: 0,
+            loss_scale: None,
             seconds: 0.0,
         }
     }

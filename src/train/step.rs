@@ -115,7 +115,7 @@ pub(super) fn observed(
 
     let shape = x.shape(); // [1, labelled, width]
     let wanted = if is_full { Wanted::InputAndWeights } else { Wanted::Input };
-    let scored = decoder.head.score(x.squeeze_dim(0), &batch.targets, config.head_chunk_rows, wanted);
+    let scored = decoder.head.score(x.squeeze_dim(0), &batch.targets, config.head_chunk_rows, wanted, gradients.loss_scale());
     let Scored { losses, gradient, weights } = scored;
     let loss = Loss { sum: ordered_sum(&losses), trained_tokens: batch.trained_tokens() };
     if !loss.sum.is_finite() {
@@ -169,7 +169,7 @@ pub fn score(decoder: &Decoder, batch: &Batch, head_chunk_rows: usize) -> Vec<f3
         return Vec::new();
     }
     let hidden = decoder.hidden(ids(decoder, batch), &decoder.frame_for(&batch.lengths, &batch.positions, None));
-    decoder.head.score(hidden.squeeze_dim(0), &batch.targets, head_chunk_rows, Wanted::Nothing).losses
+    decoder.head.score(hidden.squeeze_dim(0), &batch.targets, head_chunk_rows, Wanted::Nothing, 1.0).losses
 }
 
 /// What a block left behind for its backward.

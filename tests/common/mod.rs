@@ -23,11 +23,7 @@ pub fn json(path: &Path) -> Value {
 }
 
 pub fn load(folder: &Path) -> Decoder {
-    load_on(folder, &Device::flex())
-}
-
-pub fn load_on(folder: &Path, device: &Device) -> Decoder {
-    Folder::open(folder).unwrap().load(rankine::terms::ModelDtype::Auto, device, &|_| {}).unwrap()
+    Folder::open(folder).unwrap().load(rankine::terms::ModelDtype::Auto, &Device::flex(), &|_| {}).unwrap()
 }
 
 /// A base with another config.json beside the same weights.

@@ -122,12 +122,12 @@ fn gradients<B: Products + KeyedDropout>(kept: Kept<B>, gradient: FloatTensor<B>
         let map = |(index, map): (usize, &Linear<FloatTensor<B>>)| {
             Some(vec![(of_output(index), vec![turned(&map.adapter.as_ref()?.b)])])
         };
-        wanted.push(Wanted { sums: linears.maps.iter().enumerate().filter_map(map).collect(), added: None });
+        wanted.push(Wanted { sums: linears.maps.iter().enumerate().filter_map(map).collect(), added: None, is_wide: false });
     }
     for of in &parents {
         if let (Of::B(index), Some(narrow)) = (*of, &narrow) {
             let narrow = columns_of::<B>(narrow, places.ranks[index].clone());
-            wanted.push(Wanted::sum(vec![(turned(&narrow), vec![of_output(index)])]));
+            wanted.push(Wanted::of_weight((turned(&narrow), vec![of_output(index)])));
             places_found.push(*of);
         }
     }
@@ -151,14 +151,15 @@ fn gradients<B: Products + KeyedDropout>(kept: Kept<B>, gradient: FloatTensor<B>
                     (Some(through_adapters), Some(mask)) => Wanted {
                         sums: vec![vec![through_weights]],
                         added: Some(B::keyed_dropout(product::<B>(Wanted::sum(vec![through_adapters])), mask.clone())),
+                        is_wide: false,
                     },
                     (through_adapters, _) => Wanted::sum([through_weights].into_iter().chain(through_adapters).collect()),
                 }
             }
             (Of::A(index), Some(u), _, Some(x)) => {
-                Wanted::sum(vec![(turned(x), vec![columns_of::<B>(u, places.ranks[index].clone())])])
+                Wanted::of_weight((turned(x), vec![columns_of::<B>(u, places.ranks[index].clone())]))
             }
-            (Of::Weight(index), _, Some(x), _) => Wanted::sum(vec![(turned(x), vec![of_output(index)])]),
+            (Of::Weight(index), _, Some(x), _) => Wanted::of_weight((turned(x), vec![of_output(index)])),
             _ => continue,
         };
         wanted.push(sum);

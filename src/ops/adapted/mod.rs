@@ -62,7 +62,7 @@ fn forward<B: Products + KeyedDropout>(
     let narrow = linears.adapters().next().is_some().then(|| {
         let x = dropped::<B>(x, mask);
         let sums = linears.adapters().map(|adapter| vec![(x.clone(), vec![adapter.a.clone()])]).collect();
-        scaled::<B>(product::<B>(Wanted { sums, added: None }), linears)
+        scaled::<B>(product::<B>(Wanted { sums, added: None, is_wide: false }), linears)
     });
     let mut rank = 0;
     let sums = linears.maps.iter().map(|Linear { weight, adapter }| {
@@ -74,7 +74,7 @@ fn forward<B: Products + KeyedDropout>(
         }
         terms
     });
-    (product::<B>(Wanted { sums: sums.collect(), added: linears.onto.clone() }), narrow)
+    (product::<B>(Wanted { sums: sums.collect(), added: linears.onto.clone(), is_wide: false }), narrow)
 }
 
 fn product<B: Products>(wanted: Wanted<FloatTensor<B>>) -> FloatTensor<B> {
@@ -97,5 +97,6 @@ fn scaled<B: Backend>(narrow: FloatTensor<B>, linears: &Linears<FloatTensor<B>>)
     }
     let columns = linears.adapters().flat_map(|adapter| vec![adapter.scale as f32; adapter.b.shape()[0]]);
     let columns = TensorData::new(columns.collect(), [1, narrow.shape()[1]]);
-    B::float_mul(narrow.clone(), B::float_from_data(columns, &narrow.device()))
+    let columns = B::float_cast(B::float_from_data(columns, &narrow.device()), narrow.dtype().into());
+    B::float_mul(narrow, columns)
 }

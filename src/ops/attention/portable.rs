@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use burn::backend::tensor::{BoolTensor, FloatTensor};
 use burn::backend::{Backend, TensorMetadata, get_device_settings};
-use burn::tensor::{Shape, TensorData};
+use burn::tensor::{DType, Shape, TensorData};
 
 use super::score::Score;
 use super::seen::{Seen, Sizes};
@@ -98,7 +98,7 @@ fn scores<B: Backend + Product>(
     key: FloatTensor<B>,
     score: Score,
 ) -> (FloatTensor<B>, Option<FloatTensor<B>>) {
-    let scores = B::product(query, B::float_transpose(key)); // [batch, kv heads, group · queries, keys]
+    let scores = product::<B>(query, B::float_transpose(key)); // [batch, kv heads, group · queries, keys]
     let Some(softcap) = score.softcap else { return (scores, None) };
     let share = B::float_tanh(B::float_div_scalar(scores, softcap.into()));
     let slope = B::float_add_scalar(B::float_neg(B::float_mul(share.clone(), share.clone())), 1.0.into());
@@ -126,7 +126,7 @@ pub(super) fn forward<B: Backend + Product>(inputs: &Inputs<B>, tile: usize) -> 
             let shrink = B::float_exp(B::float_sub(largest, now.clone()));
             let weights = hide(B::float_exp(B::float_sub(scores, now.clone())), &sight, 0.0);
             sum = B::float_add(B::float_mul(sum, shrink.clone()), B::float_sum_dim(weights.clone(), 3));
-            mixed = B::float_add(B::float_mul(mixed, shrink), B::product(weights, value));
+            mixed = B::float_add(B::float_mul(mixed, shrink), product::<B>(weights, value));
             largest = now;
         }
         let group = heads / kv_heads;
@@ -170,15 +170,15 @@ pub(super) fn backward<B: Backend + Product>(
             let query = B::float_mul_scalar(query, inputs.score.scale.into());
             let (scores, slope) = scores::<B>(query.clone(), key.clone(), inputs.score);
             let weights = hide(B::float_exp(B::float_sub(hide(scores, &sight, UNSEEN), log_sums)), &sight, 0.0); // P
-            let of_weights = B::product(gradient.clone(), B::float_transpose(value.clone())); // dP
+            let of_weights = product::<B>(gradient.clone(), B::float_transpose(value.clone())); // dP
             let of_scores = B::float_mul(weights.clone(), B::float_sub(of_weights, along)); // P ∘ (dP - D)
             let of_scores = match slope {
                 Some(slope) => B::float_mul(of_scores, slope),
                 None => of_scores,
             };
-            add::<B>(dq, B::product(of_scores.clone(), key.clone()));
-            add::<B>(&mut dk, B::product(B::float_transpose(of_scores), query));
-            add::<B>(&mut dv, B::product(B::float_transpose(weights), gradient));
+            add::<B>(dq, product::<B>(of_scores.clone(), key.clone()));
+            add::<B>(&mut dk, product::<B>(B::float_transpose(of_scores), query));
+            add::<B>(&mut dv, product::<B>(B::float_transpose(weights), gradient));
         }
         // A key that no query sees has no gradient.
         let whole =
@@ -189,4 +189,8 @@ pub(super) fn backward<B: Backend + Product>(
     let scaled = |dq: FloatTensor<B>| places::<B>(B::float_mul_scalar(dq, inputs.score.scale.into()), heads / kv_heads);
     let of_queries = of_queries.into_iter().map(|dq| scaled(dq.expect("a query sees itself"))).collect();
     [B::float_cat(of_queries, 1), B::float_cat(of_keys, 1), B::float_cat(of_values, 1)]
+}
+
+fn product<B: Product>(left: FloatTensor<B>, right: FloatTensor<B>) -> FloatTensor<B> {
+    B::product(left, right, DType::F32)
 }

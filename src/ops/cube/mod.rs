@@ -18,7 +18,8 @@ pub(super) mod squares;
 mod tests;
 
 use burn::tensor::{DType, Shape};
-use burn_cubecl::kernel::into_contiguous;
+use burn_cubecl::kernel::matmul::{MatmulStrategy, matmul};
+use burn_cubecl::kernel::{cast, into_contiguous};
 use burn_cubecl::ops::numeric::empty_device_contiguous_dtype;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::calculate_cube_count_elemwise;
@@ -64,6 +65,13 @@ fn owned(tensor: CubeTensor) -> CubeTensor {
 fn upload(beside: &CubeTensor, numbers: &[u32]) -> CubeTensor {
     let handle = beside.client.create_from_slice(u32::as_bytes(numbers));
     CubeTensor::new_contiguous(beside.client.clone(), beside.device.clone(), [numbers.len()].into(), handle, DType::U32)
+}
+
+/// The product of two matrices in the numbers of the left one, with sums in f32, rounded to a type at the end. burn takes the right one's
+/// numbers for those of the left.
+pub(super) fn product(lhs: CubeTensor, rhs: CubeTensor, given: DType) -> CubeTensor {
+    let rhs = if rhs.dtype == lhs.dtype { rhs } else { cast(rhs, lhs.dtype) };
+    matmul(lhs, rhs, None, MatmulStrategy::default(), given).expect("burn has a kernel for every shape")
 }
 
 /// The cubes of a kernel in which a unit has an index of its own, and the units of a cube.
