@@ -135,7 +135,7 @@ fn a_trial_tells_the_time_and_sizes_tell_what_fits() {
 
     let fits = desk.run(&["plan", "--fits", "base/config.json"]);
     fits.says("fits", 0, &[]);
-    for line in ["    8 GB", "   80 GB", "float32", "bfloat16"] {
+    for line in ["    8 GB", "   80 GB", "float32", "bfloat16", "GPU, bfloat16"] {
         assert!(fits.stdout.contains(line), "{}", fits.stdout);
     }
     desk.run(&["plan"]).says("nothing to plan", 2, &[]);

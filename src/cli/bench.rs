@@ -12,12 +12,12 @@ use super::gradcheck::is_proven;
 use super::{Failure, grouped, print};
 use crate::adapter::{LoraConfig, attach, peft};
 use crate::data::{Batch, TokenRow};
-use crate::device;
+use crate::device::{self, Halves};
 use crate::draws::mix;
 use crate::fault::{Exit, Fault};
 use crate::files::safetensors::Archive;
 use crate::model::{Decoder, DecoderSpec, Folder};
-use crate::plan::memory::{Load, Purpose, Rows, Trained};
+use crate::plan::memory::{Load, Place, Purpose, Rows, Trained};
 use crate::report::peak_memory_bytes;
 use crate::terms;
 use crate::train::{AdamW, AdamWConfig, Gradients, LossScale, Memory, StepConfig, forward_backward, head_chunk_rows};
@@ -175,7 +175,10 @@ fn planned(args: &BenchArgs, decoder: &Decoder, rows: Rows, threads: usize) -> R
         accumulated: 1,
         evaluation: None,
         purpose: Purpose::Bench,
-        threads,
+        place: match device::halves(&decoder.device()) {
+            Halves::Widened => Place::Processor { threads },
+            Halves::Computed(half) => Place::Gpu { half },
+        },
     })
 }
 

@@ -7,13 +7,17 @@ use serde_json::{Map, Value, json};
 use super::{Failure, grouped, print};
 use crate::adapter::LoraConfig;
 use crate::model::DecoderSpec;
-use crate::plan::memory::{Load, Purpose, Rows, Trained, longest_that_fits};
-use crate::terms::{ModelDtype, Term};
+use crate::plan::memory::{Load, Place, Purpose, Rows, Trained, longest_that_fits};
+use crate::terms::ModelDtype;
 
 /// Memories that people have, GB of 10⁹ bytes.
 const GIGABYTES: [u64; 6] = [8, 12, 16, 24, 48, 80];
-/// Forms of the frozen base.
-const BASES: [ModelDtype; 2] = [ModelDtype::Float32, ModelDtype::Bfloat16];
+/// Forms of the frozen base and where they are, with their headings: the memory is the machine's, or a GPU's own.
+const BASES: [(&str, ModelDtype, Place); 3] = [
+    ("float32", ModelDtype::Float32, Place::Processor { threads: THREADS }),
+    ("bfloat16", ModelDtype::Bfloat16, Place::Processor { threads: THREADS }),
+    ("GPU, bfloat16", ModelDtype::Bfloat16, Place::Gpu { half: Some(ModelDtype::Bfloat16) }),
+];
 /// The shortest rows that are worth an adapter, tokens.
 const SHORTEST: usize = 128;
 /// Rank of the adapter, on every projection.
@@ -23,7 +27,7 @@ const THREADS: usize = 8;
 
 pub(super) fn print_table(config: &Path, json: bool) -> Result<(), Failure> {
     let spec = DecoderSpec::read(config)?;
-    let loads = BASES.map(|dtype| load(&spec, dtype));
+    let loads = BASES.map(|(_, dtype, place)| load(&spec, dtype, place));
     let loads = loads.into_iter().collect::<Result<Vec<Load>, Failure>>()?;
     let longest = |gigabytes: u64| {
         let of = |load: &Load| longest_that_fits(load, gigabytes * 1_000_000_000, SHORTEST);
@@ -31,7 +35,7 @@ pub(super) fn print_table(config: &Path, json: bool) -> Result<(), Failure> {
     };
     let rows = GIGABYTES.map(longest);
     if json {
-        let names = BASES.map(Term::word);
+        let names = BASES.map(|(name, ..)| name);
         let row = |(gigabytes, longest): &(u64, Vec<Option<usize>>)| {
             let longest: Map<String, Value> =
                 names.iter().zip(longest).map(|(name, of)| ((*name).to_owned(), json!(of))).collect();
@@ -46,10 +50,10 @@ pub(super) fn print_table(config: &Path, json: bool) -> Result<(), Failure> {
     ))?;
     print("")?;
     let line = |first: &str, cells: Vec<String>| {
-        let cells: String = cells.into_iter().map(|cell| format!("  {cell:>10}")).collect();
+        let cells: String = cells.into_iter().map(|cell| format!("  {cell:>13}")).collect();
         print(format_args!("{first:>8}{cells}"))
     };
-    line("memory", BASES.map(|dtype| dtype.word().to_owned()).to_vec())?;
+    line("memory", BASES.map(|(name, ..)| name.to_owned()).to_vec())?;
     for (gigabytes, longest) in rows {
         let cell = |longest: Option<usize>| longest.map_or_else(|| "-".to_owned(), |tokens| grouped(tokens as u64));
         line(&format!("{gigabytes} GB"), longest.into_iter().map(cell).collect())?;
@@ -57,19 +61,9 @@ pub(super) fn print_table(config: &Path, json: bool) -> Result<(), Failure> {
     Ok(())
 }
 
-fn load(spec: &DecoderSpec, base_dtype: ModelDtype) -> Result<Load, Failure> {
+fn load(spec: &DecoderSpec, base_dtype: ModelDtype, place: Place) -> Result<Load, Failure> {
     let config = LoraConfig::all_linear(RANK, 2.0 * RANK as f64);
     let (trained, rows) = (Trained::adapter(&config, spec)?, Rows::dense(1, SHORTEST));
     let spec = spec.clone();
-    Ok(Load {
-        spec,
-        base_dtype,
-        trained,
-        dropout: 0.0,
-        rows,
-        accumulated: 1,
-        evaluation: None,
-        purpose: Purpose::Run,
-        threads: THREADS,
-    })
+    Ok(Load { spec, base_dtype, trained, dropout: 0.0, rows, accumulated: 1, evaluation: None, purpose: Purpose::Run, place })
 }

@@ -2,10 +2,10 @@
 
 use super::Error;
 use super::adapter::Trains;
-use super::memory::{Load, Parts, Phase, Purpose, Rows, Trained, fewest_recomputed};
+use super::memory::{Load, Parts, Phase, Place, Purpose, Rows, Trained, fewest_recomputed};
 use super::resolve::Plan;
 use super::rows::RunData;
-use crate::device;
+use crate::device::{self, Found, Halves};
 use crate::terms::{Checkpointing, Device};
 use crate::train::{self, Memory};
 
@@ -25,6 +25,10 @@ pub struct MemoryPlan {
     rank: Option<usize>,
     /// What it may have; `None` where the system does not tell and the recipe does not say.
     pub allowed: Option<Allowed>,
+    /// Where it computes.
+    device: Device,
+    /// The largest tensor that is taken there; `None` where there is no limit but memory.
+    largest_tensor_bytes: Option<u64>,
 }
 
 /// What a run may have.
@@ -51,7 +55,7 @@ impl Allowed {
 }
 
 impl MemoryPlan {
-    fn new(load: Load, checkpointing: Checkpointing, rank: Option<usize>, allowed: Option<Allowed>) -> Self {
+    fn new(load: Load, checkpointing: Checkpointing, rank: Option<usize>, allowed: Option<Allowed>, device: Device) -> Self {
         let blocks = load.spec.layers.len();
         let recomputed = match checkpointing {
             Checkpointing::All => blocks,
@@ -60,7 +64,9 @@ impl MemoryPlan {
             Checkpointing::Auto => allowed.and_then(|allowed| fewest_recomputed(&load, allowed.bytes)).unwrap_or(blocks),
         };
         let chosen = Memory { recomputed };
-        Self { parts: load.parts(chosen), chosen, rank, allowed, load }
+        let limits = device::find(device).and_then(|found| found.limits);
+        let largest_tensor_bytes = limits.map(|limits| limits.max_buffer_bytes);
+        Self { parts: load.parts(chosen), chosen, rank, allowed, device, largest_tensor_bytes, load }
     }
 
     /// The same with as few recomputed blocks as fit; unchanged where none do, or where what is chosen fits. Recomputed blocks have the
@@ -69,7 +75,7 @@ impl MemoryPlan {
     pub fn relieved(self) -> Self {
         let fewest = || self.allowed.and_then(|allowed| fewest_recomputed(&self.load, allowed.bytes));
         match if self.fits() { None } else { fewest() } {
-            Some(recomputed) => Self::new(self.load, Checkpointing::Lowest(recomputed), self.rank, self.allowed),
+            Some(recomputed) => Self::new(self.load, Checkpointing::Lowest(recomputed), self.rank, self.allowed, self.device),
             None => self,
         }
     }
@@ -86,7 +92,7 @@ impl MemoryPlan {
         let step = parts.step;
         let working = step.recomputed_bytes + step.block_bytes + step.head_bytes;
         let held = [
-            ("  process", parts.process_bytes),
+            (if matches!(self.load.place, Place::Gpu { .. }) { "  pools" } else { "  process" }, parts.process_bytes),
             ("  frozen weights", parts.base_bytes),
             ("  trained weights", parts.trained_bytes),
             ("  their moments", parts.moments_bytes),
@@ -118,6 +124,7 @@ impl MemoryPlan {
     /// # Errors
     /// It would; with both sides and the smallest change of the recipe with which it would not.
     pub fn check(&self) -> Result<(), Error> {
+        self.check_largest()?;
         let Some(allowed) = self.allowed.filter(|_| !self.fits()) else { return Ok(()) };
         let parts = &self.parts;
         let message = format!(
@@ -131,6 +138,20 @@ impl MemoryPlan {
             megabytes(parts.process_bytes),
         );
         Err(Error::Memory { message, hint: self.hint(allowed) })
+    }
+
+    /// Refuses a run with a tensor that the device does not take.
+    fn check_largest(&self) -> Result<(), Error> {
+        let (bytes, follows_tokens) = self.load.largest_tensor();
+        let Some(largest) = self.largest_tensor_bytes.filter(|largest| bytes > *largest) else { return Ok(()) };
+        let message =
+            format!("the run has a tensor of {}, `{}` takes tensors up to {}", megabytes(bytes), self.device, megabytes(largest));
+        let hint = if follows_tokens {
+            "lower `training.micro_batch_size` and raise `gradient_accumulation_steps`, or lower `training.sequence_len`"
+        } else {
+            "lower `adapter.r`, or train on another device"
+        };
+        Err(Error::Memory { message, hint: hint.to_owned() })
     }
 
     /// The smallest change of the recipe that needs less than what ran out, which is what the device held by then, where that is known.
@@ -183,7 +204,7 @@ impl Plan {
             Trains::Adapter(config) if self.init_from.is_none() && config.rank_pattern.is_empty() => Some(config.rank),
             _ => None,
         };
-        MemoryPlan::new(self.load(data, config), self.training.checkpointing, rank, self.allowed)
+        MemoryPlan::new(self.load(data, config), self.training.checkpointing, rank, self.allowed, self.device)
     }
 
     fn load(&self, data: &RunData, config: &train::Config) -> Load {
@@ -196,18 +217,19 @@ impl Plan {
         let rows = data.largest_trained(config).unwrap_or(Rows::dense(self.training.micro_batch_size, 2));
         let evaluation = data.largest_scored(config.micro_batch_size, config.packing);
         let accumulated = self.training.gradient_accumulation_steps;
-        let threads = if self.threads == 0 { std::thread::available_parallelism().map_or(1, usize::from) } else { self.threads };
-        Load {
-            spec,
-            base_dtype: self.model_dtype,
-            trained,
-            dropout,
-            rows,
-            accumulated,
-            evaluation,
-            purpose: Purpose::Run,
-            threads,
-        }
+        let found = device::find(self.device);
+        let half = |found: &Found| if let Halves::Computed(half) = found.halves() { half } else { None };
+        let place = match self.device {
+            Device::Cpu | Device::Auto => Place::Processor {
+                threads: if self.threads == 0 {
+                    std::thread::available_parallelism().map_or(1, usize::from)
+                } else {
+                    self.threads
+                },
+            },
+            Device::Wgpu(_) | Device::Cuda(_) => Place::Gpu { half: found.as_ref().and_then(half) },
+        };
+        Load { spec, base_dtype: self.model_dtype, trained, dropout, rows, accumulated, evaluation, purpose: Purpose::Run, place }
     }
 }
 
@@ -220,7 +242,7 @@ mod tests {
         let load = super::super::memory::tests::load(4, 2, Rows::dense(4, 64));
         let plan = |allowed| {
             let allowed = Allowed { bytes: allowed, is_said: true };
-            MemoryPlan::new(load.clone(), Checkpointing::None, None, Some(allowed))
+            MemoryPlan::new(load.clone(), Checkpointing::None, None, Some(allowed), Device::Cpu)
         };
         let [kept, least] = [Memory::KEEP, Memory::RECOMPUTE].map(|memory| load.parts(memory).peak_bytes());
         assert_eq!(plan(kept).relieved().chosen, Memory::KEEP);

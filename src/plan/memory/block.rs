@@ -1,4 +1,4 @@
-//! What one block keeps for its backward, and what its forward and backward compute with, op by op, in numbers of four bytes.
+//! What one block keeps for its backward, and what its forward and backward compute with, op by op, in numbers.
 
 use std::ops::Range;
 

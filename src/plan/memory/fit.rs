@@ -1,6 +1,6 @@
 //! What fits: how many blocks have to recompute, how long rows may be, and which change of a recipe is the smallest that helps.
 
-use super::{Load, Rows, Trained};
+use super::{F32, Load, Place, Rows, Trained};
 use crate::terms::{Method, ModelDtype};
 use crate::train::Memory;
 
@@ -50,9 +50,13 @@ impl Load {
                 return Some(hint);
             }
         }
-        if load.trained.method == Method::Lora && load.base_dtype != ModelDtype::Bfloat16 {
-            load.base_dtype = ModelDtype::Bfloat16;
-            overrides.push(format!("training.model_dtype={}", ModelDtype::Bfloat16));
+        let half = match load.place {
+            Place::Processor { .. } => Some(ModelDtype::Bfloat16),
+            Place::Gpu { half } => half,
+        };
+        if let Some(half) = half.filter(|_| load.trained.method == Method::Lora && load.kept_bytes() == F32) {
+            load.base_dtype = half;
+            overrides.push(format!("training.model_dtype={half}"));
             if let Some(hint) = hint(&load, &overrides) {
                 return Some(hint);
             }

@@ -11,6 +11,7 @@ mod step;
 
 use serde::Serialize;
 
+use self::block::BlockForm;
 pub use fit::{Hint, fewest_recomputed, longest_that_fits};
 
 use crate::adapter::{Error, LoraConfig};
@@ -24,6 +25,10 @@ const F32: u64 = 4;
 /// The program itself, its threads' stacks, and ends of pages. Measured: 14 to 17 MiB for `bench` with two threads on a model of 60 KB, 18
 /// to 20 MiB on models of 10 MB to 2 GB, and 10 MiB more with the code of wgpu.
 const PROCESS_BYTES: u64 = if cfg!(feature = "wgpu") { 29 } else { 19 } << 20;
+/// What a GPU's allocator holds beside what is in use: a share of it, since its pages are of fixed sizes, and the first pages. Measured on a
+/// software adapter, whose largest page has 128 MiB: up to 15 % in steps of 90 to 300 MiB, and 32 MiB where there is little.
+const POOL_SHARE: f64 = 0.15;
+const POOL_BYTES: u64 = 32 << 20;
 /// Scratch of a thread: packed panels of a product, or a tile of attention.
 const SCRATCH_BYTES: u64 = 1 << 18;
 /// Copies of a tensor that is saved: in the order of its file, as numbers and as bytes.
@@ -106,12 +111,27 @@ pub enum Purpose {
     Bench,
 }
 
+/// Where a run's tensors are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// In the memory of the process.
+    Processor {
+        /// Threads that compute.
+        threads: usize,
+    },
+    /// In a GPU's own. What a process needs beside it is not counted.
+    Gpu {
+        /// The best type of 16 bits that it computes in.
+        half: Option<ModelDtype>,
+    },
+}
+
 /// What the memory of a run follows from.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Load {
     /// The model.
     pub spec: DecoderSpec,
-    /// How matrices of the frozen base are kept; what is small is f32, and `auto` is too.
+    /// How matrices of the frozen base are kept, and on a GPU what goes from layer to layer; what is small is f32, and `auto` is too.
     pub base_dtype: ModelDtype,
     /// What trains.
     pub trained: Trained,
@@ -125,14 +145,14 @@ pub struct Load {
     pub evaluation: Option<Rows>,
     /// What the steps are for.
     pub purpose: Purpose,
-    /// Threads that compute.
-    pub threads: usize,
+    /// Where tensors are.
+    pub place: Place,
 }
 
 /// Bytes of a run at its peak, part by part.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Parts {
-    /// The program, its threads and its tokenizer.
+    /// The program, its threads and its tokenizer; on a GPU what its allocator holds beside what is in use.
     pub process_bytes: u64,
     /// Weights that do not train.
     pub base_bytes: u64,
@@ -222,19 +242,27 @@ impl Load {
     /// The parts where so many blocks recompute.
     pub fn parts(&self, memory: Memory) -> Parts {
         let trainable = self.trainable_parameters();
-        let of_run = if self.purpose == Purpose::Run { RUN_BYTES + TOKEN_BYTES * self.spec.vocabulary as u64 } else { 0 };
-        Parts {
-            process_bytes: PROCESS_BYTES + of_run + SCRATCH_BYTES * self.threads as u64,
+        let is_run = self.purpose == Purpose::Run;
+        let of_run = if is_run { RUN_BYTES + TOKEN_BYTES * self.spec.vocabulary as u64 } else { 0 };
+        let is_gpu = self.is_on_gpu();
+        let parts = Parts {
+            process_bytes: match self.place {
+                Place::Processor { threads } => PROCESS_BYTES + of_run + SCRATCH_BYTES * threads as u64,
+                Place::Gpu { .. } => 0,
+            },
             base_bytes: self.base_bytes(),
             trained_bytes: trainable * F32,
             moments_bytes: 2 * trainable * F32,
-            loading_bytes: self.loading_bytes(),
+            // What is read and written passes through the memory of the process.
+            loading_bytes: if is_gpu { 0 } else { self.loading_bytes() },
             evaluation_bytes: self.evaluation.map_or(0, |rows| step::evaluation_bytes(self, rows)),
             step: step::highest(self, memory),
             // Weights and moments are updated in place, by the gradients of the step.
             update_bytes: trainable * F32,
-            saving_bytes: if self.purpose == Purpose::Run { SAVED_COPIES * self.largest_trained() * F32 } else { 0 },
-        }
+            saving_bytes: if is_run && !is_gpu { SAVED_COPIES * self.largest_trained() * F32 } else { 0 },
+        };
+        let pools_bytes = if is_gpu { POOL_BYTES + (parts.peak_bytes() as f64 * POOL_SHARE) as u64 } else { 0 };
+        Parts { process_bytes: parts.process_bytes + pools_bytes, ..parts }
     }
 
     /// Parameters that train.
@@ -256,11 +284,43 @@ impl Load {
 
     /// Numbers of the frozen base.
     fn base_bytes(&self) -> u64 {
-        let number_bytes = |shape: &[usize]| if shape.len() > 1 && self.base_dtype == ModelDtype::Bfloat16 { 2 } else { F32 };
+        let number_bytes = |shape: &[usize]| if shape.len() > 1 { self.kept_bytes() } else { F32 };
         let bytes = |(_, shape): (String, Vec<usize>)| shape.iter().product::<usize>() as u64 * number_bytes(&shape);
         match self.trained.method {
             Method::Full => 0,
             Method::Lora => self.spec.tensors().into_iter().map(bytes).sum(),
+        }
+    }
+
+    fn is_on_gpu(&self) -> bool {
+        matches!(self.place, Place::Gpu { .. })
+    }
+
+    /// The largest tensor in bytes, and whether it would be smaller with fewer tokens. Tables of the vocabulary may be in pieces.
+    pub fn largest_tensor(&self) -> (u64, bool) {
+        let rows = [Some(self.rows), self.evaluation].into_iter().flatten();
+        let widest = |rows: Rows| (0..self.spec.layers.len()).map(|index| BlockForm::new(self, index, rows).gate_up()).max();
+        let of_tokens = rows.filter_map(widest).max().unwrap_or(0) * self.computed_bytes();
+        let logits = self.head_chunk_rows(usize::MAX) * self.spec.vocabulary as u64 * F32;
+        let matrix = self.spec.projections().iter().map(|linear| linear.inputs * linear.outputs).max().unwrap_or(0) as u64;
+        let whole = self.trainable_parameters() * F32;
+        let others = (matrix * self.kept_bytes()).max(whole).max(logits);
+        (of_tokens.max(others), of_tokens > others)
+    }
+
+    /// Bytes of a number of a matrix.
+    fn kept_bytes(&self) -> u64 {
+        match self.base_dtype {
+            ModelDtype::Auto | ModelDtype::Float32 => F32,
+            ModelDtype::Bfloat16 | ModelDtype::Float16 => 2,
+        }
+    }
+
+    /// Bytes of a number that goes from layer to layer.
+    fn computed_bytes(&self) -> u64 {
+        match self.place {
+            Place::Processor { .. } => F32,
+            Place::Gpu { .. } => self.kept_bytes(),
         }
     }
 

@@ -1,7 +1,7 @@
 //! A training step as a walk over its moments: what is held when the head computes, and when each block goes backward.
 
 use super::block::{BlockForm, PROJECTIONS};
-use super::{F32, Load, Purpose, Rows, StepParts};
+use super::{F32, Load, Place, Purpose, Rows, StepParts};
 use crate::terms::Method;
 use crate::train::Memory;
 
@@ -28,47 +28,52 @@ pub(super) fn highest(load: &Load, memory: Memory) -> StepParts {
     // One flat row for all, made when the first micro-batch comes to its backward.
     let gradients = load.trainable_parameters();
     let widest = blocks.iter().map(BlockForm::gate_up).max().unwrap_or(0);
-    let held_back = blocks.iter().map(BlockForm::input).sum::<u64>() / HELD_BACK + widest;
+    let held_back = match load.place {
+        Place::Processor { .. } => blocks.iter().map(BlockForm::input).sum::<u64>() / HELD_BACK + widest,
+        Place::Gpu { .. } => 0,
+    };
     let mut kept_numbers: u64 = held_back + (0..blocks.len()).map(kept).sum::<u64>();
     let at_head = if load.accumulated > 1 || is_full { gradients } else { 0 };
-    let head = head(load) + left_of_heads(load, head(load), kept_numbers);
-    let mut moments = vec![Numbers { gradients: at_head, kept: kept_numbers, head, ..Numbers::default() }];
+    let head = head_bytes(load) + left_of_heads(load, head_bytes(load), kept_numbers * load.computed_bytes());
+    let mut moments = vec![Moment { gradients: at_head, kept: kept_numbers, head, ..Moment::default() }];
     for (index, block) in blocks.iter().enumerate().skip(lowest).rev() {
         kept_numbers -= kept(index);
         let again = if recomputes(index) { block.kept() } else { 0 };
         let kept = kept_numbers + block.input() + if recomputes(index) { 0 } else { block.kept() };
         // A block's own gradients, before they are added to the row.
         let own = of_block[index];
-        moments.push(Numbers { gradients, kept, recomputed: again, block: block.backward() + own, head: 0 });
+        moments.push(Moment { gradients, kept, recomputed: again, block: block.backward(), own, head: 0 });
     }
     // A block below the lowest adapter, or one that recomputes, first runs forward without a tape.
-    let forward = |index: usize| Numbers {
+    let forward = |index: usize| Moment {
         kept: held_back + (0..index).map(kept).sum::<u64>(),
         block: blocks[index].forward(),
-        ..Numbers::default()
+        ..Moment::default()
     };
     moments.extend((0..blocks.len()).filter(|index| *index < lowest || recomputes(*index)).map(forward));
-    moments.into_iter().map(Numbers::bytes).max_by_key(|parts| parts.bytes()).unwrap_or_default()
+    moments.into_iter().map(|moment| moment.bytes(load.computed_bytes())).max_by_key(|parts| parts.bytes()).unwrap_or_default()
 }
 
-/// One moment, in numbers.
+/// One moment, in numbers, but the head in bytes.
 #[derive(Debug, Clone, Copy, Default)]
-struct Numbers {
+struct Moment {
     gradients: u64,
     kept: u64,
     recomputed: u64,
     block: u64,
+    /// Gradients of a block's own weights.
+    own: u64,
     head: u64,
 }
 
-impl Numbers {
-    fn bytes(self) -> StepParts {
+impl Moment {
+    fn bytes(self, computed_bytes: u64) -> StepParts {
         StepParts {
             gradients_bytes: self.gradients * F32,
-            kept_bytes: self.kept * F32,
-            recomputed_bytes: self.recomputed * F32,
-            block_bytes: self.block * F32,
-            head_bytes: self.head * F32,
+            kept_bytes: self.kept * computed_bytes,
+            recomputed_bytes: self.recomputed * computed_bytes,
+            block_bytes: self.block * computed_bytes + self.own * F32,
+            head_bytes: self.head,
         }
     }
 }
@@ -82,20 +87,27 @@ fn trainable_of_blocks(load: &Load) -> Vec<u64> {
 
 /// The hidden rows that are labelled and their gradients, beside the logits of a chunk, whose gradient takes their place, or beside all
 /// gradients in one piece.
-fn head(load: &Load) -> u64 {
-    let (spec, rows) = (&load.spec, load.rows);
+fn head_bytes(load: &Load) -> u64 {
+    let (spec, rows, computed) = (&load.spec, load.rows, load.computed_bytes());
     let (width, chunk, labelled) = (spec.width as u64, load.head_chunk_rows(rows.labelled), rows.labelled as u64);
     // Of the projection's weights the sum of gradients, and what a chunk adds to it.
-    let weights = if load.trained.method == Method::Full { 2 * (spec.vocabulary * spec.width) as u64 } else { 0 };
-    let logits = chunk * (spec.vocabulary as u64 + 3 * width);
-    labelled * width + (logits + labelled * width).max(2 * labelled * width) + weights
+    let weights = if load.trained.method == Method::Full { 2 * (spec.vocabulary * spec.width) as u64 * F32 } else { 0 };
+    let logits = chunk * (spec.vocabulary as u64 * logit_bytes(load) + 3 * width * computed);
+    let hidden = labelled * width * computed;
+    hidden + (logits + hidden).max(2 * hidden) + weights
+}
+
+/// Bytes of a logit: its gradient takes its place, and is there once more in the numbers that go on.
+fn logit_bytes(load: &Load) -> u64 {
+    let computed = load.computed_bytes();
+    F32 + if computed == F32 { 0 } else { computed }
 }
 
 /// What the head of the micro-batch before leaves of its place. Micro-batches of a run are of different sizes, so that a head finds its place
 /// too small; what is kept may lie there. Larger logits are given back to the system. Measured: 31 of 31 MB, and 0 where more is kept.
 fn left_of_heads(load: &Load, head: u64, kept: u64) -> u64 {
     let logits = load.head_chunk_rows(load.rows.labelled) * load.spec.vocabulary as u64;
-    let is_left = load.purpose == Purpose::Run && logits * F32 < MAPPED_BYTES;
+    let is_left = load.purpose == Purpose::Run && !load.is_on_gpu() && logits * F32 < MAPPED_BYTES;
     if is_left { head.saturating_sub(kept) } else { 0 }
 }
 
@@ -104,6 +116,7 @@ pub(super) fn evaluation_bytes(load: &Load, rows: Rows) -> u64 {
     let forward =
         (0..load.spec.layers.len()).map(|index| BlockForm::new(load, index, rows)).map(|block| block.input() + block.forward());
     let (width, chunk) = (load.spec.width as u64, load.head_chunk_rows(rows.labelled));
-    let head = rows.tokens as u64 * width + chunk * (load.spec.vocabulary as u64 + 3 * width);
-    forward.chain([head]).max().unwrap_or(0) * F32
+    let computed = load.computed_bytes();
+    let head = rows.tokens as u64 * width * computed + chunk * (load.spec.vocabulary as u64 * F32 + 3 * width * computed);
+    forward.map(|numbers| numbers * computed).chain([head]).max().unwrap_or(0)
 }

@@ -36,7 +36,7 @@ pub(in crate::plan) fn load(layers: usize, rank: usize, rows: Rows) -> Load {
         accumulated: 1,
         evaluation: None,
         purpose: Purpose::Bench,
-        threads: 1,
+        place: Place::Processor { threads: 1 },
     }
 }
 
