@@ -56,12 +56,12 @@ peer() { # config seq seconds [--grad-ckpt] [--matmul]
 
 export RANKINE_CACHE="$out/cache"
 record doctor 20 "$rankine" doctor --json
-# Activations are float32 everywhere yet; float16 is no type of the base.
-for dtype in float32 bfloat16; do
+for dtype in float32 bfloat16 float16; do
     record "proof $dtype" 60 "$rankine" doctor --gradcheck --device "$device" --model-dtype "$dtype" --json
 done
 [ -z "$parity" ] || record "golden parity through wgpu" 60 "$parity" --test-threads 1
 record quickstart 60 "$rankine" train recipes/quickstart.yaml "device=$device" "output_dir=$out/quickstart" --json
+record "quickstart in float16" 60 "$rankine" train recipes/quickstart.yaml "device=$device" training.model_dtype=float16 "output_dir=$out/float16" --json
 record "quickstart, second start" 30 "$rankine" train recipes/quickstart.yaml "device=$device" "output_dir=$out/again" training.max_steps=5 --json
 
 # What the goals are about comes first.

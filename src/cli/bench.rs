@@ -98,7 +98,7 @@ pub(super) fn bench(args: &BenchArgs, started: Instant) -> Result<(), Failure> {
     measured.seconds.drain(..args.warmup as usize);
     measured.seconds.sort_by(f64::total_cmp);
     let peak_memory_bytes = peak_memory_bytes();
-    let planned_bytes = planned(args, &decoder, Rows::of(&batch), threads)?.parts(memory).peak_bytes();
+    let planned = planned(args, &decoder, Rows::of(&batch), threads)?.parts(memory);
     let seconds = measured.seconds[measured.seconds.len() / 2];
     let flops = flops_a_token(&decoder.spec, batch.lengths[0]) * batch.tokens() as f64;
     let result = json!({
@@ -109,7 +109,8 @@ pub(super) fn bench(args: &BenchArgs, started: Instant) -> Result<(), Failure> {
         "matmul_peak_flops_per_second": device::product_flops_per_second(&decoder.device(), PRODUCT_WIDTH),
         "peak_memory_bytes": peak_memory_bytes,
         "device_peak_memory_bytes": device::peak_memory_bytes(&decoder.device()),
-        "planned_peak_memory_bytes": planned_bytes,
+        "planned_peak_memory_bytes": planned.peak_bytes(),
+        "weights_bytes": planned.base_bytes,
         "process_start_to_first_step_seconds": measured.first_step_seconds,
         "losses": measured.losses,
         "parameters": decoder.spec.parameters(),

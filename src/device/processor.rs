@@ -39,7 +39,10 @@ pub fn product_flops_per_second(device: &Device, width: usize) -> f64 {
     let x = Tensor::<2>::ones([width, width], device);
     let seconds = (0..4).map(|_| {
         let started = std::time::Instant::now();
-        let _ = x.clone().matmul(x.clone()).slice([0..1, 0..1]).into_data();
+        let corner = x.clone().matmul(x.clone()).slice([0..1, 0..1]).into_data();
+        // A GPU's data is waited for when a number of it is read.
+        let read = corner.iter::<f32>().next();
+        assert!(read == Some(width as f32), "a product of ones is {read:?}, expected {width}");
         started.elapsed().as_secs_f64()
     });
     2.0 * (width * width * width) as f64 / seconds.fold(f64::INFINITY, f64::min)

@@ -26,9 +26,9 @@ const F32: u64 = 4;
 /// to 20 MiB on models of 10 MB to 2 GB, and 10 MiB more with the code of wgpu.
 const PROCESS_BYTES: u64 = if cfg!(feature = "wgpu") { 29 } else { 19 } << 20;
 /// What a GPU's allocator holds beside what is in use: a share of it, since its pages are of fixed sizes, and the first pages. Measured on a
-/// software adapter, whose largest page has 128 MiB: up to 15 % in steps of 90 to 300 MiB, and 32 MiB where there is little.
+/// software adapter, whose largest page has 128 MiB: up to 15 % in steps of 90 to 300 MiB, and 44 MiB where next to nothing is in use.
 const POOL_SHARE: f64 = 0.15;
-const POOL_BYTES: u64 = 32 << 20;
+const POOL_BYTES: u64 = 44 << 20;
 /// Scratch of a thread: packed panels of a product, or a tile of attention.
 const SCRATCH_BYTES: u64 = 1 << 18;
 /// Copies of a tensor that is saved: in the order of its file, as numbers and as bytes.
