@@ -59,6 +59,7 @@ fn the_lock_keeps_what_auto_came_to() {
     let lock: Value = serde_yaml::from_str(&desk.read_text("run/recipe.lock.yaml")).unwrap();
     assert_eq!((&lock["device"], &lock["recipe"]["device"]), (&"cpu".into(), &"cpu".into()));
     assert!(lock.get("gpu").is_none());
+    assert_eq!(lock["recipe"]["training"]["model_dtype"], "float32", "as the base is");
 }
 
 #[test]

@@ -135,7 +135,7 @@ fn the_quickstart_begins_as_on_the_cpu() {
     println!("losses on the CPU {cpu:?}, on the adapter {wgpu:?}, {difference:.1e} apart");
     assert!(cpu.len() == 4 && difference <= STEP_LOSS);
     let lock = desk.read_text("wgpu-float32/recipe.lock.yaml");
-    assert!(lock.contains("\ndevice: wgpu:0\n") && lock.contains("\ngpu: "), "{lock}");
+    assert!(lock.contains("\ndevice: wgpu:0\n") && lock.contains("\ngpu: ") && lock.contains("model_dtype: float32"), "{lock}");
 
     if !device::wgpu_adapters()[0].takes(ModelDtype::Float16) {
         println!("not in float16: the adapter has none");

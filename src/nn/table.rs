@@ -49,9 +49,9 @@ impl Table {
         }
         let rows = self.placed().map(|(first, piece)| {
             let [count, width] = piece.dims();
-            let place = ids.clone().sub_scalar(first as i64);
-            let is_here = place.clone().greater_equal_elem(0).bool_and(place.clone().lower_elem(count as i64));
-            let rows = piece.clone().select(0, place.clamp(0, count as i64 - 1)); // [n, width]
+            let place = ids.clone().sub_scalar(first as u32);
+            let is_here = place.clone().greater_equal_elem(0).bool_and(place.clone().lower_elem(count as u32));
+            let rows = piece.clone().select(0, place.clamp(0, count as u32 - 1)); // [n, width]
             (rows, is_here.unsqueeze_dim::<2>(1).expand([ids.dims()[0], width]))
         });
         let joined = rows.reduce(|(rows, is_there), (others, is_here)| (rows.mask_where(is_here, others), is_there));

@@ -10,14 +10,16 @@ use super::lock::Lock;
 use super::resolve::Plan;
 use super::rows::RunData;
 use crate::data::{self, Source};
+use crate::terms::Term;
 use crate::train;
 
 impl Lock {
-    /// Writes down what the rows of this plan are, and what `auto` came to: how many blocks recompute, and the device. What is free, or
-    /// proven, may be another when the run goes on.
+    /// Writes down what the rows of this plan are, and what `auto` came to: how many blocks recompute, the device and the numbers
+    /// of the base. What is free, or proven, may be another when the run goes on.
     pub fn describe(&mut self, plan: &Plan, data: &RunData, memory: train::Memory) {
         self.0.insert("data".to_owned(), plan.provenance(data));
         self.0["recipe"]["training"]["gradient_checkpointing"] = json!(memory.recomputed);
+        self.0["recipe"]["training"]["model_dtype"] = json!(plan.model_dtype.word());
         self.0["recipe"]["device"] = json!(plan.device.to_string());
     }
 }
