@@ -8,8 +8,8 @@ use crate::train::Memory;
 /// What is as large is mapped from the system and given back to it: glibc's largest `M_MMAP_THRESHOLD`, mallopt(3).
 const MAPPED_BYTES: u64 = 32 << 20;
 /// Of the residual stream at all blocks, the part that the allocator holds back between tensors of other sizes. Measured: 0.02 to 0.2,
-/// where blocks recompute and where they do not. Beside it a place as wide as gate and up, which lie side by side: what smaller tensors
-/// leave has no room for them. Measured: 17 of 25 MB more where all blocks recompute.
+/// where blocks recompute and where they do not. Beside it, where blocks recompute, a place as wide as gate and up, which lie side by side:
+/// what smaller tensors leave has no room for them. Measured: 17 of 25 MB more where all blocks recompute, and nothing where none does.
 pub(super) const HELD_BACK: u64 = 8;
 
 /// The highest moment of a step.
@@ -27,7 +27,7 @@ pub(super) fn highest(load: &Load, memory: Memory) -> StepParts {
 
     // One flat row for all, made when the first micro-batch comes to its backward.
     let gradients = load.trainable_parameters();
-    let widest = blocks.iter().map(BlockForm::gate_up).max().unwrap_or(0);
+    let widest = if memory.recomputed > 0 { blocks.iter().map(BlockForm::gate_up).max().unwrap_or(0) } else { 0 };
     let held_back = match load.place {
         Place::Processor { .. } => blocks.iter().map(BlockForm::input).sum::<u64>() / HELD_BACK + widest,
         Place::Gpu { .. } => 0,

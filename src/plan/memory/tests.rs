@@ -55,9 +55,10 @@ fn two_small_blocks_are_counted_by_hand() {
     let adapters = 8 + 6 + 6 + 8 + 10 + 10 + 10;
     // The output, its gradient, what was added to it, the mixture's tiles, and the gradients of the adapters.
     let work = 4 * input + adapters;
+    let gate_up = 2 * 3 * 6;
     let step = |gradients: u64, kept: u64, recomputed: u64, block: u64| StepParts {
         gradients_bytes: 4 * gradients,
-        kept_bytes: 4 * (kept + 2 * input / HELD_BACK + 2 * 3 * 6),
+        kept_bytes: 4 * (kept + 2 * input / HELD_BACK),
         recomputed_bytes: 4 * recomputed,
         block_bytes: 4 * block,
         head_bytes: 0,
@@ -65,9 +66,9 @@ fn two_small_blocks_are_counted_by_hand() {
     let kept = load.parts(Memory::KEEP);
     assert_eq!(kept.step, step(2 * adapters, 2 * (input + tape), 0, work), "at the highest block");
     let again = load.parts(Memory::RECOMPUTE);
-    assert_eq!(again.step, step(2 * adapters, 2 * input, tape, work), "at the highest block, with both inputs");
+    assert_eq!(again.step, step(2 * adapters, 2 * input + gate_up, tape, work), "at the highest block, with both inputs");
     let one = load.parts(Memory { recomputed: 1 }).step;
-    assert_eq!(one, step(2 * adapters, 2 * input + tape, 0, work), "at the highest block, which is kept");
+    assert_eq!(one, step(2 * adapters, 2 * input + tape + gate_up, 0, work), "at the highest block, which is kept");
     assert_eq!(one.bytes(), again.step.bytes());
     assert_eq!((kept.base_bytes, kept.trained_bytes, kept.moments_bytes), (4 * 300, 4 * 2 * adapters, 8 * 2 * adapters));
     assert_eq!(kept.peak_bytes(), kept.held_bytes() + kept.step.bytes());
@@ -146,8 +147,9 @@ proptest! {
         prop_assert!(peak(rows) <= peak(Rows::dense(count, length + 1)));
     }
 
+    /// But for one block alone, whose tape is whole at the highest moment either way.
     #[test]
-    fn more_recomputation_never_needs_more(count in 1usize..9, length in 2usize..200, layers in 1usize..6, rank in 1usize..20, full: bool) {
+    fn more_recomputation_never_needs_more(count in 1usize..9, length in 2usize..200, layers in 2usize..6, rank in 1usize..20, full: bool) {
         let mut load = load(layers, rank, Rows::dense(count, length));
         if full {
             load.trained = Trained::everything(&load.spec);
