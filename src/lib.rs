@@ -18,7 +18,7 @@
 //! | 3 | [`adapter`]: which projections get one, attaching, PEFT's files, what it adds to a weight |
 //! | 2 | [`model`]: the decoder described by data, families, strict loading |
 //! | 1 | [`recipe`]: what the user wrote; [`data`]: Parquet to batches; [`nn`]: one mechanism a file; [`hub`]: ids to folders, the only module that knows the network |
-//! | 0 | [`files`], [`report`], [`device`], [`ops`], and the words all share: [`fault`], [`terms`], [`draws`] |
+//! | 0 | [`files`], [`report`], [`device`], [`ops`], [`quant`], and the words all share: [`fault`], [`terms`], [`draws`] |
 
 pub mod adapter;
 pub mod cli;
@@ -35,6 +35,7 @@ pub mod nn;
 pub mod ops;
 pub mod plan;
 pub mod proof;
+pub mod quant;
 pub mod recipe;
 pub mod report;
 pub mod terms;

@@ -1,0 +1,77 @@
+//! The dynamic 8-bit code, by which double quantisation packs the absmax of blocks: the first bits of a magnitude say by which
+//! power of ten it is, those that are left its place between a tenth of that power and the power itself.
+//!
+//! Dettmers 2016, arXiv:1511.04561.
+
+use std::iter;
+
+/// Numbers of a block.
+pub(super) const BLOCK: usize = 256;
+
+/// The numbers of the 256 codes, ascending. There is a 1 and no -1.
+pub static DYNAMIC_CODE: [f32; 256] = code();
+static MIDPOINTS: [f32; 255] = midpoints();
+
+/// Steps from -1 to 1 in the table in which bitsandbytes looks codes up.
+const STEPS: f32 = 65535.0;
+
+const fn code() -> [f32; 256] {
+    const POWERS: [f32; 7] = [1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0];
+    let (mut code, mut above, mut power) = ([0.0; 256], 128, 0);
+    while power < 7 {
+        let (mut item, items) = (0, 1 << power);
+        while item < items {
+            let magnitude = POWERS[power as usize] * f32::midpoint(boundary(item, items), boundary(item + 1, items));
+            (code[above], code[254 - above]) = (magnitude, -magnitude);
+            (above, item) = (above + 1, item + 1);
+        }
+        power += 1;
+    }
+    code[255] = 1.0;
+    code
+}
+
+/// `torch.linspace(0.1, 1, items + 1)[index]`: from the nearer end, with one rounding.
+const fn boundary(index: u32, items: u32) -> f32 {
+    let step = ((1.0 - 0.1_f32) / items as f32) as f64;
+    if index < items.div_ceil(2) {
+        (0.1_f32 as f64 + step * index as f64) as f32
+    } else {
+        (1.0 - step * (items - index) as f64) as f32
+    }
+}
+
+const fn midpoints() -> [f32; 255] {
+    let (mut midpoints, mut index) = ([0.0; 255], 0);
+    while index < 255 {
+        midpoints[index] = f32::midpoint(DYNAMIC_CODE[index], DYNAMIC_CODE[index + 1]);
+        index += 1;
+    }
+    midpoints
+}
+
+/// Codes, and the absmax of each [`BLOCK`].
+pub(super) fn pack(numbers: &[f32]) -> (Vec<u8>, Vec<f32>) {
+    let absmax: Vec<f32> = numbers.chunks(BLOCK).map(super::absmax_of).collect();
+    let blocks = numbers.chunks(BLOCK).zip(&absmax);
+    let codes = blocks.flat_map(|(block, absmax)| block.iter().map(|number| nearest(*number, *absmax))).collect();
+    (codes, absmax)
+}
+
+/// The code of a number: not the nearest one, but the nearest to the closest of 65536 equal steps of [-1, 1]. A block of zeros
+/// has the code of the lowest number, and an absmax of 0 to go with it.
+fn nearest(number: f32, absmax: f32) -> u8 {
+    if absmax == 0.0 {
+        return 0;
+    }
+    let scaled = (number * (1.0 / absmax)).clamp(-1.0, 1.0);
+    let step = ((scaled + 1.0) * 0.5 * STEPS + 0.5).trunc();
+    let at = -1.0 + (2.0 * step) / STEPS;
+    MIDPOINTS.partition_point(|midpoint| *midpoint < at) as u8
+}
+
+/// Numbers from codes and the absmax of each [`BLOCK`].
+pub(super) fn unpack(codes: &[u8], absmax: &[f32]) -> Vec<f32> {
+    let scales = absmax.iter().flat_map(|absmax| iter::repeat_n(absmax, BLOCK));
+    codes.iter().zip(scales).map(|(code, scale)| DYNAMIC_CODE[usize::from(*code)] * scale).collect()
+}
