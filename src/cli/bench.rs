@@ -12,7 +12,7 @@ use super::gradcheck::is_proven;
 use super::{Failure, grouped, print};
 use crate::adapter::{LoraConfig, attach, peft};
 use crate::data::{Batch, TokenRow};
-use crate::device::{self, Halves};
+use crate::device;
 use crate::draws::mix;
 use crate::fault::{Exit, Fault};
 use crate::files::safetensors::Archive;
@@ -83,7 +83,8 @@ pub(super) fn parse_dtype(word: &str) -> Result<terms::ModelDtype, String> {
 
 pub(super) fn bench(args: &BenchArgs, started: Instant) -> Result<(), Failure> {
     let threads = device::set_threads(args.threads);
-    let mut decoder = decoder(args)?;
+    let chosen = device::choose(args.device, &is_proven).device;
+    let mut decoder = decoder(args, chosen)?;
     let batch = batch(args, &decoder.spec)?;
     let memory = if args.recompute { Memory::RECOMPUTE } else { Memory::KEEP };
     let config = StepConfig { memory, head_chunk_rows: head_chunk_rows(decoder.spec.vocabulary), dropout: 0.0 };
@@ -98,7 +99,7 @@ pub(super) fn bench(args: &BenchArgs, started: Instant) -> Result<(), Failure> {
     measured.seconds.drain(..args.warmup as usize);
     measured.seconds.sort_by(f64::total_cmp);
     let peak_memory_bytes = peak_memory_bytes();
-    let planned = planned(args, &decoder, Rows::of(&batch), threads)?.parts(memory);
+    let planned = planned(args, chosen, &decoder.spec, Rows::of(&batch), threads)?.parts(memory);
     let seconds = measured.seconds[measured.seconds.len() / 2];
     let flops = flops_a_token(&decoder.spec, batch.lengths[0]) * batch.tokens() as f64;
     let result = json!({
@@ -141,11 +142,20 @@ fn step(decoder: &mut Decoder, optimizer: &mut AdamW, batch: &Batch, config: Ste
     loss.sum * mean
 }
 
-fn decoder(args: &BenchArgs) -> Result<Decoder, Failure> {
-    let device = device::open(device::choose(args.device, &is_proven).device)?;
+fn decoder(args: &BenchArgs, chosen: terms::Device) -> Result<Decoder, Failure> {
+    let (device, dtype) = (device::open(chosen)?, args.model_dtype);
+    let found = device::find(chosen).filter(|found| !found.takes(dtype));
+    if let Some(found) = found {
+        let message =
+            format!("--model-dtype: `{dtype}` is not for device `{chosen}`, which takes {}", found.dtypes_taken().join(", "));
+        return Err(Failure::new(Exit::Input, Fault::new(message).hint("leave it out, or choose another device")));
+    }
     let mut decoder = match (&args.model, &args.config) {
-        (Some(folder), _) => Folder::open(folder)?.load(args.model_dtype, &device, &|_| {})?,
-        (None, Some(config)) => DecoderSpec::read(config)?.draw(SEED, args.model_dtype, &device)?,
+        (Some(folder), _) => {
+            let folder = Folder::open(folder)?;
+            folder.load(folder.kept_in(dtype, device::halves(chosen))?, &device, &|_| {})?
+        }
+        (None, Some(config)) => DecoderSpec::read(config)?.draw(SEED, dtype, &device)?,
         (None, None) => unreachable!("clap asks for one of the two"),
     };
     let Some(folder) = &args.init_from else {
@@ -163,10 +173,10 @@ fn fresh(rank: u64) -> LoraConfig {
 }
 
 /// What the memory of these steps follows from.
-fn planned(args: &BenchArgs, decoder: &Decoder, rows: Rows, threads: usize) -> Result<Load, Failure> {
+fn planned(args: &BenchArgs, chosen: terms::Device, spec: &DecoderSpec, rows: Rows, threads: usize) -> Result<Load, Failure> {
     let config = args.init_from.as_ref().map_or_else(|| Ok(fresh(args.rank)), |folder| peft::read_config(folder))?;
-    let (spec, trained) = (decoder.spec.clone(), Trained::adapter(&config, &decoder.spec)?);
-    let kept_in = |folder: &PathBuf| Folder::open(folder)?.kept_in(args.model_dtype, device::halves(&decoder.device()));
+    let (spec, trained) = (spec.clone(), Trained::adapter(&config, spec)?);
+    let kept_in = |folder: &PathBuf| Folder::open(folder)?.kept_in(args.model_dtype, device::halves(chosen));
     Ok(Load {
         spec,
         base_dtype: args.model.as_ref().map_or(Ok(args.model_dtype), kept_in)?,
@@ -176,10 +186,7 @@ fn planned(args: &BenchArgs, decoder: &Decoder, rows: Rows, threads: usize) -> R
         accumulated: 1,
         evaluation: None,
         purpose: Purpose::Bench,
-        place: match device::halves(&decoder.device()) {
-            Halves::Widened => Place::Processor { threads },
-            Halves::Computed(half) => Place::Gpu { half },
-        },
+        place: Place::of(chosen, threads),
     })
 }
 

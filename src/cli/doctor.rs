@@ -23,7 +23,7 @@ pub(super) struct DoctorArgs {
     /// With --gradcheck: the folder of a model whose mechanisms are proven, in place of those of all families
     #[arg(long, value_name = "DIR", requires = "gradcheck")]
     model: Option<PathBuf>,
-    /// With --gradcheck: how the weights of the base are kept, `float32` or `bfloat16`
+    /// With --gradcheck: how the weights of the base are kept, `float32`, `bfloat16` or `float16`; `auto`: as a run does
     #[arg(long, default_value = "float32", value_parser = parse_dtype)]
     model_dtype: ModelDtype,
     /// Print the result as one JSON object

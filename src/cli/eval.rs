@@ -14,6 +14,7 @@ use crate::fault::{Exit, Fault};
 use crate::model::Decoder;
 use crate::plan::{Inputs, Lock, Plan, Reading, Sheet, Trains};
 use crate::report::{Event, Terminal, peak_memory_bytes};
+use crate::terms::{Device, ModelDtype};
 use crate::train::RunFolder;
 
 /// General text that comes with the repository.
@@ -62,7 +63,9 @@ pub(super) fn eval(args: &EvalArgs, terminal: &Terminal) -> Result<(), Failure> 
     let score = |decoder: &Decoder, what: &str| all().flat_map(|sheet| sheet.score(decoder, what, &report)).collect::<Vec<_>>();
     let of_base = score(&base, "the base");
     let name = trained.as_ref().map_or("adapter", Trained::name);
-    let of_trained = match opened.map(|opened| opened.on(base, &report)).transpose()? {
+    // The CPU computes in the same numbers whatever is kept, so that none of a model's own needs to change.
+    let dtype = if plan.device == Device::Cpu { ModelDtype::Auto } else { plan.model_dtype };
+    let of_trained = match opened.map(|opened| opened.on(base, dtype, &report)).transpose()? {
         Some(decoder) => score(&decoder, &format!("the {name}")).into_iter().map(Some).collect(),
         None => vec![None; of_base.len()],
     };

@@ -16,7 +16,7 @@ const GIGABYTES: [u64; 6] = [8, 12, 16, 24, 48, 80];
 const BASES: [(&str, ModelDtype, Place); 3] = [
     ("float32", ModelDtype::Float32, Place::Processor { threads: THREADS }),
     ("bfloat16", ModelDtype::Bfloat16, Place::Processor { threads: THREADS }),
-    ("GPU, bfloat16", ModelDtype::Bfloat16, Place::Gpu { half: Some(ModelDtype::Bfloat16) }),
+    ("GPU, bfloat16", ModelDtype::Bfloat16, Place::Gpu { half: Some(ModelDtype::Bfloat16), is_shared: false }),
 ];
 /// The shortest rows that are worth an adapter, tokens.
 const SHORTEST: usize = 128;

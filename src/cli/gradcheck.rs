@@ -37,7 +37,7 @@ pub(super) fn gradcheck(asked: terms::Device, model: Option<&Path>, dtype: Model
     let tiny = match model {
         Some(folder) => {
             let folder = Folder::open(folder)?;
-            let dtype = folder.kept_in(dtype, device::find(asked).unwrap_or_else(device::cpu).halves())?;
+            let dtype = folder.kept_in(dtype, device::halves(asked))?;
             Tiny::of(&folder.spec, dtype, Method::Lora)
         }
         None => Tiny::of_all_mechanisms(dtype, Method::Lora),

@@ -116,8 +116,9 @@ impl Speaker {
         let template = template(&tokenizer, model.chat_template.as_ref().or(of_run.as_ref()))?;
         let adapter = model.adapter.as_ref().map(|adapter| read_adapter(adapter, &folder.spec.projections())).transpose()?;
         device::set_threads(0);
-        let device = device::open(device::choose(terms::Device::Auto, &is_proven).device)?;
-        let mut decoder = folder.load(terms::ModelDtype::Auto, &device, &|event| terminal.take(&event))?;
+        let chosen = device::choose(terms::Device::Auto, &is_proven).device;
+        let (device, dtype) = (device::open(chosen)?, folder.kept_in(terms::ModelDtype::Auto, device::halves(chosen))?);
+        let mut decoder = folder.load(dtype, &device, &|event| terminal.take(&event))?;
         if let Some((config, numbers)) = adapter {
             attach(&mut decoder, &config, 0, Some(&numbers))?;
         }

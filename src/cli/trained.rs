@@ -8,6 +8,7 @@ use crate::adapter::{LoraConfig, Numbers, attach};
 use crate::fault::{Exit, Fault};
 use crate::model::{Decoder, DecoderSpec, Folder};
 use crate::report::Reporter;
+use crate::terms::ModelDtype;
 
 /// A folder.
 #[derive(Debug)]
@@ -66,14 +67,14 @@ impl Trained {
 }
 
 impl Opened {
-    /// The trained model, made of its base where it is an adapter.
-    pub fn on(self, mut base: Decoder, report: Reporter) -> Result<Decoder, Failure> {
+    /// The trained model, made of its base where it is an adapter, else in these numbers.
+    pub fn on(self, mut base: Decoder, dtype: ModelDtype, report: Reporter) -> Result<Decoder, Failure> {
         match self {
             Self::Adapter(adapter) => attach(&mut base, &adapter.0, 0, Some(&adapter.1))?,
             Self::Model(folder) => {
                 let device = base.device();
                 drop(base);
-                return Ok(folder.load(crate::terms::ModelDtype::Auto, &device, report)?);
+                return Ok(folder.load(dtype, &device, report)?);
             }
         }
         Ok(base)

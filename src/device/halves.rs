@@ -1,9 +1,7 @@
 //! Numbers of 16 bits, and what a device does with them.
 
-use burn::tensor::{DType, Device};
-
 use super::list::{Found, Kind};
-use crate::terms::{ModelDtype, Term};
+use crate::terms::{Device, ModelDtype, Term};
 
 /// What becomes of matrices that are kept in 16 bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -15,14 +13,19 @@ pub enum Halves {
 }
 
 /// The types in which a GPU may compute, the better first: bfloat16 has the range of 32 bits.
-const TYPES: [(ModelDtype, DType); 2] = [(ModelDtype::Bfloat16, DType::BF16), (ModelDtype::Float16, DType::F16)];
+const TYPES: [ModelDtype; 2] = [ModelDtype::Bfloat16, ModelDtype::Float16];
 
-/// What an open device does.
-pub fn halves(device: &Device) -> Halves {
-    if *device == Device::flex() {
-        return Halves::Widened;
+/// What a device of this machine does, by its name in a recipe. A GPU that nobody lists is asked for 32 bits only.
+pub fn halves(choice: Device) -> Halves {
+    match (choice, super::find(choice)) {
+        (Device::Auto | Device::Cpu, _) => Halves::Widened,
+        (_, found) => found.map_or(Halves::Computed(None), |found| found.halves()),
     }
-    Halves::Computed(TYPES.into_iter().find(|(_, dtype)| device.supports_dtype(*dtype)).map(|(half, _)| half))
+}
+
+/// Whether it is the processor.
+pub fn is_cpu(device: &burn::tensor::Device) -> bool {
+    *device == burn::tensor::Device::flex()
 }
 
 impl Found {
@@ -30,7 +33,7 @@ impl Found {
     pub fn halves(&self) -> Halves {
         match self.kind {
             Kind::Processor => Halves::Widened,
-            _ => Halves::Computed(TYPES.into_iter().find(|(half, _)| self.computes_in(*half)).map(|(half, _)| half)),
+            _ => Halves::Computed(TYPES.into_iter().find(|half| self.computes_in(*half))),
         }
     }
 

@@ -15,7 +15,7 @@ mod processor;
 
 pub use auto::{Choice, choose};
 pub use cuda::{Part, parts};
-pub use halves::{Halves, halves};
+pub use halves::{Halves, halves, is_cpu};
 pub use list::{Found, Identity, Kind, Limits, cpu, cuda_gpus, usable, wgpu_adapters};
 pub use memory::{free_memory_bytes, largest_tensor_bytes, overhear, peak_memory_bytes, ran_out};
 pub use missing::{Missing, missing};
@@ -49,7 +49,7 @@ pub enum Error {
     },
     /// A part of CUDA is missing.
     #[error("device `{asked}` needs {}, which is not found", missing.name)]
-    NoDriver {
+    MissingPart {
         /// As the recipe says.
         asked: terms::Device,
         /// What is missing.
@@ -85,7 +85,7 @@ impl Explain for Error {
                 format!("use `device: cpu`, or build with `--features {feature}`")
             }
             Self::NotThere { .. } => "use one of these; `rankine doctor` tells what is missing for others".into(),
-            Self::NoDriver { missing, .. } => missing.advice.into(),
+            Self::MissingPart { missing, .. } => missing.advice.into(),
             Self::NotOpened { .. } => "look at the driver with `rankine doctor`, or use `device: cpu`".into(),
         })
     }
@@ -117,7 +117,7 @@ pub fn check(choice: terms::Device) -> Result<(), Error> {
     if matches!(choice, terms::Device::Cuda(_)) {
         let missing = parts().into_iter().find(|part| part.path.is_none());
         if let Some(missing) = missing {
-            return Err(Error::NoDriver { asked: choice, missing });
+            return Err(Error::MissingPart { asked: choice, missing });
         }
         if cuda_gpus().is_empty() {
             // Nobody lists them; opening one tells.

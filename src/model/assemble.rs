@@ -10,7 +10,7 @@ use super::decoder::Decoder;
 use super::spec::{
     ATTENTION, DecoderSpec, EMBEDDING, FINAL_NORM, HEAD, LAYER_NORMS, LayerSpec, LinearSpec, MLP, QUERY_KEY_NORMS, norm_name,
 };
-use crate::device::{self, Halves};
+use crate::device;
 use crate::nn::head::Head;
 use crate::nn::norm::RmsNorm;
 use crate::nn::projection::Projection;
@@ -45,10 +45,9 @@ pub(super) fn assemble(
     device: &Device,
     report: Reporter,
 ) -> Result<Decoder, Error> {
-    let (kept, computed) = match device::halves(device) {
-        Halves::Widened => (if dtype == DType::F16 { DType::F32 } else { dtype }, DType::F32),
-        Halves::Computed(_) => (dtype, dtype),
-    };
+    let is_cpu = device::is_cpu(device);
+    let kept = if is_cpu && dtype == DType::F16 { DType::F32 } else { dtype };
+    let computed = if is_cpu { DType::F32 } else { dtype };
     let assembly = Assembly { source, spec: &spec, dtype, kept, device };
     let (mut ropes, mut spans) = (Vec::new(), Vec::new());
     let linears = spec.projections();

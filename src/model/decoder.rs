@@ -42,6 +42,11 @@ impl Decoder {
         self.head.norm.weight.device()
     }
 
+    /// Whether embedding and head are one tensor each.
+    pub fn has_whole_tables(&self) -> bool {
+        self.embedding.whole().is_some() && self.head.table.whole().is_some()
+    }
+
     /// What all blocks share for documents of these lengths, laid end to end in one row; `dropout` has one key a token. A token sees its
     /// own document only, and its place in that is its position.
     pub fn frame(&self, documents: &[usize], dropout: Option<(f64, Arc<[u64]>)>) -> Frame {

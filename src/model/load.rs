@@ -52,14 +52,16 @@ impl Folder {
         Weights::open(&self.path, &self.spec).map(drop)
     }
 
-    /// Loads the weights, matrices in the dtype asked for, where `auto` is what [`ModelDtype::Auto`] says of the device.
+    /// Loads the weights, matrices in the dtype asked for, where `auto` changes no number: on a GPU it is f32, and [`Folder::kept_in`] tells
+    /// what a run takes there.
     ///
     /// # Errors
     /// Tensors are missing, left over or of another shape (all of them are listed), a number does not fit into the dtype, or a file is
     /// damaged.
     pub fn load(&self, dtype: ModelDtype, device: &Device, report: Reporter) -> Result<Decoder, Error> {
         let weights = Weights::open(&self.path, &self.spec)?;
-        let dtype = weights.kept_in(dtype, &self.spec, device::halves(device))?;
+        let dtype =
+            weights.kept_in(dtype, &self.spec, if device::is_cpu(device) { Halves::Widened } else { Halves::Computed(None) })?;
         assemble(&weights, self.spec.clone(), numbers_of(dtype), device, report)
     }
 

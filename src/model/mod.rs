@@ -87,7 +87,9 @@ impl Explain for Error {
             Self::Tensors { .. } => {
                 Some("compare the folder with its origin: a shard may be missing or config.json be another model's".into())
             }
-            Self::BeyondFloat16 { .. } => Some("set `training.model_dtype: float32`".into()),
+            Self::BeyondFloat16 { .. } => {
+                Some("keep the base in `float32`: `model_dtype` of a recipe, `--model-dtype` of a command".into())
+            }
             Self::NoWeights { .. } => {
                 Some("convert the weights to safetensors; pickle files can run code and are refused".into())
             }

@@ -40,7 +40,7 @@ pub fn matmul<const D: usize>(lhs: Tensor<D>, rhs: Tensor<D>) -> Tensor<D> {
     matmul_as(lhs, rhs, given)
 }
 
-/// [`matmul`] whose result is rounded to numbers of this type only: sums are f32 as they are.
+/// [`matmul`] of untracked matrices whose result is rounded to numbers of this type only: sums are f32 as they are.
 pub fn matmul_as<const D: usize>(lhs: Tensor<D>, rhs: Tensor<D>, given: DType) -> Tensor<D> {
     Tensor::from_dispatch(<Dispatch as Product>::product(lhs.into_dispatch(), rhs.into_dispatch(), given))
 }

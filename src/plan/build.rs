@@ -29,6 +29,11 @@ impl Plan {
             Trains::Everything => {
                 let folder = checkpoint.map(|from| self.folder_of(from)).transpose()?;
                 let mut decoder = folder.as_ref().unwrap_or(&self.model).load(self.model_dtype, device, report)?;
+                if !decoder.has_whole_tables() {
+                    let message =
+                        "the embedding is larger than a tensor of the device, and `method: full` trains it as one".to_owned();
+                    return Err(Error::Memory { message, hint: "train an adapter with `adapter.method: lora`".to_owned() });
+                }
                 decoder.trained = Method::Full;
                 Ok(decoder)
             }

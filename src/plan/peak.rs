@@ -2,10 +2,10 @@
 
 use super::Error;
 use super::adapter::Trains;
-use super::memory::{Load, Parts, Phase, Place, Purpose, Rows, Trained, fewest_recomputed};
+use super::memory::{Largest, Load, Parts, Phase, Place, Purpose, Rows, Trained, fewest_recomputed};
 use super::resolve::Plan;
 use super::rows::RunData;
-use crate::device::{self, Found, Halves};
+use crate::device;
 use crate::terms::{Checkpointing, Device};
 use crate::train::{self, Memory};
 
@@ -142,14 +142,17 @@ impl MemoryPlan {
 
     /// Refuses a run with a tensor that the device does not take.
     fn check_largest(&self) -> Result<(), Error> {
-        let (bytes, follows_tokens) = self.load.largest_tensor();
+        let (bytes, of) = self.load.largest_tensor();
         let Some(largest) = self.largest_tensor_bytes.filter(|largest| bytes > *largest) else { return Ok(()) };
         let message =
             format!("the run has a tensor of {}, `{}` takes tensors up to {}", megabytes(bytes), self.device, megabytes(largest));
-        let hint = if follows_tokens {
-            "lower `training.micro_batch_size` and raise `gradient_accumulation_steps`, or lower `training.sequence_len`"
-        } else {
-            "lower `adapter.r`, or train on another device"
+        let hint = match (of, self.load.is_full()) {
+            (Largest::Tokens, _) => {
+                "lower `training.micro_batch_size` and raise `gradient_accumulation_steps`, or lower `training.sequence_len`"
+            }
+            (Largest::Trained, false) => "lower `adapter.r`, or train on another device",
+            (Largest::Trained, true) => "train an adapter with `adapter.method: lora`, or train on another device",
+            (Largest::Base, _) => "train on another device",
         };
         Err(Error::Memory { message, hint: hint.to_owned() })
     }
@@ -217,18 +220,8 @@ impl Plan {
         let rows = data.largest_trained(config).unwrap_or(Rows::dense(self.training.micro_batch_size, 2));
         let evaluation = data.largest_scored(config.micro_batch_size, config.packing);
         let accumulated = self.training.gradient_accumulation_steps;
-        let found = device::find(self.device);
-        let half = |found: &Found| if let Halves::Computed(half) = found.halves() { half } else { None };
-        let place = match self.device {
-            Device::Cpu | Device::Auto => Place::Processor {
-                threads: if self.threads == 0 {
-                    std::thread::available_parallelism().map_or(1, usize::from)
-                } else {
-                    self.threads
-                },
-            },
-            Device::Wgpu(_) | Device::Cuda(_) => Place::Gpu { half: found.as_ref().and_then(half) },
-        };
+        let cores = || std::thread::available_parallelism().map_or(1, usize::from);
+        let place = Place::of(self.device, if self.threads == 0 { cores() } else { self.threads });
         Load { spec, base_dtype: self.model_dtype, trained, dropout, rows, accumulated, evaluation, purpose: Purpose::Run, place }
     }
 }

@@ -12,7 +12,7 @@ use super::peak::Allowed;
 use super::prompts::prompts;
 use super::training::{Training, training};
 use crate::data::{self, Encoder, Limits, MovedToken, Packing, Source};
-use crate::device::Choice;
+use crate::device::{Choice, Halves};
 use crate::export::consumers::{Facts, portability};
 use crate::export::gguf::architecture_name;
 use crate::fault::Fault;
@@ -140,16 +140,15 @@ pub fn resolve_on(recipe: Recipe, started: Option<jiff::Timestamp>, fetched: Opt
         _ => return Err(Error::Faults { faults: vec![Fault::new("the base model could not be read")] }),
     };
     let trainable_parameters = trains.parameters(&base.model.spec)?;
-    let dtype_on = |found: &device::Found| model_dtype(&base.model, &trains, training.model_dtype, found);
-    let tiny = |found: &device::Found| Tiny::of(&base.model.spec, dtype_on(found), trains.method());
+    let dtype_with = |halves: Halves| model_dtype(&base.model, &trains, training.model_dtype, halves);
+    let tiny = |found: &device::Found| Tiny::of(&base.model.spec, dtype_with(found.halves()), trains.method());
     let takes = |found: &device::Found| found.takes(training.model_dtype);
     let Choice { device, reason: device_reason } = device::choose(said, &|found| takes(found) && is_proven(found, &tiny(found)));
-    // One that is not there is refused when it is opened.
-    let found = device::find(device).unwrap_or_else(device::cpu);
-    if let Some(dtype) = recipe.training.model_dtype.as_ref().filter(|_| !takes(&found)) {
+    // Of one that nobody lists, opening it tells.
+    if let (Some(dtype), Some(found)) = (&recipe.training.model_dtype, device::find(device).filter(|found| !takes(found))) {
         return Err(Error::Faults { faults: vec![not_computed(dtype, &found)] });
     }
-    let model_dtype = dtype_on(&found);
+    let model_dtype = dtype_with(device::halves(device));
     Ok(Resolved::Plan(Box::new(Plan {
         recipe: recipe.path,
         settings: filled.by_section(),
@@ -180,11 +179,11 @@ pub fn resolve_on(recipe: Recipe, started: Option<jiff::Timestamp>, fetched: Opt
 }
 
 /// What the base is kept in on a device. What trains is f32.
-fn model_dtype(base: &model::Folder, trains: &Trains, said: ModelDtype, found: &device::Found) -> ModelDtype {
+fn model_dtype(base: &model::Folder, trains: &Trains, said: ModelDtype, halves: Halves) -> ModelDtype {
     match trains {
         Trains::Everything => ModelDtype::Float32,
         // Of weights that cannot be read, loading tells.
-        Trains::Adapter(_) => base.kept_in(said, found.halves()).unwrap_or(ModelDtype::Float32),
+        Trains::Adapter(_) => base.kept_in(said, halves).unwrap_or(ModelDtype::Float32),
     }
 }
 
@@ -192,7 +191,7 @@ fn not_computed(said: &Said<ModelDtype>, found: &device::Found) -> Fault {
     let (dtype, device) = (said.value, found.device);
     let message =
         format!("training.model_dtype: `{dtype}` is not for device `{device}`, which takes {}", found.dtypes_taken().join(", "));
-    Fault::new(message).at(&said.place).hint("remove `model_dtype`, or choose another device")
+    Fault::new(message).at(&said.place).hint("choose another type or device; a run goes on where its type is taken")
 }
 
 /// Whether training is proven on a GPU, so that `auto` may take it: where nobody has proven it yet, it is proven now.

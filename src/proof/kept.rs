@@ -9,6 +9,7 @@ use super::compare::Verdict;
 use super::tiny::Tiny;
 use crate::device::Identity;
 use crate::files::{self, JSON_BYTES, hash_bytes, read_text_up_to, write_atomic};
+use crate::terms::{ModelDtype, Term};
 
 /// Where verdicts are in the cache folder.
 const FOLDER: &str = "proofs";
@@ -41,11 +42,13 @@ struct Kept {
     verdict: Verdict,
 }
 
-/// All verdicts of a device that a cache folder keeps.
+/// All verdicts of a device in 32 bits that a cache folder keeps: bounds of 16 bits tell little of its kernels.
 pub(super) fn all_of(identity: &Identity, cache: &Path) -> Vec<Verdict> {
     let files = std::fs::read_dir(cache.join(FOLDER)).into_iter().flatten().flatten();
     let kept = files.filter_map(|file| serde_json::from_str::<Kept>(&read_text_up_to(&file.path(), JSON_BYTES).ok()?).ok());
-    kept.filter(|kept| kept.key.is_of(identity)).map(|kept| kept.verdict).collect()
+    kept.filter(|kept| kept.key.is_of(identity) && kept.key.dtype == ModelDtype::Float32.word())
+        .map(|kept| kept.verdict)
+        .collect()
 }
 
 impl Key {
@@ -95,7 +98,7 @@ impl Key {
 mod tests {
     use super::super::compare::{Bound, Difference, Finding};
     use super::*;
-    use crate::terms::{Method, ModelDtype};
+    use crate::terms::Method;
 
     fn identity(backend: &'static str, name: &str, driver: &str) -> Identity {
         Identity { backend, name: name.to_owned(), driver: driver.to_owned(), version: "1.0.0" }

@@ -94,7 +94,7 @@ pub fn prove_once(found: &Found, tiny: &Tiny, device: &Device, cache: &Path) -> 
     verdict.check(found.device).map(|()| verdict)
 }
 
-/// Whether training on a device was proven and is nowhere refused, of all models of which a cache folder keeps a verdict; `None` where it
+/// Whether training on a device in 32 bits was proven and is nowhere refused, of all models of which a cache folder keeps a verdict; `None` where it
 /// keeps none.
 pub fn is_proven(found: &Found, cache: &Path) -> Option<bool> {
     let verdicts = kept::all_of(&found.identity(), cache);

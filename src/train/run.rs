@@ -102,13 +102,14 @@ pub fn run(
                 Some(half) if taken.skipped && taken.loss.is_finite() => scale = half,
                 _ => break (taken, borders),
             }
-            let half = scale.factor();
+            let (step, half) = (taken.step, scale.factor());
             report(Event::Note(format!(
-                "gradients of step {} are beyond float16: the loss scale is halved to {half}",
-                taken.step
+                "step {step} has no finite gradients: the loss scale is halved to {half}, and it is taken again"
             )));
         };
-        state.loss_scale = scale.after_step(decoder.computed).kept();
+        if !taken.skipped {
+            state.loss_scale = scale.after_step(decoder.computed).kept();
+        }
         if taken.skipped && config.gives_up(&state) {
             let save = || folder.save_checkpoint(decoder, &optimizer, &state, config.save_total_limit);
             let (step, in_a_row) = (taken.step, state.skipped_in_a_row + 1);

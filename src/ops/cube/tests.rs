@@ -59,6 +59,14 @@ fn results(numbers: &[Vec<f32>; 4], dtype: FloatDType, device: &Device) -> Vec<T
     whole.chain([of_logits]).map(|tensor| tensor.cast(FloatDType::F32)).collect()
 }
 
+/// Loss scaling is told of an overflow by this.
+#[test]
+fn what_is_beyond_float16_is_infinite() {
+    let Some(device) = device().filter(|device| device.supports_dtype(FloatDType::F16)) else { return };
+    let large = tensor(&[1e6, -1e6, 65504.0, 1.0], [4], &device).cast(FloatDType::F16).cast(FloatDType::F32).into_data();
+    assert_eq!(large.try_to_vec::<f32>().expect("f32"), [f32::INFINITY, f32::NEG_INFINITY, 65504.0, 1.0]);
+}
+
 #[test]
 fn numbers_of_16_bits_are_computed_in_f32_where_the_device_has_them() {
     let Some(device) = device() else { return };

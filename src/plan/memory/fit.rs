@@ -6,7 +6,6 @@ use crate::train::Memory;
 
 /// The fewest blocks that recompute with which a run stays within so many bytes; `None` where all do and it does not.
 pub fn fewest_recomputed(load: &Load, allowed_bytes: u64) -> Option<usize> {
-    // More recomputation never needs more, so the first that fits is the fewest.
     let fits = |recomputed: &usize| load.parts(Memory { recomputed: *recomputed }).peak_bytes() <= allowed_bytes;
     (0..=load.spec.layers.len()).find(fits)
 }
@@ -52,7 +51,7 @@ impl Load {
         }
         let half = match load.place {
             Place::Processor { .. } => Some(ModelDtype::Bfloat16),
-            Place::Gpu { half } => half,
+            Place::Gpu { half, .. } => half,
         };
         if let Some(half) = half.filter(|_| load.trained.method == Method::Lora && load.kept_bytes() == F32) {
             load.base_dtype = half;

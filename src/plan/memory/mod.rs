@@ -16,8 +16,9 @@ pub use fit::{Hint, fewest_recomputed, longest_that_fits};
 
 use crate::adapter::{Error, LoraConfig};
 use crate::data::Batch;
+use crate::device::{self, Found, Halves, Kind};
 use crate::model::{DecoderSpec, LinearSpec};
-use crate::terms::{Method, ModelDtype};
+use crate::terms::{self, Method, ModelDtype};
 use crate::train::{Memory, head_chunk_rows};
 
 /// Bytes of a number that training computes in.
@@ -102,6 +103,17 @@ impl Trained {
     }
 }
 
+/// What a run's largest tensor is of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Largest {
+    /// A micro-batch.
+    Tokens,
+    /// All weights that train, in one row.
+    Trained,
+    /// A matrix of the base, or its logits.
+    Base,
+}
+
 /// What steps are for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Purpose {
@@ -119,11 +131,26 @@ pub enum Place {
         /// Threads that compute.
         threads: usize,
     },
-    /// In a GPU's own. What a process needs beside it is not counted.
+    /// In a GPU's. What a process needs beside memory of its own is not counted.
     Gpu {
         /// The best type of 16 bits that it computes in.
         half: Option<ModelDtype>,
+        /// Whether its memory is the processor's, where the process is too.
+        is_shared: bool,
     },
+}
+
+impl Place {
+    /// That of a device, never `auto`.
+    pub fn of(device: terms::Device, threads: usize) -> Self {
+        match device::halves(device) {
+            Halves::Widened => Self::Processor { threads },
+            Halves::Computed(half) => {
+                let shares = |found: Found| [Kind::Integrated, Kind::Software].contains(&found.kind);
+                Self::Gpu { half, is_shared: device::find(device).is_some_and(shares) }
+            }
+        }
+    }
 }
 
 /// What the memory of a run follows from.
@@ -244,24 +271,25 @@ impl Load {
         let trainable = self.trainable_parameters();
         let is_run = self.purpose == Purpose::Run;
         let of_run = if is_run { RUN_BYTES + TOKEN_BYTES * self.spec.vocabulary as u64 } else { 0 };
-        let is_gpu = self.is_on_gpu();
+        let is_apart = matches!(self.place, Place::Gpu { is_shared: false, .. });
         let parts = Parts {
             process_bytes: match self.place {
                 Place::Processor { threads } => PROCESS_BYTES + of_run + SCRATCH_BYTES * threads as u64,
+                Place::Gpu { is_shared: true, .. } => PROCESS_BYTES + of_run,
                 Place::Gpu { .. } => 0,
             },
             base_bytes: self.base_bytes(),
             trained_bytes: trainable * F32,
             moments_bytes: 2 * trainable * F32,
             // What is read and written passes through the memory of the process.
-            loading_bytes: if is_gpu { 0 } else { self.loading_bytes() },
+            loading_bytes: if is_apart { 0 } else { self.loading_bytes() },
             evaluation_bytes: self.evaluation.map_or(0, |rows| step::evaluation_bytes(self, rows)),
             step: step::highest(self, memory),
             // Weights and moments are updated in place, by the gradients of the step.
             update_bytes: trainable * F32,
-            saving_bytes: if is_run && !is_gpu { SAVED_COPIES * self.largest_trained() * F32 } else { 0 },
+            saving_bytes: if is_run && !is_apart { SAVED_COPIES * self.largest_trained() * F32 } else { 0 },
         };
-        let pools_bytes = if is_gpu { POOL_BYTES + (parts.peak_bytes() as f64 * POOL_SHARE) as u64 } else { 0 };
+        let pools_bytes = if self.is_on_gpu() { POOL_BYTES + (parts.peak_bytes() as f64 * POOL_SHARE) as u64 } else { 0 };
         Parts { process_bytes: parts.process_bytes + pools_bytes, ..parts }
     }
 
@@ -292,20 +320,26 @@ impl Load {
         }
     }
 
+    /// Whether every weight trains.
+    pub fn is_full(&self) -> bool {
+        self.trained.method == Method::Full
+    }
+
     fn is_on_gpu(&self) -> bool {
         matches!(self.place, Place::Gpu { .. })
     }
 
-    /// The largest tensor in bytes, and whether it would be smaller with fewer tokens. Tables of the vocabulary may be in pieces.
-    pub fn largest_tensor(&self) -> (u64, bool) {
+    /// The largest tensor in bytes, and what it is of. Tables of the vocabulary may be in pieces.
+    pub fn largest_tensor(&self) -> (u64, Largest) {
         let rows = [Some(self.rows), self.evaluation].into_iter().flatten();
         let widest = |rows: Rows| (0..self.spec.layers.len()).map(|index| BlockForm::new(self, index, rows).gate_up()).max();
         let of_tokens = rows.filter_map(widest).max().unwrap_or(0) * self.computed_bytes();
         let logits = self.head_chunk_rows(usize::MAX) * self.spec.vocabulary as u64 * F32;
         let matrix = self.spec.projections().iter().map(|linear| linear.inputs * linear.outputs).max().unwrap_or(0) as u64;
         let whole = self.trainable_parameters() * F32;
-        let others = (matrix * self.kept_bytes()).max(whole).max(logits);
-        (of_tokens.max(others), of_tokens > others)
+        let each =
+            [(of_tokens, Largest::Tokens), (whole, Largest::Trained), ((matrix * self.kept_bytes()).max(logits), Largest::Base)];
+        each.into_iter().max_by_key(|(bytes, _)| *bytes).expect("there are three")
     }
 
     /// Bytes of a number of a matrix.

@@ -27,7 +27,7 @@ pub(super) fn highest(load: &Load, memory: Memory) -> StepParts {
 
     // One flat row for all, made when the first micro-batch comes to its backward.
     let gradients = load.trainable_parameters();
-    let widest = if memory.recomputed > 0 { blocks.iter().map(BlockForm::gate_up).max().unwrap_or(0) } else { 0 };
+    let widest = if memory.recomputed > lowest { blocks.iter().map(BlockForm::gate_up).max().unwrap_or(0) } else { 0 };
     let held_back = match load.place {
         Place::Processor { .. } => blocks.iter().map(BlockForm::input).sum::<u64>() / HELD_BACK + widest,
         Place::Gpu { .. } => 0,
