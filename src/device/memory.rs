@@ -7,7 +7,6 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use burn::tensor::Device;
 
 use super::list;
-use crate::files::panic_words;
 use crate::terms;
 
 /// Bytes that a run could have on a device; `None` where that is not known.
@@ -47,10 +46,10 @@ static RAN_OUT: OnceLock<String> = OnceLock::new();
 /// Drivers refuse memory on threads of burn's, which panic; the thread that waits for them hears of it as of any error. This hook of
 /// panics keeps their words, and prints nothing.
 pub fn overhear(panic: &PanicHookInfo) {
-    let said = panic_words(panic.payload());
-    if tells_of_memory(said) {
+    // The cause stands below what it led to.
+    if let Some(line) = panic.payload_as_str().and_then(line_of_memory) {
         // The first is the cause of the others.
-        let _ = RAN_OUT.set(said.lines().next().unwrap_or_default().to_owned());
+        let _ = RAN_OUT.set(line.trim().to_owned());
     }
 }
 
@@ -59,11 +58,11 @@ pub fn ran_out() -> Option<&'static str> {
     RAN_OUT.get().map(String::as_str)
 }
 
-/// Whether a text is one that wgpu, CUDA or cubecl have for it.
-fn tells_of_memory(said: &str) -> bool {
-    let said = said.to_lowercase();
-    let texts = ["out of memory", "outofmemory", "out_of_memory", "not enough memory", "memory allocation", "buffertoobig"];
-    texts.iter().any(|text| said.contains(text))
+/// The line that wgpu, CUDA or cubecl have for it.
+fn line_of_memory(said: &str) -> Option<&str> {
+    let texts =
+        ["out of memory", "outofmemory", "out_of_memory", "not enough memory", "memory allocation", "can't allocate buffer"];
+    said.lines().find(|line| texts.iter().any(|text| line.to_lowercase().contains(text)))
 }
 
 #[cfg(test)]
@@ -77,9 +76,13 @@ mod tests {
             "CUDA_ERROR_OUT_OF_MEMORY",
             "IoError::OutOfMemory { size: 7 }",
             "Not enough memory left.",
+            "can't allocate buffer of size: 183107584",
         ] {
-            assert!(tells_of_memory(said), "{said}");
+            assert_eq!(
+                line_of_memory(&format!("An error happened during execution\nCaused by:\n  {said}")),
+                Some(&*format!("  {said}"))
+            );
         }
-        assert!(!tells_of_memory("index out of bounds: the len is 3 but the index is 7"));
+        assert_eq!(line_of_memory("index out of bounds: the len is 3 but the index is 7"), None);
     }
 }
