@@ -71,3 +71,13 @@ fn a_warm_up_takes_a_step_and_writes_no_run() {
     assert!(said["first_step_seconds"].as_f64().unwrap() > 0.0 && said["device"] == "cpu", "{said}");
     assert!(!desk.path("run").exists());
 }
+
+/// A type that the device does not compute in is refused before anything is read.
+#[test]
+fn a_type_that_the_cpu_does_not_take_is_refused() {
+    let desk = Desk::new();
+    let ran = desk.run(&["train", "recipe.yaml", "device=cpu", "training.model_dtype=float16"]);
+    ran.says("train", 65, &["training.model_dtype: `float16` is not for device `cpu`, which takes auto, float32, bfloat16"]);
+    let bench = ["bench", "--model", "base", "--model-dtype", "float16", "--seq", "8", "--steps", "1"];
+    desk.run(&bench).says("bench", 65, &["--model-dtype: `float16` is not for device `cpu`"]);
+}

@@ -84,7 +84,8 @@ pub(super) fn parse_dtype(word: &str) -> Result<terms::ModelDtype, String> {
 pub(super) fn bench(args: &BenchArgs, started: Instant) -> Result<(), Failure> {
     let threads = device::set_threads(args.threads);
     let chosen = device::choose(args.device, &is_proven).device;
-    let mut decoder = decoder(args, chosen)?;
+    let dtype = base_dtype(args, chosen)?;
+    let mut decoder = decoder(args, chosen, dtype)?;
     let batch = batch(args, &decoder.spec)?;
     let memory = if args.recompute { Memory::RECOMPUTE } else { Memory::KEEP };
     let config = StepConfig { memory, head_chunk_rows: head_chunk_rows(decoder.spec.vocabulary), dropout: 0.0 };
@@ -99,7 +100,7 @@ pub(super) fn bench(args: &BenchArgs, started: Instant) -> Result<(), Failure> {
     measured.seconds.drain(..args.warmup as usize);
     measured.seconds.sort_by(f64::total_cmp);
     let peak_memory_bytes = peak_memory_bytes();
-    let planned = planned(args, chosen, &decoder.spec, Rows::of(&batch), threads)?.parts(memory);
+    let planned = planned(args, dtype, &decoder.spec, Rows::of(&batch), Place::of(chosen, threads))?.parts(memory);
     let seconds = measured.seconds[measured.seconds.len() / 2];
     let flops = flops_a_token(&decoder.spec, batch.lengths[0]) * batch.tokens() as f64;
     let result = json!({
@@ -132,7 +133,7 @@ struct Measured {
 
 /// One optimizer step; the mean loss before it.
 fn step(decoder: &mut Decoder, optimizer: &mut AdamW, batch: &Batch, config: StepConfig) -> f64 {
-    let mut gradients = Gradients::of(LossScale::of(decoder.computed, None).factor());
+    let mut gradients = Gradients::of(LossScale::factor(LossScale::of(decoder.computed, None)));
     let loss = forward_backward(decoder, batch, config, [SEED, 0], &mut gradients);
     let mean = 1.0 / loss.trained_tokens as f64;
     let gradients = gradients.scaled(mean);
@@ -142,19 +143,20 @@ fn step(decoder: &mut Decoder, optimizer: &mut AdamW, batch: &Batch, config: Ste
     loss.sum * mean
 }
 
-fn decoder(args: &BenchArgs, chosen: terms::Device) -> Result<Decoder, Failure> {
-    let (device, dtype) = (device::open(chosen)?, args.model_dtype);
-    let found = device::find(chosen).filter(|found| !found.takes(dtype));
-    if let Some(found) = found {
-        let message =
-            format!("--model-dtype: `{dtype}` is not for device `{chosen}`, which takes {}", found.dtypes_taken().join(", "));
-        return Err(Failure::new(Exit::Input, Fault::new(message).hint("leave it out, or choose another device")));
+/// How the base is kept there.
+fn base_dtype(args: &BenchArgs, chosen: terms::Device) -> Result<terms::ModelDtype, Failure> {
+    if let Some(refusal) = device::find(chosen).and_then(|found| found.refusal(args.model_dtype)) {
+        let fault = Fault::new(format!("--model-dtype: {refusal}"));
+        return Err(Failure::new(Exit::Input, fault.hint("leave it out, or choose another device")));
     }
+    let kept_in = |folder: &PathBuf| Folder::open(folder)?.kept_in(args.model_dtype, device::halves(chosen));
+    Ok(args.model.as_ref().map_or(Ok(args.model_dtype), kept_in)?)
+}
+
+fn decoder(args: &BenchArgs, chosen: terms::Device, dtype: terms::ModelDtype) -> Result<Decoder, Failure> {
+    let device = device::open(chosen)?;
     let mut decoder = match (&args.model, &args.config) {
-        (Some(folder), _) => {
-            let folder = Folder::open(folder)?;
-            folder.load(folder.kept_in(dtype, device::halves(chosen))?, &device, &|_| {})?
-        }
+        (Some(folder), _) => Folder::open(folder)?.load(dtype, &device, &|_| {})?,
         (None, Some(config)) => DecoderSpec::read(config)?.draw(SEED, dtype, &device)?,
         (None, None) => unreachable!("clap asks for one of the two"),
     };
@@ -173,21 +175,17 @@ fn fresh(rank: u64) -> LoraConfig {
 }
 
 /// What the memory of these steps follows from.
-fn planned(args: &BenchArgs, chosen: terms::Device, spec: &DecoderSpec, rows: Rows, threads: usize) -> Result<Load, Failure> {
+fn planned(
+    args: &BenchArgs,
+    base_dtype: terms::ModelDtype,
+    spec: &DecoderSpec,
+    rows: Rows,
+    place: Place,
+) -> Result<Load, Failure> {
     let config = args.init_from.as_ref().map_or_else(|| Ok(fresh(args.rank)), |folder| peft::read_config(folder))?;
     let (spec, trained) = (spec.clone(), Trained::adapter(&config, spec)?);
-    let kept_in = |folder: &PathBuf| Folder::open(folder)?.kept_in(args.model_dtype, device::halves(chosen));
-    Ok(Load {
-        spec,
-        base_dtype: args.model.as_ref().map_or(Ok(args.model_dtype), kept_in)?,
-        trained,
-        dropout: 0.0,
-        rows,
-        accumulated: 1,
-        evaluation: None,
-        purpose: Purpose::Bench,
-        place: Place::of(chosen, threads),
-    })
+    let purpose = Purpose::Bench;
+    Ok(Load { spec, base_dtype, trained, dropout: 0.0, rows, accumulated: 1, evaluation: None, purpose, place })
 }
 
 /// Dense rows in which every token but the first is trained.

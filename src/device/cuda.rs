@@ -53,12 +53,17 @@ fn headers() -> Option<PathBuf> {
 }
 
 /// What `nvidia-smi` is asked for, in this order.
-const ASKED: &str = "--query-gpu=index,uuid,name,driver_version,memory.total,memory.free,pci.bus_id,compute_cap";
+const ASKED: &str = "--query-gpu=index,uuid,name,driver_version,memory.total,memory.free,pci.bus_id";
+/// What it is asked for too; one that does not know it answers nothing at all.
+const CAPABILITY: &str = ",compute_cap";
 
 /// The GPUs that the driver shows to this process, in the order of its indices. `nvidia-smi` comes with the driver.
 pub(super) fn list() -> Vec<Found> {
-    let said = Command::new("nvidia-smi").args([ASKED, "--format=csv,noheader,nounits"]).output();
-    let said = said.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
+    let ask = |what: String| {
+        let output = Command::new("nvidia-smi").args([&*what, "--format=csv,noheader,nounits"]).output().ok()?;
+        output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    let said = ask(format!("{ASKED}{CAPABILITY}")).or_else(|| ask(ASKED.to_owned())).unwrap_or_default();
     visible(parse(&said), std::env::var("CUDA_VISIBLE_DEVICES").ok().as_deref())
 }
 
@@ -71,10 +76,9 @@ struct Card {
 
 fn parse(said: &str) -> Vec<Card> {
     let card = |line: &str| {
-        let [index, uuid, name, driver, total, free, pci, capability] = line.split(", ").map(str::trim).collect::<Vec<_>>()[..]
-        else {
-            return None;
-        };
+        let fields: Vec<&str> = line.split(", ").map(str::trim).collect();
+        let [index, uuid, name, driver, total, free, pci] = *fields.first_chunk()?;
+        let capability = fields.get(7).and_then(|number| number.parse::<f32>().ok());
         let mebibytes = |number: &str| number.parse::<u64>().ok().map(|mebibytes| mebibytes << 20);
         let found = Found {
             device: terms::Device::Cuda(0),
@@ -85,9 +89,9 @@ fn parse(said: &str) -> Vec<Card> {
             bus: Some(pci.to_lowercase()),
             memory_bytes: mebibytes(total),
             free_memory_bytes: mebibytes(free),
-            // Products in bfloat16 begin with Ampere, 8.0; a driver that does not tell is too old for it.
-            dtypes: match capability.parse::<f32>() {
-                Ok(capability) if capability >= 8.0 => vec!["float32", "float16", "bfloat16"],
+            // Products in bfloat16 begin with Ampere, 8.0; of a card that does not tell it is not believed.
+            dtypes: match capability {
+                Some(capability) if capability >= 8.0 => vec!["float32", "float16", "bfloat16"],
                 _ => vec!["float32", "float16"],
             },
             limits: None,
@@ -130,6 +134,8 @@ mod tests {
         let card = &parse(SAID)[1].found;
         assert_eq!((card.memory_bytes, card.driver.as_str()), (Some(143_771 << 20), "550.54.15"));
         assert!(card.takes(terms::ModelDtype::Bfloat16) && !parse(SAID)[0].found.takes(terms::ModelDtype::Bfloat16));
+        let untold = parse(&SAID.replace(", 9.0", ""));
+        assert!(untold.len() == 2 && !untold[1].found.takes(terms::ModelDtype::Bfloat16), "an older driver");
         assert_eq!(card.bus.as_deref(), Some("00000000:41:00.0"));
     }
 }

@@ -45,13 +45,37 @@ impl Found {
         }
     }
 
-    /// The words of all such numbers.
-    pub fn dtypes_taken(&self) -> Vec<&'static str> {
-        let taken = ModelDtype::WORDS.iter().filter(|(_, dtype)| self.takes(*dtype));
-        taken.map(|(word, _)| *word).collect()
+    /// Why not, with what it takes; nothing where it can.
+    pub fn refusal(&self, dtype: ModelDtype) -> Option<String> {
+        let taken = ModelDtype::WORDS.iter().filter(|(_, dtype)| self.takes(*dtype)).map(|(word, _)| *word);
+        let refusal =
+            || format!("`{dtype}` is not for device `{}`, which takes {}", self.device, taken.collect::<Vec<_>>().join(", "));
+        (!self.takes(dtype)).then(refusal)
     }
 
     fn computes_in(&self, dtype: ModelDtype) -> bool {
         self.dtypes.contains(&dtype.word())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::list::cpu;
+    use super::*;
+
+    fn gpu(dtypes: &[&'static str]) -> Found {
+        Found { device: Device::Cuda(0), kind: Kind::Discrete, dtypes: dtypes.to_vec(), ..cpu() }
+    }
+
+    #[test]
+    fn a_gpu_takes_what_it_computes_in_and_the_cpu_what_it_widens() {
+        let [ampere, turing, old] = [&["float32", "float16", "bfloat16"][..], &["float32", "float16"], &["float32"]].map(gpu);
+        let best = [&ampere, &turing, &old].map(Found::halves);
+        assert_eq!(best, [Some(ModelDtype::Bfloat16), Some(ModelDtype::Float16), None].map(Halves::Computed));
+        assert_eq!(cpu().halves(), Halves::Widened);
+        assert_eq!((turing.refusal(ModelDtype::Float16), old.refusal(ModelDtype::Auto)), (None, None));
+        let said = turing.refusal(ModelDtype::Bfloat16).expect("refused");
+        assert_eq!(said, "`bfloat16` is not for device `cuda:0`, which takes auto, float32, float16");
+        assert!(cpu().refusal(ModelDtype::Float16).is_some() && cpu().takes(ModelDtype::Bfloat16));
     }
 }

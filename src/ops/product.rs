@@ -68,7 +68,12 @@ pub(super) struct Wanted<T> {
 impl<T> Wanted<T> {
     /// A sum of products.
     pub fn sum(terms: Vec<Term<T>>) -> Self {
-        Self { sums: vec![terms], added: None, is_wide: false }
+        Self::side_by_side(vec![terms], None)
+    }
+
+    /// Sums beside each other, onto what is given.
+    pub fn side_by_side(sums: Vec<Vec<Term<T>>>, added: Option<T>) -> Self {
+        Self { sums, added, is_wide: false }
     }
 
     /// The gradient of a weight.

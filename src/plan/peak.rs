@@ -243,4 +243,27 @@ mod tests {
         assert!(relieved.fits() && relieved.chosen.recomputed > 0, "{relieved:?}");
         assert_eq!(plan(least - 1).relieved().chosen, Memory::KEEP, "nothing helps");
     }
+
+    #[test]
+    fn a_tensor_that_the_device_does_not_take_is_refused_with_what_makes_it_smaller() {
+        let load = super::super::memory::tests::load(2, 2, Rows::dense(64, 512));
+        let (bytes, of) = load.largest_tensor();
+        let gate_up = 64 * 512 * 2 * 6 * 4;
+        let logits = 4096 * 10 * 4;
+        assert_eq!((bytes, of), (gate_up, Largest::Tokens));
+        let plan = |load: &Load, largest| MemoryPlan {
+            largest_tensor_bytes: Some(largest),
+            ..MemoryPlan::new(load.clone(), Checkpointing::None, None, None, Device::Cpu)
+        };
+        assert!(plan(&load, gate_up).check().is_ok());
+        let said = |load: &Load, largest| match plan(load, largest).check() {
+            Err(Error::Memory { message, hint }) => format!("{message}; {hint}"),
+            other => panic!("{other:?}"),
+        };
+        let refused = said(&load, gate_up - 1);
+        assert!(refused.contains("takes tensors up to 1.6 MB; lower `training.micro_batch_size`"), "{refused}");
+        let short = load.with_rows(Rows::dense(1, 2));
+        assert_eq!(short.largest_tensor(), (logits, Largest::Base));
+        assert!(said(&short, logits - 1).ends_with("; train on another device"));
+    }
 }

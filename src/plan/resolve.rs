@@ -20,7 +20,7 @@ use crate::files::cache_folder;
 use crate::hub::{Missing, ModelId, Snapshot};
 use crate::infer::Question;
 use crate::proof::Tiny;
-use crate::recipe::{Dataset, Recipe, Said};
+use crate::recipe::{Dataset, Recipe};
 use crate::terms::{Device, Format, Holdout, ModelDtype, Term, TrainOn};
 use crate::{device, model, proof};
 
@@ -145,8 +145,12 @@ pub fn resolve_on(recipe: Recipe, started: Option<jiff::Timestamp>, fetched: Opt
     let takes = |found: &device::Found| found.takes(training.model_dtype);
     let Choice { device, reason: device_reason } = device::choose(said, &|found| takes(found) && is_proven(found, &tiny(found)));
     // Of one that nobody lists, opening it tells.
-    if let (Some(dtype), Some(found)) = (&recipe.training.model_dtype, device::find(device).filter(|found| !takes(found))) {
-        return Err(Error::Faults { faults: vec![not_computed(dtype, &found)] });
+    if let (Some(said), Some(found)) = (&recipe.training.model_dtype, device::find(device))
+        && let Some(refusal) = found.refusal(said.value)
+    {
+        let fault = Fault::new(format!("training.model_dtype: {refusal}")).at(&said.place);
+        let hint = "choose another type or device; a run goes on where its type is taken";
+        return Err(Error::Faults { faults: vec![fault.hint(hint)] });
     }
     let model_dtype = dtype_with(device::halves(device));
     Ok(Resolved::Plan(Box::new(Plan {
@@ -185,13 +189,6 @@ fn model_dtype(base: &model::Folder, trains: &Trains, said: ModelDtype, halves: 
         // Of weights that cannot be read, loading tells.
         Trains::Adapter(_) => base.kept_in(said, halves).unwrap_or(ModelDtype::Float32),
     }
-}
-
-fn not_computed(said: &Said<ModelDtype>, found: &device::Found) -> Fault {
-    let (dtype, device) = (said.value, found.device);
-    let message =
-        format!("training.model_dtype: `{dtype}` is not for device `{device}`, which takes {}", found.dtypes_taken().join(", "));
-    Fault::new(message).at(&said.place).hint("choose another type or device; a run goes on where its type is taken")
 }
 
 /// Whether training is proven on a GPU, so that `auto` may take it: where nobody has proven it yet, it is proven now.

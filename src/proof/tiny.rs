@@ -84,7 +84,7 @@ impl Tiny {
     /// What gradients are multiplied by on the device and on the CPU: a fault that shows in float16 only must not hide.
     pub(super) fn loss_scale(&self) -> f64 {
         let computed = if self.dtype == ModelDtype::Float16 { DType::F16 } else { DType::F32 };
-        LossScale::of(computed, None).factor()
+        LossScale::factor(LossScale::of(computed, None))
     }
 
     /// The model on a device, its numbers drawn from a fixed seed: both matrices of every adapter, and norms that are not all 1.

@@ -56,7 +56,7 @@ pub fn run(
     let Start { mut state, mut optimizer } = start;
     let (started, before) = (Instant::now(), state.seconds);
     let (mut is_new, mut saved_at, mut course) = (false, Instant::now(), Course::new(config, &data.training));
-    let (rows, last, first) = (data.training.len(), config.schedule.total_steps, state.step);
+    let (rows, last, first, computed) = (data.training.len(), config.schedule.total_steps, state.step, decoder.computed);
     loop {
         if state.evaluation_due
             && let Ok(evaluation) = evaluate(decoder, data, config, state.step, interrupt, report)
@@ -92,24 +92,14 @@ pub fn run(
         }
 
         let of_step = course.after(state.epoch, state.place);
-        let mut scale = LossScale::of(decoder.computed, state.loss_scale);
-        let (taken, borders) = loop {
+        let attempt = |loss_scale| {
             let mut borders = FiniteBorders::after(state.step - first);
-            let at = At { step: state.step + 1, epoch: of_step.epoch, loss_scale: scale.factor() };
-            let taken = take(decoder, &mut optimizer, batches(data, &of_step), config, at, &mut borders);
-            match scale.halved() {
-                // Nothing of it is kept, so that no row is left out.
-                Some(half) if taken.skipped && taken.loss.is_finite() => scale = half,
-                _ => break (taken, borders),
-            }
-            let (step, half) = (taken.step, scale.factor());
-            report(Event::Note(format!(
-                "step {step} has no finite gradients: the loss scale is halved to {half}, and it is taken again"
-            )));
+            let at = At { step: state.step + 1, epoch: of_step.epoch, loss_scale };
+            (take(decoder, &mut optimizer, batches(data, &of_step), config, at, &mut borders), borders)
         };
-        if !taken.skipped {
-            state.loss_scale = scale.after_step(decoder.computed).kept();
-        }
+        let scale = LossScale::of(computed, state.loss_scale);
+        let (taken, borders, scale) = LossScale::carry(scale, attempt, |note| report(Event::Note(note)));
+        state.loss_scale = scale;
         if taken.skipped && config.gives_up(&state) {
             let save = || folder.save_checkpoint(decoder, &optimizer, &state, config.save_total_limit);
             let (step, in_a_row) = (taken.step, state.skipped_in_a_row + 1);
@@ -129,7 +119,7 @@ pub fn run(
 pub fn first_step(decoder: &mut Decoder, data: &Data, config: &Config) -> Step {
     let mut optimizer = AdamW::new(config.optimizer, decoder);
     let of_step = Course::new(config, &data.training).after(0, 0);
-    let at = At { step: 1, epoch: 0, loss_scale: LossScale::of(decoder.computed, None).factor() };
+    let at = At { step: 1, epoch: 0, loss_scale: LossScale::factor(LossScale::of(decoder.computed, None)) };
     take(decoder, &mut optimizer, batches(data, &of_step), config, at, &mut ())
 }
 

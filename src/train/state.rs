@@ -130,6 +130,7 @@ mod tests {
     fn what_is_written_is_read_back_to_the_bit() {
         let state =
             State { eval_loss_best: Some(0.1 + 0.2), loss: Some(1.0 / 3.0), seconds: 5e-324, step: u64::MAX, ..State::start() };
+        let state = State { loss_scale: LossScale::of(burn::tensor::DType::F16, None), ..state };
         let text = serde_json::to_string(&state).expect("printed");
         assert_eq!(State::parse(&text), Ok(state));
         let other = text.replace("\"version\":2", "\"version\":3");

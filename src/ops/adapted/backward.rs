@@ -122,7 +122,7 @@ fn gradients<B: Products + KeyedDropout>(kept: Kept<B>, gradient: FloatTensor<B>
         let map = |(index, map): (usize, &Linear<FloatTensor<B>>)| {
             Some(vec![(of_output(index), vec![turned(&map.adapter.as_ref()?.b)])])
         };
-        wanted.push(Wanted { sums: linears.maps.iter().enumerate().filter_map(map).collect(), added: None, is_wide: false });
+        wanted.push(Wanted::side_by_side(linears.maps.iter().enumerate().filter_map(map).collect(), None));
     }
     for of in &parents {
         if let (Of::B(index), Some(narrow)) = (*of, &narrow) {
@@ -148,11 +148,10 @@ fn gradients<B: Products + KeyedDropout>(kept: Kept<B>, gradient: FloatTensor<B>
                 let through_adapters =
                     u.as_ref().map(|u| (u.clone(), linears.adapters().map(|adapter| turned(&adapter.a)).collect::<Vec<_>>()));
                 match (through_adapters, &mask) {
-                    (Some(through_adapters), Some(mask)) => Wanted {
-                        sums: vec![vec![through_weights]],
-                        added: Some(B::keyed_dropout(product::<B>(Wanted::sum(vec![through_adapters])), mask.clone())),
-                        is_wide: false,
-                    },
+                    (Some(through_adapters), Some(mask)) => Wanted::side_by_side(
+                        vec![vec![through_weights]],
+                        Some(B::keyed_dropout(product::<B>(Wanted::sum(vec![through_adapters])), mask.clone())),
+                    ),
                     (through_adapters, _) => Wanted::sum([through_weights].into_iter().chain(through_adapters).collect()),
                 }
             }

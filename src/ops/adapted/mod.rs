@@ -62,7 +62,7 @@ fn forward<B: Products + KeyedDropout>(
     let narrow = linears.adapters().next().is_some().then(|| {
         let x = dropped::<B>(x, mask);
         let sums = linears.adapters().map(|adapter| vec![(x.clone(), vec![adapter.a.clone()])]).collect();
-        scaled::<B>(product::<B>(Wanted { sums, added: None, is_wide: false }), linears)
+        scaled::<B>(product::<B>(Wanted::side_by_side(sums, None)), linears)
     });
     let mut rank = 0;
     let sums = linears.maps.iter().map(|Linear { weight, adapter }| {
@@ -74,7 +74,7 @@ fn forward<B: Products + KeyedDropout>(
         }
         terms
     });
-    (product::<B>(Wanted { sums: sums.collect(), added: linears.onto.clone(), is_wide: false }), narrow)
+    (product::<B>(Wanted::side_by_side(sums.collect(), linears.onto.clone())), narrow)
 }
 
 fn product<B: Products>(wanted: Wanted<FloatTensor<B>>) -> FloatTensor<B> {

@@ -138,6 +138,22 @@ fn the_longest_rows_that_fit_do_and_the_next_do_not() {
     assert_eq!(longest_that_fits(&load, peak(64) - 1, 64), None);
 }
 
+#[test]
+fn a_gpu_has_numbers_of_its_own_size_and_a_process_only_where_memory_is_shared() {
+    let of = |base_dtype, place| Load { base_dtype, place, ..load(2, 1, Rows::dense(1, 64)) }.parts(Memory::KEEP);
+    let gpu = |is_shared| Place::Gpu { half: Some(ModelDtype::Float16), is_shared };
+    let [wide, narrow] = [ModelDtype::Float32, ModelDtype::Float16].map(|dtype| of(dtype, gpu(false)));
+    assert_eq!(wide.step.kept_bytes, 2 * narrow.step.kept_bytes);
+    assert_eq!(wide.step.gradients_bytes, narrow.step.gradients_bytes, "what trains is f32");
+    assert!(narrow.base_bytes < wide.base_bytes && narrow.moments_bytes == wide.moments_bytes);
+    assert_eq!((wide.loading_bytes, wide.saving_bytes), (0, 0));
+    let held = wide.peak_bytes() - wide.process_bytes;
+    assert_eq!(wide.process_bytes, POOL_BYTES + (held as f64 * POOL_SHARE) as u64);
+    assert!(of(ModelDtype::Float32, gpu(true)).process_bytes > wide.process_bytes + PROCESS_BYTES);
+    let processor = of(ModelDtype::Bfloat16, Place::Processor { threads: 1 });
+    assert!(processor.step.kept_bytes > wide.step.kept_bytes, "the CPU widens, and its allocator holds some back");
+}
+
 proptest! {
     #[test]
     fn more_rows_or_tokens_never_need_less(count in 1usize..9, length in 2usize..200, recomputed in 0usize..4, rank in 1usize..20) {
