@@ -109,12 +109,38 @@ term! {
 }
 
 term! {
+    /// What a recipe calls its way of training.
+    Technique {
+        /// Low-rank adapters on a frozen base, Hu et al. 2021, arXiv:2106.09685.
+        Lora = "lora",
+        /// The same on a base of 4 bits a weight, Dettmers et al. 2023, arXiv:2305.14314.
+        Qlora = "qlora",
+        /// Every weight of the base.
+        Full = "full",
+    }
+}
+
+term! {
     /// What is trained.
     Method {
-        /// Low-rank adapters on a frozen base, Hu et al. 2021, arXiv:2106.09685.
+        /// Low-rank adapters on a frozen base.
         Lora = "lora",
         /// Every weight of the base.
         Full = "full",
+    }
+}
+
+term! {
+    /// How the projections of a frozen base are packed.
+    Quantization {
+        /// They are not.
+        None = "none",
+        /// NF4, 4 bits a number: quantiles of the normal distribution, arXiv:2305.14314.
+        Nf4 = "nf4",
+        /// FP4, 4 bits a number: a sign, two bits of exponent and one of fraction.
+        Fp4 = "fp4",
+        /// 8 bits a number, by rows, Dettmers et al. 2022, arXiv:2208.07339.
+        Int8 = "int8",
     }
 }
 

@@ -182,7 +182,8 @@ fn a_base_that_is_kept_as_it_is_stored_gives_the_same_bits() {
     let of = |dtype| {
         let mut decoder = Folder::open(&folder).unwrap().load(dtype, &Device::flex(), &|_| {}).unwrap();
         attach(&mut decoder, &lora(4, 8.0), 7, None).unwrap();
-        let kept_in = decoder.projections().map(|projection| projection.weight.dtype()).collect::<Vec<_>>();
+        let kept_in =
+            decoder.projections().map(|projection| projection.weight.dense().expect("not packed").dtype()).collect::<Vec<_>>();
         let batches = in_order(&rows(decoder.spec.vocabulary as u32), 8);
         (kept_in[0], step(&decoder, &batches, StepConfig { memory: Memory::KEEP, head_chunk_rows: 64, dropout: 0.0 }))
     };

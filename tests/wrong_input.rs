@@ -27,7 +27,18 @@ const RECIPES: &[BrokenRecipe] = &[
     ("unknown word", "max_steps: 2", "lr_scheduler: cosin", &["found `cosin`", "did you mean `cosine`?"]),
     ("unknown format", "format: text", "format: alpaca", &["datasets.0.format: expected `text`", "found `alpaca`"]),
     ("format that is not built", "format: text", "format: preference", &["`preference` is not supported yet"]),
-    ("method that is not built", "r: 4", "method: qlora", &["adapter.method: `qlora` is not supported yet"]),
+    (
+        "a packed head that is the embedding",
+        "r: 4",
+        "method: qlora\n  quantize_head: true",
+        &["adapter.quantize_head: the base has one table"],
+    ),
+    (
+        "a packed head alone",
+        "r: 4",
+        "quantize_head: true",
+        &["adapter.quantize_head goes with a `quantization`, and there is none"],
+    ),
     ("key that is not built", "r: 4", "use_dora: true", &["adapter.use_dora: `true` is not supported yet"]),
     ("no base", "base_model: base\n", "", &["missing key `base_model`", "hint: add a line such as `base_model: "]),
     ("no datasets", "  - path: rows.parquet\n    format: text\n", "", &["missing key `datasets`"]),
@@ -247,10 +258,10 @@ fn a_broken_config_json_is_refused() {
             &["tensor `model.layers.1.mlp.up_proj.weight` of shape [48, 32] is not part of the model"],
         ),
         (
-            "quantised",
+            "quantised by we know not whom",
             &config(r#""use_cache": true"#, r#""quantization_config": {"bits": 4}"#),
             65,
-            &["`quantization_config`: a base that is stored quantised is not supported yet"],
+            &["`quant_method` of `quantization_config` is `missing`, known is `bitsandbytes`"],
         ),
     ]);
 }

@@ -8,7 +8,7 @@ use crate::fault::{Exit, Fault, shell_word};
 use crate::hub::ModelId;
 use crate::model::{LinearSpec, shard_paths};
 use crate::plan::{Lock, hub_id};
-use crate::terms::{Method, Term};
+use crate::terms::{Technique, Term};
 use crate::train::RunFolder;
 
 /// The base that was named, or that the adapter was trained on.
@@ -76,7 +76,7 @@ pub(super) fn base_of_run(adapter: &Path) -> Option<PathBuf> {
 pub(super) fn lock_of_model(model: &Path) -> Option<PathBuf> {
     let path = lock_above(model).filter(|_| model.canonicalize().is_ok_and(|path| path.ends_with(RunFolder::MODEL)))?;
     let lock = Lock::read(&path).ok()?;
-    (lock.values()["recipe"]["adapter"]["method"] == Method::Full.word()).then_some(path)
+    (lock.values()["recipe"]["adapter"]["method"] == Technique::Full.word()).then_some(path)
 }
 
 /// The template file that the adapter's run was trained with in place of the base's.

@@ -16,8 +16,9 @@ use crate::device;
 use crate::draws::mix;
 use crate::fault::{Exit, Fault};
 use crate::files::safetensors::Archive;
-use crate::model::{Decoder, DecoderSpec, Folder};
+use crate::model::{Decoder, DecoderSpec, Folder, Storage};
 use crate::plan::memory::{Load, Place, Purpose, Rows, Trained};
+use crate::quant::{BlockSize, Form, Kind};
 use crate::report::peak_memory_bytes;
 use crate::terms;
 use crate::train::{AdamW, AdamWConfig, Gradients, LossScale, Memory, StepConfig, forward_backward, head_chunk_rows};
@@ -31,6 +32,7 @@ const SEED: u64 = 42;
 const PRODUCT_WIDTH: usize = 2048;
 
 #[derive(Debug, Args)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a switch of the command line")]
 pub(super) struct BenchArgs {
     /// A model's config.json; the weights are drawn
     #[arg(long, value_name = "CONFIG.json", conflicts_with = "model", required_unless_present = "model")]
@@ -62,6 +64,18 @@ pub(super) struct BenchArgs {
     /// How the weights of the base are kept: `auto`, `float32`, `bfloat16` or, on a GPU, `float16`
     #[arg(long, default_value = "auto", value_parser = parse_dtype)]
     model_dtype: terms::ModelDtype,
+    /// How projections are packed: `none`, `nf4`, `fp4` or `int8`
+    #[arg(long, default_value = "none", value_parser = parse_quantization)]
+    quantization: terms::Quantization,
+    /// Quantise the absmax of blocks too
+    #[arg(long)]
+    double_quant: bool,
+    /// Pack a head of its own too
+    #[arg(long)]
+    quantize_head: bool,
+    /// Keep an embedding of its own in the processor's memory
+    #[arg(long)]
+    offload_embedding: bool,
     /// Compute every block again in backward, in place of keeping its activations
     #[arg(long)]
     recompute: bool,
@@ -84,8 +98,8 @@ pub(super) fn parse_dtype(word: &str) -> Result<terms::ModelDtype, String> {
 pub(super) fn bench(args: &BenchArgs, started: Instant) -> Result<(), Failure> {
     let threads = device::set_threads(args.threads);
     let chosen = device::choose(args.device, &is_proven).device;
-    let dtype = base_dtype(args, chosen)?;
-    let mut decoder = decoder(args, chosen, dtype)?;
+    let storage = storage(args, chosen)?;
+    let mut decoder = decoder(args, chosen, storage)?;
     let batch = batch(args, &decoder.spec)?;
     let memory = if args.recompute { Memory::RECOMPUTE } else { Memory::KEEP };
     let config = StepConfig { memory, head_chunk_rows: head_chunk_rows(decoder.spec.vocabulary), dropout: 0.0 };
@@ -100,7 +114,7 @@ pub(super) fn bench(args: &BenchArgs, started: Instant) -> Result<(), Failure> {
     measured.seconds.drain(..args.warmup as usize);
     measured.seconds.sort_by(f64::total_cmp);
     let peak_memory_bytes = peak_memory_bytes();
-    let planned = planned(args, dtype, &decoder.spec, Rows::of(&batch), Place::of(chosen, threads))?.parts(memory);
+    let planned = planned(args, storage, &decoder.spec, Rows::of(&batch), Place::of(chosen, threads))?.parts(memory);
     let seconds = measured.seconds[measured.seconds.len() / 2];
     let flops = flops_a_token(&decoder.spec, batch.lengths[0]) * batch.tokens() as f64;
     let result = json!({
@@ -143,21 +157,34 @@ fn step(decoder: &mut Decoder, optimizer: &mut AdamW, batch: &Batch, config: Ste
     loss.sum * mean
 }
 
+fn parse_quantization(word: &str) -> Result<terms::Quantization, String> {
+    <terms::Quantization as terms::Term>::parse(word).ok_or_else(|| "expected `none`, `nf4`, `fp4` or `int8`".to_owned())
+}
+
 /// How the base is kept there.
-fn base_dtype(args: &BenchArgs, chosen: terms::Device) -> Result<terms::ModelDtype, Failure> {
+fn storage(args: &BenchArgs, chosen: terms::Device) -> Result<Storage, Failure> {
     if let Some(refusal) = device::find(chosen).and_then(|found| found.refusal(args.model_dtype)) {
         let fault = Fault::new(format!("--model-dtype: {refusal}"));
         return Err(Failure::new(Exit::Input, fault.hint("leave it out, or choose another device")));
     }
-    let kept_in = |folder: &PathBuf| Folder::open(folder)?.kept_in(args.model_dtype, device::halves(chosen));
-    Ok(args.model.as_ref().map_or(Ok(args.model_dtype), kept_in)?)
+    let four_bit = |kind| Form::FourBit { kind, block_size: BlockSize::DEFAULT, double_quant: args.double_quant };
+    let form = match args.quantization {
+        terms::Quantization::None => None,
+        terms::Quantization::Nf4 => Some(four_bit(Kind::Nf4)),
+        terms::Quantization::Fp4 => Some(four_bit(Kind::Fp4)),
+        terms::Quantization::Int8 => Some(Form::Int8),
+    };
+    let (packs_head, offloads_embedding) = (args.quantize_head, args.offload_embedding);
+    let asked = Storage { dtype: args.model_dtype, form, packs_head, offloads_embedding };
+    let kept_in = |folder: &PathBuf| Folder::open(folder)?.kept_in(asked, device::halves(chosen));
+    Ok(args.model.as_ref().map_or(Ok(asked), kept_in)?)
 }
 
-fn decoder(args: &BenchArgs, chosen: terms::Device, dtype: terms::ModelDtype) -> Result<Decoder, Failure> {
+fn decoder(args: &BenchArgs, chosen: terms::Device, storage: Storage) -> Result<Decoder, Failure> {
     let device = device::open(chosen)?;
     let mut decoder = match (&args.model, &args.config) {
-        (Some(folder), _) => Folder::open(folder)?.load(dtype, &device, &|_| {})?,
-        (None, Some(config)) => DecoderSpec::read(config)?.draw(SEED, dtype, &device)?,
+        (Some(folder), _) => Folder::open(folder)?.load(storage, &device, &|_| {})?,
+        (None, Some(config)) => DecoderSpec::read(config)?.draw(SEED, storage, &device)?,
         (None, None) => unreachable!("clap asks for one of the two"),
     };
     let Some(folder) = &args.init_from else {
@@ -175,17 +202,11 @@ fn fresh(rank: u64) -> LoraConfig {
 }
 
 /// What the memory of these steps follows from.
-fn planned(
-    args: &BenchArgs,
-    base_dtype: terms::ModelDtype,
-    spec: &DecoderSpec,
-    rows: Rows,
-    place: Place,
-) -> Result<Load, Failure> {
+fn planned(args: &BenchArgs, storage: Storage, spec: &DecoderSpec, rows: Rows, place: Place) -> Result<Load, Failure> {
     let config = args.init_from.as_ref().map_or_else(|| Ok(fresh(args.rank)), |folder| peft::read_config(folder))?;
     let (spec, trained) = (spec.clone(), Trained::adapter(&config, spec)?);
     let purpose = Purpose::Bench;
-    Ok(Load { spec, base_dtype, trained, dropout: 0.0, rows, accumulated: 1, evaluation: None, purpose, place })
+    Ok(Load { spec, storage, trained, dropout: 0.0, rows, accumulated: 1, evaluation: None, purpose, place })
 }
 
 /// Dense rows in which every token but the first is trained.

@@ -58,13 +58,13 @@ pub(super) fn eval(args: &EvalArgs, terminal: &Terminal) -> Result<(), Failure> 
         .map(|path| plan.other_sheet("--forgetting", &path.to_string_lossy(), Reading::Text { rows: GENERAL_ROWS }, &report));
     let general = general.transpose()?;
 
-    let base = plan.model.load(plan.model_dtype, &device::open(plan.device)?, &report)?;
+    let base = plan.model.load(plan.storage, &device::open(plan.device)?, &report)?;
     let all = || sheets.iter().chain(&general);
     let score = |decoder: &Decoder, what: &str| all().flat_map(|sheet| sheet.score(decoder, what, &report)).collect::<Vec<_>>();
     let of_base = score(&base, "the base");
     let name = trained.as_ref().map_or("adapter", Trained::name);
     // The CPU computes in the same numbers whatever is kept, so that none of a model's own needs to change.
-    let dtype = if plan.device == Device::Cpu { ModelDtype::Auto } else { plan.model_dtype };
+    let dtype = if plan.device == Device::Cpu { ModelDtype::Auto } else { plan.storage.dtype };
     let of_trained = match opened.map(|opened| opened.on(base, dtype, &report)).transpose()? {
         Some(decoder) => score(&decoder, &format!("the {name}")).into_iter().map(Some).collect(),
         None => vec![None; of_base.len()],

@@ -6,18 +6,23 @@ use serde_json::{Map, Value, json};
 
 use super::{Failure, grouped, print};
 use crate::adapter::LoraConfig;
-use crate::model::DecoderSpec;
+use crate::model::{DecoderSpec, Storage};
 use crate::plan::memory::{Load, Place, Purpose, Rows, Trained, longest_that_fits};
+use crate::quant::Form;
 use crate::terms::ModelDtype;
 
 /// Memories that people have, GB of 10⁹ bytes.
 const GIGABYTES: [u64; 6] = [8, 12, 16, 24, 48, 80];
 /// Forms of the frozen base and where they are, with their headings: the memory is the machine's, or a GPU's own.
-const BASES: [(&str, ModelDtype, Place); 3] = [
-    ("float32", ModelDtype::Float32, Place::Processor { threads: THREADS }),
-    ("bfloat16", ModelDtype::Bfloat16, Place::Processor { threads: THREADS }),
-    ("GPU, bfloat16", ModelDtype::Bfloat16, Place::Gpu { half: Some(ModelDtype::Bfloat16), is_shared: false }),
+const BASES: [(&str, ModelDtype, Option<Form>, Place); 5] = [
+    ("float32", ModelDtype::Float32, None, PROCESSOR),
+    ("bfloat16", ModelDtype::Bfloat16, None, PROCESSOR),
+    ("qlora", ModelDtype::Bfloat16, Some(Form::QLORA), PROCESSOR),
+    ("GPU, bfloat16", ModelDtype::Bfloat16, None, GPU),
+    ("GPU, qlora", ModelDtype::Bfloat16, Some(Form::QLORA), GPU),
 ];
+const PROCESSOR: Place = Place::Processor { threads: THREADS };
+const GPU: Place = Place::Gpu { half: Some(ModelDtype::Bfloat16), is_shared: false };
 /// The shortest rows that are worth an adapter, tokens.
 const SHORTEST: usize = 128;
 /// Rank of the adapter, on every projection.
@@ -27,7 +32,7 @@ const THREADS: usize = 8;
 
 pub(super) fn print_table(config: &Path, json: bool) -> Result<(), Failure> {
     let spec = DecoderSpec::read(config)?;
-    let loads = BASES.map(|(_, dtype, place)| load(&spec, dtype, place));
+    let loads = BASES.map(|(_, dtype, form, place)| load(&spec, Storage { form, ..dtype.into() }, place));
     let loads = loads.into_iter().collect::<Result<Vec<Load>, Failure>>()?;
     let longest = |gigabytes: u64| {
         let of = |load: &Load| longest_that_fits(load, gigabytes * 1_000_000_000, SHORTEST);
@@ -61,9 +66,9 @@ pub(super) fn print_table(config: &Path, json: bool) -> Result<(), Failure> {
     Ok(())
 }
 
-fn load(spec: &DecoderSpec, base_dtype: ModelDtype, place: Place) -> Result<Load, Failure> {
+fn load(spec: &DecoderSpec, storage: Storage, place: Place) -> Result<Load, Failure> {
     let config = LoraConfig::all_linear(RANK, 2.0 * RANK as f64);
     let (trained, rows) = (Trained::adapter(&config, spec)?, Rows::dense(1, SHORTEST));
     let spec = spec.clone();
-    Ok(Load { spec, base_dtype, trained, dropout: 0.0, rows, accumulated: 1, evaluation: None, purpose: Purpose::Run, place })
+    Ok(Load { spec, storage, trained, dropout: 0.0, rows, accumulated: 1, evaluation: None, purpose: Purpose::Run, place })
 }

@@ -18,7 +18,7 @@ use crate::terms::{self, Method, ModelDtype};
 /// `force` a device that is refused is used nevertheless, with a note.
 pub(super) fn before_training(plan: &Plan, device: &Device, force: bool, report: Reporter) -> Result<(), Failure> {
     let Some(found) = device::find(plan.device).filter(|found| found.kind != Kind::Processor) else { return Ok(()) };
-    let tiny = Tiny::of(&plan.model.spec, plan.model_dtype, plan.trains.method());
+    let tiny = Tiny::of(&plan.model.spec, plan.storage, plan.trains.method());
     match proof::prove_once(&found, &tiny, device, &cache_folder()) {
         Ok(verdict) => report(Event::Note(format!("training on `{}` is proven: {verdict}", plan.device))),
         Err(error) if force => report(Event::Note(format!("{error}; going on because of `--force`"))),

@@ -142,6 +142,7 @@ pub(super) fn facts(plan: &Plan, data: &RunData, config: &train::Config) -> Vec<
     let of_epoch = if config.packing == Packing::Off { "an epoch" } else { "in the first epoch" };
     let before = [
         ("model", format!("{}, {} parameters", spec.describe(), grouped(parameters))),
+        ("base kept in", plan.storage.to_string()),
         ("trainable parameters", format!("{} ({share:.2} % of the base)", grouped(trainable))),
         ("device", plan.device_words()),
         (

@@ -4,19 +4,24 @@ use std::ops::Range;
 
 use burn::tensor::{DType, Device, Tensor, TensorData};
 
-use super::Error;
 use super::block::Block;
 use super::decoder::Decoder;
 use super::spec::{
     ATTENTION, DecoderSpec, EMBEDDING, FINAL_NORM, HEAD, LAYER_NORMS, LayerSpec, LinearSpec, MLP, QUERY_KEY_NORMS, norm_name,
 };
+use super::{Error, Storage};
 use crate::device;
 use crate::nn::head::Head;
 use crate::nn::norm::RmsNorm;
 use crate::nn::projection::Projection;
 use crate::nn::table::Table;
+use crate::ops::{Base, Packed};
+use crate::quant::{Form, Quantized};
 use crate::report::{Event, Reporter};
 use crate::terms::{Method, ModelDtype};
+
+/// What a piece of a packed head may take on a GPU as numbers: no more than a projection of a large model.
+const PIECE_BYTES: u64 = 128 << 20;
 
 /// What the numbers of a matrix are; f32 where nothing is said.
 pub(super) fn numbers_of(dtype: ModelDtype) -> DType {
@@ -35,20 +40,22 @@ pub(super) trait Source {
     fn rows(&self, name: &str, rows: Range<usize>, columns: usize, dtype: DType) -> Result<TensorData, Error>;
     /// Those of a matrix, which a checkpoint has as [rows, columns], as [columns, rows], f32, bf16 or f16.
     fn transposed(&self, name: &str, shape: [usize; 2], dtype: DType) -> Result<TensorData, Error>;
+    /// A matrix [rows, columns], packed.
+    fn packed(&self, name: &str, shape: [usize; 2], form: Form) -> Result<Quantized, Error>;
 }
 
-/// Makes the decoder. Its matrices have this dtype, but that the CPU keeps f16 as f32; what is small, norms and biases, is f32.
+/// Makes the decoder. Its matrices are kept as this says, but that the CPU keeps f16 as f32.
 pub(super) fn assemble(
     source: &dyn Source,
     spec: DecoderSpec,
-    dtype: DType,
+    storage: Storage,
     device: &Device,
     report: Reporter,
 ) -> Result<Decoder, Error> {
-    let is_cpu = device::is_cpu(device);
+    let (is_cpu, dtype) = (device::is_cpu(device), numbers_of(storage.dtype));
     let kept = if is_cpu && dtype == DType::F16 { DType::F32 } else { dtype };
     let computed = if is_cpu { DType::F32 } else { dtype };
-    let assembly = Assembly { source, spec: &spec, dtype, kept, device };
+    let assembly = Assembly { source, spec: &spec, form: storage.form, dtype, kept, device };
     let (mut ropes, mut spans) = (Vec::new(), Vec::new());
     let linears = spec.projections();
     let mut blocks = Vec::with_capacity(spec.layers.len());
@@ -58,8 +65,14 @@ pub(super) fn assemble(
         let (done, total) = (index as u64 + 1, spec.layers.len() as u64);
         report(Event::Progress { what: "loading the base model".to_owned(), done, total });
     }
-    let embedding = assembly.table(EMBEDDING)?;
-    let table = if spec.tied_head { embedding.clone() } else { assembly.table(HEAD)? };
+    let host = Device::flex();
+    let home = if storage.offloads_embedding && !spec.tied_head { &host } else { device };
+    let embedding = assembly.table(EMBEDDING, home)?;
+    let table = match storage.form.filter(|_| storage.packs_head) {
+        _ if spec.tied_head => embedding.clone(),
+        Some(form) => assembly.packed_table(HEAD, form)?,
+        None => assembly.table(HEAD, device)?,
+    };
     let head = Head { norm: assembly.norm(FINAL_NORM, spec.width)?, table };
     Ok(Decoder { trained: Method::Lora, computed, embedding, blocks, head, ropes, spans, spec })
 }
@@ -67,6 +80,8 @@ pub(super) fn assemble(
 struct Assembly<'a> {
     source: &'a dyn Source,
     spec: &'a DecoderSpec,
+    /// How projections are packed.
+    form: Option<Form>,
     /// As they are read.
     dtype: DType,
     /// As they are kept.
@@ -80,16 +95,30 @@ impl Assembly<'_> {
     }
 
     /// A matrix [vocabulary, width], in as few pieces as the device takes.
-    fn table(&self, name: &str) -> Result<Table, Error> {
-        let (vocabulary, width) = (self.spec.vocabulary, self.spec.width);
-        let most = device::largest_tensor_bytes(self.device).unwrap_or(u64::MAX) / (width * self.kept.size()) as u64;
-        let pieces = (vocabulary as u64).div_ceil(most.max(1)) as usize;
-        let piece = |first: usize, end: usize| -> Result<Tensor<2>, Error> {
-            Ok(Tensor::from_data(self.source.rows(name, first..end, width, self.dtype)?, (self.device, self.kept)))
+    fn table(&self, name: &str, device: &Device) -> Result<Table, Error> {
+        let piece = |rows: Range<usize>| -> Result<Base, Error> {
+            let rows = self.source.rows(name, rows, self.spec.width, self.dtype)?;
+            Ok(Base::Dense(Tensor::from_data(rows, (device, self.kept))))
         };
+        let most = device::largest_tensor_bytes(device).unwrap_or(u64::MAX);
+        Ok(Table::of(self.pieces(most).map(piece).collect::<Result<_, _>>()?))
+    }
+
+    /// The same packed. On a GPU a piece becomes numbers at a time, which take no more than [`PIECE_BYTES`].
+    fn packed_table(&self, name: &str, form: Form) -> Result<Table, Error> {
+        let whole = self.source.packed(name, [self.spec.vocabulary, self.spec.width], form)?;
+        let whole = Packed::new(whole, self.device);
+        let most = if device::is_cpu(self.device) { u64::MAX } else { PIECE_BYTES };
+        Ok(Table::of(self.pieces(most).map(|rows| Base::Packed(whole.rows(rows))).collect()))
+    }
+
+    /// The rows of a table in pieces of so many bytes at most, but for the last of as many rows.
+    fn pieces(&self, most_bytes: u64) -> impl Iterator<Item = Range<usize>> + use<> {
+        let (vocabulary, width) = (self.spec.vocabulary, self.spec.width);
+        let most = most_bytes / (width * self.kept.size()) as u64;
+        let pieces = (vocabulary as u64).div_ceil(most.max(1)) as usize;
         let rows = vocabulary.div_ceil(pieces);
-        let each = (0..vocabulary).step_by(rows).map(|first| piece(first, vocabulary.min(first + rows)));
-        Ok(Table::of(each.collect::<Result<_, _>>()?))
+        (0..vocabulary).step_by(rows).map(move |first| first..vocabulary.min(first + rows))
     }
 
     fn norm(&self, name: &str, width: usize) -> Result<RmsNorm, Error> {
@@ -98,8 +127,11 @@ impl Assembly<'_> {
 
     fn projection(&self, linear: &LinearSpec) -> Result<Projection, Error> {
         let LinearSpec { name, inputs, outputs, bias } = linear;
-        let weight = self.source.transposed(&format!("{name}.weight"), [*outputs, *inputs], self.dtype)?;
-        let weight = Tensor::from_data(weight, (self.device, self.kept));
+        let (key, shape) = (format!("{name}.weight"), [*outputs, *inputs]);
+        let weight = match self.form {
+            Some(form) => Base::Packed(Packed::new(self.source.packed(&key, shape, form)?, self.device).transposed()),
+            None => Base::Dense(Tensor::from_data(self.source.transposed(&key, shape, self.dtype)?, (self.device, self.kept))),
+        };
         let bias = if *bias { Some(self.vector(&format!("{name}.bias"), *outputs)?) } else { None };
         Ok(Projection { name: name.clone(), weight, bias, lora: None })
     }

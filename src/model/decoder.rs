@@ -127,7 +127,8 @@ impl Decoder {
         }
         match (is_full, self.spec.tied_head) {
             (true, true) => self.head.table = self.embedding.clone(),
-            (true, false) => visit(HEAD, Weight::Matrix(whole(&mut self.head.table))),
+            // What is packed never trains.
+            (true, false) => self.head.table.whole_mut().into_iter().for_each(|table| visit(HEAD, Weight::Matrix(table))),
             (false, _) => {}
         }
     }

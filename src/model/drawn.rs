@@ -7,11 +7,11 @@ use burn::tensor::{DType, Device, TensorData};
 use half::{bf16, f16};
 use rayon::prelude::*;
 
-use super::assemble::{Source, assemble, numbers_of};
+use super::assemble::{Source, assemble};
 use super::config::Config;
-use super::{Decoder, DecoderSpec, Error, families};
+use super::{Decoder, DecoderSpec, Error, Storage, families};
 use crate::draws::{mix, unit};
-use crate::terms::ModelDtype;
+use crate::quant::{Form, Quantized};
 
 /// Standard deviation of a weight, as transformers initialises most families.
 const DEVIATION: f64 = 0.02;
@@ -54,6 +54,11 @@ impl Source for Drawn {
         let number = self.numbers(name);
         Ok(made([columns, rows], dtype, |place| number(place % rows * columns + place / rows)))
     }
+
+    fn packed(&self, name: &str, shape: [usize; 2], form: Form) -> Result<Quantized, Error> {
+        let numbers: Vec<f16> = (0..shape[0] * shape[1]).into_par_iter().map(self.numbers(name)).map(f16::from_f32).collect();
+        form.pack(shape, &numbers).map_err(|cause| Error::Packing { name: name.to_owned(), cause })
+    }
 }
 
 impl DecoderSpec {
@@ -65,11 +70,11 @@ impl DecoderSpec {
         families::spec(&Config::read(config)?)
     }
 
-    /// A decoder with weights that follow from `seed` alone; `auto` is f32.
+    /// A decoder with weights that follow from `seed` alone; `auto` is f32. What is packed was f16.
     ///
     /// # Errors
     /// None; numbers from files could be missing.
-    pub fn draw(&self, seed: u64, dtype: ModelDtype, device: &Device) -> Result<Decoder, Error> {
-        assemble(&Drawn { seed }, self.clone(), numbers_of(dtype), device, &|_| {})
+    pub fn draw(&self, seed: u64, storage: impl Into<Storage>, device: &Device) -> Result<Decoder, Error> {
+        assemble(&Drawn { seed }, self.clone(), storage.into(), device, &|_| {})
     }
 }

@@ -9,15 +9,17 @@ use burn::tensor::{DType, Device, TensorData};
 use half::{bf16, f16};
 use serde_json::{Map, Value};
 
-use super::assemble::{Source, assemble, numbers_of};
+use super::assemble::{Source, assemble};
 use super::config::Config;
 use super::decoder::Decoder;
-use super::spec::{DecoderSpec, EMBEDDING, HEAD};
+use super::prequantized::Parts;
+use super::spec::{DecoderSpec, EMBEDDING, HEAD, LinearSpec};
 use super::transpose::{read_straight, read_transposed};
-use super::{Error, families};
+use super::{Error, Storage, families, prequantized};
 use crate::device::{self, Halves};
 use crate::files::safetensors::{Archive, Stored};
 use crate::files::{Float, JSON_BYTES, listed, read_text_up_to};
+use crate::quant::{Form, Quantized};
 use crate::report::Reporter;
 use crate::terms::ModelDtype;
 
@@ -52,25 +54,25 @@ impl Folder {
         Weights::open(&self.path, &self.spec).map(drop)
     }
 
-    /// Loads the weights, matrices in the dtype asked for, where `auto` changes no number: on a GPU it is f32, and [`Folder::kept_in`] tells
-    /// what a run takes there.
+    /// Loads the weights, kept as asked for, where `auto` changes no number: on a GPU it is f32, and [`Folder::kept_in`] tells what a run
+    /// takes there. What the folder has packed stays packed.
     ///
     /// # Errors
     /// Tensors are missing, left over or of another shape (all of them are listed), a number does not fit into the dtype, or a file is
     /// damaged.
-    pub fn load(&self, dtype: ModelDtype, device: &Device, report: Reporter) -> Result<Decoder, Error> {
+    pub fn load(&self, storage: impl Into<Storage>, device: &Device, report: Reporter) -> Result<Decoder, Error> {
         let weights = Weights::open(&self.path, &self.spec)?;
-        let dtype =
-            weights.kept_in(dtype, &self.spec, if device::is_cpu(device) { Halves::Widened } else { Halves::Computed(None) })?;
-        assemble(&weights, self.spec.clone(), numbers_of(dtype), device, report)
+        let halves = if device::is_cpu(device) { Halves::Widened } else { Halves::Computed(None) };
+        let storage = weights.kept_in(storage.into(), &self.spec, halves)?;
+        assemble(&weights, self.spec.clone(), storage, device, report)
     }
 
-    /// The dtype in which [`Folder::load`] keeps matrices on a device where this one is asked for: never `auto`.
+    /// How [`Folder::load`] keeps weights on a device where this is asked for: never in `auto`, and packed where the folder has them so.
     ///
     /// # Errors
     /// As of [`Folder::check_weights`].
-    pub fn kept_in(&self, dtype: ModelDtype, halves: Halves) -> Result<ModelDtype, Error> {
-        Weights::open(&self.path, &self.spec)?.kept_in(dtype, &self.spec, halves)
+    pub fn kept_in(&self, storage: impl Into<Storage>, halves: Halves) -> Result<Storage, Error> {
+        Weights::open(&self.path, &self.spec)?.kept_in(storage.into(), &self.spec, halves)
     }
 }
 
@@ -154,31 +156,49 @@ impl Weights {
                 }
             }
         }
-        for (name, dtype) in shards.iter().flat_map(Archive::unreadable) {
-            faults.push(format!("tensor `{name}` has dtype {dtype:?}, expected F32, F16 or BF16"));
-        }
         let weights = Self { place: found.iter().map(|(name, (index, _))| (name.clone(), *index)).collect(), shards };
+        let mut packed = BTreeSet::new();
         for (name, shape) in spec.tensors() {
+            let parts = <[usize; 2]>::try_from(&shape[..]).ok().and_then(|shape| weights.parts(&name, shape));
+            if let Some(parts) = &parts {
+                faults.extend(parts.as_ref().err().map(|fault| format!("tensor `{name}`, which bitsandbytes packed: {fault}")));
+                packed.insert(name.clone());
+            }
             match found.remove(&name) {
                 None => faults.push(format!("tensor `{name}` is missing, expected shape {shape:?}")),
+                Some(_) if parts.is_some() => {}
                 Some((_, other)) if other != shape => {
                     faults.push(format!("tensor `{name}` has shape {other:?}, expected {shape:?}"));
                 }
                 Some(_) => {}
             }
         }
+        let unread = weights.shards.iter().flat_map(Archive::unreadable);
+        for (name, dtype) in unread.filter(|(name, _)| !packed.contains(name) && !prequantized::is_part(name)) {
+            faults.push(format!("tensor `{name}` has dtype {dtype:?}, expected F32, F16 or BF16"));
+        }
+        faults.extend(weights.half_packed_fault(spec, &packed));
         // Old Llama checkpoints store the rotation's frequencies, which follow from config.json; a tied head may be stored twice.
-        let harmless = |name: &str| name.ends_with("rotary_emb.inv_freq") || (spec.tied_head && name == HEAD);
+        let harmless =
+            |name: &str| name.ends_with("rotary_emb.inv_freq") || (spec.tied_head && name == HEAD) || prequantized::is_part(name);
         let extra = found.iter().filter(|(name, _)| !harmless(name));
         faults.extend(extra.map(|(name, (_, shape))| format!("tensor `{name}` of shape {shape:?} is not part of the model")));
         faults.extend(weights.tied_head_fault(spec));
         if faults.is_empty() { Ok(weights) } else { Err(Error::Tensors { folder: folder.to_owned(), faults }) }
     }
 
+    /// Projections are packed alike, or none is; so may be a head, and the embedding never is.
+    fn half_packed_fault(&self, spec: &DecoderSpec, packed: &BTreeSet<String>) -> Option<String> {
+        let first = self.form(spec)?;
+        let differs = |linear: &LinearSpec| self.form_of(&format!("{}.weight", linear.name), linear) != Some(first);
+        let other = spec.projections().into_iter().find(differs).map(|linear| format!("{}.weight", linear.name));
+        let embedding = packed.contains(EMBEDDING).then(|| EMBEDDING.to_owned());
+        other.or(embedding).map(|name| format!("tensor `{name}` is not packed as the first projection is, in {first}"))
+    }
+
     /// A stored copy of a tied head must be the embedding.
     fn tied_head_fault(&self, spec: &DecoderSpec) -> Option<String> {
-        let bytes = |name: &str| self.shards[*self.place.get(name)?].bytes(name);
-        let differ = spec.tied_head && bytes(HEAD)? != bytes(EMBEDDING)?;
+        let differ = spec.tied_head && self.bytes(HEAD)? != self.bytes(EMBEDDING)?;
         differ.then(|| format!("tensor `{HEAD}` differs from `{EMBEDDING}`, expected equal: config.json ties them"))
     }
 }
@@ -188,12 +208,47 @@ impl Weights {
         Ok(self.shards[self.place[name]].stored(name)?.expect("names were taken from the shards"))
     }
 
-    /// The dtype in which a model is kept.
-    fn kept_in(&self, asked: ModelDtype, spec: &DecoderSpec, halves: Halves) -> Result<ModelDtype, Error> {
+    fn bytes(&self, name: &str) -> Option<&[u8]> {
+        self.shards[*self.place.get(name)?].bytes(name)
+    }
+
+    /// The parts of a packed weight [out, in]; `None` where it is not packed.
+    fn parts(&self, name: &str, shape: [usize; 2]) -> Option<Result<Parts<'_>, String>> {
+        Parts::find(|name| self.bytes(name), name, shape)
+    }
+
+    fn form_of(&self, name: &str, linear: &LinearSpec) -> Option<Form> {
+        self.parts(name, [linear.outputs, linear.inputs])?.ok().map(|parts| parts.form())
+    }
+
+    /// How the projections are packed, where they are: as the first one is.
+    fn form(&self, spec: &DecoderSpec) -> Option<Form> {
+        let first = spec.projections().into_iter().next()?;
+        self.form_of(&format!("{}.weight", first.name), &first)
+    }
+
+    /// How a model is kept.
+    fn kept_in(&self, asked: Storage, spec: &DecoderSpec, halves: Halves) -> Result<Storage, Error> {
+        let stored = self.form(spec);
+        let has_packed_head = self.parts(HEAD, [spec.vocabulary, spec.width]).is_some();
+        Ok(Storage {
+            dtype: self.dtype(asked.dtype, spec, halves)?,
+            form: stored.or(asked.form),
+            packs_head: (asked.packs_head || has_packed_head) && !spec.tied_head,
+            offloads_embedding: asked.offloads_embedding && !spec.tied_head,
+        })
+    }
+
+    /// The dtype of matrices that are not packed.
+    fn dtype(&self, asked: ModelDtype, spec: &DecoderSpec, halves: Halves) -> Result<ModelDtype, Error> {
         if asked != ModelDtype::Auto {
             return Ok(asked);
         }
-        let of_matrices = spec.tensors().into_iter().filter(|(_, shape)| shape.len() == 2);
+        let is_numbers = |(name, shape): &(String, Vec<usize>)| match shape[..] {
+            [rows, columns] => self.parts(name, [rows, columns]).is_none(),
+            _ => false,
+        };
+        let of_matrices = spec.tensors().into_iter().filter(is_numbers);
         let floats = of_matrices.map(|(name, _)| Ok(self.stored(&name)?.float)).collect::<Result<Vec<_>, Error>>()?;
         Ok(match halves {
             Halves::Widened if floats.iter().all(|float| *float == Float::Bf16) => ModelDtype::Bfloat16,
@@ -235,5 +290,20 @@ impl Source for Weights {
             DType::F16 => TensorData::new(finite(name, read_transposed::<f16>(&stored, rows, columns))?, [columns, rows]),
             _ => TensorData::new(read_transposed::<f32>(&stored, rows, columns), [columns, rows]),
         })
+    }
+
+    /// From the numbers that the file has, whatever the others are kept in; int8 from float16, as bitsandbytes does.
+    fn packed(&self, name: &str, shape: [usize; 2], form: Form) -> Result<Quantized, Error> {
+        if let Some(parts) = self.parts(name, shape) {
+            return Ok(parts.expect("it was checked when the files were opened").read(shape));
+        }
+        let (stored, whole) = (self.stored(name)?, 0..shape[0] * shape[1]);
+        let packed = match (form, stored.float) {
+            (Form::Int8, _) => form.pack(shape, &finite(name, read_straight::<f16>(&stored, whole))?),
+            (_, Float::Bf16) => form.pack(shape, &read_straight::<bf16>(&stored, whole)),
+            (_, Float::F16) => form.pack(shape, &read_straight::<f16>(&stored, whole)),
+            (_, Float::F32) => form.pack(shape, &read_straight::<f32>(&stored, whole)),
+        };
+        packed.map_err(|cause| Error::Packing { name: name.to_owned(), cause })
     }
 }

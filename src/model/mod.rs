@@ -10,8 +10,10 @@ mod drawn;
 mod embedding;
 mod families;
 mod load;
+mod prequantized;
 mod save;
 mod spec;
+mod storage;
 mod transpose;
 
 use std::path::PathBuf;
@@ -23,9 +25,10 @@ pub use decoder::Decoder;
 pub use embedding::Untrained;
 pub use load::{Folder, shard_paths};
 pub use spec::{DecoderSpec, GatedSpec, GroupedSpec, LayerSpec, LinearSpec};
+pub use storage::Storage;
 
 use crate::fault::{Exit, Explain, Fault};
-use crate::files;
+use crate::{files, quant};
 
 /// A base model that cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -60,6 +63,14 @@ pub enum Error {
         /// The tensor.
         name: String,
     },
+    /// A weight cannot be packed.
+    #[error("tensor `{name}` cannot be quantised: {cause}")]
+    Packing {
+        /// The tensor.
+        name: String,
+        /// Why.
+        cause: quant::Error,
+    },
     /// There are no weights in a format that is read.
     #[error("`{}` has no model.safetensors and no model.safetensors.index.json{found}", folder.display())]
     NoWeights {
@@ -89,6 +100,9 @@ impl Explain for Error {
             }
             Self::BeyondFloat16 { .. } => {
                 Some("keep the base in `float32`: `model_dtype` of a recipe, `--model-dtype` of a command".into())
+            }
+            Self::Packing { .. } => {
+                Some("its file is damaged, or its training diverged: compare the folder with its origin".into())
             }
             Self::NoWeights { .. } => {
                 Some("convert the weights to safetensors; pickle files can run code and are refused".into())

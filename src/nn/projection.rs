@@ -4,7 +4,7 @@ use burn::tensor::{DType, Tensor};
 
 use super::lora::Lora;
 use super::weight::Weight;
-use crate::ops::{Linear, Linears, Mask, adapted};
+use crate::ops::{Base, Linear, Linears, Mask, adapted};
 use crate::terms::Method;
 
 /// y = x W + b + (alpha / r) (drop(x) A) B, arXiv:2106.09685. Where the adapter trains, W and b never change and never get a
@@ -14,7 +14,7 @@ pub struct Projection {
     /// The module's name in the checkpoint, such as `model.layers.0.self_attn.q_proj`.
     pub name: String,
     /// [in, out].
-    pub weight: Tensor<2>,
+    pub weight: Base,
     /// [out].
     pub bias: Option<Tensor<1>>,
     /// The adapter, where one is attached.
@@ -43,7 +43,10 @@ impl Projection {
                 visit(&format!("{name}.lora_B.weight"), Weight::LoraB(&mut lora.b));
             }
             (Method::Full, _) => {
-                visit(&format!("{name}.weight"), Weight::Turned(weight));
+                // What is packed never trains.
+                if let Some(weight) = weight.dense_mut() {
+                    visit(&format!("{name}.weight"), Weight::Turned(weight));
+                }
                 if let Some(bias) = bias {
                     visit(&format!("{name}.bias"), Weight::Vector(bias));
                 }

@@ -2,17 +2,17 @@
 
 use burn::tensor::{DType, Int, Tensor};
 
-use crate::ops::{matmul, matmul_as};
+use crate::ops::{Base, times};
 
 /// A matrix [vocabulary, width] in pieces of rows, each of which a device takes as one tensor. All but the last have as many rows.
 #[derive(Debug, Clone)]
 pub struct Table {
-    pieces: Vec<Tensor<2>>,
+    pieces: Vec<Base>,
 }
 
 impl From<Tensor<2>> for Table {
     fn from(whole: Tensor<2>) -> Self {
-        Self { pieces: vec![whole] }
+        Self { pieces: vec![whole.into()] }
     }
 }
 
@@ -21,33 +21,51 @@ impl Table {
     ///
     /// # Panics
     /// There is none.
-    pub fn of(pieces: Vec<Tensor<2>>) -> Self {
+    pub fn of(pieces: Vec<Base>) -> Self {
         assert!(!pieces.is_empty(), "a table has rows");
         Self { pieces }
     }
 
-    /// The whole matrix; `None` where it is in pieces.
+    /// The whole matrix; `None` where it is in pieces, or packed.
     pub fn whole(&self) -> Option<&Tensor<2>> {
-        if let [whole] = &self.pieces[..] { Some(whole) } else { None }
+        if let [whole] = &self.pieces[..] { whole.dense() } else { None }
     }
 
-    /// The whole matrix, to be changed; `None` where it is in pieces.
+    /// The whole matrix, to be changed; `None` where it is in pieces, or packed.
     pub fn whole_mut(&mut self) -> Option<&mut Tensor<2>> {
-        if let [whole] = &mut self.pieces[..] { Some(whole) } else { None }
+        if let [whole] = &mut self.pieces[..] { whole.dense_mut() } else { None }
     }
 
     /// The first row of each piece, and the piece.
-    fn placed(&self) -> impl Iterator<Item = (usize, &Tensor<2>)> {
+    fn placed(&self) -> impl Iterator<Item = (usize, &Base)> {
         let rows = self.pieces[0].dims()[0];
         self.pieces.iter().enumerate().map(move |(index, piece)| (index * rows, piece))
     }
 
-    /// Rows of the table, [n, width], by their numbers, [n].
+    /// Rows of the table, [n, width], by their numbers, [n], which may be on another device: the rows come to where the numbers are.
+    ///
+    /// # Panics
+    /// It is packed.
     pub fn select(&self, ids: Tensor<1, Int>) -> Tensor<2> {
+        let (home, asked) = (self.dense(0).device(), ids.device());
+        if home == asked {
+            return self.select_here(ids);
+        }
+        let rows = self.select_here(Tensor::from_data(ids.into_data(), &home));
+        let numbers = rows.dtype();
+        Tensor::from_data(rows.into_data(), (&asked, numbers))
+    }
+
+    fn dense(&self, index: usize) -> &Tensor<2> {
+        self.pieces[index].dense().expect("rows are looked up in a table of numbers")
+    }
+
+    fn select_here(&self, ids: Tensor<1, Int>) -> Tensor<2> {
         if let Some(whole) = self.whole() {
             return whole.clone().select(0, ids);
         }
-        let rows = self.placed().map(|(first, piece)| {
+        let rows = self.placed().enumerate().map(|(index, (first, _))| {
+            let piece = self.dense(index);
             let [count, width] = piece.dims();
             let place = ids.clone().sub_scalar(first as u32);
             let is_here = place.clone().greater_equal_elem(0).bool_and(place.clone().lower_elem(count as u32));
@@ -60,16 +78,16 @@ impl Table {
 
     /// Logits of rows, [n, vocabulary] in f32, given their hidden numbers, [n, width].
     pub fn logits(&self, hidden: &Tensor<2>) -> Tensor<2> {
-        let logits = |piece: &Tensor<2>| matmul_as(hidden.clone(), piece.clone().transpose(), DType::F32);
-        if let Some(whole) = self.whole() { logits(whole) } else { Tensor::cat(self.pieces.iter().map(logits).collect(), 1) }
+        let logits = |piece: &Base| times(hidden.clone(), piece.clone().transposed(), DType::F32);
+        if let [whole] = &self.pieces[..] { logits(whole) } else { Tensor::cat(self.pieces.iter().map(logits).collect(), 1) }
     }
 
     /// The gradient of the hidden numbers, [n, width], given that of the logits, [n, vocabulary].
     pub fn hidden_gradient(&self, of_logits: &Tensor<2>) -> Tensor<2> {
-        let through = |(first, piece): (usize, &Tensor<2>)| {
+        let through = |(first, piece): (usize, &Base)| {
             let of_piece =
                 if self.pieces.len() == 1 { of_logits.clone() } else { of_logits.clone().narrow(1, first, piece.dims()[0]) };
-            matmul(of_piece, piece.clone())
+            times(of_piece, piece.clone(), of_logits.dtype())
         };
         self.placed().map(through).reduce(|sum, of_piece| sum + of_piece).expect("a table has rows")
     }
@@ -92,7 +110,7 @@ mod tests {
         let ids = Tensor::<1, Int>::from_data([10, 0, 4, 3, 7, 8, 4], &device);
         let whole = Table::from(table.clone());
         for rows in [1, 4, 10] {
-            let pieces = (0..11).step_by(rows).map(|first| table.clone().narrow(0, first, rows.min(11 - first)));
+            let pieces = (0..11).step_by(rows).map(|first| table.clone().narrow(0, first, rows.min(11 - first)).into());
             let split = Table::of(pieces.collect());
             assert!(split.whole().is_none());
             split.select(ids.clone()).into_data().assert_eq(&whole.select(ids.clone()).into_data(), true);

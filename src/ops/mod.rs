@@ -4,6 +4,7 @@
 mod adamw;
 mod adapted;
 mod attention;
+mod base;
 mod cross_entropy;
 #[cfg(any(feature = "wgpu", feature = "cuda"))]
 mod cube;
@@ -31,11 +32,12 @@ pub use adapted::{Adapter, Linear, Linears, adapted};
 #[cfg(test)]
 pub(crate) use attention::in_tiles;
 pub use attention::{Score, attention};
+pub use base::{Base, Packed};
 pub use cross_entropy::{cross_entropy, cross_entropy_losses};
 pub use dropout::{Mask, dropout};
 pub use flat::{add_at, sum_of_squares};
 pub use gated::{Activation, gated};
-pub use product::{matmul, matmul_as, product_flops};
+pub use product::{matmul, product_flops, times};
 pub use rms_norm::{rms_norm, rms_norm_gradients, rms_norm_input};
 pub use rope::{Rotation, rope};
 pub use seed::backward_from;

@@ -15,6 +15,7 @@ use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, Backend, Dispatch, Flex, TensorMetadata, backend_extension};
 use burn::tensor::{DType, Tensor};
 
+use super::base::{Base, Kept, Packed};
 use super::gemm::{self, Matrix, Numbers};
 use super::numbers::{row_major, tensor};
 
@@ -41,8 +42,19 @@ pub fn matmul<const D: usize>(lhs: Tensor<D>, rhs: Tensor<D>) -> Tensor<D> {
 }
 
 /// [`matmul`] of untracked matrices whose result is rounded to numbers of this type only: sums are f32 as they are.
-pub fn matmul_as<const D: usize>(lhs: Tensor<D>, rhs: Tensor<D>, given: DType) -> Tensor<D> {
+fn matmul_as<const D: usize>(lhs: Tensor<D>, rhs: Tensor<D>, given: DType) -> Tensor<D> {
     Tensor::from_dispatch(<Dispatch as Product>::product(lhs.into_dispatch(), rhs.into_dispatch(), given))
+}
+
+/// `lhs · rhs` of an untracked matrix and a base's, in numbers of this type.
+///
+/// # Shapes
+/// `lhs` [m, k], `rhs` [k, n], result [m, n].
+pub fn times(lhs: Tensor<2>, rhs: Base, given: DType) -> Tensor<2> {
+    match rhs {
+        Base::Dense(rhs) => matmul_as(lhs, rhs, given),
+        Base::Packed(rhs) => Tensor::from_dispatch(<Dispatch as Product>::product_with_packed(lhs.into_dispatch(), rhs, given)),
+    }
 }
 
 /// A product that is counted.
@@ -50,10 +62,13 @@ pub fn matmul_as<const D: usize>(lhs: Tensor<D>, rhs: Tensor<D>, given: DType) -
 pub trait Product: Backend {
     /// See [`matmul_as`].
     fn product(lhs: FloatTensor<Self>, rhs: FloatTensor<Self>, given: DType) -> FloatTensor<Self>;
+
+    /// See [`times`].
+    fn product_with_packed(lhs: FloatTensor<Self>, rhs: Packed, given: DType) -> FloatTensor<Self>;
 }
 
 /// One product of a sum; the right matrix may be given in pieces, one below the other.
-pub(super) type Term<T> = (T, Vec<T>);
+pub(super) type Term<T> = (T, Vec<Base<T>>);
 
 /// A matrix that is wanted: some sums of products, their columns side by side, and what is added to all of it. A product is computed in the
 /// numbers of its left matrix.
@@ -77,12 +92,12 @@ impl<T> Wanted<T> {
     }
 
     /// The gradient of a weight.
-    pub fn of_weight(term: Term<T>) -> Self {
-        Self { is_wide: true, ..Self::sum(vec![term]) }
+    pub fn of_weight(left: T, right: T) -> Self {
+        Self { is_wide: true, ..Self::sum(vec![(left, vec![Base::Dense(right)])]) }
     }
 
     fn map<U>(self, mut of: impl FnMut(T) -> U) -> Wanted<U> {
-        let mut term = |(left, right): Term<T>| (of(left), right.into_iter().map(&mut of).collect());
+        let mut term = |(left, right): Term<T>| (of(left), right.into_iter().map(|piece| piece.map(&mut of)).collect());
         let sums = self.sums.into_iter().map(|terms| terms.into_iter().map(&mut term).collect()).collect();
         Wanted { sums, added: self.added.map(of), is_wide: self.is_wide }
     }
@@ -104,8 +119,12 @@ impl Product for Flex {
         if lhs.shape().num_dims() != 2 || rhs.shape().num_dims() != 2 {
             return Self::float_matmul(lhs, rhs);
         }
-        let wanted = Wanted::sum(vec![(lhs, vec![rhs])]);
-        if has_few_rows(&wanted) { composed::<Self>(wanted, in_f32) } else { packed(vec![wanted]).remove(0) }
+        let wanted = Wanted::sum(vec![(lhs, vec![Base::Dense(rhs)])]);
+        if has_few_rows(&wanted) { composed::<Self>(wanted, in_f32) } else { by_kernel(vec![wanted]).remove(0) }
+    }
+
+    fn product_with_packed(lhs: FloatTensor<Self>, rhs: Packed, _: DType) -> FloatTensor<Self> {
+        <Self as Products>::products(vec![Wanted::sum(vec![(lhs, vec![Base::Packed(rhs)])])]).remove(0)
     }
 }
 
@@ -113,25 +132,29 @@ impl Products for Flex {
     fn products(wanted: Vec<Wanted<FloatTensor<Self>>>) -> Vec<FloatTensor<Self>> {
         wanted.iter().for_each(count_wanted::<Self>);
         if !wanted.iter().any(has_few_rows) {
-            return packed(wanted);
+            return by_kernel(wanted);
         }
-        let each = |wanted| if has_few_rows(&wanted) { composed::<Self>(wanted, in_f32) } else { packed(vec![wanted]).remove(0) };
+        let each =
+            |wanted| if has_few_rows(&wanted) { composed::<Self>(wanted, in_f32) } else { by_kernel(vec![wanted]).remove(0) };
         wanted.into_iter().map(each).collect()
     }
 }
 
 /// The product of flex, which computes in f32.
-fn in_f32(lhs: FloatTensor<Flex>, rhs: FloatTensor<Flex>, _: DType) -> FloatTensor<Flex> {
-    Flex::float_matmul(lhs, rhs)
+fn in_f32(lhs: FloatTensor<Flex>, rhs: Base<FloatTensor<Flex>>, _: DType) -> FloatTensor<Flex> {
+    match rhs {
+        Base::Dense(rhs) => Flex::float_matmul(lhs, rhs),
+        Base::Packed(_) => unreachable!("our own kernel takes what is packed"),
+    }
 }
 
 fn has_few_rows(wanted: &Wanted<FloatTensor<Flex>>) -> bool {
-    let is_f32 = wanted.terms().flat_map(|(_, right)| right).all(|right| right.dtype() == DType::F32);
-    is_f32 && wanted.terms().all(|(left, _)| left.shape()[0] < FEW_ROWS)
+    let is_f32 = |right: &Base<FloatTensor<Flex>>| right.dense().is_some_and(|right| right.dtype() == DType::F32);
+    wanted.terms().flat_map(|(_, right)| right).all(is_f32) && wanted.terms().all(|(left, _)| left.shape()[0] < FEW_ROWS)
 }
 
 /// By our own kernel.
-fn packed(wanted: Vec<Wanted<FloatTensor<Flex>>>) -> Vec<FloatTensor<Flex>> {
+fn by_kernel(wanted: Vec<Wanted<FloatTensor<Flex>>>) -> Vec<FloatTensor<Flex>> {
     let wanted: Vec<_> = wanted
         .into_iter()
         .map(|wanted| Wanted { added: wanted.added.map(row_major), ..wanted }.map(in_rows_or_columns))
@@ -159,10 +182,24 @@ fn borrow_term((left, right): &Term<FloatTensor<Flex>>) -> gemm::Product<'_> {
     (matrix(left, left.storage()), right.iter().map(numbers).collect())
 }
 
-fn numbers(tensor: &FloatTensor<Flex>) -> Matrix<Numbers<'_>> {
-    match tensor.dtype() {
-        DType::BF16 => matrix(tensor, tensor.storage()).map(Numbers::Bf16),
-        _ => matrix(tensor, tensor.storage()).map(Numbers::F32),
+fn numbers(right: &Base<FloatTensor<Flex>>) -> Matrix<Numbers<'_>> {
+    match right {
+        Base::Dense(tensor) if tensor.dtype() == DType::BF16 => matrix(tensor, tensor.storage()).map(Numbers::Bf16),
+        Base::Dense(tensor) => matrix(tensor, tensor.storage()).map(Numbers::F32),
+        Base::Packed(packed) => packed_matrix(packed),
+    }
+}
+
+fn packed_matrix(packed: &Packed) -> Matrix<Numbers<'_>> {
+    let ([rows, columns], turned) = (packed.dims(), packed.is_turned());
+    let stride = if turned { rows } else { columns };
+    match packed.kept() {
+        Kept::Host(weight) => {
+            let numbers = Numbers::Packed { weight, start: packed.kept_rows().start * stride };
+            Matrix { numbers, rows, columns, stride, turned }
+        }
+        #[cfg(any(feature = "wgpu", feature = "cuda"))]
+        Kept::Gpu(_) => unreachable!("its left matrix is on the CPU"),
     }
 }
 
@@ -191,13 +228,37 @@ impl Product for burn::backend::Cube {
         count_product::<Self>(&lhs, &rhs);
         super::cube::product(lhs, rhs, given)
     }
+
+    fn product_with_packed(lhs: FloatTensor<Self>, rhs: Packed, given: DType) -> FloatTensor<Self> {
+        let rhs = Base::Packed(rhs);
+        count_base::<Self>(&lhs, &rhs);
+        on_gpu(lhs, rhs, given)
+    }
+}
+
+/// What is packed becomes numbers of the left matrix's type, in memory that goes back to its pool with the product.
+#[cfg(any(feature = "wgpu", feature = "cuda"))]
+fn on_gpu(
+    lhs: FloatTensor<burn::backend::Cube>,
+    rhs: Base<FloatTensor<burn::backend::Cube>>,
+    given: DType,
+) -> FloatTensor<burn::backend::Cube> {
+    let rhs = match rhs {
+        Base::Dense(rhs) => rhs,
+        Base::Packed(packed) => {
+            let Kept::Gpu(weight) = packed.kept() else { unreachable!("its left matrix is on a GPU") };
+            let numbers = super::cube::packed::unpack(weight, packed.kept_rows(), lhs.dtype());
+            if packed.is_turned() { burn::backend::Cube::float_transpose(numbers) } else { numbers }
+        }
+    };
+    super::cube::product(lhs, rhs, given)
 }
 
 #[cfg(any(feature = "wgpu", feature = "cuda"))]
 impl Products for burn::backend::Cube {
     fn products(wanted: Vec<Wanted<FloatTensor<Self>>>) -> Vec<FloatTensor<Self>> {
         wanted.iter().for_each(count_wanted::<Self>);
-        wanted.into_iter().map(|wanted| composed::<Self>(wanted, super::cube::product)).collect()
+        wanted.into_iter().map(|wanted| composed::<Self>(wanted, on_gpu)).collect()
     }
 }
 
@@ -213,6 +274,11 @@ impl<B: Backend + Product, C: CheckpointStrategy> Product for Autodiff<B, C> {
             OpsKind::Tracked(prep) => prep.finish((lhs_kept, rhs_kept), output),
             OpsKind::UnTracked(prep) => prep.finish(output),
         }
+    }
+
+    fn product_with_packed(lhs: FloatTensor<Self>, rhs: Packed, given: DType) -> FloatTensor<Self> {
+        assert!(!lhs.is_tracked(), "a tracked matrix goes through `adapted`");
+        <Self as burn::backend::AutodiffBackend>::from_inner(B::product_with_packed(lhs.into_parts().0, rhs, given))
     }
 }
 
@@ -241,11 +307,11 @@ impl<B: Backend + Product> Backward<B, 2> for ProductBackward {
     }
 }
 
+/// A product in numbers of a type.
+type Multiply<B> = fn(FloatTensor<B>, Base<FloatTensor<B>>, DType) -> FloatTensor<B>;
+
 /// A wanted matrix, product by product.
-fn composed<B: Backend>(
-    Wanted { sums, added, is_wide }: Wanted<FloatTensor<B>>,
-    product: fn(FloatTensor<B>, FloatTensor<B>, DType) -> FloatTensor<B>,
-) -> FloatTensor<B> {
+fn composed<B: Backend>(Wanted { sums, added, is_wide }: Wanted<FloatTensor<B>>, product: Multiply<B>) -> FloatTensor<B> {
     let of_terms = |terms: Vec<Term<FloatTensor<B>>>| {
         let products = terms.into_iter().flat_map(|(left, right)| {
             let mut before = 0;
@@ -274,14 +340,17 @@ pub(super) fn columns_of<B: Backend>(matrix: &FloatTensor<B>, columns: Range<usi
 
 fn count_wanted<B: Backend>(wanted: &Wanted<FloatTensor<B>>) {
     for (left, right) in wanted.terms() {
-        count_product::<B>(left, &right[0]);
+        count_base::<B>(left, &right[0]);
     }
+}
+
+fn count_base<B: Backend>(lhs: &FloatTensor<B>, rhs: &Base<FloatTensor<B>>) {
+    count(lhs.shape().iter().product::<usize>() * rhs.shape()[1]);
 }
 
 fn count_product<B: Backend>(lhs: &FloatTensor<B>, rhs: &FloatTensor<B>) {
     let columns = *rhs.shape().iter().next_back().expect("a product has two dimensions at least");
-    let multiply_adds: usize = lhs.shape().iter().product::<usize>() * columns;
-    FLOPS.fetch_add(2 * multiply_adds as u64, Ordering::Relaxed);
+    count(lhs.shape().iter().product::<usize>() * columns);
 }
 
 /// Counts what another operation multiplies.

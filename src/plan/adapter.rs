@@ -12,7 +12,7 @@ use crate::adapter::{Error, LoraConfig, Targets, peft};
 use crate::fault::{Explain, Fault};
 use crate::model::DecoderSpec;
 use crate::recipe::{self, Place, Said};
-use crate::terms::{Method, Modules};
+use crate::terms::{Method, Modules, Technique};
 
 /// What trains.
 #[derive(Debug, Clone, PartialEq)]
@@ -56,12 +56,12 @@ pub(super) fn trains(
     filled: &mut Filled,
     faults: &mut Vec<Fault>,
 ) -> (Option<Trains>, Option<PathBuf>) {
-    match filled.word("adapter.method", recipe.method.as_ref(), Method::Lora) {
-        Method::Lora => {
+    match filled.word("adapter.method", recipe.method.as_ref(), Technique::Lora) {
+        Technique::Lora | Technique::Qlora => {
             let (config, init_from) = adapter(recipe, base, filled, faults);
             (config.map(Trains::Adapter), init_from)
         }
-        Method::Full => (Some(Trains::Everything), None),
+        Technique::Full => (Some(Trains::Everything), None),
     }
 }
 

@@ -28,7 +28,7 @@ impl Plan {
             Trains::Adapter(config) => self.load_adapter(config, device, checkpoint, report),
             Trains::Everything => {
                 let folder = checkpoint.map(|from| self.folder_of(from)).transpose()?;
-                let mut decoder = folder.as_ref().unwrap_or(&self.model).load(self.model_dtype, device, report)?;
+                let mut decoder = folder.as_ref().unwrap_or(&self.model).load(self.storage, device, report)?;
                 if !decoder.has_whole_tables() {
                     let message =
                         "the embedding is larger than a tensor of the device, and `method: full` trains it as one".to_owned();
@@ -65,7 +65,7 @@ impl Plan {
             (None, Some(folder)) => Some(peft::read_numbers(folder, config, &projections)?),
             (None, None) => None,
         };
-        let mut decoder = self.model.load(self.model_dtype, device, report)?;
+        let mut decoder = self.model.load(self.storage, device, report)?;
         attach(&mut decoder, config, self.training.seed, numbers.as_ref())?;
         Ok(decoder)
     }

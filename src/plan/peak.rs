@@ -222,7 +222,7 @@ impl Plan {
         let accumulated = self.training.gradient_accumulation_steps;
         let cores = || std::thread::available_parallelism().map_or(1, usize::from);
         let place = Place::of(self.device, if self.threads == 0 { cores() } else { self.threads });
-        Load { spec, base_dtype: self.model_dtype, trained, dropout, rows, accumulated, evaluation, purpose: Purpose::Run, place }
+        Load { spec, storage: self.storage, trained, dropout, rows, accumulated, evaluation, purpose: Purpose::Run, place }
     }
 }
 

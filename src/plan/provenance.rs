@@ -19,7 +19,7 @@ impl Lock {
     pub fn describe(&mut self, plan: &Plan, data: &RunData, memory: train::Memory) {
         self.0.insert("data".to_owned(), plan.provenance(data));
         self.0["recipe"]["training"]["gradient_checkpointing"] = json!(memory.recomputed);
-        self.0["recipe"]["training"]["model_dtype"] = json!(plan.model_dtype.word());
+        self.0["recipe"]["training"]["model_dtype"] = json!(plan.storage.dtype.word());
         self.0["recipe"]["device"] = json!(plan.device.to_string());
     }
 }

@@ -8,6 +8,7 @@ use super::Error;
 use super::adapter::{Trains, trains};
 use super::base::{self, Found, noted};
 use super::fill::{Filled, Setting};
+use super::packing::packing;
 use super::peak::Allowed;
 use super::prompts::prompts;
 use super::training::{Training, training};
@@ -19,6 +20,7 @@ use crate::fault::Fault;
 use crate::files::cache_folder;
 use crate::hub::{Missing, ModelId, Snapshot};
 use crate::infer::Question;
+use crate::model::Storage;
 use crate::proof::Tiny;
 use crate::recipe::{Dataset, Recipe};
 use crate::terms::{Device, Format, Holdout, ModelDtype, Term, TrainOn};
@@ -72,7 +74,7 @@ pub struct Plan {
     /// When the run started, or `SOURCE_DATE_EPOCH`: what a template's `strftime_now` tells.
     pub started: jiff::Timestamp,
     /// How the base is kept in memory; `auto` is resolved.
-    pub model_dtype: ModelDtype,
+    pub storage: Storage,
     /// Memory that the run may have.
     pub(super) allowed: Option<Allowed>,
     pub(super) training: Training,
@@ -122,6 +124,7 @@ pub fn resolve_on(recipe: Recipe, started: Option<jiff::Timestamp>, fetched: Opt
     let chat_template = filled.optional("chat_template", recipe.chat_template.as_ref(), |path| json!(path.display().to_string()));
     let sources = sources("datasets", &recipe.datasets, has_template, &mut filled, &mut faults);
     let (trains, init_from) = trains(&recipe.adapter, folder, &mut filled, &mut faults);
+    let packing = packing(&recipe.adapter, trains.as_ref(), folder, &mut filled, &mut faults);
     let (limits, max_dropped, training) = training(&recipe, &mut filled);
     let validation_sources =
         self::sources("evaluation.datasets", &recipe.evaluation.datasets, has_template, &mut filled, &mut faults);
@@ -140,8 +143,8 @@ pub fn resolve_on(recipe: Recipe, started: Option<jiff::Timestamp>, fetched: Opt
         _ => return Err(Error::Faults { faults: vec![Fault::new("the base model could not be read")] }),
     };
     let trainable_parameters = trains.parameters(&base.model.spec)?;
-    let dtype_with = |halves: Halves| model_dtype(&base.model, &trains, training.model_dtype, halves);
-    let tiny = |found: &device::Found| Tiny::of(&base.model.spec, dtype_with(found.halves()), trains.method());
+    let storage_with = |halves: Halves| storage(&base.model, &trains, packing.storage(training.model_dtype), halves);
+    let tiny = |found: &device::Found| Tiny::of(&base.model.spec, storage_with(found.halves()), trains.method());
     let takes = |found: &device::Found| found.takes(training.model_dtype);
     let Choice { device, reason: device_reason } = device::choose(said, &|found| takes(found) && is_proven(found, &tiny(found)));
     // Of one that nobody lists, opening it tells.
@@ -152,7 +155,7 @@ pub fn resolve_on(recipe: Recipe, started: Option<jiff::Timestamp>, fetched: Opt
         let hint = "choose another type or device; a run goes on where its type is taken";
         return Err(Error::Faults { faults: vec![fault.hint(hint)] });
     }
-    let model_dtype = dtype_with(device::halves(device));
+    let storage = storage_with(device::halves(device));
     Ok(Resolved::Plan(Box::new(Plan {
         recipe: recipe.path,
         settings: filled.by_section(),
@@ -177,17 +180,17 @@ pub fn resolve_on(recipe: Recipe, started: Option<jiff::Timestamp>, fetched: Opt
         output_dir,
         started,
         allowed: Allowed::find(training.max_memory_bytes, device),
-        model_dtype,
+        storage,
         training,
     })))
 }
 
-/// What the base is kept in on a device. What trains is f32.
-fn model_dtype(base: &model::Folder, trains: &Trains, said: ModelDtype, halves: Halves) -> ModelDtype {
+/// How the base is kept on a device. What trains is f32.
+fn storage(base: &model::Folder, trains: &Trains, asked: Storage, halves: Halves) -> Storage {
     match trains {
-        Trains::Everything => ModelDtype::Float32,
+        Trains::Everything => ModelDtype::Float32.into(),
         // Of weights that cannot be read, loading tells.
-        Trains::Adapter(_) => base.kept_in(said, halves).unwrap_or(ModelDtype::Float32),
+        Trains::Adapter(_) => base.kept_in(asked, halves).unwrap_or(Storage { dtype: ModelDtype::Float32, ..asked }),
     }
 }
 

@@ -27,7 +27,7 @@ pub struct Key {
     /// Its driver with the version.
     pub driver: String,
     /// How the matrices of the base are kept.
-    pub dtype: String,
+    pub storage: String,
     /// What trains.
     pub trained: String,
     /// A hash of the small model.
@@ -46,7 +46,7 @@ struct Kept {
 pub(super) fn all_of(identity: &Identity, cache: &Path) -> Vec<Verdict> {
     let files = std::fs::read_dir(cache.join(FOLDER)).into_iter().flatten().flatten();
     let kept = files.filter_map(|file| serde_json::from_str::<Kept>(&read_text_up_to(&file.path(), JSON_BYTES).ok()?).ok());
-    kept.filter(|kept| kept.key.is_of(identity) && kept.key.dtype == ModelDtype::Float32.word())
+    kept.filter(|kept| kept.key.is_of(identity) && kept.key.storage.split(',').next() == Some(ModelDtype::Float32.word()))
         .map(|kept| kept.verdict)
         .collect()
 }
@@ -59,7 +59,7 @@ impl Key {
             backend: identity.backend.to_owned(),
             device: identity.name.clone(),
             driver: identity.driver.clone(),
-            dtype: tiny.dtype.to_string(),
+            storage: tiny.storage.to_string(),
             trained: tiny.trained.to_string(),
             mechanisms: hash_bytes(format!("{:?}", tiny.spec).as_bytes()).to_string(),
         }
@@ -70,9 +70,9 @@ impl Key {
     }
 
     fn path(&self, cache: &Path) -> PathBuf {
-        let Self { rankine, backend, device, driver, dtype, trained, mechanisms } = self;
+        let Self { rankine, backend, device, driver, storage, trained, mechanisms } = self;
         // No separator is in a version, a word or a hash; names of devices stand in the middle, driver last.
-        let all = [rankine, backend, dtype, trained, mechanisms, device, driver].map(String::as_str).join("\n");
+        let all = [rankine, backend, storage, trained, mechanisms, device, driver].map(String::as_str).join("\n");
         cache.join(FOLDER).join(format!("{}.json", hash_bytes(all.as_bytes())))
     }
 
@@ -98,6 +98,8 @@ impl Key {
 mod tests {
     use super::super::compare::{Bound, Difference, Finding};
     use super::*;
+    use crate::model::Storage;
+    use crate::quant::Form;
     use crate::terms::Method;
 
     fn identity(backend: &'static str, name: &str, driver: &str) -> Identity {
@@ -122,7 +124,9 @@ mod tests {
         assert_eq!(key.verdict(cache.path()), Some(verdict.clone()), "every digit");
 
         let full = Tiny { trained: Method::Full, ..tiny.clone() };
-        let narrow = Tiny { dtype: ModelDtype::Bfloat16, ..tiny.clone() };
+        let narrow = Tiny { storage: ModelDtype::Bfloat16.into(), ..tiny.clone() };
+        let packed = Storage { form: Some(Form::QLORA), ..tiny.storage };
+        let packed = Tiny { storage: packed, ..tiny.clone() };
         let mut tied = tiny.clone();
         tied.spec.tied_head = true;
         let others = [
@@ -131,6 +135,7 @@ mod tests {
             of("wgpu", "a GPU", "a driver 1.3", &tiny),
             of("wgpu", "a GPU", "a driver 1.2", &full),
             of("wgpu", "a GPU", "a driver 1.2", &narrow),
+            of("wgpu", "a GPU", "a driver 1.2", &packed),
             of("wgpu", "a GPU", "a driver 1.2", &tied),
             Key { rankine: "0.0.0".to_owned(), ..key.clone() },
         ];

@@ -24,6 +24,7 @@ pub use trace::Site;
 use crate::device::Found;
 use crate::fault::{Exit, Explain};
 use crate::files::panic_words;
+use crate::model::Storage;
 use crate::terms::{self, ModelDtype};
 use crate::train::Observer;
 use trace::{PASSES, Pass, trace};
@@ -65,7 +66,7 @@ impl Explain for Error {
 /// The device's driver or burn gave up on the way: what they said.
 pub fn prove(tiny: &Tiny, device: &Device) -> Result<Verdict, String> {
     let found = on_device(tiny, device, &PASSES, &mut ())?;
-    Ok(Verdict::of(&found, &trace(tiny, &Device::flex(), &PASSES, &mut ()), Bound::of(tiny.dtype)))
+    Ok(Verdict::of(&found, &trace(tiny, &Device::flex(), &PASSES, &mut ()), Bound::of(tiny.storage.dtype)))
 }
 
 /// What some passes compute there.
@@ -79,9 +80,14 @@ fn on_device(tiny: &Tiny, device: &Device, passes: &[Pass], through: &mut impl O
 /// # Errors
 /// Training there is not proven. What cannot be kept is no error: the next start proves it again.
 pub fn prove_once(found: &Found, tiny: &Tiny, device: &Device, cache: &Path) -> Result<Verdict, Error> {
-    if [ModelDtype::Bfloat16, ModelDtype::Float16].contains(&tiny.dtype) {
+    if [ModelDtype::Bfloat16, ModelDtype::Float16].contains(&tiny.storage.dtype) {
         // Bounds of 16 bits let a small fault pass; the kernels are the same.
-        prove_once(found, &Tiny { dtype: ModelDtype::Float32, ..tiny.clone() }, device, cache)?;
+        prove_once(
+            found,
+            &Tiny { storage: Storage { dtype: ModelDtype::Float32, ..tiny.storage }, ..tiny.clone() },
+            device,
+            cache,
+        )?;
     }
     let key = Key::of(&found.identity(), tiny);
     let verdict = if let Some(kept) = key.verdict(cache) {

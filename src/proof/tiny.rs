@@ -6,7 +6,7 @@
 use crate::adapter::{LoraConfig, attach};
 use crate::data::{Batch, TokenRow};
 use crate::draws::{mix, unit};
-use crate::model::{Decoder, DecoderSpec, GatedSpec, GroupedSpec, LayerSpec};
+use crate::model::{Decoder, DecoderSpec, GatedSpec, GroupedSpec, LayerSpec, Storage};
 use crate::nn::attention::Span;
 use crate::nn::rope::{RopeScaling, RopeSpec};
 use crate::nn::weight::{Group, Weight};
@@ -40,15 +40,17 @@ pub struct Tiny {
     /// What it is.
     pub spec: DecoderSpec,
     /// How its matrices are kept.
-    pub dtype: ModelDtype,
+    pub storage: Storage,
     /// What trains.
     pub trained: Method,
 }
 
 impl Tiny {
-    /// The small model of a family. `dtype` is that of the matrices, where `auto` is f32.
-    pub fn of(spec: &DecoderSpec, dtype: ModelDtype, trained: Method) -> Self {
-        let dtype = if dtype == ModelDtype::Auto { ModelDtype::Float32 } else { dtype };
+    /// The small model of a family; of matrices `auto` is f32.
+    pub fn of(spec: &DecoderSpec, storage: impl Into<Storage>, trained: Method) -> Self {
+        let asked: Storage = storage.into();
+        let dtype = if asked.dtype == ModelDtype::Auto { ModelDtype::Float32 } else { asked.dtype };
+        let storage = Storage { dtype, ..asked };
         let mut kinds: Vec<LayerSpec> = Vec::new();
         for layer in spec.layers.iter().map(tiny_layer) {
             if !kinds.contains(&layer) {
@@ -57,11 +59,11 @@ impl Tiny {
         }
         let layers = kinds.iter().cycle().take(kinds.len().max(LAYERS)).cloned().collect();
         let (vocabulary, width) = (VOCABULARY + spec.vocabulary % VECTOR, WIDTH + spec.width % VECTOR);
-        Self { spec: DecoderSpec { vocabulary, width, layers, ..spec.clone() }, dtype, trained }
+        Self { spec: DecoderSpec { vocabulary, width, layers, ..spec.clone() }, storage, trained }
     }
 
     /// The mechanisms of all families together, for a proof that is not of one model.
-    pub fn of_all_mechanisms(dtype: ModelDtype, trained: Method) -> Self {
+    pub fn of_all_mechanisms(storage: impl Into<Storage>, trained: Method) -> Self {
         let rope = RopeSpec { head_dim: 64, theta: 1e4, scaling: RopeScaling::Default };
         let mixer = GroupedSpec {
             heads: 6,
@@ -78,18 +80,18 @@ impl Tiny {
         let layers = [mixer, sliding].map(|mixer| LayerSpec { mixer, mlp: mlp.clone() }).to_vec();
         let spec =
             DecoderSpec { vocabulary: VOCABULARY, width: WIDTH, tied_head: false, layers, norm_epsilon: 1e-5, context: 2048 };
-        Self::of(&spec, dtype, trained)
+        Self::of(&spec, storage, trained)
     }
 
     /// What gradients are multiplied by on the device and on the CPU: a fault that shows in float16 only must not hide.
     pub(super) fn loss_scale(&self) -> f64 {
-        let computed = if self.dtype == ModelDtype::Float16 { DType::F16 } else { DType::F32 };
+        let computed = if self.storage.dtype == ModelDtype::Float16 { DType::F16 } else { DType::F32 };
         LossScale::factor(LossScale::of(computed, None))
     }
 
     /// The model on a device, its numbers drawn from a fixed seed: both matrices of every adapter, and norms that are not all 1.
     pub(super) fn draw(&self, device: &Device) -> Decoder {
-        let mut decoder = self.spec.draw(SEED, self.dtype, device).expect("numbers that are drawn are all there");
+        let mut decoder = self.spec.draw(SEED, self.storage, device).expect("numbers that are drawn are all there");
         decoder.trained = Method::Full;
         decoder.visit(&mut vary);
         decoder.trained = self.trained;

@@ -14,6 +14,11 @@ pub enum Absmax {
 }
 
 impl Absmax {
+    /// Whether it is quantised again.
+    pub fn is_nested(&self) -> bool {
+        matches!(self, Self::Nested(_))
+    }
+
     /// How many blocks there are.
     pub fn blocks(&self) -> usize {
         match self {

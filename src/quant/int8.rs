@@ -4,8 +4,6 @@ use rayon::prelude::*;
 
 use super::{Error, absmax_of, check_finite, check_length, count};
 
-/// What bitsandbytes multiplies by where it could divide by 127.
-const UNIT: f32 = 0.007_874_016;
 /// 1.5 · 2²³: a sum with it has no fraction, ties having gone to even, and ends in the bits of the other summand.
 const WHOLE: f32 = 12_582_912.0;
 
@@ -19,6 +17,9 @@ pub struct Int8 {
 }
 
 impl Int8 {
+    /// 1 / 127 as bitsandbytes has it: a number is (code · absmax) · unit, rounded twice.
+    pub const UNIT: f32 = 0.007_874_016;
+
     /// What a checkpoint has: a code for each number and an absmax for each row.
     pub fn new(shape: [usize; 2], codes: Vec<i8>, absmax: Vec<f32>) -> Result<Self, Error> {
         check_length("8-bit codes", codes.len(), count(shape))?;
@@ -86,5 +87,5 @@ fn pack_row<T: Copy + Into<f32>>(numbers: &[T], codes: &mut [i8]) -> f32 {
 }
 
 fn unpack_row(codes: &[i8], absmax: f32, numbers: &mut [f32]) {
-    numbers.iter_mut().zip(codes).for_each(|(number, code)| *number = f32::from(*code) * absmax * UNIT);
+    numbers.iter_mut().zip(codes).for_each(|(number, code)| *number = f32::from(*code) * absmax * Int8::UNIT);
 }

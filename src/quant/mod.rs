@@ -14,12 +14,14 @@ mod kind;
 mod packed;
 #[cfg(test)]
 mod tests;
+mod weight;
 
 pub use absmax::{Absmax, Nested};
 pub use dynamic::DYNAMIC_CODE;
 pub use int8::Int8;
 pub use kind::Kind;
 pub use packed::{BlockSize, Packed};
+pub use weight::{Form, Quantized};
 
 /// Numbers that cannot be packed, or packed parts that do not belong together.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]

@@ -9,7 +9,8 @@ use super::place::Said;
 use super::section::{ABOVE_ZERO, Section, Value};
 use super::tree::{Kind, shorten};
 use crate::fault::Fault;
-use crate::terms::{MAX_RANK, Method, Modules};
+use crate::quant::BlockSize;
+use crate::terms::{MAX_RANK, Modules, Quantization, Technique};
 
 const MAX_LAYER: u64 = 65_535;
 /// Initialisations of PEFT that are not built yet; `pissa_niter_4` and the like come on top.
@@ -19,7 +20,17 @@ const LATER_INITIALISATIONS: [&str; 7] = ["gaussian", "pissa", "olora", "eva", "
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Adapter {
     /// What is trained.
-    pub method: Option<Said<Method>>,
+    pub method: Option<Said<Technique>>,
+    /// How the base's projections are packed.
+    pub quantization: Option<Said<Quantization>>,
+    /// Whether the absmax of blocks are quantised too.
+    pub double_quant: Option<Said<bool>>,
+    /// Numbers that have an absmax in common.
+    pub block_size: Option<Said<BlockSize>>,
+    /// Whether a head of its own is packed too.
+    pub quantize_head: Option<Said<bool>>,
+    /// Whether an embedding of its own stays in the processor's memory.
+    pub offload_embedding: Option<Said<bool>>,
     /// Rank: the inner width of A and B.
     pub r: Option<Said<usize>>,
     /// Numerator of the scale alpha / r.
@@ -42,25 +53,19 @@ pub struct Adapter {
     pub init_from: Option<Said<PathBuf>>,
 }
 
-/// Keys of PEFT and of quantised bases that are not built yet.
-const LATER_KEYS: [&str; 10] = [
-    "use_dora",
-    "modules_to_save",
-    "lora_bias",
-    "target_parameters",
-    "trainable_token_indices",
-    "quantization",
-    "double_quant",
-    "block_size",
-    "quantize_head",
-    "offload_embedding",
-];
+/// Keys of PEFT that are not built yet.
+const LATER_KEYS: [&str; 5] = ["use_dora", "modules_to_save", "lora_bias", "target_parameters", "trainable_token_indices"];
 
 impl Adapter {
     pub(super) fn take(section: &mut Section) -> Self {
         section.not_built(&LATER_KEYS);
         Self {
-            method: section.word("method", &["qlora"]),
+            method: section.word("method", &[]),
+            quantization: section.word("quantization", &[]),
+            double_quant: section.flag("double_quant"),
+            block_size: section.value("block_size").and_then(block_size),
+            quantize_head: section.flag("quantize_head"),
+            offload_embedding: section.flag("offload_embedding"),
             r: section.whole("r", 1..=MAX_RANK),
             alpha: section.number("alpha", ABOVE_ZERO),
             dropout: section.number("dropout", 0.0..1.0),
@@ -76,7 +81,14 @@ impl Adapter {
 
     /// Whether it says that every weight trains.
     pub(super) fn is_full(&self) -> bool {
-        self.method.as_ref().is_some_and(|method| method.value == Method::Full)
+        self.method.as_ref().is_some_and(|method| method.value == Technique::Full)
+    }
+
+    /// How it says that projections are packed.
+    pub(super) fn packing(&self) -> Quantization {
+        let is_qlora = self.method.as_ref().is_some_and(|method| method.value == Technique::Qlora);
+        let default = if is_qlora { Quantization::Nf4 } else { Quantization::None };
+        self.quantization.as_ref().map_or(default, |said| said.value)
     }
 }
 
@@ -108,6 +120,10 @@ fn with_regex<'a>(value: Value<'a>, pattern: &str) -> Option<Value<'a>> {
     let message = format!("{}: `{}` is not a regular expression that is understood: {reason}", value.name, shorten(pattern));
     value.refuse(Fault::new(message).hint("syntax: https://docs.rs/regex/latest/regex/#syntax"));
     None
+}
+
+fn block_size(value: Value) -> Option<Said<BlockSize>> {
+    value.read("a power of 2 from 32 to 4096", |node| BlockSize::new(usize::try_from(node.whole()?).ok()?).ok())
 }
 
 fn layers(value: Value) -> Option<Said<Vec<usize>>> {

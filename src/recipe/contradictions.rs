@@ -6,7 +6,7 @@ use super::notes::{Notes, listed};
 use super::tree::shorten;
 use super::{Adapter, Dataset, Evaluation, Place, Recipe, Said, Training};
 use crate::fault::Fault;
-use crate::terms::{Format, ModelDtype, Modules, Scheduler, TrainOn};
+use crate::terms::{Format, ModelDtype, Modules, Quantization, Scheduler, Technique, TrainOn};
 
 /// Adds a fault for every contradiction within a recipe.
 pub(super) fn find(recipe: &Recipe, notes: &Notes) {
@@ -16,6 +16,7 @@ pub(super) fn find(recipe: &Recipe, notes: &Notes) {
     in_adapter(&recipe.adapter, notes);
     in_layers(&recipe.adapter, notes);
     in_full(recipe, notes);
+    in_packing(&recipe.adapter, notes);
     in_training(&recipe.training, notes);
     in_batch(&recipe.training, notes);
     in_evaluation(&recipe.evaluation, notes);
@@ -55,6 +56,13 @@ fn in_adapter(adapter: &Adapter, notes: &Notes) {
         ("dropout", adapter.dropout.as_ref().map(|said| &said.place)),
         ("init_from", adapter.init_from.as_ref().map(|said| &said.place)),
     ];
+    let of_base = [
+        ("quantization", adapter.quantization.as_ref().filter(|said| said.value != Quantization::None).map(|said| &said.place)),
+        ("double_quant", adapter.double_quant.as_ref().filter(|said| said.value).map(|said| &said.place)),
+        ("block_size", adapter.block_size.as_ref().map(|said| &said.place)),
+        ("quantize_head", adapter.quantize_head.as_ref().filter(|said| said.value).map(|said| &said.place)),
+        ("offload_embedding", adapter.offload_embedding.as_ref().filter(|said| said.value).map(|said| &said.place)),
+    ];
     let of_shape: [(&str, Option<&Place>); 8] = [
         ("r", adapter.r.as_ref().map(|said| &said.place)),
         ("alpha", adapter.alpha.as_ref().map(|said| &said.place)),
@@ -67,7 +75,7 @@ fn in_adapter(adapter: &Adapter, notes: &Notes) {
     ];
     let said = |(key, place): (&'static str, Option<_>)| Some((key, place?));
     if adapter.is_full() {
-        for (key, place) in of_shape.into_iter().chain(of_training).filter_map(said) {
+        for (key, place) in of_shape.into_iter().chain(of_training).chain(of_base).filter_map(said) {
             let fault = Fault::new(format!("adapter.{key} does not go with `method: full`, which trains every weight"));
             notes.say(place, fault.hint(format!("remove `{key}`, or train an adapter with `method: lora`")));
         }
@@ -96,6 +104,30 @@ fn in_full(recipe: &Recipe, notes: &Notes) {
         let message = format!("training.model_dtype: `{word}` does not go with `method: full`, whose weights train in 32 bits");
         let fault = Fault::new(message);
         notes.say(&dtype.place, fault.hint("remove `model_dtype`, or train an adapter with `method: lora`"));
+    }
+}
+
+/// Blocks are of 4 bits, a head is packed as projections are, and QLoRA has a base that is packed.
+fn in_packing(adapter: &Adapter, notes: &Notes) {
+    if adapter.is_full() || notes.is_refused("adapter.quantization") || notes.is_refused("adapter.method") {
+        return;
+    }
+    let packing = adapter.packing();
+    let is_qlora = adapter.method.as_ref().is_some_and(|method| method.value == Technique::Qlora);
+    if let Some(said) = adapter.quantization.as_ref().filter(|said| is_qlora && said.value == Quantization::None) {
+        let fault = Fault::new("adapter.quantization: `none` does not go with `method: qlora`, which trains on a packed base");
+        notes.say(&said.place, fault.hint("remove `quantization` for `nf4`, or write `method: lora`"));
+        return;
+    }
+    let of_blocks = [
+        ("double_quant", adapter.double_quant.as_ref().filter(|said| said.value).map(|said| &said.place)),
+        ("block_size", adapter.block_size.as_ref().map(|said| &said.place)),
+    ];
+    if !matches!(packing, Quantization::Nf4 | Quantization::Fp4) {
+        for (key, place) in of_blocks.into_iter().filter_map(|(key, place)| Some((key, place?))) {
+            let fault = Fault::new(format!("adapter.{key} goes with `quantization: nf4` and `fp4`, it is `{packing}`"));
+            notes.say(place, fault.hint(format!("remove `{key}`, or write `method: qlora`")));
+        }
     }
 }
 

@@ -5,7 +5,7 @@ use std::path::Path;
 use proptest::prelude::*;
 
 use super::*;
-use crate::terms::{Checkpointing, Format, Holdout, Method, Modules, Scheduler, TrainOn};
+use crate::terms::{Checkpointing, Format, Holdout, Modules, Scheduler, Technique, TrainOn};
 
 /// Four lines that every recipe needs; what a test adds starts at line 5.
 const NEEDED: &str = "base_model: m\ndatasets:\n  - path: d\n    format: chat\n";
@@ -54,7 +54,7 @@ fn the_example_is_read_as_it_was_written() {
     assert_eq!(value(recipe.base_model.as_ref()).as_deref(), Some("checkpoints/rankine-tiny"));
     assert_eq!(value(recipe.datasets[0].format.as_ref()), Some(Format::Chat));
     assert_eq!(recipe.datasets[0].place.to_string(), "x.yaml:3:5");
-    assert_eq!(value(recipe.adapter.method.as_ref()), Some(Method::Lora));
+    assert_eq!(value(recipe.adapter.method.as_ref()), Some(Technique::Lora));
     assert_eq!(recipe.adapter.r.as_ref().map(|r| (r.value, r.place.to_string())), Some((16, "x.yaml:7:6".into())));
     assert_eq!(recipe.adapter.alpha, None);
     assert_eq!(value(recipe.training.num_epochs.as_ref()), Some(2));
@@ -120,7 +120,26 @@ const BROKEN: &[(&str, &str)] = &[
         "x.yaml:8:16: training.model_dtype: `bfloat16` does not go with `method: full`, whose weights train in 32 bits | remove `model_dtype`, or train an adapter with `method: lora`",
     ),
     ("training:\n  sample_packing: 2", "x.yaml:6:19: training.sample_packing: expected `true` or `false`, found `2`"),
-    ("adapter:\n  method: qlora", "x.yaml:6:11: adapter.method: `qlora` is not supported yet | valid now: `lora` and `full`"),
+    (
+        "adapter:\n  method: qlora\n  quantization: none",
+        "x.yaml:7:17: adapter.quantization: `none` does not go with `method: qlora`, which trains on a packed base | remove `quantization` for `nf4`, or write `method: lora`",
+    ),
+    (
+        "adapter:\n  double_quant: true",
+        "x.yaml:6:17: adapter.double_quant goes with `quantization: nf4` and `fp4`, it is `none` | remove `double_quant`, or write `method: qlora`",
+    ),
+    (
+        "adapter:\n  quantization: int8\n  block_size: 64",
+        "x.yaml:7:15: adapter.block_size goes with `quantization: nf4` and `fp4`, it is `int8` | remove `block_size`, or write `method: qlora`",
+    ),
+    (
+        "adapter:\n  method: qlora\n  block_size: 100",
+        "x.yaml:7:15: adapter.block_size: expected a power of 2 from 32 to 4096, found `100`",
+    ),
+    (
+        "adapter:\n  method: full\n  quantization: nf4",
+        "x.yaml:7:17: adapter.quantization does not go with `method: full`, which trains every weight | remove `quantization`, or train an adapter with `method: lora`",
+    ),
     ("adapter:\n  method: dora", "x.yaml:6:11: adapter.method: expected `lora` or `full`, found `dora` | did you mean `lora`?"),
     (
         "adapter:\n  modules_to_save: [lm_head, embed]",

@@ -9,7 +9,7 @@ const KEYS: [(&str, &str); 6] = [
     (
         "adapter",
         "method alpha dropout target_modules use_rslora rank_pattern alpha_pattern layers_to_transform init_lora_weights init_from \
-         use_dora modules_to_save lora_bias",
+         use_dora modules_to_save lora_bias quantization double_quant block_size quantize_head offload_embedding",
     ),
     (
         "training",
@@ -64,7 +64,6 @@ fn known_keys_without_effect() {
     let desk = Desk::new();
     let keys = [
         "training.optimizer=paged_adamw_8bit",
-        "adapter.method=qlora",
         "adapter.use_dora=true",
         "adapter.modules_to_save=[lm_head]",
         "adapter.lora_bias=true",

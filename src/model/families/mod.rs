@@ -12,13 +12,20 @@ use super::spec::{DecoderSpec, GatedSpec, GroupedSpec, LayerSpec};
 use crate::nn::attention::Span;
 
 const KNOWN: [&str; 4] = ["llama", "mistral", "qwen2", "qwen3"];
+/// Who packed the weights of a base that is stored packed.
+const BITSANDBYTES: &str = "bitsandbytes";
 /// More layers than any model has, and few enough to be described before the weights are looked at.
 const MAX_LAYERS: usize = 10_000;
 
 /// The decoder that a config.json describes.
 pub(super) fn spec(config: &Config) -> Result<DecoderSpec, Error> {
-    if config.get("quantization_config").is_some() {
-        return Err(config.fault("`quantization_config`: a base that is stored quantised is not supported yet"));
+    if let Some(stored) = config.section("quantization_config")? {
+        let is_old = stored.flag("load_in_4bit", false)? || stored.flag("load_in_8bit", false)?;
+        let method = stored.text("quant_method")?.unwrap_or(if is_old { BITSANDBYTES } else { "missing" });
+        if method != BITSANDBYTES {
+            let message = format!("`quant_method` of `quantization_config` is `{method}`, known is `{BITSANDBYTES}`");
+            return Err(config.fault(message));
+        }
     }
     match config.text("model_type")?.unwrap_or("") {
         "llama" => llama::spec(config),

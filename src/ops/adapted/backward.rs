@@ -11,6 +11,7 @@ use burn::backend::{Autodiff, AutodiffBackend, Backend, TensorMetadata};
 
 use super::group::{Linear, Linears};
 use super::{dropped, forward, product, scaled};
+use crate::ops::base::Base;
 use crate::ops::dropout::{KeyedDropout, Mask};
 use crate::ops::product::{Products, Wanted, columns_of};
 
@@ -43,7 +44,7 @@ pub(super) fn record<B: Products + KeyedDropout, C: CheckpointStrategy>(
 ) -> FloatTensor<Autodiff<B, C>> {
     let mut places = vec![Of::X];
     for (index, map) in linears.maps.iter().enumerate() {
-        places.push(Of::Weight(index));
+        places.extend(map.weight.dense().map(|_| Of::Weight(index)));
         places.extend(map.adapter.iter().flat_map(|_| [Of::A(index), Of::B(index)]));
     }
     let (mut places, mut parents, mut nodes) = (places.into_iter().chain([Of::Onto]), Vec::new(), Vec::new());
@@ -120,14 +121,14 @@ fn gradients<B: Products + KeyedDropout>(kept: Kept<B>, gradient: FloatTensor<B>
     let wants_u = narrow.is_some() && parents.iter().any(|of| matches!(of, Of::X | Of::A(_)));
     if wants_u {
         let map = |(index, map): (usize, &Linear<FloatTensor<B>>)| {
-            Some(vec![(of_output(index), vec![turned(&map.adapter.as_ref()?.b)])])
+            Some(vec![(of_output(index), vec![Base::Dense(turned(&map.adapter.as_ref()?.b))])])
         };
         wanted.push(Wanted::side_by_side(linears.maps.iter().enumerate().filter_map(map).collect(), None));
     }
     for of in &parents {
         if let (Of::B(index), Some(narrow)) = (*of, &narrow) {
             let narrow = columns_of::<B>(narrow, places.ranks[index].clone());
-            wanted.push(Wanted::of_weight((turned(&narrow), vec![of_output(index)])));
+            wanted.push(Wanted::of_weight(turned(&narrow), of_output(index)));
             places_found.push(*of);
         }
     }
@@ -143,10 +144,10 @@ fn gradients<B: Products + KeyedDropout>(kept: Kept<B>, gradient: FloatTensor<B>
     for of in &parents {
         let sum = match (*of, &u, &x, &dropped_x) {
             (Of::X, u, ..) => {
-                let weights = linears.maps.iter().map(|map| turned(&map.weight)).collect();
+                let weights = linears.maps.iter().map(|map| map.weight.transposed_by(turned)).collect();
                 let through_weights = (gradient.clone(), weights);
-                let through_adapters =
-                    u.as_ref().map(|u| (u.clone(), linears.adapters().map(|adapter| turned(&adapter.a)).collect::<Vec<_>>()));
+                let as_turned = || linears.adapters().map(|adapter| Base::Dense(turned(&adapter.a))).collect::<Vec<_>>();
+                let through_adapters = u.as_ref().map(|u| (u.clone(), as_turned()));
                 match (through_adapters, &mask) {
                     (Some(through_adapters), Some(mask)) => Wanted::side_by_side(
                         vec![vec![through_weights]],
@@ -155,10 +156,8 @@ fn gradients<B: Products + KeyedDropout>(kept: Kept<B>, gradient: FloatTensor<B>
                     (through_adapters, _) => Wanted::sum([through_weights].into_iter().chain(through_adapters).collect()),
                 }
             }
-            (Of::A(index), Some(u), _, Some(x)) => {
-                Wanted::of_weight((turned(x), vec![columns_of::<B>(u, places.ranks[index].clone())]))
-            }
-            (Of::Weight(index), _, Some(x), _) => Wanted::of_weight((turned(x), vec![of_output(index)])),
+            (Of::A(index), Some(u), _, Some(x)) => Wanted::of_weight(turned(x), columns_of::<B>(u, places.ranks[index].clone())),
+            (Of::Weight(index), _, Some(x), _) => Wanted::of_weight(turned(x), of_output(index)),
             _ => continue,
         };
         wanted.push(sum);

@@ -6,11 +6,13 @@ use burn::backend::{
 };
 use burn::tensor::Tensor;
 
+use crate::ops::base::Base;
+
 /// A linear map, and its adapter where it has one.
 #[derive(Debug, Clone)]
 pub struct Linear<T = Tensor<2>> {
     /// [in, out].
-    pub weight: T,
+    pub weight: Base<T>,
     /// What is added to it.
     pub adapter: Option<Adapter<T>>,
 }
@@ -39,7 +41,7 @@ impl<T> Linears<T> {
     /// The same of other tensors.
     pub(super) fn map<U>(self, mut of: impl FnMut(T) -> U) -> Linears<U> {
         let maps = self.maps.into_iter().map(|Linear { weight, adapter }| {
-            let weight = of(weight);
+            let weight = weight.map(&mut of);
             let adapter = adapter.map(|Adapter { a, b, scale }| Adapter { a: of(a), b: of(b), scale });
             Linear { weight, adapter }
         });
@@ -78,7 +80,7 @@ impl<B: Backend> ExtensionType<B> for Group<B> {
     }
 
     fn routing_float_tensor(target: &Self::Target) -> Option<&DispatchTensor> {
-        target.0.maps.first().map(|map| &map.weight)
+        target.0.maps.iter().find_map(|map| map.weight.dense())
     }
 
     fn autodiff_context(target: &Self::Target) -> DispatchAutodiffContext {

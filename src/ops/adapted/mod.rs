@@ -15,6 +15,7 @@ use burn::backend::{Autodiff, Backend, Dispatch, Flex, TensorMetadata, backend_e
 use burn::tensor::{Tensor, TensorData};
 
 pub use self::group::{Adapter, Group, Linear, Linears};
+use super::base::Base;
 use super::dropout::{KeyedDropout, Mask};
 use super::product::{Products, Wanted, columns_of};
 
@@ -61,7 +62,7 @@ fn forward<B: Products + KeyedDropout>(
 ) -> (FloatTensor<B>, Option<FloatTensor<B>>) {
     let narrow = linears.adapters().next().is_some().then(|| {
         let x = dropped::<B>(x, mask);
-        let sums = linears.adapters().map(|adapter| vec![(x.clone(), vec![adapter.a.clone()])]).collect();
+        let sums = linears.adapters().map(|adapter| vec![(x.clone(), vec![Base::Dense(adapter.a.clone())])]).collect();
         scaled::<B>(product::<B>(Wanted::side_by_side(sums, None)), linears)
     });
     let mut rank = 0;
@@ -70,7 +71,7 @@ fn forward<B: Products + KeyedDropout>(
         if let (Some(adapter), Some(narrow)) = (adapter, &narrow) {
             let ranks = rank..rank + adapter.b.shape()[0];
             rank = ranks.end;
-            terms.push((columns_of::<B>(narrow, ranks), vec![adapter.b.clone()]));
+            terms.push((columns_of::<B>(narrow, ranks), vec![Base::Dense(adapter.b.clone())]));
         }
         terms
     });

@@ -45,7 +45,7 @@ impl Case {
 
     fn grouped(&self, x: Tensor<2>, onto: Tensor<2>, maps: &[[Tensor<2>; 3]]) -> Tensor<2> {
         let maps = maps.iter().zip(&self.maps).map(|([weight, a, b], &(_, rank, scale))| Linear {
-            weight: weight.clone(),
+            weight: weight.clone().into(),
             adapter: (rank > 0).then(|| Adapter { a: a.clone(), b: b.clone(), scale }),
         });
         adapted(x, Linears { maps: maps.collect(), onto: self.onto.then_some(onto) }, self.mask().as_ref())

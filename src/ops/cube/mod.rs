@@ -11,6 +11,7 @@ pub(super) mod attention;
 pub(super) mod cross_entropy;
 pub(super) mod dropout;
 pub(super) mod gated;
+pub(super) mod packed;
 pub(super) mod rms_norm;
 pub(super) mod rope;
 pub(super) mod squares;

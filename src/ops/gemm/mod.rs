@@ -1,12 +1,13 @@
 //! Sums of matrix products on the CPU, `C = Σ AᵢBᵢ`, in f32.
 //!
-//! It has what no crate of products offers: a right matrix that is stored in 16 bits and never widened as a whole, a low-rank product
+//! It has what no crate of products offers: a right matrix that is stored in 16, 8 or 4 bits and never widened as a whole, a low-rank product
 //! added while the tile of C is in the cache, and sums whose order depends on nothing but the depth: not on the number of threads, not on
 //! the rows beside. Blocks and packing are those of Goto and van de Geijn 2008, <https://doi.org/10.1145/1356052.1356053>.
 #![allow(unsafe_code, reason = "tiles of one matrix are written by several threads, each its own columns")]
 
 mod kernel;
 mod pack;
+mod unpack;
 
 use std::cell::RefCell;
 use std::ops::Range;
@@ -16,6 +17,7 @@ use rayon::prelude::*;
 
 use self::kernel::{Left, Out, VECTORS, lanes, stripe};
 use crate::ops::simd::level;
+use crate::quant::Quantized;
 
 /// Rows of C and columns of C in a tile: a tile, its rows of A and its panels of B are in the second cache together.
 const TILE: [usize; 2] = [256, 144];
@@ -31,6 +33,11 @@ const SMALL: usize = 1 << 19;
 pub(super) enum Numbers<'a> {
     F32(&'a [f32]),
     Bf16(&'a [bf16]),
+    /// Those of a packed weight from `start` on, in whose order they lie.
+    Packed {
+        weight: &'a Quantized,
+        start: usize,
+    },
 }
 
 impl Numbers<'_> {
@@ -38,6 +45,7 @@ impl Numbers<'_> {
         match self {
             Self::F32(numbers) => numbers.len(),
             Self::Bf16(numbers) => numbers.len(),
+            Self::Packed { weight, start } => weight.shape().into_iter().product::<usize>() - start,
         }
     }
 }
@@ -222,11 +230,12 @@ unsafe fn compute_sum(to: *mut f32, stride: usize, sum: &[Product], [rows, colum
                 let of_panel = first..columns.end.min(first + VECTORS * vector);
                 let vectors = of_panel.len().div_ceil(vector);
                 let size = depth.len() * vectors * vector;
-                if scratch.len() < size {
-                    scratch.resize(size, 0.0);
+                // As much again for what is unpacked before it is turned.
+                if scratch.len() < 2 * size {
+                    scratch.resize(2 * size, 0.0);
                 }
-                let panel = &mut scratch[..size];
-                fill(panel, right, &depth, &of_panel);
+                let (panel, rest) = scratch.split_at_mut(size);
+                fill(panel, right, &depth, &of_panel, rest);
                 // SAFETY: rows and depth are within the left matrix, whose numbers are there; the tile is within C.
                 unsafe {
                     let start = left.numbers.as_ptr().add(rows.start * down + depth.start * across);
@@ -244,8 +253,8 @@ unsafe fn compute_sum(to: *mut f32, stride: usize, sum: &[Product], [rows, colum
     }
 }
 
-/// Some rows and columns of a right matrix, whose pieces lie one below the other.
-fn fill(panel: &mut [f32], right: &[Matrix<Numbers>], depth: &Range<usize>, columns: &Range<usize>) {
+/// Some rows and columns of a right matrix, whose pieces lie one below the other. `unpacked` has room for as many.
+fn fill(panel: &mut [f32], right: &[Matrix<Numbers>], depth: &Range<usize>, columns: &Range<usize>, unpacked: &mut [f32]) {
     let width = panel.len() / depth.len();
     let mut above = 0;
     for piece in right {
@@ -256,6 +265,19 @@ fn fill(panel: &mut [f32], right: &[Matrix<Numbers>], depth: &Range<usize>, colu
             match piece.numbers {
                 Numbers::F32(numbers) => fill_piece(panel, piece, numbers, &(start..end), columns),
                 Numbers::Bf16(numbers) => fill_piece(panel, piece, numbers, &(start..end), columns),
+                Numbers::Packed { weight, start: first } => {
+                    // As many lines as the panel has columns, or rows.
+                    let (lines, line) = if piece.turned { (columns.clone(), start..end) } else { (start..end, columns.clone()) };
+                    let unpacked = &mut unpacked[..lines.len() * line.len()];
+                    for (of_line, unpacked) in lines.zip(unpacked.chunks_exact_mut(line.len())) {
+                        unpack::numbers(weight, first + of_line * piece.stride + line.start, unpacked);
+                    }
+                    if piece.turned {
+                        pack::turned(unpacked, line.len(), columns.len(), end - start, panel);
+                    } else {
+                        pack::straight(unpacked, line.len(), columns.len(), end - start, panel);
+                    }
+                }
             }
         }
         above += piece.rows;
@@ -284,6 +306,7 @@ mod tests {
     use super::*;
     use crate::draws::{mix, unit};
     use crate::ops::simd::at_every_level;
+    use crate::quant::Form;
 
     impl<N> Matrix<N> {
         fn new(numbers: N, [rows, columns]: [usize; 2]) -> Self {
@@ -318,6 +341,11 @@ mod tests {
             let right = match right[piece].numbers {
                 Numbers::F32(numbers) => numbers[at],
                 Numbers::Bf16(numbers) => numbers[at].to_f32(),
+                Numbers::Packed { weight, start } => {
+                    let mut number = [0.0];
+                    weight.unpack_range(start + at, &mut number);
+                    number[0]
+                }
             };
             f64::from(left.numbers[row * down + k * across]) * f64::from(right)
         };
@@ -332,12 +360,15 @@ mod tests {
             [rows, columns] in [1_usize..70, 1_usize..120],
             [depth, low] in [1_usize..900, 1_usize..20],
             turned: [bool; 4],
+            is_packed: bool,
             seed: u64,
         ) {
             let numbers = [rows * depth, depth * columns, rows * low, low * columns].map(|count| drawn(count, seed ^ count as u64));
             let stored: Vec<bf16> = numbers[1].iter().map(|number| bf16::from_f32(*number)).collect();
+            let packed = Form::QLORA.pack(if turned[1] { [columns, depth] } else { [depth, columns] }, &numbers[1]).expect("finite");
+            let right = || if is_packed { Numbers::Packed { weight: &packed, start: 0 } } else { Numbers::Bf16(&stored) };
             let products = || vec![
-                (matrix(&numbers[0][..], [rows, depth], turned[0]), vec![matrix(Numbers::Bf16(&stored), [depth, columns], turned[1])]),
+                (matrix(&numbers[0][..], [rows, depth], turned[0]), vec![matrix(right(), [depth, columns], turned[1])]),
                 (matrix(&numbers[2][..], [rows, low], turned[2]), vec![matrix(Numbers::F32(&numbers[3]), [low, columns], turned[3])]),
             ];
             // Within the bound of a sum in f32: the number of terms times half a unit of the sum of their sizes.

@@ -54,7 +54,7 @@ impl Load {
             Place::Gpu { half, .. } => half,
         };
         if let Some(half) = half.filter(|_| load.trained.method == Method::Lora && load.kept_bytes() == F32) {
-            load.base_dtype = half;
+            load.storage.dtype = half;
             overrides.push(format!("training.model_dtype={half}"));
             if let Some(hint) = hint(&load, &overrides) {
                 return Some(hint);

@@ -17,7 +17,8 @@ pub use fit::{Hint, fewest_recomputed, longest_that_fits};
 use crate::adapter::{Error, LoraConfig};
 use crate::data::Batch;
 use crate::device::{self, Found, Halves, Kind};
-use crate::model::{DecoderSpec, LinearSpec};
+use crate::model::{DecoderSpec, LinearSpec, Storage};
+use crate::quant::Form;
 use crate::terms::{self, Method, ModelDtype};
 use crate::train::{Memory, head_chunk_rows};
 
@@ -158,8 +159,8 @@ impl Place {
 pub struct Load {
     /// The model.
     pub spec: DecoderSpec,
-    /// How matrices of the frozen base are kept, and on a GPU what goes from layer to layer; what is small is f32, and `auto` is too.
-    pub base_dtype: ModelDtype,
+    /// How the frozen base is kept; `auto` is f32.
+    pub storage: Storage,
     /// What trains.
     pub trained: Trained,
     /// Share of an adapter's input features that is dropped.
@@ -283,7 +284,7 @@ impl Load {
             moments_bytes: 2 * trainable * F32,
             // What is read and written passes through the memory of the process.
             loading_bytes: if is_apart { 0 } else { self.loading_bytes() },
-            evaluation_bytes: self.evaluation.map_or(0, |rows| step::evaluation_bytes(self, rows)),
+            evaluation_bytes: self.evaluation.map_or(0, |rows| step::evaluation_bytes(self, rows) + self.unpacked_bytes()),
             step: step::highest(self, memory),
             // Weights and moments are updated in place, by the gradients of the step.
             update_bytes: trainable * F32,
@@ -316,8 +317,43 @@ impl Load {
         let bytes = |(_, shape): (String, Vec<usize>)| shape.iter().product::<usize>() as u64 * number_bytes(&shape);
         match self.trained.method {
             Method::Full => 0,
-            Method::Lora => self.spec.tensors().into_iter().map(bytes).sum(),
+            Method::Lora => {
+                let whole: u64 = self.spec.tensors().into_iter().map(bytes).sum();
+                whole - self.on_host_bytes() - self.packed_shapes().map(|shape| self.saved_bytes(shape)).sum::<u64>()
+            }
         }
+    }
+
+    /// Those of an embedding that a GPU does not have.
+    fn on_host_bytes(&self) -> u64 {
+        let is_on_host = self.storage.offloads_embedding && matches!(self.place, Place::Gpu { is_shared: false, .. });
+        if is_on_host { (self.spec.vocabulary * self.spec.width) as u64 * self.kept_bytes() } else { 0 }
+    }
+
+    /// Matrices that are packed, [out, in].
+    fn packed_shapes(&self) -> impl Iterator<Item = [usize; 2]> {
+        let (is_packed, spec) = (self.storage.form.is_some(), &self.spec);
+        let head = self.storage.packs_head.then_some([spec.vocabulary, spec.width]);
+        let projections = spec.projections().into_iter().map(|linear| [linear.outputs, linear.inputs]);
+        projections.chain(head).filter(move |_| is_packed)
+    }
+
+    /// What packing takes from a matrix. A GPU has every absmax as f32.
+    fn saved_bytes(&self, shape: [usize; 2]) -> u64 {
+        let form = self.storage.form.map(|form| match form {
+            Form::FourBit { kind, block_size, .. } if self.is_on_gpu() => Form::FourBit { kind, block_size, double_quant: false },
+            form => form,
+        });
+        let dense = (shape[0] * shape[1]) as u64 * self.kept_bytes();
+        form.map_or(0, |form| dense.saturating_sub(form.bytes(shape)))
+    }
+
+    /// What a packed matrix becomes for a product on a GPU, where no more than one is at a time.
+    fn unpacked_bytes(&self) -> u64 {
+        if !self.is_on_gpu() {
+            return 0;
+        }
+        self.packed_shapes().map(|[rows, columns]| (rows * columns) as u64 * self.computed_bytes()).max().unwrap_or(0)
     }
 
     /// Whether every weight trains.
@@ -344,7 +380,7 @@ impl Load {
 
     /// Bytes of a number of a matrix.
     fn kept_bytes(&self) -> u64 {
-        match self.base_dtype {
+        match self.storage.dtype {
             ModelDtype::Auto | ModelDtype::Float32 => F32,
             ModelDtype::Bfloat16 | ModelDtype::Float16 => 2,
         }
@@ -368,9 +404,11 @@ impl Load {
         largest.unwrap_or(0) as u64
     }
 
-    /// Pieces of a file that are read and turned, while the moments are not there yet.
+    /// Pieces of a file that are read and turned, or the numbers of a matrix that is packed, while the moments are not there yet.
     fn loading_bytes(&self) -> u64 {
-        LOADING_BYTES.min(self.spec.parameters() as u64 * F32).saturating_sub(2 * self.trainable_parameters() * F32)
+        let numbers = self.packed_shapes().map(|[rows, columns]| (rows * columns) as u64 * self.kept_bytes()).max().unwrap_or(0);
+        let pieces = LOADING_BYTES.min(self.spec.parameters() as u64 * F32);
+        pieces.max(numbers).saturating_sub(2 * self.trainable_parameters() * F32)
     }
 
     fn head_chunk_rows(&self, labelled: usize) -> u64 {

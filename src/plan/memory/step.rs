@@ -51,7 +51,9 @@ pub(super) fn highest(load: &Load, memory: Memory) -> StepParts {
         ..Moment::default()
     };
     moments.extend((0..blocks.len()).filter(|index| *index < lowest || recomputes(*index)).map(forward));
-    moments.into_iter().map(|moment| moment.bytes(load.computed_bytes())).max_by_key(|parts| parts.bytes()).unwrap_or_default()
+    let highest = moments.into_iter().map(|moment| moment.bytes(load.computed_bytes())).max_by_key(|parts| parts.bytes());
+    let highest = highest.unwrap_or_default();
+    StepParts { block_bytes: highest.block_bytes + load.unpacked_bytes(), ..highest }
 }
 
 /// One moment, in numbers, but the head in bytes.

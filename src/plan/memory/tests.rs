@@ -29,7 +29,7 @@ pub(in crate::plan) fn load(layers: usize, rank: usize, rows: Rows) -> Load {
     let spec = spec(layers);
     Load {
         spec,
-        base_dtype: ModelDtype::Float32,
+        storage: ModelDtype::Float32.into(),
         trained,
         dropout: 0.0,
         rows,
@@ -111,7 +111,7 @@ fn a_change_goes_no_further_than_it_has_to() {
         shorter,
         with_one(&["training.model_dtype=bfloat16", "training.sequence_len=256", "training.truncation=truncate"])
     );
-    let one = Load { base_dtype: ModelDtype::Bfloat16, ..one };
+    let one = Load { storage: ModelDtype::Bfloat16.into(), ..one };
     let smaller = overrides(one.with_rows(Rows::dense(1, 64)).least_peak_bytes() - 1).expect("a smaller adapter fits");
     let shortest = ["training.model_dtype=bfloat16", "training.sequence_len=64", "training.truncation=truncate", "adapter.r=8"];
     assert_eq!(smaller, with_one(&shortest));
@@ -140,7 +140,8 @@ fn the_longest_rows_that_fit_do_and_the_next_do_not() {
 
 #[test]
 fn a_gpu_has_numbers_of_its_own_size_and_a_process_only_where_memory_is_shared() {
-    let of = |base_dtype, place| Load { base_dtype, place, ..load(2, 1, Rows::dense(1, 64)) }.parts(Memory::KEEP);
+    let of =
+        |dtype: ModelDtype, place| Load { storage: dtype.into(), place, ..load(2, 1, Rows::dense(1, 64)) }.parts(Memory::KEEP);
     let gpu = |is_shared| Place::Gpu { half: Some(ModelDtype::Float16), is_shared };
     let [wide, narrow] = [ModelDtype::Float32, ModelDtype::Float16].map(|dtype| of(dtype, gpu(false)));
     assert_eq!(wide.step.kept_bytes, 2 * narrow.step.kept_bytes);

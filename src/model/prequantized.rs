@@ -1,0 +1,191 @@
+//! Weights that bitsandbytes had packed when they were saved, as transformers 4.36 and later writes them: beside `weight` stand
+//! `weight.absmax`, `weight.quant_map`, where the absmax are quantised too `weight.nested_absmax` and `weight.nested_quant_map`, and as
+//! JSON `weight.quant_state.bitsandbytes__nf4`; of int8 `SCB`, the absmax of the rows.
+//!
+//! Source: `QuantState.as_dict` and `Linear8bitLt._save_to_state_dict` of
+//! <https://github.com/bitsandbytes-foundation/bitsandbytes>, `bitsandbytes/functional.py` and `bitsandbytes/nn/modules.py`.
+
+use serde_json::{Value, json};
+
+use crate::quant::{Absmax, BlockSize, DYNAMIC_CODE, Form, Int8, Kind, Nested, Packed, Quantized};
+
+/// How the name of the state of 4-bit weights ends, before the kind.
+const STATE: &str = "quant_state.bitsandbytes__";
+/// The kinds of 4-bit weights.
+const KINDS: [Kind; 2] = [Kind::Nf4, Kind::Fp4];
+/// `SCB` of a layer and its order of rows, of which one is known.
+const SCB: &str = "SCB";
+const WEIGHT_FORMAT: &str = "weight_format";
+
+/// The parts of a packed weight, found by their names.
+pub(super) enum Parts<'a> {
+    FourBit { kind: Kind, block_size: BlockSize, codes: &'a [u8], absmax: AbsmaxPart<'a> },
+    Int8 { codes: &'a [u8], absmax: &'a [u8] },
+}
+
+/// The absmax of blocks.
+pub(super) enum AbsmaxPart<'a> {
+    Plain(&'a [u8]),
+    Nested { codes: &'a [u8], absmax: &'a [u8], offset: f32 },
+}
+
+/// A packed weight's parts as tensors of a file: the end of the name behind the weight's, dtype word, shape and bytes.
+pub(super) type Part = (String, &'static str, Vec<usize>, Vec<u8>);
+
+impl<'a> Parts<'a> {
+    /// The parts of the weight `name` [out, in]; `None` where it is not packed.
+    pub fn find(bytes: impl Fn(&str) -> Option<&'a [u8]>, name: &str, shape: [usize; 2]) -> Option<Result<Self, String>> {
+        let state = |kind: &Kind| bytes(&format!("{name}.{STATE}{}", kind.name())).map(|state| (*kind, state));
+        if let Some((kind, state)) = KINDS.iter().find_map(state) {
+            return Some(Self::four_bit(&bytes, name, shape, kind, state));
+        }
+        let module = name.strip_suffix(".weight")?;
+        let absmax = bytes(&format!("{module}.{SCB}"))?;
+        let is_in_rows = bytes(&format!("{module}.{WEIGHT_FORMAT}")).is_none_or(|format| format.iter().all(|byte| *byte == 0));
+        let codes = bytes(name)?;
+        let [rows, columns] = shape;
+        Some(if !is_in_rows {
+            Err(format!("`{module}.{WEIGHT_FORMAT}` is not that of rows, which is 0"))
+        } else if codes.len() != rows * columns || absmax.len() != rows * size_of::<f32>() {
+            Err(format!("it has {} codes and {} bytes of {SCB}, expected those of {shape:?}", codes.len(), absmax.len()))
+        } else {
+            Ok(Self::Int8 { codes, absmax })
+        })
+    }
+
+    fn four_bit(
+        bytes: &impl Fn(&str) -> Option<&'a [u8]>,
+        name: &str,
+        shape: [usize; 2],
+        kind: Kind,
+        state: &[u8],
+    ) -> Result<Self, String> {
+        let part = |end: &str| bytes(&format!("{name}.{end}")).ok_or_else(|| format!("`{name}.{end}` is missing"));
+        let state: Value = serde_json::from_slice(state).map_err(|error| format!("its state is not JSON: {error}"))?;
+        let expect = |key: &str, expected: Value| {
+            if state[key] == expected { Ok(()) } else { Err(format!("its `{key}` is `{}`, expected `{expected}`", state[key])) }
+        };
+        expect("quant_type", json!(kind.name()))?;
+        expect("shape", json!(shape))?;
+        let block_size = state["blocksize"].as_u64().and_then(|size| usize::try_from(size).ok()).unwrap_or(0);
+        let block_size = BlockSize::new(block_size).map_err(|error| error.to_string())?;
+        same_code(part("quant_map")?, kind.code(), "quant_map")?;
+        let codes = bytes(name).unwrap_or_default();
+        let numbers = shape.into_iter().product::<usize>();
+        let blocks = numbers.div_ceil(block_size.numbers());
+        let absmax = match bytes(&format!("{name}.nested_absmax")) {
+            None => AbsmaxPart::Plain(part("absmax")?),
+            Some(nested) => {
+                expect("nested_blocksize", json!(Nested::BLOCK))?;
+                same_code(part("nested_quant_map")?, &DYNAMIC_CODE, "nested_quant_map")?;
+                let offset = state["nested_offset"].as_f64().ok_or("it has no `nested_offset`")? as f32;
+                AbsmaxPart::Nested { codes: part("absmax")?, absmax: nested, offset }
+            }
+        };
+        let (found, expected) = match &absmax {
+            AbsmaxPart::Plain(absmax) => ([codes.len(), absmax.len(), 0], [numbers.div_ceil(2), 4 * blocks, 0]),
+            AbsmaxPart::Nested { codes: of_blocks, absmax, .. } => {
+                ([codes.len(), of_blocks.len(), absmax.len()], [numbers.div_ceil(2), blocks, 4 * blocks.div_ceil(Nested::BLOCK)])
+            }
+        };
+        if found != expected {
+            return Err(format!("its codes, absmax and nested absmax have {found:?} bytes, expected {expected:?}"));
+        }
+        Ok(Self::FourBit { kind, block_size, codes, absmax })
+    }
+
+    /// How it is packed.
+    pub fn form(&self) -> Form {
+        match self {
+            Self::FourBit { kind, block_size, absmax, .. } => {
+                let double_quant = matches!(absmax, AbsmaxPart::Nested { .. });
+                Form::FourBit { kind: *kind, block_size: *block_size, double_quant }
+            }
+            Self::Int8 { .. } => Form::Int8,
+        }
+    }
+
+    /// The weight [out, in].
+    pub fn read(&self, shape: [usize; 2]) -> Quantized {
+        const FITS: &str = "the parts were measured";
+        match self {
+            Self::FourBit { kind, block_size, codes, absmax } => {
+                let absmax = match absmax {
+                    AbsmaxPart::Plain(absmax) => Absmax::Plain(floats(absmax)),
+                    AbsmaxPart::Nested { codes, absmax, offset } => {
+                        Absmax::Nested(Nested::new(codes.to_vec(), floats(absmax), *offset).expect(FITS))
+                    }
+                };
+                Quantized::FourBit(Packed::new(*kind, *block_size, shape, codes.to_vec(), absmax).expect(FITS))
+            }
+            Self::Int8 { codes, absmax } => {
+                let codes = codes.iter().map(|code| code.cast_signed()).collect();
+                Quantized::Int8(Int8::new(shape, codes, floats(absmax)).expect(FITS))
+            }
+        }
+    }
+}
+
+/// Whether a tensor is a part of a packed weight, by its name.
+pub(super) fn is_part(name: &str) -> bool {
+    let of_weight = name.rsplit_once(".weight.").map(|(_, part)| part);
+    let four_bit = |part: &str| {
+        ["absmax", "quant_map", "nested_absmax", "nested_quant_map"].contains(&part)
+            || part.strip_prefix(STATE).is_some_and(|kind| KINDS.iter().any(|known| known.name() == kind))
+    };
+    of_weight.is_some_and(four_bit) || [SCB, WEIGHT_FORMAT].iter().any(|part| name.rsplit('.').next() == Some(part))
+}
+
+/// The parts of a weight `name`, whose numbers had this type in words of torch, as tensors by their names.
+pub(super) fn parts(name: &str, weight: &Quantized, dtype: &str) -> Vec<Part> {
+    let bytes = |numbers: &[f32]| numbers.iter().flat_map(|number| number.to_le_bytes()).collect::<Vec<u8>>();
+    let vector = |name: String, numbers: &[f32]| (name, "F32", vec![numbers.len()], bytes(numbers));
+    match weight {
+        Quantized::FourBit(packed) => {
+            let mut state = json!({
+                "quant_type": packed.kind().name(),
+                "blocksize": packed.block_size().numbers(),
+                "dtype": dtype,
+                "shape": packed.shape(),
+            });
+            let mut parts = vec![
+                (name.to_owned(), "U8", vec![packed.codes().len(), 1], packed.codes().to_vec()),
+                vector(format!("{name}.quant_map"), packed.kind().code()),
+            ];
+            match packed.absmax() {
+                Absmax::Plain(absmax) => parts.push(vector(format!("{name}.absmax"), absmax)),
+                Absmax::Nested(nested) => {
+                    state["nested_blocksize"] = json!(Nested::BLOCK);
+                    state["nested_dtype"] = json!("float32");
+                    state["nested_offset"] = json!(f64::from(nested.offset()));
+                    let codes = nested.codes();
+                    parts.push((format!("{name}.absmax"), "U8", vec![codes.len()], codes.to_vec()));
+                    parts.push(vector(format!("{name}.nested_absmax"), nested.absmax()));
+                    parts.push(vector(format!("{name}.nested_quant_map"), &DYNAMIC_CODE));
+                }
+            }
+            let state = state.to_string().into_bytes();
+            parts.push((format!("{name}.{STATE}{}", packed.kind().name()), "U8", vec![state.len()], state));
+            parts
+        }
+        Quantized::Int8(packed) => {
+            let module = name.strip_suffix(".weight").unwrap_or(name);
+            let codes = packed.codes().iter().map(|code| code.cast_unsigned()).collect();
+            vec![
+                (name.to_owned(), "I8", packed.shape().to_vec(), codes),
+                vector(format!("{module}.{SCB}"), packed.absmax()),
+                (format!("{module}.{WEIGHT_FORMAT}"), "U8", Vec::new(), vec![0]),
+            ]
+        }
+    }
+}
+
+fn floats(bytes: &[u8]) -> Vec<f32> {
+    bytes.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()
+}
+
+/// Both zeros of FP4 are one.
+fn same_code(bytes: &[u8], code: &[f32], part: &str) -> Result<(), String> {
+    let bits = |numbers: &[f32]| numbers.iter().map(|number| (number + 0.0).to_bits()).collect::<Vec<_>>();
+    if bits(&floats(bytes)) == bits(code) { Ok(()) } else { Err(format!("its `{part}` is not the code that is known")) }
+}

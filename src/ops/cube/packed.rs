@@ -1,0 +1,137 @@
+//! Packed weights on a GPU: the table's number times the absmax, a unit a vector of numbers.
+
+use std::ops::Range;
+
+use burn::backend::Cube;
+use burn::tensor::{DType, Device, Int, Tensor, TensorData};
+use burn_cubecl::tensor::CubeTensor;
+use cubecl::prelude::*;
+
+use super::{element, empty, units, vector_size};
+use crate::quant::{Int8, Quantized};
+
+/// A packed weight [out, in] in a GPU's memory. Absmax that were quantised again are f32 here, so that a number is one product and its
+/// bits are those of the CPU.
+#[derive(Debug)]
+pub(in crate::ops) struct OnGpu {
+    shape: [usize; 2],
+    /// Words of 32 bits: the bytes of the codes, the first one lowest.
+    codes: CubeTensor,
+    /// One a group.
+    absmax: CubeTensor,
+    /// Numbers of a group: of a block, or of a row.
+    group: usize,
+    /// The numbers of 4-bit codes; `None`: codes are whole numbers of 8 bits, in units of 1/127.
+    table: Option<CubeTensor>,
+}
+
+impl OnGpu {
+    pub fn new(weight: &Quantized, device: &Device) -> Self {
+        let shape = weight.shape();
+        let floats = |numbers: &[f32]| {
+            let data = TensorData::new(numbers.to_vec(), [numbers.len()]);
+            cube(Tensor::<1>::from_data(data, (device, DType::F32)).try_into_primitive::<Cube>())
+        };
+        let words = |bytes: &[u8]| {
+            let word = |bytes: &[u8]| u32::from_le_bytes(std::array::from_fn(|place| bytes.get(place).copied().unwrap_or(0)));
+            let (words, count) = (bytes.chunks(4).map(word).collect::<Vec<_>>(), bytes.len().div_ceil(4));
+            cube(Tensor::<1, Int>::from_data(TensorData::new(words, [count]), (device, DType::U32)).try_into_primitive::<Cube>())
+        };
+        match weight {
+            Quantized::FourBit(packed) => Self {
+                shape,
+                codes: words(packed.codes()),
+                absmax: floats(&packed.absmax().values()),
+                group: packed.block_size().numbers(),
+                table: Some(floats(packed.kind().code())),
+            },
+            Quantized::Int8(packed) => Self {
+                shape,
+                codes: words(&packed.codes().iter().map(|code| code.cast_unsigned()).collect::<Vec<_>>()),
+                absmax: floats(packed.absmax()),
+                group: shape[1],
+                table: None,
+            },
+        }
+    }
+
+    pub fn shape(&self) -> [usize; 2] {
+        self.shape
+    }
+}
+
+fn cube<E: std::fmt::Debug>(tensor: Result<CubeTensor, E>) -> CubeTensor {
+    tensor.expect("the device is a GPU")
+}
+
+/// The number of a 4-bit code: the first of a byte is in its upper half.
+#[cube]
+fn four_bits(codes: &[u32], table: &[f32], place: usize) -> f32 {
+    let in_word = place % 8;
+    let shift = in_word / 2 * 8 + 4 - in_word % 2 * 4;
+    table[((codes[place / 8] >> shift as u32) & 15u32) as usize]
+}
+
+#[cube(launch)]
+fn unpack_four_bits<F: Float, N: Size>(
+    codes: &[u32],
+    absmax: &[f32],
+    table: &[f32],
+    output: &mut [Vector<F, N>],
+    first: u32,
+    group: u32,
+    #[define(F)] _element: ElemType,
+) {
+    if ABSOLUTE_POS < output.len() {
+        let mut numbers = Vector::<f32, N>::new(0.0f32);
+        #[unroll]
+        for index in 0..N::value() {
+            let place = first as usize + ABSOLUTE_POS * N::value() + index;
+            numbers.insert(index, four_bits(codes, table, place) * absmax[place / group as usize]);
+        }
+        output[ABSOLUTE_POS] = Vector::cast_from(numbers);
+    }
+}
+
+#[cube(launch)]
+fn unpack_int8<F: Float, N: Size>(
+    codes: &[u32],
+    absmax: &[f32],
+    output: &mut [Vector<F, N>],
+    first: u32,
+    group: u32,
+    #[define(F)] _element: ElemType,
+) {
+    if ABSOLUTE_POS < output.len() {
+        let mut numbers = Vector::<f32, N>::new(0.0f32);
+        #[unroll]
+        for index in 0..N::value() {
+            let place = first as usize + ABSOLUTE_POS * N::value() + index;
+            // The sign is in the byte's highest bit: brought to the word's, it is drawn down again.
+            let code = i32::cast_from(codes[place / 4] << (24 - place % 4 * 8) as u32) >> 24i32;
+            numbers.insert(index, f32::cast_from(code) * absmax[place / group as usize] * Int8::UNIT);
+        }
+        output[ABSOLUTE_POS] = Vector::cast_from(numbers);
+    }
+}
+
+/// Some rows as numbers of a type, [rows, in].
+pub(in crate::ops) fn unpack(weight: &OnGpu, rows: Range<usize>, dtype: DType) -> CubeTensor {
+    let shape = [rows.len(), weight.shape[1]];
+    let output = empty(&weight.codes, shape, dtype);
+    let (count, first) = (shape[0] * shape[1], (rows.start * shape[1]) as u32);
+    if count > 0 {
+        let size = vector_size(&[count]);
+        let (cubes, cube) = units(&output, count / size);
+        let (client, element, group) = (output.client.clone(), element(&output), weight.group as u32);
+        let [codes, absmax, to] = [&weight.codes, &weight.absmax, &output].map(|tensor| tensor.clone().into_buffer_arg());
+        match &weight.table {
+            Some(table) => {
+                let table = table.clone().into_buffer_arg();
+                unpack_four_bits::launch(&client, cubes, cube, size, codes, absmax, table, to, first, group, element);
+            }
+            None => unpack_int8::launch(&client, cubes, cube, size, codes, absmax, to, first, group, element),
+        }
+    }
+    output
+}

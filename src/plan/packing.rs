@@ -1,0 +1,141 @@
+//! How a frozen base is packed: what the section `adapter` says, held against the base, which may be packed already.
+
+use serde_json::{Value, json};
+
+use super::adapter::Trains;
+use super::base::Base;
+use super::fill::{Filled, Origin};
+use crate::device::Halves;
+use crate::fault::Fault;
+use crate::model::Storage;
+use crate::quant::{BlockSize, Form, Kind};
+use crate::recipe::{self, Place, Said};
+use crate::terms::{ModelDtype, Quantization, Technique, Term};
+
+/// What a recipe asks of the base's storage.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Packing {
+    form: Option<Form>,
+    packs_head: bool,
+    offloads_embedding: bool,
+}
+
+/// Where a base is packed already, in which form.
+const STORED: Origin = Origin::Derived("as the base is stored");
+
+/// Fills it; where every weight trains there is nothing to fill.
+pub(super) fn packing(
+    recipe: &recipe::Adapter,
+    trains: Option<&Trains>,
+    base: Option<&Base>,
+    filled: &mut Filled,
+    faults: &mut Vec<Fault>,
+) -> Packing {
+    // Of weights that cannot be read, loading tells.
+    let kept = base.and_then(|base| base.model.kept_in(ModelDtype::Auto, Halves::Widened).ok());
+    let stored = kept.and_then(|kept| kept.form);
+    if trains == Some(&Trains::Everything) {
+        if let Some(stored) = stored {
+            let message = format!("adapter.method: `full` trains every weight, and those of the base are stored in {stored}");
+            let fault = recipe.method.iter().fold(Fault::new(message), |fault, said| fault.at(&said.place));
+            faults.push(fault.hint("name the base that it was made of, or train an adapter"));
+        }
+        return Packing { form: None, packs_head: false, offloads_embedding: false };
+    }
+    let asked = asked(recipe, stored, filled);
+    let said = [
+        recipe.quantization.as_ref().map(|said| ("quantization", &said.place)),
+        recipe.double_quant.as_ref().map(|said| ("double_quant", &said.place)),
+        recipe.block_size.as_ref().map(|said| ("block_size", &said.place)),
+    ];
+    if let (Some(stored), Some((key, place))) =
+        (stored.filter(|stored| asked != Some(*stored)), said.into_iter().flatten().next())
+    {
+        let asked = asked.map_or_else(|| "none".to_owned(), |asked| asked.to_string());
+        let fault = Fault::new(format!("adapter.{key}: the base is stored in {stored}, the recipe asks for {asked}")).at(place);
+        faults.push(fault.hint("remove the key, or name the base that it was made of"));
+    }
+    let form = stored.or(asked);
+    let has_packed_head = kept.is_some_and(|kept| kept.packs_head);
+    let packs_head = match form {
+        None => refused_head(recipe.quantize_head.as_ref(), faults),
+        Some(_) if has_packed_head && recipe.quantize_head.is_none() => {
+            filled.put("adapter.quantize_head", json!(true), STORED);
+            true
+        }
+        Some(_) => filled.plain("adapter.quantize_head", recipe.quantize_head.as_ref(), false),
+    };
+    let offloads_embedding = filled.plain("adapter.offload_embedding", recipe.offload_embedding.as_ref(), false);
+    let is_tied = base.is_some_and(|base| base.model.spec.tied_head);
+    let of_tables = [("quantize_head", &recipe.quantize_head), ("offload_embedding", &recipe.offload_embedding)];
+    for (key, said) in of_tables.into_iter().filter(|_| is_tied) {
+        if let Some(Said { place, .. }) = said.as_ref().filter(|said| said.value) {
+            let message = format!("adapter.{key}: the base has one table for its embedding and its head, which stays as it is");
+            faults.push(Fault::new(message).at(place).hint(format!("remove `{key}`")));
+        }
+    }
+    Packing { form, packs_head, offloads_embedding }
+}
+
+/// The form that the recipe asks for; of a base that is packed already, what the recipe does not say is as there.
+fn asked(recipe: &recipe::Adapter, stored: Option<Form>, filled: &mut Filled) -> Option<Form> {
+    let (word, of_blocks) = match stored {
+        Some(Form::FourBit { kind: Kind::Nf4, block_size, double_quant }) => {
+            (Some(Quantization::Nf4), Some((block_size, double_quant)))
+        }
+        Some(Form::FourBit { kind: Kind::Fp4, block_size, double_quant }) => {
+            (Some(Quantization::Fp4), Some((block_size, double_quant)))
+        }
+        Some(Form::Int8) => (Some(Quantization::Int8), None),
+        None => (None, None),
+    };
+    let is_qlora = recipe.method.as_ref().is_some_and(|method| method.value == Technique::Qlora);
+    let default = if is_qlora { Quantization::Nf4 } else { Quantization::None };
+    let said = recipe.quantization.as_ref();
+    let kind = match or_stored(filled, "adapter.quantization", said, word, default, |word| json!(word.word())) {
+        Quantization::None => return None,
+        Quantization::Int8 => return Some(Form::Int8),
+        Quantization::Nf4 => Kind::Nf4,
+        Quantization::Fp4 => Kind::Fp4,
+    };
+    let (size, nested) = of_blocks.unzip();
+    let said = recipe.double_quant.as_ref();
+    let double_quant = or_stored(filled, "adapter.double_quant", said, nested, is_qlora, |nested| json!(nested));
+    let (said, default) = (recipe.block_size.as_ref(), BlockSize::DEFAULT);
+    let block_size = or_stored(filled, "adapter.block_size", said, size, default, |size| json!(size.numbers()));
+    Some(Form::FourBit { kind, block_size, double_quant })
+}
+
+/// What was said, or how the base is stored, or the default.
+fn or_stored<T: Clone>(
+    filled: &mut Filled,
+    key: &str,
+    said: Option<&Said<T>>,
+    stored: Option<T>,
+    default: T,
+    show: impl Fn(&T) -> Value,
+) -> T {
+    match stored.filter(|_| said.is_none()) {
+        Some(stored) => {
+            filled.put(key, show(&stored), STORED);
+            stored
+        }
+        None => filled.fill(key, said, default, show),
+    }
+}
+
+fn refused_head(said: Option<&Said<bool>>, faults: &mut Vec<Fault>) -> bool {
+    if let Some(Said { place, .. }) = said.filter(|said| said.value) {
+        let fault = Fault::new("adapter.quantize_head goes with a `quantization`, and there is none").at(place as &Place);
+        faults.push(fault.hint("remove `quantize_head`, or write `method: qlora`"));
+    }
+    false
+}
+
+impl Packing {
+    /// How the base is kept in numbers of this type.
+    pub fn storage(self, dtype: ModelDtype) -> Storage {
+        let Self { form, packs_head, offloads_embedding } = self;
+        Storage { dtype, form, packs_head, offloads_embedding }
+    }
+}

@@ -1,0 +1,107 @@
+//! A weight in whichever form, and how a weight is to be packed.
+
+use super::{BlockSize, Error, Int8, Kind, Packed};
+
+/// How weights are packed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Form {
+    /// 4 bits a number, in blocks with an absmax each.
+    FourBit {
+        /// The data type.
+        kind: Kind,
+        /// Numbers of a block.
+        block_size: BlockSize,
+        /// Whether the absmax are quantised too.
+        double_quant: bool,
+    },
+    /// 8 bits a number, in rows with an absmax each.
+    Int8,
+}
+
+impl Form {
+    /// The form of QLoRA: NF4 in blocks of 64 with double quantisation, arXiv:2305.14314.
+    pub const QLORA: Self = Self::FourBit { kind: Kind::Nf4, block_size: BlockSize::DEFAULT, double_quant: true };
+
+    /// Quantises numbers [out, in]; int8 wants them rounded to float16 before, see [`Int8::pack`].
+    ///
+    /// # Errors
+    /// One of the numbers is not finite, or there are more or fewer than the shape says.
+    pub fn pack<T: Copy + Sync + Into<f32>>(self, shape: [usize; 2], numbers: &[T]) -> Result<Quantized, Error> {
+        Ok(match self {
+            Self::FourBit { kind, block_size, double_quant } => {
+                let packed = Packed::pack(kind, block_size, shape, numbers)?;
+                Quantized::FourBit(if double_quant { packed.nested() } else { packed })
+            }
+            Self::Int8 => Quantized::Int8(Int8::pack(shape, numbers)?),
+        })
+    }
+
+    /// Bytes of a weight [out, in].
+    pub fn bytes(self, [rows, columns]: [usize; 2]) -> u64 {
+        let numbers = rows as u64 * columns as u64;
+        match self {
+            Self::FourBit { block_size, double_quant, .. } => {
+                let blocks = numbers.div_ceil(block_size.numbers() as u64);
+                numbers.div_ceil(2) + if double_quant { blocks + 4 * blocks.div_ceil(256) } else { 4 * blocks }
+            }
+            Self::Int8 => numbers + 4 * rows as u64,
+        }
+    }
+}
+
+impl std::fmt::Display for Form {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::FourBit { kind, block_size, double_quant } => {
+                let nested = if *double_quant { ", double quantisation" } else { "" };
+                write!(f, "{} in blocks of {}{nested}", kind.name(), block_size.numbers())
+            }
+            Self::Int8 => f.write_str("int8 in rows"),
+        }
+    }
+}
+
+/// A quantised weight [out, in].
+#[derive(Debug, Clone, PartialEq)]
+pub enum Quantized {
+    /// 4 bits a number.
+    FourBit(Packed),
+    /// 8 bits a number.
+    Int8(Int8),
+}
+
+impl Quantized {
+    /// [out, in].
+    pub fn shape(&self) -> [usize; 2] {
+        match self {
+            Self::FourBit(packed) => packed.shape(),
+            Self::Int8(packed) => packed.shape(),
+        }
+    }
+
+    /// How it is packed.
+    pub fn form(&self) -> Form {
+        match self {
+            Self::FourBit(packed) => {
+                Form::FourBit { kind: packed.kind(), block_size: packed.block_size(), double_quant: packed.absmax().is_nested() }
+            }
+            Self::Int8(_) => Form::Int8,
+        }
+    }
+
+    /// The numbers from `start` on, row after row, as many as there is room for. Panics if there are fewer, as a slice does.
+    pub fn unpack_range(&self, start: usize, numbers: &mut [f32]) {
+        match self {
+            Self::FourBit(packed) => packed.unpack_range(start, numbers),
+            Self::Int8(packed) => packed.unpack_range(start, numbers),
+        }
+    }
+
+    /// All numbers [out, in].
+    pub fn unpack(&self) -> Vec<f32> {
+        match self {
+            Self::FourBit(packed) => packed.unpack(),
+            Self::Int8(packed) => packed.unpack(),
+        }
+    }
+}
