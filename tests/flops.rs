@@ -8,10 +8,14 @@ mod common;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 
+use burn::tensor::Device;
 use common::*;
 use rankine::adapter::attach;
 use rankine::data::TokenRow;
+use rankine::model::{Decoder, Folder, Storage};
 use rankine::ops::product_flops;
+use rankine::quant::Form;
+use rankine::terms::ModelDtype;
 use rankine::train::{Gradients, Memory, StepConfig, forward_backward};
 
 /// Counts how many allocations of at least `LARGE` bytes are alive at once.
@@ -45,7 +49,8 @@ static ALLOCATOR: Counting = Counting;
 
 #[test]
 fn a_step_costs_4n_and_attention_and_copies_no_frozen_weight() {
-    let mut decoder = load(&std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("checkpoints/rankine-tiny"));
+    let base = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("checkpoints/rankine-tiny");
+    let mut decoder = load(&base);
     let config = lora(RANK, 8.0);
     attach(&mut decoder, &config, 1, None).unwrap();
     let (count, length) = (2u64, 17u64);
@@ -57,20 +62,21 @@ fn a_step_costs_4n_and_attention_and_copies_no_frozen_weight() {
     let widest = 2 * decoder.projections().map(|projection| projection.outputs()).max().unwrap();
     let square = 192 * 192 * 4;
     assert!((tokens as usize) * widest * 4 < square);
-    let step = |memory| {
+    let step_of = |decoder: &Decoder, memory| {
         let (config, mut gradients) = (StepConfig { memory, head_chunk_rows: 8, dropout: 0.0 }, Gradients::default());
         // The row of all gradients is made by a step's first micro-batch, and the second is added in place.
-        forward_backward(&decoder, &batch, config, [0, 0], &mut gradients);
+        forward_backward(decoder, &batch, config, [0, 0], &mut gradients);
         let before = product_flops();
         ALIVE.store(0, Ordering::Relaxed);
         MOST.store(0, Ordering::Relaxed);
         LARGE.store(square, Ordering::Relaxed);
-        forward_backward(&decoder, &batch, config, [0, 0], &mut gradients);
+        forward_backward(decoder, &batch, config, [0, 0], &mut gradients);
         LARGE.store(usize::MAX, Ordering::Relaxed);
         assert_eq!(gradients.all().len(), 2 * decoder.adapters().count(), "a gradient for each A and B and for nothing else");
         (product_flops() - before, (MOST.load(Ordering::Relaxed), ALIVE.load(Ordering::Relaxed)))
     };
 
+    let step = |memory| step_of(&decoder, memory);
     let frozen: u64 = decoder.projections().map(|projection| (projection.inputs() * projection.outputs()) as u64).sum();
     let adapters: u64 = decoder.adapters().map(|(_, lora)| lora.parameters() as u64).sum();
     let layer = &decoder.spec.layers[0].mixer;
@@ -105,4 +111,17 @@ fn a_step_costs_4n_and_attention_and_copies_no_frozen_weight() {
     let (again, (most, left)) = step(Memory::RECOMPUTE);
     println!("Recompute: {:.3} times the operations of Keep", again as f64 / flops as f64);
     assert!(again > flops && most <= 1 && left == 0);
+
+    let storage = Storage { form: Some(Form::QLORA), ..ModelDtype::Auto.into() };
+    let mut packed = Folder::open(&base).unwrap().load(storage, &Device::flex(), &|_| {}).unwrap();
+    attach(&mut packed, &config, 1, None).unwrap();
+    let unpacked = packed.projections().next().unwrap().weight.dense();
+    assert!(unpacked.is_none(), "projections are packed");
+    step_of(&packed, Memory::KEEP); // Scratch has room for what is unpacked now.
+    for memory in [Memory::KEEP, Memory::RECOMPUTE] {
+        let (of_packed, (most, left)) = step_of(&packed, memory);
+        println!("packed, {memory:?}: {of_packed} operations; as large as an unpacked matrix: {most} at once, {left} left");
+        assert_eq!(of_packed, if memory == Memory::KEEP { flops } else { again });
+        assert!(most <= 1 && left == 0, "a packed weight was unpacked as a whole");
+    }
 }

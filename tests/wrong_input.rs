@@ -28,10 +28,16 @@ const RECIPES: &[BrokenRecipe] = &[
     ("unknown format", "format: text", "format: alpaca", &["datasets.0.format: expected `text`", "found `alpaca`"]),
     ("format that is not built", "format: text", "format: preference", &["`preference` is not supported yet"]),
     (
-        "a packed head that is the embedding",
+        "nested blocks of nothing",
         "r: 4",
-        "method: qlora\n  quantize_head: true",
-        &["adapter.quantize_head: the base has one table"],
+        "double_quant: true",
+        &["recipe.yaml:6:17: adapter.double_quant goes with `quantization: nf4` and `fp4`, it is `none`"],
+    ),
+    (
+        "blocks of int8",
+        "r: 4",
+        "quantization: int8\n  block_size: 64",
+        &["adapter.block_size goes with `quantization: nf4` and `fp4`, it is `int8`"],
     ),
     (
         "a packed head alone",

@@ -19,6 +19,7 @@ mod plan;
 mod preview;
 mod pull;
 mod push;
+mod quantize;
 mod ran_out;
 mod report;
 mod result;
@@ -76,6 +77,8 @@ enum Verb {
     Report(report::ReportArgs),
     /// Merges adapters into their base, tensor by tensor, and writes a new model folder
     Merge(merge::MergeArgs),
+    /// Packs a model's weights in 4 or 8 bits, as bitsandbytes does, so that it loads faster
+    Quantize(quantize::QuantizeArgs),
     /// Answers turn after turn, in a conversation that is typed
     Chat(chat::ChatArgs),
     /// Scores the base before and after training on rows that were not trained on
@@ -196,6 +199,7 @@ impl Command {
             Verb::Resume(args) => resume::resume(&args, &terminal),
             Verb::Report(args) => report::report(&args, &terminal),
             Verb::Merge(args) => merge::merge(&args, &terminal),
+            Verb::Quantize(args) => quantize::quantize(&args, &terminal),
             Verb::Chat(args) => chat::chat(&args, &terminal),
             Verb::Eval(args) => eval::eval(&args, &terminal),
             Verb::Generate(args) => generate::generate(&args, &terminal),

@@ -10,6 +10,7 @@ mod mlx;
 pub mod ollama;
 mod page;
 mod peft;
+mod repack;
 
 pub use card::{Card, card};
 pub use folder::write_folder;
@@ -17,3 +18,4 @@ pub use ledger::{Line, write_ledger};
 pub use mlx::write_mlx;
 pub use page::{EvaluationLine, Metrics, PAGE_BEGINS, Progress, RunRecord, Sample, StepLine, page};
 pub use peft::write_peft;
+pub use repack::{Error as RepackError, Repacked, repack, repacked_bytes};

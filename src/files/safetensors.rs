@@ -17,7 +17,7 @@ use super::{Error as FileError, Float, Map, map};
 use crate::fault::{Exit, Explain};
 
 pub use layout::Entry;
-pub use write::{Named, write_f32, write_f32_lazily};
+pub use write::{Described, Named, data_bytes, write_f32, write_f32_lazily, write_lazily};
 
 /// The largest header that is parsed. That of a shard of the largest models has a tenth of it, and parsing takes fifty times its size.
 const MAX_HEADER_BYTES: u64 = 8 << 20;

@@ -76,11 +76,28 @@ impl<'a> Beside<'a> {
     /// # Errors
     /// One cannot be read or its copy not be written.
     pub fn copy(&self, to: &Path, float: Option<Float>, tensor_bytes: u64) -> Result<(), Error> {
+        self.copy_with(
+            to,
+            |config| float.into_iter().for_each(|float| set_dtype(config, float)),
+            |index| float.into_iter().for_each(|_| set_size(index, tensor_bytes)),
+        )
+    }
+
+    /// Copies them with something changed in config.json and in the index.
+    ///
+    /// # Errors
+    /// One cannot be read or its copy not be written.
+    pub fn copy_with(
+        &self,
+        to: &Path,
+        config: impl Fn(&mut Map<String, Value>),
+        index: impl Fn(&mut Map<String, Value>),
+    ) -> Result<(), Error> {
         for path in &self.paths {
             let (from, to) = (self.base.join(path), to.join(path));
-            match (path.to_str(), float) {
-                (Some(CONFIG), Some(float)) => write_atomic(&to, edited(&from, |config| set_dtype(config, float))?.as_bytes())?,
-                (Some(INDEX), Some(_)) => write_atomic(&to, edited(&from, |index| set_size(index, tensor_bytes))?.as_bytes())?,
+            match path.to_str() {
+                Some(CONFIG) => write_atomic(&to, edited(&from, &config)?.as_bytes())?,
+                Some(INDEX) => write_atomic(&to, edited(&from, &index)?.as_bytes())?,
                 _ => {
                     let folder = to.parent().expect("a file in a folder");
                     std::fs::create_dir_all(folder).map_err(|cause| Error::new("create", folder, cause))?;

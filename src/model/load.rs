@@ -67,6 +67,14 @@ impl Folder {
         assemble(&weights, self.spec.clone(), storage, device, report)
     }
 
+    /// The form in which the files have projections packed; `None` where they do not.
+    ///
+    /// # Errors
+    /// As of [`Folder::check_weights`].
+    pub fn stored_form(&self) -> Result<Option<Form>, Error> {
+        Ok(Weights::open(&self.path, &self.spec)?.form(&self.spec))
+    }
+
     /// How [`Folder::load`] keeps weights on a device where this is asked for: never in `auto`, and packed where the folder has them so.
     ///
     /// # Errors
@@ -139,13 +147,14 @@ fn open_shards(folder: &Path) -> Result<Vec<Archive>, Error> {
 }
 
 /// Open shards and which of them holds a tensor.
-struct Weights {
+#[derive(Debug)]
+pub(super) struct Weights {
     shards: Vec<Archive>,
     place: BTreeMap<String, usize>,
 }
 
 impl Weights {
-    fn open(folder: &Path, spec: &DecoderSpec) -> Result<Self, Error> {
+    pub(super) fn open(folder: &Path, spec: &DecoderSpec) -> Result<Self, Error> {
         let shards = open_shards(folder)?;
         let (mut found, mut faults) = (BTreeMap::new(), Vec::new());
         for (index, shard) in shards.iter().enumerate() {
@@ -190,7 +199,11 @@ impl Weights {
     /// Projections are packed alike, or none is; so may be a head, and the embedding never is.
     fn half_packed_fault(&self, spec: &DecoderSpec, packed: &BTreeSet<String>) -> Option<String> {
         let first = self.form(spec)?;
-        let differs = |linear: &LinearSpec| self.form_of(&format!("{}.weight", linear.name), linear) != Some(first);
+        let differs = |linear: &LinearSpec| {
+            let parts = self.parts(&format!("{}.weight", linear.name), [linear.outputs, linear.inputs]);
+            // Of parts that do not fit more was said already.
+            parts.is_none_or(|parts| parts.is_ok_and(|parts| parts.form() != first))
+        };
         let other = spec.projections().into_iter().find(differs).map(|linear| format!("{}.weight", linear.name));
         let embedding = packed.contains(EMBEDDING).then(|| EMBEDDING.to_owned());
         other.or(embedding).map(|name| format!("tensor `{name}` is not packed as the first projection is, in {first}"))
@@ -204,16 +217,25 @@ impl Weights {
 }
 
 impl Weights {
-    fn stored(&self, name: &str) -> Result<Stored<'_>, Error> {
+    pub(super) fn shards(&self) -> &[Archive] {
+        &self.shards
+    }
+
+    /// Which shard has a tensor.
+    pub(super) fn place(&self, name: &str) -> usize {
+        self.place[name]
+    }
+
+    pub(super) fn stored(&self, name: &str) -> Result<Stored<'_>, Error> {
         Ok(self.shards[self.place[name]].stored(name)?.expect("names were taken from the shards"))
     }
 
-    fn bytes(&self, name: &str) -> Option<&[u8]> {
+    pub(super) fn bytes(&self, name: &str) -> Option<&[u8]> {
         self.shards[*self.place.get(name)?].bytes(name)
     }
 
     /// The parts of a packed weight [out, in]; `None` where it is not packed.
-    fn parts(&self, name: &str, shape: [usize; 2]) -> Option<Result<Parts<'_>, String>> {
+    pub(super) fn parts(&self, name: &str, shape: [usize; 2]) -> Option<Result<Parts<'_>, String>> {
         Parts::find(|name| self.bytes(name), name, shape)
     }
 
@@ -222,7 +244,7 @@ impl Weights {
     }
 
     /// How the projections are packed, where they are: as the first one is.
-    fn form(&self, spec: &DecoderSpec) -> Option<Form> {
+    pub(super) fn form(&self, spec: &DecoderSpec) -> Option<Form> {
         let first = spec.projections().into_iter().next()?;
         self.form_of(&format!("{}.weight", first.name), &first)
     }

@@ -11,6 +11,7 @@ mod embedding;
 mod families;
 mod load;
 mod prequantized;
+mod repack;
 mod save;
 mod spec;
 mod storage;
@@ -24,6 +25,7 @@ pub use cache::Cache;
 pub use decoder::Decoder;
 pub use embedding::Untrained;
 pub use load::{Folder, shard_paths};
+pub use repack::{Repacking, Target};
 pub use spec::{DecoderSpec, GatedSpec, GroupedSpec, LayerSpec, LinearSpec};
 pub use storage::Storage;
 

@@ -5,8 +5,11 @@
 //! Source: `QuantState.as_dict` and `Linear8bitLt._save_to_state_dict` of
 //! <https://github.com/bitsandbytes-foundation/bitsandbytes>, `bitsandbytes/functional.py` and `bitsandbytes/nn/modules.py`.
 
+use safetensors::Dtype;
 use serde_json::{Value, json};
 
+use crate::files::Float;
+use crate::files::safetensors::Described;
 use crate::quant::{Absmax, BlockSize, DYNAMIC_CODE, Form, Int8, Kind, Nested, Packed, Quantized};
 
 /// How the name of the state of 4-bit weights ends, before the kind.
@@ -29,8 +32,8 @@ pub(super) enum AbsmaxPart<'a> {
     Nested { codes: &'a [u8], absmax: &'a [u8], offset: f32 },
 }
 
-/// A packed weight's parts as tensors of a file: the end of the name behind the weight's, dtype word, shape and bytes.
-pub(super) type Part = (String, &'static str, Vec<usize>, Vec<u8>);
+/// Bytes that a state takes in a file, the blanks behind it included: its length must be known before the weight is packed.
+const STATE_BYTES: usize = 256;
 
 impl<'a> Parts<'a> {
     /// The parts of the weight `name` [out, in]; `None` where it is not packed.
@@ -136,48 +139,103 @@ pub(super) fn is_part(name: &str) -> bool {
     of_weight.is_some_and(four_bit) || [SCB, WEIGHT_FORMAT].iter().any(|part| name.rsplit('.').next() == Some(part))
 }
 
-/// The parts of a weight `name`, whose numbers had this type in words of torch, as tensors by their names.
-pub(super) fn parts(name: &str, weight: &Quantized, dtype: &str) -> Vec<Part> {
-    let bytes = |numbers: &[f32]| numbers.iter().flat_map(|number| number.to_le_bytes()).collect::<Vec<u8>>();
-    let vector = |name: String, numbers: &[f32]| (name, "F32", vec![numbers.len()], bytes(numbers));
-    match weight {
-        Quantized::FourBit(packed) => {
-            let mut state = json!({
-                "quant_type": packed.kind().name(),
-                "blocksize": packed.block_size().numbers(),
-                "dtype": dtype,
-                "shape": packed.shape(),
-            });
+/// The parts of a weight `name` [out, in] that is packed in this form, as a file has them.
+pub(super) fn described(name: &str, shape: [usize; 2], form: Form) -> Vec<Described> {
+    let (numbers, part) = (shape.into_iter().product::<usize>(), |end: &str| format!("{name}.{end}"));
+    match form {
+        Form::FourBit { kind, block_size, double_quant } => {
+            let blocks = numbers.div_ceil(block_size.numbers());
             let mut parts = vec![
-                (name.to_owned(), "U8", vec![packed.codes().len(), 1], packed.codes().to_vec()),
-                vector(format!("{name}.quant_map"), packed.kind().code()),
+                (name.to_owned(), Dtype::U8, vec![numbers.div_ceil(2), 1]),
+                (part("absmax"), if double_quant { Dtype::U8 } else { Dtype::F32 }, vec![blocks]),
+                (part("quant_map"), Dtype::F32, vec![kind.code().len()]),
+                (part(&format!("{STATE}{}", kind.name())), Dtype::U8, vec![STATE_BYTES]),
             ];
-            match packed.absmax() {
-                Absmax::Plain(absmax) => parts.push(vector(format!("{name}.absmax"), absmax)),
-                Absmax::Nested(nested) => {
-                    state["nested_blocksize"] = json!(Nested::BLOCK);
-                    state["nested_dtype"] = json!("float32");
-                    state["nested_offset"] = json!(f64::from(nested.offset()));
-                    let codes = nested.codes();
-                    parts.push((format!("{name}.absmax"), "U8", vec![codes.len()], codes.to_vec()));
-                    parts.push(vector(format!("{name}.nested_absmax"), nested.absmax()));
-                    parts.push(vector(format!("{name}.nested_quant_map"), &DYNAMIC_CODE));
-                }
+            if double_quant {
+                parts.push((part("nested_absmax"), Dtype::F32, vec![blocks.div_ceil(Nested::BLOCK)]));
+                parts.push((part("nested_quant_map"), Dtype::F32, vec![DYNAMIC_CODE.len()]));
             }
-            let state = state.to_string().into_bytes();
-            parts.push((format!("{name}.{STATE}{}", packed.kind().name()), "U8", vec![state.len()], state));
             parts
         }
-        Quantized::Int8(packed) => {
-            let module = name.strip_suffix(".weight").unwrap_or(name);
-            let codes = packed.codes().iter().map(|code| code.cast_unsigned()).collect();
+        Form::Int8 => {
+            let module = module_of(name);
             vec![
-                (name.to_owned(), "I8", packed.shape().to_vec(), codes),
-                vector(format!("{module}.{SCB}"), packed.absmax()),
-                (format!("{module}.{WEIGHT_FORMAT}"), "U8", Vec::new(), vec![0]),
+                (name.to_owned(), Dtype::I8, shape.to_vec()),
+                (format!("{module}.{SCB}"), Dtype::F32, vec![shape[0]]),
+                (format!("{module}.{WEIGHT_FORMAT}"), Dtype::U8, Vec::new()),
             ]
         }
     }
+}
+
+/// The bytes of one of the parts of a weight `name`, whose numbers had this type.
+pub(super) fn bytes(part: &str, name: &str, weight: &Quantized, float: Float) -> Vec<u8> {
+    let bytes = |numbers: &[f32]| numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
+    match weight {
+        Quantized::FourBit(packed) => match (part.strip_prefix(name).unwrap_or(part), packed.absmax()) {
+            ("", _) => packed.codes().to_vec(),
+            (".quant_map", _) => bytes(packed.kind().code()),
+            (".absmax", Absmax::Plain(absmax)) => bytes(absmax),
+            (".absmax", Absmax::Nested(nested)) => nested.codes().to_vec(),
+            (".nested_absmax", Absmax::Nested(nested)) => bytes(nested.absmax()),
+            (".nested_quant_map", _) => bytes(&DYNAMIC_CODE),
+            _ => state(packed, float),
+        },
+        Quantized::Int8(packed) => match part.strip_prefix(module_of(name)).unwrap_or(part) {
+            ".SCB" => bytes(packed.absmax()),
+            ".weight_format" => vec![0],
+            _ => packed.codes().iter().map(|code| code.cast_unsigned()).collect(),
+        },
+    }
+}
+
+fn state(packed: &Packed, float: Float) -> Vec<u8> {
+    let mut state = json!({
+        "quant_type": packed.kind().name(),
+        "blocksize": packed.block_size().numbers(),
+        "dtype": float.torch_name(),
+        "shape": packed.shape(),
+    });
+    if let Absmax::Nested(nested) = packed.absmax() {
+        state["nested_blocksize"] = json!(Nested::BLOCK);
+        state["nested_dtype"] = json!("float32");
+        state["nested_offset"] = json!(f64::from(nested.offset()));
+    }
+    let mut state = state.to_string().into_bytes();
+    assert!(state.len() <= STATE_BYTES, "a state has a few numbers");
+    state.resize(STATE_BYTES, b' ');
+    state
+}
+
+/// What config.json says of weights that are packed in this form: transformers' `BitsAndBytesConfig`. `computed` is the type in which it is to
+/// compute; a head is packed only where nothing is to be left as it is.
+pub(super) fn config(form: Form, packs_head: bool, computed: Float) -> Value {
+    let skipped = if packs_head { json!([]) } else { Value::Null };
+    let is_int8 = form == Form::Int8;
+    let mut config = json!({
+        "_load_in_4bit": !is_int8,
+        "_load_in_8bit": is_int8,
+        "bnb_4bit_compute_dtype": computed.torch_name(),
+        "bnb_4bit_quant_storage": "uint8",
+        "bnb_4bit_quant_type": "fp4",
+        "bnb_4bit_use_double_quant": false,
+        "llm_int8_enable_fp32_cpu_offload": false,
+        "llm_int8_has_fp16_weight": false,
+        "llm_int8_skip_modules": skipped,
+        "llm_int8_threshold": 6.0,
+        "load_in_4bit": !is_int8,
+        "load_in_8bit": is_int8,
+        "quant_method": "bitsandbytes",
+    });
+    if let Form::FourBit { kind, double_quant, .. } = form {
+        config["bnb_4bit_quant_type"] = json!(kind.name());
+        config["bnb_4bit_use_double_quant"] = json!(double_quant);
+    }
+    config
+}
+
+fn module_of(name: &str) -> &str {
+    name.strip_suffix(".weight").unwrap_or(name)
 }
 
 fn floats(bytes: &[u8]) -> Vec<f32> {

@@ -42,7 +42,7 @@ pub(super) fn packing(
         }
         return Packing { form: None, packs_head: false, offloads_embedding: false };
     }
-    let asked = asked(recipe, stored, filled);
+    let asked = asked(recipe, stored, filled, faults);
     let said = [
         recipe.quantization.as_ref().map(|said| ("quantization", &said.place)),
         recipe.double_quant.as_ref().map(|said| ("double_quant", &said.place)),
@@ -78,7 +78,7 @@ pub(super) fn packing(
 }
 
 /// The form that the recipe asks for; of a base that is packed already, what the recipe does not say is as there.
-fn asked(recipe: &recipe::Adapter, stored: Option<Form>, filled: &mut Filled) -> Option<Form> {
+fn asked(recipe: &recipe::Adapter, stored: Option<Form>, filled: &mut Filled, faults: &mut Vec<Fault>) -> Option<Form> {
     let (word, of_blocks) = match stored {
         Some(Form::FourBit { kind: Kind::Nf4, block_size, double_quant }) => {
             (Some(Quantization::Nf4), Some((block_size, double_quant)))
@@ -92,11 +92,14 @@ fn asked(recipe: &recipe::Adapter, stored: Option<Form>, filled: &mut Filled) ->
     let is_qlora = recipe.method.as_ref().is_some_and(|method| method.value == Technique::Qlora);
     let default = if is_qlora { Quantization::Nf4 } else { Quantization::None };
     let said = recipe.quantization.as_ref();
-    let kind = match or_stored(filled, "adapter.quantization", said, word, default, |word| json!(word.word())) {
-        Quantization::None => return None,
-        Quantization::Int8 => return Some(Form::Int8),
+    let word = or_stored(filled, "adapter.quantization", said, word, default, |word| json!(word.word()));
+    let kind = match word {
         Quantization::Nf4 => Kind::Nf4,
         Quantization::Fp4 => Kind::Fp4,
+        Quantization::None | Quantization::Int8 => {
+            refuse_blocks(recipe, word, faults);
+            return (word == Quantization::Int8).then_some(Form::Int8);
+        }
     };
     let (size, nested) = of_blocks.unzip();
     let said = recipe.double_quant.as_ref();
@@ -104,6 +107,16 @@ fn asked(recipe: &recipe::Adapter, stored: Option<Form>, filled: &mut Filled) ->
     let (said, default) = (recipe.block_size.as_ref(), BlockSize::DEFAULT);
     let block_size = or_stored(filled, "adapter.block_size", said, size, default, |size| json!(size.numbers()));
     Some(Form::FourBit { kind, block_size, double_quant })
+}
+
+/// Blocks are of 4 bits.
+fn refuse_blocks(recipe: &recipe::Adapter, word: Quantization, faults: &mut Vec<Fault>) {
+    let double_quant = recipe.double_quant.as_ref().filter(|said| said.value).map(|said| ("double_quant", &said.place));
+    let block_size = recipe.block_size.as_ref().map(|said| ("block_size", &said.place));
+    for (key, place) in double_quant.into_iter().chain(block_size) {
+        let fault = Fault::new(format!("adapter.{key} goes with `quantization: nf4` and `fp4`, it is `{word}`")).at(place);
+        faults.push(fault.hint(format!("remove `{key}`, or write `method: qlora`")));
+    }
 }
 
 /// What was said, or how the base is stored, or the default.

@@ -83,13 +83,6 @@ impl Adapter {
     pub(super) fn is_full(&self) -> bool {
         self.method.as_ref().is_some_and(|method| method.value == Technique::Full)
     }
-
-    /// How it says that projections are packed.
-    pub(super) fn packing(&self) -> Quantization {
-        let is_qlora = self.method.as_ref().is_some_and(|method| method.value == Technique::Qlora);
-        let default = if is_qlora { Quantization::Nf4 } else { Quantization::None };
-        self.quantization.as_ref().map_or(default, |said| said.value)
-    }
 }
 
 fn targets(value: Value) -> Option<Said<Modules>> {

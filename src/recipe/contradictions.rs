@@ -107,27 +107,12 @@ fn in_full(recipe: &Recipe, notes: &Notes) {
     }
 }
 
-/// Blocks are of 4 bits, a head is packed as projections are, and QLoRA has a base that is packed.
+/// QLoRA has a base that is packed.
 fn in_packing(adapter: &Adapter, notes: &Notes) {
-    if adapter.is_full() || notes.is_refused("adapter.quantization") || notes.is_refused("adapter.method") {
-        return;
-    }
-    let packing = adapter.packing();
     let is_qlora = adapter.method.as_ref().is_some_and(|method| method.value == Technique::Qlora);
     if let Some(said) = adapter.quantization.as_ref().filter(|said| is_qlora && said.value == Quantization::None) {
         let fault = Fault::new("adapter.quantization: `none` does not go with `method: qlora`, which trains on a packed base");
         notes.say(&said.place, fault.hint("remove `quantization` for `nf4`, or write `method: lora`"));
-        return;
-    }
-    let of_blocks = [
-        ("double_quant", adapter.double_quant.as_ref().filter(|said| said.value).map(|said| &said.place)),
-        ("block_size", adapter.block_size.as_ref().map(|said| &said.place)),
-    ];
-    if !matches!(packing, Quantization::Nf4 | Quantization::Fp4) {
-        for (key, place) in of_blocks.into_iter().filter_map(|(key, place)| Some((key, place?))) {
-            let fault = Fault::new(format!("adapter.{key} goes with `quantization: nf4` and `fp4`, it is `{packing}`"));
-            notes.say(place, fault.hint(format!("remove `{key}`, or write `method: qlora`")));
-        }
     }
 }
 

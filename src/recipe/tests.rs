@@ -125,14 +125,6 @@ const BROKEN: &[(&str, &str)] = &[
         "x.yaml:7:17: adapter.quantization: `none` does not go with `method: qlora`, which trains on a packed base | remove `quantization` for `nf4`, or write `method: lora`",
     ),
     (
-        "adapter:\n  double_quant: true",
-        "x.yaml:6:17: adapter.double_quant goes with `quantization: nf4` and `fp4`, it is `none` | remove `double_quant`, or write `method: qlora`",
-    ),
-    (
-        "adapter:\n  quantization: int8\n  block_size: 64",
-        "x.yaml:7:15: adapter.block_size goes with `quantization: nf4` and `fp4`, it is `int8` | remove `block_size`, or write `method: qlora`",
-    ),
-    (
         "adapter:\n  method: qlora\n  block_size: 100",
         "x.yaml:7:15: adapter.block_size: expected a power of 2 from 32 to 4096, found `100`",
     ),
@@ -140,7 +132,7 @@ const BROKEN: &[(&str, &str)] = &[
         "adapter:\n  method: full\n  quantization: nf4",
         "x.yaml:7:17: adapter.quantization does not go with `method: full`, which trains every weight | remove `quantization`, or train an adapter with `method: lora`",
     ),
-    ("adapter:\n  method: dora", "x.yaml:6:11: adapter.method: expected `lora` or `full`, found `dora` | did you mean `lora`?"),
+    ("adapter:\n  method: dora", "x.yaml:6:11: adapter.method: expected `lora`, `qlora` or `full`, found `dora` | did you mean `lora`?"),
     (
         "adapter:\n  modules_to_save: [lm_head, embed]",
         "x.yaml:6:20: adapter.modules_to_save: `[lm_head, embed]` is not supported yet | remove the key",

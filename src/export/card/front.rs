@@ -43,7 +43,7 @@ fn lineage(card: &Card) -> Vec<(&'static str, Value)> {
         Artefact::Model => Some("finetune"),
         // In whatever format: what was trained is no copy of the base.
         Artefact::Gguf { .. } | Artefact::Ollama { .. } if !card.parts.is_empty() => Some("finetune"),
-        Artefact::Gguf { is_quantised: true, .. } => Some("quantized"),
+        Artefact::Packed { .. } | Artefact::Gguf { is_quantised: true, .. } => Some("quantized"),
         Artefact::Gguf { .. } | Artefact::Ollama { .. } => None,
     };
     let relation = relation.map(|relation| ("base_model_relation", json!(relation)));
@@ -54,6 +54,7 @@ fn kind(artefact: &Artefact) -> Vec<(&'static str, Value)> {
     let (library, tags) = match artefact {
         Artefact::Adapter => (Some("peft"), &["lora"][..]),
         Artefact::Model => (Some("transformers"), &[][..]),
+        Artefact::Packed { .. } => (Some("transformers"), &["bitsandbytes"][..]),
         Artefact::Gguf { .. } | Artefact::Ollama { .. } => (None, &["gguf"][..]),
         Artefact::GgufAdapter { .. } => (None, &["gguf", "lora"][..]),
         Artefact::Mlx => (Some("mlx"), &["lora"][..]),

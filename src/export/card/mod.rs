@@ -27,6 +27,11 @@ pub enum Artefact {
     Adapter,
     /// A model in Hugging Face's layout, in the card's folder or in `model` beside it.
     Model,
+    /// The base packed as bitsandbytes packs weights, in the card's folder.
+    Packed {
+        /// How.
+        form: String,
+    },
     /// A model as a GGUF file.
     Gguf {
         /// Its name.
@@ -100,6 +105,7 @@ impl Card {
             Artefact::GgufAdapter { .. } => format!("LoRA adapter for {base}, as GGUF"),
             Artefact::Model if is_merged => format!("{base} with merged LoRA adapters"),
             Artefact::Model => format!("{base}, trained further"),
+            Artefact::Packed { form } => format!("{base} in {form}"),
             Artefact::Gguf { .. } => format!("{base} as GGUF"),
             Artefact::Ollama { .. } => format!("{base} for Ollama"),
         }

@@ -17,6 +17,7 @@ pub(super) fn usage(card: &Card) -> String {
     match &card.artefact {
         Artefact::Adapter => adapter(card),
         Artefact::Model => model(),
+        Artefact::Packed { .. } => packed(),
         Artefact::Gguf { file, .. } => gguf(card, file),
         Artefact::GgufAdapter { file } => gguf_adapter(card, file),
         Artefact::Mlx => mlx(card),
@@ -151,6 +152,25 @@ fn model() -> String {
             &["rankine export MODEL --to ollama --out tuned".to_owned(), "ollama create tuned -f tuned/Modelfile".to_owned()],
         ),
         no("PEFT", "there is nothing to load: what was learned is in the weights."),
+    ]
+    .concat()
+}
+
+fn packed() -> String {
+    [
+        "`MODEL` stands for the folder of this card.\n\n".to_owned(),
+        block("rankine", ", as the base of a recipe:", "yaml", &["base_model: MODEL".to_owned()]),
+        block(
+            "transformers, PEFT",
+            ", with bitsandbytes installed:",
+            "python",
+            &[
+                "from transformers import AutoModelForCausalLM".to_owned(),
+                String::new(),
+                "model = AutoModelForCausalLM.from_pretrained(\"MODEL\")".to_owned(),
+            ],
+        ),
+        no("llama.cpp, Ollama, LM Studio, mlx-lm", "have forms of their own; convert the model that this was made of."),
     ]
     .concat()
 }

@@ -1,11 +1,13 @@
 //! Tensors to a new file, of which one at a time need be in memory.
 
+use std::borrow::Cow;
+use std::cmp::Reverse;
 use std::path::Path;
 
 use safetensors::Dtype;
 use safetensors::tensor::{Metadata, TensorInfo};
 
-use super::super::{Float, write_pieces_atomic};
+use super::super::{Error as FileError, Float, write_pieces_atomic};
 use super::Error;
 
 /// Numbers that are encoded at a time.
@@ -34,7 +36,8 @@ pub fn write_f32_lazily<N: AsRef<[f32]>>(
 ) -> Result<(), Error> {
     let damaged = |reason: String| Error::Damaged { path: path.to_owned(), reason };
     tensors.sort_by(|left, right| left.0.cmp(&right.0));
-    let header = header(&tensors, metadata).map_err(damaged)?;
+    let described = tensors.iter().map(|(name, shape, _)| (name.clone(), Dtype::F32, shape.clone()));
+    let header = header(described, metadata).map_err(damaged)?;
     write_pieces_atomic(path, |file| {
         file.write(&header)?;
         let mut bytes = vec![0; PIECE * Float::F32.bytes()];
@@ -53,14 +56,52 @@ pub fn write_f32_lazily<N: AsRef<[f32]>>(
     })
 }
 
+/// A tensor of whatever type: name, type and shape.
+pub type Described = (String, Dtype, Vec<usize>);
+
+/// Writes tensors of whatever types, atomically and in the order that the library has them, the widest first. `bytes` is asked for each when
+/// it is its turn. Returns the bytes of the file.
+///
+/// # Errors
+/// `bytes` fails or gives more or fewer than the shape says, or the file cannot be written.
+pub fn write_lazily<'a, E: From<Error> + From<FileError>>(
+    path: &Path,
+    mut tensors: Vec<Described>,
+    metadata: &[(&str, String)],
+    mut bytes: impl FnMut(&str) -> Result<Cow<'a, [u8]>, E>,
+) -> Result<u64, E> {
+    let damaged = |reason: String| Error::Damaged { path: path.to_owned(), reason };
+    tensors.sort_by(|left, right| (Reverse(left.1), &left.0).cmp(&(Reverse(right.1), &right.0)));
+    let header = header(tensors.iter().cloned(), metadata).map_err(damaged)?;
+    let mut written = header.len() as u64;
+    write_pieces_atomic(path, |file| {
+        file.write(&header)?;
+        for (name, dtype, shape) in &tensors {
+            let (content, expected) = (bytes(name)?, data_bytes(*dtype, shape));
+            if content.len() != expected {
+                return Err(damaged(format!("tensor `{name}` has {} bytes, expected {expected}", content.len())).into());
+            }
+            content.chunks(PIECE).try_for_each(|piece| file.write(piece))?;
+            written += expected as u64;
+        }
+        Ok::<_, E>(())
+    })?;
+    Ok(written)
+}
+
+/// Bytes of a tensor.
+pub fn data_bytes(dtype: Dtype, shape: &[usize]) -> usize {
+    shape.iter().product::<usize>() * dtype.bitsize() / 8
+}
+
 /// The library's header of the tensors in the order of their data, framed as the library does it.
-fn header<N>(tensors: &[Named<N>], metadata: &[(&str, String)]) -> Result<Vec<u8>, String> {
+fn header(tensors: impl Iterator<Item = Described>, metadata: &[(&str, String)]) -> Result<Vec<u8>, String> {
     let mut start = 0;
-    let described = tensors.iter().map(|(name, shape, _)| {
-        let end = start + shape.iter().product::<usize>() * Float::F32.bytes();
-        let info = TensorInfo { dtype: Dtype::F32, shape: shape.clone(), data_offsets: (start, end) };
+    let described = tensors.map(|(name, dtype, shape)| {
+        let end = start + data_bytes(dtype, &shape);
+        let info = TensorInfo { dtype, shape, data_offsets: (start, end) };
         start = end;
-        (name.clone(), info)
+        (name, info)
     });
     let described = described.collect();
     let metadata = metadata.iter().map(|(key, value)| ((*key).to_owned(), value.clone())).collect();
@@ -91,6 +132,27 @@ mod tests {
         });
         let metadata = [("format".to_owned(), "pt".to_owned())].into();
         assert!(std::fs::read(&path).expect("read") == safetensors::serialize(views, Some(metadata)).expect("serialized"));
+    }
+
+    #[test]
+    fn tensors_of_several_types_lie_as_the_library_lays_them() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let path = dir.path().join("x.safetensors");
+        let tensors =
+            [("c", Dtype::U8, vec![3]), ("b", Dtype::F32, vec![2]), ("a", Dtype::BF16, vec![1, 3]), ("d", Dtype::F32, vec![1])];
+        let bytes = |dtype, shape: &[usize]| vec![7; data_bytes(dtype, shape)];
+        let described = tensors.iter().map(|(name, dtype, shape)| ((*name).to_owned(), *dtype, shape.clone())).collect();
+        let of = |name: &str| {
+            let (_, dtype, shape) = tensors.iter().find(|(other, ..)| *other == name).expect("one of them");
+            Ok::<_, Error>(Cow::Owned(bytes(*dtype, shape)))
+        };
+        let written = write_lazily(&path, described, &[("format", "pt".into())], of).expect("written");
+        let data: Vec<_> = tensors.iter().map(|(_, dtype, shape)| bytes(*dtype, shape)).collect();
+        let views = tensors.iter().zip(&data).map(|((name, dtype, shape), bytes)| {
+            (*name, TensorView::new(*dtype, shape.clone(), bytes).expect("as long as its shape"))
+        });
+        let expected = safetensors::serialize(views, Some([("format".to_owned(), "pt".to_owned())].into())).expect("serialized");
+        assert!(std::fs::read(&path).expect("read") == expected && written == expected.len() as u64);
     }
 
     #[test]

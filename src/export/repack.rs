@@ -1,0 +1,118 @@
+//! A model's folder in another form: packed as bitsandbytes packs weights, so that the next start reads a quarter of the bytes, or, of what is
+//! packed, in numbers again.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value, json};
+
+use crate::fault::{Exit, Explain, Fault};
+use crate::files::safetensors::{data_bytes, write_lazily};
+use crate::files::{self, safetensors};
+use crate::model::{self, Beside, Folder, Repacking, Target};
+use crate::report::{Event, Reporter};
+
+/// What was written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Repacked {
+    /// Bytes of the old files of weights.
+    pub before: u64,
+    /// Bytes of the new ones.
+    pub bytes: u64,
+    /// Tensors in them.
+    pub tensors: usize,
+}
+
+/// Writes the files of weights of the model `from` in another form into the folder `to`, with what goes beside them. Of the weights one is in
+/// memory at a time.
+///
+/// # Errors
+/// The model is damaged or unknown, a weight cannot be packed, or a file cannot be written.
+pub fn repack(from: &Path, target: Target, to: &Path, report: Reporter) -> Result<Repacked, Error> {
+    let repacking = Repacking::open(&Folder::open(from)?, target)?;
+    let (all, metadata) = (bytes_of(&repacking), [("format", "pt".to_owned())]);
+    let mut done = Repacked { before: 0, bytes: 0, tensors: 0 };
+    let (mut read, mut weight_map) = (0, Map::new());
+    for (path, tensors) in repacking.files() {
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        weight_map.extend(tensors.iter().map(|(tensor, ..)| (tensor.clone(), json!(name))));
+        done.tensors += tensors.len();
+        done.before += path.metadata().map_or(0, |file| file.len());
+        done.bytes += write_lazily(&to.join(&name), tensors.clone(), &metadata, |tensor| {
+            let bytes = repacking.bytes(tensor)?;
+            read += bytes.len() as u64;
+            report(Event::Progress { what: "writing (MiB)".to_owned(), done: read >> 20, total: all >> 20 });
+            Ok::<_, Error>(bytes)
+        })?;
+    }
+    let config = |config: &mut Map<String, Value>| match repacking.config() {
+        Some(stored) => drop(config.insert(QUANTIZATION.to_owned(), stored)),
+        None => drop(config.remove(QUANTIZATION)),
+    };
+    Beside::of(from)?.copy_with(to, config, |index| {
+        index.insert("weight_map".to_owned(), Value::Object(weight_map.clone()));
+        index.insert("metadata".to_owned(), json!({"total_size": all}));
+    })?;
+    Ok(done)
+}
+
+/// What the new files will take.
+///
+/// # Errors
+/// As of [`repack`].
+pub fn repacked_bytes(from: &Path, target: Target) -> Result<u64, Error> {
+    Ok(bytes_of(&Repacking::open(&Folder::open(from)?, target)?) + Beside::of(from)?.bytes())
+}
+
+fn bytes_of(repacking: &Repacking) -> u64 {
+    let tensors = repacking.files().iter().flat_map(|(_, tensors)| tensors);
+    tensors.map(|(_, dtype, shape)| data_bytes(*dtype, shape) as u64).sum()
+}
+
+/// config.json's key for how weights are packed.
+const QUANTIZATION: &str = "quantization_config";
+
+/// A model that cannot be written in another form.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A file cannot be read or written.
+    #[error(transparent)]
+    File(#[from] files::Error),
+    /// A file of weights cannot be written.
+    #[error(transparent)]
+    Safetensors(#[from] safetensors::Error),
+    /// The model cannot be used.
+    #[error(transparent)]
+    Model(#[from] model::Error),
+    /// It is packed already.
+    #[error("`{}` is packed already, as its config.json says", folder.display())]
+    Packed {
+        /// The model.
+        folder: PathBuf,
+    },
+}
+
+impl Error {
+    fn inner(&self) -> Option<&dyn Explain> {
+        match self {
+            Self::File(error) => Some(error),
+            Self::Safetensors(error) => Some(error),
+            Self::Model(error) => Some(error),
+            Self::Packed { .. } => None,
+        }
+    }
+}
+
+impl Explain for Error {
+    fn exit(&self) -> Exit {
+        self.inner().map_or(Exit::Input, Explain::exit)
+    }
+
+    fn hint(&self) -> Option<String> {
+        self.inner().map_or_else(|| Some("name the model that it was made of".into()), Explain::hint)
+    }
+
+    fn faults(&self) -> Vec<Fault> {
+        let own = || vec![Fault { place: None, message: self.to_string(), hint: self.hint() }];
+        self.inner().map_or_else(own, Explain::faults)
+    }
+}

@@ -1,0 +1,135 @@
+//! A base's files of weights in another form: packed as bitsandbytes packs them, or of what is packed the numbers again. Names, shards and
+//! all other tensors stay.
+
+use std::borrow::Cow;
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use safetensors::Dtype;
+use serde_json::Value;
+
+use super::assemble::Source;
+use super::load::{Folder, Weights};
+use super::spec::{EMBEDDING, HEAD};
+use super::{Error, prequantized};
+use crate::files::Float;
+use crate::files::safetensors::Described;
+use crate::quant::{Form, Quantized};
+
+/// The form in which weights are to be written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Target {
+    /// Projections packed.
+    Packed {
+        /// How.
+        form: Form,
+        /// Whether a head of its own is packed too.
+        packs_head: bool,
+    },
+    /// Numbers of the type that the embedding has.
+    Dense,
+}
+
+/// The weights of a base on their way into another form.
+#[derive(Debug)]
+pub struct Repacking {
+    weights: Weights,
+    target: Target,
+    is_tied: bool,
+    /// The type of the embedding's numbers.
+    float: Float,
+    files: Vec<(PathBuf, Vec<Described>)>,
+    /// Tensors that are made, with the weight [out, in] of which each is a part.
+    made: BTreeMap<String, (String, [usize; 2])>,
+    /// The weight that was made last, whose parts are asked for one after the other.
+    last: RefCell<Option<(String, Quantized)>>,
+}
+
+impl Repacking {
+    /// Opens the files of weights.
+    ///
+    /// # Errors
+    /// As of [`Folder::check_weights`].
+    pub fn open(folder: &Folder, target: Target) -> Result<Self, Error> {
+        let (weights, spec) = (Weights::open(&folder.path, &folder.spec)?, &folder.spec);
+        let float = weights.stored(EMBEDDING)?.float;
+        let mut files: Vec<_> = weights.shards().iter().map(|shard| (shard.path().to_owned(), Vec::new())).collect();
+        let mut made = BTreeMap::new();
+        for (name, shape) in spec.tensors() {
+            let tensors = &mut files[weights.place(&name)].1;
+            let Some(matrix) = changes(&weights, target, &name, &shape) else {
+                tensors.push((name.clone(), dtype(weights.stored(&name)?.float), shape));
+                continue;
+            };
+            let parts = match target {
+                Target::Packed { form, .. } => prequantized::described(&name, matrix, form),
+                Target::Dense => vec![(name.clone(), dtype(float), shape)],
+            };
+            made.extend(parts.iter().map(|(part, ..)| (part.clone(), (name.clone(), matrix))));
+            tensors.extend(parts);
+        }
+        Ok(Self { weights, target, is_tied: spec.tied_head, float, files, made, last: RefCell::default() })
+    }
+
+    /// What config.json is to say of packed weights.
+    pub fn config(&self) -> Option<Value> {
+        match self.target {
+            Target::Packed { form, packs_head } => Some(prequantized::config(form, packs_head && !self.is_tied, self.float)),
+            Target::Dense => None,
+        }
+    }
+
+    /// The new files by the old ones, each with its tensors.
+    pub fn files(&self) -> &[(PathBuf, Vec<Described>)] {
+        &self.files
+    }
+
+    /// The bytes of a tensor of a new file.
+    ///
+    /// # Errors
+    /// A weight has numbers that cannot be packed.
+    ///
+    /// # Panics
+    /// There is no such tensor.
+    pub fn bytes(&self, tensor: &str) -> Result<Cow<'_, [u8]>, Error> {
+        let Some((name, shape)) = self.made.get(tensor) else {
+            return Ok(Cow::Borrowed(self.weights.bytes(tensor).expect("its name was taken from the files")));
+        };
+        let mut last = self.last.borrow_mut();
+        if last.as_ref().is_none_or(|(last, _)| last != name) {
+            // One at a time is in memory.
+            *last = None;
+            let form = if let Target::Packed { form, .. } = self.target { form } else { Form::QLORA };
+            *last = Some((name.clone(), self.weights.packed(name, *shape, form)?));
+        }
+        let (_, weight) = last.as_ref().expect("it was made");
+        Ok(Cow::Owned(match self.target {
+            Target::Packed { .. } => prequantized::bytes(tensor, name, weight, self.float),
+            Target::Dense => {
+                let numbers = weight.unpack();
+                let mut bytes = vec![0; numbers.len() * self.float.bytes()];
+                self.float.encode(&numbers, &mut bytes);
+                bytes
+            }
+        }))
+    }
+}
+
+/// The shape of a matrix that changes its form.
+fn changes(weights: &Weights, target: Target, name: &str, shape: &[usize]) -> Option<[usize; 2]> {
+    let shape: [usize; 2] = shape.try_into().ok()?;
+    let changes = match target {
+        Target::Packed { packs_head, .. } => name != EMBEDDING && (name != HEAD || packs_head),
+        Target::Dense => weights.parts(name, shape).is_some(),
+    };
+    changes.then_some(shape)
+}
+
+fn dtype(float: Float) -> Dtype {
+    match float {
+        Float::F32 => Dtype::F32,
+        Float::F16 => Dtype::F16,
+        Float::Bf16 => Dtype::BF16,
+    }
+}

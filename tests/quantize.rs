@@ -1,0 +1,200 @@
+//! `rankine quantize`, and bases that are packed: bytes as transformers and bitsandbytes write them, the same numbers as packing at the
+//! start of a run, and a run of its own.
+
+#![allow(clippy::float_cmp, reason = "equality is what is promised")]
+
+mod common;
+mod support;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use burn::tensor::Device;
+use common::{golden, json};
+use rankine::files::safetensors::{Archive, data_bytes, write_lazily};
+use rankine::model::{Folder, Storage};
+use rankine::quant::{BlockSize, Form, Kind};
+use rankine::terms::ModelDtype;
+use serde_json::{Value, json};
+use support::Desk;
+
+const STATE: &str = ".quant_state.bitsandbytes__nf4";
+
+/// The tensors of a file by name: type, shape and bytes.
+fn tensors(path: &Path) -> BTreeMap<String, (safetensors::Dtype, Vec<usize>, Vec<u8>)> {
+    let bytes = fs::read(path).unwrap();
+    let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let of = |(name, view): (String, safetensors::tensor::TensorView)| {
+        (name, (view.dtype(), view.shape().to_vec(), view.data().to_vec()))
+    };
+    file.tensors().into_iter().map(of).collect()
+}
+
+#[test]
+fn the_folder_is_that_of_transformers() {
+    let desk = Desk::new();
+    desk.run(&["quantize", "base", "--out", "packed"]).says("quantize", 0, &[]);
+    let theirs = tensors(&golden("quant/llama_nf4_double/model/model.safetensors"));
+    let ours = tensors(&desk.path("packed/model.safetensors"));
+    assert!(ours.keys().eq(theirs.keys()));
+    for (name, (dtype, shape, bytes)) in &ours {
+        let (of_theirs, shape_of_theirs, bytes_of_theirs) = &theirs[name];
+        if name.ends_with(STATE) {
+            let [ours, theirs]: [Value; 2] = [bytes, bytes_of_theirs].map(|state| serde_json::from_slice(state).unwrap());
+            let offset = |state: &Value| state["nested_offset"].as_f64().unwrap() as f32;
+            assert!(offset(&ours).to_bits().abs_diff(offset(&theirs).to_bits()) <= 2, "{name}");
+            let rest = |state: &Value| {
+                let mut state = state.clone();
+                state["nested_offset"] = Value::Null;
+                state
+            };
+            assert_eq!(rest(&ours), rest(&theirs), "{name}");
+            continue;
+        }
+        assert_eq!((dtype, shape), (of_theirs, shape_of_theirs), "{name}");
+        // A mean that is another in its last place may move what is packed around it.
+        assert!(bytes == bytes_of_theirs || name.contains("nested_absmax"), "{name}");
+    }
+    let [ours, theirs] =
+        [desk.path("packed"), golden("quant/llama_nf4_double/model")].map(|folder| json(&folder.join("config.json")));
+    assert_eq!(ours["quantization_config"], theirs["quantization_config"]);
+}
+
+/// Every form, of one file and of shards: what is written is what packing at the start of a run makes.
+#[test]
+fn a_packed_folder_loads_to_what_its_model_is_packed_to() {
+    let four_bit =
+        |kind, block_size, double_quant| Form::FourBit { kind, block_size: BlockSize::new(block_size).unwrap(), double_quant };
+    let cases = [
+        ("llama", vec![], four_bit(Kind::Nf4, 64, true), false),
+        ("llama", vec!["--double-quant", "false", "--quantize-head"], four_bit(Kind::Nf4, 64, false), true),
+        ("mistral", vec!["--quantization", "fp4", "--block-size", "128"], four_bit(Kind::Fp4, 128, true), false),
+        ("qwen2", vec!["--quantization", "int8"], Form::Int8, false),
+        ("qwen3", vec!["--quantization", "nf4", "--block-size", "32"], four_bit(Kind::Nf4, 32, true), false),
+    ];
+    for (family, options, form, packs_head) in cases {
+        let desk = Desk::new();
+        let base = golden(&format!("archs/{family}/model"));
+        let arguments = [&["quantize", base.to_str().unwrap(), "--out", "packed"], &options[..]].concat();
+        desk.run(&arguments).says(family, 0, &[]);
+        let storage = Storage { form: Some(form), packs_head, ..ModelDtype::Auto.into() };
+        let packed = Folder::open(&desk.path("packed")).unwrap();
+        assert_eq!(packed.stored_form().unwrap(), Some(form), "{family}");
+        let rows = common::rows(&Archive::open(&golden(&format!("archs/{family}/golden.safetensors"))).unwrap(), "", None);
+        let logits = |folder: &Folder, storage: Storage| {
+            let decoder = folder.load(storage, &Device::flex(), &|_| {}).unwrap();
+            common::logits(&decoder, &common::batch(rows.clone()))
+        };
+        let at_start = logits(&Folder::open(&base).unwrap(), storage);
+        let of_folder = logits(&packed, ModelDtype::Auto.into());
+        assert!(at_start == of_folder, "{family}, {form}");
+        assert!(at_start != logits(&Folder::open(&base).unwrap(), ModelDtype::Auto.into()), "{family}: packing takes something");
+    }
+}
+
+#[test]
+fn a_run_on_a_packed_folder_is_the_run_that_packs_its_base() {
+    let desk = Desk::new();
+    desk.run(&["quantize", "base", "--out", "packed"]).says("quantize", 0, &[]);
+    desk.run(&["train", "recipe.yaml", "adapter.method=qlora"]).says("packs", 0, &["nf4 in blocks of 64, double quantisation"]);
+    let packed = ["train", "recipe.yaml", "base_model=packed", "output_dir=other"];
+    desk.run(&packed).says("packed", 0, &["nf4 in blocks of 64, double quantisation"]);
+    let adapter = |run: &str| desk.read(&format!("{run}/adapter/adapter_model.safetensors"));
+    assert!(adapter("run") == adapter("other"));
+    let plan = desk.run(&["plan", "recipe.yaml", "base_model=packed"]).stdout;
+    assert!(plan.contains("adapter.quantization") && plan.contains("nf4  (as the base is stored)"), "{plan}");
+
+    let other = "the base is stored in nf4 in blocks of 64, double quantisation";
+    for (key, asked) in [("quantization=fp4", "fp4"), ("quantization=none", "none"), ("block_size=128", "blocks of 128")] {
+        let ran = desk.run(&["check", "recipe.yaml", "base_model=packed", &format!("adapter.{key}")]);
+        ran.says(key, 65, &[other, asked, "hint: remove the key"]);
+    }
+    desk.run(&["check", "recipe.yaml", "base_model=packed", "adapter.method=full", "adapter.r="]).says(
+        "full",
+        65,
+        &["stored in nf4 in blocks of 64, double quantisation"],
+    );
+}
+
+#[test]
+fn what_cannot_be_packed_is_refused_and_leaves_nothing() {
+    let desk = Desk::new();
+    let quantize = |arguments: &[&str]| desk.run(&[&["quantize"], arguments].concat());
+    quantize(&["nowhere", "--out", "x"]).says("no model", 66, &["base `nowhere` does not exist"]);
+    quantize(&["base", "--out", "recipe.yaml"]).says("there already", 73, &["`recipe.yaml` exists"]);
+    quantize(&["base", "--out", "x", "--block-size", "100"]).says("block size", 2, &["expected a power of 2 from 32 to 4096"]);
+    quantize(&["base", "--out", "x", "--quantization", "int8", "--double-quant", "true"]).says("int8", 2, &["`int8` has rows"]);
+    quantize(&["base", "--out", "x", "--quantization", "nf3"]).says("nf3", 2, &["expected `nf4`, `fp4` or `int8`"]);
+    let tied = golden("archs/qwen2/model");
+    let tied = tied.to_str().unwrap();
+    quantize(&[tied, "--out", "x", "--quantize-head"]).says("tied", 65, &["one table for its embedding and its head"]);
+    for key in ["quantize_head", "offload_embedding"] {
+        let set = format!("adapter.{key}=true");
+        let ran = desk.run(&["check", "recipe.yaml", &format!("base_model={tied}"), "adapter.method=qlora", &set]);
+        ran.says(key, 65, &[&format!("adapter.{key}: the base has one table for its embedding and its head")]);
+    }
+    quantize(&["base", "--out", "packed"]).says("quantize", 0, &[]);
+    quantize(&["packed", "--out", "x"]).says("packed already", 65, &["`packed` is packed already"]);
+
+    // A number that is none leaves nothing of its block.
+    let mut content = desk.read("base/model.safetensors");
+    let archive = Archive::open(&desk.path("base/model.safetensors")).unwrap();
+    let place = archive.bytes("model.layers.0.mlp.up_proj.weight").unwrap()[..4].to_vec();
+    let start = content.windows(4).position(|window| window == place).unwrap();
+    content[start..start + 4].copy_from_slice(&f32::NAN.to_le_bytes());
+    desk.write("base/model.safetensors", content);
+    let words = ["tensor `model.layers.0.mlp.up_proj.weight` cannot be quantised: number 0 of the weight is NaN"];
+    quantize(&["base", "--out", "x"]).says("NaN", 65, &words);
+    desk.run(&["train", "recipe.yaml", "adapter.method=qlora"]).says("NaN in a run", 65, &words);
+    assert!(!desk.path("x").exists());
+    let left = fs::read_dir(desk.path(".")).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    assert!(left.into_iter().all(|name| !name.starts_with(".tmp")), "a temporary folder is left");
+}
+
+/// Packed weights with one thing wrong, each said with the tensor's name.
+#[test]
+fn packed_weights_that_do_not_fit_are_refused() {
+    type Tensors = BTreeMap<String, (safetensors::Dtype, Vec<usize>, Vec<u8>)>;
+    const WEIGHT: &str = "model.layers.0.mlp.up_proj.weight";
+    let set = |tensors: &mut Tensors, key: &str, value: Value| {
+        let (_, shape, bytes) = tensors.get_mut(&format!("{WEIGHT}{STATE}")).unwrap();
+        let mut state: Value = serde_json::from_slice(bytes).unwrap();
+        state[key] = value;
+        *bytes = state.to_string().into_bytes();
+        *shape = vec![bytes.len()];
+    };
+    let part = |end: &str| format!("{WEIGHT}.{end}");
+    let shorter = |tensors: &mut Tensors, name: String| {
+        let (dtype, shape, bytes) = tensors.get_mut(&name).unwrap();
+        shape[0] -= 1;
+        bytes.truncate(data_bytes(*dtype, shape));
+    };
+    let cases: Vec<(&str, Box<dyn Fn(&mut Tensors)>)> = vec![
+        ("the block size is 100, expected a power of 2", Box::new(move |tensors| set(tensors, "blocksize", json!(100)))),
+        ("its `quant_type` is `\"fp4\"`, expected `\"nf4\"`", Box::new(move |tensors| set(tensors, "quant_type", json!("fp4")))),
+        ("its `shape` is `[32,48]`, expected `[48,32]`", Box::new(move |tensors| set(tensors, "shape", json!([32, 48])))),
+        ("its `nested_blocksize` is `64`, expected `256`", Box::new(move |tensors| set(tensors, "nested_blocksize", json!(64)))),
+        ("it has no `nested_offset`", Box::new(move |tensors| set(tensors, "nested_offset", Value::Null))),
+        ("absmax` is missing", Box::new(move |tensors| drop(tensors.remove(&part("absmax"))))),
+        ("its codes, absmax and nested absmax have", Box::new(move |tensors| shorter(tensors, WEIGHT.to_owned()))),
+        ("its codes, absmax and nested absmax have", Box::new(move |tensors| shorter(tensors, part("absmax")))),
+        (
+            "its `quant_map` is not the code that is known",
+            Box::new(move |tensors| tensors.get_mut(&part("quant_map")).unwrap().2[3] ^= 1),
+        ),
+    ];
+    for (words, change) in cases {
+        let desk = Desk::new();
+        let folder = golden("quant/llama_nf4_double/model");
+        let mut all = tensors(&folder.join("model.safetensors"));
+        change(&mut all);
+        fs::copy(folder.join("config.json"), desk.path("base/config.json")).unwrap();
+        let described = all.iter().map(|(name, (dtype, shape, _))| (name.clone(), *dtype, shape.clone())).collect();
+        write_lazily::<rankine::files::safetensors::Error>(&desk.path("base/model.safetensors"), described, &[], |name| {
+            Ok(all[name].2.clone().into())
+        })
+        .unwrap();
+        desk.run(&["train", "recipe.yaml"]).says(words, 65, &[&format!("tensor `{WEIGHT}`"), words, ": 1 faults"]);
+    }
+}
