@@ -14,7 +14,7 @@ use std::sync::atomic::AtomicBool;
 use common::*;
 use half::{bf16, f16};
 use rankine::adapter::{LoraConfig, attach, peft};
-use rankine::export::merge::{Addend, Error, Order, OtherBase, Tally, merge};
+use rankine::export::merge::{Addend, Error, Onto, Order, OtherBase, Tally, merge};
 use rankine::files::Float;
 use rankine::files::safetensors::{Archive, Named, write_f32};
 use rankine::model::{Folder, shard_paths};
@@ -26,7 +26,7 @@ const LOGITS: f32 = 5e-5;
 fn order(base: &Path, adapters: &[(&Path, f64)], out: &Path, float: Option<Float>) -> Order {
     let addend = |(folder, weight): &(&Path, f64)| Addend { folder: folder.to_path_buf(), weight: *weight, trained_on: None };
     let adapters = adapters.iter().map(addend).collect();
-    Order { base: base.to_owned(), adapters, out: out.to_owned(), float, other_base: OtherBase::Refuse }
+    Order { base: base.to_owned(), adapters, out: out.to_owned(), float, other_base: OtherBase::Refuse, onto: Onto::Stored }
 }
 
 /// Merges into a folder of its own.

@@ -156,6 +156,7 @@ fn what_cannot_be_packed_is_refused_and_leaves_nothing() {
 #[test]
 fn packed_weights_that_do_not_fit_are_refused() {
     type Tensors = BTreeMap<String, (safetensors::Dtype, Vec<usize>, Vec<u8>)>;
+    type Case = (&'static str, Box<dyn Fn(&mut Tensors)>);
     const WEIGHT: &str = "model.layers.0.mlp.up_proj.weight";
     let set = |tensors: &mut Tensors, key: &str, value: Value| {
         let (_, shape, bytes) = tensors.get_mut(&format!("{WEIGHT}{STATE}")).unwrap();
@@ -170,7 +171,7 @@ fn packed_weights_that_do_not_fit_are_refused() {
         shape[0] -= 1;
         bytes.truncate(data_bytes(*dtype, shape));
     };
-    let cases: Vec<(&str, Box<dyn Fn(&mut Tensors)>)> = vec![
+    let cases: Vec<Case> = vec![
         ("the block size is 100, expected a power of 2", Box::new(move |tensors| set(tensors, "blocksize", json!(100)))),
         ("its `quant_type` is `\"fp4\"`, expected `\"nf4\"`", Box::new(move |tensors| set(tensors, "quant_type", json!("fp4")))),
         ("its `shape` is `[32,48]`, expected `[48,32]`", Box::new(move |tensors| set(tensors, "shape", json!([32, 48])))),

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::scores::{Row, object, print_table};
 use super::trained::{Opened, Trained};
-use super::{Failure, RecipeArgs, hub, print, resume, with_base};
+use super::{Failure, RecipeArgs, print, resume};
 use crate::device;
 use crate::fault::{Exit, Fault};
 use crate::model::Decoder;
@@ -109,11 +109,7 @@ impl Subject {
         let here = std::env::current_dir().unwrap_or_default();
         let run = resume::steady(resume::find(&args.subject)?);
         let (path, before) = resume::read_lock(&run, None, terminal)?;
-        let run = resume::enter(&before, run, terminal)?;
-        let recipe = Lock::recipe(&path, &run)?;
-        let cached = before.pinned_base().map(|id| hub::cached(&id)).transpose()?;
-        let plan = with_base(crate::plan::resolve_on(recipe, before.started(), cached)?)?;
-        device::check(plan.device)?;
+        let (plan, run) = resume::plan_of(&before, &path, run, terminal)?;
         let now = Lock::new(&plan, "", plan.threads, Inputs::of(&plan, SystemTime::now())?.hash().finish()?);
         for change in before.changed_inputs(&now) {
             terminal.say(&format!("note: {change}"));
@@ -137,7 +133,7 @@ impl Subject {
 }
 
 /// The rows to score on, but for general text.
-fn sheets(plan: &Plan, data: Option<&Path>, has_other: bool, terminal: &Terminal) -> Result<Vec<Sheet>, Failure> {
+pub(super) fn sheets(plan: &Plan, data: Option<&Path>, has_other: bool, terminal: &Terminal) -> Result<Vec<Sheet>, Failure> {
     let report = |event: Event| terminal.take(&event);
     if let Some(path) = data {
         return Ok(vec![plan.other_sheet("--data", &path.to_string_lossy(), Reading::FirstDataset, &report)?]);

@@ -11,10 +11,12 @@ use serde_json::{Value, json};
 
 use super::base::{check_adapter, find_base, lock_above};
 use super::card::run_of;
-use super::{Failure, grouped, print};
-use crate::export::merge::{Addend, Order, OtherBase, Tally, TrainedOn, merge as write_merged};
+use super::merge_compared::{Gate, Outcome, REPORT, print_report};
+use super::{Failure, grouped, print, resume};
+use crate::export::merge::{Addend, Error, Onto, Order, OtherBase, Tally, TrainedOn, merge as write_merged};
 use crate::fault::{Exit, Fault};
 use crate::files::{self, Float, remove_leftovers};
+use crate::model::Folder;
 use crate::plan::Lock;
 use crate::report::{Terminal, peak_memory_bytes};
 
@@ -38,6 +40,16 @@ pub(super) struct MergeArgs {
     /// Merge into a base that is not the one that an adapter was trained on
     #[arg(long)]
     force: bool,
+    /// Of an adapter that was trained on a packed base: how far the merged model may be from the trained one, mean KL divergence a token in
+    /// nats
+    #[arg(long, value_name = "NATS", default_value_t = 0.05)]
+    max_kl: f64,
+    /// Compare on this file, in the form of the recipe's first dataset, in place of the run's validation rows
+    #[arg(long, value_name = "FILE")]
+    data: Option<PathBuf>,
+    /// Merge an adapter that was trained on a packed base without comparing
+    #[arg(long, conflicts_with = "data")]
+    uncompared: bool,
     /// Print the result as one JSON object
     #[arg(long)]
     json: bool,
@@ -65,6 +77,10 @@ impl Dtype {
 
 pub(super) fn merge(args: &MergeArgs, terminal: &Terminal) -> Result<(), Failure> {
     let started = Instant::now();
+    if args.max_kl.is_nan() || args.max_kl < 0.0 {
+        let fault = Fault::new(format!("--max-kl: {} nats, expected a number from 0", args.max_kl));
+        return Err(Failure::new(Exit::Usage, fault));
+    }
     let adapters = args.adapter.iter().map(|word| addend(word)).collect::<Result<Vec<_>, _>>()?;
     let base = common_base(args.base.as_deref(), &adapters)?;
     for addend in adapters.iter().filter(|addend| addend.trained_on.is_none()) {
@@ -72,20 +88,82 @@ pub(super) fn merge(args: &MergeArgs, terminal: &Terminal) -> Result<(), Failure
         terminal.say(&format!("note: no lock of a run lies above `{folder}`: of its base only the shapes are checked"));
     }
     let other_base = if args.force { OtherBase::Note } else { OtherBase::Refuse };
-    let order = Order { base, adapters, out: args.out.clone(), float: args.dtype.float(), other_base };
+    let order = Order { base, adapters, out: args.out.clone(), float: args.dtype.float(), other_base, onto: Onto::Stored };
     let above = args.out.parent().filter(|above| !above.as_os_str().is_empty()).unwrap_or(Path::new("."));
     remove_leftovers(&[above], LEFTOVER)?;
     let interrupt = interrupt(&args.out)?;
-    let merged = write_merged(&order, &interrupt, &|event| terminal.take(&event));
-    terminal.stop();
-    let tally = merged?;
+    let (tally, report) = if let Some(lock) = packed_run(args, &order, terminal)? {
+        let Outcome { tally, report } = merge_compared(args, &order, &lock, &interrupt, terminal)?;
+        (tally, Some(report))
+    } else {
+        let merged = write_merged(&order, &interrupt, &|event| terminal.take(&event));
+        terminal.stop();
+        (merged?, None)
+    };
     if tally.changed == 0 {
         terminal.say("note: the merged model equals its base: the adapters add nothing, or nothing that its type can hold");
     }
     if args.json {
-        return print(object(&order, &tally, started.elapsed()));
+        return print(object(&order, &tally, report.as_ref(), started.elapsed()));
     }
-    print_lines(&order, &tally)
+    print_lines(&order, &tally)?;
+    report.iter().try_for_each(print_report)
+}
+
+/// The lock of the run where the only adapter was trained on a packed base and is to be compared.
+fn packed_run(args: &MergeArgs, order: &Order, terminal: &Terminal) -> Result<Option<PathBuf>, Failure> {
+    let stored = Folder::open(&order.base)?.stored_form()?;
+    let packed: Vec<&Path> = order.adapters.iter().filter_map(|addend| packed_lock(addend, stored.is_some())).collect();
+    let lock = match (&packed[..], &order.adapters[..]) {
+        ([], _) => None,
+        ([lock], [addend]) if !args.uncompared && addend.weight.to_bits() == 1_f64.to_bits() => Some((*lock).to_owned()),
+        _ => {
+            let into = if stored.is_some() { "what its files stand for" } else { "the base as it is" };
+            terminal.say(&format!(
+                "note: an adapter was trained on a packed base; it is merged into {into}, and nothing is compared{}",
+                if args.uncompared { "" } else { ": that takes one adapter, of weight 1" }
+            ));
+            None
+        }
+    };
+    if let (Some(data), None) = (&args.data, &lock) {
+        let fault =
+            Fault::new(format!("--data: `{}` is for the comparison with a packed base, and there is none", data.display()));
+        return Err(Failure::new(Exit::Usage, fault.hint("leave it out")));
+    }
+    Ok(lock)
+}
+
+/// The lock of an adapter whose run had a packed base.
+pub(super) fn packed_lock(addend: &Addend, is_stored_packed: bool) -> Option<&Path> {
+    let path = &addend.trained_on.as_ref()?.lock;
+    let lock = Lock::read(path).ok()?;
+    let said = lock.values()["recipe"]["adapter"]["quantization"].as_str().unwrap_or("none");
+    (is_stored_packed || said != "none").then_some(path)
+}
+
+/// The merge that is closest to what was trained. Paths are made absolute, because the run's own are relative to where it was started.
+fn merge_compared(
+    args: &MergeArgs,
+    order: &Order,
+    lock: &Path,
+    interrupt: &AtomicBool,
+    terminal: &Terminal,
+) -> Result<Outcome, Failure> {
+    let steady = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let adapters = order.adapters.iter().map(|addend| Addend { folder: steady(&addend.folder), ..addend.clone() }).collect();
+    let order = Order { base: steady(&order.base), out: steady(&order.out), adapters, ..order.clone() };
+    // What an earlier comparison left is no model.
+    let left = std::fs::read_dir(&order.out).map(|entries| entries.flatten().map(|entry| entry.file_name()).collect::<Vec<_>>());
+    if left.is_ok_and(|names| names != [REPORT]) || (order.out.symlink_metadata().is_ok() && !order.out.is_dir()) {
+        return Err(Error::Exists { path: args.out.clone() }.into());
+    }
+    let (lock, data) = (steady(lock), args.data.as_deref().map(steady));
+    let known = Lock::read(&lock)?;
+    let run = lock.parent().expect("a file lies in a folder").to_owned();
+    let (plan, _) = resume::plan_of(&known, &lock, run, terminal)?;
+    let gate = Gate::open(plan, &order.adapters[0].folder, data.as_deref(), args.max_kl, terminal)?;
+    gate.merge(&order, interrupt, terminal)
 }
 
 /// An adapter as it was typed. A folder whose name ends like a weight is meant as a folder.
@@ -147,7 +225,7 @@ pub(super) fn interrupt(out: &Path) -> Result<Arc<AtomicBool>, files::Error> {
     Ok(raised)
 }
 
-fn object(order: &Order, tally: &Tally, elapsed: Duration) -> Value {
+fn object(order: &Order, tally: &Tally, report: Option<&Value>, elapsed: Duration) -> Value {
     let adapter = |addend: &Addend| {
         let lock = addend.trained_on.as_ref().map(|known| known.lock.display().to_string());
         json!({"path": addend.folder.display().to_string(), "weight": addend.weight, "trained_on": lock})
@@ -163,6 +241,7 @@ fn object(order: &Order, tally: &Tally, elapsed: Duration) -> Value {
         "changed_numbers": tally.changed,
         "rounding": tally.rounding(),
         "bytes": tally.bytes,
+        "comparison": report,
         "seconds": elapsed.as_secs_f64(),
         "peak_memory_bytes": peak_memory_bytes(),
     })

@@ -15,6 +15,7 @@ mod gradcheck;
 mod hub;
 mod interrupt;
 mod merge;
+mod merge_compared;
 mod plan;
 mod preview;
 mod pull;

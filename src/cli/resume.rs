@@ -11,7 +11,7 @@ use super::session::Session;
 use super::signals::Signals;
 use super::{Failure, hub, print, result, with_base};
 use crate::fault::{Exit, Fault};
-use crate::plan::{Inputs, Lock};
+use crate::plan::{Inputs, Lock, Plan};
 use crate::report::Terminal;
 use crate::train::{self, Checkpoint, RunFolder};
 use crate::{device, files};
@@ -133,6 +133,16 @@ pub(super) fn read_lock(run: &Path, checkpoint: Option<&Checkpoint>, terminal: &
         }
         (Err(error), None) => Err(error.into()),
     }
+}
+
+/// The plan that a lock holds, read where its run was started, and the folder of the run seen from there.
+pub(super) fn plan_of(lock: &Lock, path: &Path, run: PathBuf, terminal: &Terminal) -> Result<(Plan, PathBuf), Failure> {
+    let run = enter(lock, run, terminal)?;
+    let recipe = Lock::recipe(path, &run)?;
+    let cached = lock.pinned_base().map(|id| hub::cached(&id)).transpose()?;
+    let plan = with_base(crate::plan::resolve_on(recipe, lock.started(), cached)?)?;
+    device::check(plan.device)?;
+    Ok((plan, run))
 }
 
 /// Goes to where the run was started, because its paths are relative to there. A folder that is gone is no fault by itself.

@@ -8,15 +8,15 @@ use tempfile::TempDir;
 use super::Failure;
 use super::base::{base_of_run, check_adapter, find_base, lock_above, lock_of_model, template_of_run};
 use super::card::run_of;
-use super::merge::addend_of;
+use super::merge::{addend_of, packed_lock};
 use crate::adapter::peft;
 use crate::data::template::TEMPLATE_BYTES;
 use crate::export::card::{Artefact, Base, Card, Part, code};
-use crate::export::merge::{Order, OtherBase, merge};
+use crate::export::merge::{Onto, Order, OtherBase, merge};
 use crate::export::ollama::Proof;
 use crate::fault::{Exit, Fault};
 use crate::files::{self, read_text_up_to, temporary_folder_in, write_atomic};
-use crate::model::CHAT_TEMPLATE;
+use crate::model::{CHAT_TEMPLATE, Folder};
 use crate::plan::{Lock, hub_id};
 use crate::report::Terminal;
 use crate::train::RunFolder;
@@ -129,7 +129,11 @@ impl Shipped {
             out: folder.clone(),
             float: None,
             other_base: OtherBase::Refuse,
+            onto: Onto::Stored,
         };
+        if packed_lock(&order.adapters[0], Folder::open(base)?.stored_form()?.is_some()).is_some() {
+            terminal.say("note: the adapter was trained on a packed base; `rankine merge` compares merges with what was trained, this one is not compared");
+        }
         let merged = merge(&order, interrupt, &|event| terminal.take(&event));
         terminal.stop();
         if merged?.changed == 0 {

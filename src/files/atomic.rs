@@ -101,6 +101,16 @@ pub fn write_folder_atomic<E: From<Error>>(path: &Path, fill: impl FnOnce(&Path)
     Ok(sync_folder(above)?)
 }
 
+/// Moves a whole folder to another name on the same disk, where nothing is.
+///
+/// # Errors
+/// It cannot be renamed, or the folder above not be synced.
+pub fn move_folder(from: &Path, to: &Path) -> Result<(), Error> {
+    sync_folder(from)?;
+    disk::rename(from, to).map_err(|cause| Error::new("write", to, cause))?;
+    sync_folder(parent(to))
+}
+
 /// Makes a folder and what is missing above it, each on the disk before anything is written into it.
 ///
 /// # Errors

@@ -17,8 +17,8 @@ pub mod safetensors;
 mod space;
 
 pub use atomic::{
-    create_folder, link_atomic, remove_folder, remove_leftovers, settle, temporary_folder_in, temporary_in, write_atomic,
-    write_folder_atomic, write_pieces_atomic,
+    create_folder, link_atomic, move_folder, remove_folder, remove_leftovers, settle, temporary_folder_in, temporary_in,
+    write_atomic, write_folder_atomic, write_pieces_atomic,
 };
 pub use cache::cache_folder;
 pub use claim::{Claim, Refused};

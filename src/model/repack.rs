@@ -2,9 +2,9 @@
 //! all other tensors stay.
 
 use std::borrow::Cow;
-use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
 
 use safetensors::Dtype;
 use serde_json::Value;
@@ -43,7 +43,7 @@ pub struct Repacking {
     /// Tensors that are made, with the weight [out, in] of which each is a part.
     made: BTreeMap<String, (String, [usize; 2])>,
     /// The weight that was made last, whose parts are asked for one after the other.
-    last: RefCell<Option<(String, Quantized)>>,
+    last: Mutex<Option<(String, Quantized)>>,
 }
 
 impl Repacking {
@@ -69,7 +69,7 @@ impl Repacking {
             made.extend(parts.iter().map(|(part, ..)| (part.clone(), (name.clone(), matrix))));
             tensors.extend(parts);
         }
-        Ok(Self { weights, target, is_tied: spec.tied_head, float, files, made, last: RefCell::default() })
+        Ok(Self { weights, target, is_tied: spec.tied_head, float, files, made, last: Mutex::default() })
     }
 
     /// What config.json is to say of packed weights.
@@ -96,12 +96,11 @@ impl Repacking {
         let Some((name, shape)) = self.made.get(tensor) else {
             return Ok(Cow::Borrowed(self.weights.bytes(tensor).expect("its name was taken from the files")));
         };
-        let mut last = self.last.borrow_mut();
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         if last.as_ref().is_none_or(|(last, _)| last != name) {
             // One at a time is in memory.
             *last = None;
-            let form = if let Target::Packed { form, .. } = self.target { form } else { Form::QLORA };
-            *last = Some((name.clone(), self.weights.packed(name, *shape, form)?));
+            *last = Some((name.clone(), self.packed(name, *shape)?));
         }
         let (_, weight) = last.as_ref().expect("it was made");
         Ok(Cow::Owned(match self.target {
@@ -113,6 +112,22 @@ impl Repacking {
                 bytes
             }
         }))
+    }
+}
+
+impl Repacking {
+    /// A weight as it is packed; `None` where it is not.
+    ///
+    /// # Errors
+    /// It has numbers that cannot be packed.
+    pub fn weight(&self, name: &str) -> Result<Option<Quantized>, Error> {
+        self.made.get(name).map(|(_, shape)| self.packed(name, *shape)).transpose()
+    }
+
+    /// What the files have packed is as they have it.
+    fn packed(&self, name: &str, shape: [usize; 2]) -> Result<Quantized, Error> {
+        let form = if let Target::Packed { form, .. } = self.target { form } else { Form::QLORA };
+        self.weights.packed(name, shape, form)
     }
 }
 

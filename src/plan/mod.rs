@@ -32,7 +32,7 @@ pub use lock::Lock;
 pub use peak::{Allowed, MemoryPlan, megabytes};
 pub use resolve::{Plan, Resolved, now, resolve, resolve_on};
 pub use rows::RunData;
-pub use score::{Examined, Reading, Sheet};
+pub use score::{Comparison, Examined, Reading, Sheet};
 
 use crate::fault::{Exit, Explain, Fault};
 use crate::{data, device, files, model, train};

@@ -1,6 +1,8 @@
 //! Rows that a model is scored on, set by set: those that a run holds out, its validation sets, or any other file.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
 
 use super::Error;
 use super::resolve::Plan;
@@ -11,7 +13,7 @@ use crate::files::cache_folder;
 use crate::model::Decoder;
 use crate::report::{Event, Reporter};
 use crate::terms::{Format, TrainOn};
-use crate::train::{Score, score};
+use crate::train::{Compared, Score, compare, score};
 
 /// How the rows of another file are read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -123,5 +125,65 @@ impl Sheet {
             report(Event::Progress { what: format!("scoring {what}"), done, total: self.rows() as u64 });
         }
         scores
+    }
+
+    /// How far another model is from one, over the rows of all sets. `None` where `interrupt` was raised. `what` tells a person which one.
+    pub fn compare(&self, models: [&Decoder; 2], what: &str, interrupt: &AtomicBool, report: Reporter) -> Option<Comparison> {
+        let rows = Rows::new(&self.data.corpus, self.data.split.validation.clone());
+        let (mut found, mut done) = (Comparison::default(), 0);
+        for batch in rows.batches(self.micro_batch_size, self.packing) {
+            if interrupt.load(Relaxed) {
+                return None;
+            }
+            for (token, target) in compare(models[0], models[1], &batch, self.head_chunk_rows).into_iter().zip(&batch.targets) {
+                found.add(token, self.end_ids.contains(target));
+            }
+            done += batch.rows.len() as u64;
+            report(Event::Progress { what: format!("comparing {what}"), done, total: self.rows() as u64 });
+        }
+        Some(found)
+    }
+}
+
+/// How far a model is from another.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Comparison {
+    /// The losses of the one and of the other.
+    pub scores: [Score; 2],
+    divergence: f64,
+    agreeing: u64,
+}
+
+impl Comparison {
+    fn add(&mut self, token: Compared, is_end: bool) {
+        self.scores.iter_mut().zip(token.losses).for_each(|(score, loss)| score.add(loss, is_end));
+        self.divergence += token.divergence;
+        self.agreeing += u64::from(token.agree);
+    }
+
+    /// Two comparisons as one.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        let [one, two] = self.scores;
+        Self {
+            scores: [one.and(other.scores[0]), two.and(other.scores[1])],
+            divergence: self.divergence + other.divergence,
+            agreeing: self.agreeing + other.agreeing,
+        }
+    }
+
+    /// Tokens that were compared.
+    pub fn tokens(&self) -> u64 {
+        self.scores[0].trained_tokens()
+    }
+
+    /// Mean KL divergence a token of the other model from the one, nats.
+    pub fn divergence(&self) -> f64 {
+        self.divergence / self.tokens().max(1) as f64
+    }
+
+    /// Share of tokens for which both have the same likeliest one.
+    pub fn agreement(&self) -> f64 {
+        self.agreeing as f64 / self.tokens().max(1) as f64
     }
 }

@@ -132,7 +132,10 @@ const BROKEN: &[(&str, &str)] = &[
         "adapter:\n  method: full\n  quantization: nf4",
         "x.yaml:7:17: adapter.quantization does not go with `method: full`, which trains every weight | remove `quantization`, or train an adapter with `method: lora`",
     ),
-    ("adapter:\n  method: dora", "x.yaml:6:11: adapter.method: expected `lora`, `qlora` or `full`, found `dora` | did you mean `lora`?"),
+    (
+        "adapter:\n  method: dora",
+        "x.yaml:6:11: adapter.method: expected `lora`, `qlora` or `full`, found `dora` | did you mean `lora`?",
+    ),
     (
         "adapter:\n  modules_to_save: [lm_head, embed]",
         "x.yaml:6:20: adapter.modules_to_save: `[lm_head, embed]` is not supported yet | remove the key",

@@ -1,6 +1,7 @@
 //! The training loop and its parts. Start reading at [`run`].
 
 mod checkpoint;
+mod compare;
 mod config;
 mod course;
 mod evaluate;
@@ -19,6 +20,7 @@ mod step;
 mod sweep;
 
 pub use checkpoint::{Product, RunFolder};
+pub use compare::{Compared, compare};
 pub use config::Config;
 pub use course::{Course, StepRows};
 pub use evaluate::Score;

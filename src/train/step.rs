@@ -168,8 +168,12 @@ pub fn score(decoder: &Decoder, batch: &Batch, head_chunk_rows: usize) -> Vec<f3
     if batch.targets.is_empty() {
         return Vec::new();
     }
-    let hidden = decoder.hidden(ids(decoder, batch), &decoder.frame_for(&batch.lengths, &batch.positions, None));
-    decoder.head.score(hidden.squeeze_dim(0), &batch.targets, head_chunk_rows, Wanted::Nothing, 1.0).losses
+    decoder.head.score(hidden_of(decoder, batch), &batch.targets, head_chunk_rows, Wanted::Nothing, 1.0).losses
+}
+
+/// The hidden rows from which a batch's trained tokens are foretold, before the final norm, [trained tokens, width].
+pub(super) fn hidden_of(decoder: &Decoder, batch: &Batch) -> Tensor<2> {
+    decoder.hidden(ids(decoder, batch), &decoder.frame_for(&batch.lengths, &batch.positions, None)).squeeze_dim(0)
 }
 
 /// What a block left behind for its backward.

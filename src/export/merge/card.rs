@@ -2,14 +2,14 @@
 
 use std::path::Path;
 
-use super::order::{Addend, Order};
+use super::order::{Addend, Onto, Order};
 use super::{Error, Tally, name_of};
 use crate::adapter::peft;
 use crate::export::card::{Artefact, Base, Card, Part, card as markdown, grouped};
 use crate::files::{Hash, hash_file};
 
 /// The card as Markdown; `weights` are the base's files of weights with their hashes.
-pub(super) fn card(order: &Order, tally: &Tally, weights: &[(String, Hash)]) -> Result<String, Error> {
+pub(super) fn card(order: &Order, origin: &Path, tally: &Tally, weights: &[(String, Hash)]) -> Result<String, Error> {
     let mut hashes: Vec<_> = weights.iter().map(|(name, hash)| (format!("base: {name}"), *hash)).collect();
     let mut parts = Vec::new();
     for addend in &order.adapters {
@@ -19,7 +19,7 @@ pub(super) fn card(order: &Order, tally: &Tally, weights: &[(String, Hash)]) -> 
         }
         parts.push(part(addend, name)?);
     }
-    let base = Base::of(&order.base);
+    let base = Base::of(origin);
     Ok(markdown(&Card { artefact: Artefact::Model, base, about: vec![about(order, tally)], parts, hashes }))
 }
 
@@ -27,8 +27,12 @@ fn about(order: &Order, tally: &Tally) -> String {
     let Tally { tensors, merged_tensors, changed, .. } = tally;
     let float = order.float.map_or_else(String::new, |float| format!(", all numbers stored as {float}"));
     let rounding = tally.rounding().unwrap_or(0.0) * 100.0;
+    let unpacked = match order.onto {
+        Onto::Stored => String::new(),
+        Onto::Unpacked { form, .. } => format!(" W is what remains of it in {form}, on which the adapter was trained."),
+    };
     format!(
-        "Each weight W became W + Σ weight · scale · B A, computed in 32-bit floats{float}. Of {tensors} tensors {merged_tensors} were changed, in {} numbers; rounding to their type took {rounding:.2} % of what the adapters add (L2 norms).",
+        "Each weight W became W + Σ weight · scale · B A, computed in 32-bit floats{float}.{unpacked} Of {tensors} tensors {merged_tensors} were changed, in {} numbers; rounding to their type took {rounding:.2} % of what the adapters add (L2 norms).",
         grouped(*changed)
     )
 }

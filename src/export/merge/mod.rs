@@ -10,17 +10,18 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
-pub use order::{Addend, Order, OtherBase, TrainedOn};
+pub use order::{Addend, Onto, Order, OtherBase, TrainedOn};
 pub use tally::Tally;
 
 use shard::Rewriting;
 
 use crate::adapter::merge::Source;
 use crate::export::card::CARD;
+use crate::export::repack::{self, repack, repacked_bytes};
 use crate::fault::{Exit, Explain, Fault};
 use crate::files::safetensors::Archive;
-use crate::files::{self, Float, Hash, check_space, hash_file, write_atomic, write_folder_atomic};
-use crate::model::{self, Beside, Folder, LinearSpec, shard_paths};
+use crate::files::{self, Float, Hash, check_space, hash_file, temporary_folder_in, write_atomic, write_folder_atomic};
+use crate::model::{self, Beside, Folder, LinearSpec, Repacking, Target, shard_paths};
 use crate::report::{Event, Reporter};
 use crate::{adapter, files::safetensors};
 
@@ -38,6 +39,38 @@ pub fn merge(order: &Order, interrupt: &AtomicBool, report: Reporter) -> Result<
         return Err(Error::Exists { path: order.out.clone() });
     }
     let folder = Folder::open(&order.base)?;
+    if folder.stored_form()?.is_some() {
+        return merge_onto_unpacked(order, interrupt, report);
+    }
+    merge_as(order, &folder, &order.base, interrupt, report)
+}
+
+/// The base is packed in its files: it is merged into a copy in numbers, which goes afterwards.
+fn merge_onto_unpacked(order: &Order, interrupt: &AtomicBool, report: Reporter) -> Result<Tally, Error> {
+    let config = order.base.join("config.json");
+    order.check(&config, hash_file(&config)?, report)?;
+    let shards = shard_paths(&order.base)?;
+    order.check_names(&shards.iter().map(|path| Archive::open(path)).collect::<Result<Vec<_>, _>>()?, report)?;
+    for path in &shards {
+        order.check(path, hash_file(path)?, report)?;
+    }
+    let above = existing(&order.out);
+    check_space(above, 2 * repacked_bytes(&order.base, Target::Dense)?)?;
+    let temporary = temporary_folder_in(above).map_err(|cause| files::Error::new("create a folder in", above, cause))?;
+    repack(&order.base, Target::Dense, temporary.path(), report)?;
+    let unpacked = Order {
+        base: temporary.path().to_owned(),
+        adapters: order.adapters.clone(),
+        out: order.out.clone(),
+        float: order.float,
+        other_base: OtherBase::Compared,
+        onto: Onto::Stored,
+    };
+    merge_as(&unpacked, &Folder::open(&unpacked.base)?, &order.base, interrupt, report)
+}
+
+/// `origin` is the base as a person knows it.
+fn merge_as(order: &Order, folder: &Folder, origin: &Path, interrupt: &AtomicBool, report: Reporter) -> Result<Tally, Error> {
     folder.check_weights()?;
     let linears = folder.spec.projections();
     let open = |addend: &Addend| Source::open(&addend.folder, addend.weight, &linears);
@@ -47,7 +80,12 @@ pub fn merge(order: &Order, interrupt: &AtomicBool, report: Reporter) -> Result<
     order.check(&config, hash_file(&config)?, report)?;
     order.check_names(&old, report)?;
 
-    let rewriting = Rewriting { adapters: &adapters, linears: by_weight(linears), float: order.float, interrupt };
+    let packing = match order.onto {
+        Onto::Stored => None,
+        Onto::Unpacked { form, packs_head } => Some(Repacking::open(folder, Target::Packed { form, packs_head })?),
+    };
+    let rewriting =
+        Rewriting { adapters: &adapters, linears: by_weight(linears), float: order.float, packing: packing.as_ref(), interrupt };
     let beside = Beside::of(&order.base)?;
     let tensor_bytes = old.iter().map(|old| rewriting.tensor_bytes(old)).sum::<Result<u64, _>>()?;
     let header_bytes = old.iter().map(|old| Ok(rewriting.header(old)?.len() as u64)).sum::<Result<u64, Error>>()?;
@@ -56,7 +94,7 @@ pub fn merge(order: &Order, interrupt: &AtomicBool, report: Reporter) -> Result<
     write_folder_atomic(&order.out, |new| {
         let hashes = write_weights(order, &rewriting, &old, new, &mut tally, report)?;
         beside.copy(new, order.float, tensor_bytes)?;
-        Ok::<_, Error>(write_atomic(&new.join(CARD), card::card(order, &tally, &hashes)?.as_bytes())?)
+        Ok::<_, Error>(write_atomic(&new.join(CARD), card::card(order, origin, &tally, &hashes)?.as_bytes())?)
     })?;
     Ok(tally)
 }
@@ -110,6 +148,9 @@ pub enum Error {
     /// The base cannot be used.
     #[error(transparent)]
     Model(#[from] model::Error),
+    /// What is packed cannot be unpacked.
+    #[error(transparent)]
+    Repack(#[from] repack::Error),
     /// An adapter cannot be used, or is not one of this base.
     #[error(transparent)]
     Adapter(#[from] adapter::Error),
@@ -144,6 +185,7 @@ impl Error {
             Self::File(error) => Some(error),
             Self::Safetensors(error) => Some(error),
             Self::Model(error) => Some(error),
+            Self::Repack(error) => Some(error),
             Self::Adapter(error) => Some(error),
             _ => None,
         }
@@ -196,7 +238,8 @@ mod tests {
         let dir = tempfile::tempdir().expect("a temporary folder");
         let adapters = vec![Addend { folder: golden.join("adapter"), weight: 1.0, trained_on: None }];
         let out = dir.path().join("merged");
-        let order = Order { base: golden.join("model"), adapters, out, float: None, other_base: OtherBase::Refuse };
+        let order =
+            Order { base: golden.join("model"), adapters, out, float: None, other_base: OtherBase::Refuse, onto: Onto::Stored };
         let run = || merge(&order, &AtomicBool::new(false), &|_| {});
         let operations = Rc::new(Cell::new(0));
         let counting = Rc::clone(&operations);

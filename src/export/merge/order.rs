@@ -7,10 +7,11 @@ use super::{Error, name_of};
 use crate::export::card::Trained;
 use crate::files::safetensors::Archive;
 use crate::files::{Float, Hash};
+use crate::quant::Form;
 use crate::report::{Event, Reporter};
 
 /// A merge to be made.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Order {
     /// The base's folder.
     pub base: PathBuf,
@@ -22,10 +23,26 @@ pub struct Order {
     pub float: Option<Float>,
     /// What to do with a base on which an adapter was not trained.
     pub other_base: OtherBase,
+    /// The numbers of the base that adapters are added to.
+    pub onto: Onto,
+}
+
+/// The numbers of a base.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Onto {
+    /// Those of its files; of what is packed there, those that it stands for.
+    Stored,
+    /// Those that remain where projections are packed.
+    Unpacked {
+        /// How they are packed.
+        form: Form,
+        /// Whether a head of its own is packed too.
+        packs_head: bool,
+    },
 }
 
 /// An adapter of a merge.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Addend {
     /// Its PEFT folder.
     pub folder: PathBuf,
@@ -36,7 +53,7 @@ pub struct Addend {
 }
 
 /// The files of the base on which an adapter was trained.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct TrainedOn {
     /// The lock of its run.
     pub lock: PathBuf,
@@ -55,6 +72,8 @@ pub enum OtherBase {
     Refuse,
     /// Say so and go on.
     Note,
+    /// Nothing: it was compared before it was unpacked.
+    Compared,
 }
 
 impl Order {
@@ -101,6 +120,7 @@ impl Order {
     fn differs(&self, message: String, report: Reporter) -> Result<(), Error> {
         match self.other_base {
             OtherBase::Refuse => Err(Error::OtherBase { message }),
+            OtherBase::Compared => Ok(()),
             OtherBase::Note => {
                 report(Event::Note(format!("{message}; going on because of `--force`")));
                 Ok(())

@@ -15,7 +15,8 @@ use super::tally::Tally;
 use crate::adapter::merge::{Delta, Source};
 use crate::files::safetensors::{Archive, Entry};
 use crate::files::{Float, Hash, NewFile, OldFile};
-use crate::model::LinearSpec;
+use crate::model::{LinearSpec, Repacking};
+use crate::quant::Quantized;
 
 /// Numbers that are computed at a time, as far as rows allow.
 const BLOCK_NUMBERS: usize = 1 << 19;
@@ -33,6 +34,8 @@ pub(super) struct Rewriting<'a> {
     pub linears: BTreeMap<String, LinearSpec>,
     /// The type of all numbers; `None`: as they are.
     pub float: Option<Float>,
+    /// How the base's weights are packed, where adapters are added to what remains of them then.
+    pub packing: Option<&'a Repacking>,
     /// Raised from outside: it ends with [`Error::Interrupted`].
     pub interrupt: &'a AtomicBool,
 }
@@ -114,6 +117,8 @@ impl Rewriting<'_> {
         let delta = linear.map(|linear| Delta::of(self.adapters, linear)).transpose()?.flatten();
         let (width, to) = (self.width(entry), self.float.unwrap_or(entry.float));
         let change = Change { delta: delta.as_ref(), width, from: entry.float, to };
+        let packed = self.packing.map(|packing| packing.weight(&entry.name)).transpose()?.flatten();
+        let change = if packed.is_some() { Change { from: Float::F32, ..change } } else { change };
         let mut tally = Tally { tensors: 1, merged_tensors: u64::from(delta.is_some()), ..Tally::default() };
         for numbers in self.blocks(entry) {
             if self.interrupt.load(Relaxed) {
@@ -121,6 +126,9 @@ impl Rewriting<'_> {
             }
             // Where none comes the reader has ended, and says why.
             let Ok(mut piece) = blocks.recv() else { break };
+            if let Some(packed) = &packed {
+                piece = unpacked(packed, numbers.clone());
+            }
             if !change.is_none() {
                 let old = std::mem::replace(&mut piece, std::mem::take(spare));
                 let block = change.block(numbers.start / width, &old, &mut piece);
@@ -146,4 +154,13 @@ impl Rewriting<'_> {
         let step = (BLOCK_NUMBERS / width).max(1) * width;
         (0..numbers).step_by(step).map(move |start| start..numbers.min(start + step))
     }
+}
+
+/// Some numbers of a packed weight, as a file would have them.
+fn unpacked(weight: &Quantized, numbers: Range<usize>) -> Vec<u8> {
+    let mut unpacked = vec![0.0; numbers.len()];
+    weight.unpack_range(numbers.start, &mut unpacked);
+    let mut bytes = vec![0; numbers.len() * Float::F32.bytes()];
+    Float::F32.encode(&unpacked, &mut bytes);
+    bytes
 }

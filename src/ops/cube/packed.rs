@@ -135,3 +135,54 @@ pub(in crate::ops) fn unpack(weight: &OnGpu, rows: Range<usize>, dtype: DType) -
     }
     output
 }
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::DType;
+    use proptest::prelude::*;
+
+    use super::super::tests::{device, drawn, tensor, worst};
+    use crate::ops::{Base, Packed, times};
+    use crate::quant::{BlockSize, Form, Kind, Quantized};
+
+    fn packed(form: usize, shape: [usize; 2], seed: u64) -> Quantized {
+        let four_bit =
+            |kind, size, double_quant| Form::FourBit { kind, block_size: BlockSize::new(size).expect("a size"), double_quant };
+        let form = [Form::QLORA, four_bit(Kind::Fp4, 32, false), four_bit(Kind::Nf4, 128, false), Form::Int8][form];
+        form.pack(shape, &drawn(seed, shape[0] * shape[1], 0.1)).expect("finite")
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(16))]
+
+        #[test]
+        fn numbers_are_those_of_the_cpu_to_the_bit(shape in [1usize..70, 1usize..90], form in 0usize..4, cut: bool, seed in 0u64..1000) {
+            let Some(device) = device() else { return Ok(()) };
+            let weight = packed(form, shape, seed);
+            let first = if cut { shape[0] / 3 } else { 0 };
+            let expected = weight.unpack()[first * shape[1]..].to_vec();
+            let rows = shape[0] - first;
+            let super::super::super::base::Kept::Gpu(kept) = Packed::new(weight, &device).kept().clone() else { unreachable!("a GPU") };
+            let numbers = super::unpack(&kept, first..shape[0], DType::F32);
+            let numbers = burn::tensor::Tensor::<2>::from_primitive::<burn::backend::Cube>(numbers);
+            prop_assert_eq!(numbers.dims(), [rows, shape[1]]);
+            let numbers = numbers.into_data().try_to_vec::<f32>().expect("f32");
+            let bits = |numbers: &[f32]| numbers.iter().map(|number| (number + 0.0).to_bits()).collect::<Vec<_>>();
+            prop_assert_eq!(bits(&numbers), bits(&expected));
+        }
+
+        #[test]
+        fn products_are_those_of_the_cpu(shape in [1usize..70, 1usize..90], tokens in 1usize..40, form in 0usize..4, turned: bool, seed in 0u64..1000) {
+            let Some(device) = device() else { return Ok(()) };
+            let weight = packed(form, shape, seed);
+            let inner = if turned { shape[1] } else { shape[0] };
+            let left = drawn(seed + 1000, tokens * inner, 1.0);
+            let of = |device: &burn::tensor::Device| {
+                let base = Base::Packed(Packed::new(weight.clone(), device));
+                let base = if turned { base.transposed() } else { base };
+                times(tensor(&left, [tokens, inner], device), base, DType::F32)
+            };
+            prop_assert!(worst(of(&device), of(&burn::tensor::Device::flex())) < 2e-5);
+        }
+    }
+}

@@ -1,0 +1,166 @@
+//! Merges of an adapter that was trained on a packed base, held against what was trained: the adapter fits the numbers that packing left, so
+//! that the weights of the base may be the wrong ones to add it to.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+
+use serde_json::{Value, json};
+
+use super::base::read_adapter;
+use super::eval::sheets;
+use super::{Failure, print};
+use crate::adapter::attach;
+use crate::device;
+use crate::export::merge::{Error, Onto, Order, Tally, merge};
+use crate::fault::{Exit, Fault};
+use crate::files::{self, create_folder, move_folder, remove_folder, temporary_folder_in, write_atomic, write_folder_atomic};
+use crate::model::{Decoder, Folder};
+use crate::plan::{Comparison, Plan, Sheet};
+use crate::report::{Event, Reporter, Terminal};
+use crate::terms::{Device, ModelDtype};
+
+/// The report's file in the merged model's folder.
+pub(super) const REPORT: &str = "merge-report.json";
+
+/// What merges are held against.
+pub(super) struct Gate {
+    plan: Plan,
+    sheets: Vec<Sheet>,
+    trained: Decoder,
+    max_kl: f64,
+}
+
+/// A merge that was compared.
+struct Candidate {
+    into: &'static str,
+    folder: PathBuf,
+    tally: Tally,
+    comparison: Comparison,
+}
+
+/// What came of it.
+pub(super) struct Outcome {
+    pub tally: Tally,
+    pub report: Value,
+}
+
+impl Gate {
+    /// The model as it was trained, and the rows on which merges are compared with it.
+    pub fn open(plan: Plan, adapter: &Path, data: Option<&Path>, max_kl: f64, terminal: &Terminal) -> Result<Self, Failure> {
+        device::set_threads(plan.threads);
+        let (config, numbers) = read_adapter(adapter, &plan.model.spec.projections())?;
+        let sheets = sheets(&plan, data, false, terminal)?;
+        let mut trained = plan.model.load(plan.storage, &device::open(plan.device)?, &|event| terminal.take(&event))?;
+        attach(&mut trained, &config, 0, Some(&numbers))?;
+        Ok(Self { plan, sheets, trained, max_kl })
+    }
+
+    /// Merges into the base's own numbers and into those that packing leaves of them, and moves the closest to the trained model to its place
+    /// with a report. Where that is not close enough, only the report goes there.
+    pub fn merge(&self, order: &Order, interrupt: &AtomicBool, terminal: &Terminal) -> Result<Outcome, Failure> {
+        let report = |event: Event| terminal.take(&event);
+        let above = order.out.parent().expect("the path is absolute");
+        create_folder(above)?;
+        let temporary = temporary_folder_in(above).map_err(|cause| files::Error::new("create a folder in", above, cause))?;
+        let form = self.plan.storage.form.expect("the gate is for a packed base");
+        let unpacked = Onto::Unpacked { form, packs_head: self.plan.storage.packs_head };
+        let ways = match Folder::open(&order.base)?.stored_form()? {
+            // There are no other numbers.
+            Some(_) => vec![(UNPACKED, Onto::Stored)],
+            None => vec![("base", Onto::Stored), (UNPACKED, unpacked)],
+        };
+        let mut candidates = Vec::new();
+        for (into, onto) in ways {
+            let order = Order { out: temporary.path().join(into), onto, ..order.clone() };
+            let tally = merge(&order, interrupt, &report)?;
+            let comparison = self.compare(&order.out, into, interrupt, &report)?;
+            candidates.push(Candidate { into, folder: order.out, tally, comparison });
+        }
+        terminal.stop();
+        let closest =
+            |one: &&Candidate, other: &&Candidate| one.comparison.divergence().total_cmp(&other.comparison.divergence());
+        let chosen = candidates.iter().min_by(closest).expect("there is one");
+        let divergence = chosen.comparison.divergence();
+        let is_close = divergence <= self.max_kl;
+        let report = self.report(&candidates, chosen, is_close);
+        let text = serde_json::to_string_pretty(&report).expect("numbers and words are JSON") + "\n";
+        if !is_close {
+            write_folder_atomic(&order.out, |new| write_atomic(&new.join(REPORT), text.as_bytes()))?;
+            let message = format!(
+                "the closest merge, into the {}, is {divergence:.4} nats from the trained model, `--max-kl` is {}",
+                chosen.into, self.max_kl
+            );
+            let hint = format!(
+                "serve the adapter on its packed base, or take the merge with a higher `--max-kl`; `{}` has the numbers",
+                order.out.join(REPORT).display()
+            );
+            return Err(Failure::new(Exit::Diverged, Fault::new(message).hint(hint)));
+        }
+        write_atomic(&chosen.folder.join(REPORT), text.as_bytes())?;
+        if order.out.exists() {
+            // What an earlier comparison left.
+            remove_folder(&order.out)?;
+        }
+        move_folder(&chosen.folder, &order.out)?;
+        Ok(Outcome { tally: chosen.tally.clone(), report })
+    }
+
+    fn compare(&self, folder: &Path, into: &str, interrupt: &AtomicBool, report: Reporter) -> Result<Comparison, Failure> {
+        // The CPU computes in the same numbers whatever is kept.
+        let dtype = if self.plan.device == Device::Cpu { ModelDtype::Auto } else { self.plan.storage.dtype };
+        let merged = Folder::open(folder)?.load(dtype, &self.trained.device(), report)?;
+        let what = format!("the merge into the {into}");
+        let each = self.sheets.iter().map(|sheet| sheet.compare([&self.trained, &merged], &what, interrupt, report));
+        let all = each.collect::<Option<Vec<Comparison>>>().ok_or_else(|| Failure::from(Error::Interrupted))?;
+        Ok(all.into_iter().fold(Comparison::default(), Comparison::and))
+    }
+
+    fn report(&self, candidates: &[Candidate], chosen: &Candidate, is_close: bool) -> Value {
+        let candidate = |candidate: &Candidate| {
+            json!({
+                "into": candidate.into,
+                "loss": candidate.comparison.scores[1].loss(),
+                "kl": candidate.comparison.divergence(),
+                "top1_agreement": candidate.comparison.agreement(),
+            })
+        };
+        let storage = self.plan.storage;
+        json!({
+            "rankine": env!("CARGO_PKG_VERSION"),
+            "base": self.plan.pinned_base_name(),
+            "trained_on": storage.form.map(|form| form.to_string()),
+            "sets": self.sheets.iter().flat_map(|sheet| &sheet.sets).map(|set| json!({"name": set.name, "rows": set.rows})).collect::<Vec<_>>(),
+            "trained_tokens": chosen.comparison.tokens(),
+            "trained": {"loss": chosen.comparison.scores[0].loss()},
+            "merges": candidates.iter().map(candidate).collect::<Vec<_>>(),
+            "chosen": chosen.into,
+            "max_kl": self.max_kl,
+            "accepted": is_close,
+        })
+    }
+}
+
+/// What a merge may be added to where nothing but that is left.
+const UNPACKED: &str = "dequantized base";
+
+/// The report as lines.
+pub(super) fn print_report(report: &Value) -> Result<(), Failure> {
+    let loss = |value: &Value| value["loss"].as_f64().map_or_else(|| "-".to_owned(), |loss| format!("{loss:.4}"));
+    print(format_args!(
+        "as trained    loss {}, on the base in {}",
+        loss(&report["trained"]),
+        report["trained_on"].as_str().unwrap_or("-")
+    ))?;
+    for merge in report["merges"].as_array().into_iter().flatten() {
+        let number = |key: &str| merge[key].as_f64().unwrap_or(f64::NAN);
+        let chosen = if merge["into"] == report["chosen"] { ", chosen" } else { "" };
+        print(format_args!(
+            "merged        loss {}, KL {:.6} nats, top-1 {:.2} %, into the {}{chosen}",
+            loss(merge),
+            number("kl"),
+            100.0 * number("top1_agreement"),
+            merge["into"].as_str().unwrap_or("-"),
+        ))?;
+    }
+    Ok(())
+}
