@@ -14,7 +14,8 @@ use rankine::adapter::{LoraConfig, attach, tensors};
 use rankine::data::{Batch, TokenRow};
 use rankine::device;
 use rankine::files::safetensors::Archive;
-use rankine::model::{DecoderSpec, Folder};
+use rankine::model::{DecoderSpec, Folder, Storage};
+use rankine::quant::{BlockSize, Form, Kind};
 use rankine::terms::{ModelDtype, Scheduler};
 use rankine::train::{AdamW, AdamWConfig, Gradients, Memory, Schedule, StepConfig, forward_backward};
 use serde_json::Value;
@@ -46,9 +47,12 @@ fn relative(ours: &[f32], theirs: &[f32]) -> f32 {
 
 fn check_family(family: &str, device: &Device, memory: Memory, head_chunk_rows: usize) {
     let folder = golden(&format!("archs/{family}"));
+    check(family, &folder.join("model"), ModelDtype::Float32.into(), &folder, device, memory, head_chunk_rows);
+}
+
+fn check(family: &str, model: &Path, storage: Storage, folder: &Path, device: &Device, memory: Memory, head_chunk_rows: usize) {
     let (archive, info) = (Archive::open(&folder.join("golden.safetensors")).unwrap(), json(&folder.join("golden.json")));
-    let model = Folder::open(&folder.join("model")).unwrap();
-    let mut decoder = model.load(ModelDtype::Float32, device, &|_| {}).unwrap();
+    let mut decoder = Folder::open(model).unwrap().load(storage, device, &|_| {}).unwrap();
     let first = rows(&archive, "", None);
     let base = logits_difference(&decoder, &first, &archive.read_f32("logits").unwrap().unwrap());
     attach_peft(&mut decoder, &folder.join("adapter"));
@@ -97,6 +101,18 @@ fn adapters_train_as_in_peft() {
         check_family(family, &device, Memory::KEEP, 256);
     }
     check_family("llama", &device, Memory::RECOMPUTE, 3);
+}
+
+/// NF4 as bitsandbytes packs it, with an embedding that stays on the host.
+#[test]
+fn adapters_train_on_packed_bases_as_in_peft() {
+    let Some(device) = adapter() else { return };
+    let model = golden("archs/llama/model");
+    for (name, double_quant) in [("llama_nf4", false), ("llama_nf4_double", true)] {
+        let form = Form::FourBit { kind: Kind::Nf4, block_size: BlockSize::DEFAULT, double_quant };
+        let storage = Storage { form: Some(form), offloads_embedding: true, ..ModelDtype::Float32.into() };
+        check(name, &model, storage, &golden(&format!("quant/{name}")), &device, Memory::RECOMPUTE, 3);
+    }
 }
 
 /// The lines of a run's metrics that have a loss.

@@ -8,8 +8,9 @@ use std::panic::catch_unwind;
 use burn::tensor::{Device, DeviceKind, Tensor};
 use common::{FAMILIES, golden};
 use rankine::device::{Found, Halves, wgpu_adapters};
-use rankine::model::DecoderSpec;
+use rankine::model::{DecoderSpec, Storage};
 use rankine::proof::{Tiny, prove};
+use rankine::quant::Form;
 use rankine::terms::{Method, ModelDtype};
 
 /// The adapter, if a product of it comes back; what burn says of a machine without one is a panic.
@@ -33,6 +34,18 @@ fn training_on_an_adapter_is_that_on_the_cpu() {
         let verdict = prove(&Tiny::of_all_mechanisms(ModelDtype::Auto, trained), &device).unwrap();
         println!("all mechanisms, {trained}: {verdict}");
         assert!(verdict.is_proven(), "{trained}: {verdict}");
+    }
+}
+
+/// Packed projections and head, and an embedding on the host.
+#[test]
+fn training_on_packed_bases_is_that_on_the_cpu() {
+    let Some(device) = adapter() else { return };
+    for form in [Form::QLORA, Form::Int8] {
+        let storage = Storage { form: Some(form), packs_head: true, offloads_embedding: true, ..ModelDtype::Auto.into() };
+        let verdict = prove(&Tiny::of_all_mechanisms(storage, Method::Lora), &device).unwrap();
+        println!("all mechanisms, {form}: {verdict}");
+        assert!(verdict.is_proven(), "{form}: {verdict}");
     }
 }
 

@@ -6,9 +6,9 @@ use super::{Failure, hub};
 use crate::adapter::{LoraConfig, Numbers, peft};
 use crate::fault::{Exit, Fault, shell_word};
 use crate::hub::ModelId;
-use crate::model::{LinearSpec, shard_paths};
+use crate::model::{LinearSpec, Storage, shard_paths};
 use crate::plan::{Lock, hub_id};
-use crate::terms::{Technique, Term};
+use crate::terms::{ModelDtype, Technique, Term};
 use crate::train::RunFolder;
 
 /// The base that was named, or that the adapter was trained on.
@@ -85,6 +85,13 @@ pub(super) fn template_of_run(adapter: &Path) -> Option<PathBuf> {
     let lock = Lock::read(&path).ok()?;
     let recipe = Lock::recipe(&path, path.parent()?).ok()?;
     Some(lock.working_directory()?.join(&recipe.chat_template?.value))
+}
+
+/// How the adapter's run kept its base: it answers as it was trained only on the same numbers.
+pub(super) fn storage_of_run(adapter: &Path) -> Storage {
+    let packing = lock_above(adapter).and_then(|path| Lock::read(&path).ok()?.packing());
+    let (form, packs_head) = packing.map_or((None, false), |(form, packs_head)| (Some(form), packs_head));
+    Storage { form, packs_head, ..ModelDtype::Auto.into() }
 }
 
 /// The adapter in a folder, for a model with these projections.

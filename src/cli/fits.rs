@@ -1,6 +1,6 @@
 //! `rankine plan --fits`: the longest rows with which the model of a config.json can be trained, in memories of usual sizes.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
 
@@ -25,6 +25,8 @@ const PROCESSOR: Place = Place::Processor { threads: THREADS };
 const GPU: Place = Place::Gpu { half: Some(ModelDtype::Bfloat16), is_shared: false };
 /// The shortest rows that are worth an adapter, tokens.
 const SHORTEST: usize = 128;
+/// Tokens of the row of which models' needs are told.
+const LENGTH: usize = 2048;
 /// Rank of the adapter, on every projection.
 const RANK: usize = 16;
 /// Threads of the machine that is thought of; each has a little scratch.
@@ -64,6 +66,56 @@ pub(super) fn print_table(config: &Path, json: bool) -> Result<(), Failure> {
         line(&format!("{gigabytes} GB"), longest.into_iter().map(cell).collect())?;
     }
     Ok(())
+}
+
+/// What models need at the peak, one a line.
+pub(super) fn print_needs(configs: &[PathBuf], json: bool) -> Result<(), Failure> {
+    let needs = configs.iter().map(|config| Need::of(config)).collect::<Result<Vec<_>, _>>()?;
+    if json {
+        let object = |need: &Need| {
+            let bytes: Map<String, Value> =
+                BASES.iter().zip(&need.bytes).map(|((name, ..), bytes)| ((*name).to_owned(), json!(bytes))).collect();
+            json!({"config": need.name, "parameters": need.parameters, "peak_bytes": bytes})
+        };
+        let models: Vec<Value> = needs.iter().map(object).collect();
+        return print(json!({"rank": RANK, "micro_batch_size": 1, "sequence_len": LENGTH, "models": models}));
+    }
+    print(format_args!(
+        "peak memory, GB: rank {RANK} on every projection, one row of {} tokens, every block recomputed",
+        grouped(LENGTH as u64)
+    ))?;
+    print("")?;
+    let width = needs.iter().map(|need| need.name.len()).max().unwrap_or(0);
+    let line = |name: &str, parameters: &str, cells: Vec<String>| {
+        let cells: String = cells.into_iter().map(|cell| format!("  {cell:>13}")).collect();
+        print(format_args!("{name:<width$}  {parameters:>14}{cells}"))
+    };
+    line("", "parameters", BASES.map(|(name, ..)| name.to_owned()).to_vec())?;
+    for need in &needs {
+        let cells = need.bytes.iter().map(|bytes| format!("{:.1}", *bytes as f64 / 1e9)).collect();
+        line(&need.name, &grouped(need.parameters), cells)?;
+    }
+    Ok(())
+}
+
+/// What a model needs with each of [`BASES`].
+struct Need {
+    name: String,
+    parameters: u64,
+    bytes: Vec<u64>,
+}
+
+impl Need {
+    fn of(config: &Path) -> Result<Self, Failure> {
+        let spec = DecoderSpec::read(config)?;
+        let bytes = |(_, dtype, form, place): (&str, ModelDtype, Option<Form>, Place)| {
+            let load = load(&spec, Storage { form, ..dtype.into() }, place)?;
+            Ok(load.with_rows(Rows::dense(1, LENGTH.min(spec.context))).least_peak_bytes())
+        };
+        let bytes = BASES.into_iter().map(bytes).collect::<Result<_, Failure>>()?;
+        let name = config.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        Ok(Self { name, parameters: spec.parameters() as u64, bytes })
+    }
 }
 
 fn load(spec: &DecoderSpec, storage: Storage, place: Place) -> Result<Load, Failure> {

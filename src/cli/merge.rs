@@ -137,9 +137,7 @@ fn packed_run(args: &MergeArgs, order: &Order, terminal: &Terminal) -> Result<Op
 /// The lock of an adapter whose run had a packed base.
 pub(super) fn packed_lock(addend: &Addend, is_stored_packed: bool) -> Option<&Path> {
     let path = &addend.trained_on.as_ref()?.lock;
-    let lock = Lock::read(path).ok()?;
-    let said = lock.values()["recipe"]["adapter"]["quantization"].as_str().unwrap_or("none");
-    (is_stored_packed || said != "none").then_some(path)
+    (is_stored_packed || Lock::read(path).ok()?.packing().is_some()).then_some(path)
 }
 
 /// The merge that is closest to what was trained. Paths are made absolute, because the run's own are relative to where it was started.

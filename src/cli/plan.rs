@@ -25,19 +25,20 @@ pub(super) struct PlanArgs {
     /// Take one step on the base's weights to tell how long the run takes; nothing is kept of it
     #[arg(long, conflicts_with = "fits")]
     trial: bool,
-    /// Without a recipe: what fits into memories of usual sizes, for the model of a config.json
-    #[arg(long, value_name = "CONFIG.json", conflicts_with = "recipe")]
-    fits: Option<PathBuf>,
+    /// Without a recipe: what fits into memories of usual sizes, for the model of a config.json; of several, what each needs
+    #[arg(long, value_name = "CONFIG.json", num_args = 1.., conflicts_with = "recipe")]
+    fits: Vec<PathBuf>,
     /// Print the result as one JSON object
     #[arg(long)]
     json: bool,
 }
 
 pub(super) fn plan(args: &PlanArgs) -> Result<(), Failure> {
-    let recipe = match (&args.fits, &args.recipe) {
-        (Some(config), _) => return fits::print_table(config, args.json),
-        (None, Some(recipe)) => recipe,
-        (None, None) => return Err(Failure::new(Exit::Usage, Fault::new("expected a recipe"))),
+    let recipe = match (&args.fits[..], &args.recipe) {
+        ([config], _) => return fits::print_table(config, args.json),
+        ([_, ..], _) => return fits::print_needs(&args.fits, args.json),
+        ([], Some(recipe)) => recipe,
+        ([], None) => return Err(Failure::new(Exit::Usage, Fault::new("expected a recipe"))),
     };
     let plan = recipe.plan()?;
     device::set_threads(plan.threads);

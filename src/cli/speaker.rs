@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use super::base::{check_adapter, find_base, read_adapter, template_of_run};
+use super::base::{check_adapter, find_base, read_adapter, storage_of_run, template_of_run};
 use super::gradcheck::is_proven;
 use super::interrupt::Interrupt;
 use super::{Failure, print};
@@ -117,8 +117,9 @@ impl Speaker {
         let adapter = model.adapter.as_ref().map(|adapter| read_adapter(adapter, &folder.spec.projections())).transpose()?;
         device::set_threads(0);
         let chosen = device::choose(terms::Device::Auto, &is_proven).device;
-        let (device, dtype) = (device::open(chosen)?, folder.kept_in(terms::ModelDtype::Auto, device::halves(chosen))?);
-        let mut decoder = folder.load(dtype, &device, &|event| terminal.take(&event))?;
+        let storage = model.adapter.as_deref().map_or(terms::ModelDtype::Auto.into(), storage_of_run);
+        let (device, storage) = (device::open(chosen)?, folder.kept_in(storage, device::halves(chosen))?);
+        let mut decoder = folder.load(storage, &device, &|event| terminal.take(&event))?;
         if let Some((config, numbers)) = adapter {
             attach(&mut decoder, &config, 0, Some(&numbers))?;
         }

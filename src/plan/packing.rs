@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use super::adapter::Trains;
 use super::base::Base;
 use super::fill::{Filled, Origin};
+use super::lock::Lock;
 use crate::device::Halves;
 use crate::fault::Fault;
 use crate::model::Storage;
@@ -143,6 +144,21 @@ fn refused_head(said: Option<&Said<bool>>, faults: &mut Vec<Fault>) -> bool {
         faults.push(fault.hint("remove `quantize_head`, or write `method: qlora`"));
     }
     false
+}
+
+impl Lock {
+    /// How the run packed its base, and whether with the head; `None` where it did not, or the base's files have it so.
+    pub fn packing(&self) -> Option<(Form, bool)> {
+        let said = &self.values()["recipe"]["adapter"];
+        let kind = match Quantization::parse(said["quantization"].as_str()?)? {
+            Quantization::None => return None,
+            Quantization::Int8 => return Some((Form::Int8, said["quantize_head"] == true)),
+            Quantization::Nf4 => Kind::Nf4,
+            Quantization::Fp4 => Kind::Fp4,
+        };
+        let block_size = said["block_size"].as_u64().and_then(|size| BlockSize::new(size as usize).ok())?;
+        Some((Form::FourBit { kind, block_size, double_quant: said["double_quant"] == true }, said["quantize_head"] == true))
+    }
 }
 
 impl Packing {

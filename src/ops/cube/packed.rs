@@ -93,6 +93,7 @@ fn unpack_four_bits<F: Float, N: Size>(
     }
 }
 
+/// `unit` is no constant, because drivers multiply those first, and round differently.
 #[cube(launch)]
 fn unpack_int8<F: Float, N: Size>(
     codes: &[u32],
@@ -100,6 +101,7 @@ fn unpack_int8<F: Float, N: Size>(
     output: &mut [Vector<F, N>],
     first: u32,
     group: u32,
+    unit: f32,
     #[define(F)] _element: ElemType,
 ) {
     if ABSOLUTE_POS < output.len() {
@@ -109,7 +111,7 @@ fn unpack_int8<F: Float, N: Size>(
             let place = first as usize + ABSOLUTE_POS * N::value() + index;
             // The sign is in the byte's highest bit: brought to the word's, it is drawn down again.
             let code = i32::cast_from(codes[place / 4] << (24 - place % 4 * 8) as u32) >> 24i32;
-            numbers.insert(index, f32::cast_from(code) * absmax[place / group as usize] * Int8::UNIT);
+            numbers.insert(index, f32::cast_from(code) * absmax[place / group as usize] * unit);
         }
         output[ABSOLUTE_POS] = Vector::cast_from(numbers);
     }
@@ -130,7 +132,7 @@ pub(in crate::ops) fn unpack(weight: &OnGpu, rows: Range<usize>, dtype: DType) -
                 let table = table.clone().into_buffer_arg();
                 unpack_four_bits::launch(&client, cubes, cube, size, codes, absmax, table, to, first, group, element);
             }
-            None => unpack_int8::launch(&client, cubes, cube, size, codes, absmax, to, first, group, element),
+            None => unpack_int8::launch(&client, cubes, cube, size, codes, absmax, to, first, group, Int8::UNIT, element),
         }
     }
     output

@@ -1,6 +1,7 @@
 //! What fits: how many blocks have to recompute, how long rows may be, and which change of a recipe is the smallest that helps.
 
 use super::{F32, Load, Place, Rows, Trained};
+use crate::quant::Form;
 use crate::terms::{Method, ModelDtype};
 use crate::train::Memory;
 
@@ -30,7 +31,7 @@ pub struct Hint {
 
 impl Load {
     /// The smallest change with which a run whose blocks all recompute stays within so many bytes. First what changes no step: a smaller
-    /// micro-batch, accumulated more often; then a frozen base of 16 bits; then shorter rows; then smaller adapters. `None` where no such
+    /// micro-batch, accumulated more often; then a frozen base of 16 bits, then of 4; then shorter rows; then smaller adapters. `None` where no such
     /// change is enough.
     pub fn smallest_change(&self, rank: Option<usize>, allowed_bytes: u64) -> Option<Hint> {
         let (mut load, mut overrides) = (self.clone(), Vec::new());
@@ -56,6 +57,13 @@ impl Load {
         if let Some(half) = half.filter(|_| load.trained.method == Method::Lora && load.kept_bytes() == F32) {
             load.storage.dtype = half;
             overrides.push(format!("training.model_dtype={half}"));
+            if let Some(hint) = hint(&load, &overrides) {
+                return Some(hint);
+            }
+        }
+        if load.trained.method == Method::Lora && load.storage.form.is_none() {
+            load.storage.form = Some(Form::QLORA);
+            overrides.push("adapter.method=qlora".to_owned());
             if let Some(hint) = hint(&load, &overrides) {
                 return Some(hint);
             }

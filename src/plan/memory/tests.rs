@@ -106,15 +106,15 @@ fn a_change_goes_no_further_than_it_has_to() {
     let narrow = change(one.least_peak_bytes() - 1).expect("a base of 16 bits fits");
     assert_eq!(narrow.overrides, with_one(&["training.model_dtype=bfloat16"]));
     assert_eq!(one.least_peak_bytes() - narrow.peak_bytes, 2 * 2 * 140, "half of the matrices");
-    let shorter = overrides(narrow.peak_bytes - 1).expect("shorter rows fit");
-    assert_eq!(
-        shorter,
-        with_one(&["training.model_dtype=bfloat16", "training.sequence_len=256", "training.truncation=truncate"])
-    );
-    let one = Load { storage: ModelDtype::Bfloat16.into(), ..one };
+    let packed = change(narrow.peak_bytes - 1).expect("a base of 4 bits fits");
+    assert_eq!(packed.overrides, with_one(&["training.model_dtype=bfloat16", "adapter.method=qlora"]));
+    let shorter = overrides(packed.peak_bytes - 1).expect("shorter rows fit");
+    let narrow = ["training.model_dtype=bfloat16", "adapter.method=qlora"];
+    assert_eq!(shorter, with_one(&[&narrow[..], &["training.sequence_len=256", "training.truncation=truncate"]].concat()));
+    let one = Load { storage: Storage { form: Some(Form::QLORA), ..ModelDtype::Bfloat16.into() }, ..one };
     let smaller = overrides(one.with_rows(Rows::dense(1, 64)).least_peak_bytes() - 1).expect("a smaller adapter fits");
-    let shortest = ["training.model_dtype=bfloat16", "training.sequence_len=64", "training.truncation=truncate", "adapter.r=8"];
-    assert_eq!(smaller, with_one(&shortest));
+    let shortest = ["training.sequence_len=64", "training.truncation=truncate", "adapter.r=8"];
+    assert_eq!(smaller, with_one(&[&narrow[..], &shortest].concat()));
     assert_eq!(overrides(1000), None);
 }
 
@@ -175,4 +175,29 @@ proptest! {
         prop_assert!(peaks.is_sorted_by(|fewer, more| fewer >= more), "{peaks:?}");
         prop_assert_eq!(peaks[layers], load.least_peak_bytes());
     }
+}
+
+/// Of 4 x 4, 2 x 4 and 4 x 6 numbers: half a byte each, and of each matrix one block, whose absmax is a byte with one of 4 beside it.
+#[test]
+fn packed_projections_are_counted_by_hand() {
+    let packed = |place, packs_head, offloads_embedding| {
+        let storage = Storage { form: Some(Form::QLORA), packs_head, offloads_embedding, ..ModelDtype::Float32.into() };
+        let mut load = Load { storage, place, ..load(2, 1, Rows::dense(1, 3)) };
+        load.spec.tied_head = false;
+        load.parts(Memory::KEEP)
+    };
+    let (tables, norms) = (2 * 4 * 40, 4 * 20);
+    let processor = Place::Processor { threads: 1 };
+    let gpu = Place::Gpu { half: None, is_shared: false };
+    let layer = 2 * (8 + 5) + 2 * (4 + 5) + 3 * (12 + 5);
+    assert_eq!(packed(processor, false, false).base_bytes, tables + norms + 2 * layer);
+    assert_eq!(packed(processor, false, true).base_bytes, tables + norms + 2 * layer, "it is there anyway");
+    assert_eq!(packed(processor, true, false).base_bytes, tables / 2 + norms + 2 * layer + 20 + 5);
+    // A GPU has 4 bytes an absmax, and one matrix at a time in numbers.
+    let layer = 2 * (8 + 4) + 2 * (4 + 4) + 3 * (12 + 4);
+    assert_eq!(packed(gpu, false, false).base_bytes, tables + norms + 2 * layer);
+    assert_eq!(packed(gpu, true, true).base_bytes, norms + 2 * layer + 20 + 4);
+    let dense = Load { place: gpu, ..load(2, 1, Rows::dense(1, 3)) }.parts(Memory::KEEP);
+    assert_eq!(packed(gpu, false, false).step.block_bytes - dense.step.block_bytes, 4 * 24);
+    assert_eq!(packed(processor, false, false).step, load(2, 1, Rows::dense(1, 3)).parts(Memory::KEEP).step);
 }
