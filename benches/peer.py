@@ -29,6 +29,7 @@ def arguments():
     parser.add_argument("--export", type=Path)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32", help="of the frozen weights and of what is computed; adapters are float32")
+    parser.add_argument("--nf4", action="store_true", help="the base in NF4 with double quantisation, by bitsandbytes")
     parser.add_argument("--matmul", action="store_true", help="print the rate of bare products too, FLOP/s")
     return parser.parse_args()
 
@@ -44,6 +45,23 @@ def product_rate(torch, device, dtype, width=8192, times=10):
         torch.cuda.synchronize()
         best = min(best, time.perf_counter() - began)
     return 2 * width**3 / best
+
+
+def packed(torch, model, dtype, device):
+    """The model as bitsandbytes packs it when it is loaded."""
+    import tempfile
+
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+    nf4 = BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_pretrained(folder)
+        del model
+        return AutoModelForCausalLM.from_pretrained(
+            folder, quantization_config=nf4, dtype=dtype, device_map=device, attn_implementation="sdpa"
+        )
 
 
 def main():
@@ -64,6 +82,8 @@ def main():
     ids = torch.randint(0, config.vocab_size, (args.batch, args.seq), generator=torch.Generator().manual_seed(1)).to(args.device)
     if args.export:
         model.save_pretrained(args.export / "model")
+    if args.nf4:
+        model = packed(torch, model, dtype, args.device)
     lora = peft.LoraConfig(r=args.rank, lora_alpha=2 * args.rank, target_modules=TARGETS, task_type="CAUSAL_LM")
     model = peft.get_peft_model(model, lora)
     if args.export:

@@ -8,7 +8,8 @@ use burn::tensor::{DType, Device, Tensor, TensorData};
 use common::*;
 use rankine::adapter::attach;
 use rankine::data::{Batch, Packs, TokenRow, Visit};
-use rankine::model::{Decoder, Folder};
+use rankine::model::{Decoder, Folder, Storage};
+use rankine::quant::Form;
 use rankine::terms::ModelDtype;
 use rankine::train::{Gradients, Memory, StepConfig, forward_backward, score};
 
@@ -25,9 +26,18 @@ fn rows(vocabulary: u32) -> Vec<TokenRow> {
     (0..8).map(row).collect()
 }
 
+/// Every family as it is, and two packed.
+fn models() -> impl Iterator<Item = (String, Decoder)> {
+    let plain = FAMILIES.into_iter().map(|family| (family.to_owned(), model(family, None)));
+    let packed = [("llama", Form::QLORA), ("qwen3", Form::Int8)];
+    plain.chain(packed.map(|(family, form)| (format!("{family}, {form}"), model(family, Some(form)))))
+}
+
 /// A model with an adapter whose B is not zero, so that every gradient flows.
-fn model(family: &str) -> Decoder {
-    let mut decoder = load(&golden(&format!("archs/{family}/model")));
+fn model(family: &str, form: Option<Form>) -> Decoder {
+    let folder = Folder::open(&golden(&format!("archs/{family}/model"))).unwrap();
+    let storage = Storage { form, ..ModelDtype::Auto.into() };
+    let mut decoder = folder.load(storage, &Device::flex(), &|_| {}).unwrap();
     let config = lora(4, 8.0);
     attach(&mut decoder, &config, 7, None).unwrap();
     for lora in decoder.adapters_mut() {
@@ -72,8 +82,7 @@ fn step(decoder: &Decoder, batches: &[Batch], config: StepConfig) -> (f64, Vec<f
 
 #[test]
 fn micro_batches_and_recomputation_change_nothing() {
-    for family in FAMILIES {
-        let decoder = model(family);
+    for (family, decoder) in models() {
         let rows = rows(decoder.spec.vocabulary as u32);
         for dropout in [0.0, 0.1] {
             let config = |memory, head_chunk_rows| StepConfig { memory, head_chunk_rows, dropout };
@@ -96,8 +105,7 @@ fn micro_batches_and_recomputation_change_nothing() {
 /// Packed, padded and alone: the same losses of the same tokens, and the same gradients.
 #[test]
 fn packs_change_nothing() {
-    for family in FAMILIES {
-        let decoder = model(family);
+    for (family, decoder) in models() {
         let rows = rows(decoder.spec.vocabulary as u32);
         let lengths: Vec<u32> = rows.iter().map(|row| row.ids.len() as u32).collect();
         let packs = Packs::best_fit(&lengths, 32, Visit::Shuffled { seed: 42, epoch: 3 });
@@ -129,8 +137,7 @@ fn packs_change_nothing() {
 /// Every token's loss, and not their sum alone.
 #[test]
 fn a_row_scores_the_same_wherever_it_stands() {
-    for family in FAMILIES {
-        let decoder = model(family);
+    for (family, decoder) in models() {
         let rows = rows(decoder.spec.vocabulary as u32);
         let alone: Vec<Vec<f32>> = in_order(&rows, 1).iter().map(|batch| score(&decoder, batch, 256)).collect();
         for places in [[0, 1, 2, 3, 4, 5, 6, 7], [7, 6, 5, 4, 3, 2, 1, 0], [3, 0, 6, 1, 7, 2, 5, 4]] {
@@ -145,8 +152,7 @@ fn a_row_scores_the_same_wherever_it_stands() {
 /// What is computed again is computed the same: not a bit of the result tells which blocks it was.
 #[test]
 fn any_number_of_blocks_can_recompute() {
-    for family in FAMILIES {
-        let decoder = model(family);
+    for (family, decoder) in models() {
         let batches = in_order(&rows(decoder.spec.vocabulary as u32), 4);
         let of =
             |recomputed| step(&decoder, &batches, StepConfig { memory: Memory { recomputed }, head_chunk_rows: 7, dropout: 0.1 });
@@ -159,7 +165,7 @@ fn any_number_of_blocks_can_recompute() {
 
 #[test]
 fn dropout_changes_the_loss_and_its_mask_depends_on_the_epoch() {
-    let decoder = model("llama");
+    let decoder = model("llama", None);
     let batch = batch(rows(decoder.spec.vocabulary as u32));
     let loss = |dropout, epoch| {
         let config = StepConfig { memory: Memory::RECOMPUTE, head_chunk_rows: 256, dropout };

@@ -353,7 +353,7 @@ fn what_is_wrong_with_the_words_is_told() {
     merge(&["--adapter", "adapter=inf", "--base", "base"]).says("infinite", 2, &["its weight is not a number"]);
     merge(&["--adapter", "adapter", "--base", "base", "--dtype", "int8"]).says("type", 2, &["keep, f32, bf16, f16"]);
     merge(&[]).says("nothing", 2, &["--adapter"]);
-    merge(&["--adapter", "adapter=0", "--base", "base"]).says("0 times", 0, &["note: the merged model equals its base"]);
+    merge(&["--adapter", "adapter=0", "--base", "base"]).says("0 times", 0, &["note: the adapters add nothing"]);
     fs::remove_dir_all(desk.path("merged")).unwrap();
     desk.edit("adapter/adapter_config.json", "\"use_dora\": false", "\"use_dora\": true");
     merge(&["--adapter", "adapter", "--base", "base"]).says("DoRA", 65, &["`use_dora` is `true`, which is not supported yet"]);

@@ -11,9 +11,10 @@ use std::path::Path;
 
 use burn::tensor::Device;
 use common::json;
-use rankine::data::TokenRow;
+use rankine::data::{Batch, Packing, TokenRow};
 use rankine::files::safetensors::{Archive, Named, write_f32};
 use rankine::model::{Folder, Storage};
+use rankine::plan::Resolved;
 use rankine::quant::Form;
 use rankine::terms::ModelDtype;
 use serde_json::Value;
@@ -69,6 +70,28 @@ fn with_outliers(desk: &Desk) {
     });
 }
 
+/// The rows that the run holds out.
+fn held_out(desk: &Desk) -> Vec<Batch> {
+    let overrides = ["base_model=base", "datasets.0.path=rows.parquet"].map(|pair| {
+        let (key, name) = pair.split_once('=').unwrap();
+        format!("{key}={}", desk.path(name).display())
+    });
+    let recipe = rankine::recipe::read(&desk.path("recipe.yaml"), &overrides).unwrap();
+    let Resolved::Plan(plan) = rankine::plan::resolve(recipe, None).unwrap() else { panic!("the base is a folder") };
+    let data = plan.read_data(&|_| {}).unwrap();
+    let rows = data.rows();
+    rows.validation.iter().flat_map(|rows| rows.batches(2, Packing::Off)).collect()
+}
+
+fn log_softmax(logits: &[f32], vocabulary: usize) -> Vec<Vec<f64>> {
+    let row = |row: &[f32]| {
+        let most = row.iter().copied().fold(f32::MIN, f32::max);
+        let sum = row.iter().map(|logit| f64::from(logit - most).exp()).sum::<f64>().ln();
+        row.iter().map(|logit| f64::from(logit - most) - sum).collect()
+    };
+    logits.chunks(vocabulary).map(row).collect()
+}
+
 #[test]
 fn with_a_large_error_of_packing_the_unpacked_base_is_taken() {
     let desk = trained(with_outliers);
@@ -80,6 +103,27 @@ fn with_a_large_error_of_packing_the_unpacked_base_is_taken() {
     assert!(base["top1_agreement"].as_f64().unwrap() < 1.0 && unpacked["top1_agreement"] == 1.0, "{report}");
     assert_eq!((&report["chosen"], &report["accepted"]), (&"dequantized base".into(), &true.into()));
     assert!(ran.stdout.contains("into the dequantized base, chosen"), "{}", ran.stdout);
+
+    // The divergence once more, from whole logits and by its definition.
+    let storage = Storage { form: Some(Form::QLORA), ..ModelDtype::Auto.into() };
+    let mut trained = Folder::open(&desk.path("base")).unwrap().load(storage, &Device::flex(), &|_| {}).unwrap();
+    common::attach_peft(&mut trained, &desk.path("run/adapter"));
+    desk.run(&["merge", "--adapter", "run/adapter", "--out", "dense", "--uncompared"]).says("uncompared", 0, &[]);
+    let dense = common::load(&desk.path("dense"));
+    let (mut divergence, mut agreeing, mut tokens) = (0.0, 0.0, 0.0);
+    for batch in held_out(&desk) {
+        let [p, q] = [&trained, &dense].map(|decoder| log_softmax(&common::logits(decoder, &batch), decoder.spec.vocabulary));
+        for place in &batch.positions {
+            let (p, q) = (&p[*place as usize], &q[*place as usize]);
+            divergence += p.iter().zip(q).map(|(p, q)| p.exp() * (p - q)).sum::<f64>();
+            let likeliest = |row: &[f64]| (0..row.len()).max_by(|one, other| row[*one].total_cmp(&row[*other]));
+            agreeing += f64::from(u8::from(likeliest(p) == likeliest(q)));
+            tokens += 1.0;
+        }
+    }
+    assert_eq!(report["trained_tokens"].as_f64(), Some(tokens));
+    assert!((base["kl"].as_f64().unwrap() - divergence / tokens).abs() < 1e-6, "{} {report}", divergence / tokens);
+    assert!((base["top1_agreement"].as_f64().unwrap() - agreeing / tokens).abs() < 1e-9, "{report}");
 
     // What `eval` computes of the run and of the merged model is what the report has.
     let eval = |arguments: &[&str]| -> Value {
@@ -103,7 +147,7 @@ fn an_adapter_that_adds_nothing_leaves_the_trained_model() {
             numbers.fill(0.0);
         }
     });
-    merge(&desk, &[]).says("merge", 0, &["the merged model equals its base"]);
+    merge(&desk, &[]).says("merge", 0, &["the adapters add nothing"]);
     let report = report(&desk);
     assert!(of(&report, "dequantized base")["kl"].as_f64().unwrap() < 1e-12, "{report}");
     assert!(of(&report, "base")["kl"].as_f64().unwrap() > 0.0, "{report}");
@@ -154,7 +198,7 @@ fn a_base_that_is_stored_packed_is_merged_into_what_it_stands_for() {
 #[test]
 fn what_is_not_compared_is_said() {
     let desk = trained(|_| {});
-    merge(&desk, &["--uncompared"]).says("uncompared", 0, &["nothing is compared"]);
+    merge(&desk, &["--uncompared"]).says("uncompared", 0, &["the merge is not compared with it"]);
     assert!(!desk.path("merged/merge-report.json").exists());
     desk.run(&["merge", "--adapter", "run/adapter=0.5", "--out", "half"]).says(
         "weighted",

@@ -12,17 +12,23 @@ use std::path::Path;
 
 use burn::tensor::Device;
 use common::{golden, json};
-use rankine::files::safetensors::{Archive, data_bytes, write_lazily};
+use rankine::adapter::{LoraConfig, attach};
+use rankine::data::TokenRow;
+use rankine::files::safetensors::{Archive, Named, data_bytes, write_f32, write_lazily};
 use rankine::model::{Folder, Storage};
 use rankine::quant::{BlockSize, Form, Kind};
 use rankine::terms::ModelDtype;
+use rankine::train::{Gradients, Memory, StepConfig, forward_backward};
 use serde_json::{Value, json};
 use support::Desk;
 
 const STATE: &str = ".quant_state.bitsandbytes__nf4";
 
-/// The tensors of a file by name: type, shape and bytes.
-fn tensors(path: &Path) -> BTreeMap<String, (safetensors::Dtype, Vec<usize>, Vec<u8>)> {
+/// Type, shape and bytes of tensors, by name.
+type Tensors = BTreeMap<String, (safetensors::Dtype, Vec<usize>, Vec<u8>)>;
+
+/// The tensors of a file.
+fn tensors(path: &Path) -> Tensors {
     let bytes = fs::read(path).unwrap();
     let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
     let of = |(name, view): (String, safetensors::tensor::TensorView)| {
@@ -93,6 +99,46 @@ fn a_packed_folder_loads_to_what_its_model_is_packed_to() {
     }
 }
 
+/// Packed projections and head compute, forward and backward, what a dense model of the numbers that are left computes: to the bit, since the
+/// order of sums is the same. An embedding on the host changes nothing on the CPU.
+#[test]
+fn what_is_packed_computes_as_the_numbers_that_are_left() {
+    let (base, dense) = (golden("archs/llama/model"), tempfile::tempdir().unwrap());
+    fs::copy(base.join("config.json"), dense.path().join("config.json")).unwrap();
+    for form in [Form::QLORA, Form::Int8] {
+        let archive = Archive::open(&base.join("model.safetensors")).unwrap();
+        let left = |(name, shape): (String, Vec<usize>)| {
+            let numbers = archive.read_f32(&name).unwrap().unwrap();
+            let is_packed = name.contains("proj") || name.starts_with("lm_head");
+            let matrix = <[usize; 2]>::try_from(&shape[..]).ok().filter(|_| is_packed);
+            let halves = || numbers.iter().map(|number| half::f16::from_f32(*number)).collect::<Vec<_>>();
+            let numbers = match (matrix, form) {
+                (None, _) => numbers,
+                (Some(matrix), Form::Int8) => form.pack(matrix, &halves()).unwrap().unpack(),
+                (Some(matrix), _) => form.pack(matrix, &numbers).unwrap().unpack(),
+            };
+            (name, shape, numbers)
+        };
+        let tensors: Vec<Named> = archive.shapes().into_iter().map(left).collect();
+        write_f32(&dense.path().join("model.safetensors"), &tensors, &[]).unwrap();
+        let storage = Storage { form: Some(form), packs_head: true, offloads_embedding: true, ..ModelDtype::Auto.into() };
+        let of = |folder: &Path, storage: Storage| {
+            let mut decoder = Folder::open(folder).unwrap().load(storage, &Device::flex(), &|_| {}).unwrap();
+            attach(&mut decoder, &LoraConfig { init_lora_weights: false, ..common::lora(4, 8.0) }, 7, None).unwrap();
+            let row =
+                |seed: u32| TokenRow { ids: (0..20).map(|place| (seed + place * 37) % 304).collect(), trained: vec![true; 20] };
+            let batch = common::batch(vec![row(3), row(50)]);
+            let mut gradients = Gradients::default();
+            let config = StepConfig { memory: Memory::RECOMPUTE, head_chunk_rows: 16, dropout: 0.0 };
+            let loss = forward_backward(&decoder, &batch, config, [1, 0], &mut gradients).sum;
+            let gradients: Vec<f32> =
+                gradients.all().iter().flat_map(|tensor| tensor.to_data().iter::<f32>().collect::<Vec<_>>()).collect();
+            (common::logits(&decoder, &batch), loss, gradients)
+        };
+        assert!(of(&base, storage) == of(dense.path(), ModelDtype::Float32.into()), "{form}");
+    }
+}
+
 #[test]
 fn a_run_on_a_packed_folder_is_the_run_that_packs_its_base() {
     let desk = Desk::new();
@@ -135,7 +181,9 @@ fn what_cannot_be_packed_is_refused_and_leaves_nothing() {
         ran.says(key, 65, &[&format!("adapter.{key}: the base has one table for its embedding and its head")]);
     }
     quantize(&["base", "--out", "packed"]).says("quantize", 0, &[]);
-    quantize(&["packed", "--out", "x"]).says("packed already", 65, &["`packed` is packed already"]);
+    quantize(&["packed", "--out", "x"]).says("packed already", 65, &["the weights of `packed` are packed already"]);
+
+    desk.run(&["export", "packed", "--to", "gguf", "--out", "x.gguf"]).says("GGUF", 65, &["are packed by bitsandbytes"]);
 
     // A number that is none leaves nothing of its block.
     let mut content = desk.read("base/model.safetensors");
@@ -149,13 +197,12 @@ fn what_cannot_be_packed_is_refused_and_leaves_nothing() {
     desk.run(&["train", "recipe.yaml", "adapter.method=qlora"]).says("NaN in a run", 65, &words);
     assert!(!desk.path("x").exists());
     let left = fs::read_dir(desk.path(".")).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
-    assert!(left.into_iter().all(|name| !name.starts_with(".tmp")), "a temporary folder is left");
+    assert!(left.into_iter().all(|name| !name.contains("-tmp-")), "a temporary folder is left");
 }
 
 /// Packed weights with one thing wrong, each said with the tensor's name.
 #[test]
 fn packed_weights_that_do_not_fit_are_refused() {
-    type Tensors = BTreeMap<String, (safetensors::Dtype, Vec<usize>, Vec<u8>)>;
     type Case = (&'static str, Box<dyn Fn(&mut Tensors)>);
     const WEIGHT: &str = "model.layers.0.mlp.up_proj.weight";
     let set = |tensors: &mut Tensors, key: &str, value: Value| {
@@ -185,17 +232,37 @@ fn packed_weights_that_do_not_fit_are_refused() {
             Box::new(move |tensors| tensors.get_mut(&part("quant_map")).unwrap().2[3] ^= 1),
         ),
     ];
-    for (words, change) in cases {
-        let desk = Desk::new();
-        let folder = golden("quant/llama_nf4_double/model");
-        let mut all = tensors(&folder.join("model.safetensors"));
-        change(&mut all);
-        fs::copy(folder.join("config.json"), desk.path("base/config.json")).unwrap();
-        let described = all.iter().map(|(name, (dtype, shape, _))| (name.clone(), *dtype, shape.clone())).collect();
-        write_lazily::<rankine::files::safetensors::Error>(&desk.path("base/model.safetensors"), described, &[], |name| {
-            Ok(all[name].2.clone().into())
-        })
-        .unwrap();
-        desk.run(&["train", "recipe.yaml"]).says(words, 65, &[&format!("tensor `{WEIGHT}`"), words, ": 1 faults"]);
+    let dense = |tensors: &mut Tensors, name: &str, shape: [usize; 2]| {
+        let starts = format!("{name}.");
+        tensors.retain(|part, _| !part.starts_with(&starts));
+        let bytes = vec![0; 4 * shape[0] * shape[1]];
+        tensors.insert(name.to_owned(), (safetensors::Dtype::F32, shape.to_vec(), bytes));
+    };
+    let (first, last) = ("model.layers.0.self_attn.q_proj.weight", "model.layers.1.mlp.up_proj.weight");
+    let half: Vec<Case> = vec![
+        (last, Box::new(move |tensors| dense(tensors, last, [48, 32]))),
+        ("model.layers.0.self_attn.k_proj.weight", Box::new(move |tensors| dense(tensors, first, [32, 32]))),
+    ];
+    for (name, change) in half {
+        let words = format!("tensor `{name}` is not as the first projection is, which is ");
+        refused(&*change, &[&words]);
     }
+    for (words, change) in cases {
+        refused(&*change, &[&format!("tensor `{WEIGHT}`"), words, ": 1 faults"]);
+    }
+}
+
+/// A base in NF4 with this change is refused with these words.
+fn refused(change: &dyn Fn(&mut Tensors), words: &[&str]) {
+    let desk = Desk::new();
+    let folder = golden("quant/llama_nf4_double/model");
+    let mut all = tensors(&folder.join("model.safetensors"));
+    change(&mut all);
+    fs::copy(folder.join("config.json"), desk.path("base/config.json")).unwrap();
+    let described = all.iter().map(|(name, (dtype, shape, _))| (name.clone(), *dtype, shape.clone())).collect();
+    write_lazily::<rankine::files::safetensors::Error>(&desk.path("base/model.safetensors"), described, &[], |name| {
+        Ok(all[name].2.clone().into())
+    })
+    .unwrap();
+    desk.run(&["train", "recipe.yaml"]).says("refused", 65, words);
 }

@@ -227,6 +227,22 @@ fn every_step_over_packs_can_be_gone_on_from() {
     assert_eq!(outcome(&desk, "killed"), alone, "{endings} kills");
 }
 
+/// The base is packed anew at each start, to the same bytes.
+#[test]
+fn every_step_on_a_packed_base_can_be_gone_on_from() {
+    let desk = desk(40);
+    let overrides = ["adapter.method=qlora", "training.sample_packing=true", "training.num_epochs=4", "output.save_steps=1"];
+    let alone = reference(&desk, &overrides);
+    for step in checkpoints(&desk, "alone").into_iter().rev().skip(1).step_by(2) {
+        back_to(&desk, "alone", "again", step);
+        desk.run(&["resume", "again"]).says("a resume", 0, &[&format!("going on after step {step}")]);
+        assert_eq!(outcome(&desk, "again"), alone, "from step {step}");
+        fs::remove_dir_all(desk.path("again")).unwrap();
+    }
+    let endings = interrupted(&desk, "killed", &overrides, Signal::SIGKILL, &moments(13, 3, alone.metrics.len()));
+    assert_eq!(outcome(&desk, "killed"), alone, "{endings} kills");
+}
+
 #[test]
 fn an_adapter_of_millions_of_parameters_comes_to_the_same() {
     let desk = desk(30);

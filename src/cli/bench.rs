@@ -18,7 +18,7 @@ use crate::fault::{Exit, Fault};
 use crate::files::safetensors::Archive;
 use crate::model::{Decoder, DecoderSpec, Folder, Storage};
 use crate::plan::memory::{Load, Place, Purpose, Rows, Trained};
-use crate::quant::{BlockSize, Form, Kind};
+use crate::quant::{BlockSize, Form};
 use crate::report::peak_memory_bytes;
 use crate::terms;
 use crate::train::{AdamW, AdamWConfig, Gradients, LossScale, Memory, StepConfig, forward_backward, head_chunk_rows};
@@ -167,13 +167,7 @@ fn storage(args: &BenchArgs, chosen: terms::Device) -> Result<Storage, Failure> 
         let fault = Fault::new(format!("--model-dtype: {refusal}"));
         return Err(Failure::new(Exit::Input, fault.hint("leave it out, or choose another device")));
     }
-    let four_bit = |kind| Form::FourBit { kind, block_size: BlockSize::DEFAULT, double_quant: args.double_quant };
-    let form = match args.quantization {
-        terms::Quantization::None => None,
-        terms::Quantization::Nf4 => Some(four_bit(Kind::Nf4)),
-        terms::Quantization::Fp4 => Some(four_bit(Kind::Fp4)),
-        terms::Quantization::Int8 => Some(Form::Int8),
-    };
+    let form = Form::of(args.quantization, BlockSize::DEFAULT, args.double_quant);
     let (packs_head, offloads_embedding) = (args.quantize_head, args.offload_embedding);
     let asked = Storage { dtype: args.model_dtype, form, packs_head, offloads_embedding };
     let kept_in = |folder: &PathBuf| Folder::open(folder)?.kept_in(asked, device::halves(chosen));

@@ -23,12 +23,15 @@ pub(super) fn write_run_card(plan: &Plan, lock: &Lock, result: &Value, base: Bas
         }
     }
     let about = "`recipe.lock.yaml` of the run says on exactly what it was trained, `metrics.jsonl` how that went.".to_owned();
+    let packed = plan.storage.form.map(|form| {
+        format!("Its base was packed in {form} while it was trained. On a base that is not, it answers a little differently; `rankine merge` measures how much.")
+    });
     let (artefact, config) = match &plan.trains {
         Trains::Adapter(config) => (Artefact::Adapter, Some(config.clone())),
         Trains::Everything => (Artefact::Model, None),
     };
     let part = Part { config, run: Some(run), ..Part::default() };
-    let text = card(&Card { artefact, base, about: vec![about], parts: vec![part], hashes });
+    let text = card(&Card { artefact, base, about: [about].into_iter().chain(packed).collect(), parts: vec![part], hashes });
     notices.write(&plan.output_dir)?;
     if plan.trains == Trains::Everything {
         write_atomic(&plan.output_dir.join(RunFolder::MODEL).join(CARD), text.as_bytes())?;

@@ -16,7 +16,6 @@ use super::{Failure, grouped, print, resume};
 use crate::export::merge::{Addend, Error, Onto, Order, OtherBase, Tally, TrainedOn, merge as write_merged};
 use crate::fault::{Exit, Fault};
 use crate::files::{self, Float, remove_leftovers};
-use crate::model::Folder;
 use crate::plan::Lock;
 use crate::report::{Terminal, peak_memory_bytes};
 
@@ -101,7 +100,7 @@ pub(super) fn merge(args: &MergeArgs, terminal: &Terminal) -> Result<(), Failure
         (merged?, None)
     };
     if tally.changed == 0 {
-        terminal.say("note: the merged model equals its base: the adapters add nothing, or nothing that its type can hold");
+        terminal.say("note: the adapters add nothing, or nothing that the merged model's type can hold");
     }
     if args.json {
         return print(object(&order, &tally, report.as_ref(), started.elapsed()));
@@ -112,17 +111,13 @@ pub(super) fn merge(args: &MergeArgs, terminal: &Terminal) -> Result<(), Failure
 
 /// The lock of the run where the only adapter was trained on a packed base and is to be compared.
 fn packed_run(args: &MergeArgs, order: &Order, terminal: &Terminal) -> Result<Option<PathBuf>, Failure> {
-    let stored = Folder::open(&order.base)?.stored_form()?;
-    let packed: Vec<&Path> = order.adapters.iter().filter_map(|addend| packed_lock(addend, stored.is_some())).collect();
+    let packed: Vec<&Path> = order.adapters.iter().filter_map(packed_lock).collect();
     let lock = match (&packed[..], &order.adapters[..]) {
         ([], _) => None,
         ([lock], [addend]) if !args.uncompared && addend.weight.to_bits() == 1_f64.to_bits() => Some((*lock).to_owned()),
         _ => {
-            let into = if stored.is_some() { "what its files stand for" } else { "the base as it is" };
-            terminal.say(&format!(
-                "note: an adapter was trained on a packed base; it is merged into {into}, and nothing is compared{}",
-                if args.uncompared { "" } else { ": that takes one adapter, of weight 1" }
-            ));
+            let why = if args.uncompared { "" } else { ": that takes one adapter, of weight 1" };
+            terminal.say(&format!("note: an adapter was trained on a packed base; the merge is not compared with it{why}"));
             None
         }
     };
@@ -135,9 +130,9 @@ fn packed_run(args: &MergeArgs, order: &Order, terminal: &Terminal) -> Result<Op
 }
 
 /// The lock of an adapter whose run had a packed base.
-pub(super) fn packed_lock(addend: &Addend, is_stored_packed: bool) -> Option<&Path> {
+pub(super) fn packed_lock(addend: &Addend) -> Option<&Path> {
     let path = &addend.trained_on.as_ref()?.lock;
-    (is_stored_packed || Lock::read(path).ok()?.packing().is_some()).then_some(path)
+    Lock::read(path).ok()?.packing().map(|_| path.as_path())
 }
 
 /// The merge that is closest to what was trained. Paths are made absolute, because the run's own are relative to where it was started.
@@ -159,8 +154,16 @@ fn merge_compared(
     let (lock, data) = (steady(lock), args.data.as_deref().map(steady));
     let known = Lock::read(&lock)?;
     let run = lock.parent().expect("a file lies in a folder").to_owned();
-    let (plan, _) = resume::plan_of(&known, &lock, run, terminal)?;
-    let gate = Gate::open(plan, &order.adapters[0].folder, data.as_deref(), args.max_kl, terminal)?;
+    // Whoever only wants the merge is not held up by what the comparison lacks.
+    let with_way_out = |mut failure: Failure| {
+        let way_out = || "`--uncompared` merges into the base as it is, without the run's rows and device";
+        for fault in &mut failure.faults {
+            fault.hint.get_or_insert_with(|| way_out().to_owned());
+        }
+        failure
+    };
+    let (plan, _) = resume::plan_of(&known, &lock, run, terminal).map_err(with_way_out)?;
+    let gate = Gate::open(plan, &order.adapters[0].folder, data.as_deref(), args.max_kl, terminal).map_err(with_way_out)?;
     gate.merge(&order, interrupt, terminal)
 }
 

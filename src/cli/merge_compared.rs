@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
 
 use serde_json::{Value, json};
 
@@ -13,9 +14,11 @@ use crate::adapter::attach;
 use crate::device;
 use crate::export::merge::{Error, Onto, Order, Tally, merge};
 use crate::fault::{Exit, Fault};
-use crate::files::{self, create_folder, move_folder, remove_folder, temporary_folder_in, write_atomic, write_folder_atomic};
+use crate::files::{
+    self, Float, create_folder, move_folder, remove_folder, temporary_folder_in, write_atomic, write_folder_atomic,
+};
 use crate::model::{Decoder, Folder};
-use crate::plan::{Comparison, Plan, Sheet};
+use crate::plan::{Comparison, Plan, Sheet, megabytes};
 use crate::report::{Event, Reporter, Terminal};
 use crate::terms::{Device, ModelDtype};
 
@@ -62,13 +65,15 @@ impl Gate {
         let above = order.out.parent().expect("the path is absolute");
         create_folder(above)?;
         let temporary = temporary_folder_in(above).map_err(|cause| files::Error::new("create a folder in", above, cause))?;
-        let form = self.plan.storage.form.expect("the gate is for a packed base");
-        let unpacked = Onto::Unpacked { form, packs_head: self.plan.storage.packs_head };
-        let ways = match Folder::open(&order.base)?.stored_form()? {
+        let storage = self.plan.storage;
+        let unpacked = storage.form.map(|form| (UNPACKED, Onto::Unpacked { form, packs_head: storage.packs_head }));
+        let folder = Folder::open(&order.base)?;
+        let ways: Vec<(&str, Onto)> = match folder.stored_form()? {
             // There are no other numbers.
             Some(_) => vec![(UNPACKED, Onto::Stored)],
-            None => vec![("base", Onto::Stored), (UNPACKED, unpacked)],
+            None => [("base", Onto::Stored)].into_iter().chain(unpacked).collect(),
         };
+        self.check_memory(&folder, order.float)?;
         let mut candidates = Vec::new();
         for (into, onto) in ways {
             let order = Order { out: temporary.path().join(into), onto, ..order.clone() };
@@ -105,10 +110,43 @@ impl Gate {
         Ok(Outcome { tally: chosen.tally.clone(), report })
     }
 
+    /// A merged model has to be beside the trained one.
+    fn check_memory(&self, base: &Folder, float: Option<Float>) -> Result<(), Failure> {
+        let is_cpu = self.plan.device == Device::Cpu;
+        let kept = base.kept_in(self.dtype(), device::halves(self.plan.device))?.dtype;
+        let dtype = match float {
+            Some(Float::F32) => ModelDtype::Float32,
+            Some(Float::F16) => ModelDtype::Float16,
+            Some(Float::Bf16) => ModelDtype::Bfloat16,
+            None => kept,
+        };
+        let number_bytes = match dtype {
+            ModelDtype::Bfloat16 => 2,
+            // The CPU keeps float16 as float32.
+            ModelDtype::Float16 if !is_cpu => 2,
+            _ => 4,
+        };
+        let needed = base.spec.parameters() as u64 * number_bytes;
+        let Some(free) = device::free_memory_bytes(self.plan.device).filter(|free| *free < needed) else { return Ok(()) };
+        let message = format!(
+            "to compare, a merged model of {} has to be in memory beside the trained one, and {} are free",
+            megabytes(needed),
+            megabytes(free)
+        );
+        let hint = "`--uncompared` merges into the base as it is, without the comparison; `--dtype bf16` takes half of `f32`";
+        Err(Failure::new(Exit::Memory, Fault::new(message).hint(hint)))
+    }
+
+    /// The CPU computes in the same numbers whatever is kept.
+    fn dtype(&self) -> ModelDtype {
+        if self.plan.device == Device::Cpu { ModelDtype::Auto } else { self.plan.storage.dtype }
+    }
+
     fn compare(&self, folder: &Path, into: &str, interrupt: &AtomicBool, report: Reporter) -> Result<Comparison, Failure> {
-        // The CPU computes in the same numbers whatever is kept.
-        let dtype = if self.plan.device == Device::Cpu { ModelDtype::Auto } else { self.plan.storage.dtype };
-        let merged = Folder::open(folder)?.load(dtype, &self.trained.device(), report)?;
+        if interrupt.load(Relaxed) {
+            return Err(Error::Interrupted.into());
+        }
+        let merged = Folder::open(folder)?.load(self.dtype(), &self.trained.device(), report)?;
         let what = format!("the merge into the {into}");
         let each = self.sheets.iter().map(|sheet| sheet.compare([&self.trained, &merged], &what, interrupt, report));
         let all = each.collect::<Option<Vec<Comparison>>>().ok_or_else(|| Failure::from(Error::Interrupted))?;

@@ -1,20 +1,21 @@
 //! `rankine quantize`: a model packed as bitsandbytes packs weights, in a folder that transformers and our recipes take as a base.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering::Relaxed;
 
 use clap::{ArgAction, Args};
 use indicatif::HumanBytes;
 use serde_json::json;
 
 use super::base::find_base;
-use super::merge::LEFTOVER;
+use super::merge::{LEFTOVER, interrupt};
 use super::{Failure, print};
 use crate::export::card::{Artefact, Base, Card};
 use crate::export::{RepackError, repack, repacked_bytes, write_folder};
 use crate::fault::{Exit, Fault};
 use crate::files::{check_space, create_folder, remove_leftovers};
 use crate::model::{Folder, Target};
-use crate::quant::{BlockSize, Form, Kind};
+use crate::quant::{BlockSize, Form};
 use crate::report::Terminal;
 use crate::terms::{Quantization, Term};
 
@@ -71,7 +72,13 @@ pub(super) fn quantize(args: &QuantizeArgs, terminal: &Terminal) -> Result<(), F
     let about = format!("Its projections{} are packed as bitsandbytes packs them, {form}; all else is as it was.", args.head());
     let artefact = Artefact::Packed { form: form.to_string() };
     let card = Card { artefact, base: Base::of(&from), about: vec![about], parts: Vec::new(), hashes: Vec::new() };
-    let written = write_folder(&args.out, &from, card, |new| repack(&from, target, new, &|event| terminal.take(&event)));
+    let interrupt = interrupt(&args.out)?;
+    let fill = |new: &Path| repack(&from, target, new, &interrupt, &|event| terminal.take(&event));
+    let written = write_folder(&args.out, &from, card, |new| {
+        let written = fill(new)?;
+        // Before it takes its name.
+        if interrupt.load(Relaxed) { Err(RepackError::Stopped) } else { Ok(written) }
+    });
     terminal.stop();
     let written = written?;
     let shown = args.out.display().to_string();
@@ -91,18 +98,14 @@ pub(super) fn quantize(args: &QuantizeArgs, terminal: &Terminal) -> Result<(), F
 
 impl QuantizeArgs {
     fn form(&self) -> Result<Form, Failure> {
-        let kind = match self.quantization {
-            Quantization::Fp4 => Kind::Fp4,
-            Quantization::Nf4 | Quantization::None => Kind::Nf4,
-            Quantization::Int8 if self.double_quant.is_some() || self.block_size.is_some() => {
-                let fault = Fault::new("--double-quant and --block-size are of 4-bit blocks, and `int8` has rows");
-                return Err(Failure::new(Exit::Usage, fault.hint("leave them out, or choose `nf4` or `fp4`")));
-            }
-            Quantization::Int8 => return Ok(Form::Int8),
-        };
+        if self.quantization == Quantization::Int8 && (self.double_quant.is_some() || self.block_size.is_some()) {
+            let fault = Fault::new("--double-quant and --block-size are of 4-bit blocks, and `int8` has rows");
+            return Err(Failure::new(Exit::Usage, fault.hint("leave them out, or choose `nf4` or `fp4`")));
+        }
         let block_size = self.block_size.map_or(Ok(BlockSize::DEFAULT), BlockSize::new);
         let block_size = block_size.map_err(|error| Failure::new(Exit::Usage, Fault::new(format!("--block-size: {error}"))))?;
-        Ok(Form::FourBit { kind, block_size, double_quant: self.double_quant.unwrap_or(true) })
+        let form = Form::of(self.quantization, block_size, self.double_quant.unwrap_or(true));
+        Ok(form.expect("`none` is not one of the words"))
     }
 
     fn head(&self) -> &'static str {

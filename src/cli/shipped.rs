@@ -16,7 +16,7 @@ use crate::export::merge::{Onto, Order, OtherBase, merge};
 use crate::export::ollama::Proof;
 use crate::fault::{Exit, Fault};
 use crate::files::{self, read_text_up_to, temporary_folder_in, write_atomic};
-use crate::model::{CHAT_TEMPLATE, Folder};
+use crate::model::CHAT_TEMPLATE;
 use crate::plan::{Lock, hub_id};
 use crate::report::Terminal;
 use crate::train::RunFolder;
@@ -131,7 +131,7 @@ impl Shipped {
             other_base: OtherBase::Refuse,
             onto: Onto::Stored,
         };
-        if packed_lock(&order.adapters[0], Folder::open(base)?.stored_form()?.is_some()).is_some() {
+        if packed_lock(&order.adapters[0]).is_some() {
             terminal.say("note: the adapter was trained on a packed base; `rankine merge` compares merges with what was trained, this one is not compared");
         }
         let merged = merge(&order, interrupt, &|event| terminal.take(&event));

@@ -2,6 +2,8 @@
 //! packed, in numbers again.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
 
 use serde_json::{Map, Value, json};
 
@@ -26,8 +28,8 @@ pub struct Repacked {
 /// memory at a time.
 ///
 /// # Errors
-/// The model is damaged or unknown, a weight cannot be packed, or a file cannot be written.
-pub fn repack(from: &Path, target: Target, to: &Path, report: Reporter) -> Result<Repacked, Error> {
+/// The model is damaged or unknown, a weight cannot be packed, a file cannot be written, or `interrupt` was raised.
+pub fn repack(from: &Path, target: Target, to: &Path, interrupt: &AtomicBool, report: Reporter) -> Result<Repacked, Error> {
     let repacking = Repacking::open(&Folder::open(from)?, target)?;
     let (all, metadata) = (bytes_of(&repacking), [("format", "pt".to_owned())]);
     let mut done = Repacked { before: 0, bytes: 0, tensors: 0 };
@@ -38,6 +40,9 @@ pub fn repack(from: &Path, target: Target, to: &Path, report: Reporter) -> Resul
         done.tensors += tensors.len();
         done.before += path.metadata().map_or(0, |file| file.len());
         done.bytes += write_lazily(&to.join(&name), tensors.clone(), &metadata, |tensor| {
+            if interrupt.load(Relaxed) {
+                return Err(Error::Stopped);
+            }
             let bytes = repacking.bytes(tensor)?;
             read += bytes.len() as u64;
             report(Event::Progress { what: "writing (MiB)".to_owned(), done: read >> 20, total: all >> 20 });
@@ -84,11 +89,14 @@ pub enum Error {
     #[error(transparent)]
     Model(#[from] model::Error),
     /// It is packed already.
-    #[error("`{}` is packed already, as its config.json says", folder.display())]
+    #[error("the weights of `{}` are packed already", folder.display())]
     Packed {
         /// The model.
         folder: PathBuf,
     },
+    /// A signal ended it.
+    #[error("stopped: nothing was written")]
+    Stopped,
 }
 
 impl Error {
@@ -97,18 +105,24 @@ impl Error {
             Self::File(error) => Some(error),
             Self::Safetensors(error) => Some(error),
             Self::Model(error) => Some(error),
-            Self::Packed { .. } => None,
+            Self::Packed { .. } | Self::Stopped => None,
         }
     }
 }
 
 impl Explain for Error {
     fn exit(&self) -> Exit {
-        self.inner().map_or(Exit::Input, Explain::exit)
+        match self {
+            Self::Stopped => Exit::Signal,
+            _ => self.inner().map_or(Exit::Input, Explain::exit),
+        }
     }
 
     fn hint(&self) -> Option<String> {
-        self.inner().map_or_else(|| Some("name the model that it was made of".into()), Explain::hint)
+        match self {
+            Self::Packed { .. } => Some("name the model that it was made of".into()),
+            _ => self.inner()?.hint(),
+        }
     }
 
     fn faults(&self) -> Vec<Fault> {

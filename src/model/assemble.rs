@@ -21,7 +21,7 @@ use crate::report::{Event, Reporter};
 use crate::terms::{Method, ModelDtype};
 
 /// What a piece of a packed head may take on a GPU as numbers: no more than a projection of a large model.
-const PIECE_BYTES: u64 = 128 << 20;
+pub const PIECE_BYTES: u64 = 128 << 20;
 
 /// What the numbers of a matrix are; f32 where nothing is said.
 pub(super) fn numbers_of(dtype: ModelDtype) -> DType {

@@ -198,15 +198,20 @@ impl Weights {
 
     /// Projections are packed alike, or none is; so may be a head, and the embedding never is.
     fn half_packed_fault(&self, spec: &DecoderSpec, packed: &BTreeSet<String>) -> Option<String> {
-        let first = self.form(spec)?;
-        let differs = |linear: &LinearSpec| {
-            let parts = self.parts(&format!("{}.weight", linear.name), [linear.outputs, linear.inputs]);
+        let first = self.form(spec);
+        let name = |linear: &LinearSpec| format!("{}.weight", linear.name);
+        let projections = spec.projections().into_iter().map(|linear| (name(&linear), [linear.outputs, linear.inputs]));
+        let head = packed.contains(HEAD).then(|| (HEAD.to_owned(), [spec.vocabulary, spec.width]));
+        let differs = |(name, shape): &(String, [usize; 2])| match self.parts(name, *shape) {
+            None => first.is_some(),
             // Of parts that do not fit more was said already.
-            parts.is_none_or(|parts| parts.is_ok_and(|parts| parts.form() != first))
+            Some(Err(_)) => false,
+            Some(Ok(parts)) => Some(parts.form()) != first,
         };
-        let other = spec.projections().into_iter().find(differs).map(|linear| format!("{}.weight", linear.name));
+        let other = projections.chain(head).find(differs).map(|(name, _)| name);
         let embedding = packed.contains(EMBEDDING).then(|| EMBEDDING.to_owned());
-        other.or(embedding).map(|name| format!("tensor `{name}` is not packed as the first projection is, in {first}"))
+        let first = first.map_or_else(|| "not packed".to_owned(), |first| format!("in {first}"));
+        other.or(embedding).map(|name| format!("tensor `{name}` is not as the first projection is, which is {first}"))
     }
 
     /// A stored copy of a tied head must be the embedding.

@@ -19,6 +19,7 @@ mod transpose;
 
 use std::path::PathBuf;
 
+pub use assemble::PIECE_BYTES;
 pub use beside::{Beside, CHAT_TEMPLATE};
 pub use block::{Block, Frame};
 pub use cache::Cache;

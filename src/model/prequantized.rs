@@ -38,18 +38,24 @@ const STATE_BYTES: usize = 256;
 impl<'a> Parts<'a> {
     /// The parts of the weight `name` [out, in]; `None` where it is not packed.
     pub fn find(bytes: impl Fn(&str) -> Option<&'a [u8]>, name: &str, shape: [usize; 2]) -> Option<Result<Self, String>> {
+        let numbers = || {
+            let numbers = shape[0].checked_mul(shape[1]).filter(|numbers| *numbers > 0);
+            numbers.ok_or_else(|| format!("config.json gives it the shape {shape:?}"))
+        };
         let state = |kind: &Kind| bytes(&format!("{name}.{STATE}{}", kind.name())).map(|state| (*kind, state));
         if let Some((kind, state)) = KINDS.iter().find_map(state) {
-            return Some(Self::four_bit(&bytes, name, shape, kind, state));
+            return Some(numbers().and_then(|numbers| Self::four_bit(&bytes, name, (shape, numbers), kind, state)));
         }
         let module = name.strip_suffix(".weight")?;
         let absmax = bytes(&format!("{module}.{SCB}"))?;
         let is_in_rows = bytes(&format!("{module}.{WEIGHT_FORMAT}")).is_none_or(|format| format.iter().all(|byte| *byte == 0));
-        let codes = bytes(name)?;
-        let [rows, columns] = shape;
+        let (codes, numbers) = match (bytes(name)?, numbers()) {
+            (codes, Ok(numbers)) => (codes, numbers),
+            (_, Err(fault)) => return Some(Err(fault)),
+        };
         Some(if !is_in_rows {
             Err(format!("`{module}.{WEIGHT_FORMAT}` is not that of rows, which is 0"))
-        } else if codes.len() != rows * columns || absmax.len() != rows * size_of::<f32>() {
+        } else if codes.len() != numbers || absmax.len() != shape[0] * size_of::<f32>() {
             Err(format!("it has {} codes and {} bytes of {SCB}, expected those of {shape:?}", codes.len(), absmax.len()))
         } else {
             Ok(Self::Int8 { codes, absmax })
@@ -59,7 +65,7 @@ impl<'a> Parts<'a> {
     fn four_bit(
         bytes: &impl Fn(&str) -> Option<&'a [u8]>,
         name: &str,
-        shape: [usize; 2],
+        (shape, numbers): ([usize; 2], usize),
         kind: Kind,
         state: &[u8],
     ) -> Result<Self, String> {
@@ -74,7 +80,6 @@ impl<'a> Parts<'a> {
         let block_size = BlockSize::new(block_size).map_err(|error| error.to_string())?;
         same_code(part("quant_map")?, kind.code(), "quant_map")?;
         let codes = bytes(name).unwrap_or_default();
-        let numbers = shape.into_iter().product::<usize>();
         let blocks = numbers.div_ceil(block_size.numbers());
         let absmax = match bytes(&format!("{name}.nested_absmax")) {
             None => AbsmaxPart::Plain(part("absmax")?),
@@ -168,22 +173,30 @@ pub(super) fn described(name: &str, shape: [usize; 2], form: Form) -> Vec<Descri
     }
 }
 
-/// The bytes of one of the parts of a weight `name`, whose numbers had this type.
+/// The bytes of a part that is the same for every weight of its form; `None` for the others.
+pub(super) fn constant(part: &str, form: Form) -> Option<Vec<u8>> {
+    let bytes = |numbers: &[f32]| numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
+    match (form, part.rsplit('.').next()?) {
+        (Form::FourBit { kind, .. }, "quant_map") => Some(bytes(kind.code())),
+        (Form::FourBit { .. }, "nested_quant_map") => Some(bytes(&DYNAMIC_CODE)),
+        (Form::Int8, WEIGHT_FORMAT) => Some(vec![0]),
+        _ => None,
+    }
+}
+
+/// The bytes of one of the other parts of a weight `name`, whose numbers had this type.
 pub(super) fn bytes(part: &str, name: &str, weight: &Quantized, float: Float) -> Vec<u8> {
     let bytes = |numbers: &[f32]| numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
     match weight {
         Quantized::FourBit(packed) => match (part.strip_prefix(name).unwrap_or(part), packed.absmax()) {
             ("", _) => packed.codes().to_vec(),
-            (".quant_map", _) => bytes(packed.kind().code()),
             (".absmax", Absmax::Plain(absmax)) => bytes(absmax),
             (".absmax", Absmax::Nested(nested)) => nested.codes().to_vec(),
             (".nested_absmax", Absmax::Nested(nested)) => bytes(nested.absmax()),
-            (".nested_quant_map", _) => bytes(&DYNAMIC_CODE),
             _ => state(packed, float),
         },
         Quantized::Int8(packed) => match part.strip_prefix(module_of(name)).unwrap_or(part) {
             ".SCB" => bytes(packed.absmax()),
-            ".weight_format" => vec![0],
             _ => packed.codes().iter().map(|code| code.cast_unsigned()).collect(),
         },
     }

@@ -42,7 +42,8 @@ pub struct Repacking {
     files: Vec<(PathBuf, Vec<Described>)>,
     /// Tensors that are made, with the weight [out, in] of which each is a part.
     made: BTreeMap<String, (String, [usize; 2])>,
-    /// The weight that was made last, whose parts are asked for one after the other.
+    /// The weight that was made last. A file has the wide parts of all weights before the others, so that each is made twice, and no more than
+    /// one is in memory.
     last: Mutex<Option<(String, Quantized)>>,
 }
 
@@ -96,9 +97,13 @@ impl Repacking {
         let Some((name, shape)) = self.made.get(tensor) else {
             return Ok(Cow::Borrowed(self.weights.bytes(tensor).expect("its name was taken from the files")));
         };
+        if let Target::Packed { form, .. } = self.target
+            && let Some(constant) = prequantized::constant(tensor, form)
+        {
+            return Ok(Cow::Owned(constant));
+        }
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         if last.as_ref().is_none_or(|(last, _)| last != name) {
-            // One at a time is in memory.
             *last = None;
             *last = Some((name.clone(), self.packed(name, *shape)?));
         }

@@ -9,7 +9,7 @@ use super::lock::Lock;
 use crate::device::Halves;
 use crate::fault::Fault;
 use crate::model::Storage;
-use crate::quant::{BlockSize, Form, Kind};
+use crate::quant::{BlockSize, Form};
 use crate::recipe::{self, Place, Said};
 use crate::terms::{ModelDtype, Quantization, Technique, Term};
 
@@ -60,10 +60,7 @@ pub(super) fn packing(
     let has_packed_head = kept.is_some_and(|kept| kept.packs_head);
     let packs_head = match form {
         None => refused_head(recipe.quantize_head.as_ref(), faults),
-        Some(_) if has_packed_head && recipe.quantize_head.is_none() => {
-            filled.put("adapter.quantize_head", json!(true), STORED);
-            true
-        }
+        Some(_) if has_packed_head => packed_head(recipe.quantize_head.as_ref(), filled, faults),
         Some(_) => filled.plain("adapter.quantize_head", recipe.quantize_head.as_ref(), false),
     };
     let offloads_embedding = filled.plain("adapter.offload_embedding", recipe.offload_embedding.as_ref(), false);
@@ -80,34 +77,25 @@ pub(super) fn packing(
 
 /// The form that the recipe asks for; of a base that is packed already, what the recipe does not say is as there.
 fn asked(recipe: &recipe::Adapter, stored: Option<Form>, filled: &mut Filled, faults: &mut Vec<Fault>) -> Option<Form> {
-    let (word, of_blocks) = match stored {
-        Some(Form::FourBit { kind: Kind::Nf4, block_size, double_quant }) => {
-            (Some(Quantization::Nf4), Some((block_size, double_quant)))
-        }
-        Some(Form::FourBit { kind: Kind::Fp4, block_size, double_quant }) => {
-            (Some(Quantization::Fp4), Some((block_size, double_quant)))
-        }
-        Some(Form::Int8) => (Some(Quantization::Int8), None),
-        None => (None, None),
+    let word = stored.map(Form::word);
+    let of_blocks = match stored {
+        Some(Form::FourBit { block_size, double_quant, .. }) => Some((block_size, double_quant)),
+        _ => None,
     };
     let is_qlora = recipe.method.as_ref().is_some_and(|method| method.value == Technique::Qlora);
     let default = if is_qlora { Quantization::Nf4 } else { Quantization::None };
     let said = recipe.quantization.as_ref();
     let word = or_stored(filled, "adapter.quantization", said, word, default, |word| json!(word.word()));
-    let kind = match word {
-        Quantization::Nf4 => Kind::Nf4,
-        Quantization::Fp4 => Kind::Fp4,
-        Quantization::None | Quantization::Int8 => {
-            refuse_blocks(recipe, word, faults);
-            return (word == Quantization::Int8).then_some(Form::Int8);
-        }
-    };
+    if !matches!(word, Quantization::Nf4 | Quantization::Fp4) {
+        refuse_blocks(recipe, word, faults);
+        return Form::of(word, BlockSize::DEFAULT, false);
+    }
     let (size, nested) = of_blocks.unzip();
     let said = recipe.double_quant.as_ref();
     let double_quant = or_stored(filled, "adapter.double_quant", said, nested, is_qlora, |nested| json!(nested));
     let (said, default) = (recipe.block_size.as_ref(), BlockSize::DEFAULT);
     let block_size = or_stored(filled, "adapter.block_size", said, size, default, |size| json!(size.numbers()));
-    Some(Form::FourBit { kind, block_size, double_quant })
+    Form::of(word, block_size, double_quant)
 }
 
 /// Blocks are of 4 bits.
@@ -138,6 +126,16 @@ fn or_stored<T: Clone>(
     }
 }
 
+/// The head of a base that has it packed.
+fn packed_head(said: Option<&Said<bool>>, filled: &mut Filled, faults: &mut Vec<Fault>) -> bool {
+    if let Some(Said { place, .. }) = said.filter(|said| !said.value) {
+        let fault =
+            Fault::new("adapter.quantize_head: the base is stored with its head packed, the recipe asks for one that is not");
+        faults.push(fault.at(place).hint("remove the key, or name the base that it was made of"));
+    }
+    or_stored(filled, "adapter.quantize_head", said, Some(true), true, |packs| json!(packs))
+}
+
 fn refused_head(said: Option<&Said<bool>>, faults: &mut Vec<Fault>) -> bool {
     if let Some(Said { place, .. }) = said.filter(|said| said.value) {
         let fault = Fault::new("adapter.quantize_head goes with a `quantization`, and there is none").at(place as &Place);
@@ -147,17 +145,24 @@ fn refused_head(said: Option<&Said<bool>>, faults: &mut Vec<Fault>) -> bool {
 }
 
 impl Lock {
-    /// How the run packed its base, and whether with the head; `None` where it did not, or the base's files have it so.
+    /// How the base was packed in the run, and whether with the head; `None` where it was not.
     pub fn packing(&self) -> Option<(Form, bool)> {
         let said = &self.values()["recipe"]["adapter"];
-        let kind = match Quantization::parse(said["quantization"].as_str()?)? {
-            Quantization::None => return None,
-            Quantization::Int8 => return Some((Form::Int8, said["quantize_head"] == true)),
-            Quantization::Nf4 => Kind::Nf4,
-            Quantization::Fp4 => Kind::Fp4,
-        };
-        let block_size = said["block_size"].as_u64().and_then(|size| BlockSize::new(size as usize).ok())?;
-        Some((Form::FourBit { kind, block_size, double_quant: said["double_quant"] == true }, said["quantize_head"] == true))
+        let word = Quantization::parse(said["quantization"].as_str()?)?;
+        let block_size = said["block_size"].as_u64().and_then(|size| BlockSize::new(size as usize).ok());
+        let form = Form::of(word, block_size.unwrap_or(BlockSize::DEFAULT), said["double_quant"] == true)?;
+        Some((form, said["quantize_head"] == true))
+    }
+
+    /// Writes it down.
+    pub(super) fn set_packing(&mut self, form: Form, packs_head: bool) {
+        let said = &mut self.0["recipe"]["adapter"];
+        said["quantization"] = json!(form.word().word());
+        if let Form::FourBit { block_size, double_quant, .. } = form {
+            said["block_size"] = json!(block_size.numbers());
+            said["double_quant"] = json!(double_quant);
+        }
+        said["quantize_head"] = json!(packs_head);
     }
 }
 

@@ -15,11 +15,14 @@ use crate::train;
 
 impl Lock {
     /// Writes down what the rows of this plan are, and what `auto` came to: how many blocks recompute, the device and the numbers
-    /// of the base. What is free, or proven, may be another when the run goes on.
+    /// of the base, with the form that its files have where they are packed. What is free, or proven, may be another when the run goes on.
     pub fn describe(&mut self, plan: &Plan, data: &RunData, memory: train::Memory) {
         self.0.insert("data".to_owned(), plan.provenance(data));
         self.0["recipe"]["training"]["gradient_checkpointing"] = json!(memory.recomputed);
         self.0["recipe"]["training"]["model_dtype"] = json!(plan.storage.dtype.word());
+        if let Some(form) = plan.storage.form {
+            self.set_packing(form, plan.storage.packs_head);
+        }
         self.0["recipe"]["device"] = json!(plan.device.to_string());
     }
 }

@@ -1,6 +1,7 @@
 //! A weight in whichever form, and how a weight is to be packed.
 
 use super::{BlockSize, Error, Int8, Kind, Packed};
+use crate::terms::Quantization;
 
 /// How weights are packed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -21,6 +22,25 @@ pub enum Form {
 impl Form {
     /// The form of QLoRA: NF4 in blocks of 64 with double quantisation, arXiv:2305.14314.
     pub const QLORA: Self = Self::FourBit { kind: Kind::Nf4, block_size: BlockSize::DEFAULT, double_quant: true };
+
+    /// What a recipe's words come to; `None`: not packed.
+    pub fn of(word: Quantization, block_size: BlockSize, double_quant: bool) -> Option<Self> {
+        match word {
+            Quantization::None => None,
+            Quantization::Nf4 => Some(Self::FourBit { kind: Kind::Nf4, block_size, double_quant }),
+            Quantization::Fp4 => Some(Self::FourBit { kind: Kind::Fp4, block_size, double_quant }),
+            Quantization::Int8 => Some(Self::Int8),
+        }
+    }
+
+    /// The recipe's word for it.
+    pub fn word(self) -> Quantization {
+        match self {
+            Self::FourBit { kind: Kind::Nf4, .. } => Quantization::Nf4,
+            Self::FourBit { kind: Kind::Fp4, .. } => Quantization::Fp4,
+            Self::Int8 => Quantization::Int8,
+        }
+    }
 
     /// Quantises numbers [out, in]; int8 wants them rounded to float16 before, see [`Int8::pack`].
     ///

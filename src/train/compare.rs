@@ -45,9 +45,11 @@ fn row(one: &[f32], other: &[f32], target: usize) -> Compared {
         let (p, q) = (log(one, of_one, index), log(other, of_other, index));
         p.exp() * (p - q)
     };
+    let divergence = (0..one.len()).map(term).sum::<f64>();
     Compared {
         losses: [-log(one, of_one, target) as f32, -log(other, of_other, target) as f32],
-        divergence: (0..one.len()).map(term).sum::<f64>().max(0.0),
+        // What is no number is as far as can be.
+        divergence: if divergence.is_nan() { f64::INFINITY } else { divergence.max(0.0) },
         agree: likeliest(one) == likeliest(other),
     }
 }
@@ -78,5 +80,9 @@ mod tests {
         );
         let same = row(&[3.0, 1.0, -2.0], &[4.0, 2.0, -1.0], 1);
         assert!(same.agree && same.divergence < 1e-12, "a constant is no difference: {same:?}");
+        for number in [f32::NAN, f32::INFINITY] {
+            let divergence = row(&[3.0, 1.0], &[number, 1.0], 1).divergence;
+            assert!(divergence.is_infinite() && divergence > 0.0, "{number}");
+        }
     }
 }

@@ -136,6 +136,12 @@ pub enum Error {
         /// Both sides of what does not fit.
         reason: String,
     },
+    /// GGUF has forms of its own.
+    #[error("the weights of `{}` are packed by bitsandbytes, of which llama.cpp knows nothing", folder.display())]
+    Packed {
+        /// The model.
+        folder: PathBuf,
+    },
     /// A weight is beyond its type, or no number.
     #[error("tensor `{tensor}` has a number that {kind:?} cannot hold")]
     NotHeld {
@@ -175,6 +181,7 @@ impl Explain for Error {
     fn hint(&self) -> Option<String> {
         match self {
             Self::Exists { .. } => Some("choose another `--out`, or remove it first".into()),
+            Self::Packed { .. } => Some("export the model that it was made of".into()),
             _ => self.inner()?.hint(),
         }
     }

@@ -25,7 +25,9 @@ pub fn write_gguf_model(
     report: Reporter,
 ) -> Result<Written, Error> {
     let model = Folder::open(folder)?;
-    model.check_weights()?;
+    if model.stored_form()?.is_some() {
+        return Err(Error::Packed { folder: folder.to_owned() });
+    }
     let (spec, architecture) = (&model.spec, Architecture::of(&model.spec)?);
     let shards = shard_paths(folder)?.iter().map(|path| Archive::open(path)).collect::<Result<Vec<_>, _>>()?;
     let mut pairs = general(folder, architecture, kind);

@@ -42,7 +42,7 @@ pub fn merge(order: &Order, interrupt: &AtomicBool, report: Reporter) -> Result<
     if folder.stored_form()?.is_some() {
         return merge_onto_unpacked(order, interrupt, report);
     }
-    merge_as(order, &folder, &order.base, interrupt, report)
+    merge_as(order, &folder, None, interrupt, report)
 }
 
 /// The base is packed in its files: it is merged into a copy in numbers, which goes afterwards.
@@ -51,26 +51,29 @@ fn merge_onto_unpacked(order: &Order, interrupt: &AtomicBool, report: Reporter) 
     order.check(&config, hash_file(&config)?, report)?;
     let shards = shard_paths(&order.base)?;
     order.check_names(&shards.iter().map(|path| Archive::open(path)).collect::<Result<Vec<_>, _>>()?, report)?;
+    let mut hashes = Vec::new();
     for path in &shards {
-        order.check(path, hash_file(path)?, report)?;
+        let hash = hash_file(path)?;
+        order.check(path, hash, report)?;
+        hashes.push((name_of(path), hash));
     }
     let above = existing(&order.out);
     check_space(above, 2 * repacked_bytes(&order.base, Target::Dense)?)?;
     let temporary = temporary_folder_in(above).map_err(|cause| files::Error::new("create a folder in", above, cause))?;
-    repack(&order.base, Target::Dense, temporary.path(), report)?;
-    let unpacked = Order {
-        base: temporary.path().to_owned(),
-        adapters: order.adapters.clone(),
-        out: order.out.clone(),
-        float: order.float,
-        other_base: OtherBase::Compared,
-        onto: Onto::Stored,
-    };
-    merge_as(&unpacked, &Folder::open(&unpacked.base)?, &order.base, interrupt, report)
+    repack(&order.base, Target::Dense, temporary.path(), interrupt, report)?;
+    let base = temporary.path().to_owned();
+    let unpacked = Order { base, other_base: OtherBase::Compared, onto: Onto::Stored, ..order.clone() };
+    merge_as(&unpacked, &Folder::open(&unpacked.base)?, Some((&order.base, hashes)), interrupt, report)
 }
 
-/// `origin` is the base as a person knows it.
-fn merge_as(order: &Order, folder: &Folder, origin: &Path, interrupt: &AtomicBool, report: Reporter) -> Result<Tally, Error> {
+/// Where the base was unpacked for the time being, `origin` is what a person knows as the base, with the hashes of its files.
+fn merge_as(
+    order: &Order,
+    folder: &Folder,
+    origin: Option<(&Path, Vec<(String, Hash)>)>,
+    interrupt: &AtomicBool,
+    report: Reporter,
+) -> Result<Tally, Error> {
     folder.check_weights()?;
     let linears = folder.spec.projections();
     let open = |addend: &Addend| Source::open(&addend.folder, addend.weight, &linears);
@@ -94,7 +97,8 @@ fn merge_as(order: &Order, folder: &Folder, origin: &Path, interrupt: &AtomicBoo
     write_folder_atomic(&order.out, |new| {
         let hashes = write_weights(order, &rewriting, &old, new, &mut tally, report)?;
         beside.copy(new, order.float, tensor_bytes)?;
-        Ok::<_, Error>(write_atomic(&new.join(CARD), card::card(order, origin, &tally, &hashes)?.as_bytes())?)
+        let (base, hashes) = origin.unwrap_or((&order.base, hashes));
+        Ok::<_, Error>(write_atomic(&new.join(CARD), card::card(order, base, &tally, &hashes)?.as_bytes())?)
     })?;
     Ok(tally)
 }

@@ -17,7 +17,7 @@ pub use fit::{Hint, fewest_recomputed, longest_that_fits};
 use crate::adapter::{Error, LoraConfig};
 use crate::data::Batch;
 use crate::device::{self, Found, Halves, Kind};
-use crate::model::{DecoderSpec, LinearSpec, Storage};
+use crate::model::{DecoderSpec, LinearSpec, PIECE_BYTES, Storage};
 use crate::quant::Form;
 use crate::terms::{self, Method, ModelDtype};
 use crate::train::{Memory, head_chunk_rows};
@@ -326,14 +326,16 @@ impl Load {
 
     /// Those of an embedding that a GPU does not have.
     fn on_host_bytes(&self) -> u64 {
-        let is_on_host = self.storage.offloads_embedding && matches!(self.place, Place::Gpu { is_shared: false, .. });
+        let is_apart = matches!(self.place, Place::Gpu { is_shared: false, .. });
+        let is_on_host = self.storage.offloads_embedding && !self.spec.tied_head && is_apart;
         if is_on_host { (self.spec.vocabulary * self.spec.width) as u64 * self.kept_bytes() } else { 0 }
     }
 
     /// Matrices that are packed, [out, in].
     fn packed_shapes(&self) -> impl Iterator<Item = [usize; 2]> {
         let (is_packed, spec) = (self.storage.form.is_some(), &self.spec);
-        let head = self.storage.packs_head.then_some([spec.vocabulary, spec.width]);
+        let packs_head = self.storage.packs_head && !spec.tied_head;
+        let head = packs_head.then_some([spec.vocabulary, spec.width]);
         let projections = spec.projections().into_iter().map(|linear| [linear.outputs, linear.inputs]);
         projections.chain(head).filter(move |_| is_packed)
     }
@@ -353,7 +355,10 @@ impl Load {
         if !self.is_on_gpu() {
             return 0;
         }
-        self.packed_shapes().map(|[rows, columns]| (rows * columns) as u64 * self.computed_bytes()).max().unwrap_or(0)
+        // A head in pieces.
+        let bytes = |[rows, columns]: [usize; 2]| (rows * columns) as u64 * self.computed_bytes();
+        let cut = |shape: [usize; 2]| if shape[0] == self.spec.vocabulary { bytes(shape).min(PIECE_BYTES) } else { bytes(shape) };
+        self.packed_shapes().map(cut).max().unwrap_or(0)
     }
 
     /// Whether every weight trains.

@@ -197,6 +197,10 @@ fn packed_projections_are_counted_by_hand() {
     let layer = 2 * (8 + 4) + 2 * (4 + 4) + 3 * (12 + 4);
     assert_eq!(packed(gpu, false, false).base_bytes, tables + norms + 2 * layer);
     assert_eq!(packed(gpu, true, true).base_bytes, norms + 2 * layer + 20 + 4);
+    let mut wide = Load { place: gpu, ..load(2, 1, Rows::dense(1, 3)) };
+    wide.storage = Storage { form: Some(Form::QLORA), packs_head: true, ..ModelDtype::Float32.into() };
+    (wide.spec.tied_head, wide.spec.vocabulary) = (false, 1 << 26);
+    assert_eq!(wide.unpacked_bytes(), PIECE_BYTES, "a head is never whole in numbers");
     let dense = Load { place: gpu, ..load(2, 1, Rows::dense(1, 3)) }.parts(Memory::KEEP);
     assert_eq!(packed(gpu, false, false).step.block_bytes - dense.step.block_bytes, 4 * 24);
     assert_eq!(packed(processor, false, false).step, load(2, 1, Rows::dense(1, 3)).parts(Memory::KEEP).step);
