@@ -6,7 +6,7 @@
 #     cargo build --release --features cuda && cargo test --release --features cuda --test gpu --no-run
 #     benches/gpu.sh target/release/rankine OUT [the test's binary: golden parity, through wgpu]
 #
-# The peer needs python3 with torch, transformers and peft; without them its lines say so. DEVICE and SECONDS_LEFT may be set.
+# The peer needs python3 with torch, transformers, peft and bitsandbytes; without them its lines say so. DEVICE and SECONDS_LEFT may be set.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 rankine=$(realpath "$1") out=$2 parity=${3:-}
@@ -68,6 +68,10 @@ record "quickstart, second start" 30 "$rankine" train recipes/quickstart.yaml "d
 peer llama3.1-8b 2048 60 --grad-ckpt --matmul
 bench llama3.1-8b 2048 90 --recompute
 bench llama3.1-8b 2048 90
+small="--quantization nf4 --double-quant --quantize-head --offload-embedding"
+bench llama3.1-8b 2048 90 --recompute $small
+peer llama3.1-8b 2048 90 --grad-ckpt --nf4
+bench llama3.1-8b 2048 90 --recompute --quantization nf4 --double-quant
 peer llama3.1-8b 8192 60 --grad-ckpt
 bench llama3.1-8b 8192 90 --recompute
 peer llama3.1-8b 2048 60
