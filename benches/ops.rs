@@ -94,7 +94,7 @@ fn attention(criterion: &mut Criterion) {
 
 /// Numbers a second.
 fn pointwise(criterion: &mut Criterion) {
-    let norm = RmsNorm { weight: drawn([WIDTH]), epsilon: 1e-5 };
+    let norm = RmsNorm { weight: drawn([WIDTH]), epsilon: 1e-5, offset: 0.0 };
     let mut of_norm = group(criterion, "norm", TOKENS * WIDTH);
     forward_and_backward(&mut of_norm, drawn([1, TOKENS, WIDTH]), |x| norm.forward(x));
     of_norm.finish();
@@ -114,7 +114,8 @@ fn projection(criterion: &mut Criterion) {
 
 /// Labelled rows a second: losses alone, and with the gradient of the input.
 fn head(criterion: &mut Criterion) {
-    let head = Head { norm: RmsNorm { weight: drawn([WIDTH]), epsilon: 1e-5 }, table: Table::from(drawn([VOCABULARY, WIDTH])) };
+    let norm = RmsNorm { weight: drawn([WIDTH]), epsilon: 1e-5, offset: 0.0 };
+    let head = Head { norm, table: Table::from(drawn([VOCABULARY, WIDTH])), scale: 1.0, softcap: None };
     let hidden = drawn([TOKENS, WIDTH]);
     let targets: Vec<i32> = (0..TOKENS as u64).map(|row| (mix(row) % VOCABULARY as u64) as i32).collect();
     let mut group = group(criterion, "head", TOKENS);

@@ -146,7 +146,7 @@ fn a_model_has_the_numbers_of_its_folder() {
             ("general.type", "model".to_owned()),
             (&format!("{architecture}.block_count"), spec.layers.len().to_string()),
             (&format!("{architecture}.attention.head_count_kv"), mixer.kv_heads.to_string()),
-            (&format!("{architecture}.rope.freq_base"), (mixer.rope.theta as f32).to_string()),
+            (&format!("{architecture}.rope.freq_base"), (mixer.rope.as_ref().unwrap().theta as f32).to_string()),
         ] {
             assert_eq!(gguf.pairs[key], value, "{family}: {key}");
         }
@@ -181,11 +181,11 @@ fn the_files_are_those_from_which_llama_cpp_computed_right() {
     ]);
     let committed = |path: &str| Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/archs").join(path);
     let mut found = BTreeMap::new();
-    for family in FAMILIES {
+    for family in FIRST_FAMILIES {
         found.insert(family.to_owned(), exported(&committed(family).join("model"), Kind::F32).1.to_string());
     }
     let variants = [("llama", "rslora", "variants/rslora/adapter"), ("llama", "patterns", "variants/patterns/adapter")];
-    for (family, name, adapter) in FAMILIES.map(|family| (family, "adapter", "adapter")).into_iter().chain(variants) {
+    for (family, name, adapter) in FIRST_FAMILIES.map(|family| (family, "adapter", "adapter")).into_iter().chain(variants) {
         let (case, folder) = (committed(family), tempfile::tempdir().unwrap());
         let path = folder.path().join("adapter.gguf");
         write_gguf_adapter(&case.join(adapter), &case.join("model"), &path, &AtomicBool::new(false), &|_| {}).unwrap();

@@ -12,6 +12,7 @@ use common::*;
 use rankine::data::tokenize::Tokenizer;
 use rankine::infer::{Config, Generated, Sampling, Stop, TextStream, generate};
 use rankine::model::{Cache, Decoder};
+use rankine::nn::attention::Span;
 use serde_json::{Value, json as object};
 use support::*;
 
@@ -57,13 +58,13 @@ fn decoders() -> impl Iterator<Item = (String, Decoder)> {
 fn the_cached_forward_equals_the_full_forward() {
     for (name, decoder) in decoders() {
         let text = text(24);
-        let expected = full(&decoder, &text);
         for pieces in [vec![24], vec![1; 24], vec![7, 1, 1, 9, 6]] {
             let (mut cache, mut read, mut worst) = (Cache::new(&decoder), 0, 0.0_f32);
             for piece in &pieces {
                 let logits = decoder.read_on(&mut cache, &text[read..read + piece]);
                 read += piece;
-                worst = worst.max(difference(&logits, &expected[read - 1]));
+                // Of so many tokens: a rotation may depend on how many there are.
+                worst = worst.max(difference(&logits, &full(&decoder, &text[..read])[read - 1]));
             }
             println!("{name}, {} pieces: {worst:.1e}", pieces.len());
             assert!(worst <= LOGITS, "{name}, pieces {pieces:?}: {worst}");
@@ -114,7 +115,8 @@ fn a_cache_goes_back_to_what_two_texts_share() {
         decoder.read_on(&mut cache, &first);
         let left = cache.rewind(&second[..19]);
         // A window has let go of the first keys.
-        assert_eq!(left, if name.starts_with("mistral") { 0 } else { 12 }, "{name}");
+        let slides = decoder.spec.layers.iter().any(|layer| layer.mixer.span != Span::Full);
+        assert_eq!(left, if slides { 0 } else { 12 }, "{name}");
         let logits = decoder.read_on(&mut cache, &second[left..]);
         assert!(difference(&logits, &full(&decoder, &second)[19]) <= LOGITS, "{name}");
         assert_eq!(cache.tokens(), second, "{name}");

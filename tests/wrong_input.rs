@@ -198,7 +198,9 @@ fn a_broken_config_json_is_refused() {
             "unknown family",
             &config(r#""llama","#, r#""gpt_bigcode","#),
             65,
-            &["`model_type` is `gpt_bigcode`, known are `llama`, `mistral`, `qwen2`, `qwen3`"],
+            &[
+                "`model_type` is `gpt_bigcode`, known are `gemma`, `gemma2`, `gemma3_text`, `granite`, `llama`, `mistral`, `olmo2`, `phi3`, `qwen2`, `qwen3`, `smollm3`",
+            ],
         ),
         (
             "unknown rotation",

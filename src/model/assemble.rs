@@ -6,9 +6,7 @@ use burn::tensor::{DType, Device, Tensor, TensorData};
 
 use super::block::Block;
 use super::decoder::Decoder;
-use super::spec::{
-    ATTENTION, DecoderSpec, EMBEDDING, FINAL_NORM, HEAD, LAYER_NORMS, LayerSpec, LinearSpec, MLP, QUERY_KEY_NORMS, norm_name,
-};
+use super::spec::{DecoderSpec, EMBEDDING, FINAL_NORM, HEAD, LayerSpec, LinearSpec, QUERY_KEY_NORMS, norm_name};
 use super::{Error, Storage};
 use crate::device;
 use crate::nn::head::Head;
@@ -57,11 +55,11 @@ pub(super) fn assemble(
     let computed = if is_cpu { DType::F32 } else { dtype };
     let assembly = Assembly { source, spec: &spec, form: storage.form, dtype, kept, device };
     let (mut ropes, mut spans) = (Vec::new(), Vec::new());
-    let linears = spec.projections();
     let mut blocks = Vec::with_capacity(spec.layers.len());
-    for (index, (layer, linears)) in spec.layers.iter().zip(linears.chunks(ATTENTION.len() + MLP.len())).enumerate() {
-        let (rope, span) = (position(&mut ropes, &layer.mixer.rope), position(&mut spans, &layer.mixer.span));
-        blocks.push(assembly.block(index, layer, linears, (rope, span))?);
+    for (index, layer) in spec.layers.iter().enumerate() {
+        let rope = layer.mixer.rope.as_ref().map(|rope| position(&mut ropes, rope));
+        let span = position(&mut spans, &layer.mixer.span);
+        blocks.push(assembly.block(index, layer, (rope, span))?);
         let (done, total) = (index as u64 + 1, spec.layers.len() as u64);
         report(Event::Progress { what: "loading the base model".to_owned(), done, total });
     }
@@ -73,7 +71,8 @@ pub(super) fn assemble(
         Some(form) => assembly.packed_table(HEAD, form)?,
         None => assembly.table(HEAD, device)?,
     };
-    let head = Head { norm: assembly.norm(FINAL_NORM, spec.width)?, table };
+    let (norm, scale, softcap) = (assembly.norm(FINAL_NORM, spec.width)?, spec.logit_scale, spec.final_softcap);
+    let head = Head { norm, table, scale, softcap };
     Ok(Decoder { trained: Method::Lora, computed, embedding, blocks, head, ropes, spans, spec })
 }
 
@@ -122,7 +121,8 @@ impl Assembly<'_> {
     }
 
     fn norm(&self, name: &str, width: usize) -> Result<RmsNorm, Error> {
-        Ok(RmsNorm { weight: self.vector(name, width)?, epsilon: self.spec.norm_epsilon })
+        let DecoderSpec { norm_epsilon, norm_offset, .. } = self.spec;
+        Ok(RmsNorm { weight: self.vector(name, width)?, epsilon: *norm_epsilon, offset: *norm_offset })
     }
 
     fn projection(&self, linear: &LinearSpec) -> Result<Projection, Error> {
@@ -136,28 +136,29 @@ impl Assembly<'_> {
         Ok(Projection { name: name.clone(), weight, bias, lora: None })
     }
 
-    fn block(
-        &self,
-        index: usize,
-        layer: &LayerSpec,
-        linears: &[LinearSpec],
-        (rope, span): (usize, usize),
-    ) -> Result<Block, Error> {
-        let [attention_norm, mlp_norm] = LAYER_NORMS.map(|name| self.norm(&norm_name(index, name), self.spec.width));
-        let [query_norm, key_norm] = QUERY_KEY_NORMS.map(|name| norm_name(index, name));
-        let of_head = |name: &str| self.norm(name, layer.mixer.head_dim);
-        let query_key_norm = if layer.mixer.qk_norm { Some([of_head(&query_norm)?, of_head(&key_norm)?]) } else { None };
-        let linear = |index: usize| self.projection(&linears[index]);
+    fn block(&self, index: usize, layer: &LayerSpec, (rope, span): (Option<usize>, usize)) -> Result<Block, Error> {
+        let [before_attention, after_attention, before_mlp, after_mlp] =
+            layer.norms.names().map(|name| name.map(|name| self.norm(&norm_name(index, name), self.spec.width)).transpose());
+        let [query, key] = QUERY_KEY_NORMS.map(|name| norm_name(index, name));
+        let of_heads = |[of_query, of_key]: [usize; 2]| Ok::<_, Error>([self.norm(&query, of_query)?, self.norm(&key, of_key)?]);
+        let query_key_norms = layer.mixer.norm_widths().map(of_heads).transpose()?;
+        let linears = self.spec.layer_projections(index, layer);
+        let projections = linears.iter().map(|linear| self.projection(linear)).collect::<Result<Vec<_>, _>>()?;
+        let (mut projections, [of_input, ..]) = (projections.into_iter(), layer.group_sizes());
+        let qkv = projections.by_ref().take(of_input).collect();
+        let attention_output = projections.next().expect("attention has an output");
+        let (mlp_output, gate_up) = (projections.next_back().expect("a feed-forward has an output"), projections.collect());
         Ok(Block {
             index,
-            spec: layer.mixer.clone(),
+            spec: layer.clone(),
             rope,
             span,
-            attention_norm: attention_norm?,
-            query_key_norm,
-            attention: [linear(0)?, linear(1)?, linear(2)?, linear(3)?],
-            mlp_norm: mlp_norm?,
-            mlp: [linear(4)?, linear(5)?, linear(6)?],
+            norms: [before_attention?, after_attention?, before_mlp?, after_mlp?],
+            query_key_norms,
+            qkv,
+            attention_output,
+            gate_up,
+            mlp_output,
         })
     }
 }

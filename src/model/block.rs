@@ -5,12 +5,12 @@ use std::sync::Arc;
 use burn::tensor::{Int, Tensor};
 
 use super::cache::Past;
-use super::spec::{GroupedSpec, LAYER_NORMS, QUERY_KEY_NORMS, norm_name};
+use super::spec::{GroupedSpec, LayerSpec, QUERY_KEY_NORMS, QueryKeyNorm, norm_name};
 use crate::nn::norm::RmsNorm;
 use crate::nn::projection::{Projection, side_by_side};
 use crate::nn::rope::RopeTables;
 use crate::nn::weight::Weight;
-use crate::ops::{Activation, Mask, Score, attention, gated};
+use crate::ops::{Mask, Score, attention, gated};
 use crate::terms::Method;
 
 /// What depends on the batch's documents, not on the block: made once a batch, used by forward and by every recomputation.
@@ -63,21 +63,23 @@ impl Frame {
     }
 }
 
-/// x + attention(norm(x)), then x + mlp(norm(x)).
+/// x + s norm(attention(norm(x))), then x + s norm(mlp(norm(x))); a family has some of the norms, and most an s of 1.
 #[derive(Debug, Clone)]
 pub struct Block {
     pub(super) index: usize,
-    pub(super) spec: GroupedSpec,
+    pub(super) spec: LayerSpec,
     /// Index into the frame's rotations and spans.
-    pub(super) rope: usize,
+    pub(super) rope: Option<usize>,
     pub(super) span: usize,
-    pub(super) attention_norm: RmsNorm,
-    pub(super) query_key_norm: Option<[RmsNorm; 2]>,
-    /// q, k, v, o.
-    pub(super) attention: [Projection; 4],
-    pub(super) mlp_norm: RmsNorm,
-    /// gate, up, down.
-    pub(super) mlp: [Projection; 3],
+    /// Before attention, after it, before the feed-forward, after it.
+    pub(super) norms: [Option<RmsNorm>; 4],
+    pub(super) query_key_norms: Option<[RmsNorm; 2]>,
+    /// q, k and v, or one module of all.
+    pub(super) qkv: Vec<Projection>,
+    pub(super) attention_output: Projection,
+    /// gate and up, or one module of both.
+    pub(super) gate_up: Vec<Projection>,
+    pub(super) mlp_output: Projection,
 }
 
 impl Block {
@@ -89,45 +91,78 @@ impl Block {
 
     /// The same where the tokens of `x` follow on those in `past`, which takes them in.
     pub(super) fn advance(&self, x: Tensor<3>, frame: &Frame, past: Option<&mut Past>) -> Tensor<3> {
-        let (mut x, mut mixed) = (x.clone(), self.mix(self.attention_norm.forward(x), frame, past));
+        let [before_attention, after_attention, before_mlp, after_mlp] = self.norms.each_ref().map(Option::as_ref);
+        let (mut x, mut mixed) = (x.clone(), self.mix(normed(before_attention, x), frame, past));
         if let Some(rows) = frame.wanted_of(self.index) {
             [x, mixed] = [x, mixed].map(|of| of.select(1, rows.places.clone()));
         }
-        let x = self.attention[3].forward_onto(x, mixed, frame.mask(self.index, Group::AttentionOutput).as_ref());
-        self.feed_forward(x.clone(), self.mlp_norm.forward(x), frame)
+        let mask = frame.mask(self.index, Group::AttentionOutput);
+        let x = self.add(x, (&self.attention_output, after_attention), mixed, mask.as_ref());
+        let inner = self.inner(normed(before_mlp, x.clone()), frame);
+        self.add(x, (&self.mlp_output, after_mlp), inner, frame.mask(self.index, Group::MlpOutput).as_ref())
+    }
+
+    /// What a projection gives, normalised and scaled where the family does so, onto the residual stream.
+    fn add(
+        &self,
+        onto: Tensor<3>,
+        (projection, norm): (&Projection, Option<&RmsNorm>),
+        x: Tensor<3>,
+        mask: Option<&Mask>,
+    ) -> Tensor<3> {
+        let scale = self.spec.residual_scale;
+        let is_plain = scale.to_bits() == 1_f64.to_bits();
+        if norm.is_none() && is_plain {
+            return projection.forward_onto(onto, x, mask);
+        }
+        let y = normed(norm, projection.forward(x, mask));
+        onto + if is_plain { y } else { y.mul_scalar(scale) }
     }
 
     /// What the heads see, before it is projected.
     fn mix(&self, x: Tensor<3>, frame: &Frame, past: Option<&mut Past>) -> Tensor<3> {
         let [batch, length, _] = x.dims();
-        let GroupedSpec { heads, kv_heads, head_dim, .. } = self.spec;
+        let GroupedSpec { heads, kv_heads, head_dim, qk_norm, score_scale, softcap, .. } = self.spec.mixer;
         let mask = frame.mask(self.index, Group::AttentionInput);
-        let [q, k, v, _] = &self.attention;
-        let split = |projection: &Projection, heads| {
-            projection.forward(x.clone(), mask.as_ref()).reshape([batch, length, heads, head_dim])
-        };
-        let (mut query, mut key, value) = (split(q, heads), split(k, kv_heads), split(v, kv_heads)); // [batch, length, heads, d]
-        if let Some([query_norm, key_norm]) = &self.query_key_norm {
-            (query, key) = (query_norm.forward(query), key_norm.forward(key));
+        let [mut query, mut key, value] = self.project(x, mask.as_ref());
+        let norms = |of: QueryKeyNorm| self.query_key_norms.as_ref().filter(|_| qk_norm == of);
+        if let Some([of_query, of_key]) = norms(QueryKeyNorm::Whole) {
+            (query, key) = (of_query.forward(query), of_key.forward(key));
         }
-        let rope = &frame.ropes[self.rope];
-        let (query, key) = (rope.rotate(query, frame.positions.clone()), rope.rotate(key, frame.positions.clone()));
+        let split = |of: Tensor<3>, heads| of.reshape([batch, length, heads, head_dim]);
+        let (mut query, mut key, value) = (split(query, heads), split(key, kv_heads), split(value, kv_heads)); // [batch, length, heads, d]
+        if let Some([of_query, of_key]) = norms(QueryKeyNorm::Heads) {
+            (query, key) = (of_query.forward(query), of_key.forward(key));
+        }
+        if let Some(rope) = self.rope.map(|rope| &frame.ropes[rope]) {
+            (query, key) = (rope.rotate(query, frame.positions.clone()), rope.rotate(key, frame.positions.clone()));
+        }
         let [key, value] = match past {
             Some(past) => past.extend([key, value]),
             None => [key, value],
         };
-        let score = Score { scale: 1.0 / (head_dim as f32).sqrt(), softcap: None };
+        let score = Score { scale: score_scale as f32, softcap: softcap.map(|cap| cap as f32) };
         attention(query, key, value, &frame.first[self.span], score).reshape([batch, length, heads * head_dim])
     }
 
-    /// The feed-forward of x, added to the residual stream.
-    fn feed_forward(&self, onto: Tensor<3>, x: Tensor<3>, frame: &Frame) -> Tensor<3> {
-        let [gate, up, down] = &self.mlp;
+    /// Queries, keys and values, [batch, sequence, heads · d] each.
+    fn project(&self, x: Tensor<3>, mask: Option<&Mask>) -> [Tensor<3>; 3] {
+        let GroupedSpec { heads, kv_heads, head_dim, .. } = self.spec.mixer;
+        match &self.qkv[..] {
+            [q, k, v] => [q, k, v].map(|projection| projection.forward(x.clone(), mask)),
+            fused => {
+                let (all, q, kv) = (side_by_side(fused, x, None, mask), heads * head_dim, kv_heads * head_dim);
+                [(0, q), (q, kv), (q + kv, kv)].map(|(start, width)| all.clone().narrow(2, start, width))
+            }
+        }
+    }
+
+    /// What the feed-forward makes of x, before it is projected back.
+    fn inner(&self, x: Tensor<3>, frame: &Frame) -> Tensor<3> {
         let mask = frame.mask(self.index, Group::MlpInput);
-        let gate_up = side_by_side([gate, up], x, None, mask.as_ref());
+        let gate_up = side_by_side(&self.gate_up, x, None, mask.as_ref());
         let [batch, length, width] = gate_up.dims();
-        let inner = gated(gate_up.reshape([batch * length, width]), Activation::Silu).reshape([batch, length, width / 2]);
-        down.forward_onto(onto, inner, frame.mask(self.index, Group::MlpOutput).as_ref())
+        gated(gate_up.reshape([batch * length, width]), self.spec.mlp.activation).reshape([batch, length, width / 2])
     }
 
     /// The same block with every weight that trains as a leaf of a new tape; frozen weights stay constants.
@@ -149,19 +184,27 @@ impl Block {
     }
 
     fn norms_mut(&mut self) -> impl Iterator<Item = (String, &mut RmsNorm)> {
-        let [query, key] = self.query_key_norm.as_mut().map_or([None, None], |norms| norms.each_mut().map(Some));
-        let norms = [Some(&mut self.attention_norm), Some(&mut self.mlp_norm), query, key];
-        let names = LAYER_NORMS.into_iter().chain(QUERY_KEY_NORMS).map(|name| norm_name(self.index, name));
-        names.zip(norms).filter_map(|(name, norm)| Some((name, norm?)))
+        let [query, key] = self.query_key_norms.as_mut().map_or([None, None], |norms| norms.each_mut().map(Some));
+        let of_stream = self.spec.norms.names().into_iter().zip(self.norms.iter_mut().map(Option::as_mut));
+        let of_heads = QUERY_KEY_NORMS.map(Some).into_iter().zip([query, key]);
+        of_stream.chain(of_heads).filter_map(|(name, norm)| Some((norm_name(self.index, name?), norm?)))
     }
 
     /// Its projections in checkpoint order.
     pub fn projections(&self) -> impl Iterator<Item = &Projection> {
-        self.attention.iter().chain(&self.mlp)
+        self.qkv.iter().chain([&self.attention_output]).chain(&self.gate_up).chain([&self.mlp_output])
     }
 
     /// Its projections in checkpoint order.
     pub fn projections_mut(&mut self) -> impl Iterator<Item = &mut Projection> {
-        self.attention.iter_mut().chain(&mut self.mlp)
+        let outputs = (&mut self.attention_output, &mut self.mlp_output);
+        self.qkv.iter_mut().chain([outputs.0]).chain(&mut self.gate_up).chain([outputs.1])
+    }
+}
+
+fn normed(norm: Option<&RmsNorm>, x: Tensor<3>) -> Tensor<3> {
+    match norm {
+        Some(norm) => norm.forward(x),
+        None => x,
     }
 }

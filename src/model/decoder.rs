@@ -97,7 +97,9 @@ impl Decoder {
     pub fn embed(&self, ids: Tensor<2, Int>) -> Tensor<3> {
         let [batch, sequence] = ids.dims();
         let rows = self.embedding.select(ids.reshape([batch * sequence])); // [tokens, width]
-        rows.cast(self.computed).reshape([batch, sequence, self.spec.width])
+        let (rows, scale) = (rows.cast(self.computed), self.spec.embed_scale);
+        let rows = if scale.to_bits() == 1_f64.to_bits() { rows } else { rows.mul_scalar(scale) };
+        rows.reshape([batch, sequence, self.spec.width])
     }
 
     /// The hidden rows before the final norm that the frame wants, without a tape, [batch, rows, width].

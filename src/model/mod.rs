@@ -27,7 +27,7 @@ pub use decoder::Decoder;
 pub use embedding::Untrained;
 pub use load::{Folder, shard_paths};
 pub use repack::{Repacking, Target};
-pub use spec::{DecoderSpec, GatedSpec, GroupedSpec, LayerSpec, LinearSpec};
+pub use spec::{DecoderSpec, GatedSpec, GroupedSpec, LayerSpec, LinearSpec, Modules, NormPlacement, QueryKeyNorm};
 pub use storage::Storage;
 
 use crate::fault::{Exit, Explain, Fault};

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use crate::nn::attention::Span;
 use crate::nn::rope::RopeSpec;
+use crate::ops::Activation;
 
 /// A causal decoder.
 #[derive(Debug, Clone, PartialEq)]
@@ -18,17 +19,90 @@ pub struct DecoderSpec {
     pub layers: Vec<LayerSpec>,
     /// ε of every root-mean-square norm.
     pub norm_epsilon: f64,
+    /// What is added to the weight of every norm.
+    pub norm_offset: f64,
+    /// What rows of the embedding are multiplied by.
+    pub embed_scale: f64,
+    /// What logits are multiplied by.
+    pub logit_scale: f64,
+    /// c, where a logit z becomes c tanh(z / c) after that.
+    pub final_softcap: Option<f64>,
     /// Tokens that the model was made for.
     pub context: usize,
 }
 
-/// One block: attention and a gated feed-forward, each behind a norm.
+/// One block: attention and a gated feed-forward, what each gives added to the residual stream.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LayerSpec {
     /// The attention.
     pub mixer: GroupedSpec,
     /// The feed-forward.
     pub mlp: GatedSpec,
+    /// Where the stream and what is added to it are normalised.
+    pub norms: NormPlacement,
+    /// What is added to the stream is multiplied by this.
+    pub residual_scale: f64,
+}
+
+/// Whether projections of one input are modules of their own, or one whose rows lie one below the other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Modules {
+    /// Each its own.
+    Separate,
+    /// One for all.
+    Fused,
+}
+
+impl LayerSpec {
+    /// How many modules project the input of attention, its output, the input of the feed-forward, and its output.
+    pub fn group_sizes(&self) -> [usize; 4] {
+        let of = |modules: Modules, separate: usize| if modules == Modules::Fused { 1 } else { separate };
+        [of(self.mixer.qkv, 3), 1, of(self.mlp.gate_up, 2), 1]
+    }
+
+    /// Norms before attention and feed-forward, and nothing else.
+    pub fn new(mixer: GroupedSpec, mlp: GatedSpec) -> Self {
+        Self { mixer, mlp, norms: NormPlacement::Pre, residual_scale: 1.0 }
+    }
+}
+
+/// Which of a layer's norms there are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NormPlacement {
+    /// Of the input of attention and of that of the feed-forward.
+    Pre,
+    /// Of their outputs too.
+    PreAndPost,
+    /// Of their outputs only.
+    Post,
+}
+
+impl NormPlacement {
+    /// Names below `model.layers.N`: before attention, after it, before the feed-forward, after it.
+    pub fn names(self) -> [Option<&'static str>; 4] {
+        let after_attention = "post_attention_layernorm";
+        match self {
+            Self::Pre => [Some("input_layernorm"), None, Some(after_attention), None],
+            Self::PreAndPost => [
+                Some("input_layernorm"),
+                Some(after_attention),
+                Some("pre_feedforward_layernorm"),
+                Some("post_feedforward_layernorm"),
+            ],
+            Self::Post => [None, Some(after_attention), None, Some("post_feedforward_layernorm")],
+        }
+    }
+}
+
+/// Whether queries and keys are normalised before the rotation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum QueryKeyNorm {
+    /// They are not.
+    None,
+    /// Each head by itself.
+    Heads,
+    /// All heads together.
+    Whole,
 }
 
 /// Multi-head, grouped-query or multi-query attention.
@@ -40,25 +114,61 @@ pub struct GroupedSpec {
     pub kv_heads: usize,
     /// Width of a head.
     pub head_dim: usize,
+    /// Modules of q, k and v.
+    pub qkv: Modules,
     /// Whether q, k and v have a bias.
     pub qkv_bias: bool,
     /// Whether the output projection has a bias.
     pub output_bias: bool,
-    /// Whether each query and key head is normalised before the rotation.
-    pub qk_norm: bool,
-    /// The rotation.
-    pub rope: RopeSpec,
+    /// Norms of queries and keys.
+    pub qk_norm: QueryKeyNorm,
+    /// The rotation; `None`: queries and keys have no place.
+    pub rope: Option<RopeSpec>,
     /// Which earlier tokens a query sees.
     pub span: Span,
+    /// What the product of a query and a key is multiplied by.
+    pub score_scale: f64,
+    /// c, where a score s becomes c tanh(s / c) after that.
+    pub softcap: Option<f64>,
 }
 
-/// down(silu(gate(x)) · up(x)), Shazeer 2020, arXiv:2002.05202.
+impl GroupedSpec {
+    /// Without biases, norms, window or cap, scores divided by the root of a head's width.
+    pub fn new([heads, kv_heads, head_dim]: [usize; 3], rope: RopeSpec) -> Self {
+        let (rope, score_scale) = (Some(rope), 1.0 / (head_dim as f64).sqrt());
+        let (qkv, qk_norm, span) = (Modules::Separate, QueryKeyNorm::None, Span::Full);
+        let (qkv_bias, output_bias, softcap) = (false, false, None);
+        Self { heads, kv_heads, head_dim, qkv, qkv_bias, output_bias, qk_norm, rope, span, score_scale, softcap }
+    }
+
+    /// Widths of the norms of queries and of keys.
+    pub fn norm_widths(&self) -> Option<[usize; 2]> {
+        match self.qk_norm {
+            QueryKeyNorm::None => None,
+            QueryKeyNorm::Heads => Some([self.head_dim; 2]),
+            QueryKeyNorm::Whole => Some([self.heads * self.head_dim, self.kv_heads * self.head_dim]),
+        }
+    }
+}
+
+/// down(a(gate(x)) · up(x)), Shazeer 2020, arXiv:2002.05202.
 #[derive(Debug, Clone, PartialEq)]
 pub struct GatedSpec {
     /// Width between.
     pub inner: usize,
+    /// Modules of gate and up.
+    pub gate_up: Modules,
     /// Whether the three projections have a bias.
     pub bias: bool,
+    /// a.
+    pub activation: Activation,
+}
+
+impl GatedSpec {
+    /// With `SiLU` and without biases.
+    pub fn new(inner: usize) -> Self {
+        Self { inner, gate_up: Modules::Separate, bias: false, activation: Activation::Silu }
+    }
 }
 
 /// A linear module of the checkpoint.
@@ -75,13 +185,15 @@ pub struct LinearSpec {
 }
 
 /// Names of a layer's modules below `model.layers.N`.
-pub(super) const ATTENTION: [&str; 4] = ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj"];
-pub(super) const MLP: [&str; 3] = ["mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"];
+const QKV: [&str; 3] = ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"];
+const FUSED_QKV: &str = "self_attn.qkv_proj";
+const ATTENTION_OUTPUT: &str = "self_attn.o_proj";
+const GATE_UP: [&str; 2] = ["mlp.gate_proj", "mlp.up_proj"];
+const FUSED_GATE_UP: &str = "mlp.gate_up_proj";
+const MLP_OUTPUT: &str = "mlp.down_proj";
 pub(super) const EMBEDDING: &str = "model.embed_tokens.weight";
 pub(super) const FINAL_NORM: &str = "model.norm.weight";
 pub(super) const HEAD: &str = "lm_head.weight";
-/// Those of the residual stream, before attention and before the feed-forward.
-pub(super) const LAYER_NORMS: [&str; 2] = ["input_layernorm", "post_attention_layernorm"];
 pub(super) const QUERY_KEY_NORMS: [&str; 2] = ["self_attn.q_norm", "self_attn.k_norm"];
 
 /// The tensor of a norm in a layer.
@@ -90,25 +202,40 @@ pub(super) fn norm_name(layer: usize, norm: &str) -> String {
 }
 
 impl DecoderSpec {
+    /// With a head of its own, and nothing scaled or capped.
+    pub fn new(vocabulary: usize, width: usize, layers: Vec<LayerSpec>) -> Self {
+        let (norm_offset, embed_scale, logit_scale) = (0.0, 1.0, 1.0);
+        let (tied_head, norm_epsilon, context, final_softcap) = (false, 1e-5, 2048, None);
+        Self { vocabulary, width, tied_head, layers, norm_epsilon, norm_offset, embed_scale, logit_scale, final_softcap, context }
+    }
+
     /// The projections of the blocks in checkpoint order: what an adapter can be attached to.
     pub fn projections(&self) -> Vec<LinearSpec> {
         self.layers.iter().enumerate().flat_map(|(index, layer)| self.layer_projections(index, layer)).collect()
     }
 
-    fn layer_projections(&self, index: usize, layer: &LayerSpec) -> Vec<LinearSpec> {
+    pub(super) fn layer_projections(&self, index: usize, layer: &LayerSpec) -> Vec<LinearSpec> {
         let (mixer, mlp, width) = (&layer.mixer, &layer.mlp, self.width);
         let (q, kv) = (mixer.heads * mixer.head_dim, mixer.kv_heads * mixer.head_dim);
-        let sizes = [
-            (width, q, mixer.qkv_bias),
-            (width, kv, mixer.qkv_bias),
-            (width, kv, mixer.qkv_bias),
-            (q, width, mixer.output_bias),
-            (width, mlp.inner, mlp.bias),
-            (width, mlp.inner, mlp.bias),
-            (mlp.inner, width, mlp.bias),
-        ];
-        let names = ATTENTION.into_iter().chain(MLP).map(|name| format!("model.layers.{index}.{name}"));
-        names.zip(sizes).map(|(name, (inputs, outputs, bias))| LinearSpec { name, inputs, outputs, bias }).collect()
+        let linear = |name: &str, inputs: usize, outputs: usize, bias: bool| LinearSpec {
+            name: format!("model.layers.{index}.{name}"),
+            inputs,
+            outputs,
+            bias,
+        };
+        let mut linears = match mixer.qkv {
+            Modules::Fused => vec![linear(FUSED_QKV, width, q + 2 * kv, mixer.qkv_bias)],
+            Modules::Separate => {
+                QKV.into_iter().zip([q, kv, kv]).map(|(name, outputs)| linear(name, width, outputs, mixer.qkv_bias)).collect()
+            }
+        };
+        linears.push(linear(ATTENTION_OUTPUT, q, width, mixer.output_bias));
+        match mlp.gate_up {
+            Modules::Fused => linears.push(linear(FUSED_GATE_UP, width, 2 * mlp.inner, mlp.bias)),
+            Modules::Separate => linears.extend(GATE_UP.map(|name| linear(name, width, mlp.inner, mlp.bias))),
+        }
+        linears.push(linear(MLP_OUTPUT, mlp.inner, width, mlp.bias));
+        linears
     }
 
     /// Every tensor of the checkpoint with its shape; linear weights are [out, in] there.
@@ -125,9 +252,10 @@ impl DecoderSpec {
             }
         }
         for (index, layer) in self.layers.iter().enumerate() {
-            tensors.extend(LAYER_NORMS.map(|norm| (norm_name(index, norm), vec![self.width])));
-            if layer.mixer.qk_norm {
-                tensors.extend(QUERY_KEY_NORMS.map(|norm| (norm_name(index, norm), vec![layer.mixer.head_dim])));
+            let names = layer.norms.names().into_iter().flatten();
+            tensors.extend(names.map(|norm| (norm_name(index, norm), vec![self.width])));
+            for (norm, width) in QUERY_KEY_NORMS.into_iter().zip(layer.mixer.norm_widths().into_iter().flatten()) {
+                tensors.push((norm_name(index, norm), vec![width]));
             }
         }
         tensors
@@ -146,6 +274,12 @@ impl DecoderSpec {
         only(self, other).map(|tensor| said(tensor, name, other_name)).or_else(of_other)
     }
 
+    /// Whether embedding, norms and logits are as they are, with nothing added, multiplied or capped.
+    pub fn has_plain_stream(&self) -> bool {
+        let factors = [self.embed_scale, self.logit_scale, 1.0 + self.norm_offset];
+        factors.iter().all(|factor| factor.to_bits() == 1_f64.to_bits()) && self.final_softcap.is_none()
+    }
+
     /// Tokens that a text may have: those that the model was made for, or any number where every layer looks back over a window
     /// only.
     pub fn longest(&self) -> Option<usize> {
@@ -160,7 +294,7 @@ impl DecoderSpec {
 
     /// The model in words.
     pub fn describe(&self) -> String {
-        let Some(LayerSpec { mixer, mlp }) = self.layers.first() else { return "no layers".to_owned() };
+        let Some(LayerSpec { mixer, mlp, .. }) = self.layers.first() else { return "no layers".to_owned() };
         let windows = self.layers.iter().filter(|layer| layer.mixer.span != Span::Full).count();
         format!(
             "{} layers of width {}, {} heads of {} on {} key heads, feed-forward {}, vocabulary {}{}{}{}",
@@ -172,7 +306,7 @@ impl DecoderSpec {
             mlp.inner,
             self.vocabulary,
             if self.tied_head { ", tied head" } else { "" },
-            if mixer.qk_norm { ", normalised queries and keys" } else { "" },
+            if mixer.qk_norm == QueryKeyNorm::None { "" } else { ", normalised queries and keys" },
             if windows > 0 { format!(", sliding window in {windows} layers") } else { String::new() },
         )
     }

@@ -15,6 +15,10 @@ pub struct Head {
     pub norm: RmsNorm,
     /// [vocabulary, width]; the embedding itself where the family ties them.
     pub table: Table,
+    /// What logits are multiplied by.
+    pub scale: f64,
+    /// c, where a logit z becomes c tanh(z / c) after that.
+    pub softcap: Option<f64>,
 }
 
 /// Of what a gradient is wanted.
@@ -42,7 +46,25 @@ pub struct Scored {
 impl Head {
     /// Logits of every row, [rows, vocabulary] in f32.
     pub fn logits(&self, hidden: Tensor<2>) -> Tensor<2> {
-        self.table.logits(&self.norm.forward(hidden))
+        self.capped(self.table.logits(&self.norm.forward(hidden)))
+    }
+
+    /// What products of the table become.
+    fn capped(&self, logits: Tensor<2>) -> Tensor<2> {
+        let logits = if is_one(self.scale) { logits } else { logits.mul_scalar(self.scale) };
+        match self.softcap {
+            Some(cap) => logits.div_scalar(cap).tanh().mul_scalar(cap),
+            None => logits,
+        }
+    }
+
+    /// The gradient of what [`Head::capped`] is given, given its result and the gradient of that: the tangent of tanh is 1 - tanh².
+    fn through_cap(&self, capped: Option<Tensor<2>>, gradient: Tensor<2>) -> Tensor<2> {
+        let gradient = match (capped, self.softcap) {
+            (Some(capped), Some(cap)) => gradient * (1.0 - capped.div_scalar(cap).powi_scalar(2)),
+            _ => gradient,
+        };
+        if is_one(self.scale) { gradient } else { gradient.mul_scalar(self.scale) }
     }
 
     /// Losses of labelled rows, one target each, and the gradients of their sum that are wanted, times `scale`; that of the input is
@@ -62,15 +84,18 @@ impl Head {
             let x = hidden.clone().narrow(0, chunk * chunk_rows, targets.len()); // [rows of the chunk, width]
             let targets: Arc<[u32]> = targets.iter().map(|target| target.cast_unsigned()).collect();
             let normed = self.norm.forward(x.clone());
-            let logits = self.table.logits(&normed); // [rows of the chunk, vocabulary]
+            let logits = self.capped(self.table.logits(&normed)); // [rows of the chunk, vocabulary]
             if wanted == Wanted::Nothing {
                 losses.extend(cross_entropy_losses(logits, targets).into_data().iter::<f32>());
                 continue;
             }
+            // Without a cap the gradient takes the place of the logits.
+            let capped = self.softcap.map(|_| logits.clone());
             let (of_rows, d_logits) = cross_entropy(logits, targets);
             losses.extend(of_rows.into_data().iter::<f32>());
+            let d_logits = self.through_cap(capped, d_logits);
             // Scaled before they are rounded.
-            let d_logits = if scale.to_bits() == 1_f64.to_bits() { d_logits } else { d_logits.mul_scalar(scale) }.cast(computed);
+            let d_logits = if is_one(scale) { d_logits } else { d_logits.mul_scalar(scale) }.cast(computed);
             let d_normed = self.table.hidden_gradient(&d_logits); // [rows of the chunk, width]
             gradients.push(match weights.take() {
                 None => self.norm.backward(x, d_normed),
@@ -84,4 +109,8 @@ impl Head {
         let gradient = (wanted != Wanted::Nothing).then(|| Tensor::cat(gradients, 0));
         Scored { losses, gradient, weights }
     }
+}
+
+fn is_one(factor: f64) -> bool {
+    factor.to_bits() == 1_f64.to_bits()
 }

@@ -25,12 +25,12 @@ impl Projection {
     /// # Shapes
     /// `x` [batch, sequence, in], result [batch, sequence, out]; the mask has batch · sequence tokens.
     pub fn forward(&self, x: Tensor<3>, mask: Option<&Mask>) -> Tensor<3> {
-        side_by_side([self], x, None, mask)
+        side_by_side(std::slice::from_ref(self), x, None, mask)
     }
 
     /// The same onto `onto`, [batch, sequence, out].
     pub fn forward_onto(&self, onto: Tensor<3>, x: Tensor<3>, mask: Option<&Mask>) -> Tensor<3> {
-        side_by_side([self], x, Some(onto), mask)
+        side_by_side(std::slice::from_ref(self), x, Some(onto), mask)
     }
 
     /// Visits the weights that train, with their names.
@@ -69,29 +69,22 @@ impl Projection {
 ///
 /// # Shapes
 /// `x` [batch, sequence, in], `onto` and the result [batch, sequence, out of all]; the mask has batch · sequence tokens.
-pub fn side_by_side<const N: usize>(
-    projections: [&Projection; N],
-    x: Tensor<3>,
-    onto: Option<Tensor<3>>,
-    mask: Option<&Mask>,
-) -> Tensor<3> {
+pub fn side_by_side(projections: &[Projection], x: Tensor<3>, onto: Option<Tensor<3>>, mask: Option<&Mask>) -> Tensor<3> {
     let [batch, sequence, inputs] = x.dims();
-    let outputs = projections.iter().map(|projection| projection.outputs()).sum();
+    let outputs = projections.iter().map(Projection::outputs).sum();
     let map = |projection: &Projection| {
         let adapter = projection.lora.as_ref().map(Lora::adapter);
         Linear { weight: projection.weight.clone(), adapter }
     };
-    let linears = Linears {
-        maps: projections.iter().map(|projection| map(projection)).collect(),
-        onto: onto.map(|onto| onto.reshape([batch * sequence, outputs])),
-    };
+    let linears =
+        Linears { maps: projections.iter().map(map).collect(), onto: onto.map(|onto| onto.reshape([batch * sequence, outputs])) };
     let mut y = adapted(x.reshape([batch * sequence, inputs]), linears, mask); // [tokens, out of all]
     if projections.iter().any(|projection| projection.bias.is_some()) {
         let device = y.device();
         let bias = |projection: &Projection| {
             projection.bias.clone().unwrap_or_else(|| Tensor::zeros([projection.outputs()], (&device, DType::F32)))
         };
-        let biases = projections.iter().map(|projection| bias(projection)).collect();
+        let biases = projections.iter().map(bias).collect();
         let given = y.dtype();
         y = y + Tensor::cat(biases, 0).cast(given).unsqueeze();
     }

@@ -6,7 +6,7 @@
 use crate::adapter::{LoraConfig, attach};
 use crate::data::{Batch, TokenRow};
 use crate::draws::{mix, unit};
-use crate::model::{Decoder, DecoderSpec, GatedSpec, GroupedSpec, LayerSpec, Storage};
+use crate::model::{Decoder, DecoderSpec, GatedSpec, GroupedSpec, LayerSpec, QueryKeyNorm, Storage};
 use crate::nn::attention::Span;
 use crate::nn::rope::{RopeScaling, RopeSpec};
 use crate::nn::weight::{Group, Weight};
@@ -65,21 +65,11 @@ impl Tiny {
     /// The mechanisms of all families together, for a proof that is not of one model.
     pub fn of_all_mechanisms(storage: impl Into<Storage>, trained: Method) -> Self {
         let rope = RopeSpec { head_dim: 64, theta: 1e4, scaling: RopeScaling::Default };
-        let mixer = GroupedSpec {
-            heads: 6,
-            kv_heads: 2,
-            head_dim: 64,
-            qkv_bias: true,
-            output_bias: false,
-            qk_norm: false,
-            rope: rope.clone(),
-            span: Span::Full,
-        };
-        let sliding = GroupedSpec { qkv_bias: false, qk_norm: true, span: Span::Sliding { window: WINDOW }, ..mixer.clone() };
-        let mlp = GatedSpec { inner: INNER, bias: false };
-        let layers = [mixer, sliding].map(|mixer| LayerSpec { mixer, mlp: mlp.clone() }).to_vec();
-        let spec =
-            DecoderSpec { vocabulary: VOCABULARY, width: WIDTH, tied_head: false, layers, norm_epsilon: 1e-5, context: 2048 };
+        let plain = GroupedSpec::new([6, 2, 64], rope);
+        let mixer = GroupedSpec { qkv_bias: true, ..plain.clone() };
+        let sliding = GroupedSpec { qk_norm: QueryKeyNorm::Heads, span: Span::Sliding { window: WINDOW }, ..plain };
+        let layers = [mixer, sliding].map(|mixer| LayerSpec::new(mixer, GatedSpec::new(INNER))).to_vec();
+        let spec = DecoderSpec::new(VOCABULARY, WIDTH, layers);
         Self::of(&spec, storage, trained)
     }
 
@@ -117,7 +107,8 @@ impl Tiny {
     }
 }
 
-fn tiny_layer(LayerSpec { mixer, mlp }: &LayerSpec) -> LayerSpec {
+fn tiny_layer(layer: &LayerSpec) -> LayerSpec {
+    let LayerSpec { mixer, mlp, .. } = layer;
     let kv_heads = mixer.kv_heads.min(2);
     let heads = kv_heads * (mixer.heads / mixer.kv_heads).min(GROUP);
     let span = match mixer.span {
@@ -125,7 +116,8 @@ fn tiny_layer(LayerSpec { mixer, mlp }: &LayerSpec) -> LayerSpec {
         Span::Sliding { window } => Span::Sliding { window: window.min(WINDOW) },
     };
     let inner = INNER + mlp.inner % VECTOR;
-    LayerSpec { mixer: GroupedSpec { heads, kv_heads, span, ..mixer.clone() }, mlp: GatedSpec { inner, ..mlp.clone() } }
+    let mixer = GroupedSpec { heads, kv_heads, span, ..mixer.clone() };
+    LayerSpec { mixer, mlp: GatedSpec { inner, ..mlp.clone() }, ..layer.clone() }
 }
 
 /// Norms between 0.5 and 1.5 and biases between -0.5 and 0.5: with ones and small numbers a kernel that leaves them out comes close.
@@ -164,17 +156,22 @@ mod tests {
 
     #[test]
     fn it_keeps_the_mechanisms_of_a_family() {
-        assert_eq!(families().len(), 4);
+        assert_eq!(families().len(), 12);
         for (name, spec) in families() {
             let tiny = Tiny::of(&spec, ModelDtype::Auto, Method::Lora).spec;
             assert_eq!(tiny.tied_head, spec.tied_head, "{name}");
             for layer in &spec.layers {
                 let kept = |other: &LayerSpec| {
+                    let groups = [&layer.mixer, &other.mixer].map(|mixer| mixer.heads / mixer.kv_heads);
+                    let flags = [&layer.mixer, &other.mixer]
+                        .map(|mixer| (mixer.qkv, mixer.qkv_bias, mixer.output_bias, mixer.qk_norm, mixer.head_dim));
+                    let around =
+                        [layer, other].map(|layer| (layer.norms, layer.residual_scale, layer.mlp.activation, layer.mlp.gate_up));
                     let (one, other) = (&layer.mixer, &other.mixer);
-                    let groups = [one, other].map(|mixer| mixer.heads / mixer.kv_heads);
-                    let flags = [one, other].map(|mixer| (mixer.qkv_bias, mixer.output_bias, mixer.qk_norm, mixer.head_dim));
+                    let scores = [one, other].map(|mixer| (mixer.score_scale, mixer.softcap));
                     let slides = [one, other].map(|mixer| mixer.span != Span::Full);
-                    groups[0] == groups[1] && flags[0] == flags[1] && slides[0] == slides[1] && one.rope == other.rope
+                    let same = groups[0] == groups[1] && flags[0] == flags[1] && slides[0] == slides[1] && one.rope == other.rope;
+                    same && around[0] == around[1] && scores[0] == scores[1]
                 };
                 assert!(tiny.layers.iter().any(kept), "{name}: {layer:?}");
             }
@@ -189,7 +186,7 @@ mod tests {
         spec.layers = spec.layers.iter().cycle().take(80).cloned().collect();
         spec.layers.iter_mut().for_each(|layer| layer.mlp.inner += 1024);
         assert_eq!(Tiny::of(&spec, ModelDtype::Float32, Method::Lora), small, "no other proof is needed");
-        spec.layers.iter_mut().for_each(|layer| layer.mixer.qk_norm ^= true);
+        spec.layers.iter_mut().for_each(|layer| layer.mixer.softcap = Some(50.0));
         assert_ne!(Tiny::of(&spec, ModelDtype::Float32, Method::Lora), small);
     }
 

@@ -10,7 +10,22 @@ use rankine::files::safetensors::Archive;
 use rankine::model::{Decoder, Folder};
 use serde_json::Value;
 
-pub const FAMILIES: [&str; 4] = ["llama", "mistral", "qwen2", "qwen3"];
+pub const FAMILIES: [&str; 12] = [
+    "llama",
+    "mistral",
+    "qwen2",
+    "qwen3",
+    "gemma",
+    "gemma2",
+    "gemma3_text",
+    "granite",
+    "olmo2",
+    "smollm3",
+    "phi3",
+    "phi3_longrope",
+];
+/// Those of which there are goldens of all weights trained, and which llama.cpp is known to compute.
+pub const FIRST_FAMILIES: [&str; 4] = ["llama", "mistral", "qwen2", "qwen3"];
 
 /// A file of tests/golden, or of the set of the same layout that `RANKINE_GOLDEN` names.
 pub fn golden(path: &str) -> PathBuf {

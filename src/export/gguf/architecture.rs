@@ -2,7 +2,7 @@
 
 use super::Error;
 use super::container::Value;
-use crate::model::DecoderSpec;
+use crate::model::{DecoderSpec, GatedSpec, GroupedSpec, LayerSpec, QueryKeyNorm};
 use crate::nn::attention::Span;
 use crate::nn::rope::{RopeScaling, RopeSpec};
 
@@ -42,10 +42,20 @@ impl Architecture {
         if spec.layers.iter().any(|layer| layer.mixer.heads != mixer.heads || layer.mlp != first.mlp) || first.mlp.bias {
             return Err(Error::NotKnown { what: "layers of several sizes, or biases in the feed-forward".to_owned() });
         }
+        let plain = |layer: &LayerSpec| {
+            let GroupedSpec { heads, kv_heads, head_dim, qkv_bias, output_bias, qk_norm, rope, span, .. } = layer.mixer.clone();
+            let mixer = rope.map(|rope| GroupedSpec::new([heads, kv_heads, head_dim], rope));
+            let mixer = mixer.map(|mixer| GroupedSpec { qkv_bias, output_bias, qk_norm, span, ..mixer });
+            mixer.is_some_and(|mixer| *layer == LayerSpec::new(mixer, GatedSpec::new(layer.mlp.inner)))
+        };
+        if !spec.has_plain_stream() || !spec.layers.iter().all(plain) {
+            let what = "these norms, scales or caps, another activation, or layers without a rotation".to_owned();
+            return Err(Error::NotKnown { what });
+        }
         match (mixer.qk_norm, mixer.qkv_bias, mixer.output_bias) {
-            (true, false, false) => Ok(Self::Qwen3),
-            (false, true, false) => Ok(Self::Qwen2),
-            (false, qkv, output) if qkv == output => Ok(Self::Llama),
+            (QueryKeyNorm::Heads, false, false) => Ok(Self::Qwen3),
+            (QueryKeyNorm::None, true, false) => Ok(Self::Qwen2),
+            (QueryKeyNorm::None, qkv, output) if qkv == output => Ok(Self::Llama),
             _ => Err(Error::NotKnown { what: "these norms and biases of q, k, v and o together".to_owned() }),
         }
     }
@@ -89,6 +99,7 @@ pub(super) fn neighbours(head: &[f32], width: usize) -> Vec<f32> {
 /// The hyperparameters under llama.cpp's keys.
 pub(super) fn hyperparameters(architecture: Architecture, spec: &DecoderSpec) -> Result<Vec<(String, Value)>, Error> {
     let (mixer, mlp) = (&spec.layers[0].mixer, &spec.layers[0].mlp);
+    let rope = mixer.rope.as_ref().expect("every known architecture rotates");
     let key = |key: &str| format!("{}.{key}", architecture.name());
     let size = |size: usize| Value::U32(size as u32);
     let mut pairs = vec![
@@ -102,10 +113,10 @@ pub(super) fn hyperparameters(architecture: Architecture, spec: &DecoderSpec) ->
         (key("attention.value_length"), size(mixer.head_dim)),
         (key("attention.layer_norm_rms_epsilon"), Value::F32(spec.norm_epsilon as f32)),
         (key("rope.dimension_count"), size(mixer.head_dim)),
-        (key("rope.freq_base"), Value::F32(mixer.rope.theta as f32)),
+        (key("rope.freq_base"), Value::F32(rope.theta as f32)),
         (key("vocab_size"), size(spec.vocabulary)),
     ];
-    match mixer.rope.scaling {
+    match rope.scaling {
         RopeScaling::Default | RopeScaling::Llama3 { .. } => {}
         RopeScaling::Linear { factor } => {
             pairs.push((key("rope.scaling.type"), Value::Text("linear".to_owned())));

@@ -1,17 +1,25 @@
 //! config.json to [`DecoderSpec`], one file a family; `model_type` is matched here and nowhere else.
 
+mod gemma;
+mod gemma2;
+mod gemma3_text;
+mod granite;
 mod llama;
 mod mistral;
+mod olmo2;
+mod phi3;
 mod qwen2;
 mod qwen3;
 mod rope;
+mod smollm3;
 
 use super::Error;
 use super::config::{Config, list};
-use super::spec::{DecoderSpec, GatedSpec, GroupedSpec, LayerSpec};
+use super::spec::{DecoderSpec, GatedSpec, GroupedSpec, LayerSpec, Modules, NormPlacement, QueryKeyNorm};
 use crate::nn::attention::Span;
 
-const KNOWN: [&str; 4] = ["llama", "mistral", "qwen2", "qwen3"];
+const KNOWN: [&str; 11] =
+    ["gemma", "gemma2", "gemma3_text", "granite", "llama", "mistral", "olmo2", "phi3", "qwen2", "qwen3", "smollm3"];
 /// Who packed the weights of a base that is stored packed.
 const BITSANDBYTES: &str = "bitsandbytes";
 /// More layers than any model has, and few enough to be described before the weights are looked at.
@@ -28,49 +36,63 @@ pub(super) fn spec(config: &Config) -> Result<DecoderSpec, Error> {
         }
     }
     match config.text("model_type")?.unwrap_or("") {
+        "gemma" => gemma::spec(config),
+        "gemma2" => gemma2::spec(config),
+        "gemma3_text" => gemma3_text::spec(config),
+        "granite" => granite::spec(config),
         "llama" => llama::spec(config),
         "mistral" => mistral::spec(config),
+        "olmo2" => olmo2::spec(config),
+        "phi3" => phi3::spec(config),
         "qwen2" => qwen2::spec(config),
         "qwen3" => qwen3::spec(config),
+        "smollm3" => smollm3::spec(config),
         other => Err(config.fault(format!("`model_type` is `{other}`, known are {}", list(&KNOWN)))),
     }
 }
 
-/// What the four families share; `attention` makes layer `index`.
-fn decoder(
-    config: &Config,
-    context: usize,
-    attention: impl Fn(usize) -> Result<GroupedSpec, Error>,
-) -> Result<DecoderSpec, Error> {
-    config.only("hidden_act", &["silu"])?;
+/// What families share; `layer` makes layer `index`.
+fn decoder(config: &Config, context: usize, layer: impl Fn(usize) -> Result<LayerSpec, Error>) -> Result<DecoderSpec, Error> {
     if let Some(share) = config.get("attention_dropout").and_then(serde_json::Value::as_f64).filter(|share| *share > 0.0) {
         return Err(config.fault(format!("`attention_dropout` is {share}, known is 0")));
     }
-    let mlp = GatedSpec { inner: config.size("intermediate_size")?, bias: config.flag("mlp_bias", false)? };
     let layers = config.size("num_hidden_layers")?;
     if layers > MAX_LAYERS {
         return Err(config.fault(format!("`num_hidden_layers` is `{layers}`, expected at most {MAX_LAYERS}")));
     }
-    let layer = |index| Ok(LayerSpec { mixer: attention(index)?, mlp: mlp.clone() });
+    let layers = (0..layers).map(layer).collect::<Result<_, Error>>()?;
     Ok(DecoderSpec {
-        vocabulary: config.size("vocab_size")?,
-        width: config.size("hidden_size")?,
         tied_head: config.flag("tie_word_embeddings", false)?,
-        layers: (0..layers).map(layer).collect::<Result<_, Error>>()?,
         norm_epsilon: config.number_or_none("rms_norm_eps")?.unwrap_or(1e-6),
         context: config.size_or_none("max_position_embeddings")?.unwrap_or(context),
+        ..DecoderSpec::new(config.size("vocab_size")?, config.size("hidden_size")?, layers)
     })
 }
 
-/// Head counts that divide, and an even head width.
-struct Heads {
-    heads: usize,
-    kv_heads: usize,
-    head_dim: usize,
+/// A layer with a gate of `SiLU`.
+fn plain(config: &Config, mixer: GroupedSpec) -> Result<LayerSpec, Error> {
+    config.only("hidden_act", &["silu"])?;
+    let gate = GatedSpec::new(config.size("intermediate_size")?);
+    Ok(LayerSpec::new(mixer, GatedSpec { bias: config.flag("mlp_bias", false)?, ..gate }))
 }
 
-/// Reads them; `kv_default` is what transformers takes where the key is absent (`None`: as many as heads).
-fn heads(config: &Config, kv_default: Option<usize>, dim_default: Option<usize>) -> Result<Heads, Error> {
+/// Whether layer `index` has a window by `layer_types`; `None` where they are not listed.
+fn kind_of_layer(config: &Config, index: usize) -> Result<Option<bool>, Error> {
+    let Some(kinds) = config.get("layer_types").and_then(serde_json::Value::as_array) else { return Ok(None) };
+    match kinds.get(index).and_then(serde_json::Value::as_str) {
+        Some("sliding_attention") => Ok(Some(true)),
+        Some("full_attention") => Ok(Some(false)),
+        other => {
+            let found = other.unwrap_or("missing");
+            let known = "known are `full_attention`, `sliding_attention`";
+            Err(config.fault(format!("`layer_types` of layer {index} is `{found}`, {known}")))
+        }
+    }
+}
+
+/// Query heads, key heads that divide them, and the even width of a head; `kv_default` is what transformers takes where the key is absent
+/// (`None`: as many as heads).
+fn heads(config: &Config, kv_default: Option<usize>, dim_default: Option<usize>) -> Result<[usize; 3], Error> {
     let (width, heads) = (config.size("hidden_size")?, config.size("num_attention_heads")?);
     let absent = if config.has("num_key_value_heads") { None } else { kv_default };
     let kv_heads = config.size_or_none("num_key_value_heads")?.or(absent).unwrap_or(heads);
@@ -87,23 +109,16 @@ fn heads(config: &Config, kv_default: Option<usize>, dim_default: Option<usize>)
     if head_dim % 2 != 0 {
         return Err(config.fault(format!("`head_dim` is {head_dim}, expected an even number: rotation works on pairs")));
     }
-    Ok(Heads { heads, kv_heads, head_dim })
+    Ok([heads, kv_heads, head_dim])
 }
 
 /// The span of layer `index` where `layer_types`, or `use_sliding_window` with `max_window_layers`, decides (Qwen).
 fn span_by_layer(config: &Config, index: usize) -> Result<Span, Error> {
     let window = if config.flag("use_sliding_window", false)? { config.size_or_none("sliding_window")? } else { None };
     let Some(window) = window else { return Ok(Span::Full) };
-    let kinds = config.get("layer_types").and_then(serde_json::Value::as_array);
-    let sliding = match kinds.map(|kinds| kinds.get(index).and_then(serde_json::Value::as_str)) {
-        Some(Some("sliding_attention")) => true,
-        Some(Some("full_attention")) => false,
-        Some(other) => {
-            let found = other.unwrap_or("missing");
-            return Err(config
-                .fault(format!("`layer_types` of layer {index} is `{found}`, known are `full_attention`, `sliding_attention`")));
-        }
+    let slides = match kind_of_layer(config, index)? {
+        Some(slides) => slides,
         None => index >= config.size_or_none("max_window_layers")?.unwrap_or(28),
     };
-    Ok(if sliding { Span::Sliding { window } } else { Span::Full })
+    Ok(if slides { Span::Sliding { window } } else { Span::Full })
 }

@@ -27,12 +27,35 @@ const KNOWN: [&str; 6] = ["default", "linear", "dynamic", "llama3", "yarn", "lon
 
 /// Reads the rotation of heads of width `head_dim`; `context` stands for an absent `max_position_embeddings`.
 pub(super) fn spec(config: &Config, head_dim: usize, context: usize) -> Result<RopeSpec, Error> {
+    with_theta(config, head_dim, context, 10_000.0)
+}
+
+/// The same with another base where none is said.
+pub(super) fn with_theta(config: &Config, head_dim: usize, context: usize, theta: f64) -> Result<RopeSpec, Error> {
     let section = match config.section("rope_parameters")? {
         Some(section) => Some(section),
         None => config.section("rope_scaling")?,
     };
+    read(config, section, head_dim, context, config.number_or_none("rope_theta")?.unwrap_or(theta))
+}
+
+/// That of the layers of a kind, where each has its own: in `rope_parameters` under its name, or as transformers 4 has them, where layers with a
+/// window have a base of their own and are not stretched.
+pub(super) fn of_kind(config: &Config, kind: &str, head_dim: usize, context: usize, theta: f64) -> Result<RopeSpec, Error> {
+    if let Some(kinds) = config.section("rope_parameters")? {
+        let section = kinds.section(kind)?;
+        let missing = || config.fault(format!("`rope_parameters` has no `{kind}`"));
+        return read(config, Some(section.ok_or_else(missing)?), head_dim, context, theta);
+    }
+    if kind == "sliding_attention" {
+        return read(config, None, head_dim, context, config.number_or_none("rope_local_base_freq")?.unwrap_or(theta));
+    }
+    with_theta(config, head_dim, context, theta)
+}
+
+fn read(config: &Config, section: Option<Config>, head_dim: usize, context: usize, theta: f64) -> Result<RopeSpec, Error> {
     let nested = section.as_ref().and_then(|section| section.number_or_none("rope_theta").transpose()).transpose()?;
-    let theta = nested.or(config.number_or_none("rope_theta")?).unwrap_or(10_000.0);
+    let theta = nested.unwrap_or(theta);
     let context = config.size_or_none("max_position_embeddings")?.unwrap_or(context);
     let outside = config.size_or_none("original_max_position_embeddings")?;
     for holder in [Some(config), section.as_ref()].into_iter().flatten() {

@@ -1,13 +1,8 @@
 //! What one block keeps for its backward, and what its forward and backward compute with, op by op, in numbers.
 
-use std::ops::Range;
-
 use super::{Load, Rows};
-use crate::model::LayerSpec;
+use crate::model::{LayerSpec, NormPlacement, QueryKeyNorm};
 use crate::terms::Method;
-
-/// Projections of a block: q, k, v, o, gate, up, down.
-pub(super) const PROJECTIONS: usize = 7;
 
 /// One block at one batch. Sizes are in numbers; `T` is tokens of the batch.
 #[derive(Debug, Clone, Copy)]
@@ -24,21 +19,26 @@ pub(super) struct BlockForm {
     /// T · heads.
     head_rows: u64,
     qk_norm: bool,
+    /// Norms of what attention and feed-forward add.
+    post_norms: u64,
     /// Whether adapters drop features of their input.
     drops: bool,
-    /// Ranks of its projections.
-    ranks: [u64; PROJECTIONS],
+    /// Sums of the ranks of q, k and v; of o; of gate and up; of down: projections that share an input.
+    ranks: [u64; 4],
     method: Method,
 }
-
-/// q, k and v; o; gate and up; down: projections that share an input.
-const GROUPS: [Range<usize>; 4] = [0..3, 3..4, 4..6, 6..7];
 
 impl BlockForm {
     /// The block `index` of a run.
     pub fn new(load: &Load, index: usize, rows: Rows) -> Self {
-        let LayerSpec { mixer, mlp } = &load.spec.layers[index];
-        let ranks = &load.trained.ranks[index * PROJECTIONS..(index + 1) * PROJECTIONS];
+        let (layer, below) = (&load.spec.layers[index], &load.spec.layers[..index]);
+        let LayerSpec { mixer, mlp, norms, .. } = layer;
+        let mut place: usize = below.iter().flat_map(LayerSpec::group_sizes).sum();
+        let ranks = layer.group_sizes().map(|size| {
+            let ranks = &load.trained.ranks[place..place + size];
+            place += size;
+            ranks.iter().sum::<usize>() as u64
+        });
         let (heads, tokens) = (mixer.heads as u64, rows.tokens as u64);
         Self {
             tokens,
@@ -47,9 +47,10 @@ impl BlockForm {
             keys: (mixer.kv_heads * mixer.head_dim) as u64,
             inner: mlp.inner as u64,
             head_rows: tokens * heads,
-            qk_norm: mixer.qk_norm,
+            qk_norm: mixer.qk_norm != QueryKeyNorm::None,
+            post_norms: if *norms == NormPlacement::Pre { 0 } else { 2 },
             drops: load.dropout > 0.0,
-            ranks: std::array::from_fn(|place| ranks[place] as u64),
+            ranks,
             method: load.trained.method,
         }
     }
@@ -66,9 +67,15 @@ impl BlockForm {
 
     /// What its tape holds beside the input, which the first norm keeps. The rotation and the residual sums keep nothing.
     pub fn kept(&self) -> u64 {
-        let [qkv, o, ..] = GROUPS;
+        let [qkv, o, ..] = self.ranks;
         let before_norms = if self.qk_norm { self.tokens * (self.queries + self.keys) } else { 0 };
-        self.group_kept(qkv, self.width) + before_norms + self.attention_kept() + self.group_kept(o, 0) + self.mlp_kept()
+        let after_norms = self.post_norms * self.input();
+        self.group_kept(qkv, self.width)
+            + before_norms
+            + after_norms
+            + self.attention_kept()
+            + self.group_kept(o, 0)
+            + self.mlp_kept()
     }
 
     /// Queries, keys and values after the rotation, the result, and the logarithm of each query's sum. The result is what o is given, so o
@@ -79,13 +86,12 @@ impl BlockForm {
 
     /// x after attention, which the second norm keeps; the feed-forward's input; gate and up, which the gated unit keeps; its result.
     fn mlp_kept(&self) -> u64 {
-        let [.., gate_up, down] = GROUPS;
+        let [.., gate_up, down] = self.ranks;
         self.input() + self.group_kept(gate_up, self.width) + 2 * self.tokens * self.inner + self.group_kept(down, self.inner)
     }
 
     /// The input of projections that share one, where a gradient of their weights is wanted, and x A of each adapter.
-    fn group_kept(&self, group: Range<usize>, width: u64) -> u64 {
-        let ranks: u64 = self.ranks[group].iter().sum();
+    fn group_kept(&self, ranks: u64, width: u64) -> u64 {
         let is_wanted = self.method == Method::Full || ranks > 0;
         self.tokens * (ranks + if is_wanted { width } else { 0 })
     }

@@ -1,7 +1,8 @@
 //! A training step as a walk over its moments: what is held when the head computes, and when each block goes backward.
 
-use super::block::{BlockForm, PROJECTIONS};
+use super::block::BlockForm;
 use super::{F32, Load, Place, Purpose, Rows, StepParts};
+use crate::model::LayerSpec;
 use crate::terms::Method;
 use crate::train::Memory;
 
@@ -82,9 +83,10 @@ impl Moment {
 
 /// Numbers that train in each block.
 fn trainable_of_blocks(load: &Load) -> Vec<u64> {
-    let each: Vec<u64> = load.trained_of_projections().collect();
+    let mut each = load.trained_of_projections();
     let norms = if load.trained.method == Method::Full { 2 * load.spec.width as u64 } else { 0 };
-    each.chunks(PROJECTIONS).map(|block| block.iter().sum::<u64>() + norms).collect()
+    let of_layer = |layer: &LayerSpec| each.by_ref().take(layer.group_sizes().iter().sum()).sum::<u64>() + norms;
+    load.spec.layers.iter().map(of_layer).collect()
 }
 
 /// The hidden rows that are labelled and their gradients, beside the logits of a chunk, whose gradient takes their place, or beside all

@@ -3,24 +3,13 @@ use proptest::prelude::*;
 use super::step::HELD_BACK;
 use super::*;
 use crate::model::{GatedSpec, GroupedSpec, LayerSpec};
-use crate::nn::attention::Span;
 use crate::nn::rope::{RopeScaling, RopeSpec};
 
 /// Width 4, two heads of 2 on one key head, 6 between, 10 tokens.
 fn spec(layers: usize) -> DecoderSpec {
     let rope = RopeSpec { head_dim: 2, theta: 1e4, scaling: RopeScaling::Default };
-    let mixer = GroupedSpec {
-        heads: 2,
-        kv_heads: 1,
-        head_dim: 2,
-        qkv_bias: false,
-        output_bias: false,
-        qk_norm: false,
-        rope,
-        span: Span::Full,
-    };
-    let layer = LayerSpec { mixer, mlp: GatedSpec { inner: 6, bias: false } };
-    DecoderSpec { vocabulary: 10, width: 4, tied_head: true, layers: vec![layer; layers], norm_epsilon: 1e-5, context: 1000 }
+    let layer = LayerSpec::new(GroupedSpec::new([2, 1, 2], rope), GatedSpec::new(6));
+    DecoderSpec { tied_head: true, context: 1000, ..DecoderSpec::new(10, 4, vec![layer; layers]) }
 }
 
 pub(in crate::plan) fn load(layers: usize, rank: usize, rows: Rows) -> Load {

@@ -1,0 +1,22 @@
+//! Phi-3, Phi-3.5 and Phi-4: q, k and v are one module, and so are gate and up.
+
+use super::{Config, DecoderSpec, Error, GatedSpec, GroupedSpec, LayerSpec, Modules, decoder, heads, plain, rope};
+use crate::nn::attention::Span;
+
+const CONTEXT: usize = 4096;
+
+pub(super) fn spec(config: &Config) -> Result<DecoderSpec, Error> {
+    let shape = heads(config, None, None)?;
+    let rope = rope::spec(config, shape[2], CONTEXT)?;
+    for key in ["embd_pdrop", "resid_pdrop"] {
+        if let Some(share) = config.get(key).and_then(serde_json::Value::as_f64).filter(|share| *share > 0.0) {
+            return Err(config.fault(format!("`{key}` is {share}, known is 0")));
+        }
+    }
+    let span = config.size_or_none("sliding_window")?.map_or(Span::Full, |window| Span::Sliding { window });
+    let mixer = GroupedSpec { qkv: Modules::Fused, span, ..GroupedSpec::new(shape, rope) };
+    decoder(config, CONTEXT, |_| {
+        let layer = plain(config, mixer.clone())?;
+        Ok(LayerSpec { mlp: GatedSpec { gate_up: Modules::Fused, ..layer.mlp.clone() }, ..layer })
+    })
+}
