@@ -115,6 +115,8 @@ fn each_kind_of_line_has_its_room() {
     // Kernels have a place of their own.
     stands_only_in("cubecl", &["ops/cube", "device"]);
     // Families are told apart in one place.
-    stands_only_in("\"mistral\"", &["model/families"]);
+    for family in ["gemma2", "gemma3_text", "granite", "mistral", "olmo2", "smollm3"] {
+        stands_only_in(&format!("\"{family}\""), &["model/families"]);
+    }
     stands_only_in("unsafe {", &["files/mmap.rs", "ops/simd.rs", "ops/gemm"]);
 }
