@@ -18,15 +18,17 @@ const DEVIATION: f64 = 0.02;
 
 struct Drawn {
     seed: u64,
+    /// The weight of a norm that scales nothing.
+    norm: f32,
 }
 
 impl Drawn {
-    /// The numbers of a tensor by their places: norms are 1, and every other number is uniform.
+    /// The numbers of a tensor by their places: norms scale nothing, and every other number is uniform.
     fn numbers(&self, name: &str) -> impl Fn(usize) -> f32 + Send + Sync {
         let is_norm = name.ends_with("norm.weight");
         let key = name.bytes().fold(mix(self.seed), |key, byte| mix(key ^ u64::from(byte)));
-        let bound = DEVIATION * 3f64.sqrt();
-        move |place| if is_norm { 1.0 } else { ((2.0 * unit(key.wrapping_add(place as u64)) - 1.0) * bound) as f32 }
+        let (bound, norm) = (DEVIATION * 3f64.sqrt(), self.norm);
+        move |place| if is_norm { norm } else { ((2.0 * unit(key.wrapping_add(place as u64)) - 1.0) * bound) as f32 }
     }
 }
 
@@ -75,6 +77,7 @@ impl DecoderSpec {
     /// # Errors
     /// None; numbers from files could be missing.
     pub fn draw(&self, seed: u64, storage: impl Into<Storage>, device: &Device) -> Result<Decoder, Error> {
-        assemble(&Drawn { seed }, self.clone(), storage.into(), device, &|_| {})
+        let norm = (1.0 - self.norm_offset) as f32;
+        assemble(&Drawn { seed, norm }, self.clone(), storage.into(), device, &|_| {})
     }
 }

@@ -6,7 +6,7 @@
 use crate::adapter::{LoraConfig, attach};
 use crate::data::{Batch, TokenRow};
 use crate::draws::{mix, unit};
-use crate::model::{Decoder, DecoderSpec, GatedSpec, GroupedSpec, LayerSpec, QueryKeyNorm, Storage};
+use crate::model::{Decoder, DecoderSpec, GatedSpec, GroupedSpec, LayerSpec, NormPlacement, QueryKeyNorm, Storage};
 use crate::nn::attention::Span;
 use crate::nn::rope::{RopeScaling, RopeSpec};
 use crate::nn::weight::{Group, Weight};
@@ -33,6 +33,8 @@ const RANK: usize = 12;
 /// that are used again are longer than what is put into them.
 const DOCUMENTS: [&[usize]; 2] = [&[37, 150, 113], &[61, 9, 70]];
 const SEED: u64 = 20;
+/// What brings drawn rows of the embedding near 1.
+const BARE_STREAM: f64 = 50.0;
 
 /// A small model and what of it trains.
 #[derive(Debug, Clone, PartialEq)]
@@ -59,7 +61,10 @@ impl Tiny {
         }
         let layers = kinds.iter().cycle().take(kinds.len().max(LAYERS)).cloned().collect();
         let (vocabulary, width) = (VOCABULARY + spec.vocabulary % VECTOR, WIDTH + spec.width % VECTOR);
-        Self { spec: DecoderSpec { vocabulary, width, layers, ..spec.clone() }, storage, trained }
+        // Where no norm stands before a layer, a trained stream is not as small as drawn numbers make it: float16 would not hold gradients.
+        let is_bare = spec.layers.iter().any(|layer| layer.norms == NormPlacement::Post);
+        let embed_scale = if is_bare { spec.embed_scale * BARE_STREAM } else { spec.embed_scale };
+        Self { spec: DecoderSpec { vocabulary, width, layers, embed_scale, ..spec.clone() }, storage, trained }
     }
 
     /// The mechanisms of all families together, for a proof that is not of one model.
@@ -83,7 +88,7 @@ impl Tiny {
     pub(super) fn draw(&self, device: &Device) -> Decoder {
         let mut decoder = self.spec.draw(SEED, self.storage, device).expect("numbers that are drawn are all there");
         decoder.trained = Method::Full;
-        decoder.visit(&mut vary);
+        decoder.visit(&mut |name, weight| vary(name, weight, self.spec.norm_offset));
         decoder.trained = self.trained;
         if self.trained == Method::Lora {
             let config = LoraConfig { init_lora_weights: false, ..LoraConfig::all_linear(RANK, 2.0 * RANK as f64) };
@@ -120,13 +125,13 @@ fn tiny_layer(layer: &LayerSpec) -> LayerSpec {
     LayerSpec { mixer, mlp: GatedSpec { inner, ..mlp.clone() }, ..layer.clone() }
 }
 
-/// Norms between 0.5 and 1.5 and biases between -0.5 and 0.5: with ones and small numbers a kernel that leaves them out comes close.
-fn vary(name: &str, weight: Weight) {
+/// Factors of norms between 0.5 and 1.5 and biases between -0.5 and 0.5: with ones and small numbers a kernel that leaves them out comes close.
+fn vary(name: &str, weight: Weight, norm_offset: f64) {
     if weight.group() != Group::Vector {
         return;
     }
     let key = name.bytes().fold(SEED, |key, byte| mix(key ^ u64::from(byte)));
-    let lowest = if name.ends_with("norm.weight") { 0.5 } else { -0.5 };
+    let lowest = if name.ends_with("norm.weight") { 0.5 - norm_offset } else { -0.5 };
     let length = weight.shape().into_iter().product::<usize>();
     let values: Vec<f32> = (0..length).map(|place| (lowest + unit(key.wrapping_add(place as u64))) as f32).collect();
     let numbers = weight.from_file(&values);
