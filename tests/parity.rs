@@ -58,7 +58,7 @@ fn check_adapter(name: &str, mut decoder: Decoder, adapter: &Path, case: &Path, 
     let gradient =
         compare(&archive, "lora.grad", &gradients_of(&decoder, &gradients, 1.0 / loss.trained_tokens as f64), GRADIENTS);
     let expected = archive.shapes().keys().filter(|key| key.starts_with("lora.grad.")).count();
-    assert_eq!(gradients.all().len(), expected, "{name}: adapters");
+    assert_eq!(gradients_of(&decoder, &gradients, 1.0).len(), expected, "{name}: adapters");
 
     let curve = train(&mut decoder, step, &info, |index| batch(rows_of("train.", Some(index))));
     // The families' sets, and of the variants some, have the weights after the last step.
@@ -111,12 +111,15 @@ fn check_folder(name: &str, decoder: &Decoder, config: &LoraConfig, theirs: &Pat
         None => value.clone(),
     };
     for (key, value) in theirs_config.as_object().unwrap() {
+        // Of a base with experts PEFT writes an empty list.
+        let is_nothing = |value: &Value| value.is_null() || value.as_array().is_some_and(Vec::is_empty);
         let equal = match (value.as_f64(), ours[key].as_f64()) {
+            _ if key == "target_parameters" && is_nothing(value) => is_nothing(&ours[key]),
             (Some(theirs), Some(ours)) => theirs == ours,
             _ => sorted(value) == sorted(&ours[key]),
         };
         assert!(
-            ours.get(key).is_some() && (equal || key == "peft_version"),
+            ours.get(key).is_some() && (equal || ["peft_version", "inference_mode"].contains(&key.as_str())),
             "{name}: `{key}` is {}, expected {value}",
             ours[key]
         );
@@ -178,6 +181,86 @@ fn lora_variants_train_as_in_peft() {
             );
         }
     }
+}
+
+/// Adapters of the stacked parameters of routed experts, with which go those of the attention's queries.
+#[test]
+fn adapters_of_expert_parameters_train_as_in_peft() {
+    for family in ["mixtral", "qwen3_moe"] {
+        let folder = golden(&format!("archs/{family}"));
+        let case = folder.join("variants/target_parameters");
+        for memory in [Memory::RECOMPUTE, Memory::KEEP] {
+            check_adapter(
+                &format!("target_parameters of {family}, {memory:?}"),
+                load(&folder.join("model")),
+                &case.join("adapter"),
+                &case,
+                &folder.join("golden.safetensors"),
+                StepConfig { memory, ..STEP },
+            );
+        }
+    }
+}
+
+/// Adapters of each expert's own modules, as PEFT wrote them with transformers 4.
+#[test]
+fn adapters_of_single_experts_compute_as_in_peft() {
+    for family in ["mixtral", "qwen3_moe"] {
+        let folder = golden(&format!("archs/{family}"));
+        let case = folder.join("variants/per_expert");
+        let (mut decoder, info) = (load(&folder.join("model")), json(&case.join("golden.json")));
+        let config = attach_peft(&mut decoder, &case.join("adapter"));
+        let rows = rows(&Archive::open(&folder.join("golden.safetensors")).unwrap(), "", None);
+        let expected = Archive::open(&case.join("golden.safetensors")).unwrap().read_f32("merged.logits").unwrap().unwrap();
+        let difference = logits_difference(&decoder, &rows, &expected);
+        let mut gradients = Gradients::default();
+        let loss = forward_backward(&decoder, &batch(rows), STEP, [0, 0], &mut gradients);
+        let of_loss = (loss.sum / loss.trained_tokens as f64 - info["lora_loss"].as_f64().unwrap()).abs();
+        println!("{family}, per_expert: logits {difference:.1e}, loss {of_loss:.1e}");
+        assert!(difference <= LOGITS && of_loss <= STEP_LOSS, "{family}: {difference}, {of_loss}");
+        check_folder(family, &decoder, &config, &case.join("adapter"));
+    }
+}
+
+/// What transformers adds to the loss where `output_router_logits` says so, and the gradient of it: that of the loss as it is computed.
+#[test]
+fn the_load_balancing_loss_of_experts_is_that_of_transformers() {
+    let folder = golden("archs/mixtral");
+    let (mut decoder, info) = (load(&folder.join("model")), json(&folder.join("golden.json")));
+    let rows = rows(&Archive::open(&folder.join("golden.safetensors")).unwrap(), "", None);
+    decoder.spec.router_aux_loss_coef = info["router_aux"]["coef"].as_f64().unwrap();
+    attach(&mut decoder, &lora(2, 4.0), 1, None).unwrap();
+    let step = |decoder: &Decoder, memory| {
+        let mut gradients = Gradients::default();
+        let loss = forward_backward(decoder, &batch(rows.clone()), StepConfig { memory, ..STEP }, [0, 0], &mut gradients);
+        (loss.sum / loss.trained_tokens as f64, gradients.scaled(1.0 / loss.trained_tokens as f64).all())
+    };
+    let difference = (step(&decoder, Memory::KEEP).0 - info["router_aux"]["loss_with_aux"].as_f64().unwrap()).abs();
+    println!("mixtral, loss with that of the router: {difference:.1e}");
+    assert!(difference <= STEP_LOSS, "{difference}");
+
+    // A coefficient with which it is most of the gradient, and B that is not 0.
+    decoder.spec.router_aux_loss_coef = 5.0;
+    attach(&mut decoder, &LoraConfig { init_lora_weights: false, ..lora(2, 4.0) }, 1, None).unwrap();
+    let (_, gradients) = step(&decoder, Memory::KEEP);
+    let (_, recomputed) = step(&decoder, Memory::RECOMPUTE);
+    let numbers = |rows: &[burn::tensor::Tensor<1>]| {
+        rows.iter().flat_map(|row| row.to_data().iter::<f64>().collect::<Vec<_>>()).collect::<Vec<f64>>()
+    };
+    assert!(numbers(&gradients) == numbers(&recomputed), "kept and recomputed");
+    let size: f64 = numbers(&gradients).iter().map(|gradient| gradient * gradient).sum();
+    // Along the gradient the loss grows by its square, as long as no other expert is chosen.
+    let moved = |by: f64| {
+        let mut moved = decoder.clone();
+        let weights =
+            moved.numbers().into_iter().zip(&gradients).map(|(weight, of)| weight + of.clone().mul_scalar(by)).collect();
+        moved.put(weights);
+        step(&moved, Memory::KEEP).0
+    };
+    let by = 2e-3 / size.sqrt();
+    let slope = (moved(by) - moved(-by)) / (2.0 * by);
+    println!("slope along the gradient {slope:.5}, its square {size:.5}");
+    assert!((slope / size - 1.0).abs() < 5e-3, "{slope} and {size}");
 }
 
 /// The base in NF4, packed by us and, where there is one, as transformers saved it packed.
@@ -292,17 +375,26 @@ fn ids_of(batch: &rankine::data::Batch) -> Vec<u32> {
 
 #[test]
 fn hidden_states_equal_transformers() {
-    let folder = golden("archs/llama");
-    let archive = Archive::open(&folder.join("golden.safetensors")).unwrap();
-    let (decoder, rows) = (load(&folder.join("model")), rows(&archive, "", None));
-    let batch = batch(rows.clone());
-    let frame = decoder.frame(&batch.lengths, None);
-    let mut x = decoder.embed(ids(&batch));
-    for index in 0..decoder.blocks.len() {
-        let expected = archive.read_f32(&format!("hidden.{index}")).unwrap().unwrap();
-        let ours: Vec<f32> = x.to_data().iter().collect();
-        let expected = real_tokens(&rows, &expected, decoder.spec.width);
-        assert!(difference(&ours, &expected) <= LOGITS, "hidden {index}");
-        x = decoder.blocks[index].forward(x, &frame);
+    for family in ["llama", "gemma2", "deepseek_v3"] {
+        let folder = golden(&format!("archs/{family}"));
+        let archive = Archive::open(&folder.join("golden.safetensors")).unwrap();
+        let (decoder, rows) = (load(&folder.join("model")), rows(&archive, "", None));
+        let batch = batch(rows.clone());
+        let frame = decoder.frame(&batch.lengths, None);
+        let mut x = decoder.embed(ids(&batch));
+        let mut largest: f32 = 0.0;
+        let mut compare = |index: usize, ours: Vec<f32>| {
+            let expected = archive.read_f32(&format!("hidden.{index}")).unwrap().unwrap();
+            let difference = difference(&ours, &real_tokens(&rows, &expected, decoder.spec.width));
+            assert!(difference <= LOGITS, "{family}, hidden {index}: {difference}");
+            largest = largest.max(difference);
+        };
+        for (index, block) in decoder.blocks.iter().enumerate() {
+            compare(index, x.to_data().iter().collect());
+            x = block.forward(x, &frame);
+        }
+        // The last one is behind the final norm.
+        compare(decoder.blocks.len(), decoder.head.norm.forward(x).into_data().iter().collect());
+        println!("{family}: hidden states {largest:.1e}");
     }
 }

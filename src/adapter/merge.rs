@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::Error;
-use super::peft::{self, Stored};
+use super::peft::{self, LastB, Stored};
 use crate::files::safetensors::Archive;
 use crate::model::LinearSpec;
 
@@ -14,6 +14,7 @@ use crate::model::LinearSpec;
 pub struct Source {
     weight: f64,
     archive: Archive,
+    last: LastB,
     stored: BTreeMap<String, Stored>,
 }
 
@@ -25,14 +26,23 @@ impl Source {
     pub fn open(folder: &Path, weight: f64, projections: &[LinearSpec]) -> Result<Self, Error> {
         let (config, archive) = (peft::read_config(folder)?, peft::open(folder)?);
         let stored = peft::stored_in(&archive, "", &config, projections)?;
-        Ok(Self { weight, archive, stored: stored.into_iter().map(|stored| (stored.target.module.clone(), stored)).collect() })
+        Ok(Self {
+            weight,
+            archive,
+            last: LastB::default(),
+            stored: stored.into_iter().map(|stored| (stored.target.module.clone(), stored)).collect(),
+        })
     }
 
     /// A [r, in] and B [out, r] with everything that scales the adapter in B.
     fn scaled(&self, module: &str) -> Option<Result<[Vec<f32>; 2], Error>> {
         let stored = self.stored.get(module)?;
         let scale = self.weight * stored.target.scale;
-        Some(stored.read(&self.archive).map(|[a, b]| [a, b.into_iter().map(|b| (f64::from(b) * scale) as f32).collect()]))
+        Some(
+            stored
+                .read(&self.archive, &self.last)
+                .map(|[a, b]| [a, b.into_iter().map(|b| (f64::from(b) * scale) as f32).collect()]),
+        )
     }
 }
 

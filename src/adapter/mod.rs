@@ -1,6 +1,7 @@
 //! Low-rank adapters: which projections they go to, how they are attached, and PEFT's files.
 
 mod attach;
+mod experts;
 pub mod merge;
 pub mod peft;
 mod target;
@@ -22,6 +23,8 @@ pub struct LoraConfig {
     pub dropout: f64,
     /// The projections that get an adapter.
     pub targets: Targets,
+    /// Parameters of all experts of a layer that get one too, such as `mlp.experts.gate_up_proj`.
+    pub target_parameters: Vec<String>,
     /// Scale by alpha / sqrt(r), arXiv:2312.03732, in place of alpha / r.
     pub use_rslora: bool,
     /// Ranks by pattern; the first that matches counts.
@@ -40,6 +43,7 @@ impl LoraConfig {
             alpha,
             dropout: 0.0,
             targets: Targets::all_linear(),
+            target_parameters: Vec::new(),
             use_rslora: false,
             rank_pattern: Vec::new(),
             alpha_pattern: Vec::new(),
@@ -123,6 +127,9 @@ impl Explain for Error {
             Self::Safetensors(error) => error.hint(),
             Self::NoMatch { what: "rank_pattern" | "alpha_pattern", .. } => {
                 Some("a pattern matches a whole module name or what follows a dot in it".into())
+            }
+            Self::NoMatch { what: "target_parameters", .. } => {
+                Some("parameters of routed experts are `mlp.experts.gate_up_proj` and `mlp.experts.down_proj`".into())
             }
             Self::NoMatch { .. } => {
                 Some("use `all-linear`, names from that list, or a regular expression that matches whole module names".into())

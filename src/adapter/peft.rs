@@ -1,15 +1,19 @@
 //! PEFT's adapter folder, `adapter_config.json` and `adapter_model.safetensors`, read and written exactly.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use serde_json::{Map, Value, json};
 
 use super::attach::Numbers;
+use super::experts::{Routed, Stack, b_of, stacks};
 use super::{Error, LoraConfig, Target, Targets, tensors};
 use crate::files::safetensors::{Archive, write_f32};
 use crate::files::{JSON_BYTES, read_text_up_to, write_atomic};
 use crate::hub::{Commit, ModelId};
 use crate::model::{Decoder, LinearSpec};
+use crate::nn::lora::Part;
 use crate::terms::{MAX_RANK, Modules};
 
 /// The release of PEFT whose files these are.
@@ -24,6 +28,7 @@ const PLAIN: LoraConfig = LoraConfig {
     alpha: 1.0,
     dropout: 0.0,
     targets: Targets { modules: Modules::AllLinear, exclude: None, layers: None, layers_pattern: Vec::new() },
+    target_parameters: Vec::new(),
     use_rslora: false,
     rank_pattern: Vec::new(),
     alpha_pattern: Vec::new(),
@@ -31,7 +36,7 @@ const PLAIN: LoraConfig = LoraConfig {
 };
 
 /// Keys of PEFT's config that change what the adapter computes, with the only values that are built.
-const NEUTRAL: [(&str, &[&str]); 23] = [
+const NEUTRAL: [(&str, &[&str]); 22] = [
     ("alora_invocation_tokens", &["null"]),
     ("arrow_config", &["null"]),
     ("bias", &["\"none\""]),
@@ -48,7 +53,6 @@ const NEUTRAL: [(&str, &[&str]); 23] = [
     ("modules_to_save", &["null", "[]"]),
     ("monteclora_config", &["null"]),
     ("peft_type", &["\"LORA\""]),
-    ("target_parameters", &["null", "[]"]),
     ("task_type", &["\"CAUSAL_LM\"", "null"]),
     ("trainable_token_indices", &["null"]),
     ("use_bdlora", &["null", "false"]),
@@ -69,8 +73,11 @@ pub fn write(folder: &Path, decoder: &Decoder, config: &LoraConfig, base: &str) 
     write_f32(&folder.join(WEIGHTS), &tensors(decoder, &decoder.numbers()), &[("format", "pt".to_owned())])?;
     // Full names choose whatever `layers_to_transform` says, so with it only those of its layers may be written.
     let modules: Vec<&str> = match config.targets.layers {
-        None => decoder.projections().map(|projection| projection.name.as_str()).collect(),
-        Some(_) => decoder.adapters().map(|(module, _)| module).collect(),
+        None => {
+            let names = decoder.projections().map(|projection| projection.name.as_str());
+            names.filter(|name| Routed::of(name).is_none()).collect()
+        }
+        Some(_) => decoder.adapters().filter(|(_, lora)| lora.part == Part::Whole).map(|(module, _)| module).collect(),
     };
     Ok(write_atomic(&folder.join(CONFIG), config_text(config, &modules, base).as_bytes())?)
 }
@@ -89,6 +96,7 @@ fn config_json(config: &LoraConfig, modules: &[&str], base: &str) -> Value {
     let targets = &config.targets;
     let (target_modules, layers) = match &targets.modules {
         Modules::AllLinear => (json!(modules), None),
+        Modules::Names(names) if names.is_empty() => (Value::Null, None),
         other => (modules_json(other), targets.layers.as_ref()),
     };
     let alphas: Map<String, Value> = config.alpha_pattern.iter().map(|(key, alpha)| (key.clone(), number(*alpha))).collect();
@@ -127,7 +135,7 @@ fn config_json(config: &LoraConfig, modules: &[&str], base: &str) -> Value {
         "rank_pattern": ranks,
         "revision": revision,
         "target_modules": target_modules,
-        "target_parameters": null,
+        "target_parameters": (!config.target_parameters.is_empty()).then_some(&config.target_parameters),
         "task_type": "CAUSAL_LM",
         "trainable_token_indices": null,
         "use_bdlora": null,
@@ -210,8 +218,17 @@ pub fn read_config(folder: &Path) -> Result<LoraConfig, Error> {
     }
     let missing = |key: &str, expected: &str| fault(format!("`{key}` is `{}`, expected {expected}", config[key]));
     let names = "names or a regular expression";
+    let target_parameters = match &config["target_parameters"] {
+        Value::Null => Vec::new(),
+        listed => strings(listed).ok_or_else(|| missing("target_parameters", "names of parameters"))?,
+    };
     let targets = Targets {
-        modules: read_modules(&config["target_modules"]).flatten().ok_or_else(|| missing("target_modules", names))?,
+        modules: match read_modules(&config["target_modules"]) {
+            Some(Some(modules)) => modules,
+            // Parameters alone are enough.
+            Some(None) if !target_parameters.is_empty() => Modules::Names(Vec::new()),
+            _ => return Err(missing("target_modules", names)),
+        },
         exclude: read_modules(&config["exclude_modules"]).ok_or_else(|| missing("exclude_modules", names))?,
         layers: read_layers(&config["layers_to_transform"]).ok_or_else(|| missing("layers_to_transform", "whole numbers"))?,
         layers_pattern: match &config["layers_pattern"] {
@@ -229,6 +246,7 @@ pub fn read_config(folder: &Path) -> Result<LoraConfig, Error> {
             .ok_or_else(|| missing("lora_alpha", "a number above 0"))?,
         dropout: config["lora_dropout"].as_f64().unwrap_or(0.0),
         targets,
+        target_parameters,
         use_rslora: config["use_rslora"].as_bool().unwrap_or(false),
         // Its numbers come with it, so how they were drawn no longer matters.
         init_lora_weights: true,
@@ -311,7 +329,8 @@ pub fn open(folder: &Path) -> Result<Archive, Error> {
 /// # Errors
 /// A tensor is missing, left over or of another shape; all of them are listed.
 pub fn numbers_in(archive: &Archive, prefix: &str, config: &LoraConfig, projections: &[LinearSpec]) -> Result<Numbers, Error> {
-    let read = |stored: Stored| Ok((stored.target.module.clone(), stored.read(archive)?));
+    let last = LastB::default();
+    let read = |stored: Stored| Ok((stored.target.module.clone(), stored.read(archive, &last)?));
     stored_in(archive, prefix, config, projections)?.into_iter().map(read).collect()
 }
 
@@ -321,14 +340,29 @@ pub struct Stored {
     /// The adapter.
     pub target: Target,
     keys: [String; 2],
+    /// Which part of a matrix of all experts it is.
+    slice: Option<(Arc<Stack>, Routed)>,
 }
+
+/// The B of all experts that was read last, by its key: each of them asks for its part of it.
+pub type LastB = Mutex<Option<(String, Vec<f32>)>>;
 
 impl Stored {
     /// The numbers of A and B.
     ///
     /// # Errors
     /// They are not of f32, f16 or bf16.
-    pub fn read(&self, archive: &Archive) -> Result<[Vec<f32>; 2], Error> {
+    pub fn read(&self, archive: &Archive, last: &LastB) -> Result<[Vec<f32>; 2], Error> {
+        if let Some((stack, Routed { expert, place, .. })) = &self.slice {
+            let ([of_a, of_b], rank) = (&self.keys, self.target.rank);
+            let a = archive.read_rows_f32(of_a, expert * rank..(expert + 1) * rank)?.unwrap_or_default();
+            let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
+            if last.as_ref().is_none_or(|(key, _)| key != of_b) {
+                *last = Some((of_b.clone(), archive.read_f32(of_b)?.unwrap_or_default()));
+            }
+            let (_, all) = last.as_ref().expect("it was read");
+            return Ok([a, b_of(all, stack, rank, *expert, *place)]);
+        }
         let [a, b] = self.keys.each_ref().map(|key| archive.read_f32(key));
         Ok([a?.unwrap_or_default(), b?.unwrap_or_default()])
     }
@@ -343,11 +377,27 @@ pub fn stored_in(archive: &Archive, prefix: &str, config: &LoraConfig, projectio
     found.retain(|key, _| key.starts_with(prefix));
     let names: Vec<String> = projections.iter().map(|linear| linear.name.clone()).collect();
     let (mut stored, mut faults) = (Vec::new(), Vec::new());
-    for target in config.resolve(&names)? {
-        let Some(linear) = projections.iter().find(|linear| linear.name == target.module) else { continue };
-        let parts = [("lora_A", [target.rank, linear.inputs]), ("lora_B", [linear.outputs, target.rank])];
+    let targets = config.resolve(&names)?;
+    let linear_of: BTreeMap<&str, &LinearSpec> = projections.iter().map(|linear| (linear.name.as_str(), linear)).collect();
+    let linears = targets.iter().filter_map(|target| Some((target, *linear_of.get(target.module.as_str())?)));
+    let stacks: BTreeMap<String, Arc<Stack>> =
+        stacks(linears).into_iter().map(|(parameter, stack)| (parameter, Arc::new(stack))).collect();
+    let mut seen = BTreeSet::new();
+    for target in targets {
+        let Some(linear) = linear_of.get(target.module.as_str()) else { continue };
+        let routed = Routed::of(&target.module).filter(|_| target.part != Part::Whole);
+        let slice = routed.map(|routed| (stacks[&routed.parameter].clone(), routed));
+        let (module, count, outputs) = match &slice {
+            Some((stack, _)) => (&stack.key, stack.count, stack.outputs.iter().sum()),
+            None => (&target.module, 1, linear.outputs),
+        };
+        let parts = [("lora_A", [target.rank * count, linear.inputs]), ("lora_B", [outputs, target.rank * count])];
         let keys = parts.map(|(part, expected)| {
-            let key = format!("{prefix}base_model.model.{}.{part}.weight", target.module);
+            let key = format!("{prefix}base_model.model.{module}.{part}.weight");
+            // Of all experts it is one.
+            if slice.is_some() && !seen.insert(key.clone()) {
+                return key;
+            }
             match found.remove(&key) {
                 Some(shape) if shape == expected => {}
                 Some(shape) => faults.push(format!("tensor `{key}` has shape {shape:?}, expected {expected:?}")),
@@ -355,7 +405,7 @@ pub fn stored_in(archive: &Archive, prefix: &str, config: &LoraConfig, projectio
             }
             key
         });
-        stored.push(Stored { target, keys });
+        stored.push(Stored { target, keys, slice });
     }
     faults.extend(
         found.iter().map(|(key, shape)| format!("tensor `{key}` of shape {shape:?} belongs to no adapter of the config")),

@@ -244,7 +244,7 @@ fn read_tokens(path: &Path, vocabulary: usize) -> Result<Vec<Vec<u32>>, Failure>
 /// and backward.
 fn flops_a_token(spec: &DecoderSpec, length: usize) -> f64 {
     let linear: usize = spec.projections().iter().map(|linear| linear.inputs * linear.outputs).sum();
-    let heads: usize = spec.layers.iter().map(|layer| layer.mixer.heads * layer.mixer.head_dim).sum();
+    let heads: usize = spec.layers.iter().map(|layer| layer.mixer.query_width()).sum();
     4.0 * (linear + spec.vocabulary * spec.width) as f64 + 6.0 * (heads * length) as f64
 }
 

@@ -9,7 +9,7 @@ use std::path::Path;
 use serde_json::json;
 
 use super::gguf::Written;
-use crate::adapter::peft::{self, Stored};
+use crate::adapter::peft::{self, LastB, Stored};
 use crate::adapter::{Error, LoraConfig};
 use crate::files::safetensors::{Archive, Named, write_f32};
 use crate::files::{self, write_atomic};
@@ -41,7 +41,7 @@ pub fn write_mlx(adapter: &Path, base: &str, projections: &[LinearSpec], folder:
 /// A and B of a module, turned and widened to `rank`.
 fn pair(stored: &Stored, archive: &Archive, rank: usize, scale: f64) -> Result<[Named; 2], Error> {
     let (module, own_rank) = (&stored.target.module, stored.target.rank);
-    let [a, b] = stored.read(archive)?;
+    let [a, b] = stored.read(archive, &LastB::default())?;
     let (inputs, outputs) = (a.len() / own_rank, b.len() / own_rank);
     let missing = stored.target.scale / scale;
     let (mut wide_a, mut wide_b) = (vec![0.0; inputs * rank], vec![0.0; rank * outputs]);

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 
 use super::block::{Block, Frame, Rows};
-use super::spec::{DecoderSpec, EMBEDDING, FINAL_NORM, HEAD};
+use super::layout::Names;
+use super::spec::DecoderSpec;
 use crate::files::safetensors::Named;
 use crate::nn::attention::Span;
 use crate::nn::head::Head;
@@ -72,8 +73,14 @@ impl Decoder {
     pub fn frame_for(&self, documents: &[usize], places: &[i32], dropout: Option<(f64, Arc<[u64]>)>) -> Frame {
         let keys = dropout.iter().flat_map(|(_, keys)| places.iter().map(|place| keys[*place as usize])).collect();
         let places = Tensor::from_data(TensorData::from(places), &self.device());
-        let wanted = self.blocks.len().checked_sub(1).map(|block| Rows { block, places, keys });
+        let wanted = self.blocks.len().checked_sub(1).map(|block| Rows { block, places, keys, at_end: false });
         Frame { wanted, ..self.frame(documents, dropout) }
+    }
+
+    /// [`Decoder::frame_for`] where the last block tells what came to its experts: of all tokens.
+    pub fn frame_with_load(&self, documents: &[usize], places: &[i32], dropout: Option<(f64, Arc<[u64]>)>) -> Frame {
+        let frame = self.frame_for(documents, places, dropout);
+        Frame { wanted: frame.wanted.map(|rows| Rows { at_end: true, ..rows }), ..frame }
     }
 
     /// What all blocks share for the tokens at some positions of a document of `length` tokens, whose keys are those from the first that
@@ -121,16 +128,18 @@ impl Decoder {
     pub fn visit(&mut self, visit: &mut dyn FnMut(&str, Weight)) {
         let is_full = self.trained == Method::Full;
         if is_full {
-            visit(EMBEDDING, Weight::Matrix(whole(&mut self.embedding)));
+            visit(&self.spec.names.embedding(), Weight::Matrix(whole(&mut self.embedding)));
         }
         self.blocks.iter_mut().for_each(|block| block.visit(self.trained, visit));
         if is_full {
-            visit(FINAL_NORM, Weight::Vector(&mut self.head.norm.weight));
+            let (name, norm) = (self.spec.names.final_norm(), &mut self.head.norm);
+            visit(&format!("{name}.weight"), Weight::Vector(&mut norm.weight));
+            norm.bias.iter_mut().for_each(|bias| visit(&format!("{name}.bias"), Weight::Vector(bias)));
         }
         match (is_full, self.spec.tied_head) {
             (true, true) => self.head.table = self.embedding.clone(),
             // What is packed never trains.
-            (true, false) => self.head.table.whole_mut().into_iter().for_each(|table| visit(HEAD, Weight::Matrix(table))),
+            (true, false) => self.head.table.whole_mut().into_iter().for_each(|table| visit(Names::HEAD, Weight::Matrix(table))),
             (false, _) => {}
         }
     }

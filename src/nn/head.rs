@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use burn::tensor::Tensor;
 
-use super::norm::RmsNorm;
+use super::norm::Norm;
 use super::table::Table;
 use crate::ops::{cross_entropy, cross_entropy_losses, matmul};
 
@@ -12,7 +12,7 @@ use crate::ops::{cross_entropy, cross_entropy_losses, matmul};
 #[derive(Debug, Clone)]
 pub struct Head {
     /// The norm before the projection.
-    pub norm: RmsNorm,
+    pub norm: Norm,
     /// [vocabulary, width]; the embedding itself where the family ties them.
     pub table: Table,
     /// What logits are multiplied by.
@@ -39,8 +39,8 @@ pub struct Scored {
     pub losses: Vec<f32>,
     /// Gradient of their sum with respect to the head's input, [rows, width]; `None` where it was not asked for.
     pub gradient: Option<Tensor<2>>,
-    /// Gradients of the final norm, [width], and of the projection, [vocabulary, width]; `None` where they were not asked for.
-    pub weights: Option<(Tensor<1>, Tensor<2>)>,
+    /// Gradients of the final norm's vectors, [width] each, and of the projection, [vocabulary, width]; `None` where they were not asked for.
+    pub weights: Option<(Vec<Tensor<1>>, Tensor<2>)>,
 }
 
 impl Head {
@@ -78,7 +78,7 @@ impl Head {
     pub fn score(&self, hidden: Tensor<2>, targets: &[i32], chunk_rows: usize, wanted: Wanted, scale: f64) -> Scored {
         let (mut losses, mut gradients) = (Vec::with_capacity(targets.len()), Vec::new());
         let whole = || self.table.whole().expect("a table whose gradient is wanted is whole");
-        let mut weights = (wanted == Wanted::InputAndWeights).then(|| (self.norm.weight.zeros_like(), whole().zeros_like()));
+        let mut weights = (wanted == Wanted::InputAndWeights).then(|| (Vec::new(), whole().zeros_like()));
         let computed = hidden.dtype();
         for (chunk, targets) in targets.chunks(chunk_rows).enumerate() {
             let x = hidden.clone().narrow(0, chunk * chunk_rows, targets.len()); // [rows of the chunk, width]
@@ -101,7 +101,9 @@ impl Head {
                 None => self.norm.backward(x, d_normed),
                 Some((norm, weight)) => {
                     let (of_input, of_norm) = self.norm.gradients(x, d_normed);
-                    weights = Some((norm + of_norm, weight + matmul(d_logits.transpose(), normed)));
+                    let norm =
+                        if norm.is_empty() { of_norm } else { norm.into_iter().zip(of_norm).map(|(sum, of)| sum + of).collect() };
+                    weights = Some((norm, weight + matmul(d_logits.transpose(), normed)));
                     of_input
                 }
             });

@@ -15,18 +15,32 @@ pub struct Lora {
     pub b: Tensor<2>,
     /// What the product is multiplied by.
     pub scale: f64,
+    /// What the map is to what the adapter is of.
+    pub part: Part,
+}
+
+/// What a linear map is to what its adapter is of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// All of it.
+    Whole,
+    /// The first map, of one expert, of a parameter of all experts.
+    Parameter,
+    /// The second one there: its A is that of the first, which trains it.
+    Behind,
 }
 
 impl Lora {
     /// It as an operand of [`crate::ops::adapted`].
     pub fn adapter(&self) -> Adapter {
-        let Self { a, b, scale } = self.clone();
+        let Self { a, b, scale, .. } = self.clone();
         Adapter { a, b, scale }
     }
 
-    /// Parameters in A and B.
+    /// Parameters in A and B; an A that is shared counts once.
     pub fn parameters(&self) -> usize {
-        self.a.shape().num_elements() + self.b.shape().num_elements()
+        let of_a = if self.part == Part::Behind { 0 } else { self.a.shape().num_elements() };
+        of_a + self.b.shape().num_elements()
     }
 }
 

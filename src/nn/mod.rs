@@ -1,6 +1,7 @@
 //! The mechanisms of a decoder, one a file. Nothing here knows a family or a file format.
 
 pub mod attention;
+pub mod experts;
 pub mod head;
 pub mod lora;
 pub mod norm;

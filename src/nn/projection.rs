@@ -2,7 +2,7 @@
 
 use burn::tensor::{DType, Tensor};
 
-use super::lora::Lora;
+use super::lora::{Lora, Part};
 use super::weight::Weight;
 use crate::ops::{Base, Linear, Linears, Mask, adapted};
 use crate::terms::Method;
@@ -33,13 +33,20 @@ impl Projection {
         side_by_side(std::slice::from_ref(self), x, Some(onto), mask)
     }
 
+    /// It without its bias as an operand of [`crate::ops::adapted`].
+    pub fn linear(&self) -> Linear {
+        Linear { weight: self.weight.clone(), adapter: self.lora.as_ref().map(Lora::adapter) }
+    }
+
     /// Visits the weights that train, with their names.
     pub fn visit(&mut self, trained: Method, visit: &mut dyn FnMut(&str, Weight)) {
         let Self { name, weight, bias, lora } = self;
         match (trained, lora) {
             (Method::Lora, None) => {}
             (Method::Lora, Some(lora)) => {
-                visit(&format!("{name}.lora_A.weight"), Weight::Turned(&mut lora.a));
+                if lora.part != Part::Behind {
+                    visit(&format!("{name}.lora_A.weight"), Weight::Turned(&mut lora.a));
+                }
                 visit(&format!("{name}.lora_B.weight"), Weight::LoraB(&mut lora.b));
             }
             (Method::Full, _) => {
@@ -72,12 +79,8 @@ impl Projection {
 pub fn side_by_side(projections: &[Projection], x: Tensor<3>, onto: Option<Tensor<3>>, mask: Option<&Mask>) -> Tensor<3> {
     let [batch, sequence, inputs] = x.dims();
     let outputs = projections.iter().map(Projection::outputs).sum();
-    let map = |projection: &Projection| {
-        let adapter = projection.lora.as_ref().map(Lora::adapter);
-        Linear { weight: projection.weight.clone(), adapter }
-    };
-    let linears =
-        Linears { maps: projections.iter().map(map).collect(), onto: onto.map(|onto| onto.reshape([batch * sequence, outputs])) };
+    let maps = projections.iter().map(Projection::linear).collect();
+    let linears = Linears { maps, onto: onto.map(|onto| onto.reshape([batch * sequence, outputs])) };
     let mut y = adapted(x.reshape([batch * sequence, inputs]), linears, mask); // [tokens, out of all]
     if projections.iter().any(|projection| projection.bias.is_some()) {
         let device = y.device();

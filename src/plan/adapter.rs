@@ -105,12 +105,14 @@ fn fresh_adapter(recipe: &recipe::Adapter, filled: &mut Filled) -> LoraConfig {
     for (pattern, said) in &alpha_pattern {
         filled.plain(&format!("adapter.alpha_pattern.{pattern}"), Some(*said), 0.0);
     }
+    let parameters = filled.optional("adapter.target_parameters", recipe.target_parameters.as_ref(), |names| json!(names));
     let layers = filled.optional("adapter.layers_to_transform", recipe.layers_to_transform.as_ref(), |layers| json!(layers));
     LoraConfig {
         rank,
         alpha,
         dropout: 0.0,
         targets: Targets { modules, layers, ..Targets::all_linear() },
+        target_parameters: parameters.unwrap_or_default(),
         init_lora_weights: filled.plain("adapter.init_lora_weights", recipe.init_lora_weights.as_ref(), true),
         use_rslora: filled.plain("adapter.use_rslora", recipe.use_rslora.as_ref(), false),
         rank_pattern: rank_pattern.iter().map(|(pattern, said)| ((*pattern).clone(), said.value)).collect(),
@@ -198,6 +200,7 @@ fn place_of<'a>(recipe: &'a recipe::Adapter, error: &Error) -> Option<&'a Place>
     match *what {
         "rank_pattern" => rank(),
         "alpha_pattern" => alpha(),
+        "target_parameters" => recipe.target_parameters.as_ref().map(|said| &said.place),
         _ => targets,
     }
 }

@@ -165,9 +165,9 @@ impl Plan {
         let epochs = config.schedule.total_steps as f64 / Course::new(config, &data.training()).steps_of(0) as f64;
         let mean_length = tokens as f64 / rows;
         // Half of all pairs are seen; backward makes the scores again, five products to two.
-        let layer = |layer: &crate::model::LayerSpec| 2.0 * (layer.mixer.heads * layer.mixer.head_dim) as f64 * mean_length;
+        let layer = |layer: &crate::model::LayerSpec| 2.0 * layer.mixer.query_width() as f64 * mean_length;
         let attention: f64 = spec.layers.iter().map(layer).sum();
-        let linear: usize = spec.projections().iter().map(|linear| linear.inputs * linear.outputs).sum();
+        let linear = spec.computed_parameters();
         let (beside, trained) = match self.trains {
             Trains::Adapter(_) => (self.trainable_parameters, self.trainable_parameters),
             Trains::Everything => (0, linear),

@@ -279,7 +279,7 @@ impl Plan {
     pub fn notes(&self) -> Vec<String> {
         let (length, context) = (self.limits.sequence_len, self.model.spec.context);
         let long = format!("training.sequence_len is {length}, the base was made for {context} tokens");
-        let switch = self.model.spec.layers.iter().filter_map(|layer| layer.mixer.rope.as_ref()?.switches_at()).min();
+        let switch = self.model.spec.layers.iter().filter_map(|layer| layer.mixer.rope()?.switches_at()).min();
         let is_packed = self.training.packing != Packing::Off;
         let is_shared = self.training.micro_batch_size > 1 || is_packed;
         let alone = if is_packed { " without packing" } else { "" };

@@ -39,6 +39,8 @@ pub struct Adapter {
     pub dropout: Option<Said<f64>>,
     /// The projections that get an adapter.
     pub target_modules: Option<Said<Modules>>,
+    /// Parameters of all experts of a layer that get one too.
+    pub target_parameters: Option<Said<Vec<String>>>,
     /// Scale by alpha / sqrt(r), Kalajdzievski 2023, arXiv:2312.03732.
     pub use_rslora: Option<Said<bool>>,
     /// Ranks of the projections that a pattern matches.
@@ -54,7 +56,7 @@ pub struct Adapter {
 }
 
 /// Keys of PEFT that are not built yet.
-const LATER_KEYS: [&str; 5] = ["use_dora", "modules_to_save", "lora_bias", "target_parameters", "trainable_token_indices"];
+const LATER_KEYS: [&str; 4] = ["use_dora", "modules_to_save", "lora_bias", "trainable_token_indices"];
 
 impl Adapter {
     pub(super) fn take(section: &mut Section) -> Self {
@@ -70,6 +72,7 @@ impl Adapter {
             alpha: section.number("alpha", ABOVE_ZERO),
             dropout: section.number("dropout", 0.0..1.0),
             target_modules: section.value("target_modules").and_then(targets),
+            target_parameters: section.value("target_parameters").and_then(names),
             use_rslora: section.flag("use_rslora"),
             rank_pattern: section.table("rank_pattern", |key, value| with_regex(value, key)?.whole(1..=MAX_RANK)),
             alpha_pattern: section.table("alpha_pattern", |key, value| with_regex(value, key)?.number(ABOVE_ZERO)),
@@ -103,6 +106,12 @@ fn targets(value: Value) -> Option<Said<Modules>> {
         }
     };
     Some(Said { value: targets, place })
+}
+
+fn names(value: Value) -> Option<Said<Vec<String>>> {
+    let place = value.node.place.clone();
+    let names = value.list()?.into_iter().filter_map(Value::text);
+    Some(Said { value: names.map(|name| name.value).collect(), place })
 }
 
 /// The value, if the pattern that belongs to it is a regular expression.

@@ -15,6 +15,7 @@ pub(super) fn find(recipe: &Recipe, notes: &Notes) {
     }
     in_adapter(&recipe.adapter, notes);
     in_layers(&recipe.adapter, notes);
+    in_parameters(&recipe.adapter, notes);
     in_full(recipe, notes);
     in_packing(&recipe.adapter, notes);
     in_training(&recipe.training, notes);
@@ -50,6 +51,21 @@ fn in_layers(adapter: &Adapter, notes: &Notes) {
     }
 }
 
+/// PEFT adds what a parameter's adapter gives to the parameter, not to what an input makes of it, so that there is no input to drop from.
+fn in_parameters(adapter: &Adapter, notes: &Notes) {
+    if let (Some(parameters), Some(dropout)) = (&adapter.target_parameters, &adapter.dropout)
+        && !parameters.value.is_empty()
+        && dropout.value > 0.0
+    {
+        let message =
+            format!("adapter.dropout: {} does not go with `target_parameters`, whose adapters have none in PEFT", dropout.value);
+        notes.say(
+            &dropout.place,
+            Fault::new(message).hint("remove `dropout`, or name the modules of experts in `target_modules`"),
+        );
+    }
+}
+
 /// An adapter to go on from brings its shape, its scale and its targets; where every weight trains there is no adapter.
 fn in_adapter(adapter: &Adapter, notes: &Notes) {
     let of_training = [
@@ -63,10 +79,11 @@ fn in_adapter(adapter: &Adapter, notes: &Notes) {
         ("quantize_head", adapter.quantize_head.as_ref().filter(|said| said.value).map(|said| &said.place)),
         ("offload_embedding", adapter.offload_embedding.as_ref().filter(|said| said.value).map(|said| &said.place)),
     ];
-    let of_shape: [(&str, Option<&Place>); 8] = [
+    let of_shape: [(&str, Option<&Place>); 9] = [
         ("r", adapter.r.as_ref().map(|said| &said.place)),
         ("alpha", adapter.alpha.as_ref().map(|said| &said.place)),
         ("target_modules", adapter.target_modules.as_ref().map(|said| &said.place)),
+        ("target_parameters", adapter.target_parameters.as_ref().map(|said| &said.place)),
         ("use_rslora", adapter.use_rslora.as_ref().map(|said| &said.place)),
         ("rank_pattern", adapter.rank_pattern.values().next().map(|said| &said.place)),
         ("alpha_pattern", adapter.alpha_pattern.values().next().map(|said| &said.place)),

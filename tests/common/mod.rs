@@ -10,7 +10,7 @@ use rankine::files::safetensors::Archive;
 use rankine::model::{Decoder, Folder};
 use serde_json::Value;
 
-pub const FAMILIES: [&str; 12] = [
+pub const FAMILIES: [&str; 19] = [
     "llama",
     "mistral",
     "qwen2",
@@ -23,6 +23,13 @@ pub const FAMILIES: [&str; 12] = [
     "smollm3",
     "phi3",
     "phi3_longrope",
+    "mixtral",
+    "qwen3_moe",
+    "deepseek_v2",
+    "deepseek_v3",
+    "falcon_7b",
+    "falcon_new",
+    "gpt_oss",
 ];
 /// Those of which there are goldens of all weights trained, and which llama.cpp is known to compute.
 pub const FIRST_FAMILIES: [&str; 4] = ["llama", "mistral", "qwen2", "qwen3"];

@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicBool;
 use super::architecture::{Architecture, module_name, neighbours};
 use super::container::{Info, Value};
 use super::{Error, Kind, Numbers, Part, Written, write};
-use crate::adapter::peft::{self, Stored};
+use crate::adapter::peft::{self, LastB, Stored};
 use crate::files::safetensors::Archive;
 use crate::model::{DecoderSpec, Folder};
 use crate::report::Reporter;
@@ -53,7 +53,7 @@ fn pair<'a>(
 ) -> Result<[Part<'a>; 2], Error> {
     let (module, rank) = (&stored.target.module, stored.target.rank);
     let name = module_name(module).ok_or_else(|| Error::NotKnown { what: format!("an adapter of `{module}`") })?;
-    let [a, b] = stored.read(archive)?;
+    let [a, b] = stored.read(archive, &LastB::default())?;
     let missing = stored.target.scale * rank as f64 / alpha;
     let b: Vec<f32> = b.into_iter().map(|number| (f64::from(number) * missing) as f32).collect();
     let b = match architecture.reordered_heads(module, spec) {

@@ -85,7 +85,7 @@ impl Moment {
 fn trainable_of_blocks(load: &Load) -> Vec<u64> {
     let mut each = load.trained_of_projections();
     let norms = if load.trained.method == Method::Full { 2 * load.spec.width as u64 } else { 0 };
-    let of_layer = |layer: &LayerSpec| each.by_ref().take(layer.group_sizes().iter().sum()).sum::<u64>() + norms;
+    let of_layer = |layer: &LayerSpec| each.by_ref().take(layer.mixer_maps() + layer.mlp_maps()).sum::<u64>() + norms;
     load.spec.layers.iter().map(of_layer).collect()
 }
 
