@@ -140,7 +140,7 @@ fn a_model_has_the_numbers_of_its_folder() {
         let model = golden(&format!("archs/{family}/model"));
         let (gguf, _) = exported(&model, Kind::F32);
         let spec = Folder::open(&model).unwrap().spec;
-        let mixer = &spec.layers[0].mixer;
+        let mixer = spec.layers[0].mixer.grouped().unwrap();
         for (key, value) in [
             ("general.architecture", architecture.to_owned()),
             ("general.type", "model".to_owned()),

@@ -4,6 +4,7 @@ mod attach;
 mod experts;
 pub mod merge;
 pub mod peft;
+pub mod spectrum;
 mod target;
 
 use crate::fault::{Exit, Explain, Fault};

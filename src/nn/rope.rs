@@ -10,7 +10,7 @@ use crate::ops::rope;
 /// The rotation of a model's queries and keys.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RopeSpec {
-    /// Width of a head.
+    /// Features of a head that are turned: the first ones, and of most families all.
     pub head_dim: usize,
     /// The base of the wavelengths.
     pub theta: f64,
@@ -146,8 +146,14 @@ impl RopeTables {
     /// The queries or keys turned by the angles of their positions, see [`rope`].
     ///
     /// # Shapes
-    /// `x` [batch, sequence, heads, `head_dim`]; `positions`, the tables' row for each token.
+    /// `x` [batch, sequence, heads, width], of which the first `head_dim` features are turned; `positions`, the tables' row for each token.
     pub fn rotate(&self, x: Tensor<4>, positions: Arc<[u32]>) -> Tensor<4> {
-        rope(x, self.cos.clone(), self.sin.clone(), positions)
+        let ([.., width], turned) = (x.dims(), 2 * self.cos.dims()[1]);
+        let rotated = |x: Tensor<4>| rope(x, self.cos.clone(), self.sin.clone(), positions);
+        if turned == width {
+            return rotated(x);
+        }
+        let rest = x.clone().narrow(3, turned, width - turned);
+        Tensor::cat(vec![rotated(x.narrow(3, 0, turned)), rest], 3)
     }
 }

@@ -72,9 +72,16 @@ fn read(config: &Config, section: Option<Config>, head_dim: usize, context: usiz
     let theta = nested.unwrap_or(theta);
     let context = config.size_or_none("max_position_embeddings")?.unwrap_or(context);
     let outside = config.size_or_none("original_max_position_embeddings")?;
-    for holder in [Some(config), section.as_ref()].into_iter().flatten() {
-        if let Some(share) = holder.number_or_none("partial_rotary_factor")?.filter(|share| (share - 1.0).abs() > 1e-9) {
-            return Err(config.fault(format!("`partial_rotary_factor` is {share}, known is 1")));
+    let mut head_dim = head_dim;
+    for holder in [section.as_ref(), Some(config)].into_iter().flatten() {
+        if let Some(share) = holder.number_or_none("partial_rotary_factor")? {
+            let turned = (head_dim as f64 * share) as usize;
+            if share > 1.0 || turned == 0 || turned % 2 != 0 {
+                let wrong = format!("`partial_rotary_factor` is {share}: {turned} of {head_dim} features would be turned");
+                return Err(config.fault(format!("{wrong}, expected an even number of them")));
+            }
+            head_dim = turned;
+            break;
         }
     }
     let scaling = section.map_or(Ok(RopeScaling::Default), |section| scaling(&section, head_dim, context, outside))?;
