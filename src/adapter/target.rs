@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 
 use regex::Regex;
 
+use super::tables::TableTarget;
 use super::{Error, LoraConfig};
 use crate::model::LinearSpec;
 use crate::terms::Modules;
@@ -50,10 +51,10 @@ impl LoraConfig {
         Ok(chosen.into_iter().map(target).collect())
     }
 
-    /// Numbers in A and B of all adapters for a model with these projections.
+    /// Numbers that train for a model with these modules.
     ///
     /// # Errors
-    /// See [`LoraConfig::resolve`].
+    /// See [`LoraConfig::resolve`] and [`LoraConfig::table_targets`].
     pub fn parameters(&self, projections: &[LinearSpec]) -> Result<usize, Error> {
         let names: Vec<String> = projections.iter().map(|linear| linear.name.clone()).collect();
         let targets = self.resolve(&names)?;
@@ -61,7 +62,9 @@ impl LoraConfig {
             let linear = projections.iter().find(|linear| linear.name == target.module)?;
             Some(target.rank * (linear.inputs + linear.outputs))
         };
-        Ok(targets.iter().filter_map(of).sum())
+        let tables = self.table_targets(projections)?;
+        let of_tables = tables.iter().filter_map(TableTarget::shape).map(|[rows, width]| rows * width);
+        Ok(targets.iter().filter_map(of).chain(of_tables).sum())
     }
 
     /// Names and patterns that match no projection: in a recipe each is a fault, in a folder PEFT passes over them.
@@ -146,7 +149,8 @@ impl<'a> Matcher<'a> {
 
     fn matches(&self, module: &str) -> bool {
         match self {
-            Self::All => true,
+            // Embedding and head are in no layer.
+            Self::All => module.split('.').any(|part| part.parse::<usize>().is_ok()),
             Self::Names(names) => names.iter().any(|name| named(module, name)),
             Self::Regex(regex) => regex.is_match(module),
         }
@@ -185,7 +189,8 @@ impl<T: Copy> Patterns<T> {
     }
 }
 
-fn named(module: &str, name: &str) -> bool {
+/// Whether a name is a module's, or what follows a dot in it.
+pub(super) fn named(module: &str, name: &str) -> bool {
     module == name || module.strip_suffix(name).is_some_and(|head| head.ends_with('.'))
 }
 

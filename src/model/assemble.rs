@@ -126,7 +126,7 @@ impl Assembly<'_> {
     }
 
     fn projection(&self, linear: &LinearSpec) -> Result<Projection, Error> {
-        let LinearSpec { name, inputs, outputs, bias } = linear;
+        let LinearSpec { name, inputs, outputs, bias, .. } = linear;
         let (key, shape) = (format!("{name}.weight"), [*outputs, *inputs]);
         let weight = match self.form {
             Some(form) => Base::Packed(Packed::new(self.source.packed(&key, shape, form)?, self.device).transposed()),

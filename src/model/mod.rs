@@ -20,14 +20,14 @@ mod transpose;
 use std::path::PathBuf;
 
 pub use assemble::PIECE_BYTES;
-pub use beside::{Beside, CHAT_TEMPLATE};
+pub use beside::{Beside, CHAT_TEMPLATE, OwnHead};
 pub use block::{Block, Frame};
 pub use cache::Cache;
 pub use decoder::Decoder;
 pub use embedding::Untrained;
 pub use load::{Folder, shard_paths};
 pub use repack::{Repacking, Target};
-pub use spec::{DecoderSpec, GatedSpec, GroupedSpec, LayerSpec, LinearSpec, Modules, NormPlacement, QueryKeyNorm};
+pub use spec::{DecoderSpec, GatedSpec, GroupedSpec, LayerSpec, LinearSpec, Modules, NormPlacement, QueryKeyNorm, Role};
 pub use storage::Storage;
 
 use crate::fault::{Exit, Explain, Fault};

@@ -182,6 +182,41 @@ pub struct LinearSpec {
     pub outputs: usize,
     /// Whether it has a bias.
     pub bias: bool,
+    /// What it does with its weight.
+    pub role: Role,
+}
+
+/// What a module does with its weight.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// It projects within a block.
+    Projection,
+    /// It looks up rows: inputs are the tokens of the vocabulary.
+    Embedding,
+    /// It gives logits: outputs are the tokens of the vocabulary.
+    Head,
+    /// The same with the embedding's weight.
+    TiedHead,
+}
+
+impl LinearSpec {
+    /// The tensor of its weight.
+    pub fn weight(&self) -> String {
+        format!("{}.weight", self.name)
+    }
+
+    /// Rows and columns of its weight in a checkpoint.
+    pub fn weight_shape(&self) -> [usize; 2] {
+        match self.role {
+            Role::Embedding => [self.inputs, self.outputs],
+            Role::Projection | Role::Head | Role::TiedHead => [self.outputs, self.inputs],
+        }
+    }
+
+    /// Whether it is the embedding or the head.
+    pub fn is_table(&self) -> bool {
+        self.role != Role::Projection
+    }
 }
 
 /// Names of a layer's modules below `model.layers.N`.
@@ -196,6 +231,11 @@ pub(super) const FINAL_NORM: &str = "model.norm.weight";
 pub(super) const HEAD: &str = "lm_head.weight";
 pub(super) const QUERY_KEY_NORMS: [&str; 2] = ["self_attn.q_norm", "self_attn.k_norm"];
 
+/// The module of a weight.
+pub(super) fn module_of(weight: &str) -> &str {
+    weight.strip_suffix(".weight").unwrap_or(weight)
+}
+
 /// The tensor of a norm in a layer.
 pub(super) fn norm_name(layer: usize, norm: &str) -> String {
     format!("model.layers.{layer}.{norm}.weight")
@@ -209,7 +249,17 @@ impl DecoderSpec {
         Self { vocabulary, width, tied_head, layers, norm_epsilon, norm_offset, embed_scale, logit_scale, final_softcap, context }
     }
 
-    /// The projections of the blocks in checkpoint order: what an adapter can be attached to.
+    /// What an adapter can be attached to: the embedding, the projections of the blocks in checkpoint order, the head.
+    pub fn modules(&self) -> Vec<LinearSpec> {
+        let (vocabulary, width) = (self.vocabulary, self.width);
+        let of_head = if self.tied_head { Role::TiedHead } else { Role::Head };
+        let table = |name: &str, inputs, outputs, role| LinearSpec { name: name.to_owned(), inputs, outputs, bias: false, role };
+        let embedding = table(module_of(EMBEDDING), vocabulary, width, Role::Embedding);
+        let head = table(module_of(HEAD), width, vocabulary, of_head);
+        [vec![embedding], self.projections(), vec![head]].concat()
+    }
+
+    /// The projections of the blocks in checkpoint order.
     pub fn projections(&self) -> Vec<LinearSpec> {
         self.layers.iter().enumerate().flat_map(|(index, layer)| self.layer_projections(index, layer)).collect()
     }
@@ -222,6 +272,7 @@ impl DecoderSpec {
             inputs,
             outputs,
             bias,
+            role: Role::Projection,
         };
         let mut linears = match mixer.qkv {
             Modules::Fused => vec![linear(FUSED_QKV, width, q + 2 * kv, mixer.qkv_bias)],

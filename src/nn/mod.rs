@@ -4,6 +4,7 @@ pub mod attention;
 pub mod head;
 pub mod lora;
 pub mod norm;
+pub mod own;
 pub mod projection;
 pub mod rope;
 pub mod table;
