@@ -129,7 +129,9 @@ fn trained_tables_are_merged_and_untied() {
         }
         if variant == "trainable_tokens" {
             let width = 32;
-            let rows = |tensors: &BTreeMap<String, Vec<f32>>| tensors["model.embed_tokens.weight"].chunks(width).map(<[f32]>::to_vec).collect::<Vec<_>>();
+            let rows = |tensors: &BTreeMap<String, Vec<f32>>| {
+                tensors["model.embed_tokens.weight"].chunks(width).map(<[f32]>::to_vec).collect::<Vec<_>>()
+            };
             let changed = rows(&before).iter().zip(rows(&after)).filter(|(old, new)| *old != new).count();
             assert_eq!(changed, 6, "{variant} on {family}");
         }

@@ -42,8 +42,12 @@ output:
 type Kind = (&'static str, &'static [&'static str], &'static [&'static str], &'static [&'static str]);
 
 const BOTH: [&str; 2] = ["lm_head.weight", "model.embed_tokens.weight"];
-const MATRICES: [&str; 4] =
-    ["lm_head.lora_A.weight", "lm_head.lora_B.weight", "model.embed_tokens.lora_embedding_A", "model.embed_tokens.lora_embedding_B"];
+const MATRICES: [&str; 4] = [
+    "lm_head.lora_A.weight",
+    "lm_head.lora_B.weight",
+    "model.embed_tokens.lora_embedding_A",
+    "model.embed_tokens.lora_embedding_B",
+];
 const ROWS: &str = "model.embed_tokens.token_adapter.trainable_tokens_delta";
 const KINDS: [Kind; 5] = [
     ("tables", &["adapter.modules_to_save=[embed_tokens, lm_head]"], &BOTH, &BOTH),
@@ -103,7 +107,11 @@ fn each_trains_is_merged_and_goes_on() {
             let eval = object(&desk.run(&["eval", "run", "--json"]));
             let scored = eval["total"]["adapter"]["loss"].as_f64().unwrap();
             assert!((scored - best).abs() < 1e-9, "{said}: {scored}, {best}");
-            desk.run(&["generate", "--adapter", "run/adapter", "--prompt", "the term", "--max-tokens", "3"]).says("generate", 0, &[]);
+            desk.run(&["generate", "--adapter", "run/adapter", "--prompt", "the term", "--max-tokens", "3"]).says(
+                "generate",
+                0,
+                &[],
+            );
 
             desk.run(&["merge", "--adapter", "run/adapter", "--out", "merged", "--dtype", "f32"]).says(&said, 0, &[]);
             let merged = loss_of(&desk, "merged");
@@ -112,7 +120,8 @@ fn each_trains_is_merged_and_goes_on() {
             let apart = Folder::open(&desk.path("merged")).unwrap().spec;
             assert_eq!(apart.tied_head, is_tied && own.contains(&ROWS), "{said}");
 
-            let next = ["train", "recipe.yaml", "output_dir=next", "adapter.r=", "adapter.init_from=run/adapter", method, "--json"];
+            let next =
+                ["train", "recipe.yaml", "output_dir=next", "adapter.r=", "adapter.init_from=run/adapter", method, "--json"];
             let next = object(&desk.run(&next));
             assert!((next["eval_loss_first"].as_f64().unwrap() - best).abs() < 1e-9, "{said}: {next}");
             assert_eq!(outside(&desk, "next"), outside(&desk, "run"), "{said}");
@@ -136,8 +145,13 @@ fn every_checkpoint_can_be_gone_on_from_to_the_bit() {
             rankine::files::mirror(&desk.path("run").join(&name), &desk.path(&half).join(&name)).unwrap();
             desk.write(&format!("{half}/{name}/manifest.json"), desk.read(&format!("run/{name}/manifest.json")));
             desk.run(&["resume", &half]).says("resume", 0, &[&format!("going on after step {step}")]);
-            for file in ["adapter/adapter_model.safetensors", "adapter/adapter_config.json", "checkpoints/step-6/optimizer.safetensors"] {
-                assert!(desk.read(&format!("{half}/{file}")) == desk.read(&format!("run/{file}")), "{words:?}: {file} from {step}");
+            for file in
+                ["adapter/adapter_model.safetensors", "adapter/adapter_config.json", "checkpoints/step-6/optimizer.safetensors"]
+            {
+                assert!(
+                    desk.read(&format!("{half}/{file}")) == desk.read(&format!("run/{file}")),
+                    "{words:?}: {file} from {step}"
+                );
             }
         }
     }
@@ -182,7 +196,10 @@ fn what_does_not_go_together_is_refused() {
             &["adapter.modules_to_save=[norm]"],
             &["adapter.modules_to_save: `norm` is neither the embedding nor the head", "`model.embed_tokens` and `lm_head`"],
         ),
-        (&["adapter.modules_to_save=[q_proj]"], &["`q_proj` is neither the embedding nor the head", "hint: give it an adapter with `target_modules`"]),
+        (
+            &["adapter.modules_to_save=[q_proj]"],
+            &["`q_proj` is neither the embedding nor the head", "hint: give it an adapter with `target_modules`"],
+        ),
         (&["adapter.modules_to_save=[lm_head, lm_head]"], &["`lm_head` is named twice"]),
         (&["adapter.modules_to_save=lm_head"], &["adapter.modules_to_save: expected a list"]),
         (
@@ -208,7 +225,10 @@ fn what_does_not_go_together_is_refused() {
         ),
         (
             &[qlora, "adapter.quantize_head=true", "adapter.modules_to_save=[lm_head]"],
-            &["adapter.modules_to_save: `lm_head` trains in numbers on the device, and with `quantize_head`", "hint: remove `quantize_head`"],
+            &[
+                "adapter.modules_to_save: `lm_head` trains in numbers on the device, and with `quantize_head`",
+                "hint: remove `quantize_head`",
+            ],
         ),
         (
             &[qlora, "adapter.offload_embedding=true", "adapter.modules_to_save=[embed_tokens]"],
@@ -245,7 +265,11 @@ fn that_a_head_is_untied_is_said_before_training() {
     let desk = desk("qwen2");
     let check = |words: &str| desk.run(&["check", "recipe.yaml", words]);
     const SAID: &str = "note: the base has one table for its embedding and its head, and the adapter changes them apart";
-    for words in ["adapter.modules_to_save=[lm_head]", "adapter.target_modules=[q_proj, embed_tokens]", "adapter.trainable_token_indices={lm_head: [3]}"] {
+    for words in [
+        "adapter.modules_to_save=[lm_head]",
+        "adapter.target_modules=[q_proj, embed_tokens]",
+        "adapter.trainable_token_indices={lm_head: [3]}",
+    ] {
         check(words).says(words, 0, &[SAID, "`tie_word_embeddings: false`"]);
     }
     for words in ["adapter.trainable_token_indices=[3]", "adapter.target_modules=all-linear"] {

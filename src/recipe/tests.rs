@@ -142,7 +142,7 @@ const BROKEN: &[(&str, &str)] = &[
     ),
     (
         "adapter:\n  trainable_token_indices: {lm_head: [1, x]}",
-        "x.yaml:6:41: adapter.trainable_token_indices.lm_head.1: expected a whole number from 0 to 4294967295, found `x`",
+        "x.yaml:6:42: adapter.trainable_token_indices.lm_head.1: expected a whole number from 0 to 4294967295, found `x`",
     ),
     (
         "adapter:\n  init_lora_weights: pissa_niter_4",

@@ -118,7 +118,8 @@ fn tied_head_trained_then_dropped_at_merge() {
     let base = format!("base_model={}", tied.display());
     let archive = rankine::files::safetensors::Archive::open(&golden("archs/qwen2/golden.safetensors")).unwrap();
     let batch = common::batch(common::rows(&archive, "", None));
-    let kinds = ["target_modules=[q_proj, lm_head]", "target_modules=[embed_tokens]", "modules_to_save=[lm_head]", "target_modules=.*"];
+    let kinds =
+        ["target_modules=[q_proj, lm_head]", "target_modules=[embed_tokens]", "modules_to_save=[lm_head]", "target_modules=.*"];
     for (index, kind) in kinds.into_iter().enumerate() {
         let (run, words) = (format!("run-{index}"), format!("adapter.{kind}"));
         let ran = desk.run(&["train", "recipe.yaml", &base, &words, &format!("output_dir={run}"), "training.learning_rate=1e-2"]);
