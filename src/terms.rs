@@ -253,6 +253,15 @@ pub enum Modules {
     Regex(String),
 }
 
+/// Tokens whose rows train, as PEFT's `trainable_token_indices` has them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TokenIndices {
+    /// In the embedding, and in a head that is the same table.
+    Embedding(Vec<u32>),
+    /// By module, embedding or head.
+    Modules(Vec<(String, Vec<u32>)>),
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

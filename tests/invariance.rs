@@ -32,14 +32,26 @@ fn models() -> impl Iterator<Item = (String, Decoder)> {
     let families = FAMILIES.into_iter().filter(|family| *family != "phi3_longrope");
     let plain = families.map(|family| (family.to_owned(), model(family, None)));
     let packed = [("llama", Form::QLORA), ("qwen3", Form::Int8)];
-    plain.chain(packed.map(|(family, form)| (format!("{family}, {form}"), model(family, Some(form)))))
+    let packed = packed.map(|(family, form)| (format!("{family}, {form}"), model(family, Some(form))));
+    // With what trains of embedding and head, one base packed.
+    let tables = TABLES.map(|(family, variant)| {
+        let form = (family == "llama").then_some(Form::QLORA);
+        let mut decoder = base(family, form);
+        attach_peft(&mut decoder, &golden(&format!("archs/{family}/variants/{variant}/adapter")));
+        (format!("{variant} on {family}"), decoder)
+    });
+    plain.chain(packed).chain(tables)
+}
+
+fn base(family: &str, form: Option<Form>) -> Decoder {
+    let folder = Folder::open(&golden(&format!("archs/{family}/model"))).unwrap();
+    let storage = Storage { form, ..ModelDtype::Auto.into() };
+    folder.load(storage, &Device::flex(), &|_| {}).unwrap()
 }
 
 /// A model with an adapter whose B is not zero, so that every gradient flows.
 fn model(family: &str, form: Option<Form>) -> Decoder {
-    let folder = Folder::open(&golden(&format!("archs/{family}/model"))).unwrap();
-    let storage = Storage { form, ..ModelDtype::Auto.into() };
-    let mut decoder = folder.load(storage, &Device::flex(), &|_| {}).unwrap();
+    let mut decoder = base(family, form);
     let config = lora(4, 8.0);
     attach(&mut decoder, &config, 7, None).unwrap();
     for lora in decoder.adapters_mut() {

@@ -127,7 +127,9 @@ fn check_folder(name: &str, decoder: &Decoder, config: &LoraConfig, theirs: &Pat
     let shapes = |folder: &Path| Archive::open(&folder.join("adapter_model.safetensors")).unwrap().shapes();
     assert_eq!(shapes(folder.path()), shapes(theirs), "{name}: tensors");
     let again = peft::read_config(folder.path()).unwrap();
-    assert_eq!(peft::read_numbers(folder.path(), &again, &decoder.spec.projections()).unwrap().len(), decoder.adapters().count());
+    let read = peft::read_numbers(folder.path(), &again, &decoder.spec.modules()).unwrap();
+    let tensors = read.values().flatten().filter(|numbers| !numbers.is_empty()).count();
+    assert_eq!(tensors, decoder.numbers().len(), "{name}: every tensor is read back");
 }
 
 #[test]
@@ -261,6 +263,20 @@ fn the_load_balancing_loss_of_experts_is_that_of_transformers() {
     let slope = (moved(by) - moved(-by)) / (2.0 * by);
     println!("slope along the gradient {slope:.5}, its square {size:.5}");
     assert!((slope / size - 1.0).abs() < 5e-3, "{slope} and {size}");
+}
+
+#[test]
+fn adapters_of_embedding_and_head_train_as_in_peft() {
+    for (family, variant) in TABLES {
+        let folder = golden(&format!("archs/{family}"));
+        let case = folder.join("variants").join(variant);
+        for (memory, head_chunk_rows) in [(Memory::RECOMPUTE, 256), (Memory::KEEP, 3)] {
+            let step = StepConfig { memory, head_chunk_rows, ..STEP };
+            let name = format!("{variant} on {family}, {memory:?}, head chunk {head_chunk_rows}");
+            let base = load(&folder.join("model"));
+            check_adapter(&name, base, &case.join("adapter"), &case, &folder.join("golden.safetensors"), step);
+        }
+    }
 }
 
 /// The base in NF4, packed by us and, where there is one, as transformers saved it packed.

@@ -49,7 +49,10 @@ fn targets_are_those_that_peft_selects() {
         // PEFT wraps the parameters of all experts; we name the modules of each. Since transformers 5 its `all-linear` means all experts and
         // the router, and leaves dense and shared feed-forwards out; here experts train where they are named, and the router is frozen.
         if names.iter().any(|name| name.contains(".experts.")) && spec["target_modules"] == "all-linear" {
-            assert!(ours.iter().all(|target| !target.module.contains(".experts.") && !target.module.ends_with(".gate")), "{family}");
+            assert!(
+                ours.iter().all(|target| !target.module.contains(".experts.") && !target.module.ends_with(".gate")),
+                "{family}"
+            );
             continue;
         }
         let module = |name: String| match name.split_once(".experts.") {

@@ -83,7 +83,12 @@ const RECIPES: &[BrokenRecipe] = &[
         &["no projection of the model matches `c_attn`", "`q_proj`", "all-linear"],
     ),
     ("pattern that matches part of a name", "r: 4", "target_modules: q_proj", &["no projection of the model matches `q_proj`"]),
-    ("the head as a target", "r: 4", "target_modules: [lm_head]", &["adapter.target_modules: `lm_head` is not supported yet"]),
+    (
+        "a norm that is to be saved",
+        "r: 4",
+        "modules_to_save: [norm]",
+        &["adapter.modules_to_save: `norm` is neither the embedding nor the head"],
+    ),
     (
         "rank pattern that matches nothing",
         "r: 4",
@@ -636,6 +641,26 @@ fn a_broken_adapter_to_go_on_from_is_refused() {
             "a number for names",
             &edit("\"exclude_modules\": null", "\"exclude_modules\": 5"),
             &["`exclude_modules` is `5`, expected names or a regular expression"],
+        ),
+        (
+            "tokens that are no numbers",
+            &edit("\"trainable_token_indices\": null", "\"trainable_token_indices\": [1.5]"),
+            &["`trainable_token_indices` is `[1.5]`, expected whole numbers, alone or by module"],
+        ),
+        (
+            "names that are none",
+            &edit("\"modules_to_save\": null", "\"modules_to_save\": [3]"),
+            &["`modules_to_save` is `[3]`, expected names"],
+        ),
+        (
+            "a table without its tensor",
+            &edit("\"modules_to_save\": null", "\"modules_to_save\": [\"lm_head\"]"),
+            &["tensor `base_model.model.lm_head.weight` is missing, expected shape [304, 32]"],
+        ),
+        (
+            "tables that are to stay one",
+            &edit("\"ensure_weight_tying\": false", "\"ensure_weight_tying\": true"),
+            &["`ensure_weight_tying` is `true`, which is not supported yet"],
         ),
         ("DoRA", &edit("\"use_dora\": false", "\"use_dora\": true"), &["`use_dora` is `true`, which is not supported yet"]),
         (

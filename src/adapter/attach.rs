@@ -5,52 +5,72 @@ use std::collections::{BTreeMap, BTreeSet};
 use burn::tensor::{DType, Device, Tensor, TensorData};
 
 use super::experts::joined;
-use super::{Error, LoraConfig, Target};
+use super::{Error, LoraConfig, Target, tables};
 use crate::files::safetensors::Named;
-use crate::model::Decoder;
-use crate::nn::lora::{Lora, Part, initial};
-use crate::nn::projection::Projection;
+use crate::model::{Decoder, LinearSpec, Role};
+use crate::nn::lora::{Lora, Portion, initial, initial_normal};
+use crate::nn::own::Own;
 use crate::terms::Method;
 
-/// The numbers of A [r, in] and B [out, r] by module, as PEFT's files have them.
+/// The numbers of A [r, in] and B [out, r] by module, as PEFT's files have them; of a table, or of rows of it, the first alone.
 pub type Numbers = BTreeMap<String, [Vec<f32>; 2]>;
 
-/// Attaches an adapter to every projection that the config chooses: with the numbers given, or with PEFT's initial
-/// distribution (A from draws keyed by `seed`, B zero unless the config says otherwise). Whatever was attached before is taken off.
+/// Attaches an adapter to every module that the config chooses: with the numbers given, or with PEFT's initial distribution (A from draws
+/// keyed by `seed`, B zero unless the config says otherwise; of the embedding A is zero). Whatever was attached before is taken off, but that
+/// a table which trained whole stays as it is.
 ///
 /// # Errors
-/// See [`LoraConfig::resolve`].
+/// See [`LoraConfig::resolve`] and [`LoraConfig::table_targets`]; or a table is kept in a way in which it cannot train.
 pub fn attach(decoder: &mut Decoder, config: &LoraConfig, seed: u64, numbers: Option<&Numbers>) -> Result<(), Error> {
-    let names: Vec<String> = decoder.projections().map(|projection| projection.name.clone()).collect();
+    let (modules, device) = (decoder.spec.modules(), decoder.device());
+    let names: Vec<String> = modules.iter().map(|linear| linear.name.clone()).collect();
     let targets = config.resolve(&names)?;
-    let device = decoder.device();
-    for projection in decoder.projections_mut() {
-        let target = targets.iter().find(|target| target.module == projection.name);
-        projection.lora = target.map(|target| match numbers.and_then(|numbers| numbers.get(&target.module)) {
-            Some(numbers) => stored(target, projection, numbers, &device),
-            None => fresh(target, projection, config.init_lora_weights, seed, &device),
-        });
+    let lora = |linear: &LinearSpec| {
+        let target = targets.iter().find(|target| target.module == linear.name)?;
+        Some(match numbers.and_then(|numbers| numbers.get(&target.module)) {
+            Some(numbers) => stored(target, linear, numbers, &device),
+            None => fresh(target, linear, config.init_lora_weights, seed, &device),
+        })
+    };
+    let projections = modules.iter().filter(|linear| !linear.is_table());
+    for (projection, linear) in decoder.projections_mut().zip(projections) {
+        debug_assert_eq!(projection.name, linear.name);
+        projection.lora = lora(linear);
     }
     // Maps of one parameter share an A.
     decoder.blocks.iter_mut().for_each(|block| block.visit(Method::Lora, &mut |_, _| {}));
-    Ok(())
+    for linear in modules.iter().filter(|linear| linear.is_table()) {
+        let table = if linear.role == Role::Embedding { &mut decoder.embedding } else { &mut decoder.head.table };
+        table.own = lora(linear).map(Own::Lora);
+        if let Some([base, _]) = numbers.and_then(|numbers| numbers.get(&format!("{}.base_layer", linear.name))) {
+            tables::check_base(table, linear, base)?;
+        }
+    }
+    tables::attach(decoder, &config.table_targets(&modules)?, numbers)
 }
 
-/// A drawn; B zero, or drawn too.
-fn fresh(target: &Target, projection: &Projection, b_is_zero: bool, seed: u64, device: &Device) -> Lora {
-    let (inputs, outputs, rank) = (projection.inputs(), projection.outputs(), target.rank);
-    let drawn = |part: &str, shape: [usize; 2]| {
-        let values = initial(seed, &format!("{}.{part}", target.drawn_by(part)), shape[0], shape[1]);
+/// A drawn; B zero, or drawn too. An embedding has the two the other way round, from the normal distribution.
+fn fresh(target: &Target, linear: &LinearSpec, leaves_base: bool, seed: u64, device: &Device) -> Lora {
+    let (inputs, outputs, rank) = (linear.inputs, linear.outputs, target.rank);
+    let is_embedding = linear.role == Role::Embedding;
+    let matrix = |part: &str, shape: [usize; 2], is_zero: bool| {
+        let name = format!("{}.{part}", target.drawn_by(part));
+        let values = match (is_zero, is_embedding) {
+            (true, _) => return Tensor::zeros(shape, (device, DType::F32)),
+            (false, true) => initial_normal(seed, &name, shape[0] * shape[1]),
+            (false, false) => initial(seed, &name, shape[0], shape[1]),
+        };
         Tensor::from_data(TensorData::new(values, shape), (device, DType::F32))
     };
-    let b = if b_is_zero { Tensor::zeros([rank, outputs], (device, DType::F32)) } else { drawn("lora_B", [rank, outputs]) };
-    Lora { a: drawn("lora_A", [inputs, rank]), b, scale: target.scale, part: target.part }
+    let a = matrix("lora_A", [inputs, rank], is_embedding && leaves_base);
+    let b = matrix("lora_B", [rank, outputs], !is_embedding && leaves_base);
+    Lora { a, b, scale: target.scale, portion: target.portion }
 }
 
 /// A and B from PEFT's orientation to ours.
-fn stored(target: &Target, projection: &Projection, [a, b]: &[Vec<f32>; 2], device: &Device) -> Lora {
-    let (inputs, outputs, rank) = (projection.inputs(), projection.outputs(), target.rank);
-    Lora { a: turned(a, rank, inputs, device), b: turned(b, outputs, rank, device), scale: target.scale, part: target.part }
+fn stored(target: &Target, linear: &LinearSpec, [a, b]: &[Vec<f32>; 2], device: &Device) -> Lora {
+    let (inputs, outputs, rank) = (linear.inputs, linear.outputs, target.rank);
+    Lora { a: turned(a, rank, inputs, device), b: turned(b, outputs, rank, device), scale: target.scale, portion: target.portion }
 }
 
 /// The transpose of [rows, columns].
@@ -59,12 +79,12 @@ fn turned(values: &[f32], rows: usize, columns: usize, device: &Device) -> Tenso
     Tensor::from_data(TensorData::new(turned, [columns, rows]), (device, DType::F32))
 }
 
-/// Rows of numbers, one for each A and B that is attached and in the decoder's order, as PEFT's tensors:
-/// `base_model.model.<module>.lora_A.weight` [r, in] and `.lora_B.weight` [out, r], by name.
+/// Rows of numbers, one for each weight that trains and in the decoder's order, as PEFT's tensors, by name:
+/// `base_model.model.<module>.lora_A.weight` [r, in], `.lora_B.weight` [out, r] and those of embedding and head.
 pub fn tensors(decoder: &Decoder, numbers: &[Tensor<1>]) -> Vec<Named> {
     let named = decoder.named(numbers).into_iter();
     let stacked: BTreeSet<&str> =
-        decoder.adapters().filter(|(_, lora)| lora.part != Part::Whole).map(|(module, _)| module).collect();
+        decoder.adapters().filter(|(_, lora)| lora.portion != Portion::Whole).map(|(module, _)| module).collect();
     let named = joined(named.collect(), |module| stacked.contains(module)).into_iter();
     let mut tensors: Vec<Named> =
         named.map(|(name, shape, values)| (format!("base_model.model.{name}"), shape, values)).collect();

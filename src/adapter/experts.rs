@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::Target;
 use crate::files::safetensors::Named;
 use crate::model::{EXPERTS, LinearSpec};
-use crate::nn::lora::Part;
+use crate::nn::lora::Portion;
 
 /// Last names of an expert's modules, and where each stands in a parameter.
 const MODULES: [(&str, &str, usize); 6] = [
@@ -57,8 +57,8 @@ impl Routed {
     }
 
     /// What an adapter of the parameter is to this map.
-    pub fn part(&self) -> Part {
-        if self.place == 0 { Part::Parameter } else { Part::Behind }
+    pub fn portion(&self) -> Portion {
+        if self.place == 0 { Portion::Parameter } else { Portion::Behind }
     }
 }
 
@@ -76,7 +76,7 @@ pub(super) struct Stack {
 /// The parameters with adapters, by name, among targets and their linear maps.
 pub(super) fn stacks<'a>(targets: impl Iterator<Item = (&'a Target, &'a LinearSpec)>) -> BTreeMap<String, Stack> {
     let mut stacks: BTreeMap<String, Stack> = BTreeMap::new();
-    for (target, linear) in targets.filter(|(target, _)| target.part != Part::Whole) {
+    for (target, linear) in targets.filter(|(target, _)| target.portion != Portion::Whole) {
         let Some(routed) = Routed::of(&target.module) else { continue };
         let stack = stacks.entry(routed.parameter.clone()).or_default();
         stack.count = stack.count.max(routed.expert + 1);

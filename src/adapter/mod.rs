@@ -5,12 +5,14 @@ mod experts;
 pub mod merge;
 pub mod peft;
 pub mod spectrum;
+mod tables;
 mod target;
 
 use crate::fault::{Exit, Explain, Fault};
 use crate::files;
 
 pub use attach::{Numbers, attach, tensors};
+pub use tables::{Part, TableTarget, Tables};
 pub use target::{Target, Targets};
 
 /// What an adapter is, as PEFT's `LoraConfig` has it.
@@ -34,6 +36,8 @@ pub struct LoraConfig {
     pub alpha_pattern: Vec<(String, f64)>,
     /// Whether a fresh adapter leaves the base as it is (B zero); otherwise B is drawn as A is.
     pub init_lora_weights: bool,
+    /// What of embedding and head trains beside.
+    pub tables: Tables,
 }
 
 impl LoraConfig {
@@ -49,6 +53,7 @@ impl LoraConfig {
             rank_pattern: Vec::new(),
             alpha_pattern: Vec::new(),
             init_lora_weights: true,
+            tables: Tables::NONE,
         }
     }
 
@@ -84,6 +89,28 @@ pub enum Error {
         unmatched: Vec<String>,
         /// Last parts of the projections' names.
         known: String,
+    },
+    /// A table cannot be trained as it is asked for.
+    #[error("adapter.{key}: {message}")]
+    Table {
+        /// The recipe's key.
+        key: &'static str,
+        /// Both sides.
+        message: String,
+        /// The next step.
+        hint: &'static str,
+    },
+    /// A table that one adapter replaces is changed by another one too.
+    #[error("two adapters change `{module}`, and one of them brings a table or rows in its place")]
+    TwoTables {
+        /// The module.
+        module: String,
+    },
+    /// The adapter comes with a table that is not the base's.
+    #[error("the adapter comes with a `{module}` of its own below its matrices, which is not this base's")]
+    OtherTable {
+        /// The module.
+        module: String,
     },
     /// `adapter_config.json` asks for something that is not built.
     #[error("{place}: `{key}` is `{value}`, which is not supported yet")]
@@ -135,6 +162,12 @@ impl Explain for Error {
             Self::NoMatch { .. } => {
                 Some("use `all-linear`, names from that list, or a regular expression that matches whole module names".into())
             }
+            Self::Table { hint, .. } => Some((*hint).to_owned()),
+            Self::TwoTables { .. } => Some("merge them one after the other".into()),
+            Self::OtherTable { .. } => Some(
+                "it was trained on another base, or on this one with its vocabulary resized: resize the base in the same way"
+                    .into(),
+            ),
             Self::Tensors { .. } => Some("the adapter was trained on another base, or its files were mixed up".into()),
             _ => None,
         }

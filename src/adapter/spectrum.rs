@@ -8,7 +8,8 @@
 /// `a` [r, in], `b` [out, r], both row by row.
 pub fn singular_values(a: &[f32], b: &[f32], rank: usize, scale: f64) -> Vec<f64> {
     let inputs = a.len() / rank.max(1);
-    let of_a = gram(rank, |row, column| (0..inputs).map(|k| f64::from(a[row * inputs + k]) * f64::from(a[column * inputs + k])).sum());
+    let of_a =
+        gram(rank, |row, column| (0..inputs).map(|k| f64::from(a[row * inputs + k]) * f64::from(a[column * inputs + k])).sum());
     let of_b = gram(rank, |row, column| b.chunks_exact(rank).map(|of| f64::from(of[row]) * f64::from(of[column])).sum());
     let (values, vectors) = eigen(of_a, rank);
     // G^½ = V diag(√λ) Vᵀ; its rotation by V changes no eigenvalue, so that V diag(√λ) is enough.
@@ -34,7 +35,8 @@ pub fn effective_rank(singular: &[f64]) -> f64 {
     if sum == 0.0 {
         return 0.0;
     }
-    let entropy: f64 = singular.iter().map(|value| value / sum).filter(|share| *share > 0.0).map(|share| -share * share.ln()).sum();
+    let entropy: f64 =
+        singular.iter().map(|value| value / sum).filter(|share| *share > 0.0).map(|share| -share * share.ln()).sum();
     entropy.exp()
 }
 
@@ -50,7 +52,8 @@ fn eigen(mut matrix: Vec<f64>, size: usize) -> (Vec<f64>, Vec<f64>) {
     let mut vectors = gram(size, |row, column| f64::from(u8::from(row == column)));
     let total: f64 = matrix.iter().map(|number| number * number).sum();
     for _ in 0..SWEEPS {
-        let beside = |matrix: &[f64]| -> f64 { (0..size * size).filter(|at| at / size != at % size).map(|at| matrix[at].powi(2)).sum() };
+        let beside =
+            |matrix: &[f64]| -> f64 { (0..size * size).filter(|at| at / size != at % size).map(|at| matrix[at].powi(2)).sum() };
         // A matrix that is not finite never gets there.
         if beside(&matrix) <= 1e-28 * total {
             break;

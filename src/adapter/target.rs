@@ -6,9 +6,10 @@ use std::collections::BTreeSet;
 use regex::Regex;
 
 use super::experts::Routed;
+use super::tables::TableTarget;
 use super::{Error, LoraConfig};
 use crate::model::LinearSpec;
-use crate::nn::lora::Part;
+use crate::nn::lora::Portion;
 use crate::terms::Modules;
 
 /// Which projections get an adapter.
@@ -34,13 +35,13 @@ pub struct Target {
     /// alpha / r, or alpha / sqrt(r).
     pub scale: f64,
     /// What the module is to what the adapter is of.
-    pub part: Part,
+    pub portion: Portion,
 }
 
 impl Target {
     /// What numbers of one of its matrices are drawn by: maps of one parameter share an A.
     pub(super) fn drawn_by(&self, matrix: &str) -> String {
-        match Routed::of(&self.module).filter(|_| self.part != Part::Whole && matrix == "lora_A") {
+        match Routed::of(&self.module).filter(|_| self.portion != Portion::Whole && matrix == "lora_A") {
             Some(routed) => format!("{}.{}", routed.parameter, routed.expert),
             None => self.module.clone(),
         }
@@ -64,32 +65,34 @@ impl LoraConfig {
         let (ranks, alphas) = (Patterns::new(&self.rank_pattern)?, Patterns::new(&self.alpha_pattern)?);
         let target = |module: &String| {
             let parameter = of_parameters(module);
-            let (named, part) = match &parameter {
-                Some(routed) => (&routed.parameter, routed.part()),
-                None if chosen.contains(module) => (module, Part::Whole),
+            let (named, portion) = match &parameter {
+                Some(routed) => (&routed.parameter, routed.portion()),
+                None if chosen.contains(module) => (module, Portion::Whole),
                 None => return None,
             };
             let rank = ranks.find(named).unwrap_or(self.rank);
             let alpha = alphas.find(named).unwrap_or(self.alpha);
             let divisor = if self.use_rslora { (rank as f64).sqrt() } else { rank as f64 };
-            Some(Target { module: module.clone(), rank, scale: alpha / divisor, part })
+            Some(Target { module: module.clone(), rank, scale: alpha / divisor, portion })
         };
         Ok(projections.iter().filter_map(target).collect())
     }
 
-    /// Numbers in A and B of all adapters for a model with these projections.
+    /// Numbers that train for a model with these modules.
     ///
     /// # Errors
-    /// See [`LoraConfig::resolve`].
+    /// See [`LoraConfig::resolve`] and [`LoraConfig::table_targets`].
     pub fn parameters(&self, projections: &[LinearSpec]) -> Result<usize, Error> {
         let names: Vec<String> = projections.iter().map(|linear| linear.name.clone()).collect();
         let targets = self.resolve(&names)?;
         let of = |target: &Target| {
             let linear = projections.iter().find(|linear| linear.name == target.module)?;
-            let of_a = if target.part == Part::Behind { 0 } else { linear.inputs };
+            let of_a = if target.portion == Portion::Behind { 0 } else { linear.inputs };
             Some(target.rank * (of_a + linear.outputs))
         };
-        Ok(targets.iter().filter_map(of).sum())
+        let tables = self.table_targets(projections)?;
+        let of_tables = tables.iter().filter_map(TableTarget::shape).map(|[rows, width]| rows * width);
+        Ok(targets.iter().filter_map(of).chain(of_tables).sum())
     }
 
     /// Names and patterns that match no projection: in a recipe each is a fault, in a folder PEFT passes over them.
@@ -199,7 +202,8 @@ impl<'a> Matcher<'a> {
 
     fn matches(&self, module: &str) -> bool {
         match self {
-            Self::All => true,
+            // Embedding and head are in no layer.
+            Self::All => module.split('.').any(|part| part.parse::<usize>().is_ok()),
             Self::Names(names) => names.iter().any(|name| named(module, name)),
             Self::Regex(regex) => regex.is_match(module),
         }
@@ -238,7 +242,8 @@ impl<T: Copy> Patterns<T> {
     }
 }
 
-fn named(module: &str, name: &str) -> bool {
+/// Whether a name is a module's, or what follows a dot in it.
+pub(super) fn named(module: &str, name: &str) -> bool {
     module == name || module.strip_suffix(name).is_some_and(|head| head.ends_with('.'))
 }
 

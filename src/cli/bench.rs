@@ -186,7 +186,7 @@ fn decoder(args: &BenchArgs, chosen: terms::Device, storage: Storage) -> Result<
         return Ok(decoder);
     };
     let config = peft::read_config(folder)?;
-    let numbers = peft::read_numbers(folder, &config, &decoder.spec.projections())?;
+    let numbers = peft::read_numbers(folder, &config, &decoder.spec.modules())?;
     attach(&mut decoder, &config, SEED, Some(&numbers))?;
     Ok(decoder)
 }

@@ -18,13 +18,17 @@ use crate::model::LinearSpec;
 const WEIGHTS: &str = "adapters.safetensors";
 const CONFIG: &str = "adapter_config.json";
 
-/// Writes the files into `folder`. `base` is how a reader is to find the base, `projections` are the base's.
+/// Writes the files into `folder`. `base` is how a reader is to find the base, `projections` are the base's modules.
 ///
 /// # Errors
 /// The adapter is not whole or not one of this base, or a file cannot be written.
 pub fn write_mlx(adapter: &Path, base: &str, projections: &[LinearSpec], folder: &Path) -> Result<Written, Error> {
     let (config, archive) = (peft::read_config(adapter)?, peft::open(adapter)?);
     let stored = peft::stored_in(&archive, "", &config, projections)?;
+    if let Some(outside) = stored.iter().find(|stored| place(&stored.target.module).is_none()) {
+        let message = format!("`{}` is in no layer, and mlx-lm has adapters of layers only", outside.target.module);
+        return Err(Error::Config { place: archive.path().display().to_string(), message });
+    }
     let rank = stored.iter().map(|stored| stored.target.rank).max().unwrap_or(config.rank);
     let scale = stored.first().map_or(1.0, |first| first.target.scale);
     let mut tensors = Vec::new();

@@ -142,7 +142,7 @@ impl Assembly<'_> {
     }
 
     fn projection(&self, linear: &LinearSpec) -> Result<Projection, Error> {
-        let LinearSpec { name, inputs, outputs, bias, kind } = linear;
+        let LinearSpec { name, inputs, outputs, bias, kind, .. } = linear;
         let (key, shape) = (linear.weight(), [*outputs, *inputs]);
         let dense = |data: TensorData| Base::Dense(Tensor::from_data(data, (self.device, self.kept)));
         let packed = |weight: Quantized| Base::Packed(Packed::new(weight, self.device).transposed());

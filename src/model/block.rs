@@ -79,6 +79,13 @@ impl Frame {
         Some(Mask { tokens: tokens.clone(), site: site.of(layer), probability: *probability })
     }
 
+    /// The mask of what an adapter of the head is given, behind so many blocks: of the rows that are wanted of the last.
+    pub fn head_mask(&self, blocks: usize) -> Option<Mask> {
+        let (probability, tokens) = self.dropout.as_ref()?;
+        let tokens = self.wanted.as_ref().map_or(tokens, |rows| &rows.keys);
+        Some(Mask { tokens: tokens.clone(), site: blocks as u64 * 4, probability: *probability })
+    }
+
     fn wanted_of(&self, layer: usize) -> Option<&Rows> {
         self.wanted.as_ref().filter(|rows| rows.block == layer)
     }

@@ -105,6 +105,21 @@ pub struct LinearSpec {
     pub bias: bool,
     /// What it is to the checkpoint.
     pub kind: LinearKind,
+    /// What it does with its weight.
+    pub role: Role,
+}
+
+/// What a module does with its weight.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// It projects within a block.
+    Projection,
+    /// It looks up rows: inputs are the tokens of the vocabulary.
+    Embedding,
+    /// It gives logits: outputs are the tokens of the vocabulary.
+    Head,
+    /// The same with the embedding's weight.
+    TiedHead,
 }
 
 /// What a linear map is to its checkpoint.
@@ -131,7 +146,20 @@ pub struct Slice {
 
 impl LinearSpec {
     fn new(name: String, [inputs, outputs]: [usize; 2], bias: bool) -> Self {
-        Self { name, inputs, outputs, bias, kind: LinearKind::Module }
+        Self { name, inputs, outputs, bias, kind: LinearKind::Module, role: Role::Projection }
+    }
+
+    /// Rows and columns of its weight in a checkpoint.
+    pub fn weight_shape(&self) -> [usize; 2] {
+        match self.role {
+            Role::Embedding => [self.inputs, self.outputs],
+            Role::Projection | Role::Head | Role::TiedHead => [self.outputs, self.inputs],
+        }
+    }
+
+    /// Whether it is the embedding or the head.
+    pub fn is_table(&self) -> bool {
+        self.role != Role::Projection
     }
 
     /// The tensor of its weight.
@@ -174,8 +202,23 @@ impl ExpertsSpec {
     }
 }
 
+/// The module of a weight.
+pub(super) fn module_of(weight: &str) -> &str {
+    weight.strip_suffix(".weight").unwrap_or(weight)
+}
+
 impl DecoderSpec {
-    /// The linear maps of the blocks in checkpoint order: what an adapter can be attached to.
+    /// What an adapter can be attached to: the embedding, the linear maps of the blocks in checkpoint order, the head.
+    pub fn modules(&self) -> Vec<LinearSpec> {
+        let (embedding, of_head) = (self.names.embedding(), if self.tied_head { Role::TiedHead } else { Role::Head });
+        let table =
+            |weight: &str, shape, role| LinearSpec { role, ..LinearSpec::new(module_of(weight).to_owned(), shape, false) };
+        let embedding = table(&embedding, [self.vocabulary, self.width], Role::Embedding);
+        let head = table(Names::HEAD, [self.width, self.vocabulary], of_head);
+        [vec![embedding], self.projections(), vec![head]].concat()
+    }
+
+    /// The linear maps of the blocks in checkpoint order.
     pub fn projections(&self) -> Vec<LinearSpec> {
         (0..self.layers.len()).flat_map(|index| self.layer_projections(index)).collect()
     }

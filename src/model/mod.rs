@@ -24,12 +24,12 @@ mod transpose;
 use std::path::PathBuf;
 
 pub use assemble::PIECE_BYTES;
-pub use beside::{Beside, CHAT_TEMPLATE};
+pub use beside::{Beside, CHAT_TEMPLATE, OwnHead};
 pub use block::{Block, Frame};
 pub use cache::Cache;
 pub use decoder::Decoder;
 pub use embedding::Untrained;
-pub use layout::{EXPERTS, LinearKind, LinearSpec, Names, Slice};
+pub use layout::{EXPERTS, LinearKind, LinearSpec, Names, Role, Slice};
 pub use load::{Folder, shard_paths};
 pub use repack::{Repacking, Target};
 pub use spec::{

@@ -4,7 +4,7 @@
 use burn::tensor::activation::sigmoid;
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 
-use super::lora::Part;
+use super::lora::Portion;
 use super::projection::Projection;
 use super::weight::Weight;
 use crate::ops::{Activation, Group, Linear, Linears, Mask, adapted, adapted_by_group, gated, matmul};
@@ -275,7 +275,7 @@ impl Experts {
 pub fn share_a(gate_up: &mut [Projection]) {
     if let [gate, up] = gate_up
         && let (Some(gate), Some(up)) = (&gate.lora, &mut up.lora)
-        && up.part == Part::Behind
+        && up.portion == Portion::Behind
     {
         up.a = gate.a.clone();
     }

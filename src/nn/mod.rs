@@ -5,6 +5,7 @@ pub mod experts;
 pub mod head;
 pub mod lora;
 pub mod norm;
+pub mod own;
 pub mod projection;
 pub mod rope;
 pub mod table;

@@ -2,7 +2,7 @@
 
 use burn::tensor::{DType, Tensor};
 
-use super::lora::{Lora, Part};
+use super::lora::{Lora, Portion};
 use super::weight::Weight;
 use crate::ops::{Base, Linear, Linears, Mask, adapted};
 use crate::terms::Method;
@@ -44,7 +44,7 @@ impl Projection {
         match (trained, lora) {
             (Method::Lora, None) => {}
             (Method::Lora, Some(lora)) => {
-                if lora.part != Part::Behind {
+                if lora.portion != Portion::Behind {
                     visit(&format!("{name}.lora_A.weight"), Weight::Turned(&mut lora.a));
                 }
                 visit(&format!("{name}.lora_B.weight"), Weight::LoraB(&mut lora.b));

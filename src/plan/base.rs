@@ -75,7 +75,8 @@ fn fitted(recipe: &Recipe, mut model: Folder, filled: &mut Filled, faults: &mut 
     if spec.layers.iter().any(|layer| layer.mlp.experts().is_some()) {
         spec.router_aux_loss_coef = filled.plain("training.router_aux_loss_coef", said, spec.router_aux_loss_coef);
     } else if let Some(said) = said.filter(|said| said.value > 0.0) {
-        let fault = Fault::new(format!("training.router_aux_loss_coef: {} does not go with a base without routed experts", said.value));
+        let fault =
+            Fault::new(format!("training.router_aux_loss_coef: {} does not go with a base without routed experts", said.value));
         faults.push(fault.at(&said.place).hint("remove `router_aux_loss_coef`"));
     }
     let full = recipe.adapter.method.as_ref().filter(|method| method.value == Technique::Full);

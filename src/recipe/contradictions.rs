@@ -79,7 +79,7 @@ fn in_adapter(adapter: &Adapter, notes: &Notes) {
         ("quantize_head", adapter.quantize_head.as_ref().filter(|said| said.value).map(|said| &said.place)),
         ("offload_embedding", adapter.offload_embedding.as_ref().filter(|said| said.value).map(|said| &said.place)),
     ];
-    let of_shape: [(&str, Option<&Place>); 9] = [
+    let of_shape: [(&str, Option<&Place>); 11] = [
         ("r", adapter.r.as_ref().map(|said| &said.place)),
         ("alpha", adapter.alpha.as_ref().map(|said| &said.place)),
         ("target_modules", adapter.target_modules.as_ref().map(|said| &said.place)),
@@ -89,6 +89,8 @@ fn in_adapter(adapter: &Adapter, notes: &Notes) {
         ("alpha_pattern", adapter.alpha_pattern.values().next().map(|said| &said.place)),
         ("layers_to_transform", adapter.layers_to_transform.as_ref().map(|said| &said.place)),
         ("init_lora_weights", adapter.init_lora_weights.as_ref().map(|said| &said.place)),
+        ("modules_to_save", adapter.modules_to_save.as_ref().map(|said| &said.place)),
+        ("trainable_token_indices", adapter.trainable_token_indices.as_ref().map(|said| &said.place)),
     ];
     let said = |(key, place): (&'static str, Option<_>)| Some((key, place?));
     if adapter.is_full() {

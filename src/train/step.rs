@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use burn::tensor::{IndexingUpdateOp, Int, Tensor, TensorData};
+use burn::tensor::{Int, Tensor, TensorData};
 
 use super::balance::Balance;
 use super::gradients::Gradients;
@@ -94,11 +94,10 @@ pub(super) fn observed(
         Some(_) => decoder.frame_with_load(&batch.lengths, &batch.positions, dropout),
         None => decoder.frame_for(&batch.lengths, &batch.positions, dropout),
     };
-    let trained = decoder.trained;
-    let is_full = trained == Method::Full;
-    let lowest = if is_full { 0 } else { decoder.blocks.iter().position(has_adapter).unwrap_or(decoder.blocks.len()) };
+    let (trained, to_embedding) = (decoder.trained, decoder.trains_embedding());
+    let lowest = if to_embedding { 0 } else { decoder.blocks.iter().position(has_adapter).unwrap_or(decoder.blocks.len()) };
     // Below the lowest adapter nothing needs a gradient.
-    let goes_on = |index: usize| is_full || index > lowest;
+    let goes_on = |index: usize| to_embedding || index > lowest;
 
     let ids = ids(decoder, batch);
     let mut x = decoder.embed(ids.clone()); // [1, tokens, width]
@@ -124,9 +123,11 @@ pub(super) fn observed(
     }
 
     let shape = x.shape(); // [1, labelled, width]
-    let wanted = if is_full { Wanted::InputAndWeights } else { Wanted::Input };
-    let scored = decoder.head.score(x.squeeze_dim(0), &batch.targets, config.head_chunk_rows, wanted, gradients.loss_scale());
-    let Scored { losses, gradient, weights } = scored;
+    let wanted = if trained == Method::Full { Wanted::InputAndWeights } else { Wanted::Input };
+    let mask = frame.head_mask(decoder.blocks.len());
+    let scaled = (gradients.loss_scale(), mask.as_ref());
+    let Scored { losses, gradient, norm, table } =
+        decoder.head.score(x.squeeze_dim(0), &batch.targets, config.head_chunk_rows, wanted, scaled);
     let trained_tokens = batch.trained_tokens();
     // The mean over tokens is taken behind the last micro-batch, so that what is added to it counts once a token.
     let balance = balance.map(|balance| balance.scaled(trained_tokens as f64));
@@ -142,13 +143,15 @@ pub(super) fn observed(
     let mut gradient: Option<Tensor<3>> = Some(gradient.expect("asked for").reshape(shape));
     let sum = gradients.sum(decoder);
     let mut end = sum.layout.weights();
-    if let Some((of_norm, of_head)) = weights {
-        // A tied head is the embedding, the first of all.
-        let (behind, head) = if decoder.spec.tied_head { (0, 0) } else { (1, end - 1) };
-        end -= of_norm.len() + behind;
-        let of_head = vec![of_head.reshape([-1])];
-        sum.add(end, observer.weights(end, of_norm));
-        sum.add(head, observer.weights(head, of_head));
+    if !table.is_empty() {
+        // A head that shares its table has the first place of all.
+        end -= if decoder.shares_tables() { 0 } else { table.len() };
+        let first = if decoder.shares_tables() { 0 } else { end };
+        sum.add(first, observer.weights(first, table.into_iter().map(|of_table| of_table.reshape([-1])).collect()));
+    }
+    if !norm.is_empty() {
+        end -= norm.len();
+        sum.add(end, observer.weights(end, norm));
     }
     for (index, saved) in kept.into_iter().enumerate().rev() {
         let index = lowest + index;
@@ -163,20 +166,11 @@ pub(super) fn observed(
         sum.add(end, observer.weights(end, of_block));
         gradient = of_input;
     }
-    if is_full {
-        let of_input = gradient.expect("where every weight trains, it goes on to the embedding");
-        sum.add(0, observer.weights(0, vec![of_embedding(decoder, ids, of_input)]));
+    if to_embedding {
+        let of_input = gradient.expect("where the embedding trains, it goes on to there");
+        sum.add(0, observer.weights(0, decoder.embedding_gradients(ids, of_input)));
     }
     loss
-}
-
-/// The gradient of the embedding, [vocabulary · width], given that of the embedded tokens.
-fn of_embedding(decoder: &Decoder, ids: Tensor<2, Int>, of_tokens: Tensor<3>) -> Tensor<1> {
-    let [rows, length, width] = of_tokens.dims();
-    let of_tokens = of_tokens.mul_scalar(decoder.spec.embed_scale);
-    let zeros = Tensor::<2>::zeros([decoder.spec.vocabulary, width], &decoder.device());
-    let (ids, of_tokens) = (ids.reshape([rows * length]), of_tokens.reshape([rows * length, width]));
-    zeros.select_assign(0, ids, of_tokens, IndexingUpdateOp::Add).reshape([-1])
 }
 
 /// Losses of a batch's trained tokens without a tape and without dropout, in the order of its targets.
@@ -184,7 +178,7 @@ pub fn score(decoder: &Decoder, batch: &Batch, head_chunk_rows: usize) -> Vec<f3
     if batch.targets.is_empty() {
         return Vec::new();
     }
-    decoder.head.score(hidden_of(decoder, batch), &batch.targets, head_chunk_rows, Wanted::Nothing, 1.0).losses
+    decoder.head.score(hidden_of(decoder, batch), &batch.targets, head_chunk_rows, Wanted::Nothing, (1.0, None)).losses
 }
 
 /// The hidden rows from which a batch's trained tokens are foretold, before the final norm, [trained tokens, width].

@@ -9,7 +9,7 @@ const KEYS: [(&str, &str); 6] = [
     (
         "adapter",
         "method alpha dropout target_modules use_rslora rank_pattern alpha_pattern layers_to_transform init_lora_weights init_from \
-         use_dora modules_to_save lora_bias quantization double_quant block_size quantize_head offload_embedding",
+         use_dora modules_to_save trainable_token_indices lora_bias quantization double_quant block_size quantize_head offload_embedding",
     ),
     (
         "training",
@@ -65,7 +65,6 @@ fn known_keys_without_effect() {
     let keys = [
         "training.optimizer=paged_adamw_8bit",
         "adapter.use_dora=true",
-        "adapter.modules_to_save=[lm_head]",
         "adapter.lora_bias=true",
         "adapter.init_lora_weights=pissa",
     ];

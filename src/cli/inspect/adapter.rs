@@ -62,7 +62,8 @@ fn targets(modules: &[Module], archive: &Archive, found: &mut Found) {
     }
     let said = leaves.iter().map(|(leaf, count)| format!("{leaf} x {count}")).collect::<Vec<_>>().join(", ");
     found.tell("targets", said, json!(leaves));
-    let others: Vec<String> = archive.shapes().into_keys().filter(|key| !key.contains(".lora_A.") && !key.contains(".lora_B.")).collect();
+    let others: Vec<String> =
+        archive.shapes().into_keys().filter(|key| !key.contains(".lora_A.") && !key.contains(".lora_B.")).collect();
     if !others.is_empty() {
         found.tell("other_tensors", others.join(", "), json!(others));
     }
@@ -72,7 +73,9 @@ fn targets(modules: &[Module], archive: &Archive, found: &mut Found) {
 fn deltas(modules: &[Module], found: &mut Found) {
     let each: Vec<Value> = modules
         .iter()
-        .map(|module| json!({"name": module.name, "r": module.rank, "norm": module.norm, "effective_rank": module.effective_rank}))
+        .map(
+            |module| json!({"name": module.name, "r": module.rank, "norm": module.norm, "effective_rank": module.effective_rank}),
+        )
         .collect();
     let total = modules.iter().map(|module| module.norm * module.norm).sum::<f64>().sqrt();
     let verdict = match total {

@@ -40,9 +40,12 @@ pub(super) fn look(path: &Path) -> Result<Found, Failure> {
 /// By what they do: tables, attention, feed-forward, experts that a token is sent to, and norms and other vectors.
 fn parameters(spec: &DecoderSpec, found: &mut Found) {
     let mut parts: BTreeMap<&str, u64> = BTreeMap::new();
-    let experts: u64 = spec.projections().iter().filter(|linear| linear.kind != LinearKind::Module).map(|linear| {
-        (linear.inputs * linear.outputs) as u64
-    }).sum();
+    let experts: u64 = spec
+        .projections()
+        .iter()
+        .filter(|linear| linear.kind != LinearKind::Module)
+        .map(|linear| (linear.inputs * linear.outputs) as u64)
+        .sum();
     for (name, shape) in spec.tensors() {
         let numbers = shape.iter().product::<usize>() as u64;
         let part = match &name {
@@ -56,9 +59,14 @@ fn parameters(spec: &DecoderSpec, found: &mut Found) {
         *parts.entry(part).or_default() += numbers;
     }
     let total = spec.parameters() as u64;
-    let active = total - experts + (spec.computed_parameters() as u64).saturating_sub(
-        spec.projections().iter().filter(|linear| linear.kind == LinearKind::Module).map(|linear| (linear.inputs * linear.outputs) as u64).sum(),
-    );
+    let active = total - experts
+        + (spec.computed_parameters() as u64).saturating_sub(
+            spec.projections()
+                .iter()
+                .filter(|linear| linear.kind == LinearKind::Module)
+                .map(|linear| (linear.inputs * linear.outputs) as u64)
+                .sum(),
+        );
     let sent = if experts > 0 { format!(", of which a token meets {}", grouped(active)) } else { String::new() };
     found.tell("parameters", format!("{}{sent}", grouped(total)), json!({"total": total, "active": active, "parts": parts}));
     for (part, numbers) in parts {
@@ -123,7 +131,8 @@ fn licence(path: &Path, found: &mut Found) {
     let files: Vec<String> =
         notice_paths(path).iter().filter_map(|path| Some(path.file_name()?.to_string_lossy().into_owned())).collect();
     let stated = Licence::stated(&readme_head(&path.join("README.md")));
-    let said = stated.as_ref().map_or_else(|| "not stated".to_owned(), |licence| licence.name.clone().unwrap_or(licence.id.clone()));
+    let said =
+        stated.as_ref().map_or_else(|| "not stated".to_owned(), |licence| licence.name.clone().unwrap_or(licence.id.clone()));
     let beside = if files.is_empty() { String::new() } else { format!("; files {}", files.join(", ")) };
     found.tell("licence", format!("{said}{beside}"), json!({"stated": stated, "files": files}));
 }

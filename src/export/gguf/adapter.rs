@@ -26,7 +26,7 @@ pub fn write_gguf_adapter(
     let spec = Folder::open(base)?.spec;
     let architecture = Architecture::of(&spec)?;
     let (config, archive) = (peft::read_config(adapter)?, peft::open(adapter)?);
-    let stored = peft::stored_in(&archive, "", &config, &spec.projections())?;
+    let stored = peft::stored_in(&archive, "", &config, &spec.modules())?;
     // llama.cpp scales every module by alpha / r, so alpha is what makes that right for the first one, rsLoRA's too.
     let alpha = stored.first().map_or(1.0, |first| first.target.scale * first.target.rank as f64);
     let mut parts = Vec::new();
@@ -52,7 +52,10 @@ fn pair<'a>(
     alpha: f64,
 ) -> Result<[Part<'a>; 2], Error> {
     let (module, rank) = (&stored.target.module, stored.target.rank);
-    let name = module_name(module).ok_or_else(|| Error::NotKnown { what: format!("an adapter of `{module}`") })?;
+    // What it does with matrices of embedding and head depends on whether they are one table.
+    let in_layer = spec.projections().iter().any(|linear| linear.name == *module);
+    let name =
+        module_name(module).filter(|_| in_layer).ok_or_else(|| Error::NotKnown { what: format!("an adapter of `{module}`") })?;
     let [a, b] = stored.read(archive, &LastB::default())?;
     let missing = stored.target.scale * rank as f64 / alpha;
     let b: Vec<f32> = b.into_iter().map(|number| (f64::from(number) * missing) as f32).collect();
