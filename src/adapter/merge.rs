@@ -32,6 +32,13 @@ impl Source {
     pub fn open(folder: &Path, weight: f64, modules: &[LinearSpec]) -> Result<Self, Error> {
         let (config, archive) = (peft::read_config(folder)?, peft::open(folder)?);
         let Contents { pairs, tables, bases } = peft::contents_in(&archive, "", &config, modules)?;
+        let is_stacked =
+            |stored: &&Stored| modules.iter().any(|linear| linear.name == stored.target.module && !linear.is_whole());
+        if let Some(stored) = pairs.iter().find(is_stacked) {
+            let message =
+                format!("`{}` is one of a stack of matrices, into which adapters cannot be merged yet", stored.target.module);
+            return Err(Error::Config { place: folder.display().to_string(), message });
+        }
         let pairs = pairs.into_iter().map(|stored| (stored.target.module.clone(), stored)).collect();
         let shares_rows = config.table_targets(modules)?.iter().any(|target| matches!(target.part, Part::Shared(_)));
         Ok(Self { weight, archive, last: LastB::default(), pairs, tables, bases, shares_rows, unties: config.unties(modules) })

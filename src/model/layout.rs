@@ -48,9 +48,17 @@ impl Names {
     };
 
     /// The name that the model has for a tensor, given the one in a file.
-    pub(super) fn canonical(&self, stored: &str) -> String {
+    pub fn canonical(&self, stored: &str) -> String {
         let renamed = |(from, to): &(&str, &str)| Some(format!("{to}{}", stored.strip_prefix(from)?));
         self.elsewhere.iter().find_map(renamed).unwrap_or_else(|| stored.to_owned())
+    }
+
+    /// The name of a tensor in files that have these others.
+    pub fn stored<'a>(&self, name: &str, others: impl IntoIterator<Item = &'a str>) -> String {
+        let is_elsewhere = |other: &str| self.elsewhere.iter().any(|(from, _)| other.starts_with(from));
+        let renamed = |(from, to): &(&str, &str)| Some(format!("{from}{}", name.strip_prefix(to)?));
+        let is_so = others.into_iter().any(is_elsewhere);
+        is_so.then(|| self.elsewhere.iter().find_map(renamed)).flatten().unwrap_or_else(|| name.to_owned())
     }
 
     /// Whether a tensor is of what stands beside a text decoder.

@@ -194,7 +194,7 @@ impl Weights {
                 }
             }
         }
-        // Old Llama checkpoints store the rotation's frequencies, which follow from config.json; a tied head may be stored twice. What is
+        // Old checkpoints store the rotation's frequencies, which follow from config.json; a tied head may be stored twice. What is
         // beside a text model in one that does more is not asked for.
         let harmless = |name: &str| {
             let is_stored_twice = spec.tied_head && name == Names::HEAD;

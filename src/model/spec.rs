@@ -256,7 +256,7 @@ impl GroupedSpec {
     }
 }
 
-/// Multi-head latent attention, DeepSeek-AI 2024, arXiv:2405.04434: keys and values of all heads are projected from one normalised row of
+/// Multi-head latent attention, arXiv:2405.04434: keys and values of all heads are projected from one normalised row of
 /// `kv_rank` numbers a token; beside it stands a rotated key that all heads share.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LatentSpec {
@@ -403,7 +403,7 @@ pub enum ExpertForm {
         parts: [&'static str; 3],
     },
     /// Stacked [experts, in, out] with biases. Gate g and up u alternate, and are clamped: (clamp(u) + 1) g σ(α g) with g up to `limit`
-    /// (OpenAI 2025, arXiv:2508.10925).
+    /// (arXiv:2508.10925).
     Stacked {
         /// α.
         alpha: f64,

@@ -34,9 +34,9 @@ pub struct RouterSpec {
 pub enum RouterScore {
     /// The softmax over all experts; Jiang et al. 2024, arXiv:2401.04088, normalise it over the chosen ones.
     Softmax,
-    /// The softmax over the chosen experts, OpenAI 2025, arXiv:2508.10925.
+    /// The softmax over the chosen experts, arXiv:2508.10925.
     SoftmaxOfChosen,
-    /// The sigmoid; what is corrected chooses, what is not weighs. DeepSeek-AI 2024, arXiv:2412.19437.
+    /// The sigmoid; what is corrected chooses, what is not weighs: arXiv:2412.19437.
     Sigmoid,
 }
 

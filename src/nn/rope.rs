@@ -157,3 +157,21 @@ impl RopeTables {
         Tensor::cat(vec![rotated(x.narrow(3, 0, turned)), rest], 3)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn features_behind_the_turned_ones_stay() {
+        let device = Device::flex();
+        let numbers: Vec<f32> = (0..2 * 3 * 6).map(|place| (place as f32 * 0.7).sin()).collect();
+        let x = Tensor::<4>::from_data(TensorData::new(numbers, [1, 2, 3, 6]), &device);
+        let tables = RopeSpec { head_dim: 4, theta: 1e4, scaling: RopeScaling::Default }.tables(2, &device);
+        let positions: Arc<[u32]> = Arc::from([0, 1]);
+        let turned = tables.rotate(x.clone(), positions.clone());
+        let first = tables.rotate(x.clone().narrow(3, 0, 4), positions);
+        turned.clone().narrow(3, 0, 4).into_data().assert_eq(&first.into_data(), true);
+        turned.narrow(3, 4, 2).into_data().assert_eq(&x.narrow(3, 4, 2).into_data(), true);
+    }
+}

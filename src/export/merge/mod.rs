@@ -84,13 +84,15 @@ fn merge_as(
     order.check_names(&old, report)?;
     adapters.iter().try_for_each(|adapter| adapter.check_bases(&old))?;
     let unties = adapters.iter().any(|adapter| adapter.unties);
-    let untied = if unties { untied(&linears, &old) } else { None };
+    let names: Vec<String> = old.iter().flat_map(|old| old.shapes().into_keys()).collect();
+    let stored = |name: &str| folder.spec.names.stored(name, names.iter().map(String::as_str));
+    let untied = if unties { untied(&linears, &old, stored) } else { None };
 
     let packing = match order.onto {
         Onto::Stored => None,
         Onto::Unpacked { form, packs_head } => Some(Repacking::open(folder, Target::Packed { form, packs_head })?),
     };
-    let linears = by_weight(linears);
+    let linears = by_weight(linears, stored);
     let rewriting = Rewriting { adapters: &adapters, linears, untied, float: order.float, packing: packing.as_ref(), interrupt };
     let own_head = own_head(&rewriting, &old, unties)?;
     let beside = Beside::of(&order.base)?;
@@ -131,8 +133,8 @@ fn write_weights(
 }
 
 /// Tensors of embedding and head, where a base has one for both, and one in its files.
-fn untied(linears: &[LinearSpec], old: &[Archive]) -> Option<Untied> {
-    let of = |role: Role| linears.iter().find(|linear| linear.role == role).map(LinearSpec::weight);
+fn untied(linears: &[LinearSpec], old: &[Archive], stored: impl Fn(&str) -> String) -> Option<Untied> {
+    let of = |role: Role| linears.iter().find(|linear| linear.role == role).map(|linear| stored(&linear.weight()));
     let (embedding, head) = (of(Role::Embedding)?, of(Role::TiedHead)?);
     // It may be stored twice.
     let is_stored = old.iter().any(|old| old.shape(&head).is_some());
@@ -152,8 +154,9 @@ fn own_head(rewriting: &Rewriting, old: &[Archive], unties: bool) -> Result<Opti
     Ok(Some(OwnHead { added: None }))
 }
 
-fn by_weight(linears: Vec<LinearSpec>) -> BTreeMap<String, LinearSpec> {
-    linears.into_iter().map(|linear| (format!("{}.weight", linear.name), linear)).collect()
+/// Maps by the names of their weights in the files; those of a stack have none.
+fn by_weight(linears: Vec<LinearSpec>, stored: impl Fn(&str) -> String) -> BTreeMap<String, LinearSpec> {
+    linears.into_iter().filter(LinearSpec::is_whole).map(|linear| (stored(&linear.weight()), linear)).collect()
 }
 
 /// The last part of a path.

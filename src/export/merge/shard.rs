@@ -145,7 +145,8 @@ impl Rewriting<'_> {
         let rows = linear.map(|linear| Replacement::of(self.adapters, linear)).transpose()?.flatten();
         let (width, to) = (self.width(entry), self.float.unwrap_or(entry.float));
         let change = Change { delta: delta.as_ref(), rows: rows.as_ref(), width, from: entry.float, to };
-        let packed = self.packing.map(|packing| packing.weight(&entry.name)).transpose()?.flatten();
+        let name = linear.map_or_else(|| entry.name.clone(), LinearSpec::weight);
+        let packed = self.packing.map(|packing| packing.weight(&name)).transpose()?.flatten();
         let change = if packed.is_some() { Change { from: Float::F32, ..change } } else { change };
         let mut tally = Tally { tensors: 1, merged_tensors: u64::from(delta.is_some() || rows.is_some()), ..Tally::default() };
         for numbers in self.blocks(entry) {
