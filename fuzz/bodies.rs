@@ -18,7 +18,7 @@ use rankine::export::consumers::{Consumer, Facts, Form, findings, portability};
 use rankine::fault::{Exit, Explain, Fault};
 use rankine::files::safetensors::Archive;
 use rankine::files::{verify_manifest, write_manifest};
-use rankine::model::{Folder, LinearSpec, shard_paths};
+use rankine::model::{Folder, LinearKind, LinearSpec, Role, shard_paths};
 use rankine::recipe;
 use rankine::terms::{Format, Holdout, Term, TrainOn, Truncation};
 use rankine::train::{Checkpoint, RunFolder, State};
