@@ -123,7 +123,8 @@ fn head(criterion: &mut Criterion) {
     for (name, wanted) in [("losses", Wanted::Nothing), ("losses and gradient", Wanted::Input)] {
         group.bench_function(name, |bencher| {
             bencher.iter(|| {
-                let scored = head.score(hidden.clone(), &targets, rankine::train::head_chunk_rows(VOCABULARY), wanted, 1.0);
+                let scored =
+                    head.score(hidden.clone(), &targets, rankine::train::head_chunk_rows(VOCABULARY), wanted, (1.0, None));
                 if let Some(gradient) = scored.gradient {
                     computed(gradient);
                 }

@@ -10,7 +10,7 @@ use std::sync::{Arc, LazyLock};
 
 use arrow::array::{ArrayRef, BinaryArray, RecordBatch};
 use parquet::arrow::ArrowWriter;
-use rankine::adapter::{LoraConfig, peft};
+use rankine::adapter::{LoraConfig, TableTarget, peft};
 use rankine::data::template::{ChatTemplate, Conversation, Rendered};
 use rankine::data::tokenize::{SpecialTokens, Tokenizer};
 use rankine::data::{Corpus, Divided, Encoder, Limits, Source, duplicates, split};
@@ -140,19 +140,27 @@ pub fn adapter_config(bytes: &[u8]) {
 fn check_adapter(config: &LoraConfig) {
     assert!(config.rank > 0 && config.alpha > 0.0, "{config:?}");
     portability(&Facts::of(config, None));
-    let linear =
-        |name: String| LinearSpec { name, inputs: 8, outputs: 16, bias: false, kind: LinearKind::Module, role: Role::Projection };
+    let module = |name: String, role| LinearSpec { name, inputs: 8, outputs: 16, bias: false, kind: LinearKind::Module, role };
     let parts = ["self_attn.q_proj", "self_attn.o_proj", "mlp.up_proj"];
-    let projections: Vec<_> = (0..2).flat_map(|layer| parts.map(|part| linear(format!("model.layers.{layer}.{part}")))).collect();
+    let in_layers = |layer| parts.map(|part| module(format!("model.layers.{layer}.{part}"), Role::Projection));
+    let tables = [("model.embed_tokens", Role::Embedding), ("lm_head", Role::TiedHead)];
+    let tables = tables.map(|(name, role)| module(name.to_owned(), role));
+    let projections: Vec<_> = (0..2).flat_map(in_layers).chain(tables).collect();
     let names: Vec<String> = projections.iter().map(|linear| linear.name.clone()).collect();
     match config.resolve(&names) {
         Ok(targets) => {
             assert!(!targets.is_empty());
             let is_sound = |module: &String, rank, scale: f64| names.contains(module) && rank > 0 && scale.is_finite();
             assert!(targets.iter().all(|target| is_sound(&target.module, target.rank, target.scale)), "{targets:?}");
-            let parameters = config.parameters(&projections).expect("its targets were resolved");
-            let wanted = targets.iter().map(|target| target.rank.checked_mul(8 + 16)).sum();
-            assert_eq!(Some(parameters), wanted, "{targets:?}");
+            match config.table_targets(&projections) {
+                Ok(tables) => {
+                    let parameters = config.parameters(&projections).expect("its targets were resolved");
+                    let of_tables = tables.iter().filter_map(TableTarget::shape).map(|[rows, width]| rows.checked_mul(width));
+                    let wanted = targets.iter().map(|target| target.rank.checked_mul(8 + 16)).chain(of_tables).sum();
+                    assert_eq!(Some(parameters), wanted, "{targets:?}, {tables:?}");
+                }
+                Err(error) => check_error(&error),
+            }
         }
         Err(error) => check_error(&error),
     }

@@ -168,15 +168,15 @@ fn the_plan_counts_what_trains_and_the_disk_holds_it() {
     ] {
         let desk = desk(family);
         let plan = |words: &[&str]| object(&desk.run(&[&["plan", "recipe.yaml", "--json"], words].concat()));
-        let (plain, with) = (plan(&[]), plan(&[words]));
+        let (bare, with) = (plan(&[]), plan(&[words]));
         let count = |plan: &Value| plan["trainable_parameters"].as_u64().unwrap();
-        assert_eq!(count(&with) - count(&plain), tables, "{words} on {family}");
+        assert_eq!(count(&with) - count(&bare), tables, "{words} on {family}");
         let parts = |plan: &Value, key: &str| plan["memory"]["parts"][key].as_u64().unwrap();
         assert_eq!(parts(&with, "trained_bytes"), 4 * count(&with), "{words} on {family}");
         assert_eq!(parts(&with, "moments_bytes"), 8 * count(&with), "{words} on {family}");
         // In the place of a table of the base is its copy: of one that is both, where both are copied.
         let replaced = if words.contains("modules_to_save") { (if family == "llama" { 2 } else { 1 }) * 4 * 304 * 32 } else { 0 };
-        assert_eq!(parts(&plain, "base_bytes") - parts(&with, "base_bytes"), replaced, "{words} on {family}");
+        assert_eq!(parts(&bare, "base_bytes") - parts(&with, "base_bytes"), replaced, "{words} on {family}");
 
         desk.run(&["train", "recipe.yaml", "output_dir=run", words]).says("train", 0, &[]);
         let size = |file: &str| desk.path("run").join(file).metadata().unwrap().len();
@@ -262,9 +262,9 @@ fn what_does_not_go_together_is_refused() {
 /// huggingface/peft#2777: with `tie_word_embeddings` PEFT breaks the tie with a warning among others; here it is said of the recipe.
 #[test]
 fn that_a_head_is_untied_is_said_before_training() {
+    const SAID: &str = "note: the base has one table for its embedding and its head, and the adapter changes them apart";
     let desk = desk("qwen2");
     let check = |words: &str| desk.run(&["check", "recipe.yaml", words]);
-    const SAID: &str = "note: the base has one table for its embedding and its head, and the adapter changes them apart";
     for words in [
         "adapter.modules_to_save=[lm_head]",
         "adapter.target_modules=[q_proj, embed_tokens]",

@@ -100,14 +100,20 @@ impl<'a> Beside<'a> {
     /// One cannot be read or its copy not be written.
     pub fn copy(&self, to: &Path, float: Option<Float>, tensor_bytes: u64, head: Option<&OwnHead>) -> Result<(), Error> {
         let config = |config: &mut Map<String, Value>| {
-            float.into_iter().for_each(|float| set_dtype(config, float));
-            head.into_iter().for_each(|_| drop(config.insert(TIED.to_owned(), json!(false))));
+            if let Some(float) = float {
+                set_dtype(config, float);
+            }
+            if head.is_some() {
+                config.insert(TIED.to_owned(), json!(false));
+            }
         };
         let index = |index: &mut Map<String, Value>| {
             if float.is_some() || head.is_some() {
                 set_size(index, tensor_bytes);
             }
-            head.into_iter().for_each(|head| head.list(index));
+            if let Some(head) = head {
+                head.list(index);
+            }
         };
         self.copy_with(to, config, index)
     }

@@ -74,9 +74,9 @@ impl TokenRows {
     /// Rows of these tokens, each once and below `vocabulary`.
     pub fn new(rows: Tensor<2>, tokens: &[u32], vocabulary: usize) -> Self {
         let device = rows.device();
-        let mut places = vec![tokens.len() as i32; vocabulary];
+        let mut places = vec![(tokens.len() as u32).cast_signed(); vocabulary];
         for (row, token) in tokens.iter().enumerate() {
-            places[*token as usize] = row as i32;
+            places[*token as usize] = (row as u32).cast_signed();
         }
         let tokens: Vec<i32> = tokens.iter().map(|token| token.cast_signed()).collect();
         Self {

@@ -83,10 +83,10 @@ fn merge_as(
     order.check(&config, hash_file(&config)?, report)?;
     order.check_names(&old, report)?;
     adapters.iter().try_for_each(|adapter| adapter.check_bases(&old))?;
-    let unties = adapters.iter().any(|adapter| adapter.unties);
+    let apart = adapters.iter().any(|adapter| adapter.unties);
     let names: Vec<String> = old.iter().flat_map(|old| old.shapes().into_keys()).collect();
     let stored = |name: &str| folder.spec.names.stored(name, names.iter().map(String::as_str));
-    let untied = if unties { untied(&linears, &old, stored) } else { None };
+    let untied = if apart { untied(&linears, &old, stored) } else { None };
 
     let packing = match order.onto {
         Onto::Stored => None,
@@ -94,7 +94,7 @@ fn merge_as(
     };
     let linears = by_weight(linears, stored);
     let rewriting = Rewriting { adapters: &adapters, linears, untied, float: order.float, packing: packing.as_ref(), interrupt };
-    let own_head = own_head(&rewriting, &old, unties)?;
+    let own_head = own_head(&rewriting, &old, apart)?;
     let beside = Beside::of(&order.base)?;
     let tensor_bytes = old.iter().map(|old| rewriting.tensor_bytes(old)).sum::<Result<u64, _>>()?;
     let header_bytes = old.iter().map(|old| Ok(rewriting.header(old)?.len() as u64)).sum::<Result<u64, Error>>()?;
@@ -142,8 +142,8 @@ fn untied(linears: &[LinearSpec], old: &[Archive], stored: impl Fn(&str) -> Stri
 }
 
 /// What config and index are to say of a head that was none of its own.
-fn own_head(rewriting: &Rewriting, old: &[Archive], unties: bool) -> Result<Option<OwnHead>, Error> {
-    if !unties {
+fn own_head(rewriting: &Rewriting, old: &[Archive], apart: bool) -> Result<Option<OwnHead>, Error> {
+    if !apart {
         return Ok(None);
     }
     for old in old {

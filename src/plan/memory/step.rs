@@ -1,7 +1,7 @@
 //! A training step as a walk over its moments: what is held when the head computes, and when each block goes backward.
 
 use super::block::BlockForm;
-use super::{F32, Load, Place, Purpose, Rows, StepParts};
+use super::{F32, Load, OfTable, Place, Purpose, Rows, StepParts};
 use crate::model::LayerSpec;
 use crate::terms::Method;
 use crate::train::Memory;
@@ -17,7 +17,6 @@ pub(super) const HELD_BACK: u64 = 8;
 pub(super) fn highest(load: &Load, memory: Memory) -> StepParts {
     let blocks: Vec<BlockForm> = (0..load.spec.layers.len()).map(|index| BlockForm::new(load, index, load.rows)).collect();
     let of_block = trainable_of_blocks(load);
-    let has_whole_head = load.trains_head();
     let lowest =
         if load.trains_embedding() { 0 } else { of_block.iter().position(|numbers| *numbers > 0).unwrap_or(blocks.len()) };
     let recomputes = |index: usize| index < memory.recomputed;
@@ -35,9 +34,14 @@ pub(super) fn highest(load: &Load, memory: Memory) -> StepParts {
         Place::Gpu { .. } => 0,
     };
     let mut kept_numbers: u64 = held_back + (0..blocks.len()).map(kept).sum::<u64>();
-    let at_head = if load.accumulated > 1 || has_whole_head { gradients } else { 0 };
+    let at_head = if load.accumulated > 1 || load.is_full() { gradients } else { 0 };
     let head = head_bytes(load) + left_of_heads(load, head_bytes(load), kept_numbers * load.computed_bytes());
     let mut moments = vec![Moment { gradients: at_head, kept: kept_numbers, head, ..Moment::default() }];
+    let [of_embedding, of_head] = load.trained_of_tables();
+    if of_head > 0 {
+        // Its gradients wait for the row that they are added to.
+        moments.push(Moment { gradients, kept: kept_numbers, own: of_head, ..Moment::default() });
+    }
     for (index, block) in blocks.iter().enumerate().skip(lowest).rev() {
         kept_numbers -= kept(index);
         let again = if recomputes(index) { block.kept() } else { 0 };
@@ -46,7 +50,6 @@ pub(super) fn highest(load: &Load, memory: Memory) -> StepParts {
         let own = of_block[index];
         moments.push(Moment { gradients, kept, recomputed: again, block: block.backward(), own, head: 0 });
     }
-    let [of_embedding, _] = load.trained_of_tables();
     if of_embedding > 0 {
         let input = 2 * blocks.first().map_or(0, BlockForm::input);
         moments.push(Moment { gradients, kept: kept_numbers, block: input, own: of_embedding, ..Moment::default() });
@@ -104,10 +107,13 @@ fn head_bytes(load: &Load) -> u64 {
     let table = (spec.vocabulary * spec.width) as u64;
     let weights = match load.trained.tables[1] {
         _ if load.trains_head() => 2 * table * F32 + if computed == F32 { 0 } else { table * computed },
-        of_head => 2 * of_head.numbers([spec.vocabulary, spec.width]) * F32,
+        OfTable::Rank(0) => 0,
+        of_head => {
+            // What matrices add to the logits is there once beside them; columns of rows take their places.
+            let beside = if let OfTable::Rank(_) = of_head { chunk * spec.vocabulary as u64 } else { 0 };
+            (2 * of_head.numbers([spec.vocabulary, spec.width]) + beside) * F32
+        }
     };
-    // What an adapter of the head adds to the logits is there once beside them.
-    let weights = weights + if load.trained_of_tables()[1] > 0 { chunk * spec.vocabulary as u64 * F32 } else { 0 };
     let logits = chunk * (spec.vocabulary as u64 * logit_bytes(load) + 3 * width * computed);
     let hidden = labelled * width * computed;
     hidden + (logits + hidden).max(2 * hidden) + weights
