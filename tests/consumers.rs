@@ -168,6 +168,43 @@ fn a_rope_that_mlx_lm_does_not_read_is_told() {
     assert!(!desk.run(&["check", "recipe.yaml", "--for", "mlx"]).stderr.contains("RoPE"));
 }
 
+/// By what each family's code in mlx-lm reads, and where it has windows.
+#[test]
+fn what_mlx_lm_computes_otherwise_is_told_by_family() {
+    let desk = desk();
+    let (rope, window) = ("it computes another RoPE", "mlx-lm computes no such sliding windows: beyond ");
+    for (family, said) in [
+        ("gemma", &[] as &[&str]),
+        ("gemma2", &[window]),
+        ("gemma3_text", &[rope, window]),
+        ("granite", &["mlx-lm needs `rope_theta`", "it does not load it"]),
+        ("mistral", &[rope, window]),
+        ("olmo2", &[rope]),
+        ("phi3", &[]),
+        ("phi3_longrope", &[rope, window]),
+        ("qwen3", &[]),
+        ("smollm3", &[rope]),
+    ] {
+        let base = golden(&format!("archs/{family}/model")).display().to_string();
+        let ran = desk.run(&["check", "recipe.yaml", "--for", "mlx", &format!("base_model={base}")]);
+        ran.says(family, 0, said);
+        for one in [rope, window, "does not load"] {
+            assert_eq!(ran.stderr.contains(one), said.iter().any(|part| part.contains(one)), "{family}: {ran:?}");
+        }
+    }
+}
+
+/// llama.cpp's names of architectures are those by which Ollama chooses.
+#[test]
+fn ollama_converts_adapters_of_two_architectures() {
+    let desk = desk();
+    for (family, converts) in [("llama", true), ("mistral", true), ("gemma2", true), ("gemma", false), ("phi3", false)] {
+        let base = golden(&format!("archs/{family}/model")).display().to_string();
+        let ran = desk.run(&["check", "recipe.yaml", "--for", "ollama", &format!("base_model={base}")]);
+        assert_eq!(!ran.stderr.contains("`llama` and `gemma2` only"), converts, "{family}: {ran:?}");
+    }
+}
+
 /// An adapter of the desk's base, as PEFT wrote it, in the folder `own`.
 fn adapter() -> Desk {
     let desk = Desk::new();

@@ -8,18 +8,37 @@ mod support;
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
 use common::*;
 use half::{bf16, f16};
 use rankine::adapter::peft;
-use rankine::export::gguf::{Kind, write_gguf_adapter, write_gguf_model};
+use rankine::export::gguf::{Kind, check_model, write_gguf_adapter, write_gguf_model};
 use rankine::fault::{Exit, Explain};
 use rankine::files::hash_file;
-use rankine::files::safetensors::Archive;
+use rankine::files::safetensors::{Archive, Named, write_f32};
 use rankine::model::{Folder, shard_paths};
+use serde_json::Value;
 use support::Desk;
+
+/// Families of which llama.cpp computes models.
+const EXPORTED: [&str; 14] = [
+    "llama",
+    "mistral",
+    "qwen2",
+    "qwen3",
+    "gemma",
+    "gemma2",
+    "gemma3_text",
+    "granite",
+    "olmo2",
+    "smollm3",
+    "phi3",
+    "phi3_longrope",
+    "mixtral",
+    "qwen3_moe",
+];
 
 /// A GGUF file, read anew from the format's description.
 #[derive(Debug)]
@@ -134,33 +153,202 @@ fn turned(rows: &[f32], heads: usize, width: usize) -> Vec<f32> {
     (0..heads * head_dim).flat_map(|row| rows[source(row) * width..(source(row) + 1) * width].to_vec()).collect()
 }
 
+/// A family's folder of model and adapter, or one of which llama.cpp knows the pattern of layers: with more of them where some do not rotate,
+/// with experts in all of them.
+fn exportable(case: &Path, family: &str) -> (PathBuf, Option<tempfile::TempDir>) {
+    if !["smollm3", "qwen3_moe"].contains(&family) {
+        return (case.to_owned(), None);
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let (model, adapter) = (folder.path().join("model"), folder.path().join("adapter"));
+    for (from, to) in [(case.join("model"), &model), (case.join("adapter"), &adapter)] {
+        fs::create_dir(to).unwrap();
+        for file in fs::read_dir(from).unwrap().map(Result::unwrap) {
+            fs::copy(file.path(), to.join(file.file_name())).unwrap();
+        }
+    }
+    let mut config = json(&model.join("config.json"));
+    if family == "smollm3" {
+        config["num_hidden_layers"] = 5.into();
+        config["no_rope_layers"] = vec![1, 1, 1, 0, 1].into();
+        config["layer_types"] = vec!["full_attention"; 5].into();
+        for path in [model.join("model.safetensors"), adapter.join("adapter_model.safetensors")] {
+            retold(&path, |name| {
+                let layers = (2..5).map(|layer| (format!("model.layers.{}.", layer % 2), format!("model.layers.{layer}.")));
+                let more = layers.filter(|(from, _)| name.contains(from)).map(|(from, to)| name.replace(&from, &to));
+                [name.to_owned()].into_iter().chain(more).collect()
+            });
+        }
+    } else {
+        config["mlp_only_layers"] = Value::Array(Vec::new());
+        retold(&model.join("model.safetensors"), |name| match name.strip_prefix("model.layers.1.mlp.") {
+            Some(rest) => vec![name.to_owned(), format!("model.layers.0.mlp.{rest}")],
+            None if name.starts_with("model.layers.0.mlp.") => Vec::new(),
+            None => vec![name.to_owned()],
+        });
+    }
+    fs::write(model.join("config.json"), config.to_string()).unwrap();
+    (folder.path().to_owned(), Some(folder))
+}
+
+/// Writes a file anew, each tensor under these names.
+fn retold(path: &Path, names: impl Fn(&str) -> Vec<String>) {
+    let archive = Archive::open(path).unwrap();
+    let told = |(name, shape): (String, Vec<usize>)| {
+        let numbers = archive.read_f32(&name).unwrap().unwrap();
+        names(&name).into_iter().map(|to| (to, shape.clone(), numbers.clone())).collect::<Vec<_>>()
+    };
+    let tensors: Vec<Named> = archive.shapes().into_iter().flat_map(told).collect();
+    drop(archive);
+    write_f32(path, &tensors, &[("format", "pt".to_owned())]).unwrap();
+}
+
+fn committed(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(path)
+}
+
+/// Keys that llama.cpp's converter leaves to llama.cpp's defaults, which are these, for some families.
+const SAID_ALWAYS: [&str; 6] = [
+    "feed_forward_length",
+    "attention.key_length",
+    "attention.value_length",
+    "rope.dimension_count",
+    "rope.freq_base",
+    "vocab_size",
+];
+
+/// `tests/golden/gguf` has what llama.cpp's own converter writes for these folders.
+#[test]
+fn keys_names_and_shapes_are_those_of_llama_cpps_converter() {
+    for family in EXPORTED {
+        let golden = json(&committed(&format!("gguf/{family}.json")));
+        let (case, _folder) = exportable(&committed(&format!("archs/{family}")), family);
+        let (gguf, _) = exported(&case.join("model"), Kind::F32);
+        let architecture = golden["architecture"].as_str().unwrap();
+        assert_eq!(gguf.pairs["general.architecture"], architecture, "{family}");
+        let mut theirs = golden["keys"].as_object().unwrap().clone();
+        // That of a dense layer, of which there is none.
+        theirs.remove("qwen3moe.feed_forward_length");
+        for (key, value) in &theirs {
+            let value = value.as_f64().map_or_else(|| value.as_str().unwrap().to_owned(), |number| (number as f32).to_string());
+            assert_eq!(gguf.pairs.get(key).unwrap_or_else(|| panic!("{family}: {key}")), &value, "{family}: {key}");
+        }
+        let prefix = format!("{architecture}.");
+        let own: Vec<&str> =
+            gguf.pairs.keys().filter(|key| !theirs.contains_key(*key)).filter_map(|key| key.strip_prefix(&prefix)).collect();
+        // llama.cpp takes every sixth layer for one without a window, where these are every second.
+        let pattern = if family == "gemma3_text" { Some("attention.sliding_window_pattern") } else { None };
+        let unknown: Vec<_> = own.iter().filter(|key| !SAID_ALWAYS.contains(key) && Some(**key) != pattern).collect();
+        assert_eq!(unknown, [""; 0].iter().collect::<Vec<_>>(), "{family}");
+        let shapes: BTreeMap<String, Vec<usize>> =
+            gguf.tensors.iter().map(|(name, (shape, _))| (name.clone(), shape.iter().rev().copied().collect())).collect();
+        let theirs: BTreeMap<String, Vec<usize>> = serde_json::from_value(golden["tensors"].clone()).unwrap();
+        assert_eq!(shapes, theirs, "{family}");
+    }
+    let (gguf, _) = exported(&committed("archs/gemma3_text/model"), Kind::F32);
+    assert_eq!(gguf.pairs["gemma3.attention.sliding_window_pattern"], "true\nfalse");
+}
+
+/// The numbers of a tensor of GGUF's in the folder of the model: of experts one after the other.
+fn stored_numbers(model: &Path, gguf: &str, config: &Value) -> Vec<f32> {
+    let (module, parts) = match config["model_type"].as_str().unwrap() {
+        "mixtral" => ("block_sparse_moe", ["w1", "w3", "w2"]),
+        _ => ("mlp", ["gate_proj", "up_proj", "down_proj"]),
+    };
+    let (layer, name) = gguf.strip_prefix("blk.").and_then(|rest| rest.split_once('.')).unwrap_or_default();
+    if name == "ffn_gate_inp.weight" {
+        return weight(model, &format!("model.layers.{layer}.{module}.gate.weight"));
+    }
+    let stacks = ["ffn_gate_exps.weight", "ffn_up_exps.weight", "ffn_down_exps.weight"];
+    match stacks.iter().position(|stack| *stack == name) {
+        Some(index) => {
+            let of = |expert| weight(model, &format!("model.layers.{layer}.{module}.experts.{expert}.{}.weight", parts[index]));
+            (0..config["num_local_experts"].as_u64().unwrap()).flat_map(of).collect()
+        }
+        None => weight(model, &stored_name(gguf, config)),
+    }
+}
+
+/// A tensor's name in the folder of the model.
+fn stored_name(gguf: &str, config: &Value) -> String {
+    let has_pre = ["gemma2", "gemma3_text", "olmo2"].iter().all(|family| config["model_type"] != **family);
+    let (module, end) = gguf.rsplit_once('.').unwrap();
+    let Some((layer, module)) = module.strip_prefix("blk.").and_then(|rest| rest.split_once('.')) else {
+        let outside = match module {
+            "token_embd" => "model.embed_tokens",
+            "output_norm" => "model.norm",
+            "output" => "lm_head",
+            other => panic!("{other}"),
+        };
+        return format!("{outside}.{end}");
+    };
+    let is_fused = config["model_type"] == "phi3";
+    let module = match module {
+        "attn_norm" => "input_layernorm",
+        "ffn_norm" if has_pre => "post_attention_layernorm",
+        "ffn_norm" => "pre_feedforward_layernorm",
+        "post_attention_norm" => "post_attention_layernorm",
+        "post_ffw_norm" => "post_feedforward_layernorm",
+        "attn_q" => "self_attn.q_proj",
+        "attn_k" => "self_attn.k_proj",
+        "attn_v" => "self_attn.v_proj",
+        "attn_qkv" => "self_attn.qkv_proj",
+        "attn_output" => "self_attn.o_proj",
+        "attn_q_norm" => "self_attn.q_norm",
+        "attn_k_norm" => "self_attn.k_norm",
+        "ffn_gate" => "mlp.gate_proj",
+        "ffn_up" if is_fused => "mlp.gate_up_proj",
+        "ffn_up" => "mlp.up_proj",
+        "ffn_down" => "mlp.down_proj",
+        other => panic!("{other}"),
+    };
+    format!("model.layers.{layer}.{module}.{end}")
+}
+
+/// What llama.cpp has no key for is in the numbers: Gemma's norms of 1 + w, and scores that are not divided by the root of a head's width.
 #[test]
 fn a_model_has_the_numbers_of_its_folder() {
-    for (family, architecture) in [("llama", "llama"), ("mistral", "llama"), ("qwen2", "qwen2"), ("qwen3", "qwen3")] {
-        let model = golden(&format!("archs/{family}/model"));
+    for family in EXPORTED {
+        let (case, _folder) = exportable(&golden(&format!("archs/{family}")), family);
+        let model = case.join("model");
         let (gguf, _) = exported(&model, Kind::F32);
-        let spec = Folder::open(&model).unwrap().spec;
+        let (spec, config) = (Folder::open(&model).unwrap().spec, json(&model.join("config.json")));
         let mixer = spec.layers[0].mixer.grouped().unwrap();
-        for (key, value) in [
-            ("general.architecture", architecture.to_owned()),
-            ("general.type", "model".to_owned()),
-            (&format!("{architecture}.block_count"), spec.layers.len().to_string()),
-            (&format!("{architecture}.attention.head_count_kv"), mixer.kv_heads.to_string()),
-            (&format!("{architecture}.rope.freq_base"), (mixer.rope.as_ref().unwrap().theta as f32).to_string()),
-        ] {
-            assert_eq!(gguf.pairs[key], value, "{family}: {key}");
-        }
         assert_eq!(gguf.pairs["tokenizer.ggml.tokens"].split('\n').count(), spec.vocabulary, "{family}");
-        let is_turned = architecture == "llama";
-        let query = weight(&model, "model.layers.1.self_attn.q_proj.weight");
-        let key = weight(&model, "model.layers.1.self_attn.k_proj.weight");
-        let expect = |numbers: &[f32], heads| if is_turned { turned(numbers, heads, spec.width) } else { numbers.to_vec() };
-        assert_eq!(gguf.tensors["blk.1.attn_q.weight"].1, expect(&query, mixer.heads), "{family}");
-        assert_eq!(gguf.tensors["blk.1.attn_k.weight"].1, expect(&key, mixer.kv_heads), "{family}");
-        let (shape, down) = &gguf.tensors["blk.0.ffn_down.weight"];
-        assert_eq!((shape[1], down), (spec.width, &weight(&model, "model.layers.0.mlp.down_proj.weight")), "{family}");
         assert_eq!(gguf.tensors.contains_key("output.weight"), !spec.tied_head, "{family}");
-        assert_eq!(gguf.tensors.contains_key("rope_freqs.weight"), family == "llama", "{family}");
+        let factors: Vec<&str> = gguf.tensors.keys().filter(|name| name.starts_with("rope_")).map(String::as_str).collect();
+        let expected: &[&str] = match family {
+            "llama" => &["rope_freqs.weight"],
+            "phi3_longrope" => &["rope_factors_long.weight", "rope_factors_short.weight"],
+            _ => &[],
+        };
+        assert_eq!(factors, expected, "{family}");
+        let is_turned = ["llama", "mistral", "granite", "smollm3", "mixtral"].contains(&family);
+        let scalar = config["query_pre_attn_scalar"].as_f64();
+        for (name, (_, numbers)) in gguf.tensors.iter().filter(|(name, _)| !name.starts_with("rope_")) {
+            let mut expected = stored_numbers(&model, name, &config);
+            if name.contains("attn_q.") && is_turned {
+                expected = turned(&expected, mixer.heads, expected.len() / (mixer.heads * mixer.head_dim));
+            }
+            if name.contains("attn_k.") && is_turned {
+                expected = turned(&expected, mixer.kv_heads, expected.len() / (mixer.kv_heads * mixer.head_dim));
+            }
+            if name.ends_with("norm.weight") && family.starts_with("gemma") {
+                expected.iter_mut().for_each(|number| *number += 1.0);
+            }
+            let scaled = match family {
+                "gemma2" => name.contains("attn_q."),
+                "gemma3_text" => name.contains("attn_q_norm."),
+                _ => false,
+            };
+            if let Some(scalar) = scalar.filter(|_| scaled) {
+                let missing = (mixer.head_dim as f64 / scalar).sqrt();
+                expected.iter_mut().for_each(|number| *number = (f64::from(*number) * missing) as f32);
+                assert!(difference(numbers, &expected) <= 1e-6, "{family}: {name}");
+            } else {
+                assert_eq!(*numbers, expected, "{family}: {name}");
+            }
+        }
     }
 }
 
@@ -172,21 +360,49 @@ fn the_files_are_those_from_which_llama_cpp_computed_right() {
         ("mistral", "40454fa3a065581465fb60d01285accbec88076d08cab6b52862cd11c4a8b489"),
         ("qwen2", "f01e79627088b3f46bfe3c05aa137e235adb8f91e314eda9e5d55323957aebbf"),
         ("qwen3", "20ad7fbabc772a2af275483721a5c57ff3c30e33794d71aa8160a48fffd06372"),
+        ("gemma", "a0046e91d2a84fd6aabaad64cb7578506f04f3a0bc653669794be9750526e88a"),
+        ("gemma2", "731c385ffd853d54ca25d64090224e736f94eda7aa1215f1f4102c34408ea951"),
+        ("gemma3_text", "fdb5459fd8ff67170cfbb2ea011ba8f8567bd6b28b452cd207d22f0d88c44ee4"),
+        ("granite", "9b00b182d75b55011a97ba87f51a4e62952f64e23a46f32becee5f2d11ddee32"),
+        ("olmo2", "afd0d18b70dc9020b1251d72723c49fdcf3ca53dcd28f79fc3a5b386e4fc168b"),
+        ("smollm3", "7aa0645c6fd7ff0510897e99928d5400baf3ebb6eceeafbcafbc5fc8910d1f8f"),
+        ("phi3", "b55ce00545c81613f62f0ed8a91e4185a152d2a8aa3b477d9ff8c4b9233a45e8"),
+        ("phi3_longrope", "cb27fa219d398a3083dbd914ff3db05270f6f723102878ef9f43d056e4dc06cb"),
         ("llama adapter", "581dc06096448bb64d694034f8cdd4509f452aa3ff9dcf2994fbc5121e080191"),
         ("mistral adapter", "166dee075879f72202735f7f2c36f7a8f357577b28c45d9182067c4ba1171cea"),
         ("qwen2 adapter", "e163f5dea075f9aec10ed50e6f5a808e6520a8637e1c2effd43c488e09c000ce"),
         ("qwen3 adapter", "c68397907a542b16f3bcb2d6f54451bfc929b7e07eb19f551c9793c5ee3a4ae1"),
+        ("gemma adapter", "0aaf7fb093739d6cd99293ba28f936bd7f1a218d3cd6d8f4e4059620a5e9427e"),
+        ("gemma2 adapter", "ecfe1f1abfc15ec35f9e2fa9dbc81906e7a82498cdd178c3fa5dbda6edb6da1a"),
+        ("gemma3_text adapter", "10cfcbe4a76354ee8aabc05e48c9711f4a1fba5529363386ab15f35f17be0aca"),
+        ("granite adapter", "975fe54a70c592a327b93786daac204848aa59314963e5bc657368efad8bd2e1"),
+        ("olmo2 adapter", "8f9585aee160c32de0baf1619c89fb3f47ac50179273d34020b89ad4db25b108"),
+        ("smollm3 adapter", "bb1ffd76645b7b2fe83d3791ab3977d53962dcffe7b7774492c7769bfe7f54af"),
+        ("phi3 adapter", "eb569a1e932ee39e7f8240482b09f6367f6ce35f1c4ba471705b6eb5a33050d3"),
+        ("phi3_longrope adapter", "f566386bd06e2208238b1af25508dc848088e2d6a1b9eb562dc6f0a17faa19d6"),
+        ("mixtral", "f5dbd23d8a8cdc56ba1bce68cedc7a7d3f65e619923c6c259fbb5b7fb1a8f8b0"),
+        ("qwen3_moe", "123ca1bc815ea2f9681406eba0d25b2a26a5809a9c8e9a7180199ac822691381"),
+        ("mixtral adapter", "dc8508c2ed05c132c53b7672a8a0f74a0f7dfa8ad01b15d41fc3f6f88e01e7f2"),
+        ("qwen3_moe adapter", "c5914640684f56226252ea7f9a534942f38731e28dcba038743965568525d432"),
+        ("mixtral per_expert", "9186edf053322cc16a6244ae87f3d85125750b6c8703e390929455c4baa72faa"),
+        ("mixtral target_parameters", "a31e485bc09980f413ea7c453947ba0c090afb051f78f8cd8c85e67ffd7a839c"),
         ("llama rslora", "eba1f1070a6ee16586a05991cd40803c5bafc48b0c753d195461cf75570b7664"),
         ("llama patterns", "0ddc2d7adaa72ac9825709b082d9b1d899ae6cb1ca0c7c2694f0f6a0a2a1bb3f"),
     ]);
-    let committed = |path: &str| Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/archs").join(path);
     let mut found = BTreeMap::new();
-    for family in FIRST_FAMILIES {
-        found.insert(family.to_owned(), exported(&committed(family).join("model"), Kind::F32).1.to_string());
+    for family in EXPORTED {
+        let (case, _folder) = exportable(&committed(&format!("archs/{family}")), family);
+        found.insert(family.to_owned(), exported(&case.join("model"), Kind::F32).1.to_string());
     }
-    let variants = [("llama", "rslora", "variants/rslora/adapter"), ("llama", "patterns", "variants/patterns/adapter")];
-    for (family, name, adapter) in FIRST_FAMILIES.map(|family| (family, "adapter", "adapter")).into_iter().chain(variants) {
-        let (case, folder) = (committed(family), tempfile::tempdir().unwrap());
+    let variants = [
+        ("llama", "rslora", "variants/rslora/adapter"),
+        ("llama", "patterns", "variants/patterns/adapter"),
+        ("mixtral", "per_expert", "variants/per_expert/adapter"),
+        ("mixtral", "target_parameters", "variants/target_parameters/adapter"),
+    ];
+    for (family, name, adapter) in EXPORTED.map(|family| (family, "adapter", "adapter")).into_iter().chain(variants) {
+        let ((case, _folder), folder) =
+            (exportable(&committed(&format!("archs/{family}")), family), tempfile::tempdir().unwrap());
         let path = folder.path().join("adapter.gguf");
         write_gguf_adapter(&case.join(adapter), &case.join("model"), &path, &AtomicBool::new(false), &|_| {}).unwrap();
         found.insert(format!("{family} {name}"), hash_file(&path).unwrap().to_string());
@@ -210,6 +426,45 @@ fn halves_and_blocks_are_near_the_numbers() {
             assert!(shape.len() > 1 || off == 0.0, "{name}: a vector stays in f32");
         }
     }
+}
+
+#[test]
+fn routers_stay_in_f32() {
+    let model = golden("archs/mixtral/model");
+    let router = exported(&model, Kind::Q8_0).0.tensors["blk.1.ffn_gate_inp.weight"].1.clone();
+    assert_eq!(router, weight(&model, "model.layers.1.block_sparse_moe.gate.weight"));
+}
+
+/// A text decoder inside a model that does more is that decoder, whichever names its tensors have.
+#[test]
+fn a_wrapped_decoder_is_the_decoder() {
+    let plain = committed("archs/gemma3_text/model");
+    let folder = tempfile::tempdir().unwrap();
+    for file in fs::read_dir(&plain).unwrap().map(Result::unwrap) {
+        fs::copy(file.path(), folder.path().join(file.file_name())).unwrap();
+    }
+    let config = serde_json::json!({"model_type": "gemma3", "text_config": json(&plain.join("config.json"))});
+    fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
+    let expected = exported(&plain, Kind::F32).0.tensors;
+    for stem in ["language_model.model.", "model.language_model."] {
+        fs::copy(plain.join("model.safetensors"), folder.path().join("model.safetensors")).unwrap();
+        retold(&folder.path().join("model.safetensors"), |name| vec![name.replacen("model.", stem, 1)]);
+        assert_eq!(exported(folder.path(), Kind::F32).0.tensors, expected, "{stem}");
+    }
+}
+
+/// Phi-4-mini turns the first features of each head only.
+#[test]
+fn a_part_of_each_head_is_turned_where_llama_cpp_can() {
+    let folder = tempfile::tempdir().unwrap();
+    for file in fs::read_dir(committed("archs/phi3/model")).unwrap().map(Result::unwrap) {
+        fs::copy(file.path(), folder.path().join(file.file_name())).unwrap();
+    }
+    let mut config = json(&folder.path().join("config.json"));
+    config["rope_parameters"]["partial_rotary_factor"] = 0.5.into();
+    fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
+    let pairs = exported(folder.path(), Kind::F32).0.pairs;
+    assert_eq!((&*pairs["phi3.rope.dimension_count"], &*pairs["phi3.attention.key_length"]), ("4", "8"));
 }
 
 #[test]
@@ -240,6 +495,63 @@ fn an_adapter_adds_the_same_with_alpha_over_r() {
     }
 }
 
+/// PEFT's two ways to adapt experts, each expert's modules or the parameters of all of them, are one in llama.cpp: A and B of all experts.
+#[test]
+fn adapters_of_experts_are_stacked() {
+    for (family, parts) in [("mixtral", ["w1", "w3", "w2"]), ("qwen3_moe", ["gate_proj", "up_proj", "down_proj"])] {
+        let (case, _folder) = exportable(&committed(&format!("archs/{family}")), family);
+        let spec = Folder::open(&case.join("model")).unwrap().spec;
+        for variant in ["per_expert", "target_parameters"] {
+            let adapter = committed(&format!("archs/{family}/variants/{variant}/adapter"));
+            let folder = tempfile::tempdir().unwrap();
+            let (adapter, path) = (for_every_layer(&adapter, family, folder.path()), folder.path().join("adapter.gguf"));
+            write_gguf_adapter(&adapter, &case.join("model"), &path, &AtomicBool::new(false), &|_| {}).unwrap();
+            let gguf = read(&path);
+            let alpha: f64 = gguf.pairs["adapter.lora.alpha"].parse().unwrap();
+            let config = peft::read_config(&adapter).unwrap();
+            let numbers = peft::read_numbers(&adapter, &config, &spec.projections()).unwrap();
+            let names: Vec<String> = spec.projections().into_iter().map(|linear| linear.name).collect();
+            let targets = config.resolve(&names).unwrap();
+            let mut seen = 0;
+            for target in targets.iter().filter(|target| target.module.contains(".experts.")) {
+                let (before, behind) = target.module.split_once(".experts.").unwrap();
+                let (layer, (expert, part)) = (before.split('.').nth(2).unwrap(), behind.split_once('.').unwrap());
+                let expert: usize = expert.parse().unwrap();
+                let name = ["gate", "up", "down"][parts.iter().position(|known| *known == part).unwrap()];
+                let part = |end: &str| &gguf.tensors[&format!("blk.{layer}.ffn_{name}_exps.weight.lora_{end}")];
+                let ([a, b], (a_shape, a_all), (b_shape, b_all)) = (&numbers[&target.module], part("a"), part("b"));
+                assert_eq!((a_shape[1], a_shape[2], b_shape[0], b_shape[2]), (target.rank, 4, target.rank, 4), "{variant}");
+                assert_eq!(&a_all[expert * a.len()..][..a.len()], a, "{family} {variant}: {}", target.module);
+                let scaled = |number: &f32, scale: f64| (f64::from(*number) * scale) as f32;
+                let b_here: Vec<f32> =
+                    b_all[expert * b.len()..][..b.len()].iter().map(|b| scaled(b, alpha / target.rank as f64)).collect();
+                let ours: Vec<f32> = b.iter().map(|b| scaled(b, target.scale)).collect();
+                assert!(difference(&b_here, &ours) <= 1e-7, "{family} {variant}: {}", target.module);
+                seen += 1;
+            }
+            assert!(seen > 0, "{family} {variant}");
+        }
+    }
+}
+
+/// The adapter, of the first layer too where only the second one has experts in the golden.
+fn for_every_layer(adapter: &Path, family: &str, folder: &Path) -> PathBuf {
+    if family != "qwen3_moe" {
+        return adapter.to_owned();
+    }
+    let copy = folder.join("adapter");
+    fs::create_dir(&copy).unwrap();
+    for file in fs::read_dir(adapter).unwrap().map(Result::unwrap) {
+        fs::copy(file.path(), copy.join(file.file_name())).unwrap();
+    }
+    retold(&copy.join("adapter_model.safetensors"), |name| match name.split_once("layers.1.mlp.") {
+        Some((before, behind)) => vec![name.to_owned(), format!("{before}layers.0.mlp.{behind}")],
+        None if name.contains("layers.0.mlp.") => Vec::new(),
+        None => vec![name.to_owned()],
+    });
+    copy
+}
+
 #[test]
 fn what_llama_cpp_would_do_otherwise_is_refused() {
     let desk = Desk::new();
@@ -260,14 +572,125 @@ fn what_llama_cpp_would_do_otherwise_is_refused() {
         &["the tokenizer of `base/tokenizer.json` cannot be told to llama.cpp: its pre_tokenizer is none"],
     );
     desk.write("base/tokenizer.json", &tokenizer);
-    desk.edit("base/tokenizer.json", "\"ignore_merges\": true", "\"ignore_merges\": false");
-    export(&[]).says("other merges", 65, &["`ignore_merges` is false"]);
+    desk.edit("base/tokenizer.json", "\\\\p{N}{1,3}", "\\\\p{N}");
+    export(&[]).says("other merges", 65, &["`ignore_merges` is true, which it is not in llama.cpp's `qwen2`"]);
     desk.write("base/tokenizer.json", &tokenizer);
     desk.cut("base/model.safetensors", 0.5);
     export(&[]).says("cut weights", 65, &["is not a whole safetensors file"]);
     desk.run(&["export", "none", "--to", "gguf", "--out", "x"]).says("no model", 66, &["`none` does not exist"]);
     desk.run(&["export", "base", "--to", "gguf-adapter", "--out", "x"]).says("no adapter", 65, &["`base` holds no adapter"]);
     assert_eq!(fs::read_dir(desk.path("new")).unwrap().count(), 0, "nothing half is left");
+}
+
+/// Both sides are named before anything is written: what the model has, and what the nearest of llama.cpp's architectures takes.
+#[test]
+fn what_no_architecture_of_llama_cpp_computes_is_refused() {
+    type Edit = (&'static str, Value);
+    let off = Value::Null;
+    let cases: [(&str, &[Edit], &str); 16] = [
+        (
+            "smollm3",
+            &[],
+            "no rotation in layer 1: llama.cpp is not known to compute that, its `smollm3` takes none in every 4th layer",
+        ),
+        (
+            "gemma2",
+            &[("attn_logit_softcapping", off.clone())],
+            "scores without a cap: llama.cpp is not known to compute that, its `gemma2` takes a cap of scores",
+        ),
+        ("gemma2", &[("final_logit_softcapping", off.clone())], "logits without a cap"),
+        (
+            "gemma2",
+            &[("tie_word_embeddings", false.into())],
+            "a head of its own: llama.cpp is not known to compute that, its `gemma2` takes the embedding as its head",
+        ),
+        (
+            "gemma3_text",
+            &[("attn_logit_softcapping", 50.0.into())],
+            "a cap of scores: llama.cpp is not known to compute that, its `gemma3` takes none",
+        ),
+        (
+            "gemma",
+            &[("attention_bias", true.into())],
+            "biases of q, k, v and the output: llama.cpp is not known to compute that, its `gemma` takes no biases",
+        ),
+        (
+            "olmo2",
+            &[("tie_word_embeddings", true.into())],
+            "the embedding as its head: llama.cpp is not known to compute that, its `olmo2` takes a head of its own",
+        ),
+        ("granite", &[("mlp_bias", true.into())], "biases in the feed-forward"),
+        ("qwen3", &[("attention_bias", true.into())], "its `qwen3` takes no biases"),
+        (
+            "qwen3_moe",
+            &[],
+            "experts in some layers only: llama.cpp is not known to compute that, its `qwen3moe` takes experts in every layer",
+        ),
+        ("qwen3_moe", &[("mlp_only_layers", Value::Array(Vec::new())), ("norm_topk_prob", false.into())], "this router"),
+        ("deepseek_v2", &[], "latent attention"),
+        ("deepseek_v3", &[], "latent attention"),
+        ("falcon_7b", &[], "a feed-forward without a gate, norms of layers"),
+        ("gpt_oss", &[], "attention sinks"),
+        ("qwen3", &[("partial_rotary_factor", 0.5.into())], "a rotation of a part of each head"),
+    ];
+    for (family, edits, said) in cases {
+        let folder = tempfile::tempdir().unwrap();
+        let spec = |name: &str| committed(&format!("archs/{family}/model/{name}"));
+        let mut config = json(&spec("config.json"));
+        for (key, value) in edits {
+            config[key] = value.clone();
+        }
+        let base = folder.path().join("base");
+        fs::create_dir(&base).unwrap();
+        fs::write(base.join("config.json"), config.to_string()).unwrap();
+        fs::copy(spec("tokenizer.json"), base.join("tokenizer.json")).unwrap();
+        let checked = check_model(&base).unwrap_err();
+        assert_eq!(checked.exit(), Exit::Input, "{family}");
+        assert!(checked.to_string().contains(said), "{family} {edits:?}: {checked}");
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let (model, path) = (committed("archs/smollm3/model"), folder.path().join("new/x.gguf"));
+    let adapter = committed("archs/smollm3/adapter");
+    assert!(write_gguf_model(&model, &path, Kind::F32, &AtomicBool::new(false), &|_| {}).is_err());
+    assert!(write_gguf_adapter(&adapter, &model, &path, &AtomicBool::new(false), &|_| {}).is_err());
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0, "not even a folder");
+}
+
+/// Gemma's own tokenizer.json cuts at blanks, of which none are left there, and has runs of blanks as tokens; Llama 3's words merged step by step
+/// are what OLMo 2 and Phi-4 have.
+#[test]
+fn tokenizers_of_the_families_are_told() {
+    let pairs = |family: &str, edit: &dyn Fn(&mut Value)| {
+        let folder = tempfile::tempdir().unwrap();
+        for file in fs::read_dir(committed(&format!("archs/{family}/model"))).unwrap().map(Result::unwrap) {
+            fs::copy(file.path(), folder.path().join(file.file_name())).unwrap();
+        }
+        let path = folder.path().join("tokenizer.json");
+        let mut tokenizer = json(&path);
+        edit(&mut tokenizer);
+        fs::write(&path, tokenizer.to_string()).unwrap();
+        let mut pairs = exported(folder.path(), Kind::F16).0.pairs;
+        pairs.remove("general.name");
+        pairs
+    };
+    let plain = pairs("gemma", &|_| {});
+    let cuts =
+        serde_json::json!({"type": "Split", "pattern": {"String": " "}, "behavior": "MergedWithPrevious", "invert": false});
+    assert_eq!(plain, pairs("gemma", &|tokenizer| tokenizer["pre_tokenizer"] = cuts.clone()));
+    let (model, prefix) = (&plain["tokenizer.ggml.model"], &plain["tokenizer.ggml.add_space_prefix"]);
+    assert_eq!((model.as_str(), prefix.as_str()), ("llama", "false"));
+    let blanks = |tokenizer: &mut Value| {
+        let (id, added) = (303, tokenizer["added_tokens"].as_array_mut().unwrap());
+        let mut token = added[0].clone();
+        (token["id"], token["content"], token["special"]) = (id.into(), "▁▁".into(), false.into());
+        added.push(token);
+    };
+    let with = pairs("gemma", &blanks);
+    assert_eq!(with["tokenizer.ggml.tokens"].split('\n').nth(303), Some("  "));
+    assert_eq!(with["tokenizer.ggml.token_type"].split('\n').nth(303), Some("4"), "user-defined");
+    assert_eq!(plain["tokenizer.ggml.token_type"].split('\n').nth(303), Some("1"), "an ordinary one");
+    let stepwise = pairs("llama", &|tokenizer| tokenizer["model"]["ignore_merges"] = false.into());
+    assert_eq!(stepwise["tokenizer.ggml.pre"], "dbrx");
 }
 
 #[test]
@@ -279,6 +702,16 @@ fn a_run_of_ours_is_exported_with_its_base() {
     let mistral = golden("archs/mistral/model").display().to_string();
     let ran = desk.run(&["export", &mistral, "--to", "gguf", "--out", "mistral.gguf"]);
     ran.says("sliding window", 0, &["note: llama.cpp has no sliding window for this model: beyond 5 tokens"]);
+    let long = golden("archs/phi3_longrope/model").display().to_string();
+    let ran = desk.run(&["export", &long, "--to", "gguf", "--out", "long.gguf"]);
+    ran.says(
+        "two sets of factors",
+        0,
+        &["beyond 6 tokens", "note: llama.cpp turns by this model's long factors", "`--ctx-size 8`"],
+    );
+    let gemma = golden("archs/gemma2/model").display().to_string();
+    let ran = desk.run(&["export", &gemma, "--to", "gguf", "--out", "gemma.gguf"]);
+    assert!(ran.exit == 0 && !ran.stderr.contains("note:"), "its windows are computed: {ran:?}");
 }
 
 #[test]

@@ -151,3 +151,16 @@ fn a_run_and_its_checkpoints_are_exported() {
     }
     assert!(!desk.path("x").exists(), "nothing half is left");
 }
+
+/// Its tensors would have names that mlx-lm looks for nowhere: the base would answer without a word.
+#[test]
+fn adapters_of_single_experts_are_refused() {
+    let desk = Desk::new();
+    let (adapter, base) = (golden("archs/mixtral/variants/per_expert/adapter"), golden("archs/mixtral/model"));
+    let words = [adapter.to_str().unwrap(), "--base", base.to_str().unwrap(), "--to", "mlx", "--out", "x"];
+    desk.run(&[&["export"], &words[..]].concat()).says("experts", 65, &["is of one expert, and mlx-lm has one module for all"]);
+    assert!(!desk.path("x").exists());
+    let attention = golden("archs/mixtral/adapter");
+    let words = [attention.to_str().unwrap(), "--base", base.to_str().unwrap(), "--to", "mlx", "--out", "x"];
+    desk.run(&[&["export"], &words[..]].concat()).says("attention", 0, &[]);
+}

@@ -13,7 +13,7 @@ use crate::adapter::peft::{self, LastB, Stored};
 use crate::adapter::{Error, LoraConfig};
 use crate::files::safetensors::{Archive, Named, write_f32};
 use crate::files::{self, write_atomic};
-use crate::model::LinearSpec;
+use crate::model::{LinearKind, LinearSpec};
 
 const WEIGHTS: &str = "adapters.safetensors";
 const CONFIG: &str = "adapter_config.json";
@@ -27,6 +27,14 @@ pub fn write_mlx(adapter: &Path, base: &str, projections: &[LinearSpec], folder:
     let stored = peft::stored_in(&archive, "", &config, projections)?;
     if let Some(outside) = stored.iter().find(|stored| place(&stored.target.module).is_none()) {
         let message = format!("`{}` is in no layer, and mlx-lm has adapters of layers only", outside.target.module);
+        return Err(Error::Config { place: archive.path().display().to_string(), message });
+    }
+    let is_routed = |stored: &&Stored| {
+        projections.iter().any(|linear| linear.name == stored.target.module && linear.kind != LinearKind::Module)
+    };
+    if let Some(routed) = stored.iter().find(is_routed) {
+        let message =
+            format!("`{}` is of one expert, and mlx-lm has one module for all experts of a layer", routed.target.module);
         return Err(Error::Config { place: archive.path().display().to_string(), message });
     }
     let rank = stored.iter().map(|stored| stored.target.rank).max().unwrap_or(config.rank);

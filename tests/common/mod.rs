@@ -31,7 +31,7 @@ pub const FAMILIES: [&str; 19] = [
     "falcon_new",
     "gpt_oss",
 ];
-/// Those of which there are goldens of all weights trained, and which llama.cpp is known to compute.
+/// Those of which there are goldens of all weights trained.
 pub const FIRST_FAMILIES: [&str; 4] = ["llama", "mistral", "qwen2", "qwen3"];
 
 /// A file of tests/golden, or of the set of the same layout that `RANKINE_GOLDEN` names.

@@ -2,24 +2,43 @@
 
 use std::path::Path;
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::{Consumer, Finding};
 use crate::export::{gguf, ollama};
 use crate::fault::Explain;
 use crate::files::{JSON_BYTES, read_text_up_to};
-use crate::model::Folder;
+use crate::model::{Folder, LayerSpec};
+use crate::nn::attention::Span;
 
-/// Architectures whose code in mlx-lm (0.32.2, `models/llama.py` and `models/qwen2.py`) reads `rope_theta` and `rope_scaling` and not
-/// `rope_parameters`, and the theta that it takes then.
-const MLX_OLD_KEYS: [(&str, f64); 2] = [("llama", 1e4), ("qwen2", 1e6)];
+/// Values of `model_type` whose code in mlx-lm (0.32.2, `models/*.py`) reads `rope_theta` and `rope_scaling` and not `rope_parameters`, and
+/// the theta that it takes then; without one it does not load the base.
+const MLX_OLD_KEYS: [(&str, Option<f64>); 12] = [
+    ("gemma", Some(1e4)),
+    ("gemma2", Some(1e4)),
+    ("gemma3_text", Some(1e6)),
+    ("granite", None),
+    ("llama", Some(1e4)),
+    ("mistral", Some(1e4)),
+    ("mixtral", Some(1e6)),
+    ("olmo2", Some(1e4)),
+    ("phi3", Some(1e4)),
+    ("qwen2", Some(1e6)),
+    ("qwen3_moe", None),
+    ("smollm3", Some(1e4)),
+];
+/// Where layers with a window have a rotation of their own, the theta that mlx-lm takes for them.
+const MLX_LOCAL_THETA: f64 = 1e4;
+/// Values of `model_type` whose code there has sliding windows: in all layers but every so many, or in those that `layer_types` names.
+const MLX_WINDOWS_BY_PERIOD: [&str; 1] = ["gemma3_text"];
+const MLX_WINDOWS_BY_LAYER: [&str; 3] = ["llama", "mistral", "smollm3"];
 
 /// What a consumer does with models made from the base in `folder`; `source` is the chat template, where it is not the folder's own. Nothing
 /// is written, and no weights are read.
 pub fn model_findings(consumer: Consumer, folder: &Path, source: Option<&str>) -> Vec<Finding> {
     let found = match consumer {
         Consumer::Vllm | Consumer::Peft => [None, None],
-        Consumer::Mlx => [mlx_rope(folder), None],
+        Consumer::Mlx => [mlx_rope(folder), mlx_window(folder)],
         Consumer::LlamaCpp | Consumer::LmStudio => [told(consumer, folder), None],
         Consumer::Ollama => [told(consumer, folder), proven(folder, source)],
     };
@@ -41,17 +60,54 @@ fn proven(folder: &Path, source: Option<&str>) -> Option<Finding> {
     Some(if is_mended_later { Finding::changes(words, next) } else { Finding::rejects(words, next) })
 }
 
+fn config_of(folder: &Path) -> Option<Value> {
+    serde_json::from_str(&read_text_up_to(&folder.join("config.json"), JSON_BYTES).ok()?).ok()
+}
+
 /// Whether mlx-lm computes another RoPE than the base has.
 fn mlx_rope(folder: &Path) -> Option<Finding> {
-    let name = gguf::architecture_name(&Folder::open(folder).ok()?.spec).ok()?;
-    let (_, theta) = MLX_OLD_KEYS.into_iter().find(|(known, _)| *known == name)?;
-    let config: Value = serde_json::from_str(&read_text_up_to(&folder.join("config.json"), JSON_BYTES).ok()?).ok()?;
+    let config = config_of(folder)?;
+    let (_, theta) = MLX_OLD_KEYS.into_iter().find(|(known, _)| config["model_type"] == *known)?;
     let rope = config["rope_parameters"].as_object()?;
-    let is_default = rope.get("rope_type").is_none_or(|kind| kind == "default")
-        && rope.get("rope_theta").and_then(Value::as_f64).is_none_or(|own| own.to_bits() == theta.to_bits());
+    let is = |rope: &Map<String, Value>, theta: f64| {
+        rope.get("rope_type").is_none_or(|kind| kind == "default")
+            && rope.get("rope_theta").and_then(Value::as_f64).is_none_or(|own| own.to_bits() == theta.to_bits())
+    };
+    let of = |kind: &str| rope.get(kind).and_then(Value::as_object);
+    let local = of("sliding_attention").is_none_or(|local| is(local, MLX_LOCAL_THETA));
+    let is_default = theta.is_some_and(|theta| local && is(of("full_attention").unwrap_or(rope), theta));
     let has_old_keys = !config["rope_theta"].is_null() || !config["rope_scaling"].is_null();
-    (!is_default && !has_old_keys).then(|| {
-        let words = "mlx-lm reads `rope_theta` and `rope_scaling` of such a base's config.json, which has only `rope_parameters`: it computes another RoPE";
-        Finding::changes(words, "give it a copy of the base whose config.json has both, as transformers 4 writes them")
+    let next = "give it a copy of the base whose config.json has both, as transformers 4 writes them";
+    match theta {
+        _ if is_default || has_old_keys => None,
+        Some(_) => {
+            let words = "mlx-lm reads `rope_theta` and `rope_scaling` of such a base's config.json, which has only `rope_parameters`: it computes another RoPE";
+            Some(Finding::changes(words, next))
+        }
+        None => {
+            let words =
+                "mlx-lm needs `rope_theta` in such a base's config.json, which has only `rope_parameters`: it does not load it";
+            Some(Finding::changes(words, next))
+        }
+    }
+}
+
+/// Whether mlx-lm lets tokens see what the base's windows hide.
+fn mlx_window(folder: &Path) -> Option<Finding> {
+    let (config, spec) = (config_of(folder)?, Folder::open(folder).ok()?.spec);
+    let slides = |layer: &LayerSpec| layer.mixer.span() != Span::Full;
+    let window = spec.layers.iter().find_map(|layer| match layer.mixer.span() {
+        Span::Sliding { window } => Some(window),
+        Span::Full => None,
+    })?;
+    let is_one_of = |known: &[&str]| known.iter().any(|known| config["model_type"] == **known);
+    let period = config["sliding_window_pattern"].as_u64().and_then(|period| usize::try_from(period).ok()).unwrap_or(6).max(1);
+    let is_periodic = || spec.layers.iter().enumerate().all(|(index, layer)| slides(layer) != (index + 1).is_multiple_of(period));
+    let has = (is_one_of(&MLX_WINDOWS_BY_PERIOD) && is_periodic())
+        || (is_one_of(&MLX_WINDOWS_BY_LAYER) && config["layer_types"].is_array());
+    (!has).then(|| {
+        let words =
+            format!("mlx-lm computes no such sliding windows: beyond {window} tokens its answers differ from those of the base");
+        Finding::changes(words, "keep prompts and answers shorter, or serve it otherwise")
     })
 }

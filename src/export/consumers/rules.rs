@@ -5,8 +5,8 @@ use super::{Cause, Consumer, Facts, Feature, Finding, Form, Subject};
 /// Values of vLLM's `--max-lora-rank`; 16 is its default.
 const VLLM_RANKS: [usize; 9] = [1, 8, 16, 32, 64, 128, 256, 320, 512];
 const VLLM_DEFAULT_RANK: usize = 16;
-/// The architecture of which Ollama converts safetensors adapters, by llama.cpp's name. Gemma 2 is the other one.
-const OLLAMA_CONVERTS: &str = "llama";
+/// The architectures of which Ollama converts safetensors adapters, by llama.cpp's names.
+const OLLAMA_CONVERTS: [&str; 2] = ["llama", "gemma2"];
 
 const TO_PEFT: &str = "give it what `rankine export ADAPTER --to peft --out DIR` writes";
 const TO_GGUF: &str = "give it what `rankine export ADAPTER --to gguf --out FILE` writes, a merged model";
@@ -153,7 +153,7 @@ fn llama_cpp_stray(facts: &Facts) -> Option<Finding> {
 
 fn ollama(facts: &Facts, form: Option<Form>) -> Vec<Finding> {
     let alpha = facts.broken_alpha.map(|alpha| format!("Ollama takes whole numbers for alpha only, this adapter has {alpha}"));
-    let family = facts.architecture.filter(|name| *name != OLLAMA_CONVERTS).map(|name| {
+    let family = facts.architecture.filter(|name| !OLLAMA_CONVERTS.contains(name)).map(|name| {
         format!("Ollama converts safetensors adapters of the architectures `llama` and `gemma2` only, this base is `{name}`")
     });
     match form {

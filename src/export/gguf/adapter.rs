@@ -1,10 +1,12 @@
 //! An adapter alone as a GGUF file, as llama.cpp's `convert_lora_to_gguf.py` writes it, for `--lora` beside a model of the same base.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
-use super::architecture::{Architecture, module_name, neighbours};
+use super::architecture::Architecture;
 use super::container::{Info, Value};
+use super::names::{Place, place};
 use super::{Error, Kind, Numbers, Part, Written, write};
 use crate::adapter::peft::{self, LastB, Stored};
 use crate::files::safetensors::Archive;
@@ -29,13 +31,22 @@ pub fn write_gguf_adapter(
     let stored = peft::stored_in(&archive, "", &config, &spec.modules())?;
     // llama.cpp scales every module by alpha / r, so alpha is what makes that right for the first one, rsLoRA's too.
     let alpha = stored.first().map_or(1.0, |first| first.target.scale * first.target.rank as f64);
-    let mut parts = Vec::new();
+    let (mut parts, mut stacks) = (Vec::new(), BTreeMap::<String, Vec<(usize, Matrices)>>::new());
+    let last = LastB::default();
     for stored in &stored {
-        parts.extend(pair(stored, &archive, architecture, &spec, alpha)?);
+        let Place { module, expert } = place_of(&stored.target.module, architecture, &spec)?;
+        let matrices = Matrices::read(stored, (&archive, &last), architecture, &spec, alpha)?;
+        match expert {
+            None => parts.extend(matrices.parts(&module)),
+            Some(expert) => stacks.entry(module).or_default().push((expert, matrices)),
+        }
+    }
+    for (module, of_experts) in stacks {
+        parts.extend(stacked(&module, of_experts, &spec));
     }
     let text = |key: &str, text: &str| (key.to_owned(), Value::Text(text.to_owned()));
     let pairs = [
-        text("general.architecture", architecture.name()),
+        text("general.architecture", architecture.name),
         text("general.type", "adapter"),
         text("adapter.type", "lora"),
         ("adapter.lora.alpha".to_owned(), Value::F32(alpha as f32)),
@@ -43,32 +54,94 @@ pub fn write_gguf_adapter(
     write(path, &pairs, &parts, interrupt, report)
 }
 
-/// A and B of a module. Where alpha / r is not its scale, B makes up for it; where q and k are turned otherwise, B's rows move.
-fn pair<'a>(
-    stored: &Stored,
-    archive: &Archive,
-    architecture: Architecture,
-    spec: &DecoderSpec,
-    alpha: f64,
-) -> Result<[Part<'a>; 2], Error> {
-    let (module, rank) = (&stored.target.module, stored.target.rank);
-    // What it does with matrices of embedding and head depends on whether they are one table.
-    let in_layer = spec.projections().iter().any(|linear| linear.name == *module);
-    let name =
-        module_name(module).filter(|_| in_layer).ok_or_else(|| Error::NotKnown { what: format!("an adapter of `{module}`") })?;
-    let [a, b] = stored.read(archive, &LastB::default())?;
-    let missing = stored.target.scale * rank as f64 / alpha;
-    let b: Vec<f32> = b.into_iter().map(|number| (f64::from(number) * missing) as f32).collect();
-    let b = match architecture.reordered_heads(module, spec) {
-        Some(heads) => b.chunks(b.len() / heads).flat_map(|head| neighbours(head, rank)).collect(),
-        None => b,
-    };
-    if !a.iter().chain(&b).all(|number| Kind::F32.holds(*number)) {
-        return Err(Error::NotHeld { tensor: module.clone(), kind: Kind::F32 });
+/// Where a module of a layer stands in the file.
+fn place_of(module: &str, architecture: &'static Architecture, spec: &DecoderSpec) -> Result<Place, Error> {
+    // What llama.cpp does with matrices of embedding and head depends on whether they are one table.
+    let in_layer = spec.projections().iter().any(|linear| linear.name == module);
+    let unnamed = || Error::Unnamed { module: module.to_owned(), name: architecture.name };
+    place(module, spec).filter(|_| in_layer).ok_or_else(unnamed)
+}
+
+/// A [r, in] and B [out, r] of a module, to be scaled by alpha / r.
+struct Matrices {
+    rank: usize,
+    a: Vec<f32>,
+    b: Vec<f32>,
+}
+
+impl Matrices {
+    /// Where alpha / r is not the module's scale, B makes up for it; what becomes of the base's rows becomes of B's too.
+    fn read(
+        stored: &Stored,
+        (archive, last): (&Archive, &LastB),
+        architecture: &'static Architecture,
+        spec: &DecoderSpec,
+        alpha: f64,
+    ) -> Result<Self, Error> {
+        let (module, rank) = (&stored.target.module, stored.target.rank);
+        let [a, b] = stored.read(archive, last)?;
+        let missing = stored.target.scale * rank as f64 / alpha;
+        let b = b.into_iter().map(|number| (f64::from(number) * missing) as f32).collect();
+        let b = architecture.change(module, spec).apply(b, rank);
+        if !a.iter().chain(&b).all(|number| Kind::F32.holds(*number)) {
+            return Err(Error::NotHeld { tensor: module.clone(), kind: Kind::F32 });
+        }
+        Ok(Self { rank, a, b })
     }
-    let part = |end: &str, shape: [usize; 2], numbers| Part {
-        info: Info { name: format!("{name}.weight.{end}"), shape: shape.to_vec(), kind: Kind::F32 },
+
+    fn parts<'a>(self, module: &str) -> [Part<'a>; 2] {
+        let Self { rank, a, b } = self;
+        parts_of(module, [vec![rank, a.len() / rank], vec![b.len() / rank, rank]], [a, b])
+    }
+
+    /// The same of a higher rank: rows and columns of zeros, and B so much larger as alpha / r is smaller.
+    fn widened(self, rank: usize) -> Self {
+        if rank == self.rank {
+            return self;
+        }
+        let (mut a, larger) = (self.a, rank as f64 / self.rank as f64);
+        a.resize(a.len() / self.rank * rank, 0.0);
+        let row = |row: &[f32]| {
+            let mut row: Vec<f32> = row.iter().map(|number| (f64::from(*number) * larger) as f32).collect();
+            row.resize(rank, 0.0);
+            row
+        };
+        Self { rank, a, b: self.b.chunks_exact(self.rank).flat_map(row).collect() }
+    }
+}
+
+/// A [experts, r, in] and B [experts, out, r] of one part of all experts of a layer, of which those that have none add nothing.
+fn stacked<'a>(module: &str, of_experts: Vec<(usize, Matrices)>, spec: &DecoderSpec) -> [Part<'a>; 2] {
+    let experts = spec.layers.iter().find_map(|layer| layer.mlp.experts()).map_or(0, |experts| experts.router.experts);
+    let rank = of_experts.iter().map(|(_, matrices)| matrices.rank).max().unwrap_or(1);
+    let wide: BTreeMap<usize, Matrices> =
+        of_experts.into_iter().map(|(expert, matrices)| (expert, matrices.widened(rank))).collect();
+    let [of_a, of_b] = wide.values().next().map_or([0; 2], |first| [first.a.len(), first.b.len()]);
+    let (mut a, mut b) = (vec![0.0; experts * of_a], vec![0.0; experts * of_b]);
+    for (expert, matrices) in wide {
+        a[expert * of_a..][..of_a].copy_from_slice(&matrices.a);
+        b[expert * of_b..][..of_b].copy_from_slice(&matrices.b);
+    }
+    parts_of(module, [vec![experts, rank, of_a / rank], vec![experts, of_b / rank, rank]], [a, b])
+}
+
+fn parts_of<'a>(module: &str, shapes: [Vec<usize>; 2], numbers: [Vec<f32>; 2]) -> [Part<'a>; 2] {
+    let [a, b] = numbers;
+    let [of_a, of_b] = shapes;
+    let part = |end: &str, shape, numbers| Part {
+        info: Info { name: format!("{module}.weight.{end}"), shape, kind: Kind::F32 },
         numbers: Numbers::Here(numbers),
     };
-    Ok([part("lora_a", [rank, a.len() / rank], a), part("lora_b", [b.len() / rank, rank], b)])
+    [part("lora_a", of_a, a), part("lora_b", of_b, b)]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_higher_rank_adds_the_same() {
+        let matrices = Matrices { rank: 1, a: vec![1.0, 2.0, 3.0], b: vec![4.0, 5.0] }.widened(2);
+        assert_eq!((matrices.rank, matrices.a, matrices.b), (2, vec![1.0, 2.0, 3.0, 0.0, 0.0, 0.0], vec![8.0, 0.0, 10.0, 0.0]));
+    }
 }

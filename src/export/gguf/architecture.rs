@@ -1,175 +1,237 @@
-//! A decoder as llama.cpp knows it: which of its architectures computes the same, its names of tensors, and its hyperparameters.
+//! A decoder as llama.cpp knows it: which of its architectures computes the same. What tells them apart is data, read in llama.cpp's
+//! `src/models/*.cpp`; a model that none of them computes is refused with what it has and what the nearest one takes.
 
 use super::Error;
-use super::container::Value;
-use crate::model::{DecoderSpec, GatedSpec, GroupedSpec, LayerSpec, QueryKeyNorm};
-use crate::nn::attention::Span;
-use crate::nn::rope::{RopeScaling, RopeSpec};
+use super::judge::Lack;
+use crate::model::{DecoderSpec, Modules, NormPlacement, QueryKeyNorm};
+use crate::ops::Activation;
 
-/// An architecture of llama.cpp's. They differ in which tensors they have and in how they rotate.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Architecture {
-    /// Pairs of neighbouring features are turned; biases where they are.
-    Llama,
-    /// Biases on q, k and v.
-    Qwen2,
-    /// Norms of q and k.
-    Qwen3,
+/// An architecture of llama.cpp's, as far as models differ in it.
+#[derive(Debug, PartialEq)]
+pub(super) struct Architecture {
+    /// Its name, in front of its keys.
+    pub name: &'static str,
+    pub pairs: Pairs,
+    pub norms: NormPlacement,
+    pub qk_norm: QueryKeyNorm,
+    pub biases: Biases,
+    /// Of q, k and v, and of gate and up.
+    pub modules: Modules,
+    pub activation: Activation,
+    pub scales: Scales,
+    pub scores: Scores,
+    pub caps: Caps,
+    pub windows: Windows,
+    /// Stretched rotations beside the plain one.
+    pub stretches: &'static [Stretch],
+    /// n, where layers n, 2n, .. do not rotate.
+    pub resting: Option<usize>,
+    pub turned: Turned,
+    pub experts: Experts,
+    pub head: Head,
 }
 
-/// Hugging Face's names of a layer's modules, and GGUF's.
-const LAYER: [(&str, &str); 11] = [
-    ("input_layernorm", "attn_norm"),
-    ("self_attn.q_proj", "attn_q"),
-    ("self_attn.k_proj", "attn_k"),
-    ("self_attn.v_proj", "attn_v"),
-    ("self_attn.o_proj", "attn_output"),
-    ("self_attn.q_norm", "attn_q_norm"),
-    ("self_attn.k_norm", "attn_k_norm"),
-    ("post_attention_layernorm", "ffn_norm"),
-    ("mlp.gate_proj", "ffn_gate"),
-    ("mlp.up_proj", "ffn_up"),
-    ("mlp.down_proj", "ffn_down"),
+/// Which features of a head are turned together. Hugging Face's models turn halves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Pairs {
+    /// 0 and 1, 2 and 3, ..: rows of q and k have to be reordered.
+    Neighbours,
+    /// As there.
+    Halves,
+}
+
+/// Biases that are added where they are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Biases {
+    None,
+    /// Those of q, k and v.
+    Inputs,
+    /// Those of q, k, v and the output together, or none.
+    All,
+}
+
+/// What the embedding, what is added to the stream, and the logits are multiplied by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Scales {
+    None,
+    /// The embedding by the root of the width.
+    Root,
+    /// All of them by keys.
+    Keys,
+}
+
+/// How scores are scaled beside the root of a head's width.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Scores {
+    Root,
+    /// By a key.
+    Key,
+    /// By no key: what is missing goes into q's rows. At `wide` layers the root is that of width / heads.
+    Queries {
+        wide: usize,
+    },
+    /// The same, into the norm of q.
+    QueryNorms {
+        wide: usize,
+    },
+}
+
+/// What c tanh(x / c) is applied to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Caps {
+    None,
+    /// Scores and logits, both of them always.
+    Both,
+    /// Logits, where there is a key.
+    Logits,
+}
+
+/// What becomes of sliding windows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Windows {
+    /// Every token sees all before it.
+    Ignored,
+    /// All layers but `period`, 2 `period`, .. have one where no key says otherwise.
+    But { period: usize, rotations: Rotations },
+}
+
+/// Whether layers with a window rotate as the others do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Rotations {
+    One,
+    /// Those with a window have a base of their own, and no stretch.
+    Two,
+}
+
+/// A stretched rotation that is computed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stretch {
+    Linear,
+    /// Llama 3.1's, by the tensor `rope_freqs`.
+    Llama3,
+    /// By the tensors `rope_factors_long` and `rope_factors_short`.
+    LongRope,
+}
+
+/// How many features of a head are turned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Turned {
+    All,
+    /// Those that a key says, the first ones.
+    Some,
+}
+
+/// What the feed-forward is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Experts {
+    /// One, the same for every token.
+    None,
+    /// A few of some in every layer, whose weights come to 1. With `of_their_own` their width has a key of its own.
+    Every { of_their_own: bool },
+}
+
+/// Where logits come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Head {
+    /// The embedding, where there is no head.
+    Either,
+    /// The embedding, whatever there is.
+    Tied,
+    /// The head, which must be there.
+    Own,
+}
+
+const LLAMA: Architecture = Architecture {
+    name: "llama",
+    pairs: Pairs::Neighbours,
+    norms: NormPlacement::Pre,
+    qk_norm: QueryKeyNorm::None,
+    biases: Biases::All,
+    modules: Modules::Separate,
+    activation: Activation::Silu,
+    scales: Scales::None,
+    scores: Scores::Root,
+    caps: Caps::None,
+    windows: Windows::Ignored,
+    stretches: &[Stretch::Linear, Stretch::Llama3],
+    resting: None,
+    turned: Turned::All,
+    experts: Experts::None,
+    head: Head::Either,
+};
+const HALVES: Architecture = Architecture { pairs: Pairs::Halves, biases: Biases::None, stretches: &[Stretch::Linear], ..LLAMA };
+const GEMMA: Architecture = Architecture {
+    name: "gemma",
+    activation: Activation::GeluTanh,
+    scales: Scales::Root,
+    scores: Scores::Queries { wide: usize::MAX },
+    head: Head::Tied,
+    ..HALVES
+};
+
+/// All that are known, the first that fits is taken.
+static ALL: [Architecture; 12] = [
+    LLAMA,
+    Architecture { experts: Experts::Every { of_their_own: false }, ..LLAMA },
+    Architecture { name: "qwen2", biases: Biases::Inputs, ..HALVES },
+    Architecture { name: "qwen3", qk_norm: QueryKeyNorm::Heads, ..HALVES },
+    Architecture { name: "qwen3moe", qk_norm: QueryKeyNorm::Heads, experts: Experts::Every { of_their_own: true }, ..HALVES },
+    Architecture { name: "granite", scales: Scales::Keys, scores: Scores::Key, ..LLAMA },
+    Architecture { name: "smollm3", pairs: Pairs::Neighbours, resting: Some(4), ..HALVES },
+    Architecture { name: "olmo2", norms: NormPlacement::Post, qk_norm: QueryKeyNorm::Whole, head: Head::Own, ..HALVES },
+    Architecture {
+        name: "phi3",
+        modules: Modules::Fused,
+        stretches: &[Stretch::Linear, Stretch::LongRope],
+        turned: Turned::Some,
+        ..HALVES
+    },
+    GEMMA,
+    Architecture {
+        name: "gemma2",
+        norms: NormPlacement::PreAndPost,
+        scores: Scores::Queries { wide: 46 },
+        caps: Caps::Both,
+        windows: Windows::But { period: 2, rotations: Rotations::One },
+        ..GEMMA
+    },
+    Architecture {
+        name: "gemma3",
+        norms: NormPlacement::PreAndPost,
+        qk_norm: QueryKeyNorm::Heads,
+        scores: Scores::QueryNorms { wide: 62 },
+        caps: Caps::Logits,
+        windows: Windows::But { period: 6, rotations: Rotations::Two },
+        head: Head::Either,
+        ..GEMMA
+    },
 ];
-/// The same outside of layers.
-const OUTSIDE: [(&str, &str); 3] = [("model.embed_tokens", "token_embd"), ("model.norm", "output_norm"), ("lm_head", "output")];
 
 impl Architecture {
     /// The architecture that computes what this decoder does.
-    pub fn of(spec: &DecoderSpec) -> Result<Self, Error> {
-        let Some(first) = spec.layers.first() else { return Err(Error::NotKnown { what: "a model without layers".to_owned() }) };
-        let (Some(mixer), Some(mlp)) = (first.mixer.grouped(), first.mlp.gated()) else {
-            return Err(Error::NotKnown { what: "latent attention, experts, or a feed-forward without a gate".to_owned() });
+    pub fn of(spec: &DecoderSpec) -> Result<&'static Self, Error> {
+        if spec.layers.is_empty() {
+            return Err(Error::NoLayers);
+        }
+        let rests = spec.layers.iter().any(|layer| layer.mixer.rope().is_none());
+        let judged = ALL.iter().map(|known| (known, known.lacks(spec)));
+        let nearest =
+            judged.min_by_key(|(known, lacks)| (known.strangeness(spec), lacks.len(), known.resting.is_some() != rests));
+        let (architecture, lacks) = nearest.expect("there are some");
+        if lacks.is_empty() {
+            return Ok(architecture);
+        }
+        let both = |side: fn(&Lack) -> &str| lacks.iter().map(side).collect::<Vec<_>>().join(", ");
+        Err(Error::NotKnown { has: both(|lack| &lack.has), name: architecture.name, takes: both(|lack| &lack.takes) })
+    }
+
+    /// What llama.cpp multiplies scores by where no key says it.
+    pub fn score_scale(&self, spec: &DecoderSpec) -> f64 {
+        let [heads, _, head_dim] = spec.layers[0].mixer.heads();
+        let width = match self.scores {
+            Scores::Queries { wide } | Scores::QueryNorms { wide } if spec.layers.len() == wide => spec.width / heads,
+            _ => head_dim,
         };
-        if spec.layers.iter().any(|layer| layer.mixer.heads() != first.mixer.heads() || layer.mlp != first.mlp) || mlp.bias {
-            return Err(Error::NotKnown { what: "layers of several sizes, or biases in the feed-forward".to_owned() });
-        }
-        let plain = |layer: &LayerSpec| {
-            let Some(mixer) = layer.mixer.grouped() else { return false };
-            let GroupedSpec { heads, kv_heads, head_dim, qkv_bias, output_bias, qk_norm, rope, span, .. } = mixer.clone();
-            let mixer = rope.map(|rope| GroupedSpec::new([heads, kv_heads, head_dim], rope));
-            let mixer = mixer.map(|mixer| GroupedSpec { qkv_bias, output_bias, qk_norm, span, ..mixer });
-            mixer.is_some_and(|mixer| *layer == LayerSpec::new(mixer, GatedSpec::new(layer.mlp.inner())))
-        };
-        if !spec.has_plain_stream() || !spec.layers.iter().all(plain) {
-            let what = "these norms, scales or caps, another activation, or layers without a rotation".to_owned();
-            return Err(Error::NotKnown { what });
-        }
-        match (mixer.qk_norm, mixer.qkv_bias, mixer.output_bias) {
-            (QueryKeyNorm::Heads, false, false) => Ok(Self::Qwen3),
-            (QueryKeyNorm::None, true, false) => Ok(Self::Qwen2),
-            (QueryKeyNorm::None, qkv, output) if qkv == output => Ok(Self::Llama),
-            _ => Err(Error::NotKnown { what: "these norms and biases of q, k, v and o together".to_owned() }),
-        }
-    }
-
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Llama => "llama",
-            Self::Qwen2 => "qwen2",
-            Self::Qwen3 => "qwen3",
-        }
-    }
-
-    /// How many heads the rows of this module are to be reordered in: llama.cpp turns neighbours where Hugging Face turns halves.
-    pub fn reordered_heads(self, module: &str, spec: &DecoderSpec) -> Option<usize> {
-        let [heads, kv_heads, _] = spec.layers.first().filter(|_| self == Self::Llama)?.mixer.heads();
-        match module.rsplit('.').next()? {
-            "q_proj" => Some(heads),
-            "k_proj" => Some(kv_heads),
-            _ => None,
-        }
-    }
-}
-
-/// GGUF's name of a module, such as `blk.0.attn_q` of `model.layers.0.self_attn.q_proj`.
-pub(super) fn module_name(module: &str) -> Option<String> {
-    let named =
-        |names: &[(&str, &str)], module: &str| names.iter().find(|(hf, _)| *hf == module).map(|(_, gguf)| (*gguf).to_owned());
-    let in_layer = || {
-        let (layer, rest) = module.strip_prefix("model.layers.")?.split_once('.')?;
-        Some(format!("blk.{layer}.{}", named(&LAYER, rest)?))
-    };
-    named(&OUTSIDE, module).or_else(in_layer)
-}
-
-/// The rows of one head, from Hugging Face's order (first halves of pairs, second halves) to neighbours.
-pub(super) fn neighbours(head: &[f32], width: usize) -> Vec<f32> {
-    let (first, second) = head.split_at(head.len() / 2);
-    first.chunks_exact(width).zip(second.chunks_exact(width)).flat_map(|(first, second)| [first, second].concat()).collect()
-}
-
-/// The hyperparameters under llama.cpp's keys.
-pub(super) fn hyperparameters(architecture: Architecture, spec: &DecoderSpec) -> Result<Vec<(String, Value)>, Error> {
-    let LayerSpec { mixer, mlp, .. } = &spec.layers[0];
-    let rope = mixer.rope().expect("every known architecture rotates");
-    let [heads, kv_heads, head_dim] = mixer.heads();
-    let key = |key: &str| format!("{}.{key}", architecture.name());
-    let size = |size: usize| Value::U32(size as u32);
-    let mut pairs = vec![
-        (key("block_count"), size(spec.layers.len())),
-        (key("context_length"), size(spec.context)),
-        (key("embedding_length"), size(spec.width)),
-        (key("feed_forward_length"), size(mlp.inner())),
-        (key("attention.head_count"), size(heads)),
-        (key("attention.head_count_kv"), size(kv_heads)),
-        (key("attention.key_length"), size(head_dim)),
-        (key("attention.value_length"), size(head_dim)),
-        (key("attention.layer_norm_rms_epsilon"), Value::F32(spec.norm_epsilon as f32)),
-        (key("rope.dimension_count"), size(head_dim)),
-        (key("rope.freq_base"), Value::F32(rope.theta as f32)),
-        (key("vocab_size"), size(spec.vocabulary)),
-    ];
-    match rope.scaling {
-        RopeScaling::Default | RopeScaling::Llama3 { .. } => {}
-        RopeScaling::Linear { factor } => {
-            pairs.push((key("rope.scaling.type"), Value::Text("linear".to_owned())));
-            pairs.push((key("rope.scaling.factor"), Value::F32(factor as f32)));
-        }
-        _ => return Err(Error::NotKnown { what: "a RoPE that is `dynamic`, `yarn` or `longrope`".to_owned() }),
-    }
-    Ok(pairs)
-}
-
-/// What each frequency is divided by where that differs from one to the next (Llama 3.1): the tensor `rope_freqs.weight`.
-pub(super) fn frequency_divisors(rope: &RopeSpec) -> Option<Vec<f32>> {
-    let RopeScaling::Llama3 { factor, low_frequency_factor, high_frequency_factor, trained_length } = &rope.scaling else {
-        return None;
-    };
-    let divisor = |pair: usize| {
-        let wavelength = std::f64::consts::TAU * rope.theta.powf((2 * pair) as f64 / rope.head_dim as f64);
-        let turns = *trained_length as f64 / wavelength;
-        let smooth = ((turns - low_frequency_factor) / (high_frequency_factor - low_frequency_factor)).clamp(0.0, 1.0);
-        (1.0 / ((1.0 - smooth) / factor + smooth)) as f32
-    };
-    Some((0..rope.head_dim / 2).map(divisor).collect())
-}
-
-/// What llama.cpp computes otherwise, in words.
-pub(super) fn differences(spec: &DecoderSpec) -> Option<String> {
-    let window = spec.layers.iter().find_map(|layer| match layer.mixer.span() {
-        Span::Sliding { window } => Some(window),
-        Span::Full => None,
-    })?;
-    Some(format!(
-        "llama.cpp has no sliding window for this model: beyond {window} tokens its answers differ from those of the base"
-    ))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn modules_have_ggufs_names() {
-        assert_eq!(module_name("model.layers.12.mlp.down_proj").as_deref(), Some("blk.12.ffn_down"));
-        assert_eq!(module_name("model.embed_tokens").as_deref(), Some("token_embd"));
-        assert_eq!(module_name("model.layers.0.self_attn.rotary_emb"), None);
-    }
-
-    #[test]
-    fn halves_become_neighbours() {
-        assert_eq!(neighbours(&[0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5], 2), [0.0, 0.5, 2.0, 2.5, 1.0, 1.5, 3.0, 3.5]);
-        assert_eq!(neighbours(&[0.0, 1.0, 2.0, 3.0], 1), [0.0, 2.0, 1.0, 3.0], "a bias");
+        1.0 / (width as f64).sqrt()
     }
 }

@@ -16,6 +16,7 @@ pub(super) enum Value {
     Texts(Vec<String>),
     F32s(Vec<f32>),
     I32s(Vec<i32>),
+    Bools(Vec<bool>),
 }
 
 /// What the header says of a tensor.
@@ -75,7 +76,7 @@ fn put(bytes: &mut Vec<u8>, value: &Value) {
         Value::F32(_) => 6,
         Value::Bool(_) => 7,
         Value::Text(_) => 8,
-        Value::Texts(_) | Value::F32s(_) | Value::I32s(_) => 9,
+        Value::Texts(_) | Value::F32s(_) | Value::I32s(_) | Value::Bools(_) => 9,
     };
     bytes.extend(kind.to_le_bytes());
     match value {
@@ -85,6 +86,7 @@ fn put(bytes: &mut Vec<u8>, value: &Value) {
         Value::Text(words) => text(bytes, words),
         Value::Texts(texts) => list(bytes, 8, texts, |bytes, words| text(bytes, words)),
         Value::F32s(numbers) => list(bytes, 6, numbers, |bytes, number| bytes.extend(number.to_le_bytes())),
+        Value::Bools(flags) => list(bytes, 7, flags, |bytes, flag| bytes.push(u8::from(*flag))),
         Value::I32s(numbers) => list(bytes, 5, numbers, |bytes, number| bytes.extend(number.to_le_bytes())),
     }
 }

@@ -2,9 +2,13 @@
 
 mod adapter;
 mod architecture;
+mod change;
 mod container;
+mod judge;
+mod keys;
 mod kind;
 mod model;
+mod names;
 mod vocabulary;
 
 use std::path::{Path, PathBuf};
@@ -15,6 +19,7 @@ pub use adapter::write_gguf_adapter;
 pub use kind::Kind;
 pub use model::{architecture_name, check_model, write_gguf_model};
 
+use change::Change;
 use container::{Info, Value, header, padding};
 
 use crate::fault::{Exit, Explain, Fault};
@@ -44,27 +49,52 @@ struct Part<'a> {
 enum Numbers<'a> {
     /// Already here, row by row.
     Here(Vec<f32>),
-    /// In a file, whose rows are reordered within each of so many heads.
-    Stored { archive: &'a Archive, name: String, heads: Option<usize> },
+    /// In files, one tensor's rows below the other's.
+    Stored(Vec<Stored<'a>>),
 }
 
-impl Part<'_> {
+/// A tensor of a file, and what becomes of it.
+struct Stored<'a> {
+    archive: &'a Archive,
+    name: String,
+    change: Change,
+}
+
+impl<'a> Part<'a> {
+    /// Puts a tensor of a file below those that are here; of a stack, one more.
+    fn take(&mut self, stored: Stored<'a>) {
+        if let Numbers::Stored(tensors) = &mut self.numbers {
+            tensors.push(stored);
+            if self.info.shape.len() > 2 {
+                self.info.shape[0] = tensors.len();
+            }
+        }
+    }
+
     /// Calls `take` with the tensor's bytes, some rows at a time.
     fn send(&self, mut take: impl FnMut(&[u8]) -> Result<(), Error>) -> Result<(), Error> {
-        let (archive, name, heads) = match &self.numbers {
-            Numbers::Here(numbers) => return take(&self.info.kind.encode(numbers)),
-            Numbers::Stored { archive, name, heads } => (archive, name, heads),
-        };
-        let rows = self.info.shape[0];
-        let width = self.info.shape[1..].iter().product::<usize>().max(1);
-        let step = heads.map_or((BLOCK_NUMBERS / width).max(1), |heads| rows / heads);
+        match &self.numbers {
+            Numbers::Here(numbers) => take(&self.info.kind.encode(numbers)),
+            Numbers::Stored(tensors) => tensors.iter().try_for_each(|stored| stored.send(self.info.kind, &mut take)),
+        }
+    }
+}
+
+impl Stored<'_> {
+    fn send(&self, kind: Kind, mut take: impl FnMut(&[u8]) -> Result<(), Error>) -> Result<(), Error> {
+        let Self { archive, name, change } = self;
+        let shape = archive.shape(name).unwrap_or_default();
+        let (rows, width) = (shape[0], shape[1..].iter().product::<usize>().max(1));
+        let head = change.heads.map(|heads| rows / heads);
+        let change = if head.is_some() { change.of_one_head() } else { *change };
+        let step = head.unwrap_or((BLOCK_NUMBERS / width).max(1));
         for first in (0..rows).step_by(step) {
             let numbers = archive.read_rows_f32(name, first..(first + step).min(rows))?.unwrap_or_default();
-            let numbers = if heads.is_some() { architecture::neighbours(&numbers, width) } else { numbers };
-            if !numbers.iter().all(|number| self.info.kind.holds(*number)) {
-                return Err(Error::NotHeld { tensor: name.clone(), kind: self.info.kind });
+            let numbers = change.apply(numbers, width);
+            if !numbers.iter().all(|number| kind.holds(*number)) {
+                return Err(Error::NotHeld { tensor: name.clone(), kind });
             }
-            take(&self.info.kind.encode(&numbers))?;
+            take(&kind.encode(&numbers))?;
         }
         Ok(())
     }
@@ -123,10 +153,25 @@ pub enum Error {
         path: PathBuf,
     },
     /// llama.cpp computes nothing like it, or it is not known to.
-    #[error("{what}: llama.cpp is not known to compute that")]
+    #[error("{has}: llama.cpp is not known to compute that, its `{name}` takes {takes}")]
     NotKnown {
         /// What the model has.
-        what: String,
+        has: String,
+        /// The architecture that differs least.
+        name: &'static str,
+        /// What that has in the same places.
+        takes: String,
+    },
+    /// Nothing is computed between embedding and head.
+    #[error("a model without layers: every architecture of llama.cpp has some")]
+    NoLayers,
+    /// A module that GGUF has no name for.
+    #[error("`{module}` has no name in a GGUF file of llama.cpp's `{name}`")]
+    Unnamed {
+        /// Its name in the model's or adapter's files.
+        module: String,
+        /// The architecture.
+        name: &'static str,
     },
     /// llama.cpp would cut a text into other tokens.
     #[error("the tokenizer of `{}` cannot be told to llama.cpp: {reason}", path.display())]

@@ -1,12 +1,15 @@
 //! A model's folder as one GGUF file, with the keys and names of llama.cpp's `convert_hf_to_gguf.py`.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
-use super::architecture::{Architecture, differences, frequency_divisors, hyperparameters, module_name};
+use super::architecture::Architecture;
 use super::container::{Info, Value};
+use super::keys::{differences, divisors, hyperparameters};
+use super::names::{ROUTER, place};
 use super::vocabulary::vocabulary;
-use super::{Error, Kind, Numbers, Part, Written, write};
+use super::{Error, Kind, Numbers, Part, Stored, Written, write};
 use crate::export::card::Base;
 use crate::files::safetensors::Archive;
 use crate::model::{DecoderSpec, Folder, shard_paths};
@@ -31,17 +34,15 @@ pub fn write_gguf_model(
     let (spec, architecture) = (&model.spec, Architecture::of(&model.spec)?);
     let shards = shard_paths(folder)?.iter().map(|path| Archive::open(path)).collect::<Result<Vec<_>, _>>()?;
     let mut pairs = general(folder, architecture, kind);
-    pairs.extend(hyperparameters(architecture, spec)?);
+    pairs.extend(hyperparameters(architecture, spec));
     pairs.extend(vocabulary(folder, spec.vocabulary)?);
     let mut parts = Vec::new();
-    if let Some(divisors) = spec.layers[0].mixer.rope().and_then(frequency_divisors) {
-        let info = Info { name: "rope_freqs.weight".to_owned(), shape: vec![divisors.len()], kind: Kind::F32 };
+    for (name, divisors) in divisors(spec) {
+        let info = Info { name: name.to_owned(), shape: vec![divisors.len()], kind: Kind::F32 };
         parts.push(Part { info, numbers: Numbers::Here(divisors) });
     }
-    for (name, shape) in spec.tensors() {
-        parts.push(part(&shards, architecture, spec, kind, (name, shape))?);
-    }
-    if let Some(difference) = differences(spec) {
+    parts.extend(stored(&shards, architecture, spec, kind)?);
+    for difference in differences(architecture, spec) {
         report(Event::Note(difference));
     }
     write(path, &pairs, &parts, interrupt, report)
@@ -53,7 +54,7 @@ pub fn write_gguf_model(
 /// llama.cpp has nothing that computes or tokenises as it does.
 pub fn check_model(folder: &Path) -> Result<(), Error> {
     let spec = Folder::open(folder)?.spec;
-    hyperparameters(Architecture::of(&spec)?, &spec)?;
+    Architecture::of(&spec)?;
     vocabulary(folder, spec.vocabulary).map(drop)
 }
 
@@ -62,15 +63,15 @@ pub fn check_model(folder: &Path) -> Result<(), Error> {
 /// # Errors
 /// There is nothing.
 pub fn architecture_name(spec: &DecoderSpec) -> Result<&'static str, Error> {
-    Architecture::of(spec).map(Architecture::name)
+    Architecture::of(spec).map(|architecture| architecture.name)
 }
 
-fn general(folder: &Path, architecture: Architecture, kind: Kind) -> Vec<(String, Value)> {
+fn general(folder: &Path, architecture: &Architecture, kind: Kind) -> Vec<(String, Value)> {
     // Of a folder in the Hub's cache its id, not the commit by which it is called.
     let name = Base::name_of(folder);
     let text = |key: &str, text: &str| (format!("general.{key}"), Value::Text(text.to_owned()));
     vec![
-        text("architecture", architecture.name()),
+        text("architecture", architecture.name),
         text("type", "model"),
         text("name", &name),
         ("general.file_type".to_owned(), Value::U32(kind.file_type())),
@@ -78,21 +79,37 @@ fn general(folder: &Path, architecture: Architecture, kind: Kind) -> Vec<(String
     ]
 }
 
-/// A tensor under its name there.
-fn part<'a>(
+/// Every tensor under its name there, those of experts stacked.
+fn stored<'a>(
     shards: &'a [Archive],
-    architecture: Architecture,
+    architecture: &'static Architecture,
     spec: &DecoderSpec,
     kind: Kind,
-    (name, shape): (String, Vec<usize>),
-) -> Result<Part<'a>, Error> {
-    let known = || {
-        let (module, end) = name.rsplit_once('.')?;
-        Some((module, format!("{}.{end}", module_name(module)?)))
+) -> Result<Vec<Part<'a>>, Error> {
+    let named = |archive: &'a Archive| {
+        archive.shapes().into_keys().map(move |name| (spec.names.canonical(&name), (archive, name))).collect::<Vec<_>>()
     };
-    let (module, gguf) = known().ok_or_else(|| Error::NotKnown { what: format!("tensor `{name}`") })?;
-    let heads = architecture.reordered_heads(module, spec);
-    let archive = shards.iter().find(|shard| shard.shape(&name).is_some()).expect("the weights were checked");
-    let info = Info { name: gguf, kind: kind.of_tensor(&shape), shape };
-    Ok(Part { info, numbers: Numbers::Stored { archive, heads, name } })
+    let places: BTreeMap<String, (&Archive, String)> = shards.iter().flat_map(named).collect();
+    let (mut parts, mut stacks) = (Vec::<Part>::new(), BTreeMap::<String, usize>::new());
+    for (name, shape) in spec.tensors() {
+        let unnamed = || Error::Unnamed { module: name.clone(), name: architecture.name };
+        let (module, end) = name.rsplit_once('.').ok_or_else(unnamed)?;
+        let place = place(module, spec).ok_or_else(unnamed)?;
+        let (archive, stored) = places.get(&name).cloned().expect("the weights were checked");
+        let stored = Stored { archive, name: stored, change: architecture.change(module, spec) };
+        let gguf = format!("{}.{end}", place.module);
+        if let Some(index) = stacks.get(&gguf) {
+            parts[*index].take(stored);
+            continue;
+        }
+        let shape = if place.expert.is_some() { [vec![0], shape].concat() } else { shape };
+        if place.expert.is_some() {
+            stacks.insert(gguf.clone(), parts.len());
+        }
+        let kind = if place.module.ends_with(ROUTER) { Kind::F32 } else { kind.of_tensor(&shape) };
+        let mut part = Part { info: Info { name: gguf, shape, kind }, numbers: Numbers::Stored(Vec::new()) };
+        part.take(stored);
+        parts.push(part);
+    }
+    Ok(parts)
 }

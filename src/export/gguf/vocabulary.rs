@@ -101,11 +101,11 @@ fn splitting(file: &Json) -> Result<Splitting, String> {
         return Err(format!("its normalizer is {}, expected none or NFC", normalizer["type"]));
     }
     let name = bytes(cutter).ok_or("its pre_tokenizer is none that llama.cpp has: those of GPT-2, Llama 3, Qwen 2 and SmolLM")?;
-    let ignores_merges = model["ignore_merges"] == true;
-    if ignores_merges == (name == "llama-bpe") {
-        Ok(Splitting::Bytes(name))
-    } else {
-        Err(format!("`ignore_merges` is {ignores_merges}, which it is not in llama.cpp's `{name}`"))
+    match (name, model["ignore_merges"] == true) {
+        // The same words, which are merged step by step there.
+        ("llama-bpe", false) => Ok(Splitting::Bytes("dbrx")),
+        ("llama-bpe", true) | (_, false) => Ok(Splitting::Bytes(name)),
+        (_, true) => Err(format!("`ignore_merges` is true, which it is not in llama.cpp's `{name}`")),
     }
 }
 
@@ -134,7 +134,9 @@ fn bytes(cutter: &Json) -> Option<&'static str> {
 fn pieces(normalizer: &Json, cutter: &Json) -> Result<bool, String> {
     let replaces = |part: &Json| part["type"] == "Replace" && part["pattern"]["String"] == " " && part["content"] == "▁";
     let parts = normalizer["normalizers"].as_array().map(Vec::as_slice);
-    match (parts, cutter["type"].as_str()) {
+    // At blanks there is nothing to cut once they are replaced.
+    let cuts_blanks = cutter["type"] == "Split" && cutter["pattern"]["String"] == " ";
+    match (parts, cutter["type"].as_str().filter(|_| !cuts_blanks)) {
         (Some([first, second]), None) if first["type"] == "Prepend" && first["prepend"] == "▁" && replaces(second) => Ok(true),
         (Some([only]), None) if replaces(only) => Ok(false),
         (None, None) if replaces(normalizer) => Ok(false),
@@ -155,7 +157,8 @@ fn tokens(file: &Json, rows: usize, splitting: Splitting) -> Result<(Vec<String>
             }
             None => Err(format!("token `{text}` has no row in the embedding, which has {rows}")),
         };
-    let is_byte = |text: &str| matches!(splitting, Splitting::Pieces { .. }) && text.starts_with("<0x") && text.len() == 6;
+    let is_pieces = matches!(splitting, Splitting::Pieces { .. });
+    let is_byte = |text: &str| is_pieces && text.starts_with("<0x") && text.len() == 6;
     for (text, id) in file["model"]["vocab"].as_object().into_iter().flatten() {
         put(id.as_u64(), text, if is_byte(text) { Token::Byte } else { Token::Normal })?;
     }
@@ -165,7 +168,10 @@ fn tokens(file: &Json, rows: usize, splitting: Splitting) -> Result<(Vec<String>
             (_, true) => Token::Control,
             _ => Token::UserDefined,
         };
-        put(added["id"].as_u64(), added["content"].as_str().unwrap_or_default(), kind)?;
+        let text = added["content"].as_str().unwrap_or_default();
+        // Runs of blanks, which llama.cpp looks for in the text as it is and writes as they are.
+        let text = if is_pieces && kind == Token::UserDefined { text.replace('▁', " ") } else { text.to_owned() };
+        put(added["id"].as_u64(), &text, kind)?;
     }
     Ok((texts, kinds))
 }

@@ -1,0 +1,160 @@
+//! A decoder's hyperparameters under llama.cpp's keys, and the tensors that belong to them.
+
+use super::architecture::{Architecture, Experts, Rotations, Scales, Scores, Stretch, Windows};
+use super::container::Value;
+use super::judge::window;
+use crate::model::{DecoderSpec, ExpertsSpec, LayerSpec, Modules};
+use crate::nn::attention::Span;
+use crate::nn::rope::{RopeScaling, RopeSpec};
+
+/// A key below the architecture's name.
+type Pair = (&'static str, Value);
+
+/// The hyperparameters of a decoder of this architecture.
+pub(super) fn hyperparameters(architecture: &Architecture, spec: &DecoderSpec) -> Vec<(String, Value)> {
+    let (LayerSpec { mixer, mlp, .. }, rope) = (&spec.layers[0], rotation(spec, false));
+    let [heads, kv_heads, head_dim] = mixer.heads();
+    let size = |size: usize| Value::U32(size as u32);
+    let mut pairs = vec![
+        ("block_count", size(spec.layers.len())),
+        ("context_length", size(spec.context)),
+        ("embedding_length", size(spec.width)),
+        ("feed_forward_length", size(mlp.inner())),
+        ("attention.head_count", size(heads)),
+        ("attention.head_count_kv", size(kv_heads)),
+        ("attention.key_length", size(head_dim)),
+        ("attention.value_length", size(head_dim)),
+        ("attention.layer_norm_rms_epsilon", number(spec.norm_epsilon)),
+        ("rope.dimension_count", size(rope.head_dim)),
+        ("rope.freq_base", number(rope.theta)),
+        ("vocab_size", size(spec.vocabulary)),
+    ];
+    pairs.extend(mlp.experts().into_iter().flat_map(|experts| routed(architecture, experts)));
+    pairs.extend(stretched(architecture, spec, rope));
+    pairs.extend(scaled(architecture, spec));
+    pairs.extend(windows(architecture, spec));
+    pairs.into_iter().map(|(key, value)| (format!("{}.{key}", architecture.name), value)).collect()
+}
+
+fn routed(architecture: &Architecture, experts: &ExpertsSpec) -> Vec<Pair> {
+    let size = |size: usize| Value::U32(size as u32);
+    let mut pairs = vec![("expert_count", size(experts.router.experts)), ("expert_used_count", size(experts.router.chosen))];
+    if architecture.experts == (Experts::Every { of_their_own: true }) {
+        pairs.push(("expert_feed_forward_length", size(experts.expert.inner)));
+    }
+    pairs
+}
+
+fn number(number: f64) -> Value {
+    Value::F32(number as f32)
+}
+
+/// The rotation of layers with a window or of those without; of any that rotates where there are no such.
+fn rotation(spec: &DecoderSpec, slides: bool) -> &RopeSpec {
+    let of = |layer: &&LayerSpec| layer.mixer.rope().is_some() && (layer.mixer.span() != Span::Full) == slides;
+    let any = || spec.layers.iter().find(|layer| layer.mixer.rope().is_some());
+    let layer = spec.layers.iter().find(of).or_else(any);
+    layer.and_then(|layer| layer.mixer.rope()).expect("every known architecture rotates in a first layer")
+}
+
+fn stretched(architecture: &Architecture, spec: &DecoderSpec, rope: &RopeSpec) -> Vec<Pair> {
+    let mut pairs = Vec::new();
+    if let RopeScaling::Linear { factor } = rope.scaling {
+        pairs.push(("rope.scaling.type", Value::Text("linear".to_owned())));
+        pairs.push(("rope.scaling.factor", number(factor)));
+    }
+    if architecture.stretches.contains(&Stretch::LongRope) {
+        let (trained, factor) = match rope.scaling {
+            RopeScaling::LongRope { trained_length, attention_factor, .. } => (trained_length, Some(attention_factor)),
+            _ => (spec.context, None),
+        };
+        pairs.push(("rope.scaling.original_context_length", Value::U32(trained as u32)));
+        pairs.extend(factor.map(|factor| ("rope.scaling.attn_factor", number(factor))));
+    }
+    pairs
+}
+
+fn scaled(architecture: &Architecture, spec: &DecoderSpec) -> Vec<Pair> {
+    let (mut pairs, mixer) = (Vec::new(), spec.layers[0].mixer.grouped().expect("every known architecture has such heads"));
+    if architecture.scores == Scores::Key {
+        pairs.push(("attention.scale", number(mixer.score_scale)));
+    }
+    if architecture.scales == Scales::Keys {
+        pairs.push(("embedding_scale", number(spec.embed_scale)));
+        pairs.push(("residual_scale", number(spec.layers[0].residual_scale)));
+        // llama.cpp divides by it.
+        pairs.push(("logit_scale", number(1.0 / spec.logit_scale)));
+    }
+    pairs.extend(mixer.softcap.map(|cap| ("attn_logit_softcapping", number(cap))));
+    pairs.extend(spec.final_softcap.map(|cap| ("final_logit_softcapping", number(cap))));
+    pairs
+}
+
+fn windows(architecture: &Architecture, spec: &DecoderSpec) -> Vec<Pair> {
+    let slides: Vec<bool> = spec.layers.iter().map(|layer| window(layer).is_some()).collect();
+    let tokens = spec.layers.iter().find_map(window);
+    let size = |tokens: usize| ("attention.sliding_window", Value::U32(tokens as u32));
+    let Windows::But { period, rotations } = architecture.windows else {
+        // Where modules are fused llama.cpp tells by a window of 0 that there is none.
+        let fused = architecture.modules == Modules::Fused;
+        return if fused { vec![size(tokens.unwrap_or(0))] } else { Vec::new() };
+    };
+    let mut pairs: Vec<Pair> = tokens.map(size).into_iter().collect();
+    if tokens.is_some() && rotations == Rotations::Two {
+        pairs.push(("rope.freq_base_swa", number(rotation(spec, true).theta)));
+    }
+    let usual = slides.iter().enumerate().all(|(index, slides)| *slides != (index + 1).is_multiple_of(period));
+    // Without a window the one rotation's architecture would take its own.
+    if !usual && (tokens.is_some() || rotations == Rotations::One) {
+        pairs.push(("attention.sliding_window_pattern", Value::Bools(slides)));
+    }
+    pairs
+}
+
+/// Tensors of divisors of the frequencies where those differ from one to the next.
+pub(super) fn divisors(spec: &DecoderSpec) -> Vec<(&'static str, Vec<f32>)> {
+    let rope = rotation(spec, false);
+    let rounded = |factors: &[f64]| factors.iter().map(|factor| *factor as f32).collect();
+    match &rope.scaling {
+        RopeScaling::Llama3 { .. } => vec![("rope_freqs.weight", llama3(rope))],
+        RopeScaling::LongRope { short, long, .. } => {
+            vec![("rope_factors_long.weight", rounded(long)), ("rope_factors_short.weight", rounded(short))]
+        }
+        _ => Vec::new(),
+    }
+}
+
+/// Those of Llama 3.1.
+fn llama3(rope: &RopeSpec) -> Vec<f32> {
+    let RopeScaling::Llama3 { factor, low_frequency_factor, high_frequency_factor, trained_length } = &rope.scaling else {
+        return Vec::new();
+    };
+    let divisor = |pair: usize| {
+        let wavelength = std::f64::consts::TAU * rope.theta.powf((2 * pair) as f64 / rope.head_dim as f64);
+        let turns = *trained_length as f64 / wavelength;
+        let smooth = ((turns - low_frequency_factor) / (high_frequency_factor - low_frequency_factor)).clamp(0.0, 1.0);
+        (1.0 / ((1.0 - smooth) / factor + smooth)) as f32
+    };
+    (0..rope.head_dim / 2).map(divisor).collect()
+}
+
+/// What llama.cpp computes otherwise, in words.
+pub(super) fn differences(architecture: &Architecture, spec: &DecoderSpec) -> Vec<String> {
+    let ignored = architecture.windows == Windows::Ignored;
+    let window = spec.layers.iter().find_map(window).filter(|_| ignored).map(|window| {
+        format!(
+            "llama.cpp has no sliding window for this model: beyond {window} tokens its answers differ from those of the base"
+        )
+    });
+    let trained = match rotation(spec, false).scaling {
+        RopeScaling::LongRope { trained_length, .. } => Some(trained_length),
+        _ => None,
+    };
+    let long = trained.map(|trained| {
+        format!(
+            "llama.cpp turns by this model's long factors wherever its context has more than {trained} tokens, the base only where \
+             the text has: serve short texts with `--ctx-size {trained}`"
+        )
+    });
+    window.into_iter().chain(long).collect()
+}
