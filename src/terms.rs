@@ -130,6 +130,25 @@ term! {
     }
 }
 
+/// The vector that an adapter may have beside its matrices; as in PEFT it has one at most.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AdapterVector {
+    /// A bias of B, PEFT's `lora_bias`.
+    Bias,
+    /// The magnitude of each output, PEFT's `use_dora`: Liu et al. 2024, arXiv:2402.09353.
+    Magnitude,
+}
+
+impl AdapterVector {
+    /// What its name in a file ends with.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Bias => "lora_B.bias",
+            Self::Magnitude => "lora_magnitude_vector",
+        }
+    }
+}
+
 term! {
     /// How the projections of a frozen base are packed.
     Quantization {

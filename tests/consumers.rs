@@ -13,7 +13,7 @@ use support::{Desk, RECIPE};
 /// What is changed in the recipe, who is to serve it, the exit code and what is said.
 type Fixture = (&'static str, &'static [&'static str], &'static str, i32, &'static [&'static str]);
 
-const BEFORE_TRAINING: [Fixture; 15] = [
+const BEFORE_TRAINING: [Fixture; 24] = [
     ("plain LoRA", &[], "vllm", 0, &[]),
     ("plain LoRA", &[], "peft", 0, &[]),
     (
@@ -38,8 +38,35 @@ const BEFORE_TRAINING: [Fixture; 15] = [
         &["error: vLLM takes ranks up to 512, this adapter has 513", "hint: lower `r`"],
     ),
     ("modules_to_save", &["adapter.modules_to_save=[lm_head]"], "vllm", 65, &["`adapter.modules_to_save`", "not supported yet"]),
-    ("DoRA", &["adapter.use_dora=true"], "vllm", 65, &["adapter.use_dora: `true` is not supported yet"]),
-    ("biases", &["adapter.lora_bias=true"], "vllm", 65, &["adapter.lora_bias: `true` is not supported yet"]),
+    ("DoRA", &["adapter.use_dora=true"], "vllm", 65, &["vLLM takes no DoRA", "hint: train a plain LoRA"]),
+    (
+        "DoRA",
+        &["adapter.use_dora=true"],
+        "llamacpp",
+        65,
+        &["matrices A and B only, this adapter has tensor `lora_magnitude_vector`"],
+    ),
+    ("DoRA", &["adapter.use_dora=true"], "mlx", 65, &["mlx-lm's format has matrices A and B only"]),
+    ("DoRA, merged", &["adapter.use_dora=true"], "ollama", 0, &["note: Ollama needs a Modelfile", "--to ollama"]),
+    ("DoRA", &["adapter.use_dora=true"], "peft", 0, &["note: vLLM takes no DoRA"]),
+    ("biases", &["adapter.lora_bias=true"], "vllm", 65, &["vLLM takes no biases in an adapter"]),
+    ("biases", &["adapter.lora_bias=true"], "llamacpp", 65, &["this adapter has tensor `lora_B.bias`"]),
+    (
+        "biases",
+        &["adapter.lora_bias=true"],
+        "ollama",
+        65,
+        &["Ollama takes no biases in an adapter, and this one cannot be merged"],
+    ),
+    ("biases", &["adapter.lora_bias=true"], "lmstudio", 65, &["cannot be merged", "hint: train without `lora_bias`"]),
+    (
+        "biases where the base has some",
+        &["adapter.lora_bias=true", "adapter.target_modules=[q_proj]", "base_model=qwen"],
+        "lmstudio",
+        0,
+        &["note: LM Studio takes no adapter"],
+    ),
+    ("biases", &["adapter.lora_bias=true"], "peft", 0, &["note: vLLM takes no biases"]),
     ("the head", &["adapter.target_modules=[lm_head]"], "vllm", 65, &["adapter.target_modules: `lm_head` is not supported yet"]),
     (
         "rsLoRA",

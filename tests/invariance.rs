@@ -6,11 +6,11 @@ mod common;
 
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use common::*;
-use rankine::adapter::attach;
+use rankine::adapter::{LoraConfig, attach};
 use rankine::data::{Batch, Packs, TokenRow, Visit};
 use rankine::model::{Decoder, Folder, Storage};
 use rankine::quant::Form;
-use rankine::terms::ModelDtype;
+use rankine::terms::{AdapterVector, ModelDtype};
 use rankine::train::{Gradients, Memory, StepConfig, forward_backward, score};
 
 const LOSS: f32 = 1e-5;
@@ -26,21 +26,31 @@ fn rows(vocabulary: u32) -> Vec<TokenRow> {
     (0..8).map(row).collect()
 }
 
-/// Every family as it is, and two packed.
+/// Every family as it is, two packed, and adapters with vectors.
 fn models() -> impl Iterator<Item = (String, Decoder)> {
     // Its rotation depends on the longest row of a micro-batch, as in transformers.
     let families = FAMILIES.into_iter().filter(|family| *family != "phi3_longrope");
     let plain = families.map(|family| (family.to_owned(), model(family, None)));
     let packed = [("llama", Form::QLORA), ("qwen3", Form::Int8)];
-    plain.chain(packed.map(|(family, form)| (format!("{family}, {form}"), model(family, Some(form)))))
+    let packed = packed.map(|(family, form)| (format!("{family}, {form}"), model(family, Some(form))));
+    // One family with biases of its own, one whose projections are fused, and one that is packed.
+    let vectors = [("qwen2", None), ("phi3", None), ("llama", Some(Form::QLORA))].into_iter().flat_map(|(family, form)| {
+        [AdapterVector::Bias, AdapterVector::Magnitude]
+            .map(|vector| (format!("{family}, {vector:?}"), model_with(family, form, Some(vector))))
+    });
+    plain.chain(packed).chain(vectors)
 }
 
 /// A model with an adapter whose B is not zero, so that every gradient flows.
 fn model(family: &str, form: Option<Form>) -> Decoder {
+    model_with(family, form, None)
+}
+
+fn model_with(family: &str, form: Option<Form>, vector: Option<AdapterVector>) -> Decoder {
     let folder = Folder::open(&golden(&format!("archs/{family}/model"))).unwrap();
     let storage = Storage { form, ..ModelDtype::Auto.into() };
     let mut decoder = folder.load(storage, &Device::flex(), &|_| {}).unwrap();
-    let config = lora(4, 8.0);
+    let config = LoraConfig { vector, ..lora(4, 8.0) };
     attach(&mut decoder, &config, 7, None).unwrap();
     for lora in decoder.adapters_mut() {
         let [rank, outputs] = lora.b.dims();

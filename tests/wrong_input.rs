@@ -45,7 +45,7 @@ const RECIPES: &[BrokenRecipe] = &[
         "quantize_head: true",
         &["adapter.quantize_head goes with a `quantization`, and there is none"],
     ),
-    ("key that is not built", "r: 4", "use_dora: true", &["adapter.use_dora: `true` is not supported yet"]),
+    ("key that is not built", "r: 4", "target_parameters: [x]", &["adapter.target_parameters: `[x]` is not supported yet"]),
     ("no base", "base_model: base\n", "", &["missing key `base_model`", "hint: add a line such as `base_model: "]),
     ("no datasets", "  - path: rows.parquet\n    format: text\n", "", &["missing key `datasets`"]),
     (
@@ -637,7 +637,19 @@ fn a_broken_adapter_to_go_on_from_is_refused() {
             &edit("\"exclude_modules\": null", "\"exclude_modules\": 5"),
             &["`exclude_modules` is `5`, expected names or a regular expression"],
         ),
-        ("DoRA", &edit("\"use_dora\": false", "\"use_dora\": true"), &["`use_dora` is `true`, which is not supported yet"]),
+        (
+            "DoRA without magnitudes",
+            &edit("\"use_dora\": false", "\"use_dora\": true"),
+            &["self_attn.q_proj.lora_magnitude_vector` is missing, expected shape [32]", "14 faults"],
+        ),
+        (
+            "two vectors",
+            &|desk| {
+                edit("\"use_dora\": false", "\"use_dora\": true")(desk);
+                edit("\"lora_bias\": false", "\"lora_bias\": true")(desk);
+            },
+            &["`lora_bias` and `use_dora` are both true, expected one of them"],
+        ),
         (
             "no targets",
             &|desk| desk.write(CONFIG, r#"{"peft_type": "LORA", "r": 4, "lora_alpha": 8, "bias": "none"}"#),

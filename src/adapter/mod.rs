@@ -7,8 +7,9 @@ mod target;
 
 use crate::fault::{Exit, Explain, Fault};
 use crate::files;
+use crate::terms::AdapterVector;
 
-pub use attach::{Numbers, attach, tensors};
+pub use attach::{Numbers, Values, attach, tensors};
 pub use target::{Target, Targets};
 
 /// What an adapter is, as PEFT's `LoraConfig` has it.
@@ -30,6 +31,8 @@ pub struct LoraConfig {
     pub alpha_pattern: Vec<(String, f64)>,
     /// Whether a fresh adapter leaves the base as it is (B zero); otherwise B is drawn as A is.
     pub init_lora_weights: bool,
+    /// What each adapter has beside A and B.
+    pub vector: Option<AdapterVector>,
 }
 
 impl LoraConfig {
@@ -44,7 +47,13 @@ impl LoraConfig {
             rank_pattern: Vec::new(),
             alpha_pattern: Vec::new(),
             init_lora_weights: true,
+            vector: None,
         }
+    }
+
+    /// Whether each adapter has this vector.
+    pub fn has(&self, vector: AdapterVector) -> bool {
+        self.vector == Some(vector)
     }
 
     /// The highest rank of any projection.
@@ -98,6 +107,22 @@ pub enum Error {
         /// Both sides of what does not fit.
         message: String,
     },
+    /// A format has no place for an adapter's vector.
+    #[error("{format} has matrices A and B only, this adapter has `{}`", vector.name())]
+    NoPlace {
+        /// Whose format.
+        format: &'static str,
+        /// The vector.
+        vector: AdapterVector,
+    },
+    /// An adapter that cannot be merged.
+    #[error("adapter `{folder}` cannot be merged: {reason}")]
+    Unmergeable {
+        /// The adapter.
+        folder: String,
+        /// Both sides of what does not go together.
+        reason: String,
+    },
     /// The tensors are not those of the adapter that the config describes.
     #[error("the tensors of `{place}` are not those that its adapter_config.json describes for this model: {} faults", faults.len())]
     Tensors {
@@ -126,6 +151,12 @@ impl Explain for Error {
             }
             Self::NoMatch { .. } => {
                 Some("use `all-linear`, names from that list, or a regular expression that matches whole module names".into())
+            }
+            Self::NoPlace { vector: AdapterVector::Magnitude, .. } => {
+                Some("merge the adapter with `rankine merge`, and export the merged model".into())
+            }
+            Self::NoPlace { vector: AdapterVector::Bias, .. } => {
+                Some("give the adapter to PEFT, or train one without `lora_bias`".into())
             }
             Self::Tensors { .. } => Some("the adapter was trained on another base, or its files were mixed up".into()),
             _ => None,

@@ -4,13 +4,13 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
 
-use super::attach::Numbers;
+use super::attach::{Numbers, Values};
 use super::{Error, LoraConfig, Target, Targets, tensors};
 use crate::files::safetensors::{Archive, write_f32};
 use crate::files::{JSON_BYTES, read_text_up_to, write_atomic};
 use crate::hub::{Commit, ModelId};
 use crate::model::{Decoder, LinearSpec};
-use crate::terms::{MAX_RANK, Modules};
+use crate::terms::{AdapterVector, MAX_RANK, Modules};
 
 /// The release of PEFT whose files these are.
 const PEFT_VERSION: &str = "0.21.2";
@@ -28,6 +28,7 @@ const PLAIN: LoraConfig = LoraConfig {
     rank_pattern: Vec::new(),
     alpha_pattern: Vec::new(),
     init_lora_weights: true,
+    vector: None,
 };
 
 /// Keys of PEFT's config that change what the adapter computes, with the only values that are built.
@@ -44,7 +45,7 @@ const NEUTRAL: [(&str, &[&str]); 23] = [
     ("lora_ga_config", &["null"]),
     ("kasa_config", &["null"]),
     ("layer_replication", &["null"]),
-    ("lora_bias", &["false"]),
+    ("lora_bias", &["false", "true"]),
     ("modules_to_save", &["null", "[]"]),
     ("monteclora_config", &["null"]),
     ("peft_type", &["\"LORA\""]),
@@ -52,7 +53,7 @@ const NEUTRAL: [(&str, &[&str]); 23] = [
     ("task_type", &["\"CAUSAL_LM\"", "null"]),
     ("trainable_token_indices", &["null"]),
     ("use_bdlora", &["null", "false"]),
-    ("use_dora", &["false"]),
+    ("use_dora", &["false", "true"]),
     ("use_qalora", &["false"]),
     ("use_rslora", &["false", "true", "null"]),
     ("velora_config", &["null"]),
@@ -113,7 +114,7 @@ fn config_json(config: &LoraConfig, modules: &[&str], base: &str) -> Value {
         "layers_to_transform": layers,
         "loftq_config": {},
         "lora_alpha": number(config.alpha),
-        "lora_bias": false,
+        "lora_bias": config.has(AdapterVector::Bias),
         "lora_dropout": config.dropout,
         "lora_ga_config": null,
         "megatron_config": null,
@@ -131,7 +132,7 @@ fn config_json(config: &LoraConfig, modules: &[&str], base: &str) -> Value {
         "task_type": "CAUSAL_LM",
         "trainable_token_indices": null,
         "use_bdlora": null,
-        "use_dora": false,
+        "use_dora": config.has(AdapterVector::Magnitude),
         "use_qalora": false,
         "use_rslora": config.use_rslora,
         "velora_config": null,
@@ -221,6 +222,15 @@ pub fn read_config(folder: &Path) -> Result<LoraConfig, Error> {
         },
     };
     let whole = format!("a whole number from 1 to {MAX_RANK}");
+    let is_true = |key: &str| config[key] == Value::Bool(true);
+    let vector = match (is_true("lora_bias"), is_true("use_dora")) {
+        (true, true) => {
+            return Err(fault("`lora_bias` and `use_dora` are both true, expected one of them as in PEFT".to_owned()));
+        }
+        (true, false) => Some(AdapterVector::Bias),
+        (false, true) => Some(AdapterVector::Magnitude),
+        (false, false) => None,
+    };
     Ok(LoraConfig {
         rank: read_rank(&config["r"]).ok_or_else(|| missing("r", &whole))?,
         alpha: config["lora_alpha"]
@@ -232,6 +242,7 @@ pub fn read_config(folder: &Path) -> Result<LoraConfig, Error> {
         use_rslora: config["use_rslora"].as_bool().unwrap_or(false),
         // Its numbers come with it, so how they were drawn no longer matters.
         init_lora_weights: true,
+        vector,
         rank_pattern: pattern(&config["rank_pattern"], read_rank)
             .ok_or_else(|| missing("rank_pattern", &format!("{whole} by pattern")))?,
         alpha_pattern: pattern(&config["alpha_pattern"], |value| value.as_f64().filter(|alpha| *alpha > 0.0))
@@ -311,16 +322,21 @@ pub fn open(folder: &Path) -> Result<Archive, Error> {
 /// # Errors
 /// A tensor is missing, left over or of another shape; all of them are listed.
 pub fn numbers_in(archive: &Archive, prefix: &str, config: &LoraConfig, projections: &[LinearSpec]) -> Result<Numbers, Error> {
-    let read = |stored: Stored| Ok((stored.target.module.clone(), stored.read(archive)?));
+    let read = |stored: Stored| {
+        let values = Values { matrices: stored.read(archive)?, vector: stored.read_vector(archive)? };
+        Ok((stored.target.module, values))
+    };
     stored_in(archive, prefix, config, projections)?.into_iter().map(read).collect()
 }
 
-/// An adapter's A [r, in] and B [out, r] where they lie in an open file; names and shapes are right.
+/// An adapter's A [r, in], B [out, r] and vector where they lie in an open file; names and shapes are right.
 #[derive(Debug)]
 pub struct Stored {
     /// The adapter.
     pub target: Target,
     keys: [String; 2],
+    /// Of what it has beside A and B, [out].
+    vector: Option<String>,
 }
 
 impl Stored {
@@ -331,6 +347,15 @@ impl Stored {
     pub fn read(&self, archive: &Archive) -> Result<[Vec<f32>; 2], Error> {
         let [a, b] = self.keys.each_ref().map(|key| archive.read_f32(key));
         Ok([a?.unwrap_or_default(), b?.unwrap_or_default()])
+    }
+
+    /// The numbers of its vector, where it has one.
+    ///
+    /// # Errors
+    /// They are not of f32, f16 or bf16.
+    pub fn read_vector(&self, archive: &Archive) -> Result<Option<Vec<f32>>, Error> {
+        let read = |key: &String| Ok(archive.read_f32(key)?.unwrap_or_default());
+        self.vector.as_ref().map(read).transpose()
     }
 }
 
@@ -345,17 +370,18 @@ pub fn stored_in(archive: &Archive, prefix: &str, config: &LoraConfig, projectio
     let (mut stored, mut faults) = (Vec::new(), Vec::new());
     for target in config.resolve(&names)? {
         let Some(linear) = projections.iter().find(|linear| linear.name == target.module) else { continue };
-        let parts = [("lora_A", [target.rank, linear.inputs]), ("lora_B", [linear.outputs, target.rank])];
-        let keys = parts.map(|(part, expected)| {
-            let key = format!("{prefix}base_model.model.{}.{part}.weight", target.module);
+        let mut find = |part: &str, expected: &[usize]| {
+            let key = format!("{prefix}base_model.model.{}.{part}", target.module);
             match found.remove(&key) {
                 Some(shape) if shape == expected => {}
                 Some(shape) => faults.push(format!("tensor `{key}` has shape {shape:?}, expected {expected:?}")),
                 None => faults.push(format!("tensor `{key}` is missing, expected shape {expected:?}")),
             }
             key
-        });
-        stored.push(Stored { target, keys });
+        };
+        let keys = [find("lora_A.weight", &[target.rank, linear.inputs]), find("lora_B.weight", &[linear.outputs, target.rank])];
+        let vector = config.vector.map(|vector| find(vector.name(), &[linear.outputs]));
+        stored.push(Stored { target, keys, vector });
     }
     faults.extend(
         found.iter().map(|(key, shape)| format!("tensor `{key}` of shape {shape:?} belongs to no adapter of the config")),

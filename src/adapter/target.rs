@@ -50,7 +50,7 @@ impl LoraConfig {
         Ok(chosen.into_iter().map(target).collect())
     }
 
-    /// Numbers in A and B of all adapters for a model with these projections.
+    /// Numbers in A, B and the vectors of all adapters for a model with these projections.
     ///
     /// # Errors
     /// See [`LoraConfig::resolve`].
@@ -59,7 +59,7 @@ impl LoraConfig {
         let targets = self.resolve(&names)?;
         let of = |target: &Target| {
             let linear = projections.iter().find(|linear| linear.name == target.module)?;
-            Some(target.rank * (linear.inputs + linear.outputs))
+            Some(target.rank * (linear.inputs + linear.outputs) + self.vector.map_or(0, |_| linear.outputs))
         };
         Ok(targets.iter().filter_map(of).sum())
     }

@@ -25,6 +25,9 @@ const CONFIG: &str = "adapter_config.json";
 pub fn write_mlx(adapter: &Path, base: &str, projections: &[LinearSpec], folder: &Path) -> Result<Written, Error> {
     let (config, archive) = (peft::read_config(adapter)?, peft::open(adapter)?);
     let stored = peft::stored_in(&archive, "", &config, projections)?;
+    if let Some(vector) = config.vector {
+        return Err(Error::NoPlace { format: "mlx-lm's", vector });
+    }
     let rank = stored.iter().map(|stored| stored.target.rank).max().unwrap_or(config.rank);
     let scale = stored.first().map_or(1.0, |first| first.target.scale);
     let mut tensors = Vec::new();

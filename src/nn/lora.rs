@@ -2,8 +2,11 @@
 
 use burn::tensor::Tensor;
 
+use super::magnitude::Magnitude;
+use super::weight::Weight;
 use crate::draws::{mix, unit};
 use crate::ops::Adapter;
+use crate::terms::AdapterVector;
 
 /// `scale · drop(x) A B`, Hu et al. 2021, arXiv:2106.09685; `scale` is alpha / r, or alpha / sqrt(r) with rslora
 /// (arXiv:2312.03732).
@@ -15,18 +18,65 @@ pub struct Lora {
     pub b: Tensor<2>,
     /// What the product is multiplied by.
     pub scale: f64,
+    /// What it has beside A and B.
+    pub vector: Option<Vector>,
+}
+
+/// One number an output of the map, [out], f32.
+#[derive(Debug, Clone)]
+pub enum Vector {
+    /// B's bias: `scale · (drop(x) A B + bias)`.
+    Bias(Tensor<1>),
+    /// `DoRA`'s magnitudes.
+    Magnitude(Magnitude),
+}
+
+impl Vector {
+    /// Which of them it is.
+    pub fn kind(&self) -> AdapterVector {
+        match self {
+            Self::Bias(_) => AdapterVector::Bias,
+            Self::Magnitude(_) => AdapterVector::Magnitude,
+        }
+    }
+
+    fn numbers_mut(&mut self) -> &mut Tensor<1> {
+        match self {
+            Self::Bias(bias) => bias,
+            Self::Magnitude(magnitude) => &mut magnitude.vector,
+        }
+    }
 }
 
 impl Lora {
     /// It as an operand of [`crate::ops::adapted`].
     pub fn adapter(&self) -> Adapter {
-        let Self { a, b, scale } = self.clone();
-        Adapter { a, b, scale }
+        Adapter { a: self.a.clone(), b: self.b.clone(), scale: self.scale }
     }
 
-    /// Parameters in A and B.
+    /// What it adds to each output whatever the input, where it has a bias.
+    pub fn bias(&self) -> Option<Tensor<1>> {
+        if let Some(Vector::Bias(bias)) = &self.vector { Some(bias.clone().mul_scalar(self.scale)) } else { None }
+    }
+
+    /// Its magnitudes, where it has some.
+    pub fn magnitude(&self) -> Option<&Magnitude> {
+        if let Some(Vector::Magnitude(magnitude)) = &self.vector { Some(magnitude) } else { None }
+    }
+
+    /// Parameters in A, B and its vector.
     pub fn parameters(&self) -> usize {
-        self.a.shape().num_elements() + self.b.shape().num_elements()
+        let [_, outputs] = self.b.dims();
+        self.a.shape().num_elements() + self.b.shape().num_elements() + self.vector.as_ref().map_or(0, |_| outputs)
+    }
+
+    /// Visits what trains, with its names; `module` is the projection's.
+    pub fn visit(&mut self, module: &str, visit: &mut dyn FnMut(&str, Weight)) {
+        visit(&format!("{module}.lora_A.weight"), Weight::Turned(&mut self.a));
+        visit(&format!("{module}.lora_B.weight"), Weight::LoraB(&mut self.b));
+        if let Some(vector) = &mut self.vector {
+            visit(&format!("{module}.{}", vector.kind().name()), Weight::LoraVector(vector.numbers_mut()));
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 pub mod attention;
 pub mod head;
 pub mod lora;
+pub mod magnitude;
 pub mod norm;
 pub mod projection;
 pub mod rope;

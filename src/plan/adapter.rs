@@ -12,7 +12,7 @@ use crate::adapter::{Error, LoraConfig, Targets, peft};
 use crate::fault::{Explain, Fault};
 use crate::model::DecoderSpec;
 use crate::recipe::{self, Place, Said};
-use crate::terms::{Method, Modules, Technique};
+use crate::terms::{AdapterVector, Method, Modules, Technique};
 
 /// What trains.
 #[derive(Debug, Clone, PartialEq)]
@@ -105,6 +105,8 @@ fn fresh_adapter(recipe: &recipe::Adapter, filled: &mut Filled) -> LoraConfig {
     for (pattern, said) in &alpha_pattern {
         filled.plain(&format!("adapter.alpha_pattern.{pattern}"), Some(*said), 0.0);
     }
+    let has_bias = filled.plain("adapter.lora_bias", recipe.lora_bias.as_ref(), false);
+    let has_magnitude = filled.plain("adapter.use_dora", recipe.use_dora.as_ref(), false);
     let layers = filled.optional("adapter.layers_to_transform", recipe.layers_to_transform.as_ref(), |layers| json!(layers));
     LoraConfig {
         rank,
@@ -112,6 +114,11 @@ fn fresh_adapter(recipe: &recipe::Adapter, filled: &mut Filled) -> LoraConfig {
         dropout: 0.0,
         targets: Targets { modules, layers, ..Targets::all_linear() },
         init_lora_weights: filled.plain("adapter.init_lora_weights", recipe.init_lora_weights.as_ref(), true),
+        vector: match (has_bias, has_magnitude) {
+            (true, _) => Some(AdapterVector::Bias),
+            (_, true) => Some(AdapterVector::Magnitude),
+            _ => None,
+        },
         use_rslora: filled.plain("adapter.use_rslora", recipe.use_rslora.as_ref(), false),
         rank_pattern: rank_pattern.iter().map(|(pattern, said)| ((*pattern).clone(), said.value)).collect(),
         alpha_pattern: alpha_pattern.iter().map(|(pattern, said)| ((*pattern).clone(), said.value)).collect(),
@@ -125,6 +132,8 @@ fn put_derived(config: &LoraConfig, filled: &mut Filled) {
         ("adapter.alpha", json!(config.alpha)),
         ("adapter.target_modules", peft::modules_json(&config.targets.modules)),
         ("adapter.use_rslora", json!(config.use_rslora)),
+        ("adapter.use_dora", json!(config.has(AdapterVector::Magnitude))),
+        ("adapter.lora_bias", json!(config.has(AdapterVector::Bias))),
     ];
     for (key, value) in values {
         filled.put(key, value, Origin::Derived("from init_from"));

@@ -41,6 +41,10 @@ pub struct Adapter {
     pub target_modules: Option<Said<Modules>>,
     /// Scale by alpha / sqrt(r), Kalajdzievski 2023, arXiv:2312.03732.
     pub use_rslora: Option<Said<bool>>,
+    /// Whether each output has a magnitude of its own, `DoRA`, Liu et al. 2024, arXiv:2402.09353.
+    pub use_dora: Option<Said<bool>>,
+    /// Whether B has a bias.
+    pub lora_bias: Option<Said<bool>>,
     /// Ranks of the projections that a pattern matches.
     pub rank_pattern: BTreeMap<String, Said<usize>>,
     /// Alphas of the projections that a pattern matches.
@@ -54,7 +58,7 @@ pub struct Adapter {
 }
 
 /// Keys of PEFT that are not built yet.
-const LATER_KEYS: [&str; 5] = ["use_dora", "modules_to_save", "lora_bias", "target_parameters", "trainable_token_indices"];
+const LATER_KEYS: [&str; 3] = ["modules_to_save", "target_parameters", "trainable_token_indices"];
 
 impl Adapter {
     pub(super) fn take(section: &mut Section) -> Self {
@@ -71,6 +75,8 @@ impl Adapter {
             dropout: section.number("dropout", 0.0..1.0),
             target_modules: section.value("target_modules").and_then(targets),
             use_rslora: section.flag("use_rslora"),
+            use_dora: section.flag("use_dora"),
+            lora_bias: section.flag("lora_bias"),
             rank_pattern: section.table("rank_pattern", |key, value| with_regex(value, key)?.whole(1..=MAX_RANK)),
             alpha_pattern: section.table("alpha_pattern", |key, value| with_regex(value, key)?.number(ABOVE_ZERO)),
             layers_to_transform: section.value("layers_to_transform").and_then(layers),

@@ -63,17 +63,25 @@ fn in_adapter(adapter: &Adapter, notes: &Notes) {
         ("quantize_head", adapter.quantize_head.as_ref().filter(|said| said.value).map(|said| &said.place)),
         ("offload_embedding", adapter.offload_embedding.as_ref().filter(|said| said.value).map(|said| &said.place)),
     ];
-    let of_shape: [(&str, Option<&Place>); 8] = [
+    let place_of_true = |said: &Option<Said<bool>>| said.as_ref().filter(|said| said.value).map(|said| said.place.clone());
+    let [dora, bias] = [place_of_true(&adapter.use_dora), place_of_true(&adapter.lora_bias)];
+    let of_shape: [(&str, Option<&Place>); 10] = [
         ("r", adapter.r.as_ref().map(|said| &said.place)),
         ("alpha", adapter.alpha.as_ref().map(|said| &said.place)),
         ("target_modules", adapter.target_modules.as_ref().map(|said| &said.place)),
         ("use_rslora", adapter.use_rslora.as_ref().map(|said| &said.place)),
+        ("use_dora", dora.as_ref()),
+        ("lora_bias", bias.as_ref()),
         ("rank_pattern", adapter.rank_pattern.values().next().map(|said| &said.place)),
         ("alpha_pattern", adapter.alpha_pattern.values().next().map(|said| &said.place)),
         ("layers_to_transform", adapter.layers_to_transform.as_ref().map(|said| &said.place)),
         ("init_lora_weights", adapter.init_lora_weights.as_ref().map(|said| &said.place)),
     ];
     let said = |(key, place): (&'static str, Option<_>)| Some((key, place?));
+    if let (Some(_), Some(place)) = (&dora, &bias) {
+        let fault = Fault::new("adapter.lora_bias does not go with `use_dora`: as in PEFT an adapter has one of the two");
+        notes.say(place, fault.hint("remove one of the two"));
+    }
     if adapter.is_full() {
         for (key, place) in of_shape.into_iter().chain(of_training).chain(of_base).filter_map(said) {
             let fault = Fault::new(format!("adapter.{key} does not go with `method: full`, which trains every weight"));

@@ -141,6 +141,19 @@ const BROKEN: &[(&str, &str)] = &[
         "x.yaml:6:20: adapter.modules_to_save: `[lm_head, embed]` is not supported yet | remove the key",
     ),
     (
+        "adapter:\n  use_dora: true\n  lora_bias: true",
+        "x.yaml:7:14: adapter.lora_bias does not go with `use_dora`: as in PEFT an adapter has one of the two | remove one of the two",
+    ),
+    (
+        "adapter:\n  method: full\n  use_dora: true",
+        "x.yaml:7:13: adapter.use_dora does not go with `method: full`, which trains every weight | remove `use_dora`, or train an adapter with `method: lora`",
+    ),
+    (
+        "adapter:\n  init_from: a\n  lora_bias: true",
+        "x.yaml:7:14: adapter.lora_bias does not go with `init_from`, where it is set already | remove `lora_bias`, or remove `init_from` to start afresh",
+    ),
+    ("adapter:\n  use_dora: 1", "x.yaml:6:13: adapter.use_dora: expected `true` or `false`, found `1`"),
+    (
         "adapter:\n  init_lora_weights: pissa_niter_4",
         "x.yaml:6:22: adapter.init_lora_weights: `pissa_niter_4` is not supported yet | valid now: `true` and `false`",
     ),

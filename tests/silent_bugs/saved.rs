@@ -86,7 +86,7 @@ fn adapter_drawn_before_seeding() {
     let drawn = |run: &str, overrides: &[&str]| -> BTreeMap<String, Vec<f32>> {
         let output = format!("output_dir={run}");
         train(&desk, &[&[&output, "training.learning_rate=1e-30", "training.max_steps=1"], overrides].concat());
-        numbers(&desk, run).into_iter().map(|(module, [a, _])| (module, a)).collect()
+        numbers(&desk, run).into_iter().map(|(module, values)| (module, values.matrices.into_iter().next().unwrap())).collect()
     };
     let first = drawn("a", &["training.seed=7"]);
     let busier = drawn(

@@ -16,6 +16,7 @@ pub use words::{code, grouped};
 use super::consumers::{Facts, portability};
 use crate::adapter::LoraConfig;
 use crate::files::Hash;
+use crate::terms::AdapterVector;
 
 /// The name of a card's file.
 pub const CARD: &str = "README.md";
@@ -146,8 +147,13 @@ impl Part {
         let head = self.name.as_ref().map_or_else(String::new, |name| format!("## Adapter {}{weight}\n\n", code(name)));
         let config = self.config.as_ref().map_or_else(String::new, |config| {
             let scale = if config.use_rslora { "alpha / sqrt(r)" } else { "alpha / r" };
+            let vector = match config.vector {
+                Some(AdapterVector::Magnitude) => ", with the magnitudes of DoRA (arXiv:2402.09353)",
+                Some(AdapterVector::Bias) => ", with biases of B",
+                None => "",
+            };
             format!(
-                "Low-rank adapters (arXiv:2106.09685) of rank {}, alpha {}, scaled by {scale}.\n\n",
+                "Low-rank adapters (arXiv:2106.09685) of rank {}, alpha {}, scaled by {scale}{vector}.\n\n",
                 config.rank, config.alpha
             )
         });

@@ -113,8 +113,11 @@ impl Rewriting<'_> {
         spare: &mut Vec<u8>,
         mut send: impl FnMut(Vec<u8>),
     ) -> Result<Tally, Error> {
-        let linear = self.linears.get(&entry.name);
-        let delta = linear.map(|linear| Delta::of(self.adapters, linear)).transpose()?.flatten();
+        let delta = match (self.linears.get(&entry.name), self.biased(entry)) {
+            (Some(linear), _) => Delta::of(self.adapters, linear)?,
+            (None, Some(linear)) => Delta::of_bias(self.adapters, linear)?,
+            (None, None) => None,
+        };
         let (width, to) = (self.width(entry), self.float.unwrap_or(entry.float));
         let change = Change { delta: delta.as_ref(), width, from: entry.float, to };
         let packed = self.packing.map(|packing| packing.weight(&entry.name)).transpose()?.flatten();
@@ -145,7 +148,13 @@ impl Rewriting<'_> {
 
     /// Numbers of a row, where there are rows.
     fn width(&self, entry: &Entry) -> usize {
-        self.linears.get(&entry.name).map_or(PIECE_NUMBERS, |linear| linear.inputs)
+        let of_bias = || self.biased(entry).map_or(PIECE_NUMBERS, |linear| linear.outputs);
+        self.linears.get(&entry.name).map_or_else(of_bias, |linear| linear.inputs)
+    }
+
+    /// The projection whose bias it is.
+    fn biased(&self, entry: &Entry) -> Option<&LinearSpec> {
+        self.linears.get(&format!("{}.weight", entry.name.strip_suffix(".bias")?))
     }
 
     /// A tensor's numbers in blocks of whole rows.

@@ -1,8 +1,8 @@
 //! What one block keeps for its backward, and what its forward and backward compute with, op by op, in numbers.
 
-use super::{Load, Rows};
+use super::{F32, Load, Rows};
 use crate::model::{LayerSpec, NormPlacement, QueryKeyNorm};
-use crate::terms::Method;
+use crate::terms::{AdapterVector, Method};
 
 /// One block at one batch. Sizes are in numbers; `T` is tokens of the batch.
 #[derive(Debug, Clone, Copy)]
@@ -25,6 +25,9 @@ pub(super) struct BlockForm {
     drops: bool,
     /// Sums of the ranks of q, k and v; of o; of gate and up; of down: projections that share an input.
     ranks: [u64; 4],
+    /// Outputs of the same groups where they are scaled by magnitudes, which keeps them, and how many numbers one of f32 takes.
+    scaled: [u64; 4],
+    wide: u64,
     method: Method,
 }
 
@@ -34,10 +37,13 @@ impl BlockForm {
         let (layer, below) = (&load.spec.layers[index], &load.spec.layers[..index]);
         let LayerSpec { mixer, mlp, norms, .. } = layer;
         let mut place: usize = below.iter().flat_map(LayerSpec::group_sizes).sum();
-        let ranks = layer.group_sizes().map(|size| {
-            let ranks = &load.trained.ranks[place..place + size];
-            place += size;
-            ranks.iter().sum::<usize>() as u64
+        let groups = layer.group_sizes().map(|size| {
+            let group = place..place + size;
+            place = group.end;
+            let of = |numbers: &[usize]| numbers[group.clone()].iter().sum::<usize>() as u64;
+            let ranks = of(&load.trained.ranks);
+            let is_scaled = ranks > 0 && load.trained.vector == Some(AdapterVector::Magnitude);
+            (ranks, if is_scaled { of(&load.trained.outputs) } else { 0 })
         });
         let (heads, tokens) = (mixer.heads as u64, rows.tokens as u64);
         Self {
@@ -50,7 +56,9 @@ impl BlockForm {
             qk_norm: mixer.qk_norm != QueryKeyNorm::None,
             post_norms: if *norms == NormPlacement::Pre { 0 } else { 2 },
             drops: load.dropout > 0.0,
-            ranks,
+            ranks: groups.map(|(ranks, _)| ranks),
+            scaled: groups.map(|(_, outputs)| outputs),
+            wide: F32 / load.computed_bytes(),
             method: load.trained.method,
         }
     }
@@ -68,13 +76,16 @@ impl BlockForm {
     /// What its tape holds beside the input, which the first norm keeps. The rotation and the residual sums keep nothing.
     pub fn kept(&self) -> u64 {
         let [qkv, o, ..] = self.ranks;
+        // Scaled, o is given what dropout leaves, and keeps that.
+        let dropped = if self.drops && self.scaled[1] > 0 { self.queries } else { 0 };
         let before_norms = if self.qk_norm { self.tokens * (self.queries + self.keys) } else { 0 };
         let after_norms = self.post_norms * self.input();
         self.group_kept(qkv, self.width)
             + before_norms
             + after_norms
             + self.attention_kept()
-            + self.group_kept(o, 0)
+            + self.group_kept(o, dropped)
+            + self.scaled_kept()
             + self.mlp_kept()
     }
 
@@ -90,6 +101,11 @@ impl BlockForm {
         self.input() + self.group_kept(gate_up, self.width) + 2 * self.tokens * self.inner + self.group_kept(down, self.inner)
     }
 
+    /// What magnitudes scale, in f32.
+    fn scaled_kept(&self) -> u64 {
+        self.tokens * self.wide * self.scaled.iter().sum::<u64>()
+    }
+
     /// The input of projections that share one, where a gradient of their weights is wanted, and x A of each adapter.
     fn group_kept(&self, ranks: u64, width: u64) -> u64 {
         let is_wanted = self.method == Method::Full || ranks > 0;
@@ -101,7 +117,9 @@ impl BlockForm {
     pub fn forward(&self) -> u64 {
         let mlp = (self.width + 2 * self.inner).max(3 * self.inner);
         let attention = 3 * self.queries + 2 * self.keys;
-        self.tokens * (self.width + mlp.max(attention))
+        // What is scaled is there twice.
+        let scaled = self.wide * self.scaled.iter().max().copied().unwrap_or(0);
+        self.tokens * (self.width + mlp.max(attention) + scaled)
     }
 
     /// The most that backward computes with beside the tape. When the tape is whole there are the block's output, what was added to it, its
@@ -112,6 +130,8 @@ impl BlockForm {
         let whole = 3 * self.width + self.queries;
         let dropped = if self.drops { self.width + 2 * self.inner } else { 0 };
         let attention = self.width + 3 * self.queries + 2 * self.keys;
-        (self.tokens * whole.max(dropped)).max((self.tokens * attention).saturating_sub(self.mlp_kept()))
+        // Of what is scaled: its gradient, that of what it was before, and both sides' product, which becomes that of the magnitudes.
+        let scaled = 3 * self.wide * self.scaled.iter().max().copied().unwrap_or(0);
+        (self.tokens * whole.max(dropped + scaled)).max((self.tokens * attention).saturating_sub(self.mlp_kept()))
     }
 }

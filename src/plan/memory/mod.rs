@@ -19,7 +19,7 @@ use crate::data::Batch;
 use crate::device::{self, Found, Halves, Kind};
 use crate::model::{DecoderSpec, LinearSpec, PIECE_BYTES, Storage};
 use crate::quant::Form;
-use crate::terms::{self, Method, ModelDtype};
+use crate::terms::{self, AdapterVector, Method, ModelDtype};
 use crate::train::{Memory, head_chunk_rows};
 
 /// Bytes of a number that training computes in.
@@ -83,6 +83,10 @@ pub struct Trained {
     method: Method,
     /// Rank of the adapter of each projection in checkpoint order; 0: none.
     ranks: Vec<usize>,
+    /// Outputs of each projection.
+    outputs: Vec<usize>,
+    /// What each adapter has beside A and B.
+    vector: Option<AdapterVector>,
 }
 
 impl Trained {
@@ -91,16 +95,18 @@ impl Trained {
     /// # Errors
     /// See [`LoraConfig::resolve`].
     pub fn adapter(config: &LoraConfig, spec: &DecoderSpec) -> Result<Self, Error> {
-        let names: Vec<String> = spec.projections().into_iter().map(|linear| linear.name).collect();
+        let (names, outputs): (Vec<_>, Vec<_>) =
+            spec.projections().into_iter().map(|linear| (linear.name, linear.outputs)).unzip();
         let targets = config.resolve(&names)?;
         let mut targets = targets.iter().peekable();
         let rank = |name: &String| targets.next_if(|target| target.module == *name).map_or(0, |target| target.rank);
-        Ok(Self { method: Method::Lora, ranks: names.iter().map(rank).collect() })
+        Ok(Self { method: Method::Lora, ranks: names.iter().map(rank).collect(), outputs, vector: config.vector })
     }
 
     /// Every weight.
     pub fn everything(spec: &DecoderSpec) -> Self {
-        Self { method: Method::Full, ranks: vec![0; spec.projections().len()] }
+        let outputs: Vec<usize> = spec.projections().into_iter().map(|linear| linear.outputs).collect();
+        Self { method: Method::Full, ranks: vec![0; outputs.len()], outputs, vector: None }
     }
 }
 
@@ -305,7 +311,8 @@ impl Load {
     /// Numbers that train of each projection, in checkpoint order.
     fn trained_of_projections(&self) -> impl Iterator<Item = u64> {
         let of = |(linear, rank): (LinearSpec, &usize)| match self.trained.method {
-            Method::Lora => rank * (linear.inputs + linear.outputs),
+            Method::Lora if *rank == 0 => 0,
+            Method::Lora => rank * (linear.inputs + linear.outputs) + self.trained.vector.map_or(0, |_| linear.outputs),
             Method::Full => linear.inputs * linear.outputs + if linear.bias { linear.outputs } else { 0 },
         };
         self.spec.projections().into_iter().zip(&self.trained.ranks).map(move |pair| of(pair) as u64)
