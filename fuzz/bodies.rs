@@ -18,7 +18,7 @@ use rankine::export::consumers::{Consumer, Facts, Form, findings, portability};
 use rankine::fault::{Exit, Explain, Fault};
 use rankine::files::safetensors::Archive;
 use rankine::files::{verify_manifest, write_manifest};
-use rankine::model::{Folder, LinearSpec, shard_paths};
+use rankine::model::{Folder, LinearKind, LinearSpec, Role, shard_paths};
 use rankine::recipe;
 use rankine::terms::{Format, Holdout, Term, TrainOn, Truncation};
 use rankine::train::{Checkpoint, RunFolder, State};
@@ -140,7 +140,8 @@ pub fn adapter_config(bytes: &[u8]) {
 fn check_adapter(config: &LoraConfig) {
     assert!(config.rank > 0 && config.alpha > 0.0, "{config:?}");
     portability(&Facts::of(config, None));
-    let linear = |name: String| LinearSpec { name, inputs: 8, outputs: 16, bias: false };
+    let linear =
+        |name: String| LinearSpec { name, inputs: 8, outputs: 16, bias: false, kind: LinearKind::Module, role: Role::Projection };
     let parts = ["self_attn.q_proj", "self_attn.o_proj", "mlp.up_proj"];
     let projections: Vec<_> = (0..2).flat_map(|layer| parts.map(|part| linear(format!("model.layers.{layer}.{part}")))).collect();
     let names: Vec<String> = projections.iter().map(|linear| linear.name.clone()).collect();

@@ -140,6 +140,14 @@ pub enum AdapterVector {
 }
 
 impl AdapterVector {
+    /// The key that turns it on, in a recipe and in PEFT's config.
+    pub fn key(self) -> &'static str {
+        match self {
+            Self::Bias => "lora_bias",
+            Self::Magnitude => "use_dora",
+        }
+    }
+
     /// What its name in a file ends with.
     pub fn name(self) -> &'static str {
         match self {
@@ -270,6 +278,15 @@ pub enum Modules {
     Names(Vec<String>),
     /// Modules whose whole name matches this regular expression.
     Regex(String),
+}
+
+/// Tokens whose rows train, as PEFT's `trainable_token_indices` has them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TokenIndices {
+    /// In the embedding, and in a head that is the same table.
+    Embedding(Vec<u32>),
+    /// By module, embedding or head.
+    Modules(Vec<(String, Vec<u32>)>),
 }
 
 #[cfg(test)]

@@ -140,7 +140,7 @@ fn a_model_has_the_numbers_of_its_folder() {
         let model = golden(&format!("archs/{family}/model"));
         let (gguf, _) = exported(&model, Kind::F32);
         let spec = Folder::open(&model).unwrap().spec;
-        let mixer = &spec.layers[0].mixer;
+        let mixer = spec.layers[0].mixer.grouped().unwrap();
         for (key, value) in [
             ("general.architecture", architecture.to_owned()),
             ("general.type", "model".to_owned()),
@@ -231,7 +231,7 @@ fn an_adapter_adds_the_same_with_alpha_over_r() {
         for target in targets.iter().filter(|target| target.module.ends_with("down_proj")) {
             let layer = target.module.split('.').nth(2).unwrap();
             let part = |end: &str| &gguf.tensors[&format!("blk.{layer}.ffn_down.weight.lora_{end}")];
-            let ([a, b], (a_shape, a_there), (b_shape, b_there)) = (&numbers[&target.module].matrices, part("a"), part("b"));
+            let ([a, b], (a_shape, a_there), (b_shape, b_there)) = (&numbers[&target.module], part("a"), part("b"));
             assert_eq!((a_shape[1], b_shape[0], a_there), (target.rank, target.rank, a), "{variant}");
             let there: Vec<f32> = b_there.iter().map(|b| (f64::from(*b) * alpha / target.rank as f64) as f32).collect();
             let ours: Vec<f32> = b.iter().map(|b| (f64::from(*b) * target.scale) as f32).collect();

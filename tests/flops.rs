@@ -82,11 +82,12 @@ fn a_step_costs_4n_and_attention_and_copies_no_frozen_weight() {
     let layer = &decoder.spec.layers[0].mixer;
     // Forward, scores and mixing: a tile is 64 rows, (place, head of the group) pairs, against the keys up to the last of them. Backward,
     // scores again and the gradients of weights, values, keys and queries: a tile is 64 places, so here all pairs of places.
-    let group = layer.heads / layer.kv_heads;
+    let [heads, kv_heads, head_dim] = layer.heads();
+    let group = heads / kv_heads;
     let rows: Vec<u64> = (0..length * group as u64).map(|row| row / group as u64).collect();
     let forward: u64 = rows.chunks(64).map(|tile| tile.len() as u64 * (tile[tile.len() - 1] + 1)).sum();
     let backward = length * length * group as u64;
-    let of_heads = (layer.kv_heads * layer.head_dim * decoder.spec.layers.len()) as u64;
+    let of_heads = (kv_heads * head_dim * decoder.spec.layers.len()) as u64;
     let attention = 2 * count * of_heads * (2 * forward + 5 * backward);
     // No row's first token is a target.
     let head = 4 * (tokens - count) * (decoder.spec.vocabulary * decoder.spec.width) as u64;

@@ -115,7 +115,7 @@ fn a_cache_goes_back_to_what_two_texts_share() {
         decoder.read_on(&mut cache, &first);
         let left = cache.rewind(&second[..19]);
         // A window has let go of the first keys.
-        let slides = decoder.spec.layers.iter().any(|layer| layer.mixer.span != Span::Full);
+        let slides = decoder.spec.layers.iter().any(|layer| layer.mixer.span() != Span::Full);
         assert_eq!(left, if slides { 0 } else { 12 }, "{name}");
         let logits = decoder.read_on(&mut cache, &second[left..]);
         assert!(difference(&logits, &full(&decoder, &second)[19]) <= LOGITS, "{name}");

@@ -26,19 +26,32 @@ fn rows(vocabulary: u32) -> Vec<TokenRow> {
     (0..8).map(row).collect()
 }
 
-/// Every family as it is, two packed, and adapters with vectors.
+/// Every family as it is, and two packed.
 fn models() -> impl Iterator<Item = (String, Decoder)> {
     // Its rotation depends on the longest row of a micro-batch, as in transformers.
     let families = FAMILIES.into_iter().filter(|family| *family != "phi3_longrope");
     let plain = families.map(|family| (family.to_owned(), model(family, None)));
     let packed = [("llama", Form::QLORA), ("qwen3", Form::Int8)];
     let packed = packed.map(|(family, form)| (format!("{family}, {form}"), model(family, Some(form))));
-    // One family with biases of its own, one whose projections are fused, and one that is packed.
+    // With what trains of embedding and head, one base packed.
+    let tables = TABLES.map(|(family, variant)| {
+        let form = (family == "llama").then_some(Form::QLORA);
+        let mut decoder = base(family, form);
+        attach_peft(&mut decoder, &golden(&format!("archs/{family}/variants/{variant}/adapter")));
+        (format!("{variant} on {family}"), decoder)
+    });
+    // With vectors: a family with biases of its own, one whose projections are fused, and one that is packed.
     let vectors = [("qwen2", None), ("phi3", None), ("llama", Some(Form::QLORA))].into_iter().flat_map(|(family, form)| {
         [AdapterVector::Bias, AdapterVector::Magnitude]
             .map(|vector| (format!("{family}, {vector:?}"), model_with(family, form, Some(vector))))
     });
-    plain.chain(packed).chain(vectors)
+    plain.chain(packed).chain(tables).chain(vectors)
+}
+
+fn base(family: &str, form: Option<Form>) -> Decoder {
+    let folder = Folder::open(&golden(&format!("archs/{family}/model"))).unwrap();
+    let storage = Storage { form, ..ModelDtype::Auto.into() };
+    folder.load(storage, &Device::flex(), &|_| {}).unwrap()
 }
 
 /// A model with an adapter whose B is not zero, so that every gradient flows.
@@ -47,9 +60,7 @@ fn model(family: &str, form: Option<Form>) -> Decoder {
 }
 
 fn model_with(family: &str, form: Option<Form>, vector: Option<AdapterVector>) -> Decoder {
-    let folder = Folder::open(&golden(&format!("archs/{family}/model"))).unwrap();
-    let storage = Storage { form, ..ModelDtype::Auto.into() };
-    let mut decoder = folder.load(storage, &Device::flex(), &|_| {}).unwrap();
+    let mut decoder = base(family, form);
     let config = LoraConfig { vector, ..lora(4, 8.0) };
     attach(&mut decoder, &config, 7, None).unwrap();
     for lora in decoder.adapters_mut() {

@@ -115,7 +115,19 @@ fn each_kind_of_line_has_its_room() {
     // Kernels have a place of their own.
     stands_only_in("cubecl", &["ops/cube", "device"]);
     // Families are told apart in one place.
-    for family in ["gemma2", "gemma3_text", "granite", "mistral", "olmo2", "smollm3"] {
+    for family in [
+        "gemma2",
+        "gemma3_text",
+        "granite",
+        "mistral",
+        "olmo2",
+        "smollm3",
+        "mixtral",
+        "qwen3_moe",
+        "deepseek_v2",
+        "falcon",
+        "gpt_oss",
+    ] {
         stands_only_in(&format!("\"{family}\""), &["model/families"]);
     }
     stands_only_in("unsafe {", &["files/mmap.rs", "ops/simd.rs", "ops/gemm"]);

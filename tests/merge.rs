@@ -60,7 +60,7 @@ fn summed(base: &Path, adapters: &[(&Path, f64)]) -> BTreeMap<String, Vec<f64>> 
         let config = peft::read_config(adapter).unwrap();
         let numbers = peft::read_numbers(adapter, &config, &linears).unwrap();
         for target in config.resolve(&names).unwrap() {
-            let ([a, b], sum) = (&numbers[&target.module].matrices, sums.get_mut(&format!("{}.weight", target.module)).unwrap());
+            let ([a, b], sum) = (&numbers[&target.module], sums.get_mut(&format!("{}.weight", target.module)).unwrap());
             let inputs = a.len() / target.rank;
             for (index, sum) in sum.iter_mut().enumerate() {
                 let (row, column) = (index / inputs, index % inputs);
@@ -96,6 +96,105 @@ fn merged_logits_equal_pefts() {
         assert!(difference <= LOGITS, "{}: {difference}", case.display());
         assert!(tally.changed > 0 && tally.merged_tensors > 0, "{tally:?}");
     }
+}
+
+/// Tables and rows that were trained are in the merged model, and a head that was the embedding is a table of its own where the two
+/// were changed apart: axolotl-ai-cloud/axolotl, huggingface/peft#2777.
+#[test]
+fn trained_tables_are_merged_and_untied() {
+    for (family, variant) in TABLES {
+        let (model, case) = (golden(&format!("archs/{family}")), golden(&format!("archs/{family}/variants/{variant}")));
+        let (_folder, out, tally) = merged(&model.join("model"), &[(&case.join("adapter"), 1.0)], Some(Float::F32));
+        let difference =
+            merged_difference(&out, &model.join("golden.safetensors"), &case.join("golden.safetensors"), "lora.logits");
+        println!("{variant} on {family}: {} tensors merged, logits {difference:.1e}", tally.merged_tensors);
+        assert!(difference <= LOGITS, "{variant} on {family}: {difference}");
+
+        let (old, new) = (json(&model.join("model/config.json")), json(&out.join("config.json")));
+        let (was_tied, is_tied) = (old["tie_word_embeddings"] == true, new["tie_word_embeddings"] == true);
+        assert_eq!(is_tied, was_tied && variant == "trainable_tokens", "{variant} on {family}");
+        let [before, after] = [&model.join("model"), &out].map(|folder| tensors(folder));
+        assert_eq!(after.contains_key("lm_head.weight"), !is_tied, "{variant} on {family}");
+        let index = out.join("model.safetensors.index.json");
+        if index.exists() {
+            let index = json(&index);
+            let numbers: usize = after.values().map(Vec::len).sum();
+            let mut listed: Vec<&String> = index["weight_map"].as_object().unwrap().keys().collect();
+            listed.sort();
+            assert_eq!(listed, after.keys().collect::<Vec<_>>(), "{variant} on {family}");
+            assert_eq!(index["metadata"], serde_json::json!({"total_parameters": numbers, "total_size": 4 * numbers}));
+        }
+        // What was trained whole is there to the bit, and other rows than those that were trained are the base's.
+        let adapter = Archive::open(&case.join("adapter/adapter_model.safetensors")).unwrap();
+        for module in ["lm_head", "model.embed_tokens"] {
+            let saved = adapter.read_f32(&format!("base_model.model.{module}.weight")).unwrap();
+            assert!(saved.is_none_or(|saved| saved == after[&format!("{module}.weight")]), "{variant} on {family}: {module}");
+        }
+        if variant == "trainable_tokens" {
+            let width = 32;
+            let rows = |tensors: &BTreeMap<String, Vec<f32>>| {
+                tensors["model.embed_tokens.weight"].chunks(width).map(<[f32]>::to_vec).collect::<Vec<_>>()
+            };
+            let changed = rows(&before).iter().zip(rows(&after)).filter(|(old, new)| *old != new).count();
+            assert_eq!(changed, 6, "{variant} on {family}");
+        }
+    }
+}
+
+/// A part of the way to a trained table; and no two adapters that replace one.
+#[test]
+fn a_table_counts_by_its_weight_and_for_one_adapter_only() {
+    let llama = llama();
+    let whole = llama.join("variants/modules_to_save/adapter");
+    let (_folder, out, _) = merged(&llama.join("model"), &[(&whole, 0.25)], None);
+    let saved = Archive::open(&whole.join("adapter_model.safetensors")).unwrap();
+    let (saved, old) = (saved.read_f32("base_model.model.lm_head.weight").unwrap().unwrap(), tensors(&llama.join("model")));
+    let expected: Vec<f32> = old["lm_head.weight"].iter().zip(saved).map(|(old, new)| old + 0.25 * (new - old)).collect();
+    assert!(difference(&tensors(&out)["lm_head.weight"], &expected) <= 1e-6);
+    for other in ["embedding_lora", "trainable_tokens", "modules_to_save"] {
+        let other = llama.join("variants").join(other).join("adapter");
+        let out = tempfile::tempdir().unwrap();
+        let order = order(&llama.join("model"), &[(&whole, 1.0), (&other, 1.0)], &out.path().join("merged"), None);
+        let error = merge(&order, &AtomicBool::new(false), &|_| {}).unwrap_err().to_string();
+        assert!(error.contains("two adapters change `"), "{error}");
+    }
+}
+
+/// PEFT saves the base's table below matrices of the embedding unless it is told not to, and loads it in place of the base's.
+#[test]
+fn a_table_below_matrices_must_be_the_bases() {
+    let (llama, folder) = (llama(), tempfile::tempdir().unwrap());
+    let adapter = llama.join("variants/embedding_lora/adapter");
+    let archive = Archive::open(&adapter.join("adapter_model.safetensors")).unwrap();
+    let base = tensors(&llama.join("model"));
+    fs::copy(adapter.join("adapter_config.json"), folder.path().join("adapter_config.json")).unwrap();
+    let write = |change: f32| {
+        let mut all: Vec<Named> = archive
+            .shapes()
+            .into_iter()
+            .map(|(name, shape)| (name.clone(), shape, archive.read_f32(&name).unwrap().unwrap()))
+            .collect();
+        for module in ["lm_head", "model.embed_tokens"] {
+            let mut numbers = base[&format!("{module}.weight")].clone();
+            numbers[5] += change;
+            all.push((format!("base_model.model.{module}.base_layer.weight"), vec![304, 32], numbers));
+        }
+        write_f32(&folder.path().join("adapter_model.safetensors"), &all, &[]).unwrap();
+    };
+    write(0.0);
+    let (_one, with, _) = merged(&llama.join("model"), &[(folder.path(), 1.0)], None);
+    let (_other, without, _) = merged(&llama.join("model"), &[(&adapter, 1.0)], None);
+    assert_eq!(tensors(&with), tensors(&without));
+    attach_peft(&mut load(&llama.join("model")), folder.path());
+    write(0.5);
+    let out = tempfile::tempdir().unwrap();
+    let order = order(&llama.join("model"), &[(folder.path(), 1.0)], &out.path().join("merged"), None);
+    let error = merge(&order, &AtomicBool::new(false), &|_| {}).unwrap_err().to_string();
+    assert!(error.contains("of its own below its matrices, which is not this base's"), "{error}");
+    let config = peft::read_config(folder.path()).unwrap();
+    let mut decoder = load(&llama.join("model"));
+    let numbers = peft::read_numbers(folder.path(), &config, &decoder.spec.modules()).unwrap();
+    assert!(attach(&mut decoder, &config, 0, Some(&numbers)).unwrap_err().to_string().contains("which is not this base's"));
 }
 
 /// `DoRA` merges to what PEFT merges it to, and to what the unmerged adapter computes.

@@ -28,7 +28,7 @@ fn deltas(adapter: &Path) -> BTreeMap<String, Vec<f32>> {
     let names: Vec<String> = linears.iter().map(|linear| linear.name.clone()).collect();
     let numbers = peft::read_numbers(adapter, &config, &linears).unwrap();
     let of = |target: rankine::adapter::Target| {
-        let [a, b] = &numbers[&target.module].matrices;
+        let [a, b] = &numbers[&target.module];
         let inputs = a.len() / target.rank;
         let entry = |index: usize| {
             let (row, column) = (index / inputs, index % inputs);

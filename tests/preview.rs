@@ -176,4 +176,9 @@ fn an_end_of_turn_that_the_base_never_learned_is_told() {
     for verb in ["preview", "train"] {
         desk.run(&[verb, "recipe.yaml"]).says(verb, 0, &[said]);
     }
+    for words in ["adapter.trainable_token_indices=[303]", "adapter.modules_to_save=[embed_tokens]"] {
+        let ran = desk.run(&["preview", "recipe.yaml", words]);
+        assert!(!ran.stderr.contains("looks untrained"), "{words} trains it: {}", ran.stderr);
+    }
+    desk.run(&["preview", "recipe.yaml", "adapter.trainable_token_indices=[302]"]).says("another row", 0, &[said]);
 }

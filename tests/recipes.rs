@@ -31,7 +31,26 @@ fn rankine(arguments: &[&str]) -> String {
 #[test]
 fn there_is_a_recipe_for_each_purpose() {
     let names: Vec<String> = recipes().into_iter().map(|(path, _)| path).collect();
-    let expected = ["legal-glossary", "legal-text", "llama-3.2-1b", "mistral-7b", "pretrain-tiny", "quickstart", "qwen2.5-0.5b"];
+    let expected = [
+        "deepseek-v2-lite",
+        "falcon-7b",
+        "gemma-1.1-2b",
+        "gemma-2-2b",
+        "gemma-3-1b",
+        "granite-3.3-2b",
+        "legal-glossary",
+        "legal-text",
+        "llama-3.2-1b",
+        "mistral-7b",
+        "olmo-2-1b",
+        "phi-3.5-mini",
+        "pretrain-tiny",
+        "quickstart",
+        "qwen2.5-0.5b",
+        "qwen3-30b-a3b",
+        "qwen3-8b",
+        "smollm3-3b",
+    ];
     assert_eq!(names, expected.map(|name| format!("recipes/{name}.yaml")));
 }
 

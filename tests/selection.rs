@@ -46,14 +46,27 @@ fn targets_are_those_that_peft_selects() {
             assert!(theirs.is_empty(), "{family}: {spec}: {theirs:?}");
             continue;
         };
-        let mut ours: Vec<String> = ours.into_iter().map(|target| target.module).collect();
-        ours.sort();
+        // PEFT wraps the parameters of all experts; we name the modules of each. Since transformers 5 its `all-linear` means all experts and
+        // the router, and leaves dense and shared feed-forwards out; here experts train where they are named, and the router is frozen.
+        if names.iter().any(|name| name.contains(".experts.")) && spec["target_modules"] == "all-linear" {
+            assert!(
+                ours.iter().all(|target| !target.module.contains(".experts.") && !target.module.ends_with(".gate")),
+                "{family}"
+            );
+            continue;
+        }
+        let module = |name: String| match name.split_once(".experts.") {
+            Some((before, _)) => format!("{}.mlp.experts", before.rsplit_once('.').unwrap().0),
+            None => name,
+        };
+        let ours: std::collections::BTreeSet<String> = ours.into_iter().map(|target| module(target.module)).collect();
+        let ours: Vec<String> = ours.into_iter().collect();
         theirs.sort_unstable();
         assert_eq!(ours, theirs, "{family}: {spec}");
         compared += 1;
     }
     println!("{compared} selections of {} families", FAMILIES.len());
-    assert!(compared >= 8 * 11, "{compared}");
+    assert!(compared >= 7 * 18, "{compared}");
 }
 
 #[test]

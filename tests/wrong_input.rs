@@ -45,7 +45,6 @@ const RECIPES: &[BrokenRecipe] = &[
         "quantize_head: true",
         &["adapter.quantize_head goes with a `quantization`, and there is none"],
     ),
-    ("key that is not built", "r: 4", "target_parameters: [x]", &["adapter.target_parameters: `[x]` is not supported yet"]),
     ("no base", "base_model: base\n", "", &["missing key `base_model`", "hint: add a line such as `base_model: "]),
     ("no datasets", "  - path: rows.parquet\n    format: text\n", "", &["missing key `datasets`"]),
     (
@@ -83,7 +82,12 @@ const RECIPES: &[BrokenRecipe] = &[
         &["no projection of the model matches `c_attn`", "`q_proj`", "all-linear"],
     ),
     ("pattern that matches part of a name", "r: 4", "target_modules: q_proj", &["no projection of the model matches `q_proj`"]),
-    ("the head as a target", "r: 4", "target_modules: [lm_head]", &["adapter.target_modules: `lm_head` is not supported yet"]),
+    (
+        "a norm that is to be saved",
+        "r: 4",
+        "modules_to_save: [norm]",
+        &["adapter.modules_to_save: `norm` is neither the embedding nor the head"],
+    ),
     (
         "rank pattern that matches nothing",
         "r: 4",
@@ -636,6 +640,26 @@ fn a_broken_adapter_to_go_on_from_is_refused() {
             "a number for names",
             &edit("\"exclude_modules\": null", "\"exclude_modules\": 5"),
             &["`exclude_modules` is `5`, expected names or a regular expression"],
+        ),
+        (
+            "tokens that are no numbers",
+            &edit("\"trainable_token_indices\": null", "\"trainable_token_indices\": [1.5]"),
+            &["`trainable_token_indices` is `[1.5]`, expected whole numbers, alone or by module"],
+        ),
+        (
+            "names that are none",
+            &edit("\"modules_to_save\": null", "\"modules_to_save\": [3]"),
+            &["`modules_to_save` is `[3]`, expected names"],
+        ),
+        (
+            "a table without its tensor",
+            &edit("\"modules_to_save\": null", "\"modules_to_save\": [\"lm_head\"]"),
+            &["tensor `base_model.model.lm_head.weight` is missing, expected shape [304, 32]"],
+        ),
+        (
+            "tables that are to stay one",
+            &edit("\"ensure_weight_tying\": false", "\"ensure_weight_tying\": true"),
+            &["`ensure_weight_tying` is `true`, which is not supported yet"],
         ),
         (
             "DoRA without magnitudes",

@@ -1,79 +1,108 @@
 //! Adapters onto a decoder, and their numbers back out of it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use burn::tensor::{DType, Device, Tensor, TensorData};
 
-use super::{Error, LoraConfig, Target};
+use super::experts::joined;
+use super::{Error, LoraConfig, Target, tables};
 use crate::files::safetensors::Named;
-use crate::model::Decoder;
-use crate::nn::lora::{Lora, Vector, initial};
+use crate::model::{Decoder, LinearSpec, Role};
+use crate::nn::lora::{Lora, Portion, Vector, initial, initial_normal};
 use crate::nn::magnitude::Magnitude;
-use crate::nn::projection::Projection;
-use crate::terms::AdapterVector;
+use crate::nn::own::Own;
+use crate::ops::Base;
+use crate::terms::{AdapterVector, Method};
 
-/// The numbers of adapters by module.
-pub type Numbers = BTreeMap<String, Values>;
+/// The numbers of A [r, in] and B [out, r] by module, as PEFT's files have them; of a table, of rows of it, or of a vector, the first alone.
+pub type Numbers = BTreeMap<String, [Vec<f32>; 2]>;
 
-/// The numbers of one adapter, as PEFT's files have them.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Values {
-    /// A [r, in] and B [out, r].
-    pub matrices: [Vec<f32>; 2],
-    /// [out], where it has one.
-    pub vector: Option<Vec<f32>>,
-}
-
-/// Attaches an adapter to every projection that the config chooses: with the numbers given, or with PEFT's initial
-/// distribution (A from draws keyed by `seed`, B zero unless the config says otherwise). Whatever was attached before is taken off.
+/// Attaches an adapter to every module that the config chooses: with the numbers given, or with PEFT's initial distribution (A from draws
+/// keyed by `seed`, B zero unless the config says otherwise; of the embedding A is zero). Whatever was attached before is taken off, but that
+/// a table which trained whole stays as it is.
 ///
 /// # Errors
-/// See [`LoraConfig::resolve`].
+/// See [`LoraConfig::resolve`], [`LoraConfig::check_vector`] and [`LoraConfig::table_targets`]; or a table is kept in a way in which it cannot train.
 pub fn attach(decoder: &mut Decoder, config: &LoraConfig, seed: u64, numbers: Option<&Numbers>) -> Result<(), Error> {
-    let names: Vec<String> = decoder.projections().map(|projection| projection.name.clone()).collect();
+    let (modules, device) = (decoder.spec.modules(), decoder.device());
+    let names: Vec<String> = modules.iter().map(|linear| linear.name.clone()).collect();
     let targets = config.resolve(&names)?;
-    let device = decoder.device();
-    for projection in decoder.projections_mut() {
-        let target = targets.iter().find(|target| target.module == projection.name);
-        projection.lora = target.map(|target| match numbers.and_then(|numbers| numbers.get(&target.module)) {
-            Some(values) => stored(target, projection, (config.vector, values), &device),
-            None => fresh(target, projection, config, seed, &device),
+    config.check_vector(&modules)?;
+    let lora = |linear: &LinearSpec| {
+        let target = targets.iter().find(|target| target.module == linear.name)?;
+        Some(match numbers.and_then(|numbers| numbers.get(&target.module)) {
+            Some(numbers) => stored(target, linear, numbers, &device),
+            None => fresh(target, linear, config.init_lora_weights, seed, &device),
+        })
+    };
+    let projections = modules.iter().filter(|linear| !linear.is_table());
+    for (projection, linear) in decoder.projections_mut().zip(projections) {
+        debug_assert_eq!(projection.name, linear.name);
+        projection.lora = lora(linear).map(|plain| {
+            let vector = vector(config, seed, numbers, (linear, &projection.weight), &plain);
+            Lora { vector, ..plain }
         });
     }
-    Ok(())
+    // Maps of one parameter share an A.
+    decoder.blocks.iter_mut().for_each(|block| block.visit(Method::Lora, &mut |_, _| {}));
+    for linear in modules.iter().filter(|linear| linear.is_table()) {
+        let table = if linear.role == Role::Embedding { &mut decoder.embedding } else { &mut decoder.head.table };
+        table.own = lora(linear).map(Own::Lora);
+        if let Some([base, _]) = numbers.and_then(|numbers| numbers.get(&format!("{}.base_layer", linear.name))) {
+            tables::check_base(table, linear, base)?;
+        }
+    }
+    tables::attach(decoder, &config.table_targets(&modules)?, numbers)
 }
 
-/// A drawn; B zero, or drawn too.
-fn fresh(target: &Target, projection: &Projection, config: &LoraConfig, seed: u64, device: &Device) -> Lora {
-    let (inputs, outputs, rank) = (projection.inputs(), projection.outputs(), target.rank);
-    let values = |part: &str, shape: [usize; 2]| initial(seed, &format!("{}.{part}", target.module), shape[0], shape[1]);
-    let drawn =
-        |part: &str, shape: [usize; 2]| Tensor::from_data(TensorData::new(values(part, shape), shape), (device, DType::F32));
-    let is_zero = config.init_lora_weights;
-    let b = if is_zero { Tensor::zeros([rank, outputs], (device, DType::F32)) } else { drawn("lora_B", [rank, outputs]) };
-    // A bias is drawn as B's numbers are.
-    let bias = || if is_zero { vec![0.0; outputs] } else { values("lora_B.bias", [rank, outputs])[..outputs].to_vec() };
-    let given = config.has(AdapterVector::Bias).then(bias);
-    let plain = Lora { a: drawn("lora_A", [inputs, rank]), b, scale: target.scale, vector: None };
-    with_vector(plain, projection, config.vector, given.as_deref())
+/// A drawn; B zero, or drawn too. An embedding has the two the other way round, from the normal distribution.
+fn fresh(target: &Target, linear: &LinearSpec, leaves_base: bool, seed: u64, device: &Device) -> Lora {
+    let (inputs, outputs, rank) = (linear.inputs, linear.outputs, target.rank);
+    let is_embedding = linear.role == Role::Embedding;
+    let matrix = |part: &str, shape: [usize; 2], is_zero: bool| {
+        let name = format!("{}.{part}", target.drawn_by(part));
+        let values = match (is_zero, is_embedding) {
+            (true, _) => return Tensor::zeros(shape, (device, DType::F32)),
+            (false, true) => initial_normal(seed, &name, shape[0] * shape[1]),
+            (false, false) => initial(seed, &name, shape[0], shape[1]),
+        };
+        Tensor::from_data(TensorData::new(values, shape), (device, DType::F32))
+    };
+    let a = matrix("lora_A", [inputs, rank], is_embedding && leaves_base);
+    let b = matrix("lora_B", [rank, outputs], !is_embedding && leaves_base);
+    Lora { a, b, scale: target.scale, portion: target.portion, vector: None }
+}
+
+/// What an adapter has beside its matrices: given, or such that nothing changes, or a bias that is drawn as B is.
+fn vector(
+    config: &LoraConfig,
+    seed: u64,
+    numbers: Option<&Numbers>,
+    (linear, weight): (&LinearSpec, &Base),
+    plain: &Lora,
+) -> Option<Vector> {
+    let (kind, [rank, outputs]) = (config.vector?, plain.b.dims());
+    let name = format!("{}.{}", linear.name, kind.name());
+    let tensor = |values: &[f32]| Tensor::<1>::from_data(TensorData::from(values), (&plain.a.device(), DType::F32));
+    let given = numbers.and_then(|numbers| numbers.get(&name)).map(|[values, _]| tensor(values));
+    Some(match (kind, given) {
+        (AdapterVector::Magnitude, given) => Vector::Magnitude(Magnitude::new(weight, plain.adapter(), given)),
+        (AdapterVector::Bias, Some(given)) => Vector::Bias(given),
+        (AdapterVector::Bias, None) if config.init_lora_weights => Vector::Bias(tensor(&vec![0.0; outputs])),
+        (AdapterVector::Bias, None) => Vector::Bias(tensor(&initial(seed, &name, rank, outputs)[..outputs])),
+    })
 }
 
 /// A and B from PEFT's orientation to ours.
-fn stored(target: &Target, projection: &Projection, (kind, values): (Option<AdapterVector>, &Values), device: &Device) -> Lora {
-    let (inputs, outputs, rank, [a, b]) = (projection.inputs(), projection.outputs(), target.rank, &values.matrices);
-    let [a, b] = [turned(a, rank, inputs, device), turned(b, outputs, rank, device)];
-    with_vector(Lora { a, b, scale: target.scale, vector: None }, projection, kind, values.vector.as_deref())
-}
-
-/// The adapter with its vector, if there is to be one. Magnitudes that are not given are those at which nothing changes.
-fn with_vector(plain: Lora, projection: &Projection, kind: Option<AdapterVector>, given: Option<&[f32]>) -> Lora {
-    let given = given.map(|values| Tensor::from_data(TensorData::from(values), (&plain.a.device(), DType::F32)));
-    let vector = match kind {
-        Some(AdapterVector::Bias) => given.map(Vector::Bias),
-        Some(AdapterVector::Magnitude) => Some(Vector::Magnitude(Magnitude::new(&projection.weight, plain.adapter(), given))),
-        None => None,
-    };
-    Lora { vector, ..plain }
+fn stored(target: &Target, linear: &LinearSpec, [a, b]: &[Vec<f32>; 2], device: &Device) -> Lora {
+    let (inputs, outputs, rank) = (linear.inputs, linear.outputs, target.rank);
+    Lora {
+        a: turned(a, rank, inputs, device),
+        b: turned(b, outputs, rank, device),
+        scale: target.scale,
+        portion: target.portion,
+        vector: None,
+    }
 }
 
 /// The transpose of [rows, columns].
@@ -82,10 +111,13 @@ fn turned(values: &[f32], rows: usize, columns: usize, device: &Device) -> Tenso
     Tensor::from_data(TensorData::new(turned, [columns, rows]), (device, DType::F32))
 }
 
-/// Rows of numbers, one for each A, B and vector that is attached and in the decoder's order, as PEFT's tensors:
-/// `base_model.model.<module>.lora_A.weight` [r, in], `.lora_B.weight` [out, r], and its vector [out], by name.
+/// Rows of numbers, one for each weight that trains and in the decoder's order, as PEFT's tensors, by name:
+/// `base_model.model.<module>.lora_A.weight` [r, in], `.lora_B.weight` [out, r], their vectors [out], and those of embedding and head.
 pub fn tensors(decoder: &Decoder, numbers: &[Tensor<1>]) -> Vec<Named> {
     let named = decoder.named(numbers).into_iter();
+    let stacked: BTreeSet<&str> =
+        decoder.adapters().filter(|(_, lora)| lora.portion != Portion::Whole).map(|(module, _)| module).collect();
+    let named = joined(named.collect(), |module| stacked.contains(module)).into_iter();
     let mut tensors: Vec<Named> =
         named.map(|(name, shape, values)| (format!("base_model.model.{name}"), shape, values)).collect();
     tensors.sort_by(|left, right| left.0.cmp(&right.0));

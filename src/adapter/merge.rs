@@ -1,13 +1,14 @@
 //! What adapters add to a frozen weight, row by row in the checkpoint's orientation: W + Σ wᵢ sᵢ Bᵢ Aᵢ, with s = alpha / r or
-//! alpha / sqrt(r), Hu et al. 2021, arXiv:2106.09685; and what a vector beside the matrices makes of that, or adds to a bias.
+//! alpha / sqrt(r), Hu et al. 2021, arXiv:2106.09685; and what a vector beside the matrices makes of that, or adds to a bias. Tables that
+//! were trained whole, and rows of them, take the places of the base's.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use super::Error;
-use super::peft::{self, Stored};
+use super::peft::{self, Contents, LastB, Stored, StoredTable};
+use super::{Error, Part};
 use crate::files::safetensors::Archive;
-use crate::model::LinearSpec;
+use crate::model::{LinearSpec, Role};
 use crate::terms::AdapterVector;
 
 /// An adapter folder that is to be merged. Its numbers stay in the file until they are asked for.
@@ -16,26 +17,42 @@ pub struct Source {
     weight: f64,
     vector: Option<AdapterVector>,
     archive: Archive,
-    stored: BTreeMap<String, Stored>,
+    last: LastB,
+    pairs: BTreeMap<String, Stored>,
+    tables: Vec<StoredTable>,
+    bases: Vec<(String, String)>,
+    /// Whether a head that is the embedding has the embedding's rows.
+    shares_rows: bool,
+    /// Whether a head that is the embedding becomes a table of its own.
+    pub unties: bool,
 }
 
 impl Source {
-    /// Opens a PEFT folder for a model with these projections; what it adds counts `weight` times.
+    /// Opens a PEFT folder for a model with these modules; what it adds counts `weight` times.
     ///
     /// # Errors
     /// The folder is not whole, asks for what is not built, or was made for another model.
-    pub fn open(folder: &Path, weight: f64, projections: &[LinearSpec]) -> Result<Self, Error> {
+    pub fn open(folder: &Path, weight: f64, modules: &[LinearSpec]) -> Result<Self, Error> {
         let (config, archive) = (peft::read_config(folder)?, peft::open(folder)?);
-        let stored = peft::stored_in(&archive, "", &config, projections)?;
-        let stored: BTreeMap<_, _> = stored.into_iter().map(|stored| (stored.target.module.clone(), stored)).collect();
-        let lacks_bias = |linear: &&LinearSpec| !linear.bias && stored.contains_key(&linear.name);
+        let Contents { pairs, tables, bases } = peft::contents_in(&archive, "", &config, modules)?;
+        let is_stacked =
+            |stored: &&Stored| modules.iter().any(|linear| linear.name == stored.target.module && !linear.is_whole());
+        if let Some(stored) = pairs.iter().find(is_stacked) {
+            let message =
+                format!("`{}` is one of a stack of matrices, into which adapters cannot be merged yet", stored.target.module);
+            return Err(Error::Config { place: folder.display().to_string(), message });
+        }
+        let pairs: BTreeMap<_, _> = pairs.into_iter().map(|stored| (stored.target.module.clone(), stored)).collect();
+        let lacks_bias = |linear: &&LinearSpec| !linear.bias && pairs.contains_key(&linear.name);
         if config.has(AdapterVector::Bias)
-            && let Some(linear) = projections.iter().find(lacks_bias)
+            && let Some(linear) = modules.iter().find(lacks_bias)
         {
             let reason = format!("it has a bias for `{}`, where the base has none to add it to", linear.name);
             return Err(Error::Unmergeable { folder: folder.display().to_string(), reason });
         }
-        Ok(Self { weight, vector: config.vector, archive, stored })
+        let shares_rows = config.table_targets(modules)?.iter().any(|target| matches!(target.part, Part::Shared(_)));
+        let (vector, unties) = (config.vector, config.unties(modules));
+        Ok(Self { weight, vector, archive, last: LastB::default(), pairs, tables, bases, shares_rows, unties })
     }
 
     /// Refuses adapters that cannot be added up: magnitudes scale the sum that they were trained on, and no other.
@@ -56,38 +73,115 @@ impl Source {
 
     /// The vector of a module, where it has one.
     fn vector(&self, module: &str) -> Result<Option<Vec<f32>>, Error> {
-        self.stored.get(module).map_or(Ok(None), |stored| stored.read_vector(&self.archive))
+        self.pairs.get(module).map_or(Ok(None), |stored| stored.read_vector(&self.archive))
     }
 
-    /// A [r, in] and B [out, r] with everything that scales the adapter in B.
-    fn scaled(&self, module: &str) -> Option<Result<[Vec<f32>; 2], Error>> {
-        let stored = self.stored.get(module)?;
+    /// A [r, columns] and B [rows, r] of a weight [rows, columns], with everything that scales the adapter in B.
+    fn scaled(&self, linear: &LinearSpec) -> Option<Result<[Vec<f32>; 2], Error>> {
+        let stored = self.pairs.get(&linear.name)?;
         let scale = self.weight * stored.target.scale;
-        Some(stored.read(&self.archive).map(|[a, b]| [a, b.into_iter().map(|b| (f64::from(b) * scale) as f32).collect()]))
+        let in_order = |[a, b]: [Vec<f32>; 2]| match linear.role {
+            // Its weight is the transpose of B A.
+            Role::Embedding => [turned(&b, stored.target.rank), turned(&a, linear.inputs)],
+            Role::Projection | Role::Head | Role::TiedHead => [a, b],
+        };
+        let scaled = |[a, b]: [Vec<f32>; 2]| [a, b.into_iter().map(|b| (f64::from(b) * scale) as f32).collect()];
+        Some(stored.read(&self.archive, &self.last).map(|pair| scaled(in_order(pair))))
+    }
+
+    /// What takes the place of a table or of some of its rows.
+    fn replaced(&self, linear: &LinearSpec) -> Option<Result<Replacement, Error>> {
+        let shares = self.shares_rows && linear.role == Role::TiedHead;
+        let is_it = |stored: &&StoredTable| {
+            let module = &stored.target.module;
+            module.name == linear.name || (shares && module.role == Role::Embedding)
+        };
+        let stored = self.tables.iter().find(is_it)?;
+        let tokens = match &stored.target.part {
+            Part::Whole => None,
+            Part::Rows(tokens) | Part::Shared(tokens) => {
+                Some(tokens.iter().enumerate().map(|(place, token)| (*token as usize, place)).collect())
+            }
+        };
+        let [_, width] = linear.weight_shape();
+        let numbers = self.archive.read_f32(&stored.key).map(Option::unwrap_or_default);
+        Some(numbers.map(|numbers| Replacement { width, weight: self.weight, tokens, numbers }).map_err(Error::from))
+    }
+
+    /// Compares the tables that PEFT saved below matrices with those of the base.
+    ///
+    /// # Errors
+    /// One is another.
+    pub fn check_bases(&self, base: &[Archive]) -> Result<(), Error> {
+        for (module, key) in &self.bases {
+            let name = format!("{module}.weight");
+            let Some(ours) = base.iter().find_map(|shard| shard.read_f32(&name).transpose()) else { continue };
+            if Some(ours?) != self.archive.read_f32(key)? {
+                return Err(Error::OtherTable { module: module.clone() });
+            }
+        }
+        Ok(())
     }
 }
 
-/// What adapters add to one weight [out, in].
+/// Rows that take the places of the base's.
+#[derive(Debug)]
+pub struct Replacement {
+    width: usize,
+    /// How many times what they differ by counts.
+    pub weight: f64,
+    /// Places by token; `None`: every row in its own place.
+    tokens: Option<BTreeMap<usize, usize>>,
+    numbers: Vec<f32>,
+}
+
+impl Replacement {
+    /// What takes the places of rows of a weight; `None` where nothing does.
+    ///
+    /// # Errors
+    /// Numbers cannot be read, or another adapter changes the table too.
+    pub fn of(sources: &[Source], linear: &LinearSpec) -> Result<Option<Self>, Error> {
+        let mut found = sources.iter().filter_map(|source| source.replaced(linear));
+        let Some(first) = found.next() else { return Ok(None) };
+        if found.next().is_some() || sources.iter().any(|source| source.pairs.contains_key(&linear.name)) {
+            return Err(Error::TwoTables { module: linear.name.clone() });
+        }
+        first.map(Some)
+    }
+
+    /// What takes the place of a row.
+    pub fn row(&self, row: usize) -> Option<&[f32]> {
+        let place = self.tokens.as_ref().map_or(Some(row), |tokens| tokens.get(&row).copied())?;
+        Some(&self.numbers[place * self.width..(place + 1) * self.width])
+    }
+}
+
+/// The transpose of a matrix of so many columns.
+fn turned(matrix: &[f32], columns: usize) -> Vec<f32> {
+    (0..columns).flat_map(|column| matrix.iter().skip(column).step_by(columns).copied()).collect()
+}
+
+/// What adapters add to one weight [rows, columns].
 #[derive(Debug)]
 pub struct Delta {
     /// Width of a row.
     pub inputs: usize,
-    /// A [r, in] and scaled B [out, r] of each adapter that has the module.
+    /// A [r, columns] and scaled B [rows, r] of each adapter that has the module.
     pairs: Vec<[Vec<f32>; 2]>,
-    /// The norm that each row of the sum gets, [out].
+    /// The norm that each row of the sum gets, [rows].
     magnitudes: Option<Vec<f32>>,
 }
 
 impl Delta {
-    /// What these adapters add to the weight of a projection; `None` where none of them has it.
+    /// What these adapters add to the weight of a module; `None` where none of them has it.
     ///
     /// # Errors
     /// Numbers cannot be read.
     pub fn of(sources: &[Source], linear: &LinearSpec) -> Result<Option<Self>, Error> {
-        let pairs = sources.iter().filter_map(|source| source.scaled(&linear.name)).collect::<Result<Vec<_>, _>>()?;
+        let pairs = sources.iter().filter_map(|source| source.scaled(linear)).collect::<Result<Vec<_>, _>>()?;
         let has_some = |source: &&Source| source.vector == Some(AdapterVector::Magnitude);
         let magnitudes = sources.iter().find(has_some).map(|source| source.vector(&linear.name)).transpose()?.flatten();
-        Ok((!pairs.is_empty()).then_some(Self { inputs: linear.inputs, pairs, magnitudes }))
+        Ok((!pairs.is_empty()).then_some(Self { inputs: linear.weight_shape()[1], pairs, magnitudes }))
     }
 
     /// What they add to the bias of a projection: one row, as the product of a bias [1, out] and its scale [1, 1].
@@ -97,7 +191,7 @@ impl Delta {
     pub fn of_bias(sources: &[Source], linear: &LinearSpec) -> Result<Option<Self>, Error> {
         let mut pairs = Vec::new();
         for source in sources.iter().filter(|source| source.vector == Some(AdapterVector::Bias)) {
-            if let (Some(stored), Some(bias)) = (source.stored.get(&linear.name), source.vector(&linear.name)?) {
+            if let (Some(stored), Some(bias)) = (source.pairs.get(&linear.name), source.vector(&linear.name)?) {
                 pairs.push([bias, vec![(source.weight * stored.target.scale) as f32]]);
             }
         }

@@ -1,15 +1,20 @@
 //! Low-rank adapters: which projections they go to, how they are attached, and PEFT's files.
 
 mod attach;
+mod experts;
 pub mod merge;
 pub mod peft;
+pub mod spectrum;
+mod tables;
 mod target;
 
 use crate::fault::{Exit, Explain, Fault};
 use crate::files;
+use crate::model::LinearSpec;
 use crate::terms::AdapterVector;
 
-pub use attach::{Numbers, Values, attach, tensors};
+pub use attach::{Numbers, attach, tensors};
+pub use tables::{Part, TableTarget, Tables};
 pub use target::{Target, Targets};
 
 /// What an adapter is, as PEFT's `LoraConfig` has it.
@@ -23,6 +28,8 @@ pub struct LoraConfig {
     pub dropout: f64,
     /// The projections that get an adapter.
     pub targets: Targets,
+    /// Parameters of all experts of a layer that get one too, such as `mlp.experts.gate_up_proj`.
+    pub target_parameters: Vec<String>,
     /// Scale by alpha / sqrt(r), arXiv:2312.03732, in place of alpha / r.
     pub use_rslora: bool,
     /// Ranks by pattern; the first that matches counts.
@@ -33,6 +40,8 @@ pub struct LoraConfig {
     pub init_lora_weights: bool,
     /// What each adapter has beside A and B.
     pub vector: Option<AdapterVector>,
+    /// What of embedding and head trains beside.
+    pub tables: Tables,
 }
 
 impl LoraConfig {
@@ -43,17 +52,34 @@ impl LoraConfig {
             alpha,
             dropout: 0.0,
             targets: Targets::all_linear(),
+            target_parameters: Vec::new(),
             use_rslora: false,
             rank_pattern: Vec::new(),
             alpha_pattern: Vec::new(),
             init_lora_weights: true,
             vector: None,
+            tables: Tables::NONE,
         }
     }
 
     /// Whether each adapter has this vector.
     pub fn has(&self, vector: AdapterVector) -> bool {
         self.vector == Some(vector)
+    }
+
+    /// Refuses vectors where they are not built: at embedding and head, and at experts that a router chooses, where PEFT has none either.
+    ///
+    /// # Errors
+    /// There is such a module. And see [`LoraConfig::resolve`].
+    pub fn check_vector(&self, modules: &[LinearSpec]) -> Result<(), Error> {
+        let Some(vector) = self.vector else { return Ok(()) };
+        let names: Vec<String> = modules.iter().map(|linear| linear.name.clone()).collect();
+        let is_table = |module: &str| modules.iter().any(|linear| linear.name == module && linear.is_table());
+        let is_one = |target: &&Target| is_table(&target.module) || experts::Routed::of(&target.module).is_some();
+        match self.resolve(&names)?.iter().find(is_one) {
+            None => Ok(()),
+            Some(target) => Err(Error::Vector { vector, module: target.module.clone() }),
+        }
     }
 
     /// The highest rank of any projection.
@@ -89,6 +115,28 @@ pub enum Error {
         /// Last parts of the projections' names.
         known: String,
     },
+    /// A table cannot be trained as it is asked for.
+    #[error("adapter.{key}: {message}")]
+    Table {
+        /// The recipe's key.
+        key: &'static str,
+        /// Both sides.
+        message: String,
+        /// The next step.
+        hint: &'static str,
+    },
+    /// A table that one adapter replaces is changed by another one too.
+    #[error("two adapters change `{module}`, and one of them brings a table or rows in its place")]
+    TwoTables {
+        /// The module.
+        module: String,
+    },
+    /// The adapter comes with a table that is not the base's.
+    #[error("the adapter comes with a `{module}` of its own below its matrices, which is not this base's")]
+    OtherTable {
+        /// The module.
+        module: String,
+    },
     /// `adapter_config.json` asks for something that is not built.
     #[error("{place}: `{key}` is `{value}`, which is not supported yet")]
     Unsupported {
@@ -106,6 +154,14 @@ pub enum Error {
         place: String,
         /// Both sides of what does not fit.
         message: String,
+    },
+    /// A vector where none is built.
+    #[error("adapter.{} does not go with an adapter of `{module}` yet", vector.key())]
+    Vector {
+        /// The vector.
+        vector: AdapterVector,
+        /// The module.
+        module: String,
     },
     /// A format has no place for an adapter's vector.
     #[error("{format} has matrices A and B only, this adapter has `{}`", vector.name())]
@@ -149,9 +205,19 @@ impl Explain for Error {
             Self::NoMatch { what: "rank_pattern" | "alpha_pattern", .. } => {
                 Some("a pattern matches a whole module name or what follows a dot in it".into())
             }
+            Self::NoMatch { what: "target_parameters", .. } => {
+                Some("parameters of routed experts are `mlp.experts.gate_up_proj` and `mlp.experts.down_proj`".into())
+            }
             Self::NoMatch { .. } => {
                 Some("use `all-linear`, names from that list, or a regular expression that matches whole module names".into())
             }
+            Self::Table { hint, .. } => Some((*hint).to_owned()),
+            Self::TwoTables { .. } => Some("merge them one after the other".into()),
+            Self::OtherTable { .. } => Some(
+                "it was trained on another base, or on this one with its vocabulary resized: resize the base in the same way"
+                    .into(),
+            ),
+            Self::Vector { vector, .. } => Some(format!("leave the module out, or remove `{}`", vector.key())),
             Self::NoPlace { vector: AdapterVector::Magnitude, .. } => {
                 Some("merge the adapter with `rankine merge`, and export the merged model".into())
             }

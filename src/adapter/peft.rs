@@ -1,16 +1,21 @@
 //! PEFT's adapter folder, `adapter_config.json` and `adapter_model.safetensors`, read and written exactly.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use serde_json::{Map, Value, json};
 
-use super::attach::{Numbers, Values};
+use super::attach::Numbers;
+use super::experts::{Routed, Stack, b_of, stacks};
+use super::tables::{TableTarget, Tables};
 use super::{Error, LoraConfig, Target, Targets, tensors};
 use crate::files::safetensors::{Archive, write_f32};
 use crate::files::{JSON_BYTES, read_text_up_to, write_atomic};
 use crate::hub::{Commit, ModelId};
-use crate::model::{Decoder, LinearSpec};
-use crate::terms::{AdapterVector, MAX_RANK, Modules};
+use crate::model::{Decoder, LinearSpec, Role};
+use crate::nn::lora::Portion;
+use crate::terms::{AdapterVector, MAX_RANK, Modules, TokenIndices};
 
 /// The release of PEFT whose files these are.
 const PEFT_VERSION: &str = "0.21.2";
@@ -24,19 +29,23 @@ const PLAIN: LoraConfig = LoraConfig {
     alpha: 1.0,
     dropout: 0.0,
     targets: Targets { modules: Modules::AllLinear, exclude: None, layers: None, layers_pattern: Vec::new() },
+    target_parameters: Vec::new(),
     use_rslora: false,
     rank_pattern: Vec::new(),
     alpha_pattern: Vec::new(),
     init_lora_weights: true,
     vector: None,
+    tables: Tables::NONE,
 };
 
 /// Keys of PEFT's config that change what the adapter computes, with the only values that are built.
-const NEUTRAL: [(&str, &[&str]); 23] = [
+const NEUTRAL: [(&str, &[&str]); 21] = [
     ("alora_invocation_tokens", &["null"]),
     ("arrow_config", &["null"]),
     ("bias", &["\"none\""]),
     ("corda_config", &["null"]),
+    // A head that is the embedding shares what is trained of it then, and is saved all the same.
+    ("ensure_weight_tying", &["false", "null"]),
     ("eva_config", &["null"]),
     ("fan_in_fan_out", &["false"]),
     // PiSSA, OLoRA, LoftQ and their like change the base as they start: their A and B do not go with the base as it is.
@@ -46,12 +55,9 @@ const NEUTRAL: [(&str, &[&str]); 23] = [
     ("kasa_config", &["null"]),
     ("layer_replication", &["null"]),
     ("lora_bias", &["false", "true"]),
-    ("modules_to_save", &["null", "[]"]),
     ("monteclora_config", &["null"]),
     ("peft_type", &["\"LORA\""]),
-    ("target_parameters", &["null", "[]"]),
     ("task_type", &["\"CAUSAL_LM\"", "null"]),
-    ("trainable_token_indices", &["null"]),
     ("use_bdlora", &["null", "false"]),
     ("use_dora", &["false", "true"]),
     ("use_qalora", &["false"]),
@@ -70,8 +76,11 @@ pub fn write(folder: &Path, decoder: &Decoder, config: &LoraConfig, base: &str) 
     write_f32(&folder.join(WEIGHTS), &tensors(decoder, &decoder.numbers()), &[("format", "pt".to_owned())])?;
     // Full names choose whatever `layers_to_transform` says, so with it only those of its layers may be written.
     let modules: Vec<&str> = match config.targets.layers {
-        None => decoder.projections().map(|projection| projection.name.as_str()).collect(),
-        Some(_) => decoder.adapters().map(|(module, _)| module).collect(),
+        None => {
+            let names = decoder.projections().map(|projection| projection.name.as_str());
+            names.filter(|name| Routed::of(name).is_none()).collect()
+        }
+        Some(_) => decoder.adapters().filter(|(_, lora)| lora.portion == Portion::Whole).map(|(module, _)| module).collect(),
     };
     Ok(write_atomic(&folder.join(CONFIG), config_text(config, &modules, base).as_bytes())?)
 }
@@ -90,6 +99,7 @@ fn config_json(config: &LoraConfig, modules: &[&str], base: &str) -> Value {
     let targets = &config.targets;
     let (target_modules, layers) = match &targets.modules {
         Modules::AllLinear => (json!(modules), None),
+        Modules::Names(names) if names.is_empty() => (Value::Null, None),
         other => (modules_json(other), targets.layers.as_ref()),
     };
     let alphas: Map<String, Value> = config.alpha_pattern.iter().map(|(key, alpha)| (key.clone(), number(*alpha))).collect();
@@ -119,7 +129,7 @@ fn config_json(config: &LoraConfig, modules: &[&str], base: &str) -> Value {
         "lora_ga_config": null,
         "megatron_config": null,
         "megatron_core": "megatron.core",
-        "modules_to_save": null,
+        "modules_to_save": (!config.tables.saved.is_empty()).then_some(&config.tables.saved),
         "monteclora_config": null,
         "peft_type": "LORA",
         "peft_version": PEFT_VERSION,
@@ -128,9 +138,9 @@ fn config_json(config: &LoraConfig, modules: &[&str], base: &str) -> Value {
         "rank_pattern": ranks,
         "revision": revision,
         "target_modules": target_modules,
-        "target_parameters": null,
+        "target_parameters": (!config.target_parameters.is_empty()).then_some(&config.target_parameters),
         "task_type": "CAUSAL_LM",
-        "trainable_token_indices": null,
+        "trainable_token_indices": config.tables.tokens.as_ref().map(tokens_json),
         "use_bdlora": null,
         "use_dora": config.has(AdapterVector::Magnitude),
         "use_qalora": false,
@@ -145,6 +155,14 @@ pub fn modules_json(modules: &Modules) -> Value {
         Modules::AllLinear => json!("all-linear"),
         Modules::Names(names) => json!(names),
         Modules::Regex(pattern) => json!(pattern),
+    }
+}
+
+/// Tokens as PEFT's config, and a recipe, has them.
+pub fn tokens_json(tokens: &TokenIndices) -> Value {
+    match tokens {
+        TokenIndices::Embedding(tokens) => json!(tokens),
+        TokenIndices::Modules(named) => Value::Object(named.iter().map(|(name, tokens)| (name.clone(), json!(tokens))).collect()),
     }
 }
 
@@ -211,8 +229,17 @@ pub fn read_config(folder: &Path) -> Result<LoraConfig, Error> {
     }
     let missing = |key: &str, expected: &str| fault(format!("`{key}` is `{}`, expected {expected}", config[key]));
     let names = "names or a regular expression";
+    let target_parameters = match &config["target_parameters"] {
+        Value::Null => Vec::new(),
+        listed => strings(listed).ok_or_else(|| missing("target_parameters", "names of parameters"))?,
+    };
     let targets = Targets {
-        modules: read_modules(&config["target_modules"]).flatten().ok_or_else(|| missing("target_modules", names))?,
+        modules: match read_modules(&config["target_modules"]) {
+            Some(Some(modules)) => modules,
+            // Parameters alone are enough.
+            Some(None) if !target_parameters.is_empty() => Modules::Names(Vec::new()),
+            _ => return Err(missing("target_modules", names)),
+        },
         exclude: read_modules(&config["exclude_modules"]).ok_or_else(|| missing("exclude_modules", names))?,
         layers: read_layers(&config["layers_to_transform"]).ok_or_else(|| missing("layers_to_transform", "whole numbers"))?,
         layers_pattern: match &config["layers_pattern"] {
@@ -239,6 +266,7 @@ pub fn read_config(folder: &Path) -> Result<LoraConfig, Error> {
             .ok_or_else(|| missing("lora_alpha", "a number above 0"))?,
         dropout: config["lora_dropout"].as_f64().unwrap_or(0.0),
         targets,
+        target_parameters,
         use_rslora: config["use_rslora"].as_bool().unwrap_or(false),
         // Its numbers come with it, so how they were drawn no longer matters.
         init_lora_weights: true,
@@ -247,6 +275,14 @@ pub fn read_config(folder: &Path) -> Result<LoraConfig, Error> {
             .ok_or_else(|| missing("rank_pattern", &format!("{whole} by pattern")))?,
         alpha_pattern: pattern(&config["alpha_pattern"], |value| value.as_f64().filter(|alpha| *alpha > 0.0))
             .ok_or_else(|| missing("alpha_pattern", "numbers by pattern"))?,
+        tables: Tables {
+            saved: match &config["modules_to_save"] {
+                Value::Null => Vec::new(),
+                other => strings(other).ok_or_else(|| missing("modules_to_save", "names"))?,
+            },
+            tokens: read_tokens(&config["trainable_token_indices"])
+                .ok_or_else(|| missing("trainable_token_indices", "whole numbers, alone or by module"))?,
+        },
     })
 }
 
@@ -286,6 +322,23 @@ fn read_layers(value: &Value) -> Option<Option<Vec<usize>>> {
     }
 }
 
+/// Tokens, none where the value is null; `None` where it is neither a list of whole numbers nor such lists by name.
+#[allow(clippy::option_option, reason = "not said and not readable are two things")]
+fn read_tokens(value: &Value) -> Option<Option<TokenIndices>> {
+    let tokens = |value: &Value| {
+        let token = |value: &Value| value.as_u64().and_then(|token| u32::try_from(token).ok());
+        value.as_array()?.iter().map(token).collect::<Option<Vec<u32>>>()
+    };
+    match value {
+        Value::Null => Some(None),
+        Value::Object(entries) => {
+            let named = entries.iter().map(|(name, value)| Some((name.clone(), tokens(value)?)));
+            Some(Some(TokenIndices::Modules(named.collect::<Option<_>>()?)))
+        }
+        other => Some(Some(TokenIndices::Embedding(tokens(other)?))),
+    }
+}
+
 /// A list of texts and of nothing else.
 fn strings(value: &Value) -> Option<Vec<String>> {
     value.as_array()?.iter().map(|item| item.as_str().map(str::to_owned)).collect()
@@ -296,12 +349,12 @@ fn pattern<T>(value: &Value, convert: impl Fn(&Value) -> Option<T>) -> Option<Ve
     pairs.map(|(key, value)| Some((key.clone(), convert(value)?))).collect()
 }
 
-/// Reads `adapter_model.safetensors` for a model with these projections.
+/// Reads `adapter_model.safetensors` for a model with these modules.
 ///
 /// # Errors
 /// The file is damaged, or a tensor is missing, left over or of another shape; all of them are listed.
-pub fn read_numbers(folder: &Path, config: &LoraConfig, projections: &[LinearSpec]) -> Result<Numbers, Error> {
-    numbers_in(&open(folder)?, "", config, projections)
+pub fn read_numbers(folder: &Path, config: &LoraConfig, modules: &[LinearSpec]) -> Result<Numbers, Error> {
+    numbers_in(&open(folder)?, "", config, modules)
 }
 
 /// Opens `adapter_model.safetensors`.
@@ -317,74 +370,171 @@ pub fn open(folder: &Path) -> Result<Archive, Error> {
     Ok(Archive::open(&path)?)
 }
 
-/// The matrices of an open file whose keys begin with `prefix`, for a model with these projections.
+/// What an open file has under keys that begin with `prefix`, for a model with these modules: of a table, or of rows of it, the first of the
+/// two alone. Where a table that has matrices came with them, it stands under `MODULE.base_layer`.
 ///
 /// # Errors
 /// A tensor is missing, left over or of another shape; all of them are listed.
-pub fn numbers_in(archive: &Archive, prefix: &str, config: &LoraConfig, projections: &[LinearSpec]) -> Result<Numbers, Error> {
-    let read = |stored: Stored| {
-        let values = Values { matrices: stored.read(archive)?, vector: stored.read_vector(archive)? };
-        Ok((stored.target.module, values))
-    };
-    stored_in(archive, prefix, config, projections)?.into_iter().map(read).collect()
+pub fn numbers_in(archive: &Archive, prefix: &str, config: &LoraConfig, modules: &[LinearSpec]) -> Result<Numbers, Error> {
+    let Contents { pairs, tables, bases } = contents_in(archive, prefix, config, modules)?;
+    let one = |key: &str| Ok::<_, Error>([archive.read_f32(key)?.unwrap_or_default(), Vec::new()]);
+    let last = LastB::default();
+    let vector = |stored: &Stored| stored.vector.as_ref().map(|(name, key)| Ok((name.clone(), one(key)?)));
+    let vectors: Vec<_> = pairs.iter().filter_map(vector).collect();
+    let pairs = pairs.into_iter().map(|stored| Ok((stored.target.module.clone(), stored.read(archive, &last)?)));
+    let tables = tables.into_iter().map(|stored| Ok((stored.target.module.name.clone(), one(&stored.key)?)));
+    let bases = bases.into_iter().map(|(module, key)| Ok((format!("{module}.base_layer"), one(&key)?)));
+    pairs.chain(tables).chain(bases).chain(vectors).collect()
 }
 
-/// An adapter's A [r, in], B [out, r] and vector where they lie in an open file; names and shapes are right.
+/// What a file holds; names and shapes are right.
+#[derive(Debug, Default)]
+pub struct Contents {
+    /// Matrices A and B.
+    pub pairs: Vec<Stored>,
+    /// Tables, and rows of them.
+    pub tables: Vec<StoredTable>,
+    /// Modules with matrices, and the keys of the base's tables that PEFT saved below them.
+    pub bases: Vec<(String, String)>,
+}
+
+/// A table, or rows of it, where they lie in an open file.
+#[derive(Debug)]
+pub struct StoredTable {
+    /// Which.
+    pub target: TableTarget,
+    /// Its key.
+    pub key: String,
+}
+
+/// An adapter's A [r, in] and B [out, r] where they lie in an open file; names and shapes are right.
 #[derive(Debug)]
 pub struct Stored {
     /// The adapter.
     pub target: Target,
     keys: [String; 2],
-    /// Of what it has beside A and B, [out].
-    vector: Option<String>,
+    /// The name of its vector, where it has one, and the key.
+    vector: Option<(String, String)>,
+    /// Which part of a matrix of all experts it is.
+    slice: Option<(Arc<Stack>, Routed)>,
 }
+
+/// The B of all experts that was read last, by its key: each of them asks for its part of it.
+pub type LastB = Mutex<Option<(String, Vec<f32>)>>;
 
 impl Stored {
     /// The numbers of A and B.
     ///
     /// # Errors
     /// They are not of f32, f16 or bf16.
-    pub fn read(&self, archive: &Archive) -> Result<[Vec<f32>; 2], Error> {
+    pub fn read(&self, archive: &Archive, last: &LastB) -> Result<[Vec<f32>; 2], Error> {
+        if let Some((stack, Routed { expert, place, .. })) = &self.slice {
+            let ([of_a, of_b], rank) = (&self.keys, self.target.rank);
+            let a = archive.read_rows_f32(of_a, expert * rank..(expert + 1) * rank)?.unwrap_or_default();
+            let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
+            if last.as_ref().is_none_or(|(key, _)| key != of_b) {
+                *last = Some((of_b.clone(), archive.read_f32(of_b)?.unwrap_or_default()));
+            }
+            let (_, all) = last.as_ref().expect("it was read");
+            return Ok([a, b_of(all, stack, rank, *expert, *place)]);
+        }
         let [a, b] = self.keys.each_ref().map(|key| archive.read_f32(key));
         Ok([a?.unwrap_or_default(), b?.unwrap_or_default()])
     }
 
-    /// The numbers of its vector, where it has one.
+    /// The numbers of its vector [out], where it has one.
     ///
     /// # Errors
     /// They are not of f32, f16 or bf16.
     pub fn read_vector(&self, archive: &Archive) -> Result<Option<Vec<f32>>, Error> {
-        let read = |key: &String| Ok(archive.read_f32(key)?.unwrap_or_default());
-        self.vector.as_ref().map(read).transpose()
+        let Some((_, key)) = &self.vector else { return Ok(None) };
+        Ok(Some(archive.read_f32(key)?.unwrap_or_default()))
     }
 }
 
 /// Finds the matrices of an open file whose keys begin with `prefix`, and reads none of them.
 ///
 /// # Errors
+/// A tensor is missing, left over or of another shape; all of them are listed. Or there is more than matrices.
+pub fn stored_in(archive: &Archive, prefix: &str, config: &LoraConfig, modules: &[LinearSpec]) -> Result<Vec<Stored>, Error> {
+    let contents = contents_in(archive, prefix, config, modules)?;
+    let Some(table) = contents.tables.first() else { return Ok(contents.pairs) };
+    let message = format!("tensor `{}` is no low-rank matrix, and nothing else can be written in this format", table.key);
+    Err(Error::Config { place: archive.path().display().to_string(), message })
+}
+
+/// Finds what an open file has under keys that begin with `prefix`, and reads nothing.
+///
+/// # Errors
 /// A tensor is missing, left over or of another shape; all of them are listed.
-pub fn stored_in(archive: &Archive, prefix: &str, config: &LoraConfig, projections: &[LinearSpec]) -> Result<Vec<Stored>, Error> {
+pub fn contents_in(archive: &Archive, prefix: &str, config: &LoraConfig, modules: &[LinearSpec]) -> Result<Contents, Error> {
     let mut found = archive.shapes();
     found.retain(|key, _| key.starts_with(prefix));
-    let names: Vec<String> = projections.iter().map(|linear| linear.name.clone()).collect();
-    let (mut stored, mut faults) = (Vec::new(), Vec::new());
-    for target in config.resolve(&names)? {
-        let Some(linear) = projections.iter().find(|linear| linear.name == target.module) else { continue };
-        let mut find = |part: &str, expected: &[usize]| {
-            let key = format!("{prefix}base_model.model.{}.{part}", target.module);
-            match found.remove(&key) {
-                Some(shape) if shape == expected => {}
-                Some(shape) => faults.push(format!("tensor `{key}` has shape {shape:?}, expected {expected:?}")),
-                None => faults.push(format!("tensor `{key}` is missing, expected shape {expected:?}")),
-            }
-            key
+    let names: Vec<String> = modules.iter().map(|linear| linear.name.clone()).collect();
+    let (mut contents, mut faults) = (Contents::default(), Vec::new());
+    config.check_vector(modules)?;
+    let mut take = |name: &str, expected: &[usize]| {
+        let key = format!("{prefix}base_model.model.{name}");
+        match found.remove(&key) {
+            Some(shape) if shape == expected => {}
+            Some(shape) => faults.push(format!("tensor `{key}` has shape {shape:?}, expected {expected:?}")),
+            None => faults.push(format!("tensor `{key}` is missing, expected shape {expected:?}")),
+        }
+        key
+    };
+    let targets = config.resolve(&names)?;
+    let linear_of: BTreeMap<&str, &LinearSpec> = modules.iter().map(|linear| (linear.name.as_str(), linear)).collect();
+    let linears = targets.iter().filter_map(|target| Some((target, *linear_of.get(target.module.as_str())?)));
+    let stacks: BTreeMap<String, Arc<Stack>> =
+        stacks(linears).into_iter().map(|(parameter, stack)| (parameter, Arc::new(stack))).collect();
+    let mut of_stacks: BTreeMap<String, [String; 2]> = BTreeMap::new();
+    for target in targets {
+        let Some(linear) = linear_of.get(target.module.as_str()) else { continue };
+        let routed = Routed::of(&target.module).filter(|_| target.portion != Portion::Whole);
+        let slice = routed.map(|routed| (stacks[&routed.parameter].clone(), routed));
+        let (module, count, outputs) = match &slice {
+            Some((stack, _)) => (&stack.key, stack.count, stack.outputs.iter().sum()),
+            None => (&target.module, 1, linear.outputs),
         };
-        let keys = [find("lora_A.weight", &[target.rank, linear.inputs]), find("lora_B.weight", &[linear.outputs, target.rank])];
-        let vector = config.vector.map(|vector| find(vector.name(), &[linear.outputs]));
-        stored.push(Stored { target, keys, vector });
+        let mut pair = || {
+            let [a, b] = parts(linear.role).map(|part| format!("{module}.{part}"));
+            [take(&a, &[target.rank * count, linear.inputs]), take(&b, &[outputs, target.rank * count])]
+        };
+        // Of all experts it is one.
+        let keys = match &slice {
+            Some((stack, _)) => of_stacks.entry(stack.key.clone()).or_insert_with(pair).clone(),
+            None => pair(),
+        };
+        let vector = config.vector.map(|vector| {
+            let name = format!("{module}.{}", vector.name());
+            let key = take(&name, &[outputs]);
+            (name, key)
+        });
+        contents.pairs.push(Stored { target, keys, vector, slice });
+    }
+    for target in config.table_targets(modules)? {
+        if let Some(shape) = target.shape() {
+            contents.tables.push(StoredTable { key: take(&target.tensor(), &shape), target });
+        }
+    }
+    for linear in modules.iter().filter(|linear| linear.is_table()) {
+        let key = format!("{prefix}base_model.model.{}.base_layer.weight", linear.name);
+        let has_matrices = contents.pairs.iter().any(|stored| stored.target.module == linear.name);
+        if has_matrices && found.get(&key).is_some_and(|shape| *shape == linear.weight_shape()) {
+            found.remove(&key);
+            contents.bases.push((linear.name.clone(), key));
+        }
     }
     faults.extend(
         found.iter().map(|(key, shape)| format!("tensor `{key}` of shape {shape:?} belongs to no adapter of the config")),
     );
-    if faults.is_empty() { Ok(stored) } else { Err(Error::Tensors { place: archive.path().display().to_string(), faults }) }
+    if faults.is_empty() { Ok(contents) } else { Err(Error::Tensors { place: archive.path().display().to_string(), faults }) }
+}
+
+/// What PEFT calls A and B of a module.
+fn parts(role: Role) -> [&'static str; 2] {
+    match role {
+        Role::Embedding => ["lora_embedding_A", "lora_embedding_B"],
+        Role::Projection | Role::Head | Role::TiedHead => ["lora_A.weight", "lora_B.weight"],
+    }
 }

@@ -5,8 +5,11 @@ use std::collections::BTreeSet;
 
 use regex::Regex;
 
+use super::experts::Routed;
+use super::tables::TableTarget;
 use super::{Error, LoraConfig};
 use crate::model::LinearSpec;
+use crate::nn::lora::Portion;
 use crate::terms::Modules;
 
 /// Which projections get an adapter.
@@ -31,6 +34,18 @@ pub struct Target {
     pub rank: usize,
     /// alpha / r, or alpha / sqrt(r).
     pub scale: f64,
+    /// What the module is to what the adapter is of.
+    pub portion: Portion,
+}
+
+impl Target {
+    /// What numbers of one of its matrices are drawn by: maps of one parameter share an A.
+    pub(super) fn drawn_by(&self, matrix: &str) -> String {
+        match Routed::of(&self.module).filter(|_| self.portion != Portion::Whole && matrix == "lora_A") {
+            Some(routed) => format!("{}.{}", routed.parameter, routed.expert),
+            None => self.module.clone(),
+        }
+    }
 }
 
 impl LoraConfig {
@@ -39,29 +54,45 @@ impl LoraConfig {
     /// # Errors
     /// A pattern is not a regular expression, or nothing is chosen.
     pub fn resolve(&self, projections: &[String]) -> Result<Vec<Target>, Error> {
-        let chosen = self.targets.choose(projections)?;
-        let (ranks, alphas) = (Patterns::new(&self.rank_pattern)?, Patterns::new(&self.alpha_pattern)?);
-        let target = |module: String| {
-            let rank = ranks.find(&module).unwrap_or(self.rank);
-            let alpha = alphas.find(&module).unwrap_or(self.alpha);
-            let divisor = if self.use_rslora { (rank as f64).sqrt() } else { rank as f64 };
-            Target { module, rank, scale: alpha / divisor }
+        let of_parameters = |module: &String| Routed::of(module).filter(|routed| routed.is_of(&self.target_parameters));
+        let has_parameters =
+            !self.target_parameters.is_empty() && projections.iter().any(|module| of_parameters(module).is_some());
+        let chosen = match self.targets.choose(projections) {
+            // Parameters alone are enough.
+            Err(Error::NoMatch { .. }) if has_parameters => BTreeSet::new(),
+            chosen => chosen?.into_iter().collect(),
         };
-        Ok(chosen.into_iter().map(target).collect())
+        let (ranks, alphas) = (Patterns::new(&self.rank_pattern)?, Patterns::new(&self.alpha_pattern)?);
+        let target = |module: &String| {
+            let parameter = of_parameters(module);
+            let (named, portion) = match &parameter {
+                Some(routed) => (&routed.parameter, routed.portion()),
+                None if chosen.contains(module) => (module, Portion::Whole),
+                None => return None,
+            };
+            let rank = ranks.find(named).unwrap_or(self.rank);
+            let alpha = alphas.find(named).unwrap_or(self.alpha);
+            let divisor = if self.use_rslora { (rank as f64).sqrt() } else { rank as f64 };
+            Some(Target { module: module.clone(), rank, scale: alpha / divisor, portion })
+        };
+        Ok(projections.iter().filter_map(target).collect())
     }
 
-    /// Numbers in A, B and the vectors of all adapters for a model with these projections.
+    /// Numbers that train for a model with these modules.
     ///
     /// # Errors
-    /// See [`LoraConfig::resolve`].
+    /// See [`LoraConfig::resolve`] and [`LoraConfig::table_targets`].
     pub fn parameters(&self, projections: &[LinearSpec]) -> Result<usize, Error> {
         let names: Vec<String> = projections.iter().map(|linear| linear.name.clone()).collect();
         let targets = self.resolve(&names)?;
         let of = |target: &Target| {
             let linear = projections.iter().find(|linear| linear.name == target.module)?;
-            Some(target.rank * (linear.inputs + linear.outputs) + self.vector.map_or(0, |_| linear.outputs))
+            let of_a = if target.portion == Portion::Behind { 0 } else { linear.inputs };
+            Some(target.rank * (of_a + linear.outputs) + self.vector.map_or(0, |_| linear.outputs))
         };
-        Ok(targets.iter().filter_map(of).sum())
+        let tables = self.table_targets(projections)?;
+        let of_tables = tables.iter().filter_map(TableTarget::shape).map(|[rows, width]| rows * width);
+        Ok(targets.iter().filter_map(of).chain(of_tables).sum())
     }
 
     /// Names and patterns that match no projection: in a recipe each is a fault, in a folder PEFT passes over them.
@@ -75,6 +106,10 @@ impl LoraConfig {
         }
         let ranks = Patterns::new(&self.rank_pattern)?.idle(projections);
         none_idle("rank_pattern", ranks.iter().map(|index| &self.rank_pattern[*index].0), projections)?;
+        let parameter = |name: &&String| {
+            !projections.iter().any(|module| Routed::of(module).is_some_and(|routed| routed.is_of(std::slice::from_ref(*name))))
+        };
+        none_idle("target_parameters", self.target_parameters.iter().filter(parameter), projections)?;
         let alphas = Patterns::new(&self.alpha_pattern)?.idle(projections);
         none_idle("alpha_pattern", alphas.iter().map(|index| &self.alpha_pattern[*index].0), projections)
     }
@@ -95,10 +130,31 @@ impl Targets {
         let chosen: Vec<String> = projections
             .iter()
             .filter(|module| excluded.as_ref().is_none_or(|excluded| !excluded.matches(module)))
-            .filter(|module| included.matches(module) && in_layers(module))
+            .filter(|module| included.matches(module) && in_layers(module) && self.reaches(module, projections))
             .cloned()
             .collect();
         if chosen.is_empty() { Err(no_match("target_modules", &[self.describe()], projections)) } else { Ok(chosen) }
+    }
+
+    /// Of routed experts only what is named is meant. And as in PEFT, a name that an expert's modules have means theirs, not those of a dense
+    /// or shared feed-forward with the same name.
+    fn reaches(&self, module: &String, projections: &[String]) -> bool {
+        let routed = Routed::of(module);
+        match &self.modules {
+            Modules::AllLinear => routed.is_none(),
+            Modules::Regex(_) => routed.is_none_or(|routed| routed.is_module),
+            Modules::Names(names) => match routed {
+                Some(routed) => routed.is_module,
+                None => {
+                    let by = names.iter().find(|name| named(module, name));
+                    let is_experts = |name: &String| {
+                        let leaf = name.rsplit('.').next() == Some(name);
+                        leaf && projections.iter().any(|other| named(other, name) && Routed::of(other).is_some())
+                    };
+                    !by.is_some_and(is_experts)
+                }
+            },
+        }
     }
 
     /// PEFT looks at `layers_to_transform` only where the end of a name chooses, not a whole name or a regular expression.
@@ -146,7 +202,8 @@ impl<'a> Matcher<'a> {
 
     fn matches(&self, module: &str) -> bool {
         match self {
-            Self::All => true,
+            // Embedding and head are in no layer.
+            Self::All => module.split('.').any(|part| part.parse::<usize>().is_ok()),
             Self::Names(names) => names.iter().any(|name| named(module, name)),
             Self::Regex(regex) => regex.is_match(module),
         }
@@ -185,7 +242,8 @@ impl<T: Copy> Patterns<T> {
     }
 }
 
-fn named(module: &str, name: &str) -> bool {
+/// Whether a name is a module's, or what follows a dot in it.
+pub(super) fn named(module: &str, name: &str) -> bool {
     module == name || module.strip_suffix(name).is_some_and(|head| head.ends_with('.'))
 }
 

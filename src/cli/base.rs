@@ -94,10 +94,10 @@ pub(super) fn storage_of_run(adapter: &Path) -> Storage {
     Storage { form, packs_head, ..ModelDtype::Auto.into() }
 }
 
-/// The adapter in a folder, for a model with these projections.
-pub(super) fn read_adapter(folder: &Path, projections: &[LinearSpec]) -> Result<(LoraConfig, Numbers), Failure> {
+/// The adapter in a folder, for a model with these modules.
+pub(super) fn read_adapter(folder: &Path, modules: &[LinearSpec]) -> Result<(LoraConfig, Numbers), Failure> {
     let config = peft::read_config(folder)?;
-    let numbers = peft::read_numbers(folder, &config, projections)?;
+    let numbers = peft::read_numbers(folder, &config, modules)?;
     Ok((config, numbers))
 }
 

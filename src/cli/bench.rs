@@ -186,7 +186,7 @@ fn decoder(args: &BenchArgs, chosen: terms::Device, storage: Storage) -> Result<
         return Ok(decoder);
     };
     let config = peft::read_config(folder)?;
-    let numbers = peft::read_numbers(folder, &config, &decoder.spec.projections())?;
+    let numbers = peft::read_numbers(folder, &config, &decoder.spec.modules())?;
     attach(&mut decoder, &config, SEED, Some(&numbers))?;
     Ok(decoder)
 }
@@ -244,7 +244,7 @@ fn read_tokens(path: &Path, vocabulary: usize) -> Result<Vec<Vec<u32>>, Failure>
 /// and backward.
 fn flops_a_token(spec: &DecoderSpec, length: usize) -> f64 {
     let linear: usize = spec.projections().iter().map(|linear| linear.inputs * linear.outputs).sum();
-    let heads: usize = spec.layers.iter().map(|layer| layer.mixer.heads * layer.mixer.head_dim).sum();
+    let heads: usize = spec.layers.iter().map(|layer| layer.mixer.query_width()).sum();
     4.0 * (linear + spec.vocabulary * spec.width) as f64 + 6.0 * (heads * length) as f64
 }
 

@@ -232,7 +232,7 @@ fn judge(args: &ExportArgs, shipped: &Shipped, terminal: &Terminal) -> Result<()
 
 /// An adapter in the format of PEFT or mlx-lm.
 fn write_adapter(args: &ExportArgs, adapter: &Path, base: &Path, folder: &Path) -> Result<Written, Failure> {
-    let projections = Folder::open(base)?.spec.projections();
+    let modules = Folder::open(base)?.spec.modules();
     let named = peft::read_base(adapter)?.map_or_else(|| base.to_owned(), PathBuf::from);
     let pinned = peft::read_hub_base(adapter)?.filter(|id| args.to == Form::Peft && id.pinned().is_some());
     let name = match pinned {
@@ -241,7 +241,7 @@ fn write_adapter(args: &ExportArgs, adapter: &Path, base: &Path, folder: &Path) 
         None => named.display().to_string(),
     };
     let write = if args.to == Form::Mlx { write_mlx } else { write_peft };
-    Ok(write(adapter, &name, &projections, folder)?)
+    Ok(write(adapter, &name, &modules, folder)?)
 }
 
 /// The last part of a path, wherever it leads from here.

@@ -13,6 +13,7 @@ mod fits;
 mod generate;
 mod gradcheck;
 mod hub;
+mod inspect;
 mod interrupt;
 mod merge;
 mod merge_compared;
@@ -84,6 +85,8 @@ enum Verb {
     Chat(chat::ChatArgs),
     /// Scores the base before and after training on rows that were not trained on
     Eval(eval::EvalArgs),
+    /// Tells what a model, an adapter, a run or a dataset is, without loading weights
+    Inspect(inspect::InspectArgs),
     /// Goes on from a text or answers in a conversation, with or without an adapter
     Generate(generate::GenerateArgs),
     /// Fetches a model from the Hub into the cache that Python uses too, and prints its folder
@@ -203,6 +206,7 @@ impl Command {
             Verb::Quantize(args) => quantize::quantize(&args, &terminal),
             Verb::Chat(args) => chat::chat(&args, &terminal),
             Verb::Eval(args) => eval::eval(&args, &terminal),
+            Verb::Inspect(args) => inspect::inspect(&args),
             Verb::Generate(args) => generate::generate(&args, &terminal),
             Verb::Export(args) => export::export(&args, &terminal),
             Verb::Pull(args) => pull::pull(&args, &terminal),

@@ -114,7 +114,7 @@ impl Speaker {
         let tokenizer = Tokenizer::open(&base)?;
         let of_run = model.adapter.as_deref().and_then(template_of_run);
         let template = template(&tokenizer, model.chat_template.as_ref().or(of_run.as_ref()))?;
-        let adapter = model.adapter.as_ref().map(|adapter| read_adapter(adapter, &folder.spec.projections())).transpose()?;
+        let adapter = model.adapter.as_ref().map(|adapter| read_adapter(adapter, &folder.spec.modules())).transpose()?;
         device::set_threads(0);
         let chosen = device::choose(terms::Device::Auto, &is_proven).device;
         let storage = model.adapter.as_deref().map_or(terms::ModelDtype::Auto.into(), storage_of_run);

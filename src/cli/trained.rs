@@ -46,7 +46,7 @@ impl Trained {
         match self {
             Self::Adapter(path) => {
                 check_adapter(path)?;
-                Ok(Opened::Adapter(Box::new(read_adapter(path, &base.projections())?)))
+                Ok(Opened::Adapter(Box::new(read_adapter(path, &base.modules())?)))
             }
             Self::Model(path) if !path.is_dir() => {
                 let fault = Fault::new(format!("model `{}` does not exist, expected a folder", path.display()));

@@ -38,7 +38,7 @@ pub use licence::{Terms, terms};
 pub use moved::MovedToken;
 pub use order::{Error as SplitError, Split, shuffled, split};
 pub use pack::{Packing, Packs, Visit};
-pub use parquet::Error as TableError;
+pub use parquet::{Error as TableError, columns};
 pub use pieces::{Piece, pieces};
 pub use rows::Rows;
 pub use source::{Error as SourceError, Source, find_files};

@@ -150,6 +150,16 @@ pub struct Table {
     columns: Vec<Wanted>,
 }
 
+/// Every column of a file with what it holds, in words, and the file's rows.
+///
+/// # Errors
+/// The file cannot be opened, or is not a whole Parquet file.
+pub fn columns(path: &Path) -> Result<(Vec<(String, String)>, u64), Error> {
+    let table = Table::open(path, &[])?;
+    let fields = table.metadata.schema().fields().iter();
+    Ok((fields.map(|field| (field.name().clone(), cells::describe(field.data_type()))).collect(), table.rows()))
+}
+
 impl Table {
     /// Reads the footer, no data, and checks that every wanted column is there and can be read.
     ///

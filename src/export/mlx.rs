@@ -9,7 +9,7 @@ use std::path::Path;
 use serde_json::json;
 
 use super::gguf::Written;
-use crate::adapter::peft::{self, Stored};
+use crate::adapter::peft::{self, LastB, Stored};
 use crate::adapter::{Error, LoraConfig};
 use crate::files::safetensors::{Archive, Named, write_f32};
 use crate::files::{self, write_atomic};
@@ -18,7 +18,7 @@ use crate::model::LinearSpec;
 const WEIGHTS: &str = "adapters.safetensors";
 const CONFIG: &str = "adapter_config.json";
 
-/// Writes the files into `folder`. `base` is how a reader is to find the base, `projections` are the base's.
+/// Writes the files into `folder`. `base` is how a reader is to find the base, `projections` are the base's modules.
 ///
 /// # Errors
 /// The adapter is not whole or not one of this base, or a file cannot be written.
@@ -27,6 +27,10 @@ pub fn write_mlx(adapter: &Path, base: &str, projections: &[LinearSpec], folder:
     let stored = peft::stored_in(&archive, "", &config, projections)?;
     if let Some(vector) = config.vector {
         return Err(Error::NoPlace { format: "mlx-lm's", vector });
+    }
+    if let Some(outside) = stored.iter().find(|stored| place(&stored.target.module).is_none()) {
+        let message = format!("`{}` is in no layer, and mlx-lm has adapters of layers only", outside.target.module);
+        return Err(Error::Config { place: archive.path().display().to_string(), message });
     }
     let rank = stored.iter().map(|stored| stored.target.rank).max().unwrap_or(config.rank);
     let scale = stored.first().map_or(1.0, |first| first.target.scale);
@@ -44,7 +48,7 @@ pub fn write_mlx(adapter: &Path, base: &str, projections: &[LinearSpec], folder:
 /// A and B of a module, turned and widened to `rank`.
 fn pair(stored: &Stored, archive: &Archive, rank: usize, scale: f64) -> Result<[Named; 2], Error> {
     let (module, own_rank) = (&stored.target.module, stored.target.rank);
-    let [a, b] = stored.read(archive)?;
+    let [a, b] = stored.read(archive, &LastB::default())?;
     let (inputs, outputs) = (a.len() / own_rank, b.len() / own_rank);
     let missing = stored.target.scale / scale;
     let (mut wide_a, mut wide_b) = (vec![0.0; inputs * rank], vec![0.0; rank * outputs]);

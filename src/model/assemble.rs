@@ -6,11 +6,17 @@ use burn::tensor::{DType, Device, Tensor, TensorData};
 
 use super::block::Block;
 use super::decoder::Decoder;
-use super::spec::{DecoderSpec, EMBEDDING, FINAL_NORM, HEAD, LayerSpec, LinearSpec, QUERY_KEY_NORMS, norm_name};
+use super::layout::{CORRECTION, LinearKind, LinearSpec, Names, Slice};
+use super::mixer::{Grouped, Latent, Mixer, Place, Query};
+use super::mlp::Mlp;
+use super::spec::{
+    DecoderSpec, ExpertForm, ExpertsSpec, GroupedSpec, LatentSpec, LayerSpec, MixerSpec, MlpSpec, Modules, NormKind,
+};
 use super::{Error, Storage};
 use crate::device;
+use crate::nn::experts::{Expert, Experts, Router, Unit};
 use crate::nn::head::Head;
-use crate::nn::norm::RmsNorm;
+use crate::nn::norm::Norm;
 use crate::nn::projection::Projection;
 use crate::nn::table::Table;
 use crate::ops::{Base, Packed};
@@ -38,6 +44,8 @@ pub(super) trait Source {
     fn rows(&self, name: &str, rows: Range<usize>, columns: usize, dtype: DType) -> Result<TensorData, Error>;
     /// Those of a matrix, which a checkpoint has as [rows, columns], as [columns, rows], f32, bf16 or f16.
     fn transposed(&self, name: &str, shape: [usize; 2], dtype: DType) -> Result<TensorData, Error>;
+    /// One matrix [in, out] of a stack, f32, bf16 or f16.
+    fn slice(&self, slice: &Slice, shape: [usize; 2], dtype: DType) -> Result<TensorData, Error>;
     /// A matrix [rows, columns], packed.
     fn packed(&self, name: &str, shape: [usize; 2], form: Form) -> Result<Quantized, Error>;
 }
@@ -57,21 +65,21 @@ pub(super) fn assemble(
     let (mut ropes, mut spans) = (Vec::new(), Vec::new());
     let mut blocks = Vec::with_capacity(spec.layers.len());
     for (index, layer) in spec.layers.iter().enumerate() {
-        let rope = layer.mixer.rope.as_ref().map(|rope| position(&mut ropes, rope));
-        let span = position(&mut spans, &layer.mixer.span);
-        blocks.push(assembly.block(index, layer, (rope, span))?);
+        let rope = layer.mixer.rope().map(|rope| position(&mut ropes, rope));
+        let span = position(&mut spans, &layer.mixer.span());
+        blocks.push(assembly.block(layer, Place { layer: index, rope, span })?);
         let (done, total) = (index as u64 + 1, spec.layers.len() as u64);
         report(Event::Progress { what: "loading the base model".to_owned(), done, total });
     }
     let host = Device::flex();
     let home = if storage.offloads_embedding && !spec.tied_head { &host } else { device };
-    let embedding = assembly.table(EMBEDDING, home)?;
+    let embedding = assembly.table(&spec.names.embedding(), home)?;
     let table = match storage.form.filter(|_| storage.packs_head) {
         _ if spec.tied_head => embedding.clone(),
-        Some(form) => assembly.packed_table(HEAD, form)?,
-        None => assembly.table(HEAD, device)?,
+        Some(form) => assembly.packed_table(Names::HEAD, form)?,
+        None => assembly.table(Names::HEAD, device)?,
     };
-    let (norm, scale, softcap) = (assembly.norm(FINAL_NORM, spec.width)?, spec.logit_scale, spec.final_softcap);
+    let (norm, scale, softcap) = (assembly.norm(&spec.names.final_norm(), spec.width)?, spec.logit_scale, spec.final_softcap);
     let head = Head { norm, table, scale, softcap };
     Ok(Decoder { trained: Method::Lora, computed, embedding, blocks, head, ropes, spans, spec })
 }
@@ -120,47 +128,147 @@ impl Assembly<'_> {
         (0..vocabulary).step_by(rows).map(move |first| first..vocabulary.min(first + rows))
     }
 
-    fn norm(&self, name: &str, width: usize) -> Result<RmsNorm, Error> {
-        let DecoderSpec { norm_epsilon, norm_offset, .. } = self.spec;
-        Ok(RmsNorm { weight: self.vector(name, width)?, epsilon: *norm_epsilon, offset: *norm_offset })
+    /// A norm of the stream.
+    fn norm(&self, module: &str, width: usize) -> Result<Norm, Error> {
+        let bias = self.spec.norm == NormKind::Layer;
+        let bias = bias.then(|| self.vector(&format!("{module}.bias"), width)).transpose()?;
+        Ok(Norm { bias, ..self.inner_norm(module, width, self.spec.norm_epsilon)? })
+    }
+
+    /// A norm by the mean square.
+    fn inner_norm(&self, module: &str, width: usize, epsilon: f64) -> Result<Norm, Error> {
+        let weight = self.vector(&format!("{module}.weight"), width)?;
+        Ok(Norm { weight, bias: None, epsilon, offset: self.spec.norm_offset })
     }
 
     fn projection(&self, linear: &LinearSpec) -> Result<Projection, Error> {
-        let LinearSpec { name, inputs, outputs, bias } = linear;
-        let (key, shape) = (format!("{name}.weight"), [*outputs, *inputs]);
-        let weight = match self.form {
-            Some(form) => Base::Packed(Packed::new(self.source.packed(&key, shape, form)?, self.device).transposed()),
-            None => Base::Dense(Tensor::from_data(self.source.transposed(&key, shape, self.dtype)?, (self.device, self.kept))),
+        let LinearSpec { name, inputs, outputs, bias, kind, .. } = linear;
+        let (key, shape) = (linear.weight(), [*outputs, *inputs]);
+        let dense = |data: TensorData| Base::Dense(Tensor::from_data(data, (self.device, self.kept)));
+        let packed = |weight: Quantized| Base::Packed(Packed::new(weight, self.device).transposed());
+        let weight = match (kind, self.form) {
+            (LinearKind::Stacked(slice), None) => dense(self.source.slice(slice, [*inputs, *outputs], self.dtype)?),
+            (LinearKind::Stacked(slice), Some(form)) => packed(self.packed_slice(slice, shape, form)?),
+            (_, Some(form)) => packed(self.source.packed(&key, shape, form)?),
+            (_, None) => dense(self.source.transposed(&key, shape, self.dtype)?),
         };
-        let bias = if *bias { Some(self.vector(&format!("{name}.bias"), *outputs)?) } else { None };
+        // Those of a stack are one tensor.
+        let has_own = *bias && linear.is_whole();
+        let bias = has_own.then(|| self.vector(&format!("{name}.bias"), *outputs)).transpose()?;
         Ok(Projection { name: name.clone(), weight, bias, lora: None })
     }
 
-    fn block(&self, index: usize, layer: &LayerSpec, (rope, span): (Option<usize>, usize)) -> Result<Block, Error> {
+    /// One matrix of a stack as [out, in], packed.
+    fn packed_slice(&self, slice: &Slice, [outputs, inputs]: [usize; 2], form: Form) -> Result<Quantized, Error> {
+        let numbers: Vec<f32> = self.source.slice(slice, [inputs, outputs], DType::F32)?.iter().collect();
+        let turned: Vec<f32> = (0..outputs)
+            .flat_map(|row| (0..inputs).map(move |column| (row, column)))
+            .map(|(row, column)| numbers[column * outputs + row])
+            .collect();
+        form.pack([outputs, inputs], &turned).map_err(|cause| Error::Packing { name: slice.tensor.clone(), cause })
+    }
+
+    fn block(&self, layer: &LayerSpec, place: Place) -> Result<Block, Error> {
+        let (names, index) = (&self.spec.names, place.layer);
         let [before_attention, after_attention, before_mlp, after_mlp] =
-            layer.norms.names().map(|name| name.map(|name| self.norm(&norm_name(index, name), self.spec.width)).transpose());
-        let [query, key] = QUERY_KEY_NORMS.map(|name| norm_name(index, name));
-        let of_heads = |[of_query, of_key]: [usize; 2]| Ok::<_, Error>([self.norm(&query, of_query)?, self.norm(&key, of_key)?]);
-        let query_key_norms = layer.mixer.norm_widths().map(of_heads).transpose()?;
-        let linears = self.spec.layer_projections(index, layer);
+            layer.norms.names().map(|name| name.map(|name| self.norm(&names.in_layer(index, name), self.spec.width)).transpose());
+        let linears = self.spec.layer_projections(index);
         let projections = linears.iter().map(|linear| self.projection(linear)).collect::<Result<Vec<_>, _>>()?;
-        let (mut projections, [of_input, ..]) = (projections.into_iter(), layer.group_sizes());
-        let qkv = projections.by_ref().take(of_input).collect();
-        let attention_output = projections.next().expect("attention has an output");
-        let (mlp_output, gate_up) = (projections.next_back().expect("a feed-forward has an output"), projections.collect());
+        let mut projections = projections.into_iter();
+        let mixer = match &layer.mixer {
+            MixerSpec::Grouped(spec) => Mixer::Grouped(self.grouped(index, spec, &mut projections)?),
+            MixerSpec::Latent(spec) => Mixer::Latent(self.latent(index, spec, &mut projections)?),
+        };
+        let mlp = match &layer.mlp {
+            MlpSpec::Gated(spec) => {
+                let down = next_back(&mut projections);
+                Mlp::Gated { spec: spec.clone(), gate_up: projections.collect(), down }
+            }
+            MlpSpec::Plain(_) => Mlp::Plain { up: next(&mut projections), down: next(&mut projections) },
+            MlpSpec::Experts(spec) => Mlp::Experts(Box::new(self.experts(index, spec, &mut projections)?)),
+        };
         Ok(Block {
-            index,
             spec: layer.clone(),
-            rope,
-            span,
+            names: names.clone(),
+            place,
             norms: [before_attention?, after_attention?, before_mlp?, after_mlp?],
-            query_key_norms,
-            qkv,
-            attention_output,
-            gate_up,
-            mlp_output,
+            mixer,
+            mlp,
         })
     }
+
+    fn grouped(&self, index: usize, spec: &GroupedSpec, from: &mut impl Iterator<Item = Projection>) -> Result<Grouped, Error> {
+        let [query, key] = self.spec.names.query_key_norms(index);
+        let epsilon = self.spec.norm_epsilon;
+        let of_heads = |[of_query, of_key]: [usize; 2]| {
+            Ok::<_, Error>([self.inner_norm(&query, of_query, epsilon)?, self.inner_norm(&key, of_key, epsilon)?])
+        };
+        let sinks = spec.sinks.then(|| self.source.vector(&self.spec.names.sinks(index), spec.heads)).transpose()?;
+        Ok(Grouped {
+            norms: spec.norm_widths().map(of_heads).transpose()?,
+            sinks: sinks.map(Into::into),
+            qkv: from.by_ref().take(if spec.qkv == Modules::Separate { 3 } else { 1 }).collect(),
+            output: next(from),
+            spec: spec.clone(),
+        })
+    }
+
+    fn latent(&self, index: usize, spec: &LatentSpec, from: &mut impl Iterator<Item = Projection>) -> Result<Latent, Error> {
+        let [of_query, of_key] = self.spec.names.latent_norms(index);
+        let query = match spec.query_rank {
+            None => Query::Straight(next(from)),
+            Some(rank) => {
+                let norm = self.inner_norm(&of_query, rank, spec.norm_epsilon)?;
+                Query::Narrow { a: next(from), norm, b: next(from) }
+            }
+        };
+        let kv_norm = self.inner_norm(&of_key, spec.kv_rank, spec.norm_epsilon)?;
+        Ok(Latent { query, kv_a: next(from), kv_norm, kv_b: next(from), output: next(from), spec: spec.clone() })
+    }
+
+    fn experts(&self, index: usize, spec: &ExpertsSpec, from: &mut impl Iterator<Item = Projection>) -> Result<Experts, Error> {
+        let (count, name) = (spec.router.experts, self.spec.names.in_layer(index, &spec.router_name()));
+        let rows = self.source.rows(&format!("{name}.weight"), 0..count, self.spec.width, DType::F32)?;
+        let vector = |end: &str, is_there: bool| {
+            is_there.then(|| self.source.vector(&format!("{name}.{end}"), count)).transpose().map(Option::unwrap_or_default)
+        };
+        let (bias, correction) = (vector("bias", spec.router.bias)?, vector(CORRECTION, spec.router.is_corrected())?);
+        let bias = spec.router.bias.then(|| Tensor::from_data(TensorData::new(bias, [count]), self.device));
+        let router = Router {
+            weight: Tensor::from_data(rows, (self.device, DType::F32)),
+            name,
+            bias,
+            correction,
+            spec: spec.router.clone(),
+        };
+        let each =
+            (0..count).map(|_| Expert { gate_up: from.by_ref().take(spec.maps() - 1).collect(), down: next(from) }).collect();
+        let unit = match spec.form {
+            ExpertForm::Apart { .. } => Unit::SideBySide(spec.expert.activation),
+            ExpertForm::Stacked { alpha, limit } => Unit::InTurns { alpha, limit },
+        };
+        let of_stack = |part: usize, outputs: usize| -> Result<Tensor<2>, Error> {
+            let stack = self.spec.layer_projections(index).into_iter().filter(|linear| !linear.is_whole()).nth(part);
+            let name = format!("{}_bias", stack.expect("experts are stacked").weight());
+            let rows = self.source.rows(&name, 0..count, outputs, DType::F32)?;
+            Ok(Tensor::from_data(rows, (self.device, DType::F32)))
+        };
+        let is_biased = matches!(spec.form, ExpertForm::Stacked { .. }) && spec.expert.bias;
+        let biases = is_biased.then(|| Ok::<_, Error>([of_stack(0, 2 * spec.expert.inner)?, of_stack(1, self.spec.width)?]));
+        let shared = spec.shared.map(|_| [next(from), next(from), next(from)]);
+        Ok(Experts { router, each, biases: biases.transpose()?, unit, shared })
+    }
+}
+
+/// The layout lists as many as a block has.
+const LISTED: &str = "the layout lists it";
+
+fn next(projections: &mut impl Iterator<Item = Projection>) -> Projection {
+    projections.next().expect(LISTED)
+}
+
+fn next_back(projections: &mut impl DoubleEndedIterator<Item = Projection>) -> Projection {
+    projections.next_back().expect(LISTED)
 }
 
 /// Index of `item` in `items`, appended if it is new.

@@ -35,6 +35,28 @@ const NAMES: [&str; 13] = [
     CHAT_TEMPLATE,
 ];
 
+/// config.json's name for whether embedding and head are one table.
+const TIED: &str = "tie_word_embeddings";
+
+/// A head that was the embedding and is a table of its own.
+#[derive(Debug)]
+pub struct OwnHead {
+    /// Its tensor, the file where it is and its numbers, where it was not stored before.
+    pub added: Option<(String, String, u64)>,
+}
+
+impl OwnHead {
+    fn list(&self, index: &mut Map<String, Value>) {
+        let Some((tensor, file, numbers)) = &self.added else { return };
+        if let Some(Value::Object(map)) = index.get_mut("weight_map") {
+            map.insert(tensor.clone(), json!(file));
+        }
+        if let Some(parameters) = index.get_mut("metadata").and_then(|metadata| metadata.get_mut("total_parameters")) {
+            *parameters = json!(parameters.as_u64().unwrap_or(0) + numbers);
+        }
+    }
+}
+
 /// Paths in a model's folder, relative to it.
 #[derive(Debug)]
 pub struct Beside<'a> {
@@ -71,16 +93,23 @@ impl<'a> Beside<'a> {
         self.paths.iter().filter_map(|path| Some(self.base.join(path).metadata().ok()?.len())).sum()
     }
 
-    /// Copies them. Only with another type of numbers do config.json and the index change, in the entries that tell it.
+    /// Copies them. Only with another type of numbers, or a head that was none of its own, do config.json and the index change, in the
+    /// entries that tell it.
     ///
     /// # Errors
     /// One cannot be read or its copy not be written.
-    pub fn copy(&self, to: &Path, float: Option<Float>, tensor_bytes: u64) -> Result<(), Error> {
-        self.copy_with(
-            to,
-            |config| float.into_iter().for_each(|float| set_dtype(config, float)),
-            |index| float.into_iter().for_each(|_| set_size(index, tensor_bytes)),
-        )
+    pub fn copy(&self, to: &Path, float: Option<Float>, tensor_bytes: u64, head: Option<&OwnHead>) -> Result<(), Error> {
+        let config = |config: &mut Map<String, Value>| {
+            float.into_iter().for_each(|float| set_dtype(config, float));
+            head.into_iter().for_each(|_| drop(config.insert(TIED.to_owned(), json!(false))));
+        };
+        let index = |index: &mut Map<String, Value>| {
+            if float.is_some() || head.is_some() {
+                set_size(index, tensor_bytes);
+            }
+            head.into_iter().for_each(|head| head.list(index));
+        };
+        self.copy_with(to, config, index)
     }
 
     /// Copies them with something changed in config.json and in the index.

@@ -5,12 +5,16 @@ use std::sync::Arc;
 use burn::tensor::{Int, Tensor};
 
 use super::cache::Past;
-use super::spec::{GroupedSpec, LayerSpec, QUERY_KEY_NORMS, QueryKeyNorm, norm_name};
-use crate::nn::norm::RmsNorm;
-use crate::nn::projection::{Projection, side_by_side};
+use super::layout::Names;
+use super::mixer::{Mixer, Place};
+use super::mlp::Mlp;
+use super::spec::{LayerSpec, MixerSpec};
+use crate::nn::experts::Load;
+use crate::nn::norm::Norm;
+use crate::nn::projection::Projection;
 use crate::nn::rope::RopeTables;
 use crate::nn::weight::Weight;
-use crate::ops::{Mask, Score, attention, gated};
+use crate::ops::Mask;
 use crate::terms::Method;
 
 /// What depends on the batch's documents, not on the block: made once a batch, used by forward and by every recomputation.
@@ -29,7 +33,8 @@ pub struct Frame {
     pub(super) wanted: Option<Rows>,
 }
 
-/// Tokens of a batch whose hidden rows are wanted of a block. Its keys and values are of every token, the rest of it is of these.
+/// Tokens of a batch whose hidden rows are wanted of a block. Its keys and values are of every token, the rest of it is of these, but where
+/// its experts are to tell how many tokens came to each.
 #[derive(Debug)]
 pub(super) struct Rows {
     pub(super) block: usize,
@@ -37,25 +42,48 @@ pub(super) struct Rows {
     pub(super) places: Tensor<1, Int>,
     /// Their dropout keys; none outside training.
     pub(super) keys: Arc<[u64]>,
+    /// Whether they are taken at the end of the block only.
+    pub(super) at_end: bool,
 }
 
 /// Projections that share an input share a dropout mask.
 #[derive(Clone, Copy)]
-enum Group {
+pub(super) enum Site {
     AttentionInput,
     AttentionOutput,
     MlpInput,
     MlpOutput,
+    /// Narrow rows that queries, and keys and values, come from.
+    QueryRow,
+    KeyValueRow,
+}
+
+impl Site {
+    /// A number that no other site of a model has.
+    fn of(self, layer: usize) -> u64 {
+        match self {
+            Self::QueryRow | Self::KeyValueRow => 1 << 40 | (layer as u64 * 4 + self as u64),
+            _ => layer as u64 * 4 + self as u64,
+        }
+    }
 }
 
 impl Frame {
-    fn mask(&self, layer: usize, group: Group) -> Option<Mask> {
+    pub(super) fn mask(&self, layer: usize, site: Site) -> Option<Mask> {
         let (probability, tokens) = self.dropout.as_ref()?;
-        let tokens = match (group, self.wanted_of(layer)) {
-            (Group::AttentionInput, _) | (_, None) => tokens,
-            (_, Some(rows)) => &rows.keys,
+        let is_of_rows = matches!(site, Site::AttentionOutput | Site::MlpInput | Site::MlpOutput);
+        let tokens = match self.wanted_of(layer).filter(|rows| is_of_rows && !rows.at_end) {
+            Some(rows) => &rows.keys,
+            None => tokens,
         };
-        Some(Mask { tokens: tokens.clone(), site: layer as u64 * 4 + group as u64, probability: *probability })
+        Some(Mask { tokens: tokens.clone(), site: site.of(layer), probability: *probability })
+    }
+
+    /// The mask of what an adapter of the head is given, behind so many blocks: of the rows that are wanted of the last.
+    pub fn head_mask(&self, blocks: usize) -> Option<Mask> {
+        let (probability, tokens) = self.dropout.as_ref()?;
+        let tokens = self.wanted.as_ref().map_or(tokens, |rows| &rows.keys);
+        Some(Mask { tokens: tokens.clone(), site: blocks as u64 * 4, probability: *probability })
     }
 
     fn wanted_of(&self, layer: usize) -> Option<&Rows> {
@@ -63,106 +91,78 @@ impl Frame {
     }
 }
 
-/// x + s norm(attention(norm(x))), then x + s norm(mlp(norm(x))); a family has some of the norms, and most an s of 1.
+/// x + s norm(attention(norm(x))), then x + s norm(mlp(norm(x))); a family has some of the norms, and most an s of 1. Where both are
+/// parallel, the feed-forward does not see what attention added.
 #[derive(Debug, Clone)]
 pub struct Block {
-    pub(super) index: usize,
     pub(super) spec: LayerSpec,
-    /// Index into the frame's rotations and spans.
-    pub(super) rope: Option<usize>,
-    pub(super) span: usize,
+    pub(super) names: Names,
+    pub(super) place: Place,
     /// Before attention, after it, before the feed-forward, after it.
-    pub(super) norms: [Option<RmsNorm>; 4],
-    pub(super) query_key_norms: Option<[RmsNorm; 2]>,
-    /// q, k and v, or one module of all.
-    pub(super) qkv: Vec<Projection>,
-    pub(super) attention_output: Projection,
-    /// gate and up, or one module of both.
-    pub(super) gate_up: Vec<Projection>,
-    pub(super) mlp_output: Projection,
+    pub(super) norms: [Option<Norm>; 4],
+    pub(super) mixer: Mixer,
+    pub(super) mlp: Mlp,
 }
 
 impl Block {
     /// # Shapes
     /// `x` [1, tokens, width], result the same; of the last block with the rows that the frame wants of it.
     pub fn forward(&self, x: Tensor<3>, frame: &Frame) -> Tensor<3> {
+        self.advance(x, frame, None).0
+    }
+
+    /// The same with what came to its experts, where it has some.
+    pub fn forward_with_load(&self, x: Tensor<3>, frame: &Frame) -> (Tensor<3>, Option<Load>) {
         self.advance(x, frame, None)
     }
 
     /// The same where the tokens of `x` follow on those in `past`, which takes them in.
-    pub(super) fn advance(&self, x: Tensor<3>, frame: &Frame, past: Option<&mut Past>) -> Tensor<3> {
+    pub(super) fn advance(&self, x: Tensor<3>, frame: &Frame, past: Option<&mut Past>) -> (Tensor<3>, Option<Load>) {
         let [before_attention, after_attention, before_mlp, after_mlp] = self.norms.each_ref().map(Option::as_ref);
-        let (mut x, mut mixed) = (x.clone(), self.mix(normed(before_attention, x), frame, past));
-        if let Some(rows) = frame.wanted_of(self.index) {
-            [x, mixed] = [x, mixed].map(|of| of.select(1, rows.places.clone()));
+        let is_parallel = self.spec.norms.is_parallel();
+        let seen = normed(before_attention, x.clone());
+        let mut mixed = self.mixer.mix(seen.clone(), self.place, frame, past);
+        // What the feed-forward sees where it does not wait for attention.
+        let mut beside = is_parallel.then(|| if before_mlp.is_some() { x.clone() } else { seen });
+        let (mut x, wanted) = (x, frame.wanted_of(self.place.layer));
+        let at = |of: Tensor<3>, rows: &Rows| of.select(1, rows.places.clone());
+        if let Some(rows) = wanted.filter(|rows| !rows.at_end) {
+            (x, mixed, beside) = (at(x, rows), at(mixed, rows), beside.map(|beside| at(beside, rows)));
         }
-        let mask = frame.mask(self.index, Group::AttentionOutput);
-        let x = self.add(x, (&self.attention_output, after_attention), mixed, mask.as_ref());
-        let inner = self.inner(normed(before_mlp, x.clone()), frame);
-        self.add(x, (&self.mlp_output, after_mlp), inner, frame.mask(self.index, Group::MlpOutput).as_ref())
+        let mask = |site| frame.mask(self.place.layer, site);
+        let of_output = mask(Site::AttentionOutput);
+        let x = self.add(x, after_attention, |onto| {
+            let output = self.mixer.output();
+            (
+                match onto {
+                    Some(onto) => output.forward_onto(onto, mixed, of_output.as_ref()),
+                    None => output.forward(mixed, of_output.as_ref()),
+                },
+                None,
+            )
+        });
+        let (x, _) = x;
+        let inner = normed(before_mlp, beside.unwrap_or_else(|| x.clone()));
+        let masks = [mask(Site::MlpInput), mask(Site::MlpOutput)];
+        let (x, load) = self.add(x, after_mlp, |onto| self.mlp.forward(inner, onto, masks.each_ref().map(Option::as_ref)));
+        (wanted.filter(|rows| rows.at_end).map_or_else(|| x.clone(), |rows| at(x.clone(), rows)), load)
     }
 
-    /// What a projection gives, normalised and scaled where the family does so, onto the residual stream.
+    /// What attention or feed-forward gives, normalised and scaled where the family does so, onto the residual stream.
     fn add(
         &self,
         onto: Tensor<3>,
-        (projection, norm): (&Projection, Option<&RmsNorm>),
-        x: Tensor<3>,
-        mask: Option<&Mask>,
-    ) -> Tensor<3> {
+        norm: Option<&Norm>,
+        give: impl FnOnce(Option<Tensor<3>>) -> (Tensor<3>, Option<Load>),
+    ) -> (Tensor<3>, Option<Load>) {
         let scale = self.spec.residual_scale;
         let is_plain = scale.to_bits() == 1_f64.to_bits();
         if norm.is_none() && is_plain {
-            return projection.forward_onto(onto, x, mask);
+            return give(Some(onto));
         }
-        let y = normed(norm, projection.forward(x, mask));
-        onto + if is_plain { y } else { y.mul_scalar(scale) }
-    }
-
-    /// What the heads see, before it is projected.
-    fn mix(&self, x: Tensor<3>, frame: &Frame, past: Option<&mut Past>) -> Tensor<3> {
-        let [batch, length, _] = x.dims();
-        let GroupedSpec { heads, kv_heads, head_dim, qk_norm, score_scale, softcap, .. } = self.spec.mixer;
-        let mask = frame.mask(self.index, Group::AttentionInput);
-        let [mut query, mut key, value] = self.project(x, mask.as_ref());
-        let norms = |of: QueryKeyNorm| self.query_key_norms.as_ref().filter(|_| qk_norm == of);
-        if let Some([of_query, of_key]) = norms(QueryKeyNorm::Whole) {
-            (query, key) = (of_query.forward(query), of_key.forward(key));
-        }
-        let split = |of: Tensor<3>, heads| of.reshape([batch, length, heads, head_dim]);
-        let (mut query, mut key, value) = (split(query, heads), split(key, kv_heads), split(value, kv_heads)); // [batch, length, heads, d]
-        if let Some([of_query, of_key]) = norms(QueryKeyNorm::Heads) {
-            (query, key) = (of_query.forward(query), of_key.forward(key));
-        }
-        if let Some(rope) = self.rope.map(|rope| &frame.ropes[rope]) {
-            (query, key) = (rope.rotate(query, frame.positions.clone()), rope.rotate(key, frame.positions.clone()));
-        }
-        let [key, value] = match past {
-            Some(past) => past.extend([key, value]),
-            None => [key, value],
-        };
-        let score = Score { scale: score_scale as f32, softcap: softcap.map(|cap| cap as f32) };
-        attention(query, key, value, &frame.first[self.span], score).reshape([batch, length, heads * head_dim])
-    }
-
-    /// Queries, keys and values, [batch, sequence, heads · d] each.
-    fn project(&self, x: Tensor<3>, mask: Option<&Mask>) -> [Tensor<3>; 3] {
-        let GroupedSpec { heads, kv_heads, head_dim, .. } = self.spec.mixer;
-        match &self.qkv[..] {
-            [q, k, v] => [q, k, v].map(|projection| projection.forward(x.clone(), mask)),
-            fused => {
-                let (all, q, kv) = (side_by_side(fused, x, None, mask), heads * head_dim, kv_heads * head_dim);
-                [(0, q), (q, kv), (q + kv, kv)].map(|(start, width)| all.clone().narrow(2, start, width))
-            }
-        }
-    }
-
-    /// What the feed-forward makes of x, before it is projected back.
-    fn inner(&self, x: Tensor<3>, frame: &Frame) -> Tensor<3> {
-        let mask = frame.mask(self.index, Group::MlpInput);
-        let gate_up = side_by_side(&self.gate_up, x, None, mask.as_ref());
-        let [batch, length, width] = gate_up.dims();
-        gated(gate_up.reshape([batch * length, width]), self.spec.mlp.activation).reshape([batch, length, width / 2])
+        let (y, load) = give(None);
+        let y = normed(norm, y);
+        (onto + if is_plain { y } else { y.mul_scalar(scale) }, load)
     }
 
     /// The same block with every weight that trains as a leaf of a new tape; frozen weights stay constants.
@@ -175,34 +175,40 @@ impl Block {
 
     /// Visits the weights that train, with their names.
     pub fn visit(&mut self, trained: Method, visit: &mut dyn FnMut(&str, Weight)) {
-        self.projections_mut().for_each(|projection| projection.visit(trained, visit));
+        self.mixer.projections_mut().into_iter().for_each(|projection| projection.visit(trained, visit));
+        self.mlp.visit(trained, visit);
         if trained == Method::Full {
             for (name, norm) in self.norms_mut() {
-                visit(&name, Weight::Vector(&mut norm.weight));
+                visit(&format!("{name}.weight"), Weight::Vector(&mut norm.weight));
+                norm.bias.iter_mut().for_each(|bias| visit(&format!("{name}.bias"), Weight::Vector(bias)));
             }
         }
     }
 
-    fn norms_mut(&mut self) -> impl Iterator<Item = (String, &mut RmsNorm)> {
-        let [query, key] = self.query_key_norms.as_mut().map_or([None, None], |norms| norms.each_mut().map(Some));
-        let of_stream = self.spec.norms.names().into_iter().zip(self.norms.iter_mut().map(Option::as_mut));
-        let of_heads = QUERY_KEY_NORMS.map(Some).into_iter().zip([query, key]);
-        of_stream.chain(of_heads).filter_map(|(name, norm)| Some((norm_name(self.index, name?), norm?)))
+    fn norms_mut(&mut self) -> impl Iterator<Item = (String, &mut Norm)> {
+        let (layer, names) = (self.place.layer, &self.names);
+        let of_stream = self.spec.norms.names().map(|name| name.map(|name| names.in_layer(layer, name)));
+        let of_heads = match &self.spec.mixer {
+            MixerSpec::Grouped(_) => names.query_key_norms(layer),
+            MixerSpec::Latent(_) => names.latent_norms(layer),
+        };
+        let of_stream = of_stream.into_iter().zip(self.norms.iter_mut().map(Option::as_mut));
+        let of_heads = of_heads.into_iter().map(Some).zip(self.mixer.norms_mut());
+        of_stream.chain(of_heads).filter_map(|(name, norm)| Some((name?, norm?)))
     }
 
     /// Its projections in checkpoint order.
     pub fn projections(&self) -> impl Iterator<Item = &Projection> {
-        self.qkv.iter().chain([&self.attention_output]).chain(&self.gate_up).chain([&self.mlp_output])
+        self.mixer.projections().into_iter().chain(self.mlp.projections())
     }
 
     /// Its projections in checkpoint order.
     pub fn projections_mut(&mut self) -> impl Iterator<Item = &mut Projection> {
-        let outputs = (&mut self.attention_output, &mut self.mlp_output);
-        self.qkv.iter_mut().chain([outputs.0]).chain(&mut self.gate_up).chain([outputs.1])
+        self.mixer.projections_mut().into_iter().chain(self.mlp.projections_mut())
     }
 }
 
-fn normed(norm: Option<&RmsNorm>, x: Tensor<3>) -> Tensor<3> {
+fn normed(norm: Option<&Norm>, x: Tensor<3>) -> Tensor<3> {
     match norm {
         Some(norm) => norm.forward(x),
         None => x,

@@ -108,9 +108,9 @@ impl Decoder {
         let ids = Tensor::<2, Int>::from_data(TensorData::new(ids, [1, positions.len()]), &self.device());
         let mut x = self.embed(ids); // [1, tokens, width]
         for (block, past) in self.blocks.iter().zip(&mut cache.pasts) {
-            x = block.advance(x, &frame, Some(past));
+            x = block.advance(x, &frame, Some(past)).0;
             // What no later token sees goes.
-            let (held, seen) = (past.tokens(), positions.end - self.spans[block.span].first_seen(positions.end));
+            let (held, seen) = (past.tokens(), positions.end - self.spans[block.place.span].first_seen(positions.end));
             past.keep(held - seen..held);
         }
         x.narrow(1, positions.len() - 1, 1).reshape([1, self.spec.width])

@@ -82,6 +82,40 @@ impl Config {
         self.get(key).map(convert).transpose()
     }
 
+    /// A whole number, with a default.
+    pub fn size_or(&self, key: &str, default: usize) -> Result<usize, Error> {
+        Ok(self.size_or_none(key)?.unwrap_or(default))
+    }
+
+    /// A whole number from 0 on, with a default.
+    pub fn count_or(&self, key: &str, default: usize) -> Result<usize, Error> {
+        if self.get(key).and_then(Value::as_u64) == Some(0) { Ok(0) } else { self.size_or(key, default) }
+    }
+
+    /// A list of layers, empty where there is none.
+    pub fn layers(&self, key: &str) -> Result<Vec<usize>, Error> {
+        let Some(value) = self.get(key) else { return Ok(Vec::new()) };
+        let layer = |value: &Value| value.as_u64().and_then(|layer| usize::try_from(layer).ok());
+        let layers = value.as_array().and_then(|layers| layers.iter().map(layer).collect());
+        layers.ok_or_else(|| self.wrong(key, "a list of layers", value))
+    }
+
+    /// The same config with a key of another where this one has none.
+    #[must_use]
+    pub fn with_absent(mut self, other: &Self, key: &str) -> Self {
+        if !self.has(key)
+            && let Some(value) = other.get(key)
+        {
+            self.values.insert(key.to_owned(), value.clone());
+        }
+        self
+    }
+
+    /// A number from 0 on, if there.
+    pub fn number_or_zero(&self, key: &str) -> Result<Option<f64>, Error> {
+        if self.get(key).and_then(Value::as_f64) == Some(0.0) { Ok(Some(0.0)) } else { self.number_or_none(key) }
+    }
+
     /// A positive number, if there.
     pub fn number_or_none(&self, key: &str) -> Result<Option<f64>, Error> {
         let convert = |value: &Value| {

@@ -6,14 +6,16 @@ use std::sync::Arc;
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 
 use super::block::{Block, Frame, Rows};
-use super::spec::{DecoderSpec, EMBEDDING, FINAL_NORM, HEAD};
+use super::layout::{Names, module_of};
+use super::spec::DecoderSpec;
 use crate::files::safetensors::Named;
 use crate::nn::attention::Span;
 use crate::nn::head::Head;
 use crate::nn::lora::Lora;
+use crate::nn::own::{Own, Use};
 use crate::nn::projection::Projection;
 use crate::nn::rope::{RopeSpec, RopeTables};
-use crate::nn::table::Table;
+use crate::nn::table::{Table, Whole};
 use crate::nn::weight::Weight;
 use crate::terms::Method;
 
@@ -27,7 +29,7 @@ pub struct Decoder {
     /// What goes from layer to layer: f32 on the CPU, as the matrices are on a GPU.
     pub computed: DType,
     /// [vocabulary, width].
-    pub(super) embedding: Table,
+    pub embedding: Table,
     /// Bottom first.
     pub blocks: Vec<Block>,
     /// Final norm and vocabulary projection.
@@ -72,8 +74,14 @@ impl Decoder {
     pub fn frame_for(&self, documents: &[usize], places: &[i32], dropout: Option<(f64, Arc<[u64]>)>) -> Frame {
         let keys = dropout.iter().flat_map(|(_, keys)| places.iter().map(|place| keys[*place as usize])).collect();
         let places = Tensor::from_data(TensorData::from(places), &self.device());
-        let wanted = self.blocks.len().checked_sub(1).map(|block| Rows { block, places, keys });
+        let wanted = self.blocks.len().checked_sub(1).map(|block| Rows { block, places, keys, at_end: false });
         Frame { wanted, ..self.frame(documents, dropout) }
+    }
+
+    /// [`Decoder::frame_for`] where the last block tells what came to its experts: of all tokens.
+    pub fn frame_with_load(&self, documents: &[usize], places: &[i32], dropout: Option<(f64, Arc<[u64]>)>) -> Frame {
+        let frame = self.frame_for(documents, places, dropout);
+        Frame { wanted: frame.wanted.map(|rows| Rows { at_end: true, ..rows }), ..frame }
     }
 
     /// What all blocks share for the tokens at some positions of a document of `length` tokens, whose keys are those from the first that
@@ -119,20 +127,58 @@ impl Decoder {
     /// # Panics
     /// Every weight trains, and the embedding is in pieces.
     pub fn visit(&mut self, visit: &mut dyn FnMut(&str, Weight)) {
-        let is_full = self.trained == Method::Full;
-        if is_full {
-            visit(EMBEDDING, Weight::Matrix(whole(&mut self.embedding)));
+        let (embedding, final_norm) = (self.spec.names.embedding(), self.spec.names.final_norm());
+        match self.trained {
+            Method::Full => visit(&embedding, Weight::Matrix(whole(&mut self.embedding))),
+            Method::Lora => self.embedding.visit(module_of(&embedding), Use::Embedding, visit),
         }
         self.blocks.iter_mut().for_each(|block| block.visit(self.trained, visit));
-        if is_full {
-            visit(FINAL_NORM, Weight::Vector(&mut self.head.norm.weight));
+        if self.trained == Method::Full {
+            let norm = &mut self.head.norm;
+            visit(&format!("{final_norm}.weight"), Weight::Vector(&mut norm.weight));
+            norm.bias.iter_mut().for_each(|bias| visit(&format!("{final_norm}.bias"), Weight::Vector(bias)));
         }
-        match (is_full, self.spec.tied_head) {
-            (true, true) => self.head.table = self.embedding.clone(),
+        match (self.trained, self.spec.tied_head) {
+            (Method::Full, true) => self.head.table = self.embedding.clone(),
             // What is packed never trains.
-            (true, false) => self.head.table.whole_mut().into_iter().for_each(|table| visit(HEAD, Weight::Matrix(table))),
-            (false, _) => {}
+            (Method::Full, false) => {
+                self.head.table.whole_mut().into_iter().for_each(|table| visit(Names::HEAD, Weight::Matrix(table)));
+            }
+            (Method::Lora, _) => {
+                if let (Some(Own::Shared(of_head)), Some(Own::Rows(rows))) = (&mut self.head.table.own, &self.embedding.own) {
+                    of_head.clone_from(rows);
+                }
+                self.head.table.visit(module_of(Names::HEAD), Use::Head, visit);
+            }
         }
+    }
+
+    /// Whether all numbers of embedding and head train.
+    fn tables(&self) -> Whole {
+        if self.trained == Method::Full { Whole::Trains } else { Whole::Frozen }
+    }
+
+    /// Whether something of the embedding trains, so that gradients go through all blocks.
+    pub fn trains_embedding(&self) -> bool {
+        self.tables() == Whole::Trains || self.embedding.own.is_some()
+    }
+
+    /// Whether what trains of the head is what trains of the embedding.
+    pub fn shares_tables(&self) -> bool {
+        let shares_rows = matches!(self.head.table.own, Some(Own::Shared(_)));
+        shares_rows || (self.tables() == Whole::Trains && self.spec.tied_head)
+    }
+
+    /// Gradients of what trains of the embedding, each in memory order, given that of the embedded tokens.
+    ///
+    /// # Shapes
+    /// `ids` [batch, sequence], `of_tokens` [batch, sequence, width].
+    pub fn embedding_gradients(&self, ids: Tensor<2, Int>, of_tokens: Tensor<3>) -> Vec<Tensor<1>> {
+        let [batch, sequence, width] = of_tokens.dims();
+        let tokens = batch * sequence;
+        let of_rows = of_tokens.reshape([tokens, width]).cast(DType::F32).mul_scalar(self.spec.embed_scale);
+        let gradients = self.embedding.of_rows(ids.reshape([tokens]), of_rows, self.tables());
+        gradients.into_iter().map(|gradient| gradient.reshape([-1])).collect()
     }
 
     /// What `of` makes of each weight that trains, in the order of [`Decoder::visit`].

@@ -9,6 +9,7 @@ use rayon::prelude::*;
 
 use super::assemble::{Source, assemble};
 use super::config::Config;
+use super::layout::Slice;
 use super::{Decoder, DecoderSpec, Error, Storage, families};
 use crate::draws::{mix, unit};
 use crate::quant::{Form, Quantized};
@@ -23,12 +24,11 @@ struct Drawn {
 }
 
 impl Drawn {
-    /// The numbers of a tensor by their places: norms scale nothing, and every other number is uniform.
+    /// The numbers of a matrix by their places, uniform.
     fn numbers(&self, name: &str) -> impl Fn(usize) -> f32 + Send + Sync {
-        let is_norm = name.ends_with("norm.weight");
         let key = name.bytes().fold(mix(self.seed), |key, byte| mix(key ^ u64::from(byte)));
-        let (bound, norm) = (DEVIATION * 3f64.sqrt(), self.norm);
-        move |place| if is_norm { norm } else { ((2.0 * unit(key.wrapping_add(place as u64)) - 1.0) * bound) as f32 }
+        let bound = DEVIATION * 3f64.sqrt();
+        move |place| ((2.0 * unit(key.wrapping_add(place as u64)) - 1.0) * bound) as f32
     }
 }
 
@@ -43,8 +43,10 @@ fn made(shape: [usize; 2], dtype: DType, number: impl Fn(usize) -> f32 + Send + 
 }
 
 impl Source for Drawn {
+    /// Norms scale nothing.
     fn vector(&self, name: &str, length: usize) -> Result<Vec<f32>, Error> {
-        Ok((0..length).map(self.numbers(name)).collect())
+        let is_norm = name.ends_with(".weight");
+        Ok(if is_norm { vec![self.norm; length] } else { (0..length).map(self.numbers(name)).collect() })
     }
 
     fn rows(&self, name: &str, rows: Range<usize>, columns: usize, dtype: DType) -> Result<TensorData, Error> {
@@ -55,6 +57,11 @@ impl Source for Drawn {
     fn transposed(&self, name: &str, [rows, columns]: [usize; 2], dtype: DType) -> Result<TensorData, Error> {
         let number = self.numbers(name);
         Ok(made([columns, rows], dtype, |place| number(place % rows * columns + place / rows)))
+    }
+
+    fn slice(&self, slice: &Slice, [inputs, outputs]: [usize; 2], dtype: DType) -> Result<TensorData, Error> {
+        let (number, before) = (self.numbers(&slice.tensor), slice.index * inputs * outputs);
+        Ok(made([inputs, outputs], dtype, |place| number(before + place)))
     }
 
     fn packed(&self, name: &str, shape: [usize; 2], form: Form) -> Result<Quantized, Error> {

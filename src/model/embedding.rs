@@ -4,7 +4,6 @@ use rayon::prelude::*;
 
 use super::Error;
 use super::load::{Folder, shard_paths};
-use super::spec::EMBEDDING;
 use crate::files::safetensors::Archive;
 
 /// A norm below this share of the median is that of no trained row.
@@ -48,11 +47,12 @@ impl Folder {
     /// # Errors
     /// A file of the weights cannot be read.
     pub fn untrained_embeddings(&self, ids: &[u32]) -> Result<Vec<(u32, Untrained)>, Error> {
+        let name = self.spec.names.embedding();
         let paths = if ids.is_empty() { Vec::new() } else { shard_paths(&self.path)? };
         for path in paths {
             let shard = Archive::open(&path)?;
-            if let Some(bytes) = shard.bytes(EMBEDDING) {
-                let norms = norms(&shard, self.spec.vocabulary)?;
+            if let Some(bytes) = shard.bytes(&name) {
+                let norms = norms(&shard, &name, self.spec.vocabulary)?;
                 let rows: Vec<&[u8]> = bytes.chunks(bytes.len() / self.spec.vocabulary).collect();
                 return Ok(ids.iter().filter_map(|id| Some((*id, judge(*id, &norms, &rows)?))).collect());
             }
@@ -61,11 +61,11 @@ impl Folder {
     }
 }
 
-fn norms(shard: &Archive, rows: usize) -> Result<Vec<f32>, Error> {
+fn norms(shard: &Archive, name: &str, rows: usize) -> Result<Vec<f32>, Error> {
     let chunks: Vec<usize> = (0..rows).step_by(CHUNK_ROWS).collect();
     let norms = chunks.into_par_iter().map(|start| {
         let count = CHUNK_ROWS.min(rows - start);
-        let values = shard.read_rows_f32(EMBEDDING, start..start + count)?.unwrap_or_default();
+        let values = shard.read_rows_f32(name, start..start + count)?.unwrap_or_default();
         let norm = |row: &[f32]| row.iter().map(|value| value * value).sum::<f32>().sqrt();
         Ok(values.chunks((values.len() / count).max(1)).map(norm).collect::<Vec<_>>())
     });

@@ -12,10 +12,11 @@ use serde_json::{Map, Value};
 use super::assemble::{Source, assemble};
 use super::config::Config;
 use super::decoder::Decoder;
+use super::layout::{LinearSpec, Names, Slice};
 use super::prequantized::Parts;
-use super::spec::{DecoderSpec, EMBEDDING, HEAD, LinearSpec};
-use super::transpose::{read_straight, read_transposed};
-use super::{Error, Storage, families, prequantized};
+use super::spec::DecoderSpec;
+use super::transpose::{Element, read_straight, read_transposed};
+use super::{Error, Storage, families, mxfp4, prequantized};
 use crate::device::{self, Halves};
 use crate::files::safetensors::{Archive, Stored};
 use crate::files::{Float, JSON_BYTES, listed, read_text_up_to};
@@ -150,22 +151,25 @@ fn open_shards(folder: &Path) -> Result<Vec<Archive>, Error> {
 #[derive(Debug)]
 pub(super) struct Weights {
     shards: Vec<Archive>,
-    place: BTreeMap<String, usize>,
+    /// The shard of each tensor, and its name there, by the name that the model has for it.
+    place: BTreeMap<String, (usize, String)>,
 }
 
 impl Weights {
     pub(super) fn open(folder: &Path, spec: &DecoderSpec) -> Result<Self, Error> {
         let shards = open_shards(folder)?;
-        let (mut found, mut faults) = (BTreeMap::new(), Vec::new());
+        let (mut found, mut place, mut faults) = (BTreeMap::new(), BTreeMap::new(), Vec::new());
         for (index, shard) in shards.iter().enumerate() {
-            for (name, shape) in shard.shapes() {
-                if let Some((first, _)) = found.insert(name.clone(), (index, shape)) {
+            for (stored, shape) in shard.shapes() {
+                let name = spec.names.canonical(&stored);
+                if let Some((first, _)) = place.insert(name.clone(), (index, stored.clone())) {
                     let [first, second] = [first, index].map(|shard: usize| shards[shard].path().display());
-                    faults.push(format!("tensor `{name}` stands in two shards, `{first}` and `{second}`"));
+                    faults.push(format!("tensor `{stored}` stands in two shards, `{first}` and `{second}`"));
                 }
+                found.insert(name, shape);
             }
         }
-        let weights = Self { place: found.iter().map(|(name, (index, _))| (name.clone(), *index)).collect(), shards };
+        let weights = Self { place, shards };
         let mut packed = BTreeSet::new();
         for (name, shape) in spec.tensors() {
             let parts = <[usize; 2]>::try_from(&shape[..]).ok().and_then(|shape| weights.parts(&name, shape));
@@ -173,25 +177,37 @@ impl Weights {
                 faults.extend(parts.as_ref().err().map(|fault| format!("tensor `{name}`, which bitsandbytes packed: {fault}")));
                 packed.insert(name.clone());
             }
-            match found.remove(&name) {
-                None => faults.push(format!("tensor `{name}` is missing, expected shape {shape:?}")),
-                Some(_) if parts.is_some() => {}
-                Some((_, other)) if other != shape => {
-                    faults.push(format!("tensor `{name}` has shape {other:?}, expected {shape:?}"));
+            let of_stack = <[usize; 3]>::try_from(&shape[..]).ok().filter(|_| weights.is_mxfp4(&name));
+            let expected = match of_stack {
+                Some(shape) => mxfp4::parts(&name).into_iter().zip(mxfp4::shapes(shape)).collect(),
+                None => vec![(name, shape)],
+            };
+            for (name, shape) in expected {
+                match found.remove(&name) {
+                    None => faults.push(format!("tensor `{name}` is missing, expected shape {shape:?}")),
+                    Some(_) if parts.is_some() => {}
+                    Some(other) if other != shape => {
+                        faults.push(format!("tensor `{name}` has shape {other:?}, expected {shape:?}"));
+                    }
+                    Some(_) if of_stack.is_some() => drop(packed.insert(name)),
+                    Some(_) => {}
                 }
-                Some(_) => {}
             }
         }
-        let unread = weights.shards.iter().flat_map(Archive::unreadable);
-        for (name, dtype) in unread.filter(|(name, _)| !packed.contains(name) && !prequantized::is_part(name)) {
+        // Old checkpoints store the rotation's frequencies, which follow from config.json; a tied head may be stored twice. What is
+        // beside a text model in one that does more is not asked for.
+        let harmless = |name: &str| {
+            let is_stored_twice = spec.tied_head && name == Names::HEAD;
+            name.ends_with("rotary_emb.inv_freq") || is_stored_twice || prequantized::is_part(name) || spec.names.leaves_out(name)
+        };
+        let unread =
+            weights.shards.iter().flat_map(Archive::unreadable).map(|(name, dtype)| (spec.names.canonical(&name), dtype));
+        for (name, dtype) in unread.filter(|(name, _)| !packed.contains(name) && !harmless(name)) {
             faults.push(format!("tensor `{name}` has dtype {dtype:?}, expected F32, F16 or BF16"));
         }
         faults.extend(weights.half_packed_fault(spec, &packed));
-        // Old Llama checkpoints store the rotation's frequencies, which follow from config.json; a tied head may be stored twice.
-        let harmless =
-            |name: &str| name.ends_with("rotary_emb.inv_freq") || (spec.tied_head && name == HEAD) || prequantized::is_part(name);
         let extra = found.iter().filter(|(name, _)| !harmless(name));
-        faults.extend(extra.map(|(name, (_, shape))| format!("tensor `{name}` of shape {shape:?} is not part of the model")));
+        faults.extend(extra.map(|(name, shape)| format!("tensor `{name}` of shape {shape:?} is not part of the model")));
         faults.extend(weights.tied_head_fault(spec));
         if faults.is_empty() { Ok(weights) } else { Err(Error::Tensors { folder: folder.to_owned(), faults }) }
     }
@@ -199,9 +215,9 @@ impl Weights {
     /// Projections are packed alike, or none is; so may be a head, and the embedding never is.
     fn half_packed_fault(&self, spec: &DecoderSpec, packed: &BTreeSet<String>) -> Option<String> {
         let first = self.form(spec);
-        let name = |linear: &LinearSpec| format!("{}.weight", linear.name);
-        let projections = spec.projections().into_iter().map(|linear| (name(&linear), [linear.outputs, linear.inputs]));
-        let head = packed.contains(HEAD).then(|| (HEAD.to_owned(), [spec.vocabulary, spec.width]));
+        let projections = spec.projections().into_iter().filter(LinearSpec::is_whole);
+        let projections = projections.map(|linear| (linear.weight(), [linear.outputs, linear.inputs]));
+        let head = packed.contains(Names::HEAD).then(|| (Names::HEAD.to_owned(), [spec.vocabulary, spec.width]));
         let differs = |(name, shape): &(String, [usize; 2])| match self.parts(name, *shape) {
             None => first.is_some(),
             // Of parts that do not fit more was said already.
@@ -209,15 +225,16 @@ impl Weights {
             Some(Ok(parts)) => Some(parts.form()) != first,
         };
         let other = projections.chain(head).find(differs).map(|(name, _)| name);
-        let embedding = packed.contains(EMBEDDING).then(|| EMBEDDING.to_owned());
+        let embedding = Some(spec.names.embedding()).filter(|embedding| packed.contains(embedding));
         let first = first.map_or_else(|| "not packed".to_owned(), |first| format!("in {first}"));
         other.or(embedding).map(|name| format!("tensor `{name}` is not as the first projection is, which is {first}"))
     }
 
     /// A stored copy of a tied head must be the embedding.
     fn tied_head_fault(&self, spec: &DecoderSpec) -> Option<String> {
-        let differ = spec.tied_head && self.bytes(HEAD)? != self.bytes(EMBEDDING)?;
-        differ.then(|| format!("tensor `{HEAD}` differs from `{EMBEDDING}`, expected equal: config.json ties them"))
+        let (head, embedding) = (Names::HEAD, spec.names.embedding());
+        let differ = spec.tied_head && self.bytes(head)? != self.bytes(&embedding)?;
+        differ.then(|| format!("tensor `{head}` differs from `{embedding}`, expected equal: config.json ties them"))
     }
 }
 
@@ -228,15 +245,43 @@ impl Weights {
 
     /// Which shard has a tensor.
     pub(super) fn place(&self, name: &str) -> usize {
-        self.place[name]
+        self.place[name].0
+    }
+
+    /// What its shard calls a tensor.
+    pub(super) fn stored_name(&self, name: &str) -> &str {
+        &self.place[name].1
     }
 
     pub(super) fn stored(&self, name: &str) -> Result<Stored<'_>, Error> {
-        Ok(self.shards[self.place[name]].stored(name)?.expect("names were taken from the shards"))
+        let (shard, stored) = &self.place[name];
+        Ok(self.shards[*shard].stored(stored)?.expect("names were taken from the shards"))
     }
 
     pub(super) fn bytes(&self, name: &str) -> Option<&[u8]> {
-        self.shards[*self.place.get(name)?].bytes(name)
+        let (shard, stored) = self.place.get(name)?;
+        self.shards[*shard].bytes(stored)
+    }
+
+    /// A tensor by the name in its file.
+    pub(super) fn stored_bytes(&self, stored: &str) -> Option<&[u8]> {
+        self.shards.iter().find_map(|shard| shard.bytes(stored))
+    }
+
+    /// Whether a stack of matrices is in parts.
+    pub(super) fn is_mxfp4(&self, name: &str) -> bool {
+        !self.place.contains_key(name) && mxfp4::parts(name).iter().any(|part| self.place.contains_key(part))
+    }
+
+    /// One matrix of a stack, [in, out].
+    fn slice_of<T: Element>(&self, slice: &Slice, shape: [usize; 2]) -> Result<Vec<T>, Error> {
+        let Slice { tensor, index, .. } = slice;
+        if self.is_mxfp4(tensor) {
+            let parts = mxfp4::parts(tensor).map(|part| self.bytes(&part).expect("it was checked when the files were opened"));
+            return Ok(mxfp4::read(parts, *index, shape).into_iter().map(T::nearest).collect());
+        }
+        let size = shape[0] * shape[1];
+        Ok(read_straight(&self.stored(tensor)?, index * size..(index + 1) * size))
     }
 
     /// The parts of a packed weight [out, in]; `None` where it is not packed.
@@ -251,13 +296,13 @@ impl Weights {
     /// How the projections are packed, where they are: as the first one is.
     pub(super) fn form(&self, spec: &DecoderSpec) -> Option<Form> {
         let first = spec.projections().into_iter().next()?;
-        self.form_of(&format!("{}.weight", first.name), &first)
+        self.form_of(&first.weight(), &first)
     }
 
     /// How a model is kept.
     fn kept_in(&self, asked: Storage, spec: &DecoderSpec, halves: Halves) -> Result<Storage, Error> {
         let stored = self.form(spec);
-        let has_packed_head = self.parts(HEAD, [spec.vocabulary, spec.width]).is_some();
+        let has_packed_head = self.parts(Names::HEAD, [spec.vocabulary, spec.width]).is_some();
         Ok(Storage {
             dtype: self.dtype(asked.dtype, spec, halves)?,
             form: stored.or(asked.form),
@@ -273,6 +318,7 @@ impl Weights {
         }
         let is_numbers = |(name, shape): &(String, Vec<usize>)| match shape[..] {
             [rows, columns] => self.parts(name, [rows, columns]).is_none(),
+            [_, _, _] => !self.is_mxfp4(name),
             _ => false,
         };
         let of_matrices = spec.tensors().into_iter().filter(is_numbers);
@@ -316,6 +362,14 @@ impl Source for Weights {
             DType::BF16 => TensorData::new(read_transposed::<bf16>(&stored, rows, columns), [columns, rows]),
             DType::F16 => TensorData::new(finite(name, read_transposed::<f16>(&stored, rows, columns))?, [columns, rows]),
             _ => TensorData::new(read_transposed::<f32>(&stored, rows, columns), [columns, rows]),
+        })
+    }
+
+    fn slice(&self, slice: &Slice, shape: [usize; 2], dtype: DType) -> Result<TensorData, Error> {
+        Ok(match dtype {
+            DType::BF16 => TensorData::new(self.slice_of::<bf16>(slice, shape)?, shape),
+            DType::F16 => TensorData::new(finite(&slice.tensor, self.slice_of::<f16>(slice, shape)?)?, shape),
+            _ => TensorData::new(self.slice_of::<f32>(slice, shape)?, shape),
         })
     }
 

@@ -9,7 +9,11 @@ mod decoder;
 mod drawn;
 mod embedding;
 mod families;
+mod layout;
 mod load;
+mod mixer;
+mod mlp;
+mod mxfp4;
 mod prequantized;
 mod repack;
 mod save;
@@ -20,14 +24,18 @@ mod transpose;
 use std::path::PathBuf;
 
 pub use assemble::PIECE_BYTES;
-pub use beside::{Beside, CHAT_TEMPLATE};
+pub use beside::{Beside, CHAT_TEMPLATE, OwnHead};
 pub use block::{Block, Frame};
 pub use cache::Cache;
 pub use decoder::Decoder;
 pub use embedding::Untrained;
+pub use layout::{EXPERTS, LinearKind, LinearSpec, Names, Role, Slice};
 pub use load::{Folder, shard_paths};
 pub use repack::{Repacking, Target};
-pub use spec::{DecoderSpec, GatedSpec, GroupedSpec, LayerSpec, LinearSpec, Modules, NormPlacement, QueryKeyNorm};
+pub use spec::{
+    DecoderSpec, ExpertForm, ExpertsSpec, GatedSpec, GroupedSpec, LatentSpec, LayerSpec, MixerSpec, MlpSpec, Modules, NormKind,
+    NormPlacement, PlainSpec, QueryKeyNorm,
+};
 pub use storage::Storage;
 
 use crate::fault::{Exit, Explain, Fault};

@@ -6,13 +6,15 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
+use burn::tensor::DType;
 use safetensors::Dtype;
 use serde_json::Value;
 
 use super::assemble::Source;
+use super::layout::{Names, Slice};
 use super::load::{Folder, Weights};
-use super::spec::{EMBEDDING, HEAD};
-use super::{Error, prequantized};
+use super::spec::DecoderSpec;
+use super::{Error, mxfp4, prequantized};
 use crate::files::Float;
 use crate::files::safetensors::Described;
 use crate::quant::{Form, Quantized};
@@ -42,6 +44,8 @@ pub struct Repacking {
     files: Vec<(PathBuf, Vec<Described>)>,
     /// Tensors that are made, with the weight [out, in] of which each is a part.
     made: BTreeMap<String, (String, [usize; 2])>,
+    /// Stacks [count, in, out] that are made of their parts.
+    stacks: BTreeMap<String, [usize; 3]>,
     /// The weight that was made last. A file has the wide parts of all weights before the others, so that each is made twice, and no more than
     /// one is in memory.
     last: Mutex<Option<(String, Quantized)>>,
@@ -54,13 +58,19 @@ impl Repacking {
     /// As of [`Folder::check_weights`].
     pub fn open(folder: &Folder, target: Target) -> Result<Self, Error> {
         let (weights, spec) = (Weights::open(&folder.path, &folder.spec)?, &folder.spec);
-        let float = weights.stored(EMBEDDING)?.float;
+        let float = weights.stored(&spec.names.embedding())?.float;
         let mut files: Vec<_> = weights.shards().iter().map(|shard| (shard.path().to_owned(), Vec::new())).collect();
-        let mut made = BTreeMap::new();
+        let (mut made, mut stacks) = (BTreeMap::new(), BTreeMap::new());
         for (name, shape) in spec.tensors() {
+            if weights.is_mxfp4(&name) {
+                let [codes, _] = mxfp4::parts(&name);
+                files[weights.place(&codes)].1.push((name.clone(), dtype(float), shape.clone()));
+                stacks.insert(name, shape.try_into().expect("what is in parts is a stack"));
+                continue;
+            }
             let tensors = &mut files[weights.place(&name)].1;
-            let Some(matrix) = changes(&weights, target, &name, &shape) else {
-                tensors.push((name.clone(), dtype(weights.stored(&name)?.float), shape));
+            let Some(matrix) = changes(&weights, spec, target, &name, &shape) else {
+                tensors.push((weights.stored_name(&name).to_owned(), dtype(weights.stored(&name)?.float), shape));
                 continue;
             };
             let parts = match target {
@@ -70,7 +80,7 @@ impl Repacking {
             made.extend(parts.iter().map(|(part, ..)| (part.clone(), (name.clone(), matrix))));
             tensors.extend(parts);
         }
-        Ok(Self { weights, target, is_tied: spec.tied_head, float, files, made, last: Mutex::default() })
+        Ok(Self { weights, target, is_tied: spec.tied_head, float, files, made, stacks, last: Mutex::default() })
     }
 
     /// What config.json is to say of packed weights.
@@ -94,8 +104,11 @@ impl Repacking {
     /// # Panics
     /// There is no such tensor.
     pub fn bytes(&self, tensor: &str) -> Result<Cow<'_, [u8]>, Error> {
+        if let Some(shape) = self.stacks.get(tensor) {
+            return Ok(Cow::Owned(self.stack(tensor, *shape)?));
+        }
         let Some((name, shape)) = self.made.get(tensor) else {
-            return Ok(Cow::Borrowed(self.weights.bytes(tensor).expect("its name was taken from the files")));
+            return Ok(Cow::Borrowed(self.weights.stored_bytes(tensor).expect("its name was taken from the files")));
         };
         if let Target::Packed { form, .. } = self.target
             && let Some(constant) = prequantized::constant(tensor, form)
@@ -121,6 +134,18 @@ impl Repacking {
 }
 
 impl Repacking {
+    /// The numbers of a stack, one matrix after the other.
+    fn stack(&self, tensor: &str, [count, inputs, outputs]: [usize; 3]) -> Result<Vec<u8>, Error> {
+        let matrix_bytes = inputs * outputs * self.float.bytes();
+        let mut bytes = vec![0; count * matrix_bytes];
+        for (index, bytes) in bytes.chunks_mut(matrix_bytes.max(1)).enumerate() {
+            let slice = Slice { tensor: tensor.to_owned(), index, count };
+            let numbers: Vec<f32> = self.weights.slice(&slice, [inputs, outputs], DType::F32)?.iter().collect();
+            self.float.encode(&numbers, bytes);
+        }
+        Ok(bytes)
+    }
+
     /// A weight as it is packed; `None` where it is not.
     ///
     /// # Errors
@@ -137,10 +162,13 @@ impl Repacking {
 }
 
 /// The shape of a matrix that changes its form.
-fn changes(weights: &Weights, target: Target, name: &str, shape: &[usize]) -> Option<[usize; 2]> {
+fn changes(weights: &Weights, spec: &DecoderSpec, target: Target, name: &str, shape: &[usize]) -> Option<[usize; 2]> {
     let shape: [usize; 2] = shape.try_into().ok()?;
     let changes = match target {
-        Target::Packed { packs_head, .. } => name != EMBEDDING && (name != HEAD || packs_head),
+        Target::Packed { packs_head, .. } => {
+            let is_linear = spec.projections().iter().any(|linear| linear.is_whole() && linear.weight() == name);
+            is_linear || (name == Names::HEAD && packs_head)
+        }
         Target::Dense => weights.parts(name, shape).is_some(),
     };
     changes.then_some(shape)

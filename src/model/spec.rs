@@ -1,8 +1,8 @@
 //! What a decoder is, as data. A family's file makes it; nothing else knows the family.
 
-use std::collections::BTreeSet;
-
+use super::layout::Names;
 use crate::nn::attention::Span;
+use crate::nn::experts::RouterSpec;
 use crate::nn::rope::RopeSpec;
 use crate::ops::Activation;
 
@@ -17,7 +17,11 @@ pub struct DecoderSpec {
     pub tied_head: bool,
     /// Bottom first.
     pub layers: Vec<LayerSpec>,
-    /// ε of every root-mean-square norm.
+    /// What the checkpoint calls its modules.
+    pub names: Names,
+    /// What every norm of the stream is.
+    pub norm: NormKind,
+    /// ε of every norm.
     pub norm_epsilon: f64,
     /// What is added to the weight of every norm.
     pub norm_offset: f64,
@@ -27,17 +31,28 @@ pub struct DecoderSpec {
     pub logit_scale: f64,
     /// c, where a logit z becomes c tanh(z / c) after that.
     pub final_softcap: Option<f64>,
+    /// What the load-balancing loss of routed experts counts in training where the recipe does not say.
+    pub router_aux_loss_coef: f64,
     /// Tokens that the model was made for.
     pub context: usize,
 }
 
-/// One block: attention and a gated feed-forward, what each gives added to the residual stream.
+/// What a norm does before it scales.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NormKind {
+    /// Divides by the root of the mean square, Zhang and Sennrich 2019, arXiv:1910.07467.
+    RootMeanSquare,
+    /// Takes the mean away first, and adds a bias at the end: Ba et al. 2016, arXiv:1607.06450.
+    Layer,
+}
+
+/// One block: attention and a feed-forward, what each gives added to the residual stream.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LayerSpec {
     /// The attention.
-    pub mixer: GroupedSpec,
+    pub mixer: MixerSpec,
     /// The feed-forward.
-    pub mlp: GatedSpec,
+    pub mlp: MlpSpec,
     /// Where the stream and what is added to it are normalised.
     pub norms: NormPlacement,
     /// What is added to the stream is multiplied by this.
@@ -49,20 +64,34 @@ pub struct LayerSpec {
 pub enum Modules {
     /// Each its own.
     Separate,
-    /// One for all.
+    /// One for all: all of the first, all of the second, all of the third.
     Fused,
+    /// One for all: of each key head its queries, its key and its value.
+    FusedByGroup,
 }
 
 impl LayerSpec {
-    /// How many modules project the input of attention, its output, the input of the feed-forward, and its output.
-    pub fn group_sizes(&self) -> [usize; 4] {
-        let of = |modules: Modules, separate: usize| if modules == Modules::Fused { 1 } else { separate };
-        [of(self.mixer.qkv, 3), 1, of(self.mlp.gate_up, 2), 1]
+    /// Linear maps of attention.
+    pub fn mixer_maps(&self) -> usize {
+        match &self.mixer {
+            MixerSpec::Grouped(grouped) if grouped.qkv == Modules::Separate => 4,
+            MixerSpec::Grouped(_) => 2,
+            MixerSpec::Latent(latent) => 4 + usize::from(latent.query_rank.is_some()),
+        }
+    }
+
+    /// Linear maps of the feed-forward, all experts included.
+    pub fn mlp_maps(&self) -> usize {
+        match &self.mlp {
+            MlpSpec::Gated(gated) if gated.gate_up == Modules::Separate => 3,
+            MlpSpec::Gated(_) | MlpSpec::Plain(_) => 2,
+            MlpSpec::Experts(experts) => experts.maps() * experts.router.experts + if experts.shared.is_some() { 3 } else { 0 },
+        }
     }
 
     /// Norms before attention and feed-forward, and nothing else.
-    pub fn new(mixer: GroupedSpec, mlp: GatedSpec) -> Self {
-        Self { mixer, mlp, norms: NormPlacement::Pre, residual_scale: 1.0 }
+    pub fn new(mixer: impl Into<MixerSpec>, mlp: impl Into<MlpSpec>) -> Self {
+        Self { mixer: mixer.into(), mlp: mlp.into(), norms: NormPlacement::Pre, residual_scale: 1.0 }
     }
 }
 
@@ -75,6 +104,10 @@ pub enum NormPlacement {
     PreAndPost,
     /// Of their outputs only.
     Post,
+    /// One of the stream, for attention and feed-forward, which do not see what the other adds.
+    Parallel,
+    /// The same with a norm for each.
+    ParallelApart,
 }
 
 impl NormPlacement {
@@ -90,7 +123,14 @@ impl NormPlacement {
                 Some("post_feedforward_layernorm"),
             ],
             Self::Post => [None, Some(after_attention), None, Some("post_feedforward_layernorm")],
+            Self::Parallel => [Some("input_layernorm"), None, None, None],
+            Self::ParallelApart => [Some("ln_attn"), None, Some("ln_mlp"), None],
         }
+    }
+
+    /// Whether the feed-forward sees what attention adds.
+    pub fn is_parallel(self) -> bool {
+        matches!(self, Self::Parallel | Self::ParallelApart)
     }
 }
 
@@ -103,6 +143,69 @@ pub enum QueryKeyNorm {
     Heads,
     /// All heads together.
     Whole,
+}
+
+/// How tokens see each other.
+#[derive(Debug, Clone, PartialEq)]
+pub enum MixerSpec {
+    /// Every head, or every group of them, has keys and values of its own.
+    Grouped(GroupedSpec),
+    /// Keys and values of all heads come from one narrow row a token.
+    Latent(LatentSpec),
+}
+
+impl From<GroupedSpec> for MixerSpec {
+    fn from(spec: GroupedSpec) -> Self {
+        Self::Grouped(spec)
+    }
+}
+
+impl From<LatentSpec> for MixerSpec {
+    fn from(spec: LatentSpec) -> Self {
+        Self::Latent(spec)
+    }
+}
+
+impl MixerSpec {
+    /// The rotation; `None`: queries and keys have no place.
+    pub fn rope(&self) -> Option<&RopeSpec> {
+        match self {
+            Self::Grouped(grouped) => grouped.rope.as_ref(),
+            Self::Latent(latent) => Some(&latent.rope),
+        }
+    }
+
+    /// Which earlier tokens a query sees.
+    pub fn span(&self) -> Span {
+        match self {
+            Self::Grouped(grouped) => grouped.span,
+            Self::Latent(_) => Span::Full,
+        }
+    }
+
+    /// Query heads, heads of keys and values, and the width of each.
+    pub fn heads(&self) -> [usize; 3] {
+        match self {
+            Self::Grouped(GroupedSpec { heads, kv_heads, head_dim, .. }) => [*heads, *kv_heads, *head_dim],
+            Self::Latent(latent) => [latent.heads, latent.heads, latent.head_dim()],
+        }
+    }
+
+    /// Width of all query heads together.
+    pub fn query_width(&self) -> usize {
+        let [heads, _, head_dim] = self.heads();
+        heads * head_dim
+    }
+
+    /// That of heads with keys and values of their own.
+    pub fn grouped(&self) -> Option<&GroupedSpec> {
+        if let Self::Grouped(grouped) = self { Some(grouped) } else { None }
+    }
+
+    /// The same, to be changed.
+    pub fn grouped_mut(&mut self) -> Option<&mut GroupedSpec> {
+        if let Self::Grouped(grouped) = self { Some(grouped) } else { None }
+    }
 }
 
 /// Multi-head, grouped-query or multi-query attention.
@@ -130,15 +233,17 @@ pub struct GroupedSpec {
     pub score_scale: f64,
     /// c, where a score s becomes c tanh(s / c) after that.
     pub softcap: Option<f64>,
+    /// Whether a head has a sink: a score that takes its share of the softmax and has no value.
+    pub sinks: bool,
 }
 
 impl GroupedSpec {
-    /// Without biases, norms, window or cap, scores divided by the root of a head's width.
+    /// Without biases, norms, window, cap or sinks, scores divided by the root of a head's width.
     pub fn new([heads, kv_heads, head_dim]: [usize; 3], rope: RopeSpec) -> Self {
         let (rope, score_scale) = (Some(rope), 1.0 / (head_dim as f64).sqrt());
         let (qkv, qk_norm, span) = (Modules::Separate, QueryKeyNorm::None, Span::Full);
-        let (qkv_bias, output_bias, softcap) = (false, false, None);
-        Self { heads, kv_heads, head_dim, qkv, qkv_bias, output_bias, qk_norm, rope, span, score_scale, softcap }
+        let (qkv_bias, output_bias, softcap, sinks) = (false, false, None, false);
+        Self { heads, kv_heads, head_dim, qkv, qkv_bias, output_bias, qk_norm, rope, span, score_scale, softcap, sinks }
     }
 
     /// Widths of the norms of queries and of keys.
@@ -147,6 +252,100 @@ impl GroupedSpec {
             QueryKeyNorm::None => None,
             QueryKeyNorm::Heads => Some([self.head_dim; 2]),
             QueryKeyNorm::Whole => Some([self.heads * self.head_dim, self.kv_heads * self.head_dim]),
+        }
+    }
+}
+
+/// Multi-head latent attention, arXiv:2405.04434: keys and values of all heads are projected from one normalised row of
+/// `kv_rank` numbers a token; beside it stands a rotated key that all heads share.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LatentSpec {
+    /// Heads of queries, keys and values.
+    pub heads: usize,
+    /// Width of the normalised row that queries are projected from; `None`: from the stream.
+    pub query_rank: Option<usize>,
+    /// Width of the row that keys and values are projected from.
+    pub kv_rank: usize,
+    /// Features of a query or key head that are not rotated.
+    pub plain_dim: usize,
+    /// Features that are.
+    pub rope_dim: usize,
+    /// Features of a value head.
+    pub value_dim: usize,
+    /// Whether the projections onto the narrow rows and the output have a bias.
+    pub bias: bool,
+    /// The rotation.
+    pub rope: RopeSpec,
+    /// Whether the features that turn together stand side by side, not half a head apart.
+    pub interleaved: bool,
+    /// What the product of a query and a key is multiplied by.
+    pub score_scale: f64,
+    /// ε of the norms of the narrow rows.
+    pub norm_epsilon: f64,
+}
+
+impl LatentSpec {
+    /// Width of a query or key head.
+    pub fn head_dim(&self) -> usize {
+        self.plain_dim + self.rope_dim
+    }
+}
+
+/// What a layer makes of each token by itself.
+#[derive(Debug, Clone, PartialEq)]
+pub enum MlpSpec {
+    /// With a gate.
+    Gated(GatedSpec),
+    /// Without.
+    Plain(PlainSpec),
+    /// A few of many.
+    Experts(ExpertsSpec),
+}
+
+impl From<GatedSpec> for MlpSpec {
+    fn from(spec: GatedSpec) -> Self {
+        Self::Gated(spec)
+    }
+}
+
+impl From<PlainSpec> for MlpSpec {
+    fn from(spec: PlainSpec) -> Self {
+        Self::Plain(spec)
+    }
+}
+
+impl From<ExpertsSpec> for MlpSpec {
+    fn from(spec: ExpertsSpec) -> Self {
+        Self::Experts(spec)
+    }
+}
+
+impl MlpSpec {
+    /// That of experts.
+    pub fn experts(&self) -> Option<&ExpertsSpec> {
+        if let Self::Experts(experts) = self { Some(experts) } else { None }
+    }
+
+    /// That with a gate.
+    pub fn gated(&self) -> Option<&GatedSpec> {
+        if let Self::Gated(gated) = self { Some(gated) } else { None }
+    }
+
+    /// Width between: of an expert, where there are some.
+    pub fn inner(&self) -> usize {
+        match self {
+            Self::Gated(gated) => gated.inner,
+            Self::Plain(plain) => plain.inner,
+            Self::Experts(experts) => experts.expert.inner,
+        }
+    }
+
+    /// The same, to be changed.
+    pub fn inner_mut(&mut self) -> &mut usize {
+        match self {
+            Self::Gated(gated) => &mut gated.inner,
+            Self::Plain(plain) => &mut plain.inner,
+            Self::Experts(experts) => &mut experts.expert.inner,
         }
     }
 }
@@ -171,143 +370,119 @@ impl GatedSpec {
     }
 }
 
-/// A linear module of the checkpoint.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LinearSpec {
-    /// Its name, such as `model.layers.0.self_attn.q_proj`.
-    pub name: String,
-    /// Width of the input.
-    pub inputs: usize,
-    /// Width of the output.
-    pub outputs: usize,
-    /// Whether it has a bias.
+/// down(gelu(up(x))), with the error function.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PlainSpec {
+    /// Width between.
+    pub inner: usize,
+    /// Whether both projections have a bias.
     pub bias: bool,
 }
 
-/// Names of a layer's modules below `model.layers.N`.
-const QKV: [&str; 3] = ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"];
-const FUSED_QKV: &str = "self_attn.qkv_proj";
-const ATTENTION_OUTPUT: &str = "self_attn.o_proj";
-const GATE_UP: [&str; 2] = ["mlp.gate_proj", "mlp.up_proj"];
-const FUSED_GATE_UP: &str = "mlp.gate_up_proj";
-const MLP_OUTPUT: &str = "mlp.down_proj";
-pub(super) const EMBEDDING: &str = "model.embed_tokens.weight";
-pub(super) const FINAL_NORM: &str = "model.norm.weight";
-pub(super) const HEAD: &str = "lm_head.weight";
-pub(super) const QUERY_KEY_NORMS: [&str; 2] = ["self_attn.q_norm", "self_attn.k_norm"];
+/// Σ wᵢ expertᵢ(x) over the experts that the router chooses, and those that every token has; Shazeer et al. 2017, arXiv:1701.06538.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ExpertsSpec {
+    /// How experts are chosen and weighed.
+    pub router: RouterSpec,
+    /// One of them.
+    pub expert: GatedSpec,
+    /// How the checkpoint has them.
+    pub form: ExpertForm,
+    /// Width between of the feed-forward that every token has beside them; `None`: there is none.
+    pub shared: Option<usize>,
+}
 
-/// The tensor of a norm in a layer.
-pub(super) fn norm_name(layer: usize, norm: &str) -> String {
-    format!("model.layers.{layer}.{norm}.weight")
+/// How a checkpoint has the experts of a layer.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum ExpertForm {
+    /// Each with modules of its own, called so: gate, up and down.
+    Apart {
+        /// The module in which they and their router stand.
+        module: &'static str,
+        /// Last names of gate, up and down.
+        parts: [&'static str; 3],
+    },
+    /// Stacked [experts, in, out] with biases. Gate g and up u alternate, and are clamped: (clamp(u) + 1) g σ(α g) with g up to `limit`
+    /// (arXiv:2508.10925).
+    Stacked {
+        /// α.
+        alpha: f64,
+        /// The largest g and |u|.
+        limit: f64,
+    },
 }
 
 impl DecoderSpec {
     /// With a head of its own, and nothing scaled or capped.
     pub fn new(vocabulary: usize, width: usize, layers: Vec<LayerSpec>) -> Self {
-        let (norm_offset, embed_scale, logit_scale) = (0.0, 1.0, 1.0);
-        let (tied_head, norm_epsilon, context, final_softcap) = (false, 1e-5, 2048, None);
-        Self { vocabulary, width, tied_head, layers, norm_epsilon, norm_offset, embed_scale, logit_scale, final_softcap, context }
-    }
-
-    /// The projections of the blocks in checkpoint order: what an adapter can be attached to.
-    pub fn projections(&self) -> Vec<LinearSpec> {
-        self.layers.iter().enumerate().flat_map(|(index, layer)| self.layer_projections(index, layer)).collect()
-    }
-
-    pub(super) fn layer_projections(&self, index: usize, layer: &LayerSpec) -> Vec<LinearSpec> {
-        let (mixer, mlp, width) = (&layer.mixer, &layer.mlp, self.width);
-        let (q, kv) = (mixer.heads * mixer.head_dim, mixer.kv_heads * mixer.head_dim);
-        let linear = |name: &str, inputs: usize, outputs: usize, bias: bool| LinearSpec {
-            name: format!("model.layers.{index}.{name}"),
-            inputs,
-            outputs,
-            bias,
-        };
-        let mut linears = match mixer.qkv {
-            Modules::Fused => vec![linear(FUSED_QKV, width, q + 2 * kv, mixer.qkv_bias)],
-            Modules::Separate => {
-                QKV.into_iter().zip([q, kv, kv]).map(|(name, outputs)| linear(name, width, outputs, mixer.qkv_bias)).collect()
-            }
-        };
-        linears.push(linear(ATTENTION_OUTPUT, q, width, mixer.output_bias));
-        match mlp.gate_up {
-            Modules::Fused => linears.push(linear(FUSED_GATE_UP, width, 2 * mlp.inner, mlp.bias)),
-            Modules::Separate => linears.extend(GATE_UP.map(|name| linear(name, width, mlp.inner, mlp.bias))),
+        Self {
+            vocabulary,
+            width,
+            tied_head: false,
+            layers,
+            names: Names::USUAL,
+            norm: NormKind::RootMeanSquare,
+            norm_epsilon: 1e-5,
+            norm_offset: 0.0,
+            embed_scale: 1.0,
+            logit_scale: 1.0,
+            final_softcap: None,
+            router_aux_loss_coef: 0.0,
+            context: 2048,
         }
-        linears.push(linear(MLP_OUTPUT, mlp.inner, width, mlp.bias));
-        linears
-    }
-
-    /// Every tensor of the checkpoint with its shape; linear weights are [out, in] there.
-    pub fn tensors(&self) -> Vec<(String, Vec<usize>)> {
-        let mut tensors =
-            vec![(EMBEDDING.to_owned(), vec![self.vocabulary, self.width]), (FINAL_NORM.to_owned(), vec![self.width])];
-        if !self.tied_head {
-            tensors.push((HEAD.to_owned(), vec![self.vocabulary, self.width]));
-        }
-        for linear in self.projections() {
-            tensors.push((format!("{}.weight", linear.name), vec![linear.outputs, linear.inputs]));
-            if linear.bias {
-                tensors.push((format!("{}.bias", linear.name), vec![linear.outputs]));
-            }
-        }
-        for (index, layer) in self.layers.iter().enumerate() {
-            let names = layer.norms.names().into_iter().flatten();
-            tensors.extend(names.map(|norm| (norm_name(index, norm), vec![self.width])));
-            for (norm, width) in QUERY_KEY_NORMS.into_iter().zip(layer.mixer.norm_widths().into_iter().flatten()) {
-                tensors.push((norm_name(index, norm), vec![width]));
-            }
-        }
-        tensors
-    }
-
-    /// The first tensor that only one of two models has, in words, by what each is called; `None` where all names and shapes are shared.
-    pub fn mismatch(&self, name: &str, other: &Self, other_name: &str) -> Option<String> {
-        let only = |left: &Self, right: &Self| {
-            let known: BTreeSet<_> = right.tensors().into_iter().collect();
-            left.tensors().into_iter().find(|tensor| !known.contains(tensor))
-        };
-        let said = |(tensor, shape): (String, Vec<usize>), has: &str, lacks: &str| {
-            format!("{has} has tensor `{tensor}` of shape {shape:?}, {lacks} has not")
-        };
-        let of_other = || only(other, self).map(|tensor| said(tensor, other_name, name));
-        only(self, other).map(|tensor| said(tensor, name, other_name)).or_else(of_other)
     }
 
     /// Whether embedding, norms and logits are as they are, with nothing added, multiplied or capped.
     pub fn has_plain_stream(&self) -> bool {
         let factors = [self.embed_scale, self.logit_scale, 1.0 + self.norm_offset];
-        factors.iter().all(|factor| factor.to_bits() == 1_f64.to_bits()) && self.final_softcap.is_none()
+        let is_plain = self.final_softcap.is_none() && self.norm == NormKind::RootMeanSquare;
+        is_plain && factors.iter().all(|factor| factor.to_bits() == 1_f64.to_bits())
     }
 
     /// Tokens that a text may have: those that the model was made for, or any number where every layer looks back over a window
     /// only.
     pub fn longest(&self) -> Option<usize> {
-        let slides = self.layers.iter().all(|layer| layer.mixer.span != Span::Full);
+        let slides = self.layers.iter().all(|layer| layer.mixer.span() != Span::Full);
         (!slides).then_some(self.context)
     }
 
-    /// Parameters of the base.
-    pub fn parameters(&self) -> usize {
-        self.tensors().iter().map(|(_, shape)| shape.iter().product::<usize>()).sum()
+    /// What keeps every weight of it from training, in words; `None` where all can.
+    pub fn keeps_from_full_training(&self) -> Option<&'static str> {
+        let has_sinks = self.layers.iter().any(|layer| layer.mixer.grouped().is_some_and(|grouped| grouped.sinks));
+        has_sinks.then_some("attention sinks get no gradient")
     }
 
     /// The model in words.
     pub fn describe(&self) -> String {
-        let Some(LayerSpec { mixer, mlp, .. }) = self.layers.first() else { return "no layers".to_owned() };
-        let windows = self.layers.iter().filter(|layer| layer.mixer.span != Span::Full).count();
+        let Some(LayerSpec { mixer, .. }) = self.layers.first() else { return "no layers".to_owned() };
+        let windows = self.layers.iter().filter(|layer| layer.mixer.span() != Span::Full).count();
+        let [heads, kv_heads, head_dim] = mixer.heads();
+        let normalises = mixer.grouped().is_some_and(|grouped| grouped.qk_norm != QueryKeyNorm::None);
         format!(
-            "{} layers of width {}, {} heads of {} on {} key heads, feed-forward {}, vocabulary {}{}{}{}",
+            "{} layers of width {}, {heads} heads of {head_dim} on {}, {}, vocabulary {}{}{}{}",
             self.layers.len(),
             self.width,
-            mixer.heads,
-            mixer.head_dim,
-            mixer.kv_heads,
-            mlp.inner,
+            match mixer {
+                MixerSpec::Grouped(_) => format!("{kv_heads} key heads"),
+                MixerSpec::Latent(latent) => format!("latent rows of {}", latent.kv_rank),
+            },
+            self.describe_mlp(),
             self.vocabulary,
             if self.tied_head { ", tied head" } else { "" },
-            if mixer.qk_norm == QueryKeyNorm::None { "" } else { ", normalised queries and keys" },
+            if normalises { ", normalised queries and keys" } else { "" },
             if windows > 0 { format!(", sliding window in {windows} layers") } else { String::new() },
         )
+    }
+
+    fn describe_mlp(&self) -> String {
+        let dense = self.layers.iter().map(|layer| &layer.mlp).find(|mlp| mlp.experts().is_none());
+        let dense = dense.map(|mlp| format!("feed-forward {}", mlp.inner()));
+        let experts = self.layers.iter().filter_map(|layer| layer.mlp.experts()).collect::<Vec<_>>();
+        let experts = experts.first().map(|first| {
+            let RouterSpec { experts: count, chosen, .. } = first.router;
+            let shared = first.shared.map_or_else(String::new, |inner| format!(" beside a shared one of {inner}"));
+            format!("{chosen} of {count} experts of {}{shared} in {} layers", first.expert.inner, experts.len())
+        });
+        [dense, experts].into_iter().flatten().collect::<Vec<_>>().join(", ")
     }
 }

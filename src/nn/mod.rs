@@ -1,10 +1,12 @@
 //! The mechanisms of a decoder, one a file. Nothing here knows a family or a file format.
 
 pub mod attention;
+pub mod experts;
 pub mod head;
 pub mod lora;
 pub mod magnitude;
 pub mod norm;
+pub mod own;
 pub mod projection;
 pub mod rope;
 pub mod table;

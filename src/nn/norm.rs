@@ -1,30 +1,50 @@
-//! Root-mean-square normalisation.
+//! Normalisation of rows.
 
-use burn::tensor::Tensor;
+use burn::tensor::{DType, Tensor};
 
 use crate::ops::{rms_norm, rms_norm_gradients, rms_norm_input};
 
-/// y = x / sqrt(mean(x²) + ε) · (o + w), Zhang and Sennrich 2019, arXiv:1910.07467.
+/// y = x / sqrt(mean(x²) + ε) · (o + w), Zhang and Sennrich 2019, arXiv:1910.07467. With a bias b it is the norm of layers, Ba et al. 2016,
+/// arXiv:1607.06450, the same of x - mean(x), and b is added.
 #[derive(Debug, Clone)]
-pub struct RmsNorm {
-    /// [width].
+pub struct Norm {
+    /// w, [width].
     pub weight: Tensor<1>,
-    /// Added to the mean square.
+    /// b, [width].
+    pub bias: Option<Tensor<1>>,
+    /// ε, added to the mean square.
     pub epsilon: f64,
     /// o, which some families leave out of their files.
     pub offset: f64,
 }
 
-impl RmsNorm {
+impl Norm {
     /// o + w.
     fn factor(&self) -> Tensor<1> {
         if self.offset == 0.0 { self.weight.clone() } else { self.weight.clone().add_scalar(self.offset) }
     }
 
+    /// x - mean(x) where there is a bias. It is its own transpose: a gradient goes back through it the same way.
+    fn centred<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
+        if self.bias.is_none() {
+            return x;
+        }
+        let given = x.dtype();
+        let mean = x.clone().cast(DType::F32).mean_dim(D - 1).cast(given);
+        x - mean
+    }
+
     /// # Shapes
     /// `x` [.., width], result the same.
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
-        rms_norm(x, self.factor(), self.epsilon)
+        let y = rms_norm(self.centred(x), self.factor(), self.epsilon);
+        match &self.bias {
+            Some(bias) => {
+                let given = y.dtype();
+                y + bias.clone().cast(given).unsqueeze()
+            }
+            None => y,
+        }
     }
 
     /// The gradient of x, given that of y.
@@ -32,14 +52,68 @@ impl RmsNorm {
     /// # Shapes
     /// `x` and `gradient` [.., width], untracked.
     pub fn backward<const D: usize>(&self, x: Tensor<D>, gradient: Tensor<D>) -> Tensor<D> {
-        rms_norm_input(x, self.factor(), gradient, self.epsilon)
+        self.centred(rms_norm_input(self.centred(x), self.factor(), gradient, self.epsilon))
     }
 
-    /// The gradients of x and of w, [width], given that of y.
+    /// The gradients of x and of w, and of b where there is one, [width], given that of y.
     ///
     /// # Shapes
-    /// `x` and `gradient` [.., width], untracked.
-    pub fn gradients<const D: usize>(&self, x: Tensor<D>, gradient: Tensor<D>) -> (Tensor<D>, Tensor<1>) {
-        rms_norm_gradients(x, self.factor(), gradient, self.epsilon)
+    /// `x` and `gradient` [rows, width], untracked.
+    pub fn gradients(&self, x: Tensor<2>, gradient: Tensor<2>) -> (Tensor<2>, Vec<Tensor<1>>) {
+        let of_bias = self.bias.as_ref().map(|_| gradient.clone().cast(DType::F32).sum_dim(0).squeeze_dim(0));
+        let (of_x, of_weight) = rms_norm_gradients(self.centred(x), self.factor(), gradient, self.epsilon);
+        (self.centred(of_x), [of_weight].into_iter().chain(of_bias).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::{Device, TensorData};
+
+    use super::*;
+
+    fn drawn(step: f32, shape: [usize; 2]) -> Tensor<2> {
+        let numbers = (0..shape[0] * shape[1]).map(|place| (place as f32 * step).sin() + 0.3).collect();
+        Tensor::from_data(TensorData::new(numbers, shape), &Device::flex())
+    }
+
+    fn flat<const D: usize>(tensor: Tensor<D>) -> Vec<f64> {
+        tensor.into_data().iter::<f64>().collect()
+    }
+
+    #[test]
+    fn the_norm_of_layers_is_its_formula_and_its_gradients_are_those_of_the_tape() {
+        let (rows, width, epsilon) = (5, 7, 1e-5);
+        let (x, gradient) = (drawn(0.7, [rows, width]), drawn(1.9, [rows, width]));
+        let vector = |step| drawn(step, [1, width]).squeeze_dim::<1>(0);
+        let norm = Norm { weight: vector(0.4), bias: Some(vector(2.3)), epsilon, offset: 0.0 };
+        let (numbers, weight, bias) = (flat(x.clone()), flat(norm.weight.clone()), flat(vector(2.3)));
+        let expected: Vec<f64> = numbers
+            .chunks(width)
+            .flat_map(|row| {
+                let mean = row.iter().sum::<f64>() / width as f64;
+                let variance = row.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / width as f64;
+                let scale = 1.0 / (variance + epsilon).sqrt();
+                row.iter().zip(&weight).zip(&bias).map(|((x, w), b)| (x - mean) * scale * w + b).collect::<Vec<_>>()
+            })
+            .collect();
+        let worst = flat(norm.forward(x.clone())).iter().zip(&expected).map(|(y, e)| (y - e).abs()).fold(0.0, f64::max);
+        assert!(worst < 2e-6, "{worst}");
+
+        let leaf = |tensor: Tensor<1>| tensor.autodiff().require_grad();
+        let tracked = Norm { weight: leaf(norm.weight.clone()), bias: norm.bias.clone().map(leaf), ..norm.clone() };
+        let input = x.clone().autodiff().require_grad();
+        let gradients = (tracked.forward(input.clone()) * gradient.clone().autodiff()).sum().backward();
+        let (of_x, of_weights) = norm.gradients(x.clone(), gradient.clone());
+        let tape = [
+            flat(input.grad(&gradients).expect("tracked")),
+            flat(tracked.weight.grad(&gradients).expect("tracked")),
+            flat(tracked.bias.expect("there").grad(&gradients).expect("tracked")),
+        ];
+        let ours = [flat(of_x), flat(of_weights[0].clone()), flat(of_weights[1].clone())];
+        for (ours, tape) in ours.iter().zip(&tape) {
+            assert!(ours.iter().zip(tape).all(|(ours, tape)| (ours - tape).abs() < 5e-6), "{ours:?} and {tape:?}");
+        }
+        assert_eq!(flat(norm.backward(x, gradient)), ours[0]);
     }
 }

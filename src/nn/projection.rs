@@ -33,6 +33,11 @@ impl Projection {
         side_by_side(std::slice::from_ref(self), x, Some(onto), mask)
     }
 
+    /// It without its bias as an operand of [`crate::ops::adapted`], which knows of no vectors.
+    pub fn linear(&self) -> Linear {
+        Linear { weight: self.weight.clone(), adapter: self.adapter() }
+    }
+
     /// Visits the weights that train, with their names.
     pub fn visit(&mut self, trained: Method, visit: &mut dyn FnMut(&str, Weight)) {
         let Self { name, weight, bias, lora } = self;

@@ -10,7 +10,7 @@ use crate::ops::rope;
 /// The rotation of a model's queries and keys.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RopeSpec {
-    /// Width of a head.
+    /// Features of a head that are turned: the first ones, and of most families all.
     pub head_dim: usize,
     /// The base of the wavelengths.
     pub theta: f64,
@@ -146,8 +146,32 @@ impl RopeTables {
     /// The queries or keys turned by the angles of their positions, see [`rope`].
     ///
     /// # Shapes
-    /// `x` [batch, sequence, heads, `head_dim`]; `positions`, the tables' row for each token.
+    /// `x` [batch, sequence, heads, width], of which the first `head_dim` features are turned; `positions`, the tables' row for each token.
     pub fn rotate(&self, x: Tensor<4>, positions: Arc<[u32]>) -> Tensor<4> {
-        rope(x, self.cos.clone(), self.sin.clone(), positions)
+        let ([.., width], turned) = (x.dims(), 2 * self.cos.dims()[1]);
+        let rotated = |x: Tensor<4>| rope(x, self.cos.clone(), self.sin.clone(), positions);
+        if turned == width {
+            return rotated(x);
+        }
+        let rest = x.clone().narrow(3, turned, width - turned);
+        Tensor::cat(vec![rotated(x.narrow(3, 0, turned)), rest], 3)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn features_behind_the_turned_ones_stay() {
+        let device = Device::flex();
+        let numbers: Vec<f32> = (0..2 * 3 * 6).map(|place| (place as f32 * 0.7).sin()).collect();
+        let x = Tensor::<4>::from_data(TensorData::new(numbers, [1, 2, 3, 6]), &device);
+        let tables = RopeSpec { head_dim: 4, theta: 1e4, scaling: RopeScaling::Default }.tables(2, &device);
+        let positions: Arc<[u32]> = Arc::from([0, 1]);
+        let turned = tables.rotate(x.clone(), positions.clone());
+        let first = tables.rotate(x.clone().narrow(3, 0, 4), positions);
+        turned.clone().narrow(3, 0, 4).into_data().assert_eq(&first.into_data(), true);
+        turned.narrow(3, 4, 2).into_data().assert_eq(&x.narrow(3, 4, 2).into_data(), true);
     }
 }

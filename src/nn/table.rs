@@ -1,18 +1,31 @@
 //! One row a token of the vocabulary: the embedding, and the head, which is often the same.
 
-use burn::tensor::{DType, Int, Tensor};
+use burn::tensor::{DType, IndexingUpdateOp, Int, Tensor};
 
-use crate::ops::{Base, times};
+use super::own::{self, Own, Use};
+use super::weight::Weight;
+use crate::ops::{Base, Mask, times};
 
 /// A matrix [vocabulary, width] in pieces of rows, each of which a device takes as one tensor. All but the last have as many rows.
 #[derive(Debug, Clone)]
 pub struct Table {
     pieces: Vec<Base>,
+    /// What trains of it beside a frozen base.
+    pub own: Option<Own>,
+}
+
+/// Whether all numbers of a table train with all other weights.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Whole {
+    /// They do.
+    Trains,
+    /// They do not, unless an adapter has a copy of them.
+    Frozen,
 }
 
 impl From<Tensor<2>> for Table {
     fn from(whole: Tensor<2>) -> Self {
-        Self { pieces: vec![whole.into()] }
+        Self::of(vec![whole.into()])
     }
 }
 
@@ -23,7 +36,29 @@ impl Table {
     /// There is none.
     pub fn of(pieces: Vec<Base>) -> Self {
         assert!(!pieces.is_empty(), "a table has rows");
-        Self { pieces }
+        Self { pieces, own: None }
+    }
+
+    /// Visits what trains of it beside a frozen base, with its names.
+    ///
+    /// # Panics
+    /// All of it trains, and it is in pieces.
+    pub fn visit(&mut self, module: &str, used: Use, visit: &mut dyn FnMut(&str, Weight)) {
+        let table = if let [whole] = &mut self.pieces[..] { whole.dense_mut() } else { None };
+        if let Some(own) = &mut self.own {
+            own.visit(module, used, table, visit);
+        }
+    }
+
+    /// Whether it is packed.
+    pub fn is_packed(&self) -> bool {
+        self.pieces[0].dense().is_none()
+    }
+
+    /// Rows and width.
+    pub fn dims(&self) -> [usize; 2] {
+        let rows = self.pieces.iter().map(|piece| piece.dims()[0]).sum();
+        [rows, self.pieces[0].dims()[1]]
     }
 
     /// The whole matrix; `None` where it is in pieces, or packed.
@@ -47,6 +82,30 @@ impl Table {
     /// # Panics
     /// It is packed.
     pub fn select(&self, ids: Tensor<1, Int>) -> Tensor<2> {
+        let rows = self.select_frozen(ids.clone());
+        match &self.own {
+            None | Some(Own::Whole) => rows,
+            Some(Own::Lora(lora)) => rows.cast(DType::F32) + own::looked_up(lora, ids),
+            Some(Own::Rows(rows_of_own) | Own::Shared(rows_of_own)) => rows_of_own.over_rows(rows, ids),
+        }
+    }
+
+    /// Gradients of what trains of it, `whole` or as an adapter has it, given that of looked up rows, [n, width].
+    pub fn of_rows(&self, ids: Tensor<1, Int>, of_rows: Tensor<2>, whole: Whole) -> Vec<Tensor<2>> {
+        let of_rows = of_rows.cast(DType::F32);
+        match (&self.own, whole) {
+            (Some(Own::Whole), _) | (_, Whole::Trains) => {
+                let zeros = Tensor::<2>::zeros(self.dims(), (&of_rows.device(), DType::F32));
+                vec![zeros.select_assign(0, ids, of_rows, IndexingUpdateOp::Add)]
+            }
+            (Some(Own::Lora(lora)), _) => own::of_looked_up(lora, ids, of_rows),
+            (Some(Own::Rows(own) | Own::Shared(own)), _) => vec![own.of_rows(ids, of_rows)],
+            (None, _) => Vec::new(),
+        }
+    }
+
+    /// The same rows as they are without an adapter.
+    fn select_frozen(&self, ids: Tensor<1, Int>) -> Tensor<2> {
         let (home, asked) = (self.dense(0).device(), ids.device());
         if home == asked {
             return self.select_here(ids);
@@ -76,14 +135,48 @@ impl Table {
         joined.expect("a table has rows").0
     }
 
-    /// Logits of rows, [n, vocabulary] in f32, given their hidden numbers, [n, width].
-    pub fn logits(&self, hidden: &Tensor<2>) -> Tensor<2> {
+    /// Logits of rows, [n, vocabulary] in f32, given their hidden numbers, [n, width], of which an adapter's are dropped as the mask says.
+    pub fn logits(&self, hidden: &Tensor<2>, mask: Option<&Mask>) -> Tensor<2> {
+        let logits = self.frozen_logits(hidden);
+        match &self.own {
+            None | Some(Own::Whole) => logits,
+            Some(Own::Lora(lora)) => logits + own::projected(lora, hidden, mask),
+            Some(Own::Rows(own) | Own::Shared(own)) => own.over_logits(logits, hidden.clone()),
+        }
+    }
+
+    /// The gradient of the hidden numbers, [n, width], and those of what trains of the table, `whole` or as an adapter has it; given that
+    /// of the logits, [n, vocabulary] in the numbers of the hidden ones.
+    pub fn backward(
+        &self,
+        hidden: &Tensor<2>,
+        of_logits: Tensor<2>,
+        mask: Option<&Mask>,
+        whole: Whole,
+    ) -> (Tensor<2>, Vec<Tensor<2>>) {
+        let of_weight = |of_logits: Tensor<2>| times(of_logits.transpose(), Base::Dense(hidden.clone()), DType::F32);
+        match (&self.own, whole) {
+            (Some(Own::Whole), _) | (_, Whole::Trains) => (self.hidden_gradient(&of_logits), vec![of_weight(of_logits)]),
+            (None, _) => (self.hidden_gradient(&of_logits), Vec::new()),
+            (Some(Own::Lora(lora)), _) => {
+                let (of_hidden, of_own) = own::of_projected(lora, hidden, &of_logits, mask);
+                (self.hidden_gradient(&of_logits) + of_hidden, of_own)
+            }
+            (Some(Own::Rows(own) | Own::Shared(own)), _) => {
+                let [of_base, of_own] = own.split(of_logits);
+                let through = times(of_own.clone(), Base::Dense(own.rows.clone()), hidden.dtype());
+                (self.hidden_gradient(&of_base) + through, vec![of_weight(of_own)])
+            }
+        }
+    }
+
+    fn frozen_logits(&self, hidden: &Tensor<2>) -> Tensor<2> {
         let logits = |piece: &Base| times(hidden.clone(), piece.clone().transposed(), DType::F32);
         if let [whole] = &self.pieces[..] { logits(whole) } else { Tensor::cat(self.pieces.iter().map(logits).collect(), 1) }
     }
 
-    /// The gradient of the hidden numbers, [n, width], given that of the logits, [n, vocabulary].
-    pub fn hidden_gradient(&self, of_logits: &Tensor<2>) -> Tensor<2> {
+    /// The gradient of the hidden numbers, [n, width], given that of the logits, [n, vocabulary], through the frozen numbers.
+    fn hidden_gradient(&self, of_logits: &Tensor<2>) -> Tensor<2> {
         let through = |(first, piece): (usize, &Base)| {
             let of_piece =
                 if self.pieces.len() == 1 { of_logits.clone() } else { of_logits.clone().narrow(1, first, piece.dims()[0]) };
@@ -114,7 +207,7 @@ mod tests {
             let split = Table::of(pieces.collect());
             assert!(split.whole().is_none());
             split.select(ids.clone()).into_data().assert_eq(&whole.select(ids.clone()).into_data(), true);
-            split.logits(&hidden).into_data().assert_eq(&whole.logits(&hidden).into_data(), true);
+            split.logits(&hidden, None).into_data().assert_eq(&whole.logits(&hidden, None).into_data(), true);
             let difference = split.hidden_gradient(&of_logits) - whole.hidden_gradient(&of_logits);
             assert!(difference.abs().max().into_scalar::<f32>() < 1e-6, "{rows} rows a piece");
         }

@@ -3,6 +3,7 @@
 //! A mask is a counter hash of (seed, epoch, row, token in its document, layer, projection group, feature). It is made again
 //! in backward and never stored, so micro-batching, packing and recomputation change nothing.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use burn::backend::autodiff::checkpoint::base::Checkpointer;
@@ -28,6 +29,17 @@ pub struct Mask {
 }
 
 impl Mask {
+    /// That of some of the tokens.
+    pub(super) fn of(&self, tokens: Range<usize>) -> Self {
+        if tokens.len() == self.tokens.len() { self.clone() } else { Self { tokens: self.tokens[tokens].into(), ..*self } }
+    }
+
+    /// That of rows of which each is one of the tokens, such as those that experts are sent.
+    #[must_use]
+    pub fn gathered(&self, tokens: impl Iterator<Item = usize>) -> Self {
+        Self { tokens: tokens.map(|token| self.tokens[token]).collect(), ..*self }
+    }
+
     /// What is kept is multiplied by this.
     pub(super) fn kept(&self) -> f32 {
         (1.0 / (1.0 - self.probability)) as f32

@@ -28,10 +28,10 @@ use burn::backend::autodiff::ops::Ops;
 use burn::backend::tensor::FloatTensor;
 
 pub use adamw::{AdamWRule, AdamWState, Segment, adamw};
-pub use adapted::{Adapter, Linear, Linears, adapted};
+pub use adapted::{Adapter, Group, Linear, Linears, adapted, adapted_by_group};
 #[cfg(test)]
 pub(crate) use attention::in_tiles;
-pub use attention::{Score, attention};
+pub use attention::{Score, attention, attention_with_sinks};
 pub use base::{Base, Packed};
 pub use cross_entropy::{cross_entropy, cross_entropy_losses};
 pub use dropout::{Mask, dropout};

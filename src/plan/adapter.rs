@@ -3,14 +3,13 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use regex::Regex;
 use serde_json::json;
 
 use super::base::{Base, missing, noted};
 use super::fill::{Filled, Origin};
-use crate::adapter::{Error, LoraConfig, Targets, peft};
+use crate::adapter::{Error, LoraConfig, Tables, Targets, peft};
 use crate::fault::{Explain, Fault};
-use crate::model::DecoderSpec;
+use crate::model::{DecoderSpec, Role};
 use crate::recipe::{self, Place, Said};
 use crate::terms::{AdapterVector, Method, Modules, Technique};
 
@@ -30,7 +29,7 @@ impl Trains {
     /// See [`LoraConfig::resolve`].
     pub(super) fn parameters(&self, spec: &DecoderSpec) -> Result<usize, Error> {
         match self {
-            Self::Adapter(config) => config.parameters(&spec.projections()),
+            Self::Adapter(config) => config.parameters(&spec.modules()),
             Self::Everything => Ok(spec.parameters()),
         }
     }
@@ -105,6 +104,7 @@ fn fresh_adapter(recipe: &recipe::Adapter, filled: &mut Filled) -> LoraConfig {
     for (pattern, said) in &alpha_pattern {
         filled.plain(&format!("adapter.alpha_pattern.{pattern}"), Some(*said), 0.0);
     }
+    let parameters = filled.optional("adapter.target_parameters", recipe.target_parameters.as_ref(), |names| json!(names));
     let has_bias = filled.plain("adapter.lora_bias", recipe.lora_bias.as_ref(), false);
     let has_magnitude = filled.plain("adapter.use_dora", recipe.use_dora.as_ref(), false);
     let layers = filled.optional("adapter.layers_to_transform", recipe.layers_to_transform.as_ref(), |layers| json!(layers));
@@ -113,6 +113,7 @@ fn fresh_adapter(recipe: &recipe::Adapter, filled: &mut Filled) -> LoraConfig {
         alpha,
         dropout: 0.0,
         targets: Targets { modules, layers, ..Targets::all_linear() },
+        target_parameters: parameters.unwrap_or_default(),
         init_lora_weights: filled.plain("adapter.init_lora_weights", recipe.init_lora_weights.as_ref(), true),
         vector: match (has_bias, has_magnitude) {
             (true, _) => Some(AdapterVector::Bias),
@@ -122,6 +123,16 @@ fn fresh_adapter(recipe: &recipe::Adapter, filled: &mut Filled) -> LoraConfig {
         use_rslora: filled.plain("adapter.use_rslora", recipe.use_rslora.as_ref(), false),
         rank_pattern: rank_pattern.iter().map(|(pattern, said)| ((*pattern).clone(), said.value)).collect(),
         alpha_pattern: alpha_pattern.iter().map(|(pattern, said)| ((*pattern).clone(), said.value)).collect(),
+        tables: Tables {
+            saved: filled
+                .optional("adapter.modules_to_save", recipe.modules_to_save.as_ref(), |names| json!(names))
+                .unwrap_or_default(),
+            tokens: filled.optional(
+                "adapter.trainable_token_indices",
+                recipe.trainable_token_indices.as_ref(),
+                peft::tokens_json,
+            ),
+        },
     }
 }
 
@@ -135,7 +146,10 @@ fn put_derived(config: &LoraConfig, filled: &mut Filled) {
         ("adapter.use_dora", json!(config.has(AdapterVector::Magnitude))),
         ("adapter.lora_bias", json!(config.has(AdapterVector::Bias))),
     ];
-    for (key, value) in values {
+    let Tables { saved, tokens } = &config.tables;
+    let saved = (!saved.is_empty()).then(|| ("adapter.modules_to_save", json!(saved)));
+    let tokens = tokens.as_ref().map(|tokens| ("adapter.trainable_token_indices", peft::tokens_json(tokens)));
+    for (key, value) in values.into_iter().chain(saved).chain(tokens) {
         filled.put(key, value, Origin::Derived("from init_from"));
     }
 }
@@ -147,16 +161,15 @@ fn in_order<T>(patterns: &BTreeMap<String, Said<T>>) -> Vec<(&String, &Said<T>)>
     patterns
 }
 
-/// Targets, patterns and layers against the base's projections.
+/// Targets, patterns, layers and tables against the base's modules.
 fn check_targets(recipe: &recipe::Adapter, config: &LoraConfig, base: &Base, faults: &mut Vec<Fault>) {
     let spec = &base.model.spec;
-    let projections = spec.projections();
-    let names: Vec<String> = projections.iter().map(|linear| linear.name.clone()).collect();
+    let modules = spec.modules();
+    let names: Vec<String> = modules.iter().map(|linear| linear.name.clone()).collect();
     if let Some(said) = &recipe.init_from {
-        noted(peft::read_numbers(&said.value, config, &projections), &said.place, faults);
+        noted(peft::read_numbers(&said.value, config, &modules), &said.place, faults);
         return;
     }
-    let not_built = not_built(recipe);
     let idle_layers = recipe.layers_to_transform.iter().flat_map(|said| said.value.iter().map(|layer| (*layer, &said.place)));
     let idle_layers = idle_layers.filter(|(layer, _)| *layer >= spec.layers.len()).map(|(layer, place)| {
         let last = spec.layers.len() - 1;
@@ -164,49 +177,52 @@ fn check_targets(recipe: &recipe::Adapter, config: &LoraConfig, base: &Base, fau
             .at(place)
     });
     let before = faults.len();
-    faults.extend(not_built.into_iter().chain(idle_layers));
+    faults.extend(idle_layers);
     if faults.len() > before {
         return;
     }
-    if let Err(error) = config.check_names(&names).and_then(|()| config.resolve(&names).map(drop)) {
+    let checked = config.check_names(&names).and_then(|()| config.resolve(&names).map(drop));
+    let checked = checked.and_then(|()| config.check_vector(&modules));
+    if let Err(error) = checked.and_then(|()| config.table_targets(&modules).map(drop)) {
         let place = place_of(recipe, &error);
         faults.extend(error.faults().into_iter().map(|fault| place.iter().fold(fault, |fault, place| fault.at(place))));
     }
 }
 
-/// Modules that PEFT can target and we cannot yet.
-const NOT_BUILT: [&str; 2] = ["model.embed_tokens", "lm_head"];
-
-/// Faults for modules that are chosen and cannot be trained yet: passed over in silence, they would be missed at the merge only.
-fn not_built(recipe: &recipe::Adapter) -> Vec<Fault> {
-    let Some(Said { value, place }) = &recipe.target_modules else { return Vec::new() };
-    let last = |name: &str| name.rsplit('.').next().unwrap_or_default().to_owned();
-    let words: Vec<String> = match value {
-        Modules::AllLinear => Vec::new(),
-        Modules::Names(names) => {
-            let chosen = names.iter().filter(|name| NOT_BUILT.iter().any(|module| last(module) == last(name)));
-            chosen.map(|name| format!("`{name}` is")).collect()
-        }
-        Modules::Regex(pattern) => {
-            let chosen = Regex::new(&format!("^(?:{pattern})$"))
-                .into_iter()
-                .flat_map(|regex| NOT_BUILT.into_iter().filter(move |module| regex.is_match(module)));
-            chosen.map(|module| format!("`{pattern}` matches `{module}`, which is")).collect()
-        }
+/// PEFT gives matrices of the embedding a rate of their own with `LoRA+`, 1e-6, which no key sets here.
+pub(super) fn check_rates(recipe: &recipe::Recipe, trains: Option<&Trains>, base: Option<&Base>, faults: &mut Vec<Fault>) {
+    let (Some(Trains::Adapter(config)), Some(base), Some(said)) = (trains, base, &recipe.training.loraplus_lr_ratio) else {
+        return;
     };
-    words.into_iter().map(|words| Fault::new(format!("adapter.target_modules: {words} not supported yet")).at(place)).collect()
+    let modules = base.model.spec.modules();
+    let embedding = modules.iter().find(|linear| linear.role == Role::Embedding).map(|linear| linear.name.clone());
+    // Where nothing is chosen of it alone, that is no fault.
+    if let Some(target) = config.resolve(embedding.as_slice()).unwrap_or_default().first() {
+        let message = format!("training.loraplus_lr_ratio does not go with an adapter of `{}`", target.module);
+        faults.push(
+            Fault::new(message).at(&said.place).hint("remove one of the two, or train its rows with `trainable_token_indices`"),
+        );
+    }
 }
 
 /// Where the recipe says what does not fit.
 fn place_of<'a>(recipe: &'a recipe::Adapter, error: &Error) -> Option<&'a Place> {
     let targets = recipe.target_modules.as_ref().map(|said| &said.place);
-    let Error::NoMatch { what, unmatched, .. } = error else { return targets };
+    let (what, unmatched) = match error {
+        Error::NoMatch { what, unmatched, .. } => (what, unmatched),
+        Error::Table { key: "modules_to_save", .. } => return recipe.modules_to_save.as_ref().map(|said| &said.place),
+        Error::Vector { vector: AdapterVector::Bias, .. } => return recipe.lora_bias.as_ref().map(|said| &said.place),
+        Error::Vector { .. } => return recipe.use_dora.as_ref().map(|said| &said.place),
+        Error::Table { .. } => return recipe.trainable_token_indices.as_ref().map(|said| &said.place),
+        _ => return targets,
+    };
     let is_unmatched = |pattern: &String| unmatched.contains(&format!("`{pattern}`"));
     let rank = || recipe.rank_pattern.iter().find(|(pattern, _)| is_unmatched(pattern)).map(|(_, said)| &said.place);
     let alpha = || recipe.alpha_pattern.iter().find(|(pattern, _)| is_unmatched(pattern)).map(|(_, said)| &said.place);
     match *what {
         "rank_pattern" => rank(),
         "alpha_pattern" => alpha(),
+        "target_parameters" => recipe.target_parameters.as_ref().map(|said| &said.place),
         _ => targets,
     }
 }

@@ -10,6 +10,7 @@ use crate::files::read_text_up_to;
 use crate::hub::{Cache, Environment, Missing, ModelId, Snapshot};
 use crate::model::{Folder, shard_paths};
 use crate::recipe::{Place, Recipe, Said};
+use crate::terms::Technique;
 
 /// What a base's folder tells without its weights.
 #[derive(Debug)]
@@ -55,7 +56,7 @@ pub(super) fn find(recipe: &Recipe, fetched: Option<Snapshot>, filled: &mut Fill
         return Found::Nothing;
     }
     let before = faults.len();
-    let model = noted(Folder::open(folder), &said.place, faults);
+    let model = noted(Folder::open(folder), &said.place, faults).map(|model| fitted(recipe, model, filled, faults));
     let tokenizer = noted(Tokenizer::open(folder), &said.place, faults);
     let weights = model.as_ref().map_or_else(|| shard_paths(folder).map(drop), Folder::check_weights);
     noted(weights, &said.place, faults);
@@ -66,6 +67,24 @@ pub(super) fn find(recipe: &Recipe, fetched: Option<Snapshot>, filled: &mut Fill
         }
         _ => Found::Nothing,
     }
+}
+
+/// What the recipe says of a base's own mechanisms: how much the balance of its experts counts, and that all of it trains.
+fn fitted(recipe: &Recipe, mut model: Folder, filled: &mut Filled, faults: &mut Vec<Fault>) -> Folder {
+    let (said, spec) = (recipe.training.router_aux_loss_coef.as_ref(), &mut model.spec);
+    if spec.layers.iter().any(|layer| layer.mlp.experts().is_some()) {
+        spec.router_aux_loss_coef = filled.plain("training.router_aux_loss_coef", said, spec.router_aux_loss_coef);
+    } else if let Some(said) = said.filter(|said| said.value > 0.0) {
+        let fault =
+            Fault::new(format!("training.router_aux_loss_coef: {} does not go with a base without routed experts", said.value));
+        faults.push(fault.at(&said.place).hint("remove `router_aux_loss_coef`"));
+    }
+    let full = recipe.adapter.method.as_ref().filter(|method| method.value == Technique::Full);
+    if let (Some(method), Some(reason)) = (full, spec.keeps_from_full_training()) {
+        let fault = Fault::new(format!("adapter.method: `full` does not go with this base: its {reason}"));
+        faults.push(fault.at(&method.place).hint("train an adapter with `method: lora`"));
+    }
+    model
 }
 
 /// The base of a recipe as a Hub id, if it is one: `owner/name`, with a revision or without, that is no folder. Where a folder `owner`

@@ -10,10 +10,10 @@ use super::peak::MemoryPlan;
 use super::resolve::Plan;
 use super::rows::RunData;
 use super::training::Warmup;
-use crate::adapter::{LoraConfig, attach, peft};
+use crate::adapter::{LoraConfig, Part, Tables, attach, peft};
 use crate::fault::Fault;
 use crate::files::Float;
-use crate::model::{Beside, CHAT_TEMPLATE, Decoder, Folder};
+use crate::model::{Beside, CHAT_TEMPLATE, Decoder, Folder, LinearSpec, Role};
 use crate::report::Reporter;
 use crate::terms::Method;
 use crate::train::{self, Checkpoint, Course, Product, RunFolder, Schedule, StepConfig};
@@ -59,10 +59,10 @@ impl Plan {
         checkpoint: Option<&Checkpoint>,
         report: Reporter,
     ) -> Result<Decoder, Error> {
-        let projections = self.model.spec.projections();
+        let modules = self.model.spec.modules();
         let numbers = match (checkpoint, &self.init_from) {
-            (Some(checkpoint), _) => Some(checkpoint.numbers(config, &projections)?),
-            (None, Some(folder)) => Some(peft::read_numbers(folder, config, &projections)?),
+            (Some(checkpoint), _) => Some(checkpoint.numbers(config, &modules)?),
+            (None, Some(folder)) => Some(peft::read_numbers(folder, config, &modules)?),
             (None, None) => None,
         };
         let mut decoder = self.model.load(self.storage, device, report)?;
@@ -156,6 +156,17 @@ impl Plan {
         config
     }
 
+    fn trains_whole_head(&self) -> bool {
+        let is_head = |module: &LinearSpec| matches!(module.role, Role::Head | Role::TiedHead);
+        match &self.trains {
+            Trains::Adapter(config) => {
+                let targets = config.table_targets(&self.model.spec.modules()).unwrap_or_default();
+                targets.iter().any(|target| target.part == Part::Whole && is_head(&target.module))
+            }
+            Trains::Everything => true,
+        }
+    }
+
     /// Floating-point operations of the whole run: 4 a frozen parameter and token, 6 one that trains, forward again where blocks
     /// recompute, and the products of attention.
     pub fn training_flops(&self, data: &RunData, config: &train::Config) -> f64 {
@@ -165,17 +176,21 @@ impl Plan {
         let epochs = config.schedule.total_steps as f64 / Course::new(config, &data.training()).steps_of(0) as f64;
         let mean_length = tokens as f64 / rows;
         // Half of all pairs are seen; backward makes the scores again, five products to two.
-        let layer = |layer: &crate::model::LayerSpec| 2.0 * (layer.mixer.heads * layer.mixer.head_dim) as f64 * mean_length;
+        let layer = |layer: &crate::model::LayerSpec| 2.0 * layer.mixer.query_width() as f64 * mean_length;
         let attention: f64 = spec.layers.iter().map(layer).sum();
-        let linear: usize = spec.projections().iter().map(|linear| linear.inputs * linear.outputs).sum();
-        let (beside, trained) = match self.trains {
-            Trains::Adapter(_) => (self.trainable_parameters, self.trainable_parameters),
+        let linear = spec.computed_parameters();
+        let (beside, trained) = match &self.trains {
+            Trains::Adapter(config) => {
+                // Where nothing is chosen but tables, there is nothing.
+                let matrices = LoraConfig { tables: Tables::NONE, ..config.clone() }.parameters(&spec.projections()).unwrap_or(0);
+                (matrices, matrices)
+            }
             Trains::Everything => (0, linear),
         };
         let forward = 2.0 * (linear + beside) as f64 + attention;
         let again = forward * config.step.memory.recomputed.min(spec.layers.len()) as f64 / spec.layers.len() as f64;
         let backward = 2.0 * (linear + beside + trained) as f64 + 2.5 * attention;
-        let of_head = if self.trains == Trains::Everything { 6.0 } else { 4.0 };
+        let of_head = if self.trains_whole_head() { 6.0 } else { 4.0 };
         let head = of_head * (spec.vocabulary * spec.width) as f64;
         epochs * (tokens as f64 * (forward + again + backward) + labelled as f64 * head)
     }

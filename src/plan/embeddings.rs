@@ -1,10 +1,13 @@
-//! Tokens that rows train or that pad, and that the base itself never learned: a model that meets one has no notion of it, and an
-//! adapter leaves embeddings as they are.
+//! Tokens that rows train or that pad, and that the base itself never learned: a model that meets one has no notion of it, and most
+//! adapters leave embeddings as they are.
 
 use std::collections::BTreeSet;
 
 use super::Error;
+use super::adapter::Trains;
 use super::resolve::Plan;
+use crate::adapter::Part;
+use crate::model::Role;
 
 impl Plan {
     /// A note for each of these ends of a turn, and for the padding token, whose embedding looks untrained.
@@ -12,7 +15,8 @@ impl Plan {
         let tokenizer = &self.encoder.tokenizer;
         let pad = tokenizer.special().pad.as_deref().and_then(|pad| tokenizer.token_to_id(pad));
         let ids: BTreeSet<u32> = ends.iter().copied().chain(pad).collect();
-        let ids: Vec<u32> = ids.into_iter().filter(|id| (*id as usize) < self.model.spec.vocabulary).collect();
+        let is_left = |id: &u32| (*id as usize) < self.model.spec.vocabulary && !self.trains_row(*id);
+        let ids: Vec<u32> = ids.into_iter().filter(is_left).collect();
         let token = |id: u32| tokenizer.decode(&[id], false).unwrap_or_default();
         let note = |(id, why): (u32, crate::model::Untrained)| {
             let role = if ends.contains(&id) { "ends turns or documents" } else { "pads" };
@@ -20,5 +24,15 @@ impl Plan {
             format!("token `{}`, id {id}, {role}, and its embedding looks untrained in the base: {why}", token(id))
         };
         Ok(self.model.untrained_embeddings(&ids)?.into_iter().map(note).collect())
+    }
+
+    /// Whether an adapter trains the embedding's row of a token.
+    fn trains_row(&self, id: u32) -> bool {
+        let Trains::Adapter(config) = &self.trains else { return false };
+        let targets = config.table_targets(&self.model.spec.modules()).unwrap_or_default();
+        targets.iter().filter(|target| target.module.role == Role::Embedding).any(|target| match &target.part {
+            Part::Whole => true,
+            Part::Rows(tokens) | Part::Shared(tokens) => tokens.contains(&id),
+        })
     }
 }

@@ -6,9 +6,10 @@ use super::adapter::Trains;
 use super::base::Base;
 use super::fill::{Filled, Origin};
 use super::lock::Lock;
+use crate::adapter::{LoraConfig, Part, TableTarget};
 use crate::device::Halves;
 use crate::fault::Fault;
-use crate::model::Storage;
+use crate::model::{DecoderSpec, Role, Storage};
 use crate::quant::{BlockSize, Form};
 use crate::recipe::{self, Place, Said};
 use crate::terms::{ModelDtype, Quantization, Technique, Term};
@@ -72,7 +73,38 @@ pub(super) fn packing(
             faults.push(Fault::new(message).at(place).hint(format!("remove `{key}`")));
         }
     }
-    Packing { form, packs_head, offloads_embedding }
+    let packing = Packing { form, packs_head, offloads_embedding };
+    if let (Some(Trains::Adapter(config)), Some(base)) = (trains, base) {
+        check_tables(recipe, config, &base.model.spec, packing, faults);
+    }
+    packing
+}
+
+/// What trains whole is kept in numbers, and where the gradients are.
+fn check_tables(recipe: &recipe::Adapter, config: &LoraConfig, spec: &DecoderSpec, packing: Packing, faults: &mut Vec<Fault>) {
+    // What does not resolve is a fault already.
+    for TableTarget { module, part } in config.table_targets(&spec.modules()).unwrap_or_default() {
+        let (is_wrong, key, said) = match module.role {
+            Role::Embedding => {
+                (packing.offloads_embedding && part == Part::Whole, "offload_embedding", recipe.offload_embedding.as_ref())
+            }
+            _ => (packing.packs_head && !spec.tied_head, "quantize_head", recipe.quantize_head.as_ref()),
+        };
+        if !is_wrong {
+            continue;
+        }
+        let (what, place) = match part {
+            Part::Whole => ("modules_to_save", recipe.modules_to_save.as_ref().map(|said| &said.place)),
+            _ => ("trainable_token_indices", recipe.trainable_token_indices.as_ref().map(|said| &said.place)),
+        };
+        let message =
+            format!("adapter.{what}: `{}` trains in numbers on the device, and with `{key}` it is kept otherwise", module.name);
+        let hint = match said {
+            Some(_) => format!("remove `{key}`, or train it by low-rank matrices with `target_modules`"),
+            None => "train it by low-rank matrices with `target_modules`, or on the base that this one was made of".to_owned(),
+        };
+        faults.push(place.iter().fold(Fault::new(message).hint(hint), |fault, place| fault.at(place)));
+    }
 }
 
 /// The form that the recipe asks for; of a base that is packed already, what the recipe does not say is as there.

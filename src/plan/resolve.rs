@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 
 use super::Error;
-use super::adapter::{Trains, trains};
+use super::adapter::{Trains, check_rates, trains};
 use super::base::{self, Found, noted};
 use super::fill::{Filled, Setting};
 use super::packing::packing;
-use super::peak::Allowed;
+use super::peak::{Allowed, megabytes};
 use super::prompts::prompts;
 use super::training::{Training, training};
 use crate::data::{self, Encoder, Limits, MovedToken, Packing, Source};
@@ -124,6 +124,7 @@ pub fn resolve_on(recipe: Recipe, started: Option<jiff::Timestamp>, fetched: Opt
     let chat_template = filled.optional("chat_template", recipe.chat_template.as_ref(), |path| json!(path.display().to_string()));
     let sources = sources("datasets", &recipe.datasets, has_template, &mut filled, &mut faults);
     let (trains, init_from) = trains(&recipe.adapter, folder, &mut filled, &mut faults);
+    check_rates(&recipe, trains.as_ref(), folder, &mut faults);
     let packing = packing(&recipe.adapter, trains.as_ref(), folder, &mut filled, &mut faults);
     let (limits, max_dropped, training) = training(&recipe, &mut filled);
     let validation_sources =
@@ -279,7 +280,7 @@ impl Plan {
     pub fn notes(&self) -> Vec<String> {
         let (length, context) = (self.limits.sequence_len, self.model.spec.context);
         let long = format!("training.sequence_len is {length}, the base was made for {context} tokens");
-        let switch = self.model.spec.layers.iter().filter_map(|layer| layer.mixer.rope.as_ref()?.switches_at()).min();
+        let switch = self.model.spec.layers.iter().filter_map(|layer| layer.mixer.rope()?.switches_at()).min();
         let is_packed = self.training.packing != Packing::Off;
         let is_shared = self.training.micro_batch_size > 1 || is_packed;
         let alone = if is_packed { " without packing" } else { "" };
@@ -291,7 +292,22 @@ impl Plan {
             format!("tokenizer.json gives `{token}` the id {said}, it is read as {id}, as transformers does: its added tokens are not in the order of their ids")
         });
         let of_base = (length > context).then_some(long).into_iter().chain(switches).chain(moved);
-        of_base.chain(portability(&self.facts())).collect()
+        of_base.chain(self.untied()).chain(portability(&self.facts())).collect()
+    }
+
+    /// Where the base has one table for embedding and head, and they are trained apart, as PEFT does it: nobody is to find that out from a
+    /// merged model.
+    fn untied(&self) -> Option<String> {
+        let spec = &self.model.spec;
+        let Trains::Adapter(config) = &self.trains else { return None };
+        if !spec.tied_head || !config.unties(&spec.modules()) {
+            return None;
+        }
+        let megabytes =
+            megabytes((spec.vocabulary * spec.width) as u64 * if self.storage.dtype == ModelDtype::Float32 { 4 } else { 2 });
+        Some(format!(
+            "the base has one table for its embedding and its head, and the adapter changes them apart, as in PEFT: a merged model has both (`tie_word_embeddings: false`) and is {megabytes} larger"
+        ))
     }
 
     /// The device in words.

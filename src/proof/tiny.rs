@@ -6,8 +6,11 @@
 use crate::adapter::{LoraConfig, attach};
 use crate::data::{Batch, TokenRow};
 use crate::draws::{mix, unit};
-use crate::model::{Decoder, DecoderSpec, GatedSpec, GroupedSpec, LayerSpec, NormPlacement, QueryKeyNorm, Storage};
+use crate::model::{
+    Decoder, DecoderSpec, GatedSpec, GroupedSpec, LatentSpec, LayerSpec, MixerSpec, MlpSpec, NormPlacement, QueryKeyNorm, Storage,
+};
 use crate::nn::attention::Span;
+use crate::nn::experts::RouterSpec;
 use crate::nn::rope::{RopeScaling, RopeSpec};
 use crate::nn::weight::{Group, Weight};
 use crate::terms::{Method, ModelDtype};
@@ -29,6 +32,10 @@ const GROUP: usize = 8;
 /// Shorter than the longer documents, so that a window slides.
 const WINDOW: usize = 29;
 const RANK: usize = 12;
+/// Experts at most.
+const EXPERTS: usize = 4;
+/// Narrow rows of latent attention at most, five vectors.
+const RANK_OF_ROWS: usize = 5 * VECTOR;
 /// Tokens of the documents of each micro-batch. The first is longer than a workgroup; the second is shorter, so that buffers of the first
 /// that are used again are longer than what is put into them.
 const DOCUMENTS: [&[usize]; 2] = [&[37, 150, 113], &[61, 9, 70]];
@@ -113,16 +120,35 @@ impl Tiny {
 }
 
 fn tiny_layer(layer: &LayerSpec) -> LayerSpec {
-    let LayerSpec { mixer, mlp, .. } = layer;
+    let mut mlp = layer.mlp.clone();
+    let inner = INNER + mlp.inner() % VECTOR;
+    *mlp.inner_mut() = inner;
+    if let MlpSpec::Experts(experts) = &mut mlp {
+        // Which experts are chosen is a matter of rounding where two are close, so that all are: the choice itself is made on the host.
+        let count = experts.router.experts.min(EXPERTS);
+        experts.router = RouterSpec { experts: count, chosen: count, groups: None, ..experts.router.clone() };
+        experts.shared = experts.shared.map(|shared| INNER + shared % VECTOR);
+    }
+    let mixer = match layer.mixer.clone() {
+        MixerSpec::Grouped(grouped) => MixerSpec::Grouped(tiny_grouped(grouped)),
+        MixerSpec::Latent(latent) => MixerSpec::Latent(LatentSpec {
+            heads: latent.heads.min(2),
+            query_rank: latent.query_rank.map(|rank| rank.min(RANK_OF_ROWS) + rank % VECTOR),
+            kv_rank: latent.kv_rank.min(RANK_OF_ROWS) + latent.kv_rank % VECTOR,
+            ..latent
+        }),
+    };
+    LayerSpec { mixer, mlp, ..layer.clone() }
+}
+
+fn tiny_grouped(mixer: GroupedSpec) -> GroupedSpec {
     let kv_heads = mixer.kv_heads.min(2);
     let heads = kv_heads * (mixer.heads / mixer.kv_heads).min(GROUP);
     let span = match mixer.span {
         Span::Full => Span::Full,
         Span::Sliding { window } => Span::Sliding { window: window.min(WINDOW) },
     };
-    let inner = INNER + mlp.inner % VECTOR;
-    let mixer = GroupedSpec { heads, kv_heads, span, ..mixer.clone() };
-    LayerSpec { mixer, mlp: GatedSpec { inner, ..mlp.clone() }, ..layer.clone() }
+    GroupedSpec { heads, kv_heads, span, ..mixer }
 }
 
 /// Factors of norms between 0.5 and 1.5 and biases between -0.5 and 0.5: with ones and small numbers a kernel that leaves them out comes close.
@@ -131,7 +157,7 @@ fn vary(name: &str, weight: Weight, norm_offset: f64) {
         return;
     }
     let key = name.bytes().fold(SEED, |key, byte| mix(key ^ u64::from(byte)));
-    let lowest = if name.ends_with("norm.weight") { 0.5 - norm_offset } else { -0.5 };
+    let lowest = if name.ends_with(".weight") { 0.5 - norm_offset } else { -0.5 };
     let length = weight.shape().into_iter().product::<usize>();
     let values: Vec<f32> = (0..length).map(|place| (lowest + unit(key.wrapping_add(place as u64))) as f32).collect();
     let numbers = weight.from_file(&values);
@@ -161,18 +187,29 @@ mod tests {
 
     #[test]
     fn it_keeps_the_mechanisms_of_a_family() {
-        assert_eq!(families().len(), 12);
+        assert_eq!(families().len(), 19);
         for (name, spec) in families() {
             let tiny = Tiny::of(&spec, ModelDtype::Auto, Method::Lora).spec;
             assert_eq!(tiny.tied_head, spec.tied_head, "{name}");
             for layer in &spec.layers {
                 let kept = |other: &LayerSpec| {
-                    let groups = [&layer.mixer, &other.mixer].map(|mixer| mixer.heads / mixer.kv_heads);
-                    let flags = [&layer.mixer, &other.mixer]
+                    let ((Some(one), Some(of_other)), (Some(gate), Some(other_gate))) =
+                        ((layer.mixer.grouped(), other.mixer.grouped()), (layer.mlp.gated(), other.mlp.gated()))
+                    else {
+                        // Of the others the kind, and what is no size.
+                        let kinds = |layer: &LayerSpec| {
+                            let experts = layer.mlp.experts();
+                            let router = experts.map(|experts| (experts.form, experts.router.score, experts.router.normalises));
+                            (std::mem::discriminant(&layer.mixer), std::mem::discriminant(&layer.mlp), router, layer.norms)
+                        };
+                        return kinds(layer) == kinds(other);
+                    };
+                    let groups = [one, of_other].map(|mixer| mixer.heads / mixer.kv_heads);
+                    let flags = [one, of_other]
                         .map(|mixer| (mixer.qkv, mixer.qkv_bias, mixer.output_bias, mixer.qk_norm, mixer.head_dim));
-                    let around =
-                        [layer, other].map(|layer| (layer.norms, layer.residual_scale, layer.mlp.activation, layer.mlp.gate_up));
-                    let (one, other) = (&layer.mixer, &other.mixer);
+                    let around = [(layer, gate), (other, other_gate)]
+                        .map(|(layer, gate)| (layer.norms, layer.residual_scale, gate.activation, gate.gate_up));
+                    let other = of_other;
                     let scores = [one, other].map(|mixer| (mixer.score_scale, mixer.softcap));
                     let slides = [one, other].map(|mixer| mixer.span != Span::Full);
                     let same = groups[0] == groups[1] && flags[0] == flags[1] && slides[0] == slides[1] && one.rope == other.rope;
@@ -189,9 +226,9 @@ mod tests {
         let small = Tiny::of(&spec, ModelDtype::Auto, Method::Lora);
         (spec.vocabulary, spec.width) = (spec.vocabulary + 16 * VECTOR, spec.width + 512 * VECTOR);
         spec.layers = spec.layers.iter().cycle().take(80).cloned().collect();
-        spec.layers.iter_mut().for_each(|layer| layer.mlp.inner += 1024);
+        spec.layers.iter_mut().for_each(|layer| *layer.mlp.inner_mut() += 1024);
         assert_eq!(Tiny::of(&spec, ModelDtype::Float32, Method::Lora), small, "no other proof is needed");
-        spec.layers.iter_mut().for_each(|layer| layer.mixer.softcap = Some(50.0));
+        spec.layers.iter_mut().for_each(|layer| layer.mixer.grouped_mut().expect("grouped").softcap = Some(50.0));
         assert_ne!(Tiny::of(&spec, ModelDtype::Float32, Method::Lora), small);
     }
 

@@ -10,7 +10,7 @@ use super::section::{ABOVE_ZERO, Section, Value};
 use super::tree::{Kind, shorten};
 use crate::fault::Fault;
 use crate::quant::BlockSize;
-use crate::terms::{MAX_RANK, Modules, Quantization, Technique};
+use crate::terms::{MAX_RANK, Modules, Quantization, Technique, TokenIndices};
 
 const MAX_LAYER: u64 = 65_535;
 /// Initialisations of PEFT that are not built yet; `pissa_niter_4` and the like come on top.
@@ -39,6 +39,8 @@ pub struct Adapter {
     pub dropout: Option<Said<f64>>,
     /// The projections that get an adapter.
     pub target_modules: Option<Said<Modules>>,
+    /// Parameters of all experts of a layer that get one too.
+    pub target_parameters: Option<Said<Vec<String>>>,
     /// Scale by alpha / sqrt(r), Kalajdzievski 2023, arXiv:2312.03732.
     pub use_rslora: Option<Said<bool>>,
     /// Whether each output has a magnitude of its own, `DoRA`, Liu et al. 2024, arXiv:2402.09353.
@@ -53,16 +55,16 @@ pub struct Adapter {
     pub layers_to_transform: Option<Said<Vec<usize>>>,
     /// Whether the fresh adapter leaves the base as it is (B = 0).
     pub init_lora_weights: Option<Said<bool>>,
+    /// Embedding and head, where they train and are saved whole.
+    pub modules_to_save: Option<Said<Vec<String>>>,
+    /// Tokens whose rows of embedding and head train.
+    pub trainable_token_indices: Option<Said<TokenIndices>>,
     /// An adapter folder to go on from; shape and targets come from there.
     pub init_from: Option<Said<PathBuf>>,
 }
 
-/// Keys of PEFT that are not built yet.
-const LATER_KEYS: [&str; 3] = ["modules_to_save", "target_parameters", "trainable_token_indices"];
-
 impl Adapter {
     pub(super) fn take(section: &mut Section) -> Self {
-        section.not_built(&LATER_KEYS);
         Self {
             method: section.word("method", &[]),
             quantization: section.word("quantization", &[]),
@@ -74,6 +76,7 @@ impl Adapter {
             alpha: section.number("alpha", ABOVE_ZERO),
             dropout: section.number("dropout", 0.0..1.0),
             target_modules: section.value("target_modules").and_then(targets),
+            target_parameters: section.value("target_parameters").and_then(names),
             use_rslora: section.flag("use_rslora"),
             use_dora: section.flag("use_dora"),
             lora_bias: section.flag("lora_bias"),
@@ -81,6 +84,8 @@ impl Adapter {
             alpha_pattern: section.table("alpha_pattern", |key, value| with_regex(value, key)?.number(ABOVE_ZERO)),
             layers_to_transform: section.value("layers_to_transform").and_then(layers),
             init_lora_weights: section.value("init_lora_weights").and_then(initialisation),
+            modules_to_save: section.value("modules_to_save").filter(is_said).and_then(names),
+            trainable_token_indices: section.value("trainable_token_indices").filter(is_said).and_then(tokens),
             init_from: section.path("init_from"),
         }
     }
@@ -109,6 +114,34 @@ fn targets(value: Value) -> Option<Said<Modules>> {
         }
     };
     Some(Said { value: targets, place })
+}
+
+/// Whether a value turns something on.
+fn is_said(value: &Value) -> bool {
+    !value.node.is_neutral()
+}
+
+fn names(value: Value) -> Option<Said<Vec<String>>> {
+    let place = value.node.place.clone();
+    let names: Vec<String> = value.list()?.into_iter().filter_map(Value::text).map(|name| name.value).collect();
+    Some(Said { value: names, place })
+}
+
+/// Ids of tokens, alone or by module.
+fn tokens(value: Value) -> Option<Said<TokenIndices>> {
+    let place = value.node.place.clone();
+    let ids = |value: Value| -> Option<Vec<u32>> {
+        let ids = value.list()?.into_iter().filter_map(|id| id.whole(0..=u64::from(u32::MAX)));
+        Some(ids.map(|id| id.value).collect())
+    };
+    let value = match &value.node.kind {
+        Kind::Map(_) => {
+            let named = value.table()?.into_iter().filter_map(|(name, value)| Some((name.to_owned(), ids(value)?)));
+            TokenIndices::Modules(named.collect())
+        }
+        _ => TokenIndices::Embedding(ids(value)?),
+    };
+    Some(Said { value, place })
 }
 
 /// The value, if the pattern that belongs to it is a regular expression.

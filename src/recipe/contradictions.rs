@@ -15,6 +15,7 @@ pub(super) fn find(recipe: &Recipe, notes: &Notes) {
     }
     in_adapter(&recipe.adapter, notes);
     in_layers(&recipe.adapter, notes);
+    in_parameters(&recipe.adapter, notes);
     in_full(recipe, notes);
     in_packing(&recipe.adapter, notes);
     in_training(&recipe.training, notes);
@@ -50,6 +51,21 @@ fn in_layers(adapter: &Adapter, notes: &Notes) {
     }
 }
 
+/// PEFT adds what a parameter's adapter gives to the parameter, not to what an input makes of it, so that there is no input to drop from.
+fn in_parameters(adapter: &Adapter, notes: &Notes) {
+    if let (Some(parameters), Some(dropout)) = (&adapter.target_parameters, &adapter.dropout)
+        && !parameters.value.is_empty()
+        && dropout.value > 0.0
+    {
+        let message =
+            format!("adapter.dropout: {} does not go with `target_parameters`, whose adapters have none in PEFT", dropout.value);
+        notes.say(
+            &dropout.place,
+            Fault::new(message).hint("remove `dropout`, or name the modules of experts in `target_modules`"),
+        );
+    }
+}
+
 /// An adapter to go on from brings its shape, its scale and its targets; where every weight trains there is no adapter.
 fn in_adapter(adapter: &Adapter, notes: &Notes) {
     let of_training = [
@@ -65,10 +81,11 @@ fn in_adapter(adapter: &Adapter, notes: &Notes) {
     ];
     let place_of_true = |said: &Option<Said<bool>>| said.as_ref().filter(|said| said.value).map(|said| said.place.clone());
     let [dora, bias] = [place_of_true(&adapter.use_dora), place_of_true(&adapter.lora_bias)];
-    let of_shape: [(&str, Option<&Place>); 10] = [
+    let of_shape: [(&str, Option<&Place>); 13] = [
         ("r", adapter.r.as_ref().map(|said| &said.place)),
         ("alpha", adapter.alpha.as_ref().map(|said| &said.place)),
         ("target_modules", adapter.target_modules.as_ref().map(|said| &said.place)),
+        ("target_parameters", adapter.target_parameters.as_ref().map(|said| &said.place)),
         ("use_rslora", adapter.use_rslora.as_ref().map(|said| &said.place)),
         ("use_dora", dora.as_ref()),
         ("lora_bias", bias.as_ref()),
@@ -76,6 +93,8 @@ fn in_adapter(adapter: &Adapter, notes: &Notes) {
         ("alpha_pattern", adapter.alpha_pattern.values().next().map(|said| &said.place)),
         ("layers_to_transform", adapter.layers_to_transform.as_ref().map(|said| &said.place)),
         ("init_lora_weights", adapter.init_lora_weights.as_ref().map(|said| &said.place)),
+        ("modules_to_save", adapter.modules_to_save.as_ref().map(|said| &said.place)),
+        ("trainable_token_indices", adapter.trainable_token_indices.as_ref().map(|said| &said.place)),
     ];
     let said = |(key, place): (&'static str, Option<_>)| Some((key, place?));
     if let (Some(_), Some(place)) = (&dora, &bias) {

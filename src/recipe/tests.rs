@@ -137,8 +137,12 @@ const BROKEN: &[(&str, &str)] = &[
         "x.yaml:6:11: adapter.method: expected `lora`, `qlora` or `full`, found `dora` | did you mean `lora`?",
     ),
     (
-        "adapter:\n  modules_to_save: [lm_head, embed]",
-        "x.yaml:6:20: adapter.modules_to_save: `[lm_head, embed]` is not supported yet | remove the key",
+        "adapter:\n  modules_to_save: lm_head",
+        "x.yaml:6:20: adapter.modules_to_save: expected a list, found `lm_head` | start each element with `- `",
+    ),
+    (
+        "adapter:\n  trainable_token_indices: {lm_head: [1, x]}",
+        "x.yaml:6:42: adapter.trainable_token_indices.lm_head.1: expected a whole number from 0 to 4294967295, found `x`",
     ),
     (
         "adapter:\n  use_dora: true\n  lora_bias: true",
@@ -308,7 +312,7 @@ adapter: {r: 0, dropout: 2}
 #[test]
 fn a_key_that_is_not_built_yet_may_be_turned_off() {
     let recipe = with(
-        "adapter:\n  use_dora: no\n  modules_to_save: []\n  quantization: none\n  lora_bias: False\n  block_size:\n\
+        "adapter:\n  use_dora: no\n  modules_to_save: []\n  trainable_token_indices: none\n  quantization: none\n  lora_bias: False\n  block_size:\n\
                        training:\n  sample_packing: false\n  loraplus_lr_ratio:\nevaluation:\n  prompts: []",
     );
     assert_eq!(printed(&recipe), Vec::<String>::new());

@@ -59,6 +59,8 @@ pub struct Training {
     pub weight_decay: Option<Said<f64>>,
     /// The gradients' highest global L2 norm; 0 leaves them as they are.
     pub max_grad_norm: Option<Said<f64>>,
+    /// What the load-balancing loss of routed experts counts; 0: nothing.
+    pub router_aux_loss_coef: Option<Said<f64>>,
     /// Which blocks run again in backward.
     pub gradient_checkpointing: Option<Said<Checkpointing>>,
     /// Bytes that the run may need at its peak.
@@ -95,6 +97,7 @@ impl Training {
             warmup_steps: section.whole("warmup_steps", 0..=MAX_COUNT),
             weight_decay: section.number("weight_decay", 0.0..),
             max_grad_norm: section.number("max_grad_norm", 0.0..),
+            router_aux_loss_coef: section.number("router_aux_loss_coef", 0.0..),
             gradient_checkpointing: section.value("gradient_checkpointing").and_then(checkpointing),
             max_memory: section.value("max_memory").and_then(|value| {
                 value.read("a number of bytes, such as `12 GB` or `12GiB`", |node| node.bytes().filter(|bytes| *bytes > 0))

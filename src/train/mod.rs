@@ -1,5 +1,6 @@
 //! The training loop and its parts. Start reading at [`run`].
 
+mod balance;
 mod checkpoint;
 mod compare;
 mod config;

@@ -74,12 +74,12 @@ impl Checkpoint {
         self.path.join(RunFolder::MODEL)
     }
 
-    /// The adapter's matrices.
+    /// The adapter's numbers, for a model with these modules.
     ///
     /// # Errors
     /// They are not those of this adapter on this model.
-    pub fn numbers(&self, config: &LoraConfig, projections: &[LinearSpec]) -> Result<Numbers, Error> {
-        Ok(peft::read_numbers(&self.path.join(RunFolder::ADAPTER), config, projections)?)
+    pub fn numbers(&self, config: &LoraConfig, modules: &[LinearSpec]) -> Result<Numbers, Error> {
+        Ok(peft::read_numbers(&self.path.join(RunFolder::ADAPTER), config, modules)?)
     }
 
     /// Where the loop goes on: `decoder` has the weights of this checkpoint.

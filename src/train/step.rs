@@ -3,13 +3,15 @@
 
 use std::sync::Arc;
 
-use burn::tensor::{IndexingUpdateOp, Int, Tensor, TensorData};
+use burn::tensor::{Int, Tensor, TensorData};
 
+use super::balance::Balance;
 use super::gradients::Gradients;
 use super::observe::{Border, Observer};
 use crate::data::Batch;
 use crate::draws::mix;
 use crate::model::{Block, Decoder, Frame};
+use crate::nn::experts::Load;
 use crate::nn::head::{Scored, Wanted};
 use crate::ops::backward_from;
 use crate::terms::Method;
@@ -87,12 +89,15 @@ pub(super) fn observed(
         return Loss::default();
     }
     let dropout = (config.dropout > 0.0).then(|| (config.dropout, token_keys(batch, stream)));
-    let frame = decoder.frame_for(&batch.lengths, &batch.positions, dropout);
-    let trained = decoder.trained;
-    let is_full = trained == Method::Full;
-    let lowest = if is_full { 0 } else { decoder.blocks.iter().position(has_adapter).unwrap_or(decoder.blocks.len()) };
+    let mut balance = Balance::of(&decoder.spec);
+    let frame = match balance {
+        Some(_) => decoder.frame_with_load(&batch.lengths, &batch.positions, dropout),
+        None => decoder.frame_for(&batch.lengths, &batch.positions, dropout),
+    };
+    let (trained, to_embedding) = (decoder.trained, decoder.trains_embedding());
+    let lowest = if to_embedding { 0 } else { decoder.blocks.iter().position(has_adapter).unwrap_or(decoder.blocks.len()) };
     // Below the lowest adapter nothing needs a gradient.
-    let goes_on = |index: usize| is_full || index > lowest;
+    let goes_on = |index: usize| to_embedding || index > lowest;
 
     let ids = ids(decoder, batch);
     let mut x = decoder.embed(ids.clone()); // [1, tokens, width]
@@ -105,19 +110,30 @@ pub(super) fn observed(
         } else {
             Some(Saved::Tape(Tape::record(block.tracked(trained), x.clone(), &frame, goes_on(index))))
         };
-        x = match &saved {
-            Some(Saved::Tape(tape)) => tape.output.clone().inner(),
-            _ => block.forward(x, &frame),
+        let load;
+        (x, load) = match &saved {
+            Some(Saved::Tape(tape)) => (tape.output.clone().inner(), tape.load.clone()),
+            _ => block.forward_with_load(x, &frame),
         };
+        if let (Some(balance), Some(load)) = (&mut balance, &load) {
+            balance.add(load);
+        }
         x = observer.border(Border::Output(index), x);
         kept.extend(saved);
     }
 
     let shape = x.shape(); // [1, labelled, width]
-    let wanted = if is_full { Wanted::InputAndWeights } else { Wanted::Input };
-    let scored = decoder.head.score(x.squeeze_dim(0), &batch.targets, config.head_chunk_rows, wanted, gradients.loss_scale());
-    let Scored { losses, gradient, weights } = scored;
-    let loss = Loss { sum: ordered_sum(&losses), trained_tokens: batch.trained_tokens() };
+    let wanted = if trained == Method::Full { Wanted::InputAndWeights } else { Wanted::Input };
+    let mask = frame.head_mask(decoder.blocks.len());
+    let scaled = (gradients.loss_scale(), mask.as_ref());
+    let Scored { losses, gradient, norm, table } =
+        decoder.head.score(x.squeeze_dim(0), &batch.targets, config.head_chunk_rows, wanted, scaled);
+    let trained_tokens = batch.trained_tokens();
+    // The mean over tokens is taken behind the last micro-batch, so that what is added to it counts once a token.
+    let balance = balance.map(|balance| balance.scaled(trained_tokens as f64));
+    let of_experts = balance.as_ref().map_or(0.0, Balance::loss);
+    let loss = Loss { sum: ordered_sum(&losses) + of_experts, trained_tokens };
+    let of_load = balance.map(|balance| balance.gradient(gradients.loss_scale()));
     if !loss.sum.is_finite() {
         drop(kept);
         sweep(decoder);
@@ -127,13 +143,15 @@ pub(super) fn observed(
     let mut gradient: Option<Tensor<3>> = Some(gradient.expect("asked for").reshape(shape));
     let sum = gradients.sum(decoder);
     let mut end = sum.layout.weights();
-    if let Some((of_norm, of_head)) = weights {
-        let (of_norm, of_head) = (vec![of_norm], vec![of_head.reshape([-1])]);
-        // A tied head is the embedding, the first of all.
-        let (tail, head) = if decoder.spec.tied_head { (1, 0) } else { (2, end - 1) };
-        end -= tail;
-        sum.add(end, observer.weights(end, of_norm));
-        sum.add(head, observer.weights(head, of_head));
+    if !table.is_empty() {
+        // A head that shares its table has the first place of all.
+        end -= if decoder.shares_tables() { 0 } else { table.len() };
+        let first = if decoder.shares_tables() { 0 } else { end };
+        sum.add(first, observer.weights(first, table.into_iter().map(|of_table| of_table.reshape([-1])).collect()));
+    }
+    if !norm.is_empty() {
+        end -= norm.len();
+        sum.add(end, observer.weights(end, norm));
     }
     for (index, saved) in kept.into_iter().enumerate().rev() {
         let index = lowest + index;
@@ -143,25 +161,16 @@ pub(super) fn observed(
         };
         // Handed over, so that backward may work in its place.
         let of_output = observer.border(Border::Gradient(index), gradient.take().expect("the block above goes on"));
-        let (of_block, of_input) = tape.backward(trained, of_output);
+        let (of_block, of_input) = tape.backward(trained, of_output, of_load.as_deref());
         end -= of_block.len();
         sum.add(end, observer.weights(end, of_block));
         gradient = of_input;
     }
-    if is_full {
-        let of_input = gradient.expect("where every weight trains, it goes on to the embedding");
-        sum.add(0, observer.weights(0, vec![of_embedding(decoder, ids, of_input)]));
+    if to_embedding {
+        let of_input = gradient.expect("where the embedding trains, it goes on to there");
+        sum.add(0, observer.weights(0, decoder.embedding_gradients(ids, of_input)));
     }
     loss
-}
-
-/// The gradient of the embedding, [vocabulary · width], given that of the embedded tokens.
-fn of_embedding(decoder: &Decoder, ids: Tensor<2, Int>, of_tokens: Tensor<3>) -> Tensor<1> {
-    let [rows, length, width] = of_tokens.dims();
-    let of_tokens = of_tokens.mul_scalar(decoder.spec.embed_scale);
-    let zeros = Tensor::<2>::zeros([decoder.spec.vocabulary, width], &decoder.device());
-    let (ids, of_tokens) = (ids.reshape([rows * length]), of_tokens.reshape([rows * length, width]));
-    zeros.select_assign(0, ids, of_tokens, IndexingUpdateOp::Add).reshape([-1])
 }
 
 /// Losses of a batch's trained tokens without a tape and without dropout, in the order of its targets.
@@ -169,7 +178,7 @@ pub fn score(decoder: &Decoder, batch: &Batch, head_chunk_rows: usize) -> Vec<f3
     if batch.targets.is_empty() {
         return Vec::new();
     }
-    decoder.head.score(hidden_of(decoder, batch), &batch.targets, head_chunk_rows, Wanted::Nothing, 1.0).losses
+    decoder.head.score(hidden_of(decoder, batch), &batch.targets, head_chunk_rows, Wanted::Nothing, (1.0, None)).losses
 }
 
 /// The hidden rows from which a batch's trained tokens are foretold, before the final norm, [trained tokens, width].
@@ -189,19 +198,28 @@ struct Tape {
     input: Tensor<3>,
     block: Block,
     output: Tensor<3>,
+    /// What came to its experts.
+    load: Option<Load>,
 }
 
 impl Tape {
     /// `block` is tracked; its input stays a constant where the gradient ends.
     fn record(block: Block, x: Tensor<3>, frame: &Frame, wants_input_gradient: bool) -> Self {
         let input = if wants_input_gradient { x.autodiff().require_grad() } else { x };
-        let output = block.forward(input.clone(), frame);
-        Self { input, block, output }
+        let (output, load) = block.forward_with_load(input.clone(), frame);
+        Self { input, block, output, load }
     }
 
-    /// Gradients of the block's weights that train and of its input, given that of its output.
-    fn backward(mut self, trained: Method, gradient: Tensor<3>) -> (Vec<Tensor<1>>, Option<Tensor<3>>) {
-        let (mut gradients, mut of_weights) = (backward_from(self.output, gradient), Vec::new());
+    /// Gradients of the block's weights that train and of its input, given that of its output, and of the probabilities of its experts.
+    fn backward(mut self, trained: Method, gradient: Tensor<3>, of_load: Option<&[f32]>) -> (Vec<Tensor<1>>, Option<Tensor<3>>) {
+        let (mut gradients, mut of_weights) = match (self.load, of_load) {
+            (Some(load), Some(of_load)) => {
+                let of_load = Tensor::from_data(TensorData::from(of_load), &load.probabilities.device());
+                let surrogate = (self.output * gradient.autodiff()).sum() + (load.probabilities * of_load).sum();
+                (surrogate.backward(), Vec::new())
+            }
+            _ => (backward_from(self.output, gradient), Vec::new()),
+        };
         self.block.visit(trained, &mut |_, weight| {
             of_weights.push(weight.gradient(&mut gradients).expect("what trains is a leaf of this tape"));
         });

@@ -61,7 +61,7 @@ impl Bench {
     /// The step from which a run would go on, after everything of its checkpoint was loaded.
     fn resumes_from(&self, run: &Path) -> Option<u64> {
         let checkpoint = Checkpoint::latest(run, &|_| {}).ok()??;
-        checkpoint.numbers(&adapter(), &self.decoder.spec.projections()).expect("the adapter loads");
+        checkpoint.numbers(&adapter(), &self.decoder.spec.modules()).expect("the adapter loads");
         checkpoint.restore_product(run).expect("the best adapter is there");
         let start = checkpoint.start(OPTIMIZER, &self.decoder).expect("the optimizer loads");
         Some(start.state.step)

@@ -10,7 +10,7 @@ use rankine::files::safetensors::Archive;
 use rankine::model::{Decoder, Folder};
 use serde_json::Value;
 
-pub const FAMILIES: [&str; 12] = [
+pub const FAMILIES: [&str; 19] = [
     "llama",
     "mistral",
     "qwen2",
@@ -23,6 +23,13 @@ pub const FAMILIES: [&str; 12] = [
     "smollm3",
     "phi3",
     "phi3_longrope",
+    "mixtral",
+    "qwen3_moe",
+    "deepseek_v2",
+    "deepseek_v3",
+    "falcon_7b",
+    "falcon_new",
+    "gpt_oss",
 ];
 /// Those of which there are goldens of all weights trained, and which llama.cpp is known to compute.
 pub const FIRST_FAMILIES: [&str; 4] = ["llama", "mistral", "qwen2", "qwen3"];
@@ -60,10 +67,27 @@ pub fn lora(rank: usize, alpha: f64) -> LoraConfig {
 /// Attaches a PEFT folder's adapter and returns its config.
 pub fn attach_peft(decoder: &mut Decoder, folder: &Path) -> LoraConfig {
     let config = peft::read_config(folder).unwrap();
-    let numbers = peft::read_numbers(folder, &config, &decoder.spec.projections()).unwrap();
+    let numbers = peft::read_numbers(folder, &config, &decoder.spec.modules()).unwrap();
     attach(decoder, &config, 0, Some(&numbers)).unwrap();
     config
 }
+
+/// Adapters of the embedding and the head: the family and the variant.
+pub const TABLES: [(&str, &str); 11] = [
+    ("llama", "modules_to_save"),
+    ("llama", "embedding_lora"),
+    ("llama", "trainable_tokens"),
+    ("llama", "trainable_tokens_of_both"),
+    // Their head is their embedding.
+    ("qwen2", "modules_to_save"),
+    ("qwen2", "embedding_lora"),
+    ("qwen2", "trainable_tokens"),
+    ("qwen2", "trainable_tokens_of_the_head"),
+    // The same with rows that are scaled and logits that are capped.
+    ("gemma2", "modules_to_save"),
+    ("gemma2", "embedding_lora"),
+    ("gemma2", "trainable_tokens"),
+];
 
 /// The rows of `input_ids`, `attention_mask` and `labels` under a prefix: [rows, length] each, or the slice `index` of them.
 pub fn rows(archive: &Archive, prefix: &str, index: Option<usize>) -> Vec<TokenRow> {

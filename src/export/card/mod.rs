@@ -16,7 +16,7 @@ pub use words::{code, grouped};
 use super::consumers::{Facts, portability};
 use crate::adapter::LoraConfig;
 use crate::files::Hash;
-use crate::terms::AdapterVector;
+use crate::terms::{AdapterVector, TokenIndices};
 
 /// The name of a card's file.
 pub const CARD: &str = "README.md";
@@ -141,21 +141,31 @@ impl Card {
     }
 }
 
+/// What of embedding and head is trained beside low-rank matrices: where it is merged, it takes the place of the base's.
+fn tables(config: &LoraConfig) -> String {
+    let saved: String = config.tables.saved.iter().map(|name| format!(" {} is trained whole.", code(name))).collect();
+    let rows = |of: &str, tokens: &[u32]| format!(" Of {of} the rows of {} tokens are trained.", tokens.len());
+    let tokens = match &config.tables.tokens {
+        None => String::new(),
+        Some(TokenIndices::Embedding(tokens)) => rows("the embedding", tokens),
+        Some(TokenIndices::Modules(named)) => named.iter().map(|(name, tokens)| rows(&code(name), tokens)).collect(),
+    };
+    saved + &tokens
+}
+
 impl Part {
     fn text(&self) -> String {
         let weight = self.weight.map_or_else(String::new, |weight| format!(", weight {weight}"));
         let head = self.name.as_ref().map_or_else(String::new, |name| format!("## Adapter {}{weight}\n\n", code(name)));
         let config = self.config.as_ref().map_or_else(String::new, |config| {
             let scale = if config.use_rslora { "alpha / sqrt(r)" } else { "alpha / r" };
+            let (rank, alpha, tables) = (config.rank, config.alpha, tables(config));
             let vector = match config.vector {
                 Some(AdapterVector::Magnitude) => ", with the magnitudes of DoRA (arXiv:2402.09353)",
                 Some(AdapterVector::Bias) => ", with biases of B",
                 None => "",
             };
-            format!(
-                "Low-rank adapters (arXiv:2106.09685) of rank {}, alpha {}, scaled by {scale}{vector}.\n\n",
-                config.rank, config.alpha
-            )
+            format!("Low-rank adapters (arXiv:2106.09685) of rank {rank}, alpha {alpha}, scaled by {scale}{vector}.{tables}\n\n")
         });
         let level = if self.name.is_some() { "###" } else { "##" };
         let unknown = || "No lock of a run lay above it: what it was trained on is not known here.\n\n".to_owned();

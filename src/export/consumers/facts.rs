@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use crate::adapter::{Error, LoraConfig, peft};
+use crate::adapter::{Error, LoraConfig, Tables, peft};
 use crate::model::LinearSpec;
 use crate::terms::AdapterVector;
 
@@ -77,6 +77,11 @@ impl Facts {
     pub fn of(config: &LoraConfig, architecture: Option<&'static str>) -> Self {
         let ranks = config.rank_pattern.iter().map(|(_, rank)| *rank).chain([config.rank]);
         let mut alphas = config.alpha_pattern.iter().map(|(_, alpha)| *alpha).chain([config.alpha]);
+        let outside_layers = outside(config);
+        let of_embedding =
+            outside_layers.iter().find(|module| module.ends_with(OUTSIDE[1])).map(|module| format!("{module}.lora_embedding_A"));
+        let Tables { saved, tokens } = &config.tables;
+        let of_saved = saved.first().map(|name| format!("{name}.weight"));
         Self {
             rank: ranks.max().unwrap_or(config.rank),
             broken_alpha: alphas.find(|alpha| alpha.fract() != 0.0),
@@ -86,8 +91,13 @@ impl Facts {
                 (Feature::Dora, config.has(AdapterVector::Magnitude)),
                 (Feature::Biases, config.has(AdapterVector::Bias)),
             ]),
-            stray: config.vector.map(|vector| vector.name().to_owned()),
             architecture,
+            saved_modules: saved.clone(),
+            outside_layers,
+            stray: of_saved
+                .or(tokens.as_ref().map(|_| "trainable_tokens_delta".to_owned()))
+                .or(of_embedding)
+                .or(config.vector.map(|vector| vector.name().to_owned())),
             ..Self::default()
         }
     }
@@ -144,6 +154,12 @@ impl Facts {
 /// The features that are there.
 fn those<const N: usize>(features: [(Feature, bool); N]) -> Vec<Feature> {
     features.into_iter().filter(|(_, is_there)| *is_there).map(|(feature, _)| feature).collect()
+}
+
+/// Adapters of the head and the embedding that are to be.
+fn outside(config: &LoraConfig) -> Vec<String> {
+    let chosen = |name: &str| config.resolve(&[name.to_owned()]).unwrap_or_default();
+    ["lm_head", "model.embed_tokens"].into_iter().flat_map(chosen).map(|target| target.module).collect()
 }
 
 fn names(value: &Value) -> Vec<String> {

@@ -7,7 +7,7 @@ use super::architecture::{Architecture, module_name, neighbours};
 use super::container::{Info, Value};
 use super::{Error, Kind, Numbers, Part, Written, write};
 use crate::adapter::Error as AdapterError;
-use crate::adapter::peft::{self, Stored};
+use crate::adapter::peft::{self, LastB, Stored};
 use crate::files::safetensors::Archive;
 use crate::model::{DecoderSpec, Folder};
 use crate::report::Reporter;
@@ -27,7 +27,7 @@ pub fn write_gguf_adapter(
     let spec = Folder::open(base)?.spec;
     let architecture = Architecture::of(&spec)?;
     let (config, archive) = (peft::read_config(adapter)?, peft::open(adapter)?);
-    let stored = peft::stored_in(&archive, "", &config, &spec.projections())?;
+    let stored = peft::stored_in(&archive, "", &config, &spec.modules())?;
     if let Some(vector) = config.vector {
         return Err(AdapterError::NoPlace { format: "llama.cpp's", vector }.into());
     }
@@ -56,8 +56,11 @@ fn pair<'a>(
     alpha: f64,
 ) -> Result<[Part<'a>; 2], Error> {
     let (module, rank) = (&stored.target.module, stored.target.rank);
-    let name = module_name(module).ok_or_else(|| Error::NotKnown { what: format!("an adapter of `{module}`") })?;
-    let [a, b] = stored.read(archive)?;
+    // What it does with matrices of embedding and head depends on whether they are one table.
+    let in_layer = spec.projections().iter().any(|linear| linear.name == *module);
+    let name =
+        module_name(module).filter(|_| in_layer).ok_or_else(|| Error::NotKnown { what: format!("an adapter of `{module}`") })?;
+    let [a, b] = stored.read(archive, &LastB::default())?;
     let missing = stored.target.scale * rank as f64 / alpha;
     let b: Vec<f32> = b.into_iter().map(|number| (f64::from(number) * missing) as f32).collect();
     let b = match architecture.reordered_heads(module, spec) {

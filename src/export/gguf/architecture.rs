@@ -38,15 +38,18 @@ impl Architecture {
     /// The architecture that computes what this decoder does.
     pub fn of(spec: &DecoderSpec) -> Result<Self, Error> {
         let Some(first) = spec.layers.first() else { return Err(Error::NotKnown { what: "a model without layers".to_owned() }) };
-        let mixer = &first.mixer;
-        if spec.layers.iter().any(|layer| layer.mixer.heads != mixer.heads || layer.mlp != first.mlp) || first.mlp.bias {
+        let (Some(mixer), Some(mlp)) = (first.mixer.grouped(), first.mlp.gated()) else {
+            return Err(Error::NotKnown { what: "latent attention, experts, or a feed-forward without a gate".to_owned() });
+        };
+        if spec.layers.iter().any(|layer| layer.mixer.heads() != first.mixer.heads() || layer.mlp != first.mlp) || mlp.bias {
             return Err(Error::NotKnown { what: "layers of several sizes, or biases in the feed-forward".to_owned() });
         }
         let plain = |layer: &LayerSpec| {
-            let GroupedSpec { heads, kv_heads, head_dim, qkv_bias, output_bias, qk_norm, rope, span, .. } = layer.mixer.clone();
+            let Some(mixer) = layer.mixer.grouped() else { return false };
+            let GroupedSpec { heads, kv_heads, head_dim, qkv_bias, output_bias, qk_norm, rope, span, .. } = mixer.clone();
             let mixer = rope.map(|rope| GroupedSpec::new([heads, kv_heads, head_dim], rope));
             let mixer = mixer.map(|mixer| GroupedSpec { qkv_bias, output_bias, qk_norm, span, ..mixer });
-            mixer.is_some_and(|mixer| *layer == LayerSpec::new(mixer, GatedSpec::new(layer.mlp.inner)))
+            mixer.is_some_and(|mixer| *layer == LayerSpec::new(mixer, GatedSpec::new(layer.mlp.inner())))
         };
         if !spec.has_plain_stream() || !spec.layers.iter().all(plain) {
             let what = "these norms, scales or caps, another activation, or layers without a rotation".to_owned();
@@ -70,10 +73,10 @@ impl Architecture {
 
     /// How many heads the rows of this module are to be reordered in: llama.cpp turns neighbours where Hugging Face turns halves.
     pub fn reordered_heads(self, module: &str, spec: &DecoderSpec) -> Option<usize> {
-        let mixer = &spec.layers.first().filter(|_| self == Self::Llama)?.mixer;
+        let [heads, kv_heads, _] = spec.layers.first().filter(|_| self == Self::Llama)?.mixer.heads();
         match module.rsplit('.').next()? {
-            "q_proj" => Some(mixer.heads),
-            "k_proj" => Some(mixer.kv_heads),
+            "q_proj" => Some(heads),
+            "k_proj" => Some(kv_heads),
             _ => None,
         }
     }
@@ -98,21 +101,22 @@ pub(super) fn neighbours(head: &[f32], width: usize) -> Vec<f32> {
 
 /// The hyperparameters under llama.cpp's keys.
 pub(super) fn hyperparameters(architecture: Architecture, spec: &DecoderSpec) -> Result<Vec<(String, Value)>, Error> {
-    let (mixer, mlp) = (&spec.layers[0].mixer, &spec.layers[0].mlp);
-    let rope = mixer.rope.as_ref().expect("every known architecture rotates");
+    let LayerSpec { mixer, mlp, .. } = &spec.layers[0];
+    let rope = mixer.rope().expect("every known architecture rotates");
+    let [heads, kv_heads, head_dim] = mixer.heads();
     let key = |key: &str| format!("{}.{key}", architecture.name());
     let size = |size: usize| Value::U32(size as u32);
     let mut pairs = vec![
         (key("block_count"), size(spec.layers.len())),
         (key("context_length"), size(spec.context)),
         (key("embedding_length"), size(spec.width)),
-        (key("feed_forward_length"), size(mlp.inner)),
-        (key("attention.head_count"), size(mixer.heads)),
-        (key("attention.head_count_kv"), size(mixer.kv_heads)),
-        (key("attention.key_length"), size(mixer.head_dim)),
-        (key("attention.value_length"), size(mixer.head_dim)),
+        (key("feed_forward_length"), size(mlp.inner())),
+        (key("attention.head_count"), size(heads)),
+        (key("attention.head_count_kv"), size(kv_heads)),
+        (key("attention.key_length"), size(head_dim)),
+        (key("attention.value_length"), size(head_dim)),
         (key("attention.layer_norm_rms_epsilon"), Value::F32(spec.norm_epsilon as f32)),
-        (key("rope.dimension_count"), size(mixer.head_dim)),
+        (key("rope.dimension_count"), size(head_dim)),
         (key("rope.freq_base"), Value::F32(rope.theta as f32)),
         (key("vocab_size"), size(spec.vocabulary)),
     ];
@@ -143,7 +147,7 @@ pub(super) fn frequency_divisors(rope: &RopeSpec) -> Option<Vec<f32>> {
 
 /// What llama.cpp computes otherwise, in words.
 pub(super) fn differences(spec: &DecoderSpec) -> Option<String> {
-    let window = spec.layers.iter().find_map(|layer| match layer.mixer.span {
+    let window = spec.layers.iter().find_map(|layer| match layer.mixer.span() {
         Span::Sliding { window } => Some(window),
         Span::Full => None,
     })?;

@@ -34,7 +34,7 @@ pub fn write_gguf_model(
     pairs.extend(hyperparameters(architecture, spec)?);
     pairs.extend(vocabulary(folder, spec.vocabulary)?);
     let mut parts = Vec::new();
-    if let Some(divisors) = spec.layers[0].mixer.rope.as_ref().and_then(frequency_divisors) {
+    if let Some(divisors) = spec.layers[0].mixer.rope().and_then(frequency_divisors) {
         let info = Info { name: "rope_freqs.weight".to_owned(), shape: vec![divisors.len()], kind: Kind::F32 };
         parts.push(Part { info, numbers: Numbers::Here(divisors) });
     }

@@ -4,7 +4,7 @@
 use rayon::prelude::*;
 
 use super::tally::{LANES, Lanes, Tally};
-use crate::adapter::merge::Delta;
+use crate::adapter::merge::{Delta, Replacement};
 use crate::files::Float;
 use crate::files::float::{Bf16, F16, F32, Number};
 
@@ -18,6 +18,8 @@ const TILE: usize = 256;
 pub(super) struct Change<'a> {
     /// What is added; `None`: nothing, only the type may change.
     pub delta: Option<&'a Delta>,
+    /// What takes the places of rows.
+    pub rows: Option<&'a Replacement>,
     /// Numbers of a row.
     pub width: usize,
     /// The type that the numbers have.
@@ -29,7 +31,7 @@ pub(super) struct Change<'a> {
 impl Change<'_> {
     /// Whether the bytes stay as they are.
     pub fn is_none(&self) -> bool {
-        self.delta.is_none() && self.from == self.to
+        self.delta.is_none() && self.rows.is_none() && self.from == self.to
     }
 
     /// Puts whole rows from the row `first` on into `new`.
@@ -44,10 +46,10 @@ impl Change<'_> {
         for tally in &tallies {
             total.add(tally);
         }
-        match self.delta {
-            Some(_) => total,
-            None => Tally { not_finite: total.not_finite, ..Tally::default() },
+        if self.delta.is_some() || self.rows.is_some() {
+            return total;
         }
+        Tally { not_finite: total.not_finite, ..Tally::default() }
     }
 
     fn share(&self, first: usize, old: &[u8], new: &mut [u8]) -> Tally {
@@ -74,15 +76,20 @@ impl Change<'_> {
             let mut deltas = [[0.0; TILE]; 2];
             let pairs = old.chunks(2 * self.width).zip(new.chunks_mut(2 * self.width));
             for (index, (old, new)) in pairs.enumerate() {
-                self.pair(first + 2 * index, column, &mut deltas);
-                for (lower, (old, new)) in old.chunks(self.width).zip(new.chunks_mut(self.width)).enumerate() {
+                let pair = first + 2 * index;
+                self.pair(pair, column, &mut deltas);
+                let rows = deltas.iter_mut().zip(old.chunks(self.width)).zip(new.chunks_mut(self.width)).enumerate();
+                for (row, ((delta, old), new)) in rows {
                     // Where no row matters, the last one may be shorter.
                     let (end, start) = (old.len().min(column + TILE), old.len().min(column));
-                    let (old, delta) = (&old[start..end], &mut deltas[lower]);
+                    let (old, new) = (&old[start..end], &mut new[start..end]);
                     if let Some(factors) = &factors {
-                        scale::<From>(old, delta, factors[2 * index + lower]);
+                        scale::<From>(old, delta, factors[2 * index + row]);
                     }
-                    tally.add(&sums::<From, To>(old, delta, &mut new[start..end]));
+                    tally.add(&match self.rows.and_then(|rows| Some((rows.row(pair + row)?, rows.weight))) {
+                        Some((row, weight)) => sums::<From, To>(old, &row[start..end], new, |old, row| between(old, row, weight)),
+                        None => sums::<From, To>(old, delta, new, plus),
+                    });
                 }
             }
         }
@@ -124,19 +131,38 @@ fn scale<From: Number>(old: &[From::Bytes], delta: &mut [f32; TILE], factor: f32
     }
 }
 
-/// new = old + delta, rounded, and what became of the numbers.
-fn sums<From: Number, To: Number>(old: &[From::Bytes], delta: &[f32], new: &mut [To::Bytes]) -> Tally {
+/// old + delta.
+#[inline]
+fn plus(old: f32, delta: f32) -> f32 {
+    // -0 + 0 is 0, which is not the byte that was there.
+    if delta == 0.0 { old } else { old + delta }
+}
+
+/// What takes the place of a number, of which the difference counts `weight` times.
+#[inline]
+#[allow(clippy::float_cmp, reason = "with the weight 1 not a bit is to differ")]
+fn between(old: f32, row: f32, weight: f64) -> f32 {
+    if weight == 1.0 { row } else { (f64::from(old) + weight * (f64::from(row) - f64::from(old))) as f32 }
+}
+
+/// new = old and what is given, put together and rounded, and what became of the numbers.
+fn sums<From: Number, To: Number>(
+    old: &[From::Bytes],
+    given: &[f32],
+    new: &mut [To::Bytes],
+    together: impl Fn(f32, f32) -> f32 + Copy,
+) -> Tally {
     let mut lanes = Lanes::default();
-    let ((olds, old), (deltas, delta)) = (old.as_chunks(), delta[..old.len()].as_chunks());
+    let ((olds, old), (givens, given)) = (old.as_chunks(), given[..old.len()].as_chunks());
     let (news, new) = new.as_chunks_mut();
-    for ((old, delta), new) in olds.iter().zip(deltas).zip(news) {
-        sum::<From, To>(old, delta, new, &mut lanes);
+    for ((old, given), new) in olds.iter().zip(givens).zip(news) {
+        sum::<From, To>(old, given, new, &mut lanes, together);
     }
-    // The rest with zeros behind it, to which nothing is added.
+    // The rest with zeros behind it, of which nothing becomes anything else.
     let (mut last, mut more, mut sums) = ([From::Bytes::default(); LANES], [0.0; LANES], [To::Bytes::default(); LANES]);
     last[..old.len()].copy_from_slice(old);
-    more[..old.len()].copy_from_slice(delta);
-    sum::<From, To>(&last, &more, &mut sums, &mut lanes);
+    more[..old.len()].copy_from_slice(given);
+    sum::<From, To>(&last, &more, &mut sums, &mut lanes, together);
     new.copy_from_slice(&sums[..new.len()]);
     lanes.tally((olds.len() * LANES + old.len()) as u64)
 }
@@ -144,13 +170,13 @@ fn sums<From: Number, To: Number>(old: &[From::Bytes], delta: &[f32], new: &mut 
 #[inline]
 fn sum<From: Number, To: Number>(
     old: &[From::Bytes; LANES],
-    delta: &[f32; LANES],
+    given: &[f32; LANES],
     new: &mut [To::Bytes; LANES],
     lanes: &mut Lanes,
+    together: impl Fn(f32, f32) -> f32,
 ) {
     let old = old.map(From::get);
-    // -0 + 0 is 0, which is not the byte that was there.
-    let sum: [f32; LANES] = std::array::from_fn(|lane| if delta[lane] == 0.0 { old[lane] } else { old[lane] + delta[lane] });
+    let sum: [f32; LANES] = std::array::from_fn(|lane| together(old[lane], given[lane]));
     *new = sum.map(To::put);
     lanes.take(&old, &sum, &new.map(To::get));
 }
@@ -171,14 +197,14 @@ mod tests {
                     bytes
                 };
                 let (old, mut new) = (encoded(from, &values), vec![9; 3]);
-                let tally = Change { delta: None, width, from, to }.block(0, &old, &mut new);
+                let tally = Change { delta: None, rows: None, width, from, to }.block(0, &old, &mut new);
                 let mut read = vec![0.0; numbers];
                 from.decode(&old, &mut read);
                 assert_eq!(new, encoded(to, &read), "{from} to {to}, {numbers} numbers in rows of {width}");
                 assert_eq!(tally, Tally::default());
             }
         }
-        let change = Change { delta: None, width: 2, from: Float::F32, to: Float::F16 };
+        let change = Change { delta: None, rows: None, width: 2, from: Float::F32, to: Float::F16 };
         assert_eq!(change.block(0, &[1e6f32.to_le_bytes(); 3].concat(), &mut Vec::new()).not_finite, 3);
     }
 }

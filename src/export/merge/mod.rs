@@ -13,7 +13,7 @@ use std::sync::atomic::AtomicBool;
 pub use order::{Addend, Onto, Order, OtherBase, TrainedOn};
 pub use tally::Tally;
 
-use shard::Rewriting;
+use shard::{Rewriting, Untied};
 
 use crate::adapter::merge::Source;
 use crate::export::card::CARD;
@@ -21,7 +21,7 @@ use crate::export::repack::{self, repack, repacked_bytes};
 use crate::fault::{Exit, Explain, Fault};
 use crate::files::safetensors::Archive;
 use crate::files::{self, Float, Hash, check_space, hash_file, temporary_folder_in, write_atomic, write_folder_atomic};
-use crate::model::{self, Beside, Folder, LinearSpec, Repacking, Target, shard_paths};
+use crate::model::{self, Beside, Folder, LinearSpec, OwnHead, Repacking, Role, Target, shard_paths};
 use crate::report::{Event, Reporter};
 use crate::{adapter, files::safetensors};
 
@@ -75,7 +75,7 @@ fn merge_as(
     report: Reporter,
 ) -> Result<Tally, Error> {
     folder.check_weights()?;
-    let linears = folder.spec.projections();
+    let linears = folder.spec.modules();
     let open = |addend: &Addend| Source::open(&addend.folder, addend.weight, &linears);
     let adapters = order.adapters.iter().map(open).collect::<Result<Vec<_>, _>>()?;
     Source::check_sum(&adapters)?;
@@ -83,13 +83,19 @@ fn merge_as(
     let config = order.base.join("config.json");
     order.check(&config, hash_file(&config)?, report)?;
     order.check_names(&old, report)?;
+    adapters.iter().try_for_each(|adapter| adapter.check_bases(&old))?;
+    let unties = adapters.iter().any(|adapter| adapter.unties);
+    let names: Vec<String> = old.iter().flat_map(|old| old.shapes().into_keys()).collect();
+    let stored = |name: &str| folder.spec.names.stored(name, names.iter().map(String::as_str));
+    let untied = if unties { untied(&linears, &old, stored) } else { None };
 
     let packing = match order.onto {
         Onto::Stored => None,
         Onto::Unpacked { form, packs_head } => Some(Repacking::open(folder, Target::Packed { form, packs_head })?),
     };
-    let rewriting =
-        Rewriting { adapters: &adapters, linears: by_weight(linears), float: order.float, packing: packing.as_ref(), interrupt };
+    let linears = by_weight(linears, stored);
+    let rewriting = Rewriting { adapters: &adapters, linears, untied, float: order.float, packing: packing.as_ref(), interrupt };
+    let own_head = own_head(&rewriting, &old, unties)?;
     let beside = Beside::of(&order.base)?;
     let tensor_bytes = old.iter().map(|old| rewriting.tensor_bytes(old)).sum::<Result<u64, _>>()?;
     let header_bytes = old.iter().map(|old| Ok(rewriting.header(old)?.len() as u64)).sum::<Result<u64, Error>>()?;
@@ -97,7 +103,7 @@ fn merge_as(
     check_space(existing(&order.out), tally.bytes + beside.bytes() + SMALL_FILES_BYTES)?;
     write_folder_atomic(&order.out, |new| {
         let hashes = write_weights(order, &rewriting, &old, new, &mut tally, report)?;
-        beside.copy(new, order.float, tensor_bytes)?;
+        beside.copy(new, order.float, tensor_bytes, own_head.as_ref())?;
         let (base, hashes) = origin.unwrap_or((&order.base, hashes));
         Ok::<_, Error>(write_atomic(&new.join(CARD), card::card(order, base, &tally, &hashes)?.as_bytes())?)
     })?;
@@ -127,8 +133,31 @@ fn write_weights(
     Ok(hashes)
 }
 
-fn by_weight(linears: Vec<LinearSpec>) -> BTreeMap<String, LinearSpec> {
-    linears.into_iter().map(|linear| (format!("{}.weight", linear.name), linear)).collect()
+/// Tensors of embedding and head, where a base has one for both, and one in its files.
+fn untied(linears: &[LinearSpec], old: &[Archive], stored: impl Fn(&str) -> String) -> Option<Untied> {
+    let of = |role: Role| linears.iter().find(|linear| linear.role == role).map(|linear| stored(&linear.weight()));
+    let (embedding, head) = (of(Role::Embedding)?, of(Role::TiedHead)?);
+    // It may be stored twice.
+    let is_stored = old.iter().any(|old| old.shape(&head).is_some());
+    (!is_stored).then_some(Untied { embedding, head })
+}
+
+/// What config and index are to say of a head that was none of its own.
+fn own_head(rewriting: &Rewriting, old: &[Archive], unties: bool) -> Result<Option<OwnHead>, Error> {
+    if !unties {
+        return Ok(None);
+    }
+    for old in old {
+        if let Some(head) = rewriting.head(old)? {
+            return Ok(Some(OwnHead { added: Some((head.name.clone(), name_of(old.path()), head.numbers() as u64)) }));
+        }
+    }
+    Ok(Some(OwnHead { added: None }))
+}
+
+/// Maps by the names of their weights in the files; those of a stack have none.
+fn by_weight(linears: Vec<LinearSpec>, stored: impl Fn(&str) -> String) -> BTreeMap<String, LinearSpec> {
+    linears.into_iter().filter(LinearSpec::is_whole).map(|linear| (stored(&linear.weight()), linear)).collect()
 }
 
 /// The last part of a path.

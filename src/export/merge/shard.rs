@@ -12,7 +12,7 @@ use std::thread;
 use super::Error;
 use super::change::Change;
 use super::tally::Tally;
-use crate::adapter::merge::{Delta, Source};
+use crate::adapter::merge::{Delta, Replacement, Source};
 use crate::files::safetensors::{Archive, Entry};
 use crate::files::{Float, Hash, NewFile, OldFile};
 use crate::model::{LinearSpec, Repacking};
@@ -30,8 +30,10 @@ const PANIC: &str = "what it panics with is not caught";
 /// What is done to every file of a base.
 pub(super) struct Rewriting<'a> {
     pub adapters: &'a [Source],
-    /// Projections by the names of their weights.
+    /// Modules by the names of their weights.
     pub linears: BTreeMap<String, LinearSpec>,
+    /// Where one table was embedding and head and is no more.
+    pub untied: Option<Untied>,
     /// The type of all numbers; `None`: as they are.
     pub float: Option<Float>,
     /// How the base's weights are packed, where adapters are added to what remains of them then.
@@ -40,16 +42,35 @@ pub(super) struct Rewriting<'a> {
     pub interrupt: &'a AtomicBool,
 }
 
+/// A head that comes to be beside the embedding whose numbers it had.
+pub(super) struct Untied {
+    /// The embedding's tensor.
+    pub embedding: String,
+    /// The head's.
+    pub head: String,
+}
+
 impl Rewriting<'_> {
     /// The header of the new file.
     pub fn header(&self, old: &Archive) -> Result<Vec<u8>, Error> {
-        Ok(self.float.map_or_else(|| Ok(old.header().to_vec()), |float| old.header_in(float))?)
+        Ok(match (self.head(old)?, self.float) {
+            (Some(head), float) => old.header_with(float, &head)?,
+            (None, Some(float)) => old.header_in(float)?,
+            (None, None) => old.header().to_vec(),
+        })
     }
 
     /// Bytes of the new file's tensors.
     pub fn tensor_bytes(&self, old: &Archive) -> Result<u64, Error> {
         let of = |entry: &Entry| (entry.numbers() * self.float.unwrap_or(entry.float).bytes()) as u64;
-        Ok(old.entries()?.iter().map(of).sum())
+        Ok(old.entries()?.iter().chain(&self.head(old)?).map(of).sum())
+    }
+
+    /// The head that comes behind the tensors of a file: behind those among which the embedding is.
+    pub fn head(&self, old: &Archive) -> Result<Option<Entry>, Error> {
+        let Some(untied) = &self.untied else { return Ok(None) };
+        let embedding = old.entries()?.into_iter().find(|entry| entry.name == untied.embedding);
+        Ok(embedding.map(|embedding| Entry { name: untied.head.clone(), ..embedding }))
     }
 
     /// Writes the new file; `written` is told of every piece's bytes. Returns the hash of the old one, as it was read.
@@ -98,10 +119,16 @@ impl Rewriting<'_> {
         let (mut tally, mut spare) = (Tally::default(), Vec::new());
         let mut is_taken = pieces.send(self.header(old)?).is_ok();
         for entry in old.entries()? {
-            tally.add(&self.tensor(&entry, &blocks, &mut spare, |piece| is_taken &= pieces.send(piece).is_ok())?);
+            let next = |_| blocks.recv().ok();
+            tally.add(&self.tensor(&entry, next, &mut spare, |piece| is_taken &= pieces.send(piece).is_ok())?);
             if !is_taken {
-                break;
+                return Ok(tally);
             }
+        }
+        if let (Some(head), Some(untied)) = (self.head(old)?, &self.untied) {
+            let (numbers, size) = (old.bytes(&untied.embedding).unwrap_or_default(), head.float.bytes());
+            let next = |of: Range<usize>| numbers.get(of.start * size..of.end * size).map(<[u8]>::to_vec);
+            tally.add(&self.tensor(&head, next, &mut spare, |piece| is_taken &= pieces.send(piece).is_ok())?);
         }
         Ok(tally)
     }
@@ -109,26 +136,29 @@ impl Rewriting<'_> {
     fn tensor(
         &self,
         entry: &Entry,
-        blocks: &Receiver<Vec<u8>>,
+        mut next: impl FnMut(Range<usize>) -> Option<Vec<u8>>,
         spare: &mut Vec<u8>,
         mut send: impl FnMut(Vec<u8>),
     ) -> Result<Tally, Error> {
-        let delta = match (self.linears.get(&entry.name), self.biased(entry)) {
+        let linear = self.linears.get(&entry.name);
+        let delta = match (linear, self.biased(entry)) {
             (Some(linear), _) => Delta::of(self.adapters, linear)?,
             (None, Some(linear)) => Delta::of_bias(self.adapters, linear)?,
             (None, None) => None,
         };
+        let rows = linear.map(|linear| Replacement::of(self.adapters, linear)).transpose()?.flatten();
         let (width, to) = (self.width(entry), self.float.unwrap_or(entry.float));
-        let change = Change { delta: delta.as_ref(), width, from: entry.float, to };
-        let packed = self.packing.map(|packing| packing.weight(&entry.name)).transpose()?.flatten();
+        let change = Change { delta: delta.as_ref(), rows: rows.as_ref(), width, from: entry.float, to };
+        let name = linear.map_or_else(|| entry.name.clone(), LinearSpec::weight);
+        let packed = self.packing.map(|packing| packing.weight(&name)).transpose()?.flatten();
         let change = if packed.is_some() { Change { from: Float::F32, ..change } } else { change };
-        let mut tally = Tally { tensors: 1, merged_tensors: u64::from(delta.is_some()), ..Tally::default() };
+        let mut tally = Tally { tensors: 1, merged_tensors: u64::from(delta.is_some() || rows.is_some()), ..Tally::default() };
         for numbers in self.blocks(entry) {
             if self.interrupt.load(Relaxed) {
                 return Err(Error::Interrupted);
             }
             // Where none comes the reader has ended, and says why.
-            let Ok(mut piece) = blocks.recv() else { break };
+            let Some(mut piece) = next(numbers.clone()) else { break };
             if let Some(packed) = &packed {
                 piece = unpacked(packed, numbers.clone());
             }
@@ -149,7 +179,7 @@ impl Rewriting<'_> {
     /// Numbers of a row, where there are rows.
     fn width(&self, entry: &Entry) -> usize {
         let of_bias = || self.biased(entry).map_or(PIECE_NUMBERS, |linear| linear.outputs);
-        self.linears.get(&entry.name).map_or_else(of_bias, |linear| linear.inputs)
+        self.linears.get(&entry.name).map_or_else(of_bias, |linear| linear.weight_shape()[1])
     }
 
     /// The projection whose bias it is.

@@ -51,10 +51,24 @@ impl Archive {
         if entries.iter().all(|entry| entry.float == float) {
             return Ok(self.header().to_vec());
         }
+        self.header_of(&entries, Some(float))
+    }
+
+    /// The header of the same tensors and one more behind them, all of type `float` or of their own.
+    ///
+    /// # Errors
+    /// A tensor is not of f32, f16 or bf16.
+    pub fn header_with(&self, float: Option<Float>, last: &Entry) -> Result<Vec<u8>, Error> {
+        let entries = [self.entries()?, vec![last.clone()]].concat();
+        self.header_of(&entries, float)
+    }
+
+    fn header_of(&self, entries: &[Entry], float: Option<Float>) -> Result<Vec<u8>, Error> {
         let parsed = serde_json::from_slice::<Map<String, Value>>(&self.header()[size_of::<u64>()..]);
         let mut header = parsed.map_err(|error| Error::Damaged { path: self.path.clone(), reason: error.to_string() })?;
         let mut start = 0;
-        for entry in &entries {
+        for entry in entries {
+            let float = float.unwrap_or(entry.float);
             let end = start + entry.numbers() * float.bytes();
             let (dtype, offsets) = (float.to_string(), [start, end]);
             header.insert(entry.name.clone(), json!({"dtype": dtype, "shape": entry.shape, "data_offsets": offsets}));

@@ -1,27 +1,57 @@
 //! config.json to [`DecoderSpec`], one file a family; `model_type` is matched here and nowhere else.
 
+mod deepseek;
+mod falcon;
 mod gemma;
 mod gemma2;
 mod gemma3_text;
+mod gpt_oss;
 mod granite;
 mod llama;
 mod mistral;
+mod mixtral;
 mod olmo2;
 mod phi3;
 mod qwen2;
 mod qwen3;
+mod qwen3_moe;
 mod rope;
 mod smollm3;
 
 use super::Error;
 use super::config::{Config, list};
-use super::spec::{DecoderSpec, GatedSpec, GroupedSpec, LayerSpec, Modules, NormPlacement, QueryKeyNorm};
+use super::layout::Names;
+use super::spec::{
+    DecoderSpec, ExpertForm, ExpertsSpec, GatedSpec, GroupedSpec, LatentSpec, LayerSpec, Modules, NormKind, NormPlacement,
+    PlainSpec, QueryKeyNorm,
+};
 use crate::nn::attention::Span;
+use crate::nn::experts::{RouterGroups, RouterScore, RouterSpec};
 
-const KNOWN: [&str; 11] =
-    ["gemma", "gemma2", "gemma3_text", "granite", "llama", "mistral", "olmo2", "phi3", "qwen2", "qwen3", "smollm3"];
+/// What reads the config of a family.
+type Reader = fn(&Config) -> Result<DecoderSpec, Error>;
+
+const KNOWN: [(&str, Reader); 17] = [
+    ("deepseek_v2", deepseek::second),
+    ("deepseek_v3", deepseek::third),
+    ("falcon", falcon::spec),
+    ("gemma", gemma::spec),
+    ("gemma2", gemma2::spec),
+    ("gemma3_text", gemma3_text::spec),
+    ("gpt_oss", gpt_oss::spec),
+    ("granite", granite::spec),
+    ("llama", llama::spec),
+    ("mistral", mistral::spec),
+    ("mixtral", mixtral::spec),
+    ("olmo2", olmo2::spec),
+    ("phi3", phi3::spec),
+    ("qwen2", qwen2::spec),
+    ("qwen3", qwen3::spec),
+    ("qwen3_moe", qwen3_moe::spec),
+    ("smollm3", smollm3::spec),
+];
 /// Who packed the weights of a base that is stored packed.
-const BITSANDBYTES: &str = "bitsandbytes";
+const PACKERS: [&str; 2] = ["bitsandbytes", "mxfp4"];
 /// More layers than any model has, and few enough to be described before the weights are looked at.
 const MAX_LAYERS: usize = 10_000;
 
@@ -29,25 +59,29 @@ const MAX_LAYERS: usize = 10_000;
 pub(super) fn spec(config: &Config) -> Result<DecoderSpec, Error> {
     if let Some(stored) = config.section("quantization_config")? {
         let is_old = stored.flag("load_in_4bit", false)? || stored.flag("load_in_8bit", false)?;
-        let method = stored.text("quant_method")?.unwrap_or(if is_old { BITSANDBYTES } else { "missing" });
-        if method != BITSANDBYTES {
-            let message = format!("`quant_method` of `quantization_config` is `{method}`, known is `{BITSANDBYTES}`");
+        let method = stored.text("quant_method")?.unwrap_or(if is_old { PACKERS[0] } else { "missing" });
+        if !PACKERS.contains(&method) {
+            let message = format!("`quant_method` of `quantization_config` is `{method}`, known are {}", list(&PACKERS));
             return Err(config.fault(message));
         }
     }
-    match config.text("model_type")?.unwrap_or("") {
-        "gemma" => gemma::spec(config),
-        "gemma2" => gemma2::spec(config),
-        "gemma3_text" => gemma3_text::spec(config),
-        "granite" => granite::spec(config),
-        "llama" => llama::spec(config),
-        "mistral" => mistral::spec(config),
-        "olmo2" => olmo2::spec(config),
-        "phi3" => phi3::spec(config),
-        "qwen2" => qwen2::spec(config),
-        "qwen3" => qwen3::spec(config),
-        "smollm3" => smollm3::spec(config),
-        other => Err(config.fault(format!("`model_type` is `{other}`, known are {}", list(&KNOWN)))),
+    let reader = |config: &Config| {
+        let family = config.text("model_type")?.unwrap_or("missing").to_owned();
+        Ok::<_, Error>((KNOWN.iter().find(|(known, _)| *known == family).map(|(_, read)| *read), family))
+    };
+    let (read, family) = reader(config)?;
+    if let Some(read) = read {
+        return read(config);
+    }
+    let known = list(&KNOWN.map(|(known, _)| known));
+    let Some(text) = config.section("text_config")? else {
+        return Err(config.fault(format!("`model_type` is `{family}`, known are {known}")));
+    };
+    match reader(&text)? {
+        (Some(read), _) => Ok(DecoderSpec { names: Names::WRAPPED, ..read(&text.with_absent(config, "tie_word_embeddings"))? }),
+        (None, inner) => {
+            Err(config.fault(format!("`model_type` is `{family}`, and that of its `text_config` `{inner}`, known are {known}")))
+        }
     }
 }
 
@@ -60,13 +94,39 @@ fn decoder(config: &Config, context: usize, layer: impl Fn(usize) -> Result<Laye
     if layers > MAX_LAYERS {
         return Err(config.fault(format!("`num_hidden_layers` is `{layers}`, expected at most {MAX_LAYERS}")));
     }
-    let layers = (0..layers).map(layer).collect::<Result<_, Error>>()?;
+    let layers = (0..layers).map(layer).collect::<Result<Vec<_>, Error>>()?;
+    layers.iter().filter_map(|layer| layer.mlp.experts()).try_for_each(|experts| check_router(config, &experts.router))?;
     Ok(DecoderSpec {
         tied_head: config.flag("tie_word_embeddings", false)?,
         norm_epsilon: config.number_or_none("rms_norm_eps")?.unwrap_or(1e-6),
         context: config.size_or_none("max_position_embeddings")?.unwrap_or(context),
         ..DecoderSpec::new(config.size("vocab_size")?, config.size("hidden_size")?, layers)
     })
+}
+
+/// More experts than any layer has.
+const MAX_EXPERTS: usize = 512;
+
+/// A router that cannot choose so many is refused.
+fn check_router(config: &Config, router: &RouterSpec) -> Result<(), Error> {
+    let RouterSpec { experts, chosen, .. } = *router;
+    if experts > MAX_EXPERTS || chosen > experts {
+        return Err(config.fault(format!("a layer has {experts} experts, of which a token is sent to {chosen}, expected at most {MAX_EXPERTS} and no more than there are")));
+    }
+    let Some(RouterGroups { count, chosen: groups }) = router.groups else { return Ok(()) };
+    if !experts.is_multiple_of(count) || groups > count || groups * (experts / count) < chosen {
+        return Err(config.fault(format!(
+            "`n_group` is {count}, of which `topk_group`, {groups}, are looked at: {experts} experts do not divide so, or {chosen} cannot be chosen from them"
+        )));
+    }
+    Ok(())
+}
+
+/// With the coefficient of the load-balancing loss, which transformers adds where `output_router_logits` says so.
+fn router_aux(config: &Config, spec: DecoderSpec) -> Result<DecoderSpec, Error> {
+    let is_on = config.flag("output_router_logits", false)?;
+    let coefficient = config.number_or_zero("router_aux_loss_coef")?.unwrap_or(0.001);
+    Ok(DecoderSpec { router_aux_loss_coef: if is_on { coefficient } else { 0.0 }, ..spec })
 }
 
 /// A layer with a gate of `SiLU`.

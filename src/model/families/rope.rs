@@ -53,14 +53,35 @@ pub(super) fn of_kind(config: &Config, kind: &str, head_dim: usize, context: usi
     with_theta(config, head_dim, context, theta)
 }
 
+/// What scores are multiplied by, twice, where the rotation says so by `mscale_all_dim` (`yarn_apply_mscale` of transformers): 1 elsewhere.
+pub(super) fn magnitude(config: &Config) -> Result<f64, Error> {
+    let section = match config.section("rope_parameters")? {
+        Some(section) => Some(section),
+        None => config.section("rope_scaling")?,
+    };
+    let Some(section) = section else { return Ok(1.0) };
+    let kind = section.text("rope_type")?.or(section.text("type")?).unwrap_or("default");
+    match (kind, section.number_or_zero("mscale_all_dim")?) {
+        ("default", _) | (_, None) => Ok(1.0),
+        (_, Some(m)) => Ok(yarn_term(section.number("factor")?, m)),
+    }
+}
+
 fn read(config: &Config, section: Option<Config>, head_dim: usize, context: usize, theta: f64) -> Result<RopeSpec, Error> {
     let nested = section.as_ref().and_then(|section| section.number_or_none("rope_theta").transpose()).transpose()?;
     let theta = nested.unwrap_or(theta);
     let context = config.size_or_none("max_position_embeddings")?.unwrap_or(context);
     let outside = config.size_or_none("original_max_position_embeddings")?;
-    for holder in [Some(config), section.as_ref()].into_iter().flatten() {
-        if let Some(share) = holder.number_or_none("partial_rotary_factor")?.filter(|share| (share - 1.0).abs() > 1e-9) {
-            return Err(config.fault(format!("`partial_rotary_factor` is {share}, known is 1")));
+    let mut head_dim = head_dim;
+    for holder in [section.as_ref(), Some(config)].into_iter().flatten() {
+        if let Some(share) = holder.number_or_none("partial_rotary_factor")? {
+            let turned = (head_dim as f64 * share) as usize;
+            if share > 1.0 || turned == 0 || turned % 2 != 0 {
+                let wrong = format!("`partial_rotary_factor` is {share}: {turned} of {head_dim} features would be turned");
+                return Err(config.fault(format!("{wrong}, expected an even number of them")));
+            }
+            head_dim = turned;
+            break;
         }
     }
     let scaling = section.map_or(Ok(RopeScaling::Default), |section| scaling(&section, head_dim, context, outside))?;
@@ -117,9 +138,13 @@ fn scaling(section: &Config, head_dim: usize, context: usize, outside: Option<us
     }
 }
 
+fn yarn_term(factor: f64, m: f64) -> f64 {
+    if factor <= 1.0 { 1.0 } else { 0.1 * m * factor.ln() + 1.0 }
+}
+
 /// 0.1 m ln(factor) + 1, or the ratio of two such terms where the config gives both.
 fn yarn_attention_factor(section: &Config, factor: f64) -> Result<f64, Error> {
-    let term = |m: f64| if factor <= 1.0 { 1.0 } else { 0.1 * m * factor.ln() + 1.0 };
+    let term = |m: f64| yarn_term(factor, m);
     let (mscale, all_dim) = (section.number_or_none("mscale")?, section.number_or_none("mscale_all_dim")?);
     let default = match (mscale, all_dim) {
         (Some(mscale), Some(all_dim)) => term(mscale) / term(all_dim),

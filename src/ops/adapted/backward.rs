@@ -8,9 +8,10 @@ use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, NodeGuard, Ops, OpsKind};
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, AutodiffBackend, Backend, TensorMetadata};
+use burn::tensor::DType;
 
-use super::group::{Linear, Linears};
-use super::{dropped, forward, product, scaled};
+use super::group::{self, Group, Linear, Linears};
+use super::{dropped, forward_groups, placed, product, rows_of, scaled};
 use crate::ops::base::Base;
 use crate::ops::dropout::{KeyedDropout, Mask};
 use crate::ops::product::{Products, Wanted, columns_of};
@@ -25,29 +26,43 @@ enum Of {
     Onto,
 }
 
-/// What backward needs: x where a weight or A trains, and what is small or constant.
+/// What backward needs of a group: x where a weight or A trains, and what is small or constant.
 #[derive(Debug, Clone)]
 struct Kept<B: Backend> {
     x: Option<FloatTensor<B>>,
     linears: Linears<FloatTensor<B>>,
     narrow: Option<FloatTensor<B>>,
     mask: Option<Mask>,
-    /// Of each parent.
+    /// What is wanted.
     parents: Vec<Of>,
 }
 
-/// [`forward`] on the tape. Parents of the step are those operands that are tracked.
+/// What backward needs of all groups.
+#[derive(Debug, Clone)]
+struct KeptGroups<B: Backend> {
+    x: Option<FloatTensor<B>>,
+    groups: Vec<Group<FloatTensor<B>>>,
+    narrows: Vec<Option<FloatTensor<B>>>,
+    mask: Option<Mask>,
+    /// Of each parent, its group and what it is there; x is of the first.
+    parents: Vec<(usize, Of)>,
+}
+
+/// [`forward_groups`] on the tape. Parents of the step are those operands that are tracked.
 pub(super) fn record<B: Products + KeyedDropout, C: CheckpointStrategy>(
     x: FloatTensor<Autodiff<B, C>>,
-    linears: Linears<FloatTensor<Autodiff<B, C>>>,
+    groups: Vec<Group<FloatTensor<Autodiff<B, C>>>>,
     mask: Option<Mask>,
 ) -> FloatTensor<Autodiff<B, C>> {
-    let mut places = vec![Of::X];
-    for (index, map) in linears.maps.iter().enumerate() {
-        places.extend(map.weight.dense().map(|_| Of::Weight(index)));
-        places.extend(map.adapter.iter().flat_map(|_| [Of::A(index), Of::B(index)]));
+    let mut places = vec![(0, Of::X)];
+    for (group, Group { linears, .. }) in groups.iter().enumerate() {
+        for (index, map) in linears.maps.iter().enumerate() {
+            places.extend(map.weight.dense().map(|_| (group, Of::Weight(index))));
+            places.extend(map.adapter.iter().flat_map(|_| [(group, Of::A(index)), (group, Of::B(index))]));
+        }
+        places.extend(linears.onto.iter().map(|_| (group, Of::Onto)));
     }
-    let (mut places, mut parents, mut nodes) = (places.into_iter().chain([Of::Onto]), Vec::new(), Vec::new());
+    let (mut places, mut parents, mut nodes) = (places.into_iter(), Vec::new(), Vec::new());
     let mut untracked = |tensor: FloatTensor<Autodiff<B, C>>| {
         let (place, is_tracked) = (places.next().expect("one an operand"), tensor.is_tracked());
         let (primitive, node) = tensor.into_parts();
@@ -58,11 +73,11 @@ pub(super) fn record<B: Products + KeyedDropout, C: CheckpointStrategy>(
         primitive
     };
     let x = untracked(x);
-    let linears = linears.map(untracked);
-    let (output, narrow) = forward::<B>(&x, &linears, mask.clone());
-    let keeps_x = parents.iter().any(|of| matches!(of, Of::Weight(_) | Of::A(_)));
-    let linears = Linears { onto: None, ..linears };
-    let kept = Kept { x: keeps_x.then_some(x), linears, narrow, mask, parents };
+    let mut groups = group::map(groups, untracked);
+    let (output, narrows) = forward_groups::<B>(&x, &groups, mask.as_ref());
+    let keeps_x = parents.iter().any(|(_, of)| matches!(of, Of::Weight(_) | Of::A(_)));
+    groups.iter_mut().for_each(|group| group.linears.onto = None);
+    let kept = KeptGroups { x: keeps_x.then_some(x), groups, narrows, mask, parents };
     match nodes.len() {
         0 => <Autodiff<B, C> as AutodiffBackend>::from_inner(output),
         1 => with_parents::<B, C, 1>(nodes, kept, output),
@@ -73,17 +88,26 @@ pub(super) fn record<B: Products + KeyedDropout, C: CheckpointStrategy>(
         6 => with_parents::<B, C, 6>(nodes, kept, output),
         7 => with_parents::<B, C, 7>(nodes, kept, output),
         8 => with_parents::<B, C, 8>(nodes, kept, output),
-        more => unreachable!("{more} operands that train, of three maps at most"),
+        9..=64 => with_parents::<B, C, 64>(nodes, kept, output),
+        65..=512 => with_parents::<B, C, 512>(nodes, kept, output),
+        513..=4096 => with_parents::<B, C, 4096>(nodes, kept, output),
+        more => unreachable!("{more} operands that train, of three maps at most of 512 groups"),
     }
 }
 
+/// A step has a number of parents that is known when it is compiled: those that are left over are constants.
 fn with_parents<B: Products + KeyedDropout, C: CheckpointStrategy, const N: usize>(
-    nodes: Vec<NodeGuard>,
-    kept: Kept<B>,
+    mut nodes: Vec<NodeGuard>,
+    kept: KeptGroups<B>,
     output: FloatTensor<B>,
 ) -> FloatTensor<Autodiff<B, C>> {
-    let nodes: [NodeGuard; N] = nodes.try_into().expect("so many were counted");
-    match AdaptedBackward.prepare::<C>(nodes).compute_bound().stateful() {
+    let (device, dtype) = (output.device(), output.dtype());
+    nodes.resize_with(N, || {
+        let constant = B::float_zeros([1].into(), &device, dtype.into());
+        <Autodiff<B, C> as AutodiffBackend>::from_inner(constant).into_parts().1
+    });
+    let Ok(nodes) = <Box<[NodeGuard; N]>>::try_from(nodes.into_boxed_slice()) else { unreachable!("so many were made") };
+    match AdaptedBackward.prepare::<C>(*nodes).compute_bound().stateful() {
         OpsKind::Tracked(prep) => prep.finish(kept, output),
         OpsKind::UnTracked(prep) => prep.finish(output),
     }
@@ -94,17 +118,58 @@ fn with_parents<B: Products + KeyedDropout, C: CheckpointStrategy, const N: usiz
 struct AdaptedBackward;
 
 impl<B: Products + KeyedDropout, const N: usize> Backward<B, N> for AdaptedBackward {
-    type State = Kept<B>;
+    type State = KeptGroups<B>;
 
     fn backward(self, ops: Ops<Self::State, N>, grads: &mut Gradients, _checkpointer: &mut Checkpointer) {
         let (kept, gradient) = (ops.state, grads.consume::<B>(&ops.node));
         let parents = kept.parents.clone();
-        for (of, gradient) in gradients(kept, gradient) {
-            let parent = parents.iter().position(|parent| *parent == of).and_then(|place| ops.parents[place].as_ref());
-            if let Some(parent) = parent {
-                grads.register::<B>(parent.id, gradient);
+        let mut found = of_groups(kept, &gradient);
+        for (place, parent) in parents.iter().zip(&ops.parents) {
+            let index = found.iter().position(|(of, _)| of == place);
+            if let (Some(index), Some(parent)) = (index, parent) {
+                grads.register::<B>(parent.id, found.swap_remove(index).1);
             }
         }
+    }
+}
+
+/// The gradients that are wanted of all groups.
+fn of_groups<B: Products + KeyedDropout>(kept: KeptGroups<B>, gradient: &FloatTensor<B>) -> Vec<((usize, Of), FloatTensor<B>)> {
+    let KeptGroups { x, groups, narrows, mask, parents } = kept;
+    let wants_x = parents.contains(&(0, Of::X));
+    let (mut found, mut of_x) = (Vec::new(), Vec::new());
+    for ((index, (rows, Group { linears, .. })), narrow) in placed(&groups).enumerate().zip(narrows) {
+        let own = parents.iter().filter(|(group, of)| *group == index && *of != Of::X).map(|(_, of)| *of);
+        if rows.is_empty() {
+            found.extend(own.filter_map(|of| Some(((index, of), nothing::<B>(linears, of)?))));
+            continue;
+        }
+        let kept = Kept::<B> {
+            x: x.as_ref().map(|x| rows_of::<B>(x, rows.clone())),
+            linears: linears.clone(),
+            narrow,
+            mask: mask.as_ref().map(|mask| mask.of(rows.clone())),
+            parents: wants_x.then_some(Of::X).into_iter().chain(own).collect(),
+        };
+        for (of, gradient) in gradients(kept, rows_of::<B>(gradient, rows)) {
+            if of == Of::X { of_x.push(gradient) } else { found.push(((index, of), gradient)) }
+        }
+    }
+    if wants_x {
+        let whole = if of_x.len() == 1 { of_x.remove(0) } else { B::float_cat(of_x, 0) };
+        found.push(((0, Of::X), whole));
+    }
+    found
+}
+
+/// The gradient of what no row came by.
+fn nothing<B: Backend>(linears: &Linears<FloatTensor<B>>, of: Of) -> Option<FloatTensor<B>> {
+    let like = |tensor: &FloatTensor<B>| B::float_zeros(tensor.shape(), &tensor.device(), DType::F32.into());
+    match of {
+        Of::Weight(index) => linears.maps[index].weight.dense().map(like),
+        Of::A(index) => linears.maps[index].adapter.as_ref().map(|adapter| like(&adapter.a)),
+        Of::B(index) => linears.maps[index].adapter.as_ref().map(|adapter| like(&adapter.b)),
+        Of::X | Of::Onto => None,
     }
 }
 

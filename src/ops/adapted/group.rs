@@ -54,25 +54,45 @@ impl<T> Linears<T> {
     }
 }
 
-/// [`Linears`] of a backend.
+/// The maps of some rows that follow on those of the group before.
 #[derive(Debug, Clone)]
-pub struct Group<B: Backend>(pub(super) Linears<FloatTensor<B>>);
+pub struct Group<T = Tensor<2>> {
+    /// How many rows.
+    pub rows: usize,
+    /// Their maps; of all groups as wide.
+    pub linears: Linears<T>,
+}
 
-impl<B: Backend> ExtensionType<B> for Group<B> {
-    type Target = Group<Dispatch>;
+/// All [`Group`]s of a backend.
+#[derive(Debug, Clone)]
+pub struct Groups<B: Backend>(pub(super) Vec<Group<FloatTensor<B>>>);
+
+impl<B: Backend> Groups<B> {
+    fn tensors(&self) -> impl Iterator<Item = &Linears<FloatTensor<B>>> {
+        self.0.iter().map(|group| &group.linears)
+    }
+}
+
+/// The same groups of other tensors.
+pub(super) fn map<T, U>(groups: Vec<Group<T>>, mut of: impl FnMut(T) -> U) -> Vec<Group<U>> {
+    groups.into_iter().map(|Group { rows, linears }| Group { rows, linears: linears.map(&mut of) }).collect()
+}
+
+impl<B: Backend> ExtensionType<B> for Groups<B> {
+    type Target = Groups<Dispatch>;
 
     fn map_to_dispatch<F>(self, map_kind: F, autodiff: DispatchAutodiffContext) -> Self::Target
     where
         F: Fn(BackendTensor<B>) -> DispatchTensorKind,
     {
-        Group(self.0.map(|tensor| DispatchTensor { kind: map_kind(BackendTensor::Float(tensor)), autodiff }))
+        Groups(map(self.0, |tensor| DispatchTensor { kind: map_kind(BackendTensor::Float(tensor)), autodiff }))
     }
 
     fn map_from_dispatch<F>(target: Self::Target, unwrap_kind: F) -> Self
     where
         F: Fn(DispatchTensor) -> BackendTensor<B>,
     {
-        Self(target.0.map(|tensor| unwrap_kind(tensor).float()))
+        Self(map(target.0, |tensor| unwrap_kind(tensor).float()))
     }
 
     fn routing_tensor(target: &Self::Target) -> Option<&DispatchTensor> {
@@ -80,12 +100,12 @@ impl<B: Backend> ExtensionType<B> for Group<B> {
     }
 
     fn routing_float_tensor(target: &Self::Target) -> Option<&DispatchTensor> {
-        target.0.maps.iter().find_map(|map| map.weight.dense())
+        target.tensors().find_map(|linears| linears.maps.iter().find_map(|map| map.weight.dense()))
     }
 
     fn autodiff_context(target: &Self::Target) -> DispatchAutodiffContext {
         let mut context = DispatchAutodiffContext::Disabled;
-        target.0.clone().map(|tensor| context = context.merge(tensor.autodiff));
+        map(target.0.clone(), |tensor| context = context.merge(tensor.autodiff));
         context
     }
 }

@@ -3,18 +3,22 @@
 //! Maps that share an input (query, key and value; gate and up) are one product whose columns lie side by side: threads are called once,
 //! and x gets one gradient. An adapter's product is added while a tile of y is in the cache, in backward too, and the tape keeps x and
 //! the narrow s · drop(x) A only.
+//!
+//! Rows may be of several groups with maps of their own, as tokens are of the experts that they are sent to.
 
 mod backward;
 mod group;
 #[cfg(test)]
 mod tests;
 
+use std::ops::Range;
+
 use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, Backend, Dispatch, Flex, TensorMetadata, backend_extension};
 use burn::tensor::{Tensor, TensorData};
 
-pub use self::group::{Adapter, Group, Linear, Linears};
+pub use self::group::{Adapter, Group, Groups, Linear, Linears};
 use super::base::Base;
 use super::dropout::{KeyedDropout, Mask};
 use super::product::{Products, Wanted, columns_of};
@@ -24,34 +28,83 @@ use super::product::{Products, Wanted, columns_of};
 /// # Shapes
 /// `x` [tokens, in], result [tokens, out of all maps], in their order; a mask has as many tokens.
 pub fn adapted(x: Tensor<2>, linears: Linears, mask: Option<&Mask>) -> Tensor<2> {
-    let linears = Group(linears.map(Tensor::into_dispatch));
-    Tensor::from_dispatch(<Dispatch as Adapted>::adapted(x.into_dispatch(), linears, mask.cloned()))
+    let group = Group { rows: x.dims()[0], linears };
+    adapted_by_group(x, vec![group], mask)
+}
+
+/// [`adapted`] of rows of which each group has maps of its own. What trains in the maps of a group without rows gets gradients of 0.
+///
+/// # Shapes
+/// `x` [rows of all groups, in], result [rows, out of all maps of a group]; a mask has as many tokens.
+///
+/// # Panics
+/// Several groups are to go onto what is given.
+pub fn adapted_by_group(x: Tensor<2>, groups: Vec<Group>, mask: Option<&Mask>) -> Tensor<2> {
+    assert!(groups.len() == 1 || groups.iter().all(|group| group.linears.onto.is_none()), "groups go onto nothing");
+    let groups = Groups(group::map(groups, Tensor::into_dispatch));
+    Tensor::from_dispatch(<Dispatch as Adapted>::adapted(x.into_dispatch(), groups, mask.cloned()))
 }
 
 /// Linear maps with adapters.
 #[backend_extension(Flex, Cube: cfg(any(feature = "wgpu", feature = "cuda")), Autodiff)]
 pub trait Adapted: Backend {
-    /// See [`adapted`].
-    fn adapted(x: FloatTensor<Self>, #[extension_type] linears: Group<Self>, mask: Option<Mask>) -> FloatTensor<Self>;
+    /// See [`adapted_by_group`].
+    fn adapted(x: FloatTensor<Self>, #[extension_type] groups: Groups<Self>, mask: Option<Mask>) -> FloatTensor<Self>;
 }
 
 impl Adapted for Flex {
-    fn adapted(x: FloatTensor<Self>, linears: Group<Self>, mask: Option<Mask>) -> FloatTensor<Self> {
-        forward::<Self>(&x, &linears.0, mask).0
+    fn adapted(x: FloatTensor<Self>, groups: Groups<Self>, mask: Option<Mask>) -> FloatTensor<Self> {
+        forward_groups::<Self>(&x, &groups.0, mask.as_ref()).0
     }
 }
 
 #[cfg(any(feature = "wgpu", feature = "cuda"))]
 impl Adapted for burn::backend::Cube {
-    fn adapted(x: FloatTensor<Self>, linears: Group<Self>, mask: Option<Mask>) -> FloatTensor<Self> {
-        forward::<Self>(&x, &linears.0, mask).0
+    fn adapted(x: FloatTensor<Self>, groups: Groups<Self>, mask: Option<Mask>) -> FloatTensor<Self> {
+        forward_groups::<Self>(&x, &groups.0, mask.as_ref()).0
     }
 }
 
 impl<B: Backend + Adapted + Products + KeyedDropout, C: CheckpointStrategy> Adapted for Autodiff<B, C> {
-    fn adapted(x: FloatTensor<Self>, linears: Group<Self>, mask: Option<Mask>) -> FloatTensor<Self> {
-        backward::record::<B, C>(x, linears.0, mask)
+    fn adapted(x: FloatTensor<Self>, groups: Groups<Self>, mask: Option<Mask>) -> FloatTensor<Self> {
+        backward::record::<B, C>(x, groups.0, mask)
     }
+}
+
+/// Results of all groups one below the other, and what [`forward`] gives beside each; nothing of a group without rows.
+fn forward_groups<B: Products + KeyedDropout>(
+    x: &FloatTensor<B>,
+    groups: &[Group<FloatTensor<B>>],
+    mask: Option<&Mask>,
+) -> (FloatTensor<B>, Vec<Option<FloatTensor<B>>>) {
+    let (mut outputs, mut narrows) = (Vec::new(), Vec::new());
+    for (rows, group) in placed(groups) {
+        if rows.is_empty() {
+            narrows.push(None);
+            continue;
+        }
+        let mask = mask.map(|mask| mask.of(rows.clone()));
+        let (output, narrow) = forward::<B>(&rows_of::<B>(x, rows), &group.linears, mask);
+        outputs.push(output);
+        narrows.push(narrow);
+    }
+    let output = if outputs.len() == 1 { outputs.remove(0) } else { B::float_cat(outputs, 0) };
+    (output, narrows)
+}
+
+/// Each group with its rows.
+fn placed<T>(groups: &[Group<T>]) -> impl Iterator<Item = (Range<usize>, &Group<T>)> {
+    groups.iter().scan(0, |before, group| {
+        let rows = *before..*before + group.rows;
+        *before = rows.end;
+        Some((rows, group))
+    })
+}
+
+/// Some rows of a matrix.
+fn rows_of<B: Backend>(matrix: &FloatTensor<B>, rows: Range<usize>) -> FloatTensor<B> {
+    let [count, width] = matrix.shape().dims();
+    if rows == (0..count) { matrix.clone() } else { B::float_slice(matrix.clone(), &[rows.into(), (0..width).into()]) }
 }
 
 /// The result, and the narrow s · drop(x) A of all adapters side by side, [tokens, ranks].

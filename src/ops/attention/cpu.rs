@@ -9,7 +9,7 @@ use super::backward::{Given, backward};
 use super::forward::{Inputs, forward};
 use super::score::Score;
 use super::seen::Seen;
-use super::{TiledAttention, sizes};
+use super::{TiledAttention, sizes, with_sinks};
 use crate::ops::numbers::{read, row_major, tensor};
 
 /// Queries and keys of a tile: 64 · 64 scores and as many features of 64 keys stay in a core's nearest cache.
@@ -46,13 +46,14 @@ impl TiledAttention for Flex {
         value: FloatTensor<Self>,
         first: Arc<[u32]>,
         score: Score,
+        sinks: Option<Arc<[f32]>>,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
         let [query, key, value] = [query, key, value].map(row_major);
         let sizes = sizes::<Self>(&query, &key, &first);
         let seen = Seen { sizes, first: &first };
         let mixed = forward(&Inputs { query: read(&query), key: read(&key), value: read(&value), seen, score }, tile());
         let of_queries = [sizes.batch, sizes.queries, sizes.heads].into();
-        (tensor(mixed.output, query.shape()), tensor(mixed.log_sums, of_queries))
+        with_sinks::<Self>(tensor(mixed.output, query.shape()), tensor(mixed.log_sums, of_queries), sinks.as_deref())
     }
 
     fn tiled_attention_gradients(

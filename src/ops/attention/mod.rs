@@ -23,7 +23,7 @@ use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, AutodiffBackend, Backend, Dispatch, TensorMetadata, backend_extension};
-use burn::tensor::Tensor;
+use burn::tensor::{Tensor, TensorData};
 
 #[cfg(test)]
 pub(crate) use cpu::in_tiles;
@@ -42,20 +42,35 @@ use super::differentiate;
 /// # Shapes
 /// `query` and the result [batch, queries, heads, d], `key` and `value` [batch, keys, kv heads, d], `first` [batch · queries].
 pub fn attention(query: Tensor<4>, key: Tensor<4>, value: Tensor<4>, first: &Arc<[u32]>, score: Score) -> Tensor<4> {
+    attention_with_sinks(query, key, value, first, score, None)
+}
+
+/// [`attention`] where every head has a sink besides: a score, one number a head, that takes its share of the softmax and has no value
+/// (Xiao et al. 2023, arXiv:2309.17453). It is a constant.
+pub fn attention_with_sinks(
+    query: Tensor<4>,
+    key: Tensor<4>,
+    value: Tensor<4>,
+    first: &Arc<[u32]>,
+    score: Score,
+    sinks: Option<&Arc<[f32]>>,
+) -> Tensor<4> {
     let [query, key, value] = [query, key, value].map(Tensor::into_dispatch);
-    Tensor::from_dispatch(<Dispatch as TiledAttention>::tiled_attention(query, key, value, first.clone(), score).0)
+    let (output, _) = <Dispatch as TiledAttention>::tiled_attention(query, key, value, first.clone(), score, sinks.cloned());
+    Tensor::from_dispatch(output)
 }
 
 /// Attention and the three gradients of it.
 #[backend_extension(Flex, Cube: cfg(any(feature = "wgpu", feature = "cuda")), Autodiff)]
 pub trait TiledAttention: Backend {
-    /// See [`attention`]; beside its result the logarithm of the sum of a query's exponentials, [batch, queries, heads].
+    /// See [`attention_with_sinks`]; beside its result the logarithm of the sum of a query's exponentials, [batch, queries, heads].
     fn tiled_attention(
         query: FloatTensor<Self>,
         key: FloatTensor<Self>,
         value: FloatTensor<Self>,
         first: Arc<[u32]>,
         score: Score,
+        sinks: Option<Arc<[f32]>>,
     ) -> (FloatTensor<Self>, FloatTensor<Self>);
 
     /// The gradients of `query`, `key` and `value`, given what forward gave and the gradient of its output.
@@ -70,6 +85,27 @@ pub trait TiledAttention: Backend {
         first: Arc<[u32]>,
         score: Score,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
+}
+
+/// What heads give, and the logarithms of their sums, where each has a sink s too: O σ and L' = log(e^L + e^s), with σ = e^(L - L'). Backward
+/// needs no more: its weights e^(S - L') and its D = rowsum(dO ∘ O) are those of the softmax in which the sink has a value of 0.
+fn with_sinks<B: Backend>(
+    output: FloatTensor<B>,
+    log_sums: FloatTensor<B>,
+    sinks: Option<&[f32]>,
+) -> (FloatTensor<B>, FloatTensor<B>) {
+    let Some(sinks) = sinks else { return (output, log_sums) };
+    let (device, [batch, queries, heads]) = (output.device(), log_sums.shape().dims());
+    let sinks = TensorData::new(sinks.to_vec(), [1, 1, heads]);
+    let sinks = B::float_expand(B::float_from_data(sinks, &device), [batch, queries, heads].into());
+    // log(e^L + e^s) = s + log(1 + e^(L - s)), which neither number carries beyond what 32 bits hold where it is said by the larger one.
+    let apart = B::float_sub(log_sums.clone(), sinks.clone());
+    let beyond = B::float_log1p(B::float_exp(B::float_neg(B::float_abs(apart.clone()))));
+    let larger = B::float_add(sinks, B::float_clamp_min(apart, 0.0.into()));
+    let joint = B::float_add(larger, beyond);
+    let share = B::float_exp(B::float_sub(log_sums, joint.clone()));
+    let share = B::float_cast(B::float_reshape(share, [batch, queries, heads, 1].into()), output.dtype().into());
+    (B::float_mul(output, share), joint)
 }
 
 /// The sizes of these tensors, one `first` a query.
@@ -88,9 +124,11 @@ impl TiledAttention for burn::backend::Cube {
         value: FloatTensor<Self>,
         first: Arc<[u32]>,
         score: Score,
+        sinks: Option<Arc<[f32]>>,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
         let seen = Seen { sizes: sizes::<Self>(&query, &key, &first), first: &first };
-        super::cube::attention::forward(query, key, value, &seen, score)
+        let (output, log_sums) = super::cube::attention::forward(query, key, value, &seen, score);
+        with_sinks::<Self>(output, log_sums, sinks.as_deref())
     }
 
     fn tiled_attention_gradients(
@@ -119,9 +157,10 @@ impl<B: Backend + TiledAttention, C: CheckpointStrategy> TiledAttention for Auto
         value: FloatTensor<Self>,
         first: Arc<[u32]>,
         score: Score,
+        sinks: Option<Arc<[f32]>>,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
         let [(query, of_query), (key, of_key), (value, of_value)] = [query, key, value].map(|tensor| tensor.into_parts());
-        let (output, log_sums) = B::tiled_attention(query.clone(), key.clone(), value.clone(), first.clone(), score);
+        let (output, log_sums) = B::tiled_attention(query.clone(), key.clone(), value.clone(), first.clone(), score, sinks);
         let untracked = <Self as AutodiffBackend>::from_inner(log_sums.clone());
         let output = match AttentionBackward.prepare::<C>([of_query, of_key, of_value]).compute_bound().stateful() {
             OpsKind::Tracked(prep) => prep.finish(([query, key, value, output.clone(), log_sums], first, score), output),

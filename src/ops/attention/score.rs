@@ -1,6 +1,6 @@
 //! What a product of query and key becomes before the softmax.
 
-/// z = s, or z = c tanh(s / c), with s = scale · q · k (Gemma Team 2024, arXiv:2408.00118).
+/// z = s, or z = c tanh(s / c), with s = scale · q · k (arXiv:2408.00118).
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Score {
     /// Usually 1 / sqrt(width of a head).

@@ -14,10 +14,10 @@ use serde::Serialize;
 use self::block::BlockForm;
 pub use fit::{Hint, fewest_recomputed, longest_that_fits};
 
-use crate::adapter::{Error, LoraConfig};
+use crate::adapter::{Error, LoraConfig, Part};
 use crate::data::Batch;
 use crate::device::{self, Found, Halves, Kind};
-use crate::model::{DecoderSpec, LinearSpec, PIECE_BYTES, Storage};
+use crate::model::{DecoderSpec, LinearSpec, PIECE_BYTES, Role, Storage};
 use crate::quant::Form;
 use crate::terms::{self, AdapterVector, Method, ModelDtype};
 use crate::train::{Memory, head_chunk_rows};
@@ -87,6 +87,49 @@ pub struct Trained {
     outputs: Vec<usize>,
     /// What each adapter has beside A and B.
     vector: Option<AdapterVector>,
+    /// What an adapter has of the embedding and of the head.
+    tables: [OfTable; 2],
+}
+
+/// What an adapter has of a table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum OfTable {
+    /// Matrices of this rank; 0: none.
+    Rank(usize),
+    /// So many rows; of a head that shares those of the embedding they take no place.
+    Rows(usize),
+    /// A copy of it.
+    Whole,
+}
+
+impl OfTable {
+    /// Numbers that train of a table of this vocabulary and width.
+    fn numbers(self, [vocabulary, width]: [usize; 2]) -> u64 {
+        let numbers = match self {
+            Self::Rank(rank) => rank * (vocabulary + width),
+            Self::Rows(rows) => rows * width,
+            Self::Whole => vocabulary * width,
+        };
+        numbers as u64
+    }
+
+    /// Those of its largest tensor.
+    fn largest(self, [vocabulary, width]: [usize; 2]) -> u64 {
+        if let Self::Rank(rank) = self { (rank * vocabulary) as u64 } else { self.numbers([vocabulary, width]) }
+    }
+
+    fn of(config: &LoraConfig, modules: &[LinearSpec], is_it: impl Fn(&LinearSpec) -> bool) -> Result<Self, Error> {
+        let names: Vec<String> = modules.iter().map(|module| module.name.clone()).collect();
+        let target = config.table_targets(modules)?.into_iter().find(|target| is_it(&target.module));
+        let matrices = |name: &String| modules.iter().any(|module| module.name == *name && is_it(module));
+        let rank = config.resolve(&names)?.iter().find(|target| matrices(&target.module)).map_or(0, |target| target.rank);
+        Ok(match target.map(|target| target.part) {
+            Some(Part::Whole) => Self::Whole,
+            Some(Part::Rows(tokens)) => Self::Rows(tokens.len()),
+            Some(Part::Shared(_)) => Self::Rows(0),
+            None => Self::Rank(rank),
+        })
+    }
 }
 
 impl Trained {
@@ -95,18 +138,23 @@ impl Trained {
     /// # Errors
     /// See [`LoraConfig::resolve`].
     pub fn adapter(config: &LoraConfig, spec: &DecoderSpec) -> Result<Self, Error> {
-        let (names, outputs): (Vec<_>, Vec<_>) =
-            spec.projections().into_iter().map(|linear| (linear.name, linear.outputs)).unzip();
+        let modules = spec.modules();
+        let names: Vec<String> = modules.iter().map(|linear| linear.name.clone()).collect();
         let targets = config.resolve(&names)?;
-        let mut targets = targets.iter().peekable();
-        let rank = |name: &String| targets.next_if(|target| target.module == *name).map_or(0, |target| target.rank);
-        Ok(Self { method: Method::Lora, ranks: names.iter().map(rank).collect(), outputs, vector: config.vector })
+        let rank =
+            |linear: &LinearSpec| targets.iter().find(|target| target.module == linear.name).map_or(0, |target| target.rank);
+        let embedding = OfTable::of(config, &modules, |module| module.role == Role::Embedding)?;
+        let head = OfTable::of(config, &modules, |module| matches!(module.role, Role::Head | Role::TiedHead))?;
+        let projections = || modules.iter().filter(|module| !module.is_table());
+        let (ranks, outputs) = (projections().map(rank).collect(), projections().map(|linear| linear.outputs).collect());
+        Ok(Self { method: Method::Lora, ranks, outputs, vector: config.vector, tables: [embedding, head] })
     }
 
     /// Every weight.
     pub fn everything(spec: &DecoderSpec) -> Self {
-        let outputs: Vec<usize> = spec.projections().into_iter().map(|linear| linear.outputs).collect();
-        Self { method: Method::Full, ranks: vec![0; outputs.len()], outputs, vector: None }
+        let outputs: Vec<usize> = spec.projections().iter().map(|linear| linear.outputs).collect();
+        let ranks = vec![0; outputs.len()];
+        Self { method: Method::Full, ranks, outputs, vector: None, tables: [OfTable::Rank(0); 2] }
     }
 }
 
@@ -304,8 +352,31 @@ impl Load {
     pub fn trainable_parameters(&self) -> u64 {
         match self.trained.method {
             Method::Full => self.spec.parameters() as u64,
-            Method::Lora => self.trained_of_projections().sum(),
+            Method::Lora => self.trained_of_projections().sum::<u64>() + self.trained_of_tables().into_iter().sum::<u64>(),
         }
+    }
+
+    /// Numbers that an adapter has of the embedding and of the head.
+    fn trained_of_tables(&self) -> [u64; 2] {
+        self.trained.tables.map(|of| of.numbers([self.spec.vocabulary, self.spec.width]))
+    }
+
+    /// Whether gradients go through all blocks, because something of the embedding trains.
+    fn trains_embedding(&self) -> bool {
+        self.is_full() || self.trained.tables[0] != OfTable::Rank(0)
+    }
+
+    /// Whether all numbers of the head train.
+    fn trains_head(&self) -> bool {
+        self.is_full() || self.trained.tables[1] == OfTable::Whole
+    }
+
+    /// Numbers of the base's tables in whose places copies train.
+    fn replaced_tables(&self) -> u64 {
+        let table = (self.spec.vocabulary * self.spec.width) as u64;
+        let copies = self.trained.tables.iter().filter(|of| **of == OfTable::Whole).count() as u64;
+        // One table that is both goes where both are copied only.
+        table * if self.spec.tied_head { copies / 2 } else { copies }
     }
 
     /// Numbers that train of each projection, in checkpoint order.
@@ -326,7 +397,10 @@ impl Load {
             Method::Full => 0,
             Method::Lora => {
                 let whole: u64 = self.spec.tensors().into_iter().map(bytes).sum();
-                whole - self.on_host_bytes() - self.packed_shapes().map(|shape| self.saved_bytes(shape)).sum::<u64>()
+                whole
+                    - self.on_host_bytes()
+                    - self.replaced_tables() * self.kept_bytes()
+                    - self.packed_shapes().map(|shape| self.saved_bytes(shape)).sum::<u64>()
             }
         }
     }
@@ -413,7 +487,8 @@ impl Load {
             Method::Full => self.spec.tensors().into_iter().map(|(_, shape)| shape.iter().product()).max(),
             Method::Lora => self.spec.projections().into_iter().zip(&self.trained.ranks).map(of).max(),
         };
-        largest.unwrap_or(0) as u64
+        let of_tables = self.trained.tables.map(|of| of.largest([self.spec.vocabulary, self.spec.width]));
+        of_tables.into_iter().fold(largest.unwrap_or(0) as u64, u64::max)
     }
 
     /// Pieces of a file that are read and turned, or the numbers of a matrix that is packed, while the moments are not there yet.

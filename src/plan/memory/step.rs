@@ -17,8 +17,9 @@ pub(super) const HELD_BACK: u64 = 8;
 pub(super) fn highest(load: &Load, memory: Memory) -> StepParts {
     let blocks: Vec<BlockForm> = (0..load.spec.layers.len()).map(|index| BlockForm::new(load, index, load.rows)).collect();
     let of_block = trainable_of_blocks(load);
-    let is_full = load.trained.method == Method::Full;
-    let lowest = if is_full { 0 } else { of_block.iter().position(|numbers| *numbers > 0).unwrap_or(blocks.len()) };
+    let has_whole_head = load.trains_head();
+    let lowest =
+        if load.trains_embedding() { 0 } else { of_block.iter().position(|numbers| *numbers > 0).unwrap_or(blocks.len()) };
     let recomputes = |index: usize| index < memory.recomputed;
     let kept = |index: usize| match index {
         _ if index < lowest => 0,
@@ -34,7 +35,7 @@ pub(super) fn highest(load: &Load, memory: Memory) -> StepParts {
         Place::Gpu { .. } => 0,
     };
     let mut kept_numbers: u64 = held_back + (0..blocks.len()).map(kept).sum::<u64>();
-    let at_head = if load.accumulated > 1 || is_full { gradients } else { 0 };
+    let at_head = if load.accumulated > 1 || has_whole_head { gradients } else { 0 };
     let head = head_bytes(load) + left_of_heads(load, head_bytes(load), kept_numbers * load.computed_bytes());
     let mut moments = vec![Moment { gradients: at_head, kept: kept_numbers, head, ..Moment::default() }];
     for (index, block) in blocks.iter().enumerate().skip(lowest).rev() {
@@ -44,6 +45,11 @@ pub(super) fn highest(load: &Load, memory: Memory) -> StepParts {
         // A block's own gradients, before they are added to the row.
         let own = of_block[index];
         moments.push(Moment { gradients, kept, recomputed: again, block: block.backward(), own, head: 0 });
+    }
+    let [of_embedding, _] = load.trained_of_tables();
+    if of_embedding > 0 {
+        let input = 2 * blocks.first().map_or(0, BlockForm::input);
+        moments.push(Moment { gradients, kept: kept_numbers, block: input, own: of_embedding, ..Moment::default() });
     }
     // A block below the lowest adapter, or one that recomputes, first runs forward without a tape.
     let forward = |index: usize| Moment {
@@ -85,7 +91,7 @@ impl Moment {
 fn trainable_of_blocks(load: &Load) -> Vec<u64> {
     let mut each = load.trained_of_projections();
     let norms = if load.trained.method == Method::Full { 2 * load.spec.width as u64 } else { 0 };
-    let of_layer = |layer: &LayerSpec| each.by_ref().take(layer.group_sizes().iter().sum()).sum::<u64>() + norms;
+    let of_layer = |layer: &LayerSpec| each.by_ref().take(layer.mixer_maps() + layer.mlp_maps()).sum::<u64>() + norms;
     load.spec.layers.iter().map(of_layer).collect()
 }
 
@@ -95,7 +101,13 @@ fn head_bytes(load: &Load) -> u64 {
     let (spec, rows, computed) = (&load.spec, load.rows, load.computed_bytes());
     let (width, chunk, labelled) = (spec.width as u64, load.head_chunk_rows(rows.labelled), rows.labelled as u64);
     // Of the projection's weights the sum of gradients, and what a chunk adds to it.
-    let weights = if load.trained.method == Method::Full { 2 * (spec.vocabulary * spec.width) as u64 * F32 } else { 0 };
+    let table = (spec.vocabulary * spec.width) as u64;
+    let weights = match load.trained.tables[1] {
+        _ if load.trains_head() => 2 * table * F32 + if computed == F32 { 0 } else { table * computed },
+        of_head => 2 * of_head.numbers([spec.vocabulary, spec.width]) * F32,
+    };
+    // What an adapter of the head adds to the logits is there once beside them.
+    let weights = weights + if load.trained_of_tables()[1] > 0 { chunk * spec.vocabulary as u64 * F32 } else { 0 };
     let logits = chunk * (spec.vocabulary as u64 * logit_bytes(load) + 3 * width * computed);
     let hidden = labelled * width * computed;
     hidden + (logits + hidden).max(2 * hidden) + weights

@@ -68,6 +68,34 @@ fn two_small_blocks_are_counted_by_hand() {
     assert_eq!(fewest_recomputed(&load, again.peak_bytes() - 1), None);
 }
 
+/// A vocabulary of 10 and a width of 4, one table that is embedding and head: 40 numbers.
+#[test]
+fn what_trains_of_embedding_and_head_is_counted_by_hand() {
+    let plain = load(2, 1, Rows::dense(1, 3)).parts(Memory::KEEP);
+    let of = |change: fn(&mut LoraConfig)| {
+        let mut config = LoraConfig::all_linear(1, 1.0);
+        change(&mut config);
+        let trained = Trained::adapter(&config, &spec(2)).expect("resolved");
+        let parts = Load { trained, ..load(2, 1, Rows::dense(1, 3)) }.parts(Memory::KEEP);
+        (parts.trained_bytes - plain.trained_bytes, plain.base_bytes - parts.base_bytes, parts)
+    };
+    let (both, replaced, parts) = of(|config| config.tables.saved = vec!["embed_tokens".into(), "lm_head".into()]);
+    assert_eq!((both, replaced), (4 * 2 * 40, 4 * 40), "the base's table is nobody's any more");
+    assert_eq!(parts.moments_bytes, 2 * parts.trained_bytes);
+    // The head's gradient and what a chunk adds to it, beside the sum of all gradients.
+    assert!(parts.step.gradients_bytes + parts.step.head_bytes >= parts.trained_bytes + 4 * 2 * 40, "{parts:?}");
+    let (one, kept, _) = of(|config| config.tables.saved = vec!["lm_head".into()]);
+    assert_eq!((one, kept), (4 * 40, 0), "the embedding is still the base's");
+    let (matrices, _, _) = of(|config| {
+        config.targets.modules = crate::terms::Modules::Names(
+            ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "lm_head"].map(str::to_owned).to_vec(),
+        );
+    });
+    assert_eq!(matrices, 4 * (10 + 4));
+    let (rows, _, _) = of(|config| config.tables.tokens = Some(crate::terms::TokenIndices::Embedding(vec![3, 5, 9])));
+    assert_eq!(rows, 4 * 3 * 4, "the head has the embedding's");
+}
+
 #[test]
 fn every_weight_that_trains_has_a_gradient_and_two_moments() {
     let load = Load { trained: Trained::everything(&spec(2)), ..load(2, 1, Rows::dense(1, 3)) };

@@ -1,0 +1,262 @@
+//! What of the embedding and the head trains whole or by rows, as PEFT resolves `modules_to_save` and `trainable_token_indices`
+//! (`set_additional_trainable_modules` of <https://github.com/huggingface/peft>).
+
+use burn::tensor::{DType, Device, Int, Tensor, TensorData};
+
+use super::attach::Numbers;
+use super::target::named;
+use super::{Error, LoraConfig};
+use crate::model::{Decoder, LinearSpec, Role};
+use crate::nn::own::{Own, TokenRows};
+use crate::nn::table::Table;
+use crate::terms::TokenIndices;
+
+/// Keys of a recipe, and of PEFT's config.
+pub(super) const SAVED: &str = "modules_to_save";
+pub(super) const TOKENS: &str = "trainable_token_indices";
+
+/// What of the embedding and the head trains beside low-rank matrices.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Tables {
+    /// Modules that train and are saved whole.
+    pub saved: Vec<String>,
+    /// Tokens whose rows train.
+    pub tokens: Option<TokenIndices>,
+}
+
+/// A table of which something trains.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TableTarget {
+    /// The module.
+    pub module: LinearSpec,
+    /// What of it.
+    pub part: Part,
+}
+
+/// A part of a table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Part {
+    /// All of it.
+    Whole,
+    /// The rows of these tokens.
+    Rows(Vec<u32>),
+    /// The rows of these tokens, which are those of the embedding: nothing more is saved.
+    Shared(Vec<u32>),
+}
+
+impl TableTarget {
+    /// Shape of what is saved; `None` where nothing is.
+    pub fn shape(&self) -> Option<[usize; 2]> {
+        let [rows, width] = self.module.weight_shape();
+        match &self.part {
+            Part::Whole => Some([rows, width]),
+            Part::Rows(tokens) => Some([tokens.len(), width]),
+            Part::Shared(_) => None,
+        }
+    }
+
+    /// The tensor that is saved, below `base_model.model.`.
+    pub fn tensor(&self) -> String {
+        match self.part {
+            Part::Whole => self.module.weight(),
+            Part::Rows(_) | Part::Shared(_) => format!("{}.token_adapter.trainable_tokens_delta", self.module.name),
+        }
+    }
+}
+
+impl Tables {
+    /// Low-rank matrices only.
+    pub const NONE: Self = Self { saved: Vec::new(), tokens: None };
+
+    /// Whether nothing of a table trains whole or by rows.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::NONE
+    }
+}
+
+impl LoraConfig {
+    /// The tables of which something trains whole or by rows, for a model with these modules; the embedding first.
+    ///
+    /// # Errors
+    /// A name is of no table, a token is of no row, or a table is trained in two ways.
+    pub fn table_targets(&self, modules: &[LinearSpec]) -> Result<Vec<TableTarget>, Error> {
+        if self.tables.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut targets = Vec::new();
+        for name in &self.tables.saved {
+            add(&mut targets, TableTarget { module: find(SAVED, name, modules)?.clone(), part: Part::Whole }, SAVED)?;
+        }
+        for (module, tokens) in self.tables.tokens.iter().flat_map(|tokens| of_tokens(tokens, modules)) {
+            let module = module?;
+            check_tokens(tokens, module)?;
+            add(&mut targets, TableTarget { module: module.clone(), part: Part::Rows(tokens.clone()) }, TOKENS)?;
+        }
+        share(&mut targets, modules)?;
+        self.check_matrices(&targets, modules)?;
+        targets.sort_by_key(|target| target.module.role != Role::Embedding);
+        Ok(targets)
+    }
+
+    /// Whether embedding and head of a model in which they are one table become two: something is added to one of them alone.
+    pub fn unties(&self, modules: &[LinearSpec]) -> bool {
+        let names: Vec<String> = modules.iter().filter(|module| module.is_table()).map(|module| module.name.clone()).collect();
+        let has_matrices = self.resolve(&names).is_ok_and(|targets| !targets.is_empty());
+        let targets = self.table_targets(modules).unwrap_or_default();
+        let is_shared = targets.iter().any(|target| matches!(target.part, Part::Shared(_)));
+        modules.iter().any(|module| module.role == Role::TiedHead) && (has_matrices || (!targets.is_empty() && !is_shared))
+    }
+
+    /// PEFT wraps no module twice.
+    fn check_matrices(&self, targets: &[TableTarget], modules: &[LinearSpec]) -> Result<(), Error> {
+        let names: Vec<String> = modules.iter().map(|module| module.name.clone()).collect();
+        let with_matrices = self.resolve(&names)?;
+        let Some(twice) = targets.iter().find(|table| with_matrices.iter().any(|target| target.module == table.module.name))
+        else {
+            return Ok(());
+        };
+        let key = if twice.part == Part::Whole { SAVED } else { TOKENS };
+        Err(refused(key, format!("`{}` is among the `target_modules` too", twice.module.name), "name it in one of the two"))
+    }
+}
+
+/// Where the head is the embedding's table, PEFT lets it have the embedding's rows: unless it names others for it.
+fn share(targets: &mut Vec<TableTarget>, modules: &[LinearSpec]) -> Result<(), Error> {
+    let Some(head) = modules.iter().find(|module| module.role == Role::TiedHead) else { return Ok(()) };
+    let of_embedding = targets.iter().find_map(|target| match &target.part {
+        Part::Rows(tokens) if target.module.role == Role::Embedding => Some(tokens.clone()),
+        _ => None,
+    });
+    let Some(tokens) = of_embedding else { return Ok(()) };
+    match targets.iter_mut().find(|target| target.module == *head) {
+        None => targets.push(TableTarget { module: head.clone(), part: Part::Shared(tokens) }),
+        Some(target) if target.part == Part::Rows(tokens.clone()) => target.part = Part::Shared(tokens),
+        Some(target) if target.part == Part::Whole => {
+            let message = format!("the rows of the embedding are those of `{}` too, which is among the `{SAVED}`", head.name);
+            return Err(refused(TOKENS, message, "remove one of the two"));
+        }
+        Some(_) => {}
+    }
+    Ok(())
+}
+
+fn add(targets: &mut Vec<TableTarget>, target: TableTarget, key: &'static str) -> Result<(), Error> {
+    if targets.iter().any(|other| other.module == target.module) {
+        let message = format!("`{}` is named twice, here and in `{SAVED}` or `{TOKENS}`", target.module.name);
+        return Err(refused(key, message, "name it once"));
+    }
+    targets.push(target);
+    Ok(())
+}
+
+/// The modules and their tokens.
+fn of_tokens<'a>(tokens: &'a TokenIndices, modules: &'a [LinearSpec]) -> Vec<(Result<&'a LinearSpec, Error>, &'a Vec<u32>)> {
+    match tokens {
+        TokenIndices::Embedding(tokens) => {
+            let embedding = modules.iter().find(|module| module.role == Role::Embedding);
+            let missing = || refused(TOKENS, "the model has no embedding".to_owned(), "name a module");
+            vec![(embedding.ok_or_else(missing), tokens)]
+        }
+        TokenIndices::Modules(named) => named.iter().map(|(name, tokens)| (find(TOKENS, name, modules), tokens)).collect(),
+    }
+}
+
+/// The table of a name.
+fn find<'a>(key: &'static str, name: &str, modules: &'a [LinearSpec]) -> Result<&'a LinearSpec, Error> {
+    modules.iter().find(|module| module.is_table() && named(&module.name, name)).ok_or_else(|| {
+        let known: Vec<String> =
+            modules.iter().filter(|module| module.is_table()).map(|module| format!("`{}`", module.name)).collect();
+        let is_projection = modules.iter().any(|module| named(&module.name, name));
+        let hint = if is_projection {
+            "give it an adapter with `target_modules`, or train all weights with `method: full`"
+        } else {
+            "other modules train with `method: full`"
+        };
+        refused(key, format!("`{name}` is neither the embedding nor the head, which are {}", known.join(" and ")), hint)
+    })
+}
+
+/// Each once, and with a row.
+fn check_tokens(tokens: &[u32], module: &LinearSpec) -> Result<(), Error> {
+    let [vocabulary, _] = module.weight_shape();
+    let mut sorted = tokens.to_vec();
+    sorted.sort_unstable();
+    if let Some(beyond) = sorted.last().filter(|token| **token as usize >= vocabulary) {
+        let message = format!("token {beyond} has no row in `{}`, which has {vocabulary}", module.name);
+        return Err(refused(TOKENS, message, "use ids of the base's tokens; nothing is resized"));
+    }
+    match sorted.windows(2).find(|pair| pair[0] == pair[1]) {
+        Some(pair) => Err(refused(TOKENS, format!("token {} is named twice for `{}`", pair[0], module.name), "name it once")),
+        None if tokens.is_empty() => {
+            Err(refused(TOKENS, format!("no tokens are named for `{}`", module.name), "name some, or remove it"))
+        }
+        None => Ok(()),
+    }
+}
+
+/// Makes copies of tables and of rows that train, with the numbers given or with the base's.
+pub(super) fn attach(decoder: &mut Decoder, targets: &[TableTarget], numbers: Option<&Numbers>) -> Result<(), Error> {
+    let device = decoder.device();
+    for TableTarget { module, part } in targets {
+        let given = numbers.and_then(|numbers| numbers.get(&module.name)).map(|[numbers, _]| &numbers[..]);
+        let of_embedding = decoder.embedding.own.clone();
+        let table = if module.role == Role::Embedding { &mut decoder.embedding } else { &mut decoder.head.table };
+        match (part, of_embedding) {
+            (Part::Whole, _) => *table = copied(table, module, given, &device)?,
+            (Part::Rows(tokens), _) => table.own = Some(Own::Rows(rows(table, module, tokens, given, &device)?)),
+            (Part::Shared(_), Some(Own::Rows(rows))) => table.own = Some(Own::Shared(rows)),
+            (Part::Shared(_), _) => unreachable!("what is shared stands behind the embedding's"),
+        }
+    }
+    Ok(())
+}
+
+/// A table that trains whole, in f32.
+fn copied(table: &Table, module: &LinearSpec, given: Option<&[f32]>, device: &Device) -> Result<Table, Error> {
+    let whole = table.whole().filter(|whole| whole.device() == *device).ok_or_else(|| kept_otherwise(SAVED, module))?;
+    let numbers = match given {
+        Some(given) => matrix(given, module.weight_shape(), device),
+        None => whole.clone().cast(DType::F32),
+    };
+    let mut copy = Table::from(numbers);
+    copy.own = Some(Own::Whole);
+    Ok(copy)
+}
+
+/// Rows that train, in f32.
+fn rows(table: &Table, module: &LinearSpec, tokens: &[u32], given: Option<&[f32]>, device: &Device) -> Result<TokenRows, Error> {
+    let [vocabulary, width] = module.weight_shape();
+    if table.is_packed() {
+        return Err(kept_otherwise(TOKENS, module));
+    }
+    let ids: Vec<i32> = tokens.iter().map(|token| token.cast_signed()).collect();
+    let rows = match given {
+        Some(given) => matrix(given, [tokens.len(), width], device),
+        None => table.select(Tensor::<1, Int>::from_data(TensorData::from(&ids[..]), device)).cast(DType::F32),
+    };
+    Ok(TokenRows::new(rows, tokens, vocabulary))
+}
+
+fn matrix(numbers: &[f32], shape: [usize; 2], device: &Device) -> Tensor<2> {
+    Tensor::from_data(TensorData::new(numbers.to_vec(), shape), (device, DType::F32))
+}
+
+fn kept_otherwise(key: &'static str, module: &LinearSpec) -> Error {
+    let message =
+        format!("`{}` is packed, on another device, or larger than a tensor of the device, and trains as one", module.name);
+    refused(key, message, "remove `quantize_head` or `offload_embedding`, or train it by low-rank matrices with `target_modules`")
+}
+
+/// PEFT saves the base's own table below matrices of the embedding or the head, and loads it in place of the base's.
+pub(super) fn check_base(table: &Table, module: &LinearSpec, numbers: &[f32]) -> Result<(), Error> {
+    let is_same = table.whole().is_some_and(|whole| {
+        let theirs = matrix(numbers, module.weight_shape(), &whole.device()).cast(whole.dtype());
+        let ours = |tensor: Tensor<2>| tensor.cast(DType::F32).into_data().iter::<f32>().collect::<Vec<_>>();
+        ours(theirs) == ours(whole.clone())
+    });
+    if is_same { Ok(()) } else { Err(Error::OtherTable { module: module.name.clone() }) }
+}
+
+fn refused(key: &'static str, message: String, hint: &'static str) -> Error {
+    Error::Table { key, message, hint }
+}

@@ -1,0 +1,153 @@
+//! A base: what computes, what its files hold, and what goes with it.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use super::{Found, share};
+use crate::cli::{Failure, grouped};
+use crate::data::tokenize::Tokenizer;
+use crate::files::licence::{Licence, notice_paths, readme_head};
+use crate::files::read_text;
+use crate::files::safetensors::Archive;
+use crate::model::{DecoderSpec, Folder, LinearKind, Names, shard_paths};
+use crate::plan::megabytes;
+
+pub(super) fn look(path: &Path) -> Result<Found, Failure> {
+    let folder = Folder::open(path)?;
+    folder.check_weights()?;
+    let (spec, mut found) = (&folder.spec, Found::new("model", path));
+    let config: Value = serde_json::from_str(&read_text(&path.join("config.json"))?).unwrap_or_default();
+    let family = config["model_type"].as_str().unwrap_or_default();
+    found.tell("architecture", format!("{family}: {}", spec.describe()), json!({"model_type": family, "words": spec.describe()}));
+    parameters(spec, &mut found);
+    tensors(path, &mut found)?;
+    if let Some(form) = folder.stored_form()? {
+        found.tell("packed", form.to_string(), json!(form.to_string()));
+    }
+    projections(spec, &mut found);
+    found.tell("context", format!("{} tokens", grouped(spec.context as u64)), json!(spec.context));
+    licence(path, &mut found);
+    if path.join("tokenizer.json").exists() {
+        tokenizer(path, &mut found)?;
+    } else {
+        found.tell("tokenizer", "there is no tokenizer.json", Value::Null);
+    }
+    Ok(found)
+}
+
+/// By what they do: tables, attention, feed-forward, experts that a token is sent to, and norms and other vectors.
+fn parameters(spec: &DecoderSpec, found: &mut Found) {
+    let mut parts: BTreeMap<&str, u64> = BTreeMap::new();
+    let experts: u64 = spec
+        .projections()
+        .iter()
+        .filter(|linear| linear.kind != LinearKind::Module)
+        .map(|linear| (linear.inputs * linear.outputs) as u64)
+        .sum();
+    for (name, shape) in spec.tensors() {
+        let numbers = shape.iter().product::<usize>() as u64;
+        let part = match &name {
+            name if *name == spec.names.embedding() => "embedding",
+            name if name == Names::HEAD => "head",
+            _ if shape.len() == 1 => "norms, biases and other vectors",
+            name if name.contains(&format!(".{}.", spec.names.attention)) => "attention",
+            name if name.contains(".experts.") => "routed experts",
+            _ => "feed-forward",
+        };
+        *parts.entry(part).or_default() += numbers;
+    }
+    let total = spec.parameters() as u64;
+    let active = total - experts
+        + (spec.computed_parameters() as u64).saturating_sub(
+            spec.projections()
+                .iter()
+                .filter(|linear| linear.kind == LinearKind::Module)
+                .map(|linear| (linear.inputs * linear.outputs) as u64)
+                .sum(),
+        );
+    let sent = if experts > 0 { format!(", of which a token meets {}", grouped(active)) } else { String::new() };
+    found.tell("parameters", format!("{}{sent}", grouped(total)), json!({"total": total, "active": active, "parts": parts}));
+    for (part, numbers) in parts {
+        found.more(format!("{part}: {}", share(numbers, total)));
+    }
+}
+
+/// Types of numbers with how many tensors have them, from the headers.
+fn tensors(path: &Path, found: &mut Found) -> Result<(), Failure> {
+    let (mut types, mut count, mut bytes): (BTreeMap<String, u64>, u64, u64) = (BTreeMap::new(), 0, 0);
+    let shards = shard_paths(path)?;
+    for shard in &shards {
+        let archive = Archive::open(shard)?;
+        bytes += shard.metadata().map_or(0, |data| data.len());
+        let others: BTreeMap<String, String> =
+            archive.unreadable().into_iter().map(|(name, dtype)| (name, format!("{dtype:?}"))).collect();
+        for name in archive.shapes().into_keys() {
+            let dtype = match others.get(&name) {
+                Some(dtype) => dtype.clone(),
+                None => archive.stored(&name)?.map_or_else(String::new, |stored| stored.float.to_string()),
+            };
+            *types.entry(dtype).or_default() += 1;
+            count += 1;
+        }
+    }
+    let of_type = types.iter().map(|(dtype, count)| format!("{count} {dtype}")).collect::<Vec<_>>().join(", ");
+    let line = format!("{count} in {} files of {}: {of_type}", shards.len(), megabytes(bytes));
+    found.tell("tensors", line, json!({"count": count, "files": shards.len(), "bytes": bytes, "dtypes": types}));
+    Ok(())
+}
+
+/// What adapters can be attached to, by the last part of a name and its shape.
+fn projections(spec: &DecoderSpec, found: &mut Found) {
+    let mut groups: Vec<(String, [usize; 2], bool, usize)> = Vec::new();
+    for linear in spec.projections() {
+        let is_routed = linear.kind != LinearKind::Module;
+        let last = match &linear.kind {
+            LinearKind::Stacked(slice) => slice.tensor.rsplit('.').next().unwrap_or_default().to_owned(),
+            _ => linear.name.rsplit('.').next().unwrap_or_default().to_owned(),
+        };
+        let shape = [linear.inputs, linear.outputs];
+        match groups.iter_mut().find(|group| (&group.0, group.1, group.2) == (&last, shape, is_routed)) {
+            Some(group) => group.3 += 1,
+            None => groups.push((last, shape, is_routed, 1)),
+        }
+    }
+    let value: Vec<Value> = groups
+        .iter()
+        .map(|(name, [inputs, outputs], is_routed, count)| {
+            json!({"name": name, "in": inputs, "out": outputs, "count": count, "of_experts": is_routed})
+        })
+        .collect();
+    let total: usize = groups.iter().map(|group| group.3).sum();
+    found.tell("projections", format!("{total} that adapters can target"), json!(value));
+    for (name, [inputs, outputs], is_routed, count) in groups {
+        let of = if is_routed { " of routed experts, where they are named" } else { "" };
+        found.more(format!("{name} [{inputs}, {outputs}] x {count}{of}"));
+    }
+}
+
+fn licence(path: &Path, found: &mut Found) {
+    let files: Vec<String> =
+        notice_paths(path).iter().filter_map(|path| Some(path.file_name()?.to_string_lossy().into_owned())).collect();
+    let stated = Licence::stated(&readme_head(&path.join("README.md")));
+    let said =
+        stated.as_ref().map_or_else(|| "not stated".to_owned(), |licence| licence.name.clone().unwrap_or(licence.id.clone()));
+    let beside = if files.is_empty() { String::new() } else { format!("; files {}", files.join(", ")) };
+    found.tell("licence", format!("{said}{beside}"), json!({"stated": stated, "files": files}));
+}
+
+fn tokenizer(path: &Path, found: &mut Found) -> Result<(), Failure> {
+    let tokenizer = Tokenizer::open(path)?;
+    let ends = tokenizer.eos_ids().iter().map(|id| tokenizer.decode(&[*id], false)).collect::<Result<Vec<_>, _>>()?;
+    let quoted = ends.iter().map(|end| format!("`{end}`")).collect::<Vec<_>>().join(", ");
+    let line = format!("{} tokens, ends with {quoted}", grouped(tokenizer.vocab_size() as u64));
+    found.tell("tokenizer", line, json!({"tokens": tokenizer.vocab_size(), "ends": ends}));
+    let template = tokenizer.chat_template();
+    let line = template.map_or_else(
+        || "none: conversations need `chat_template` in a recipe".to_owned(),
+        |source| format!("{} characters{}", source.chars().count(), if source.contains("tools") { ", knows tools" } else { "" }),
+    );
+    found.tell("chat_template", line, json!(template));
+    Ok(())
+}

@@ -1,0 +1,427 @@
+//! What a checkpoint calls the tensors of a decoder, and their shapes.
+
+use std::collections::BTreeSet;
+
+use super::spec::{
+    DecoderSpec, ExpertForm, ExpertsSpec, GatedSpec, GroupedSpec, LatentSpec, LayerSpec, MixerSpec, MlpSpec, Modules, NormKind,
+};
+
+/// Names that families give to what they share.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Names {
+    /// What stands before all but the head.
+    pub stem: &'static str,
+    /// The embedding.
+    pub embedding: &'static str,
+    /// The list of layers.
+    pub layers: &'static str,
+    /// The norm behind the last layer.
+    pub final_norm: &'static str,
+    /// Attention in a layer.
+    pub attention: &'static str,
+    /// Its module of q, k and v, where they are one.
+    pub fused_qkv: &'static str,
+    /// Its output.
+    pub attention_output: &'static str,
+    /// Where another version of transformers puts the same tensors: what a name may begin with, and what it then means.
+    pub elsewhere: &'static [(&'static str, &'static str)],
+}
+
+impl Names {
+    /// Those of most families.
+    pub const USUAL: Self = Self {
+        stem: "model.",
+        embedding: "embed_tokens",
+        layers: "layers",
+        final_norm: "norm",
+        attention: "self_attn",
+        fused_qkv: "qkv_proj",
+        attention_output: "o_proj",
+        elsewhere: &[],
+    };
+
+    /// Those of a text decoder inside a model that does more, as transformers 5 has them.
+    pub const WRAPPED: Self = Self {
+        stem: "model.language_model.",
+        elsewhere: &[("language_model.model.", "model.language_model."), ("language_model.lm_head.", "lm_head.")],
+        ..Self::USUAL
+    };
+
+    /// The name that the model has for a tensor, given the one in a file.
+    pub fn canonical(&self, stored: &str) -> String {
+        let renamed = |(from, to): &(&str, &str)| Some(format!("{to}{}", stored.strip_prefix(from)?));
+        self.elsewhere.iter().find_map(renamed).unwrap_or_else(|| stored.to_owned())
+    }
+
+    /// The name of a tensor in files that have these others.
+    pub fn stored<'a>(&self, name: &str, others: impl IntoIterator<Item = &'a str>) -> String {
+        let is_elsewhere = |other: &str| self.elsewhere.iter().any(|(from, _)| other.starts_with(from));
+        let renamed = |(from, to): &(&str, &str)| Some(format!("{from}{}", name.strip_prefix(to)?));
+        let is_so = others.into_iter().any(is_elsewhere);
+        is_so.then(|| self.elsewhere.iter().find_map(renamed)).flatten().unwrap_or_else(|| name.to_owned())
+    }
+
+    /// Whether a tensor is of what stands beside a text decoder.
+    pub(super) fn leaves_out(&self, name: &str) -> bool {
+        !self.elsewhere.is_empty() && !name.starts_with(self.stem) && !name.starts_with("lm_head.")
+    }
+
+    /// The head, which may be the embedding.
+    pub const HEAD: &'static str = "lm_head.weight";
+
+    /// The tensor of the embedding.
+    pub fn embedding(&self) -> String {
+        format!("{}{}.weight", self.stem, self.embedding)
+    }
+
+    /// The module of the norm behind the last layer.
+    pub fn final_norm(&self) -> String {
+        format!("{}{}", self.stem, self.final_norm)
+    }
+
+    /// A module, or another thing, in a layer.
+    pub fn in_layer(&self, layer: usize, name: &str) -> String {
+        format!("{}{}.{layer}.{name}", self.stem, self.layers)
+    }
+
+    /// The norms of queries and of keys in a layer.
+    pub(super) fn query_key_norms(&self, layer: usize) -> [String; 2] {
+        ["q_norm", "k_norm"].map(|norm| self.in_layer(layer, &format!("{}.{norm}", self.attention)))
+    }
+
+    /// The norms of the narrow rows of queries and of keys and values.
+    pub(super) fn latent_norms(&self, layer: usize) -> [String; 2] {
+        ["q_a_layernorm", "kv_a_layernorm"].map(|norm| self.in_layer(layer, &format!("{}.{norm}", self.attention)))
+    }
+
+    /// The sinks of a layer's heads.
+    pub(super) fn sinks(&self, layer: usize) -> String {
+        self.in_layer(layer, &format!("{}.sinks", self.attention))
+    }
+}
+
+/// A linear map of the checkpoint.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LinearSpec {
+    /// Its name, such as `model.layers.0.self_attn.q_proj`.
+    pub name: String,
+    /// Width of the input.
+    pub inputs: usize,
+    /// Width of the output.
+    pub outputs: usize,
+    /// Whether it has a bias.
+    pub bias: bool,
+    /// What it is to the checkpoint.
+    pub kind: LinearKind,
+    /// What it does with its weight.
+    pub role: Role,
+}
+
+/// What a module does with its weight.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// It projects within a block.
+    Projection,
+    /// It looks up rows: inputs are the tokens of the vocabulary.
+    Embedding,
+    /// It gives logits: outputs are the tokens of the vocabulary.
+    Head,
+    /// The same with the embedding's weight.
+    TiedHead,
+}
+
+/// What a linear map is to its checkpoint.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LinearKind {
+    /// A module: a weight [out, in], and a bias where it has one.
+    Module,
+    /// A module of one of the experts of a layer.
+    Expert,
+    /// One of a stack.
+    Stacked(Slice),
+}
+
+/// One matrix [in, out] of a tensor [count, in, out].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Slice {
+    /// The tensor; behind its name `_bias` is that of the biases, [count, out].
+    pub tensor: String,
+    /// Which.
+    pub index: usize,
+    /// How many there are.
+    pub count: usize,
+}
+
+impl LinearSpec {
+    fn new(name: String, [inputs, outputs]: [usize; 2], bias: bool) -> Self {
+        Self { name, inputs, outputs, bias, kind: LinearKind::Module, role: Role::Projection }
+    }
+
+    /// Rows and columns of its weight in a checkpoint.
+    pub fn weight_shape(&self) -> [usize; 2] {
+        match self.role {
+            Role::Embedding => [self.inputs, self.outputs],
+            Role::Projection | Role::Head | Role::TiedHead => [self.outputs, self.inputs],
+        }
+    }
+
+    /// Whether it is the embedding or the head.
+    pub fn is_table(&self) -> bool {
+        self.role != Role::Projection
+    }
+
+    /// The tensor of its weight.
+    pub fn weight(&self) -> String {
+        match &self.kind {
+            LinearKind::Module | LinearKind::Expert => format!("{}.weight", self.name),
+            LinearKind::Stacked(slice) => slice.tensor.clone(),
+        }
+    }
+
+    /// Whether its weight is a tensor of its own, [out, in].
+    pub fn is_whole(&self) -> bool {
+        !matches!(self.kind, LinearKind::Stacked(_))
+    }
+}
+
+const GATE_UP: [&str; 2] = ["mlp.gate_proj", "mlp.up_proj"];
+const FUSED_GATE_UP: &str = "mlp.gate_up_proj";
+const MLP_OUTPUT: &str = "mlp.down_proj";
+const PLAIN: [&str; 2] = ["mlp.dense_h_to_4h", "mlp.dense_4h_to_h"];
+/// The module of a layer's experts, whose parameters adapters can be of.
+pub const EXPERTS: &str = "mlp.experts";
+const STACKS: [&str; 2] = ["gate_up_proj", "down_proj"];
+
+impl ExpertsSpec {
+    /// The module of the router below a layer.
+    pub(super) fn router_name(&self) -> String {
+        match self.form {
+            ExpertForm::Apart { module, .. } => format!("{module}.gate"),
+            ExpertForm::Stacked { .. } => "mlp.router".to_owned(),
+        }
+    }
+
+    /// Linear maps of an expert: gate and up are one where they are stacked.
+    pub fn maps(&self) -> usize {
+        match self.form {
+            ExpertForm::Apart { .. } => 3,
+            ExpertForm::Stacked { .. } => 2,
+        }
+    }
+}
+
+/// The module of a weight.
+pub(super) fn module_of(weight: &str) -> &str {
+    weight.strip_suffix(".weight").unwrap_or(weight)
+}
+
+impl DecoderSpec {
+    /// What an adapter can be attached to: the embedding, the linear maps of the blocks in checkpoint order, the head.
+    pub fn modules(&self) -> Vec<LinearSpec> {
+        let (embedding, of_head) = (self.names.embedding(), if self.tied_head { Role::TiedHead } else { Role::Head });
+        let table =
+            |weight: &str, shape, role| LinearSpec { role, ..LinearSpec::new(module_of(weight).to_owned(), shape, false) };
+        let embedding = table(&embedding, [self.vocabulary, self.width], Role::Embedding);
+        let head = table(Names::HEAD, [self.width, self.vocabulary], of_head);
+        [vec![embedding], self.projections(), vec![head]].concat()
+    }
+
+    /// The linear maps of the blocks in checkpoint order.
+    pub fn projections(&self) -> Vec<LinearSpec> {
+        (0..self.layers.len()).flat_map(|index| self.layer_projections(index)).collect()
+    }
+
+    /// Those of a layer: attention, then the feed-forward.
+    pub fn layer_projections(&self, index: usize) -> Vec<LinearSpec> {
+        let LayerSpec { mixer, mlp, .. } = &self.layers[index];
+        let mut linears = match mixer {
+            MixerSpec::Grouped(grouped) => self.grouped(index, grouped),
+            MixerSpec::Latent(latent) => self.latent(index, latent),
+        };
+        match mlp {
+            MlpSpec::Gated(gated) => {
+                match gated.gate_up {
+                    Modules::Separate => linears.extend(self.gate_up(index, GATE_UP, gated)),
+                    _ => linears.push(self.linear(index, FUSED_GATE_UP, [self.width, 2 * gated.inner], gated.bias)),
+                }
+                linears.push(self.linear(index, MLP_OUTPUT, [gated.inner, self.width], gated.bias));
+            }
+            MlpSpec::Plain(plain) => {
+                let shapes = [[self.width, plain.inner], [plain.inner, self.width]];
+                linears.extend(PLAIN.into_iter().zip(shapes).map(|(name, shape)| self.linear(index, name, shape, plain.bias)));
+            }
+            MlpSpec::Experts(experts) => linears.extend(self.experts(index, experts)),
+        }
+        linears
+    }
+
+    fn linear(&self, index: usize, name: &str, shape: [usize; 2], bias: bool) -> LinearSpec {
+        LinearSpec::new(self.names.in_layer(index, name), shape, bias)
+    }
+
+    fn gate_up(&self, index: usize, names: [&str; 2], gated: &GatedSpec) -> [LinearSpec; 2] {
+        names.map(|name| self.linear(index, name, [self.width, gated.inner], gated.bias))
+    }
+
+    fn grouped(&self, index: usize, spec: &GroupedSpec) -> Vec<LinearSpec> {
+        let (q, kv) = (spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim);
+        let of = |name: &str, shape, bias| self.linear(index, &format!("{}.{name}", self.names.attention), shape, bias);
+        let mut linears: Vec<_> = match spec.qkv {
+            Modules::Separate => [("q_proj", q), ("k_proj", kv), ("v_proj", kv)]
+                .into_iter()
+                .map(|(name, outputs)| of(name, [self.width, outputs], spec.qkv_bias))
+                .collect(),
+            _ => vec![of(self.names.fused_qkv, [self.width, q + 2 * kv], spec.qkv_bias)],
+        };
+        linears.push(of(self.names.attention_output, [q, self.width], spec.output_bias));
+        linears
+    }
+
+    /// Queries, by way of a narrow row or not; the narrow row of keys and values; what is made of it; the output.
+    fn latent(&self, index: usize, spec: &LatentSpec) -> Vec<LinearSpec> {
+        let LatentSpec { heads, kv_rank, plain_dim, rope_dim, value_dim, bias, .. } = *spec;
+        let of = |name: &str, shape, bias| self.linear(index, &format!("{}.{name}", self.names.attention), shape, bias);
+        let queries = heads * spec.head_dim();
+        let mut linears = match spec.query_rank {
+            None => vec![of("q_proj", [self.width, queries], false)],
+            Some(rank) => vec![of("q_a_proj", [self.width, rank], bias), of("q_b_proj", [rank, queries], false)],
+        };
+        linears.push(of("kv_a_proj_with_mqa", [self.width, kv_rank + rope_dim], bias));
+        linears.push(of("kv_b_proj", [kv_rank, heads * (plain_dim + value_dim)], false));
+        linears.push(of(self.names.attention_output, [heads * value_dim, self.width], bias));
+        linears
+    }
+
+    /// Gate, up and down of one expert after the other, then of the shared one.
+    fn experts(&self, index: usize, spec: &ExpertsSpec) -> Vec<LinearSpec> {
+        let (width, inner, count) = (self.width, spec.expert.inner, spec.router.experts);
+        let of_expert = |expert: usize| match spec.form {
+            ExpertForm::Apart { module, parts } => {
+                let shapes = [[width, inner], [width, inner], [inner, width]];
+                let of = |(part, shape): (&str, [usize; 2])| LinearSpec {
+                    kind: LinearKind::Expert,
+                    ..self.linear(index, &format!("{module}.experts.{expert}.{part}"), shape, spec.expert.bias)
+                };
+                parts.into_iter().zip(shapes).map(of).collect::<Vec<_>>()
+            }
+            ExpertForm::Stacked { .. } => {
+                let of = |(part, shape): (&str, [usize; 2])| {
+                    let tensor = self.names.in_layer(index, &format!("{EXPERTS}.{part}"));
+                    let kind = LinearKind::Stacked(Slice { tensor, index: expert, count });
+                    LinearSpec { kind, ..self.linear(index, &format!("{EXPERTS}.{part}.{expert}"), shape, spec.expert.bias) }
+                };
+                STACKS.into_iter().zip([[width, 2 * inner], [inner, width]]).map(of).collect()
+            }
+        };
+        let shared = spec.shared.iter().flat_map(|inner| {
+            let module = "mlp.shared_experts";
+            let of = |(part, shape)| self.linear(index, &format!("{module}.{part}"), shape, spec.expert.bias);
+            [("gate_proj", [width, *inner]), ("up_proj", [width, *inner]), ("down_proj", [*inner, width])].map(of)
+        });
+        (0..count).flat_map(of_expert).chain(shared).collect()
+    }
+
+    /// Every tensor of the checkpoint with its shape; linear weights are [out, in] there, but stacked ones [count, in, out].
+    pub fn tensors(&self) -> Vec<(String, Vec<usize>)> {
+        let mut tensors = vec![(self.names.embedding(), vec![self.vocabulary, self.width])];
+        tensors.extend(self.norm(&self.names.final_norm(), self.width));
+        if !self.tied_head {
+            tensors.push((Names::HEAD.to_owned(), vec![self.vocabulary, self.width]));
+        }
+        for linear in self.projections() {
+            match &linear.kind {
+                LinearKind::Module | LinearKind::Expert => {
+                    tensors.push((linear.weight(), vec![linear.outputs, linear.inputs]));
+                    if linear.bias {
+                        tensors.push((format!("{}.bias", linear.name), vec![linear.outputs]));
+                    }
+                }
+                LinearKind::Stacked(Slice { tensor, index: 0, count }) => {
+                    tensors.push((tensor.clone(), vec![*count, linear.inputs, linear.outputs]));
+                    if linear.bias {
+                        tensors.push((format!("{tensor}_bias"), vec![*count, linear.outputs]));
+                    }
+                }
+                LinearKind::Stacked(_) => {}
+            }
+        }
+        for (index, layer) in self.layers.iter().enumerate() {
+            let names = layer.norms.names().into_iter().flatten();
+            tensors.extend(names.flat_map(|norm| self.norm(&self.names.in_layer(index, norm), self.width)));
+            tensors.extend(self.small(index, layer));
+        }
+        tensors
+    }
+
+    /// The tensors of a norm of the stream.
+    fn norm(&self, module: &str, width: usize) -> impl Iterator<Item = (String, Vec<usize>)> + use<> {
+        let bias = (self.norm == NormKind::Layer).then(|| (format!("{module}.bias"), vec![width]));
+        [(format!("{module}.weight"), vec![width])].into_iter().chain(bias)
+    }
+
+    /// What of a layer is neither a linear map nor a norm of the stream: inner norms, sinks and the router.
+    fn small(&self, index: usize, layer: &LayerSpec) -> Vec<(String, Vec<usize>)> {
+        let mut tensors = Vec::new();
+        let mut norm = |name: String, width| tensors.push((format!("{name}.weight"), vec![width]));
+        match &layer.mixer {
+            MixerSpec::Grouped(grouped) => {
+                for (name, width) in
+                    self.names.query_key_norms(index).into_iter().zip(grouped.norm_widths().into_iter().flatten())
+                {
+                    norm(name, width);
+                }
+                if grouped.sinks {
+                    tensors.push((self.names.sinks(index), vec![grouped.heads]));
+                }
+            }
+            MixerSpec::Latent(latent) => {
+                let [of_query, of_key] = self.names.latent_norms(index);
+                latent.query_rank.into_iter().for_each(|rank| norm(of_query.clone(), rank));
+                norm(of_key, latent.kv_rank);
+            }
+        }
+        if let MlpSpec::Experts(experts) = &layer.mlp {
+            let (router, count) = (self.names.in_layer(index, &experts.router_name()), experts.router.experts);
+            tensors.push((format!("{router}.weight"), vec![count, self.width]));
+            let vectors = [("bias", experts.router.bias), (CORRECTION, experts.router.is_corrected())];
+            tensors.extend(
+                vectors.iter().filter(|(_, is_there)| *is_there).map(|(end, _)| (format!("{router}.{end}"), vec![count])),
+            );
+        }
+        tensors
+    }
+
+    /// The first tensor that only one of two models has, in words, by what each is called; `None` where all names and shapes are shared.
+    pub fn mismatch(&self, name: &str, other: &Self, other_name: &str) -> Option<String> {
+        let only = |left: &Self, right: &Self| {
+            let known: BTreeSet<_> = right.tensors().into_iter().collect();
+            left.tensors().into_iter().find(|tensor| !known.contains(tensor))
+        };
+        let said = |(tensor, shape): (String, Vec<usize>), has: &str, lacks: &str| {
+            format!("{has} has tensor `{tensor}` of shape {shape:?}, {lacks} has not")
+        };
+        let of_other = || only(other, self).map(|tensor| said(tensor, other_name, name));
+        only(self, other).map(|tensor| said(tensor, name, other_name)).or_else(of_other)
+    }
+
+    /// Parameters of the linear maps that one token is multiplied with: of experts those that it is sent to.
+    pub fn computed_parameters(&self) -> usize {
+        let of_layer = |(index, layer): (usize, &LayerSpec)| {
+            let (mut every, mut routed) = (0, 0);
+            for linear in self.layer_projections(index) {
+                *(if linear.kind == LinearKind::Module { &mut every } else { &mut routed }) += linear.inputs * linear.outputs;
+            }
+            let share = layer.mlp.experts().map_or(0, |experts| routed / experts.router.experts * experts.router.chosen);
+            every + share
+        };
+        self.layers.iter().enumerate().map(of_layer).sum()
+    }
+
+    /// Parameters of the base.
+    pub fn parameters(&self) -> usize {
+        self.tensors().iter().map(|(_, shape)| shape.iter().product::<usize>()).sum()
+    }
+}
+
+/// What is added to the scores of a router when it chooses.
+pub(super) const CORRECTION: &str = "e_score_correction_bias";

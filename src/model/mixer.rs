@@ -1,0 +1,218 @@
+//! How the tokens of a block see each other: heads with keys and values of their own, or of one narrow row a token.
+
+use std::sync::Arc;
+
+use burn::tensor::Tensor;
+
+use super::block::{Frame, Site};
+use super::cache::Past;
+use super::spec::{GroupedSpec, LatentSpec, Modules, QueryKeyNorm};
+use crate::nn::norm::Norm;
+use crate::nn::projection::{Projection, side_by_side};
+use crate::ops::{Mask, Score, attention_with_sinks};
+
+/// The attention of a block.
+#[derive(Debug, Clone)]
+pub(super) enum Mixer {
+    Grouped(Grouped),
+    Latent(Latent),
+}
+
+/// Where a block stands among the others: its index, and those of its rotation and span among the model's.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Place {
+    pub(super) layer: usize,
+    pub(super) rope: Option<usize>,
+    pub(super) span: usize,
+}
+
+impl Mixer {
+    /// What the heads see, before it is projected back, [batch, tokens, heads · width of values].
+    pub(super) fn mix(&self, x: Tensor<3>, place: Place, frame: &Frame, past: Option<&mut Past>) -> Tensor<3> {
+        match self {
+            Self::Grouped(grouped) => grouped.mix(x, place, frame, past),
+            Self::Latent(latent) => latent.mix(x, place, frame, past),
+        }
+    }
+
+    /// The way back to the stream.
+    pub(super) fn output(&self) -> &Projection {
+        match self {
+            Self::Grouped(grouped) => &grouped.output,
+            Self::Latent(latent) => &latent.output,
+        }
+    }
+
+    /// In checkpoint order.
+    pub(super) fn projections(&self) -> Vec<&Projection> {
+        match self {
+            Self::Grouped(Grouped { qkv, output, .. }) => qkv.iter().chain([output]).collect(),
+            Self::Latent(Latent { query, kv_a, kv_b, output, .. }) => match query {
+                Query::Straight(query) => vec![query, kv_a, kv_b, output],
+                Query::Narrow { a, b, .. } => vec![a, b, kv_a, kv_b, output],
+            },
+        }
+    }
+
+    /// In checkpoint order.
+    pub(super) fn projections_mut(&mut self) -> Vec<&mut Projection> {
+        match self {
+            Self::Grouped(Grouped { qkv, output, .. }) => qkv.iter_mut().chain([output]).collect(),
+            Self::Latent(Latent { query, kv_a, kv_b, output, .. }) => match query {
+                Query::Straight(query) => vec![query, kv_a, kv_b, output],
+                Query::Narrow { a, b, .. } => vec![a, b, kv_a, kv_b, output],
+            },
+        }
+    }
+
+    /// Its norms: of queries, and of keys.
+    pub(super) fn norms_mut(&mut self) -> [Option<&mut Norm>; 2] {
+        match self {
+            Self::Grouped(grouped) => grouped.norms.as_mut().map_or([None, None], |norms| norms.each_mut().map(Some)),
+            Self::Latent(latent) => {
+                let of_query = if let Query::Narrow { norm, .. } = &mut latent.query { Some(norm) } else { None };
+                [of_query, Some(&mut latent.kv_norm)]
+            }
+        }
+    }
+}
+
+/// See [`GroupedSpec`].
+#[derive(Debug, Clone)]
+pub(super) struct Grouped {
+    pub(super) spec: GroupedSpec,
+    /// q, k and v, or one module of all.
+    pub(super) qkv: Vec<Projection>,
+    /// Of queries and of keys.
+    pub(super) norms: Option<[Norm; 2]>,
+    /// One number a head.
+    pub(super) sinks: Option<Arc<[f32]>>,
+    pub(super) output: Projection,
+}
+
+impl Grouped {
+    fn mix(&self, x: Tensor<3>, place: Place, frame: &Frame, past: Option<&mut Past>) -> Tensor<3> {
+        let [batch, length, _] = x.dims();
+        let GroupedSpec { heads, kv_heads, head_dim, qk_norm, score_scale, softcap, .. } = self.spec;
+        let mask = frame.mask(place.layer, Site::AttentionInput);
+        let [mut query, mut key, value] = self.project(x, mask.as_ref());
+        let norms = |of: QueryKeyNorm| self.norms.as_ref().filter(|_| qk_norm == of);
+        if let Some([of_query, of_key]) = norms(QueryKeyNorm::Whole) {
+            (query, key) = (of_query.forward(query), of_key.forward(key));
+        }
+        let split = |of: Tensor<3>, heads| of.reshape([batch, length, heads, head_dim]);
+        let (mut query, mut key, value) = (split(query, heads), split(key, kv_heads), split(value, kv_heads)); // [batch, length, heads, d]
+        if let Some([of_query, of_key]) = norms(QueryKeyNorm::Heads) {
+            (query, key) = (of_query.forward(query), of_key.forward(key));
+        }
+        if let Some(rope) = place.rope.map(|rope| &frame.ropes[rope]) {
+            (query, key) = (rope.rotate(query, frame.positions.clone()), rope.rotate(key, frame.positions.clone()));
+        }
+        let [key, value] = match past {
+            Some(past) => past.extend([key, value]),
+            None => [key, value],
+        };
+        let score = Score { scale: score_scale as f32, softcap: softcap.map(|cap| cap as f32) };
+        attention_with_sinks(query, key, value, &frame.first[place.span], score, self.sinks.as_ref()).reshape([
+            batch,
+            length,
+            heads * head_dim,
+        ])
+    }
+
+    /// Queries, keys and values, [batch, sequence, heads · d] each.
+    fn project(&self, x: Tensor<3>, mask: Option<&Mask>) -> [Tensor<3>; 3] {
+        let GroupedSpec { heads, kv_heads, head_dim, qkv, .. } = self.spec;
+        let (q, kv) = (heads * head_dim, kv_heads * head_dim);
+        if let [q, k, v] = &self.qkv[..] {
+            return [q, k, v].map(|projection| projection.forward(x.clone(), mask));
+        }
+        let all = side_by_side(&self.qkv, x, None, mask);
+        if qkv == Modules::Fused {
+            return [(0, q), (q, kv), (q + kv, kv)].map(|(start, width)| all.clone().narrow(2, start, width));
+        }
+        let ([batch, length, _], group) = (all.dims(), heads / kv_heads);
+        let groups = all.reshape([batch * length, kv_heads, group + 2, head_dim]);
+        [(0, group, q), (group, 1, kv), (group + 1, 1, kv)]
+            .map(|(start, count, width)| groups.clone().narrow(2, start, count).reshape([batch, length, width]))
+    }
+}
+
+/// See [`LatentSpec`].
+#[derive(Debug, Clone)]
+pub(super) struct Latent {
+    pub(super) spec: LatentSpec,
+    pub(super) query: Query,
+    /// The narrow row that keys and values come from, and beside it the key that is rotated.
+    pub(super) kv_a: Projection,
+    pub(super) kv_norm: Norm,
+    pub(super) kv_b: Projection,
+    pub(super) output: Projection,
+}
+
+/// Where queries come from.
+#[derive(Debug, Clone)]
+#[allow(clippy::large_enum_variant, reason = "one a block")]
+pub(super) enum Query {
+    Straight(Projection),
+    Narrow { a: Projection, norm: Norm, b: Projection },
+}
+
+impl Latent {
+    fn mix(&self, x: Tensor<3>, place: Place, frame: &Frame, past: Option<&mut Past>) -> Tensor<3> {
+        let [batch, length, _] = x.dims();
+        let LatentSpec { heads, kv_rank, plain_dim, rope_dim, value_dim, score_scale, .. } = self.spec;
+        let head_dim = self.spec.head_dim();
+        let mask = |site| frame.mask(place.layer, site);
+        let of_stream = mask(Site::AttentionInput);
+        let query = match &self.query {
+            Query::Straight(query) => query.forward(x.clone(), of_stream.as_ref()),
+            Query::Narrow { a, norm, b } => {
+                let narrow = norm.forward(a.forward(x.clone(), of_stream.as_ref()));
+                b.forward(narrow, mask(Site::QueryRow).as_ref())
+            }
+        };
+        let query = query.reshape([batch, length, heads, head_dim]);
+        let narrow = self.kv_a.forward(x, of_stream.as_ref()); // [batch, length, kv rank + rotated]
+        let shared = narrow.clone().narrow(2, kv_rank, rope_dim).reshape([batch, length, 1, rope_dim]);
+        let narrow = self.kv_norm.forward(narrow.narrow(2, 0, kv_rank));
+        let both = self.kv_b.forward(narrow, mask(Site::KeyValueRow).as_ref());
+        let both = both.reshape([batch, length, heads, plain_dim + value_dim]);
+        let rope = &frame.ropes[place.rope.expect("latent attention rotates")];
+        let turned = |of: Tensor<4>| rope.rotate(self.in_halves(of), frame.positions.clone());
+        let rotated = turned(query.clone().narrow(3, plain_dim, rope_dim));
+        let query = Tensor::cat(vec![query.narrow(3, 0, plain_dim), rotated], 3);
+        let shared = turned(shared).expand([batch, length, heads, rope_dim]);
+        let key = Tensor::cat(vec![both.clone().narrow(3, 0, plain_dim), shared], 3);
+        let value = both.narrow(3, plain_dim, value_dim);
+        // Attention has one width for queries, keys and values.
+        let width = head_dim.max(value_dim);
+        let [query, key, value] = [query, key, value].map(|of| widened(of, width));
+        let [key, value] = match past {
+            Some(past) => past.extend([key, value]),
+            None => [key, value],
+        };
+        let score = Score { scale: score_scale as f32, softcap: None };
+        let mixed = attention_with_sinks(query, key, value, &frame.first[place.span], score, None);
+        mixed.narrow(3, 0, value_dim).reshape([batch, length, heads * value_dim])
+    }
+
+    /// Features that turn together half a head apart, where they stand side by side: of queries and keys alike, so that products stay.
+    fn in_halves(&self, of: Tensor<4>) -> Tensor<4> {
+        if !self.spec.interleaved {
+            return of;
+        }
+        let [batch, length, heads, width] = of.dims();
+        of.reshape([batch * length, heads, width / 2, 2]).swap_dims(2, 3).reshape([batch, length, heads, width])
+    }
+}
+
+/// Rows with zeros behind them.
+fn widened(of: Tensor<4>, width: usize) -> Tensor<4> {
+    let [batch, length, heads, own] = of.dims();
+    if own == width {
+        return of;
+    }
+    let zeros = Tensor::<4>::zeros([batch, length, heads, width - own], (&of.device(), of.dtype()));
+    Tensor::cat(vec![of, zeros], 3)
+}

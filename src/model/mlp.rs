@@ -1,0 +1,84 @@
+//! What a block makes of each token by itself: with a gate, without one, or by a few of many experts.
+
+use burn::tensor::Tensor;
+use burn::tensor::activation::gelu;
+
+use super::spec::GatedSpec;
+use crate::nn::experts::{Experts, Load};
+use crate::nn::projection::{Projection, side_by_side};
+use crate::nn::weight::Weight;
+use crate::ops::{Mask, gated};
+use crate::terms::Method;
+
+/// The feed-forward of a block.
+#[derive(Debug, Clone)]
+pub(super) enum Mlp {
+    Gated {
+        spec: GatedSpec,
+        /// gate and up, or one module of both.
+        gate_up: Vec<Projection>,
+        down: Projection,
+    },
+    Plain {
+        up: Projection,
+        down: Projection,
+    },
+    Experts(Box<Experts>),
+}
+
+impl Mlp {
+    /// What it gives, onto `onto` where that is given; where it has experts their load too.
+    ///
+    /// # Shapes
+    /// `x`, `onto` and the result [batch, tokens, width].
+    pub(super) fn forward(
+        &self,
+        x: Tensor<3>,
+        onto: Option<Tensor<3>>,
+        [of_input, of_output]: [Option<&Mask>; 2],
+    ) -> (Tensor<3>, Option<Load>) {
+        let [batch, length, width] = x.dims();
+        let projected =
+            |down: &Projection, inner: Tensor<3>, onto| side_by_side(std::slice::from_ref(down), inner, onto, of_output);
+        match self {
+            Self::Gated { spec, gate_up, down } => {
+                let gate_up = side_by_side(gate_up, x, None, of_input);
+                let [.., inner] = gate_up.dims();
+                let inner = gated(gate_up.reshape([batch * length, inner]), spec.activation).reshape([batch, length, inner / 2]);
+                (projected(down, inner, onto), None)
+            }
+            Self::Plain { up, down } => (projected(down, gelu(up.forward(x, of_input)), onto), None),
+            Self::Experts(experts) => {
+                let (y, load) = experts.forward(x.reshape([batch * length, width]), [of_input, of_output]);
+                let y = y.reshape([batch, length, width]);
+                (onto.map_or_else(|| y.clone(), |onto| onto + y.clone()), Some(load))
+            }
+        }
+    }
+
+    /// In checkpoint order.
+    pub(super) fn projections(&self) -> Vec<&Projection> {
+        match self {
+            Self::Gated { gate_up, down, .. } => gate_up.iter().chain([down]).collect(),
+            Self::Plain { up, down } => vec![up, down],
+            Self::Experts(experts) => experts.projections().collect(),
+        }
+    }
+
+    /// In checkpoint order.
+    pub(super) fn projections_mut(&mut self) -> Vec<&mut Projection> {
+        match self {
+            Self::Gated { gate_up, down, .. } => gate_up.iter_mut().chain([down]).collect(),
+            Self::Plain { up, down } => vec![up, down],
+            Self::Experts(experts) => experts.projections_mut().collect(),
+        }
+    }
+
+    /// Visits the weights that train, with their names.
+    pub(super) fn visit(&mut self, trained: Method, visit: &mut dyn FnMut(&str, Weight)) {
+        match self {
+            Self::Experts(experts) => experts.visit(trained, visit),
+            other => other.projections_mut().into_iter().for_each(|projection| projection.visit(trained, visit)),
+        }
+    }
+}

@@ -1,0 +1,169 @@
+//! What trains of a table of the vocabulary: all of its numbers, low-rank matrices beside them, or some rows in place of them. As PEFT has it
+//! for `modules_to_save`, for adapters of the embedding and the head, and for `trainable_token_indices`.
+
+use burn::tensor::{DType, IndexingUpdateOp, Int, Tensor, TensorData};
+
+use super::lora::Lora;
+use super::weight::Weight;
+use crate::ops::{Base, Mask, dropout, times};
+
+/// What trains of a table beside a frozen base.
+#[derive(Debug, Clone)]
+pub enum Own {
+    /// All of its numbers, which are a copy of the base's.
+    Whole,
+    /// Low-rank matrices. Of an embedding A is [vocabulary, r] and B [r, width], of a head A is [width, r] and B [r, vocabulary].
+    Lora(Lora),
+    /// Some rows.
+    Rows(TokenRows),
+    /// The rows that train of the embedding, in a head that is the same table.
+    Shared(TokenRows),
+}
+
+/// What a table is used for: it decides how PEFT names and lays out its low-rank matrices.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Use {
+    /// Rows are looked up.
+    Embedding,
+    /// It gives logits.
+    Head,
+}
+
+impl Own {
+    /// Visits what trains, in order and under its names; `table` is the table's numbers.
+    pub fn visit<'a>(
+        &'a mut self,
+        module: &str,
+        used: Use,
+        table: Option<&'a mut Tensor<2>>,
+        visit: &mut dyn FnMut(&str, Weight),
+    ) {
+        match (self, used) {
+            (Self::Whole, _) => {
+                let table = table.expect("a table that trains is whole");
+                visit(&format!("{module}.weight"), Weight::Matrix(table));
+            }
+            (Self::Lora(lora), Use::Embedding) => {
+                visit(&format!("{module}.lora_embedding_A"), Weight::Turned(&mut lora.a));
+                visit(&format!("{module}.lora_embedding_B"), Weight::LoraB(&mut lora.b));
+            }
+            (Self::Lora(lora), Use::Head) => {
+                visit(&format!("{module}.lora_A.weight"), Weight::Turned(&mut lora.a));
+                visit(&format!("{module}.lora_B.weight"), Weight::LoraB(&mut lora.b));
+            }
+            (Self::Rows(own), _) => {
+                visit(&format!("{module}.token_adapter.trainable_tokens_delta"), Weight::Matrix(&mut own.rows));
+            }
+            (Self::Shared(_), _) => {}
+        }
+    }
+}
+
+/// Rows that stand in for those of some tokens.
+#[derive(Debug, Clone)]
+pub struct TokenRows {
+    /// f32, [n, width].
+    pub rows: Tensor<2>,
+    /// The tokens, [n].
+    tokens: Tensor<1, Int>,
+    /// Of every token of the vocabulary its row, or n where it has none, [vocabulary].
+    places: Tensor<1, Int>,
+}
+
+impl TokenRows {
+    /// Rows of these tokens, each once and below `vocabulary`.
+    pub fn new(rows: Tensor<2>, tokens: &[u32], vocabulary: usize) -> Self {
+        let device = rows.device();
+        let mut places = vec![tokens.len() as i32; vocabulary];
+        for (row, token) in tokens.iter().enumerate() {
+            places[*token as usize] = row as i32;
+        }
+        let tokens: Vec<i32> = tokens.iter().map(|token| token.cast_signed()).collect();
+        Self {
+            rows,
+            tokens: Tensor::from_data(TensorData::from(&tokens[..]), &device),
+            places: Tensor::from_data(TensorData::from(&places[..]), &device),
+        }
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.rows.dims()[0]
+    }
+
+    /// Rows of a table for `ids`, [n, width] and [n], with these in their places.
+    pub fn over_rows(&self, rows: Tensor<2>, ids: Tensor<1, Int>) -> Tensor<2> {
+        let (shape, last) = (rows.dims(), self.count() as u32 - 1);
+        let place = self.places.clone().select(0, ids); // [n]
+        let is_own = place.clone().lower_equal_elem(last).unsqueeze_dim::<2>(1).expand(shape);
+        let own = self.rows.clone().select(0, place.clamp(0, last)); // [n, width]
+        rows.cast(DType::F32).mask_where(is_own, own)
+    }
+
+    /// Their gradient, given that of looked up rows, [n, width].
+    pub fn of_rows(&self, ids: Tensor<1, Int>, of_rows: Tensor<2>) -> Tensor<2> {
+        let [count, width] = self.rows.dims();
+        // What has no row goes where nobody looks.
+        let zeros = Tensor::<2>::zeros([count + 1, width], (&of_rows.device(), DType::F32));
+        zeros.select_assign(0, self.places.clone().select(0, ids), of_rows, IndexingUpdateOp::Add).narrow(0, 0, count)
+    }
+
+    /// Logits, [n, vocabulary], with those of these tokens in their columns.
+    pub fn over_logits(&self, logits: Tensor<2>, hidden: Tensor<2>) -> Tensor<2> {
+        let own = times(hidden, Base::Dense(self.rows.clone().transpose()), DType::F32); // [n, tokens]
+        let difference = own - logits.clone().select(1, self.tokens.clone());
+        logits.select_assign(1, self.tokens.clone(), difference, IndexingUpdateOp::Add)
+    }
+
+    /// The gradient of logits split up: of the base's columns, with 0 in those of these tokens, and of the latter, [n, tokens].
+    pub fn split(&self, of_logits: Tensor<2>) -> [Tensor<2>; 2] {
+        let own = of_logits.clone().select(1, self.tokens.clone());
+        [of_logits.select_assign(1, self.tokens.clone(), own.clone().neg(), IndexingUpdateOp::Add), own]
+    }
+}
+
+/// scale · A B of looked up rows, [n, width], where A is [vocabulary, r].
+pub(super) fn looked_up(lora: &Lora, ids: Tensor<1, Int>) -> Tensor<2> {
+    let narrow = lora.a.clone().select(0, ids).mul_scalar(lora.scale); // [n, r]
+    times(narrow, Base::Dense(lora.b.clone()), DType::F32)
+}
+
+/// Gradients of A and B, given that of what [`looked_up`] gave, f32.
+pub(super) fn of_looked_up(lora: &Lora, ids: Tensor<1, Int>, of_rows: Tensor<2>) -> Vec<Tensor<2>> {
+    let of_rows = of_rows.mul_scalar(lora.scale);
+    let narrow = lora.a.clone().select(0, ids.clone()); // [n, r]
+    let of_b = times(narrow.transpose(), Base::Dense(of_rows.clone()), DType::F32);
+    let of_narrow = times(of_rows, Base::Dense(lora.b.clone().transpose()), DType::F32); // [n, r]
+    let zeros = Tensor::<2>::zeros(lora.a.dims(), (&of_narrow.device(), DType::F32));
+    vec![zeros.select_assign(0, ids, of_narrow, IndexingUpdateOp::Add), of_b]
+}
+
+/// scale · drop(h) A B of hidden rows, [n, outputs] in f32.
+pub(super) fn projected(lora: &Lora, hidden: &Tensor<2>, mask: Option<&Mask>) -> Tensor<2> {
+    times(narrowed(lora, hidden, mask), Base::Dense(lora.b.clone()), DType::F32)
+}
+
+/// The gradient of the hidden rows and those of A and B, given that of what [`projected`] gave, in the numbers of the hidden rows.
+pub(super) fn of_projected(
+    lora: &Lora,
+    hidden: &Tensor<2>,
+    of_result: &Tensor<2>,
+    mask: Option<&Mask>,
+) -> (Tensor<2>, Vec<Tensor<2>>) {
+    let computed = hidden.dtype();
+    let narrow = narrowed(lora, hidden, mask);
+    let of_b = times(narrow.transpose(), Base::Dense(of_result.clone()), DType::F32);
+    let of_narrow = times(of_result.clone(), Base::Dense(lora.b.clone().transpose()), computed).mul_scalar(lora.scale); // [n, r]
+    let of_a = times(dropped(hidden, mask).transpose(), Base::Dense(of_narrow.clone()), DType::F32);
+    let of_hidden = times(of_narrow, Base::Dense(lora.a.clone().transpose()), computed);
+    (dropped(&of_hidden, mask), vec![of_a, of_b])
+}
+
+/// scale · drop(h) A, [n, r].
+fn narrowed(lora: &Lora, hidden: &Tensor<2>, mask: Option<&Mask>) -> Tensor<2> {
+    times(dropped(hidden, mask), Base::Dense(lora.a.clone()), hidden.dtype()).mul_scalar(lora.scale)
+}
+
+fn dropped(x: &Tensor<2>, mask: Option<&Mask>) -> Tensor<2> {
+    mask.map_or_else(|| x.clone(), |mask| dropout(x.clone(), mask))
+}

@@ -1,0 +1,129 @@
+//! A config.json that describes no model, or one whose mathematics is not known, is refused with both sides before anything else happens;
+//! and what a wrapper holds, or four bits of another maker, is the decoder that it says.
+
+mod common;
+mod support;
+
+use std::fs;
+
+use common::{difference, golden, json, load, logits, rows};
+use rankine::files::safetensors::{Archive, Named, write_f32};
+use serde_json::{Value, json};
+use support::Desk;
+
+/// A base of the desk with a family's folder and some keys of its config.json changed; `null` takes a key away.
+fn doctored(desk: &Desk, family: &str, changes: &Value) {
+    for file in fs::read_dir(golden(&format!("archs/{family}/model"))).unwrap().map(Result::unwrap) {
+        fs::copy(file.path(), desk.path("base").join(file.file_name())).unwrap();
+    }
+    let path = desk.path("base/config.json");
+    let mut config = json(&path);
+    for (key, value) in changes.as_object().unwrap() {
+        if value.is_null() {
+            config.as_object_mut().unwrap().remove(key);
+        } else {
+            config[key] = value.clone();
+        }
+    }
+    fs::write(path, config.to_string()).unwrap();
+}
+
+#[test]
+fn configs_that_cannot_be_right_are_refused_with_both_sides() {
+    let cases = [
+        ("llama", json!({"hidden_size": null}), "`hidden_size` is missing, expected a whole number from 1"),
+        ("llama", json!({"num_key_value_heads": 3}), "`num_attention_heads` is 4, not a multiple of `num_key_value_heads`, 3"),
+        ("llama", json!({"hidden_act": "relu"}), "`hidden_act` is `relu`, known are `silu`"),
+        (
+            "llama",
+            json!({"rope_parameters": {"rope_type": "spiral", "rope_theta": 1e4}}),
+            "`rope_type` is `spiral`, known are `default`, `linear`",
+        ),
+        (
+            "llama",
+            json!({"rope_parameters": {"rope_type": "default", "mrope_section": [1]}}),
+            "the rotation has the key `mrope_section`, known are",
+        ),
+        (
+            "gemma2",
+            json!({"layer_types": ["sliding_attention", "looking_back"]}),
+            "`layer_types` of layer 1 is `looking_back`, known are `full_attention`, `sliding_attention`",
+        ),
+        ("mixtral", json!({"num_experts_per_tok": 9}), "a layer has 4 experts, of which a token is sent to 9"),
+        (
+            "deepseek_v3",
+            json!({"n_group": 3}),
+            "`n_group` is 3, of which `topk_group`, 1, are looked at: 4 experts do not divide so",
+        ),
+        ("deepseek_v3", json!({"scoring_func": "softmax"}), "`scoring_func` is `softmax`, known are `sigmoid`"),
+        (
+            "deepseek_v2",
+            json!({"topk_method": "random"}),
+            "`topk_method` is `random`, known are `greedy`, `group_limited_greedy`",
+        ),
+        ("falcon_7b", json!({"alibi": true}), "`alibi` is `true`, known is `false`"),
+        (
+            "gpt_oss",
+            json!({"quantization_config": {"quant_method": "gptq"}}),
+            "`quant_method` of `quantization_config` is `gptq`, known are `bitsandbytes`, `mxfp4`",
+        ),
+        (
+            "phi3",
+            json!({"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.2}}),
+            "`partial_rotary_factor` is 0.2: 1 of 8 features would be turned, expected an even number",
+        ),
+        ("qwen3_moe", json!({"model_type": "qwen9"}), "`model_type` is `qwen9`, known are `deepseek_v2`, "),
+        ("qwen2", json!({"vocab_size": 305}), "tensor `model.embed_tokens.weight` has shape [304, 32], expected [305, 32]"),
+    ];
+    for (family, changes, said) in cases {
+        let desk = Desk::new();
+        doctored(&desk, family, &changes);
+        for command in [["check", "recipe.yaml"], ["train", "recipe.yaml"], ["inspect", "base"]] {
+            desk.run(&command).says(said, 65, &[said]);
+        }
+        assert!(!desk.path("run").exists(), "{said}");
+    }
+}
+
+/// A decoder inside a model that does more: its tensors under either version's names, and a tower beside it that is not asked for.
+#[test]
+fn the_text_decoder_of_a_wrapper_is_the_decoder() {
+    let folder = golden("archs/gemma3_text");
+    let archive = Archive::open(&folder.join("golden.safetensors")).unwrap();
+    let batch = common::batch(rows(&archive, "", None));
+    let expected = logits(&load(&folder.join("model")), &batch);
+    for (model, head) in [("model.language_model.", "lm_head."), ("language_model.model.", "language_model.lm_head.")] {
+        let desk = Desk::new();
+        let base = desk.path("base");
+        doctored(&desk, "gemma3_text", &json!({}));
+        let text = json(&base.join("config.json"));
+        fs::write(
+            base.join("config.json"),
+            json!({"model_type": "gemma3", "text_config": text, "vision_config": {}}).to_string(),
+        )
+        .unwrap();
+        let weights = Archive::open(&folder.join("model/model.safetensors")).unwrap();
+        let renamed = |name: String| name.replace("model.", model).replace("lm_head.", head);
+        let mut tensors: Vec<Named> = weights
+            .shapes()
+            .into_iter()
+            .map(|(name, shape)| (renamed(name.clone()), shape, weights.read_f32(&name).unwrap().unwrap()))
+            .collect();
+        tensors.push(("vision_tower.patch.weight".to_owned(), vec![2, 2], vec![1.0; 4]));
+        write_f32(&base.join("model.safetensors"), &tensors, &[]).unwrap();
+
+        let decoder = load(&base);
+        assert_eq!(decoder.projections().next().unwrap().name, "model.language_model.layers.0.self_attn.q_proj");
+        assert!(difference(&logits(&decoder, &batch), &expected) == 0.0, "{model}");
+        desk.run(&["train", "recipe.yaml"]).says(model, 0, &[]);
+        // What is merged keeps the names and the tower of its base.
+        desk.run(&["merge", "run/adapter", "--base", "base", "--out", "merged"]).says(model, 0, &[]);
+        let shapes = |folder: &str| Archive::open(&desk.path(folder).join("model.safetensors")).unwrap().shapes();
+        assert_eq!(shapes("merged"), shapes("base"));
+        let merged = Archive::open(&desk.path("merged/model.safetensors")).unwrap();
+        let query = format!("{model}layers.0.self_attn.q_proj.weight");
+        let [old, new] = [&Archive::open(&base.join("model.safetensors")).unwrap(), &merged]
+            .map(|file| file.read_f32(&query).unwrap().unwrap());
+        assert!(difference(&old, &new) > 0.0, "{model}: the adapter is merged");
+    }
+}
