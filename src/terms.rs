@@ -130,6 +130,17 @@ term! {
     }
 }
 
+/// How a fresh adapter starts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Initial {
+    /// B is zero, and the base as it is: `true`.
+    Zero,
+    /// B is drawn as A is: `false`.
+    Drawn,
+    /// A and B are the principal part of the weight, `PiSSA`, Meng et al. 2024, arXiv:2404.02948: `pissa`.
+    Principal,
+}
+
 /// The vector that an adapter may have beside its matrices; as in PEFT it has one at most.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AdapterVector {

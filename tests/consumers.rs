@@ -13,7 +13,7 @@ use support::{Desk, RECIPE};
 /// What is changed in the recipe, who is to serve it, the exit code and what is said.
 type Fixture = (&'static str, &'static [&'static str], &'static str, i32, &'static [&'static str]);
 
-const BEFORE_TRAINING: [Fixture; 28] = [
+const BEFORE_TRAINING: [Fixture; 29] = [
     ("plain LoRA", &[], "vllm", 0, &[]),
     ("plain LoRA", &[], "peft", 0, &[]),
     (
@@ -65,6 +65,13 @@ const BEFORE_TRAINING: [Fixture; 28] = [
     ("DoRA", &["adapter.use_dora=true"], "mlx", 65, &["mlx-lm's format has matrices A and B only"]),
     ("DoRA, merged", &["adapter.use_dora=true"], "ollama", 0, &["note: Ollama needs a Modelfile", "--to ollama"]),
     ("DoRA", &["adapter.use_dora=true"], "peft", 0, &["note: vLLM takes no DoRA"]),
+    (
+        "PiSSA, saved as a plain adapter of twice the rank",
+        &["adapter.init_lora_weights=pissa", "adapter.r=10"],
+        "vllm",
+        0,
+        &["note: vLLM takes an adapter of rank 20 only with `--max-lora-rank 32`"],
+    ),
     ("biases", &["adapter.lora_bias=true"], "vllm", 65, &["vLLM takes no biases in an adapter"]),
     ("biases", &["adapter.lora_bias=true"], "llamacpp", 65, &["this adapter has tensor `lora_B.bias`"]),
     (

@@ -243,14 +243,15 @@ fn every_step_on_a_packed_base_can_be_gone_on_from() {
     assert_eq!(outcome(&desk, "killed"), alone, "{endings} kills");
 }
 
-/// Vectors beside the matrices, and their moments, are a part of a checkpoint.
+/// Vectors beside the matrices, and their moments, are a part of a checkpoint; and of an adapter that started as a part of the base what it
+/// started as, which is taken out of the base again.
 #[test]
-fn every_step_of_adapters_with_vectors_can_be_gone_on_from() {
-    for (vector, method) in [("use_dora", "lora"), ("use_dora", "qlora"), ("lora_bias", "qlora")] {
+fn every_step_of_other_adapters_can_be_gone_on_from() {
+    let (dora, bias, pissa) = ("adapter.use_dora=true", "adapter.lora_bias=true", "adapter.init_lora_weights=pissa");
+    for (kind, method) in [(dora, "lora"), (dora, "qlora"), (bias, "qlora"), (pissa, "lora"), (pissa, "qlora")] {
         let desk = desk(40);
-        let (vector, method) = (format!("adapter.{vector}=true"), format!("adapter.method={method}"));
-        let overrides =
-            [vector.as_str(), &method, "training.sample_packing=true", "training.num_epochs=4", "output.save_steps=1"];
+        let method = format!("adapter.method={method}");
+        let overrides = [kind, &method, "training.sample_packing=true", "training.num_epochs=4", "output.save_steps=1"];
         let alone = reference(&desk, &overrides);
         for step in checkpoints(&desk, "alone").into_iter().rev().skip(1).step_by(3) {
             back_to(&desk, "alone", "again", step);

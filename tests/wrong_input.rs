@@ -26,6 +26,20 @@ const RECIPES: &[BrokenRecipe] = &[
     ("learning rate beyond f32", "max_steps: 2", "learning_rate: 1e300", &["training.learning_rate: expected a number above 0"]),
     ("unknown word", "max_steps: 2", "lr_scheduler: cosin", &["found `cosin`", "did you mean `cosine`?"]),
     ("unknown format", "format: text", "format: alpaca", &["datasets.0.format: expected `text`", "found `alpaca`"]),
+    (
+        "vectors of the head",
+        "r: 4",
+        "use_dora: true\n  target_modules: [q_proj, lm_head]",
+        &["recipe.yaml:6:13: adapter.use_dora does not go with an adapter of `lm_head` yet", "leave the module out"],
+    ),
+    (
+        "a part of more directions than there are",
+        "r: 4",
+        "r: 17\n  init_lora_weights: pissa",
+        &[
+            "recipe.yaml:7:22: adapter.init_lora_weights: `pissa` of rank 17, and `model.layers.0.self_attn.k_proj` has 16 singular values",
+        ],
+    ),
     ("format that is not built", "format: text", "format: preference", &["`preference` is not supported yet"]),
     (
         "nested blocks of nothing",

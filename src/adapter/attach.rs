@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use burn::tensor::{DType, Device, Tensor, TensorData};
 
 use super::experts::joined;
+use super::pissa::INITIAL;
 use super::{Error, LoraConfig, Target, tables};
 use crate::files::safetensors::Named;
 use crate::model::{Decoder, LinearSpec, Role};
@@ -14,7 +15,8 @@ use crate::nn::own::Own;
 use crate::ops::Base;
 use crate::terms::{AdapterVector, Method};
 
-/// The numbers of A [r, in] and B [out, r] by module, as PEFT's files have them; of a table, of rows of it, or of a vector, the first alone.
+/// The numbers of A [r, in] and B [out, r] by module, as PEFT's files have them; of a table, of rows of it, or of a vector, the first alone. Those that an
+/// adapter started as, where their product was taken out of the weight, stand under `MODULE.initial`.
 pub type Numbers = BTreeMap<String, [Vec<f32>; 2]>;
 
 /// Attaches an adapter to every module that the config chooses: with the numbers given, or with PEFT's initial distribution (A from draws
@@ -40,7 +42,12 @@ pub fn attach(decoder: &mut Decoder, config: &LoraConfig, seed: u64, numbers: Op
         debug_assert_eq!(projection.name, linear.name);
         projection.lora = lora(linear).map(|plain| {
             let vector = vector(config, seed, numbers, (linear, &projection.weight), &plain);
-            Lora { vector, ..plain }
+            let initial = numbers.and_then(|numbers| numbers.get(&format!("{}.{INITIAL}", linear.name)));
+            let initial = initial.map(|[a, b]| {
+                let [rank, outputs] = plain.b.dims();
+                [turned(a, rank, linear.inputs, &device), turned(b, outputs, rank, &device)]
+            });
+            Lora { vector, initial, ..plain }
         });
     }
     // Maps of one parameter share an A.
@@ -70,7 +77,7 @@ fn fresh(target: &Target, linear: &LinearSpec, leaves_base: bool, seed: u64, dev
     };
     let a = matrix("lora_A", [inputs, rank], is_embedding && leaves_base);
     let b = matrix("lora_B", [rank, outputs], !is_embedding && leaves_base);
-    Lora { a, b, scale: target.scale, portion: target.portion, vector: None }
+    Lora { a, b, scale: target.scale, portion: target.portion, vector: None, initial: None }
 }
 
 /// What an adapter has beside its matrices: given, or such that nothing changes, or a bias that is drawn as B is.
@@ -102,6 +109,7 @@ fn stored(target: &Target, linear: &LinearSpec, [a, b]: &[Vec<f32>; 2], device: 
         scale: target.scale,
         portion: target.portion,
         vector: None,
+        initial: None,
     }
 }
 

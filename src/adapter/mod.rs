@@ -4,6 +4,8 @@ mod attach;
 mod experts;
 pub mod merge;
 pub mod peft;
+mod pissa;
+mod singular;
 pub mod spectrum;
 mod tables;
 mod target;
@@ -14,6 +16,7 @@ use crate::model::LinearSpec;
 use crate::terms::AdapterVector;
 
 pub use attach::{Numbers, attach, tensors};
+pub use pissa::Extraction;
 pub use tables::{Part, TableTarget, Tables};
 pub use target::{Target, Targets};
 
@@ -38,6 +41,8 @@ pub struct LoraConfig {
     pub alpha_pattern: Vec<(String, f64)>,
     /// Whether a fresh adapter leaves the base as it is (B zero); otherwise B is drawn as A is.
     pub init_lora_weights: bool,
+    /// Whether a fresh adapter is the principal part of its weight, which is taken out of it: `PiSSA`, arXiv:2404.02948.
+    pub is_principal: bool,
     /// What each adapter has beside A and B.
     pub vector: Option<AdapterVector>,
     /// What of embedding and head trains beside.
@@ -57,6 +62,7 @@ impl LoraConfig {
             rank_pattern: Vec::new(),
             alpha_pattern: Vec::new(),
             init_lora_weights: true,
+            is_principal: false,
             vector: None,
             tables: Tables::NONE,
         }
@@ -80,6 +86,29 @@ impl LoraConfig {
             None => Ok(()),
             Some(target) => Err(Error::Vector { vector, module: target.module.clone() }),
         }
+    }
+
+    /// Refuses to start as the principal part of what is no single matrix of a layer, or has fewer singular values.
+    ///
+    /// # Errors
+    /// There is such a module. And see [`LoraConfig::resolve`].
+    pub fn check_principal(&self, modules: &[LinearSpec]) -> Result<(), Error> {
+        if !self.is_principal {
+            return Ok(());
+        }
+        let names: Vec<String> = modules.iter().map(|linear| linear.name.clone()).collect();
+        for target in self.resolve(&names)? {
+            let Some(linear) = modules.iter().find(|linear| linear.name == target.module) else { continue };
+            let (module, values) = (&target.module, linear.inputs.min(linear.outputs));
+            if linear.is_table() || !linear.is_whole() || experts::Routed::of(module).is_some() {
+                return Err(Error::Principal { message: format!("`pissa` does not go with an adapter of `{module}` yet") });
+            }
+            if target.rank > values {
+                let message = format!("`pissa` of rank {}, and `{module}` has {values} singular values", target.rank);
+                return Err(Error::Principal { message });
+            }
+        }
+        Ok(())
     }
 
     /// The highest rank of any projection.
@@ -163,6 +192,12 @@ pub enum Error {
         /// The module.
         module: String,
     },
+    /// An adapter that cannot start as a part of its weight.
+    #[error("adapter.init_lora_weights: {message}")]
+    Principal {
+        /// Both sides.
+        message: String,
+    },
     /// A format has no place for an adapter's vector.
     #[error("{format} has matrices A and B only, this adapter has `{}`", vector.name())]
     NoPlace {
@@ -218,6 +253,7 @@ impl Explain for Error {
                     .into(),
             ),
             Self::Vector { vector, .. } => Some(format!("leave the module out, or remove `{}`", vector.key())),
+            Self::Principal { .. } => Some("leave the module out, lower `r`, or set `init_lora_weights: true`".into()),
             Self::NoPlace { vector: AdapterVector::Magnitude, .. } => {
                 Some("merge the adapter with `rankine merge`, and export the merged model".into())
             }

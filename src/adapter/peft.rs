@@ -8,6 +8,7 @@ use serde_json::{Map, Value, json};
 
 use super::attach::Numbers;
 use super::experts::{Routed, Stack, b_of, stacks};
+use super::pissa::converted;
 use super::tables::{TableTarget, Tables};
 use super::{Error, LoraConfig, Target, Targets, tensors};
 use crate::files::safetensors::{Archive, write_f32};
@@ -34,6 +35,7 @@ const PLAIN: LoraConfig = LoraConfig {
     rank_pattern: Vec::new(),
     alpha_pattern: Vec::new(),
     init_lora_weights: true,
+    is_principal: false,
     vector: None,
     tables: Tables::NONE,
 };
@@ -65,7 +67,7 @@ const NEUTRAL: [(&str, &[&str]); 21] = [
     ("velora_config", &["null"]),
 ];
 
-/// Writes the adapter that is attached to `decoder`.
+/// Writes the adapter that is attached to `decoder`, see [`LoraConfig::saved`].
 ///
 /// `base` is what a reader finds in `base_model_name_or_path`: a repository on the Hub, or a local folder without its place on this
 /// machine. A commit after `@` goes to `revision`, which is the base's.
@@ -73,7 +75,8 @@ const NEUTRAL: [(&str, &[&str]); 21] = [
 /// # Errors
 /// A file cannot be written.
 pub fn write(folder: &Path, decoder: &Decoder, config: &LoraConfig, base: &str) -> Result<(), Error> {
-    write_f32(&folder.join(WEIGHTS), &tensors(decoder, &decoder.numbers()), &[("format", "pt".to_owned())])?;
+    let (config, all) = (&config.saved(), converted(decoder, tensors(decoder, &decoder.numbers())));
+    write_f32(&folder.join(WEIGHTS), &all, &[("format", "pt".to_owned())])?;
     // Full names choose whatever `layers_to_transform` says, so with it only those of its layers may be written.
     let modules: Vec<&str> = match config.targets.layers {
         None => {
@@ -270,6 +273,7 @@ pub fn read_config(folder: &Path) -> Result<LoraConfig, Error> {
         use_rslora: config["use_rslora"].as_bool().unwrap_or(false),
         // Its numbers come with it, so how they were drawn no longer matters.
         init_lora_weights: true,
+        is_principal: false,
         vector,
         rank_pattern: pattern(&config["rank_pattern"], read_rank)
             .ok_or_else(|| missing("rank_pattern", &format!("{whole} by pattern")))?,

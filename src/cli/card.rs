@@ -27,7 +27,7 @@ pub(super) fn write_run_card(plan: &Plan, lock: &Lock, result: &Value, base: Bas
         format!("Its base was packed in {form} while it was trained. On a base that is not, it answers a little differently; `rankine merge` measures how much.")
     });
     let (artefact, config) = match &plan.trains {
-        Trains::Adapter(config) => (Artefact::Adapter, Some(config.clone())),
+        Trains::Adapter(config) => (Artefact::Adapter, Some(config.saved())),
         Trains::Everything => (Artefact::Model, None),
     };
     let part = Part { config, run: Some(run), ..Part::default() };

@@ -22,6 +22,8 @@ pub struct Lora {
     pub portion: Portion,
     /// What it has beside A and B.
     pub vector: Option<Vector>,
+    /// A [in, r] and B [r, out] at the start, where their product was taken out of the weight.
+    pub initial: Option<[Tensor<2>; 2]>,
 }
 
 /// One number an output of the map, [out], f32.

@@ -11,7 +11,7 @@ use crate::adapter::{Error, LoraConfig, Tables, Targets, peft};
 use crate::fault::{Explain, Fault};
 use crate::model::{DecoderSpec, Role};
 use crate::recipe::{self, Place, Said};
-use crate::terms::{AdapterVector, Method, Modules, Technique};
+use crate::terms::{AdapterVector, Initial, Method, Modules, Technique};
 
 /// What trains.
 #[derive(Debug, Clone, PartialEq)]
@@ -105,6 +105,12 @@ fn fresh_adapter(recipe: &recipe::Adapter, filled: &mut Filled) -> LoraConfig {
         filled.plain(&format!("adapter.alpha_pattern.{pattern}"), Some(*said), 0.0);
     }
     let parameters = filled.optional("adapter.target_parameters", recipe.target_parameters.as_ref(), |names| json!(names));
+    let initial =
+        filled.fill("adapter.init_lora_weights", recipe.init_lora_weights.as_ref(), Initial::Zero, |initial| match initial {
+            Initial::Zero => json!(true),
+            Initial::Drawn => json!(false),
+            Initial::Principal => json!("pissa"),
+        });
     let has_bias = filled.plain("adapter.lora_bias", recipe.lora_bias.as_ref(), false);
     let has_magnitude = filled.plain("adapter.use_dora", recipe.use_dora.as_ref(), false);
     let layers = filled.optional("adapter.layers_to_transform", recipe.layers_to_transform.as_ref(), |layers| json!(layers));
@@ -114,7 +120,8 @@ fn fresh_adapter(recipe: &recipe::Adapter, filled: &mut Filled) -> LoraConfig {
         dropout: 0.0,
         targets: Targets { modules, layers, ..Targets::all_linear() },
         target_parameters: parameters.unwrap_or_default(),
-        init_lora_weights: filled.plain("adapter.init_lora_weights", recipe.init_lora_weights.as_ref(), true),
+        init_lora_weights: initial != Initial::Drawn,
+        is_principal: initial == Initial::Principal,
         vector: match (has_bias, has_magnitude) {
             (true, _) => Some(AdapterVector::Bias),
             (_, true) => Some(AdapterVector::Magnitude),
@@ -182,7 +189,7 @@ fn check_targets(recipe: &recipe::Adapter, config: &LoraConfig, base: &Base, fau
         return;
     }
     let checked = config.check_names(&names).and_then(|()| config.resolve(&names).map(drop));
-    let checked = checked.and_then(|()| config.check_vector(&modules));
+    let checked = checked.and_then(|()| config.check_vector(&modules)).and_then(|()| config.check_principal(&modules));
     if let Err(error) = checked.and_then(|()| config.table_targets(&modules).map(drop)) {
         let place = place_of(recipe, &error);
         faults.extend(error.faults().into_iter().map(|fault| place.iter().fold(fault, |fault, place| fault.at(place))));
@@ -212,6 +219,7 @@ fn place_of<'a>(recipe: &'a recipe::Adapter, error: &Error) -> Option<&'a Place>
         Error::NoMatch { what, unmatched, .. } => (what, unmatched),
         Error::Table { key: "modules_to_save", .. } => return recipe.modules_to_save.as_ref().map(|said| &said.place),
         Error::Vector { vector: AdapterVector::Bias, .. } => return recipe.lora_bias.as_ref().map(|said| &said.place),
+        Error::Principal { .. } => return recipe.init_lora_weights.as_ref().map(|said| &said.place),
         Error::Vector { .. } => return recipe.use_dora.as_ref().map(|said| &said.place),
         Error::Table { .. } => return recipe.trainable_token_indices.as_ref().map(|said| &said.place),
         _ => return targets,

@@ -10,11 +10,11 @@ use super::section::{ABOVE_ZERO, Section, Value};
 use super::tree::{Kind, shorten};
 use crate::fault::Fault;
 use crate::quant::BlockSize;
-use crate::terms::{MAX_RANK, Modules, Quantization, Technique, TokenIndices};
+use crate::terms::{Initial, MAX_RANK, Modules, Quantization, Technique, TokenIndices};
 
 const MAX_LAYER: u64 = 65_535;
-/// Initialisations of PEFT that are not built yet; `pissa_niter_4` and the like come on top.
-const LATER_INITIALISATIONS: [&str; 7] = ["gaussian", "pissa", "olora", "eva", "corda", "loftq", "orthogonal"];
+/// Initialisations of PEFT that are not built yet; `pissa_niter_4` and the like, which draw at random, come on top.
+const LATER_INITIALISATIONS: [&str; 6] = ["gaussian", "olora", "eva", "corda", "loftq", "orthogonal"];
 
 /// The low-rank adapter, in PEFT's terms.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -53,8 +53,8 @@ pub struct Adapter {
     pub alpha_pattern: BTreeMap<String, Said<f64>>,
     /// Layers that get adapters, from 0; a single number is a list of one.
     pub layers_to_transform: Option<Said<Vec<usize>>>,
-    /// Whether the fresh adapter leaves the base as it is (B = 0).
-    pub init_lora_weights: Option<Said<bool>>,
+    /// How the fresh adapter starts.
+    pub init_lora_weights: Option<Said<Initial>>,
     /// Embedding and head, where they train and are saved whole.
     pub modules_to_save: Option<Said<Vec<String>>>,
     /// Tokens whose rows of embedding and head train.
@@ -169,11 +169,15 @@ fn layers(value: Value) -> Option<Said<Vec<usize>>> {
     }
 }
 
-fn initialisation(value: Value) -> Option<Said<bool>> {
+fn initialisation(value: Value) -> Option<Said<Initial>> {
     let written = value.node.text().unwrap_or_default();
     if LATER_INITIALISATIONS.contains(&written) || written.starts_with("pissa_niter_") {
-        value.refuse_for_now("valid now: `true` and `false`");
+        value.refuse_for_now("valid now: `true`, `false` and `pissa`");
         return None;
     }
-    value.flag()
+    value.read("`true`, `false` or `pissa`", |node| match node.flag() {
+        Some(true) => Some(Initial::Zero),
+        Some(false) => Some(Initial::Drawn),
+        None => (node.text() == Some("pissa")).then_some(Initial::Principal),
+    })
 }

@@ -6,7 +6,7 @@ use super::notes::{Notes, listed};
 use super::tree::shorten;
 use super::{Adapter, Dataset, Evaluation, Place, Recipe, Said, Training};
 use crate::fault::Fault;
-use crate::terms::{Format, ModelDtype, Modules, Quantization, Scheduler, Technique, TrainOn};
+use crate::terms::{Format, Initial, ModelDtype, Modules, Quantization, Scheduler, Technique, TrainOn};
 
 /// Adds a fault for every contradiction within a recipe.
 pub(super) fn find(recipe: &Recipe, notes: &Notes) {
@@ -97,6 +97,11 @@ fn in_adapter(adapter: &Adapter, notes: &Notes) {
         ("trainable_token_indices", adapter.trainable_token_indices.as_ref().map(|said| &said.place)),
     ];
     let said = |(key, place): (&'static str, Option<_>)| Some((key, place?));
+    let principal = adapter.init_lora_weights.as_ref().filter(|said| said.value == Initial::Principal);
+    if let (Some(said), Some(key)) = (principal, dora.as_ref().map(|_| "use_dora").or(bias.as_ref().map(|_| "lora_bias"))) {
+        let message = format!("adapter.init_lora_weights: `pissa` does not go with `{key}`: it is saved as a plain adapter");
+        notes.say(&said.place, Fault::new(message).hint("remove one of the two"));
+    }
     if let (Some(_), Some(place)) = (&dora, &bias) {
         let fault = Fault::new("adapter.lora_bias does not go with `use_dora`: as in PEFT an adapter has one of the two");
         notes.say(place, fault.hint("remove one of the two"));

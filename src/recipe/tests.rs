@@ -158,10 +158,21 @@ const BROKEN: &[(&str, &str)] = &[
     ),
     ("adapter:\n  use_dora: 1", "x.yaml:6:13: adapter.use_dora: expected `true` or `false`, found `1`"),
     (
-        "adapter:\n  init_lora_weights: pissa_niter_4",
-        "x.yaml:6:22: adapter.init_lora_weights: `pissa_niter_4` is not supported yet | valid now: `true` and `false`",
+        "adapter:\n  init_lora_weights: pissa\n  use_dora: true",
+        "x.yaml:6:22: adapter.init_lora_weights: `pissa` does not go with `use_dora`: it is saved as a plain adapter | remove one of the two",
     ),
-    ("adapter:\n  init_lora_weights: 3", "x.yaml:6:22: adapter.init_lora_weights: expected `true` or `false`, found `3`"),
+    (
+        "adapter:\n  init_from: a\n  init_lora_weights: pissa",
+        "x.yaml:7:22: adapter.init_lora_weights does not go with `init_from`, where it is set already | remove `init_lora_weights`, or remove `init_from` to start afresh",
+    ),
+    (
+        "adapter:\n  init_lora_weights: pissa_niter_4",
+        "x.yaml:6:22: adapter.init_lora_weights: `pissa_niter_4` is not supported yet | valid now: `true`, `false` and `pissa`",
+    ),
+    (
+        "adapter:\n  init_lora_weights: 3",
+        "x.yaml:6:22: adapter.init_lora_weights: expected `true`, `false` or `pissa`, found `3`",
+    ),
     (
         "adapter:\n  target_modules: '(q'",
         "x.yaml:6:19: adapter.target_modules: `(q` is not a regular expression that is understood: unclosed group | syntax: https://docs.rs/regex/latest/regex/#syntax",
