@@ -41,11 +41,11 @@ pub fn attach(decoder: &mut Decoder, config: &LoraConfig, seed: u64, numbers: Op
     for (projection, linear) in decoder.projections_mut().zip(projections) {
         debug_assert_eq!(projection.name, linear.name);
         projection.lora = lora(linear).map(|plain| {
-            let vector = vector(config, seed, numbers, (linear, &projection.weight), &plain);
+            let vector = vector(config, seed, numbers, (linear, &projection.weight), &plain).map(Box::new);
             let initial = numbers.and_then(|numbers| numbers.get(&format!("{}.{INITIAL}", linear.name)));
             let initial = initial.map(|[a, b]| {
                 let [rank, outputs] = plain.b.dims();
-                [turned(a, rank, linear.inputs, &device), turned(b, outputs, rank, &device)]
+                Box::new([turned(a, rank, linear.inputs, &device), turned(b, outputs, rank, &device)])
             });
             Lora { vector, initial, ..plain }
         });

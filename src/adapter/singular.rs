@@ -108,7 +108,9 @@ fn orthonormal(mut columns: Vec<Vec<f64>>) -> Vec<Vec<f64>> {
         }
         let remains = dot(column, column).sqrt();
         let scale = if remains > 1e-6 * length { 1.0 / remains } else { 0.0 };
-        column.iter_mut().for_each(|number| *number *= scale);
+        for number in column {
+            *number *= scale;
+        }
     }
     columns
 }

@@ -229,7 +229,7 @@ impl Decoder {
     /// Numbers of what adapters started as, where that is kept.
     pub fn initial_numbers(&self) -> usize {
         let initial = self.adapters().filter_map(|(_, lora)| lora.initial.as_ref());
-        initial.flatten().map(|matrix| matrix.shape().num_elements()).sum()
+        initial.flat_map(|initial| initial.iter()).map(|matrix| matrix.shape().num_elements()).sum()
     }
 
     /// The same for as long as nothing trains: what follows from adapters alone is computed once, not with every batch or token.

@@ -21,12 +21,13 @@ pub struct Lora {
     /// What the map is to what the adapter is of.
     pub portion: Portion,
     /// What it has beside A and B.
-    pub vector: Option<Vector>,
+    pub vector: Option<Box<Vector>>,
     /// A [in, r] and B [r, out] at the start, where their product was taken out of the weight.
-    pub initial: Option<[Tensor<2>; 2]>,
+    pub initial: Option<Box<[Tensor<2>; 2]>>,
 }
 
 /// One number an output of the map, [out], f32.
+#[allow(clippy::large_enum_variant, reason = "an adapter has it in a box")]
 #[derive(Debug, Clone)]
 pub enum Vector {
     /// B's bias: `scale · (drop(x) A B + bias)`.
@@ -71,12 +72,12 @@ impl Lora {
 
     /// What it adds to each output whatever the input, where it has a bias.
     pub fn bias(&self) -> Option<Tensor<1>> {
-        if let Some(Vector::Bias(bias)) = &self.vector { Some(bias.clone().mul_scalar(self.scale)) } else { None }
+        if let Some(Vector::Bias(bias)) = self.vector.as_deref() { Some(bias.clone().mul_scalar(self.scale)) } else { None }
     }
 
     /// Its magnitudes, where it has some.
     pub fn magnitude(&self) -> Option<&Magnitude> {
-        if let Some(Vector::Magnitude(magnitude)) = &self.vector { Some(magnitude) } else { None }
+        if let Some(Vector::Magnitude(magnitude)) = self.vector.as_deref() { Some(magnitude) } else { None }
     }
 
     /// Parameters in A, B and its vector; an A that is shared counts once.

@@ -73,7 +73,7 @@ impl Projection {
         let Self { weight, lora, .. } = self;
         let Some(lora) = lora else { return };
         let adapter = lora.adapter();
-        if let Some(Vector::Magnitude(magnitude)) = &mut lora.vector {
+        if let Some(Vector::Magnitude(magnitude)) = lora.vector.as_deref_mut() {
             magnitude.settle(weight, adapter, computed);
         }
     }

@@ -14,6 +14,7 @@ use crate::recipe::{self, Place, Said};
 use crate::terms::{AdapterVector, Initial, Method, Modules, Technique};
 
 /// What trains.
+#[allow(clippy::large_enum_variant, reason = "one a run")]
 #[derive(Debug, Clone, PartialEq)]
 pub enum Trains {
     /// An adapter on the frozen base.
