@@ -153,6 +153,15 @@ fn a_run_trains_and_what_it_saves_is_taken_by_everybody() {
         ] {
             desk.run(words).says(words[2], 0, &[]);
         }
+        // What was packed is what remained of the base, and the adapter is for the base: scored with it, as trained but for that.
+        let ran = desk.run(&["eval", "run", "--data", "rows.parquet", "--json"]);
+        ran.says("eval", 0, &[]);
+        let scores: Value = serde_json::from_str(&ran.stdout).unwrap();
+        let [base, adapter] = ["base", "adapter"].map(|of| scores["sets"][0][of]["loss"].as_f64().unwrap());
+        assert!(
+            adapter < base - 0.1 && (adapter - losses[losses.len() - 1]).abs() < 0.3,
+            "{method}: {base} to {adapter}, {losses:?}"
+        );
         desk.edit("recipe.yaml", "r: 4", "init_from: run/adapter");
         desk.run(&["train", "recipe.yaml", "output_dir=on"]).says("gone on from", 0, &[]);
     }

@@ -13,7 +13,7 @@ use super::training::Warmup;
 use crate::adapter::{Extraction, LoraConfig, Part, Tables, attach, peft};
 use crate::fault::Fault;
 use crate::files::Float;
-use crate::model::{Beside, CHAT_TEMPLATE, Decoder, Folder, LinearSpec, Role};
+use crate::model::{Beside, CHAT_TEMPLATE, Decoder, Folder, LinearSpec, Role, Storage};
 use crate::report::Reporter;
 use crate::terms::Method;
 use crate::train::{self, Checkpoint, Course, Product, RunFolder, Schedule, StepConfig};
@@ -76,6 +76,16 @@ impl Plan {
         Ok(decoder)
     }
 
+    /// Whether adapters start as a part of their weights, which is given back when they are saved.
+    pub fn takes_parts_out(&self) -> bool {
+        matches!(&self.trains, Trains::Adapter(config) if config.is_principal)
+    }
+
+    /// How the base is kept with which the saved product goes: of a base of which parts were taken out, only what remained was packed.
+    pub fn storage_of_product(&self) -> Storage {
+        if self.takes_parts_out() { Storage { form: None, packs_head: false, ..self.storage } } else { self.storage }
+    }
+
     /// What a run of this plan is for.
     ///
     /// # Errors
@@ -95,7 +105,7 @@ impl Plan {
         let beside = match &self.trains {
             Trains::Everything => Beside::of(&self.base_folder)?.bytes(),
             // What they started as is saved with them.
-            Trains::Adapter(config) if config.is_principal => 4 * self.trainable_parameters as u64,
+            Trains::Adapter(_) if self.takes_parts_out() => 4 * self.trainable_parameters as u64,
             Trains::Adapter(_) => 0,
         };
         Ok(RunFolder::needed_bytes(self.trainable_parameters) + 2 * beside)
