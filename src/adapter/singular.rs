@@ -4,6 +4,7 @@
 //! Where the subspace is the whole space, as in small matrices, one round is exact. It always starts from the same draws.
 
 use burn::tensor::{DType, Device, Tensor, TensorData};
+use rayon::prelude::*;
 
 use super::spectrum::eigen;
 use crate::draws::{mix, unit};
@@ -14,7 +15,9 @@ const SMALL: usize = 128;
 /// Directions beside twice those that are wanted: what lies just behind them converges slowly, and costs little here.
 const BESIDE: usize = 16;
 /// Rounds at most. What rounds add to Σ σ² falls fast; where singular values lie close together, their vectors are any of their span.
-const ROUNDS: usize = 40;
+const ROUNDS: usize = 24;
+/// Of the longest direction, the share below which a direction is none.
+const NOTHING: f64 = 1e-6;
 /// The share of Σ σ² that a round must add to be followed by another.
 const GAIN: f64 = 1e-8;
 
@@ -31,46 +34,57 @@ pub(super) struct Principal {
 /// Those of a matrix [rows, columns], row by row, which has as many.
 pub(super) fn principal(matrix: &[f32], [rows, columns]: [usize; 2], rank: usize) -> Principal {
     let whole = rows.min(columns);
-    let width = whole.min((2 * rank + BESIDE).max(SMALL));
+    let width = if whole <= SMALL { whole } else { whole.min(2 * rank + BESIDE) };
     let matrix = tensor(matrix.to_vec(), [rows, columns]);
-    let turned = matrix.clone().transpose();
+    let transposed = matrix.clone().transpose();
     let draw = |column: usize| (0..columns).map(|row| unit(mix((column * columns + row) as u64)) - 0.5).collect();
     let mut right: Vec<Vec<f64>> = (0..width).map(draw).collect();
     let mut captured = 0.0;
     for round in 1.. {
-        let left = orthonormal(times(&matrix, &orthonormal(right))); // [width][rows]
-        right = times(&turned, &left); // [width][columns]
-        let (values, vectors) = eigen(gram(&right), width);
-        let mut order: Vec<usize> = (0..width).collect();
-        order.sort_by(|one, other| values[*other].total_cmp(&values[*one]));
-        order.truncate(rank.min(width));
-        let sum: f64 = order.iter().map(|index| values[*index]).sum();
-        let is_done = width == whole || round == ROUNDS || sum - captured <= GAIN * sum;
-        captured = sum;
+        let (along, _) = turned(&right, width); // [width][columns]
+        let (left, _) = turned(&times(&matrix, &along), width); // [width][rows]
+        right = times(&transposed, &left); // [width][columns]
+        let (values, vectors) = directions(&right);
+        let sum: f64 = values.iter().take(rank).sum();
         // A second round where one is enough: draws are turned to what they lie in.
-        if is_done && round > 1 {
-            let singular: Vec<f64> = order.iter().map(|index| values[*index].max(0.0).sqrt()).collect();
-            let mix = |of: &[Vec<f64>], index: usize, scale: f64| combined(of, &vectors, [index, width], scale);
-            return Principal {
-                left: order.iter().map(|index| mix(&left, *index, 1.0)).collect(),
-                right: order
-                    .iter()
-                    .zip(&singular)
-                    .map(|(index, value)| mix(&right, *index, if *value > 0.0 { 1.0 / value } else { 0.0 }))
-                    .collect(),
-                values: singular,
-            };
+        let is_done = round > 1 && (width == whole || round == ROUNDS || sum - captured <= GAIN * sum);
+        captured = sum;
+        if is_done {
+            let (right, values) = turned(&right, rank.min(width));
+            let left = (0..values.len()).map(|index| combined(&left, &vectors[index], 1.0)).collect();
+            return Principal { values, left, right };
         }
     }
     unreachable!("a round is the last")
 }
 
-/// Σ of columns times the numbers of one eigenvector.
-fn combined(of: &[Vec<f64>], vectors: &[f64], [index, width]: [usize; 2], scale: f64) -> Vec<f64> {
-    let mut sum = vec![0.0; of[0].len()];
-    for (place, column) in of.iter().enumerate() {
-        let factor = scale * vectors[place * width + index];
-        sum.iter_mut().zip(column).for_each(|(sum, number)| *sum += factor * number);
+/// Columns turned to the principal directions of their span, at most so many, and their lengths before they were made 1; of what has no length,
+/// zeros.
+fn turned(columns: &[Vec<f64>], most: usize) -> (Vec<Vec<f64>>, Vec<f64>) {
+    let (values, vectors) = directions(columns);
+    let lengths: Vec<f64> = values.iter().take(most).map(|value| value.max(0.0).sqrt()).collect();
+    let nothing = NOTHING * lengths.first().copied().unwrap_or(0.0);
+    let of = |(vector, length): (&Vec<f64>, &f64)| combined(columns, vector, if *length > nothing { 1.0 / length } else { 0.0 });
+    (vectors.par_iter().zip(&lengths).map(of).collect(), lengths)
+}
+
+/// Squares of the lengths of principal directions, falling, and how each is put together of the columns.
+fn directions(columns: &[Vec<f64>]) -> (Vec<f64>, Vec<Vec<f64>>) {
+    let width = columns.len();
+    let gram: Vec<f64> =
+        columns.par_iter().flat_map_iter(|one| columns.iter().map(|other| dot(one, other)).collect::<Vec<_>>()).collect();
+    let (values, vectors) = eigen(gram, width);
+    let mut order: Vec<usize> = (0..width).collect();
+    order.sort_by(|one, other| values[*other].total_cmp(&values[*one]));
+    let vector = |index: &usize| (0..width).map(|place| vectors[place * width + index]).collect();
+    (order.iter().map(|index| values[*index]).collect(), order.iter().map(vector).collect())
+}
+
+/// Σ of columns times the numbers of a vector and what scales it.
+fn combined(columns: &[Vec<f64>], vector: &[f64], scale: f64) -> Vec<f64> {
+    let mut sum = vec![0.0; columns[0].len()];
+    for (column, factor) in columns.iter().zip(vector) {
+        sum.iter_mut().zip(column).for_each(|(sum, number)| *sum += scale * factor * number);
     }
     sum
 }
@@ -88,31 +102,17 @@ fn tensor(numbers: Vec<f32>, shape: [usize; 2]) -> Tensor<2> {
     Tensor::from_data(TensorData::new(numbers, shape), (&Device::flex(), DType::F32))
 }
 
-fn gram(columns: &[Vec<f64>]) -> Vec<f64> {
-    columns.iter().flat_map(|one| columns.iter().map(|other| dot(one, other))).collect()
-}
-
+/// In lanes, so that a processor adds several at once.
 fn dot(one: &[f64], other: &[f64]) -> f64 {
-    one.iter().zip(other).map(|(one, other)| one * other).sum()
-}
-
-/// Gram and Schmidt's, twice over (Giraud et al. 2005); what lies in the span of those before becomes zero.
-fn orthonormal(mut columns: Vec<Vec<f64>>) -> Vec<Vec<f64>> {
-    for index in 0..columns.len() {
-        let (before, rest) = columns.split_at_mut(index);
-        let column = &mut rest[0];
-        let length = dot(column, column).sqrt();
-        for other in before.iter().chain(before.iter()) {
-            let share = dot(other, column);
-            column.iter_mut().zip(other).for_each(|(number, other)| *number -= share * other);
-        }
-        let remains = dot(column, column).sqrt();
-        let scale = if remains > 1e-6 * length { 1.0 / remains } else { 0.0 };
-        for number in column {
-            *number *= scale;
+    let ((ones, one), (others, other)) = (one.as_chunks::<8>(), other.as_chunks::<8>());
+    let mut lanes = [0.0; 8];
+    for (one, other) in ones.iter().zip(others) {
+        for (lane, (one, other)) in lanes.iter_mut().zip(one.iter().zip(other)) {
+            *lane += one * other;
         }
     }
-    columns
+    let rest: f64 = one.iter().zip(other).map(|(one, other)| one * other).sum();
+    lanes.iter().sum::<f64>() + rest
 }
 
 #[cfg(test)]
