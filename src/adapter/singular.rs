@@ -126,13 +126,16 @@ mod tests {
         (0..length).map(|place| scale * angle(place).cos()).collect()
     }
 
+    /// Singular values, a shape and a rank.
+    type Known<'a> = (&'a dyn Fn(usize) -> f64, [usize; 2], usize);
+
     /// Singular values that are known: small and large matrices, wide and tall ones, values that fall slowly, and fewer than are wanted.
     #[test]
     fn parts_of_known_matrices_are_found() {
         let slow = |index: usize| 10.0 / (1.0 + 0.05 * index as f64);
-        let fast = |index: usize| 0.7_f64.powi(index as i32);
+        let fast = |index: usize| 0.7_f64.powf(index as f64);
         let few = |index: usize| if index < 3 { 3.0 - index as f64 } else { 0.0 };
-        let all: [(&dyn Fn(usize) -> f64, [usize; 2], usize); 6] = [
+        let all: [Known; 6] = [
             (&slow, [12, 20], 4),
             (&slow, [400, 270], 8),
             (&slow, [270, 400], 8),

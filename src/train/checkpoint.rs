@@ -22,6 +22,7 @@ pub(super) const MOMENTS: [&str; 2] = ["first_moment.", "second_moment."];
 const SMALL_FILES_BYTES: u64 = 64 << 10;
 
 /// What a run is for.
+#[allow(clippy::large_enum_variant, reason = "one a run")]
 #[derive(Debug)]
 pub enum Product {
     /// A folder in PEFT's format.
