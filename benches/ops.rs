@@ -13,7 +13,7 @@ use criterion::{BenchmarkGroup, Criterion, Throughput, criterion_group, criterio
 use rankine::draws::{mix, unit};
 use rankine::nn::attention::Span;
 use rankine::nn::head::{Head, Wanted};
-use rankine::nn::lora::Lora;
+use rankine::nn::lora::{Lora, Portion};
 use rankine::nn::norm::RmsNorm;
 use rankine::nn::projection::Projection;
 use rankine::nn::table::Table;
@@ -105,7 +105,14 @@ fn pointwise(criterion: &mut Criterion) {
 
 /// Tokens a second of a square projection with an adapter.
 fn projection(criterion: &mut Criterion) {
-    let lora = Lora { a: drawn([WIDTH, RANK]), b: drawn([RANK, WIDTH]), scale: 2.0 };
+    let lora = Lora {
+        a: drawn([WIDTH, RANK]),
+        b: drawn([RANK, WIDTH]),
+        scale: 2.0,
+        portion: Portion::Whole,
+        vector: None,
+        initial: None,
+    };
     let projection = Projection { name: "q_proj".to_owned(), weight: drawn([WIDTH, WIDTH]).into(), bias: None, lora: Some(lora) };
     let mut group = group(criterion, "projection", TOKENS);
     forward_and_backward(&mut group, drawn([1, TOKENS, WIDTH]), |x| projection.forward(x, None));

@@ -130,6 +130,44 @@ term! {
     }
 }
 
+/// How a fresh adapter starts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Initial {
+    /// B is zero, and the base as it is: `true`.
+    Zero,
+    /// B is drawn as A is: `false`.
+    Drawn,
+    /// A and B are the principal part of the weight, `PiSSA`, Meng et al. 2024, arXiv:2404.02948: `pissa`.
+    Principal,
+}
+
+/// The vector that an adapter may have beside its matrices; as in PEFT it has one at most.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AdapterVector {
+    /// A bias of B, PEFT's `lora_bias`.
+    Bias,
+    /// The magnitude of each output, PEFT's `use_dora`: Liu et al. 2024, arXiv:2402.09353.
+    Magnitude,
+}
+
+impl AdapterVector {
+    /// The key that turns it on, in a recipe and in PEFT's config.
+    pub fn key(self) -> &'static str {
+        match self {
+            Self::Bias => "lora_bias",
+            Self::Magnitude => "use_dora",
+        }
+    }
+
+    /// What its name in a file ends with.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Bias => "lora_B.bias",
+            Self::Magnitude => "lora_magnitude_vector",
+        }
+    }
+}
+
 term! {
     /// How the projections of a frozen base are packed.
     Quantization {

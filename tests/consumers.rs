@@ -13,7 +13,7 @@ use support::{Desk, RECIPE};
 /// What is changed in the recipe, who is to serve it, the exit code and what is said.
 type Fixture = (&'static str, &'static [&'static str], &'static str, i32, &'static [&'static str]);
 
-const BEFORE_TRAINING: [Fixture; 19] = [
+const BEFORE_TRAINING: [Fixture; 29] = [
     ("plain LoRA", &[], "vllm", 0, &[]),
     ("plain LoRA", &[], "peft", 0, &[]),
     (
@@ -54,8 +54,42 @@ const BEFORE_TRAINING: [Fixture; 19] = [
         65,
         &["matrices A and B only", "`model.embed_tokens.lora_embedding_A`"],
     ),
-    ("DoRA", &["adapter.use_dora=true"], "vllm", 65, &["adapter.use_dora: `true` is not supported yet"]),
-    ("biases", &["adapter.lora_bias=true"], "vllm", 65, &["adapter.lora_bias: `true` is not supported yet"]),
+    ("DoRA", &["adapter.use_dora=true"], "vllm", 65, &["vLLM takes no DoRA", "hint: train a plain LoRA"]),
+    (
+        "DoRA",
+        &["adapter.use_dora=true"],
+        "llamacpp",
+        65,
+        &["matrices A and B only, this adapter has tensor `lora_magnitude_vector`"],
+    ),
+    ("DoRA", &["adapter.use_dora=true"], "mlx", 65, &["mlx-lm's format has matrices A and B only"]),
+    ("DoRA, merged", &["adapter.use_dora=true"], "ollama", 0, &["note: Ollama needs a Modelfile", "--to ollama"]),
+    ("DoRA", &["adapter.use_dora=true"], "peft", 0, &["note: vLLM takes no DoRA"]),
+    (
+        "PiSSA, saved as a plain adapter of twice the rank",
+        &["adapter.init_lora_weights=pissa", "adapter.r=10"],
+        "vllm",
+        0,
+        &["note: vLLM takes an adapter of rank 20 only with `--max-lora-rank 32`"],
+    ),
+    ("biases", &["adapter.lora_bias=true"], "vllm", 65, &["vLLM takes no biases in an adapter"]),
+    ("biases", &["adapter.lora_bias=true"], "llamacpp", 65, &["this adapter has tensor `lora_B.bias`"]),
+    (
+        "biases",
+        &["adapter.lora_bias=true"],
+        "ollama",
+        65,
+        &["Ollama takes no biases in an adapter, and this one cannot be merged"],
+    ),
+    ("biases", &["adapter.lora_bias=true"], "lmstudio", 65, &["cannot be merged", "hint: train without `lora_bias`"]),
+    (
+        "biases where the base has some",
+        &["adapter.lora_bias=true", "adapter.target_modules=[q_proj]", "base_model=qwen"],
+        "lmstudio",
+        0,
+        &["note: LM Studio takes no adapter"],
+    ),
+    ("biases", &["adapter.lora_bias=true"], "peft", 0, &["note: vLLM takes no biases"]),
     (
         "the head",
         &["adapter.target_modules=[lm_head]"],

@@ -6,11 +6,11 @@ mod common;
 
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use common::*;
-use rankine::adapter::attach;
+use rankine::adapter::{LoraConfig, attach};
 use rankine::data::{Batch, Packs, TokenRow, Visit};
 use rankine::model::{Decoder, Folder, Storage};
 use rankine::quant::Form;
-use rankine::terms::ModelDtype;
+use rankine::terms::{AdapterVector, ModelDtype};
 use rankine::train::{Gradients, Memory, StepConfig, forward_backward, score};
 
 const LOSS: f32 = 1e-5;
@@ -40,7 +40,12 @@ fn models() -> impl Iterator<Item = (String, Decoder)> {
         attach_peft(&mut decoder, &golden(&format!("archs/{family}/variants/{variant}/adapter")));
         (format!("{variant} on {family}"), decoder)
     });
-    plain.chain(packed).chain(tables)
+    // With vectors: a family with biases of its own, one whose projections are fused, and one that is packed.
+    let vectors = [("qwen2", None), ("phi3", None), ("llama", Some(Form::QLORA))].into_iter().flat_map(|(family, form)| {
+        [AdapterVector::Bias, AdapterVector::Magnitude]
+            .map(|vector| (format!("{family}, {vector:?}"), model_with(family, form, Some(vector))))
+    });
+    plain.chain(packed).chain(tables).chain(vectors)
 }
 
 fn base(family: &str, form: Option<Form>) -> Decoder {
@@ -51,8 +56,12 @@ fn base(family: &str, form: Option<Form>) -> Decoder {
 
 /// A model with an adapter whose B is not zero, so that every gradient flows.
 fn model(family: &str, form: Option<Form>) -> Decoder {
+    model_with(family, form, None)
+}
+
+fn model_with(family: &str, form: Option<Form>, vector: Option<AdapterVector>) -> Decoder {
     let mut decoder = base(family, form);
-    let config = lora(4, 8.0);
+    let config = LoraConfig { vector, ..lora(4, 8.0) };
     attach(&mut decoder, &config, 7, None).unwrap();
     for lora in decoder.adapters_mut() {
         let [rank, outputs] = lora.b.dims();

@@ -11,13 +11,16 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
+use burn::tensor::Device;
 use common::*;
 use half::{bf16, f16};
-use rankine::adapter::{LoraConfig, attach, peft};
+use rankine::adapter::{LoraConfig, Targets, attach, peft};
 use rankine::export::merge::{Addend, Error, Onto, Order, OtherBase, Tally, merge};
 use rankine::files::Float;
 use rankine::files::safetensors::{Archive, Named, write_f32};
-use rankine::model::{Folder, shard_paths};
+use rankine::model::{Folder, Storage, shard_paths};
+use rankine::quant::Form;
+use rankine::terms::{AdapterVector, ModelDtype, Modules};
 use support::Desk;
 use tempfile::TempDir;
 
@@ -192,6 +195,73 @@ fn a_table_below_matrices_must_be_the_bases() {
     let mut decoder = load(&llama.join("model"));
     let numbers = peft::read_numbers(folder.path(), &config, &decoder.spec.modules()).unwrap();
     assert!(attach(&mut decoder, &config, 0, Some(&numbers)).unwrap_err().to_string().contains("which is not this base's"));
+}
+
+/// `DoRA` merges to what PEFT merges it to, and to what the unmerged adapter computes.
+#[test]
+fn magnitudes_are_merged_as_in_peft() {
+    let (llama, case) = (llama(), llama().join("variants/dora"));
+    let (_folder, out, tally) = merged(&llama.join("model"), &[(&case.join("adapter"), 1.0)], None);
+    for key in ["merged.logits", "lora.logits"] {
+        let difference = merged_difference(&out, &llama.join("golden.safetensors"), &case.join("golden.safetensors"), key);
+        println!("DoRA, {key}: {difference:.1e}");
+        assert!(difference <= LOGITS, "{key}: {difference}");
+    }
+    assert_eq!((tally.merged_tensors, tally.rounding().map(|share| share < 1e-6)), (14, Some(true)), "{tally:?}");
+    // Two of them, or a share of one, are no sum that somebody trained.
+    let plain = llama.join("adapter");
+    for adapters in [&[(&*case.join("adapter"), 0.5)][..], &[(&plain, 1.0), (&case.join("adapter"), 1.0)]] {
+        let out = tempfile::tempdir().unwrap();
+        let order = order(&llama.join("model"), adapters, &out.path().join("merged"), None);
+        let error = merge(&order, &AtomicBool::new(false), &|_| {}).unwrap_err();
+        assert!(error.to_string().contains("it is DoRA, whose magnitudes go with the base and itself alone"), "{error}");
+        assert!(matches!(error, Error::Adapter(_)) && !order.out.exists());
+    }
+}
+
+/// On what remains of a packed base, magnitudes scale that: the merged model is the decoder on the packed base.
+#[test]
+fn magnitudes_are_merged_onto_what_remains_of_a_packed_base() {
+    let (llama, case) = (llama(), llama().join("variants/dora"));
+    let folder = tempfile::tempdir().unwrap();
+    let onto = Onto::Unpacked { form: Form::QLORA, packs_head: false };
+    let order =
+        Order { onto, ..order(&llama.join("model"), &[(&case.join("adapter"), 1.0)], &folder.path().join("merged"), None) };
+    merge(&order, &AtomicBool::new(false), &|_| {}).unwrap();
+    let storage = Storage { form: Some(Form::QLORA), ..ModelDtype::Auto.into() };
+    let mut packed = Folder::open(&llama.join("model")).unwrap().load(storage, &Device::flex(), &|_| {}).unwrap();
+    attach_peft(&mut packed, &case.join("adapter"));
+    let batch = batch(rows(&Archive::open(&llama.join("golden.safetensors")).unwrap(), "", None));
+    let difference = difference(&logits(&load(&order.out), &batch), &logits(&packed, &batch));
+    println!("DoRA on NF4: {difference:.1e}");
+    assert!(difference <= LOGITS, "{difference}");
+}
+
+/// A bias of an adapter goes into that of the base; where there is none PEFT refuses, and so do we.
+#[test]
+fn biases_are_merged_where_the_base_has_some() {
+    let (qwen2, llama) = (golden("archs/qwen2/model"), llama());
+    let mut decoder = load(&qwen2);
+    let targets =
+        Targets { modules: Modules::Names(["q_proj", "k_proj", "v_proj"].map(str::to_owned).to_vec()), ..Targets::all_linear() };
+    let config = LoraConfig { targets, vector: Some(AdapterVector::Bias), init_lora_weights: false, ..lora(3, 6.0) };
+    attach(&mut decoder, &config, 5, None).unwrap();
+    let adapter = tempfile::tempdir().unwrap();
+    peft::write(adapter.path(), &decoder, &config, "base").unwrap();
+    let (_folder, out, tally) = merged(&qwen2, &[(adapter.path(), 1.0)], None);
+    assert_eq!(tally.merged_tensors, 2 * 6, "weights and biases");
+    let batch = batch(rows(&Archive::open(&golden("archs/qwen2/golden.safetensors")).unwrap(), "", None));
+    let difference = difference(&logits(&load(&out), &batch), &logits(&decoder, &batch));
+    assert!(difference <= LOGITS, "{difference}");
+
+    let (out, adapter) = (tempfile::tempdir().unwrap(), llama.join("variants/lora_bias/adapter"));
+    let order = order(&llama.join("model"), &[(&adapter, 1.0)], &out.path().join("merged"), None);
+    let error = merge(&order, &AtomicBool::new(false), &|_| {}).unwrap_err().to_string();
+    assert!(
+        error.contains("it has a bias for `model.layers.0.self_attn.q_proj`, where the base has none to add it to"),
+        "{error}"
+    );
+    assert!(!order.out.exists());
 }
 
 #[test]
@@ -455,7 +525,7 @@ fn what_is_wrong_with_the_words_is_told() {
     merge(&["--adapter", "adapter=0", "--base", "base"]).says("0 times", 0, &["note: the adapters add nothing"]);
     fs::remove_dir_all(desk.path("merged")).unwrap();
     desk.edit("adapter/adapter_config.json", "\"use_dora\": false", "\"use_dora\": true");
-    merge(&["--adapter", "adapter", "--base", "base"]).says("DoRA", 65, &["`use_dora` is `true`, which is not supported yet"]);
+    merge(&["--adapter", "adapter", "--base", "base"]).says("DoRA", 65, &["lora_magnitude_vector` is missing"]);
     desk.edit("adapter/adapter_config.json", "\"use_dora\": true", "\"use_dora\": false");
     desk.cut("base/model.safetensors", 0.9);
     merge(&["--adapter", "adapter", "--base", "base"]).says("cut base", 65, &["is not a whole safetensors file"]);

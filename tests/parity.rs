@@ -6,14 +6,18 @@ mod common;
 
 use std::path::Path;
 
-use burn::tensor::Device;
+use burn::tensor::{Device, Tensor, TensorData};
 use common::*;
 use rankine::adapter::{LoraConfig, Targets, attach, peft, tensors};
 use rankine::data::TokenRow;
 use rankine::files::safetensors::{Archive, Named};
 use rankine::model::{Decoder, Folder, Storage};
+use rankine::nn::lora::{Lora, Portion, Vector};
+use rankine::nn::magnitude::Magnitude;
+use rankine::nn::projection::Projection;
+use rankine::ops::{Adapter, Mask, dropout, matmul};
 use rankine::quant::{BlockSize, Form, Kind};
-use rankine::terms::{ModelDtype, Scheduler};
+use rankine::terms::{AdapterVector, ModelDtype, Scheduler};
 use rankine::train::{AdamW, AdamWConfig, Gradients, Memory, Schedule, StepConfig, forward_backward};
 use serde_json::Value;
 
@@ -127,6 +131,7 @@ fn check_folder(name: &str, decoder: &Decoder, config: &LoraConfig, theirs: &Pat
     let shapes = |folder: &Path| Archive::open(&folder.join("adapter_model.safetensors")).unwrap().shapes();
     assert_eq!(shapes(folder.path()), shapes(theirs), "{name}: tensors");
     let again = peft::read_config(folder.path()).unwrap();
+    assert_eq!(again.vector, config.vector);
     let read = peft::read_numbers(folder.path(), &again, &decoder.spec.modules()).unwrap();
     let tensors = read.values().flatten().filter(|numbers| !numbers.is_empty()).count();
     assert_eq!(tensors, decoder.numbers().len(), "{name}: every tensor is read back");
@@ -169,10 +174,10 @@ fn adapters_train_as_in_peft() {
 #[test]
 fn lora_variants_train_as_in_peft() {
     let llama = golden("archs/llama");
-    for variant in ["rslora", "patterns", "layers_to_transform", "regex_targets", "all_linear", "loraplus"] {
+    for variant in ["rslora", "patterns", "layers_to_transform", "regex_targets", "all_linear", "loraplus", "dora", "lora_bias"] {
         let case = llama.join("variants").join(variant);
-        for head_chunk_rows in [256, 3] {
-            let step = StepConfig { head_chunk_rows, ..STEP };
+        for (memory, head_chunk_rows) in [(Memory::RECOMPUTE, 256), (Memory::KEEP, 3)] {
+            let step = StepConfig { memory, head_chunk_rows, ..STEP };
             check_adapter(
                 variant,
                 load(&llama.join("model")),
@@ -302,6 +307,87 @@ fn adapters_train_on_packed_bases_as_in_peft() {
         let keep = StepConfig { memory: Memory::KEEP, head_chunk_rows: 3, ..STEP };
         check_adapter(&format!("quant/{name}, kept"), packed(), &adapter, &case, &golden_file, keep);
     }
+}
+
+/// PEFT's magnitudes at the start are norms of weights, and so are ours; on numbers and on what is packed, a fresh adapter changes nothing.
+#[test]
+fn fresh_magnitudes_are_norms() {
+    let case = golden("archs/llama/variants/dora");
+    let base = Folder::open(&golden("archs/llama/model")).unwrap();
+    let config = peft::read_config(&case.join("adapter")).unwrap();
+    let saved = peft::read_numbers(&case.join("adapter"), &config, &base.spec.modules()).unwrap();
+    // Its magnitudes are of the moment before B was drawn.
+    let without = |(module, [a, b]): (&String, &[Vec<f32>; 2])| (module.clone(), [a.clone(), vec![0.0; b.len()]]);
+    let without = saved.iter().filter(|(name, _)| !name.ends_with("vector")).map(without).collect();
+    let mut decoder = load(&golden("archs/llama/model"));
+    attach(&mut decoder, &config, 0, Some(&without)).unwrap();
+    for (module, lora) in decoder.adapters() {
+        let ours: Vec<f32> = lora.magnitude().unwrap().vector.to_data().iter().collect();
+        assert!(difference(&ours, &saved[&format!("{module}.lora_magnitude_vector")][0]) < 1e-6, "{module}");
+    }
+    for form in [None, Some(Form::QLORA), Some(Form::Int8)] {
+        let plain = base.load(Storage { form, ..ModelDtype::Auto.into() }, &Device::flex(), &|_| {}).unwrap();
+        let mut adapted = plain.clone();
+        attach(&mut adapted, &LoraConfig { vector: Some(AdapterVector::Magnitude), ..lora(4, 8.0) }, 3, None).unwrap();
+        let batch = batch(rows(&Archive::open(&golden("archs/llama/golden.safetensors")).unwrap(), "", None));
+        assert!(difference(&logits(&adapted, &batch), &logits(&plain, &batch)) < 1e-6, "{form:?}");
+        assert_eq!(logits(&adapted, &batch), logits(&adapted.settled(), &batch));
+    }
+}
+
+/// PEFT drops features of the input for both parts that the magnitude scales, and of what they are added to none: the gradients are those of
+/// that formula, on one tape of plain operations.
+#[test]
+fn dropout_of_scaled_outputs_is_as_in_peft() {
+    let [tokens, inputs, outputs, rank] = [7, 12, 5, 2];
+    let drawn = |seed: u64, shape: [usize; 2]| {
+        let number = |index| rankine::draws::unit(rankine::draws::mix(seed ^ rankine::draws::mix(index))) as f32 - 0.5;
+        Tensor::<2>::from_data(
+            TensorData::new((0..(shape[0] * shape[1]) as u64).map(number).collect::<Vec<_>>(), shape),
+            &Device::flex(),
+        )
+    };
+    let weight = drawn(1, [inputs, outputs]);
+    let mask = Mask { tokens: (0..tokens as u64).collect(), site: 3, probability: 0.4 };
+    let leaf = |tensor: Tensor<2>| tensor.autodiff().require_grad();
+    let (x, a, b, m) =
+        (drawn(2, [tokens, inputs]), drawn(3, [inputs, rank]), drawn(4, [rank, outputs]), drawn(5, [1, outputs]) + 1.0);
+    let upstream = drawn(6, [tokens, outputs]);
+
+    let (x1, a1, b1, m1) = (leaf(x.clone()), leaf(a.clone()), leaf(b.clone()), leaf(m.clone()));
+    let dropped = dropout(x1.clone(), &mask);
+    let change = matmul(a.clone(), b.clone()).mul_scalar(1.5);
+    let norms = (weight.clone() + change).powi_scalar(2).sum_dim(0).sqrt();
+    let scale = m1.clone() / norms; // [1, outputs], the norm no part of the tape
+    let base = matmul(x1.clone(), weight.clone());
+    let extra = (scale.clone() - 1.0) * matmul(dropped.clone(), weight.clone())
+        + scale * matmul(matmul(dropped, a1.clone()), b1.clone()).mul_scalar(1.5);
+    let theirs = base + extra;
+
+    let (x2, a2, b2) = (leaf(x), leaf(a.clone()), leaf(b.clone()));
+    let adapter = Adapter { a, b, scale: 1.5 };
+    let mut magnitude = Magnitude::new(&weight.clone().into(), adapter, None);
+    magnitude.vector = m.reshape([-1]).autodiff().require_grad();
+    let m2 = magnitude.vector.clone();
+    let lora = Lora {
+        a: a2.clone(),
+        b: b2.clone(),
+        scale: 1.5,
+        portion: Portion::Whole,
+        vector: Some(Box::new(Vector::Magnitude(magnitude))),
+        initial: None,
+    };
+    let projection = Projection { name: String::new(), weight: weight.into(), bias: None, lora: Some(lora) };
+    let ours = projection.forward(x2.clone().unsqueeze(), Some(&mask)).reshape([tokens, outputs]);
+
+    let values = |tensor: Tensor<2>| tensor.into_data().iter::<f32>().collect::<Vec<_>>();
+    assert!(difference(&values(ours.clone().inner()), &values(theirs.clone().inner())) < 1e-5);
+    let [of_ours, of_theirs] = [ours, theirs].map(|y| (y * upstream.clone()).sum().backward());
+    for (one, other) in [(x2, x1), (a2, a1), (b2, b1)] {
+        assert!(difference(&values(one.grad(&of_ours).unwrap()), &values(other.grad(&of_theirs).unwrap())) < 1e-5);
+    }
+    let of_m: Vec<f32> = m2.grad(&of_ours).unwrap().into_data().iter().collect();
+    assert!(difference(&of_m, &values(m1.grad(&of_theirs).unwrap())) < 1e-5);
 }
 
 #[test]

@@ -243,6 +243,27 @@ fn every_step_on_a_packed_base_can_be_gone_on_from() {
     assert_eq!(outcome(&desk, "killed"), alone, "{endings} kills");
 }
 
+/// Vectors beside the matrices, and their moments, are a part of a checkpoint; and of an adapter that started as a part of the base what it
+/// started as, which is taken out of the base again.
+#[test]
+fn every_step_of_other_adapters_can_be_gone_on_from() {
+    let (dora, bias, pissa) = ("adapter.use_dora=true", "adapter.lora_bias=true", "adapter.init_lora_weights=pissa");
+    for (kind, method) in [(dora, "lora"), (dora, "qlora"), (bias, "qlora"), (pissa, "lora"), (pissa, "qlora")] {
+        let desk = desk(40);
+        let method = format!("adapter.method={method}");
+        let overrides = [kind, &method, "training.sample_packing=true", "training.num_epochs=4", "output.save_steps=1"];
+        let alone = reference(&desk, &overrides);
+        for step in checkpoints(&desk, "alone").into_iter().rev().skip(1).step_by(3) {
+            back_to(&desk, "alone", "again", step);
+            desk.run(&["resume", "again"]).says("a resume", 0, &[&format!("going on after step {step}")]);
+            assert_eq!(outcome(&desk, "again"), alone, "{overrides:?}, from step {step}");
+            fs::remove_dir_all(desk.path("again")).unwrap();
+        }
+        let endings = interrupted(&desk, "killed", &overrides, Signal::SIGKILL, &moments(17, 2, alone.metrics.len()));
+        assert_eq!(outcome(&desk, "killed"), alone, "{overrides:?}, {endings} kills");
+    }
+}
+
 #[test]
 fn an_adapter_of_millions_of_parameters_comes_to_the_same() {
     let desk = desk(30);

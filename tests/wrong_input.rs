@@ -26,6 +26,20 @@ const RECIPES: &[BrokenRecipe] = &[
     ("learning rate beyond f32", "max_steps: 2", "learning_rate: 1e300", &["training.learning_rate: expected a number above 0"]),
     ("unknown word", "max_steps: 2", "lr_scheduler: cosin", &["found `cosin`", "did you mean `cosine`?"]),
     ("unknown format", "format: text", "format: alpaca", &["datasets.0.format: expected `text`", "found `alpaca`"]),
+    (
+        "vectors of the head",
+        "r: 4",
+        "use_dora: true\n  target_modules: [q_proj, lm_head]",
+        &["recipe.yaml:6:13: adapter.use_dora does not go with an adapter of `lm_head` yet", "leave the module out"],
+    ),
+    (
+        "a part of more directions than there are",
+        "r: 4",
+        "r: 17\n  init_lora_weights: pissa",
+        &[
+            "recipe.yaml:7:22: adapter.init_lora_weights: `pissa` of rank 17, and `model.layers.0.self_attn.k_proj` has 16 singular values",
+        ],
+    ),
     ("format that is not built", "format: text", "format: preference", &["`preference` is not supported yet"]),
     (
         "nested blocks of nothing",
@@ -45,7 +59,6 @@ const RECIPES: &[BrokenRecipe] = &[
         "quantize_head: true",
         &["adapter.quantize_head goes with a `quantization`, and there is none"],
     ),
-    ("key that is not built", "r: 4", "use_dora: true", &["adapter.use_dora: `true` is not supported yet"]),
     ("no base", "base_model: base\n", "", &["missing key `base_model`", "hint: add a line such as `base_model: "]),
     ("no datasets", "  - path: rows.parquet\n    format: text\n", "", &["missing key `datasets`"]),
     (
@@ -662,7 +675,19 @@ fn a_broken_adapter_to_go_on_from_is_refused() {
             &edit("\"ensure_weight_tying\": false", "\"ensure_weight_tying\": true"),
             &["`ensure_weight_tying` is `true`, which is not supported yet"],
         ),
-        ("DoRA", &edit("\"use_dora\": false", "\"use_dora\": true"), &["`use_dora` is `true`, which is not supported yet"]),
+        (
+            "DoRA without magnitudes",
+            &edit("\"use_dora\": false", "\"use_dora\": true"),
+            &["self_attn.q_proj.lora_magnitude_vector` is missing, expected shape [32]", "14 faults"],
+        ),
+        (
+            "two vectors",
+            &|desk| {
+                edit("\"use_dora\": false", "\"use_dora\": true")(desk);
+                edit("\"lora_bias\": false", "\"lora_bias\": true")(desk);
+            },
+            &["`lora_bias` and `use_dora` are both true, expected one of them"],
+        ),
         (
             "no targets",
             &|desk| desk.write(CONFIG, r#"{"peft_type": "LORA", "r": 4, "lora_alpha": 8, "bias": "none"}"#),

@@ -5,14 +5,18 @@ use std::collections::{BTreeMap, BTreeSet};
 use burn::tensor::{DType, Device, Tensor, TensorData};
 
 use super::experts::joined;
+use super::pissa::INITIAL;
 use super::{Error, LoraConfig, Target, tables};
 use crate::files::safetensors::Named;
 use crate::model::{Decoder, LinearSpec, Role};
-use crate::nn::lora::{Lora, Portion, initial, initial_normal};
+use crate::nn::lora::{Lora, Portion, Vector, initial, initial_normal};
+use crate::nn::magnitude::Magnitude;
 use crate::nn::own::Own;
-use crate::terms::Method;
+use crate::ops::Base;
+use crate::terms::{AdapterVector, Method};
 
-/// The numbers of A [r, in] and B [out, r] by module, as PEFT's files have them; of a table, or of rows of it, the first alone.
+/// The numbers of A [r, in] and B [out, r] by module, as PEFT's files have them; of a table, of rows of it, or of a vector, the first alone. Those that an
+/// adapter started as, where their product was taken out of the weight, stand under `MODULE.initial`.
 pub type Numbers = BTreeMap<String, [Vec<f32>; 2]>;
 
 /// Attaches an adapter to every module that the config chooses: with the numbers given, or with PEFT's initial distribution (A from draws
@@ -20,11 +24,12 @@ pub type Numbers = BTreeMap<String, [Vec<f32>; 2]>;
 /// a table which trained whole stays as it is.
 ///
 /// # Errors
-/// See [`LoraConfig::resolve`] and [`LoraConfig::table_targets`]; or a table is kept in a way in which it cannot train.
+/// See [`LoraConfig::resolve`], [`LoraConfig::check_vector`] and [`LoraConfig::table_targets`]; or a table is kept in a way in which it cannot train.
 pub fn attach(decoder: &mut Decoder, config: &LoraConfig, seed: u64, numbers: Option<&Numbers>) -> Result<(), Error> {
     let (modules, device) = (decoder.spec.modules(), decoder.device());
     let names: Vec<String> = modules.iter().map(|linear| linear.name.clone()).collect();
     let targets = config.resolve(&names)?;
+    config.check_vector(&modules)?;
     let lora = |linear: &LinearSpec| {
         let target = targets.iter().find(|target| target.module == linear.name)?;
         Some(match numbers.and_then(|numbers| numbers.get(&target.module)) {
@@ -35,7 +40,15 @@ pub fn attach(decoder: &mut Decoder, config: &LoraConfig, seed: u64, numbers: Op
     let projections = modules.iter().filter(|linear| !linear.is_table());
     for (projection, linear) in decoder.projections_mut().zip(projections) {
         debug_assert_eq!(projection.name, linear.name);
-        projection.lora = lora(linear);
+        projection.lora = lora(linear).map(|plain| {
+            let vector = vector(config, seed, numbers, (linear, &projection.weight), &plain).map(Box::new);
+            let initial = numbers.and_then(|numbers| numbers.get(&format!("{}.{INITIAL}", linear.name)));
+            let initial = initial.map(|[a, b]| {
+                let [rank, outputs] = plain.b.dims();
+                Box::new([turned(a, rank, linear.inputs, &device), turned(b, outputs, rank, &device)])
+            });
+            Lora { vector, initial, ..plain }
+        });
     }
     // Maps of one parameter share an A.
     decoder.blocks.iter_mut().for_each(|block| block.visit(Method::Lora, &mut |_, _| {}));
@@ -64,13 +77,40 @@ fn fresh(target: &Target, linear: &LinearSpec, leaves_base: bool, seed: u64, dev
     };
     let a = matrix("lora_A", [inputs, rank], is_embedding && leaves_base);
     let b = matrix("lora_B", [rank, outputs], !is_embedding && leaves_base);
-    Lora { a, b, scale: target.scale, portion: target.portion }
+    Lora { a, b, scale: target.scale, portion: target.portion, vector: None, initial: None }
+}
+
+/// What an adapter has beside its matrices: given, or such that nothing changes, or a bias that is drawn as B is.
+fn vector(
+    config: &LoraConfig,
+    seed: u64,
+    numbers: Option<&Numbers>,
+    (linear, weight): (&LinearSpec, &Base),
+    plain: &Lora,
+) -> Option<Vector> {
+    let (kind, [rank, outputs]) = (config.vector?, plain.b.dims());
+    let name = format!("{}.{}", linear.name, kind.name());
+    let tensor = |values: &[f32]| Tensor::<1>::from_data(TensorData::from(values), (&plain.a.device(), DType::F32));
+    let given = numbers.and_then(|numbers| numbers.get(&name)).map(|[values, _]| tensor(values));
+    Some(match (kind, given) {
+        (AdapterVector::Magnitude, given) => Vector::Magnitude(Magnitude::new(weight, plain.adapter(), given)),
+        (AdapterVector::Bias, Some(given)) => Vector::Bias(given),
+        (AdapterVector::Bias, None) if config.init_lora_weights => Vector::Bias(tensor(&vec![0.0; outputs])),
+        (AdapterVector::Bias, None) => Vector::Bias(tensor(&initial(seed, &name, rank, outputs)[..outputs])),
+    })
 }
 
 /// A and B from PEFT's orientation to ours.
 fn stored(target: &Target, linear: &LinearSpec, [a, b]: &[Vec<f32>; 2], device: &Device) -> Lora {
     let (inputs, outputs, rank) = (linear.inputs, linear.outputs, target.rank);
-    Lora { a: turned(a, rank, inputs, device), b: turned(b, outputs, rank, device), scale: target.scale, portion: target.portion }
+    Lora {
+        a: turned(a, rank, inputs, device),
+        b: turned(b, outputs, rank, device),
+        scale: target.scale,
+        portion: target.portion,
+        vector: None,
+        initial: None,
+    }
 }
 
 /// The transpose of [rows, columns].
@@ -80,7 +120,7 @@ fn turned(values: &[f32], rows: usize, columns: usize, device: &Device) -> Tenso
 }
 
 /// Rows of numbers, one for each weight that trains and in the decoder's order, as PEFT's tensors, by name:
-/// `base_model.model.<module>.lora_A.weight` [r, in], `.lora_B.weight` [out, r] and those of embedding and head.
+/// `base_model.model.<module>.lora_A.weight` [r, in], `.lora_B.weight` [out, r], their vectors [out], and those of embedding and head.
 pub fn tensors(decoder: &Decoder, numbers: &[Tensor<1>]) -> Vec<Named> {
     let named = decoder.named(numbers).into_iter();
     let stacked: BTreeSet<&str> =

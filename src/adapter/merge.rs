@@ -1,5 +1,6 @@
 //! What adapters add to a frozen weight, row by row in the checkpoint's orientation: W + Σ wᵢ sᵢ Bᵢ Aᵢ, with s = alpha / r or
-//! alpha / sqrt(r), Hu et al. 2021, arXiv:2106.09685. Tables that were trained whole, and rows of them, take the places of the base's.
+//! alpha / sqrt(r), Hu et al. 2021, arXiv:2106.09685; and what a vector beside the matrices makes of that, or adds to a bias. Tables that
+//! were trained whole, and rows of them, take the places of the base's.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -8,11 +9,13 @@ use super::peft::{self, Contents, LastB, Stored, StoredTable};
 use super::{Error, Part};
 use crate::files::safetensors::Archive;
 use crate::model::{LinearSpec, Role};
+use crate::terms::AdapterVector;
 
 /// An adapter folder that is to be merged. Its numbers stay in the file until they are asked for.
 #[derive(Debug)]
 pub struct Source {
     weight: f64,
+    vector: Option<AdapterVector>,
     archive: Archive,
     last: LastB,
     pairs: BTreeMap<String, Stored>,
@@ -39,9 +42,38 @@ impl Source {
                 format!("`{}` is one of a stack of matrices, into which adapters cannot be merged yet", stored.target.module);
             return Err(Error::Config { place: folder.display().to_string(), message });
         }
-        let pairs = pairs.into_iter().map(|stored| (stored.target.module.clone(), stored)).collect();
+        let pairs: BTreeMap<_, _> = pairs.into_iter().map(|stored| (stored.target.module.clone(), stored)).collect();
+        let lacks_bias = |linear: &&LinearSpec| !linear.bias && pairs.contains_key(&linear.name);
+        if config.has(AdapterVector::Bias)
+            && let Some(linear) = modules.iter().find(lacks_bias)
+        {
+            let reason = format!("it has a bias for `{}`, where the base has none to add it to", linear.name);
+            return Err(Error::Unmergeable { folder: folder.display().to_string(), reason });
+        }
         let shares_rows = config.table_targets(modules)?.iter().any(|target| matches!(target.part, Part::Shared(_)));
-        Ok(Self { weight, archive, last: LastB::default(), pairs, tables, bases, shares_rows, unties: config.unties(modules) })
+        let (vector, unties) = (config.vector, config.unties(modules));
+        Ok(Self { weight, vector, archive, last: LastB::default(), pairs, tables, bases, shares_rows, unties })
+    }
+
+    /// Refuses adapters that cannot be added up: magnitudes scale the sum that they were trained on, and no other.
+    ///
+    /// # Errors
+    /// One has magnitudes, and there is another one or a weight that is not 1.
+    pub fn check_sum(sources: &[Self]) -> Result<(), Error> {
+        let is_alone = |source: &Self| sources.len() == 1 && source.weight.to_bits() == 1_f64.to_bits();
+        match sources.iter().find(|source| source.vector == Some(AdapterVector::Magnitude) && !is_alone(source)) {
+            None => Ok(()),
+            Some(source) => {
+                let folder = source.archive.path().parent().unwrap_or(source.archive.path()).display().to_string();
+                let reason = "it is DoRA, whose magnitudes go with the base and itself alone, and with weight 1".to_owned();
+                Err(Error::Unmergeable { folder, reason })
+            }
+        }
+    }
+
+    /// The vector of a module, where it has one.
+    fn vector(&self, module: &str) -> Result<Option<Vec<f32>>, Error> {
+        self.pairs.get(module).map_or(Ok(None), |stored| stored.read_vector(&self.archive))
     }
 
     /// A [r, columns] and B [rows, r] of a weight [rows, columns], with everything that scales the adapter in B.
@@ -136,6 +168,8 @@ pub struct Delta {
     pub inputs: usize,
     /// A [r, columns] and scaled B [rows, r] of each adapter that has the module.
     pairs: Vec<[Vec<f32>; 2]>,
+    /// The norm that each row of the sum gets, [rows].
+    magnitudes: Option<Vec<f32>>,
 }
 
 impl Delta {
@@ -145,7 +179,35 @@ impl Delta {
     /// Numbers cannot be read.
     pub fn of(sources: &[Source], linear: &LinearSpec) -> Result<Option<Self>, Error> {
         let pairs = sources.iter().filter_map(|source| source.scaled(linear)).collect::<Result<Vec<_>, _>>()?;
-        Ok((!pairs.is_empty()).then_some(Self { inputs: linear.weight_shape()[1], pairs }))
+        let has_some = |source: &&Source| source.vector == Some(AdapterVector::Magnitude);
+        let magnitudes = sources.iter().find(has_some).map(|source| source.vector(&linear.name)).transpose()?.flatten();
+        Ok((!pairs.is_empty()).then_some(Self { inputs: linear.weight_shape()[1], pairs, magnitudes }))
+    }
+
+    /// What they add to the bias of a projection: one row, as the product of a bias [1, out] and its scale [1, 1].
+    ///
+    /// # Errors
+    /// Numbers cannot be read.
+    pub fn of_bias(sources: &[Source], linear: &LinearSpec) -> Result<Option<Self>, Error> {
+        let mut pairs = Vec::new();
+        for source in sources.iter().filter(|source| source.vector == Some(AdapterVector::Bias)) {
+            if let (Some(stored), Some(bias)) = (source.pairs.get(&linear.name), source.vector(&linear.name)?) {
+                pairs.push([bias, vec![(source.weight * stored.target.scale) as f32]]);
+            }
+        }
+        Ok((!pairs.is_empty()).then_some(Self { inputs: linear.outputs, pairs, magnitudes: None }))
+    }
+
+    /// Whether rows of the sum are scaled.
+    pub fn has_magnitudes(&self) -> bool {
+        self.magnitudes.is_some()
+    }
+
+    /// What a row of the sum is multiplied by, given its norm: m / norm, arXiv:2402.09353.
+    pub fn factor(&self, row: usize, norm: impl FnOnce() -> f64) -> Option<f32> {
+        let magnitude = f64::from(self.magnitudes.as_ref()?[row]);
+        let norm = norm();
+        Some(if norm > 0.0 { (magnitude / norm) as f32 } else { 1.0 })
     }
 
     /// Puts parts of the row `row` and of the next, where there is one, of Σ w s B A into `sums`: as many columns as they have room
@@ -191,7 +253,7 @@ mod tests {
     fn a_row_is_that_of_the_products_added_up() {
         let first = [vec![1.0, 2.0, 3.0], vec![1.0, -1.0]]; // r 1, in 3, out 2
         let second = [vec![1.0, 0.0, 0.0, 0.0, 0.0, 1.0], vec![10.0, 20.0, 30.0, 40.0]]; // r 2
-        let delta = Delta { inputs: 3, pairs: vec![first, second] };
+        let delta = Delta { inputs: 3, pairs: vec![first, second], magnitudes: None };
         let pair = |row: usize, first: usize| {
             let [mut upper, mut lower] = [vec![f32::NAN; 3 - first], vec![f32::NAN; 3 - first]];
             delta.pair(row, first, [&mut upper, &mut lower]);
@@ -209,7 +271,7 @@ mod tests {
             let b: Vec<f32> = (0..rank).map(|index| 1.0 - index as f32).collect();
             let expected = (0..5).map(|column| (0..rank).map(|k| b[k] * a[k * 5 + column]).sum::<f32>()).collect::<Vec<_>>();
             let (mut sum, mut other) = (vec![0.0; 5], vec![0.0; 5]);
-            Delta { inputs: 5, pairs: vec![[a, b]] }.pair(0, 0, [&mut sum, &mut other]);
+            Delta { inputs: 5, pairs: vec![[a, b]], magnitudes: None }.pair(0, 0, [&mut sum, &mut other]);
             assert_eq!(sum, expected, "rank {rank}");
         }
     }

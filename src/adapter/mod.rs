@@ -4,14 +4,19 @@ mod attach;
 mod experts;
 pub mod merge;
 pub mod peft;
+mod pissa;
+mod singular;
 pub mod spectrum;
 mod tables;
 mod target;
 
 use crate::fault::{Exit, Explain, Fault};
 use crate::files;
+use crate::model::LinearSpec;
+use crate::terms::AdapterVector;
 
 pub use attach::{Numbers, attach, tensors};
+pub use pissa::Extraction;
 pub use tables::{Part, TableTarget, Tables};
 pub use target::{Target, Targets};
 
@@ -36,6 +41,10 @@ pub struct LoraConfig {
     pub alpha_pattern: Vec<(String, f64)>,
     /// Whether a fresh adapter leaves the base as it is (B zero); otherwise B is drawn as A is.
     pub init_lora_weights: bool,
+    /// Whether a fresh adapter is the principal part of its weight, which is taken out of it: `PiSSA`, arXiv:2404.02948.
+    pub is_principal: bool,
+    /// What each adapter has beside A and B.
+    pub vector: Option<AdapterVector>,
     /// What of embedding and head trains beside.
     pub tables: Tables,
 }
@@ -53,8 +62,53 @@ impl LoraConfig {
             rank_pattern: Vec::new(),
             alpha_pattern: Vec::new(),
             init_lora_weights: true,
+            is_principal: false,
+            vector: None,
             tables: Tables::NONE,
         }
+    }
+
+    /// Whether each adapter has this vector.
+    pub fn has(&self, vector: AdapterVector) -> bool {
+        self.vector == Some(vector)
+    }
+
+    /// Refuses vectors where they are not built: at embedding and head, and at experts that a router chooses, where PEFT has none either.
+    ///
+    /// # Errors
+    /// There is such a module. And see [`LoraConfig::resolve`].
+    pub fn check_vector(&self, modules: &[LinearSpec]) -> Result<(), Error> {
+        let Some(vector) = self.vector else { return Ok(()) };
+        let names: Vec<String> = modules.iter().map(|linear| linear.name.clone()).collect();
+        let is_table = |module: &str| modules.iter().any(|linear| linear.name == module && linear.is_table());
+        let is_one = |target: &&Target| is_table(&target.module) || experts::Routed::of(&target.module).is_some();
+        match self.resolve(&names)?.iter().find(is_one) {
+            None => Ok(()),
+            Some(target) => Err(Error::Vector { vector, module: target.module.clone() }),
+        }
+    }
+
+    /// Refuses to start as the principal part of what is no single matrix of a layer, or has fewer singular values.
+    ///
+    /// # Errors
+    /// There is such a module. And see [`LoraConfig::resolve`].
+    pub fn check_principal(&self, modules: &[LinearSpec]) -> Result<(), Error> {
+        if !self.is_principal {
+            return Ok(());
+        }
+        let names: Vec<String> = modules.iter().map(|linear| linear.name.clone()).collect();
+        for target in self.resolve(&names)? {
+            let Some(linear) = modules.iter().find(|linear| linear.name == target.module) else { continue };
+            let (module, values) = (&target.module, linear.inputs.min(linear.outputs));
+            if linear.is_table() || !linear.is_whole() || experts::Routed::of(module).is_some() {
+                return Err(Error::Principal { message: format!("`pissa` does not go with an adapter of `{module}` yet") });
+            }
+            if target.rank > values {
+                let message = format!("`pissa` of rank {}, and `{module}` has {values} singular values", target.rank);
+                return Err(Error::Principal { message });
+            }
+        }
+        Ok(())
     }
 
     /// The highest rank of any projection.
@@ -130,6 +184,36 @@ pub enum Error {
         /// Both sides of what does not fit.
         message: String,
     },
+    /// A vector where none is built.
+    #[error("adapter.{} does not go with an adapter of `{module}` yet", vector.key())]
+    Vector {
+        /// The vector.
+        vector: AdapterVector,
+        /// The module.
+        module: String,
+    },
+    /// An adapter that cannot start as a part of its weight.
+    #[error("adapter.init_lora_weights: {message}")]
+    Principal {
+        /// Both sides.
+        message: String,
+    },
+    /// A format has no place for an adapter's vector.
+    #[error("{format} has matrices A and B only, this adapter has `{}`", vector.name())]
+    NoPlace {
+        /// Whose format.
+        format: &'static str,
+        /// The vector.
+        vector: AdapterVector,
+    },
+    /// An adapter that cannot be merged.
+    #[error("adapter `{folder}` cannot be merged: {reason}")]
+    Unmergeable {
+        /// The adapter.
+        folder: String,
+        /// Both sides of what does not go together.
+        reason: String,
+    },
     /// The tensors are not those of the adapter that the config describes.
     #[error("the tensors of `{place}` are not those that its adapter_config.json describes for this model: {} faults", faults.len())]
     Tensors {
@@ -168,6 +252,14 @@ impl Explain for Error {
                 "it was trained on another base, or on this one with its vocabulary resized: resize the base in the same way"
                     .into(),
             ),
+            Self::Vector { vector, .. } => Some(format!("leave the module out, or remove `{}`", vector.key())),
+            Self::Principal { .. } => Some("leave the module out, lower `r`, or set `init_lora_weights: true`".into()),
+            Self::NoPlace { vector: AdapterVector::Magnitude, .. } => {
+                Some("merge the adapter with `rankine merge`, and export the merged model".into())
+            }
+            Self::NoPlace { vector: AdapterVector::Bias, .. } => {
+                Some("give the adapter to PEFT, or train one without `lora_bias`".into())
+            }
             Self::Tensors { .. } => Some("the adapter was trained on another base, or its files were mixed up".into()),
             _ => None,
         }

@@ -8,6 +8,7 @@ use serde_json::{Map, Value, json};
 
 use super::attach::Numbers;
 use super::experts::{Routed, Stack, b_of, stacks};
+use super::pissa::converted;
 use super::tables::{TableTarget, Tables};
 use super::{Error, LoraConfig, Target, Targets, tensors};
 use crate::files::safetensors::{Archive, write_f32};
@@ -15,7 +16,7 @@ use crate::files::{JSON_BYTES, read_text_up_to, write_atomic};
 use crate::hub::{Commit, ModelId};
 use crate::model::{Decoder, LinearSpec, Role};
 use crate::nn::lora::Portion;
-use crate::terms::{MAX_RANK, Modules, TokenIndices};
+use crate::terms::{AdapterVector, MAX_RANK, Modules, TokenIndices};
 
 /// The release of PEFT whose files these are.
 const PEFT_VERSION: &str = "0.21.2";
@@ -34,6 +35,8 @@ const PLAIN: LoraConfig = LoraConfig {
     rank_pattern: Vec::new(),
     alpha_pattern: Vec::new(),
     init_lora_weights: true,
+    is_principal: false,
+    vector: None,
     tables: Tables::NONE,
 };
 
@@ -53,18 +56,18 @@ const NEUTRAL: [(&str, &[&str]); 21] = [
     ("lora_ga_config", &["null"]),
     ("kasa_config", &["null"]),
     ("layer_replication", &["null"]),
-    ("lora_bias", &["false"]),
+    ("lora_bias", &["false", "true"]),
     ("monteclora_config", &["null"]),
     ("peft_type", &["\"LORA\""]),
     ("task_type", &["\"CAUSAL_LM\"", "null"]),
     ("use_bdlora", &["null", "false"]),
-    ("use_dora", &["false"]),
+    ("use_dora", &["false", "true"]),
     ("use_qalora", &["false"]),
     ("use_rslora", &["false", "true", "null"]),
     ("velora_config", &["null"]),
 ];
 
-/// Writes the adapter that is attached to `decoder`.
+/// Writes the adapter that is attached to `decoder`, see [`LoraConfig::saved`].
 ///
 /// `base` is what a reader finds in `base_model_name_or_path`: a repository on the Hub, or a local folder without its place on this
 /// machine. A commit after `@` goes to `revision`, which is the base's.
@@ -72,7 +75,8 @@ const NEUTRAL: [(&str, &[&str]); 21] = [
 /// # Errors
 /// A file cannot be written.
 pub fn write(folder: &Path, decoder: &Decoder, config: &LoraConfig, base: &str) -> Result<(), Error> {
-    write_f32(&folder.join(WEIGHTS), &tensors(decoder, &decoder.numbers()), &[("format", "pt".to_owned())])?;
+    let (config, all) = (&config.saved(), converted(decoder, tensors(decoder, &decoder.numbers())));
+    write_f32(&folder.join(WEIGHTS), &all, &[("format", "pt".to_owned())])?;
     // Full names choose whatever `layers_to_transform` says, so with it only those of its layers may be written.
     let modules: Vec<&str> = match config.targets.layers {
         None => {
@@ -123,7 +127,7 @@ fn config_json(config: &LoraConfig, modules: &[&str], base: &str) -> Value {
         "layers_to_transform": layers,
         "loftq_config": {},
         "lora_alpha": number(config.alpha),
-        "lora_bias": false,
+        "lora_bias": config.has(AdapterVector::Bias),
         "lora_dropout": config.dropout,
         "lora_ga_config": null,
         "megatron_config": null,
@@ -141,7 +145,7 @@ fn config_json(config: &LoraConfig, modules: &[&str], base: &str) -> Value {
         "task_type": "CAUSAL_LM",
         "trainable_token_indices": config.tables.tokens.as_ref().map(tokens_json),
         "use_bdlora": null,
-        "use_dora": false,
+        "use_dora": config.has(AdapterVector::Magnitude),
         "use_qalora": false,
         "use_rslora": config.use_rslora,
         "velora_config": null,
@@ -248,6 +252,15 @@ pub fn read_config(folder: &Path) -> Result<LoraConfig, Error> {
         },
     };
     let whole = format!("a whole number from 1 to {MAX_RANK}");
+    let is_true = |key: &str| config[key] == Value::Bool(true);
+    let vector = match (is_true("lora_bias"), is_true("use_dora")) {
+        (true, true) => {
+            return Err(fault("`lora_bias` and `use_dora` are both true, expected one of them as in PEFT".to_owned()));
+        }
+        (true, false) => Some(AdapterVector::Bias),
+        (false, true) => Some(AdapterVector::Magnitude),
+        (false, false) => None,
+    };
     Ok(LoraConfig {
         rank: read_rank(&config["r"]).ok_or_else(|| missing("r", &whole))?,
         alpha: config["lora_alpha"]
@@ -260,6 +273,8 @@ pub fn read_config(folder: &Path) -> Result<LoraConfig, Error> {
         use_rslora: config["use_rslora"].as_bool().unwrap_or(false),
         // Its numbers come with it, so how they were drawn no longer matters.
         init_lora_weights: true,
+        is_principal: false,
+        vector,
         rank_pattern: pattern(&config["rank_pattern"], read_rank)
             .ok_or_else(|| missing("rank_pattern", &format!("{whole} by pattern")))?,
         alpha_pattern: pattern(&config["alpha_pattern"], |value| value.as_f64().filter(|alpha| *alpha > 0.0))
@@ -368,10 +383,12 @@ pub fn numbers_in(archive: &Archive, prefix: &str, config: &LoraConfig, modules:
     let Contents { pairs, tables, bases } = contents_in(archive, prefix, config, modules)?;
     let one = |key: &str| Ok::<_, Error>([archive.read_f32(key)?.unwrap_or_default(), Vec::new()]);
     let last = LastB::default();
+    let vector = |stored: &Stored| stored.vector.as_ref().map(|(name, key)| Ok((name.clone(), one(key)?)));
+    let vectors: Vec<_> = pairs.iter().filter_map(vector).collect();
     let pairs = pairs.into_iter().map(|stored| Ok((stored.target.module.clone(), stored.read(archive, &last)?)));
     let tables = tables.into_iter().map(|stored| Ok((stored.target.module.name.clone(), one(&stored.key)?)));
     let bases = bases.into_iter().map(|(module, key)| Ok((format!("{module}.base_layer"), one(&key)?)));
-    pairs.chain(tables).chain(bases).collect()
+    pairs.chain(tables).chain(bases).chain(vectors).collect()
 }
 
 /// What a file holds; names and shapes are right.
@@ -400,6 +417,8 @@ pub struct Stored {
     /// The adapter.
     pub target: Target,
     keys: [String; 2],
+    /// The name of its vector, where it has one, and the key.
+    vector: Option<(String, String)>,
     /// Which part of a matrix of all experts it is.
     slice: Option<(Arc<Stack>, Routed)>,
 }
@@ -426,6 +445,15 @@ impl Stored {
         let [a, b] = self.keys.each_ref().map(|key| archive.read_f32(key));
         Ok([a?.unwrap_or_default(), b?.unwrap_or_default()])
     }
+
+    /// The numbers of its vector [out], where it has one.
+    ///
+    /// # Errors
+    /// They are not of f32, f16 or bf16.
+    pub fn read_vector(&self, archive: &Archive) -> Result<Option<Vec<f32>>, Error> {
+        let Some((_, key)) = &self.vector else { return Ok(None) };
+        Ok(Some(archive.read_f32(key)?.unwrap_or_default()))
+    }
 }
 
 /// Finds the matrices of an open file whose keys begin with `prefix`, and reads none of them.
@@ -448,7 +476,8 @@ pub fn contents_in(archive: &Archive, prefix: &str, config: &LoraConfig, modules
     found.retain(|key, _| key.starts_with(prefix));
     let names: Vec<String> = modules.iter().map(|linear| linear.name.clone()).collect();
     let (mut contents, mut faults) = (Contents::default(), Vec::new());
-    let mut take = |name: &str, expected: [usize; 2]| {
+    config.check_vector(modules)?;
+    let mut take = |name: &str, expected: &[usize]| {
         let key = format!("{prefix}base_model.model.{name}");
         match found.remove(&key) {
             Some(shape) if shape == expected => {}
@@ -473,18 +502,23 @@ pub fn contents_in(archive: &Archive, prefix: &str, config: &LoraConfig, modules
         };
         let mut pair = || {
             let [a, b] = parts(linear.role).map(|part| format!("{module}.{part}"));
-            [take(&a, [target.rank * count, linear.inputs]), take(&b, [outputs, target.rank * count])]
+            [take(&a, &[target.rank * count, linear.inputs]), take(&b, &[outputs, target.rank * count])]
         };
         // Of all experts it is one.
         let keys = match &slice {
             Some((stack, _)) => of_stacks.entry(stack.key.clone()).or_insert_with(pair).clone(),
             None => pair(),
         };
-        contents.pairs.push(Stored { target, keys, slice });
+        let vector = config.vector.map(|vector| {
+            let name = format!("{module}.{}", vector.name());
+            let key = take(&name, &[outputs]);
+            (name, key)
+        });
+        contents.pairs.push(Stored { target, keys, vector, slice });
     }
     for target in config.table_targets(modules)? {
         if let Some(shape) = target.shape() {
-            contents.tables.push(StoredTable { key: take(&target.tensor(), shape), target });
+            contents.tables.push(StoredTable { key: take(&target.tensor(), &shape), target });
         }
     }
     for linear in modules.iter().filter(|linear| linear.is_table()) {

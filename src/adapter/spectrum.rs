@@ -48,7 +48,7 @@ fn gram(rank: usize, of: impl Fn(usize, usize) -> f64) -> Vec<f64> {
 const SWEEPS: usize = 30;
 
 /// Eigenvalues and eigenvectors, one a column, of a symmetric matrix, by Jacobi's rotations (Golub and Van Loan, Matrix Computations, 8.5).
-fn eigen(mut matrix: Vec<f64>, size: usize) -> (Vec<f64>, Vec<f64>) {
+pub(super) fn eigen(mut matrix: Vec<f64>, size: usize) -> (Vec<f64>, Vec<f64>) {
     let mut vectors = gram(size, |row, column| f64::from(u8::from(row == column)));
     let total: f64 = matrix.iter().map(|number| number * number).sum();
     for _ in 0..SWEEPS {

@@ -88,7 +88,7 @@ impl LoraConfig {
         let of = |target: &Target| {
             let linear = projections.iter().find(|linear| linear.name == target.module)?;
             let of_a = if target.portion == Portion::Behind { 0 } else { linear.inputs };
-            Some(target.rank * (of_a + linear.outputs))
+            Some(target.rank * (of_a + linear.outputs) + self.vector.map_or(0, |_| linear.outputs))
         };
         let tables = self.table_targets(projections)?;
         let of_tables = tables.iter().filter_map(TableTarget::shape).map(|[rows, width]| rows * width);

@@ -24,10 +24,14 @@ pub(super) fn write_run_card(plan: &Plan, lock: &Lock, result: &Value, base: Bas
     }
     let about = "`recipe.lock.yaml` of the run says on exactly what it was trained, `metrics.jsonl` how that went.".to_owned();
     let packed = plan.storage.form.map(|form| {
-        format!("Its base was packed in {form} while it was trained. On a base that is not, it answers a little differently; `rankine merge` measures how much.")
+        if plan.takes_parts_out() {
+            format!("What remained of its base was packed in {form} while it was trained. The adapter is for the base in numbers, on which it answers a little differently.")
+        } else {
+            format!("Its base was packed in {form} while it was trained. On a base that is not, it answers a little differently; `rankine merge` measures how much.")
+        }
     });
     let (artefact, config) = match &plan.trains {
-        Trains::Adapter(config) => (Artefact::Adapter, Some(config.clone())),
+        Trains::Adapter(config) => (Artefact::Adapter, Some(config.saved())),
         Trains::Everything => (Artefact::Model, None),
     };
     let part = Part { config, run: Some(run), ..Part::default() };

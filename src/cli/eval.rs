@@ -58,7 +58,7 @@ pub(super) fn eval(args: &EvalArgs, terminal: &Terminal) -> Result<(), Failure> 
         .map(|path| plan.other_sheet("--forgetting", &path.to_string_lossy(), Reading::Text { rows: GENERAL_ROWS }, &report));
     let general = general.transpose()?;
 
-    let base = plan.model.load(plan.storage, &device::open(plan.device)?, &report)?;
+    let base = plan.model.load(plan.storage_of_product(), &device::open(plan.device)?, &report)?;
     let all = || sheets.iter().chain(&general);
     let score = |decoder: &Decoder, what: &str| all().flat_map(|sheet| sheet.score(decoder, what, &report)).collect::<Vec<_>>();
     let of_base = score(&base, "the base");

@@ -25,6 +25,9 @@ const CONFIG: &str = "adapter_config.json";
 pub fn write_mlx(adapter: &Path, base: &str, projections: &[LinearSpec], folder: &Path) -> Result<Written, Error> {
     let (config, archive) = (peft::read_config(adapter)?, peft::open(adapter)?);
     let stored = peft::stored_in(&archive, "", &config, projections)?;
+    if let Some(vector) = config.vector {
+        return Err(Error::NoPlace { format: "mlx-lm's", vector });
+    }
     if let Some(outside) = stored.iter().find(|stored| place(&stored.target.module).is_none()) {
         let message = format!("`{}` is in no layer, and mlx-lm has adapters of layers only", outside.target.module);
         return Err(Error::Config { place: archive.path().display().to_string(), message });

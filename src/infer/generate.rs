@@ -51,6 +51,7 @@ pub fn generate(
     each: &mut dyn FnMut(u32) -> ControlFlow<()>,
 ) -> Result<Generated, Error> {
     check(&decoder.spec, prompt)?;
+    let decoder = &decoder.settled();
     let room = decoder.spec.longest().map_or(usize::MAX, |longest| longest - prompt.len());
     // The last token is read even if it was read before: its logits were not kept.
     let read = cache.rewind(&prompt[..prompt.len() - 1]);

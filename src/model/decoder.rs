@@ -226,6 +226,20 @@ impl Decoder {
         self.weights(|_, weight| weight.shape().into_iter().product::<usize>()).into_iter().sum()
     }
 
+    /// Numbers of what adapters started as, where that is kept.
+    pub fn initial_numbers(&self) -> usize {
+        let initial = self.adapters().filter_map(|(_, lora)| lora.initial.as_ref());
+        initial.flat_map(|initial| initial.iter()).map(|matrix| matrix.shape().num_elements()).sum()
+    }
+
+    /// The same for as long as nothing trains: what follows from adapters alone is computed once, not with every batch or token.
+    #[must_use]
+    pub fn settled(&self) -> Self {
+        let mut settled = self.clone();
+        settled.projections_mut().for_each(|projection| projection.settle(self.computed));
+        settled
+    }
+
     /// All projections of the blocks in checkpoint order.
     pub fn projections(&self) -> impl Iterator<Item = &Projection> {
         self.blocks.iter().flat_map(Block::projections)

@@ -1,6 +1,7 @@
 //! A Hugging Face folder to a [`Decoder`]: strict about names and shapes; beside the model a few
 //! megabytes are in memory.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -10,6 +11,7 @@ use half::{bf16, f16};
 use serde_json::{Map, Value};
 
 use super::assemble::{Source, assemble};
+use super::changed::{Change, Changed};
 use super::config::Config;
 use super::decoder::Decoder;
 use super::layout::{LinearSpec, Names, Slice};
@@ -66,6 +68,24 @@ impl Folder {
         let halves = if device::is_cpu(device) { Halves::Widened } else { Halves::Computed(None) };
         let storage = weights.kept_in(storage.into(), &self.spec, halves)?;
         assemble(&weights, self.spec.clone(), storage, device, report)
+    }
+
+    /// [`Folder::load`] with projections that are changed before they are kept or packed; those that the folder has packed are not.
+    ///
+    /// # Errors
+    /// As of [`Folder::load`].
+    pub fn load_changed(
+        &self,
+        storage: impl Into<Storage>,
+        device: &Device,
+        change: &mut dyn Change,
+        report: Reporter,
+    ) -> Result<Decoder, Error> {
+        let weights = Weights::open(&self.path, &self.spec)?;
+        let halves = if device::is_cpu(device) { Halves::Widened } else { Halves::Computed(None) };
+        let storage = weights.kept_in(storage.into(), &self.spec, halves)?;
+        let changed = Changed { source: &weights, linears: self.spec.projections(), change: RefCell::new(change) };
+        assemble(&changed, self.spec.clone(), storage, device, report)
     }
 
     /// The form in which the files have projections packed; `None` where they do not.

@@ -5,9 +5,9 @@ use burn::tensor::activation::sigmoid;
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 
 use super::lora::Portion;
-use super::projection::Projection;
+use super::projection::{Projection, side_by_side};
 use super::weight::Weight;
-use crate::ops::{Activation, Group, Linear, Linears, Mask, adapted, adapted_by_group, gated, matmul};
+use crate::ops::{Activation, Group, Linear, Linears, Mask, adapted_by_group, gated, matmul};
 use crate::terms::Method;
 
 /// How experts are chosen and weighed.
@@ -220,11 +220,11 @@ impl Experts {
         let of_choices = of_rows.select(0, ints(order.rows(), &device)).reshape([tokens, chosen, width]);
         let weights = weights.cast(of_choices.dtype()).unsqueeze_dim::<3>(2); // [tokens, chosen, 1]
         let mut y = (of_choices * weights).sum_dim(1).reshape([tokens, width]);
-        if let Some([gate, up, down]) = &self.shared {
-            let [gate_up_mask, down_mask] = masks;
-            let gate_up = Linears { maps: vec![gate.linear(), up.linear()], onto: None };
-            let inner = self.unit.of(adapted(x, gate_up, gate_up_mask));
-            y = adapted(inner, Linears { maps: vec![down.linear()], onto: Some(y) }, down_mask);
+        if let Some(shared) = &self.shared {
+            let ([gate_up_mask, down_mask], (gate_up, down)) = (masks, shared.split_at(2));
+            let gate_up: Tensor<2> = side_by_side(gate_up, x.unsqueeze(), None, gate_up_mask).squeeze_dim(0);
+            let inner = self.unit.of(gate_up).unsqueeze();
+            y = side_by_side(down, inner, Some(y.unsqueeze()), down_mask).squeeze_dim(0);
         }
         (y, Load { choices: order.counts, probabilities: probabilities.sum_dim(0).squeeze_dim(0) })
     }

@@ -2,8 +2,11 @@
 
 use burn::tensor::Tensor;
 
+use super::magnitude::Magnitude;
+use super::weight::Weight;
 use crate::draws::{mix, unit};
 use crate::ops::Adapter;
+use crate::terms::AdapterVector;
 
 /// `scale · drop(x) A B`, Hu et al. 2021, arXiv:2106.09685; `scale` is alpha / r, or alpha / sqrt(r) with rslora
 /// (arXiv:2312.03732).
@@ -17,6 +20,37 @@ pub struct Lora {
     pub scale: f64,
     /// What the map is to what the adapter is of.
     pub portion: Portion,
+    /// What it has beside A and B.
+    pub vector: Option<Box<Vector>>,
+    /// A [in, r] and B [r, out] at the start, where their product was taken out of the weight.
+    pub initial: Option<Box<[Tensor<2>; 2]>>,
+}
+
+/// One number an output of the map, [out], f32.
+#[allow(clippy::large_enum_variant, reason = "an adapter has it in a box")]
+#[derive(Debug, Clone)]
+pub enum Vector {
+    /// B's bias: `scale · (drop(x) A B + bias)`.
+    Bias(Tensor<1>),
+    /// `DoRA`'s magnitudes.
+    Magnitude(Magnitude),
+}
+
+impl Vector {
+    /// Which of them it is.
+    pub fn kind(&self) -> AdapterVector {
+        match self {
+            Self::Bias(_) => AdapterVector::Bias,
+            Self::Magnitude(_) => AdapterVector::Magnitude,
+        }
+    }
+
+    fn numbers_mut(&mut self) -> &mut Tensor<1> {
+        match self {
+            Self::Bias(bias) => bias,
+            Self::Magnitude(magnitude) => &mut magnitude.vector,
+        }
+    }
 }
 
 /// What a linear map is to what its adapter is of.
@@ -33,14 +67,35 @@ pub enum Portion {
 impl Lora {
     /// It as an operand of [`crate::ops::adapted`].
     pub fn adapter(&self) -> Adapter {
-        let Self { a, b, scale, .. } = self.clone();
-        Adapter { a, b, scale }
+        Adapter { a: self.a.clone(), b: self.b.clone(), scale: self.scale }
     }
 
-    /// Parameters in A and B; an A that is shared counts once.
+    /// What it adds to each output whatever the input, where it has a bias.
+    pub fn bias(&self) -> Option<Tensor<1>> {
+        if let Some(Vector::Bias(bias)) = self.vector.as_deref() { Some(bias.clone().mul_scalar(self.scale)) } else { None }
+    }
+
+    /// Its magnitudes, where it has some.
+    pub fn magnitude(&self) -> Option<&Magnitude> {
+        if let Some(Vector::Magnitude(magnitude)) = self.vector.as_deref() { Some(magnitude) } else { None }
+    }
+
+    /// Parameters in A, B and its vector; an A that is shared counts once.
     pub fn parameters(&self) -> usize {
         let of_a = if self.portion == Portion::Behind { 0 } else { self.a.shape().num_elements() };
-        of_a + self.b.shape().num_elements()
+        let [_, outputs] = self.b.dims();
+        of_a + self.b.shape().num_elements() + self.vector.as_ref().map_or(0, |_| outputs)
+    }
+
+    /// Visits what trains, with its names; `module` is the projection's.
+    pub fn visit(&mut self, module: &str, visit: &mut dyn FnMut(&str, Weight)) {
+        if self.portion != Portion::Behind {
+            visit(&format!("{module}.lora_A.weight"), Weight::Turned(&mut self.a));
+        }
+        visit(&format!("{module}.lora_B.weight"), Weight::LoraB(&mut self.b));
+        if let Some(vector) = &mut self.vector {
+            visit(&format!("{module}.{}", vector.kind().name()), Weight::LoraVector(vector.numbers_mut()));
+        }
     }
 }
 

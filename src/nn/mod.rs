@@ -4,6 +4,7 @@ pub mod attention;
 pub mod experts;
 pub mod head;
 pub mod lora;
+pub mod magnitude;
 pub mod norm;
 pub mod own;
 pub mod projection;

@@ -2,9 +2,9 @@
 
 use burn::tensor::{DType, Tensor};
 
-use super::lora::{Lora, Portion};
+use super::lora::{Lora, Vector};
 use super::weight::Weight;
-use crate::ops::{Base, Linear, Linears, Mask, adapted};
+use crate::ops::{Adapter, Base, Linear, Linears, Mask, adapted, dropout};
 use crate::terms::Method;
 
 /// y = x W + b + (alpha / r) (drop(x) A) B, arXiv:2106.09685. Where the adapter trains, W and b never change and never get a
@@ -33,9 +33,9 @@ impl Projection {
         side_by_side(std::slice::from_ref(self), x, Some(onto), mask)
     }
 
-    /// It without its bias as an operand of [`crate::ops::adapted`].
+    /// It without its bias as an operand of [`crate::ops::adapted`], which knows of no vectors.
     pub fn linear(&self) -> Linear {
-        Linear { weight: self.weight.clone(), adapter: self.lora.as_ref().map(Lora::adapter) }
+        Linear { weight: self.weight.clone(), adapter: self.adapter() }
     }
 
     /// Visits the weights that train, with their names.
@@ -43,12 +43,7 @@ impl Projection {
         let Self { name, weight, bias, lora } = self;
         match (trained, lora) {
             (Method::Lora, None) => {}
-            (Method::Lora, Some(lora)) => {
-                if lora.portion != Portion::Behind {
-                    visit(&format!("{name}.lora_A.weight"), Weight::Turned(&mut lora.a));
-                }
-                visit(&format!("{name}.lora_B.weight"), Weight::LoraB(&mut lora.b));
-            }
+            (Method::Lora, Some(lora)) => lora.visit(name, visit),
             (Method::Full, _) => {
                 // What is packed never trains.
                 if let Some(weight) = weight.dense_mut() {
@@ -58,6 +53,28 @@ impl Projection {
                     visit(&format!("{name}.bias"), Weight::Vector(bias));
                 }
             }
+        }
+    }
+
+    fn adapter(&self) -> Option<Adapter> {
+        self.lora.as_ref().map(Lora::adapter)
+    }
+
+    /// What is added to each output whatever the input.
+    fn whole_bias(&self) -> Option<Tensor<1>> {
+        match (self.bias.clone(), self.lora.as_ref().and_then(Lora::bias)) {
+            (Some(bias), Some(more)) => Some(bias + more),
+            (bias, more) => bias.or(more),
+        }
+    }
+
+    /// Computes once and for all what follows from its adapter alone, which trains no more.
+    pub fn settle(&mut self, computed: DType) {
+        let Self { weight, lora, .. } = self;
+        let Some(lora) = lora else { return };
+        let adapter = lora.adapter();
+        if let Some(Vector::Magnitude(magnitude)) = lora.vector.as_deref_mut() {
+            magnitude.settle(weight, adapter, computed);
         }
     }
 
@@ -79,17 +96,65 @@ impl Projection {
 pub fn side_by_side(projections: &[Projection], x: Tensor<3>, onto: Option<Tensor<3>>, mask: Option<&Mask>) -> Tensor<3> {
     let [batch, sequence, inputs] = x.dims();
     let outputs = projections.iter().map(Projection::outputs).sum();
-    let maps = projections.iter().map(Projection::linear).collect();
-    let linears = Linears { maps, onto: onto.map(|onto| onto.reshape([batch * sequence, outputs])) };
-    let mut y = adapted(x.reshape([batch * sequence, inputs]), linears, mask); // [tokens, out of all]
-    if projections.iter().any(|projection| projection.bias.is_some()) {
-        let device = y.device();
-        let bias = |projection: &Projection| {
-            projection.bias.clone().unwrap_or_else(|| Tensor::zeros([projection.outputs()], (&device, DType::F32)))
-        };
-        let biases = projections.iter().map(bias).collect();
-        let given = y.dtype();
-        y = y + Tensor::cat(biases, 0).cast(given).unsqueeze();
+    let (x, onto) = (x.reshape([batch * sequence, inputs]), onto.map(|onto| onto.reshape([batch * sequence, outputs])));
+    let mut y = match factors(projections, x.dtype()) {
+        None => adapted(x, linears(projections, Projection::adapter, onto), mask),
+        Some(factors) => {
+            let y = decomposed(projections, x, factors, mask);
+            match onto {
+                Some(onto) => onto + y,
+                None => y,
+            }
+        }
+    }; // [tokens, out of all]
+    let biases: Vec<_> = projections.iter().map(Projection::whole_bias).collect();
+    if biases.iter().any(Option::is_some) {
+        y = y.clone() + of_all(projections, biases, 0.0).cast(y.dtype()).unsqueeze();
     }
     y.reshape([batch, sequence, outputs])
+}
+
+/// `DoRA`'s c (x' W + s x' A B) + (x - x') W of each map, where x' is x as dropout leaves it and c the factor of each output: PEFT drops
+/// features of what the magnitude scales, not of what it is added to.
+///
+/// # Shapes
+/// `x` [tokens, in], `factors` [out of all], result [tokens, out of all].
+fn decomposed(projections: &[Projection], x: Tensor<2>, factors: Tensor<1>, mask: Option<&Mask>) -> Tensor<2> {
+    let given = x.dtype();
+    // In f32: a factor is so close to 1 that 16 bits would make it one.
+    let scaled = |x: Tensor<2>| {
+        let y = adapted(x, linears(projections, Projection::adapter, None), None);
+        (y.cast(DType::F32) * factors.clone().unsqueeze()).cast(given)
+    };
+    match mask {
+        None => scaled(x),
+        Some(mask) => {
+            let kept = dropout(x.clone(), mask);
+            adapted(x - kept.clone(), linears(projections, |_| None, Some(scaled(kept))), None)
+        }
+    }
+}
+
+/// What each output is multiplied by, [out of all]; `None` where no map has magnitudes.
+fn factors(projections: &[Projection], computed: DType) -> Option<Tensor<1>> {
+    let of = |projection: &Projection| {
+        let lora = projection.lora.as_ref()?;
+        Some(lora.magnitude()?.factors(&projection.weight, lora.adapter(), computed))
+    };
+    let factors: Vec<_> = projections.iter().map(of).collect();
+    factors.iter().any(Option::is_some).then(|| of_all(projections, factors, 1.0))
+}
+
+/// Vectors of all maps side by side, `missing` where a map has none.
+fn of_all(projections: &[Projection], vectors: Vec<Option<Tensor<1>>>, missing: f64) -> Tensor<1> {
+    let device = vectors.iter().flatten().next().expect("there is one").device();
+    let fill = |(projection, vector): (&Projection, Option<Tensor<1>>)| {
+        vector.unwrap_or_else(|| Tensor::full([projection.outputs()], missing, (&device, DType::F32)))
+    };
+    Tensor::cat(projections.iter().zip(vectors).map(fill).collect(), 0)
+}
+
+fn linears(projections: &[Projection], adapter: fn(&Projection) -> Option<Adapter>, onto: Option<Tensor<2>>) -> Linears {
+    let map = |projection: &Projection| Linear { weight: projection.weight.clone(), adapter: adapter(projection) };
+    Linears { maps: projections.iter().map(map).collect(), onto }
 }

@@ -9,7 +9,7 @@ use burn::tensor::{DType, Device, Gradients, Tensor, TensorData};
 pub enum Group {
     /// Matrices, which decay.
     Matrix,
-    /// B of adapters, which decay too and may have a learning rate of their own.
+    /// B and the vectors of adapters, which decay too and may have a learning rate of their own.
     LoraB,
     /// Norms and biases, which do not decay: each has a level of its own to keep.
     Vector,
@@ -26,13 +26,15 @@ pub enum Weight<'a> {
     Turned(&'a mut Tensor<2>),
     /// B of an adapter, [r, out], which its file has as [out, r].
     LoraB(&'a mut Tensor<2>),
+    /// The vector of an adapter, [out].
+    LoraVector(&'a mut Tensor<1>),
 }
 
 impl Weight<'_> {
     /// Its numbers in memory order, [n].
     pub fn numbers(&self) -> Tensor<1> {
         match self {
-            Self::Vector(vector) => (*vector).clone(),
+            Self::Vector(vector) | Self::LoraVector(vector) => (*vector).clone(),
             Self::Matrix(matrix) | Self::Turned(matrix) | Self::LoraB(matrix) => (*matrix).clone().reshape([-1]),
         }
     }
@@ -40,7 +42,7 @@ impl Weight<'_> {
     /// Takes its numbers out of its place, in memory order, so that nothing else holds them. What is left has the shape and one number.
     pub fn take(self) -> Tensor<1> {
         match self {
-            Self::Vector(vector) => take(vector),
+            Self::Vector(vector) | Self::LoraVector(vector) => take(vector),
             Self::Matrix(matrix) | Self::Turned(matrix) | Self::LoraB(matrix) => take(matrix).reshape([-1]),
         }
     }
@@ -48,7 +50,7 @@ impl Weight<'_> {
     /// Puts other numbers into its place, in memory order.
     pub fn put(self, numbers: Tensor<1>) {
         match self {
-            Self::Vector(vector) => *vector = numbers,
+            Self::Vector(vector) | Self::LoraVector(vector) => *vector = numbers,
             Self::Matrix(matrix) | Self::Turned(matrix) | Self::LoraB(matrix) => *matrix = numbers.reshape(matrix.dims()),
         }
     }
@@ -56,7 +58,7 @@ impl Weight<'_> {
     /// Makes it a leaf of a new tape.
     pub fn track(self) {
         match self {
-            Self::Vector(vector) => *vector = vector.clone().autodiff().require_grad(),
+            Self::Vector(vector) | Self::LoraVector(vector) => *vector = vector.clone().autodiff().require_grad(),
             Self::Matrix(matrix) | Self::Turned(matrix) | Self::LoraB(matrix) => {
                 *matrix = matrix.clone().autodiff().require_grad();
             }
@@ -66,7 +68,7 @@ impl Weight<'_> {
     /// The gradient of a leaf in memory order, [n]; `None` where nothing depends on it.
     pub fn gradient(&self, gradients: &mut Gradients) -> Option<Tensor<1>> {
         match self {
-            Self::Vector(vector) => vector.grad_remove(gradients),
+            Self::Vector(vector) | Self::LoraVector(vector) => vector.grad_remove(gradients),
             Self::Matrix(matrix) | Self::Turned(matrix) | Self::LoraB(matrix) => {
                 Some(matrix.grad_remove(gradients)?.reshape([-1]))
             }
@@ -78,14 +80,14 @@ impl Weight<'_> {
         match self {
             Self::Vector(_) => Group::Vector,
             Self::Matrix(_) | Self::Turned(_) => Group::Matrix,
-            Self::LoraB(_) => Group::LoraB,
+            Self::LoraB(_) | Self::LoraVector(_) => Group::LoraB,
         }
     }
 
     /// The shape that its file has.
     pub fn shape(&self) -> Vec<usize> {
         match self {
-            Self::Vector(vector) => vector.dims().to_vec(),
+            Self::Vector(vector) | Self::LoraVector(vector) => vector.dims().to_vec(),
             Self::Matrix(matrix) => matrix.dims().to_vec(),
             Self::Turned(matrix) | Self::LoraB(matrix) => matrix.dims().into_iter().rev().collect(),
         }
@@ -94,7 +96,7 @@ impl Weight<'_> {
     /// Gives numbers in memory order, such as its own or those of its gradient, in the order of its file.
     pub fn to_file(&self, numbers: Tensor<1>) -> impl FnOnce() -> Vec<f32> + use<> {
         let turned = match self {
-            Self::Vector(_) | Self::Matrix(_) => None,
+            Self::Vector(_) | Self::LoraVector(_) | Self::Matrix(_) => None,
             Self::Turned(matrix) | Self::LoraB(matrix) => Some(matrix.dims()),
         };
         move || {
@@ -110,7 +112,7 @@ impl Weight<'_> {
     pub fn from_file(&self, numbers: &[f32]) -> Tensor<1> {
         let of = |device: Device| Tensor::<1>::from_data(TensorData::from(numbers), (&device, DType::F32));
         match self {
-            Self::Vector(vector) => of(vector.device()),
+            Self::Vector(vector) | Self::LoraVector(vector) => of(vector.device()),
             Self::Matrix(matrix) => of(matrix.device()),
             Self::Turned(matrix) | Self::LoraB(matrix) => {
                 let [inputs, outputs] = matrix.dims();

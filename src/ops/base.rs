@@ -4,12 +4,16 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use burn::backend::TensorMetadata;
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{DType, Device, Tensor};
+use rayon::prelude::*;
 
 #[cfg(any(feature = "wgpu", feature = "cuda"))]
 use super::cube::packed::OnGpu;
 use crate::device;
 use crate::quant::Quantized;
+
+/// Numbers that are brought to the host at a time, as far as rows allow.
+const TILE_NUMBERS: usize = 1 << 22;
 
 /// A weight, as it is kept.
 #[derive(Debug, Clone)]
@@ -74,6 +78,38 @@ impl Base {
     pub fn transposed(self) -> Self {
         self.transposed_by(|tensor| tensor.clone().transpose())
     }
+
+    /// The sum of the squares of each column, added up in order and in 64 bits on the host: the same on every device.
+    pub fn column_squares(&self) -> Vec<f32> {
+        let is_turned = matches!(self, Self::Packed(packed) if packed.turned);
+        let [rows, width] = if is_turned { self.clone().transposed().dims() } else { self.dims() };
+        let mut sums = vec![0.0; self.dims()[1]];
+        let square = |number: &f32| f64::from(*number) * f64::from(*number);
+        let step = (TILE_NUMBERS / width).max(1);
+        for first in (0..rows).step_by(step) {
+            let numbers = self.numbers(first..rows.min(first + step));
+            if is_turned {
+                let of_rows = sums[first..].par_iter_mut().zip(numbers.par_chunks(width));
+                of_rows.for_each(|(sum, row)| *sum = row.iter().map(square).sum());
+            } else {
+                let add = |(sum, number): (&mut f64, &f32)| *sum += square(number);
+                numbers.chunks(width).for_each(|row| sums.iter_mut().zip(row).for_each(add));
+            }
+        }
+        sums.into_iter().map(|sum| sum as f32).collect()
+    }
+
+    /// Some rows on the host, as the weight lies.
+    fn numbers(&self, rows: Range<usize>) -> Vec<f32> {
+        match self {
+            Self::Dense(tensor) => on_host(tensor.clone().slice([rows]).cast(DType::F32)),
+            Self::Packed(packed) => packed.rows(rows).numbers(),
+        }
+    }
+}
+
+fn on_host(tensor: Tensor<2>) -> Vec<f32> {
+    tensor.into_data().try_to_vec::<f32>().expect("it was cast")
 }
 
 impl From<Tensor<2>> for Base {
@@ -138,6 +174,24 @@ impl Packed {
         Self { rows: self.rows.start + rows.start..self.rows.start + rows.end, ..self.clone() }
     }
 
+    /// Its numbers on the host, as it lies.
+    fn numbers(&self) -> Vec<f32> {
+        let rows = self.kept_rows();
+        match &self.kept {
+            Kept::Host(weight) => {
+                let width = weight.shape()[1];
+                let mut numbers = vec![0.0; rows.len() * width];
+                weight.unpack_range(rows.start * width, &mut numbers);
+                numbers
+            }
+            #[cfg(any(feature = "wgpu", feature = "cuda"))]
+            Kept::Gpu(weight) => {
+                let numbers = super::cube::packed::unpack(weight, rows, DType::F32);
+                on_host(Tensor::from_primitive::<burn::backend::Cube>(numbers))
+            }
+        }
+    }
+
     pub(super) fn kept(&self) -> &Kept {
         &self.kept
     }
@@ -160,4 +214,36 @@ fn on_gpu(weight: &Quantized, device: &Device) -> Kept {
 #[cfg(not(any(feature = "wgpu", feature = "cuda")))]
 fn on_gpu(_: &Quantized, device: &Device) -> Kept {
     unreachable!("{device:?} is not in this build")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::quant::Form;
+
+    #[test]
+    fn columns_have_the_squares_of_their_numbers_however_they_lie() {
+        let (rows, columns) = (70, 96);
+        let numbers: Vec<f32> = (0..rows * columns).map(|index| ((index * 37) % 101) as f32 / 50.0 - 1.0).collect();
+        let device = Device::flex();
+        let packed = Form::QLORA.pack([rows, columns], &numbers).expect("finite");
+        let unpacked = packed.unpack();
+        let lies = |numbers: &[f32]| {
+            let data = burn::tensor::TensorData::new(numbers.to_vec(), [rows, columns]);
+            Base::Dense(Tensor::from_data(data, (&device, DType::F32)))
+        };
+        let packed = Base::Packed(Packed::new(packed, &device));
+        for (base, numbers) in [(lies(&numbers), &numbers), (packed, &unpacked)] {
+            let of = |places: &dyn Fn(usize, usize) -> usize, [count, length]: [usize; 2]| -> Vec<f32> {
+                let sum = |index| (0..length).map(|place| f64::from(numbers[places(index, place)]).powi(2)).sum::<f64>() as f32;
+                (0..count).map(sum).collect()
+            };
+            let close = |ours: Vec<f32>, theirs: Vec<f32>| {
+                assert_eq!(ours.len(), theirs.len());
+                assert!(ours.iter().zip(&theirs).all(|(one, other)| (one / other - 1.0).abs() < 1e-6), "{ours:?} {theirs:?}");
+            };
+            close(base.column_squares(), of(&|column, row| row * columns + column, [columns, rows]));
+            close(base.transposed().column_squares(), of(&|row, column| row * columns + column, [rows, columns]));
+        }
+    }
 }

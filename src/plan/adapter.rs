@@ -11,7 +11,7 @@ use crate::adapter::{Error, LoraConfig, Tables, Targets, peft};
 use crate::fault::{Explain, Fault};
 use crate::model::{DecoderSpec, Role};
 use crate::recipe::{self, Place, Said};
-use crate::terms::{Method, Modules, Technique};
+use crate::terms::{AdapterVector, Initial, Method, Modules, Technique};
 
 /// What trains.
 #[allow(clippy::large_enum_variant, reason = "one a run")]
@@ -106,6 +106,14 @@ fn fresh_adapter(recipe: &recipe::Adapter, filled: &mut Filled) -> LoraConfig {
         filled.plain(&format!("adapter.alpha_pattern.{pattern}"), Some(*said), 0.0);
     }
     let parameters = filled.optional("adapter.target_parameters", recipe.target_parameters.as_ref(), |names| json!(names));
+    let initial =
+        filled.fill("adapter.init_lora_weights", recipe.init_lora_weights.as_ref(), Initial::Zero, |initial| match initial {
+            Initial::Zero => json!(true),
+            Initial::Drawn => json!(false),
+            Initial::Principal => json!("pissa"),
+        });
+    let has_bias = filled.plain("adapter.lora_bias", recipe.lora_bias.as_ref(), false);
+    let has_magnitude = filled.plain("adapter.use_dora", recipe.use_dora.as_ref(), false);
     let layers = filled.optional("adapter.layers_to_transform", recipe.layers_to_transform.as_ref(), |layers| json!(layers));
     LoraConfig {
         rank,
@@ -113,7 +121,13 @@ fn fresh_adapter(recipe: &recipe::Adapter, filled: &mut Filled) -> LoraConfig {
         dropout: 0.0,
         targets: Targets { modules, layers, ..Targets::all_linear() },
         target_parameters: parameters.unwrap_or_default(),
-        init_lora_weights: filled.plain("adapter.init_lora_weights", recipe.init_lora_weights.as_ref(), true),
+        init_lora_weights: initial != Initial::Drawn,
+        is_principal: initial == Initial::Principal,
+        vector: match (has_bias, has_magnitude) {
+            (true, _) => Some(AdapterVector::Bias),
+            (_, true) => Some(AdapterVector::Magnitude),
+            _ => None,
+        },
         use_rslora: filled.plain("adapter.use_rslora", recipe.use_rslora.as_ref(), false),
         rank_pattern: rank_pattern.iter().map(|(pattern, said)| ((*pattern).clone(), said.value)).collect(),
         alpha_pattern: alpha_pattern.iter().map(|(pattern, said)| ((*pattern).clone(), said.value)).collect(),
@@ -137,6 +151,8 @@ fn put_derived(config: &LoraConfig, filled: &mut Filled) {
         ("adapter.alpha", json!(config.alpha)),
         ("adapter.target_modules", peft::modules_json(&config.targets.modules)),
         ("adapter.use_rslora", json!(config.use_rslora)),
+        ("adapter.use_dora", json!(config.has(AdapterVector::Magnitude))),
+        ("adapter.lora_bias", json!(config.has(AdapterVector::Bias))),
     ];
     let Tables { saved, tokens } = &config.tables;
     let saved = (!saved.is_empty()).then(|| ("adapter.modules_to_save", json!(saved)));
@@ -174,6 +190,7 @@ fn check_targets(recipe: &recipe::Adapter, config: &LoraConfig, base: &Base, fau
         return;
     }
     let checked = config.check_names(&names).and_then(|()| config.resolve(&names).map(drop));
+    let checked = checked.and_then(|()| config.check_vector(&modules)).and_then(|()| config.check_principal(&modules));
     if let Err(error) = checked.and_then(|()| config.table_targets(&modules).map(drop)) {
         let place = place_of(recipe, &error);
         faults.extend(error.faults().into_iter().map(|fault| place.iter().fold(fault, |fault, place| fault.at(place))));
@@ -202,6 +219,9 @@ fn place_of<'a>(recipe: &'a recipe::Adapter, error: &Error) -> Option<&'a Place>
     let (what, unmatched) = match error {
         Error::NoMatch { what, unmatched, .. } => (what, unmatched),
         Error::Table { key: "modules_to_save", .. } => return recipe.modules_to_save.as_ref().map(|said| &said.place),
+        Error::Vector { vector: AdapterVector::Bias, .. } => return recipe.lora_bias.as_ref().map(|said| &said.place),
+        Error::Principal { .. } => return recipe.init_lora_weights.as_ref().map(|said| &said.place),
+        Error::Vector { .. } => return recipe.use_dora.as_ref().map(|said| &said.place),
         Error::Table { .. } => return recipe.trainable_token_indices.as_ref().map(|said| &said.place),
         _ => return targets,
     };

@@ -10,10 +10,10 @@ use super::peak::MemoryPlan;
 use super::resolve::Plan;
 use super::rows::RunData;
 use super::training::Warmup;
-use crate::adapter::{LoraConfig, Part, Tables, attach, peft};
+use crate::adapter::{Extraction, LoraConfig, Part, Tables, attach, peft};
 use crate::fault::Fault;
 use crate::files::Float;
-use crate::model::{Beside, CHAT_TEMPLATE, Decoder, Folder, LinearSpec, Role};
+use crate::model::{Beside, CHAT_TEMPLATE, Decoder, Folder, LinearSpec, Role, Storage};
 use crate::report::Reporter;
 use crate::terms::Method;
 use crate::train::{self, Checkpoint, Course, Product, RunFolder, Schedule, StepConfig};
@@ -61,13 +61,29 @@ impl Plan {
     ) -> Result<Decoder, Error> {
         let modules = self.model.spec.modules();
         let numbers = match (checkpoint, &self.init_from) {
-            (Some(checkpoint), _) => Some(checkpoint.numbers(config, &modules)?),
+            (Some(checkpoint), _) => Some(checkpoint.numbers(&config.saved(), &modules)?),
             (None, Some(folder)) => Some(peft::read_numbers(folder, config, &modules)?),
             (None, None) => None,
         };
+        if config.is_principal {
+            let mut extraction = Extraction::new(config, &modules, numbers)?;
+            let mut decoder = self.model.load_changed(self.storage, device, &mut extraction, report)?;
+            attach(&mut decoder, config, self.training.seed, Some(&extraction.into_numbers()))?;
+            return Ok(decoder);
+        }
         let mut decoder = self.model.load(self.storage, device, report)?;
         attach(&mut decoder, config, self.training.seed, numbers.as_ref())?;
         Ok(decoder)
+    }
+
+    /// Whether adapters start as a part of their weights, which is given back when they are saved.
+    pub fn takes_parts_out(&self) -> bool {
+        matches!(&self.trains, Trains::Adapter(config) if config.is_principal)
+    }
+
+    /// How the base is kept with which the saved product goes: of a base of which parts were taken out, only what remained was packed.
+    pub fn storage_of_product(&self) -> Storage {
+        if self.takes_parts_out() { Storage { form: None, packs_head: false, ..self.storage } } else { self.storage }
     }
 
     /// What a run of this plan is for.
@@ -86,7 +102,12 @@ impl Plan {
     /// # Errors
     /// The base's folder cannot be read.
     pub fn needed_bytes(&self) -> Result<u64, Error> {
-        let beside = if self.trains == Trains::Everything { Beside::of(&self.base_folder)?.bytes() } else { 0 };
+        let beside = match &self.trains {
+            Trains::Everything => Beside::of(&self.base_folder)?.bytes(),
+            // What they started as is saved with them.
+            Trains::Adapter(_) if self.takes_parts_out() => 4 * self.trainable_parameters as u64,
+            Trains::Adapter(_) => 0,
+        };
         Ok(RunFolder::needed_bytes(self.trainable_parameters) + 2 * beside)
     }
 

@@ -12,7 +12,7 @@ use crate::fault::Fault;
 use crate::model::{DecoderSpec, Role, Storage};
 use crate::quant::{BlockSize, Form};
 use crate::recipe::{self, Place, Said};
-use crate::terms::{ModelDtype, Quantization, Technique, Term};
+use crate::terms::{Initial, ModelDtype, Quantization, Technique, Term};
 
 /// What a recipe asks of the base's storage.
 #[derive(Debug, Clone, Copy)]
@@ -72,6 +72,14 @@ pub(super) fn packing(
             let message = format!("adapter.{key}: the base has one table for its embedding and its head, which stays as it is");
             faults.push(Fault::new(message).at(place).hint(format!("remove `{key}`")));
         }
+    }
+    let principal = recipe.init_lora_weights.as_ref().filter(|said| said.value == Initial::Principal);
+    if let (Some(said), Some(stored)) = (principal, stored) {
+        let message = format!(
+            "adapter.init_lora_weights: `pissa` takes a part out of the base's weights, and those are stored in {stored}"
+        );
+        let hint = "name the base that it was made of, and pack what remains with `method: qlora`";
+        faults.push(Fault::new(message).at(&said.place).hint(hint));
     }
     let packing = Packing { form, packs_head, offloads_embedding };
     if let (Some(Trains::Adapter(config)), Some(base)) = (trains, base) {
@@ -177,9 +185,13 @@ fn refused_head(said: Option<&Said<bool>>, faults: &mut Vec<Fault>) -> bool {
 }
 
 impl Lock {
-    /// How the base was packed in the run, and whether with the head; `None` where it was not.
+    /// How the base is packed that the run's adapter is for, and whether with the head; `None` where it is not. What starts as a part of the
+    /// base is for its numbers: packed was what remained of them.
     pub fn packing(&self) -> Option<(Form, bool)> {
         let said = &self.values()["recipe"]["adapter"];
+        if said["init_lora_weights"] == "pissa" {
+            return None;
+        }
         let word = Quantization::parse(said["quantization"].as_str()?)?;
         let block_size = said["block_size"].as_u64().and_then(|size| BlockSize::new(size as usize).ok());
         let form = Form::of(word, block_size.unwrap_or(BlockSize::DEFAULT), said["double_quant"] == true)?;

@@ -320,7 +320,7 @@ impl Plan {
     pub fn facts(&self) -> Facts {
         let architecture = architecture_name(&self.model.spec).ok();
         match &self.trains {
-            Trains::Adapter(config) => Facts::of(config, architecture),
+            Trains::Adapter(config) => Facts::of(&config.saved(), architecture).on(config, &self.model.spec.projections()),
             Trains::Everything => Facts::of_model(architecture),
         }
     }

@@ -10,11 +10,11 @@ use super::section::{ABOVE_ZERO, Section, Value};
 use super::tree::{Kind, shorten};
 use crate::fault::Fault;
 use crate::quant::BlockSize;
-use crate::terms::{MAX_RANK, Modules, Quantization, Technique, TokenIndices};
+use crate::terms::{Initial, MAX_RANK, Modules, Quantization, Technique, TokenIndices};
 
 const MAX_LAYER: u64 = 65_535;
-/// Initialisations of PEFT that are not built yet; `pissa_niter_4` and the like come on top.
-const LATER_INITIALISATIONS: [&str; 7] = ["gaussian", "pissa", "olora", "eva", "corda", "loftq", "orthogonal"];
+/// Initialisations of PEFT that are not built yet; `pissa_niter_4` and the like, which draw at random, come on top.
+const LATER_INITIALISATIONS: [&str; 6] = ["gaussian", "olora", "eva", "corda", "loftq", "orthogonal"];
 
 /// The low-rank adapter, in PEFT's terms.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -43,14 +43,18 @@ pub struct Adapter {
     pub target_parameters: Option<Said<Vec<String>>>,
     /// Scale by alpha / sqrt(r), Kalajdzievski 2023, arXiv:2312.03732.
     pub use_rslora: Option<Said<bool>>,
+    /// Whether each output has a magnitude of its own, `DoRA`, Liu et al. 2024, arXiv:2402.09353.
+    pub use_dora: Option<Said<bool>>,
+    /// Whether B has a bias.
+    pub lora_bias: Option<Said<bool>>,
     /// Ranks of the projections that a pattern matches.
     pub rank_pattern: BTreeMap<String, Said<usize>>,
     /// Alphas of the projections that a pattern matches.
     pub alpha_pattern: BTreeMap<String, Said<f64>>,
     /// Layers that get adapters, from 0; a single number is a list of one.
     pub layers_to_transform: Option<Said<Vec<usize>>>,
-    /// Whether the fresh adapter leaves the base as it is (B = 0).
-    pub init_lora_weights: Option<Said<bool>>,
+    /// How the fresh adapter starts.
+    pub init_lora_weights: Option<Said<Initial>>,
     /// Embedding and head, where they train and are saved whole.
     pub modules_to_save: Option<Said<Vec<String>>>,
     /// Tokens whose rows of embedding and head train.
@@ -59,12 +63,8 @@ pub struct Adapter {
     pub init_from: Option<Said<PathBuf>>,
 }
 
-/// Keys of PEFT that are not built yet.
-const LATER_KEYS: [&str; 2] = ["use_dora", "lora_bias"];
-
 impl Adapter {
     pub(super) fn take(section: &mut Section) -> Self {
-        section.not_built(&LATER_KEYS);
         Self {
             method: section.word("method", &[]),
             quantization: section.word("quantization", &[]),
@@ -78,6 +78,8 @@ impl Adapter {
             target_modules: section.value("target_modules").and_then(targets),
             target_parameters: section.value("target_parameters").and_then(names),
             use_rslora: section.flag("use_rslora"),
+            use_dora: section.flag("use_dora"),
+            lora_bias: section.flag("lora_bias"),
             rank_pattern: section.table("rank_pattern", |key, value| with_regex(value, key)?.whole(1..=MAX_RANK)),
             alpha_pattern: section.table("alpha_pattern", |key, value| with_regex(value, key)?.number(ABOVE_ZERO)),
             layers_to_transform: section.value("layers_to_transform").and_then(layers),
@@ -167,11 +169,15 @@ fn layers(value: Value) -> Option<Said<Vec<usize>>> {
     }
 }
 
-fn initialisation(value: Value) -> Option<Said<bool>> {
+fn initialisation(value: Value) -> Option<Said<Initial>> {
     let written = value.node.text().unwrap_or_default();
     if LATER_INITIALISATIONS.contains(&written) || written.starts_with("pissa_niter_") {
-        value.refuse_for_now("valid now: `true` and `false`");
+        value.refuse_for_now("valid now: `true`, `false` and `pissa`");
         return None;
     }
-    value.flag()
+    value.read("`true`, `false` or `pissa`", |node| match node.flag() {
+        Some(true) => Some(Initial::Zero),
+        Some(false) => Some(Initial::Drawn),
+        None => (node.text() == Some("pissa")).then_some(Initial::Principal),
+    })
 }

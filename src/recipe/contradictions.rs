@@ -6,7 +6,7 @@ use super::notes::{Notes, listed};
 use super::tree::shorten;
 use super::{Adapter, Dataset, Evaluation, Place, Recipe, Said, Training};
 use crate::fault::Fault;
-use crate::terms::{Format, ModelDtype, Modules, Quantization, Scheduler, Technique, TrainOn};
+use crate::terms::{Format, Initial, ModelDtype, Modules, Quantization, Scheduler, Technique, TrainOn};
 
 /// Adds a fault for every contradiction within a recipe.
 pub(super) fn find(recipe: &Recipe, notes: &Notes) {
@@ -79,12 +79,16 @@ fn in_adapter(adapter: &Adapter, notes: &Notes) {
         ("quantize_head", adapter.quantize_head.as_ref().filter(|said| said.value).map(|said| &said.place)),
         ("offload_embedding", adapter.offload_embedding.as_ref().filter(|said| said.value).map(|said| &said.place)),
     ];
-    let of_shape: [(&str, Option<&Place>); 11] = [
+    let place_of_true = |said: &Option<Said<bool>>| said.as_ref().filter(|said| said.value).map(|said| said.place.clone());
+    let [dora, bias] = [place_of_true(&adapter.use_dora), place_of_true(&adapter.lora_bias)];
+    let of_shape: [(&str, Option<&Place>); 13] = [
         ("r", adapter.r.as_ref().map(|said| &said.place)),
         ("alpha", adapter.alpha.as_ref().map(|said| &said.place)),
         ("target_modules", adapter.target_modules.as_ref().map(|said| &said.place)),
         ("target_parameters", adapter.target_parameters.as_ref().map(|said| &said.place)),
         ("use_rslora", adapter.use_rslora.as_ref().map(|said| &said.place)),
+        ("use_dora", dora.as_ref()),
+        ("lora_bias", bias.as_ref()),
         ("rank_pattern", adapter.rank_pattern.values().next().map(|said| &said.place)),
         ("alpha_pattern", adapter.alpha_pattern.values().next().map(|said| &said.place)),
         ("layers_to_transform", adapter.layers_to_transform.as_ref().map(|said| &said.place)),
@@ -93,6 +97,15 @@ fn in_adapter(adapter: &Adapter, notes: &Notes) {
         ("trainable_token_indices", adapter.trainable_token_indices.as_ref().map(|said| &said.place)),
     ];
     let said = |(key, place): (&'static str, Option<_>)| Some((key, place?));
+    let principal = adapter.init_lora_weights.as_ref().filter(|said| said.value == Initial::Principal);
+    if let (Some(said), Some(key)) = (principal, dora.as_ref().map(|_| "use_dora").or(bias.as_ref().map(|_| "lora_bias"))) {
+        let message = format!("adapter.init_lora_weights: `pissa` does not go with `{key}`: it is saved as a plain adapter");
+        notes.say(&said.place, Fault::new(message).hint("remove one of the two"));
+    }
+    if let (Some(_), Some(place)) = (&dora, &bias) {
+        let fault = Fault::new("adapter.lora_bias does not go with `use_dora`: as in PEFT an adapter has one of the two");
+        notes.say(place, fault.hint("remove one of the two"));
+    }
     if adapter.is_full() {
         for (key, place) in of_shape.into_iter().chain(of_training).chain(of_base).filter_map(said) {
             let fault = Fault::new(format!("adapter.{key} does not go with `method: full`, which trains every weight"));

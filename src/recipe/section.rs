@@ -50,15 +50,6 @@ impl<'a> Section<'a> {
         }
     }
 
-    /// Takes keys that the field knows and that are not built yet; only values that turn them off are accepted.
-    pub fn not_built(&mut self, keys: &[&'static str]) {
-        for key in keys {
-            if let Some(value) = self.value(key).filter(|value| !value.node.is_neutral()) {
-                value.refuse_for_now("remove the key");
-            }
-        }
-    }
-
     /// Takes a section; one that is left out is read as an empty one.
     pub fn section<T>(&mut self, key: &'static str, take: fn(&mut Section) -> T) -> T {
         let read = self.value(key).and_then(|value| value.section(take));

@@ -145,10 +145,34 @@ const BROKEN: &[(&str, &str)] = &[
         "x.yaml:6:42: adapter.trainable_token_indices.lm_head.1: expected a whole number from 0 to 4294967295, found `x`",
     ),
     (
-        "adapter:\n  init_lora_weights: pissa_niter_4",
-        "x.yaml:6:22: adapter.init_lora_weights: `pissa_niter_4` is not supported yet | valid now: `true` and `false`",
+        "adapter:\n  use_dora: true\n  lora_bias: true",
+        "x.yaml:7:14: adapter.lora_bias does not go with `use_dora`: as in PEFT an adapter has one of the two | remove one of the two",
     ),
-    ("adapter:\n  init_lora_weights: 3", "x.yaml:6:22: adapter.init_lora_weights: expected `true` or `false`, found `3`"),
+    (
+        "adapter:\n  method: full\n  use_dora: true",
+        "x.yaml:7:13: adapter.use_dora does not go with `method: full`, which trains every weight | remove `use_dora`, or train an adapter with `method: lora`",
+    ),
+    (
+        "adapter:\n  init_from: a\n  lora_bias: true",
+        "x.yaml:7:14: adapter.lora_bias does not go with `init_from`, where it is set already | remove `lora_bias`, or remove `init_from` to start afresh",
+    ),
+    ("adapter:\n  use_dora: 1", "x.yaml:6:13: adapter.use_dora: expected `true` or `false`, found `1`"),
+    (
+        "adapter:\n  init_lora_weights: pissa\n  use_dora: true",
+        "x.yaml:6:22: adapter.init_lora_weights: `pissa` does not go with `use_dora`: it is saved as a plain adapter | remove one of the two",
+    ),
+    (
+        "adapter:\n  init_from: a\n  init_lora_weights: pissa",
+        "x.yaml:7:22: adapter.init_lora_weights does not go with `init_from`, where it is set already | remove `init_lora_weights`, or remove `init_from` to start afresh",
+    ),
+    (
+        "adapter:\n  init_lora_weights: pissa_niter_4",
+        "x.yaml:6:22: adapter.init_lora_weights: `pissa_niter_4` is not supported yet | valid now: `true`, `false` and `pissa`",
+    ),
+    (
+        "adapter:\n  init_lora_weights: 3",
+        "x.yaml:6:22: adapter.init_lora_weights: expected `true`, `false` or `pissa`, found `3`",
+    ),
     (
         "adapter:\n  target_modules: '(q'",
         "x.yaml:6:19: adapter.target_modules: `(q` is not a regular expression that is understood: unclosed group | syntax: https://docs.rs/regex/latest/regex/#syntax",

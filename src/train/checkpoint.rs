@@ -48,10 +48,10 @@ impl Product {
         }
     }
 
-    /// Bytes of what goes with a model's weights.
-    fn beside_bytes(&self) -> u64 {
+    /// Bytes of what goes with what trains.
+    fn beside_bytes(&self, decoder: &Decoder) -> u64 {
         match self {
-            Self::Adapter { .. } => 0,
+            Self::Adapter { .. } => 4 * decoder.initial_numbers() as u64,
             Self::Model { beside } => beside.iter().map(|(_, content)| content.len() as u64).sum(),
         }
     }
@@ -121,7 +121,7 @@ impl RunFolder {
 
     /// Writes the product: the best by validation loss, or the last without validation.
     pub(super) fn save_product(&self, decoder: &Decoder) -> Result<(), Error> {
-        check_space(&self.path, product_bytes(decoder.trainable_parameters()) + self.product.beside_bytes())?;
+        check_space(&self.path, product_bytes(decoder.trainable_parameters()) + self.product.beside_bytes(decoder))?;
         write_folder_atomic(&self.path.join(self.product.folder()), |folder| self.product.write(folder, decoder))
     }
 
@@ -135,7 +135,7 @@ impl RunFolder {
     ) -> Result<PathBuf, Error> {
         let checkpoints = self.path.join(Self::CHECKPOINTS);
         let path = checkpoints.join(name(state.step));
-        check_space(&self.path, checkpoint_bytes(decoder.trainable_parameters()) + self.product.beside_bytes())?;
+        check_space(&self.path, checkpoint_bytes(decoder.trainable_parameters()) + self.product.beside_bytes(decoder))?;
         let mut state = state.clone();
         state.metrics_bytes = self.metrics.sync()?;
         state.samples_bytes = self.samples.as_ref().map_or(Ok(0), JsonLines::sync)?;

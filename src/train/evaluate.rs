@@ -21,6 +21,7 @@ pub(super) fn evaluate(
     interrupt: &AtomicBool,
     report: Reporter,
 ) -> Result<Option<Evaluation>, Stopped> {
+    let decoder = &decoder.settled();
     let total: usize = data.validation.iter().map(|rows| rows.len()).sum();
     let (mut sum, mut done) = (Score::default(), 0);
     for rows in &data.validation {

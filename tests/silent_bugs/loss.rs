@@ -185,7 +185,7 @@ fn packing_leaks_across_documents() {
 
 /// Dot products of features 1 apart, rotated to positions that begin at `start`.
 fn rotated_products(decoder: &Decoder, start: usize) -> Vec<f32> {
-    let rope = decoder.spec.layers[0].mixer.rope.as_ref().unwrap();
+    let rope = decoder.spec.layers[0].mixer.rope().unwrap();
     let (length, width) = (16, rope.head_dim);
     let values: Vec<f32> = (0..length * width).map(|index| (index as f32 * 0.7).sin()).collect();
     let x = Tensor::<4>::from_data(TensorData::new(values, [1, length, 1, width]), &Device::flex());

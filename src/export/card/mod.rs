@@ -16,7 +16,7 @@ pub use words::{code, grouped};
 use super::consumers::{Facts, portability};
 use crate::adapter::LoraConfig;
 use crate::files::Hash;
-use crate::terms::TokenIndices;
+use crate::terms::{AdapterVector, TokenIndices};
 
 /// The name of a card's file.
 pub const CARD: &str = "README.md";
@@ -160,7 +160,12 @@ impl Part {
         let config = self.config.as_ref().map_or_else(String::new, |config| {
             let scale = if config.use_rslora { "alpha / sqrt(r)" } else { "alpha / r" };
             let (rank, alpha, tables) = (config.rank, config.alpha, tables(config));
-            format!("Low-rank adapters (arXiv:2106.09685) of rank {rank}, alpha {alpha}, scaled by {scale}.{tables}\n\n")
+            let vector = match config.vector {
+                Some(AdapterVector::Magnitude) => ", with the magnitudes of DoRA (arXiv:2402.09353)",
+                Some(AdapterVector::Bias) => ", with biases of B",
+                None => "",
+            };
+            format!("Low-rank adapters (arXiv:2106.09685) of rank {rank}, alpha {alpha}, scaled by {scale}{vector}.{tables}\n\n")
         });
         let level = if self.name.is_some() { "###" } else { "##" };
         let unknown = || "No lock of a run lay above it: what it was trained on is not known here.\n\n".to_owned();

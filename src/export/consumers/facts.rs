@@ -6,6 +6,8 @@ use std::path::Path;
 use serde_json::Value;
 
 use crate::adapter::{Error, LoraConfig, Tables, peft};
+use crate::model::LinearSpec;
+use crate::terms::AdapterVector;
 
 /// The projections' names in PEFT's files begin so for every family that is known here.
 const PREFIX: &str = "base_model.model.model.layers.";
@@ -23,6 +25,8 @@ pub enum Feature {
     Dora,
     /// There are biases in it.
     Biases,
+    /// Of them one for a map to which the base has none to add it to: it cannot be merged.
+    LoneBiases,
 }
 
 /// What is trained or given.
@@ -84,13 +88,30 @@ impl Facts {
             features: those([
                 (Feature::RsLora, config.use_rslora),
                 (Feature::Patterns, !config.rank_pattern.is_empty() || !config.alpha_pattern.is_empty()),
+                (Feature::Dora, config.has(AdapterVector::Magnitude)),
+                (Feature::Biases, config.has(AdapterVector::Bias)),
             ]),
             architecture,
             saved_modules: saved.clone(),
             outside_layers,
-            stray: of_saved.or(tokens.as_ref().map(|_| "trainable_tokens_delta".to_owned())).or(of_embedding),
+            stray: of_saved
+                .or(tokens.as_ref().map(|_| "trainable_tokens_delta".to_owned()))
+                .or(of_embedding)
+                .or(config.vector.map(|vector| vector.name().to_owned())),
             ..Self::default()
         }
+    }
+
+    /// The same where the base's projections are known.
+    #[must_use]
+    pub fn on(mut self, config: &LoraConfig, projections: &[LinearSpec]) -> Self {
+        let names: Vec<String> = projections.iter().map(|linear| linear.name.clone()).collect();
+        let targets = config.resolve(&names).unwrap_or_default();
+        let is_lone = |linear: &LinearSpec| !linear.bias && targets.iter().any(|target| target.module == linear.name);
+        if self.has(Feature::Biases) && projections.iter().any(is_lone) {
+            self.features.push(Feature::LoneBiases);
+        }
+        self
     }
 
     /// Those of a folder in PEFT's format, whoever wrote it.

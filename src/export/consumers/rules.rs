@@ -13,6 +13,9 @@ const TO_GGUF: &str = "give it what `rankine export ADAPTER --to gguf --out FILE
 const TO_GGUF_ADAPTER: &str = "`rankine export ADAPTER --to gguf-adapter --out FILE` scales it right";
 const TO_OLLAMA: &str = "give it what `rankine export ADAPTER --to ollama --out DIR` writes";
 const TO_MLX: &str = "give it what `rankine export ADAPTER --to mlx --out DIR` writes";
+/// What adds a bias where the base has none can be given to nobody as a merged model.
+const LONE: &str = "takes no biases in an adapter, and this one cannot be merged: the base has no biases to add them to";
+const WITHOUT_BIAS: &str = "train without `lora_bias`";
 const PLAIN: &str = "train a plain LoRA on attention and MLP projections";
 
 /// What a consumer does with an adapter of which these are the facts: before training where there is no form yet.
@@ -24,9 +27,9 @@ pub fn findings(consumer: Consumer, facts: &Facts, form: Option<Form>) -> Vec<Fi
         Consumer::Vllm => vllm(facts, form),
         Consumer::LlamaCpp => llama_cpp(facts, form),
         Consumer::Ollama => ollama(facts, form),
-        Consumer::LmStudio => lm_studio(form),
+        Consumer::LmStudio => lm_studio(facts, form),
         Consumer::Peft => peft(facts, form),
-        Consumer::Mlx => mlx(form),
+        Consumer::Mlx => mlx(facts, form),
     }
 }
 
@@ -152,6 +155,7 @@ fn llama_cpp_stray(facts: &Facts) -> Option<Finding> {
 }
 
 fn ollama(facts: &Facts, form: Option<Form>) -> Vec<Finding> {
+    let lone = facts.has(Feature::LoneBiases).then(|| Finding::rejects(format!("Ollama {LONE}"), WITHOUT_BIAS));
     let alpha = facts.broken_alpha.map(|alpha| format!("Ollama takes whole numbers for alpha only, this adapter has {alpha}"));
     let family = facts.architecture.filter(|name| !OLLAMA_CONVERTS.contains(name)).map(|name| {
         format!("Ollama converts safetensors adapters of the architectures `llama` and `gemma2` only, this base is `{name}`")
@@ -176,6 +180,7 @@ fn ollama(facts: &Facts, form: Option<Form>) -> Vec<Finding> {
             let alpha = alpha.map(|words| Finding::changes(words, "a merged or GGUF export has none"));
             let reads = "Ollama needs a Modelfile with template and stops".to_owned();
             found([
+                lone,
                 alpha,
                 Some(Finding::changes(family.unwrap_or(reads), "write it with `rankine export --to ollama`").of_form()),
             ])
@@ -183,13 +188,15 @@ fn ollama(facts: &Facts, form: Option<Form>) -> Vec<Finding> {
     }
 }
 
-fn lm_studio(form: Option<Form>) -> Vec<Finding> {
+fn lm_studio(facts: &Facts, form: Option<Form>) -> Vec<Finding> {
     match form {
         Some(Form::Gguf | Form::Ollama) => Vec::new(),
         Some(form) => unread(Consumer::LmStudio, form, "models as GGUF files and takes no adapter", TO_GGUF),
         None => {
             let next = "write a merged model with `rankine export --to gguf`";
-            vec![Finding::changes("LM Studio takes no adapter, only models as GGUF files", next).of_form()]
+            let lone = facts.has(Feature::LoneBiases).then(|| Finding::rejects(format!("LM Studio {LONE}"), WITHOUT_BIAS));
+            let reads = Finding::changes("LM Studio takes no adapter, only models as GGUF files", next);
+            found([lone, Some(reads.of_form())])
         }
     }
 }
@@ -206,12 +213,16 @@ fn peft(facts: &Facts, form: Option<Form>) -> Vec<Finding> {
     found([misnamed])
 }
 
-fn mlx(form: Option<Form>) -> Vec<Finding> {
+fn mlx(facts: &Facts, form: Option<Form>) -> Vec<Finding> {
     match form {
         Some(Form::Mlx) => Vec::new(),
         Some(form) => unread(Consumer::Mlx, form, "adapters.safetensors and its own adapter_config.json", TO_MLX),
         None => {
-            vec![Finding::changes("mlx-lm does not read PEFT's files", "write its own with `rankine export --to mlx`").of_form()]
+            let stray = facts.stray.as_ref().map(|key| {
+                Finding::rejects(format!("mlx-lm's format has matrices A and B only, this adapter has `{key}`"), PLAIN)
+            });
+            let reads = Finding::changes("mlx-lm does not read PEFT's files", "write its own with `rankine export --to mlx`");
+            found([stray, Some(reads.of_form())])
         }
     }
 }

@@ -8,6 +8,7 @@ use super::architecture::Architecture;
 use super::container::{Info, Value};
 use super::names::{Place, place};
 use super::{Error, Kind, Numbers, Part, Written, write};
+use crate::adapter::Error as AdapterError;
 use crate::adapter::peft::{self, LastB, Stored};
 use crate::files::safetensors::Archive;
 use crate::model::{DecoderSpec, Folder};
@@ -29,6 +30,9 @@ pub fn write_gguf_adapter(
     let architecture = Architecture::of(&spec)?;
     let (config, archive) = (peft::read_config(adapter)?, peft::open(adapter)?);
     let stored = peft::stored_in(&archive, "", &config, &spec.modules())?;
+    if let Some(vector) = config.vector {
+        return Err(AdapterError::NoPlace { format: "llama.cpp's", vector }.into());
+    }
     // llama.cpp scales every module by alpha / r, so alpha is what makes that right for the first one, rsLoRA's too.
     let alpha = stored.first().map_or(1.0, |first| first.target.scale * first.target.rank as f64);
     let (mut parts, mut stacks) = (Vec::new(), BTreeMap::<String, Vec<(usize, Matrices)>>::new());

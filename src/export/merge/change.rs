@@ -71,17 +71,21 @@ impl Change<'_> {
 
     fn rows<From: Number, To: Number>(&self, first: usize, old: &[From::Bytes], new: &mut [To::Bytes]) -> Tally {
         let mut tally = Tally::default();
+        let factors = self.factors::<From>(first, old);
         for column in (0..self.width).step_by(TILE) {
             let mut deltas = [[0.0; TILE]; 2];
             let pairs = old.chunks(2 * self.width).zip(new.chunks_mut(2 * self.width));
             for (index, (old, new)) in pairs.enumerate() {
                 let pair = first + 2 * index;
                 self.pair(pair, column, &mut deltas);
-                let rows = deltas.iter().zip(old.chunks(self.width)).zip(new.chunks_mut(self.width)).enumerate();
+                let rows = deltas.iter_mut().zip(old.chunks(self.width)).zip(new.chunks_mut(self.width)).enumerate();
                 for (row, ((delta, old), new)) in rows {
                     // Where no row matters, the last one may be shorter.
                     let (end, start) = (old.len().min(column + TILE), old.len().min(column));
                     let (old, new) = (&old[start..end], &mut new[start..end]);
+                    if let Some(factors) = &factors {
+                        scale::<From>(old, delta, factors[2 * index + row]);
+                    }
                     tally.add(&match self.rows.and_then(|rows| Some((rows.row(pair + row)?, rows.weight))) {
                         Some((row, weight)) => sums::<From, To>(old, &row[start..end], new, |old, row| between(old, row, weight)),
                         None => sums::<From, To>(old, delta, new, plus),
@@ -92,6 +96,23 @@ impl Change<'_> {
         tally
     }
 
+    /// What each row of the sums is multiplied by, where rows are: its norm takes the row as a whole.
+    fn factors<From: Number>(&self, first: usize, old: &[From::Bytes]) -> Option<Vec<f32>> {
+        let delta = self.delta.filter(|delta| delta.has_magnitudes())?;
+        let rows = old.chunks(self.width).enumerate().map(|(index, old)| {
+            delta.factor(first + index, || {
+                let (mut squares, mut deltas) = (0.0, [[0.0; TILE]; 2]);
+                for column in (0..self.width).step_by(TILE) {
+                    self.pair(first + index, column, &mut deltas);
+                    let sums = old[column..].iter().zip(&deltas[0]).map(|(old, delta)| f64::from(From::get(*old) + delta));
+                    squares += sums.map(|sum| sum * sum).sum::<f64>();
+                }
+                squares.sqrt()
+            })
+        });
+        rows.collect()
+    }
+
     /// What is added to some columns of a row and the next.
     fn pair(&self, row: usize, column: usize, deltas: &mut [[f32; TILE]; 2]) {
         let columns = TILE.min(self.width - column);
@@ -99,6 +120,14 @@ impl Change<'_> {
             let [upper, lower] = deltas;
             delta.pair(row, column, [&mut upper[..columns], &mut lower[..columns]]);
         }
+    }
+}
+
+/// Makes of what is added to a row what is to be added so that the sum comes out scaled.
+fn scale<From: Number>(old: &[From::Bytes], delta: &mut [f32; TILE], factor: f32) {
+    for (old, delta) in old.iter().zip(delta) {
+        let old = From::get(*old);
+        *delta = factor * (old + *delta) - old;
     }
 }
 

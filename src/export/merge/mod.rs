@@ -78,6 +78,7 @@ fn merge_as(
     let linears = folder.spec.modules();
     let open = |addend: &Addend| Source::open(&addend.folder, addend.weight, &linears);
     let adapters = order.adapters.iter().map(open).collect::<Result<Vec<_>, _>>()?;
+    Source::check_sum(&adapters)?;
     let old = shard_paths(&order.base)?.iter().map(|path| Archive::open(path)).collect::<Result<Vec<_>, _>>()?;
     let config = order.base.join("config.json");
     order.check(&config, hash_file(&config)?, report)?;

@@ -141,7 +141,11 @@ impl Rewriting<'_> {
         mut send: impl FnMut(Vec<u8>),
     ) -> Result<Tally, Error> {
         let linear = self.linears.get(&entry.name);
-        let delta = linear.map(|linear| Delta::of(self.adapters, linear)).transpose()?.flatten();
+        let delta = match (linear, self.biased(entry)) {
+            (Some(linear), _) => Delta::of(self.adapters, linear)?,
+            (None, Some(linear)) => Delta::of_bias(self.adapters, linear)?,
+            (None, None) => None,
+        };
         let rows = linear.map(|linear| Replacement::of(self.adapters, linear)).transpose()?.flatten();
         let (width, to) = (self.width(entry), self.float.unwrap_or(entry.float));
         let change = Change { delta: delta.as_ref(), rows: rows.as_ref(), width, from: entry.float, to };
@@ -174,7 +178,13 @@ impl Rewriting<'_> {
 
     /// Numbers of a row, where there are rows.
     fn width(&self, entry: &Entry) -> usize {
-        self.linears.get(&entry.name).map_or(PIECE_NUMBERS, |linear| linear.weight_shape()[1])
+        let of_bias = || self.biased(entry).map_or(PIECE_NUMBERS, |linear| linear.outputs);
+        self.linears.get(&entry.name).map_or_else(of_bias, |linear| linear.weight_shape()[1])
+    }
+
+    /// The projection whose bias it is.
+    fn biased(&self, entry: &Entry) -> Option<&LinearSpec> {
+        self.linears.get(&format!("{}.weight", entry.name.strip_suffix(".bias")?))
     }
 
     /// A tensor's numbers in blocks of whole rows.

@@ -1,8 +1,10 @@
 //! What one block keeps for its backward, and what its forward and backward compute with, op by op, in numbers.
 
-use super::{Load, Rows};
+use std::ops::Range;
+
+use super::{F32, Load, Rows};
 use crate::model::{GroupedSpec, LatentSpec, LayerSpec, MixerSpec, MlpSpec, Modules, NormPlacement, QueryKeyNorm};
-use crate::terms::Method;
+use crate::terms::{AdapterVector, Method};
 
 /// One block at one batch. Sizes are in numbers; `T` is tokens of the batch.
 #[derive(Debug, Clone, Copy)]
@@ -32,6 +34,9 @@ pub(super) struct BlockForm {
     /// Sums of the ranks of what projects the input of attention; of its output; of the feed-forward's input; of its output: projections
     /// that share an input.
     ranks: [u64; 4],
+    /// Outputs of the same groups where they are scaled by magnitudes, which keeps them, and how many numbers one of f32 takes.
+    scaled: [u64; 4],
+    wide: u64,
     method: Method,
 }
 
@@ -43,6 +48,7 @@ impl BlockForm {
         let place: usize = below.iter().map(|layer| layer.mixer_maps() + layer.mlp_maps()).sum();
         let (of_mixer, of_mlp) =
             load.trained.ranks[place..][..layer.mixer_maps() + layer.mlp_maps()].split_at(layer.mixer_maps());
+        let scaled = scaled(load, layer, place);
         let ([heads, kv_heads, head_dim], tokens) = (mixer.heads(), rows.tokens as u64);
         let head_dim = match mixer {
             MixerSpec::Grouped(_) => head_dim,
@@ -81,6 +87,8 @@ impl BlockForm {
             post_norms: if matches!(norms, NormPlacement::PreAndPost | NormPlacement::Post) { 2 } else { 0 },
             drops: load.dropout > 0.0,
             ranks: [sum(inputs), *output as u64, gate_up, down],
+            scaled,
+            wide: F32 / load.computed_bytes(),
             method: load.trained.method,
         }
     }
@@ -98,12 +106,15 @@ impl BlockForm {
     /// What its tape holds beside the input, which the first norm keeps. The rotation and the residual sums keep nothing.
     pub fn kept(&self) -> u64 {
         let [qkv, o, ..] = self.ranks;
+        // Scaled, o is given what dropout leaves, and keeps that.
+        let dropped = if self.drops && self.scaled[1] > 0 { self.queries } else { 0 };
         let after_norms = self.post_norms * self.input();
         self.group_kept(qkv, self.width)
             + self.tokens * self.way
             + after_norms
             + self.attention_kept()
-            + self.group_kept(o, 0)
+            + self.group_kept(o, dropped)
+            + self.scaled_kept()
             + self.mlp_kept()
     }
 
@@ -121,6 +132,16 @@ impl BlockForm {
         self.input() + self.group_kept(gate_up, self.width) + self.gate_up() + between + self.tokens * self.beside
     }
 
+    /// What magnitudes scale, in f32.
+    fn scaled_kept(&self) -> u64 {
+        self.tokens * self.wide * self.scaled.iter().sum::<u64>()
+    }
+
+    /// The most that is scaled at once.
+    fn scaled_most(&self) -> u64 {
+        self.tokens * self.wide * self.scaled.iter().max().copied().unwrap_or(0)
+    }
+
     /// The input of projections that share one, where a gradient of their weights is wanted, and x A of each adapter.
     fn group_kept(&self, ranks: u64, width: u64) -> u64 {
         self.tokens * (ranks + if self.is_wanted(ranks) { width } else { 0 })
@@ -136,7 +157,8 @@ impl BlockForm {
         let gate_up = self.gate_up();
         let mlp = (self.tokens * self.width + gate_up).max(gate_up + self.inner_rows * self.inner) + self.tokens * self.beside;
         let attention = self.tokens * (3 * self.queries + 2 * self.keys + self.way);
-        self.tokens * self.width + mlp.max(attention)
+        // What is scaled is there twice.
+        self.tokens * self.width + mlp.max(attention) + self.scaled_most()
     }
 
     /// The most that backward computes with beside the tape. When the tape is whole there are the block's output, what was added to it, its
@@ -147,8 +169,24 @@ impl BlockForm {
         let whole = self.tokens * (3 * self.width + self.queries + self.beside);
         let dropped = if self.drops { self.tokens * self.width + self.gate_up() } else { 0 };
         let attention = self.tokens * (self.width + 3 * self.queries + 2 * self.keys + self.way);
-        whole.max(dropped).max(attention.saturating_sub(self.mlp_kept()))
+        // Of what is scaled: its gradient, that of what it was before, and both sides' product, which becomes that of the magnitudes.
+        whole.max(dropped + 3 * self.scaled_most()).max(attention.saturating_sub(self.mlp_kept()))
     }
+}
+
+/// Outputs of the groups of a layer that are scaled, whose first projection is at `place`; routed experts have no magnitudes.
+fn scaled(load: &Load, layer: &LayerSpec, place: usize) -> [u64; 4] {
+    if load.trained.vector != Some(AdapterVector::Magnitude) {
+        return [0; 4];
+    }
+    let (of_mixer, all) = (layer.mixer_maps(), layer.mixer_maps() + layer.mlp_maps());
+    let of = |group: Range<usize>| {
+        let group = place + group.start..place + group.end;
+        let has_one = load.trained.ranks[group.clone()].iter().any(|rank| *rank > 0);
+        if has_one { load.trained.outputs[group].iter().sum::<usize>() as u64 } else { 0 }
+    };
+    let first = if matches!(layer.mlp, MlpSpec::Experts(_)) { all.saturating_sub(3).max(of_mixer) } else { of_mixer };
+    [of(0..of_mixer - 1), of(of_mixer - 1..of_mixer), of(first..all - 1), of(all - 1..all)]
 }
 
 /// What a token keeps on its way to queries, keys and values: before norms of heads; or narrow rows before and behind their norms, and what

@@ -19,7 +19,7 @@ use crate::data::Batch;
 use crate::device::{self, Found, Halves, Kind};
 use crate::model::{DecoderSpec, LinearSpec, PIECE_BYTES, Role, Storage};
 use crate::quant::Form;
-use crate::terms::{self, Method, ModelDtype};
+use crate::terms::{self, AdapterVector, Method, ModelDtype};
 use crate::train::{Memory, head_chunk_rows};
 
 /// Bytes of a number that training computes in.
@@ -83,6 +83,12 @@ pub struct Trained {
     method: Method,
     /// Rank of the adapter of each projection in checkpoint order; 0: none.
     ranks: Vec<usize>,
+    /// Outputs of each projection.
+    outputs: Vec<usize>,
+    /// What each adapter has beside A and B.
+    vector: Option<AdapterVector>,
+    /// Whether matrices that adapters started as are kept beside them.
+    keeps_initial: bool,
     /// What an adapter has of the embedding and of the head.
     tables: [OfTable; 2],
 }
@@ -141,13 +147,23 @@ impl Trained {
             |linear: &LinearSpec| targets.iter().find(|target| target.module == linear.name).map_or(0, |target| target.rank);
         let embedding = OfTable::of(config, &modules, |module| module.role == Role::Embedding)?;
         let head = OfTable::of(config, &modules, |module| matches!(module.role, Role::Head | Role::TiedHead))?;
-        let ranks = modules.iter().filter(|module| !module.is_table()).map(rank).collect();
-        Ok(Self { method: Method::Lora, ranks, tables: [embedding, head] })
+        let projections = || modules.iter().filter(|module| !module.is_table());
+        let (ranks, outputs) = (projections().map(rank).collect(), projections().map(|linear| linear.outputs).collect());
+        Ok(Self {
+            method: Method::Lora,
+            ranks,
+            outputs,
+            vector: config.vector,
+            keeps_initial: config.is_principal,
+            tables: [embedding, head],
+        })
     }
 
     /// Every weight.
     pub fn everything(spec: &DecoderSpec) -> Self {
-        Self { method: Method::Full, ranks: vec![0; spec.projections().len()], tables: [OfTable::Rank(0); 2] }
+        let outputs: Vec<usize> = spec.projections().iter().map(|linear| linear.outputs).collect();
+        let ranks = vec![0; outputs.len()];
+        Self { method: Method::Full, ranks, outputs, vector: None, keeps_initial: false, tables: [OfTable::Rank(0); 2] }
     }
 }
 
@@ -327,7 +343,7 @@ impl Load {
                 Place::Gpu { .. } => 0,
             },
             base_bytes: self.base_bytes(),
-            trained_bytes: trainable * F32,
+            trained_bytes: trainable * F32 * if self.trained.keeps_initial { 2 } else { 1 },
             moments_bytes: 2 * trainable * F32,
             // What is read and written passes through the memory of the process.
             loading_bytes: if is_apart { 0 } else { self.loading_bytes() },
@@ -375,7 +391,8 @@ impl Load {
     /// Numbers that train of each projection, in checkpoint order.
     fn trained_of_projections(&self) -> impl Iterator<Item = u64> {
         let of = |(linear, rank): (LinearSpec, &usize)| match self.trained.method {
-            Method::Lora => rank * (linear.inputs + linear.outputs),
+            Method::Lora if *rank == 0 => 0,
+            Method::Lora => rank * (linear.inputs + linear.outputs) + self.trained.vector.map_or(0, |_| linear.outputs),
             Method::Full => linear.inputs * linear.outputs + if linear.bias { linear.outputs } else { 0 },
         };
         self.spec.projections().into_iter().zip(&self.trained.ranks).map(move |pair| of(pair) as u64)
@@ -487,7 +504,10 @@ impl Load {
     fn loading_bytes(&self) -> u64 {
         let numbers = self.packed_shapes().map(|[rows, columns]| (rows * columns) as u64 * self.kept_bytes()).max().unwrap_or(0);
         let pieces = LOADING_BYTES.min(self.spec.parameters() as u64 * F32);
-        pieces.max(numbers).saturating_sub(2 * self.trainable_parameters() * F32)
+        // A matrix of which a part is taken out is there as it is read, as it is multiplied, and turned.
+        let matrix = || self.spec.projections().iter().map(|linear| linear.inputs * linear.outputs).max().unwrap_or(0) as u64;
+        let taken_apart = if self.trained.keeps_initial { 3 * matrix() * F32 } else { 0 };
+        pieces.max(numbers + taken_apart).saturating_sub(2 * self.trainable_parameters() * F32)
     }
 
     fn head_chunk_rows(&self, labelled: usize) -> u64 {

@@ -1,0 +1,74 @@
+//! Numbers on their way from a checkpoint that somebody changes before they are kept or packed.
+
+use std::cell::RefCell;
+use std::ops::Range;
+
+use burn::tensor::{DType, TensorData};
+use half::{bf16, f16};
+
+use super::assemble::Source;
+use super::{Error, LinearSpec, Slice};
+use crate::quant::{Form, Quantized};
+
+/// What changes weights of projections.
+pub trait Change {
+    /// Whether it changes this one.
+    fn changes(&self, linear: &LinearSpec) -> bool;
+
+    /// Changes it: f32, [out, in].
+    fn change(&mut self, linear: &LinearSpec, weight: &mut [f32]);
+}
+
+/// A source whose projections are changed.
+pub(super) struct Changed<'a> {
+    pub source: &'a dyn Source,
+    pub linears: Vec<LinearSpec>,
+    pub change: RefCell<&'a mut dyn Change>,
+}
+
+impl Changed<'_> {
+    /// A weight [out, in] as it is changed; `None` where it stays.
+    fn changed(&self, name: &str, [rows, columns]: [usize; 2]) -> Result<Option<Vec<f32>>, Error> {
+        let mut change = self.change.borrow_mut();
+        let is_it = |linear: &&LinearSpec| linear.weight() == name && change.changes(linear);
+        let Some(linear) = self.linears.iter().find(is_it) else { return Ok(None) };
+        let mut weight: Vec<f32> = self.source.rows(name, 0..rows, columns, DType::F32)?.iter().collect();
+        change.change(linear, &mut weight);
+        Ok(Some(weight))
+    }
+}
+
+impl Source for Changed<'_> {
+    fn vector(&self, name: &str, length: usize) -> Result<Vec<f32>, Error> {
+        self.source.vector(name, length)
+    }
+
+    fn rows(&self, name: &str, rows: Range<usize>, columns: usize, dtype: DType) -> Result<TensorData, Error> {
+        self.source.rows(name, rows, columns, dtype)
+    }
+
+    fn transposed(&self, name: &str, shape: [usize; 2], dtype: DType) -> Result<TensorData, Error> {
+        let Some(weight) = self.changed(name, shape)? else { return self.source.transposed(name, shape, dtype) };
+        let [rows, columns] = shape;
+        let turned = (0..columns).flat_map(|column| weight.iter().skip(column).step_by(columns));
+        Ok(match dtype {
+            DType::BF16 => TensorData::new(turned.map(|number| bf16::from_f32(*number)).collect(), [columns, rows]),
+            DType::F16 => TensorData::new(turned.map(|number| f16::from_f32(*number)).collect(), [columns, rows]),
+            _ => TensorData::new(turned.copied().collect::<Vec<f32>>(), [columns, rows]),
+        })
+    }
+
+    fn slice(&self, slice: &Slice, shape: [usize; 2], dtype: DType) -> Result<TensorData, Error> {
+        self.source.slice(slice, shape, dtype)
+    }
+
+    fn packed(&self, name: &str, shape: [usize; 2], form: Form) -> Result<Quantized, Error> {
+        let Some(weight) = self.changed(name, shape)? else { return self.source.packed(name, shape, form) };
+        let packed = match form {
+            // As bitsandbytes does.
+            Form::Int8 => form.pack(shape, &weight.iter().map(|number| f16::from_f32(*number)).collect::<Vec<_>>()),
+            Form::FourBit { .. } => form.pack(shape, &weight),
+        };
+        packed.map_err(|cause| Error::Packing { name: name.to_owned(), cause })
+    }
+}
