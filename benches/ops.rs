@@ -14,7 +14,7 @@ use rankine::draws::{mix, unit};
 use rankine::nn::attention::Span;
 use rankine::nn::head::{Head, Wanted};
 use rankine::nn::lora::{Lora, Portion};
-use rankine::nn::norm::RmsNorm;
+use rankine::nn::norm::Norm;
 use rankine::nn::projection::Projection;
 use rankine::nn::table::Table;
 use rankine::ops::{Activation, Score, attention as attend, gated, matmul};
@@ -94,7 +94,7 @@ fn attention(criterion: &mut Criterion) {
 
 /// Numbers a second.
 fn pointwise(criterion: &mut Criterion) {
-    let norm = RmsNorm { weight: drawn([WIDTH]), epsilon: 1e-5, offset: 0.0 };
+    let norm = Norm { weight: drawn([WIDTH]), bias: None, epsilon: 1e-5, offset: 0.0 };
     let mut of_norm = group(criterion, "norm", TOKENS * WIDTH);
     forward_and_backward(&mut of_norm, drawn([1, TOKENS, WIDTH]), |x| norm.forward(x));
     of_norm.finish();
@@ -121,7 +121,7 @@ fn projection(criterion: &mut Criterion) {
 
 /// Labelled rows a second: losses alone, and with the gradient of the input.
 fn head(criterion: &mut Criterion) {
-    let norm = RmsNorm { weight: drawn([WIDTH]), epsilon: 1e-5, offset: 0.0 };
+    let norm = Norm { weight: drawn([WIDTH]), bias: None, epsilon: 1e-5, offset: 0.0 };
     let head = Head { norm, table: Table::from(drawn([VOCABULARY, WIDTH])), scale: 1.0, softcap: None };
     let hidden = drawn([TOKENS, WIDTH]);
     let targets: Vec<i32> = (0..TOKENS as u64).map(|row| (mix(row) % VOCABULARY as u64) as i32).collect();

@@ -117,7 +117,7 @@ fn the_text_decoder_of_a_wrapper_is_the_decoder() {
         assert!(difference(&logits(&decoder, &batch), &expected) == 0.0, "{model}");
         desk.run(&["train", "recipe.yaml"]).says(model, 0, &[]);
         // What is merged keeps the names and the tower of its base.
-        desk.run(&["merge", "run/adapter", "--base", "base", "--out", "merged"]).says(model, 0, &[]);
+        desk.run(&["merge", "--base", "base", "--adapter", "run/adapter", "--out", "merged"]).says(model, 0, &[]);
         let shapes = |folder: &str| Archive::open(&desk.path(folder).join("model.safetensors")).unwrap().shapes();
         assert_eq!(shapes("merged"), shapes("base"));
         let merged = Archive::open(&desk.path("merged/model.safetensors")).unwrap();

@@ -57,7 +57,9 @@ fn gradients_of_every_weight_are_those_of_one_tape() {
         let (decoder, batch) = (full(family), first_batch(family));
         let expected = by_one_tape(&decoder, &batch);
         let names = decoder.weights(|name, _| name.to_owned());
-        let in_files: BTreeMap<String, Vec<usize>> = decoder.spec.tensors().into_iter().collect();
+        // A router's `e_score_correction_bias` is moved by no gradient, in transformers neither.
+        let in_files = decoder.spec.tensors().into_iter().filter(|(name, _)| !name.ends_with("e_score_correction_bias"));
+        let in_files: BTreeMap<String, Vec<usize>> = in_files.collect();
         assert_eq!(names.len(), in_files.len(), "{family}: every tensor of the checkpoint trains");
         decoder.weights(|name, weight| assert_eq!(in_files[name], weight.shape(), "{family}: {name}"));
         for memory in [Memory::KEEP, Memory::RECOMPUTE] {

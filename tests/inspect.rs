@@ -123,7 +123,7 @@ fn what_is_nothing_or_broken_is_said() {
     fs::remove_file(desk.path("base/model.safetensors")).unwrap();
     desk.run(&["inspect", "base"]).says("no weights", 65, &["has no model.safetensors"]);
     desk.write("base/model.safetensors", b"PK\x03\x04");
-    desk.run(&["inspect", "base"]).says("a pickle", 65, &["pickle"]);
+    desk.run(&["inspect", "base"]).says("a pickle", 65, &["base/model.safetensors", "is not a whole safetensors file"]);
     desk.write("rows.parquet", b"PAR1");
     desk.run(&["inspect", "rows.parquet"]).says("a broken dataset", 65, &["rows.parquet"]);
 }

@@ -217,7 +217,7 @@ fn a_broken_config_json_is_refused() {
             &config(r#""llama","#, r#""gpt_bigcode","#),
             65,
             &[
-                "`model_type` is `gpt_bigcode`, known are `gemma`, `gemma2`, `gemma3_text`, `granite`, `llama`, `mistral`, `olmo2`, `phi3`, `qwen2`, `qwen3`, `smollm3`",
+                "`model_type` is `gpt_bigcode`, known are `deepseek_v2`, `deepseek_v3`, `falcon`, `gemma`, `gemma2`, `gemma3_text`, `gpt_oss`, `granite`, `llama`, `mistral`, `mixtral`, `olmo2`, `phi3`, `qwen2`, `qwen3`, `qwen3_moe`, `smollm3`",
             ],
         ),
         (

@@ -13,14 +13,19 @@ pub fn singular_values(a: &[f32], b: &[f32], rank: usize, scale: f64) -> Vec<f64
     let of_b = gram(rank, |row, column| b.chunks_exact(rank).map(|of| f64::from(of[row]) * f64::from(of[column])).sum());
     let (values, vectors) = eigen(of_a, rank);
     // G^½ = V diag(√λ) Vᵀ; its rotation by V changes no eigenvalue, so that V diag(√λ) is enough.
-    let half: Vec<f64> = (0..rank * rank).map(|at| vectors[at] * values[at % rank].max(0.0).sqrt()).collect();
+    let half: Vec<f64> = (0..rank * rank).map(|at| vectors[at] * root(values[at % rank])).collect();
     let inner = gram(rank, |row, column| {
         let through = |k: usize| (0..rank).map(|j| of_b[k * rank + j] * half[j * rank + column]).sum::<f64>();
         (0..rank).map(|k| half[k * rank + row] * through(k)).sum()
     });
-    let mut singular: Vec<f64> = eigen(inner, rank).0.into_iter().map(|value| scale.abs() * value.max(0.0).sqrt()).collect();
+    let mut singular: Vec<f64> = eigen(inner, rank).0.into_iter().map(|value| scale.abs() * root(value)).collect();
     singular.sort_by(|left, right| right.total_cmp(left));
     singular
+}
+
+/// The root of what is not below zero but for rounding; not a number stays so.
+fn root(value: f64) -> f64 {
+    if value < 0.0 { 0.0 } else { value.sqrt() }
 }
 
 /// The root of the sum of squares of all numbers: the norm of Frobenius.
