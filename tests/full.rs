@@ -53,7 +53,8 @@ fn by_one_tape(decoder: &Decoder, batch: &Batch) -> Vec<Vec<f32>> {
 
 #[test]
 fn gradients_of_every_weight_are_those_of_one_tape() {
-    for family in FAMILIES {
+    // Sinks do not train, so that these are refused: tests/families.rs.
+    for family in FAMILIES.into_iter().filter(|family| *family != "gpt_oss") {
         let (decoder, batch) = (full(family), first_batch(family));
         let expected = by_one_tape(&decoder, &batch);
         let names = decoder.weights(|name, _| name.to_owned());

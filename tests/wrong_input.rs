@@ -287,7 +287,7 @@ fn a_broken_config_json_is_refused() {
             "quantised by we know not whom",
             &config(r#""use_cache": true"#, r#""quantization_config": {"bits": 4}"#),
             65,
-            &["`quant_method` of `quantization_config` is `missing`, known is `bitsandbytes`"],
+            &["`quant_method` of `quantization_config` is `missing`, known are `bitsandbytes`, `mxfp4`"],
         ),
     ]);
 }

@@ -1,7 +1,8 @@
 //! What a block makes of each token by itself: with a gate, without one, or by a few of many experts.
 
+use std::f64::consts::SQRT_2;
+
 use burn::tensor::Tensor;
-use burn::tensor::activation::gelu;
 
 use super::spec::GatedSpec;
 use crate::nn::experts::{Experts, Load};
@@ -81,4 +82,10 @@ impl Mlp {
             other => other.projections_mut().into_iter().for_each(|projection| projection.visit(trained, visit)),
         }
     }
+}
+
+/// x Φ(x), Hendrycks and Gimpel 2016, arXiv:1606.08415. burn's own gives the gradient of another function, its tanh form, on GPUs.
+fn gelu(x: Tensor<3>) -> Tensor<3> {
+    let cumulative = x.clone().div_scalar(SQRT_2).erf().add_scalar(1.0).mul_scalar(0.5);
+    x * cumulative
 }

@@ -61,7 +61,8 @@ impl BlockForm {
                 let (down, gate_up) = of_mlp.split_last().expect("a feed-forward has an output");
                 (tokens, 2, 0, [sum(gate_up), *down as u64])
             }
-            MlpSpec::Plain(_) => (tokens, 1, 0, [of_mlp[0] as u64, of_mlp[1] as u64]),
+            // What the error function is given, and what it makes of it.
+            MlpSpec::Plain(_) => (tokens, 1, 2 * mlp.inner() as u64, [of_mlp[0] as u64, of_mlp[1] as u64]),
             MlpSpec::Experts(experts) => {
                 let chosen = experts.router.chosen as u64;
                 let shared = experts.shared.unwrap_or(0) as u64;
