@@ -334,7 +334,7 @@ fn a_model_has_the_numbers_of_its_folder() {
                 expected = turned(&expected, mixer.kv_heads, expected.len() / (mixer.kv_heads * mixer.head_dim));
             }
             if name.ends_with("norm.weight") && family.starts_with("gemma") {
-                expected.iter_mut().for_each(|number| *number += 1.0);
+                expected = expected.into_iter().map(|number| number + 1.0).collect();
             }
             let scaled = match family {
                 "gemma2" => name.contains("attn_q."),
@@ -343,7 +343,7 @@ fn a_model_has_the_numbers_of_its_folder() {
             };
             if let Some(scalar) = scalar.filter(|_| scaled) {
                 let missing = (mixer.head_dim as f64 / scalar).sqrt();
-                expected.iter_mut().for_each(|number| *number = (f64::from(*number) * missing) as f32);
+                expected = expected.into_iter().map(|number| (f64::from(number) * missing) as f32).collect();
                 assert!(difference(numbers, &expected) <= 1e-6, "{family}: {name}");
             } else {
                 assert_eq!(*numbers, expected, "{family}: {name}");
@@ -657,7 +657,7 @@ fn what_no_architecture_of_llama_cpp_computes_is_refused() {
 }
 
 /// Gemma's own tokenizer.json cuts at blanks, of which none are left there, and has runs of blanks as tokens; Llama 3's words merged step by step
-/// are what OLMo 2 and Phi-4 have.
+/// are what `OLMo` 2 and Phi-4 have.
 #[test]
 fn tokenizers_of_the_families_are_told() {
     let pairs = |family: &str, edit: &dyn Fn(&mut Value)| {

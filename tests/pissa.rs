@@ -119,7 +119,7 @@ fn what_remains_is_packed() {
             let remains = values(dense.weight.dense().unwrap().clone().transpose());
             let remains = match form {
                 Form::Int8 => form.pack([outputs, inputs], &remains.iter().map(|x| half::f16::from_f32(*x)).collect::<Vec<_>>()),
-                _ => form.pack([outputs, inputs], &remains),
+                Form::FourBit { .. } => form.pack([outputs, inputs], &remains),
             };
             let remains = Base::Packed(Packed::new(remains.unwrap(), &Device::flex())).transposed();
             assert!(packed.weight.dense().is_none());

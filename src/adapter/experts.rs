@@ -85,7 +85,9 @@ pub(super) fn stacks<'a>(targets: impl Iterator<Item = (&'a Target, &'a LinearSp
         }
     }
     let keys = keys(&stacks.keys().cloned().collect());
-    stacks.iter_mut().for_each(|(parameter, stack)| stack.key.clone_from(&keys[parameter]));
+    for (parameter, stack) in &mut stacks {
+        stack.key.clone_from(&keys[parameter]);
+    }
     stacks
 }
 
@@ -109,7 +111,8 @@ pub(super) fn b_of(all: &[f32], stack: &Stack, rank: usize, expert: usize, place
 /// Tensors of the maps of experts, named by `<module>.lora_A.weight` and `.lora_B.weight`, as those of their parameters where `is_stacked`
 /// says that the adapter is of one.
 pub(super) fn joined(tensors: Vec<Named>, is_stacked: impl Fn(&str) -> bool) -> Vec<Named> {
-    let (mut stacked, mut rest): (BTreeMap<(String, &str), Vec<(Routed, Named)>>, Vec<Named>) = (BTreeMap::new(), Vec::new());
+    let mut stacked: BTreeMap<_, Vec<(Routed, Named)>> = BTreeMap::new();
+    let mut rest = Vec::new();
     for tensor in tensors {
         let split =
             ["lora_A", "lora_B"].into_iter().find_map(|part| Some((tensor.0.strip_suffix(&format!(".{part}.weight"))?, part)));

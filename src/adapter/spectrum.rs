@@ -81,17 +81,16 @@ fn rotate(matrix: &mut [f64], vectors: &mut [f64], size: usize, [p, q]: [usize; 
     let tau = (matrix[q * size + q] - matrix[p * size + p]) / (2.0 * off);
     let tangent = tau.signum() / (tau.abs() + (1.0 + tau * tau).sqrt());
     let tangent = if tau == 0.0 { 1.0 } else { tangent };
-    let cosine = 1.0 / (1.0 + tangent * tangent).sqrt();
-    let sine = tangent * cosine;
+    let [along, across] = [1.0, tangent].map(|side| side / (1.0 + tangent * tangent).sqrt());
     for k in 0..size {
         let (of_p, of_q) = (matrix[k * size + p], matrix[k * size + q]);
-        (matrix[k * size + p], matrix[k * size + q]) = (cosine * of_p - sine * of_q, sine * of_p + cosine * of_q);
+        (matrix[k * size + p], matrix[k * size + q]) = (along * of_p - across * of_q, across * of_p + along * of_q);
     }
     for k in 0..size {
         let (of_p, of_q) = (matrix[p * size + k], matrix[q * size + k]);
-        (matrix[p * size + k], matrix[q * size + k]) = (cosine * of_p - sine * of_q, sine * of_p + cosine * of_q);
+        (matrix[p * size + k], matrix[q * size + k]) = (along * of_p - across * of_q, across * of_p + along * of_q);
         let (of_p, of_q) = (vectors[k * size + p], vectors[k * size + q]);
-        (vectors[k * size + p], vectors[k * size + q]) = (cosine * of_p - sine * of_q, sine * of_p + cosine * of_q);
+        (vectors[k * size + p], vectors[k * size + q]) = (along * of_p - across * of_q, across * of_p + along * of_q);
     }
 }
 

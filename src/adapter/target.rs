@@ -138,22 +138,19 @@ impl Targets {
 
     /// Of routed experts only what is named is meant. And as in PEFT, a name that an expert's modules have means theirs, not those of a dense
     /// or shared feed-forward with the same name.
-    fn reaches(&self, module: &String, projections: &[String]) -> bool {
+    fn reaches(&self, module: &str, projections: &[String]) -> bool {
         let routed = Routed::of(module);
         match &self.modules {
             Modules::AllLinear => routed.is_none(),
             Modules::Regex(_) => routed.is_none_or(|routed| routed.is_module),
-            Modules::Names(names) => match routed {
-                Some(routed) => routed.is_module,
-                None => {
-                    let by = names.iter().find(|name| named(module, name));
-                    let is_experts = |name: &String| {
-                        let leaf = name.rsplit('.').next() == Some(name);
-                        leaf && projections.iter().any(|other| named(other, name) && Routed::of(other).is_some())
-                    };
-                    !by.is_some_and(is_experts)
-                }
-            },
+            Modules::Names(names) => {
+                let is_of_experts = |name: &String| {
+                    let is_leaf = !name.contains('.');
+                    is_leaf && projections.iter().any(|other| named(other, name) && Routed::of(other).is_some())
+                };
+                let by = names.iter().find(|name| named(module, name));
+                routed.map_or_else(|| !by.is_some_and(is_of_experts), |routed| routed.is_module)
+            }
         }
     }
 

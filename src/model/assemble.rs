@@ -177,14 +177,14 @@ impl Assembly<'_> {
         let mut projections = projections.into_iter();
         let mixer = match &layer.mixer {
             MixerSpec::Grouped(spec) => Mixer::Grouped(self.grouped(index, spec, &mut projections)?),
-            MixerSpec::Latent(spec) => Mixer::Latent(self.latent(index, spec, &mut projections)?),
+            MixerSpec::Latent(spec) => Mixer::Latent(Box::new(self.latent(index, spec, &mut projections)?)),
         };
         let mlp = match &layer.mlp {
             MlpSpec::Gated(spec) => {
                 let down = next_back(&mut projections);
                 Mlp::Gated { spec: spec.clone(), gate_up: projections.collect(), down }
             }
-            MlpSpec::Plain(_) => Mlp::Plain { up: next(&mut projections), down: next(&mut projections) },
+            MlpSpec::Plain(_) => Mlp::Plain(Box::new([next(&mut projections), next(&mut projections)])),
             MlpSpec::Experts(spec) => Mlp::Experts(Box::new(self.experts(index, spec, &mut projections)?)),
         };
         Ok(Block {

@@ -189,7 +189,7 @@ impl Weights {
                 found.insert(name, shape);
             }
         }
-        let weights = Self { place, shards };
+        let weights = Self { shards, place };
         let mut packed = BTreeSet::new();
         for (name, shape) in spec.tensors() {
             let parts = <[usize; 2]>::try_from(&shape[..]).ok().and_then(|shape| weights.parts(&name, shape));

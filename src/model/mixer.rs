@@ -13,9 +13,10 @@ use crate::ops::{Mask, Score, attention_with_sinks};
 
 /// The attention of a block.
 #[derive(Debug, Clone)]
+#[allow(clippy::large_enum_variant, reason = "one a block, and the largest is what most blocks have")]
 pub(super) enum Mixer {
     Grouped(Grouped),
-    Latent(Latent),
+    Latent(Box<Latent>),
 }
 
 /// Where a block stands among the others: its index, and those of its rotation and span among the model's.
@@ -47,10 +48,7 @@ impl Mixer {
     pub(super) fn projections(&self) -> Vec<&Projection> {
         match self {
             Self::Grouped(Grouped { qkv, output, .. }) => qkv.iter().chain([output]).collect(),
-            Self::Latent(Latent { query, kv_a, kv_b, output, .. }) => match query {
-                Query::Straight(query) => vec![query, kv_a, kv_b, output],
-                Query::Narrow { a, b, .. } => vec![a, b, kv_a, kv_b, output],
-            },
+            Self::Latent(latent) => latent.projections(),
         }
     }
 
@@ -58,10 +56,7 @@ impl Mixer {
     pub(super) fn projections_mut(&mut self) -> Vec<&mut Projection> {
         match self {
             Self::Grouped(Grouped { qkv, output, .. }) => qkv.iter_mut().chain([output]).collect(),
-            Self::Latent(Latent { query, kv_a, kv_b, output, .. }) => match query {
-                Query::Straight(query) => vec![query, kv_a, kv_b, output],
-                Query::Narrow { a, b, .. } => vec![a, b, kv_a, kv_b, output],
-            },
+            Self::Latent(latent) => latent.projections_mut(),
         }
     }
 
@@ -159,6 +154,22 @@ pub(super) enum Query {
 }
 
 impl Latent {
+    fn projections(&self) -> Vec<&Projection> {
+        let Self { query, kv_a, kv_b, output, .. } = self;
+        match query {
+            Query::Straight(query) => vec![query, kv_a, kv_b, output],
+            Query::Narrow { a, b, .. } => vec![a, b, kv_a, kv_b, output],
+        }
+    }
+
+    fn projections_mut(&mut self) -> Vec<&mut Projection> {
+        let Self { query, kv_a, kv_b, output, .. } = self;
+        match query {
+            Query::Straight(query) => vec![query, kv_a, kv_b, output],
+            Query::Narrow { a, b, .. } => vec![a, b, kv_a, kv_b, output],
+        }
+    }
+
     fn mix(&self, x: Tensor<3>, place: Place, frame: &Frame, past: Option<&mut Past>) -> Tensor<3> {
         let [batch, length, _] = x.dims();
         let LatentSpec { heads, kv_rank, plain_dim, rope_dim, value_dim, score_scale, .. } = self.spec;

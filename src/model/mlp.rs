@@ -13,6 +13,7 @@ use crate::terms::Method;
 
 /// The feed-forward of a block.
 #[derive(Debug, Clone)]
+#[allow(clippy::large_enum_variant, reason = "one a block, and the largest is what most blocks have")]
 pub(super) enum Mlp {
     Gated {
         spec: GatedSpec,
@@ -20,10 +21,8 @@ pub(super) enum Mlp {
         gate_up: Vec<Projection>,
         down: Projection,
     },
-    Plain {
-        up: Projection,
-        down: Projection,
-    },
+    /// up and down.
+    Plain(Box<[Projection; 2]>),
     Experts(Box<Experts>),
 }
 
@@ -48,7 +47,10 @@ impl Mlp {
                 let inner = gated(gate_up.reshape([batch * length, inner]), spec.activation).reshape([batch, length, inner / 2]);
                 (projected(down, inner, onto), None)
             }
-            Self::Plain { up, down } => (projected(down, gelu(up.forward(x, of_input)), onto), None),
+            Self::Plain(maps) => {
+                let [up, down] = &**maps;
+                (projected(down, gelu(up.forward(x, of_input)), onto), None)
+            }
             Self::Experts(experts) => {
                 let (y, load) = experts.forward(x.reshape([batch * length, width]), [of_input, of_output]);
                 let y = y.reshape([batch, length, width]);
@@ -61,7 +63,7 @@ impl Mlp {
     pub(super) fn projections(&self) -> Vec<&Projection> {
         match self {
             Self::Gated { gate_up, down, .. } => gate_up.iter().chain([down]).collect(),
-            Self::Plain { up, down } => vec![up, down],
+            Self::Plain(maps) => maps.iter().collect(),
             Self::Experts(experts) => experts.projections().collect(),
         }
     }
@@ -70,7 +72,7 @@ impl Mlp {
     pub(super) fn projections_mut(&mut self) -> Vec<&mut Projection> {
         match self {
             Self::Gated { gate_up, down, .. } => gate_up.iter_mut().chain([down]).collect(),
-            Self::Plain { up, down } => vec![up, down],
+            Self::Plain(maps) => maps.iter_mut().collect(),
             Self::Experts(experts) => experts.projections_mut().collect(),
         }
     }

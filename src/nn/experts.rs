@@ -125,8 +125,7 @@ impl Router {
             spec.choose(&corrected)
         };
         let experts: Vec<usize> = numbers.chunks(spec.experts).flat_map(choose).collect();
-        let places = experts.iter().map(|expert| *expert as i32).collect::<Vec<_>>();
-        let places = Tensor::<2, Int>::from_data(TensorData::new(places, [tokens, spec.chosen]), &device);
+        let places = ints(experts.iter().copied(), &device).reshape([tokens, spec.chosen]);
         let mut weights = scores.clone().gather(1, places); // [tokens, chosen]
         if spec.score == RouterScore::SoftmaxOfChosen {
             weights = softmax(weights);
@@ -261,7 +260,9 @@ impl Experts {
         if trained == Method::Full {
             let Router { name, weight, bias, .. } = &mut self.router;
             visit(&format!("{name}.weight"), Weight::Matrix(weight));
-            bias.iter_mut().for_each(|bias| visit(&format!("{name}.bias"), Weight::Vector(bias)));
+            if let Some(bias) = bias {
+                visit(&format!("{name}.bias"), Weight::Vector(bias));
+            }
         }
         for Expert { gate_up, down } in &mut self.each {
             gate_up.iter_mut().chain([down]).for_each(|projection| projection.visit(trained, visit));
@@ -309,7 +310,9 @@ struct Order {
 impl Order {
     fn new(experts: &[usize], count: usize) -> Self {
         let mut counts = vec![0; count];
-        experts.iter().for_each(|expert| counts[*expert] += 1);
+        for expert in experts {
+            counts[*expert] += 1;
+        }
         let mut choices: Vec<usize> = (0..experts.len()).collect();
         choices.sort_by_key(|choice| experts[*choice]);
         Self { choices, counts }
@@ -332,7 +335,8 @@ impl Order {
 }
 
 fn ints(numbers: impl Iterator<Item = usize>, device: &Device) -> Tensor<1, Int> {
-    let numbers: Vec<i32> = numbers.map(|number| number as i32).collect();
+    let numbers: Vec<i32> =
+        numbers.map(|number| i32::try_from(number).expect("choices of a batch, and experts, are fewer than 2^31")).collect();
     Tensor::from_data(TensorData::from(&numbers[..]), device)
 }
 

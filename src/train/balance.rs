@@ -1,4 +1,4 @@
-//! The load-balancing loss of routed experts: E Σ f_e p_e, with f_e the share of tokens that came to expert e and p_e the mean of its
+//! The load-balancing loss of routed experts: E Σ f p over E experts, with f the share of tokens that came to one and p the mean of its
 //! probability, both over the tokens of all layers (Fedus et al. 2021, arXiv:2101.03961, equations 4 to 6, as `load_balancing_loss_func`
 //! of <https://github.com/huggingface/transformers> has them).
 

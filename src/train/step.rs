@@ -187,6 +187,7 @@ pub(super) fn hidden_of(decoder: &Decoder, batch: &Batch) -> Tensor<2> {
 }
 
 /// What a block left behind for its backward.
+#[allow(clippy::large_enum_variant, reason = "a tensor is a handle, and there is one a block")]
 enum Saved {
     Tape(Box<Tape>),
     Input(Tensor<3>),

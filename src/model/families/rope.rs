@@ -76,7 +76,7 @@ fn read(config: &Config, section: Option<Config>, head_dim: usize, context: usiz
     for holder in [section.as_ref(), Some(config)].into_iter().flatten() {
         if let Some(share) = holder.number_or_none("partial_rotary_factor")? {
             let turned = (head_dim as f64 * share) as usize;
-            if share > 1.0 || turned == 0 || turned % 2 != 0 {
+            if share > 1.0 || turned == 0 || !turned.is_multiple_of(2) {
                 let wrong = format!("`partial_rotary_factor` is {share}: {turned} of {head_dim} features would be turned");
                 return Err(config.fault(format!("{wrong}, expected an even number of them")));
             }

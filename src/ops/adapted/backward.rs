@@ -76,7 +76,9 @@ pub(super) fn record<B: Products + KeyedDropout, C: CheckpointStrategy>(
     let mut groups = group::map(groups, untracked);
     let (output, narrows) = forward_groups::<B>(&x, &groups, mask.as_ref());
     let keeps_x = parents.iter().any(|(_, of)| matches!(of, Of::Weight(_) | Of::A(_)));
-    groups.iter_mut().for_each(|group| group.linears.onto = None);
+    for group in &mut groups {
+        group.linears.onto = None;
+    }
     let kept = KeptGroups { x: keeps_x.then_some(x), groups, narrows, mask, parents };
     match nodes.len() {
         0 => <Autodiff<B, C> as AutodiffBackend>::from_inner(output),
