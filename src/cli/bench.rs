@@ -243,9 +243,8 @@ fn read_tokens(path: &Path, vocabulary: usize) -> Result<Vec<Vec<u32>>, Failure>
 /// What a token costs with a frozen base: 4 a parameter that it meets, and attention over the half of all pairs that is causal, forward
 /// and backward.
 fn flops_a_token(spec: &DecoderSpec, length: usize) -> f64 {
-    let linear: usize = spec.projections().iter().map(|linear| linear.inputs * linear.outputs).sum();
     let heads: usize = spec.layers.iter().map(|layer| layer.mixer.query_width()).sum();
-    4.0 * (linear + spec.vocabulary * spec.width) as f64 + 6.0 * (heads * length) as f64
+    4.0 * (spec.computed_parameters() + spec.vocabulary * spec.width) as f64 + 6.0 * (heads * length) as f64
 }
 
 fn print_lines(result: &Value) -> Result<(), Failure> {
