@@ -114,21 +114,35 @@ fn each_kind_of_line_has_its_room() {
     );
     // Kernels have a place of their own.
     stands_only_in("cubecl", &["ops/cube", "device"]);
-    // Families are told apart in one place; what consumers call as they are called, in others.
-    for family in [
-        "gemma2",
-        "gemma3_text",
-        "granite",
-        "mistral",
-        "olmo2",
-        "smollm3",
-        "mixtral",
-        "qwen3_moe",
-        "deepseek_v2",
-        "falcon",
-        "gpt_oss",
-    ] {
-        stands_only_in(&format!("\"{family}\""), &["model/families", "export/gguf/architecture.rs", "export/consumers"]);
-    }
     stands_only_in("unsafe {", &["files/mmap.rs", "ops/simd.rs", "ops/gemm"]);
+}
+
+/// A file without the module of its tests, which name the folders of what they are given.
+fn without_tests(text: &str) -> &str {
+    text.rsplit_once("#[cfg(test)]").map_or(text, |(code, _)| code)
+}
+
+/// Families are told apart in one place, comments included. What consumers call architectures and templates is written where they are told
+/// of, and stock templates are files with names.
+#[test]
+fn no_family_is_named_outside_of_its_file() {
+    const FAMILIES: [&str; 14] = [
+        "llama", "gemma", "mistral", "mixtral", "qwen", "phi3", "phi-3", "olmo", "smollm", "granite", "deepseek", "falcon",
+        "gpt_oss", "gpt-oss",
+    ];
+    const PROGRAMS: [&str; 3] = ["llama.cpp", "llamacpp", "ollama"];
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let elsewhere = |path: &Path| {
+        let rooms = ["model/families", "export", "data/template/twins.rs", "quant/tests.rs"];
+        !rooms.iter().any(|room| path.starts_with(root.join(room)))
+    };
+    let mut places = Vec::new();
+    for (path, _, text) in sources().into_iter().filter(|(path, ..)| elsewhere(path)) {
+        for (index, line) in without_tests(&text).lines().enumerate() {
+            let line = PROGRAMS.iter().fold(line.to_lowercase(), |line, program| line.replace(program, ""));
+            let named = FAMILIES.iter().find(|family| line.contains(**family));
+            places.extend(named.map(|family| format!("{}:{}: {family}", path.display(), index + 1)));
+        }
+    }
+    assert!(places.is_empty(), "{}", places.join("\n"));
 }

@@ -13,7 +13,7 @@ use super::vet::vet;
 use crate::fault::{Exit, Explain};
 use crate::files;
 
-/// The most that is read of `tokenizer.json`; Gemma's has 33 MB.
+/// The most that is read of `tokenizer.json`; the largest in use has 33 MB.
 const TOKENIZER_BYTES: u64 = 64 << 20;
 
 /// The tokens with a meaning of their own, as they are written in text.

@@ -1,7 +1,7 @@
 //! What a `tokenizer.json` may ask for, looked at before the tokenizers crate builds it: a small file can make the crate fill the
 //! memory, at once or at the first text.
 //!
-//! Real ones stay far below each limit. Gemma's, the largest in use, has two million values and takes half a GiB to build.
+//! Real ones stay far below each limit. The largest in use has two million values and takes half a GiB to build.
 
 use serde::Deserialize;
 use serde_json::Value;

@@ -29,8 +29,8 @@ pub enum RopeScaling {
     Linear { factor: f64 },
     /// The base grows with the batch's length once that passes `trained_length`.
     Dynamic { factor: f64, trained_length: usize },
-    /// Low frequencies divided by `factor`, high ones kept, a ramp between (Llama 3.1).
-    Llama3 { factor: f64, low_frequency_factor: f64, high_frequency_factor: f64, trained_length: usize },
+    /// Low frequencies divided by `factor`, high ones kept, a ramp between.
+    Ramp { factor: f64, low_frequency_factor: f64, high_frequency_factor: f64, trained_length: usize },
     /// YaRN, Peng et al. 2023, arXiv:2309.00071.
     Yarn { factor: f64, attention_factor: f64, beta_fast: f64, beta_slow: f64, truncate: bool, trained_length: usize },
     /// LongRoPE, Ding et al. 2024, arXiv:2402.13753: one divisor a frequency, another set beyond `trained_length`.
@@ -62,9 +62,9 @@ impl RopeSpec {
                 let growth = factor * (length.max(*trained_length) as f64) / trained - (factor - 1.0);
                 powers(self.theta * growth.powf(width / (width - 2.0))).into_iter().map(|power| 1.0 / power).collect()
             }
-            RopeScaling::Llama3 { factor, low_frequency_factor, high_frequency_factor, trained_length } => {
+            RopeScaling::Ramp { factor, low_frequency_factor, high_frequency_factor, trained_length } => {
                 let (factor, low, high) = (*factor as f32, *low_frequency_factor as f32, *high_frequency_factor as f32);
-                plain().map(|frequency| llama3(frequency, factor, low, high, *trained_length as f32)).collect()
+                plain().map(|frequency| ramp(frequency, factor, low, high, *trained_length as f32)).collect()
             }
             RopeScaling::Yarn { factor, beta_fast, beta_slow, truncate, trained_length, .. } => {
                 let bound = |rotations: f64| {
@@ -122,8 +122,8 @@ impl RopeSpec {
     }
 }
 
-/// See `modeling_rope_utils.py`, `_compute_llama3_parameters`.
-fn llama3(frequency: f32, factor: f32, low: f32, high: f32, trained_length: f32) -> f32 {
+/// As `modeling_rope_utils.py` of <https://github.com/huggingface/transformers> has it.
+fn ramp(frequency: f32, factor: f32, low: f32, high: f32, trained_length: f32) -> f32 {
     let wavelength = std::f32::consts::TAU / frequency;
     if wavelength < trained_length / high {
         frequency

@@ -42,7 +42,7 @@ impl ChatTemplate {
     }
 
     /// Where the prompt for a turn ends, if the template has one. What a template writes between prompt and content, such as the
-    /// empty `<think>` block of Qwen3, the model has to write itself.
+    /// empty `<think>` block, the model has to write itself.
     fn end_of_prompt(&self, conversation: &Conversation, turn: usize, text: &str) -> Option<usize> {
         let before = |prompt| self.run(&self.engine, conversation, &conversation.messages[..turn], prompt).ok();
         let prompted = before(true)?.text;

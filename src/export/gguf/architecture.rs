@@ -107,8 +107,8 @@ pub(super) enum Rotations {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Stretch {
     Linear,
-    /// Llama 3.1's, by the tensor `rope_freqs`.
-    Llama3,
+    /// A ramp over frequencies, by the tensor `rope_freqs`.
+    Ramp,
     /// By the tensors `rope_factors_long` and `rope_factors_short`.
     LongRope,
 }
@@ -153,7 +153,7 @@ const LLAMA: Architecture = Architecture {
     scores: Scores::Root,
     caps: Caps::None,
     windows: Windows::Ignored,
-    stretches: &[Stretch::Linear, Stretch::Llama3],
+    stretches: &[Stretch::Linear, Stretch::Ramp],
     resting: None,
     turned: Turned::All,
     experts: Experts::None,

@@ -167,7 +167,7 @@ impl Stretch {
     fn name(self) -> &'static str {
         match self {
             Self::Linear => "linear",
-            Self::Llama3 => "llama3",
+            Self::Ramp => "llama3",
             Self::LongRope => "longrope",
         }
     }
@@ -179,7 +179,7 @@ fn kind(scaling: &RopeScaling) -> &'static str {
         RopeScaling::Default => "default",
         RopeScaling::Linear { .. } => "linear",
         RopeScaling::Dynamic { .. } => "dynamic",
-        RopeScaling::Llama3 { .. } => "llama3",
+        RopeScaling::Ramp { .. } => "llama3",
         RopeScaling::Yarn { .. } => "yarn",
         RopeScaling::LongRope { .. } => "longrope",
     }

@@ -116,7 +116,7 @@ pub(super) fn divisors(spec: &DecoderSpec) -> Vec<(&'static str, Vec<f32>)> {
     let rope = rotation(spec, false);
     let rounded = |factors: &[f64]| factors.iter().map(|factor| *factor as f32).collect();
     match &rope.scaling {
-        RopeScaling::Llama3 { .. } => vec![("rope_freqs.weight", llama3(rope))],
+        RopeScaling::Ramp { .. } => vec![("rope_freqs.weight", ramp(rope))],
         RopeScaling::LongRope { short, long, .. } => {
             vec![("rope_factors_long.weight", rounded(long)), ("rope_factors_short.weight", rounded(short))]
         }
@@ -124,9 +124,9 @@ pub(super) fn divisors(spec: &DecoderSpec) -> Vec<(&'static str, Vec<f32>)> {
     }
 }
 
-/// Those of Llama 3.1.
-fn llama3(rope: &RopeSpec) -> Vec<f32> {
-    let RopeScaling::Llama3 { factor, low_frequency_factor, high_frequency_factor, trained_length } = &rope.scaling else {
+/// What a ramp divides each frequency by.
+fn ramp(rope: &RopeSpec) -> Vec<f32> {
+    let RopeScaling::Ramp { factor, low_frequency_factor, high_frequency_factor, trained_length } = &rope.scaling else {
         return Vec::new();
     };
     let divisor = |pair: usize| {

@@ -100,7 +100,7 @@ fn scaling(section: &Config, head_dim: usize, context: usize, outside: Option<us
         "default" => Ok(RopeScaling::Default),
         "linear" => Ok(RopeScaling::Linear { factor: factor()? }),
         "dynamic" => Ok(RopeScaling::Dynamic { factor: factor()?, trained_length: context }),
-        "llama3" => Ok(RopeScaling::Llama3 {
+        "llama3" => Ok(RopeScaling::Ramp {
             factor: factor()?,
             low_frequency_factor: section.number("low_freq_factor")?,
             high_frequency_factor: section.number("high_freq_factor")?,
