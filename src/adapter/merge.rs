@@ -35,13 +35,6 @@ impl Source {
     pub fn open(folder: &Path, weight: f64, modules: &[LinearSpec]) -> Result<Self, Error> {
         let (config, archive) = (peft::read_config(folder)?, peft::open(folder)?);
         let Contents { pairs, tables, bases } = peft::contents_in(&archive, "", &config, modules)?;
-        let is_stacked =
-            |stored: &&Stored| modules.iter().any(|linear| linear.name == stored.target.module && !linear.is_whole());
-        if let Some(stored) = pairs.iter().find(is_stacked) {
-            let message =
-                format!("`{}` is one of a stack of matrices, into which adapters cannot be merged yet", stored.target.module);
-            return Err(Error::Config { place: folder.display().to_string(), message });
-        }
         let pairs: BTreeMap<_, _> = pairs.into_iter().map(|stored| (stored.target.module.clone(), stored)).collect();
         let lacks_bias = |linear: &&LinearSpec| !linear.bias && pairs.contains_key(&linear.name);
         if config.has(AdapterVector::Bias)
@@ -80,10 +73,10 @@ impl Source {
     fn scaled(&self, linear: &LinearSpec) -> Option<Result<[Vec<f32>; 2], Error>> {
         let stored = self.pairs.get(&linear.name)?;
         let scale = self.weight * stored.target.scale;
-        let in_order = |[a, b]: [Vec<f32>; 2]| match linear.role {
-            // Its weight is the transpose of B A.
-            Role::Embedding => [turned(&b, stored.target.rank), turned(&a, linear.inputs)],
-            Role::Projection | Role::Head | Role::TiedHead => [a, b],
+        // Of some the weight is the transpose of B A.
+        let in_order = |[a, b]: [Vec<f32>; 2]| match linear.is_turned() {
+            true => [turned(&b, stored.target.rank), turned(&a, linear.inputs)],
+            false => [a, b],
         };
         let scaled = |[a, b]: [Vec<f32>; 2]| [a, b.into_iter().map(|b| (f64::from(b) * scale) as f32).collect()];
         Some(stored.read(&self.archive, &self.last).map(|pair| scaled(in_order(pair))))

@@ -159,10 +159,12 @@ impl LinearSpec {
 
     /// Rows and columns of its weight in a checkpoint.
     pub fn weight_shape(&self) -> [usize; 2] {
-        match self.role {
-            Role::Embedding => [self.inputs, self.outputs],
-            Role::Projection | Role::Head | Role::TiedHead => [self.outputs, self.inputs],
-        }
+        if self.is_turned() { [self.inputs, self.outputs] } else { [self.outputs, self.inputs] }
+    }
+
+    /// Whether its weight is [in, out] in a checkpoint.
+    pub fn is_turned(&self) -> bool {
+        self.role == Role::Embedding || !self.is_whole()
     }
 
     /// Whether it is the embedding or the head.

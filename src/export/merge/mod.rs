@@ -39,7 +39,7 @@ pub fn merge(order: &Order, interrupt: &AtomicBool, report: Reporter) -> Result<
         return Err(Error::Exists { path: order.out.clone() });
     }
     let folder = Folder::open(&order.base)?;
-    if folder.stored_form()?.is_some() {
+    if folder.stored_form()?.is_some() || folder.has_packed_stacks()? {
         return merge_onto_unpacked(order, interrupt, report);
     }
     merge_as(order, &folder, None, interrupt, report)
@@ -155,9 +155,13 @@ fn own_head(rewriting: &Rewriting, old: &[Archive], apart: bool) -> Result<Optio
     Ok(Some(OwnHead { added: None }))
 }
 
-/// Maps by the names of their weights in the files; those of a stack have none.
-fn by_weight(linears: Vec<LinearSpec>, stored: impl Fn(&str) -> String) -> BTreeMap<String, LinearSpec> {
-    linears.into_iter().filter(LinearSpec::is_whole).map(|linear| (stored(&linear.weight()), linear)).collect()
+/// Maps by the names of the tensors of their weights in the files: one, or those of a stack in their order.
+fn by_weight(linears: Vec<LinearSpec>, stored: impl Fn(&str) -> String) -> BTreeMap<String, Vec<LinearSpec>> {
+    let mut maps: BTreeMap<_, Vec<_>> = BTreeMap::new();
+    for linear in linears {
+        maps.entry(stored(&linear.weight())).or_default().push(linear);
+    }
+    maps
 }
 
 /// The last part of a path.

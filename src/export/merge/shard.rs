@@ -30,8 +30,8 @@ const PANIC: &str = "what it panics with is not caught";
 /// What is done to every file of a base.
 pub(super) struct Rewriting<'a> {
     pub adapters: &'a [Source],
-    /// Modules by the names of their weights.
-    pub linears: BTreeMap<String, LinearSpec>,
+    /// Linear maps by the names of the tensors of their weights: one, or those of a stack.
+    pub linears: BTreeMap<String, Vec<LinearSpec>>,
     /// Where one table was embedding and head and is no more.
     pub untied: Option<Untied>,
     /// The type of all numbers; `None`: as they are.
@@ -102,7 +102,7 @@ impl Rewriting<'_> {
         let mut from = OldFile::open(old.path())?;
         from.fill(&mut vec![0; old.header().len()])?;
         for entry in old.entries()? {
-            for numbers in self.blocks(&entry) {
+            for (_, numbers) in self.blocks(&entry) {
                 let mut block = spares.try_recv().unwrap_or_default();
                 block.resize(numbers.len() * entry.float.bytes(), 0);
                 from.fill(&mut block)?;
@@ -140,31 +140,31 @@ impl Rewriting<'_> {
         spare: &mut Vec<u8>,
         mut send: impl FnMut(Vec<u8>),
     ) -> Result<Tally, Error> {
-        let linear = self.linears.get(&entry.name);
-        let delta = match (linear, self.biased(entry)) {
-            (Some(linear), _) => Delta::of(self.adapters, linear)?,
-            (None, Some(linear)) => Delta::of_bias(self.adapters, linear)?,
-            (None, None) => None,
-        };
-        let rows = linear.map(|linear| Replacement::of(self.adapters, linear)).transpose()?.flatten();
-        let (width, to) = (self.width(entry), self.float.unwrap_or(entry.float));
-        let change = Change { delta: delta.as_ref(), rows: rows.as_ref(), width, from: entry.float, to };
-        let name = linear.map_or_else(|| entry.name.clone(), LinearSpec::weight);
+        let (maps, width, to) = (self.maps(entry), self.width(entry), self.float.unwrap_or(entry.float));
+        let name = maps.first().map_or_else(|| entry.name.clone(), LinearSpec::weight);
         let packed = self.packing.map(|packing| packing.weight(&name)).transpose()?.flatten();
-        let change = if packed.is_some() { Change { from: Float::F32, ..change } } else { change };
-        let mut tally = Tally { tensors: 1, merged_tensors: u64::from(delta.is_some() || rows.is_some()), ..Tally::default() };
-        for numbers in self.blocks(entry) {
+        let from = if packed.is_some() { Float::F32 } else { entry.float };
+        let (mut tally, mut is_merged) = (Tally { tensors: 1, ..Tally::default() }, false);
+        let (mut matrix, mut delta, mut rows) = (None, None, None);
+        for (index, numbers) in self.blocks(entry) {
             if self.interrupt.load(Relaxed) {
                 return Err(Error::Interrupted);
+            }
+            if matrix != Some(index) {
+                (delta, rows) = self.added(entry, maps.get(index))?;
+                is_merged |= delta.is_some() || rows.is_some();
+                matrix = Some(index);
             }
             // Where none comes the reader has ended, and says why.
             let Some(mut piece) = next(numbers.clone()) else { break };
             if let Some(packed) = &packed {
                 piece = unpacked(packed, numbers.clone());
             }
+            let change = Change { delta: delta.as_ref(), rows: rows.as_ref(), width, from, to };
             if !change.is_none() {
                 let old = std::mem::replace(&mut piece, std::mem::take(spare));
-                let block = change.block(numbers.start / width, &old, &mut piece);
+                let first = numbers.start - index * (entry.numbers() / maps.len().max(1));
+                let block = change.block(first / width, &old, &mut piece);
                 *spare = old;
                 if block.not_finite > 0 {
                     return Err(Error::NotFinite { tensor: entry.name.clone(), float: to });
@@ -173,25 +173,43 @@ impl Rewriting<'_> {
             }
             send(piece);
         }
+        tally.merged_tensors = u64::from(is_merged);
         Ok(tally)
+    }
+
+    /// What is added to a matrix of a tensor, or to a bias, and what takes the places of its rows.
+    fn added(&self, entry: &Entry, linear: Option<&LinearSpec>) -> Result<(Option<Delta>, Option<Replacement>), Error> {
+        Ok(match (linear, self.biased(entry)) {
+            (Some(linear), _) => (Delta::of(self.adapters, linear)?, Replacement::of(self.adapters, linear)?),
+            (None, Some(linear)) => (Delta::of_bias(self.adapters, linear)?, None),
+            (None, None) => (None, None),
+        })
+    }
+
+    /// The maps whose weights a tensor holds, one below the other.
+    fn maps(&self, entry: &Entry) -> &[LinearSpec] {
+        self.linears.get(&entry.name).map_or(&[], Vec::as_slice)
     }
 
     /// Numbers of a row, where there are rows.
     fn width(&self, entry: &Entry) -> usize {
         let of_bias = || self.biased(entry).map_or(PIECE_NUMBERS, |linear| linear.outputs);
-        self.linears.get(&entry.name).map_or_else(of_bias, |linear| linear.weight_shape()[1])
+        self.maps(entry).first().map_or_else(of_bias, |linear| linear.weight_shape()[1])
     }
 
     /// The projection whose bias it is.
     fn biased(&self, entry: &Entry) -> Option<&LinearSpec> {
-        self.linears.get(&format!("{}.weight", entry.name.strip_suffix(".bias")?))
+        self.linears.get(&format!("{}.weight", entry.name.strip_suffix(".bias")?))?.first()
     }
 
-    /// A tensor's numbers in blocks of whole rows.
-    fn blocks(&self, entry: &Entry) -> impl Iterator<Item = Range<usize>> {
-        let (width, numbers) = (self.width(entry), entry.numbers());
-        let step = (BLOCK_NUMBERS / width).max(1) * width;
-        (0..numbers).step_by(step).map(move |start| start..numbers.min(start + step))
+    /// A tensor's numbers in blocks of whole rows of one matrix, with which it is.
+    fn blocks(&self, entry: &Entry) -> impl Iterator<Item = (usize, Range<usize>)> + use<> {
+        let (width, matrices) = (self.width(entry), self.maps(entry).len().max(1));
+        let (step, numbers) = ((BLOCK_NUMBERS / width).max(1) * width, entry.numbers() / matrices);
+        (0..matrices).flat_map(move |matrix| {
+            let (first, end) = (matrix * numbers, (matrix + 1) * numbers);
+            (first..end).step_by(step).map(move |start| (matrix, start..end.min(start + step)))
+        })
     }
 }
 
