@@ -82,7 +82,9 @@ fn bases(packed: &Path, dense: &Path) {
     }
     for (folder, tensors) in [(packed, &in_parts), (dense, &in_numbers)] {
         fs::create_dir_all(folder).unwrap();
-        for file in fs::read_dir(&base).unwrap().map(|file| file.unwrap().path()).filter(|path| !path.ends_with("model.safetensors")) {
+        for file in
+            fs::read_dir(&base).unwrap().map(|file| file.unwrap().path()).filter(|path| !path.ends_with("model.safetensors"))
+        {
             fs::copy(&file, folder.join(file.file_name().unwrap())).unwrap();
         }
         write(folder, tensors);
@@ -114,10 +116,10 @@ fn stacks_load_and_adapters_of_them_are_merged() {
         assert!(difference(&plain, &adapted) > 1e-3, "the adapter counts");
         expected.push((plain, adapted.clone()));
 
-        let (adapter, out) = (path(&format!("{name}-adapter")), path(&format!("{name}-merged")));
-        fs::create_dir(&adapter).unwrap();
-        peft::write(&adapter, &decoder, &config(), "base").unwrap();
-        let addends = vec![Addend { folder: adapter, weight: 1.0, trained_on: None }];
+        let (trained, out) = (path(&format!("{name}-adapter")), path(&format!("{name}-merged")));
+        fs::create_dir(&trained).unwrap();
+        peft::write(&trained, &decoder, &config(), "base").unwrap();
+        let addends = vec![Addend { folder: trained, weight: 1.0, trained_on: None }];
         let (base, float) = (path(name), Some(rankine::files::Float::F32));
         let order = Order { base, adapters: addends, out: out.clone(), float, other_base: OtherBase::Refuse, onto: Onto::Stored };
         let tally = merge(&order, &AtomicBool::new(false), &|_| {}).unwrap();
@@ -136,7 +138,10 @@ fn a_base_in_mxfp4_is_trained_and_merged() {
     let desk = Desk::new();
     fs::remove_dir_all(desk.path("base")).unwrap();
     bases(&desk.path("base"), &desk.path("dense"));
-    for words in [&["adapter.target_modules=[q_proj, v_proj]"][..], &["adapter.target_modules=[q_proj]", "adapter.target_parameters=[mlp.experts.down_proj]"]] {
+    for words in [
+        &["adapter.target_modules=[q_proj, v_proj]"][..],
+        &["adapter.target_modules=[q_proj]", "adapter.target_parameters=[mlp.experts.down_proj]"],
+    ] {
         let train = [&["train", "recipe.yaml", "--overwrite", "training.max_steps=2"][..], words].concat();
         desk.run(&train).says("train", 0, &[]);
         let _ = fs::remove_dir_all(desk.path("merged"));

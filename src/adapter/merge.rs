@@ -74,9 +74,8 @@ impl Source {
         let stored = self.pairs.get(&linear.name)?;
         let scale = self.weight * stored.target.scale;
         // Of some the weight is the transpose of B A.
-        let in_order = |[a, b]: [Vec<f32>; 2]| match linear.is_turned() {
-            true => [turned(&b, stored.target.rank), turned(&a, linear.inputs)],
-            false => [a, b],
+        let in_order = |[a, b]: [Vec<f32>; 2]| {
+            if linear.is_turned() { [turned(&b, stored.target.rank), turned(&a, linear.inputs)] } else { [a, b] }
         };
         let scaled = |[a, b]: [Vec<f32>; 2]| [a, b.into_iter().map(|b| (f64::from(b) * scale) as f32).collect()];
         Some(stored.read(&self.archive, &self.last).map(|pair| scaled(in_order(pair))))
