@@ -195,9 +195,7 @@ fn lora_variants_train_as_in_peft() {
 /// Adapters of the stacked parameters of routed experts, with which go those of the attention's queries.
 #[test]
 fn adapters_of_expert_parameters_train_as_in_peft() {
-    for family in ["mixtral", "qwen3_moe"] {
-        let folder = golden(&format!("archs/{family}"));
-        let case = folder.join("variants/target_parameters");
+    for (family, _, folder, case) in variants(&OF_EXPERTS).filter(|(_, variant, ..)| *variant == "target_parameters") {
         for memory in [Memory::RECOMPUTE, Memory::KEEP] {
             check_adapter(
                 &format!("target_parameters of {family}, {memory:?}"),
@@ -214,9 +212,7 @@ fn adapters_of_expert_parameters_train_as_in_peft() {
 /// Adapters of each expert's own modules, as PEFT wrote them with transformers 4.
 #[test]
 fn adapters_of_single_experts_compute_as_in_peft() {
-    for family in ["mixtral", "qwen3_moe"] {
-        let folder = golden(&format!("archs/{family}"));
-        let case = folder.join("variants/per_expert");
+    for (family, _, folder, case) in variants(&OF_EXPERTS).filter(|(_, variant, ..)| *variant == "per_expert") {
         let (mut decoder, info) = (load(&folder.join("model")), json(&case.join("golden.json")));
         let config = attach_peft(&mut decoder, &case.join("adapter"));
         let rows = rows(&Archive::open(&folder.join("golden.safetensors")).unwrap(), "", None);
@@ -274,9 +270,7 @@ fn the_load_balancing_loss_of_experts_is_that_of_transformers() {
 
 #[test]
 fn adapters_of_embedding_and_head_train_as_in_peft() {
-    for (family, variant) in TABLES {
-        let folder = golden(&format!("archs/{family}"));
-        let case = folder.join("variants").join(variant);
+    for (family, variant, folder, case) in variants(&TABLES) {
         for (memory, head_chunk_rows) in [(Memory::RECOMPUTE, 256), (Memory::KEEP, 3)] {
             let step = StepConfig { memory, head_chunk_rows, ..STEP };
             let name = format!("{variant} on {family}, {memory:?}, head chunk {head_chunk_rows}");

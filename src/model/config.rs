@@ -92,6 +92,15 @@ impl Config {
         if self.get(key).and_then(Value::as_u64) == Some(0) { Ok(0) } else { self.size_or(key, default) }
     }
 
+    /// The number of a token, if there; -1 stands for none in old files.
+    pub fn token(&self, key: &str) -> Result<Option<isize>, Error> {
+        let convert = |value: &Value| {
+            let id = value.as_i64().and_then(|id| isize::try_from(id).ok()).filter(|id| id.unsigned_abs() <= LARGEST);
+            id.ok_or_else(|| self.wrong(key, "the number of a token", value))
+        };
+        self.get(key).map(convert).transpose()
+    }
+
     /// A list of layers, empty where there is none.
     pub fn layers(&self, key: &str) -> Result<Vec<usize>, Error> {
         let Some(value) = self.get(key) else { return Ok(Vec::new()) };

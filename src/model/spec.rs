@@ -35,6 +35,9 @@ pub struct DecoderSpec {
     pub router_aux_loss_coef: f64,
     /// Tokens that the model was made for.
     pub context: usize,
+    /// The token whose looked up rows give the embedding no gradient: `padding_idx` of torch,
+    /// <https://docs.pytorch.org/docs/stable/generated/torch.nn.Embedding.html>.
+    pub padding: Option<u32>,
 }
 
 /// What a norm does before it scales.
@@ -429,6 +432,7 @@ impl DecoderSpec {
             final_softcap: None,
             router_aux_loss_coef: 0.0,
             context: 2048,
+            padding: None,
         }
     }
 

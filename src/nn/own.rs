@@ -122,18 +122,26 @@ impl TokenRows {
     }
 }
 
+/// The gradient of looked up rows, [n, columns], with 0 in those of `padding`.
+pub(super) fn without(padding: Option<u32>, ids: &Tensor<1, Int>, of_rows: Tensor<2>) -> Tensor<2> {
+    let Some(padding) = padding else { return of_rows };
+    let is_padding = ids.clone().equal_elem(padding).unsqueeze_dim::<2>(1).expand(of_rows.dims());
+    of_rows.mask_fill(is_padding, 0.0)
+}
+
 /// scale · A B of looked up rows, [n, width], where A is [vocabulary, r].
 pub(super) fn looked_up(lora: &Lora, ids: Tensor<1, Int>) -> Tensor<2> {
     let narrow = lora.a.clone().select(0, ids).mul_scalar(lora.scale); // [n, r]
     times(narrow, Base::Dense(lora.b.clone()), DType::F32)
 }
 
-/// Gradients of A and B, given that of what [`looked_up`] gave, f32.
-pub(super) fn of_looked_up(lora: &Lora, ids: Tensor<1, Int>, of_rows: Tensor<2>) -> Vec<Tensor<2>> {
+/// Gradients of A and B, given that of what [`looked_up`] gave, f32. Rows of `padding` are looked up in A, which gets none of them.
+pub(super) fn of_looked_up(lora: &Lora, ids: Tensor<1, Int>, of_rows: Tensor<2>, padding: Option<u32>) -> Vec<Tensor<2>> {
     let of_rows = of_rows.mul_scalar(lora.scale);
     let narrow = lora.a.clone().select(0, ids.clone()); // [n, r]
     let of_b = times(narrow.transpose(), Base::Dense(of_rows.clone()), DType::F32);
     let of_narrow = times(of_rows, Base::Dense(lora.b.clone().transpose()), DType::F32); // [n, r]
+    let of_narrow = without(padding, &ids, of_narrow);
     let zeros = Tensor::<2>::zeros(lora.a.dims(), (&of_narrow.device(), DType::F32));
     vec![zeros.select_assign(0, ids, of_narrow, IndexingUpdateOp::Add), of_b]
 }

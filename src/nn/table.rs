@@ -90,16 +90,20 @@ impl Table {
         }
     }
 
-    /// Gradients of what trains of it, `whole` or as an adapter has it, given that of looked up rows, [n, width].
-    pub fn of_rows(&self, ids: Tensor<1, Int>, of_rows: Tensor<2>, whole: Whole) -> Vec<Tensor<2>> {
+    /// Gradients of what trains of it, `whole` or as an adapter has it, given that of looked up rows, [n, width]. Rows of `padding` get none.
+    pub fn of_rows(&self, ids: Tensor<1, Int>, of_rows: Tensor<2>, whole: Whole, padding: Option<u32>) -> Vec<Tensor<2>> {
         let of_rows = of_rows.cast(DType::F32);
         match (&self.own, whole) {
             (Some(Own::Whole), _) | (_, Whole::Trains) => {
                 let zeros = Tensor::<2>::zeros(self.dims(), (&of_rows.device(), DType::F32));
+                let of_rows = own::without(padding, &ids, of_rows);
                 vec![zeros.select_assign(0, ids, of_rows, IndexingUpdateOp::Add)]
             }
-            (Some(Own::Lora(lora)), _) => own::of_looked_up(lora, ids, of_rows),
-            (Some(Own::Rows(own) | Own::Shared(own)), _) => vec![own.of_rows(ids, of_rows)],
+            (Some(Own::Lora(lora)), _) => own::of_looked_up(lora, ids, of_rows, padding),
+            (Some(Own::Rows(rows) | Own::Shared(rows)), _) => {
+                let of_rows = own::without(padding, &ids, of_rows);
+                vec![rows.of_rows(ids, of_rows)]
+            }
             (None, _) => Vec::new(),
         }
     }
@@ -190,7 +194,44 @@ impl Table {
 mod tests {
     use burn::tensor::{Device, TensorData};
 
+    use super::super::lora::{Lora, Portion};
+    use super::super::own::TokenRows;
     use super::*;
+
+    /// As torch's `padding_idx` has it. B of an adapter is multiplied by the row of A, and gets its gradient.
+    #[test]
+    fn rows_of_padding_get_no_gradient() {
+        let device = Device::flex();
+        let numbers = |rows: usize, columns: usize| {
+            let numbers = (0..rows * columns).map(|place| (place as f32 * 0.7).sin()).collect();
+            Tensor::<2>::from_data(TensorData::new(numbers, [rows, columns]), &device)
+        };
+        let (ids, of_rows) = (Tensor::<1, Int>::from_data([2, 0, 2, 4], &device), numbers(4, 3));
+        let gradients = |own: Option<Own>, padding| {
+            let table = Table { own, ..Table::from(numbers(5, 3)) };
+            let gradients = table.of_rows(ids.clone(), of_rows.clone(), Whole::Frozen, padding).into_iter();
+            gradients.map(|gradient| gradient.into_data().iter().collect::<Vec<f32>>()).collect::<Vec<_>>()
+        };
+        let lora = || {
+            Own::Lora(Lora {
+                a: numbers(5, 2),
+                b: numbers(2, 3),
+                scale: 0.5,
+                portion: Portion::Whole,
+                vector: None,
+                initial: None,
+            })
+        };
+        let rows = || Own::Rows(TokenRows::new(numbers(2, 3), &[4, 2], 5));
+        for (own, width, place) in [(&(|| Own::Whole) as &dyn Fn() -> Own, 3, 2), (&lora, 2, 2), (&rows, 3, 1)] {
+            let (mut with, without) = (gradients(Some(own()), Some(2)), gradients(Some(own()), None));
+            let row = place * width..(place + 1) * width;
+            assert!(with[0][row.clone()].iter().all(|number| *number == 0.0));
+            assert!(without[0][row.clone()].iter().all(|number| *number != 0.0));
+            with[0][row.clone()].copy_from_slice(&without[0][row]);
+            assert_eq!(with, without, "nothing else differs");
+        }
+    }
 
     #[test]
     fn a_table_in_pieces_is_the_whole_one() {

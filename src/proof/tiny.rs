@@ -71,7 +71,8 @@ impl Tiny {
         // Where no norm stands before a layer, a trained stream is not as small as drawn numbers make it: float16 would not hold gradients.
         let is_bare = spec.layers.iter().any(|layer| layer.norms == NormPlacement::Post);
         let embed_scale = if is_bare { spec.embed_scale * BARE_STREAM } else { spec.embed_scale };
-        Self { spec: DecoderSpec { vocabulary, width, layers, embed_scale, ..spec.clone() }, storage, trained }
+        let padding = spec.padding.and(Some(0));
+        Self { spec: DecoderSpec { vocabulary, width, layers, embed_scale, padding, ..spec.clone() }, storage, trained }
     }
 
     /// The mechanisms of all families together, for a proof that is not of one model.

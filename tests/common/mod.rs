@@ -72,6 +72,28 @@ pub fn attach_peft(decoder: &mut Decoder, folder: &Path) -> LoraConfig {
     config
 }
 
+/// Adapters of stacked parameters of experts, and of single experts' modules: the family and the variant.
+pub const OF_EXPERTS: [(&str, &str); 9] = [
+    ("mixtral", "target_parameters"),
+    ("qwen3_moe", "target_parameters"),
+    ("deepseek_v2", "target_parameters"),
+    ("deepseek_v3", "target_parameters"),
+    ("gpt_oss", "target_parameters"),
+    ("mixtral", "per_expert"),
+    ("qwen3_moe", "per_expert"),
+    ("deepseek_v2", "per_expert"),
+    ("deepseek_v3", "per_expert"),
+];
+
+/// The folders of a family and of some variants of it: all of them in tests/golden, of another set those that it has.
+pub fn variants<'a>(of: &'a [(&str, &str)]) -> impl Iterator<Item = (&'a str, &'a str, PathBuf, PathBuf)> {
+    let folders = of.iter().map(|(family, variant)| {
+        let folder = golden(&format!("archs/{family}"));
+        (*family, *variant, folder.clone(), folder.join("variants").join(variant))
+    });
+    folders.filter(|(_, _, _, case)| case.exists() || std::env::var_os("RANKINE_GOLDEN").is_none())
+}
+
 /// Adapters of the embedding and the head: the family and the variant.
 pub const TABLES: [(&str, &str); 11] = [
     ("llama", "modules_to_save"),

@@ -1,6 +1,6 @@
 //! Gemma: norms of 1 + w, an embedding that is scaled, and a gate of GELU.
 
-use super::{Config, DecoderSpec, Error, GatedSpec, GroupedSpec, LayerSpec, decoder, heads, rope};
+use super::{Config, DecoderSpec, Error, GatedSpec, GroupedSpec, LayerSpec, decoder, heads, padding, rope};
 use crate::ops::Activation;
 
 const CONTEXT: usize = 8192;
@@ -23,5 +23,5 @@ pub(super) fn gate(config: &Config) -> Result<GatedSpec, Error> {
 /// What all Gemmas have around their layers.
 pub(super) fn stream(config: &Config, spec: DecoderSpec) -> Result<DecoderSpec, Error> {
     let (tied_head, embed_scale) = (config.flag("tie_word_embeddings", true)?, (spec.width as f64).sqrt());
-    Ok(DecoderSpec { tied_head, embed_scale, norm_offset: 1.0, ..spec })
+    Ok(DecoderSpec { tied_head, embed_scale, norm_offset: 1.0, padding: padding(config, Some(0))?, ..spec })
 }

@@ -100,8 +100,18 @@ fn decoder(config: &Config, context: usize, layer: impl Fn(usize) -> Result<Laye
         tied_head: config.flag("tie_word_embeddings", false)?,
         norm_epsilon: config.number_or_none("rms_norm_eps")?.unwrap_or(1e-6),
         context: config.size_or_none("max_position_embeddings")?.unwrap_or(context),
+        padding: padding(config, None)?,
         ..DecoderSpec::new(config.size("vocab_size")?, config.size("hidden_size")?, layers)
     })
+}
+
+/// The token of padding; `default` is what transformers takes where the key is absent. As in torch a negative one counts from the end, and
+/// one that the vocabulary has not is none.
+fn padding(config: &Config, default: Option<isize>) -> Result<Option<u32>, Error> {
+    let vocabulary = config.size("vocab_size")?;
+    let id = if config.has("pad_token_id") { config.token("pad_token_id")? } else { default };
+    let from_start = |id: isize| if id < 0 { vocabulary.checked_add_signed(id) } else { usize::try_from(id).ok() };
+    Ok(id.and_then(from_start).filter(|id| *id < vocabulary).and_then(|id| u32::try_from(id).ok()))
 }
 
 /// More experts than any layer has.

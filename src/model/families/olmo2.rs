@@ -1,6 +1,8 @@
 //! `OLMo` 2: norms of what is added to the stream only, and of all query and key heads together.
 
-use super::{Config, DecoderSpec, Error, GroupedSpec, LayerSpec, NormPlacement, QueryKeyNorm, decoder, heads, plain, rope};
+use super::{
+    Config, DecoderSpec, Error, GroupedSpec, LayerSpec, NormPlacement, QueryKeyNorm, decoder, heads, padding, plain, rope,
+};
 
 const CONTEXT: usize = 2048;
 
@@ -9,5 +11,6 @@ pub(super) fn spec(config: &Config) -> Result<DecoderSpec, Error> {
     let rope = rope::spec(config, shape[2], CONTEXT)?;
     let bias = config.flag("attention_bias", false)?;
     let mixer = GroupedSpec { qkv_bias: bias, output_bias: bias, qk_norm: QueryKeyNorm::Whole, ..GroupedSpec::new(shape, rope) };
-    decoder(config, CONTEXT, |_| Ok(LayerSpec { norms: NormPlacement::Post, ..plain(config, mixer.clone())? }))
+    let layer = |_| Ok(LayerSpec { norms: NormPlacement::Post, ..plain(config, mixer.clone())? });
+    Ok(DecoderSpec { padding: padding(config, Some(1))?, ..decoder(config, CONTEXT, layer)? })
 }

@@ -1,6 +1,6 @@
 //! `SmolLM3`: some layers do not rotate queries and keys.
 
-use super::{Config, DecoderSpec, Error, GroupedSpec, decoder, heads, kind_of_layer, plain, rope};
+use super::{Config, DecoderSpec, Error, GroupedSpec, decoder, heads, kind_of_layer, padding, plain, rope};
 use crate::nn::attention::Span;
 
 const CONTEXT: usize = 32_768;
@@ -17,7 +17,8 @@ pub(super) fn spec(config: &Config) -> Result<DecoderSpec, Error> {
         let span = window.filter(|_| slides).map_or(Span::Full, |window| Span::Sliding { window });
         plain(config, GroupedSpec { rope: mixer.rope.clone().filter(|_| rotates), span, ..mixer.clone() })
     };
-    Ok(DecoderSpec { tied_head: config.flag("tie_word_embeddings", true)?, ..decoder(config, CONTEXT, layer)? })
+    let padding = padding(config, Some(128_004))?;
+    Ok(DecoderSpec { tied_head: config.flag("tie_word_embeddings", true)?, padding, ..decoder(config, CONTEXT, layer)? })
 }
 
 /// `no_rope_layers` has 1 for a layer that rotates; without it every so many layers one does not.
