@@ -35,7 +35,7 @@ pub struct DecoderSpec {
     pub router_aux_loss_coef: f64,
     /// Tokens that the model was made for.
     pub context: usize,
-    /// The token whose looked up rows give the embedding no gradient: `padding_idx` of torch,
+    /// The token whose looked up rows give adapters of the embedding no gradient: `padding_idx` of torch,
     /// <https://docs.pytorch.org/docs/stable/generated/torch.nn.Embedding.html>.
     pub padding: Option<u32>,
 }
