@@ -34,7 +34,7 @@ impl Source {
     /// The folder is not whole, asks for what is not built, or was made for another model.
     pub fn open(folder: &Path, weight: f64, modules: &[LinearSpec]) -> Result<Self, Error> {
         let (config, archive) = (peft::read_config(folder)?, peft::open(folder)?);
-        let Contents { pairs, tables, bases } = peft::contents_in(&archive, "", &config, modules)?;
+        let Contents { pairs, tables, bases } = peft::contents_in(&archive, &config, modules)?;
         let pairs: BTreeMap<_, _> = pairs.into_iter().map(|stored| (stored.target.module.clone(), stored)).collect();
         let lacks_bias = |linear: &&LinearSpec| !linear.bias && pairs.contains_key(&linear.name);
         if config.has(AdapterVector::Bias)

@@ -14,7 +14,7 @@ use crate::model::LinearSpec;
 /// The adapter is not whole or not one of this base, or a file cannot be written.
 pub fn write_peft(adapter: &Path, base: &str, projections: &[LinearSpec], folder: &Path) -> Result<Written, Error> {
     let (config, archive) = (peft::read_config(adapter)?, peft::open(adapter)?);
-    let stored = peft::contents_in(&archive, "", &config, projections)?.pairs;
+    let stored = peft::contents_in(&archive, &config, projections)?.pairs;
     let modules: Vec<&str> = stored.iter().map(|stored| stored.target.module.as_str()).collect();
     let [config_name, weights_name] = peft::files(Path::new(""));
     let weights = folder.join(&weights_name);
