@@ -19,6 +19,8 @@ use crate::plan::hub_id;
 use crate::terms::{Format, Term};
 use crate::train::RunFolder;
 
+const EXPECTED: &str = "give the folder of a model, an adapter or a run, or Parquet files";
+
 /// What `--json` prints is one object. `kind` is `model`, `adapter`, `run` or `dataset`, `path` is where it is; the other keys are those of
 /// the lines: of a model `parameters`, `tensors`, `projections`, `licence`, `chat_template`; of an adapter `modules` with norm and effective
 /// rank of each; of a run `recipe`, `state` and `result`; of a dataset `columns`, `rows` and `token_lengths`.
@@ -95,10 +97,11 @@ fn look(args: &InspectArgs) -> Result<Found, Failure> {
     if path.is_file() && path.extension().is_none_or(|end| end != "parquet") {
         return Err(unknown(path));
     }
-    match find_files(&written) {
-        Ok(_) => dataset::look(args),
-        Err(error) => Err(Failure { exit: Exit::NoInput, ..error.into() }),
+    if find_files(&written).is_err() {
+        let fault = Fault::new(format!("`{written}` does not exist")).hint(EXPECTED);
+        return Err(Failure::new(Exit::NoInput, fault));
     }
+    dataset::look(args)
 }
 
 enum Kind {
@@ -122,7 +125,7 @@ fn unknown(path: &Path) -> Failure {
         path.display(),
         RunFolder::LOCK
     ));
-    Failure::new(Exit::Input, fault.hint("give the folder of a model, an adapter or a run, or Parquet files"))
+    Failure::new(Exit::Input, fault.hint(EXPECTED))
 }
 
 /// A share, whole numbers in groups.
