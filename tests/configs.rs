@@ -6,8 +6,9 @@ mod support;
 
 use std::fs;
 
-use common::{difference, golden, json, load, logits, rows};
+use common::{FAMILIES, difference, golden, json, load, logits, rows};
 use rankine::files::safetensors::{Archive, Named, write_f32};
+use rankine::model::DecoderSpec;
 use serde_json::{Value, json};
 use support::Desk;
 
@@ -82,6 +83,37 @@ fn configs_that_cannot_be_right_are_refused_with_both_sides() {
             desk.run(&command).says(said, 65, &[said]);
         }
         assert!(!desk.path("run").exists(), "{said}");
+    }
+}
+
+/// `padding_idx` of the embedding as transformers 5.23 builds it from these configs: with the key, without it, null and below 0.
+#[test]
+fn the_token_of_padding_is_that_of_transformers() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("config.json");
+    for family in FAMILIES {
+        let mut config = json(&golden(&format!("archs/{family}/model/config.json")));
+        // As many tokens as real models have, so that what stands for an absent key is among them.
+        config["vocab_size"] = json!(200_064);
+        let mut read = |id: Option<Value>| {
+            config.as_object_mut().unwrap().remove("pad_token_id");
+            if let Some(id) = id {
+                config["pad_token_id"] = id;
+            }
+            fs::write(&path, config.to_string()).unwrap();
+            DecoderSpec::read(&path).unwrap().padding
+        };
+        let absent = match family {
+            "gemma" | "gemma2" | "gemma3_text" => Some(0),
+            "olmo2" => Some(1),
+            "phi3" | "phi3_longrope" => Some(32_000),
+            "smollm3" => Some(128_004),
+            _ => None,
+        };
+        let ids = [Some(json!(7)), None, Some(Value::Null), Some(json!(-1)), Some(json!(200_064))];
+        let expected = [Some(7), absent, None, Some(200_063), None];
+        let expected = if family.starts_with("falcon") { [None; 5] } else { expected };
+        assert_eq!(ids.map(&mut read), expected, "{family}");
     }
 }
 

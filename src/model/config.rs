@@ -92,7 +92,7 @@ impl Config {
         if self.get(key).and_then(Value::as_u64) == Some(0) { Ok(0) } else { self.size_or(key, default) }
     }
 
-    /// The number of a token, if there; -1 stands for none in old files.
+    /// The number of a token, if there; below 0 it counts from the end of the vocabulary.
     pub fn token(&self, key: &str) -> Result<Option<isize>, Error> {
         let convert = |value: &Value| {
             let id = value.as_i64().and_then(|id| isize::try_from(id).ok()).filter(|id| id.unsigned_abs() <= LARGEST);

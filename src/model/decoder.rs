@@ -177,7 +177,9 @@ impl Decoder {
         let [batch, sequence, width] = of_tokens.dims();
         let tokens = batch * sequence;
         let of_rows = of_tokens.reshape([tokens, width]).cast(DType::F32).mul_scalar(self.spec.embed_scale);
-        let gradients = self.embedding.of_rows(ids.reshape([tokens]), of_rows, self.tables(), self.spec.padding);
+        // Where all weights train, the token of padding is as any other: it may be the one that ends a turn.
+        let padding = self.spec.padding.filter(|_| self.trained == Method::Lora);
+        let gradients = self.embedding.of_rows(ids.reshape([tokens]), of_rows, self.tables(), padding);
         gradients.into_iter().map(|gradient| gradient.reshape([-1])).collect()
     }
 

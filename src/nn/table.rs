@@ -90,14 +90,14 @@ impl Table {
         }
     }
 
-    /// Gradients of what trains of it, `whole` or as an adapter has it, given that of looked up rows, [n, width]. As in PEFT an adapter gets
-    /// none of rows of `padding`; where all weights train they are as any other.
+    /// Gradients of what trains of it, `whole` or as an adapter has it, given that of looked up rows, [n, width]; rows of `padding` give
+    /// none.
     pub fn of_rows(&self, ids: Tensor<1, Int>, of_rows: Tensor<2>, whole: Whole, padding: Option<u32>) -> Vec<Tensor<2>> {
         let of_rows = of_rows.cast(DType::F32);
         match (&self.own, whole) {
             (Some(Own::Whole), _) | (_, Whole::Trains) => {
                 let zeros = Tensor::<2>::zeros(self.dims(), (&of_rows.device(), DType::F32));
-                let of_rows = if whole == Whole::Trains { of_rows } else { own::without(padding, &ids, of_rows) };
+                let of_rows = own::without(padding, &ids, of_rows);
                 vec![zeros.select_assign(0, ids, of_rows, IndexingUpdateOp::Add)]
             }
             (Some(Own::Lora(lora)), _) => own::of_looked_up(lora, ids, of_rows, padding),

@@ -55,5 +55,7 @@ pub(super) fn spec(config: &Config) -> Result<DecoderSpec, Error> {
     let layer = LayerSpec { norms, ..LayerSpec::new(mixer, mlp) };
     let spec = decoder(config, CONTEXT, |_| Ok(layer.clone()))?;
     let (tied_head, epsilon) = (config.flag("tie_word_embeddings", true)?, config.number_or_none("layer_norm_epsilon")?);
-    Ok(DecoderSpec { tied_head, names: NAMES, norm: NormKind::Layer, norm_epsilon: epsilon.unwrap_or(1e-5), ..spec })
+    let norm_epsilon = epsilon.unwrap_or(1e-5);
+    // Its embedding knows no token of padding.
+    Ok(DecoderSpec { tied_head, names: NAMES, norm: NormKind::Layer, norm_epsilon, padding: None, ..spec })
 }
