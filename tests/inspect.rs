@@ -117,6 +117,7 @@ fn a_run_and_a_dataset_are_told() {
 fn what_is_nothing_or_broken_is_said() {
     let desk = Desk::new();
     desk.run(&["inspect", "nowhere"]).says("nowhere", 66, &["`nowhere` does not exist", "hint: give the folder of a model"]);
+    desk.run(&["inspect", "*.none"]).says("a glob", 66, &["no data file at `*.none`"]);
     desk.run(&["inspect", "recipe.yaml"]).says("a recipe", 65, &["is nothing that is known"]);
     fs::create_dir(desk.path("empty")).unwrap();
     desk.run(&["inspect", "empty"]).says("an empty folder", 65, &["is nothing that is known", "hint: "]);

@@ -3,7 +3,6 @@
 mod common;
 mod support;
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
@@ -14,49 +13,38 @@ use common::*;
 use half::bf16;
 use rankine::adapter::{LoraConfig, Targets, attach, peft};
 use rankine::export::merge::{Addend, Onto, Order, OtherBase, merge};
-use rankine::files::safetensors::{Archive, Described, write_lazily};
-use rankine::files::{self};
+use rankine::files::Float;
+use rankine::files::safetensors::Archive;
 use rankine::model::Folder;
 use rankine::terms::{ModelDtype, Modules};
 use safetensors::Dtype;
+use safetensors::tensor::TensorView;
 use serde_json::json;
 use support::Desk;
 
 /// E2M1, Open Compute Project, Microscaling Formats v1.0.
 const CODE: [f32; 8] = [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0];
 
-fn write(folder: &Path, tensors: &BTreeMap<String, (Described, Vec<u8>)>) {
-    let described = tensors.values().map(|(described, _)| described.clone()).collect();
-    let bytes = |name: &str| Ok::<_, Fault>(Cow::Borrowed(&tensors[name].1[..]));
-    write_lazily(&folder.join("model.safetensors"), described, &[("format", "pt".to_owned())], bytes).unwrap();
-}
+/// Tensors by their names.
+type Tensors = BTreeMap<String, (Dtype, Vec<usize>, Vec<u8>)>;
 
-#[derive(Debug)]
-struct Fault;
-
-impl From<files::safetensors::Error> for Fault {
-    fn from(error: files::safetensors::Error) -> Self {
-        panic!("{error}")
-    }
-}
-
-impl From<files::Error> for Fault {
-    fn from(error: files::Error) -> Self {
-        panic!("{error}")
-    }
+fn write(folder: &Path, tensors: &Tensors) {
+    let views =
+        tensors.iter().map(|(name, (dtype, shape, bytes))| (name, TensorView::new(*dtype, shape.clone(), bytes).unwrap()));
+    safetensors::serialize_to_file(views, None, &folder.join("model.safetensors")).unwrap();
 }
 
 /// The golden model twice, with the same numbers in its stacks: in MXFP4 and in bfloat16, which holds them.
 fn bases(packed: &Path, dense: &Path) {
     let base = golden("archs/gpt_oss/model");
     let archive = Archive::open(&base.join("model.safetensors")).unwrap();
-    let (mut in_parts, mut in_numbers) = (BTreeMap::new(), BTreeMap::new());
+    let (mut in_parts, mut in_numbers) = (Tensors::new(), Tensors::new());
     let bytes = |numbers: &[f32]| numbers.iter().flat_map(|number| bf16::from_f32(*number).to_le_bytes()).collect::<Vec<u8>>();
     for (name, shape) in archive.shapes() {
         if !name.ends_with("_proj") {
             let stored = bytes(&archive.read_f32(&name).unwrap().unwrap());
             for tensors in [&mut in_parts, &mut in_numbers] {
-                tensors.insert(name.clone(), ((name.clone(), Dtype::BF16, shape.clone()), stored.clone()));
+                tensors.insert(name.clone(), (Dtype::BF16, shape.clone(), stored.clone()));
             }
             continue;
         }
@@ -75,10 +63,9 @@ fn bases(packed: &Path, dense: &Path) {
                 numbers.push(sign * CODE[usize::from(code & 7)] * scale);
             }
         }
-        in_numbers.insert(name.clone(), ((name.clone(), Dtype::BF16, shape.clone()), bytes(&numbers)));
-        let [of_codes, of_scales] = ["blocks", "scales"].map(|part| format!("{name}_{part}"));
-        in_parts.insert(of_codes.clone(), ((of_codes, Dtype::U8, vec![count, outputs, blocks, 16]), codes));
-        in_parts.insert(of_scales.clone(), ((of_scales, Dtype::U8, vec![count, outputs, blocks]), scales));
+        in_numbers.insert(name.clone(), (Dtype::BF16, shape.clone(), bytes(&numbers)));
+        in_parts.insert(format!("{name}_blocks"), (Dtype::U8, vec![count, outputs, blocks, 16], codes));
+        in_parts.insert(format!("{name}_scales"), (Dtype::U8, vec![count, outputs, blocks], scales));
     }
     for (folder, tensors) in [(packed, &in_parts), (dense, &in_numbers)] {
         fs::create_dir_all(folder).unwrap();
@@ -120,7 +107,7 @@ fn stacks_load_and_adapters_of_them_are_merged() {
         fs::create_dir(&trained).unwrap();
         peft::write(&trained, &decoder, &config(), "base").unwrap();
         let addends = vec![Addend { folder: trained, weight: 1.0, trained_on: None }];
-        let (base, float) = (path(name), Some(rankine::files::Float::F32));
+        let (base, float) = (path(name), Some(Float::F32));
         let order = Order { base, adapters: addends, out: out.clone(), float, other_base: OtherBase::Refuse, onto: Onto::Stored };
         let tally = merge(&order, &AtomicBool::new(false), &|_| {}).unwrap();
         assert_eq!(tally.merged_tensors, 2 * (2 + 2), "two projections and two stacks a layer");
@@ -147,7 +134,7 @@ fn a_base_in_mxfp4_is_trained_and_merged() {
         let _ = fs::remove_dir_all(desk.path("merged"));
         desk.run(&["merge", "--adapter", "run/adapter", "--out", "merged"]).says("merge", 0, &[]);
         let folder = Folder::open(&desk.path("merged")).unwrap();
-        assert!(!folder.has_packed_stacks().unwrap());
+        assert!(!folder.is_packed().unwrap());
         folder.load(ModelDtype::Auto, &Device::flex(), &|_| {}).unwrap();
     }
 }

@@ -96,13 +96,13 @@ impl Folder {
         Ok(Weights::open(&self.path, &self.spec)?.form(&self.spec))
     }
 
-    /// Whether the files have stacks of matrices in parts of four bits a number.
+    /// Whether the files have projections, or stacks of them, as something else than numbers.
     ///
     /// # Errors
     /// As of [`Folder::check_weights`].
-    pub fn has_packed_stacks(&self) -> Result<bool, Error> {
+    pub fn is_packed(&self) -> Result<bool, Error> {
         let weights = Weights::open(&self.path, &self.spec)?;
-        Ok(self.spec.tensors().iter().any(|(name, _)| weights.is_mxfp4(name)))
+        Ok(weights.form(&self.spec).is_some() || self.spec.tensors().iter().any(|(name, _)| weights.is_mxfp4(name)))
     }
 
     /// How [`Folder::load`] keeps weights on a device where this is asked for: never in `auto`, and packed where the folder has them so.

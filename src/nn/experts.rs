@@ -217,9 +217,8 @@ impl Experts {
         let rows = x.clone().select(0, ints(order.choices.iter().map(token_of), &device)); // [choices, width]
         let of_rows = self.by_expert(rows, &order, &of_rows);
         let of_choices = of_rows.select(0, ints(order.rows(), &device)).reshape([tokens, chosen, width]);
-        // In f32: the gradient of a weight is a sum over the width.
-        let (given, weights) = (of_choices.dtype(), weights.unsqueeze_dim::<3>(2)); // [tokens, chosen, 1]
-        let mut y = (in_f32(of_choices) * weights).sum_dim(1).reshape([tokens, width]).cast(given);
+        let weights = weights.cast(of_choices.dtype()).unsqueeze_dim::<3>(2); // [tokens, chosen, 1]
+        let mut y = (of_choices * weights).sum_dim(1).reshape([tokens, width]);
         if let Some(shared) = &self.shared {
             let ([gate_up_mask, down_mask], (gate_up, down)) = (masks, shared.split_at(2));
             let gate_up: Tensor<2> = side_by_side(gate_up, x.unsqueeze(), None, gate_up_mask).squeeze_dim(0);

@@ -7,7 +7,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 use super::*;
 use crate::device;
 use crate::terms::{Method, ModelDtype};
-use crate::train::Border;
+use crate::train::{AdamWConfig, Border};
 
 /// What goes wrong.
 #[derive(Debug, Clone, Copy)]
@@ -138,6 +138,28 @@ fn a_fault_that_only_an_undisturbed_step_has_is_refused() {
             verdict(2, Fault { kind, place: Place::Border(Border::Gradient(1)), turns: 0, last: None }, ModelDtype::Float32);
         let first = verdict.first.as_ref().expect("refused");
         assert!(first.site.starts_with("undisturbed, step 2, gradient of all micro-batches of"), "{kind:?}: {verdict}");
+    }
+}
+
+/// An optimizer that leaves out a part of itself: the average of gradients, that of their squares, decay, or the rate of B.
+#[test]
+fn an_optimizer_that_lacks_a_part_is_refused() {
+    let whole = PASSES[0].optimizer;
+    let traced = |optimizer| {
+        let mut pass = PASSES[0];
+        pass.optimizer = optimizer;
+        trace(&tiny(), &Device::flex(), &[pass], &mut ())
+    };
+    let right = traced(whole);
+    for lacking in [
+        AdamWConfig { beta1: 0.0, ..whole },
+        AdamWConfig { beta2: 0.0, ..whole },
+        AdamWConfig { weight_decay: 0.0, ..whole },
+        AdamWConfig { loraplus_lr_ratio: 1.0, ..whole },
+    ] {
+        let verdict = Verdict::of(&traced(lacking), &right, Bound::FLOAT32);
+        let first = verdict.first.as_ref().expect("refused");
+        assert!(first.site.contains(", new `"), "{lacking:?}: {verdict}");
     }
 }
 

@@ -24,19 +24,26 @@ pub struct Site {
 }
 
 /// A way to train: each takes other paths through the step.
+#[derive(Clone, Copy)]
 pub(super) struct Pass {
     name: &'static str,
     memory: Memory,
     dropout: f64,
     /// Whether what is inside a step is read while it is taken.
     is_watched: bool,
+    pub(super) optimizer: AdamWConfig,
 }
 
 pub(super) const PASSES: [Pass; 3] = [
-    Pass { name: "kept tapes", memory: Memory::KEEP, dropout: 0.0, is_watched: true },
-    Pass { name: "recomputed blocks", memory: Memory::RECOMPUTE, dropout: 0.1, is_watched: true },
-    Pass { name: "undisturbed", memory: Memory { recomputed: 1 }, dropout: 0.1, is_watched: false },
+    Pass { name: "kept tapes", memory: Memory::KEEP, dropout: 0.0, is_watched: true, optimizer: OPTIMIZER },
+    Pass { name: "recomputed blocks", memory: Memory::RECOMPUTE, dropout: 0.1, is_watched: true, optimizer: OPTIMIZER },
+    Pass { name: "undisturbed", memory: Memory { recomputed: 1 }, dropout: 0.1, is_watched: false, optimizer: OPTIMIZER },
 ];
+
+/// A decay that is seen in weights, and updates that are well conditioned. Where ε is far below the gradients, the first one has the size of
+/// the learning rate whatever the gradient: the sign of one that is all rounding decides, and attention becomes so steep that 16 bits do not
+/// tell what the second step is.
+const OPTIMIZER: AdamWConfig = AdamWConfig { beta1: 0.9, beta2: 0.999, epsilon: 3e-2, weight_decay: 1.0, loraplus_lr_ratio: 2.0 };
 
 /// Every site of some passes on a device, in the order of computing. What the steps hand on goes `through` an observer first.
 pub(super) fn trace(tiny: &Tiny, device: &Device, passes: &[Pass], through: &mut impl Observer) -> Vec<Site> {
@@ -61,17 +68,14 @@ pub(super) fn trace(tiny: &Tiny, device: &Device, passes: &[Pass], through: &mut
     sites
 }
 
-/// Numbers that show a fault: a clip that bites, a decay that is seen in weights, and an optimizer that is well conditioned. Where ε is far
-/// below the gradients, AdamW's first update has the size of the learning rate whatever the gradient: the sign of one that is all rounding
-/// decides, and attention becomes so steep that 16 bits do not tell what the second step is.
+/// Numbers that show a fault: a clip that bites, and the optimizer's.
 fn config(pass: &Pass) -> Config {
-    let optimizer = AdamWConfig { beta1: 0.9, beta2: 0.999, epsilon: 3e-2, weight_decay: 1.0, loraplus_lr_ratio: 2.0 };
     Config {
         micro_batch_size: 1,
         packing: Packing::Off,
         gradient_accumulation_steps: 2,
         schedule: Schedule { peak: 1e-2, scheduler: Scheduler::Constant, warmup_steps: 0, total_steps: STEPS, min_lr_rate: 0.0 },
-        optimizer,
+        optimizer: pass.optimizer,
         max_grad_norm: 0.5,
         // A few rows at a time, so that chunks of the head are joined.
         step: StepConfig { memory: pass.memory, head_chunk_rows: 48, dropout: pass.dropout },

@@ -14,22 +14,6 @@ use crate::terms::{AdapterVector, MAX_RANK, Modules, TokenIndices};
 /// The release of PEFT whose files these are.
 const PEFT_VERSION: &str = "0.21.2";
 
-/// Any config: its keys are all that PEFT writes.
-const PLAIN: LoraConfig = LoraConfig {
-    rank: 1,
-    alpha: 1.0,
-    dropout: 0.0,
-    targets: Targets { modules: Modules::AllLinear, exclude: None, layers: None, layers_pattern: Vec::new() },
-    target_parameters: Vec::new(),
-    use_rslora: false,
-    rank_pattern: Vec::new(),
-    alpha_pattern: Vec::new(),
-    init_lora_weights: true,
-    is_principal: false,
-    vector: None,
-    tables: Tables::NONE,
-};
-
 /// Keys of PEFT's config that change what the adapter computes, with the only values that are built.
 const NEUTRAL: [(&str, &[&str]); 21] = [
     ("alora_invocation_tokens", &["null"]),
@@ -189,7 +173,8 @@ pub fn read_config(folder: &Path) -> Result<LoraConfig, Error> {
             return Err(Error::Unsupported { place: path.display().to_string(), key: key.to_owned(), value });
         }
     }
-    let known = config_json(&PLAIN, &[], "");
+    // Any config has all the keys that PEFT writes.
+    let known = config_json(&LoraConfig::all_linear(1, 1.0), &[], "");
     let unknown = config.as_object().into_iter().flatten().find(|(key, value)| known.get(key).is_none() && !is_empty(value));
     if let Some((key, value)) = unknown {
         return Err(Error::Unsupported { place: path.display().to_string(), key: key.clone(), value: value.to_string() });

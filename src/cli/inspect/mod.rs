@@ -91,17 +91,18 @@ fn look(args: &InspectArgs) -> Result<Found, Failure> {
             None => Err(unknown(path)),
         };
     }
-    if !path.is_file() && hub_id(&written).is_some() && find_files(&written).is_err() {
-        return model::look(&find_base(Some(path), None)?);
-    }
     if path.is_file() && path.extension().is_none_or(|end| end != "parquet") {
         return Err(unknown(path));
     }
-    if find_files(&written).is_err() {
-        let fault = Fault::new(format!("`{written}` does not exist")).hint(EXPECTED);
-        return Err(Failure::new(Exit::NoInput, fault));
+    match find_files(&written) {
+        Ok(_) => dataset::look(args),
+        Err(_) if hub_id(&written).is_some() => model::look(&find_base(Some(path), None)?),
+        Err(error) if written.contains(['*', '?', '[']) => Err(Failure { exit: Exit::NoInput, ..error.into() }),
+        Err(_) => {
+            let fault = Fault::new(format!("`{written}` does not exist")).hint(EXPECTED);
+            Err(Failure::new(Exit::NoInput, fault))
+        }
     }
-    dataset::look(args)
 }
 
 enum Kind {

@@ -39,7 +39,7 @@ pub fn merge(order: &Order, interrupt: &AtomicBool, report: Reporter) -> Result<
         return Err(Error::Exists { path: order.out.clone() });
     }
     let folder = Folder::open(&order.base)?;
-    if folder.stored_form()?.is_some() || folder.has_packed_stacks()? {
+    if folder.is_packed()? {
         return merge_onto_unpacked(order, interrupt, report);
     }
     merge_as(order, &folder, None, interrupt, report)

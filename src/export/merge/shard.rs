@@ -102,7 +102,7 @@ impl Rewriting<'_> {
         let mut from = OldFile::open(old.path())?;
         from.fill(&mut vec![0; old.header().len()])?;
         for entry in old.entries()? {
-            for (_, numbers) in self.blocks(&entry) {
+            for Block { numbers, .. } in self.blocks(&entry) {
                 let mut block = spares.try_recv().unwrap_or_default();
                 block.resize(numbers.len() * entry.float.bytes(), 0);
                 from.fill(&mut block)?;
@@ -146,7 +146,7 @@ impl Rewriting<'_> {
         let from = if packed.is_some() { Float::F32 } else { entry.float };
         let (mut tally, mut is_merged) = (Tally { tensors: 1, ..Tally::default() }, false);
         let (mut matrix, mut delta, mut rows) = (None, None, None);
-        for (index, numbers) in self.blocks(entry) {
+        for Block { matrix: index, row, numbers } in self.blocks(entry) {
             if self.interrupt.load(Relaxed) {
                 return Err(Error::Interrupted);
             }
@@ -163,8 +163,7 @@ impl Rewriting<'_> {
             let change = Change { delta: delta.as_ref(), rows: rows.as_ref(), width, from, to };
             if !change.is_none() {
                 let old = std::mem::replace(&mut piece, std::mem::take(spare));
-                let first = numbers.start - index * (entry.numbers() / maps.len().max(1));
-                let block = change.block(first / width, &old, &mut piece);
+                let block = change.block(row, &old, &mut piece);
                 *spare = old;
                 if block.not_finite > 0 {
                     return Err(Error::NotFinite { tensor: entry.name.clone(), float: to });
@@ -202,15 +201,27 @@ impl Rewriting<'_> {
         self.linears.get(&format!("{}.weight", entry.name.strip_suffix(".bias")?))?.first()
     }
 
-    /// A tensor's numbers in blocks of whole rows of one matrix, with which it is.
-    fn blocks(&self, entry: &Entry) -> impl Iterator<Item = (usize, Range<usize>)> + use<> {
+    fn blocks(&self, entry: &Entry) -> impl Iterator<Item = Block> + use<> {
         let (width, matrices) = (self.width(entry), self.maps(entry).len().max(1));
-        let (step, numbers) = ((BLOCK_NUMBERS / width).max(1) * width, entry.numbers() / matrices);
+        let (step, size) = ((BLOCK_NUMBERS / width).max(1) * width, entry.numbers() / matrices);
         (0..matrices).flat_map(move |matrix| {
-            let (first, end) = (matrix * numbers, (matrix + 1) * numbers);
-            (first..end).step_by(step).map(move |start| (matrix, start..end.min(start + step)))
+            let block = move |start: usize| {
+                let numbers = matrix * size + start..matrix * size + size.min(start + step);
+                Block { matrix, row: start / width, numbers }
+            };
+            (0..size).step_by(step).map(block)
         })
     }
+}
+
+/// Whole rows of one matrix of a tensor.
+struct Block {
+    /// Which of the matrices.
+    matrix: usize,
+    /// The first row, from the top of the matrix.
+    row: usize,
+    /// Where its numbers are in the tensor.
+    numbers: Range<usize>,
 }
 
 /// Some numbers of a packed weight, as a file would have them.

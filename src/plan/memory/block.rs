@@ -69,9 +69,9 @@ impl BlockForm {
                 // Adapters of experts are of the rows that are sent to them; of them all are alike.
                 let of_expert = &of_mlp[..experts.maps()];
                 let (down, gate_up) = of_expert.split_last().expect("an expert has an output");
-                // Rows by expert, what experts give by expert and by token in f32, and both routers' numbers.
-                let wide = F32 / load.computed_bytes();
-                let rows = chosen * (2 + wide) * width + 4 * wide * experts.router.experts as u64;
+                // Rows by expert, what experts give by expert and by token, and what the router computes, in f32.
+                let routed = 4 * experts.router.experts as u64 * F32 / load.computed_bytes();
+                let rows = chosen * 3 * width + routed;
                 (tokens * chosen, 2, rows + 3 * shared, [sum(gate_up) * chosen, *down as u64 * chosen])
             }
         };
