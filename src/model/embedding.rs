@@ -3,7 +3,8 @@
 use rayon::prelude::*;
 
 use super::Error;
-use super::load::{Folder, shard_paths};
+use super::load::Folder;
+use super::weights::shard_paths;
 use crate::files::safetensors::Archive;
 
 /// A norm below this share of the median is that of no trained row.

@@ -21,6 +21,7 @@ mod save;
 mod spec;
 mod storage;
 mod transpose;
+mod weights;
 
 use std::path::PathBuf;
 
@@ -32,13 +33,14 @@ pub use changed::Change;
 pub use decoder::Decoder;
 pub use embedding::Untrained;
 pub use layout::{EXPERTS, LinearKind, LinearSpec, Names, Role, Slice};
-pub use load::{Folder, shard_paths};
+pub use load::Folder;
 pub use repack::{Repacking, Target};
 pub use spec::{
     DecoderSpec, ExpertForm, ExpertsSpec, GatedSpec, GroupedSpec, LatentSpec, LayerSpec, MixerSpec, MlpSpec, Modules, NormKind,
     NormPlacement, PlainSpec, QueryKeyNorm,
 };
 pub use storage::Storage;
+pub use weights::shard_paths;
 
 use crate::fault::{Exit, Explain, Fault};
 use crate::{files, quant};

@@ -12,8 +12,9 @@ use serde_json::Value;
 
 use super::assemble::Source;
 use super::layout::{Names, Slice};
-use super::load::{Folder, Weights};
+use super::load::Folder;
 use super::spec::DecoderSpec;
+use super::weights::Weights;
 use super::{Error, mxfp4, prequantized};
 use crate::files::Float;
 use crate::files::safetensors::Described;

@@ -7,19 +7,21 @@
 
 mod block;
 mod fit;
+mod parts;
 mod step;
+mod trained;
 
-use serde::Serialize;
+pub use fit::{Hint, fewest_recomputed, longest_that_fits};
+pub use parts::{Parts, Phase, StepParts};
+pub use trained::Trained;
 
 use self::block::BlockForm;
-pub use fit::{Hint, fewest_recomputed, longest_that_fits};
-
-use crate::adapter::{Error, LoraConfig, Part};
+use self::trained::OfTable;
 use crate::data::Batch;
 use crate::device::{self, Found, Halves, Kind};
-use crate::model::{DecoderSpec, LinearSpec, PIECE_BYTES, Role, Storage};
+use crate::model::{DecoderSpec, LinearSpec, PIECE_BYTES, Storage};
 use crate::quant::Form;
-use crate::terms::{self, AdapterVector, Method, ModelDtype};
+use crate::terms::{self, Method, ModelDtype};
 use crate::train::{Memory, head_chunk_rows};
 
 /// Bytes of a number that training computes in.
@@ -74,96 +76,6 @@ impl Rows {
         let (count, length) = (self.count.min(count), self.length.min(length));
         let tokens = self.tokens.min(count * length);
         Self { count, length, tokens, labelled: self.labelled.min(tokens) }
-    }
-}
-
-/// What of a model trains, in numbers.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Trained {
-    method: Method,
-    /// Rank of the adapter of each projection in checkpoint order; 0: none.
-    ranks: Vec<usize>,
-    /// Outputs of each projection.
-    outputs: Vec<usize>,
-    /// What each adapter has beside A and B.
-    vector: Option<AdapterVector>,
-    /// Whether matrices that adapters started as are kept beside them.
-    keeps_initial: bool,
-    /// What an adapter has of the embedding and of the head.
-    tables: [OfTable; 2],
-}
-
-/// What an adapter has of a table.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum OfTable {
-    /// Matrices of this rank; 0: none.
-    Rank(usize),
-    /// So many rows; of a head that shares those of the embedding they take no place.
-    Rows(usize),
-    /// A copy of it.
-    Whole,
-}
-
-impl OfTable {
-    /// Numbers that train of a table of this vocabulary and width.
-    fn numbers(self, [vocabulary, width]: [usize; 2]) -> u64 {
-        let numbers = match self {
-            Self::Rank(rank) => rank * (vocabulary + width),
-            Self::Rows(rows) => rows * width,
-            Self::Whole => vocabulary * width,
-        };
-        numbers as u64
-    }
-
-    /// Those of its largest tensor.
-    fn largest(self, [vocabulary, width]: [usize; 2]) -> u64 {
-        if let Self::Rank(rank) = self { (rank * vocabulary) as u64 } else { self.numbers([vocabulary, width]) }
-    }
-
-    fn of(config: &LoraConfig, modules: &[LinearSpec], is_it: impl Fn(&LinearSpec) -> bool) -> Result<Self, Error> {
-        let names: Vec<String> = modules.iter().map(|module| module.name.clone()).collect();
-        let target = config.table_targets(modules)?.into_iter().find(|target| is_it(&target.module));
-        let matrices = |name: &String| modules.iter().any(|module| module.name == *name && is_it(module));
-        let rank = config.resolve(&names)?.iter().find(|target| matrices(&target.module)).map_or(0, |target| target.rank);
-        Ok(match target.map(|target| target.part) {
-            Some(Part::Whole) => Self::Whole,
-            Some(Part::Rows(tokens)) => Self::Rows(tokens.len()),
-            Some(Part::Shared(_)) => Self::Rows(0),
-            None => Self::Rank(rank),
-        })
-    }
-}
-
-impl Trained {
-    /// An adapter.
-    ///
-    /// # Errors
-    /// See [`LoraConfig::resolve`].
-    pub fn adapter(config: &LoraConfig, spec: &DecoderSpec) -> Result<Self, Error> {
-        let modules = spec.modules();
-        let names: Vec<String> = modules.iter().map(|linear| linear.name.clone()).collect();
-        let targets = config.resolve(&names)?;
-        let rank =
-            |linear: &LinearSpec| targets.iter().find(|target| target.module == linear.name).map_or(0, |target| target.rank);
-        let embedding = OfTable::of(config, &modules, |module| module.role == Role::Embedding)?;
-        let head = OfTable::of(config, &modules, |module| matches!(module.role, Role::Head | Role::TiedHead))?;
-        let projections = || modules.iter().filter(|module| !module.is_table());
-        let (ranks, outputs) = (projections().map(rank).collect(), projections().map(|linear| linear.outputs).collect());
-        Ok(Self {
-            method: Method::Lora,
-            ranks,
-            outputs,
-            vector: config.vector,
-            keeps_initial: config.is_principal,
-            tables: [embedding, head],
-        })
-    }
-
-    /// Every weight.
-    pub fn everything(spec: &DecoderSpec) -> Self {
-        let outputs: Vec<usize> = spec.projections().iter().map(|linear| linear.outputs).collect();
-        let ranks = vec![0; outputs.len()];
-        Self { method: Method::Full, ranks, outputs, vector: None, keeps_initial: false, tables: [OfTable::Rank(0); 2] }
     }
 }
 
@@ -238,95 +150,6 @@ pub struct Load {
     pub purpose: Purpose,
     /// Where tensors are.
     pub place: Place,
-}
-
-/// Bytes of a run at its peak, part by part.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Parts {
-    /// The program, its threads and its tokenizer; on a GPU what its allocator holds beside what is in use.
-    pub process_bytes: u64,
-    /// Weights that do not train.
-    pub base_bytes: u64,
-    /// Weights that train.
-    pub trained_bytes: u64,
-    /// The optimizer's two moments.
-    pub moments_bytes: u64,
-    /// What comes on top while the base is read.
-    pub loading_bytes: u64,
-    /// What comes on top while validation rows are scored.
-    pub evaluation_bytes: u64,
-    /// What comes on top in a step, at its highest moment.
-    pub step: StepParts,
-    /// What comes on top while weights are updated.
-    pub update_bytes: u64,
-    /// What comes on top while a checkpoint is written.
-    pub saving_bytes: u64,
-}
-
-/// What a run does by turns.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Phase {
-    /// The base is read.
-    Loading,
-    /// Rows are scored.
-    Evaluation,
-    /// Forward and backward of a micro-batch.
-    Step,
-    /// The optimizer's.
-    Update,
-    /// A checkpoint is written.
-    Saving,
-}
-
-/// Bytes of a training step at its highest moment, beside what is held all the time.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
-pub struct StepParts {
-    /// Gradients of weights.
-    pub gradients_bytes: u64,
-    /// Inputs and tapes of blocks.
-    pub kept_bytes: u64,
-    /// A tape that is made again, 0 where the highest moment is another.
-    pub recomputed_bytes: u64,
-    /// What a block's forward or backward computes with, 0 where the highest moment is another.
-    pub block_bytes: u64,
-    /// Logits of a chunk and what is made of them, 0 where the highest moment is another.
-    pub head_bytes: u64,
-}
-
-impl StepParts {
-    /// All of them.
-    pub fn bytes(self) -> u64 {
-        self.gradients_bytes + self.kept_bytes + self.recomputed_bytes + self.block_bytes + self.head_bytes
-    }
-}
-
-impl Parts {
-    /// What every phase has.
-    pub fn held_bytes(&self) -> u64 {
-        self.process_bytes + self.base_bytes + self.trained_bytes + self.moments_bytes
-    }
-
-    /// What each phase has on top.
-    pub fn phases(&self) -> [(Phase, u64); 5] {
-        [
-            (Phase::Loading, self.loading_bytes),
-            (Phase::Evaluation, self.evaluation_bytes),
-            (Phase::Step, self.step.bytes()),
-            (Phase::Update, self.update_bytes),
-            (Phase::Saving, self.saving_bytes),
-        ]
-    }
-
-    /// The phase that needs most.
-    pub fn highest(&self) -> Phase {
-        self.phases().into_iter().max_by_key(|(_, bytes)| *bytes).map_or(Phase::Step, |(phase, _)| phase)
-    }
-
-    /// The peak.
-    pub fn peak_bytes(&self) -> u64 {
-        self.held_bytes() + self.phases().map(|(_, bytes)| bytes).into_iter().max().unwrap_or(0)
-    }
 }
 
 impl Load {

@@ -2,6 +2,7 @@ use proptest::prelude::*;
 
 use super::step::HELD_BACK;
 use super::*;
+use crate::adapter::LoraConfig;
 use crate::model::{GatedSpec, GroupedSpec, LayerSpec};
 use crate::nn::rope::{RopeScaling, RopeSpec};
 

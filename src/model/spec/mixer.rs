@@ -1,0 +1,162 @@
+//! The attention of a layer, as data.
+
+use super::Modules;
+use crate::nn::attention::Span;
+use crate::nn::rope::RopeSpec;
+
+/// Whether queries and keys are normalised before the rotation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum QueryKeyNorm {
+    /// They are not.
+    None,
+    /// Each head by itself.
+    Heads,
+    /// All heads together.
+    Whole,
+}
+
+/// How tokens see each other.
+#[derive(Debug, Clone, PartialEq)]
+pub enum MixerSpec {
+    /// Every head, or every group of them, has keys and values of its own.
+    Grouped(GroupedSpec),
+    /// Keys and values of all heads come from one narrow row a token.
+    Latent(LatentSpec),
+}
+
+impl From<GroupedSpec> for MixerSpec {
+    fn from(spec: GroupedSpec) -> Self {
+        Self::Grouped(spec)
+    }
+}
+
+impl From<LatentSpec> for MixerSpec {
+    fn from(spec: LatentSpec) -> Self {
+        Self::Latent(spec)
+    }
+}
+
+impl MixerSpec {
+    /// The rotation; `None`: queries and keys have no place.
+    pub fn rope(&self) -> Option<&RopeSpec> {
+        match self {
+            Self::Grouped(grouped) => grouped.rope.as_ref(),
+            Self::Latent(latent) => Some(&latent.rope),
+        }
+    }
+
+    /// Which earlier tokens a query sees.
+    pub fn span(&self) -> Span {
+        match self {
+            Self::Grouped(grouped) => grouped.span,
+            Self::Latent(_) => Span::Full,
+        }
+    }
+
+    /// Query heads, heads of keys and values, and the width of each.
+    pub fn heads(&self) -> [usize; 3] {
+        match self {
+            Self::Grouped(GroupedSpec { heads, kv_heads, head_dim, .. }) => [*heads, *kv_heads, *head_dim],
+            Self::Latent(latent) => [latent.heads, latent.heads, latent.head_dim()],
+        }
+    }
+
+    /// Width of all query heads together.
+    pub fn query_width(&self) -> usize {
+        let [heads, _, head_dim] = self.heads();
+        heads * head_dim
+    }
+
+    /// That of heads with keys and values of their own.
+    pub fn grouped(&self) -> Option<&GroupedSpec> {
+        if let Self::Grouped(grouped) = self { Some(grouped) } else { None }
+    }
+
+    /// The same, to be changed.
+    pub fn grouped_mut(&mut self) -> Option<&mut GroupedSpec> {
+        if let Self::Grouped(grouped) = self { Some(grouped) } else { None }
+    }
+}
+
+/// Multi-head, grouped-query or multi-query attention.
+#[derive(Debug, Clone, PartialEq)]
+pub struct GroupedSpec {
+    /// Query heads.
+    pub heads: usize,
+    /// Key and value heads; divides `heads`.
+    pub kv_heads: usize,
+    /// Width of a head.
+    pub head_dim: usize,
+    /// Modules of q, k and v.
+    pub qkv: Modules,
+    /// Whether q, k and v have a bias.
+    pub qkv_bias: bool,
+    /// Whether the output projection has a bias.
+    pub output_bias: bool,
+    /// Norms of queries and keys.
+    pub qk_norm: QueryKeyNorm,
+    /// The rotation; `None`: queries and keys have no place.
+    pub rope: Option<RopeSpec>,
+    /// Which earlier tokens a query sees.
+    pub span: Span,
+    /// What the product of a query and a key is multiplied by.
+    pub score_scale: f64,
+    /// c, where a score s becomes c tanh(s / c) after that.
+    pub softcap: Option<f64>,
+    /// Whether a head has a sink: a score that takes its share of the softmax and has no value.
+    pub sinks: bool,
+}
+
+impl GroupedSpec {
+    /// Without biases, norms, window, cap or sinks, scores divided by the root of a head's width.
+    pub fn new([heads, kv_heads, head_dim]: [usize; 3], rope: RopeSpec) -> Self {
+        let (rope, score_scale) = (Some(rope), 1.0 / (head_dim as f64).sqrt());
+        let (qkv, qk_norm, span) = (Modules::Separate, QueryKeyNorm::None, Span::Full);
+        let (qkv_bias, output_bias, softcap, sinks) = (false, false, None, false);
+        Self { heads, kv_heads, head_dim, qkv, qkv_bias, output_bias, qk_norm, rope, span, score_scale, softcap, sinks }
+    }
+
+    /// Widths of the norms of queries and of keys.
+    pub fn norm_widths(&self) -> Option<[usize; 2]> {
+        match self.qk_norm {
+            QueryKeyNorm::None => None,
+            QueryKeyNorm::Heads => Some([self.head_dim; 2]),
+            QueryKeyNorm::Whole => Some([self.heads * self.head_dim, self.kv_heads * self.head_dim]),
+        }
+    }
+}
+
+/// Multi-head latent attention, arXiv:2405.04434: keys and values of all heads are projected from one normalised row of
+/// `kv_rank` numbers a token; beside it stands a rotated key that all heads share.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LatentSpec {
+    /// Heads of queries, keys and values.
+    pub heads: usize,
+    /// Width of the normalised row that queries are projected from; `None`: from the stream.
+    pub query_rank: Option<usize>,
+    /// Width of the row that keys and values are projected from.
+    pub kv_rank: usize,
+    /// Features of a query or key head that are not rotated.
+    pub plain_dim: usize,
+    /// Features that are.
+    pub rope_dim: usize,
+    /// Features of a value head.
+    pub value_dim: usize,
+    /// Whether the projections onto the narrow rows and the output have a bias.
+    pub bias: bool,
+    /// The rotation.
+    pub rope: RopeSpec,
+    /// Whether the features that turn together stand side by side, not half a head apart.
+    pub interleaved: bool,
+    /// What the product of a query and a key is multiplied by.
+    pub score_scale: f64,
+    /// ε of the norms of the narrow rows.
+    pub norm_epsilon: f64,
+}
+
+impl LatentSpec {
+    /// Width of a query or key head.
+    pub fn head_dim(&self) -> usize {
+        self.plain_dim + self.rope_dim
+    }
+}

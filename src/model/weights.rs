@@ -1,0 +1,330 @@
+//! The safetensors files of a base: which tensors they hold, as what, and their numbers.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use burn::tensor::{DType, TensorData};
+use half::{bf16, f16};
+use serde_json::{Map, Value};
+
+use super::assemble::Source;
+use super::layout::{LinearSpec, Names, Slice};
+use super::prequantized::Parts;
+use super::spec::DecoderSpec;
+use super::transpose::{Element, read_straight, read_transposed};
+use super::{Error, Storage, mxfp4, prequantized};
+use crate::device::Halves;
+use crate::files::safetensors::{Archive, Stored};
+use crate::files::{Float, JSON_BYTES, listed, read_text_up_to};
+use crate::quant::{Form, Quantized};
+use crate::terms::ModelDtype;
+
+/// More tensors than any model has.
+const MAX_TENSORS: usize = 250_000;
+/// Ends of the names of pickle files.
+const PICKLES: [&str; 6] = ["bin", "pt", "pth", "ckpt", "pkl", "pickle"];
+
+/// The safetensors files of a base: the single one, or those of the index.
+///
+/// # Errors
+/// There are none, the index is not valid, or a file that it names is missing.
+pub fn shard_paths(folder: &Path) -> Result<Vec<PathBuf>, Error> {
+    let (single, index) = (folder.join("model.safetensors"), folder.join("model.safetensors.index.json"));
+    // Where both are there, transformers reads the single file.
+    if single.exists() {
+        return Ok(vec![single]);
+    }
+    if !index.exists() {
+        return Err(no_weights(folder));
+    }
+    let fault = |message: String| Error::Config { path: index.clone(), message, hint: None };
+    let content = read_text_up_to(&index, JSON_BYTES)?;
+    let content: Value = serde_json::from_str(&content).map_err(|error| fault(format!("not valid JSON: {error}")))?;
+    let map = content.get("weight_map").and_then(Value::as_object).ok_or_else(|| fault("`weight_map` is missing".to_owned()))?;
+    let names = shard_names(map).map_err(&fault)?;
+    let missing: Vec<_> = names.iter().filter(|name| !folder.join(name).exists()).map(|name| format!("`{name}`")).collect();
+    if missing.is_empty() && !names.is_empty() {
+        Ok(names.iter().map(|name| folder.join(name)).collect())
+    } else {
+        let some = listed(&missing).join(", ");
+        Err(fault(format!("{} of {} shards are missing: {some}", missing.len(), names.len())))
+    }
+}
+
+/// The files that an index names; a name that could lead anywhere but into the index's own folder is refused on every system.
+fn shard_names(map: &Map<String, Value>) -> Result<BTreeSet<&str>, String> {
+    let is_shard = |name: &&str| name.ends_with(".safetensors") && !name.contains(['/', '\\', ':', '\0']);
+    let refused = |name: &Value| {
+        let name = name.as_str().map_or_else(|| name.to_string(), str::to_owned);
+        format!("`weight_map` names `{name}`, expected a safetensors file of this folder")
+    };
+    map.values().map(|name| name.as_str().filter(is_shard).ok_or_else(|| refused(name))).collect()
+}
+
+fn no_weights(folder: &Path) -> Error {
+    let names = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.file_name());
+    let pickles: Vec<_> = names
+        .filter(|name| Path::new(name).extension().is_some_and(|end| PICKLES.iter().any(|pickle| end == *pickle)))
+        .map(|name| format!("`{}`", name.display()))
+        .collect();
+    let found = if pickles.is_empty() { String::new() } else { format!(", only {}", listed(&pickles).join(", ")) };
+    Error::NoWeights { folder: folder.to_owned(), found }
+}
+
+/// Opens every shard; their headers together may describe no more than memory can take.
+fn open_shards(folder: &Path) -> Result<Vec<Archive>, Error> {
+    let (mut shards, mut tensors) = (Vec::new(), 0);
+    for path in shard_paths(folder)? {
+        let shard = Archive::open(&path)?;
+        tensors += shard.tensors();
+        if tensors > MAX_TENSORS {
+            let message = format!("with this file the base has {tensors} tensors, expected at most {MAX_TENSORS}");
+            return Err(Error::Config { path, message, hint: None });
+        }
+        shards.push(shard);
+    }
+    Ok(shards)
+}
+
+/// Open shards and which of them holds a tensor.
+#[derive(Debug)]
+pub(super) struct Weights {
+    shards: Vec<Archive>,
+    /// The shard of each tensor, and its name there, by the name that the model has for it.
+    place: BTreeMap<String, (usize, String)>,
+}
+
+impl Weights {
+    pub(super) fn open(folder: &Path, spec: &DecoderSpec) -> Result<Self, Error> {
+        let shards = open_shards(folder)?;
+        let (mut found, mut place, mut faults) = (BTreeMap::new(), BTreeMap::new(), Vec::new());
+        for (index, shard) in shards.iter().enumerate() {
+            for (stored, shape) in shard.shapes() {
+                let name = spec.names.canonical(&stored);
+                if let Some((first, _)) = place.insert(name.clone(), (index, stored.clone())) {
+                    let [first, second] = [first, index].map(|shard: usize| shards[shard].path().display());
+                    faults.push(format!("tensor `{stored}` stands in two shards, `{first}` and `{second}`"));
+                }
+                found.insert(name, shape);
+            }
+        }
+        let weights = Self { shards, place };
+        let mut packed = BTreeSet::new();
+        for (name, shape) in spec.tensors() {
+            let parts = <[usize; 2]>::try_from(&shape[..]).ok().and_then(|shape| weights.parts(&name, shape));
+            if let Some(parts) = &parts {
+                faults.extend(parts.as_ref().err().map(|fault| format!("tensor `{name}`, which bitsandbytes packed: {fault}")));
+                packed.insert(name.clone());
+            }
+            let of_stack = <[usize; 3]>::try_from(&shape[..]).ok().filter(|_| weights.is_mxfp4(&name));
+            let expected = match of_stack {
+                Some(shape) => mxfp4::parts(&name).into_iter().zip(mxfp4::shapes(shape)).collect(),
+                None => vec![(name, shape)],
+            };
+            for (name, shape) in expected {
+                match found.remove(&name) {
+                    None => faults.push(format!("tensor `{name}` is missing, expected shape {shape:?}")),
+                    Some(_) if parts.is_some() => {}
+                    Some(other) if other != shape => {
+                        faults.push(format!("tensor `{name}` has shape {other:?}, expected {shape:?}"));
+                    }
+                    Some(_) if of_stack.is_some() => drop(packed.insert(name)),
+                    Some(_) => {}
+                }
+            }
+        }
+        // Old checkpoints store the rotation's frequencies, which follow from config.json; a tied head may be stored twice. What is
+        // beside a text model in one that does more is not asked for.
+        let harmless = |name: &str| {
+            let is_stored_twice = spec.tied_head && name == Names::HEAD;
+            name.ends_with("rotary_emb.inv_freq") || is_stored_twice || prequantized::is_part(name) || spec.names.leaves_out(name)
+        };
+        let unread =
+            weights.shards.iter().flat_map(Archive::unreadable).map(|(name, dtype)| (spec.names.canonical(&name), dtype));
+        for (name, dtype) in unread.filter(|(name, _)| !packed.contains(name) && !harmless(name)) {
+            faults.push(format!("tensor `{name}` has dtype {dtype:?}, expected F32, F16 or BF16"));
+        }
+        faults.extend(weights.half_packed_fault(spec, &packed));
+        let extra = found.iter().filter(|(name, _)| !harmless(name));
+        faults.extend(extra.map(|(name, shape)| format!("tensor `{name}` of shape {shape:?} is not part of the model")));
+        faults.extend(weights.tied_head_fault(spec));
+        if faults.is_empty() { Ok(weights) } else { Err(Error::Tensors { folder: folder.to_owned(), faults }) }
+    }
+
+    /// Projections are packed alike, or none is; so may be a head, and the embedding never is.
+    fn half_packed_fault(&self, spec: &DecoderSpec, packed: &BTreeSet<String>) -> Option<String> {
+        let first = self.form(spec);
+        let projections = spec.projections().into_iter().filter(LinearSpec::is_whole);
+        let projections = projections.map(|linear| (linear.weight(), [linear.outputs, linear.inputs]));
+        let head = packed.contains(Names::HEAD).then(|| (Names::HEAD.to_owned(), [spec.vocabulary, spec.width]));
+        let differs = |(name, shape): &(String, [usize; 2])| match self.parts(name, *shape) {
+            None => first.is_some(),
+            // Of parts that do not fit more was said already.
+            Some(Err(_)) => false,
+            Some(Ok(parts)) => Some(parts.form()) != first,
+        };
+        let other = projections.chain(head).find(differs).map(|(name, _)| name);
+        let embedding = Some(spec.names.embedding()).filter(|embedding| packed.contains(embedding));
+        let first = first.map_or_else(|| "not packed".to_owned(), |first| format!("in {first}"));
+        other.or(embedding).map(|name| format!("tensor `{name}` is not as the first projection is, which is {first}"))
+    }
+
+    /// A stored copy of a tied head must be the embedding.
+    fn tied_head_fault(&self, spec: &DecoderSpec) -> Option<String> {
+        let (head, embedding) = (Names::HEAD, spec.names.embedding());
+        let differ = spec.tied_head && self.bytes(head)? != self.bytes(&embedding)?;
+        differ.then(|| format!("tensor `{head}` differs from `{embedding}`, expected equal: config.json ties them"))
+    }
+}
+
+impl Weights {
+    pub(super) fn shards(&self) -> &[Archive] {
+        &self.shards
+    }
+
+    /// Which shard has a tensor.
+    pub(super) fn place(&self, name: &str) -> usize {
+        self.place[name].0
+    }
+
+    /// What its shard calls a tensor.
+    pub(super) fn stored_name(&self, name: &str) -> &str {
+        &self.place[name].1
+    }
+
+    pub(super) fn stored(&self, name: &str) -> Result<Stored<'_>, Error> {
+        let (shard, stored) = &self.place[name];
+        Ok(self.shards[*shard].stored(stored)?.expect("names were taken from the shards"))
+    }
+
+    pub(super) fn bytes(&self, name: &str) -> Option<&[u8]> {
+        let (shard, stored) = self.place.get(name)?;
+        self.shards[*shard].bytes(stored)
+    }
+
+    /// A tensor by the name in its file.
+    pub(super) fn stored_bytes(&self, stored: &str) -> Option<&[u8]> {
+        self.shards.iter().find_map(|shard| shard.bytes(stored))
+    }
+
+    /// Whether a stack of matrices is in parts.
+    pub(super) fn is_mxfp4(&self, name: &str) -> bool {
+        !self.place.contains_key(name) && mxfp4::parts(name).iter().any(|part| self.place.contains_key(part))
+    }
+
+    /// One matrix of a stack, [in, out].
+    fn slice_of<T: Element>(&self, slice: &Slice, shape: [usize; 2]) -> Result<Vec<T>, Error> {
+        let Slice { tensor, index, .. } = slice;
+        if self.is_mxfp4(tensor) {
+            let parts = mxfp4::parts(tensor).map(|part| self.bytes(&part).expect("it was checked when the files were opened"));
+            return Ok(mxfp4::read(parts, *index, shape).into_iter().map(T::nearest).collect());
+        }
+        let size = shape[0] * shape[1];
+        Ok(read_straight(&self.stored(tensor)?, index * size..(index + 1) * size))
+    }
+
+    /// The parts of a packed weight [out, in]; `None` where it is not packed.
+    pub(super) fn parts(&self, name: &str, shape: [usize; 2]) -> Option<Result<Parts<'_>, String>> {
+        Parts::find(|name| self.bytes(name), name, shape)
+    }
+
+    fn form_of(&self, name: &str, linear: &LinearSpec) -> Option<Form> {
+        self.parts(name, [linear.outputs, linear.inputs])?.ok().map(|parts| parts.form())
+    }
+
+    /// How the projections are packed, where they are: as the first one is.
+    pub(super) fn form(&self, spec: &DecoderSpec) -> Option<Form> {
+        let first = spec.projections().into_iter().next()?;
+        self.form_of(&first.weight(), &first)
+    }
+
+    /// How a model is kept.
+    pub(super) fn kept_in(&self, asked: Storage, spec: &DecoderSpec, halves: Halves) -> Result<Storage, Error> {
+        let stored = self.form(spec);
+        let has_packed_head = self.parts(Names::HEAD, [spec.vocabulary, spec.width]).is_some();
+        Ok(Storage {
+            dtype: self.dtype(asked.dtype, spec, halves)?,
+            form: stored.or(asked.form),
+            packs_head: (asked.packs_head || has_packed_head) && !spec.tied_head,
+            offloads_embedding: asked.offloads_embedding && !spec.tied_head,
+        })
+    }
+
+    /// The dtype of matrices that are not packed.
+    fn dtype(&self, asked: ModelDtype, spec: &DecoderSpec, halves: Halves) -> Result<ModelDtype, Error> {
+        if asked != ModelDtype::Auto {
+            return Ok(asked);
+        }
+        let is_numbers = |(name, shape): &(String, Vec<usize>)| match shape[..] {
+            [rows, columns] => self.parts(name, [rows, columns]).is_none(),
+            [_, _, _] => !self.is_mxfp4(name),
+            _ => false,
+        };
+        let of_matrices = spec.tensors().into_iter().filter(is_numbers);
+        let floats = of_matrices.map(|(name, _)| Ok(self.stored(&name)?.float)).collect::<Result<Vec<_>, Error>>()?;
+        Ok(match halves {
+            Halves::Widened if floats.iter().all(|float| *float == Float::Bf16) => ModelDtype::Bfloat16,
+            Halves::Computed(Some(half)) if !floats.contains(&Float::F32) => half,
+            _ => ModelDtype::Float32,
+        })
+    }
+}
+
+/// The numbers, of which none became infinite on its way into 16 bits.
+fn finite(name: &str, numbers: Vec<f16>) -> Result<Vec<f16>, Error> {
+    if numbers.iter().any(|number| number.is_infinite()) {
+        Err(Error::BeyondFloat16 { name: name.to_owned() })
+    } else {
+        Ok(numbers)
+    }
+}
+
+impl Source for Weights {
+    fn vector(&self, name: &str, _length: usize) -> Result<Vec<f32>, Error> {
+        let stored = self.stored(name)?;
+        Ok(read_straight(&stored, 0..stored.len()))
+    }
+
+    fn rows(&self, name: &str, rows: Range<usize>, columns: usize, dtype: DType) -> Result<TensorData, Error> {
+        let (stored, shape) = (self.stored(name)?, [rows.len(), columns]);
+        let numbers = rows.start * columns..rows.end * columns;
+        Ok(match dtype {
+            DType::BF16 => TensorData::new(read_straight::<bf16>(&stored, numbers), shape),
+            DType::F16 => TensorData::new(finite(name, read_straight::<f16>(&stored, numbers))?, shape),
+            _ => TensorData::new(read_straight::<f32>(&stored, numbers), shape),
+        })
+    }
+
+    fn transposed(&self, name: &str, [rows, columns]: [usize; 2], dtype: DType) -> Result<TensorData, Error> {
+        let stored = self.stored(name)?;
+        Ok(match dtype {
+            DType::BF16 => TensorData::new(read_transposed::<bf16>(&stored, rows, columns), [columns, rows]),
+            DType::F16 => TensorData::new(finite(name, read_transposed::<f16>(&stored, rows, columns))?, [columns, rows]),
+            _ => TensorData::new(read_transposed::<f32>(&stored, rows, columns), [columns, rows]),
+        })
+    }
+
+    fn slice(&self, slice: &Slice, shape: [usize; 2], dtype: DType) -> Result<TensorData, Error> {
+        Ok(match dtype {
+            DType::BF16 => TensorData::new(self.slice_of::<bf16>(slice, shape)?, shape),
+            DType::F16 => TensorData::new(finite(&slice.tensor, self.slice_of::<f16>(slice, shape)?)?, shape),
+            _ => TensorData::new(self.slice_of::<f32>(slice, shape)?, shape),
+        })
+    }
+
+    /// From the numbers that the file has, whatever the others are kept in; int8 from float16, as bitsandbytes does.
+    fn packed(&self, name: &str, shape: [usize; 2], form: Form) -> Result<Quantized, Error> {
+        if let Some(parts) = self.parts(name, shape) {
+            return Ok(parts.expect("it was checked when the files were opened").read(shape));
+        }
+        let (stored, whole) = (self.stored(name)?, 0..shape[0] * shape[1]);
+        let packed = match (form, stored.float) {
+            (Form::Int8, _) => form.pack(shape, &finite(name, read_straight::<f16>(&stored, whole))?),
+            (_, Float::Bf16) => form.pack(shape, &read_straight::<bf16>(&stored, whole)),
+            (_, Float::F16) => form.pack(shape, &read_straight::<f16>(&stored, whole)),
+            (_, Float::F32) => form.pack(shape, &read_straight::<f32>(&stored, whole)),
+        };
+        packed.map_err(|cause| Error::Packing { name: name.to_owned(), cause })
+    }
+}

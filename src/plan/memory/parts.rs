@@ -1,0 +1,92 @@
+//! The parts of a run's memory, and when they are there.
+
+use serde::Serialize;
+
+/// Bytes of a run at its peak, part by part.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Parts {
+    /// The program, its threads and its tokenizer; on a GPU what its allocator holds beside what is in use.
+    pub process_bytes: u64,
+    /// Weights that do not train.
+    pub base_bytes: u64,
+    /// Weights that train.
+    pub trained_bytes: u64,
+    /// The optimizer's two moments.
+    pub moments_bytes: u64,
+    /// What comes on top while the base is read.
+    pub loading_bytes: u64,
+    /// What comes on top while validation rows are scored.
+    pub evaluation_bytes: u64,
+    /// What comes on top in a step, at its highest moment.
+    pub step: StepParts,
+    /// What comes on top while weights are updated.
+    pub update_bytes: u64,
+    /// What comes on top while a checkpoint is written.
+    pub saving_bytes: u64,
+}
+
+/// What a run does by turns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Phase {
+    /// The base is read.
+    Loading,
+    /// Rows are scored.
+    Evaluation,
+    /// Forward and backward of a micro-batch.
+    Step,
+    /// The optimizer's.
+    Update,
+    /// A checkpoint is written.
+    Saving,
+}
+
+/// Bytes of a training step at its highest moment, beside what is held all the time.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct StepParts {
+    /// Gradients of weights.
+    pub gradients_bytes: u64,
+    /// Inputs and tapes of blocks.
+    pub kept_bytes: u64,
+    /// A tape that is made again, 0 where the highest moment is another.
+    pub recomputed_bytes: u64,
+    /// What a block's forward or backward computes with, 0 where the highest moment is another.
+    pub block_bytes: u64,
+    /// Logits of a chunk and what is made of them, 0 where the highest moment is another.
+    pub head_bytes: u64,
+}
+
+impl StepParts {
+    /// All of them.
+    pub fn bytes(self) -> u64 {
+        self.gradients_bytes + self.kept_bytes + self.recomputed_bytes + self.block_bytes + self.head_bytes
+    }
+}
+
+impl Parts {
+    /// What every phase has.
+    pub fn held_bytes(&self) -> u64 {
+        self.process_bytes + self.base_bytes + self.trained_bytes + self.moments_bytes
+    }
+
+    /// What each phase has on top.
+    pub fn phases(&self) -> [(Phase, u64); 5] {
+        [
+            (Phase::Loading, self.loading_bytes),
+            (Phase::Evaluation, self.evaluation_bytes),
+            (Phase::Step, self.step.bytes()),
+            (Phase::Update, self.update_bytes),
+            (Phase::Saving, self.saving_bytes),
+        ]
+    }
+
+    /// The phase that needs most.
+    pub fn highest(&self) -> Phase {
+        self.phases().into_iter().max_by_key(|(_, bytes)| *bytes).map_or(Phase::Step, |(phase, _)| phase)
+    }
+
+    /// The peak.
+    pub fn peak_bytes(&self) -> u64 {
+        self.held_bytes() + self.phases().map(|(_, bytes)| bytes).into_iter().max().unwrap_or(0)
+    }
+}

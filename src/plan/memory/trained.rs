@@ -1,0 +1,95 @@
+//! What of a model trains, in numbers.
+
+use crate::adapter::{Error, LoraConfig, Part};
+use crate::model::{DecoderSpec, LinearSpec, Role};
+use crate::terms::{AdapterVector, Method};
+
+/// What of a model trains, in numbers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Trained {
+    pub(super) method: Method,
+    /// Rank of the adapter of each projection in checkpoint order; 0: none.
+    pub(super) ranks: Vec<usize>,
+    /// Outputs of each projection.
+    pub(super) outputs: Vec<usize>,
+    /// What each adapter has beside A and B.
+    pub(super) vector: Option<AdapterVector>,
+    /// Whether matrices that adapters started as are kept beside them.
+    pub(super) keeps_initial: bool,
+    /// What an adapter has of the embedding and of the head.
+    pub(super) tables: [OfTable; 2],
+}
+
+/// What an adapter has of a table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum OfTable {
+    /// Matrices of this rank; 0: none.
+    Rank(usize),
+    /// So many rows; of a head that shares those of the embedding they take no place.
+    Rows(usize),
+    /// A copy of it.
+    Whole,
+}
+
+impl OfTable {
+    /// Numbers that train of a table of this vocabulary and width.
+    pub(super) fn numbers(self, [vocabulary, width]: [usize; 2]) -> u64 {
+        let numbers = match self {
+            Self::Rank(rank) => rank * (vocabulary + width),
+            Self::Rows(rows) => rows * width,
+            Self::Whole => vocabulary * width,
+        };
+        numbers as u64
+    }
+
+    /// Those of its largest tensor.
+    pub(super) fn largest(self, [vocabulary, width]: [usize; 2]) -> u64 {
+        if let Self::Rank(rank) = self { (rank * vocabulary) as u64 } else { self.numbers([vocabulary, width]) }
+    }
+
+    fn of(config: &LoraConfig, modules: &[LinearSpec], is_it: impl Fn(&LinearSpec) -> bool) -> Result<Self, Error> {
+        let names: Vec<String> = modules.iter().map(|module| module.name.clone()).collect();
+        let target = config.table_targets(modules)?.into_iter().find(|target| is_it(&target.module));
+        let matrices = |name: &String| modules.iter().any(|module| module.name == *name && is_it(module));
+        let rank = config.resolve(&names)?.iter().find(|target| matrices(&target.module)).map_or(0, |target| target.rank);
+        Ok(match target.map(|target| target.part) {
+            Some(Part::Whole) => Self::Whole,
+            Some(Part::Rows(tokens)) => Self::Rows(tokens.len()),
+            Some(Part::Shared(_)) => Self::Rows(0),
+            None => Self::Rank(rank),
+        })
+    }
+}
+
+impl Trained {
+    /// An adapter.
+    ///
+    /// # Errors
+    /// See [`LoraConfig::resolve`].
+    pub fn adapter(config: &LoraConfig, spec: &DecoderSpec) -> Result<Self, Error> {
+        let modules = spec.modules();
+        let names: Vec<String> = modules.iter().map(|linear| linear.name.clone()).collect();
+        let targets = config.resolve(&names)?;
+        let rank =
+            |linear: &LinearSpec| targets.iter().find(|target| target.module == linear.name).map_or(0, |target| target.rank);
+        let embedding = OfTable::of(config, &modules, |module| module.role == Role::Embedding)?;
+        let head = OfTable::of(config, &modules, |module| matches!(module.role, Role::Head | Role::TiedHead))?;
+        let projections = || modules.iter().filter(|module| !module.is_table());
+        let (ranks, outputs) = (projections().map(rank).collect(), projections().map(|linear| linear.outputs).collect());
+        Ok(Self {
+            method: Method::Lora,
+            ranks,
+            outputs,
+            vector: config.vector,
+            keeps_initial: config.is_principal,
+            tables: [embedding, head],
+        })
+    }
+
+    /// Every weight.
+    pub fn everything(spec: &DecoderSpec) -> Self {
+        let outputs: Vec<usize> = spec.projections().iter().map(|linear| linear.outputs).collect();
+        let ranks = vec![0; outputs.len()];
+        Self { method: Method::Full, ranks, outputs, vector: None, keeps_initial: false, tables: [OfTable::Rank(0); 2] }
+    }
+}
