@@ -73,10 +73,12 @@ fn print_lines(devices: &[Found], choice: &Choice) -> Result<(), Failure> {
     }
     let reason = choice.reason.as_ref().map_or_else(String::new, |reason| format!(", because {reason}"));
     print(format_args!("auto      {}{reason}", choice.device))?;
-    if cfg!(feature = "cuda") {
-        for part in device::parts() {
-            let place = part.path.map_or_else(|| "not found".to_owned(), |path| path.display().to_string());
-            print(format_args!("CUDA      {}: {place}", part.name))?;
+    let parts = device::parts();
+    if parts.iter().all(|part| part.path.is_none()) && !parts.is_empty() {
+        print(format_args!("CUDA      no GPU, driver or toolkit of NVIDIA found"))?;
+    } else {
+        for part in parts {
+            print(format_args!("CUDA      {}: {}", part.name, place(&part)))?;
         }
     }
     for missing in device::missing() {
@@ -84,6 +86,16 @@ fn print_lines(devices: &[Found], choice: &Choice) -> Result<(), Failure> {
         print(format_args!("          {}", missing.advice))?;
     }
     Ok(())
+}
+
+/// Where a part of CUDA is and of which version, or why it cannot be used.
+fn place(part: &device::Part) -> String {
+    match (&part.fault, &part.path, &part.version) {
+        (Some(_), None, _) | (None, None, _) => "not found".to_owned(),
+        (Some(_), Some(path), _) => format!("{}, cannot be used", path.display()),
+        (None, Some(path), Some(version)) => format!("{} (CUDA {version})", path.display()),
+        (None, Some(path), None) => path.display().to_string(),
+    }
 }
 
 /// A device in a few lines: its name, what it has, what its kernels may have.
@@ -98,7 +110,9 @@ fn lines(found: &Found) -> Vec<String> {
     let free = found.free_memory_bytes.map_or_else(String::new, |bytes| format!(", {} free", megabytes(bytes)));
     let memory =
         found.memory_bytes.map_or_else(|| "memory not told".to_owned(), |bytes| format!("memory {}{free}", megabytes(bytes)));
-    let second = format!("{memory}; {}; training is {proven}", found.dtypes.join(" "));
+    let capability =
+        found.capability.map_or_else(String::new, |number| format!("compute capability {}.{}; ", number / 10, number % 10));
+    let second = format!("{memory}; {capability}{}; training is {proven}", found.dtypes.join(" "));
     let third = found.limits.map(|limits| {
         format!(
             "tensors up to {}, {} a kernel; {} workgroups, of {} threads and {} bytes",

@@ -54,6 +54,7 @@ fn describe(adapter: &wgpu::Adapter, api: &'static str) -> Option<Found> {
         memory_bytes: None,
         free_memory_bytes: None,
         dtypes: ["float32"].into_iter().chain(half).collect(),
+        capability: None,
         limits: Some(Limits {
             max_buffer_bytes: limits.max_storage_buffer_binding_size.min(limits.max_buffer_size),
             max_buffers: limits.max_storage_buffers_per_shader_stage,

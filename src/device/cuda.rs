@@ -1,55 +1,19 @@
-//! NVIDIA GPUs: what of CUDA is on this machine. burn panics on a thread of its own where the driver is missing, so it is looked for
-//! before burn is asked, and so are NVRTC, which compiles the kernels, and the headers that they include.
+//! NVIDIA's GPUs, as `nvidia-smi` lists them and as CUDA numbers them.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
-use super::libraries;
 use super::list::{Found, Kind};
 use crate::terms;
 
-/// A part of CUDA that was looked for.
-#[derive(Debug, Clone, serde::Serialize)]
-pub struct Part {
-    /// As a person calls it.
-    pub name: &'static str,
-    /// Where it lies; `None` where it is missing.
-    pub path: Option<PathBuf>,
-    /// How to come to it.
-    pub advice: &'static str,
-}
-
-/// Everything of CUDA that a run asks for.
-pub fn parts() -> [Part; 3] {
-    let driver = if cfg!(windows) { "nvcuda.dll" } else { "libcuda.so" };
-    let compiler = if cfg!(windows) { "nvrtc64" } else { "libnvrtc.so" };
-    [
-        Part {
-            name: "the NVIDIA driver (libcuda)",
-            path: libraries::find(driver),
-            advice: "install NVIDIA's driver; in a container start it with the GPU, such as `docker run --gpus all`",
-        },
-        Part {
-            name: "NVRTC (libnvrtc)",
-            path: libraries::find(compiler),
-            advice: "install the CUDA toolkit, or add its folder to LD_LIBRARY_PATH",
-        },
-        Part {
-            name: "the CUDA headers (cuda_fp16.h)",
-            path: headers(),
-            advice: "install the CUDA toolkit, or set CUDA_PATH to it",
-        },
-    ]
-}
-
-/// Looked for where cubecl looks.
-fn headers() -> Option<PathBuf> {
-    let said = std::env::var_os("CUDA_PATH").map(PathBuf::from);
-    let of_system = || Path::new("/usr/bin/nvcc").exists().then(|| PathBuf::from("/usr"));
-    let usual =
-        || ["/usr/local/cuda", "/opt/cuda"].into_iter().map(PathBuf::from).find(|folder| folder.exists()).or_else(of_system);
-    let header = said.or_else(usual)?.join("include/cuda_fp16.h");
-    header.exists().then_some(header)
+/// Whether a GPU of NVIDIA's is in this machine, with or without its driver: the kernel shows it on the bus, or WSL hands it in.
+pub(super) fn has_card() -> bool {
+    let reads = |path: &Path, beginning: &str| std::fs::read_to_string(path).is_ok_and(|text| text.starts_with(beginning));
+    // NVIDIA's vendor id, and the class of display controllers.
+    let is_card = |device: &Path| reads(&device.join("vendor"), "0x10de") && reads(&device.join("class"), "0x03");
+    let on_bus =
+        || Path::new("/sys/bus/pci/devices").read_dir().into_iter().flatten().flatten().any(|entry| is_card(&entry.path()));
+    Path::new("/proc/driver/nvidia").exists() || on_bus()
 }
 
 /// What `nvidia-smi` is asked for, in this order.
@@ -74,11 +38,17 @@ struct Card {
     found: Found,
 }
 
+/// 86 of `8.6`.
+fn capability(number: &str) -> Option<u32> {
+    let (major, minor) = number.split_once('.')?;
+    Some(major.parse::<u32>().ok()?.checked_mul(10)? + minor.parse::<u32>().ok().filter(|minor| *minor < 10)?)
+}
+
 fn parse(said: &str) -> Vec<Card> {
     let card = |line: &str| {
         let fields: Vec<&str> = line.split(", ").map(str::trim).collect();
         let [index, uuid, name, driver, total, free, pci] = *fields.first_chunk()?;
-        let capability = fields.get(7).and_then(|number| number.parse::<f32>().ok());
+        let capability = fields.get(7).and_then(|number| capability(number));
         let mebibytes = |number: &str| number.parse::<u64>().ok().map(|mebibytes| mebibytes << 20);
         let found = Found {
             device: terms::Device::Cuda(0),
@@ -91,9 +61,10 @@ fn parse(said: &str) -> Vec<Card> {
             free_memory_bytes: mebibytes(free),
             // Products in bfloat16 begin with Ampere, 8.0; of a card that does not tell it is not believed.
             dtypes: match capability {
-                Some(capability) if capability >= 8.0 => vec!["float32", "float16", "bfloat16"],
+                Some(capability) if capability >= 80 => vec!["float32", "float16", "bfloat16"],
                 _ => vec!["float32", "float16"],
             },
+            capability,
             limits: None,
         };
         Some(Card { index: index.to_owned(), uuid: uuid.to_owned(), found })
@@ -133,6 +104,8 @@ mod tests {
         assert!(parse("Failed to initialize NVML: Driver/library version mismatch\n").is_empty());
         let card = &parse(SAID)[1].found;
         assert_eq!((card.memory_bytes, card.driver.as_str()), (Some(143_771 << 20), "550.54.15"));
+        assert_eq!(parse(SAID).iter().map(|card| card.found.capability).collect::<Vec<_>>(), [Some(75), Some(90)]);
+        assert_eq!(["12.0", "[N/A]", "8", "8.66"].map(capability), [Some(120), None, None, None]);
         assert!(card.takes(terms::ModelDtype::Bfloat16) && !parse(SAID)[0].found.takes(terms::ModelDtype::Bfloat16));
         let untold = parse(&SAID.replace(", 9.0", ""));
         assert!(untold.len() == 2 && !untold[1].found.takes(terms::ModelDtype::Bfloat16), "an older driver");

@@ -3,15 +3,22 @@
 use cubecl::config::{CubeClRuntimeConfig, RuntimeConfig};
 
 /// Sets what cubecl would otherwise read from a `cubecl.toml` of the current folder or one above it, and from the environment: a file that
-/// lies there by chance is to change no run. Kernels that NVRTC compiled are kept for the next start; those of wgpu its drivers keep.
+/// lies there by chance is to change no run.
 pub(super) fn configure() {
-    #[allow(unused_mut, reason = "without CUDA nothing is kept")]
-    let mut config = CubeClRuntimeConfig::default();
-    #[cfg(feature = "cuda")]
-    {
-        config.compilation.cache = true;
-        config.environment.path = cubecl::config::cache::CacheConfig::Directory(crate::files::cache_folder().join("kernels"));
-    }
     // Where it is set already it is this one.
-    CubeClRuntimeConfig::try_set(config);
+    CubeClRuntimeConfig::try_set(CubeClRuntimeConfig::default());
+}
+
+/// Hands over NVIDIA's compiler, before the first device of CUDA is opened. The kernels that it makes are kept for the next start; those of
+/// wgpu its drivers keep.
+///
+/// # Errors
+/// A part of CUDA is missing or does not fit.
+#[cfg(feature = "cuda")]
+pub(super) fn configure_cuda() -> Result<(), super::ToolkitFault> {
+    let found = super::toolkit::Toolkit::find()?;
+    let kernels = Some(crate::files::cache_folder().join("kernels"));
+    // A second device of CUDA takes the compiler of the first.
+    cubecl_llvm::configure(cubecl_llvm::Config { nvrtc: Some(found.nvrtc), include: found.include, kernels, allow_tf32: false });
+    Ok(())
 }

@@ -15,9 +15,25 @@ pub(super) fn find(beginning: &str) -> Option<PathBuf> {
 
 /// The first file of some folders with such a name.
 fn find_in(folders: impl Iterator<Item = PathBuf>, beginning: &str) -> Option<PathBuf> {
-    let begins = |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(beginning));
-    let entries = |folder: PathBuf| folder.read_dir().into_iter().flatten().flatten().map(|entry| entry.path());
-    folders.filter(|folder| !folder.as_os_str().is_empty()).flat_map(entries).find(|path| begins(path) && path.exists())
+    files(folders, beginning).next()
+}
+
+/// Every file of some folders with such a name, folder by folder, in the order of their names.
+#[cfg(feature = "cuda")]
+pub(super) fn find_all(folders: impl Iterator<Item = PathBuf>, beginning: &str) -> Vec<PathBuf> {
+    let mut found: Vec<PathBuf> = files(folders, beginning).collect();
+    found.dedup();
+    found
+}
+
+fn files(folders: impl Iterator<Item = PathBuf>, beginning: &str) -> impl Iterator<Item = PathBuf> {
+    let begins = move |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(beginning));
+    let entries = |folder: PathBuf| {
+        let mut entries: Vec<PathBuf> = folder.read_dir().into_iter().flatten().flatten().map(|entry| entry.path()).collect();
+        entries.sort();
+        entries
+    };
+    folders.filter(|folder| !folder.as_os_str().is_empty()).flat_map(entries).filter(move |path| begins(path) && path.exists())
 }
 
 /// The loader's cache holds paths as strings that end with a zero byte.

@@ -48,6 +48,8 @@ pub struct Found {
     pub free_memory_bytes: Option<u64>,
     /// The kinds of numbers that it computes with.
     pub dtypes: Vec<&'static str>,
+    /// The compute capability of an NVIDIA GPU, 8.6 as 86.
+    pub capability: Option<u32>,
     /// Limits of its kernels; `None` where none is met.
     pub limits: Option<Limits>,
 }
@@ -116,6 +118,7 @@ pub fn cpu() -> Found {
         memory_bytes: total_memory_bytes(),
         free_memory_bytes: free_memory_bytes(),
         dtypes: vec!["float32"],
+        capability: None,
         limits: None,
     }
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::list::Kind;
-use super::{cuda, libraries, list};
+use super::{cuda, libraries, list, toolkit};
 
 /// Something that is missing.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -62,16 +62,15 @@ fn closed_node() -> Option<String> {
     renders.find(|path| is_closed(path)).map(|path| path.display().to_string())
 }
 
+/// Where no card of NVIDIA's is, nothing of CUDA is missing.
 fn of_cuda() -> Vec<Missing> {
-    let has_card = !list::cuda_gpus().is_empty() || Path::new("/proc/driver/nvidia").exists();
-    match (cfg!(feature = "cuda"), has_card) {
-        (false, false) => Vec::new(),
-        (false, true) => {
-            vec![Missing::new("`cuda` is not in this build, and there is a GPU of NVIDIA", "build with `--features cuda`")]
-        }
-        (true, _) => {
-            let wanted = cuda::parts().into_iter().filter(|part| part.path.is_none());
-            wanted.map(|part| Missing::new(part.name, part.advice)).collect()
-        }
+    if list::cuda_gpus().is_empty() && !cuda::has_card() {
+        return Vec::new();
     }
+    if !cfg!(feature = "cuda") {
+        let what = "`cuda` is not in this build, and there is a GPU of NVIDIA";
+        return vec![Missing::new(what, "use a build with the default features, or build with `--features cuda`")];
+    }
+    let faults = toolkit::parts().into_iter().filter_map(|part| part.fault);
+    faults.map(|fault| Missing::new(fault.problem, fault.advice)).collect()
 }

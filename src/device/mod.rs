@@ -12,14 +12,15 @@ mod list;
 mod memory;
 mod missing;
 mod processor;
+mod toolkit;
 
 pub use auto::{Choice, choose};
-pub use cuda::{Part, parts};
 pub use halves::{Halves, halves, is_cpu};
 pub use list::{Found, Identity, Kind, Limits, cpu, cuda_gpus, usable, wgpu_adapters};
 pub use memory::{free_memory_bytes, largest_tensor_bytes, overhear, peak_memory_bytes, ran_out};
 pub use missing::{Missing, missing};
 pub use processor::{cpu_features, product_flops_per_second, set_threads};
+pub use toolkit::{Fault as ToolkitFault, Part, parts};
 
 use std::sync::{Mutex, PoisonError};
 
@@ -47,13 +48,13 @@ pub enum Error {
         /// What there is.
         usable: Vec<Found>,
     },
-    /// A part of CUDA is missing.
-    #[error("device `{asked}` needs {}, which is not found", missing.name)]
-    MissingPart {
+    /// A part of CUDA is missing, or does not fit another.
+    #[error("device `{asked}` cannot be used: {fault}")]
+    Toolkit {
         /// As the recipe says.
         asked: terms::Device,
         /// What is missing.
-        missing: Part,
+        fault: ToolkitFault,
     },
     /// Its driver refuses.
     #[error("device `{asked}` cannot be opened: {reason}")]
@@ -85,7 +86,7 @@ impl Explain for Error {
                 format!("use `device: cpu`, or build with `--features {feature}`")
             }
             Self::NotThere { .. } => "use one of these; `rankine doctor` tells what is missing for others".into(),
-            Self::MissingPart { missing, .. } => missing.advice.into(),
+            Self::Toolkit { fault, .. } => fault.advice.clone(),
             Self::NotOpened { .. } => "look at the driver with `rankine doctor`, or use `device: cpu`".into(),
         })
     }
@@ -114,17 +115,25 @@ pub fn check(choice: terms::Device) -> Result<(), Error> {
     if !is_built {
         return Err(Error::NotBuilt { asked: choice, usable: usable() });
     }
-    if matches!(choice, terms::Device::Cuda(_)) {
-        let missing = parts().into_iter().find(|part| part.path.is_none());
-        if let Some(missing) = missing {
-            return Err(Error::MissingPart { asked: choice, missing });
-        }
+    #[cfg(feature = "cuda")]
+    if let terms::Device::Cuda(index) = choice {
+        check_toolkit(index).map_err(|fault| Error::Toolkit { asked: choice, fault })?;
         if cuda_gpus().is_empty() {
             // Nobody lists them; opening one tells.
             return Ok(());
         }
     }
     find(choice).map(|_| ()).ok_or_else(|| Error::NotThere { asked: choice, usable: usable() })
+}
+
+/// Checks that kernels can be compiled for a GPU of NVIDIA's.
+#[cfg(feature = "cuda")]
+fn check_toolkit(index: usize) -> Result<(), ToolkitFault> {
+    let found = toolkit::Toolkit::find()?;
+    match cuda_gpus().get(index).and_then(|card| card.capability.map(|capability| (card, capability))) {
+        Some((card, capability)) => found.check(capability, &card.name),
+        None => Ok(()),
+    }
 }
 
 /// Opens a device. One that was opened before is the same.
@@ -140,6 +149,10 @@ pub fn open(choice: terms::Device) -> Result<Device, Error> {
     }
     #[cfg(any(feature = "wgpu", feature = "cuda"))]
     kernels::configure();
+    #[cfg(feature = "cuda")]
+    if matches!(choice, terms::Device::Cuda(_)) {
+        kernels::configure_cuda().map_err(|fault| Error::Toolkit { asked: choice, fault })?;
+    }
     let device = open_anew(choice).map_err(|reason| Error::NotOpened { asked: choice, reason })?;
     opened.push((choice, device.clone()));
     Ok(device)
