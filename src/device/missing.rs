@@ -71,6 +71,6 @@ fn of_cuda() -> Vec<Missing> {
         let what = "`cuda` is not in this build, and there is a GPU of NVIDIA";
         return vec![Missing::new(what, "use a build with the default features, or build with `--features cuda`")];
     }
-    let faults = toolkit::parts().into_iter().filter_map(|part| part.fault);
+    let faults = toolkit::parts().into_iter().filter_map(|part| part.fault).chain(toolkit::unknown_cards());
     faults.map(|fault| Missing::new(fault.problem, fault.advice)).collect()
 }

@@ -208,6 +208,18 @@ fn fits(nvrtc: &Version, path: &Path, driver: Version) -> Result<(), Fault> {
     Err(Fault::new(problem, advice))
 }
 
+/// The GPUs of this machine that kernels cannot be compiled for.
+pub(super) fn unknown_cards() -> Vec<Fault> {
+    #[cfg(not(feature = "cuda"))]
+    return Vec::new();
+    #[cfg(feature = "cuda")]
+    {
+        let Ok(toolkit) = Toolkit::find() else { return Vec::new() };
+        let cards = super::list::cuda_gpus().iter().filter_map(|card| Some((card.capability?, card)));
+        cards.filter_map(|(capability, card)| toolkit.check(capability, &card.name).err()).collect()
+    }
+}
+
 /// Every part of CUDA on this machine; nothing in a build without it.
 pub fn parts() -> Vec<Part> {
     #[cfg(not(feature = "cuda"))]
