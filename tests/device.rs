@@ -62,6 +62,27 @@ fn the_lock_keeps_what_auto_came_to() {
     assert_eq!(lock["recipe"]["training"]["model_dtype"], "float32", "as the base is");
 }
 
+/// TF32 is what newer NVIDIA GPUs make of float32. It is off unless a recipe asks for it, and refused where there is none.
+#[test]
+fn tf32_is_off_by_default_and_refused_where_there_is_none() {
+    let desk = Desk::new();
+    desk.run(&["train", "recipe.yaml", "device=cpu"]).says("train", 0, &[]);
+    let lock: Value = serde_yaml::from_str(&desk.read_text("run/recipe.lock.yaml")).unwrap();
+    assert_eq!(lock["recipe"]["training"]["allow_tf32"], false);
+    let plan = desk.run(&["plan", "recipe.yaml", "device=cpu"]).stdout;
+    let line = plan.lines().find(|line| line.starts_with("training.allow_tf32 ")).expect("it is listed");
+    assert!(line.ends_with("  false  (default)"), "{line}");
+
+    let said = "allow_tf32: device `cpu` has no TF32, which NVIDIA GPUs of compute capability 8.0 or later have";
+    for verb in ["check", "plan", "train", "warmup"] {
+        let ran = desk.run(&[verb, "recipe.yaml", "device=cpu", "training.allow_tf32=true"]);
+        ran.says(verb, 65, &[&format!("training.{said}"), "hint: remove `allow_tf32`"]);
+    }
+    let ran = desk.run(&["doctor", "--device", "cpu", "--gradcheck", "--allow-tf32"]);
+    ran.says("doctor", 65, &["--allow-tf32: device `cpu` has no TF32"]);
+    desk.run(&["train", "recipe.yaml", "training.allow_tf32=maybe"]).says("no flag", 65, &["training.allow_tf32: expected"]);
+}
+
 #[test]
 fn a_warm_up_takes_a_step_and_writes_no_run() {
     let desk = Desk::new();

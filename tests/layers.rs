@@ -104,7 +104,7 @@ fn stands_only_in(word: &str, places: &[&str]) {
 fn each_kind_of_line_has_its_room() {
     // The result goes to stdout from one place, progress to stderr from one sink.
     stands_only_in("stdout()", &["cli"]);
-    stands_only_in("println!(", &["ops/cube/tests.rs"]); // A test that has no device says so.
+    stands_only_in("println!(", &["ops/cube/tests.rs", "ops/cube/padding.rs"]); // A test that has no device says so.
     stands_only_in("stderr()", &["report/terminal.rs", "main.rs"]);
     // A backend is named where operations are made and where a device is opened.
     stands_only_in("burn::backend", &["ops", "device"]);
@@ -115,6 +115,111 @@ fn each_kind_of_line_has_its_room() {
     // Kernels have a place of their own.
     stands_only_in("cubecl", &["ops/cube", "device"]);
     stands_only_in("unsafe {", &["files/mmap.rs", "ops/simd.rs", "ops/gemm"]);
+}
+
+/// The functions of a text that are compiled for a device: those behind an attribute `#[cube..]`, to their last brace.
+fn kernels(text: &str) -> Vec<&str> {
+    let each = text.match_indices("#[cube").filter_map(|(start, _)| {
+        let from = &text[start..];
+        let (name, end) = (from.find("fn ")?, last_brace(from)?);
+        (name < end).then(|| &from[name..end])
+    });
+    each.collect()
+}
+
+/// The place behind the brace that closes the first one.
+fn last_brace(text: &str) -> Option<usize> {
+    let mut depth = 0;
+    text.char_indices().find_map(|(at, c)| {
+        depth += i32::from(c == '{') - i32::from(c == '}');
+        (c == '}' && depth == 0).then_some(at + 1)
+    })
+}
+
+#[test]
+fn kernels_are_found_whole() {
+    let text = "#[cube]\nfn a(x: &[u32]) { if true { x.len() } }\nfn b() { x.len() }\n#[cube(launch)]\n#[allow(x)]\nfn c() {}\n";
+    assert_eq!(kernels(text), ["fn a(x: &[u32]) { if true { x.len() } }", "fn c() {}"]);
+}
+
+/// On CUDA the length of a buffer is that of its allocation, padded; the real one is a scalar of the launch.
+#[test]
+fn no_kernel_asks_a_buffer_for_its_length() {
+    const LENGTHS: [&str; 4] = [".len()", ".buffer_len()", ".shape(", ".is_empty()"];
+    let (mut wrong, mut count) = (Vec::new(), 0);
+    for (path, _, text) in sources() {
+        for kernel in kernels(&text) {
+            count += 1;
+            let asks = LENGTHS.iter().filter(|length| kernel.contains(**length));
+            let name = kernel.split(['<', '(']).next().unwrap_or_default();
+            wrong.extend(asks.map(|length| format!("{}: `{name}` takes `{length}`", path.display())));
+        }
+    }
+    assert!(count > 30, "{count} kernels are found");
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// Sums whose order nobody fixes on CUDA: burn adds them atomically. What is told of a run must not hang on one of them.
+const UNORDERED: [&str; 7] = [".sum()", ".mean()", "float_sum(", "float_mean(", ".gather(", ".scatter(", "float_scatter("];
+
+/// Those that decide no bits, with why.
+const HARMLESS: [(&str, &str, &str); 5] = [
+    (
+        "train/step.rs",
+        "let surrogate = (self.output * gradient.autodiff()).sum() + (load.probabilities * of_load).sum();",
+        "its gradient is taken, its value is never read",
+    ),
+    ("train/step.rs", "leaf.sum().backward();", "its value is never read"),
+    (
+        "nn/experts.rs",
+        "let mut weights = scores.clone().gather(1, places);",
+        "a token's places differ, so that its gradient adds to each once",
+    ),
+    (
+        "ops/flat.rs",
+        "let rest = (whole < count).then(|| squares(whole..count).sum());",
+        "the tests' own form of what kernels compute",
+    ),
+    ("ops/cross_entropy.rs", "let gradient = B::float_scatter(1, ", "the tests' own form of what kernels compute"),
+];
+
+/// Lines of a text, with chains of calls that go over several in one.
+fn joined_lines(text: &str) -> Vec<String> {
+    let mut lines: Vec<String> = Vec::new();
+    for line in text.lines().map(str::trim).filter(|line| !line.starts_with("//")) {
+        match lines.last_mut() {
+            Some(last) if line.starts_with('.') => last.push_str(line),
+            _ => lines.push(line.to_owned()),
+        }
+    }
+    lines
+}
+
+/// Whether what is summed is an iterator's.
+fn is_of_iterator(line: &str) -> bool {
+    [".iter()", "_iter()", ".map(", ".take(", "columns()", "rows()"].iter().any(|word| line.contains(word))
+}
+
+#[test]
+fn no_number_that_counts_is_summed_atomically() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let has_tensors = |text: &str| ["burn::tensor", "burn::backend"].iter().any(|name| text.contains(name));
+    let (mut wrong, mut used) = (Vec::new(), [false; HARMLESS.len()]);
+    for (path, _, text) in sources().into_iter().filter(|(path, _, text)| has_tensors(text) && !path.ends_with("tests.rs")) {
+        for line in joined_lines(without_tests(&text)) {
+            if !UNORDERED.iter().any(|sum| line.contains(sum)) || is_of_iterator(&line) {
+                continue;
+            }
+            let is_harmless = |(file, start, _): &(&str, &str, &str)| path == root.join(file) && line.starts_with(start);
+            match HARMLESS.iter().position(is_harmless) {
+                Some(index) => used[index] = true,
+                None => wrong.push(format!("{}: {line}", path.display())),
+            }
+        }
+    }
+    let stale: Vec<_> = HARMLESS.iter().zip(used).filter(|(_, used)| !used).map(|(entry, _)| entry).collect();
+    assert!(wrong.is_empty(), "sum in a fixed order (`sum_dim`, `sum_of_squares`), or say here why not:\n{}", wrong.join("\n"));
+    assert!(stale.is_empty(), "{stale:?} are in no file any more");
 }
 
 /// A file without the module of its tests, which name the folders of what they are given.

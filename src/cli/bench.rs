@@ -122,7 +122,7 @@ pub(super) fn bench(args: &BenchArgs, started: Instant) -> Result<(), Failure> {
         "step_seconds_median": seconds,
         "step_seconds_min": measured.seconds[0],
         "flops_per_second": flops / seconds,
-        "matmul_peak_flops_per_second": device::product_flops_per_second(&decoder.device(), PRODUCT_WIDTH),
+        "matmul_peak_flops_per_second": device::product_flops_per_second(&decoder.device(), PRODUCT_WIDTH, storage.dtype),
         "peak_memory_bytes": peak_memory_bytes,
         "device_peak_memory_bytes": device::peak_memory_bytes(&decoder.device()),
         "planned_peak_memory_bytes": planned.peak_bytes(),
@@ -258,7 +258,7 @@ fn print_lines(result: &Value) -> Result<(), Failure> {
     let (reached, peak) = (number("flops_per_second"), number("matmul_peak_flops_per_second"));
     let share = 100.0 * reached / peak;
     print(format_args!(
-        "speed                  {:.1} GFLOP/s, {share:.0} % of the {:.1} of an f32 product",
+        "speed                  {:.1} GFLOP/s, {share:.0} % of the {:.1} of a product",
         reached / 1e9,
         peak / 1e9
     ))?;

@@ -6,7 +6,7 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::bench::parse_dtype;
-use super::gradcheck::{gradcheck, is_proven};
+use super::gradcheck::{Asked, gradcheck, is_proven};
 use super::{Failure, print};
 use crate::device::{self, Choice, Found, Kind};
 use crate::plan::megabytes;
@@ -26,6 +26,9 @@ pub(super) struct DoctorArgs {
     /// With --gradcheck: how the weights of the base are kept, `float32`, `bfloat16` or `float16`; `auto`: as a run does
     #[arg(long, default_value = "float32", value_parser = parse_dtype)]
     model_dtype: ModelDtype,
+    /// With --gradcheck: prove training with products in TF32 as well, as `training.allow_tf32` of a recipe has them
+    #[arg(long, requires = "gradcheck")]
+    allow_tf32: bool,
     /// Print the result as one JSON object
     #[arg(long)]
     json: bool,
@@ -39,7 +42,8 @@ pub(super) fn parse_device(word: &str) -> Result<terms::Device, String> {
 pub(super) fn doctor(args: &DoctorArgs) -> Result<(), Failure> {
     if let (true, Some(device)) = (args.gradcheck, args.device) {
         device::set_threads(0);
-        return gradcheck(device, args.model.as_deref(), args.model_dtype, args.json);
+        let asked = Asked { device, model: args.model.as_deref(), dtype: args.model_dtype, with_tf32: args.allow_tf32 };
+        return gradcheck(asked, args.json);
     }
     let devices = device::usable();
     let choice = device::choose(terms::Device::Auto, &is_proven);

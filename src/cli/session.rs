@@ -75,7 +75,8 @@ impl Session<'_> {
         config.step.memory = memory.chosen;
         let memory = planned.get_or_init(|| memory);
         let done = self.checkpoint.as_ref().map_or(0, |from| from.state.step);
-        announce(terminal, plan, &data, (&config, memory), done, device::product_flops_per_second(&device, PRODUCT_WIDTH));
+        let flops_per_second = device::product_flops_per_second(&device, PRODUCT_WIDTH, plan.storage.dtype);
+        announce(terminal, plan, &data, (&config, memory), done, flops_per_second);
         let mut decoder = plan.load_model(&device, self.checkpoint.as_ref(), &report)?;
 
         let mut lock = lock()?;

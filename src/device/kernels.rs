@@ -19,6 +19,11 @@ pub(super) fn configure_cuda() -> Result<(), super::ToolkitFault> {
     let found = super::toolkit::Toolkit::find()?;
     let kernels = Some(crate::files::cache_folder().join("kernels"));
     // A second device of CUDA takes the compiler of the first.
-    cubecl_llvm::configure(cubecl_llvm::Config { nvrtc: Some(found.nvrtc), include: found.include, kernels, allow_tf32: false });
+    cubecl_llvm::configure(cubecl_llvm::Config {
+        nvrtc: Some(found.nvrtc),
+        include: found.include,
+        kernels,
+        allow_tf32: super::is_tf32_allowed(),
+    });
     Ok(())
 }

@@ -12,6 +12,7 @@ mod list;
 mod memory;
 mod missing;
 mod processor;
+mod tf32;
 mod toolkit;
 
 pub use auto::{Choice, choose};
@@ -20,6 +21,7 @@ pub use list::{Found, Identity, Kind, Limits, cpu, cuda_gpus, usable, wgpu_adapt
 pub use memory::{free_memory_bytes, largest_tensor_bytes, overhear, peak_memory_bytes, ran_out};
 pub use missing::{Missing, missing};
 pub use processor::{cpu_features, product_flops_per_second, set_threads};
+pub use tf32::{allow_tf32, is_tf32_allowed};
 pub use toolkit::{Fault as ToolkitFault, Part, parts};
 
 use std::sync::{Mutex, PoisonError};

@@ -1,6 +1,9 @@
 //! The processor: its threads, what it can do, and how fast it is.
 
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{DType, Device, Tensor};
+
+use crate::ops::matmul;
+use crate::terms::ModelDtype;
 
 /// Threads that the CPU backend computes with: `asked`, or one a core for 0. To be called before anything is computed, by the thread that
 /// is going to compute: it is one of them, so that no operation waits for another thread to wake. While it waits outside the pool, no other
@@ -34,12 +37,21 @@ pub(super) fn name() -> String {
     named.map_or_else(|| std::env::consts::ARCH.to_owned(), |(_, name)| name.trim().to_owned())
 }
 
-/// Floating-point operations a second of an f32 product of two square matrices on this device: the best of a few.
-pub fn product_flops_per_second(device: &Device, width: usize) -> f64 {
-    let x = Tensor::<2>::ones([width, width], device);
+/// Floating-point operations a second of the product of two square matrices as a training step takes it, of a base whose matrices are kept
+/// so: the best of a few.
+pub fn product_flops_per_second(device: &Device, width: usize, kept: ModelDtype) -> f64 {
+    let kept = match kept {
+        ModelDtype::Auto | ModelDtype::Float32 => DType::F32,
+        ModelDtype::Bfloat16 => DType::BF16,
+        ModelDtype::Float16 => DType::F16,
+    };
+    // The CPU widens what is kept on its way into a product.
+    let computed = if super::is_cpu(device) { DType::F32 } else { kept };
+    let ones = |dtype| Tensor::<2>::ones([width, width], (device, dtype));
+    let (x, weight) = (ones(computed), ones(kept));
     let seconds = (0..4).map(|_| {
         let started = std::time::Instant::now();
-        let corner = x.clone().matmul(x.clone()).slice([0..1, 0..1]).into_data();
+        let corner = matmul(x.clone(), weight.clone()).slice([0..1, 0..1]).into_data();
         // A GPU's data is waited for when a number of it is read.
         let read = corner.iter::<f32>().next();
         assert!(read == Some(width as f32), "a product of ones is {read:?}, expected {width}");

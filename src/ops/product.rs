@@ -325,7 +325,9 @@ fn composed<B: Backend>(Wanted { sums, added, is_wide }: Wanted<FloatTensor<B>>,
         });
         products.reduce(B::float_add).expect("a sum has a term")
     };
-    let matrix = B::float_cat(sums.into_iter().map(of_terms).collect(), 1);
+    let mut sums: Vec<_> = sums.into_iter().map(of_terms).collect();
+    // A concatenation of one would be a copy of it.
+    let matrix = if sums.len() == 1 { sums.remove(0) } else { B::float_cat(sums, 1) };
     match added {
         Some(added) => B::float_add(matrix, added),
         None => matrix,

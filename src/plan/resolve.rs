@@ -21,7 +21,7 @@ use crate::files::cache_folder;
 use crate::hub::{Missing, ModelId, Snapshot};
 use crate::infer::Question;
 use crate::model::Storage;
-use crate::proof::Tiny;
+use crate::proof::{Products, Tiny};
 use crate::recipe::{Dataset, Recipe};
 use crate::terms::{Device, Format, Holdout, ModelDtype, Term, TrainOn};
 use crate::{device, model, proof};
@@ -147,7 +147,13 @@ pub fn resolve_on(recipe: Recipe, started: Option<jiff::Timestamp>, fetched: Opt
     let storage_with = |halves: Halves| storage(&base.model, &trains, packing.storage(training.model_dtype), halves);
     let tiny = |found: &device::Found| Tiny::of(&base.model.spec, storage_with(found.halves()), trains.method());
     let takes = |found: &device::Found| found.takes(training.model_dtype);
-    let Choice { device, reason: device_reason } = device::choose(said, &|found| takes(found) && is_proven(found, &tiny(found)));
+    // A device is opened for its proof already.
+    device::allow_tf32(training.allow_tf32);
+    let proven = |found: &device::Found| {
+        let products = Products::new(training.allow_tf32 && found.has_tf32());
+        is_proven(found, &tiny(found), products)
+    };
+    let Choice { device, reason: device_reason } = device::choose(said, &|found| takes(found) && proven(found));
     // Of one that nobody lists, opening it tells.
     if let (Some(said), Some(found)) = (&recipe.training.model_dtype, device::find(device))
         && let Some(refusal) = found.refusal(said.value)
@@ -155,6 +161,14 @@ pub fn resolve_on(recipe: Recipe, started: Option<jiff::Timestamp>, fetched: Opt
         let fault = Fault::new(format!("training.model_dtype: {refusal}")).at(&said.place);
         let hint = "choose another type or device; a run goes on where its type is taken";
         return Err(Error::Faults { faults: vec![fault.hint(hint)] });
+    }
+    if let (Some(said), Some(found)) = (recipe.training.allow_tf32.as_ref().filter(|said| said.value), device::find(device))
+        && let Some(refusal) = found.tf32_refusal()
+    {
+        let fault = Fault::new(format!("training.allow_tf32: {refusal}")).at(&said.place);
+        return Err(Error::Faults {
+            faults: vec![fault.hint("remove `allow_tf32`, or name such a GPU, such as `device: cuda`")],
+        });
     }
     let storage = storage_with(device::halves(device));
     Ok(Resolved::Plan(Box::new(Plan {
@@ -196,8 +210,8 @@ fn storage(base: &model::Folder, trains: &Trains, asked: Storage, halves: Halves
 }
 
 /// Whether training is proven on a GPU, so that `auto` may take it: where nobody has proven it yet, it is proven now.
-fn is_proven(found: &device::Found, tiny: &Tiny) -> bool {
-    device::open(found.device).is_ok_and(|device| proof::prove_once(found, tiny, &device, &cache_folder()).is_ok())
+fn is_proven(found: &device::Found, tiny: &Tiny, products: Products) -> bool {
+    device::open(found.device).is_ok_and(|device| proof::prove_once(found, tiny, &device, products, &cache_folder()).is_ok())
 }
 
 fn start(faults: &mut Vec<Fault>) -> jiff::Timestamp {
@@ -292,7 +306,20 @@ impl Plan {
             format!("tokenizer.json gives `{token}` the id {said}, it is read as {id}, as transformers does: its added tokens are not in the order of their ids")
         });
         let of_base = (length > context).then_some(long).into_iter().chain(switches).chain(moved);
-        of_base.chain(self.untied()).chain(portability(&self.facts())).collect()
+        of_base.chain(self.untied()).chain(self.without_tf32()).chain(portability(&self.facts())).collect()
+    }
+
+    /// What products of float32 operands are computed in on the device of the run.
+    pub fn products(&self) -> Products {
+        Products::new(self.training.allow_tf32)
+    }
+
+    /// Where TF32 is allowed and the base is computed in numbers that it is not for.
+    fn without_tf32(&self) -> Option<String> {
+        let dtype = Some(self.storage.dtype).filter(|dtype| self.training.allow_tf32 && *dtype != ModelDtype::Float32)?;
+        Some(format!(
+            "`training.allow_tf32` is for products of float32 operands, and this base computes in `{dtype}`: next to nothing changes"
+        ))
     }
 
     /// Where the base has one table for embedding and head, and they are trained apart, as PEFT does it: nobody is to find that out from a

@@ -32,6 +32,7 @@ pub(super) struct Training {
     pub save_steps: usize,
     pub save_total_limit: usize,
     pub model_dtype: ModelDtype,
+    pub allow_tf32: bool,
 }
 
 /// Length of the warm-up.
@@ -52,6 +53,7 @@ pub(super) fn training(recipe: &Recipe, filled: &mut Filled) -> (Limits, f64, Tr
     let max_dropped = filled.plain("training.max_dropped", said.max_dropped.as_ref(), 0.05);
     filled.word("training.optimizer", said.optimizer.as_ref(), Optimizer::AdamW);
     let model_dtype = filled.word("training.model_dtype", said.model_dtype.as_ref(), ModelDtype::Auto);
+    let allow_tf32 = filled.plain("training.allow_tf32", said.allow_tf32.as_ref(), false);
     let said_checkpointing = said.gradient_checkpointing.as_ref();
     let checkpointing =
         filled.fill("training.gradient_checkpointing", said_checkpointing, Checkpointing::Auto, |choice| match choice {
@@ -71,6 +73,7 @@ pub(super) fn training(recipe: &Recipe, filled: &mut Filled) -> (Limits, f64, Tr
     };
     let training = Training {
         model_dtype,
+        allow_tf32,
         packing: if is_packed { Packing::BestFit { tokens: limits.sequence_len } } else { Packing::Off },
         micro_batch_size: filled.plain("training.micro_batch_size", said.micro_batch_size.as_ref(), 1),
         gradient_accumulation_steps: filled.plain(

@@ -7,6 +7,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use super::Products;
 use super::trace::Site;
 use crate::terms::ModelDtype;
 
@@ -24,6 +25,10 @@ impl Bound {
     /// summing, made larger where attention takes the difference of what is nearly equal. 1e-3 lies far above that, and far below what a
     /// wrong kernel is off by.
     pub const FLOAT32: Self = Self { norm: 1e-3, largest: 1e-3 };
+    /// Where products of float32 operands are computed in TF32. A model of it on the CPU, with operands rounded to 10 bits of mantissa, is
+    /// off by 1.4e-2 of the norm and 2.0e-2 of the largest element at the worst site; this is 3.5 times that, and far below what a wrong
+    /// kernel is off by. That the kernels are right is proven in float32 first.
+    pub const TF32: Self = Self { norm: 5e-2, largest: 7e-2 };
     /// Where layers hand on float16: a unit of rounding is 8192 times that of 32 bits. Mesa's adapter is off by 3.1e-2 and 3.0e-2.
     pub const FLOAT16: Self = Self { norm: 8e-2, largest: 0.16 };
     /// Where layers hand on bfloat16: a unit of rounding is eight times that of float16. It tells what is wrong altogether; that the same
@@ -31,11 +36,12 @@ impl Bound {
     pub const BFLOAT16: Self = Self { norm: 0.5, largest: 0.7 };
 
     /// For a model that is kept so. The CPU computes with the same numbers, in 32 bits.
-    pub fn of(dtype: ModelDtype) -> Self {
-        match dtype {
-            ModelDtype::Auto | ModelDtype::Float32 => Self::FLOAT32,
-            ModelDtype::Bfloat16 => Self::BFLOAT16,
-            ModelDtype::Float16 => Self::FLOAT16,
+    pub fn of(dtype: ModelDtype, products: Products) -> Self {
+        match (dtype, products) {
+            (ModelDtype::Auto | ModelDtype::Float32, Products::Float32) => Self::FLOAT32,
+            (ModelDtype::Auto | ModelDtype::Float32, Products::Tf32) => Self::TF32,
+            (ModelDtype::Bfloat16, _) => Self::BFLOAT16,
+            (ModelDtype::Float16, _) => Self::FLOAT16,
         }
     }
 }

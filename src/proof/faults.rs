@@ -78,12 +78,12 @@ fn tiny() -> Tiny {
 }
 
 /// What a device with a fault in one pass is told.
-fn verdict(pass: usize, mut fault: Fault, dtype: ModelDtype) -> Verdict {
+fn verdict(pass: usize, mut fault: Fault, bound: Bound) -> Verdict {
     static RIGHT: [OnceLock<Vec<Site>>; 3] = [const { OnceLock::new() }; 3];
     let passes = &PASSES[pass..=pass];
     let right = RIGHT[pass].get_or_init(|| trace(&tiny(), &Device::flex(), passes, &mut ()));
     let wrong = on_device(&tiny(), &Device::flex(), passes, &mut fault).expect("no panic");
-    Verdict::of(&wrong, right, Bound::of(dtype))
+    Verdict::of(&wrong, right, bound)
 }
 
 #[test]
@@ -115,11 +115,11 @@ fn every_fault_is_refused_and_named() {
     ];
     for (place, site) in places {
         let kinds = [Kind::NotANumber, Kind::Zeroed, Kind::OneElement, Kind::Stale];
-        let dtypes = [ModelDtype::Float32, ModelDtype::Float16, ModelDtype::Bfloat16];
-        for (kind, dtype) in kinds.into_iter().flat_map(|kind| dtypes.map(|dtype| (kind, dtype))) {
-            let verdict = verdict(0, Fault { kind, place, turns: 0, last: None }, dtype);
+        let bounds = [Bound::FLOAT32, Bound::TF32, Bound::FLOAT16, Bound::BFLOAT16];
+        for (kind, bound) in kinds.into_iter().flat_map(|kind| bounds.map(|bound| (kind, bound))) {
+            let verdict = verdict(0, Fault { kind, place, turns: 0, last: None }, bound);
             let first = verdict.first.as_ref().expect("refused");
-            assert_eq!(first.site, format!("kept tapes, step 2, micro-batch 2, {site}"), "{kind:?}, {dtype}");
+            assert_eq!(first.site, format!("kept tapes, step 2, micro-batch 2, {site}"), "{kind:?}, {bound}");
             let is_named = match kind {
                 Kind::NotANumber => first.difference == Difference::NotFinite { numbers: 1 },
                 Kind::Zeroed => first.difference == Difference::Zero,
@@ -134,8 +134,7 @@ fn every_fault_is_refused_and_named() {
 #[test]
 fn a_fault_that_only_an_undisturbed_step_has_is_refused() {
     for kind in [Kind::NotANumber, Kind::Zeroed, Kind::OneElement, Kind::Stale] {
-        let verdict =
-            verdict(2, Fault { kind, place: Place::Border(Border::Gradient(1)), turns: 0, last: None }, ModelDtype::Float32);
+        let verdict = verdict(2, Fault { kind, place: Place::Border(Border::Gradient(1)), turns: 0, last: None }, Bound::FLOAT32);
         let first = verdict.first.as_ref().expect("refused");
         assert!(first.site.starts_with("undisturbed, step 2, gradient of all micro-batches of"), "{kind:?}: {verdict}");
     }
@@ -179,8 +178,8 @@ fn a_panic_on_the_device_refuses_it() {
 fn what_is_kept_is_not_proven_again() {
     let cache = tempfile::tempdir().expect("a temporary folder");
     let cpu = device::cpu();
-    let key = Key::of(&cpu.identity(), &tiny());
-    let once = || prove_once(&cpu, &tiny(), &Device::flex(), cache.path());
+    let key = Key::of(&cpu.identity(), &tiny(), Products::Float32);
+    let once = || prove_once(&cpu, &tiny(), &Device::flex(), Products::Float32, cache.path());
     assert_eq!(is_proven(&cpu, cache.path()), None);
     let proven = once().expect("proven");
     assert_eq!(key.verdict(cache.path()), Some(proven.clone()), "it is kept");
@@ -190,6 +189,40 @@ fn what_is_kept_is_not_proven_again() {
     key.keep(cache.path(), &wrong).expect("kept");
     let refused = once().expect_err("what is kept counts");
     assert_eq!(is_proven(&cpu, cache.path()), Some(false));
-    let said = "training on `cpu` is refused, its gradients are not those of the CPU: 1 of ";
+    let said = "training on `cpu` is refused, its gradients in float32 are not those of the CPU: 1 of ";
     assert!(refused.to_string().starts_with(said) && refused.to_string().contains("first loss has 1 numbers"), "{refused}");
+}
+
+/// Each run asks for the verdicts that it depends on, and for no other: nothing is computed here, for all are kept.
+#[test]
+fn a_verdict_in_tf32_stops_nobody_else_and_one_in_float32_everybody() {
+    let (cache, cpu) = (tempfile::tempdir().expect("a temporary folder"), device::cpu());
+    let all = |dtype| Tiny::of_all_mechanisms(dtype, Method::Lora);
+    let verdict = |failures| {
+        let difference = Difference::Error { norm: 1e-2 * failures as f64, largest: 0.0 };
+        let finding = Finding { site: "loss".to_owned(), difference };
+        Verdict { sites: 9, failures, bound: Bound::FLOAT32, first: (failures > 0).then(|| finding.clone()), worst: finding }
+    };
+    let keep = |dtype, products, failures| {
+        Key::of(&cpu.identity(), &all(dtype), products).keep(cache.path(), &verdict(failures)).expect("kept");
+    };
+    let once = |dtype, products| prove_once(&cpu, &all(dtype), &Device::flex(), products, cache.path());
+    let [wide, half] = [ModelDtype::Float32, ModelDtype::Bfloat16];
+    for (dtype, products, failures) in [(wide, Products::Float32, 0), (half, Products::Float32, 0), (wide, Products::Tf32, 1)] {
+        keep(dtype, products, failures);
+    }
+    assert!(once(wide, Products::Float32).is_ok() && once(half, Products::Float32).is_ok());
+    assert_eq!(is_proven(&cpu, cache.path()), Some(true), "`auto` takes it");
+    let refused = once(wide, Products::Tf32).expect_err("it is off in TF32");
+    assert!(refused.to_string().contains("its gradients in float32 with products in TF32 are not"), "{refused}");
+    assert!(refused.hint().is_some_and(|hint| hint.starts_with("remove `training.allow_tf32`, or use `device: cpu`")));
+
+    keep(wide, Products::Tf32, 0);
+    assert!(once(wide, Products::Tf32).is_ok());
+    keep(wide, Products::Float32, 1);
+    for (dtype, products) in [(wide, Products::Tf32), (half, Products::Float32), (half, Products::Tf32)] {
+        let refused = once(dtype, products).expect_err("float32 is off");
+        assert!(refused.to_string().contains("its gradients in float32 are not"), "{refused}");
+        assert!(refused.hint().is_some_and(|hint| hint.starts_with("use `device: cpu`")));
+    }
 }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::Products;
 use super::compare::Verdict;
 use super::tiny::Tiny;
 use crate::device::Identity;
@@ -30,6 +31,8 @@ pub struct Key {
     pub storage: String,
     /// What trains.
     pub trained: String,
+    /// What products of float32 operands are computed in.
+    pub products: String,
     /// A hash of the small model.
     pub mechanisms: String,
 }
@@ -42,18 +45,17 @@ struct Kept {
     verdict: Verdict,
 }
 
-/// All verdicts of a device in 32 bits that a cache folder keeps: bounds of 16 bits tell little of its kernels.
+/// All verdicts of a device in 32 bits that a cache folder keeps: bounds of 16 bits and of TF32 tell little of its kernels.
 pub(super) fn all_of(identity: &Identity, cache: &Path) -> Vec<Verdict> {
     let files = std::fs::read_dir(cache.join(FOLDER)).into_iter().flatten().flatten();
     let kept = files.filter_map(|file| serde_json::from_str::<Kept>(&read_text_up_to(&file.path(), JSON_BYTES).ok()?).ok());
-    kept.filter(|kept| kept.key.is_of(identity) && kept.key.storage.split(',').next() == Some(ModelDtype::Float32.word()))
-        .map(|kept| kept.verdict)
-        .collect()
+    let is_told = |key: &Key| key.is_of(identity) && key.is_in_float32();
+    kept.filter(|kept| is_told(&kept.key)).map(|kept| kept.verdict).collect()
 }
 
 impl Key {
     /// Of a device and a small model.
-    pub fn of(identity: &Identity, tiny: &Tiny) -> Self {
+    pub fn of(identity: &Identity, tiny: &Tiny, products: Products) -> Self {
         Self {
             rankine: identity.version.to_owned(),
             backend: identity.backend.to_owned(),
@@ -61,6 +63,7 @@ impl Key {
             driver: identity.driver.clone(),
             storage: tiny.storage.to_string(),
             trained: tiny.trained.to_string(),
+            products: products.word().to_owned(),
             mechanisms: hash_bytes(format!("{:?}", tiny.spec).as_bytes()).to_string(),
         }
     }
@@ -69,10 +72,15 @@ impl Key {
         self.rankine == *version && self.backend == *backend && self.device == *name && self.driver == *driver
     }
 
+    fn is_in_float32(&self) -> bool {
+        let dtype = self.storage.split(',').next();
+        dtype == Some(ModelDtype::Float32.word()) && self.products == Products::Float32.word()
+    }
+
     fn path(&self, cache: &Path) -> PathBuf {
-        let Self { rankine, backend, device, driver, storage, trained, mechanisms } = self;
+        let Self { rankine, backend, device, driver, storage, trained, products, mechanisms } = self;
         // No separator is in a version, a word or a hash; names of devices stand in the middle, driver last.
-        let all = [rankine, backend, storage, trained, mechanisms, device, driver].map(String::as_str).join("\n");
+        let all = [rankine, backend, storage, trained, products, mechanisms, device, driver].map(String::as_str).join("\n");
         cache.join(FOLDER).join(format!("{}.json", hash_bytes(all.as_bytes())))
     }
 
@@ -107,7 +115,7 @@ mod tests {
     }
 
     fn of(backend: &'static str, name: &str, driver: &str, tiny: &Tiny) -> Key {
-        Key::of(&identity(backend, name, driver), tiny)
+        Key::of(&identity(backend, name, driver), tiny, Products::Float32)
     }
 
     #[test]
@@ -129,6 +137,7 @@ mod tests {
         let packed = Tiny { storage: packed, ..tiny.clone() };
         let mut tied = tiny.clone();
         tied.spec.tied_head = true;
+        let tf32 = Key::of(&identity("wgpu", "a GPU", "a driver 1.2"), &tiny, Products::Tf32);
         let others = [
             of("cuda", "a GPU", "a driver 1.2", &tiny),
             of("wgpu", "another GPU", "a driver 1.2", &tiny),
@@ -137,11 +146,18 @@ mod tests {
             of("wgpu", "a GPU", "a driver 1.2", &narrow),
             of("wgpu", "a GPU", "a driver 1.2", &packed),
             of("wgpu", "a GPU", "a driver 1.2", &tied),
+            tf32.clone(),
             Key { rankine: "0.0.0".to_owned(), ..key.clone() },
         ];
         assert!(others.iter().all(|other| other.verdict(cache.path()).is_none()));
         assert_eq!(all_of(&identity("wgpu", "a GPU", "a driver 1.2"), cache.path()), std::slice::from_ref(&verdict));
         assert!(all_of(&identity("wgpu", "a GPU", "a driver 1.3"), cache.path()).is_empty());
+        tf32.keep(cache.path(), &verdict).expect("kept");
+        assert_eq!(
+            all_of(&identity("wgpu", "a GPU", "a driver 1.2"), cache.path()).len(),
+            1,
+            "one in TF32 tells nothing of float32"
+        );
 
         std::fs::write(key.path(cache.path()), "{").expect("written");
         assert_eq!(key.verdict(cache.path()), None, "a damaged file is no verdict");

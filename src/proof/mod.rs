@@ -11,6 +11,7 @@ mod kept;
 mod tiny;
 mod trace;
 
+use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
@@ -25,26 +26,84 @@ use crate::device::Found;
 use crate::fault::{Exit, Explain};
 use crate::files::panic_words;
 use crate::model::Storage;
+use crate::ops::in_float32;
 use crate::terms::{self, ModelDtype};
 use crate::train::Observer;
 use trace::{PASSES, Pass, trace};
+
+/// What products of float32 operands are computed in. Products of 16-bit operands are what they are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Products {
+    /// In float32, on every device.
+    Float32,
+    /// In TF32, where the process allows it ([`crate::device::allow_tf32`]) and the device has it.
+    Tf32,
+}
+
+impl Products {
+    /// As `training.allow_tf32` has them.
+    pub fn new(allow_tf32: bool) -> Self {
+        if allow_tf32 { Self::Tf32 } else { Self::Float32 }
+    }
+
+    fn word(self) -> &'static str {
+        match self {
+            Self::Float32 => "float32",
+            Self::Tf32 => "tf32",
+        }
+    }
+
+    fn compute<T>(self, operation: impl FnOnce() -> T) -> T {
+        match self {
+            Self::Float32 => in_float32(operation),
+            Self::Tf32 => operation(),
+        }
+    }
+}
+
+/// What a verdict was made in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Numbers {
+    /// How the base's matrices are kept, and a GPU computes.
+    pub dtype: ModelDtype,
+    /// What products of float32 operands are computed in.
+    pub products: Products,
+}
+
+impl Numbers {
+    /// Those in which a fault of a kernel shows.
+    pub const FLOAT32: Self = Self { dtype: ModelDtype::Float32, products: Products::Float32 };
+}
+
+impl fmt::Display for Numbers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.products {
+            Products::Float32 => write!(f, "{}", self.dtype),
+            Products::Tf32 => write!(f, "{} with products in TF32", self.dtype),
+        }
+    }
+}
 
 /// Training on a device is not proven.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// It computes something else than the CPU.
-    #[error("training on `{device}` is refused, its gradients are not those of the CPU: {verdict}")]
+    #[error("training on `{device}` is refused, its gradients in {numbers} are not those of the CPU: {verdict}")]
     Refused {
         /// As the recipe says.
         device: terms::Device,
+        /// In which the steps were taken.
+        numbers: Numbers,
         /// What was found.
         verdict: Box<Verdict>,
     },
     /// The proof came to no end there.
-    #[error("training on `{device}` is refused, its proof ended with `{words}`")]
+    #[error("training on `{device}` is refused, its proof in {numbers} ended with `{words}`")]
     Ended {
         /// As the recipe says.
         device: terms::Device,
+        /// In which the steps were taken.
+        numbers: Numbers,
         /// What the device's driver or burn said.
         words: String,
     },
@@ -56,17 +115,28 @@ impl Explain for Error {
     }
 
     fn hint(&self) -> Option<String> {
-        Some("use `device: cpu`; another driver may be right; `--force` trains there nevertheless".into())
+        let (Self::Refused { numbers, .. } | Self::Ended { numbers, .. }) = self;
+        let without = if numbers.products == Products::Tf32 { "remove `training.allow_tf32`, or " } else { "" };
+        Some(format!("{without}use `device: cpu`; another driver may be right; `--force` trains there nevertheless"))
     }
+}
+
+/// The steps on the device, with products of float32 operands in float32, held against those on the CPU.
+///
+/// # Errors
+/// As for [`prove_in`].
+pub fn prove(tiny: &Tiny, device: &Device) -> Result<Verdict, String> {
+    prove_in(tiny, device, Products::Float32)
 }
 
 /// The steps on the device held against those on the CPU.
 ///
 /// # Errors
 /// The device's driver or burn gave up on the way: what they said.
-pub fn prove(tiny: &Tiny, device: &Device) -> Result<Verdict, String> {
-    let found = on_device(tiny, device, &PASSES, &mut ())?;
-    Ok(Verdict::of(&found, &trace(tiny, &Device::flex(), &PASSES, &mut ()), Bound::of(tiny.storage.dtype)))
+pub fn prove_in(tiny: &Tiny, device: &Device, products: Products) -> Result<Verdict, String> {
+    let found = products.compute(|| on_device(tiny, device, &PASSES, &mut ()))?;
+    let expected = trace(tiny, &Device::flex(), &PASSES, &mut ());
+    Ok(Verdict::of(&found, &expected, Bound::of(tiny.storage.dtype, products)))
 }
 
 /// What some passes compute there.
@@ -75,29 +145,28 @@ fn on_device(tiny: &Tiny, device: &Device, passes: &[Pass], through: &mut impl O
 }
 
 /// The verdict that is kept in a cache folder of a device that was found, or a new one, which is kept there from now on. Training in 16
-/// bits is proven where that in 32 is.
+/// bits or in TF32 is proven where that in float32 is: bounds of coarse numbers let a small fault pass, and the kernels are the same but
+/// for products. Those of the proof in float32 never use TF32, so that it fails for faults only, and a verdict in TF32 is asked for by
+/// nobody but a run in TF32.
 ///
 /// # Errors
 /// Training there is not proven. What cannot be kept is no error: the next start proves it again.
-pub fn prove_once(found: &Found, tiny: &Tiny, device: &Device, cache: &Path) -> Result<Verdict, Error> {
-    if [ModelDtype::Bfloat16, ModelDtype::Float16].contains(&tiny.storage.dtype) {
-        // Bounds of 16 bits let a small fault pass; the kernels are the same.
-        prove_once(
-            found,
-            &Tiny { storage: Storage { dtype: ModelDtype::Float32, ..tiny.storage }, ..tiny.clone() },
-            device,
-            cache,
-        )?;
+pub fn prove_once(found: &Found, tiny: &Tiny, device: &Device, products: Products, cache: &Path) -> Result<Verdict, Error> {
+    let numbers = Numbers { dtype: tiny.storage.dtype, products };
+    if numbers != Numbers::FLOAT32 {
+        let storage = Storage { dtype: ModelDtype::Float32, ..tiny.storage };
+        prove_once(found, &Tiny { storage, ..tiny.clone() }, device, Products::Float32, cache)?;
     }
-    let key = Key::of(&found.identity(), tiny);
+    let key = Key::of(&found.identity(), tiny, products);
     let verdict = if let Some(kept) = key.verdict(cache) {
         kept
     } else {
-        let verdict = prove(tiny, device).map_err(|words| Error::Ended { device: found.device, words })?;
+        let ended = |words| Error::Ended { device: found.device, numbers, words };
+        let verdict = prove_in(tiny, device, products).map_err(ended)?;
         let _ = key.keep(cache, &verdict);
         verdict
     };
-    verdict.check(found.device).map(|()| verdict)
+    verdict.check(found.device, numbers).map(|()| verdict)
 }
 
 /// Whether training on a device in 32 bits was proven and is nowhere refused, of all models of which a cache folder keeps a verdict; `None` where it
@@ -112,7 +181,7 @@ impl Verdict {
     ///
     /// # Errors
     /// It is not.
-    pub fn check(&self, device: terms::Device) -> Result<(), Error> {
-        if self.is_proven() { Ok(()) } else { Err(Error::Refused { device, verdict: Box::new(self.clone()) }) }
+    pub fn check(&self, device: terms::Device, numbers: Numbers) -> Result<(), Error> {
+        if self.is_proven() { Ok(()) } else { Err(Error::Refused { device, numbers, verdict: Box::new(self.clone()) }) }
     }
 }

@@ -67,6 +67,8 @@ pub struct Training {
     pub max_memory: Option<Said<u64>>,
     /// The numbers that the matrices of a frozen base are kept in.
     pub model_dtype: Option<Said<ModelDtype>>,
+    /// Whether products of float32 operands may be computed in TF32.
+    pub allow_tf32: Option<Said<bool>>,
     /// What a loss that is not finite leads to.
     pub on_nonfinite: Option<Said<OnNonfinite>>,
     /// The seed of shuffling, initialisation and dropout.
@@ -103,6 +105,7 @@ impl Training {
                 value.read("a number of bytes, such as `12 GB` or `12GiB`", |node| node.bytes().filter(|bytes| *bytes > 0))
             }),
             model_dtype: section.word("model_dtype", &[]),
+            allow_tf32: section.flag("allow_tf32"),
             on_nonfinite: section.word("on_nonfinite", &[]),
             seed: section.whole("seed", 0..),
         }

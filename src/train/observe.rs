@@ -43,10 +43,11 @@ impl Observer for () {}
 const CHECKED_STEPS: u64 = 10;
 
 /// Checks that what goes back between blocks is finite. A sum is, if all its numbers are, and is all that is read: one number a block.
+/// It is taken along one dimension after the other: the sum of a whole tensor is one of atomic additions on CUDA, in any order.
 #[derive(Debug)]
 pub(super) struct FiniteBorders {
     is_checked: bool,
-    sums: Vec<(usize, Tensor<1>)>,
+    sums: Vec<(usize, Tensor<3>)>,
     /// The first block on the way back into which something went that was not finite.
     pub block: Option<usize>,
 }
@@ -62,14 +63,14 @@ impl Observer for FiniteBorders {
     fn border(&mut self, border: Border, value: Tensor<3>) -> Tensor<3> {
         if let (true, Border::Gradient(block)) = (self.is_checked, border) {
             // The sum of finite numbers of 16 bits may be none of them.
-            self.sums.push((block, value.clone().cast(DType::F32).sum()));
+            self.sums.push((block, value.clone().cast(DType::F32).sum_dim(2).sum_dim(1)));
         }
         value
     }
 
     fn accepts(&mut self) -> bool {
         // Read when all is under way, so that a device does not wait between blocks.
-        let is_finite = |sum: &Tensor<1>| sum.to_data().iter::<f32>().all(f32::is_finite);
+        let is_finite = |sum: &Tensor<3>| sum.to_data().iter::<f32>().all(f32::is_finite);
         self.block = self.sums.drain(..).find(|(_, sum)| !is_finite(sum)).map(|(block, _)| block);
         self.block.is_none()
     }

@@ -15,7 +15,7 @@ const KEYS: [(&str, &str); 6] = [
         "training",
         "sequence_len sample_packing shuffle truncation max_dropped micro_batch_size gradient_accumulation_steps num_epochs max_steps \
          learning_rate optimizer loraplus_lr_ratio adam_beta1 adam_beta2 adam_epsilon lr_scheduler min_lr_rate warmup_ratio \
-         warmup_steps weight_decay max_grad_norm gradient_checkpointing model_dtype on_nonfinite seed",
+         warmup_steps weight_decay max_grad_norm gradient_checkpointing model_dtype allow_tf32 on_nonfinite seed",
     ),
     ("evaluation", "val_set_size datasets eval_steps early_stopping_patience prompts"),
     ("output", "save_steps save_total_limit"),

@@ -28,7 +28,7 @@ use burn::tensor::{Tensor, TensorData};
 #[cfg(test)]
 pub(crate) use cpu::in_tiles;
 pub use score::Score;
-use seen::Sizes;
+pub(super) use seen::Sizes;
 #[cfg(any(feature = "wgpu", feature = "cuda"))]
 pub(super) use seen::{Seen, Tiles};
 

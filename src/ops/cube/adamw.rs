@@ -27,6 +27,17 @@ struct Rates {
     keep: f32,
 }
 
+/// Where the numbers of a weight are in the flat rows.
+#[derive(CubeType, CubeLaunch, Clone, Copy)]
+struct Place {
+    start: u32,
+    count: u32,
+}
+
+fn place(segment: &Segment) -> PlaceLaunch {
+    PlaceLaunch::new(segment.place.start as u32, segment.place.len() as u32)
+}
+
 /// w, m and v after the update.
 #[cube]
 fn updated(rates: &Rates, weight: f32, gradient: f32, first: f32, second: f32) -> (f32, f32, f32) {
@@ -56,21 +67,21 @@ fn count_open(
     second: &[f32],
     counts: &mut [f32],
     rates: &Rates,
-    place: u32,
+    place: &Place,
     before: u32,
     #[comptime] size: usize,
     #[comptime] units: usize,
 ) {
-    let piece = CUBE_POS;
-    if piece * size >= weight.len() {
+    let (piece, numbers) = (CUBE_POS, place.count as usize);
+    if piece * size >= numbers {
         terminate!();
     }
     let mut sums = Shared::<[f32]>::new_slice(units);
-    let end = min(piece * size + size, weight.len());
+    let end = min(piece * size + size, numbers);
     let mut count = 0.0f32;
     let mut at = piece * size + UNIT_POS as usize;
     while at < end {
-        let flat = place as usize + at;
+        let flat = place.start as usize + at;
         let (weight, first, second) = updated(rates, weight[at], gradients[flat], first[flat], second[flat]);
         count += open(weight) + open(first) + open(second);
         at += units;
@@ -82,9 +93,9 @@ fn count_open(
 }
 
 #[cube(launch)]
-fn update(weight: &mut [f32], gradients: &[f32], first: &mut [f32], second: &mut [f32], rates: &Rates, place: u32) {
-    if ABSOLUTE_POS < weight.len() {
-        let flat = place as usize + ABSOLUTE_POS;
+fn update(weight: &mut [f32], gradients: &[f32], first: &mut [f32], second: &mut [f32], rates: &Rates, place: &Place) {
+    if ABSOLUTE_POS < place.count as usize {
+        let flat = place.start as usize + ABSOLUTE_POS;
         let (w, m, v) = updated(rates, weight[ABSOLUTE_POS], gradients[flat], first[flat], second[flat]);
         weight[ABSOLUTE_POS] = w;
         first[flat] = m;
@@ -110,7 +121,7 @@ fn stays_finite(weights: &[CubeTensor], rows: &[CubeTensor; 3], segments: &[Segm
         let [gradients, first, second] = rows.clone().map(CubeTensor::into_buffer_arg);
         let (weight, counts) = (weight.clone().into_buffer_arg(), counts.clone().into_buffer_arg());
         let (rates, cube) = (rates(&rule.constants(segment)), CubeDim::new_1d(UNITS));
-        let (place, all_before) = (segment.place.start as u32, before as u32);
+        let (place, all_before) = (place(segment), before as u32);
         let (size, units) = (PIECE, UNITS as usize);
         count_open::launch(
             client,
@@ -152,10 +163,10 @@ pub(in crate::ops) fn adamw(
         [first, second] = [first, second].map(owned);
         weights = weights.into_iter().map(owned).collect();
         for (segment, weight) in segments.iter().zip(&weights).filter(|(segment, _)| !segment.place.is_empty()) {
-            let (cubes, cube) = units(weight, weight.shape().num_elements());
+            let (cubes, cube) = units(weight, segment.place.len());
             let args = [weight, &gradients, &first, &second].map(|row| row.clone().into_buffer_arg());
             let ([weight, gradients, first, second], rates) = (args, rates(&rule.constants(segment)));
-            update::launch(&client, cubes, cube, weight, gradients, first, second, rates, segment.place.start as u32);
+            update::launch(&client, cubes, cube, weight, gradients, first, second, rates, place(segment));
         }
     }
     let state = AdamWState { weights: weights.into_iter().map(tensor).collect(), first: tensor(first), second: tensor(second) };

@@ -6,7 +6,7 @@ use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
-use super::{across, cubes, element, empty, owned, sharing, upload, vector_size};
+use super::{Extent, across, cubes, element, empty, extent, owned, sharing, upload, vector_size};
 
 /// What becomes of the logits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -29,16 +29,17 @@ fn losses_of<F: Float, N: Size>(
     logits: &mut [Vector<F, N>],
     targets: &[u32],
     losses: &mut [f32],
+    extent: &Extent,
     #[comptime] units: usize,
     #[comptime] what: Logits,
     #[define(F)] _element: ElemType,
 ) {
     let (row, unit) = (CUBE_POS, UNIT_POS as usize);
-    if row >= targets.len() {
+    if row >= extent.rows as usize {
         terminate!();
     }
     let (mut largest, mut sums) = (Shared::<[f32]>::new_slice(units), Shared::<[f32]>::new_slice(units));
-    let width = logits.len() / targets.len();
+    let width = extent.width as usize;
     let start = row * width;
     // Less than any logit that counts, and one of which differences are numbers.
     let mut most = f32::new(-1e38f32);
@@ -106,11 +107,11 @@ pub(in crate::ops) fn cross_entropy(logits: CubeTensor, targets: &[u32], what: L
     let losses = empty(&logits, [rows], DType::F32);
     if rows > 0 {
         let size = vector_size(&[vocabulary]);
-        let units = sharing(vocabulary / size);
+        let (units, extent) = (sharing(vocabulary / size), extent(rows, vocabulary / size));
         let (client, element) = (logits.client.clone(), element(&logits));
         let args = [logits.clone(), upload(&logits, targets), losses.clone()].map(CubeTensor::into_buffer_arg);
         let ([in_place, targets, to], cube) = (args, CubeDim::new_1d(units));
-        losses_of::launch(&client, cubes(rows), cube, size, in_place, targets, to, units as usize, what, element);
+        losses_of::launch(&client, cubes(rows), cube, size, in_place, targets, to, extent, units as usize, what, element);
     }
     (losses, logits)
 }

@@ -6,7 +6,7 @@ use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
 use super::super::dropout::Mask;
-use super::{element, empty, units, upload};
+use super::{Extent, element, empty, extent, units, upload};
 
 /// (x ^ (x >> shift)) · factor of 64 bits in two halves, the upper one first.
 #[cube]
@@ -36,11 +36,12 @@ fn masked<F: Float>(
     kept: f32,
     threshold_high: u32,
     threshold_low: u32,
-    features: u32,
+    extent: &Extent,
     #[define(F)] _element: ElemType,
 ) {
-    if ABSOLUTE_POS < output.len() {
-        let (token, feature) = (ABSOLUTE_POS / features as usize, ABSOLUTE_POS % features as usize);
+    let (tokens, features) = (extent.rows as usize, extent.width as usize);
+    let (token, feature) = (ABSOLUTE_POS / features, ABSOLUTE_POS % features);
+    if token < tokens {
         let (high, low) = sum(keys[2 * token], keys[2 * token + 1], 0u32, feature as u32);
         let (high, low) = sum(high, low, 0x9e37_79b9u32, 0x7f4a_7c15u32);
         let (high, low) = stirred(high, low, 30u32, 0xbf58_476du32, 0x1ce4_e5b9u32);
@@ -71,8 +72,8 @@ pub(in crate::ops) fn dropout(x: CubeTensor, mask: &Mask) -> CubeTensor {
         let (client, element) = (x.client.clone(), element(&x));
         let (cubes, cube) = units(&x, count);
         let args = [x.clone(), upload(&x, &keys), output.clone()].map(CubeTensor::into_buffer_arg);
-        let ([x, keys, to], features) = (args, (count / mask.tokens.len()) as u32);
-        masked::launch(&client, cubes, cube, x, keys, to, mask.kept(), high, low, features, element);
+        let ([x, keys, to], extent) = (args, extent(mask.tokens.len(), count / mask.tokens.len()));
+        masked::launch(&client, cubes, cube, x, keys, to, mask.kept(), high, low, extent, element);
     }
     output
 }

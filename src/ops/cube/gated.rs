@@ -5,7 +5,7 @@ use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
-use super::{element, empty, owned, units, vector_size};
+use super::{Extent, element, empty, extent, owned, units, vector_size};
 use crate::ops::gated::{Activation, GELU, GELU_CUBE};
 
 /// σ(x).
@@ -30,18 +30,19 @@ fn slope<N: Size>(g: Vector<f32, N>, #[comptime] activation: Activation) -> Vect
     if comptime![activation == Activation::GeluTanh] { of_cubic } else { one }
 }
 
-/// `inner` is half a row's width, in vectors.
+/// The extent is that of the output, whose rows have half the width.
 #[cube(launch)]
 fn output_of<F: Float, N: Size>(
     gate_up: &[Vector<F, N>],
     output: &mut [Vector<F, N>],
-    inner: u32,
+    extent: &Extent,
     #[comptime] activation: Activation,
     #[define(F)] _element: ElemType,
 ) {
-    if ABSOLUTE_POS < output.len() {
-        let inner = inner as usize;
-        let gate = ABSOLUTE_POS / inner * inner + ABSOLUTE_POS;
+    let inner = extent.width as usize;
+    let row = ABSOLUTE_POS / inner;
+    if row < extent.rows as usize {
+        let gate = row * inner + ABSOLUTE_POS;
         let g = Vector::<f32, N>::cast_from(gate_up[gate]);
         let u = Vector::<f32, N>::cast_from(gate_up[gate + inner]);
         output[ABSOLUTE_POS] = Vector::cast_from(g * sigmoid::<N>(argument::<N>(g, activation)) * u);
@@ -53,13 +54,14 @@ fn output_of<F: Float, N: Size>(
 fn gradients_of<F: Float, N: Size>(
     gate_up: &mut [Vector<F, N>],
     gradient: &[Vector<F, N>],
-    inner: u32,
+    extent: &Extent,
     #[comptime] activation: Activation,
     #[define(F)] _element: ElemType,
 ) {
-    if ABSOLUTE_POS < gradient.len() {
-        let inner = inner as usize;
-        let gate = ABSOLUTE_POS / inner * inner + ABSOLUTE_POS;
+    let inner = extent.width as usize;
+    let row = ABSOLUTE_POS / inner;
+    if row < extent.rows as usize {
+        let gate = row * inner + ABSOLUTE_POS;
         let one = Vector::<f32, N>::new(1.0f32);
         let g = Vector::<f32, N>::cast_from(gate_up[gate]);
         let u = Vector::<f32, N>::cast_from(gate_up[gate + inner]);
@@ -80,7 +82,7 @@ pub(in crate::ops) fn forward(gate_up: CubeTensor, activation: Activation) -> Cu
         let size = vector_size(&[inner]);
         let (cubes, cube) = units(&gate_up, rows * inner / size);
         let [gate_up, output] = [gate_up, output.clone()].map(CubeTensor::into_buffer_arg);
-        output_of::launch(&client, cubes, cube, size, gate_up, output, (inner / size) as u32, activation, element);
+        output_of::launch(&client, cubes, cube, size, gate_up, output, extent(rows, inner / size), activation, element);
     }
     output
 }
@@ -94,7 +96,7 @@ pub(in crate::ops) fn backward(gate_up: CubeTensor, gradient: CubeTensor, activa
         let size = vector_size(&[inner]);
         let (cubes, cube) = units(&gate_up, rows * inner / size);
         let [gate_up, gradient] = [gate_up.clone(), gradient].map(CubeTensor::into_buffer_arg);
-        gradients_of::launch(&client, cubes, cube, size, gate_up, gradient, (inner / size) as u32, activation, element);
+        gradients_of::launch(&client, cubes, cube, size, gate_up, gradient, extent(rows, inner / size), activation, element);
     }
     gate_up
 }

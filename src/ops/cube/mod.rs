@@ -2,6 +2,10 @@
 //!
 //! Nothing here depends on a schedule: no atomics, and sums whose order is fixed by the sizes, so that a run repeats bit for bit. A
 //! kernel binds at most eight storage buffers with the one that cubecl adds for scalars and lengths, which is what WebGPU promises.
+//!
+//! No kernel asks a buffer for its `len()`: that is the length of the allocation, which CUDA pads to rows of 512 bytes, and what stands
+//! behind a tensor's numbers is nobody's. Every count that decides something is a scalar of the launch ([`Extent`]); `tests/layers.rs`
+//! holds it, and `padding.rs` runs the kernels on allocations that go on with NaN.
 #![allow(clippy::used_underscore_binding, reason = "an element's type has no name in a kernel, and one in its launch")]
 #![allow(clippy::trivially_copy_pass_by_ref, reason = "what a launch hands to a kernel comes by reference")]
 #![allow(clippy::too_many_arguments, reason = "the tensors of the mathematics, and the launches that are made of the kernels")]
@@ -12,20 +16,29 @@ pub(super) mod cross_entropy;
 pub(super) mod dropout;
 pub(super) mod gated;
 pub(super) mod packed;
+#[cfg(test)]
+mod padding;
 pub(super) mod rms_norm;
 pub(super) mod rope;
 pub(super) mod squares;
 #[cfg(test)]
 mod tests;
 
+use burn::backend::TensorMetadata;
 use burn::tensor::{DType, Shape};
-use burn_cubecl::kernel::matmul::{MatmulStrategy, matmul};
 use burn_cubecl::kernel::{cast, into_contiguous};
 use burn_cubecl::ops::numeric::empty_device_contiguous_dtype;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::calculate_cube_count_elemwise;
 use cubecl::ir::{ElemType, FloatKind};
 use cubecl::prelude::*;
+use cubek::matmul::definition::{MatmulElems, MatmulGlobalElems, MatmulSetupError};
+use cubek::matmul::launch::launch_ref;
+use cubek::matmul::multi_level::Strategy;
+use cubek::matmul::routine::BlueprintStrategy;
+use cubek::std::InputBinding;
+
+use super::precision;
 
 /// The largest number of cubes in a dimension of a launch that every device takes.
 const MOST_CUBES: usize = 65_535;
@@ -45,9 +58,27 @@ fn vector_size(sizes: &[usize]) -> usize {
     [4, 2].into_iter().find(|size| sizes.iter().all(|count| count.is_multiple_of(*size))).unwrap_or(1)
 }
 
+/// The real lengths of a matrix that a kernel goes through.
+#[derive(CubeType, CubeLaunch, Clone, Copy)]
+struct Extent {
+    rows: u32,
+    /// Vectors of a row.
+    width: u32,
+}
+
+/// [`Extent`] for a launch.
+fn extent(rows: usize, width: usize) -> ExtentLaunch {
+    ExtentLaunch::new(rows as u32, width as u32)
+}
+
 /// A tensor without numbers yet, in row-major order, beside another.
 fn empty(beside: &CubeTensor, shape: impl Into<Shape>, dtype: DType) -> CubeTensor {
-    empty_device_contiguous_dtype(beside.client.clone(), beside.device.clone(), shape.into(), dtype)
+    let shape = shape.into();
+    #[cfg(test)]
+    if padding::is_on() {
+        return padding::empty(beside, shape, dtype);
+    }
+    empty_device_contiguous_dtype(beside.client.clone(), beside.device.clone(), shape, dtype)
 }
 
 /// The tensor in row-major order, to be overwritten: itself where no other handle has it, else a copy.
@@ -64,15 +95,43 @@ fn owned(tensor: CubeTensor) -> CubeTensor {
 
 /// Numbers of the CPU, beside a tensor.
 fn upload(beside: &CubeTensor, numbers: &[u32]) -> CubeTensor {
+    #[cfg(test)]
+    if padding::is_on() {
+        return padding::upload(beside, [numbers.len()], u32::as_bytes(numbers), DType::U32);
+    }
     let handle = beside.client.create_from_slice(u32::as_bytes(numbers));
     CubeTensor::new_contiguous(beside.client.clone(), beside.device.clone(), [numbers.len()].into(), handle, DType::U32)
 }
 
-/// The product of two matrices in the numbers of the left one, with sums in f32, rounded to a type at the end. burn takes the right one's
-/// numbers for those of the left.
+/// The product of two matrices in the numbers of the left one, with sums in f32, rounded to a type at the end.
+///
+/// By tensor cores where the device has some for these numbers, otherwise without: so does cubek's own choice too, but that panics where
+/// tensor cores are there and do not take the shape.
 pub(super) fn product(lhs: CubeTensor, rhs: CubeTensor, given: DType) -> CubeTensor {
     let rhs = if rhs.dtype == lhs.dtype { rhs } else { cast(rhs, lhs.dtype) };
-    matmul(lhs, rhs, None, MatmulStrategy::default(), given).expect("burn has a kernel for every shape")
+    let output = empty(&lhs, shape_of_product(&lhs, &rhs), given);
+    let by_tensor_cores = Strategy::SimpleCyclicCmma(BlueprintStrategy::default());
+    let without = Strategy::SimpleUnit(BlueprintStrategy::default());
+    // Tensor cores take numbers of f32 for TF32.
+    let is_exact = lhs.dtype == DType::F32 && precision::is_exact();
+    if is_exact || multiply(by_tensor_cores, &lhs, &rhs, &output).is_err() {
+        multiply(without, &lhs, &rhs, &output).expect("without tensor cores there is a kernel for every shape");
+    }
+    output
+}
+
+/// [.., m, n] of [.., m, k] and [.., k, n].
+fn shape_of_product(lhs: &CubeTensor, rhs: &CubeTensor) -> Shape {
+    let (last, columns) = (lhs.shape().num_dims() - 1, rhs.shape().iter().last().copied());
+    Shape::from(lhs.shape().iter().copied().take(last).chain(columns).collect::<Vec<usize>>())
+}
+
+fn multiply(strategy: Strategy, lhs: &CubeTensor, rhs: &CubeTensor, output: &CubeTensor) -> Result<(), Box<MatmulSetupError>> {
+    let [of_lhs, of_rhs, of_output] = [lhs, rhs, output].map(element);
+    let mut elements = MatmulElems::from_globals(&MatmulGlobalElems { lhs: of_lhs, rhs: of_rhs, out: of_output });
+    let [lhs, rhs] = [(lhs, of_lhs), (rhs, of_rhs)].map(|(side, of)| InputBinding::new(side.clone().binding(), of));
+    let (strategy, to) = (strategy.into(), output.clone().binding());
+    launch_ref(&strategy, &output.client, lhs, rhs, to, &mut elements).map_err(Box::new)
 }
 
 /// The cubes of a kernel in which a unit has an index of its own, and the units of a cube.

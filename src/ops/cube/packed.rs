@@ -61,7 +61,21 @@ impl OnGpu {
 }
 
 fn cube<E: std::fmt::Debug>(tensor: Result<CubeTensor, E>) -> CubeTensor {
-    tensor.expect("the device is a GPU")
+    let tensor = tensor.expect("the device is a GPU");
+    #[cfg(test)]
+    let tensor = super::padding::moved(tensor);
+    tensor
+}
+
+/// Which codes become numbers.
+#[derive(CubeType, CubeLaunch, Clone, Copy)]
+struct Codes {
+    /// The place of the first one.
+    first: u32,
+    /// Vectors of numbers.
+    count: u32,
+    /// Codes that share an absmax.
+    group: u32,
 }
 
 /// The number of a 4-bit code: the first of a byte is in its upper half.
@@ -78,16 +92,15 @@ fn unpack_four_bits<F: Float, N: Size>(
     absmax: &[f32],
     table: &[f32],
     output: &mut [Vector<F, N>],
-    first: u32,
-    group: u32,
+    which: &Codes,
     #[define(F)] _element: ElemType,
 ) {
-    if ABSOLUTE_POS < output.len() {
+    if ABSOLUTE_POS < which.count as usize {
         let mut numbers = Vector::<f32, N>::new(0.0f32);
         #[unroll]
         for index in 0..N::value() {
-            let place = first as usize + ABSOLUTE_POS * N::value() + index;
-            numbers.insert(index, four_bits(codes, table, place) * absmax[place / group as usize]);
+            let place = which.first as usize + ABSOLUTE_POS * N::value() + index;
+            numbers.insert(index, four_bits(codes, table, place) * absmax[place / which.group as usize]);
         }
         output[ABSOLUTE_POS] = Vector::cast_from(numbers);
     }
@@ -99,19 +112,18 @@ fn unpack_int8<F: Float, N: Size>(
     codes: &[u32],
     absmax: &[f32],
     output: &mut [Vector<F, N>],
-    first: u32,
-    group: u32,
+    which: &Codes,
     unit: f32,
     #[define(F)] _element: ElemType,
 ) {
-    if ABSOLUTE_POS < output.len() {
+    if ABSOLUTE_POS < which.count as usize {
         let mut numbers = Vector::<f32, N>::new(0.0f32);
         #[unroll]
         for index in 0..N::value() {
-            let place = first as usize + ABSOLUTE_POS * N::value() + index;
+            let place = which.first as usize + ABSOLUTE_POS * N::value() + index;
             // The sign is in the byte's highest bit: brought to the word's, it is drawn down again.
             let code = i32::cast_from(codes[place / 4] << (24 - place % 4 * 8) as u32) >> 24i32;
-            numbers.insert(index, f32::cast_from(code) * absmax[place / group as usize] * unit);
+            numbers.insert(index, f32::cast_from(code) * absmax[place / which.group as usize] * unit);
         }
         output[ABSOLUTE_POS] = Vector::cast_from(numbers);
     }
@@ -121,18 +133,19 @@ fn unpack_int8<F: Float, N: Size>(
 pub(in crate::ops) fn unpack(weight: &OnGpu, rows: Range<usize>, dtype: DType) -> CubeTensor {
     let shape = [rows.len(), weight.shape[1]];
     let output = empty(&weight.codes, shape, dtype);
-    let (count, first) = (shape[0] * shape[1], (rows.start * shape[1]) as u32);
+    let (count, first) = (shape[0] * shape[1], rows.start * shape[1]);
     if count > 0 {
         let size = vector_size(&[count]);
         let (cubes, cube) = units(&output, count / size);
-        let (client, element, group) = (output.client.clone(), element(&output), weight.group as u32);
+        let (client, element) = (output.client.clone(), element(&output));
+        let which = CodesLaunch::new(first as u32, (count / size) as u32, weight.group as u32);
         let [codes, absmax, to] = [&weight.codes, &weight.absmax, &output].map(|tensor| tensor.clone().into_buffer_arg());
         match &weight.table {
             Some(table) => {
                 let table = table.clone().into_buffer_arg();
-                unpack_four_bits::launch(&client, cubes, cube, size, codes, absmax, table, to, first, group, element);
+                unpack_four_bits::launch(&client, cubes, cube, size, codes, absmax, table, to, which, element);
             }
-            None => unpack_int8::launch(&client, cubes, cube, size, codes, absmax, to, first, group, Int8::UNIT, element),
+            None => unpack_int8::launch(&client, cubes, cube, size, codes, absmax, to, which, Int8::UNIT, element),
         }
     }
     output

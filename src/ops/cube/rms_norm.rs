@@ -8,7 +8,7 @@ use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
-use super::{across, cubes, element, empty, owned, sharing, total, units, vector_size};
+use super::{Extent, across, cubes, element, empty, extent, owned, sharing, total, units, vector_size};
 
 /// Rows that a unit adds up.
 const ROWS: usize = 64;
@@ -33,16 +33,16 @@ fn output_of<F: Float, W: Float, N: Size>(
     weight: &[Vector<W, N>],
     output: &mut [Vector<F, N>],
     epsilon: f32,
-    rows: u32,
+    extent: &Extent,
     #[comptime] units: usize,
     #[define(F, W)] _elements: [ElemType; 2],
 ) {
     let row = CUBE_POS;
-    if row >= rows as usize {
+    if row >= extent.rows as usize {
         terminate!();
     }
     let mut sums = Shared::<[f32]>::new_slice(units);
-    let width = weight.len();
+    let width = extent.width as usize;
     let start = row * width;
     let inverse = Vector::<f32, N>::new(inverse_rms::<F, N>(x, start, width, epsilon, &mut sums));
     let mut at = UNIT_POS as usize;
@@ -60,16 +60,16 @@ fn input_of<F: Float, W: Float, N: Size>(
     weight: &[Vector<W, N>],
     gradient: &mut [Vector<F, N>],
     epsilon: f32,
-    rows: u32,
+    extent: &Extent,
     #[comptime] units: usize,
     #[define(F, W)] _elements: [ElemType; 2],
 ) {
     let row = CUBE_POS;
-    if row >= rows as usize {
+    if row >= extent.rows as usize {
         terminate!();
     }
     let mut sums = Shared::<[f32]>::new_slice(units);
-    let width = weight.len();
+    let width = extent.width as usize;
     let start = row * width;
     let inverse = inverse_rms::<F, N>(x, start, width, epsilon, &mut sums);
     let mut products = Vector::<f32, N>::new(0.0f32);
@@ -97,15 +97,16 @@ fn inverses_of<F: Float, N: Size>(
     x: &[Vector<F, N>],
     inverses: &mut [f32],
     epsilon: f32,
+    extent: &Extent,
     #[comptime] units: usize,
     #[define(F)] _element: ElemType,
 ) {
-    let (row, rows) = (CUBE_POS, inverses.len());
-    if row >= rows {
+    let row = CUBE_POS;
+    if row >= extent.rows as usize {
         terminate!();
     }
     let mut sums = Shared::<[f32]>::new_slice(units);
-    let width = x.len() / rows;
+    let width = extent.width as usize;
     let inverse = inverse_rms::<F, N>(x, row * width, width, epsilon, &mut sums);
     if UNIT_POS == 0 {
         inverses[row] = inverse;
@@ -119,13 +120,13 @@ fn pieces_of<F: Float, N: Size>(
     gradient: &[Vector<F, N>],
     inverses: &[f32],
     pieces: &mut [Vector<f32, N>],
+    extent: &Extent,
     #[comptime] rows_of_piece: usize,
     #[define(F)] _element: ElemType,
 ) {
-    if ABSOLUTE_POS < pieces.len() {
-        let rows = inverses.len();
-        let width = x.len() / rows;
-        let first = ABSOLUTE_POS / width * rows_of_piece;
+    let (rows, width) = (extent.rows as usize, extent.width as usize);
+    let first = ABSOLUTE_POS / width * rows_of_piece;
+    if first < rows {
         let column = ABSOLUTE_POS % width;
         let end = min(first + rows_of_piece, rows);
         let mut sum = Vector::<f32, N>::new(0.0f32);
@@ -137,36 +138,42 @@ fn pieces_of<F: Float, N: Size>(
     }
 }
 
-/// The sum over the pieces.
+/// The sum over the pieces, which are the rows here.
 #[cube(launch)]
-fn weight_of<W: Float, N: Size>(pieces: &[Vector<f32, N>], weight: &mut [Vector<W, N>], #[define(W)] _element: ElemType) {
-    if ABSOLUTE_POS < weight.len() {
-        let width = weight.len();
+fn weight_of<W: Float, N: Size>(
+    pieces: &[Vector<f32, N>],
+    weight: &mut [Vector<W, N>],
+    extent: &Extent,
+    #[define(W)] _element: ElemType,
+) {
+    let width = extent.width as usize;
+    if ABSOLUTE_POS < width {
         let mut sum = Vector::<f32, N>::new(0.0f32);
-        for piece in 0..pieces.len() / width {
+        for piece in 0..extent.rows as usize {
             sum += pieces[piece * width + ABSOLUTE_POS];
         }
         weight[ABSOLUTE_POS] = Vector::cast_from(sum);
     }
 }
 
-/// How rows are shared out: rows, numbers of a vector, units of a row's cube.
-fn shared_out(x: &CubeTensor, weight: &CubeTensor) -> (usize, usize, u32) {
-    let width = weight.shape().num_elements();
-    let size = vector_size(&[width]);
-    (x.shape().num_elements() / width.max(1), size, sharing(width / size))
+/// How rows are shared out: rows, vectors of a row, numbers of a vector, units of a row's cube.
+fn shared_out(x: &CubeTensor, weight: &CubeTensor) -> (usize, usize, usize, u32) {
+    let numbers = weight.shape().num_elements();
+    let size = vector_size(&[numbers]);
+    let width = numbers / size;
+    (x.shape().num_elements() / numbers.max(1), width, size, sharing(width))
 }
 
 /// x r ∘ w.
 pub(in crate::ops) fn forward(x: CubeTensor, weight: CubeTensor, epsilon: f64) -> CubeTensor {
     let [x, weight] = [x, weight].map(into_contiguous);
-    let (rows, size, units) = shared_out(&x, &weight);
+    let (rows, width, size, units) = shared_out(&x, &weight);
     let output = empty(&x, x.shape(), x.dtype);
     if rows > 0 {
         let (client, elements) = (x.client.clone(), [element(&x), element(&weight)]);
         let [x, weight, output] = [x, weight, output.clone()].map(CubeTensor::into_buffer_arg);
-        let (cubes, cube) = (cubes(rows), CubeDim::new_1d(units));
-        output_of::launch(&client, cubes, cube, size, x, weight, output, epsilon as f32, rows as u32, units as usize, elements);
+        let (cubes, cube, extent) = (cubes(rows), CubeDim::new_1d(units), extent(rows, width));
+        output_of::launch(&client, cubes, cube, size, x, weight, output, epsilon as f32, extent, units as usize, elements);
     }
     output
 }
@@ -174,12 +181,12 @@ pub(in crate::ops) fn forward(x: CubeTensor, weight: CubeTensor, epsilon: f64) -
 /// The gradient of `x`, in the place of `gradient` where nobody else holds it.
 pub(in crate::ops) fn input(x: CubeTensor, weight: CubeTensor, gradient: CubeTensor, epsilon: f64) -> CubeTensor {
     let ([x, weight], gradient) = ([x, weight].map(into_contiguous), owned(gradient));
-    let (rows, size, units) = shared_out(&x, &weight);
+    let (rows, width, size, units) = shared_out(&x, &weight);
     if rows > 0 {
         let (client, elements) = (x.client.clone(), [element(&x), element(&weight)]);
         let [x, weight, of_x] = [x, weight, gradient.clone()].map(CubeTensor::into_buffer_arg);
-        let (cubes, cube) = (cubes(rows), CubeDim::new_1d(units));
-        input_of::launch(&client, cubes, cube, size, x, weight, of_x, epsilon as f32, rows as u32, units as usize, elements);
+        let (cubes, cube, extent) = (cubes(rows), CubeDim::new_1d(units), extent(rows, width));
+        input_of::launch(&client, cubes, cube, size, x, weight, of_x, epsilon as f32, extent, units as usize, elements);
     }
     gradient
 }
@@ -187,23 +194,23 @@ pub(in crate::ops) fn input(x: CubeTensor, weight: CubeTensor, gradient: CubeTen
 /// The gradients of `x` and of the weight.
 pub(in crate::ops) fn both(x: CubeTensor, weight: CubeTensor, gradient: CubeTensor, epsilon: f64) -> (CubeTensor, CubeTensor) {
     let [x, weight, gradient] = [x, weight, gradient].map(into_contiguous);
-    let (rows, size, sharing) = shared_out(&x, &weight);
-    let (client, width) = (x.client.clone(), weight.shape().num_elements());
+    let (rows, width, size, sharing) = shared_out(&x, &weight);
+    let (client, of_pieces) = (x.client.clone(), rows.div_ceil(ROWS));
     let of_weight = empty(&weight, weight.shape(), weight.dtype);
-    let pieces = empty(&x, [rows.div_ceil(ROWS), width], DType::F32);
+    let pieces = empty(&x, [of_pieces, width * size], DType::F32);
     if rows > 0 {
         let inverses = empty(&x, [rows], DType::F32);
         let (from, to) = (x.clone().into_buffer_arg(), inverses.clone().into_buffer_arg());
-        let cube = CubeDim::new_1d(sharing);
-        inverses_of::launch(&client, cubes(rows), cube, size, from, to, epsilon as f32, sharing as usize, element(&x));
-        let (cubes, cube) = units(&x, rows.div_ceil(ROWS) * width / size);
+        let (cube, of_x, units_of_row) = (CubeDim::new_1d(sharing), extent(rows, width), sharing as usize);
+        inverses_of::launch(&client, cubes(rows), cube, size, from, to, epsilon as f32, of_x, units_of_row, element(&x));
+        let (cubes, cube) = units(&x, of_pieces * width);
         let args = [x.clone(), gradient.clone(), inverses, pieces.clone()].map(CubeTensor::into_buffer_arg);
         let [from, by, inverses, to] = args;
-        pieces_of::launch(&client, cubes, cube, size, from, by, inverses, to, ROWS, element(&x));
+        pieces_of::launch(&client, cubes, cube, size, from, by, inverses, to, extent(rows, width), ROWS, element(&x));
     }
-    let (cubes, cube) = units(&x, width / size);
+    let (cubes, cube) = units(&x, width);
     let (from, to) = (pieces.into_buffer_arg(), of_weight.clone().into_buffer_arg());
-    weight_of::launch(&client, cubes, cube, size, from, to, element(&weight));
+    weight_of::launch(&client, cubes, cube, size, from, to, extent(of_pieces, width), element(&weight));
     (input(x, weight, gradient, epsilon), of_weight)
 }
 

@@ -8,6 +8,18 @@ use cubecl::prelude::*;
 use super::super::rope::Rotation;
 use super::{element, owned, units, upload, vector_size};
 
+/// The real lengths of what is turned.
+#[derive(CubeType, CubeLaunch, Clone, Copy)]
+struct Lengths {
+    /// Tokens of all rows.
+    tokens: u32,
+    /// Tokens that have a position each; those of the next row have the same again.
+    positions: u32,
+    heads: u32,
+    /// Vectors of half a head.
+    half: u32,
+}
+
 #[cube(launch)]
 fn turn<F: Float, T: Float, N: Size>(
     x: &mut [Vector<F, N>],
@@ -15,16 +27,15 @@ fn turn<F: Float, T: Float, N: Size>(
     sines: &[Vector<T, N>],
     positions: &[u32],
     sign: f32,
-    heads: u32,
-    half: u32,
+    lengths: &Lengths,
     #[define(F, T)] _elements: [ElemType; 2],
 ) {
-    if ABSOLUTE_POS < x.len() / 2 {
-        let half = half as usize;
-        let pair = ABSOLUTE_POS % half;
-        let head = ABSOLUTE_POS / half;
-        let token = head / heads as usize;
-        let row = positions[token % positions.len()] as usize * half;
+    let half = lengths.half as usize;
+    let pair = ABSOLUTE_POS % half;
+    let head = ABSOLUTE_POS / half;
+    let token = head / lengths.heads as usize;
+    if token < lengths.tokens as usize {
+        let row = positions[token % lengths.positions as usize] as usize * half;
         let cosine = Vector::<f32, N>::cast_from(cosines[row + pair]);
         let sine = Vector::<f32, N>::cast_from(sines[row + pair]) * Vector::<f32, N>::new(sign);
         let place = head * 2 * half + pair;
@@ -48,9 +59,11 @@ pub(in crate::ops) fn rope(x: CubeTensor, tables: [CubeTensor; 2], positions: &[
         let (client, elements) = (x.client.clone(), [element(&x), element(&cosines)]);
         let (cubes, cube) = units(&x, shape.num_elements() / 2 / size);
         let args = [x.clone(), cosines, sines, upload(&x, positions)].map(CubeTensor::into_buffer_arg);
-        let [in_place, cosines, sines, positions] = args;
-        let (heads, half) = (shape[2] as u32, (half / size) as u32);
-        turn::launch(&client, cubes, cube, size, in_place, cosines, sines, positions, sign, heads, half, elements);
+        let [in_place, cosines, sines, of_positions] = args;
+        let lengths = [shape[0] * shape[1], positions.len(), shape[2], half / size].map(|length| length as u32);
+        let [tokens, with_position, heads, half] = lengths;
+        let lengths = LengthsLaunch::new(tokens, with_position, heads, half);
+        turn::launch(&client, cubes, cube, size, in_place, cosines, sines, of_positions, sign, lengths, elements);
     }
     x
 }

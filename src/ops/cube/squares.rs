@@ -14,13 +14,13 @@ const UNITS: u32 = 256;
 
 /// Of every piece the largest |x| and the sum of (x / largest)².
 #[cube(launch)]
-fn pieces_of(x: &[f32], pieces: &mut [f32], #[comptime] size: usize, #[comptime] units: usize) {
+fn pieces_of(x: &[f32], pieces: &mut [f32], numbers: u32, #[comptime] size: usize, #[comptime] units: usize) {
     let (piece, unit) = (CUBE_POS, UNIT_POS as usize);
-    if piece * 2 >= pieces.len() {
+    if piece * size >= numbers as usize {
         terminate!();
     }
     let (mut largest, mut sums) = (Shared::<[f32]>::new_slice(units), Shared::<[f32]>::new_slice(units));
-    let (start, end) = (piece * size, min(piece * size + size, x.len()));
+    let (start, end) = (piece * size, min(piece * size + size, numbers as usize));
     let mut most = 0.0f32;
     let mut at = start + unit;
     while at < end {
@@ -58,13 +58,14 @@ fn pieces_of(x: &[f32], pieces: &mut [f32], #[comptime] size: usize, #[comptime]
 /// Σ x² of pieces of [`PIECE`] numbers.
 pub(in crate::ops) fn sums_of_squares(x: CubeTensor) -> Vec<f64> {
     let x = into_contiguous(x);
-    let count = x.shape().num_elements().div_ceil(PIECE);
+    let numbers = x.shape().num_elements();
+    let count = numbers.div_ceil(PIECE);
     if count == 0 {
         return Vec::new();
     }
     let (client, pieces) = (x.client.clone(), empty(&x, [2 * count], DType::F32));
     let (x, to) = (x.into_buffer_arg(), pieces.clone().into_buffer_arg());
-    pieces_of::launch(&client, cubes(count), CubeDim::new_1d(UNITS), x, to, PIECE, UNITS as usize);
+    pieces_of::launch(&client, cubes(count), CubeDim::new_1d(UNITS), x, to, numbers as u32, PIECE, UNITS as usize);
     let pieces: Vec<f64> = Tensor::<1>::from_primitive::<Cube>(pieces).into_data().iter().collect();
     pieces.as_chunks::<2>().0.iter().map(|[most, sum]| most * most * sum).collect()
 }

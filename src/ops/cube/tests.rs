@@ -2,10 +2,14 @@
 
 use std::sync::{Arc, OnceLock};
 
+use burn::backend::Cube;
 use burn::tensor::{Device, DeviceType, FloatDType, Tensor, TensorData};
 
+use super::padding;
 use crate::draws::{mix, unit};
-use crate::ops::{Activation, Score, attention, backward_from, cross_entropy, gated, rms_norm, rms_norm_input, rope};
+use crate::ops::{
+    Activation, Score, attention, backward_from, cross_entropy, gated, matmul, precision, rms_norm, rms_norm_input, rope,
+};
 
 /// A wgpu device, where the machine has an adapter.
 pub(crate) fn device() -> Option<Device> {
@@ -23,7 +27,11 @@ pub(super) fn drawn(seed: u64, count: usize, range: f64) -> Vec<f32> {
 }
 
 pub(super) fn tensor<const D: usize>(numbers: &[f32], shape: [usize; D], device: &Device) -> Tensor<D> {
-    Tensor::from_data(TensorData::new(numbers.to_vec(), shape), device)
+    let tensor = Tensor::from_data(TensorData::new(numbers.to_vec(), shape), device);
+    if !padding::is_on() {
+        return tensor;
+    }
+    Tensor::from_primitive::<Cube>(padding::moved(tensor.try_into_primitive::<Cube>().expect("a GPU's")))
 }
 
 /// The largest difference of two tensors, in units of the larger of one and the exact number.
@@ -57,6 +65,28 @@ fn results(numbers: &[Vec<f32>; 4], dtype: FloatDType, device: &Device) -> Vec<T
     let whole = all.into_iter().chain(of_leaves).map(|tensor| tensor.reshape([-1]));
     let of_logits = cross_entropy(logits, targets).1.reshape([-1]);
     whole.chain([of_logits]).map(|tensor| tensor.cast(FloatDType::F32)).collect()
+}
+
+/// Sizes that fill no tile, one that fills it, rows that are few, batches, and a right matrix whose columns lie in one piece.
+#[test]
+fn products_are_those_of_the_cpu_with_tensor_cores_and_without() {
+    let Some(device) = device() else { return };
+    for [batch, rows, depth, columns] in [[1, 1, 1, 1], [1, 3, 136, 70], [1, 64, 64, 64], [2, 33, 17, 129], [3, 70, 129, 5]] {
+        for is_transposed in [false, true] {
+            let of = |device: &Device| {
+                let lhs = tensor(&drawn(1, batch * rows * depth, 1.0), [batch, rows, depth], device);
+                let numbers = drawn(2, batch * depth * columns, 1.0);
+                let across = || tensor(&numbers, [batch, columns, depth], device).swap_dims(1, 2);
+                let rhs = if is_transposed { across() } else { tensor(&numbers, [batch, depth, columns], device) };
+                matmul(lhs, rhs)
+            };
+            let exact = of(&Device::flex());
+            for is_exact in [false, true] {
+                let distance = worst(precision::with(is_exact, || of(&device)), exact.clone());
+                assert!(distance < 2e-5, "{batch} x {rows} x {depth} x {columns}, exact {is_exact}: {distance:e}");
+            }
+        }
+    }
 }
 
 /// Loss scaling is told of an overflow by this.

@@ -9,10 +9,10 @@ use cubecl::prelude::*;
 
 use super::super::super::attention::{Score, Seen};
 use super::super::super::product::count;
-use super::super::{across, cubes, element, empty, units, upload};
+use super::super::{Extent, across, cubes, element, empty, extent, units, upload};
 use super::spans::{OF_TILE, Spans};
 use super::tile::{add, dot, load, scored, store, zeros};
-use super::{Form, LANES, Lengths, LengthsLaunch, Scoring, scoring};
+use super::{Form, LANES, Lengths, Scoring, lengths, scoring};
 
 /// Of each query and head the logarithm of its sum and D = dO · O, side by side: one buffer less to bind.
 #[cube(launch)]
@@ -21,10 +21,11 @@ fn sums_of<F: Float, N: Size>(
     gradient: &[Vector<F, N>],
     log_sums: &[f32],
     sums: &mut [f32],
+    extent: &Extent,
     #[define(F)] _element: ElemType,
 ) {
-    if ABSOLUTE_POS < log_sums.len() {
-        let width = output.len() / log_sums.len();
+    if ABSOLUTE_POS < extent.rows as usize {
+        let width = extent.width as usize;
         let start = ABSOLUTE_POS * width;
         let mut products = Vector::<f32, N>::new(0.0f32);
         for at in start..start + width {
@@ -203,7 +204,7 @@ fn keys_of<F: Float, N: Size>(
     }
     if own_key < end {
         store::<F, N>(&dk, 1.0f32, of_keys_and_values, key_start + own * key_step, lane, form);
-        let values = key.len();
+        let values = lengths.all_keys as usize;
         store::<F, N>(&dv, 1.0f32, of_keys_and_values, values + key_start + own * key_step, lane, form);
     }
 }
@@ -231,14 +232,12 @@ pub(in crate::ops) fn backward(given: Given, seen: &Seen, score: Score) -> [Cube
     let (of_units, cube) = units(&query, count_of_sums);
     let args = [output, gradient.clone(), log_sums, sums.clone()].map(CubeTensor::into_buffer_arg);
     let [output, by, log_sums, to] = args;
-    sums_of::launch(&client, of_units, cube, size, output, by, log_sums, to, element);
+    sums_of::launch(&client, of_units, cube, size, output, by, log_sums, to, extent(count_of_sums, form.width), element);
 
     let of_queries = empty(&query, query.shape(), query.dtype);
     let mut of_both = vec![2];
     of_both.extend(key.shape().iter());
     let of_both = empty(&query, Shape::from(of_both), key.dtype);
-    let [queries, keys, heads, kv_heads] = [sizes.queries, sizes.keys, sizes.heads, sizes.kv_heads].map(|size| size as u32);
-    let lengths = |spans: &Spans| LengthsLaunch::new(spans.tiles as u32, queries, keys, heads, kv_heads);
     let args = |spans: &Spans, to: &CubeTensor| {
         let spans = upload(&query, &spans.numbers);
         [&query, &key, &value, &gradient, &sums, &spans, to].map(|tensor| tensor.clone().into_buffer_arg())
@@ -246,7 +245,7 @@ pub(in crate::ops) fn backward(given: Given, seen: &Seen, score: Score) -> [Cube
     let spans = Spans::of_queries(seen, form.tile);
     count(3 * spans.pairs * sizes.heads * sizes.width);
     let ([q, k, v, g, s, f, to], cubes_of_queries) = (args(&spans, &of_queries), cubes(spans.tiles * sizes.heads));
-    let (lengths_of_queries, cube) = (lengths(&spans), form.cube());
+    let (lengths_of_queries, cube) = (lengths(&spans, sizes, form), form.cube());
     queries_of::launch(
         &client,
         cubes_of_queries,
@@ -268,7 +267,8 @@ pub(in crate::ops) fn backward(given: Given, seen: &Seen, score: Score) -> [Cube
     let spans = Spans::of_keys(seen, form.tile);
     count(4 * spans.pairs * sizes.heads * sizes.width);
     let ([q, k, v, g, s, f, to], cubes_of_keys) = (args(&spans, &of_both), cubes(spans.tiles * sizes.kv_heads));
-    keys_of::launch(&client, cubes_of_keys, cube, size, q, k, v, g, s, f, to, lengths(&spans), scoring(&score), form, element);
+    let (lengths, scoring) = (lengths(&spans, sizes, form), scoring(&score));
+    keys_of::launch(&client, cubes_of_keys, cube, size, q, k, v, g, s, f, to, lengths, scoring, form, element);
     let half = |index: usize| {
         let half = Cube::float_slice(of_both.clone(), &[(index..index + 1).into()]);
         Cube::float_reshape(half, key.shape())

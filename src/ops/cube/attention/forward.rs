@@ -12,7 +12,7 @@ use super::super::super::product::count;
 use super::super::{cubes, element, empty, upload};
 use super::spans::{OF_TILE, Spans};
 use super::tile::{add, dot, load, scored, store, zeros};
-use super::{Form, LANES, Lengths, LengthsLaunch, Scoring, scoring};
+use super::{Form, LANES, Lengths, Scoring, lengths, scoring};
 
 #[cube(launch)]
 fn mix<F: Float, N: Size>(
@@ -127,8 +127,7 @@ pub(in crate::ops) fn forward(
     let output = empty(&query, query.shape(), query.dtype);
     let log_sums = empty(&query, [sizes.batch, sizes.queries, sizes.heads], DType::F32);
     let (client, element) = (query.client.clone(), element(&query));
-    let [queries, keys, heads, kv_heads] = [sizes.queries, sizes.keys, sizes.heads, sizes.kv_heads].map(|size| size as u32);
-    let lengths = LengthsLaunch::new(spans.tiles as u32, queries, keys, heads, kv_heads);
+    let lengths = lengths(&spans, sizes, form);
     let of_spans = upload(&query, &spans.numbers);
     let args = [query, key, value, of_spans, output.clone(), log_sums.clone()].map(CubeTensor::into_buffer_arg);
     let ([query, key, value, of_spans, to, sums], cubes) = (args, cubes(spans.tiles * sizes.heads));

@@ -18,7 +18,9 @@ use cubecl::prelude::*;
 pub(in crate::ops) use backward::{Given, backward};
 pub(in crate::ops) use forward::forward;
 
-use super::super::attention::Score;
+use spans::Spans;
+
+use super::super::attention::{Score, Sizes};
 use super::vector_size;
 
 /// Units that share a query or a key: each has every eighth vector of its features.
@@ -36,6 +38,8 @@ struct Lengths {
     keys: u32,
     heads: u32,
     kv_heads: u32,
+    /// Vectors of all keys: dV begins behind so many of dK.
+    all_keys: u32,
 }
 
 /// The score's constants; `softcap` counts where a kernel is compiled for one.
@@ -74,6 +78,15 @@ impl Form {
     fn cube(&self) -> CubeDim {
         CubeDim::new_1d((self.tile * LANES) as u32)
     }
+}
+
+/// [`Lengths`] of these sizes, in heads of so many vectors.
+fn lengths(spans: &Spans, sizes: Sizes, form: Form) -> LengthsLaunch {
+    let Sizes { batch, queries, keys, heads, kv_heads, .. } = sizes;
+    let all_keys = batch * keys * kv_heads * form.width;
+    let [tiles, queries, keys, heads, kv_heads, all_keys] =
+        [spans.tiles, queries, keys, heads, kv_heads, all_keys].map(|length| length as u32);
+    LengthsLaunch::new(tiles, queries, keys, heads, kv_heads, all_keys)
 }
 
 fn scoring(score: &Score) -> ScoringLaunch {

@@ -1,0 +1,50 @@
+//! TF32: what tensor cores of NVIDIA's GPUs make of operands in float32 from compute capability 8.0 on, numbers with the exponent of
+//! float32 and 10 of its 23 bits of mantissa. Products are several times as fast, and no longer those of float32.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::list::Found;
+
+/// Of the process, because the kernels of a device are chosen by what it is opened with.
+static ALLOWED: AtomicBool = AtomicBool::new(false);
+
+/// Allows TF32 in products of float32 operands on CUDA, or not; to be called before a device is opened.
+pub fn allow_tf32(is_allowed: bool) {
+    ALLOWED.store(is_allowed, Ordering::Relaxed);
+}
+
+/// Whether devices that are opened now may use TF32.
+pub fn is_tf32_allowed() -> bool {
+    ALLOWED.load(Ordering::Relaxed)
+}
+
+impl Found {
+    /// Whether it has TF32, which came with Ampere.
+    pub fn has_tf32(&self) -> bool {
+        self.capability.is_some_and(|capability| capability >= 80)
+    }
+
+    /// Why TF32 cannot be used there; nothing where it can.
+    pub fn tf32_refusal(&self) -> Option<String> {
+        let refusal =
+            || format!("device `{}` has no TF32, which NVIDIA GPUs of compute capability 8.0 or later have", self.device);
+        (!self.has_tf32()).then(refusal)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::list::{Kind, cpu};
+    use super::*;
+    use crate::terms::Device;
+
+    #[test]
+    fn only_newer_cards_of_nvidia_have_it() {
+        let gpu = |device, capability| Found { device, kind: Kind::Discrete, capability, ..cpu() };
+        let [ampere, turing, silent] = [Some(80), Some(75), None].map(|capability| gpu(Device::Cuda(0), capability));
+        let adapter = gpu(Device::Wgpu(0), None);
+        assert_eq!([&ampere, &turing, &silent, &adapter, &cpu()].map(Found::has_tf32), [true, false, false, false, false]);
+        let said = "device `wgpu:0` has no TF32, which NVIDIA GPUs of compute capability 8.0 or later have";
+        assert_eq!((ampere.tf32_refusal(), adapter.tf32_refusal().as_deref()), (None, Some(said)));
+    }
+}
