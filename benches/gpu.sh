@@ -1,16 +1,29 @@
 #!/usr/bin/env bash
-# What one NVIDIA card is asked, in under nine minutes: what it is, the gradient proof in each type, golden parity, the quickstart, the
-# speed and memory of training steps, and the same steps with transformers + PEFT. Each result is a line of OUT/gpu.jsonl; at the end
-# OUT/gpu.json has all of them and OUT/gpu.md the table. What fails or finds no time left is there as such.
+# What one NVIDIA card is asked, in under nine minutes: what it is, the gradient check in each type, golden parity, the quickstart,
+# product routines side by side, the speed and memory of training steps with the time of each kernel, and the same steps with
+# transformers + PEFT. Each result is a line of OUT/gpu.jsonl; at the end OUT/gpu.json has all of them and OUT/gpu.md the tables. What
+# fails or finds no time left is there as such.
 #
-#     cargo build --release --features cuda && cargo test --release --features cuda --test gpu --no-run
-#     benches/gpu.sh target/release/rankine OUT [the test's binary: golden parity, through wgpu]
+#     cargo build --release && cargo test --release --test gpu --no-run
+#     benches/gpu.sh target/release/rankine OUT [the test's binary: golden parity, on CUDA]
 #
-# The peer needs python3 with torch, transformers, peft and bitsandbytes; without them its lines say so. DEVICE and SECONDS_LEFT may be set.
+# The peer needs python3 with torch, transformers, peft and bitsandbytes; without them its lines say so. DEVICE and SECONDS_LEFT may be
+# set. SIZES=tiny takes a model of 0.4 million parameters and short rows everywhere, and the peer's CPU: the same commands on a machine
+# without a card, `SIZES=tiny tests/emulated/emulate benches/gpu.sh target/release/rankine OUT`.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 rankine=$(realpath "$1") out=$2 parity=${3:-}
-device=${DEVICE:-cuda:0} end=$((SECONDS + ${SECONDS_LEFT:-520}))
+device=${DEVICE:-cuda:0} sizes=${SIZES:-whole}
+case $sizes in
+    whole) default_seconds=520 peer_device=${device%%:*} short=() product=() steps=(--steps 4 --warmup 2) ;;
+    # Every command may take as long as it needs there.
+    tiny)
+        default_seconds=7200 peer_device=cpu product=(--product-width 128) steps=(--steps 1 --warmup 1)
+        short=(training.max_steps=2 training.micro_batch_size=2 evaluation.prompts= evaluation.val_set_size=0)
+        ;;
+    *) echo "gpu.sh: SIZES is \`$sizes\`, expected \`whole\` or \`tiny\`" >&2; exit 2 ;;
+esac
+end=$((SECONDS + ${SECONDS_LEFT:-$default_seconds}))
 mkdir -p "$out"
 out=$(realpath "$out")
 : >"$out/gpu.jsonl"
@@ -19,6 +32,11 @@ out=$(realpath "$out")
 record() {
     local name=$1 most=$2 left=$((end - SECONDS)) began=$SECONDS status last
     shift 2
+    if [ "$sizes" != whole ]; then
+        # Several models are one there.
+        ! grep -qF "\"name\": \"$name\"" "$out/gpu.jsonl" || return 0
+        most=$left
+    fi
     if [ "$left" -lt 15 ]; then
         printf '{"name": "%s", "left_out": "no time left"}\n' "$name" >>"$out/gpu.jsonl"
         return
@@ -40,18 +58,23 @@ PY
     echo "$name: exit $status, $((SECONDS - began)) s"
 }
 
-bench() { # config batch seq dtype seconds [--recompute]
-    local config=$1 seq=$2 most=$3
+# Of a config and a length: themselves, or what stands for them.
+sized() { if [ "$sizes" = whole ]; then echo "$1" "$2"; else echo tiny $(($2 / 64)); fi; }
+
+bench() { # config seq seconds [--recompute ..]
+    local config seq most=$3
+    read -r config seq <<<"$(sized "$1" "$2")"
     shift 3
     record "ours $config $seq $*" "$most" "$rankine" bench --device "$device" --config "benches/configs/$config.json" \
-        --batch 1 --seq "$seq" --model-dtype bfloat16 --steps 4 --warmup 2 --json "$@"
+        --batch 1 --seq "$seq" --model-dtype bfloat16 "${steps[@]}" "${product[@]}" --json "$@"
 }
 
 peer() { # config seq seconds [--grad-ckpt] [--matmul]
-    local config=$1 seq=$2 most=$3
+    local config seq most=$3
+    read -r config seq <<<"$(sized "$1" "$2")"
     shift 3
-    record "peer $config $seq $*" "$most" python3 benches/peer.py --device "${device%%:*}" --dtype bfloat16 \
-        --config "benches/configs/$config.json" --batch 1 --seq "$seq" --steps 4 --warmup 2 "$@"
+    record "peer $config $seq $*" "$most" python3 benches/peer.py --device "$peer_device" --dtype bfloat16 \
+        --config "benches/configs/$config.json" --batch 1 --seq "$seq" "${steps[@]}" "$@"
 }
 
 export RANKINE_CACHE="$out/cache"
@@ -59,17 +82,26 @@ record doctor 20 "$rankine" doctor --json
 for dtype in float32 bfloat16 float16; do
     record "proof $dtype" 60 "$rankine" doctor --gradcheck --device "$device" --model-dtype "$dtype" --json
 done
-[ -z "$parity" ] || record "golden parity through wgpu" 60 "$parity" --test-threads 1
-record quickstart 60 "$rankine" train recipes/quickstart.yaml "device=$device" "output_dir=$out/quickstart" --json
-record "quickstart in float16" 60 "$rankine" train recipes/quickstart.yaml "device=$device" training.model_dtype=float16 "output_dir=$out/float16" --json
-record "quickstart, second start" 30 "$rankine" train recipes/quickstart.yaml "device=$device" "output_dir=$out/again" training.max_steps=5 --json
+[ -z "$parity" ] || record "golden parity" 60 env RANKINE_TEST_DEVICE=cuda "$parity" --test-threads 1
+quickstart() { # name, folder, seconds, overrides..
+    record "$1" "$3" "$rankine" train recipes/quickstart.yaml "device=$device" "output_dir=$out/$2" --json "${short[@]}" "${@:4}"
+}
+quickstart quickstart quickstart 60
+quickstart "quickstart in float16" float16 60 training.model_dtype=float16
+quickstart "quickstart, second start" again 30 training.max_steps=5
+products() { # dtype
+    local shapes=()
+    [ "$sizes" = whole ] || shapes=(--shapes 64x128x256,32x256x16 --launches 2)
+    record "products $1" 40 "$rankine" bench-products --device "$device" --model-dtype "$1" --json "${shapes[@]}"
+}
+products bfloat16
 
 # What the goals are about comes first.
 peer llama3.1-8b 2048 60 --grad-ckpt --matmul
-bench llama3.1-8b 2048 90 --recompute
-bench llama3.1-8b 2048 90
+bench llama3.1-8b 2048 90 --recompute --kernels
+bench llama3.1-8b 2048 90 --kernels
 small="--quantization nf4 --double-quant --quantize-head --offload-embedding"
-bench llama3.1-8b 2048 90 --recompute $small
+bench llama3.1-8b 2048 90 --recompute --kernels $small
 peer llama3.1-8b 2048 90 --grad-ckpt --nf4
 bench llama3.1-8b 2048 90 --recompute --quantization nf4 --double-quant
 peer llama3.1-8b 8192 60 --grad-ckpt
@@ -85,6 +117,8 @@ for config in smollm2-135m qwen2.5-0.5b; do
 done
 bench llama3.1-8b 512 60
 bench llama3.1-8b 512 60 --recompute
+products float16
+products float32
 
 python3 - "$out" <<'PY'
 import json, pathlib, sys
@@ -103,6 +137,19 @@ for line in lines:
     first = result.get("process_start_to_first_step_seconds") or float("nan")
     cells = [line["name"], f"{result['tokens_per_second']:.0f}", share, mib("device_peak_memory_bytes"), mib("weights_bytes"), f"{first:.1f}"]
     table.append("| " + " | ".join(cells) + " |")
+for line in lines:
+    kernels = line.get("result", {}).get("kernels")
+    if kernels:
+        total = sum(kernel["seconds"] for kernel in kernels)
+        table += ["", f"{line['name']}: {sum(kernel['launches'] for kernel in kernels)} launches, {total * 1e3:.1f} ms in kernels", "",
+                  "| kernel | launches | ms | share |", "|---|---:|---:|---:|"]
+        table += [f"| {k['kernel']} | {k['launches']} | {k['seconds'] * 1e3:.3f} | {k['seconds'] / total if total else 0:.3f} |" for k in kernels[:20]]
+for line in lines:
+    for product in line.get("result", {}).get("products") or []:
+        table += ["", f"{'x'.join(map(str, product['shape']))}, {product['dtype']}", "", "| routine | TFLOP/s | difference |", "|---|---:|---:|"]
+        for routine in product["routines"]:
+            said = f"| {routine['refused'][:120]} | |" if "refused" in routine else f"| {routine['flops_per_second'] / 1e12:.3f} | {routine['difference']:.1e} |"
+            table.append(f"| {routine['routine']} {said}")
 (out / "gpu.md").write_text("\n".join(table) + "\n")
 print("\n".join(table))
 PY

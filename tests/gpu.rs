@@ -1,7 +1,7 @@
-//! Training on an adapter of wgpu, against transformers, PEFT and the CPU. Without an adapter, a software one included, nothing is run and
-//! each test says so.
+//! Training on a GPU, against transformers, PEFT and the CPU: on the first adapter of wgpu, a software one included, or with
+//! `RANKINE_TEST_DEVICE=cuda` on the first of CUDA. Without one nothing is run and each test says so.
 
-#![cfg(feature = "wgpu")]
+#![cfg(any(feature = "wgpu", feature = "cuda"))]
 
 mod common;
 mod support;
@@ -28,14 +28,9 @@ const HALF_STEP_LOSS: f64 = 1e-2;
 /// Of a tensor's norm.
 const GRADIENT: f32 = 1e-3;
 
-/// The first adapter.
+/// The GPU, opened.
 fn adapter() -> Option<Device> {
-    let Some(found) = device::wgpu_adapters().first() else {
-        println!("skipped: wgpu finds no adapter");
-        return None;
-    };
-    println!("on {}", found.describe());
-    Some(device::open(found.device).unwrap())
+    tested_gpu().map(|found| device::open(found.device).unwrap())
 }
 
 /// |ours - theirs| / |theirs|.
@@ -97,7 +92,7 @@ fn check(family: &str, model: &Path, storage: Storage, folder: &Path, device: &D
 #[test]
 fn adapters_train_as_in_peft() {
     let Some(device) = adapter() else { return };
-    for family in FAMILIES {
+    for family in tested_families() {
         check_family(family, &device, Memory::KEEP, 256);
     }
     check_family("llama", &device, Memory::RECOMPUTE, 3);
@@ -128,7 +123,7 @@ fn furthest(left: &[f64], right: &[f64]) -> f64 {
 
 #[test]
 fn the_quickstart_begins_as_on_the_cpu() {
-    let Some(_) = adapter() else { return };
+    let Some(found) = tested_gpu() else { return };
     let desk = Desk::new();
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let at = |name: &str| root.join(name).display().to_string();
@@ -146,22 +141,23 @@ fn the_quickstart_begins_as_on_the_cpu() {
         desk.run(&[&["train", &recipe], &said[..]].concat()).says(device, 0, &[]);
         losses(&desk.read_text(&format!("{device}-{dtype}/metrics.jsonl")))
     };
-    let (cpu, wgpu) = (run("cpu", "float32"), run("wgpu", "float32"));
-    let difference = furthest(&cpu, &wgpu);
-    println!("losses on the CPU {cpu:?}, on the adapter {wgpu:?}, {difference:.1e} apart");
+    let gpu = tested_backend();
+    let (cpu, wide) = (run("cpu", "float32"), run(&gpu, "float32"));
+    let difference = furthest(&cpu, &wide);
+    println!("losses on the CPU {cpu:?}, on the GPU {wide:?}, {difference:.1e} apart");
     assert!(cpu.len() == 4 && difference <= STEP_LOSS);
-    let lock = desk.read_text("wgpu-float32/recipe.lock.yaml");
-    assert!(lock.contains("\ndevice: wgpu:0\n") && lock.contains("\ngpu: ") && lock.contains("model_dtype: float32"), "{lock}");
+    let lock = desk.read_text(&format!("{gpu}-float32/recipe.lock.yaml"));
+    assert!(lock.contains(&format!("\ndevice: {gpu}:0\n")) && lock.contains("\ngpu: ") && lock.contains("model_dtype: float32"), "{lock}");
 
-    if !device::wgpu_adapters()[0].takes(ModelDtype::Float16) {
+    if !found.takes(ModelDtype::Float16) {
         println!("not in float16: the adapter has none");
         return;
     }
-    let halves = run("wgpu", "float16");
+    let halves = run(&gpu, "float16");
     let difference = furthest(&cpu, &halves);
     println!("losses in float16 {halves:?}, {difference:.1e} apart");
     assert!(halves.len() == 4 && difference <= HALF_STEP_LOSS);
-    let state: Value = serde_json::from_str(&desk.read_text("wgpu-float16/checkpoints/step-4/state.json")).unwrap();
+    let state: Value = serde_json::from_str(&desk.read_text(&format!("{gpu}-float16/checkpoints/step-4/state.json"))).unwrap();
     assert_eq!(state["loss_scale"], serde_json::json!({"exponent": 8, "steps": 4}));
 }
 
@@ -194,12 +190,12 @@ fn a_vocabulary_beyond_the_largest_tensor_is_trained_in_pieces() {
 
 #[test]
 fn a_run_goes_on_where_it_stopped() {
-    let Some(_) = adapter() else { return };
-    let desk = Desk::new();
+    let Some(_) = tested_gpu() else { return };
+    let (desk, gpu) = (Desk::new(), tested_backend());
     let dropout = "adapter.dropout=0.1";
     let saves = ["output.save_steps=2", "output.save_total_limit=9", "training.max_steps=6"];
-    let train = [&["train", "recipe.yaml", "device=wgpu", dropout], &saves[..]].concat();
-    desk.run(&train).says("the run left alone", 0, &["note: training on `wgpu:0` is proven: "]);
+    let train = [&["train", "recipe.yaml", &format!("device={gpu}"), dropout], &saves[..]].concat();
+    desk.run(&train).says("the run left alone", 0, &[&format!("note: training on `{gpu}:0` is proven: ")]);
     let whole = losses(&desk.read_text("run/metrics.jsonl"));
     let adapter = desk.read("run/adapter/adapter_model.safetensors");
     // As if it had been killed after the third step.

@@ -1,30 +1,23 @@
-//! The gradient proof on a GPU adapter of this machine, where there is one; a software one will do.
-#![cfg(feature = "wgpu")]
+//! The gradient proof on a GPU of this machine, where there is one, a software one included: of wgpu, or with `RANKINE_TEST_DEVICE=cuda`
+//! of CUDA.
+#![cfg(any(feature = "wgpu", feature = "cuda"))]
 
 mod common;
 
-use std::panic::catch_unwind;
-
-use burn::tensor::{Device, DeviceKind, Tensor};
-use common::{FAMILIES, golden};
-use rankine::device::{Found, Halves, wgpu_adapters};
+use burn::tensor::{Device, Tensor};
+use common::{golden, tested_families, tested_gpu};
+use rankine::device::{self, Found, Halves};
 use rankine::model::{DecoderSpec, Storage};
 use rankine::proof::{Tiny, prove};
 use rankine::quant::Form;
 use rankine::terms::{Method, ModelDtype};
 
-/// The adapter, if a product of it comes back; what burn says of a machine without one is a panic.
+/// The GPU, if a product of it comes back.
 fn adapter() -> Option<Device> {
-    let opened = catch_unwind(|| {
-        let device = Device::wgpu(DeviceKind::DefaultDevice);
-        let ones = Tensor::<2>::ones([2, 2], &device);
-        assert_eq!(ones.clone().matmul(ones).into_data().iter::<f32>().collect::<Vec<_>>(), [2.0; 4]);
-        device
-    });
-    if opened.is_err() {
-        println!("skipped: there is no adapter that wgpu reaches");
-    }
-    opened.ok()
+    let device = device::open(tested_gpu()?.device).unwrap();
+    let ones = Tensor::<2>::ones([2, 2], &device);
+    assert_eq!(ones.clone().matmul(ones).into_data().iter::<f32>().collect::<Vec<_>>(), [2.0; 4]);
+    Some(device)
 }
 
 #[test]
@@ -52,7 +45,7 @@ fn training_on_packed_bases_is_that_on_the_cpu() {
 #[test]
 fn every_family_is_proven_on_an_adapter() {
     let Some(device) = adapter() else { return };
-    for family in FAMILIES {
+    for family in tested_families() {
         let spec = DecoderSpec::read(&golden(&format!("archs/{family}/model/config.json"))).unwrap();
         let verdict = prove(&Tiny::of(&spec, ModelDtype::Auto, Method::Lora), &device).unwrap();
         println!("{family}: {verdict}");
@@ -63,7 +56,7 @@ fn every_family_is_proven_on_an_adapter() {
 #[test]
 fn training_in_16_bits_is_that_on_the_cpu_but_for_rounding() {
     let Some(device) = adapter() else { return };
-    let found = wgpu_adapters().first().map(Found::halves);
+    let found = tested_gpu().map(Found::halves);
     let Some(Halves::Computed(Some(half))) = found else {
         println!("skipped: the adapter computes in 32 bits only");
         return;
@@ -71,7 +64,7 @@ fn training_in_16_bits_is_that_on_the_cpu_but_for_rounding() {
     let verdict = prove(&Tiny::of_all_mechanisms(half, Method::Lora), &device).unwrap();
     println!("all mechanisms, {half}: {verdict}");
     assert!(verdict.is_proven(), "{half}: {verdict}");
-    for family in FAMILIES {
+    for family in tested_families() {
         let spec = DecoderSpec::read(&golden(&format!("archs/{family}/model/config.json"))).unwrap();
         let verdict = prove(&Tiny::of(&spec, half, Method::Lora), &device).unwrap();
         println!("{family}, {half}: {verdict}");

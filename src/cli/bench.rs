@@ -28,9 +28,6 @@ const ADAMW: AdamWConfig = AdamWConfig { beta1: 0.9, beta2: 0.999, epsilon: 1e-8
 const LEARNING_RATE: f64 = 2e-4;
 const MAX_GRAD_NORM: f64 = 1.0;
 const SEED: u64 = 42;
-/// Width of the product that tells how fast this machine can be.
-const PRODUCT_WIDTH: usize = 2048;
-
 #[derive(Debug, Args)]
 #[allow(clippy::struct_excessive_bools, reason = "each is a switch of the command line")]
 pub(super) struct BenchArgs {
@@ -85,6 +82,12 @@ pub(super) struct BenchArgs {
     /// Steps before them
     #[arg(long, default_value_t = 2)]
     warmup: u32,
+    /// Width of the product that tells how fast the device can be
+    #[arg(long, default_value_t = 2048, value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    product_width: u32,
+    /// Take one more step and tell how long each kernel of the GPU took in it
+    #[arg(long)]
+    kernels: bool,
     /// Print the result as one JSON object
     #[arg(long)]
     json: bool,
@@ -98,6 +101,10 @@ pub(super) fn parse_dtype(word: &str) -> Result<terms::ModelDtype, String> {
 pub(super) fn bench(args: &BenchArgs, started: Instant) -> Result<(), Failure> {
     let threads = device::set_threads(args.threads);
     let chosen = device::choose(args.device, &is_proven).device;
+    if args.kernels && chosen == terms::Device::Cpu {
+        let fault = Fault::new("--kernels: device `cpu` launches no kernels, expected a GPU".to_owned());
+        return Err(Failure::new(Exit::Usage, fault.hint("give a GPU with `--device`, or leave `--kernels` out")));
+    }
     let storage = storage(args, chosen)?;
     let mut decoder = decoder(args, chosen, storage)?;
     let batch = batch(args, &decoder.spec)?;
@@ -117,12 +124,17 @@ pub(super) fn bench(args: &BenchArgs, started: Instant) -> Result<(), Failure> {
     let planned = planned(args, storage, &decoder.spec, Rows::of(&batch), Place::of(chosen, threads))?.parts(memory);
     let seconds = measured.seconds[measured.seconds.len() / 2];
     let flops = flops_a_token(&decoder.spec, batch.lengths[0]) * batch.tokens() as f64;
-    let result = json!({
+    let kernels = args.kernels.then(|| {
+        device::kernel_times(|| {
+            step(&mut decoder, &mut optimizer, &batch, config);
+        })
+    });
+    let mut result = json!({
         "tokens_per_second": batch.tokens() as f64 / seconds,
         "step_seconds_median": seconds,
         "step_seconds_min": measured.seconds[0],
         "flops_per_second": flops / seconds,
-        "matmul_peak_flops_per_second": device::product_flops_per_second(&decoder.device(), PRODUCT_WIDTH, storage.dtype),
+        "matmul_peak_flops_per_second": device::product_flops_per_second(&decoder.device(), args.product_width as usize, storage.dtype),
         "peak_memory_bytes": peak_memory_bytes,
         "device_peak_memory_bytes": device::peak_memory_bytes(&decoder.device()),
         "planned_peak_memory_bytes": planned.peak_bytes(),
@@ -135,6 +147,9 @@ pub(super) fn bench(args: &BenchArgs, started: Instant) -> Result<(), Failure> {
         "seq": batch.lengths[0],
         "threads": threads,
     });
+    if let Some(kernels) = kernels {
+        result["kernels"] = json!(kernels);
+    }
     if args.json { print(result) } else { print_lines(&result) }
 }
 
@@ -269,5 +284,10 @@ fn print_lines(result: &Value) -> Result<(), Failure> {
         bytes("planned_peak_memory_bytes")
     ))?;
     print(format_args!("start to first step    {:.2} s", number("process_start_to_first_step_seconds")))?;
-    print(format_args!("losses                 {}", result["losses"]))
+    print(format_args!("losses                 {}", result["losses"]))?;
+    for kernel in result["kernels"].as_array().into_iter().flatten() {
+        let (seconds, launches) = (kernel["seconds"].as_f64().unwrap_or(f64::NAN), &kernel["launches"]);
+        print(format_args!("kernel                 {seconds:.6} s, {launches} launches, {}", kernel["kernel"]))?;
+    }
+    Ok(())
 }

@@ -2,6 +2,7 @@
 
 mod base;
 mod bench;
+mod bench_products;
 mod card;
 mod chat;
 mod check;
@@ -102,6 +103,9 @@ enum Verb {
     /// Measures training steps
     #[command(hide = true)]
     Bench(bench::BenchArgs),
+    /// Measures the product routines of a GPU side by side
+    #[command(hide = true)]
+    BenchProducts(bench_products::BenchProductsArgs),
     /// Tries a chat template, for the program itself
     #[command(name = sandbox::VERB, hide = true)]
     TryTemplate,
@@ -214,6 +218,7 @@ impl Command {
             Verb::Doctor(args) => doctor::doctor(&args),
             Verb::Warmup(args) => warmup::warmup(&args, &terminal),
             Verb::Bench(args) => bench::bench(&args, started),
+            Verb::BenchProducts(args) => bench_products::bench_products(&args),
             Verb::TryTemplate => try_template::try_template(),
         }
     }

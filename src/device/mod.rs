@@ -5,6 +5,7 @@ mod adapters;
 mod auto;
 mod cuda;
 mod halves;
+mod kernel_times;
 #[cfg(any(feature = "wgpu", feature = "cuda"))]
 mod kernels;
 mod libraries;
@@ -17,6 +18,7 @@ mod toolkit;
 
 pub use auto::{Choice, choose};
 pub use halves::{Halves, halves, is_cpu};
+pub use kernel_times::{KernelTime, kernel_times};
 pub use list::{Found, Identity, Kind, Limits, cpu, cuda_gpus, usable, wgpu_adapters};
 pub use memory::{free_memory_bytes, largest_tensor_bytes, overhear, peak_memory_bytes, ran_out};
 pub use missing::{Missing, missing};

@@ -35,6 +35,8 @@ pub(crate) use attention::in_tiles;
 pub use attention::{Score, attention, attention_with_sinks};
 pub use base::{Base, Packed};
 pub use cross_entropy::{cross_entropy, cross_entropy_losses};
+#[cfg(any(feature = "wgpu", feature = "cuda"))]
+pub use cube::routines::{Routine, Timed, product_routines};
 pub use dropout::{Mask, dropout};
 pub use flat::{add_at, sum_of_squares};
 pub use gated::{Activation, gated};

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use rankine::adapter::{LoraConfig, attach, peft};
 use rankine::data::{Batch, TokenRow};
+use rankine::device::{self, Found};
 use rankine::files::safetensors::Archive;
 use rankine::model::{Decoder, Folder};
 use serde_json::Value;
@@ -31,6 +32,36 @@ pub const FAMILIES: [&str; 19] = [
     "falcon_new",
     "gpt_oss",
 ];
+/// The families that a test on a GPU goes through: all, or those that `RANKINE_TEST_FAMILIES` names with commas between them.
+pub fn tested_families() -> Vec<&'static str> {
+    let named = std::env::var("RANKINE_TEST_FAMILIES").unwrap_or_default();
+    let is_named = |family: &&str| named.is_empty() || named.split(',').any(|name| name == *family);
+    let tested: Vec<&str> = FAMILIES.into_iter().filter(is_named).collect();
+    assert!(!tested.is_empty(), "RANKINE_TEST_FAMILIES names none of {FAMILIES:?}: {named}");
+    tested
+}
+
+/// The backend whose first GPU is tested: `RANKINE_TEST_DEVICE`, `wgpu` or `cuda`; `wgpu` where it is not set.
+pub fn tested_backend() -> String {
+    std::env::var("RANKINE_TEST_DEVICE").unwrap_or_else(|_| "wgpu".to_owned())
+}
+
+/// The GPU that is tested, a software one included. Without one a test says so and is skipped, but where `RANKINE_TEST_DEVICE` asks for it.
+pub fn tested_gpu() -> Option<&'static Found> {
+    let backend = tested_backend();
+    let found = match backend.as_str() {
+        "cuda" => device::cuda_gpus().first(),
+        "wgpu" => device::wgpu_adapters().first(),
+        other => panic!("RANKINE_TEST_DEVICE is `{other}`, expected `wgpu` or `cuda`"),
+    };
+    match found {
+        Some(found) => println!("on {}", found.describe()),
+        None if std::env::var_os("RANKINE_TEST_DEVICE").is_some() => panic!("RANKINE_TEST_DEVICE is `{backend}`, which finds no GPU"),
+        None => println!("skipped: {backend} finds no GPU"),
+    }
+    found
+}
+
 /// Those of which there are goldens of all weights trained.
 pub const FIRST_FAMILIES: [&str; 4] = ["llama", "mistral", "qwen2", "qwen3"];
 

@@ -20,6 +20,7 @@ pub(super) mod packed;
 mod padding;
 pub(super) mod rms_norm;
 pub(super) mod rope;
+pub(super) mod routines;
 pub(super) mod squares;
 #[cfg(test)]
 mod tests;

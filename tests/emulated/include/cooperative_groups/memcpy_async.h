@@ -1,0 +1,3 @@
+// Copies of groups; see cuda/barrier.
+#pragma once
+#include "../cuda/barrier"
