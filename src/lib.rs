@@ -18,7 +18,7 @@
 //! | 3 | [`adapter`]: which projections get one, attaching, PEFT's files, what it adds to a weight |
 //! | 2 | [`model`]: the decoder described by data, families, strict loading |
 //! | 1 | [`recipe`]: what the user wrote; [`data`]: Parquet to batches; [`nn`]: one mechanism a file; [`hub`]: ids to folders, the only module that knows the network |
-//! | 0 | [`files`], [`report`], [`device`], [`ops`], [`quant`], and the words all share: [`fault`], [`terms`], [`draws`] |
+//! | 0 | [`files`], [`report`], [`device`], [`ops`], [`quant`], [`panics`], and the words all share: [`fault`], [`terms`], [`draws`] |
 
 pub mod adapter;
 pub mod cli;
@@ -33,6 +33,7 @@ pub mod infer;
 pub mod model;
 pub mod nn;
 pub mod ops;
+pub mod panics;
 pub mod plan;
 pub mod proof;
 pub mod quant;

@@ -6,17 +6,18 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use rankine::cli::{Command, Failure};
-use rankine::device;
-use rankine::fault::{Exit, Fault, printable};
-use rankine::files::panic_words;
+use rankine::fault::printable;
+use rankine::panics;
 
 /// Faults that are printed; a person corrects some and looks again.
 const MOST_FAULTS: usize = 200;
 
 fn main() -> ExitCode {
     let command = Command::parse();
-    std::panic::set_hook(Box::new(device::overhear));
-    let Err(failure) = catch_unwind(AssertUnwindSafe(|| command.run())).unwrap_or_else(|panic| Err(internal(&*panic))) else {
+    let is_verbose = command.is_verbose();
+    std::panic::set_hook(Box::new(panics::hear));
+    let ended = catch_unwind(AssertUnwindSafe(|| command.run()));
+    let Err(failure) = ended.unwrap_or_else(|panic| Err(Failure::of_panic(&*panic))) else {
         return ExitCode::SUCCESS;
     };
     for fault in failure.faults.iter().take(MOST_FAULTS) {
@@ -27,15 +28,8 @@ fn main() -> ExitCode {
     if let Some(rest) = failure.faults.len().checked_sub(MOST_FAULTS).filter(|rest| *rest > 0) {
         let _ = writeln!(std::io::stderr(), "error: and {rest} more faults");
     }
-    ExitCode::from(failure.exit as u8)
-}
-
-/// A panic is a fault of ours, but where a device ran out of memory: one line, and where to report it.
-fn internal(panic: &(dyn std::any::Any + Send)) -> Failure {
-    if let Some(said) = device::ran_out() {
-        return Failure::ran_out(said);
+    for line in panics::whole_words().filter(|_| is_verbose).iter().flat_map(|words| words.lines()) {
+        let _ = writeln!(std::io::stderr(), "panic: {}", printable(line));
     }
-    let said = panic_words(panic);
-    let fault = Fault::new(format!("internal error: {said}")).hint("please report it with the recipe to the project's issues");
-    Failure { exit: Exit::Internal, faults: vec![fault] }
+    ExitCode::from(failure.exit as u8)
 }

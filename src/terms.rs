@@ -183,6 +183,18 @@ term! {
 }
 
 term! {
+    /// Whether the embedding stays in the processor's memory.
+    Offload {
+        /// Where a GPU has no room for it.
+        Auto = "auto",
+        /// It does.
+        Always = "true",
+        /// It does not.
+        Never = "false",
+    }
+}
+
+term! {
     /// The rule that turns gradients into updates.
     Optimizer {
         /// Adam with decoupled weight decay, Loshchilov and Hutter 2017, arXiv:1711.05101.

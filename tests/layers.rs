@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 const LEVELS: [&[&str]; 8] = [
-    &["draws", "fault", "files", "device", "ops", "quant", "report", "terms"],
+    &["draws", "fault", "files", "device", "ops", "panics", "quant", "report", "terms"],
     &["nn", "recipe", "hub", "data"],
     &["model"],
     &["adapter"],

@@ -119,6 +119,20 @@ fn as_few_blocks_recompute_as_memory_allows_and_the_lock_says_how_many() {
     assert!(lock.contains(&format!("gradient_checkpointing: {some}\n")), "{lock}");
 }
 
+/// On the CPU an embedding has no other place; the lock keeps what `auto` came to, and the run goes on with that.
+#[test]
+fn the_lock_says_where_the_embedding_is() {
+    let desk = Desk::new();
+    let planned = plan(&desk, &[]);
+    assert_eq!(planned["memory"]["offloads_embedding"], false, "{planned}");
+    let settings = planned["settings"].as_array().unwrap();
+    let setting = settings.iter().find(|setting| setting["key"] == "adapter.offload_embedding").unwrap();
+    assert_eq!((&setting["value"], &setting["origin"]), (&json!("auto"), &json!("default")));
+    desk.run(&["train", "recipe.yaml", "training.max_steps=1"]).says("train", 0, &[]);
+    let lock = desk.read_text("run/recipe.lock.yaml");
+    assert!(lock.contains("offload_embedding: false\n"), "{lock}");
+}
+
 #[test]
 fn a_trial_tells_the_time_and_sizes_tell_what_fits() {
     let desk = Desk::new();

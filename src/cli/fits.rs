@@ -29,6 +29,8 @@ const SHORTEST: usize = 128;
 const LENGTH: usize = 2048;
 /// Rank of the adapter, on every projection.
 const RANK: usize = 16;
+/// What a GPU that is short of memory leaves out, by itself.
+const OFFLOADED: &str = ", an embedding that is not the head too in the processor's memory";
 /// Threads of the machine that is thought of; each has a little scratch.
 const THREADS: usize = 8;
 
@@ -52,8 +54,9 @@ pub(super) fn print_table(config: &Path, json: bool) -> Result<(), Failure> {
     }
     print(format_args!("{}, {} parameters", spec.describe(), grouped(spec.parameters() as u64)))?;
     print(format_args!(
-        "longest rows, tokens: rank {RANK} on every projection, one row at a time, every block recomputed, up to {} tokens",
-        grouped(spec.context as u64)
+        "longest rows, tokens: rank {RANK} on every projection, one row at a time, every block recomputed, up to {} tokens{}",
+        grouped(spec.context as u64),
+        if loads.iter().any(|load| load.storage.offloads_embedding) { OFFLOADED } else { "" }
     ))?;
     print("")?;
     let line = |first: &str, cells: Vec<String>| {
@@ -81,7 +84,7 @@ pub(super) fn print_needs(configs: &[PathBuf], json: bool) -> Result<(), Failure
         return print(json!({"rank": RANK, "micro_batch_size": 1, "sequence_len": LENGTH, "models": models}));
     }
     print(format_args!(
-        "peak memory, GB: rank {RANK} on every projection, one row of {} tokens, every block recomputed",
+        "peak memory, GB: rank {RANK} on every projection, one row of {} tokens, every block recomputed{OFFLOADED}",
         grouped(LENGTH as u64)
     ))?;
     print("")?;
@@ -122,5 +125,8 @@ fn load(spec: &DecoderSpec, storage: Storage, place: Place) -> Result<Load, Fail
     let config = LoraConfig::all_linear(RANK, 2.0 * RANK as f64);
     let (trained, rows) = (Trained::adapter(&config, spec)?, Rows::dense(1, SHORTEST));
     let spec = spec.clone();
-    Ok(Load { spec, storage, trained, dropout: 0.0, rows, accumulated: 1, evaluation: None, purpose: Purpose::Run, place })
+    let load =
+        Load { spec, storage, trained, dropout: 0.0, rows, accumulated: 1, evaluation: None, purpose: Purpose::Run, place };
+    // As a run does that has no room for it.
+    Ok(if load.may_offload() { load.offloaded() } else { load })
 }

@@ -9,7 +9,7 @@ use super::{Failure, print};
 use crate::device::{self, Found, Kind};
 use crate::fault::{Exit, Fault};
 use crate::files::cache_folder;
-use crate::model::Folder;
+use crate::model::{Folder, Storage};
 use crate::plan::Plan;
 use crate::proof::{self, Error, Key, Numbers, Products, Tiny, Verdict};
 use crate::report::{Event, Reporter};
@@ -17,9 +17,15 @@ use crate::terms::{self, Method, ModelDtype};
 
 /// Proves the device of a run before its first step, unless its proof is kept, or it is the CPU, which others are held against. With
 /// `force` a device that is refused is used nevertheless, with a note.
-pub(super) fn before_training(plan: &Plan, device: &Device, force: bool, report: Reporter) -> Result<(), Failure> {
+pub(super) fn before_training(
+    plan: &Plan,
+    storage: Storage,
+    device: &Device,
+    force: bool,
+    report: Reporter,
+) -> Result<(), Failure> {
     let Some(found) = device::find(plan.device).filter(|found| found.kind != Kind::Processor) else { return Ok(()) };
-    let tiny = Tiny::of(&plan.model.spec, plan.storage, plan.trains.method());
+    let tiny = Tiny::of(&plan.model.spec, storage, plan.trains.method());
     match proof::prove_once(&found, &tiny, device, plan.products(), &cache_folder()) {
         Ok(verdict) => report(Event::Note(format!("training on `{}` is proven: {verdict}", plan.device))),
         Err(error) if force => report(Event::Note(format!("{error}; going on because of `--force`"))),

@@ -7,6 +7,7 @@ mod card;
 mod chat;
 mod check;
 mod consumers;
+mod device_fault;
 mod doctor;
 mod eval;
 mod export;
@@ -189,6 +190,11 @@ impl<E: Explain> From<E> for Failure {
 }
 
 impl Command {
+    /// Whether `-v` was given.
+    pub fn is_verbose(&self) -> bool {
+        self.verbose > 0
+    }
+
     /// Carries the command out.
     ///
     /// # Errors

@@ -48,7 +48,7 @@ pub(super) fn plan(args: &PlanArgs) -> Result<(), Failure> {
     let (config, memory) = plan.prepare(&data);
     let trial = if args.trial {
         memory.check()?;
-        Some(trial(&plan, &data, &config, &|event| terminal.take(&event))?)
+        Some(trial(&plan, &data, (&config, &memory), &|event| terminal.take(&event))?)
     } else {
         None
     };
@@ -58,7 +58,7 @@ pub(super) fn plan(args: &PlanArgs) -> Result<(), Failure> {
     } else {
         print_settings(&plan)?;
         print("")?;
-        for (what, value) in facts(&plan, &data, &config).into_iter().chain(memory.lines()) {
+        for (what, value) in facts(&plan, &data, (&config, &memory)).into_iter().chain(memory.lines()) {
             print(format_args!("{what:<22} {value}"))?;
         }
         if let Some(step) = &trial {
@@ -74,8 +74,13 @@ pub(super) fn plan(args: &PlanArgs) -> Result<(), Failure> {
 }
 
 /// The first step of the run.
-fn trial(plan: &Plan, data: &RunData, config: &train::Config, report: Reporter) -> Result<Step, Failure> {
-    let mut decoder = plan.load_model(&device::open(plan.device)?, None, report)?;
+fn trial(
+    plan: &Plan,
+    data: &RunData,
+    (config, memory): (&train::Config, &MemoryPlan),
+    report: Reporter,
+) -> Result<Step, Failure> {
+    let mut decoder = plan.load_model(memory.storage(), &device::open(plan.device)?, None, report)?;
     Ok(train::first_step(&mut decoder, &data.rows(), config))
 }
 
@@ -111,6 +116,8 @@ fn object(plan: &Plan, data: &RunData, config: &train::Config, memory: &MemoryPl
             "highest": memory.parts.highest(),
             "recomputed_blocks": memory.chosen.recomputed,
             "blocks": plan.model.spec.layers.len(),
+            "offloads_embedding": memory.storage().offloads_embedding,
+            "offload_reason": memory.offload_reason(),
             "parts": memory.parts,
         },
         "trial": trial.map(|step| json!({
@@ -132,7 +139,7 @@ fn print_settings(plan: &Plan) -> Result<(), Failure> {
 }
 
 /// What follows from the values and the data.
-pub(super) fn facts(plan: &Plan, data: &RunData, config: &train::Config) -> Vec<(&'static str, String)> {
+pub(super) fn facts(plan: &Plan, data: &RunData, (config, memory): (&train::Config, &MemoryPlan)) -> Vec<(&'static str, String)> {
     let (total, spec) = (data.ledger().total(), &plan.model.spec);
     let (tokens, trained) = data.training_tokens();
     let parameters = spec.parameters() as u64;
@@ -143,7 +150,7 @@ pub(super) fn facts(plan: &Plan, data: &RunData, config: &train::Config) -> Vec<
     let of_epoch = if config.packing == Packing::Off { "an epoch" } else { "in the first epoch" };
     let before = [
         ("model", format!("{}, {} parameters", spec.describe(), grouped(parameters))),
-        ("base kept in", plan.storage.to_string()),
+        ("base kept in", memory.storage().to_string()),
         ("trainable parameters", format!("{} ({share:.2} % of the base)", grouped(trainable))),
         ("device", plan.device_words()),
         (

@@ -1,33 +1,26 @@
 //! A device that ran out of memory during a run: what is saved, and what change of the recipe would need less.
 
 use super::Failure;
+use super::device_fault::GoingOn;
 use crate::device;
-use crate::fault::{Exit, Fault, shell_word};
-use crate::plan::{MemoryPlan, Plan};
-use crate::train::Checkpoint;
+use crate::fault::{Exit, Fault};
+use crate::files::guarded;
+use crate::plan::MemoryPlan;
 
 impl Failure {
     /// A device ran out of memory and nothing more is known.
-    pub fn ran_out(said: &str) -> Self {
+    pub(super) fn ran_out(said: &str) -> Self {
         let hint = "choose a smaller base or shorter rows, free memory of the device, or use `device: cpu`";
         Self::new(Exit::Memory, Fault::new(format!("the device ran out of memory: {said}")).hint(hint))
     }
 }
 
 /// The failure of a run whose device ran out of memory while `planned` was carried out.
-pub(super) fn during(plan: &Plan, planned: Option<&MemoryPlan>, said: &str) -> Failure {
+pub(super) fn during(run: &GoingOn, planned: Option<&MemoryPlan>, said: &str) -> Failure {
     let Some(planned) = planned else { return Failure::ran_out(said) };
-    let message = format!("`{}` ran out of memory: {said}", plan.device);
-    let run = shell_word(&plan.output_dir.display().to_string());
-    let saved = Checkpoint::latest(&plan.output_dir, &|_| {}).ok().flatten();
-    let saved = saved.map_or_else(
-        || "nothing is saved yet".to_owned(),
-        |from| {
-            let (path, step) = (from.path().display(), from.state.step);
-            format!("the first {step} steps are in `{path}`, and `rankine resume {run}` goes on where more memory is free")
-        },
-    );
-    let held = device::open(plan.device).ok().and_then(|device| device::peak_memory_bytes(&device));
-    let hint = format!("{saved}; of less memory: {}", planned.smaller(held));
-    Failure::new(Exit::Memory, Fault::new(message).hint(hint))
+    let device = run.plan.device;
+    // What is left of the device may not answer any more.
+    let held = guarded(|| device::open(device).ok().and_then(|device| device::peak_memory_bytes(&device))).ok().flatten();
+    let hint = format!("{}; where no more memory is free, {}", run.next(), planned.smaller(held));
+    Failure::new(Exit::Memory, Fault::new(format!("`{device}` ran out of memory: {said}")).hint(hint))
 }

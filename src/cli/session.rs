@@ -1,6 +1,6 @@
 //! From a plan to an adapter: what `train` and `resume` share.
 
-use std::cell::OnceCell;
+use std::cell::{Cell, OnceCell};
 use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::Path;
@@ -10,6 +10,7 @@ use std::time::Duration;
 use indicatif::HumanDuration;
 
 use super::card::write_run_card;
+use super::device_fault::GoingOn;
 use super::gradcheck;
 use super::room::Room;
 use super::signals::Signals;
@@ -20,6 +21,7 @@ use crate::fault::{Exit, Fault, shell_word};
 use crate::files::licence::Notices;
 use crate::infer::Answerer;
 use crate::model::Decoder;
+use crate::panics::Cause;
 use crate::plan::{Inputs, Lock, MemoryPlan, Origin, Plan, RunData, Trains};
 use crate::report::{Event, JsonLines, Reporter, TensorBoard, Terminal};
 use crate::train::{self, Answer, Checkpoint, Product, Prompts, RunFolder, Start, State};
@@ -47,40 +49,64 @@ pub(super) struct Session<'a> {
     pub command: Option<&'a str>,
 }
 
+/// How far a session came.
+struct Seen {
+    /// The memory that it needs, once that is known.
+    planned: OnceCell<MemoryPlan>,
+    /// Whether what the output folder holds is of this run.
+    has_begun: Cell<bool>,
+}
+
 impl Session<'_> {
     /// Trains, and prints the result. `lock` is called when all is read, and may wait for hashes.
     pub fn run(self, lock: impl FnOnce() -> Result<Lock, Failure>) -> Result<(), Failure> {
-        let (plan, planned) = (self.plan, OnceCell::new());
-        // burn has no other word for a device that gives no more memory.
-        let ended = catch_unwind(AssertUnwindSafe(|| self.carry_out(lock, &planned)));
-        ended.unwrap_or_else(|panic| match device::ran_out() {
-            Some(said) => Err(ran_out::during(plan, planned.get(), said)),
-            None => resume_unwind(panic),
+        let (plan, terminal, start, options) = (self.plan, self.terminal, self.command, self.options());
+        let seen = Seen { planned: OnceCell::new(), has_begun: Cell::new(start.is_none()) };
+        // burn has no other word for a device that fails or gives no more memory.
+        let ended = catch_unwind(AssertUnwindSafe(|| self.carry_out(lock, &seen)));
+        ended.unwrap_or_else(|panic| {
+            terminal.stop();
+            let run = GoingOn { plan, start, has_begun: seen.has_begun.get(), options };
+            match Cause::of(&*panic) {
+                Cause::OutOfMemory(said) => Err(ran_out::during(&run, seen.planned.get(), &said)),
+                Cause::Device(fault) => Err(run.after(&fault)),
+                Cause::Internal(_) => resume_unwind(panic),
+            }
         })
     }
 
-    fn carry_out(mut self, lock: impl FnOnce() -> Result<Lock, Failure>, planned: &OnceCell<MemoryPlan>) -> Result<(), Failure> {
+    /// Options without which `resume` might refuse the device.
+    fn options(&self) -> &'static str {
+        match (self.force, self.skip_proof) {
+            (false, false) => "",
+            (true, false) => " --force",
+            (false, true) => " --skip-proof",
+            (true, true) => " --force --skip-proof",
+        }
+    }
+
+    fn carry_out(mut self, lock: impl FnOnce() -> Result<Lock, Failure>, seen: &Seen) -> Result<(), Failure> {
         let (plan, terminal) = (self.plan, self.terminal);
         let report = |event| terminal.take(&event);
         // What goes along with the weights and cannot be read is better told now than after training; the base may be gone then.
         let (notices, base, product) = (Notices::read(&plan.base_folder)?, Base::of(&plan.base_folder), plan.product()?);
         let device = device::open(plan.device)?;
-        if !self.skip_proof {
-            gradcheck::before_training(plan, &device, self.force, &report)?;
-        }
         let data = plan.read_data(&report)?;
         let (mut config, memory) = plan.prepare(&data);
         let locked = memory.chosen;
         let memory = self.check_memory(memory)?;
         config.step.memory = memory.chosen;
-        let memory = planned.get_or_init(|| memory);
+        let memory = seen.planned.get_or_init(|| memory);
+        if !self.skip_proof {
+            gradcheck::before_training(plan, memory.storage(), &device, self.force, &report)?;
+        }
         let done = self.checkpoint.as_ref().map_or(0, |from| from.state.step);
         let flops_per_second = device::product_flops_per_second(&device, PRODUCT_WIDTH, plan.storage.dtype);
         announce(terminal, plan, &data, (&config, memory), done, flops_per_second);
-        let mut decoder = plan.load_model(&device, self.checkpoint.as_ref(), &report)?;
+        let mut decoder = plan.load_model(memory.storage(), &device, self.checkpoint.as_ref(), &report)?;
 
         let mut lock = lock()?;
-        lock.describe(plan, &data, locked);
+        lock.describe(plan, &data, locked, memory.storage());
         if let Some(path) = self.inputs.changed() {
             let fault = Fault::new(format!("`{}` changed while it was read", path.display()));
             return Err(Failure::new(Exit::Input, fault.hint("start the command again when nobody writes to it")));
@@ -89,6 +115,7 @@ impl Session<'_> {
             self.room.clear()?;
         }
         lock.write(&plan.output_dir.join(RunFolder::LOCK))?;
+        seen.has_begun.set(true);
         let start = match self.checkpoint.take() {
             None => Start::fresh(config.optimizer, &decoder),
             Some(checkpoint) => {
@@ -228,9 +255,12 @@ fn announce(
     flops_per_second: f64,
 ) {
     // Of the memory its peak and how many blocks recompute; `plan` has the parts.
-    let memory = memory.lines().into_iter().take(2);
-    for (what, value) in facts(plan, data, config).into_iter().chain(memory) {
+    let of_memory = memory.lines().into_iter().take(2);
+    for (what, value) in facts(plan, data, (config, memory)).into_iter().chain(of_memory) {
         terminal.say(&format!("{what:<22} {value}"));
+    }
+    if let Some(reason) = memory.offload_reason() {
+        terminal.say(&format!("note: the embedding stays {reason}"));
     }
     if config.schedule.warmup_steps >= config.schedule.total_steps {
         let (warmup, total) = (config.schedule.warmup_steps, config.schedule.total_steps);

@@ -27,7 +27,7 @@ pub(super) fn warmup(args: &WarmupArgs, terminal: &Terminal) -> Result<(), Failu
     let (config, memory) = plan.prepare(&data);
     memory.check()?;
     let device = device::open(plan.device)?;
-    let mut decoder = plan.load_model(&device, None, &|event| terminal.take(&event))?;
+    let mut decoder = plan.load_model(memory.storage(), &device, None, &|event| terminal.take(&event))?;
     terminal.stop();
     let mut seconds = [0.0; 2];
     for seconds in &mut seconds {

@@ -3,6 +3,8 @@
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use crate::panics::{last_cause, words_of};
+
 /// What a reader makes of its file.
 ///
 /// # Errors
@@ -11,10 +13,9 @@ pub fn guarded<T>(read: impl FnOnce() -> T) -> Result<T, String> {
     catch_unwind(AssertUnwindSafe(read)).map_err(|panic| format!("its reader gives up: {}", panic_words(&*panic)))
 }
 
-/// The first line of what a panic says.
+/// What a panic says: its last cause, where it tells a chain of them, else its first line.
 pub fn panic_words(panic: &(dyn Any + Send)) -> &str {
-    let said = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
-    said.and_then(|said| said.lines().next()).unwrap_or("no message")
+    last_cause(words_of(panic))
 }
 
 #[cfg(test)]

@@ -19,16 +19,22 @@ use crate::terms::Method;
 use crate::train::{self, Checkpoint, Course, Product, RunFolder, Schedule, StepConfig};
 
 impl Plan {
-    /// Loads what trains: as a checkpoint has it, as the recipe says to go on from, or fresh.
+    /// Loads what trains: as a checkpoint has it, as the recipe says to go on from, or fresh; the base as [`MemoryPlan::storage`] has it.
     ///
     /// # Errors
     /// A weight, the checkpoint or the adapter to go on from does not fit.
-    pub fn load_model(&self, device: &Device, checkpoint: Option<&Checkpoint>, report: Reporter) -> Result<Decoder, Error> {
+    pub fn load_model(
+        &self,
+        storage: Storage,
+        device: &Device,
+        checkpoint: Option<&Checkpoint>,
+        report: Reporter,
+    ) -> Result<Decoder, Error> {
         match &self.trains {
-            Trains::Adapter(config) => self.load_adapter(config, device, checkpoint, report),
+            Trains::Adapter(config) => self.load_adapter(config, (storage, device), checkpoint, report),
             Trains::Everything => {
                 let folder = checkpoint.map(|from| self.folder_of(from)).transpose()?;
-                let mut decoder = folder.as_ref().unwrap_or(&self.model).load(self.storage, device, report)?;
+                let mut decoder = folder.as_ref().unwrap_or(&self.model).load(storage, device, report)?;
                 if !decoder.has_whole_tables() {
                     let message =
                         "the embedding is larger than a tensor of the device, and `method: full` trains it as one".to_owned();
@@ -55,7 +61,7 @@ impl Plan {
     fn load_adapter(
         &self,
         config: &LoraConfig,
-        device: &Device,
+        (storage, device): (Storage, &Device),
         checkpoint: Option<&Checkpoint>,
         report: Reporter,
     ) -> Result<Decoder, Error> {
@@ -67,11 +73,11 @@ impl Plan {
         };
         if config.is_principal {
             let mut extraction = Extraction::new(config, &modules, numbers)?;
-            let mut decoder = self.model.load_changed(self.storage, device, &mut extraction, report)?;
+            let mut decoder = self.model.load_changed(storage, device, &mut extraction, report)?;
             attach(&mut decoder, config, self.training.seed, Some(&extraction.into_numbers()))?;
             return Ok(decoder);
         }
-        let mut decoder = self.model.load(self.storage, device, report)?;
+        let mut decoder = self.model.load(storage, device, report)?;
         attach(&mut decoder, config, self.training.seed, numbers.as_ref())?;
         Ok(decoder)
     }

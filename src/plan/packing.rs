@@ -12,14 +12,15 @@ use crate::fault::Fault;
 use crate::model::{DecoderSpec, Role, Storage};
 use crate::quant::{BlockSize, Form};
 use crate::recipe::{self, Place, Said};
-use crate::terms::{Initial, ModelDtype, Quantization, Technique, Term};
+use crate::terms::{Initial, ModelDtype, Offload, Quantization, Technique, Term};
 
 /// What a recipe asks of the base's storage.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Packing {
     form: Option<Form>,
     packs_head: bool,
-    offloads_embedding: bool,
+    /// `auto` is decided when the run's memory is known.
+    pub offload: Offload,
 }
 
 /// Where a base is packed already, in which form.
@@ -42,7 +43,7 @@ pub(super) fn packing(
             let fault = recipe.method.iter().fold(Fault::new(message), |fault, said| fault.at(&said.place));
             faults.push(fault.hint("name the base that it was made of, or train an adapter"));
         }
-        return Packing { form: None, packs_head: false, offloads_embedding: false };
+        return Packing { form: None, packs_head: false, offload: Offload::Never };
     }
     let asked = asked(recipe, stored, filled, faults);
     let said = [
@@ -64,11 +65,17 @@ pub(super) fn packing(
         Some(_) if has_packed_head => packed_head(recipe.quantize_head.as_ref(), filled, faults),
         Some(_) => filled.plain("adapter.quantize_head", recipe.quantize_head.as_ref(), false),
     };
-    let offloads_embedding = filled.plain("adapter.offload_embedding", recipe.offload_embedding.as_ref(), false);
+    let offload = filled.word("adapter.offload_embedding", recipe.offload_embedding.as_ref(), Offload::Auto);
     let is_tied = base.is_some_and(|base| base.model.spec.tied_head);
-    let of_tables = [("quantize_head", &recipe.quantize_head), ("offload_embedding", &recipe.offload_embedding)];
-    for (key, said) in of_tables.into_iter().filter(|_| is_tied) {
-        if let Some(Said { place, .. }) = said.as_ref().filter(|said| said.value) {
+    let of_tables = [
+        ("quantize_head", recipe.quantize_head.as_ref().filter(|said| said.value).map(|said| &said.place)),
+        (
+            "offload_embedding",
+            recipe.offload_embedding.as_ref().filter(|said| said.value == Offload::Always).map(|said| &said.place),
+        ),
+    ];
+    for (key, place) in of_tables.into_iter().filter(|_| is_tied) {
+        if let Some(place) = place {
             let message = format!("adapter.{key}: the base has one table for its embedding and its head, which stays as it is");
             faults.push(Fault::new(message).at(place).hint(format!("remove `{key}`")));
         }
@@ -81,7 +88,7 @@ pub(super) fn packing(
         let hint = "name the base that it was made of, and pack what remains with `method: qlora`";
         faults.push(Fault::new(message).at(&said.place).hint(hint));
     }
-    let packing = Packing { form, packs_head, offloads_embedding };
+    let packing = Packing { form, packs_head, offload };
     if let (Some(Trains::Adapter(config)), Some(base)) = (trains, base) {
         check_tables(recipe, config, &base.model.spec, packing, faults);
     }
@@ -92,11 +99,13 @@ pub(super) fn packing(
 fn check_tables(recipe: &recipe::Adapter, config: &LoraConfig, spec: &DecoderSpec, packing: Packing, faults: &mut Vec<Fault>) {
     // What does not resolve is a fault already.
     for TableTarget { module, part } in config.table_targets(&spec.modules()).unwrap_or_default() {
-        let (is_wrong, key, said) = match module.role {
-            Role::Embedding => {
-                (packing.offloads_embedding && part == Part::Whole, "offload_embedding", recipe.offload_embedding.as_ref())
-            }
-            _ => (packing.packs_head && !spec.tied_head, "quantize_head", recipe.quantize_head.as_ref()),
+        let (is_wrong, key, is_said) = match module.role {
+            Role::Embedding => (
+                packing.offload == Offload::Always && part == Part::Whole,
+                "offload_embedding",
+                recipe.offload_embedding.is_some(),
+            ),
+            _ => (packing.packs_head && !spec.tied_head, "quantize_head", recipe.quantize_head.is_some()),
         };
         if !is_wrong {
             continue;
@@ -107,9 +116,10 @@ fn check_tables(recipe: &recipe::Adapter, config: &LoraConfig, spec: &DecoderSpe
         };
         let message =
             format!("adapter.{what}: `{}` trains in numbers on the device, and with `{key}` it is kept otherwise", module.name);
-        let hint = match said {
-            Some(_) => format!("remove `{key}`, or train it by low-rank matrices with `target_modules`"),
-            None => "train it by low-rank matrices with `target_modules`, or on the base that this one was made of".to_owned(),
+        let hint = if is_said {
+            format!("remove `{key}`, or train it by low-rank matrices with `target_modules`")
+        } else {
+            "train it by low-rank matrices with `target_modules`, or on the base that this one was made of".to_owned()
         };
         faults.push(place.iter().fold(Fault::new(message).hint(hint), |fault, place| fault.at(place)));
     }
@@ -213,7 +223,7 @@ impl Lock {
 impl Packing {
     /// How the base is kept in numbers of this type.
     pub fn storage(self, dtype: ModelDtype) -> Storage {
-        let Self { form, packs_head, offloads_embedding } = self;
-        Storage { dtype, form, packs_head, offloads_embedding }
+        let Self { form, packs_head, offload } = self;
+        Storage { dtype, form, packs_head, offloads_embedding: offload == Offload::Always }
     }
 }

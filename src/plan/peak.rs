@@ -6,7 +6,8 @@ use super::memory::{Largest, Load, Parts, Phase, Place, Purpose, Rows, Trained, 
 use super::resolve::Plan;
 use super::rows::RunData;
 use crate::device;
-use crate::terms::{Checkpointing, Device};
+use crate::model::Storage;
+use crate::terms::{Checkpointing, Device, Offload};
 use crate::train::{self, Memory};
 
 /// Share of what is free that a run takes without being told: the closed form may be a few percent off, and others want memory too.
@@ -29,6 +30,8 @@ pub struct MemoryPlan {
     device: Device,
     /// The largest tensor that is taken there; `None` where there is no limit but memory.
     largest_tensor_bytes: Option<u64>,
+    /// Where `auto` leaves the embedding in the processor's memory: the peak with it on the GPU.
+    without_offload_bytes: Option<u64>,
 }
 
 /// What a run may have.
@@ -56,17 +59,37 @@ impl Allowed {
 
 impl MemoryPlan {
     fn new(load: Load, checkpointing: Checkpointing, rank: Option<usize>, allowed: Option<Allowed>, device: Device) -> Self {
-        let blocks = load.spec.layers.len();
-        let recomputed = match checkpointing {
-            Checkpointing::All => blocks,
-            Checkpointing::None => 0,
-            Checkpointing::Lowest(lowest) => lowest.min(blocks),
-            Checkpointing::Auto => allowed.and_then(|allowed| fewest_recomputed(&load, allowed.bytes)).unwrap_or(blocks),
-        };
-        let chosen = Memory { recomputed };
+        let chosen = choose(&load, checkpointing, allowed);
         let limits = device::find(device).and_then(|found| found.limits);
         let largest_tensor_bytes = limits.map(|limits| limits.max_buffer_bytes);
-        Self { parts: load.parts(chosen), chosen, rank, allowed, device, largest_tensor_bytes, load }
+        let parts = load.parts(chosen);
+        Self { parts, chosen, rank, allowed, device, largest_tensor_bytes, without_offload_bytes: None, load }
+    }
+
+    /// The same with the embedding in the processor's memory where the run does not fit otherwise. It trains to the same bytes, a little
+    /// slower.
+    fn with_room(self, checkpointing: Checkpointing, offload: Offload) -> Self {
+        if offload != Offload::Auto || self.fits() || !self.load.may_offload() {
+            return self;
+        }
+        let without_offload_bytes = Some(self.parts.peak_bytes());
+        let offloaded = Self::new(self.load.offloaded(), checkpointing, self.rank, self.allowed, self.device);
+        Self { without_offload_bytes, ..offloaded }
+    }
+
+    /// How the base is kept.
+    pub fn storage(&self) -> Storage {
+        self.load.storage
+    }
+
+    /// Why `auto` leaves the embedding in the processor's memory, where it does.
+    pub fn offload_reason(&self) -> Option<String> {
+        let (bytes, allowed) = self.without_offload_bytes.zip(self.allowed)?;
+        Some(format!(
+            "in the processor's memory (`adapter.offload_embedding: auto`), to the same result: with it on the GPU the run needs {}, {} are allowed",
+            megabytes(bytes),
+            allowed.describe()
+        ))
     }
 
     /// The same with as few recomputed blocks as fit; unchanged where none do, or where what is chosen fits. Recomputed blocks have the
@@ -116,7 +139,8 @@ impl MemoryPlan {
             ("recomputed blocks", format!("{} of {blocks}", self.chosen.recomputed)),
         ];
         let held = held.map(|(name, bytes)| (name, megabytes(bytes)));
-        summary.into_iter().chain(held).chain(parts.phases().map(phase)).collect()
+        let embedding = self.offload_reason().map(|reason| ("embedding", reason));
+        summary.into_iter().chain(embedding).chain(held).chain(parts.phases().map(phase)).collect()
     }
 
     /// Refuses a run that would need more than it may have.
@@ -137,6 +161,11 @@ impl MemoryPlan {
             doing(parts.highest()),
             megabytes(parts.process_bytes),
         );
+        let message = if self.without_offload_bytes.is_some() {
+            format!("{message}; the embedding is in the processor's memory already (`adapter.offload_embedding: auto`)")
+        } else {
+            message
+        };
         Err(Error::Memory { message, hint: self.hint(allowed) })
     }
 
@@ -169,6 +198,23 @@ impl MemoryPlan {
         if least_bytes <= allowed.bytes {
             return fits("training.gradient_checkpointing=true", least_bytes);
         }
+        let change = self.changed_to(allowed, fits);
+        self.of_head().map_or_else(|| change.clone(), |of_head| format!("{change}; {of_head}"))
+    }
+
+    /// What a quantized head would save. It changes the head's numbers, so nobody gets it without asking.
+    fn of_head(&self) -> Option<String> {
+        let quantized = self.load.with_quantized_head()?;
+        let (before, after) = (self.load.least_peak_bytes(), quantized.least_peak_bytes());
+        let saved = before.checked_sub(after).filter(|saved| *saved > 0)?;
+        Some(format!(
+            "or `adapter.quantize_head=true`, which rounds the head's numbers too: it saves {} and needs {}",
+            megabytes(saved),
+            megabytes(after)
+        ))
+    }
+
+    fn changed_to(&self, allowed: Allowed, fits: impl Fn(&str, u64) -> String) -> String {
         match self.load.smallest_change(self.rank, allowed.bytes) {
             Some(change) => {
                 let recomputes = self.chosen.recomputed == self.load.spec.layers.len();
@@ -178,6 +224,18 @@ impl MemoryPlan {
             None => "choose a smaller base, free memory, or train where there is more of it".to_owned(),
         }
     }
+}
+
+/// How many blocks recompute.
+fn choose(load: &Load, checkpointing: Checkpointing, allowed: Option<Allowed>) -> Memory {
+    let blocks = load.spec.layers.len();
+    let recomputed = match checkpointing {
+        Checkpointing::All => blocks,
+        Checkpointing::None => 0,
+        Checkpointing::Lowest(lowest) => lowest.min(blocks),
+        Checkpointing::Auto => allowed.and_then(|allowed| fewest_recomputed(load, allowed.bytes)).unwrap_or(blocks),
+    };
+    Memory { recomputed }
 }
 
 /// A phase as a sentence goes on.
@@ -207,7 +265,8 @@ impl Plan {
             Trains::Adapter(config) if self.init_from.is_none() && config.rank_pattern.is_empty() => Some(config.rank),
             _ => None,
         };
-        MemoryPlan::new(self.load(data, config), self.training.checkpointing, rank, self.allowed, self.device)
+        let (load, checkpointing) = (self.load(data, config), self.training.checkpointing);
+        MemoryPlan::new(load, checkpointing, rank, self.allowed, self.device).with_room(checkpointing, self.offload)
     }
 
     fn load(&self, data: &RunData, config: &train::Config) -> Load {
@@ -229,6 +288,11 @@ impl Plan {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::adapter::{LoraConfig, Tables};
+    use crate::model::{DecoderSpec, GatedSpec, GroupedSpec, LayerSpec};
+    use crate::nn::rope::{RopeScaling, RopeSpec};
+    use crate::quant::Form;
+    use crate::terms::ModelDtype;
 
     #[test]
     fn a_run_that_goes_on_with_less_memory_recomputes_more() {
@@ -265,5 +329,100 @@ mod tests {
         let short = load.with_rows(Rows::dense(1, 2));
         assert_eq!(short.largest_tensor(), (logits, Largest::Base));
         assert!(said(&short, logits - 1).ends_with("; train on another device"));
+    }
+
+    /// Llama 3 8B: 32 blocks of width 4096, 32 heads on 8, 14336 between, 128256 tokens, embedding and head apart.
+    fn eight_billion(rows: Rows) -> Load {
+        let rope = RopeSpec { head_dim: 128, theta: 5e5, scaling: RopeScaling::Default };
+        let layer = LayerSpec::new(GroupedSpec::new([32, 8, 128], rope), GatedSpec::new(14_336));
+        let spec = DecoderSpec { tied_head: false, context: 8192, ..DecoderSpec::new(128_256, 4096, vec![layer; 32]) };
+        let trained = Trained::adapter(&LoraConfig::all_linear(16, 32.0), &spec).expect("all projections are chosen");
+        let place = Place::Gpu { half: Some(ModelDtype::Bfloat16), is_shared: false };
+        let storage = Storage { form: Some(Form::QLORA), ..ModelDtype::Bfloat16.into() };
+        Load { spec, storage, trained, dropout: 0.0, rows, accumulated: 1, evaluation: None, purpose: Purpose::Run, place }
+    }
+
+    /// The plan on a GPU on which so many GB are allowed.
+    fn on_gpu(load: Load, gigabytes: f64, offload: Offload) -> MemoryPlan {
+        let allowed = Some(Allowed { bytes: (gigabytes * 1e9) as u64, is_said: true });
+        MemoryPlan::new(load, Checkpointing::Auto, Some(16), allowed, Device::Cpu).with_room(Checkpointing::Auto, offload)
+    }
+
+    fn gigabytes(bytes: u64) -> f64 {
+        (bytes as f64 / 1e8).round() / 10.0
+    }
+
+    fn refusal(plan: &MemoryPlan) -> String {
+        match plan.check() {
+            Err(Error::Memory { message, hint }) => format!("{message}; {hint}"),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn an_embedding_for_which_a_gpu_has_no_room_stays_in_the_processors_memory() {
+        let load = eight_billion(Rows::dense(1, 2048));
+        // 24 and 10 GB have room for all of it.
+        for room in [24.0, 10.0] {
+            let plan = on_gpu(load.clone(), room, Offload::Auto);
+            assert!(plan.fits() && !plan.storage().offloads_embedding && plan.offload_reason().is_none(), "{room}");
+        }
+        let all = on_gpu(load.clone(), 0.0, Offload::Never);
+        assert_eq!(gigabytes(all.parts.peak_bytes()), 8.9);
+        // 8 GB have not.
+        let plan = on_gpu(load.clone(), 8.0, Offload::Auto);
+        assert!(plan.fits() && plan.storage().offloads_embedding);
+        assert_eq!(gigabytes(plan.load.least_peak_bytes()), 7.7);
+        let reason = plan.offload_reason().expect("it is told");
+        let needed = megabytes(all.parts.peak_bytes());
+        for said in ["`adapter.offload_embedding: auto`", needed.as_str(), "8000 MB (training.max_memory)", "the same result"] {
+            assert!(reason.contains(said), "{reason}");
+        }
+        assert!(plan.lines().iter().any(|(what, line)| *what == "embedding" && line.contains(&reason)));
+        let never = on_gpu(load.clone(), 8.0, Offload::Never);
+        assert!(!never.fits() && !never.storage().offloads_embedding);
+        assert!(refusal(&never).contains("`adapter.offload_embedding=true` needs 7687 MB"), "{}", refusal(&never));
+    }
+
+    #[test]
+    fn a_quantized_head_is_named_with_what_it_saves_and_never_chosen() {
+        let plan = on_gpu(eight_billion(Rows::dense(1, 2048)), 7.2, Offload::Auto);
+        assert!(!plan.fits() && plan.storage().offloads_embedding && !plan.storage().packs_head);
+        let refused = refusal(&plan);
+        for said in [
+            "needs 7687 MB",
+            "7200 MB",
+            "embedding is in the processor's memory already",
+            "or `adapter.quantize_head=true`",
+            "it saves 849 MB and needs 6838 MB",
+        ] {
+            assert!(refused.contains(said), "{said}: {refused}");
+        }
+        let mut load = plan.load.clone();
+        load.storage.packs_head = true;
+        assert!(on_gpu(load.clone(), 7.2, Offload::Auto).fits());
+        assert!(!refusal(&on_gpu(load.clone(), 5.0, Offload::Auto)).contains("quantize_head"), "it is quantized");
+        load.storage = Storage { form: None, packs_head: false, ..load.storage };
+        assert!(!refusal(&on_gpu(load, 5.0, Offload::Auto)).contains("quantize_head"), "nothing is quantized");
+    }
+
+    #[test]
+    fn nothing_is_moved_where_that_frees_nothing() {
+        let load = eight_billion(Rows::dense(1, 2048));
+        let mut tied = load.clone();
+        tied.spec.tied_head = true;
+        let mut trained = load.clone();
+        let config = LoraConfig {
+            tables: Tables { saved: vec!["embed_tokens".to_owned()], ..Tables::NONE },
+            ..LoraConfig::all_linear(16, 32.0)
+        };
+        trained.trained = Trained::adapter(&config, &load.spec).expect("both are chosen");
+        let processor = Load { place: Place::Processor { threads: 2 }, ..load.clone() };
+        let shared = Load { place: Place::Gpu { half: Some(ModelDtype::Bfloat16), is_shared: true }, ..load.clone() };
+        let full = Load { trained: Trained::everything(&load.spec), ..load };
+        for (what, load) in [("tied", tied), ("trained", trained), ("processor", processor), ("shared", shared), ("full", full)] {
+            let plan = on_gpu(load, 4.0, Offload::Auto);
+            assert!(!plan.fits() && !plan.storage().offloads_embedding, "{what}");
+        }
     }
 }

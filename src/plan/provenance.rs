@@ -10,18 +10,23 @@ use super::lock::Lock;
 use super::resolve::Plan;
 use super::rows::RunData;
 use crate::data::{self, Source};
+use crate::model::Storage;
 use crate::terms::Term;
 use crate::train;
 
 impl Lock {
     /// Writes down what the rows of this plan are, and what `auto` came to: how many blocks recompute, the device and the numbers
-    /// of the base, with the form that its files have where they are packed. What is free, or proven, may be another when the run goes on.
-    pub fn describe(&mut self, plan: &Plan, data: &RunData, memory: train::Memory) {
+    /// of the base, with the form that its files have where they are packed, and where its embedding is. What is free, or proven, may be
+    /// another when the run goes on.
+    pub fn describe(&mut self, plan: &Plan, data: &RunData, memory: train::Memory, storage: Storage) {
         self.0.insert("data".to_owned(), plan.provenance(data));
         self.0["recipe"]["training"]["gradient_checkpointing"] = json!(memory.recomputed);
-        self.0["recipe"]["training"]["model_dtype"] = json!(plan.storage.dtype.word());
-        if let Some(form) = plan.storage.form {
-            self.set_packing(form, plan.storage.packs_head);
+        self.0["recipe"]["training"]["model_dtype"] = json!(storage.dtype.word());
+        if let Some(form) = storage.form {
+            self.set_packing(form, storage.packs_head);
+        }
+        if let Some(offload) = self.0["recipe"]["adapter"].get_mut("offload_embedding") {
+            *offload = json!(storage.offloads_embedding);
         }
         self.0["recipe"]["device"] = json!(plan.device.to_string());
     }

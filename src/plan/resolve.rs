@@ -17,14 +17,14 @@ use crate::device::{Choice, Halves};
 use crate::export::consumers::{Facts, portability};
 use crate::export::gguf::architecture_name;
 use crate::fault::Fault;
-use crate::files::cache_folder;
+use crate::files::{cache_folder, guarded};
 use crate::hub::{Missing, ModelId, Snapshot};
 use crate::infer::Question;
 use crate::model::Storage;
 use crate::proof::{Products, Tiny};
 use crate::recipe::{Dataset, Recipe};
-use crate::terms::{Device, Format, Holdout, ModelDtype, Term, TrainOn};
-use crate::{device, model, proof};
+use crate::terms::{Device, Format, Holdout, ModelDtype, Offload, Term, TrainOn};
+use crate::{device, model, panics, proof};
 
 /// Everything that a run will do. Counts of rows and steps come with [`Plan::read_data`].
 #[derive(Debug)]
@@ -73,8 +73,10 @@ pub struct Plan {
     pub output_dir: PathBuf,
     /// When the run started, or `SOURCE_DATE_EPOCH`: what a template's `strftime_now` tells.
     pub started: jiff::Timestamp,
-    /// How the base is kept in memory; `auto` is resolved.
+    /// How the base is kept in memory; `auto` is resolved, but for where the embedding is: see [`super::MemoryPlan::storage`].
     pub storage: Storage,
+    /// Whether the embedding stays in the processor's memory; `auto` is decided by the run's memory.
+    pub(super) offload: Offload,
     /// Memory that the run may have.
     pub(super) allowed: Option<Allowed>,
     pub(super) training: Training,
@@ -194,6 +196,7 @@ pub fn resolve_on(recipe: Recipe, started: Option<jiff::Timestamp>, fetched: Opt
         threads,
         output_dir,
         started,
+        offload: packing.offload,
         allowed: Allowed::find(training.max_memory_bytes, device),
         storage,
         training,
@@ -209,9 +212,17 @@ fn storage(base: &model::Folder, trains: &Trains, asked: Storage, halves: Halves
     }
 }
 
-/// Whether training is proven on a GPU, so that `auto` may take it: where nobody has proven it yet, it is proven now.
+/// Whether training is proven on a GPU, so that `auto` may take it: where nobody has proven it yet, it is proven now. One that fails is
+/// passed over, and nothing that goes wrong later is blamed on it.
 fn is_proven(found: &device::Found, tiny: &Tiny, products: Products) -> bool {
-    device::open(found.device).is_ok_and(|device| proof::prove_once(found, tiny, &device, products, &cache_folder()).is_ok())
+    let prove = || {
+        device::open(found.device).is_ok_and(|device| proof::prove_once(found, tiny, &device, products, &cache_folder()).is_ok())
+    };
+    let is_proven = guarded(prove).unwrap_or(false);
+    if !is_proven {
+        panics::forget();
+    }
+    is_proven
 }
 
 fn start(faults: &mut Vec<Fault>) -> jiff::Timestamp {

@@ -12,7 +12,7 @@ mod tiny;
 mod trace;
 
 use std::fmt;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::Path;
 
 use burn::tensor::Device;
@@ -24,9 +24,9 @@ pub use trace::Site;
 
 use crate::device::Found;
 use crate::fault::{Exit, Explain};
-use crate::files::panic_words;
 use crate::model::Storage;
 use crate::ops::in_float32;
+use crate::panics::Cause;
 use crate::terms::{self, ModelDtype};
 use crate::train::Observer;
 use trace::{PASSES, Pass, trace};
@@ -132,7 +132,10 @@ pub fn prove(tiny: &Tiny, device: &Device) -> Result<Verdict, String> {
 /// The steps on the device held against those on the CPU.
 ///
 /// # Errors
-/// The device's driver or burn gave up on the way: what they said.
+/// burn or a kernel gave up on the way: what they said.
+///
+/// # Panics
+/// The device failed or ran out of memory, as anywhere else.
 pub fn prove_in(tiny: &Tiny, device: &Device, products: Products) -> Result<Verdict, String> {
     let found = products.compute(|| on_device(tiny, device, &PASSES, &mut ()))?;
     let expected = trace(tiny, &Device::flex(), &PASSES, &mut ());
@@ -141,7 +144,12 @@ pub fn prove_in(tiny: &Tiny, device: &Device, products: Products) -> Result<Verd
 
 /// What some passes compute there.
 fn on_device(tiny: &Tiny, device: &Device, passes: &[Pass], through: &mut impl Observer) -> Result<Vec<Site>, String> {
-    catch_unwind(AssertUnwindSafe(|| trace(tiny, device, passes, through))).map_err(|panic| panic_words(&*panic).to_owned())
+    let traced = catch_unwind(AssertUnwindSafe(|| trace(tiny, device, passes, through)));
+    traced.map_err(|panic| match Cause::of(&*panic) {
+        Cause::Internal(said) => said,
+        // Nothing is wrong with the kernels: it is told as anywhere else in a run.
+        Cause::OutOfMemory(_) | Cause::Device(_) => resume_unwind(panic),
+    })
 }
 
 /// The verdict that is kept in a cache folder of a device that was found, or a new one, which is kept there from now on. Training in 16

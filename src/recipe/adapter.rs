@@ -10,7 +10,7 @@ use super::section::{ABOVE_ZERO, Section, Value};
 use super::tree::{Kind, shorten};
 use crate::fault::Fault;
 use crate::quant::BlockSize;
-use crate::terms::{Initial, MAX_RANK, Modules, Quantization, Technique, TokenIndices};
+use crate::terms::{Initial, MAX_RANK, Modules, Offload, Quantization, Technique, TokenIndices};
 
 const MAX_LAYER: u64 = 65_535;
 /// Initialisations of PEFT that are not built yet; `pissa_niter_4` and the like, which draw at random, come on top.
@@ -30,7 +30,7 @@ pub struct Adapter {
     /// Whether a head of its own is packed too.
     pub quantize_head: Option<Said<bool>>,
     /// Whether an embedding of its own stays in the processor's memory.
-    pub offload_embedding: Option<Said<bool>>,
+    pub offload_embedding: Option<Said<Offload>>,
     /// Rank: the inner width of A and B.
     pub r: Option<Said<usize>>,
     /// Numerator of the scale alpha / r.
@@ -71,7 +71,7 @@ impl Adapter {
             double_quant: section.flag("double_quant"),
             block_size: section.value("block_size").and_then(block_size),
             quantize_head: section.flag("quantize_head"),
-            offload_embedding: section.flag("offload_embedding"),
+            offload_embedding: section.value("offload_embedding").and_then(offload),
             r: section.whole("r", 1..=MAX_RANK),
             alpha: section.number("alpha", ABOVE_ZERO),
             dropout: section.number("dropout", 0.0..1.0),
@@ -156,6 +156,14 @@ fn with_regex<'a>(value: Value<'a>, pattern: &str) -> Option<Value<'a>> {
 
 fn block_size(value: Value) -> Option<Said<BlockSize>> {
     value.read("a power of 2 from 32 to 4096", |node| BlockSize::new(usize::try_from(node.whole()?).ok()?).ok())
+}
+
+fn offload(value: Value) -> Option<Said<Offload>> {
+    value.read("`auto`, `true` or `false`", |node| match node.flag() {
+        Some(true) => Some(Offload::Always),
+        Some(false) => Some(Offload::Never),
+        None => (node.text() == Some("auto")).then_some(Offload::Auto),
+    })
 }
 
 fn layers(value: Value) -> Option<Said<Vec<usize>>> {

@@ -6,7 +6,7 @@ use super::notes::{Notes, listed};
 use super::tree::shorten;
 use super::{Adapter, Dataset, Evaluation, Place, Recipe, Said, Training};
 use crate::fault::Fault;
-use crate::terms::{Format, Initial, ModelDtype, Modules, Quantization, Scheduler, Technique, TrainOn};
+use crate::terms::{Format, Initial, ModelDtype, Modules, Offload, Quantization, Scheduler, Technique, TrainOn};
 
 /// Adds a fault for every contradiction within a recipe.
 pub(super) fn find(recipe: &Recipe, notes: &Notes) {
@@ -77,7 +77,10 @@ fn in_adapter(adapter: &Adapter, notes: &Notes) {
         ("double_quant", adapter.double_quant.as_ref().filter(|said| said.value).map(|said| &said.place)),
         ("block_size", adapter.block_size.as_ref().map(|said| &said.place)),
         ("quantize_head", adapter.quantize_head.as_ref().filter(|said| said.value).map(|said| &said.place)),
-        ("offload_embedding", adapter.offload_embedding.as_ref().filter(|said| said.value).map(|said| &said.place)),
+        (
+            "offload_embedding",
+            adapter.offload_embedding.as_ref().filter(|said| said.value == Offload::Always).map(|said| &said.place),
+        ),
     ];
     let place_of_true = |said: &Option<Said<bool>>| said.as_ref().filter(|said| said.value).map(|said| said.place.clone());
     let [dora, bias] = [place_of_true(&adapter.use_dora), place_of_true(&adapter.lora_bias)];

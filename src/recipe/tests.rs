@@ -5,7 +5,7 @@ use std::path::Path;
 use proptest::prelude::*;
 
 use super::*;
-use crate::terms::{Checkpointing, Format, Holdout, Modules, Scheduler, Technique, TrainOn};
+use crate::terms::{Checkpointing, Format, Holdout, Modules, Offload, Scheduler, Technique, TrainOn};
 
 /// Four lines that every recipe needs; what a test adds starts at line 5.
 const NEEDED: &str = "base_model: m\ndatasets:\n  - path: d\n    format: chat\n";
@@ -257,6 +257,10 @@ const BROKEN: &[(&str, &str)] = &[
         "training:\n  gradient_checkpointing: sometimes",
         "x.yaml:6:27: training.gradient_checkpointing: expected `auto`, `true`, `false` or a whole number of blocks, found `sometimes`",
     ),
+    (
+        "adapter:\n  offload_embedding: maybe",
+        "x.yaml:6:22: adapter.offload_embedding: expected `auto`, `true` or `false`, found `maybe`",
+    ),
     ("adapter:\n  r: |\n    16\n", "x.yaml:7:5: adapter.r: expected a whole number from 1 to 65536, found `16`"),
     ("training:\n  sequence_len: 1", "x.yaml:6:17: training.sequence_len: expected a whole number from 2 to 1048576, found `1`"),
     (" - foo", "x.yaml:5:2: not YAML: while parsing a block mapping, did not find expected key"),
@@ -354,6 +358,10 @@ fn memory_is_given_in_bytes_or_in_blocks_that_recompute() {
     let checkpointing = |line: &str| value(training(line).gradient_checkpointing.as_ref());
     assert_eq!(checkpointing("gradient_checkpointing: auto"), Some(Checkpointing::Auto));
     assert_eq!(checkpointing("gradient_checkpointing: 12"), Some(Checkpointing::Lowest(12)));
+    let offload = |line: &str| value(with(&format!("adapter:\n  {line}")).adapter.offload_embedding.as_ref());
+    for (word, expected) in [("auto", Offload::Auto), ("yes", Offload::Always), ("false", Offload::Never)] {
+        assert_eq!(offload(&format!("offload_embedding: {word}")), Some(expected));
+    }
     assert_eq!(value(training("max_memory: 12 GB").max_memory.as_ref()), Some(12_000_000_000));
     assert_eq!(value(training("max_memory: 4_096").max_memory.as_ref()), Some(4096));
     let expected = "training.max_memory: expected a number of bytes, such as `12 GB` or `12GiB`, found `lots`";

@@ -30,22 +30,29 @@ pub struct Hint {
 }
 
 impl Load {
-    /// The smallest change with which a run whose blocks all recompute stays within so many bytes. First what changes no step: a smaller
-    /// micro-batch, accumulated more often; then a frozen base of 16 bits, then of 4; then shorter rows; then smaller adapters. `None` where no such
-    /// change is enough.
+    /// The smallest change with which a run whose blocks all recompute stays within so many bytes. First what changes no step: an
+    /// embedding in the processor's memory, then a smaller micro-batch, accumulated more often; then a frozen base of 16 bits, then of 4;
+    /// then shorter rows; then smaller adapters. `None` where no such change is enough.
     pub fn smallest_change(&self, rank: Option<usize>, allowed_bytes: u64) -> Option<Hint> {
         let (mut load, mut overrides) = (self.clone(), Vec::new());
         let hint = |load: &Self, overrides: &[String]| {
             let peak_bytes = load.least_peak_bytes();
             (peak_bytes <= allowed_bytes).then(|| Hint { overrides: overrides.to_vec(), peak_bytes })
         };
+        if load.may_offload() {
+            load = load.offloaded();
+            overrides.push("adapter.offload_embedding=true".to_owned());
+            if let Some(hint) = hint(&load, &overrides) {
+                return Some(hint);
+            }
+        }
+        let (unsplit, of_unsplit) = (load.clone(), overrides.clone());
         let whole = load.rows.count;
         for parts in (2..=whole).filter(|parts| whole.is_multiple_of(*parts)) {
-            load = self.split(parts);
-            overrides = vec![
-                format!("training.micro_batch_size={}", load.rows.count),
-                format!("training.gradient_accumulation_steps={}", load.accumulated),
-            ];
+            load = unsplit.split(parts);
+            overrides.clone_from(&of_unsplit);
+            overrides.push(format!("training.micro_batch_size={}", load.rows.count));
+            overrides.push(format!("training.gradient_accumulation_steps={}", load.accumulated));
             if let Some(hint) = hint(&load, &overrides) {
                 return Some(hint);
             }

@@ -158,7 +158,7 @@ impl Load {
         let trainable = self.trainable_parameters();
         let is_run = self.purpose == Purpose::Run;
         let of_run = if is_run { RUN_BYTES + TOKEN_BYTES * self.spec.vocabulary as u64 } else { 0 };
-        let is_apart = matches!(self.place, Place::Gpu { is_shared: false, .. });
+        let is_apart = self.is_apart();
         let parts = Parts {
             process_bytes: match self.place {
                 Place::Processor { threads } => PROCESS_BYTES + of_run + SCRATCH_BYTES * threads as u64,
@@ -239,9 +239,34 @@ impl Load {
 
     /// Those of an embedding that a GPU does not have.
     fn on_host_bytes(&self) -> u64 {
-        let is_apart = matches!(self.place, Place::Gpu { is_shared: false, .. });
-        let is_on_host = self.storage.offloads_embedding && !self.spec.tied_head && is_apart;
+        let is_on_host = self.storage.offloads_embedding && !self.spec.tied_head && self.is_apart();
         if is_on_host { (self.spec.vocabulary * self.spec.width) as u64 * self.kept_bytes() } else { 0 }
+    }
+
+    /// Whether tensors are in a memory of their own.
+    fn is_apart(&self) -> bool {
+        matches!(self.place, Place::Gpu { is_shared: false, .. })
+    }
+
+    /// Whether the embedding may stay in the processor's memory, and a GPU has more room then: it is a table of its own and not one that
+    /// trains whole.
+    pub fn may_offload(&self) -> bool {
+        let is_free = !self.is_full() && self.trained.tables[0] != OfTable::Whole;
+        is_free && !self.spec.tied_head && !self.storage.offloads_embedding && self.is_apart()
+    }
+
+    /// The same with the embedding in the processor's memory.
+    #[must_use]
+    pub fn offloaded(&self) -> Self {
+        Self { storage: Storage { offloads_embedding: true, ..self.storage }, ..self.clone() }
+    }
+
+    /// The same with the head quantized as the projections are; `None` where they are not, the head is already, or it is the embedding's
+    /// table or trains in numbers.
+    pub fn with_quantized_head(&self) -> Option<Self> {
+        let is_free = !self.is_full() && self.trained.trains_no_row_of_head();
+        let may = self.storage.form.is_some() && !self.storage.packs_head && !self.spec.tied_head && is_free;
+        may.then(|| Self { storage: Storage { packs_head: true, ..self.storage }, ..self.clone() })
     }
 
     /// Matrices that are packed, [out, in].

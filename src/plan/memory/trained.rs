@@ -86,6 +86,11 @@ impl Trained {
         })
     }
 
+    /// Whether no row of the head trains as it is, which a quantized one could not.
+    pub(super) fn trains_no_row_of_head(&self) -> bool {
+        matches!(self.tables[1], OfTable::Rank(_))
+    }
+
     /// Every weight.
     pub fn everything(spec: &DecoderSpec) -> Self {
         let outputs: Vec<usize> = spec.projections().iter().map(|linear| linear.outputs).collect();
