@@ -32,7 +32,30 @@ fn doctored(desk: &Desk, family: &str, changes: &Value) {
 #[test]
 fn configs_that_cannot_be_right_are_refused_with_both_sides() {
     let cases = [
-        ("llama", json!({"hidden_size": null}), "`hidden_size` is missing, expected a whole number from 1"),
+        (
+            "llama",
+            json!({"hidden_size": null}),
+            "config.json does not name `hidden_size` (4096): the defaults of transformers stand for them",
+        ),
+        ("qwen2", json!({"is_causal": false}), "`is_causal` is `false`, known is `true`"),
+        (
+            "llama",
+            json!({"per_layer_config": {"1": {"skip": ["attention"]}}}),
+            "`per_layer_config` gives layers values of their own",
+        ),
+        ("gemma", json!({"use_bidirectional_attention": true}), "`use_bidirectional_attention` is `true`, known is `false`"),
+        ("qwen3", json!({"layer_types": ["full_attention"]}), "`layer_types` has 1 layers, expected 2, `num_hidden_layers`"),
+        (
+            "gemma2",
+            json!({"layer_types": "full_attention"}),
+            "`layer_types` is `\"full_attention\"`, expected a list with a kind for each layer",
+        ),
+        (
+            "qwen2",
+            json!({"layer_types": ["full_attention", "sliding_attention"]}),
+            "layer 1 has a window and there is no `sliding_window`, expected a number of tokens",
+        ),
+        ("llama", json!({"partial_rotary_factor": 0.5}), "`partial_rotary_factor` is 0.5, known is 1 in this family"),
         ("llama", json!({"num_key_value_heads": 3}), "`num_attention_heads` is 4, not a multiple of `num_key_value_heads`, 3"),
         ("llama", json!({"hidden_act": "relu"}), "`hidden_act` is `relu`, known are `silu`"),
         (
@@ -84,6 +107,72 @@ fn configs_that_cannot_be_right_are_refused_with_both_sides() {
         }
         assert!(!desk.path("run").exists(), "{said}");
     }
+}
+
+/// The rows that reports of these cases came with, and what transformers 5.23 computes from them, nats a token.
+#[test]
+fn values_that_change_the_mathematics_give_the_loss_of_transformers() {
+    let cases = [
+        // Ministral: layer 0 is full and layer 1 has the window.
+        ("mistral", json!({"sliding_window": 3, "layer_types": ["full_attention", "sliding_attention"]}), 6.269_998),
+        // `max_window_layers` is not looked at.
+        ("qwen3_moe", json!({"use_sliding_window": true, "sliding_window": 2, "max_window_layers": 1}), 6.085_683),
+        // It acts in training only.
+        ("granite", json!({"attention_dropout": 0.1}), 5.977_287),
+    ];
+    for (family, changes, expected) in cases {
+        let desk = Desk::new();
+        doctored(&desk, family, &json!({}));
+        fs::copy(golden(&format!("archs/{family}/config_v4.json")), desk.path("base/config.json")).unwrap();
+        let mut config = json(&desk.path("base/config.json"));
+        config.as_object_mut().unwrap().extend(changes.as_object().unwrap().clone());
+        desk.write("base/config.json", config.to_string());
+        fs::copy(golden("configs/rows.parquet"), desk.path("other.parquet")).unwrap();
+        let ran = desk.run(&["eval", "recipe.yaml", "--data", "other.parquet", "--json"]);
+        ran.says(family, 0, &[]);
+        let told: Value = serde_json::from_str(&ran.stdout).unwrap();
+        let loss = told["sets"][0]["base"]["loss"].as_f64().unwrap_or_else(|| panic!("{told}"));
+        assert!((loss - expected).abs() < 2e-6, "{family}: {loss}, transformers {expected}");
+    }
+}
+
+/// Dropout of the base itself is not built: every verb but those that train computes as without it, and those say how to train without.
+#[test]
+fn dropout_of_the_base_is_judged_by_what_trains() {
+    for (family, key) in [
+        ("granite", "attention_dropout"),
+        ("phi3", "resid_pdrop"),
+        ("phi3", "embd_pdrop"),
+        ("falcon_7b", "hidden_dropout"),
+        ("mixtral", "router_jitter_noise"),
+    ] {
+        let desk = Desk::new();
+        doctored(&desk, family, &json!({ key: 0.1 }));
+        let said = format!("base_model: its config.json has `{key}` 0.1, which acts in training and is not built, known is 0");
+        for command in ["check", "plan", "train"] {
+            desk.run(&[command, "recipe.yaml"]).says(key, 65, &[&said, "recipe.yaml:1:", "hint: set `training.base_dropout: 0`"]);
+        }
+        assert!(!desk.path("run").exists(), "{key}");
+        let told = desk.run(&["inspect", "base"]);
+        told.says(key, 0, &[]);
+        assert!(told.stdout.contains(&format!("{key} 0.1: not built")), "{}", told.stdout);
+        desk.run(&["eval", "recipe.yaml", "--data", "rows.parquet"]).says(key, 0, &[]);
+        desk.run(&["generate", "--base", "base", "--prompt", "the term", "--max-new-tokens", "2"]).says(key, 0, &[]);
+
+        let left_out = format!("note: `{key}` 0.1 of the base is left out, as `training.base_dropout: 0` says");
+        desk.run(&["train", "recipe.yaml", "training.base_dropout=0"]).says(key, 0, &[&left_out]);
+        assert!(desk.read_text("run/README.md").contains("| training.base_dropout | 0"), "{}", desk.read_text("run/README.md"));
+        assert!(desk.read_text("run/recipe.lock.yaml").contains("base_dropout: 0"), "{key}: the lock says it");
+        desk.run(&["merge", "--base", "base", "--adapter", "run/adapter", "--out", "merged"]).says(key, 0, &[]);
+        assert_eq!(json(&desk.path("merged/config.json"))[key], 0.1);
+    }
+    let desk = Desk::new();
+    desk.run(&["check", "recipe.yaml", "training.base_dropout=0.1"]).says(
+        "a share",
+        65,
+        &["expected 0: the base's own dropout is left out"],
+    );
+    desk.run(&["train", "recipe.yaml", "training.base_dropout=0"]).says("a base without", 0, &[]);
 }
 
 /// `padding_idx` of the embedding as transformers 5.23 builds it from these configs: with the key, without it, null and below 0.

@@ -21,6 +21,7 @@ pub(super) fn check(CheckArgs { recipe: args, consumers }: &CheckArgs) -> Result
     let terminal = Terminal::default();
     match args.resolve()? {
         Resolved::Plan(plan) => {
+            plan.check_trains()?;
             for note in plan.notes() {
                 terminal.say(&format!("note: {note}"));
             }

@@ -41,6 +41,7 @@ pub(super) fn plan(args: &PlanArgs) -> Result<(), Failure> {
         ([], None) => return Err(Failure::new(Exit::Usage, Fault::new("expected a recipe"))),
     };
     let plan = recipe.plan()?;
+    plan.check_trains()?;
     device::set_threads(plan.threads);
     let terminal = Terminal::default();
     let data = plan.read_data(&|event| terminal.take(&event))?;

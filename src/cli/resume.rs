@@ -46,6 +46,7 @@ pub(super) fn resume(args: &ResumeArgs, terminal: &Terminal) -> Result<(), Failu
     let fetched = before.pinned_base().map(|id| hub::locked(&id, &recipe, terminal)).transpose()?;
     let since = SystemTime::now();
     let plan = with_base(crate::plan::resolve_on(recipe, before.started(), fetched)?)?;
+    plan.check_trains()?;
     let threads = device::set_threads(plan.threads);
     let inputs = Inputs::of(&plan, since)?;
     let now = Lock::new(&plan, "", threads, inputs.hash().finish()?);

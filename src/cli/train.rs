@@ -32,6 +32,7 @@ pub(super) fn train(args: &TrainArgs, terminal: &Terminal) -> Result<(), Failure
     let (fetched, leaving) = args.recipe.fetch_base(terminal)?.unzip();
     let since = SystemTime::now();
     let plan = with_base(args.recipe.resolve_on(fetched)?)?;
+    plan.check_trains()?;
     let command = command(args);
     let room = Room::find(&plan, args.overwrite, &command)?;
     let signals = Signals::listen(&plan.output_dir)?;

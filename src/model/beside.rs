@@ -105,6 +105,10 @@ impl<'a> Beside<'a> {
             }
             if head.is_some() {
                 config.insert(TIED.to_owned(), json!(false));
+                // A wrapper may be told by the decoder that it holds, too.
+                if let Some(Value::Object(text)) = config.get_mut("text_config").filter(|text| text.get(TIED).is_some()) {
+                    text.insert(TIED.to_owned(), json!(false));
+                }
             }
         };
         let index = |index: &mut Map<String, Value>| {

@@ -1,20 +1,24 @@
-//! config.json, read key by key with errors that name the file, the key and both sides.
+//! config.json, read key by key with errors that name the file, the key and both sides. A key that the file does not name has the value that
+//! transformers takes for it, which differs from family to family; what is filled so can be told.
 
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
 use super::Error;
+use super::families::Class;
 use crate::files::{JSON_BYTES, read_text_up_to};
 
 /// No size of a model is larger, and products of two of them stay far within 64 bits.
 const LARGEST: usize = 1 << 24;
 
 /// An open config.json.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Config {
     path: PathBuf,
     values: Map<String, Value>,
+    /// What stands for keys that the file does not name.
+    class: Option<&'static Class>,
 }
 
 impl Config {
@@ -33,7 +37,7 @@ impl Config {
     pub fn read(path: &Path) -> Result<Self, Error> {
         let fault = |message| Err(Error::Config { path: path.to_owned(), message, hint: None });
         match serde_json::from_str(&read_text_up_to(path, JSON_BYTES)?) {
-            Ok(Value::Object(values)) => Ok(Self { path: path.to_owned(), values }),
+            Ok(Value::Object(values)) => Ok(Self { path: path.to_owned(), values, class: None }),
             Ok(_) => fault("expected a JSON object".to_owned()),
             Err(error) => fault(format!("not valid JSON: {error}")),
         }
@@ -48,24 +52,52 @@ impl Config {
     pub fn section(&self, key: &str) -> Result<Option<Self>, Error> {
         match self.get(key) {
             None => Ok(None),
-            Some(Value::Object(values)) => Ok(Some(Self { path: self.path.clone(), values: values.clone() })),
+            Some(Value::Object(values)) => Ok(Some(Self { path: self.path.clone(), values: values.clone(), class: None })),
             Some(other) => Err(self.wrong(key, "an object", other)),
         }
     }
 
-    /// A value that is there and not null.
-    pub fn get(&self, key: &str) -> Option<&Value> {
-        self.values.get(key).filter(|value| !value.is_null())
+    /// The same as a config of a class: an absent key has the class's value. Null is refused where the class has no use for it.
+    ///
+    /// # Errors
+    /// The first such null.
+    pub fn of_class(self, class: &'static Class) -> Result<Self, Error> {
+        let idle =
+            self.values.iter().filter(|(_, value)| value.is_null()).find_map(|(key, _)| Some((key, class.refuses_null(key)?)));
+        if let Some((key, default)) = idle {
+            let hint = Some(format!("remove `{key}` for the default, `{default}`"));
+            let message = format!("`{key}` is `null`, expected {}", kind_of(default));
+            return Err(Error::Config { path: self.path.clone(), message, hint });
+        }
+        Ok(Self { class: Some(class), ..self })
     }
 
-    /// Keys that are there.
+    /// A value that is not null: of the file, or where that does not name the key, of the class.
+    pub fn get(&self, key: &str) -> Option<&Value> {
+        let filled = || self.class.and_then(|class| class.default(key));
+        self.values.get(key).or_else(filled).filter(|value| !value.is_null())
+    }
+
+    /// Keys that the file names.
     pub fn keys(&self) -> impl Iterator<Item = &String> {
         self.values.keys()
     }
 
-    /// Whether the key is there, be it null.
-    pub fn has(&self, key: &str) -> bool {
+    /// Whether the file names the key, be it null.
+    pub fn names(&self, key: &str) -> bool {
         self.values.contains_key(key)
+    }
+
+    /// Keys of the class that the file does not name, with the values that stand for them.
+    pub fn filled(&self) -> Vec<(String, Value)> {
+        let defaults = self.class.into_iter().flat_map(Class::defaults);
+        let absent = defaults.filter(|(key, value)| !value.is_null() && !self.names(key));
+        absent.map(|(key, value)| (key.to_owned(), value.clone())).collect()
+    }
+
+    /// The first of these keys that the file names with a value.
+    pub fn first_named<'a>(&self, keys: &[&'a str]) -> Option<&'a str> {
+        keys.iter().copied().find(|key| self.values.get(*key).is_some_and(|value| !value.is_null()))
     }
 
     /// A whole number that must be there.
@@ -109,15 +141,46 @@ impl Config {
         layers.ok_or_else(|| self.wrong(key, "a list of layers", value))
     }
 
-    /// The same config with a key of another where this one has none.
+    /// A config of this file with other values.
+    pub fn replaced(&self, values: Map<String, Value>) -> Self {
+        Self { path: self.path.clone(), values, class: None }
+    }
+
+    /// The same with the values of another config, which win.
     #[must_use]
-    pub fn with_absent(mut self, other: &Self, key: &str) -> Self {
-        if !self.has(key)
-            && let Some(value) = other.get(key)
-        {
-            self.values.insert(key.to_owned(), value.clone());
-        }
+    pub fn with_all(mut self, other: &Self) -> Self {
+        self.values.extend(other.values.clone());
         self
+    }
+
+    /// Refuses a key that is there and null, where transformers cannot compute with that.
+    ///
+    /// # Errors
+    /// It is.
+    pub fn not_null(&self, key: &str, expected: &str) -> Result<(), Error> {
+        match self.values.get(key) {
+            Some(value @ Value::Null) => Err(self.wrong(key, expected, value)),
+            _ => Ok(()),
+        }
+    }
+
+    /// The same with another value.
+    #[must_use]
+    pub fn with(mut self, key: &str, value: Value) -> Self {
+        self.values.insert(key.to_owned(), value);
+        self
+    }
+
+    /// The same without a key.
+    #[must_use]
+    pub fn without(mut self, key: &str) -> Self {
+        self.values.remove(key);
+        self
+    }
+
+    /// Whether the class has the key.
+    pub fn knows(&self, key: &str) -> bool {
+        self.class.is_some_and(|class| class.default(key).is_some())
     }
 
     /// A number from 0 on, if there.
@@ -174,6 +237,16 @@ impl Config {
 
     fn wrong(&self, key: &str, expected: &str, found: &Value) -> Error {
         self.fault(format!("`{key}` is `{found}`, expected {expected}"))
+    }
+}
+
+/// What a value like this one is, in words.
+fn kind_of(value: &Value) -> &'static str {
+    match value {
+        Value::Bool(_) => "true or false",
+        Value::Number(number) if number.is_f64() => "a number",
+        Value::Number(_) => "a whole number",
+        _ => "text",
     }
 }
 

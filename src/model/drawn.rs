@@ -76,7 +76,7 @@ impl DecoderSpec {
     /// # Errors
     /// The file is missing, or describes a model that is not known.
     pub fn read(config: &Path) -> Result<Self, Error> {
-        families::spec(&Config::read(config)?)
+        Ok(families::describe(Config::read(config)?)?.spec)
     }
 
     /// A decoder with weights that follow from `seed` alone; `auto` is f32. What is packed was f16.

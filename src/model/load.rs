@@ -5,15 +5,18 @@ use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
+use serde_json::Value;
 
 use super::assemble::assemble;
 use super::changed::{Change, Changed};
 use super::config::Config;
 use super::decoder::Decoder;
+use super::layout::Names;
 use super::spec::DecoderSpec;
-use super::weights::Weights;
+use super::weights::{Weights, shard_paths};
 use super::{Error, Storage, families};
 use crate::device::{self, Halves};
+use crate::files::safetensors::Archive;
 use crate::quant::Form;
 use crate::report::Reporter;
 
@@ -23,7 +26,23 @@ pub struct Folder {
     pub(super) path: PathBuf,
     /// What the decoder is.
     pub spec: DecoderSpec,
+    /// Keys that config.json does not name and what stands for them, as in transformers.
+    pub filled: Vec<(String, Value)>,
+    /// Shares and noises above 0 that act in training only, by their keys in config.json.
+    pub in_training: Vec<(String, f64)>,
 }
+
+/// Keys of config.json that shapes of tensors follow from.
+const SIZES: [&str; 8] = [
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "moe_intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+];
 
 impl Folder {
     /// Reads config.json.
@@ -31,8 +50,30 @@ impl Folder {
     /// # Errors
     /// The folder or file is missing, or describes a model that is not known.
     pub fn open(path: &Path) -> Result<Self, Error> {
-        let spec = families::spec(&Config::open(path)?)?;
-        Ok(Self { path: path.to_owned(), spec })
+        let described = families::describe(Config::open(path)?)?;
+        let tied_head =
+            described.spec.tied_head && !(described.is_tied_by_default() && has_own_head(path, &described.spec.names));
+        let spec = DecoderSpec { tied_head, ..described.spec };
+        Ok(Self { path: path.to_owned(), spec, filled: described.filled, in_training: described.in_training })
+    }
+
+    /// The weights; where they do not fit, what was filled for keys that config.json does not name may be why.
+    fn weights(&self) -> Result<Weights, Error> {
+        Weights::open(&self.path, &self.spec).map_err(|error| match error {
+            Error::Tensors { folder, mut faults } => {
+                faults.extend(self.filled_sizes());
+                Error::Tensors { folder, faults }
+            }
+            error => error,
+        })
+    }
+
+    /// Sizes that config.json does not name, in words.
+    fn filled_sizes(&self) -> Option<String> {
+        let sizes = self.filled.iter().filter(|(key, _)| SIZES.contains(&key.as_str()));
+        let sizes: Vec<_> = sizes.map(|(key, value)| format!("`{key}` ({value})")).collect();
+        (!sizes.is_empty())
+            .then(|| format!("config.json does not name {}: the defaults of transformers stand for them", sizes.join(", ")))
     }
 
     /// Checks names, shapes and sizes of the weights by the headers of their files.
@@ -40,7 +81,7 @@ impl Folder {
     /// # Errors
     /// Tensors are missing, left over or of another shape (all of them are listed), or a file is damaged.
     pub fn check_weights(&self) -> Result<(), Error> {
-        Weights::open(&self.path, &self.spec).map(drop)
+        self.weights().map(drop)
     }
 
     /// Loads the weights, kept as asked for, where `auto` changes no number: on a GPU it is f32, and [`Folder::kept_in`] tells what a run
@@ -50,7 +91,7 @@ impl Folder {
     /// Tensors are missing, left over or of another shape (all of them are listed), a number does not fit into the dtype, or a file is
     /// damaged.
     pub fn load(&self, storage: impl Into<Storage>, device: &Device, report: Reporter) -> Result<Decoder, Error> {
-        let weights = Weights::open(&self.path, &self.spec)?;
+        let weights = self.weights()?;
         let halves = if device::is_cpu(device) { Halves::Widened } else { Halves::Computed(None) };
         let storage = weights.kept_in(storage.into(), &self.spec, halves)?;
         assemble(&weights, self.spec.clone(), storage, device, report)
@@ -67,7 +108,7 @@ impl Folder {
         change: &mut dyn Change,
         report: Reporter,
     ) -> Result<Decoder, Error> {
-        let weights = Weights::open(&self.path, &self.spec)?;
+        let weights = self.weights()?;
         let halves = if device::is_cpu(device) { Halves::Widened } else { Halves::Computed(None) };
         let storage = weights.kept_in(storage.into(), &self.spec, halves)?;
         let changed = Changed { source: &weights, linears: self.spec.projections(), change: RefCell::new(change) };
@@ -79,7 +120,7 @@ impl Folder {
     /// # Errors
     /// As of [`Folder::check_weights`].
     pub fn stored_form(&self) -> Result<Option<Form>, Error> {
-        Ok(Weights::open(&self.path, &self.spec)?.form(&self.spec))
+        Ok(self.weights()?.form(&self.spec))
     }
 
     /// Whether the files have projections, or stacks of them, as something else than numbers.
@@ -87,7 +128,7 @@ impl Folder {
     /// # Errors
     /// As of [`Folder::check_weights`].
     pub fn is_packed(&self) -> Result<bool, Error> {
-        let weights = Weights::open(&self.path, &self.spec)?;
+        let weights = self.weights()?;
         Ok(weights.form(&self.spec).is_some() || self.spec.tensors().iter().any(|(name, _)| weights.is_mxfp4(name)))
     }
 
@@ -96,6 +137,19 @@ impl Folder {
     /// # Errors
     /// As of [`Folder::check_weights`].
     pub fn kept_in(&self, storage: impl Into<Storage>, halves: Halves) -> Result<Storage, Error> {
-        Weights::open(&self.path, &self.spec)?.kept_in(storage.into(), &self.spec, halves)
+        self.weights()?.kept_in(storage.into(), &self.spec, halves)
     }
+}
+
+/// Whether the files have a head that differs from the embedding: where config.json does not say that they are one, they are then two, as in
+/// transformers. Of files that cannot be read, the weights tell when they are opened.
+fn has_own_head(path: &Path, names: &Names) -> bool {
+    let shards =
+        shard_paths(path).and_then(|paths| paths.iter().map(|path| Ok(Archive::open(path)?)).collect::<Result<Vec<_>, Error>>());
+    let shards = shards.unwrap_or_default();
+    let bytes = |name: &str| {
+        let stored = |archive: &Archive| archive.shapes().into_keys().find(|stored| names.canonical(stored) == name);
+        shards.iter().find_map(|archive| archive.bytes(&stored(archive)?))
+    };
+    bytes(Names::HEAD).is_some_and(|head| bytes(&names.embedding()).is_some_and(|embedding| head != embedding))
 }

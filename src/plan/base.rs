@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use serde_json::json;
+
 use super::fill::Filled;
 use crate::data::template::{ChatTemplate, TEMPLATE_BYTES};
 use crate::data::tokenize::Tokenizer;
@@ -79,12 +81,26 @@ fn fitted(recipe: &Recipe, mut model: Folder, filled: &mut Filled, faults: &mut 
             Fault::new(format!("training.router_aux_loss_coef: {} does not go with a base without routed experts", said.value));
         faults.push(fault.at(&said.place).hint("remove `router_aux_loss_coef`"));
     }
+    filled.optional("training.base_dropout", recipe.training.base_dropout.as_ref(), |share| json!(share));
     let full = recipe.adapter.method.as_ref().filter(|method| method.value == Technique::Full);
     if let (Some(method), Some(reason)) = (full, spec.keeps_from_full_training()) {
         let fault = Fault::new(format!("adapter.method: `full` does not go with this base: its {reason}"));
         faults.push(fault.at(&method.place).hint("train an adapter with `method: lora`"));
     }
     model
+}
+
+/// Dropout and noise of the base itself, which act in training only: without a word in the recipe it is not trained without them.
+pub(super) fn untrained(recipe: &Recipe, model: &Folder) -> Vec<Fault> {
+    let Some(said) = recipe.base_model.as_ref().filter(|_| recipe.training.base_dropout.is_none()) else { return Vec::new() };
+    let fault = |(key, share): &(String, f64)| {
+        let message =
+            format!("base_model: its config.json has `{key}` {share}, which acts in training and is not built, known is 0");
+        Fault::new(message)
+            .at(&said.place)
+            .hint("set `training.base_dropout: 0` in the recipe: it is trained without, and lock and card say so")
+    };
+    model.in_training.iter().map(fault).collect()
 }
 
 /// The base of a recipe as a Hub id, if it is one: `owner/name`, with a revision or without, that is no folder. Where a folder `owner`

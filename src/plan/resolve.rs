@@ -77,6 +77,8 @@ pub struct Plan {
     pub storage: Storage,
     /// Whether the embedding stays in the processor's memory; `auto` is decided by the run's memory.
     pub(super) offload: Offload,
+    /// Why the base is not trained as the recipe has it.
+    pub(super) untrained: Vec<Fault>,
     /// Memory that the run may have.
     pub(super) allowed: Option<Allowed>,
     pub(super) training: Training,
@@ -173,6 +175,7 @@ pub fn resolve_on(recipe: Recipe, started: Option<jiff::Timestamp>, fetched: Opt
         });
     }
     let storage = storage_with(device::halves(device));
+    let untrained = base::untrained(&recipe, &base.model);
     Ok(Resolved::Plan(Box::new(Plan {
         recipe: recipe.path,
         settings: filled.by_section(),
@@ -197,10 +200,23 @@ pub fn resolve_on(recipe: Recipe, started: Option<jiff::Timestamp>, fetched: Opt
         output_dir,
         started,
         offload: packing.offload,
+        untrained,
         allowed: Allowed::find(training.max_memory_bytes, device),
         storage,
         training,
     })))
+}
+
+impl Plan {
+    /// Refuses to train where the base would not train as its config.json says, and the recipe has no word on it. Whatever else is done with the
+    /// base computes the same.
+    ///
+    /// # Errors
+    /// Each key of config.json that acts in training and is not built.
+    pub fn check_trains(&self) -> Result<(), Error> {
+        let faults = self.untrained.clone();
+        if faults.is_empty() { Ok(()) } else { Err(Error::Faults { faults }) }
+    }
 }
 
 /// How the base is kept on a device. What trains is f32.
@@ -316,7 +332,10 @@ impl Plan {
             let id = id.map_or_else(|| "none".to_owned(), |id| id.to_string());
             format!("tokenizer.json gives `{token}` the id {said}, it is read as {id}, as transformers does: its added tokens are not in the order of their ids")
         });
-        let of_base = (length > context).then_some(long).into_iter().chain(switches).chain(moved);
+        let left_out = self.model.in_training.iter().filter(|_| self.untrained.is_empty());
+        let left_out =
+            left_out.map(|(key, share)| format!("`{key}` {share} of the base is left out, as `training.base_dropout: 0` says"));
+        let of_base = (length > context).then_some(long).into_iter().chain(switches).chain(moved).chain(left_out);
         of_base.chain(self.untied()).chain(self.without_tf32()).chain(portability(&self.facts())).collect()
     }
 

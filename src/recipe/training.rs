@@ -61,6 +61,8 @@ pub struct Training {
     pub max_grad_norm: Option<Said<f64>>,
     /// What the load-balancing loss of routed experts counts; 0: nothing.
     pub router_aux_loss_coef: Option<Said<f64>>,
+    /// 0: dropout and noise of the base's own config.json, which act in training only and are not built, are left out.
+    pub base_dropout: Option<Said<f64>>,
     /// Which blocks run again in backward.
     pub gradient_checkpointing: Option<Said<Checkpointing>>,
     /// Bytes that the run may need at its peak.
@@ -100,6 +102,9 @@ impl Training {
             weight_decay: section.number("weight_decay", 0.0..),
             max_grad_norm: section.number("max_grad_norm", 0.0..),
             router_aux_loss_coef: section.number("router_aux_loss_coef", 0.0..),
+            base_dropout: section.value("base_dropout").and_then(|value| {
+                value.read("0: the base's own dropout is left out", |node| node.number().filter(|share| *share == 0.0))
+            }),
             gradient_checkpointing: section.value("gradient_checkpointing").and_then(checkpointing),
             max_memory: section.value("max_memory").and_then(|value| {
                 value.read("a number of bytes, such as `12 GB` or `12GiB`", |node| node.bytes().filter(|bytes| *bytes > 0))

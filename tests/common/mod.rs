@@ -177,6 +177,33 @@ pub fn logits(decoder: &Decoder, batch: &Batch) -> Vec<f32> {
     decoder.logits(ids, &batch.lengths).into_data().iter().collect()
 }
 
+/// Tokens of the two rows of [`loss_and_mark`].
+const ROWS: [usize; 2] = [24, 9];
+
+/// What tests/golden/make_configs.py records of a decoder: the mean loss of the next token over two rows, and the sum of all logits times
+/// cos(1 + 0.37 k), k their running number, by the number of tokens.
+pub fn loss_and_mark(decoder: &Decoder) -> [f64; 2] {
+    let vocabulary = decoder.spec.vocabulary;
+    let (mut loss, mut mark, mut k) = (0.0, 0.0, 0.0);
+    for (row, length) in ROWS.into_iter().enumerate() {
+        let ids: Vec<u32> = (0..length).map(|i| ((7 + 31 * i + 13 * i * i + row) % vocabulary) as u32).collect();
+        let logits = logits(decoder, &batch(vec![TokenRow { ids: ids.clone(), trained: vec![true; length] }]));
+        for (place, logits) in logits.chunks(vocabulary).enumerate() {
+            let logits: Vec<f64> = logits.iter().map(|z| f64::from(*z)).collect();
+            if let Some(next) = ids.get(place + 1) {
+                let top = logits.iter().fold(f64::NEG_INFINITY, |top, z| top.max(*z));
+                loss += top + logits.iter().map(|z| (z - top).exp()).sum::<f64>().ln() - logits[*next as usize];
+            }
+            for z in logits {
+                mark += z * (0.37_f64.mul_add(k, 1.0)).cos();
+                k += 1.0;
+            }
+        }
+    }
+    let tokens: usize = ROWS.iter().sum();
+    [loss / (tokens - ROWS.len()) as f64, mark / tokens as f64]
+}
+
 /// Largest difference between logits and a golden tensor [rows, length, vocabulary], whose rows are padded on the right.
 pub fn logits_difference(decoder: &Decoder, rows: &[TokenRow], golden: &[f32]) -> f32 {
     let (ours, theirs) = (logits(decoder, &batch(rows.to_vec())), real_tokens(rows, golden, decoder.spec.vocabulary));

@@ -28,6 +28,7 @@ pub(super) fn look(path: &Path) -> Result<Found, Failure> {
     }
     projections(spec, &mut found);
     found.tell("context", format!("{} tokens", grouped(spec.context as u64)), json!(spec.context));
+    defaults(&folder, &mut found);
     licence(path, &mut found);
     if path.join("tokenizer.json").exists() {
         tokenizer(path, &mut found)?;
@@ -35,6 +36,21 @@ pub(super) fn look(path: &Path) -> Result<Found, Failure> {
         found.tell("tokenizer", "there is no tokenizer.json", Value::Null);
     }
     Ok(found)
+}
+
+/// Keys that config.json does not name, with what stands for them as in transformers; and those that act in training only.
+fn defaults(folder: &Folder, found: &mut Found) {
+    let told = |(key, value): &(String, Value)| format!("{key} {value}");
+    let said = folder.filled.iter().map(told).collect::<Vec<_>>().join(", ");
+    let object = |pairs: &[(String, Value)]| pairs.iter().cloned().collect::<serde_json::Map<String, Value>>();
+    let line = if said.is_empty() { "none: config.json names every key".to_owned() } else { said };
+    found.tell("filled_by_default", line, json!(object(&folder.filled)));
+    if !folder.in_training.is_empty() {
+        let said = folder.in_training.iter().map(|(key, share)| format!("{key} {share}")).collect::<Vec<_>>().join(", ");
+        let line = format!("{said}: not built; `training.base_dropout: 0` trains without");
+        let object: serde_json::Map<_, _> = folder.in_training.iter().map(|(key, share)| (key.clone(), json!(share))).collect();
+        found.tell("in_training_only", line, json!(object));
+    }
 }
 
 /// By what they do: tables, attention, feed-forward, experts that a token is sent to, and norms and other vectors.

@@ -4,7 +4,6 @@ use super::{
     Config, DecoderSpec, Error, GroupedSpec, LayerSpec, Modules, Names, NormKind, NormPlacement, PlainSpec, decoder, rope,
 };
 
-const CONTEXT: usize = 2048;
 const NAMES: Names = Names {
     stem: "transformer.",
     embedding: "word_embeddings",
@@ -13,24 +12,40 @@ const NAMES: Names = Names {
     attention: "self_attention",
     fused_qkv: "query_key_value",
     attention_output: "dense",
-    elsewhere: &[],
+    ..Names::USUAL
 };
 
 pub(super) fn spec(config: &Config) -> Result<DecoderSpec, Error> {
+    let is_new = config.flag("new_decoder_architecture", false)?;
     for (key, known) in [("alibi", false), ("parallel_attn", true)] {
-        let is_new = config.flag("new_decoder_architecture", false)? && key == "parallel_attn";
-        if config.flag(key, known)? != known && !is_new {
+        if config.flag(key, false)? != known && !(is_new && key == "parallel_attn") {
             return Err(config.fault(format!("`{key}` is `{}`, known is `{known}`", !known)));
         }
     }
-    if let Some(share) = config.number_or_zero("hidden_dropout")?.filter(|share| *share > 0.0) {
-        return Err(config.fault(format!("`hidden_dropout` is {share}, known is 0")));
-    }
     config.only("activation", &["gelu"])?;
+    let mixer = mixer(config, is_new)?;
+    let width = config.size("hidden_size")?;
+    let mlp = PlainSpec { inner: config.size_or("ffn_hidden_size", 4 * width)?, bias: mixer.output_bias };
+    let norms = match (is_new, config.size_or_none("num_ln_in_parallel_attn")?) {
+        (true, None | Some(2)) => NormPlacement::ParallelApart,
+        (_, None | Some(1)) => NormPlacement::Parallel,
+        (_, Some(norms)) => {
+            let known = if is_new { "1, 2" } else { "1 without `new_decoder_architecture`" };
+            return Err(config.fault(format!("`num_ln_in_parallel_attn` is {norms}, known are {known}")));
+        }
+    };
+    let layer = LayerSpec { norms, ..LayerSpec::new(mixer, mlp) };
+    // Its embedding knows no token of padding.
+    Ok(DecoderSpec { names: NAMES, norm: NormKind::Layer, padding: None, ..decoder(config, |_| Ok(layer.clone()))? })
+}
+
+/// One key head for all, or some; where there is one, `num_kv_heads` is not looked at.
+fn mixer(config: &Config, is_new: bool) -> Result<GroupedSpec, Error> {
     let (width, heads) = (config.size("hidden_size")?, config.size("num_attention_heads")?);
-    let is_new = config.flag("new_decoder_architecture", false)?;
-    // Where there is one key head for all, `num_kv_heads` is not looked at.
-    let kv_heads = match (is_new, config.flag("multi_query", true)?) {
+    if config.size_or("n_embed", width)? != width {
+        return Err(config.fault(format!("`n_embed` is another width than `hidden_size`, {width}, known is one width")));
+    }
+    let kv_heads = match (is_new, config.flag("multi_query", false)?) {
         (false, true) => 1,
         _ => config.size_or("num_kv_heads", heads)?,
     };
@@ -41,21 +56,6 @@ pub(super) fn spec(config: &Config) -> Result<DecoderSpec, Error> {
         return Err(config.fault(message));
     }
     let shape = [heads, kv_heads, width / heads];
-    let bias = config.flag("bias", false)?;
-    let rope = rope::spec(config, shape[2], CONTEXT)?;
-    let mixer = GroupedSpec { qkv: Modules::FusedByGroup, qkv_bias: bias, output_bias: bias, ..GroupedSpec::new(shape, rope) };
-    let mlp = PlainSpec { inner: config.size_or("ffn_hidden_size", 4 * width)?, bias };
-    let norms = match (is_new, config.size_or_none("num_ln_in_parallel_attn")?) {
-        (true, None | Some(2)) => NormPlacement::ParallelApart,
-        (false, Some(2)) => {
-            return Err(config.fault("`num_ln_in_parallel_attn` is 2, known is 1 without `new_decoder_architecture`"));
-        }
-        _ => NormPlacement::Parallel,
-    };
-    let layer = LayerSpec { norms, ..LayerSpec::new(mixer, mlp) };
-    let spec = decoder(config, CONTEXT, |_| Ok(layer.clone()))?;
-    let (tied_head, epsilon) = (config.flag("tie_word_embeddings", true)?, config.number_or_none("layer_norm_epsilon")?);
-    let norm_epsilon = epsilon.unwrap_or(1e-5);
-    // Its embedding knows no token of padding.
-    Ok(DecoderSpec { tied_head, names: NAMES, norm: NormKind::Layer, norm_epsilon, padding: None, ..spec })
+    let (rope, bias) = (rope::spec(config, shape[2])?, config.flag("bias", false)?);
+    Ok(GroupedSpec { qkv: Modules::FusedByGroup, qkv_bias: bias, output_bias: bias, ..GroupedSpec::new(shape, rope) })
 }

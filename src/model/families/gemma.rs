@@ -1,27 +1,31 @@
 //! Gemma: norms of 1 + w, an embedding that is scaled, and a gate of GELU.
 
-use super::{Config, DecoderSpec, Error, GatedSpec, GroupedSpec, LayerSpec, decoder, heads, padding, rope};
+use super::{Config, DecoderSpec, Error, GatedSpec, GroupedSpec, LayerSpec, decoder, heads, rope};
 use crate::ops::Activation;
 
-const CONTEXT: usize = 8192;
+/// Words for GELU by its tanh.
+const BY_TANH: [&str; 3] = ["gelu_pytorch_tanh", "gelu_new", "gelu_fast"];
 
 pub(super) fn spec(config: &Config) -> Result<DecoderSpec, Error> {
-    let shape = heads(config, Some(16), Some(256))?;
-    let rope = rope::spec(config, shape[2], CONTEXT)?;
+    let shape = heads(config)?;
+    let rope = rope::spec(config, shape[2])?;
     let bias = config.flag("attention_bias", false)?;
     let mixer = GroupedSpec { qkv_bias: bias, output_bias: bias, ..GroupedSpec::new(shape, rope) };
-    stream(config, decoder(config, CONTEXT, |_| Ok(LayerSpec::new(mixer.clone(), gate(config)?)))?)
+    stream(config, decoder(config, |_| Ok(LayerSpec::new(mixer.clone(), gate(config)?)))?)
 }
 
 /// Old files of Gemma say `gelu`; transformers has always computed its tanh form.
 pub(super) fn gate(config: &Config) -> Result<GatedSpec, Error> {
-    config.only("hidden_act", &["gelu", "gelu_pytorch_tanh"])?;
-    config.only("hidden_activation", &["gelu_pytorch_tanh"])?;
+    config.only("hidden_act", &[&["gelu"], &BY_TANH[..]].concat())?;
+    config.only("hidden_activation", &BY_TANH)?;
     Ok(GatedSpec { activation: Activation::GeluTanh, ..GatedSpec::new(config.size("intermediate_size")?) })
 }
 
 /// What all Gemmas have around their layers.
 pub(super) fn stream(config: &Config, spec: DecoderSpec) -> Result<DecoderSpec, Error> {
-    let (tied_head, embed_scale) = (config.flag("tie_word_embeddings", true)?, (spec.width as f64).sqrt());
-    Ok(DecoderSpec { tied_head, embed_scale, norm_offset: 1.0, padding: padding(config, Some(0))?, ..spec })
+    if config.flag("use_bidirectional_attention", false)? {
+        return Err(config.fault("`use_bidirectional_attention` is `true`, known is `false`"));
+    }
+    let embed_scale = (spec.width as f64).sqrt();
+    Ok(DecoderSpec { embed_scale, norm_offset: 1.0, ..spec })
 }

@@ -2,12 +2,10 @@
 
 use super::{Config, DecoderSpec, Error, GroupedSpec, decoder, heads, plain, rope};
 
-const CONTEXT: usize = 2048;
-
 pub(super) fn spec(config: &Config) -> Result<DecoderSpec, Error> {
-    let shape = heads(config, None, None)?;
-    let rope = rope::spec(config, shape[2], CONTEXT)?;
+    let shape = heads(config)?;
+    let rope = rope::spec(config, shape[2])?;
     let bias = config.flag("attention_bias", false)?;
     let mixer = GroupedSpec { qkv_bias: bias, output_bias: bias, ..GroupedSpec::new(shape, rope) };
-    decoder(config, CONTEXT, |_| plain(config, mixer.clone()))
+    decoder(config, |_| plain(config, mixer.clone()))
 }

@@ -1,17 +1,23 @@
-//! Mistral 7B and its kin: Llama with a sliding window in every layer where `sliding_window` is set.
+//! Mistral 7B and its kin: Llama with a sliding window in every layer where `sliding_window` is set; Ministral has a list of the layers that do.
 
-use super::{Config, DecoderSpec, Error, GroupedSpec, decoder, heads, plain, rope};
-use crate::nn::attention::Span;
-
-const CONTEXT: usize = 131_072;
+use super::span::span;
+use super::{Config, DecoderSpec, Error, GroupedSpec, decoder, heads, kind_of_layer, plain, rope};
 
 pub(super) fn spec(config: &Config) -> Result<DecoderSpec, Error> {
-    let shape = heads(config, Some(8), None)?;
-    let rope = rope::spec(config, shape[2], CONTEXT)?;
-    // Where the key is absent transformers takes 4096; null means no window.
-    let absent = if config.has("sliding_window") { None } else { Some(4096) };
-    let window = config.size_or_none("sliding_window")?.or(absent);
-    let span = window.map_or(Span::Full, |window| Span::Sliding { window });
-    let mixer = GroupedSpec { span, ..GroupedSpec::new(shape, rope) };
-    decoder(config, CONTEXT, |_| plain(config, mixer.clone()))
+    windowed(config, |_| Ok(None))
+}
+
+pub(super) fn by_layer(config: &Config) -> Result<DecoderSpec, Error> {
+    windowed(config, |index| kind_of_layer(config, index))
+}
+
+/// `slides` tells whether a layer has the window; `None`: every one, if there is a window.
+fn windowed(config: &Config, slides: impl Fn(usize) -> Result<Option<bool>, Error>) -> Result<DecoderSpec, Error> {
+    let shape = heads(config)?;
+    let mixer = GroupedSpec::new(shape, rope::spec(config, shape[2])?);
+    let window = config.size_or_none("sliding_window")?;
+    decoder(config, |index| {
+        let span = span(config, index, slides(index)?.unwrap_or(window.is_some()), window)?;
+        plain(config, GroupedSpec { span, ..mixer.clone() })
+    })
 }

@@ -1,5 +1,6 @@
 //! config.json to [`DecoderSpec`], one file a family; `model_type` is matched here and nowhere else.
 
+mod class;
 mod deepseek;
 mod falcon;
 mod gemma;
@@ -17,6 +18,14 @@ mod qwen3;
 mod qwen3_moe;
 mod rope;
 mod smollm3;
+mod span;
+mod wrapper;
+
+use serde_json::Value;
+
+pub(super) use class::Class;
+use span::{kind_of_layer, span_by_layer};
+use wrapper::Wrapper;
 
 use super::Error;
 use super::config::{Config, list};
@@ -31,7 +40,7 @@ use crate::nn::experts::{RouterGroups, RouterScore, RouterSpec};
 /// What reads the config of a family.
 type Reader = fn(&Config) -> Result<DecoderSpec, Error>;
 
-const KNOWN: [(&str, Reader); 17] = [
+const KNOWN: [(&str, Reader); 18] = [
     ("deepseek_v2", deepseek::second),
     ("deepseek_v3", deepseek::third),
     ("falcon", falcon::spec),
@@ -41,6 +50,7 @@ const KNOWN: [(&str, Reader); 17] = [
     ("gpt_oss", gpt_oss::spec),
     ("granite", granite::spec),
     ("llama", llama::spec),
+    ("ministral", mistral::by_layer),
     ("mistral", mistral::spec),
     ("mixtral", mixtral::spec),
     ("olmo2", olmo2::spec),
@@ -50,67 +60,161 @@ const KNOWN: [(&str, Reader); 17] = [
     ("qwen3_moe", qwen3_moe::spec),
     ("smollm3", smollm3::spec),
 ];
+/// Decoders that are found in wrappers only.
+const WRAPPED: [(&str, Reader); 2] = [("qwen2_5_vl_text", qwen2::in_wrapper), ("qwen2_vl_text", qwen2::in_wrapper)];
 /// Who packed the weights of a base that is stored packed.
 const PACKERS: [&str; 2] = ["bitsandbytes", "mxfp4"];
 /// More layers than any model has, and few enough to be described before the weights are looked at.
 const MAX_LAYERS: usize = 10_000;
+/// Shares and noises that act in training only: what such a base computes is that of one without, and how it trains is judged by the plan.
+const IN_TRAINING: [&str; 5] = ["attention_dropout", "resid_pdrop", "embd_pdrop", "hidden_dropout", "router_jitter_noise"];
 
-/// The decoder that a config.json describes.
-pub(super) fn spec(config: &Config) -> Result<DecoderSpec, Error> {
-    if let Some(stored) = config.section("quantization_config")? {
-        let is_old = stored.flag("load_in_4bit", false)? || stored.flag("load_in_8bit", false)?;
-        let method = stored.text("quant_method")?.unwrap_or(if is_old { PACKERS[0] } else { "missing" });
-        if !PACKERS.contains(&method) {
-            let message = format!("`quant_method` of `quantization_config` is `{method}`, known are {}", list(&PACKERS));
-            return Err(config.fault(message));
-        }
-    }
-    let reader = |config: &Config| {
-        let family = config.text("model_type")?.unwrap_or("missing").to_owned();
-        Ok::<_, Error>((KNOWN.iter().find(|(known, _)| *known == family).map(|(_, read)| *read), family))
-    };
-    let (read, family) = reader(config)?;
-    if let Some(read) = read {
-        return read(config);
-    }
-    let known = list(&KNOWN.map(|(known, _)| known));
-    let Some(text) = config.section("text_config")? else {
-        return Err(config.fault(format!("`model_type` is `{family}`, known are {known}")));
-    };
-    match reader(&text)? {
-        (Some(read), _) => Ok(DecoderSpec { names: Names::WRAPPED, ..read(&text.with_absent(config, "tie_word_embeddings"))? }),
-        (None, inner) => {
-            Err(config.fault(format!("`model_type` is `{family}`, and that of its `text_config` `{inner}`, known are {known}")))
-        }
+/// What a config.json says.
+#[derive(Debug)]
+pub(super) struct Described {
+    /// The decoder.
+    pub spec: DecoderSpec,
+    /// Keys that it does not name, with what transformers takes for them.
+    pub filled: Vec<(String, Value)>,
+    /// Shares and noises above 0 that act in training only.
+    pub in_training: Vec<(String, f64)>,
+}
+
+impl Described {
+    /// Whether the file leaves it open that the head is the embedding.
+    pub fn is_tied_by_default(&self) -> bool {
+        self.spec.tied_head && self.filled.iter().any(|(key, _)| key == "tie_word_embeddings")
     }
 }
 
-/// What families share; `layer` makes layer `index`.
-fn decoder(config: &Config, context: usize, layer: impl Fn(usize) -> Result<LayerSpec, Error>) -> Result<DecoderSpec, Error> {
-    if let Some(share) = config.get("attention_dropout").and_then(serde_json::Value::as_f64).filter(|share| *share > 0.0) {
-        return Err(config.fault(format!("`attention_dropout` is {share}, known is 0")));
+/// The decoder that a config.json describes.
+pub(super) fn describe(config: Config) -> Result<Described, Error> {
+    check_packer(&config)?;
+    let family = config.text("model_type")?.unwrap_or("missing").to_owned();
+    if let Some(wrapper) = Wrapper::of(&family) {
+        return wrapped(&config, &family, wrapper);
     }
+    // As transformers 5 does: with a list of layers a Mistral is a Ministral.
+    let family = if family == "mistral" && config.names("layer_types") { "ministral".to_owned() } else { family };
+    let Some((read, class)) = reader(&KNOWN, &family) else { return Err(unknown(&config, &family)) };
+    let config = config.of_class(class)?;
+    described(&config, read)
+}
+
+/// The decoder for text in a model that does more.
+fn wrapped(config: &Config, family: &str, wrapper: &Wrapper) -> Result<Described, Error> {
+    let (text, inner) = wrapper.text(config)?;
+    let Some((read, class)) = reader(&KNOWN, &inner).or_else(|| reader(&WRAPPED, &inner)) else {
+        let message = format!("`model_type` is `{family}`, and that of its `text_config` `{inner}`, known are {}", known());
+        return Err(config.fault(message));
+    };
+    if inner == "mistral" && text.names("layer_types") {
+        return Err(
+            config.fault("`layer_types` of `text_config` is set, known is a `mistral` without: transformers passes over it here")
+        );
+    }
+    let text = text.of_class(class)?;
+    let tied_head = wrapper.is_tied(config, &text)?;
+    let mut described = described(&text, read)?;
+    described.spec = DecoderSpec { tied_head, names: Wrapper::names(family), ..described.spec };
+    described.filled.retain(|(key, _)| key != "tie_word_embeddings");
+    if !config.names("tie_word_embeddings") && !text.names("tie_word_embeddings") {
+        described.filled.push(("tie_word_embeddings".to_owned(), Value::Bool(tied_head)));
+    }
+    Ok(described)
+}
+
+fn reader(known: &[(&str, Reader)], family: &str) -> Option<(Reader, &'static Class)> {
+    let (_, read) = known.iter().find(|(known, _)| *known == family)?;
+    Some((*read, Class::of(family)?))
+}
+
+fn known() -> String {
+    list(&KNOWN.map(|(known, _)| known))
+}
+
+fn unknown(config: &Config, family: &str) -> Error {
+    let message = format!("`model_type` is `{family}`, known are {}", known());
+    let of_wrapper = || format!("{message}; of models with a `text_config` {}", list(&Wrapper::known()));
+    config.fault(if config.names("text_config") { of_wrapper() } else { message })
+}
+
+fn check_packer(config: &Config) -> Result<(), Error> {
+    let Some(stored) = config.section("quantization_config")? else { return Ok(()) };
+    let is_old = stored.flag("load_in_4bit", false)? || stored.flag("load_in_8bit", false)?;
+    let method = stored.text("quant_method")?.unwrap_or(if is_old { PACKERS[0] } else { "missing" });
+    if PACKERS.contains(&method) {
+        return Ok(());
+    }
+    Err(config.fault(format!("`quant_method` of `quantization_config` is `{method}`, known are {}", list(&PACKERS))))
+}
+
+fn described(config: &Config, read: Reader) -> Result<Described, Error> {
+    check_every(config)?;
+    let (spec, in_training) = (read(config)?, in_training(config)?);
+    Ok(Described { filled: filled(config, &spec), spec, in_training })
+}
+
+/// Keys that any config may have and that change what every decoder computes.
+fn check_every(config: &Config) -> Result<(), Error> {
+    if !config.flag("is_causal", true)? {
+        return Err(config.fault("`is_causal` is `false`, known is `true`"));
+    }
+    match config.section("per_layer_config")? {
+        Some(layers) if layers.keys().next().is_some() => {
+            Err(config.fault("`per_layer_config` gives layers values of their own, known is one value for all"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Shares and noises above 0 among the class's own keys.
+fn in_training(config: &Config) -> Result<Vec<(String, f64)>, Error> {
+    let of_class = IN_TRAINING.iter().filter(|key| config.knows(key));
+    let read = |key: &&str| Ok(((*key).to_owned(), config.number_or_zero(key)?.unwrap_or(0.0)));
+    let values = of_class.map(read).collect::<Result<Vec<_>, Error>>()?;
+    Ok(values.into_iter().filter(|(_, value)| *value > 0.0).collect())
+}
+
+/// What was filled, with the heads that follow from other keys.
+fn filled(config: &Config, spec: &DecoderSpec) -> Vec<(String, Value)> {
+    let mut filled = config.filled();
+    if rope::names_base(config) {
+        filled.retain(|(key, _)| key != "rope_theta");
+    }
+    let heads = spec.layers.first().and_then(|layer| layer.mixer.grouped());
+    let derived = heads.map(|grouped| [("num_key_value_heads", grouped.kv_heads), ("head_dim", grouped.head_dim)]);
+    let is_derived = |key: &str| config.knows(key) && config.get(key).is_none();
+    let derived = derived.into_iter().flatten().filter(|(key, _)| is_derived(key));
+    filled.extend(derived.map(|(key, value)| (key.to_owned(), Value::from(value))));
+    filled.sort_by(|left, right| left.0.cmp(&right.0));
+    filled
+}
+
+/// What families share; `layer` makes layer `index`.
+fn decoder(config: &Config, layer: impl Fn(usize) -> Result<LayerSpec, Error>) -> Result<DecoderSpec, Error> {
     let layers = config.size("num_hidden_layers")?;
     if layers > MAX_LAYERS {
         return Err(config.fault(format!("`num_hidden_layers` is `{layers}`, expected at most {MAX_LAYERS}")));
     }
+    span::check_length(config, layers)?;
     let layers = (0..layers).map(layer).collect::<Result<Vec<_>, Error>>()?;
     layers.iter().filter_map(|layer| layer.mlp.experts()).try_for_each(|experts| check_router(config, &experts.router))?;
+    let epsilon = if config.knows("layer_norm_epsilon") { "layer_norm_epsilon" } else { "rms_norm_eps" };
     Ok(DecoderSpec {
         tied_head: config.flag("tie_word_embeddings", false)?,
-        norm_epsilon: config.number_or_none("rms_norm_eps")?.unwrap_or(1e-6),
-        context: config.size_or_none("max_position_embeddings")?.unwrap_or(context),
-        padding: padding(config, None)?,
+        norm_epsilon: config.number(epsilon)?,
+        context: config.size("max_position_embeddings")?,
+        padding: padding(config)?,
         ..DecoderSpec::new(config.size("vocab_size")?, config.size("hidden_size")?, layers)
     })
 }
 
-/// The token of padding; `default` is what transformers takes where the key is absent. As in torch a negative one counts from the end, and
-/// one that the vocabulary has not is none.
-fn padding(config: &Config, default: Option<isize>) -> Result<Option<u32>, Error> {
+/// The token of padding. As in torch a negative one counts from the end, and one that the vocabulary has not is none.
+fn padding(config: &Config) -> Result<Option<u32>, Error> {
     let vocabulary = config.size("vocab_size")?;
-    let id = if config.has("pad_token_id") { config.token("pad_token_id")? } else { default };
     let from_start = |id: isize| if id < 0 { vocabulary.checked_add_signed(id) } else { usize::try_from(id).ok() };
+    let id = config.token("pad_token_id")?;
     Ok(id.and_then(from_start).filter(|id| *id < vocabulary).and_then(|id| u32::try_from(id).ok()))
 }
 
@@ -132,46 +236,42 @@ fn check_router(config: &Config, router: &RouterSpec) -> Result<(), Error> {
     Ok(())
 }
 
+/// How many experts a layer has. transformers takes `alias` for another name of `key`, and where both are there `first` of the two.
+fn experts(config: &Config, [first, second]: [&str; 2], key: &str) -> Result<usize, Error> {
+    config.size(config.first_named(&[first, second]).unwrap_or(key))
+}
+
 /// With the coefficient of the load-balancing loss, which transformers adds where `output_router_logits` says so.
 fn router_aux(config: &Config, spec: DecoderSpec) -> Result<DecoderSpec, Error> {
     let is_on = config.flag("output_router_logits", false)?;
-    let coefficient = config.number_or_zero("router_aux_loss_coef")?.unwrap_or(0.001);
+    let coefficient = config.number_or_zero("router_aux_loss_coef")?.unwrap_or(0.0);
     Ok(DecoderSpec { router_aux_loss_coef: if is_on { coefficient } else { 0.0 }, ..spec })
+}
+
+/// Refuses a gate other than that of `SiLU`.
+fn only_silu(config: &Config) -> Result<(), Error> {
+    config.only("hidden_act", &["silu", "swish"])
 }
 
 /// A layer with a gate of `SiLU`.
 fn plain(config: &Config, mixer: GroupedSpec) -> Result<LayerSpec, Error> {
-    config.only("hidden_act", &["silu"])?;
+    only_silu(config)?;
     let gate = GatedSpec::new(config.size("intermediate_size")?);
-    Ok(LayerSpec::new(mixer, GatedSpec { bias: config.flag("mlp_bias", false)?, ..gate }))
+    let bias = config.knows("mlp_bias") && config.flag("mlp_bias", false)?;
+    Ok(LayerSpec::new(mixer, GatedSpec { bias, ..gate }))
 }
 
-/// Whether layer `index` has a window by `layer_types`; `None` where they are not listed.
-fn kind_of_layer(config: &Config, index: usize) -> Result<Option<bool>, Error> {
-    let Some(kinds) = config.get("layer_types").and_then(serde_json::Value::as_array) else { return Ok(None) };
-    match kinds.get(index).and_then(serde_json::Value::as_str) {
-        Some("sliding_attention") => Ok(Some(true)),
-        Some("full_attention") => Ok(Some(false)),
-        other => {
-            let found = other.unwrap_or("missing");
-            let known = "known are `full_attention`, `sliding_attention`";
-            Err(config.fault(format!("`layer_types` of layer {index} is `{found}`, {known}")))
-        }
-    }
-}
-
-/// Query heads, key heads that divide them, and the even width of a head; `kv_default` is what transformers takes where the key is absent
-/// (`None`: as many as heads).
-fn heads(config: &Config, kv_default: Option<usize>, dim_default: Option<usize>) -> Result<[usize; 3], Error> {
+/// Query heads, key heads that divide them, and the even width of a head; without keys as many of them as heads, and the width is that part of the
+/// stream.
+fn heads(config: &Config) -> Result<[usize; 3], Error> {
     let (width, heads) = (config.size("hidden_size")?, config.size("num_attention_heads")?);
-    let absent = if config.has("num_key_value_heads") { None } else { kv_default };
-    let kv_heads = config.size_or_none("num_key_value_heads")?.or(absent).unwrap_or(heads);
+    let kv_heads = config.size_or("num_key_value_heads", heads)?;
     if heads % kv_heads != 0 {
         return Err(
             config.fault(format!("`num_attention_heads` is {heads}, not a multiple of `num_key_value_heads`, {kv_heads}"))
         );
     }
-    let head_dim = match config.size_or_none("head_dim")?.or(dim_default) {
+    let head_dim = match config.size_or_none("head_dim")? {
         Some(head_dim) => head_dim,
         None if width % heads == 0 => width / heads,
         None => return Err(config.fault(format!("`hidden_size` is {width}, not a multiple of `num_attention_heads`, {heads}"))),
@@ -180,15 +280,4 @@ fn heads(config: &Config, kv_default: Option<usize>, dim_default: Option<usize>)
         return Err(config.fault(format!("`head_dim` is {head_dim}, expected an even number: rotation works on pairs")));
     }
     Ok([heads, kv_heads, head_dim])
-}
-
-/// The span of layer `index` where `layer_types`, or `use_sliding_window` with `max_window_layers`, decides (Qwen).
-fn span_by_layer(config: &Config, index: usize) -> Result<Span, Error> {
-    let window = if config.flag("use_sliding_window", false)? { config.size_or_none("sliding_window")? } else { None };
-    let Some(window) = window else { return Ok(Span::Full) };
-    let slides = match kind_of_layer(config, index)? {
-        Some(slides) => slides,
-        None => index >= config.size_or_none("max_window_layers")?.unwrap_or(28),
-    };
-    Ok(if slides { Span::Sliding { window } } else { Span::Full })
 }

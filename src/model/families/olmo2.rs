@@ -1,16 +1,11 @@
 //! `OLMo` 2: norms of what is added to the stream only, and of all query and key heads together.
 
-use super::{
-    Config, DecoderSpec, Error, GroupedSpec, LayerSpec, NormPlacement, QueryKeyNorm, decoder, heads, padding, plain, rope,
-};
-
-const CONTEXT: usize = 2048;
+use super::{Config, DecoderSpec, Error, GroupedSpec, LayerSpec, NormPlacement, QueryKeyNorm, decoder, heads, plain, rope};
 
 pub(super) fn spec(config: &Config) -> Result<DecoderSpec, Error> {
-    let shape = heads(config, None, None)?;
-    let rope = rope::spec(config, shape[2], CONTEXT)?;
+    let shape = heads(config)?;
+    let rope = rope::spec(config, shape[2])?;
     let bias = config.flag("attention_bias", false)?;
     let mixer = GroupedSpec { qkv_bias: bias, output_bias: bias, qk_norm: QueryKeyNorm::Whole, ..GroupedSpec::new(shape, rope) };
-    let layer = |_| Ok(LayerSpec { norms: NormPlacement::Post, ..plain(config, mixer.clone())? });
-    Ok(DecoderSpec { padding: padding(config, Some(1))?, ..decoder(config, CONTEXT, layer)? })
+    decoder(config, |_| Ok(LayerSpec { norms: NormPlacement::Post, ..plain(config, mixer.clone())? }))
 }

@@ -1,12 +1,20 @@
-//! Qwen 2 and 2.5: biases on q, k and v.
+//! Qwen 2 and 2.5: biases on q, k and v; and the text decoders of Qwen 2 VL and 2.5 VL, whose rotation of text is that of one position.
 
 use super::{Config, DecoderSpec, Error, GroupedSpec, decoder, heads, plain, rope, span_by_layer};
 
-const CONTEXT: usize = 32_768;
-
 pub(super) fn spec(config: &Config) -> Result<DecoderSpec, Error> {
-    let shape = heads(config, Some(32), None)?;
-    let rope = rope::spec(config, shape[2], CONTEXT)?;
-    let mixer = GroupedSpec { qkv_bias: true, ..GroupedSpec::new(shape, rope) };
-    decoder(config, CONTEXT, |index| plain(config, GroupedSpec { span: span_by_layer(config, index)?, ..mixer.clone() }))
+    let shape = heads(config)?;
+    let rope = rope::spec(config, shape[2])?;
+    rotated(config, GroupedSpec::new(shape, rope))
+}
+
+pub(super) fn in_wrapper(config: &Config) -> Result<DecoderSpec, Error> {
+    let shape = heads(config)?;
+    let rope = rope::by_sections(config, shape[2])?;
+    rotated(config, GroupedSpec::new(shape, rope))
+}
+
+fn rotated(config: &Config, mixer: GroupedSpec) -> Result<DecoderSpec, Error> {
+    let mixer = GroupedSpec { qkv_bias: true, ..mixer };
+    decoder(config, |index| plain(config, GroupedSpec { span: span_by_layer(config, index)?, ..mixer.clone() }))
 }

@@ -2,12 +2,10 @@
 
 use super::{Config, DecoderSpec, Error, GroupedSpec, QueryKeyNorm, decoder, heads, plain, rope, span_by_layer};
 
-const CONTEXT: usize = 32_768;
-
 pub(super) fn spec(config: &Config) -> Result<DecoderSpec, Error> {
-    let shape = heads(config, Some(32), Some(128))?;
-    let rope = rope::spec(config, shape[2], CONTEXT)?;
+    let shape = heads(config)?;
+    let rope = rope::spec(config, shape[2])?;
     let bias = config.flag("attention_bias", false)?;
     let mixer = GroupedSpec { qkv_bias: bias, output_bias: bias, qk_norm: QueryKeyNorm::Heads, ..GroupedSpec::new(shape, rope) };
-    decoder(config, CONTEXT, |index| plain(config, GroupedSpec { span: span_by_layer(config, index)?, ..mixer.clone() }))
+    decoder(config, |index| plain(config, GroupedSpec { span: span_by_layer(config, index)?, ..mixer.clone() }))
 }

@@ -1,39 +1,40 @@
-//! Qwen 3 with experts in all layers, in every so many, or in all but some.
+//! Qwen 3 with experts in all layers, in every so many, or in all but some. Its window is that of every layer: `max_window_layers` and `layer_types`
+//! are not looked at, other than in Qwen 3.
 
+use super::span::window_if_used;
 use super::{
     Config, DecoderSpec, Error, ExpertForm, ExpertsSpec, GatedSpec, GroupedSpec, LayerSpec, QueryKeyNorm, RouterScore,
-    RouterSpec, decoder, heads, plain, rope, router_aux, span_by_layer,
+    RouterSpec, Span, decoder, experts, heads, only_silu, plain, rope, router_aux,
 };
 
-const CONTEXT: usize = 32_768;
 pub(super) const FORM: ExpertForm = ExpertForm::Apart { module: "mlp", parts: ["gate_proj", "up_proj", "down_proj"] };
 
 pub(super) fn spec(config: &Config) -> Result<DecoderSpec, Error> {
-    let shape = heads(config, Some(4), None)?;
-    let rope = rope::spec(config, shape[2], CONTEXT)?;
+    let shape = heads(config)?;
+    let rope = rope::spec(config, shape[2])?;
     let bias = config.flag("attention_bias", false)?;
-    let mixer = GroupedSpec { qkv_bias: bias, output_bias: bias, qk_norm: QueryKeyNorm::Heads, ..GroupedSpec::new(shape, rope) };
-    // transformers 5 writes the number of experts under another name.
-    let experts = config.size_or_none("num_experts")?.or(config.size_or_none("num_local_experts")?);
+    let span = window_if_used(config)?.map_or(Span::Full, |window| Span::Sliding { window });
+    let qk_norm = QueryKeyNorm::Heads;
+    let mixer = GroupedSpec { qkv_bias: bias, output_bias: bias, qk_norm, span, ..GroupedSpec::new(shape, rope) };
     let router = RouterSpec {
-        experts: experts.unwrap_or(128),
-        chosen: config.size_or("num_experts_per_tok", 8)?,
+        // transformers 5 writes the number of experts under another name.
+        experts: experts(config, ["num_local_experts", "num_experts"], "num_experts")?,
+        chosen: config.size("num_experts_per_tok")?,
         score: RouterScore::Softmax,
         groups: None,
         normalises: config.flag("norm_topk_prob", false)?,
         scale: 1.0,
         bias: false,
     };
-    let expert = GatedSpec::new(config.size_or("moe_intermediate_size", 768)?);
+    let expert = GatedSpec::new(config.size("moe_intermediate_size")?);
     let experts = ExpertsSpec { router, expert, form: FORM, shared: None };
-    let (step, dense) = (config.size_or("decoder_sparse_step", 1)?, config.layers("mlp_only_layers")?);
+    let (step, dense) = (config.size("decoder_sparse_step")?, config.layers("mlp_only_layers")?);
     let layer = |index: usize| {
-        let mixer = GroupedSpec { span: span_by_layer(config, index)?, ..mixer.clone() };
         if dense.contains(&index) || !(index + 1).is_multiple_of(step) {
-            return plain(config, mixer);
+            return plain(config, mixer.clone());
         }
-        config.only("hidden_act", &["silu"])?;
-        Ok(LayerSpec::new(mixer, experts.clone()))
+        only_silu(config)?;
+        Ok(LayerSpec::new(mixer.clone(), experts.clone()))
     };
-    router_aux(config, decoder(config, CONTEXT, layer)?)
+    router_aux(config, decoder(config, layer)?)
 }

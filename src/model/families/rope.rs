@@ -1,4 +1,6 @@
-//! The rotation as transformers 5 (`rope_parameters`) and 4 (`rope_theta` and `rope_scaling`) write it.
+//! The rotation as transformers 5 (`rope_parameters`) and 4 (`rope_theta` and `rope_scaling`) write it. Where both are there `rope_scaling` counts.
+
+use serde_json::json;
 
 use super::{Config, Error, list};
 use crate::nn::rope::{RopeScaling, RopeSpec};
@@ -24,118 +26,234 @@ const KEYS: [&str; 17] = [
     "finetuned",
 ];
 const KNOWN: [&str; 6] = ["default", "linear", "dynamic", "llama3", "yarn", "longrope"];
+/// The sections, the one that counts first.
+const SECTIONS: [&str; 2] = ["rope_scaling", "rope_parameters"];
+const FULL: &str = "full_attention";
+const SLIDING: &str = "sliding_attention";
 
-/// Reads the rotation of heads of width `head_dim`; `context` stands for an absent `max_position_embeddings`.
-pub(super) fn spec(config: &Config, head_dim: usize, context: usize) -> Result<RopeSpec, Error> {
-    with_theta(config, head_dim, context, 10_000.0)
+/// How a family reads the section.
+struct Reading<'a> {
+    config: &'a Config,
+    head_dim: usize,
+    /// Whether a part of the features may be turned: elsewhere transformers passes over it, or cannot compute.
+    takes_part: bool,
+    /// Whether it is that of one kind of layers, for which transformers looks at nothing outside.
+    of_kind: bool,
 }
 
-/// The same with another base where none is said.
-pub(super) fn with_theta(config: &Config, head_dim: usize, context: usize, theta: f64) -> Result<RopeSpec, Error> {
-    let section = match config.section("rope_parameters")? {
-        Some(section) => Some(section),
-        None => config.section("rope_scaling")?,
+impl<'a> Reading<'a> {
+    fn new(config: &'a Config, head_dim: usize) -> Self {
+        Self { config, head_dim, takes_part: false, of_kind: false }
+    }
+}
+
+/// Reads the rotation of heads of width `head_dim`.
+pub(super) fn spec(config: &Config, head_dim: usize) -> Result<RopeSpec, Error> {
+    Reading::new(config, head_dim).read(section(config)?)
+}
+
+/// The same for Phi-3, of which a part of the features may be turned, and whose `yarn` and `su` are older words for `longrope`.
+pub(super) fn of_phi3(config: &Config, head_dim: usize) -> Result<RopeSpec, Error> {
+    let mut section = section(config)?;
+    let kind = section.as_ref().map(kind).transpose()?.unwrap_or("default").to_owned();
+    match kind.as_str() {
+        "default" | "longrope" => {}
+        "su" | "yarn" => section = section.map(|section| section.with("rope_type", json!("longrope"))),
+        other => {
+            let known = list(&["default", "longrope", "su", "yarn"]);
+            return Err(config.fault(format!("`rope_type` is `{other}`, known are {known}")));
+        }
+    }
+    Reading { takes_part: true, ..Reading::new(config, head_dim) }.read(section)
+}
+
+/// The same for gpt-oss, which is stretched where the config does not say how.
+pub(super) fn of_gpt_oss(config: &Config, head_dim: usize) -> Result<RopeSpec, Error> {
+    let absent = json!({
+        "rope_type": "yarn", "factor": 32.0, "beta_fast": 32.0, "beta_slow": 1.0, "truncate": false, "original_max_position_embeddings": 4096
+    });
+    let section = match section(config)? {
+        None if config.first_named(&["rope_parameters"]).is_none() => {
+            absent.as_object().map(|values| config.replaced(values.clone()))
+        }
+        section => section,
     };
-    read(config, section, head_dim, context, config.number_or_none("rope_theta")?.unwrap_or(theta))
+    Reading::new(config, head_dim).read(section)
 }
 
-/// That of the layers of a kind, where each has its own: in `rope_parameters` under its name, or as transformers 4 has them, where layers with a
-/// window have a base of their own and are not stretched.
-pub(super) fn of_kind(config: &Config, kind: &str, head_dim: usize, context: usize, theta: f64) -> Result<RopeSpec, Error> {
-    if let Some(kinds) = config.section("rope_parameters")? {
-        let section = kinds.section(kind)?;
-        let missing = || config.fault(format!("`rope_parameters` has no `{kind}`"));
-        return read(config, Some(section.ok_or_else(missing)?), head_dim, context, theta);
+/// The same for wrappers that turn parts of the features by time, height and width, which of text are one position.
+pub(super) fn by_sections(config: &Config, head_dim: usize) -> Result<RopeSpec, Error> {
+    let mut section = section(config)?;
+    if let Some(held) = &section {
+        let sections = match held.get("mrope_section") {
+            Some(_) => held.numbers("mrope_section")?,
+            None => vec![16.0, 24.0, 24.0],
+        };
+        if sections.iter().sum::<f64>() * 2.0 != head_dim as f64 {
+            let message =
+                format!("`mrope_section` is {sections:?}, expected numbers whose sum is {}, half of a head", head_dim / 2);
+            return Err(config.fault(message));
+        }
+        if kind(held)? == "mrope" {
+            section = section.map(|section| section.with("rope_type", json!("default")));
+        }
+        section = section.map(|section| section.without("mrope_section"));
     }
-    if kind == "sliding_attention" {
-        return read(config, None, head_dim, context, config.number_or_none("rope_local_base_freq")?.unwrap_or(theta));
+    Reading::new(config, head_dim).read(section)
+}
+
+/// Those of layers without a window and with one, where each kind has its own (Gemma 3): in `rope_parameters` under its name, or as transformers 4
+/// has them, where layers with a window have a base of their own and are not stretched.
+pub(super) fn of_kinds(config: &Config, head_dim: usize) -> Result<[RopeSpec; 2], Error> {
+    let kinds = config.section("rope_parameters")?;
+    if let Some(key) = kinds.iter().flat_map(Config::keys).find(|key| ![FULL, SLIDING].contains(&key.as_str())) {
+        return Err(config.fault(format!("`rope_parameters` has the key `{key}`, known are `{FULL}`, `{SLIDING}`")));
     }
-    with_theta(config, head_dim, context, theta)
+    let of_kind = |kind: &str| {
+        let section = kinds.as_ref().map(|kinds| kinds.section(kind)).transpose()?.flatten();
+        Ok::<_, Error>(section.unwrap_or_else(|| config.replaced(serde_json::Map::new())))
+    };
+    let mut full = of_kind(FULL)?;
+    if let Some(scaling) = config.section("rope_scaling")? {
+        // Here transformers 5 passes over the older word.
+        if scaling.names("type") && !scaling.names("rope_type") {
+            return Err(config.fault("`rope_scaling` has `type`, known is `rope_type`"));
+        }
+        full = full.with_all(&scaling);
+    }
+    let read = |section: Config, key: &str, base: f64| {
+        config.not_null(key, "a number above 0")?;
+        let base = config.number_or_none(key)?.unwrap_or(base);
+        let base = section.number_or_none("rope_theta")?.unwrap_or(base);
+        if !truncates(&section)? {
+            return Err(
+                config.fault("`truncate` of a kind of layers is `false`, known is `true`: transformers passes over it here")
+            );
+        }
+        Reading { of_kind: true, ..Reading::new(config, head_dim) }.read(Some(section.with("rope_theta", json!(base))))
+    };
+    Ok([read(full, "rope_theta", 1e6)?, read(of_kind(SLIDING)?, "rope_local_base_freq", 1e4)?])
 }
 
 /// What scores are multiplied by, twice, where the rotation says so by `mscale_all_dim` (`yarn_apply_mscale` of transformers): 1 elsewhere.
 pub(super) fn magnitude(config: &Config) -> Result<f64, Error> {
-    let section = match config.section("rope_parameters")? {
-        Some(section) => Some(section),
-        None => config.section("rope_scaling")?,
-    };
-    let Some(section) = section else { return Ok(1.0) };
-    let kind = section.text("rope_type")?.or(section.text("type")?).unwrap_or("default");
-    match (kind, section.number_or_zero("mscale_all_dim")?) {
+    let Some(section) = section(config)? else { return Ok(1.0) };
+    match (kind(&section)?, section.number_or_zero("mscale_all_dim")?) {
         ("default", _) | (_, None) => Ok(1.0),
         (_, Some(m)) => Ok(yarn_term(section.number("factor")?, m)),
     }
 }
 
-fn read(config: &Config, section: Option<Config>, head_dim: usize, context: usize, theta: f64) -> Result<RopeSpec, Error> {
-    let nested = section.as_ref().and_then(|section| section.number_or_none("rope_theta").transpose()).transpose()?;
-    let theta = nested.unwrap_or(theta);
-    let context = config.size_or_none("max_position_embeddings")?.unwrap_or(context);
-    let outside = config.size_or_none("original_max_position_embeddings")?;
-    let mut head_dim = head_dim;
-    for holder in [section.as_ref(), Some(config)].into_iter().flatten() {
-        if let Some(share) = holder.number_or_none("partial_rotary_factor")? {
-            let turned = (head_dim as f64 * share) as usize;
-            if share > 1.0 || turned == 0 || !turned.is_multiple_of(2) {
-                let wrong = format!("`partial_rotary_factor` is {share}: {turned} of {head_dim} features would be turned");
-                return Err(config.fault(format!("{wrong}, expected an even number of them")));
-            }
-            head_dim = turned;
-            break;
-        }
-    }
-    let scaling = section.map_or(Ok(RopeScaling::Default), |section| scaling(&section, head_dim, context, outside))?;
-    Ok(RopeSpec { head_dim, theta, scaling })
+/// Whether the file says the base of the rotation.
+pub(super) fn names_base(config: &Config) -> bool {
+    let names = |section: &Config| section.names("rope_theta");
+    config.names("rope_theta") || section(config).is_ok_and(|section| section.as_ref().is_some_and(names))
 }
 
-fn scaling(section: &Config, head_dim: usize, context: usize, outside: Option<usize>) -> Result<RopeScaling, Error> {
-    if let Some(key) = section.keys().find(|key| !KEYS.contains(&key.as_str())) {
-        return Err(section.fault(format!("the rotation has the key `{key}`, known are {}", list(&KEYS))));
-    }
-    let kind = section.text("rope_type")?.or(section.text("type")?).unwrap_or("default");
-    let factor = || section.number("factor");
-    let trained_length = outside.or(section.size_or_none("original_max_position_embeddings")?).unwrap_or(context);
-    let ratio = context as f64 / trained_length as f64;
-    match kind {
-        "default" => Ok(RopeScaling::Default),
-        "linear" => Ok(RopeScaling::Linear { factor: factor()? }),
-        "dynamic" => Ok(RopeScaling::Dynamic { factor: factor()?, trained_length: context }),
-        "llama3" => Ok(RopeScaling::Ramp {
-            factor: factor()?,
-            low_frequency_factor: section.number("low_freq_factor")?,
-            high_frequency_factor: section.number("high_freq_factor")?,
-            trained_length,
-        }),
-        "yarn" => {
-            let factor = section.number_or_none("factor")?.unwrap_or(ratio);
-            Ok(RopeScaling::Yarn {
-                factor,
-                attention_factor: yarn_attention_factor(section, factor)?,
-                beta_fast: section.number_or_none("beta_fast")?.unwrap_or(32.0),
-                beta_slow: section.number_or_none("beta_slow")?.unwrap_or(1.0),
-                truncate: section.flag("truncate", true)?,
-                trained_length,
-            })
+/// The section that counts; an empty one says nothing.
+fn section(config: &Config) -> Result<Option<Config>, Error> {
+    for key in SECTIONS {
+        if let Some(section) = config.section(key)?.filter(|section| section.keys().next().is_some()) {
+            return Ok(Some(section));
         }
-        "longrope" => {
-            let factor = section.number_or_none("factor")?.unwrap_or(ratio);
-            let default = if factor <= 1.0 { 1.0 } else { (1.0 + factor.ln() / (trained_length as f64).ln()).sqrt() };
-            let attention_factor = section.number_or_none("attention_factor")?.unwrap_or(default);
-            let factors = |key: &str| {
-                let factors = section.numbers(key)?;
-                let (found, expected) = (factors.len(), head_dim / 2);
-                let wrong = || section.fault(format!("`{key}` has {found} numbers, expected {expected}: one a pair of features"));
-                if found == expected { Ok(factors) } else { Err(wrong()) }
-            };
-            Ok(RopeScaling::LongRope {
-                attention_factor,
-                short: factors("short_factor")?,
-                long: factors("long_factor")?,
-                trained_length,
-            })
-        }
-        other => Err(section.fault(format!("`rope_type` is `{other}`, known are {}", list(&KNOWN)))),
     }
+    Ok(None)
+}
+
+fn kind(section: &Config) -> Result<&str, Error> {
+    if section.names("rope_type") && section.get("rope_type").is_none() {
+        return Err(section.fault(format!("`rope_type` is `null`, known are {}", list(&KNOWN))));
+    }
+    Ok(section.text("rope_type")?.or(section.text("type")?).unwrap_or("default"))
+}
+
+impl Reading<'_> {
+    fn read(&self, section: Option<Config>) -> Result<RopeSpec, Error> {
+        let config = self.config;
+        let nested = section.as_ref().map(|section| section.number_or_none("rope_theta")).transpose()?.flatten();
+        let theta = match nested {
+            Some(theta) => theta,
+            None => config.number("rope_theta")?,
+        };
+        let head_dim = self.turned(section.as_ref())?;
+        let scaling = section.map_or(Ok(RopeScaling::Default), |section| self.scaling(&section, head_dim))?;
+        Ok(RopeSpec { head_dim, theta, scaling })
+    }
+
+    /// Features of a head that are turned.
+    fn turned(&self, section: Option<&Config>) -> Result<usize, Error> {
+        let holders = [section, Some(self.config)].into_iter().flatten();
+        let shares = holders.map(|holder| holder.number_or_none("partial_rotary_factor")).collect::<Result<Vec<_>, Error>>()?;
+        let Some(share) = shares.into_iter().flatten().next() else { return Ok(self.head_dim) };
+        let turned = (self.head_dim as f64 * share) as usize;
+        if !self.takes_part && turned != self.head_dim {
+            return Err(self.config.fault(format!("`partial_rotary_factor` is {share}, known is 1 in this family")));
+        }
+        if share > 1.0 || turned == 0 || !turned.is_multiple_of(2) {
+            let wrong = format!("`partial_rotary_factor` is {share}: {turned} of {} features would be turned", self.head_dim);
+            return Err(self.config.fault(format!("{wrong}, expected an even number of them")));
+        }
+        Ok(turned)
+    }
+
+    fn scaling(&self, section: &Config, head_dim: usize) -> Result<RopeScaling, Error> {
+        if let Some(key) = section.keys().find(|key| !KEYS.contains(&key.as_str())) {
+            return Err(section.fault(format!("the rotation has the key `{key}`, known are {}", list(&KEYS))));
+        }
+        let factor = || section.number("factor");
+        let context = self.config.size("max_position_embeddings")?;
+        let outside = self.config.size_or_none("original_max_position_embeddings")?.filter(|_| !self.of_kind);
+        let trained_length = outside.or(section.size_or_none("original_max_position_embeddings")?).unwrap_or(context);
+        let ratio = context as f64 / trained_length as f64;
+        match kind(section)? {
+            "default" => Ok(RopeScaling::Default),
+            "linear" => Ok(RopeScaling::Linear { factor: factor()? }),
+            "dynamic" => Ok(RopeScaling::Dynamic { factor: factor()?, trained_length: context }),
+            "llama3" => Ok(RopeScaling::Ramp {
+                factor: factor()?,
+                low_frequency_factor: section.number("low_freq_factor")?,
+                high_frequency_factor: section.number("high_freq_factor")?,
+                trained_length,
+            }),
+            "yarn" => yarn(section, ratio, trained_length),
+            "longrope" => longrope(section, head_dim / 2, ratio, trained_length),
+            other => Err(section.fault(format!("`rope_type` is `{other}`, known are {}", list(&KNOWN)))),
+        }
+    }
+}
+
+/// `ratio` stands for a factor that is null.
+fn yarn(section: &Config, ratio: f64, trained_length: usize) -> Result<RopeScaling, Error> {
+    if !section.names("factor") {
+        return Err(section.fault("`factor` is missing, expected a number above 0"));
+    }
+    let factor = section.number_or_none("factor")?.unwrap_or(ratio);
+    Ok(RopeScaling::Yarn {
+        factor,
+        attention_factor: yarn_attention_factor(section, factor)?,
+        beta_fast: section.number_or_none("beta_fast")?.unwrap_or(32.0),
+        beta_slow: section.number_or_none("beta_slow")?.unwrap_or(1.0),
+        truncate: truncates(section)?,
+        trained_length,
+    })
+}
+
+/// A null is false, as in Python.
+fn truncates(section: &Config) -> Result<bool, Error> {
+    section.flag("truncate", !section.names("truncate"))
+}
+
+/// One divisor for each of `pairs` of features.
+fn longrope(section: &Config, pairs: usize, ratio: f64, trained_length: usize) -> Result<RopeScaling, Error> {
+    let factor = section.number_or_none("factor")?.unwrap_or(ratio);
+    let default = if factor <= 1.0 { 1.0 } else { (1.0 + factor.ln() / (trained_length as f64).ln()).sqrt() };
+    let attention_factor = section.number_or_none("attention_factor")?.unwrap_or(default);
+    let factors = |key: &str| {
+        let factors = section.numbers(key)?;
+        let wrong = || section.fault(format!("`{key}` has {} numbers, expected {pairs}: one a pair of features", factors.len()));
+        if factors.len() == pairs { Ok(factors) } else { Err(wrong()) }
+    };
+    Ok(RopeScaling::LongRope { attention_factor, short: factors("short_factor")?, long: factors("long_factor")?, trained_length })
 }
 
 fn yarn_term(factor: f64, m: f64) -> f64 {

@@ -19,6 +19,8 @@ pub struct Names {
     pub attention_output: &'static str,
     /// Where another version of transformers puts the same tensors: what a name may begin with, and what it then means.
     pub elsewhere: &'static [(&'static str, &'static str)],
+    /// Whether other models stand beside the decoder.
+    pub is_wrapped: bool,
 }
 
 impl Names {
@@ -32,14 +34,29 @@ impl Names {
         fused_qkv: "qkv_proj",
         attention_output: "o_proj",
         elsewhere: &[],
+        is_wrapped: false,
     };
 
     /// Those of a text decoder inside a model that does more, as transformers 5 has them.
     pub const WRAPPED: Self = Self {
         stem: "model.language_model.",
         elsewhere: &[("language_model.model.", "model.language_model."), ("language_model.lm_head.", "lm_head.")],
+        is_wrapped: true,
         ..Self::USUAL
     };
+
+    /// Of wrappers that before had the decoder's own names.
+    pub const WRAPPED_BARE: Self = Self {
+        elsewhere: &[
+            ("model.embed_tokens.", "model.language_model.embed_tokens."),
+            ("model.layers.", "model.language_model.layers."),
+            ("model.norm.", "model.language_model.norm."),
+        ],
+        ..Self::WRAPPED
+    };
+
+    /// Of wrappers that call it otherwise.
+    pub const WRAPPED_TEXT: Self = Self { stem: "model.text_model.", elsewhere: &[], is_wrapped: true, ..Self::USUAL };
 
     /// The name that the model has for a tensor, given the one in a file.
     pub fn canonical(&self, stored: &str) -> String {
@@ -57,7 +74,7 @@ impl Names {
 
     /// Whether a tensor is of what stands beside a text decoder.
     pub(in crate::model) fn leaves_out(&self, name: &str) -> bool {
-        !self.elsewhere.is_empty() && !name.starts_with(self.stem) && !name.starts_with("lm_head.")
+        self.is_wrapped && !name.starts_with(self.stem) && !name.starts_with("lm_head.")
     }
 
     /// The head, which may be the embedding.

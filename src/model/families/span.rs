@@ -1,0 +1,64 @@
+//! Which layers have a window: `layer_types`, or what a family takes where they are not listed.
+
+use serde_json::Value;
+
+use super::{Config, Error, Span};
+
+/// Whether layer `index` has a window by `layer_types`; `None` where they are not listed. `attention` is the older word.
+pub(super) fn kind_of_layer(config: &Config, index: usize) -> Result<Option<bool>, Error> {
+    let Some(kinds) = listed(config)? else { return Ok(None) };
+    match kinds.get(index).and_then(Value::as_str) {
+        Some("sliding_attention") => Ok(Some(true)),
+        Some("full_attention" | "attention") => Ok(Some(false)),
+        other => {
+            let found = other.unwrap_or("missing");
+            let known = "known are `full_attention`, `sliding_attention`";
+            Err(config.fault(format!("`layer_types` of layer {index} is `{found}`, {known}")))
+        }
+    }
+}
+
+/// A list of another length than the model is refused.
+pub(super) fn check_length(config: &Config, layers: usize) -> Result<(), Error> {
+    match listed(config)? {
+        Some(kinds) if config.knows("layer_types") && kinds.len() != layers => {
+            Err(config.fault(format!("`layer_types` has {} layers, expected {layers}, `num_hidden_layers`", kinds.len())))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn listed(config: &Config) -> Result<Option<&Vec<Value>>, Error> {
+    let Some(kinds) = config.get("layer_types") else { return Ok(None) };
+    match kinds.as_array() {
+        Some(kinds) => Ok(Some(kinds)),
+        None => Err(config.fault(format!("`layer_types` is `{kinds}`, expected a list with a kind for each layer"))),
+    }
+}
+
+/// The span of layer `index`, where layers with a window need one.
+pub(super) fn span(config: &Config, index: usize, slides: bool, window: Option<usize>) -> Result<Span, Error> {
+    match (slides, window) {
+        (false, _) => Ok(Span::Full),
+        (true, Some(window)) => Ok(Span::Sliding { window }),
+        (true, None) => {
+            let message = format!("layer {index} has a window and there is no `sliding_window`, expected a number of tokens");
+            Err(config.fault(message))
+        }
+    }
+}
+
+/// The window of a config that has to switch it on.
+pub(super) fn window_if_used(config: &Config) -> Result<Option<usize>, Error> {
+    if config.flag("use_sliding_window", false)? { config.size_or_none("sliding_window") } else { Ok(None) }
+}
+
+/// The span of layer `index` where `layer_types`, or `use_sliding_window` with `max_window_layers`, decides (Qwen 2 and 3).
+pub(super) fn span_by_layer(config: &Config, index: usize) -> Result<Span, Error> {
+    let window = window_if_used(config)?;
+    let slides = match kind_of_layer(config, index)? {
+        Some(slides) => slides,
+        None => window.is_some() && index >= config.count_or("max_window_layers", 0)?,
+    };
+    span(config, index, slides, window)
+}

@@ -1,0 +1,160 @@
+"""Decoders inside larger models, by transformers and PEFT: python make_wrappers.py OUT, in the folder of this file.
+
+Each wrapper of a list is made small, around the weights of a family of `archs`, and saved; OUT/wrappers.json has its config.json as transformers
+writes it with only what differs from the class's defaults in `text_config`, the name of its first query projection and of its head, keys of the
+adapter of that family as PEFT saves it on the wrapper, and [loss, mark] of `make_configs.py` without and with it. OUT/published.json has configs
+as their makers published them (towers left out), and what transformers makes of them: numbers of the decoder for text, and its values.
+"""
+
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+import transformers
+from make_configs import LENGTHS, ROOT
+from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+SIGLIP = dict(hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=16, patch_size=8)
+CLIP = SIGLIP | dict(projection_dim=16, model_type="clip_vision_model")
+QWEN = dict(depth=1, num_heads=2, patch_size=8)
+# Name: wrapper, family, its own keys, its tower's, its class.
+CASES = {
+    "gemma3": ("gemma3", "gemma3_text", dict(mm_tokens_per_image=4), "vision_config", SIGLIP, "Gemma3ForConditionalGeneration"),
+    "llava_llama": ("llava", "llama", {}, "vision_config", CLIP, "LlavaForConditionalGeneration"),
+    "llava_mistral": ("llava", "mistral", {}, "vision_config", CLIP, "LlavaForConditionalGeneration"),
+    "llava_next_qwen3": ("llava_next", "qwen3", {}, "vision_config", CLIP, "LlavaNextForConditionalGeneration"),
+    "llava_onevision_qwen2": ("llava_onevision", "qwen2", {}, "vision_config", SIGLIP | dict(model_type="siglip_vision_model"), "LlavaOnevisionForConditionalGeneration"),
+    "mistral3": ("mistral3", "mistral", {}, "vision_config", dict(hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, head_dim=8, image_size=16, patch_size=8, model_type="pixtral"),
+                 "Mistral3ForConditionalGeneration"),
+    "qwen2_5_vl": ("qwen2_5_vl", "qwen2", {}, "vision_config", QWEN | dict(hidden_size=16, intermediate_size=16, out_hidden_size=32, fullatt_block_indexes=[0]), "Qwen2_5_VLForConditionalGeneration"),
+    "qwen2_vl": ("qwen2_vl", "qwen2", {}, "vision_config", QWEN | dict(embed_dim=16, hidden_size=32, mlp_ratio=1), "Qwen2VLForConditionalGeneration"),
+    "internvl_qwen2": ("internvl", "qwen2", {}, "vision_config", SIGLIP | dict(image_size=[16, 16], patch_size=[8, 8]), "InternVLForConditionalGeneration"),
+    "idefics3": ("idefics3", "llama", {}, "vision_config", SIGLIP, "Idefics3ForConditionalGeneration"),
+    "smolvlm": ("smolvlm", "llama", {}, "vision_config", SIGLIP, "SmolVLMForConditionalGeneration"),
+}
+
+
+LINEAR = {"factor": 8.0, "rope_type": "linear"}
+PUBLISHED = {
+    "gemma-3-4b": {"model_type": "gemma3", "text_config": dict(hidden_size=2560, intermediate_size=10240, model_type="gemma3_text", num_hidden_layers=34, rope_scaling=LINEAR, sliding_window=1024)},
+    "gemma-3-12b": {"model_type": "gemma3", "text_config": dict(hidden_size=3840, intermediate_size=15360, model_type="gemma3_text", num_attention_heads=16, num_hidden_layers=48, num_key_value_heads=8,
+                                                              rope_scaling=LINEAR, sliding_window=1024)},
+    "gemma-3-27b": {"model_type": "gemma3", "text_config": dict(head_dim=128, hidden_size=5376, intermediate_size=21504, model_type="gemma3_text", num_attention_heads=32, num_hidden_layers=62,
+                                                              num_key_value_heads=16, query_pre_attn_scalar=168, rope_scaling=LINEAR, sliding_window=1024)},
+    "llava-1.5-7b": {"model_type": "llava", "text_config": dict(max_position_embeddings=4096, model_type="llama", rms_norm_eps=1e-5, torch_dtype="float16", vocab_size=32064)},
+    "llava-1.5-13b": {"model_type": "llava", "text_config": dict(hidden_size=5120, intermediate_size=13824, max_position_embeddings=4096, model_type="llama", num_attention_heads=40, num_hidden_layers=40,
+                                                               num_key_value_heads=40, rms_norm_eps=1e-5, torch_dtype="float16", vocab_size=32064)},
+    "llava-1.6-mistral-7b": {"model_type": "llava_next", "text_config": dict(intermediate_size=14336, max_position_embeddings=32768, model_type="mistral", num_key_value_heads=8, rms_norm_eps=1e-5,
+                                                                           rope_theta=1000000.0, sliding_window=None, torch_dtype="bfloat16", vocab_size=32064)},
+    "mistral-small-3.1-24b": {"model_type": "mistral3", "text_config": dict(attention_dropout=0.0, head_dim=128, hidden_act="silu", hidden_size=5120, initializer_range=0.02, intermediate_size=32768,
+                                                                          max_position_embeddings=131072, model_type="mistral", num_attention_heads=32, num_hidden_layers=40, num_key_value_heads=8,
+                                                                          rms_norm_eps=1e-5, rope_theta=1000000000.0, sliding_window=None, use_cache=True, vocab_size=131072)},
+    "mistral3 without text_config": {"model_type": "mistral3"},
+    "qwen2.5-vl-7b": dict(model_type="qwen2_5_vl", attention_dropout=0.0, hidden_act="silu", hidden_size=3584, intermediate_size=18944, max_position_embeddings=128000, max_window_layers=28,
+                          num_attention_heads=28, num_hidden_layers=28, num_key_value_heads=4, rms_norm_eps=1e-6, rope_theta=1000000.0, sliding_window=32768, tie_word_embeddings=False,
+                          use_sliding_window=False, rope_scaling={"type": "mrope", "mrope_section": [16, 24, 24]}, vocab_size=152064),
+    "qwen2.5-vl-3b": dict(model_type="qwen2_5_vl", attention_dropout=0.0, hidden_act="silu", hidden_size=2048, intermediate_size=11008, max_position_embeddings=128000, max_window_layers=70,
+                          num_attention_heads=16, num_hidden_layers=36, num_key_value_heads=2, rms_norm_eps=1e-6, rope_theta=1000000.0, sliding_window=32768, tie_word_embeddings=True,
+                          use_sliding_window=False, rope_scaling={"type": "mrope", "mrope_section": [16, 24, 24]}, vocab_size=151936),
+    "internvl3-1b": {"model_type": "internvl", "tie_word_embeddings": False, "text_config": dict(model_type="qwen2", hidden_size=896, intermediate_size=4864, num_attention_heads=14, num_hidden_layers=24,
+                                                                                               num_key_value_heads=2, rope_theta=1000000.0, vocab_size=151674)},
+    "gemma3 without text_config": {"model_type": "gemma3"},
+}
+CLASSES = {"gemma3": "Gemma3ForConditionalGeneration", "llava": "LlavaForConditionalGeneration", "llava_next": "LlavaNextForConditionalGeneration", "mistral3": "Mistral3ForConditionalGeneration",
+           "qwen2_5_vl": "Qwen2_5_VLForConditionalGeneration", "internvl": "InternVLForConditionalGeneration"}
+VALUES = ["vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim", "rms_norm_eps", "query_pre_attn_scalar", "sliding_window", "max_position_embeddings"]
+
+
+def published(config):
+    with tempfile.TemporaryDirectory() as place:
+        (Path(place) / "config.json").write_text(json.dumps(config))
+        read = transformers.AutoConfig.from_pretrained(place)
+    text = read.get_text_config()
+    with torch.device("meta"):
+        model = getattr(transformers, CLASSES[config["model_type"]])(read)
+    count = sum(parameter.numel() for parameter in model.model.language_model.parameters())
+    tied = model.lm_head.weight is model.model.language_model.embed_tokens.weight
+    values = {key: getattr(text, key, None) for key in VALUES} | {"tied": tied}
+    values["windows"] = sum(kind == "sliding_attention" for kind in getattr(text, "layer_types", None) or [])
+    return {"config": config, "parameters": count + (0 if tied else model.lm_head.weight.numel()), "values": values}
+
+
+def scores(model, vocabulary):
+    loss, mark, k = 0.0, 0.0, 0
+    for row, length in enumerate(LENGTHS):
+        ids = [(7 + 31 * i + 13 * i * i + row) % vocabulary for i in range(length)]
+        with torch.no_grad():
+            logits = model(input_ids=torch.tensor([ids]), attention_mask=torch.ones(1, length, dtype=torch.long), use_cache=False).logits[0].double()
+        loss += torch.nn.functional.cross_entropy(logits[:-1], torch.tensor(ids[1:]), reduction="sum").item()
+        weights = torch.cos(1 + 0.37 * torch.arange(k, k + logits.numel(), dtype=torch.float64))
+        mark, k = mark + (logits.flatten() * weights).sum().item(), k + logits.numel()
+    return [round(loss / (sum(LENGTHS) - len(LENGTHS)), 7), round(mark / sum(LENGTHS), 7)]
+
+
+def case(name):
+    wrapper, family, own, tower, small, model_class = CASES[name]
+    folder = ROOT / family
+    causal = AutoModelForCausalLM.from_pretrained(folder / "model", dtype=torch.float32, attn_implementation="eager")
+    text = json.loads((folder / "model/config.json").read_text())
+    # Scales of embeddings are buffers, and would be rounded as the config's dtype is.
+    text["dtype"] = "float32"
+    if wrapper.endswith("_vl"):
+        text["model_type"] = f"{wrapper}_text"
+        text["rope_parameters"] = text["rope_parameters"] | {"rope_type": "default", "mrope_section": [2, 1, 1]}
+    config = CONFIG_MAPPING[wrapper](text_config=text, **{tower: small}, **own)
+    config.tie_word_embeddings = text["tie_word_embeddings"]
+    config._attn_implementation = "eager"
+    model = getattr(transformers, model_class)(config).float().eval()
+    decoder = model.model.language_model if hasattr(model.model, "language_model") else model.model.text_model
+    decoder.load_state_dict(causal.model.state_dict())
+    model.lm_head.weight = torch.nn.Parameter(causal.lm_head.weight.detach().clone())
+    if text["tie_word_embeddings"]:
+        model.tie_weights()
+    vocabulary = text["vocab_size"]
+    base = scores(model, vocabulary)
+    projections = [key for key in model.state_dict() if key.endswith("layers.0.self_attn.q_proj.weight")]
+    stem = next(key for key in projections if "language_model" in key or "text_model" in key).removesuffix("layers.0.self_attn.q_proj.weight")
+    with tempfile.TemporaryDirectory() as place:
+        model.save_pretrained(place)
+        saved = json.loads((Path(place) / "config.json").read_text())
+    defaults = CONFIG_MAPPING[saved["text_config"]["model_type"]]().to_dict()
+    saved["text_config"] = {key: value for key, value in saved["text_config"].items() if key == "model_type" or defaults.get(key) != value}
+    saved.pop("transformers_version", None)
+    saved[tower] = {"model_type": saved[tower].get("model_type")}
+
+    lora = json.loads((folder / "adapter/adapter_config.json").read_text())
+    of_family = load_file(folder / "adapter/adapter_model.safetensors")
+    # The tower has modules of the same names, so that the wrapper's users name the decoder's in a pattern.
+    pattern = rf".*(language_model|text_model)\..*\.({'|'.join(lora['target_modules'])})"
+    peft = get_peft_model(model, LoraConfig(r=lora["r"], lora_alpha=lora["lora_alpha"], target_modules=pattern, task_type="CAUSAL_LM"))
+    with tempfile.TemporaryDirectory() as place:
+        peft.save_pretrained(place)
+        keys = sorted(load_file(Path(place) / "adapter_model.safetensors"))
+        peft_config = json.loads((Path(place) / "adapter_config.json").read_text())
+    state = {key.replace(".weight", ".default.weight"): of_family[key.replace(stem, "model.")] for key in keys if stem in key}
+    info = peft.load_state_dict(state, strict=False)
+    assert not info.unexpected_keys and len(state) == len(of_family), name
+    return {"family": family, "config": saved, "stem": stem, "base": base, "adapted": scores(peft.eval(), vocabulary), "adapter_keys": [keys[0], keys[-1]],
+            "adapter_count": len(keys), "target_modules": peft_config["target_modules"]}
+
+
+def main():
+    wanted = sys.argv[2:] or list(CASES)
+    out = Path(sys.argv[1]) / "wrappers.json"
+    made = json.loads(out.read_text()) if out.exists() else {}
+    for name in wanted:
+        made[name] = case(name)
+        print(name, made[name]["base"], made[name]["adapted"], made[name]["stem"], flush=True)
+    lines = ",\n".join(f"{json.dumps(name)}: {json.dumps(value)}" for name, value in made.items())
+    out.write_text("{\n" + lines + "\n}\n")
+    lines = ",\n".join(f"{json.dumps(name)}: {json.dumps(published(config))}" for name, config in PUBLISHED.items())
+    (Path(sys.argv[1]) / "published.json").write_text("{\n" + lines + "\n}\n")
+
+
+if __name__ == "__main__":
+    main()
