@@ -276,8 +276,11 @@ fn an_adapter_to_go_on_from_is_not_trusted_either() {
         ),
         (
             "a path to code",
-            &|desk| desk.edit(CONFIG, "\"corda_config\": null", "\"corda_config\": {\"cache_file\": \"/etc/passwd\"}"),
-            &["`corda_config` is"],
+            &|desk| {
+                desk.edit(CONFIG, "\"corda_config\": null", "\"corda_config\": {\"cache_file\": \"/etc/passwd\"}");
+                desk.edit(CONFIG, "\"init_lora_weights\": true", "\"init_lora_weights\": \"corda\"");
+            },
+            &["`init_lora_weights` is `\"corda\"`"],
         ),
         (
             "a key that is a path",
@@ -293,7 +296,7 @@ fn an_adapter_to_go_on_from_is_not_trusted_either() {
         ("a rank beyond all memory", &|desk| desk.edit(CONFIG, "\"r\": 4", "\"r\": 18446744073709551615"), &["adapter"]),
         (
             "an expression beyond all memory",
-            &|desk| desk.edit(CONFIG, "\"exclude_modules\": null", "\"exclude_modules\": \"((a{1000}){1000}){1000}\""),
+            &|desk| desk.edit(CONFIG, "\"rank_pattern\": {}", "\"rank_pattern\": {\"((a{1000}){1000}){1000}\": 4}"),
             &["is not a valid regular expression"],
         ),
     ];

@@ -18,7 +18,7 @@ use rankine::adapter::{LoraConfig, Targets, attach, peft};
 use rankine::export::merge::{Addend, Error, Onto, Order, OtherBase, Tally, merge};
 use rankine::files::Float;
 use rankine::files::safetensors::{Archive, Named, write_f32};
-use rankine::model::{Folder, Storage, shard_paths};
+use rankine::model::{Decoder, Folder, Storage, shard_paths};
 use rankine::quant::Form;
 use rankine::terms::{AdapterVector, ModelDtype, Modules};
 use support::Desk;
@@ -162,7 +162,7 @@ fn a_table_counts_by_its_weight_and_for_one_adapter_only() {
 
 /// PEFT saves the base's table below matrices of the embedding unless it is told not to, and loads it in place of the base's.
 #[test]
-fn a_table_below_matrices_must_be_the_bases() {
+fn a_table_below_matrices_takes_the_place_of_the_bases_as_in_peft() {
     let (llama, folder) = (llama(), tempfile::tempdir().unwrap());
     let adapter = llama.join("variants/embedding_lora/adapter");
     let archive = Archive::open(&adapter.join("adapter_model.safetensors")).unwrap();
@@ -189,14 +189,27 @@ fn a_table_below_matrices_must_be_the_bases() {
     assert_eq!(tensors(&with), tensors(&without));
     attach_peft(&mut load(&llama.join("model")), folder.path());
     write(0.5);
+    let (_third, other, _) = merged(&llama.join("model"), &[(folder.path(), 1.0)], None);
+    let (found, before) = (tensors(&other), tensors(&without));
+    for (name, numbers) in &before {
+        let mut expected = numbers.clone();
+        if ["lm_head.weight", "model.embed_tokens.weight"].contains(&name.as_str()) {
+            expected[5] = found[name][5];
+            assert!((found[name][5] - numbers[5] - 0.5).abs() < 1e-6, "{name}: {} and {}", found[name][5], numbers[5]);
+        }
+        assert!(common::difference(&found[name], &expected) < 1e-6, "{name}");
+    }
+    let rows = common::rows(&Archive::open(&llama.join("golden.safetensors")).unwrap(), "", None);
+    let logits = |decoder: &Decoder| common::logits(decoder, &common::batch(rows.clone()));
+    let mut attached = load(&llama.join("model"));
+    attach_peft(&mut attached, folder.path());
+    assert!(common::difference(&logits(&attached), &logits(&load(&other))) < 1e-5);
+    // Beside another one nobody knows which base is meant.
     let out = tempfile::tempdir().unwrap();
-    let order = order(&llama.join("model"), &[(folder.path(), 1.0)], &out.path().join("merged"), None);
+    let order =
+        order(&llama.join("model"), &[(folder.path(), 1.0), (&llama.join("adapter"), 1.0)], &out.path().join("merged"), None);
     let error = merge(&order, &AtomicBool::new(false), &|_| {}).unwrap_err().to_string();
-    assert!(error.contains("of its own below its matrices, which is not this base's"), "{error}");
-    let config = peft::read_config(folder.path()).unwrap();
-    let mut decoder = load(&llama.join("model"));
-    let numbers = peft::read_numbers(folder.path(), &config, &decoder.spec.modules()).unwrap();
-    assert!(attach(&mut decoder, &config, 0, Some(&numbers)).unwrap_err().to_string().contains("which is not this base's"));
+    assert!(error.contains("that is not this base's"), "{error}");
 }
 
 /// `DoRA` merges to what PEFT merges it to, and to what the unmerged adapter computes.

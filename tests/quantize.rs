@@ -232,24 +232,115 @@ fn packed_weights_that_do_not_fit_are_refused() {
             Box::new(move |tensors| tensors.get_mut(&part("quant_map")).unwrap().2[3] ^= 1),
         ),
     ];
-    let dense = |tensors: &mut Tensors, name: &str, shape: [usize; 2]| {
-        let starts = format!("{name}.");
-        tensors.retain(|part, _| !part.starts_with(&starts));
-        let bytes = vec![0; 4 * shape[0] * shape[1]];
-        tensors.insert(name.to_owned(), (safetensors::Dtype::F32, shape.to_vec(), bytes));
-    };
-    let (first, last) = ("model.layers.0.self_attn.q_proj.weight", "model.layers.1.mlp.up_proj.weight");
-    let half: Vec<Case> = vec![
-        (last, Box::new(move |tensors| dense(tensors, last, [48, 32]))),
-        ("model.layers.0.self_attn.k_proj.weight", Box::new(move |tensors| dense(tensors, first, [32, 32]))),
-    ];
-    for (name, change) in half {
-        let words = format!("tensor `{name}` is not as the first projection is, which is ");
-        refused(&*change, &[&words]);
-    }
     for (words, change) in cases {
         refused(&*change, &[&format!("tensor `{WEIGHT}`"), words, ": 1 faults"]);
     }
+}
+
+/// What is packed in another way than the rest, and codes that have lost what they mean.
+#[test]
+fn what_is_packed_otherwise_than_the_rest_is_refused() {
+    let (first, last) = ("model.layers.0.self_attn.q_proj.weight", "model.layers.1.mlp.up_proj.weight");
+    let plain = tensors(&golden("quant/llama_nf4/model/model.safetensors"));
+    let put = |tensors: &mut Tensors, name: &str| {
+        let own = |part: &String| part == name || part.starts_with(&format!("{name}."));
+        tensors.retain(|part, _| !own(part));
+        tensors.extend(plain.iter().filter(|(part, _)| own(part)).map(|(part, tensor)| (part.clone(), tensor.clone())));
+    };
+    let words = format!("tensor `{last}` is not as the first packed projection is, which is ");
+    refused(&|tensors| put(tensors, last), &[&words]);
+    let other = "tensor `model.layers.0.self_attn.k_proj.weight` is not as the first packed projection is";
+    refused(&|tensors| put(tensors, first), &[other]);
+    let bare = |tensors: &mut Tensors| tensors.retain(|part, _| !part.starts_with(&format!("{last}.")));
+    refused(&bare, &[&format!("tensor `{last}` has shape [768, 1], expected [48, 32]"), "has dtype U8, expected F32"]);
+}
+
+/// The tensors of a base in NF4, of which some projections are numbers of 16 bits: what `llm_int8_skip_modules` makes, as in Unsloth's dynamic
+/// folders. And the numbers that all of its projections stand for.
+fn packed_in_part(skipped: &[&str]) -> (Tensors, Vec<Named>) {
+    let mut part = tensors(&golden("quant/llama_nf4_double/model/model.safetensors"));
+    let base = Archive::open(&golden("archs/llama/model/model.safetensors")).unwrap();
+    let is_skipped = |name: &str| name.contains("proj") && skipped.iter().any(|skipped| name.contains(skipped));
+    part.retain(|name, _| !is_skipped(name));
+    let mut numbers = Vec::new();
+    for (name, shape) in base.shapes() {
+        let of_base = base.read_f32(&name).unwrap().unwrap();
+        let matrix = <[usize; 2]>::try_from(&shape[..]).ok().filter(|_| name.contains("proj"));
+        let left = match matrix {
+            Some(_) if is_skipped(&name) => {
+                let halves: Vec<half::bf16> = of_base.iter().map(|number| half::bf16::from_f32(*number)).collect();
+                let bytes = halves.iter().flat_map(|number| number.to_le_bytes()).collect();
+                part.insert(name.clone(), (safetensors::Dtype::BF16, shape.clone(), bytes));
+                halves.iter().map(|number| number.to_f32()).collect()
+            }
+            Some(matrix) => Form::QLORA.pack(matrix, &of_base).unwrap().unpack(),
+            None => of_base,
+        };
+        numbers.push((name, shape, left));
+    }
+    (part, numbers)
+}
+
+fn write_tensors(path: &Path, all: &Tensors) {
+    let described = all.iter().map(|(name, (dtype, shape, _))| (name.clone(), *dtype, shape.clone())).collect();
+    write_lazily::<rankine::files::safetensors::Error>(path, described, &[], |name| Ok(all[name].2.clone().into())).unwrap();
+}
+
+#[test]
+fn a_folder_that_is_packed_in_part_computes_as_the_numbers_that_are_left() {
+    let config = golden("quant/llama_nf4_double/model/config.json");
+    let rows = common::rows(&Archive::open(&golden("archs/llama/golden.safetensors")).unwrap(), "", None);
+    let logits = |folder: &Path| {
+        let decoder = common::load(folder);
+        common::logits(&decoder, &common::batch(rows.clone()))
+    };
+    let kinds: [&[&str]; 7] = [
+        &["layers.0.self_attn.q_proj"],
+        &["layers.1.mlp.up_proj"],
+        &["layers.0.mlp", "layers.1.self_attn"],
+        &["self_attn"],
+        &["layers.0."],
+        &["down_proj"],
+        &["self_attn", "layers.0.mlp", "gate_proj", "up_proj"],
+    ];
+    for skipped in kinds {
+        let (part, numbers) = packed_in_part(skipped);
+        let [folder, dense] = [(); 2].map(|()| tempfile::tempdir().unwrap());
+        let mut said = json(&config);
+        said["quantization_config"]["llm_int8_skip_modules"] = json!(skipped);
+        fs::write(folder.path().join("config.json"), said.to_string()).unwrap();
+        write_tensors(&folder.path().join("model.safetensors"), &part);
+        fs::copy(golden("archs/llama/model/config.json"), dense.path().join("config.json")).unwrap();
+        write_f32(&dense.path().join("model.safetensors"), &numbers, &[]).unwrap();
+        assert!(logits(folder.path()) == logits(dense.path()), "{skipped:?}");
+
+        let kept = Folder::open(folder.path()).unwrap();
+        assert_eq!(kept.stored_form().unwrap(), Some(Form::QLORA), "{skipped:?}");
+        let storage = kept.kept_in(ModelDtype::Auto, rankine::device::Halves::Widened).unwrap();
+        let left = numbers.iter().filter(|(name, ..)| name.contains("proj") && skipped.iter().any(|part| name.contains(part)));
+        assert_eq!(storage.left_dense, left.map(|(_, _, numbers)| numbers.len() as u64).sum::<u64>(), "{skipped:?}");
+    }
+}
+
+#[test]
+fn a_base_that_is_packed_in_part_trains_and_its_adapter_is_merged() {
+    let desk = Desk::new();
+    let (part, _) = packed_in_part(&["layers.0.mlp"]);
+    write_tensors(&desk.path("base/model.safetensors"), &part);
+    fs::copy(golden("quant/llama_nf4_double/model/config.json"), desk.path("base/config.json")).unwrap();
+    let parts = |desk: &Desk| {
+        let ran = desk.run(&["plan", "recipe.yaml", "--json"]);
+        serde_json::from_str::<Value>(&ran.stdout).unwrap()["memory"]["parts"]["base_bytes"].as_u64().unwrap()
+    };
+    let in_part = parts(&desk);
+    desk.run(&["train", "recipe.yaml"]).says("train", 0, &[]);
+    desk.run(&["merge", "--adapter", "run", "--out", "merged", "--uncompared"]).says("merge", 0, &["not compared with it"]);
+    desk.run(&["generate", "--base", "merged", "--prompt", "the term", "--max-tokens", "3"]).says("generate", 0, &[]);
+    // The plan counts what is not packed in full: three projections of 48 x 32 in f32 in place of a bit more than half a byte a number.
+    fs::copy(golden("quant/llama_nf4_double/model/model.safetensors"), desk.path("base/model.safetensors")).unwrap();
+    let difference = in_part - parts(&desk);
+    let expected = 3 * 48 * 32 * 4 - Form::QLORA.bytes([1, 3 * 48 * 32]);
+    assert_eq!(difference, expected);
 }
 
 /// A base in NF4 with this change is refused with these words.
@@ -259,10 +350,6 @@ fn refused(change: &dyn Fn(&mut Tensors), words: &[&str]) {
     let mut all = tensors(&folder.join("model.safetensors"));
     change(&mut all);
     fs::copy(folder.join("config.json"), desk.path("base/config.json")).unwrap();
-    let described = all.iter().map(|(name, (dtype, shape, _))| (name.clone(), *dtype, shape.clone())).collect();
-    write_lazily::<rankine::files::safetensors::Error>(&desk.path("base/model.safetensors"), described, &[], |name| {
-        Ok(all[name].2.clone().into())
-    })
-    .unwrap();
+    write_tensors(&desk.path("base/model.safetensors"), &all);
     desk.run(&["train", "recipe.yaml"]).says("refused", 65, words);
 }

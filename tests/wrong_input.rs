@@ -647,7 +647,7 @@ fn a_broken_adapter_to_go_on_from_is_refused() {
         (
             "numbers that go with another base",
             &edit("\"init_lora_weights\": true", "\"init_lora_weights\": \"pissa\""),
-            &["`init_lora_weights` is `\"pissa\"`, which is not supported yet"],
+            &["`init_lora_weights` is `\"pissa\"`, which is not supported yet", "hint: `pissa` takes what A and B begin as out"],
         ),
         ("text for a truth value", &edit("\"use_rslora\": false", "\"use_rslora\": \"true\""), &["`use_rslora` is `\"true\"`"]),
         (
@@ -689,9 +689,9 @@ fn a_broken_adapter_to_go_on_from_is_refused() {
             &["`lora_bias` and `use_dora` are both true, expected one of them"],
         ),
         (
-            "no targets",
-            &|desk| desk.write(CONFIG, r#"{"peft_type": "LORA", "r": 4, "lora_alpha": 8, "bias": "none"}"#),
-            &["`target_modules` is `null`"],
+            "targets that are no names",
+            &|desk| desk.write(CONFIG, r#"{"peft_type": "LORA", "r": 4, "lora_alpha": 8, "target_modules": 3}"#),
+            &["`target_modules` is `3`, expected names or a regular expression"],
         ),
         (
             "another rank than its tensors",

@@ -52,12 +52,10 @@ pub fn attach(decoder: &mut Decoder, config: &LoraConfig, seed: u64, numbers: Op
     }
     // Maps of one parameter share an A.
     decoder.blocks.iter_mut().for_each(|block| block.visit(Method::Lora, &mut |_, _| {}));
+    numbers.map_or(Ok(()), |numbers| tables::put_bases(decoder, &modules, numbers))?;
     for linear in modules.iter().filter(|linear| linear.is_table()) {
         let table = if linear.role == Role::Embedding { &mut decoder.embedding } else { &mut decoder.head.table };
         table.own = lora(linear).map(Own::Lora);
-        if let Some([base, _]) = numbers.and_then(|numbers| numbers.get(&format!("{}.base_layer", linear.name))) {
-            tables::check_base(table, linear, base)?;
-        }
     }
     tables::attach(decoder, &config.table_targets(&modules)?, numbers)
 }

@@ -20,7 +20,10 @@ pub struct Source {
     last: LastB,
     pairs: BTreeMap<String, Stored>,
     tables: Vec<StoredTable>,
-    bases: Vec<(String, String)>,
+    /// Tables of the base that came with it, by module.
+    bases: BTreeMap<String, String>,
+    /// The embedding's module.
+    embedding: Option<String>,
     /// Whether a head that is the embedding has the embedding's rows.
     shares_rows: bool,
     /// Whether a head that is the embedding becomes a table of its own.
@@ -33,7 +36,7 @@ impl Source {
     /// # Errors
     /// The folder is not whole, asks for what is not built, or was made for another model.
     pub fn open(folder: &Path, weight: f64, modules: &[LinearSpec]) -> Result<Self, Error> {
-        let (config, archive) = (peft::read_config(folder)?, peft::open(folder)?);
+        let (config, archive) = (peft::read_config_on(folder, modules)?, peft::open(folder)?);
         let Contents { pairs, tables, bases } = peft::contents_in(&archive, &config, modules)?;
         let pairs: BTreeMap<_, _> = pairs.into_iter().map(|stored| (stored.target.module.clone(), stored)).collect();
         let lacks_bias = |linear: &&LinearSpec| !linear.bias && pairs.contains_key(&linear.name);
@@ -45,7 +48,9 @@ impl Source {
         }
         let shares_rows = config.table_targets(modules)?.iter().any(|target| matches!(target.part, Part::Shared(_)));
         let (vector, unties) = (config.vector, config.unties(modules));
-        Ok(Self { weight, vector, archive, last: LastB::default(), pairs, tables, bases, shares_rows, unties })
+        let bases = bases.into_iter().collect();
+        let embedding = modules.iter().find(|linear| linear.role == Role::Embedding).map(|linear| linear.name.clone());
+        Ok(Self { weight, vector, archive, last: LastB::default(), pairs, tables, bases, embedding, shares_rows, unties })
     }
 
     /// Refuses adapters that cannot be added up: magnitudes scale the sum that they were trained on, and no other.
@@ -82,13 +87,31 @@ impl Source {
     }
 
     /// What takes the place of a table or of some of its rows.
-    fn replaced(&self, linear: &LinearSpec) -> Option<Result<Replacement, Error>> {
+    fn replaced(&self, linear: &LinearSpec) -> Result<Option<Replacement>, Error> {
+        let rows = self.rows(linear)?;
+        let Some(key) = self.base_key(linear) else { return Ok(rows) };
+        let (mut numbers, [_, width]) = (self.archive.read_f32(key)?.unwrap_or_default(), linear.weight_shape());
+        if let Some(rows) = rows {
+            for (row, numbers) in numbers.chunks_mut(width).enumerate() {
+                if let Some(own) = rows.row(row) {
+                    numbers.copy_from_slice(own);
+                }
+            }
+        }
+        if let Some(pair) = self.scaled(linear) {
+            add_product(&mut numbers, &pair?, width);
+        }
+        Ok(Some(Replacement { width, weight: self.weight, tokens: None, numbers }))
+    }
+
+    /// The table that trained, or its rows.
+    fn rows(&self, linear: &LinearSpec) -> Result<Option<Replacement>, Error> {
         let shares = self.shares_rows && linear.role == Role::TiedHead;
         let is_it = |stored: &&StoredTable| {
             let module = &stored.target.module;
             module.name == linear.name || (shares && module.role == Role::Embedding)
         };
-        let stored = self.tables.iter().find(is_it)?;
+        let Some(stored) = self.tables.iter().find(is_it) else { return Ok(None) };
         let tokens = match &stored.target.part {
             Part::Whole => None,
             Part::Rows(tokens) | Part::Shared(tokens) => {
@@ -96,23 +119,72 @@ impl Source {
             }
         };
         let [_, width] = linear.weight_shape();
-        let numbers = self.archive.read_f32(&stored.key).map(Option::unwrap_or_default);
-        Some(numbers.map(|numbers| Replacement { width, weight: self.weight, tokens, numbers }).map_err(Error::from))
+        let numbers = self.archive.read_f32(&stored.key)?.unwrap_or_default();
+        Ok(Some(Replacement { width, weight: self.weight, tokens, numbers }))
     }
 
-    /// Compares the tables that PEFT saved below matrices with those of the base.
+    /// The key of the table of the base that came for a module; of a head that is the embedding, the embedding's.
+    fn base_key(&self, linear: &LinearSpec) -> Option<&String> {
+        let of_embedding = || self.embedding.as_ref().filter(|_| linear.role == Role::TiedHead && !self.unties_own(linear));
+        self.bases.get(&linear.name).or_else(|| self.bases.get(of_embedding()?))
+    }
+
+    /// Whether a head that was the embedding trained whole by itself.
+    fn unties_own(&self, linear: &LinearSpec) -> bool {
+        self.tables.iter().any(|stored| stored.target.module.name == linear.name && stored.target.part == Part::Whole)
+    }
+
+    /// Whether tables of the base came with it.
+    pub fn has_bases(&self) -> bool {
+        !self.bases.is_empty()
+    }
+
+    /// Compares the tables of the base that came with the adapter with those of the base, and keeps those that differ, which are told;
+    /// `stored` is what the base's files call a tensor.
     ///
     /// # Errors
-    /// One is another.
-    pub fn check_bases(&self, base: &[Archive]) -> Result<(), Error> {
-        for (module, key) in &self.bases {
-            let name = format!("{module}.weight");
-            let Some(ours) = base.iter().find_map(|shard| shard.read_f32(&name).transpose()) else { continue };
-            if Some(ours?) != self.archive.read_f32(key)? {
-                return Err(Error::OtherTable { module: module.clone() });
+    /// One differs, and other adapters or another weight than 1 go with it.
+    pub fn compare_bases(
+        &mut self,
+        base: &[Archive],
+        is_alone: bool,
+        stored: impl Fn(&str) -> String,
+    ) -> Result<Vec<String>, Error> {
+        let mut differing = BTreeMap::new();
+        for (module, key) in std::mem::take(&mut self.bases) {
+            let weight = |module: &str| stored(&format!("{module}.weight"));
+            let names = [Some(weight(&module)), self.embedding.as_deref().map(weight)];
+            // Of a head that is the embedding the base may have no tensor.
+            let Some(ours) =
+                names.iter().flatten().find_map(|name| base.iter().find_map(|shard| shard.read_f32(name).transpose()))
+            else {
+                continue;
+            };
+            if Some(ours?) != self.archive.read_f32(&key)? {
+                differing.insert(module, key);
             }
         }
-        Ok(())
+        match differing.keys().next() {
+            Some(module) if !is_alone || self.weight.to_bits() != 1_f64.to_bits() => {
+                Err(Error::OtherTable { module: module.clone() })
+            }
+            _ => {
+                self.bases = differing;
+                let told =
+                    |module| format!("the table `{module}` of the adapter takes the place of the base's, from which it differs");
+                Ok(self.bases.keys().map(told).collect())
+            }
+        }
+    }
+}
+
+/// Adds B A to a matrix of so many columns.
+fn add_product(numbers: &mut [f32], [a, b]: &[Vec<f32>; 2], columns: usize) {
+    let rank = a.len() / columns;
+    for (row, of_b) in numbers.chunks_mut(columns).zip(b.chunks(rank)) {
+        for (of_b, of_a) in of_b.iter().zip(a.chunks(columns)) {
+            row.iter_mut().zip(of_a).for_each(|(number, a)| *number += of_b * a);
+        }
     }
 }
 
@@ -133,12 +205,23 @@ impl Replacement {
     /// # Errors
     /// Numbers cannot be read, or another adapter changes the table too.
     pub fn of(sources: &[Source], linear: &LinearSpec) -> Result<Option<Self>, Error> {
-        let mut found = sources.iter().filter_map(|source| source.replaced(linear));
-        let Some(first) = found.next() else { return Ok(None) };
-        if found.next().is_some() || sources.iter().any(|source| source.pairs.contains_key(&linear.name)) {
+        let mut found = None;
+        for (index, source) in sources.iter().enumerate() {
+            let Some(replaced) = source.replaced(linear)? else { continue };
+            if found.is_some() {
+                return Err(Error::TwoTables { module: linear.name.clone() });
+            }
+            found = Some((index, replaced));
+        }
+        let Some((found, replacement)) = found else { return Ok(None) };
+        // Matrices over a table of the base that came with them are in it.
+        let changes = |(index, source): (usize, &Source)| {
+            source.pairs.contains_key(&linear.name) && (index != found || source.base_key(linear).is_none())
+        };
+        if sources.iter().enumerate().any(changes) {
             return Err(Error::TwoTables { module: linear.name.clone() });
         }
-        first.map(Some)
+        Ok(Some(replacement))
     }
 
     /// What takes the place of a row.

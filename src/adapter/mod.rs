@@ -17,7 +17,7 @@ use crate::terms::AdapterVector;
 
 pub use attach::{Numbers, attach, tensors};
 pub use pissa::Extraction;
-pub use tables::{Part, TableTarget, Tables};
+pub use tables::{Part, TableTarget, Tables, check_bases};
 pub use target::{Target, Targets};
 
 /// What an adapter is, as PEFT's `LoraConfig` has it.
@@ -160,8 +160,8 @@ pub enum Error {
         /// The module.
         module: String,
     },
-    /// The adapter comes with a table that is not the base's.
-    #[error("the adapter comes with a `{module}` of its own below its matrices, which is not this base's")]
+    /// The adapter comes with a table that is not the base's, where only the base's can be.
+    #[error("the adapter comes with a table `{module}` that is not this base's")]
     OtherTable {
         /// The module.
         module: String,
@@ -175,6 +175,18 @@ pub enum Error {
         key: String,
         /// Its value.
         value: String,
+        /// Why, and the next step, where there is more to say.
+        hint: Option<String>,
+    },
+    /// A file that is no single adapter with its numbers.
+    #[error("{place}: {message}")]
+    Mixed {
+        /// The file.
+        place: String,
+        /// Both sides of what does not fit.
+        message: String,
+        /// The next step.
+        hint: String,
     },
     /// `adapter_config.json` is not valid.
     #[error("{place}: {message}")]
@@ -221,6 +233,8 @@ pub enum Error {
         place: String,
         /// One line a tensor.
         faults: Vec<String>,
+        /// What it looks like, and the next step.
+        hint: String,
     },
 }
 
@@ -249,7 +263,7 @@ impl Explain for Error {
             Self::Table { hint, .. } => Some((*hint).to_owned()),
             Self::TwoTables { .. } => Some("merge them one after the other".into()),
             Self::OtherTable { .. } => Some(
-                "it was trained on another base, or on this one with its vocabulary resized: resize the base in the same way"
+                "merge this adapter alone into the base with `rankine merge`, which puts the table there, and go on from the merged model"
                     .into(),
             ),
             Self::Vector { vector, .. } => Some(format!("leave the module out, or remove `{}`", vector.key())),
@@ -260,7 +274,8 @@ impl Explain for Error {
             Self::NoPlace { vector: AdapterVector::Bias, .. } => {
                 Some("give the adapter to PEFT, or train one without `lora_bias`".into())
             }
-            Self::Tensors { .. } => Some("the adapter was trained on another base, or its files were mixed up".into()),
+            Self::Tensors { hint, .. } | Self::Mixed { hint, .. } => Some(hint.clone()),
+            Self::Unsupported { hint, .. } => hint.clone(),
             _ => None,
         }
     }

@@ -247,14 +247,52 @@ fn kept_otherwise(key: &'static str, module: &LinearSpec) -> Error {
     refused(key, message, "remove `quantize_head` or `offload_embedding`, or train it by low-rank matrices with `target_modules`")
 }
 
-/// PEFT saves the base's own table below matrices of the embedding or the head, and loads it in place of the base's.
-pub(super) fn check_base(table: &Table, module: &LinearSpec, numbers: &[f32]) -> Result<(), Error> {
-    let is_same = table.whole().is_some_and(|whole| {
-        let theirs = matrix(numbers, module.weight_shape(), &whole.device()).cast(whole.dtype());
-        let ours = |tensor: Tensor<2>| tensor.cast(DType::F32).into_data().iter::<f32>().collect::<Vec<_>>();
-        ours(theirs) == ours(whole.clone())
-    });
-    if is_same { Ok(()) } else { Err(Error::OtherTable { module: module.name.clone() }) }
+/// Puts the base's tables that came with an adapter in the place of the base's own, as PEFT does; most are the same.
+///
+/// # Errors
+/// One is another than the base's, which is packed or in pieces.
+pub(super) fn put_bases(decoder: &mut Decoder, modules: &[LinearSpec], numbers: &Numbers) -> Result<(), Error> {
+    let is_tied = modules.iter().any(|linear| linear.role == Role::TiedHead);
+    for (linear, theirs) in bases(modules, numbers) {
+        let table = if linear.role == Role::Embedding { &mut decoder.embedding } else { &mut decoder.head.table };
+        let Some(theirs) = differing(table, linear, theirs)? else { continue };
+        *table = Table::from(theirs);
+        if is_tied && linear.role == Role::Embedding {
+            decoder.head.table = decoder.embedding.clone();
+        }
+    }
+    Ok(())
+}
+
+/// Refuses tables that came with an adapter and are not the base's, where they would not be saved again.
+///
+/// # Errors
+/// There is such a table.
+pub fn check_bases(decoder: &Decoder, numbers: &Numbers) -> Result<(), Error> {
+    for (linear, theirs) in bases(&decoder.spec.modules(), numbers) {
+        let table = if linear.role == Role::Embedding { &decoder.embedding } else { &decoder.head.table };
+        if differing(table, linear, theirs)?.is_some() {
+            return Err(Error::OtherTable { module: linear.name.clone() });
+        }
+    }
+    Ok(())
+}
+
+/// Embedding and head whose base came with an adapter.
+fn bases<'a>(modules: &'a [LinearSpec], numbers: &'a Numbers) -> Vec<(&'a LinearSpec, &'a [f32])> {
+    let of = |linear: &'a LinearSpec| {
+        let [base, _] = numbers.get(&format!("{}.base_layer", linear.name))?;
+        Some((linear, base.as_slice()))
+    };
+    modules.iter().filter(|linear| linear.is_table()).filter_map(of).collect()
+}
+
+/// A table in the numbers of the base's, where it is another.
+fn differing(table: &Table, module: &LinearSpec, numbers: &[f32]) -> Result<Option<Tensor<2>>, Error> {
+    let whole = table.whole().ok_or_else(|| Error::OtherTable { module: module.name.clone() })?;
+    let theirs = matrix(numbers, module.weight_shape(), &whole.device()).cast(whole.dtype());
+    let read = |tensor: Tensor<2>| tensor.cast(DType::F32).into_data().iter::<f32>().collect::<Vec<_>>();
+    Ok((read(theirs.clone()) != read(whole.clone())).then_some(theirs))
 }
 
 fn refused(key: &'static str, message: String, hint: &'static str) -> Error {

@@ -78,6 +78,15 @@ impl LoraConfig {
         Ok(projections.iter().filter_map(target).collect())
     }
 
+    /// Rank and alpha of a module.
+    ///
+    /// # Errors
+    /// A pattern is not a regular expression.
+    pub(super) fn rank_and_alpha(&self, module: &str) -> Result<(usize, f64), Error> {
+        let (ranks, alphas) = (Patterns::new(&self.rank_pattern)?, Patterns::new(&self.alpha_pattern)?);
+        Ok((ranks.find(module).unwrap_or(self.rank), alphas.find(module).unwrap_or(self.alpha)))
+    }
+
     /// Numbers that train for a model with these modules.
     ///
     /// # Errors
@@ -118,7 +127,27 @@ impl LoraConfig {
 impl Targets {
     /// All projections but the head, as PEFT's `all-linear`.
     pub fn all_linear() -> Self {
-        Self { modules: Modules::AllLinear, exclude: None, layers: None, layers_pattern: Vec::new() }
+        Self::of(Modules::AllLinear)
+    }
+
+    /// Those chosen, in all layers.
+    pub fn of(modules: Modules) -> Self {
+        Self { modules, exclude: None, layers: None, layers_pattern: Vec::new() }
+    }
+
+    /// The same without modules that are saved whole, which PEFT gives no matrices whatever chooses them.
+    #[must_use]
+    pub(super) fn without(mut self, saved: &[String]) -> Self {
+        if saved.is_empty() {
+            return self;
+        }
+        match (&mut self.modules, &mut self.exclude) {
+            (Modules::Names(names), _) => names.retain(|name| !saved.iter().any(|saved| named(name, saved))),
+            (Modules::Regex(_), None) => self.exclude = Some(Modules::Names(saved.to_vec())),
+            (Modules::Regex(_), Some(Modules::Names(names))) => names.extend_from_slice(saved),
+            (Modules::AllLinear | Modules::Regex(_), _) => {}
+        }
+        self
     }
 
     fn choose(&self, projections: &[String]) -> Result<Vec<String>, Error> {

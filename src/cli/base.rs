@@ -4,10 +4,11 @@ use std::path::{Path, PathBuf};
 
 use super::{Failure, hub};
 use crate::adapter::{LoraConfig, Numbers, peft};
-use crate::fault::{Exit, Fault, shell_word};
+use crate::fault::{Exit, Fault};
 use crate::hub::ModelId;
 use crate::model::{LinearSpec, Storage, shard_paths};
 use crate::plan::{Lock, hub_id};
+use crate::report::Terminal;
 use crate::terms::{ModelDtype, Technique, Term};
 use crate::train::RunFolder;
 
@@ -94,40 +95,51 @@ pub(super) fn storage_of_run(adapter: &Path) -> Storage {
     Storage { form, packs_head, ..ModelDtype::Auto.into() }
 }
 
-/// The adapter in a folder, for a model with these modules.
-pub(super) fn read_adapter(folder: &Path, modules: &[LinearSpec]) -> Result<(LoraConfig, Numbers), Failure> {
-    let config = peft::read_config(folder)?;
+/// The adapter in a folder, for a model with these modules; what of it is read otherwise than it is written is said.
+pub(super) fn read_adapter(folder: &Path, modules: &[LinearSpec], terminal: &Terminal) -> Result<(LoraConfig, Numbers), Failure> {
+    let config = peft::read_config_on(folder, modules)?;
     let numbers = peft::read_numbers(folder, &config, modules)?;
+    say_notes(folder, modules, terminal)?;
     Ok((config, numbers))
 }
 
-/// Refuses what is no adapter's folder, with the one that may be meant.
-pub(super) fn check_adapter(folder: &Path) -> Result<(), Failure> {
-    let of_run = folder.join(RunFolder::ADAPTER);
-    let [config, config_of_run] = [folder, &of_run].map(|folder| peft::files(folder)[0].exists());
-    let shown = folder.display();
-    match (folder.is_dir(), config, config_of_run) {
-        (false, ..) => {
-            let fault = Fault::new(format!("adapter `{shown}` does not exist, expected a folder"));
-            Err(Failure::new(Exit::NoInput, fault.hint("give a folder in PEFT's format, such as the `adapter` of a run")))
-        }
-        (true, false, true) => {
-            let fault = Fault::new(format!("`{shown}` holds a run, expected an adapter"));
-            let hint = format!("give `--adapter {}`", shell_word(&of_run.display().to_string()));
-            Err(Failure::new(Exit::Input, fault.hint(hint)))
-        }
-        (true, false, false) if folder.join(RunFolder::MODEL).join("config.json").exists() => {
-            let model = folder.join(RunFolder::MODEL);
-            let fault = Fault::new(format!("`{shown}` holds a run of all weights, expected an adapter"));
-            Err(Failure::new(
-                Exit::Input,
-                fault.hint(format!("its model needs none: it is a base itself, `{}`", model.display())),
-            ))
-        }
-        (true, false, false) => {
-            let fault = Fault::new(format!("`{shown}` holds no adapter: it has no `adapter_config.json`"));
-            Err(Failure::new(Exit::Input, fault.hint("give a folder in PEFT's format, such as the `adapter` of a run")))
-        }
-        _ => Ok(()),
+/// Says what of an adapter is read otherwise than it is written.
+pub(super) fn say_notes(folder: &Path, modules: &[LinearSpec], terminal: &Terminal) -> Result<(), Failure> {
+    for note in peft::notes(folder, Some(modules))? {
+        terminal.say(&format!("note: adapter `{}`: {note}", folder.display()));
     }
+    Ok(())
+}
+
+/// The folder of an adapter that was named: it, that of a run or a checkpoint, or a Hub id that is in the cache.
+pub(super) fn find_adapter(named: &Path) -> Result<PathBuf, Failure> {
+    if let Some(folder) = RunFolder::adapter_in(named) {
+        return Ok(folder);
+    }
+    if let Some(id) = named.to_str().filter(|_| !named.is_dir()).and_then(hub_id) {
+        let snapshot = hub::cached(&id)?.folder;
+        return no_adapter(&snapshot).map_or(Ok(snapshot), Err);
+    }
+    Err(no_adapter(named).unwrap_or_else(|| unreachable!("what is an adapter's folder was found")))
+}
+
+/// Why a folder is no adapter's, where it is none.
+fn no_adapter(folder: &Path) -> Option<Failure> {
+    let (shown, model) = (folder.display(), folder.join(RunFolder::MODEL));
+    if peft::files(folder)[0].exists() {
+        return None;
+    }
+    if !folder.is_dir() {
+        let fault = Fault::new(format!("adapter `{shown}` does not exist, expected a folder or a Hub id"));
+        let hint = "give the folder of a run, of a checkpoint, or of an adapter in PEFT's format, or a Hub id that was pulled";
+        return Some(Failure::new(Exit::NoInput, fault.hint(hint)));
+    }
+    let fault = if model.join("config.json").exists() {
+        let fault = Fault::new(format!("`{shown}` holds a run of all weights, expected an adapter"));
+        fault.hint(format!("its model needs none: it is a base itself, `{}`", model.display()))
+    } else {
+        let fault = Fault::new(format!("`{shown}` holds no adapter: it has no `adapter_config.json`"));
+        fault.hint("give a folder in PEFT's format, such as the `adapter` of a run")
+    };
+    Some(Failure::new(Exit::Input, fault))
 }

@@ -184,7 +184,7 @@ fn storage(args: &BenchArgs, chosen: terms::Device) -> Result<Storage, Failure> 
     }
     let form = Form::of(args.quantization, BlockSize::DEFAULT, args.double_quant);
     let (packs_head, offloads_embedding) = (args.quantize_head, args.offload_embedding);
-    let asked = Storage { dtype: args.model_dtype, form, packs_head, offloads_embedding };
+    let asked = Storage { dtype: args.model_dtype, form, left_dense: 0, packs_head, offloads_embedding };
     let kept_in = |folder: &PathBuf| Folder::open(folder)?.kept_in(asked, device::halves(chosen));
     Ok(args.model.as_ref().map_or(Ok(asked), kept_in)?)
 }
@@ -200,7 +200,7 @@ fn decoder(args: &BenchArgs, chosen: terms::Device, storage: Storage) -> Result<
         attach(&mut decoder, &fresh(args.rank), SEED, None)?;
         return Ok(decoder);
     };
-    let config = peft::read_config(folder)?;
+    let config = peft::read_config_on(folder, &decoder.spec.modules())?;
     let numbers = peft::read_numbers(folder, &config, &decoder.spec.modules())?;
     attach(&mut decoder, &config, SEED, Some(&numbers))?;
     Ok(decoder)
@@ -212,7 +212,8 @@ fn fresh(rank: u64) -> LoraConfig {
 
 /// What the memory of these steps follows from.
 fn planned(args: &BenchArgs, storage: Storage, spec: &DecoderSpec, rows: Rows, place: Place) -> Result<Load, Failure> {
-    let config = args.init_from.as_ref().map_or_else(|| Ok(fresh(args.rank)), |folder| peft::read_config(folder))?;
+    let config =
+        args.init_from.as_ref().map_or_else(|| Ok(fresh(args.rank)), |folder| peft::read_config_on(folder, &spec.modules()))?;
     let (spec, trained) = (spec.clone(), Trained::adapter(&config, spec)?);
     let purpose = Purpose::Bench;
     Ok(Load { spec, storage, trained, dropout: 0.0, rows, accumulated: 1, evaluation: None, purpose, place })

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant, SystemTime};
 use clap::Args;
 use serde_json::{Value, json};
 
+use super::base::find_adapter;
 use super::scores::{Row, object, print_table};
 use super::trained::{Opened, Trained};
 use super::{Failure, RecipeArgs, print, resume};
@@ -30,8 +31,9 @@ pub(super) struct EvalArgs {
     /// Values to change in a recipe
     #[arg(value_name = "KEY=VALUE")]
     overrides: Vec<String>,
-    /// The folder of an adapter; without it that of the run, or of the recipe's `adapter.init_from`
-    #[arg(long, value_name = "DIR")]
+    /// An adapter: its folder, that of a run or a checkpoint, or a Hub id that was pulled; without it that of the run, or of the recipe's
+    /// `adapter.init_from`
+    #[arg(long, value_name = "DIR|ID")]
     adapter: Option<PathBuf>,
     /// Score on this file, in the form of the recipe's first dataset, in place of the validation rows
     #[arg(long, value_name = "FILE")]
@@ -50,7 +52,7 @@ pub(super) struct EvalArgs {
 pub(super) fn eval(args: &EvalArgs, terminal: &Terminal) -> Result<(), Failure> {
     let started = Instant::now();
     let Subject { plan, trained, data, forgetting } = Subject::find(args, terminal)?;
-    let opened: Option<Opened> = trained.as_ref().map(|trained| trained.open(&plan.model.spec)).transpose()?;
+    let opened: Option<Opened> = trained.as_ref().map(|trained| trained.open(&plan.model.spec, terminal)).transpose()?;
     device::set_threads(plan.threads);
     let report = |event: Event| terminal.take(&event);
     let sheets = sheets(&plan, data.as_deref(), forgetting.is_some(), terminal)?;
@@ -96,7 +98,7 @@ impl Subject {
     fn of_recipe(args: &EvalArgs) -> Result<Self, Failure> {
         let (recipe, overrides) = (args.subject.clone(), args.overrides.clone());
         let plan = RecipeArgs { recipe, overrides, force: args.force }.plan()?;
-        let adapter = args.adapter.clone().or_else(|| plan.init_from.clone());
+        let adapter = args.adapter.as_deref().map(find_adapter).transpose()?.or_else(|| plan.init_from.clone());
         Ok(Self { plan, trained: adapter.map(Trained::Adapter), data: args.data.clone(), forgetting: args.forgetting.clone() })
     }
 
@@ -106,6 +108,7 @@ impl Subject {
             let fault = Fault::new(format!("`{word}`: values of a run cannot be changed"));
             return Err(Failure::new(Exit::Usage, fault.hint("evaluate the recipe, and name the adapter with `--adapter`")));
         }
+        let adapter = args.adapter.as_deref().map(find_adapter).transpose()?;
         let here = std::env::current_dir().unwrap_or_default();
         let run = resume::steady(resume::find(&args.subject)?);
         let (path, before) = resume::read_lock(&run, None, terminal)?;
@@ -118,7 +121,7 @@ impl Subject {
         let has_moved = std::env::current_dir().is_ok_and(|now| now != here);
         let typed = |path: &PathBuf| if has_moved { here.join(path) } else { path.clone() };
         let general = |path: &PathBuf| if path == Path::new(GENERAL) { path.clone() } else { typed(path) };
-        let trained = match (&args.adapter, &plan.trains) {
+        let trained = match (&adapter, &plan.trains) {
             (Some(adapter), _) => Trained::Adapter(typed(adapter)),
             (None, Trains::Adapter(_)) => Trained::Adapter(run.join(RunFolder::ADAPTER)),
             (None, Trains::Everything) => Trained::Model(run.join(RunFolder::MODEL)),

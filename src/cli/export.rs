@@ -7,6 +7,7 @@ use clap::{Args, ValueEnum};
 use indicatif::HumanBytes;
 use serde_json::{Value, json};
 
+use super::base::say_notes;
 use super::consumers::ConsumerArgs;
 use super::merge::{LEFTOVER, interrupt};
 use super::shipped::Shipped;
@@ -15,6 +16,7 @@ use crate::adapter::peft;
 use crate::export::card::Artefact;
 use crate::export::consumers::{self, Facts, findings, model_findings};
 use crate::export::gguf::{self, Kind, Written, architecture_name, write_gguf_adapter, write_gguf_model};
+use crate::export::merge::check_tables;
 use crate::export::ollama::{self, Proof, prove, write_ollama};
 use crate::export::{write_folder, write_mlx, write_peft};
 use crate::fault::{Exit, Fault};
@@ -114,6 +116,13 @@ pub(super) fn export(args: &ExportArgs, terminal: &Terminal) -> Result<(), Failu
     judge(args, &shipped, terminal)?;
     remove_leftovers(&[args.out.parent().filter(|above| !above.as_os_str().is_empty()).unwrap_or(Path::new("."))], LEFTOVER)?;
     let (base, report) = (shipped.base(args.base.as_deref())?, |event| terminal.take(&event));
+    if let Shipped::Adapter(adapter) = &shipped {
+        say_notes(adapter, &Folder::open(&base)?.spec.modules(), terminal)?;
+        // Of these files only matrices are a part, so what else the adapter changes would be lost.
+        if matches!(args.to, Form::GgufAdapter | Form::Mlx) {
+            check_tables(&base, adapter)?;
+        }
+    }
     let template = if args.to.is_model() { shipped.template(args.chat_template.as_deref())? } else { None };
     let is_ollama = args.to == Form::Ollama;
     let proof = is_ollama.then(|| prove(&base, template.as_deref(), args.template.as_deref())).transpose()?;

@@ -9,13 +9,14 @@ use clap::{Args, ValueEnum};
 use indicatif::HumanBytes;
 use serde_json::{Value, json};
 
-use super::base::{check_adapter, find_base, lock_above};
+use super::base::{find_adapter, find_base, lock_above, say_notes};
 use super::card::run_of;
 use super::merge_compared::{Gate, Outcome, REPORT, print_report};
 use super::{Failure, grouped, print, resume};
 use crate::export::merge::{Addend, Error, Onto, Order, OtherBase, Tally, TrainedOn, merge as write_merged};
 use crate::fault::{Exit, Fault};
 use crate::files::{self, Float, remove_leftovers};
+use crate::model::Folder;
 use crate::plan::Lock;
 use crate::report::{Terminal, peak_memory_bytes};
 
@@ -24,8 +25,9 @@ pub(super) const LEFTOVER: Duration = Duration::from_hours(24);
 
 #[derive(Debug, Args)]
 pub(super) struct MergeArgs {
-    /// An adapter's folder, and how many times what it adds counts (1); may be given several times
-    #[arg(long, value_name = "DIR[=WEIGHT]", required = true)]
+    /// An adapter (its folder, that of a run or a checkpoint, or a Hub id that was pulled), and how many times what it adds counts (1); may be
+    /// given several times
+    #[arg(long, value_name = "DIR|ID[=WEIGHT]", required = true)]
     adapter: Vec<String>,
     /// The folder of the merged model, which may not exist yet
     #[arg(long, value_name = "DIR")]
@@ -86,6 +88,8 @@ pub(super) fn merge(args: &MergeArgs, terminal: &Terminal) -> Result<(), Failure
         let folder = addend.folder.display();
         terminal.say(&format!("note: no lock of a run lies above `{folder}`: of its base only the shapes are checked"));
     }
+    let modules = Folder::open(&base)?.spec.modules();
+    adapters.iter().try_for_each(|addend| say_notes(&addend.folder, &modules, terminal))?;
     let other_base = if args.force { OtherBase::Note } else { OtherBase::Refuse };
     let order = Order { base, adapters, out: args.out.clone(), float: args.dtype.float(), other_base, onto: Onto::Stored };
     let above = args.out.parent().filter(|above| !above.as_os_str().is_empty()).unwrap_or(Path::new("."));
@@ -178,9 +182,7 @@ fn addend(word: &str) -> Result<Addend, Failure> {
         }
         _ => (word, 1.0),
     };
-    let folder = PathBuf::from(folder);
-    check_adapter(&folder)?;
-    addend_of(folder, weight)
+    addend_of(find_adapter(Path::new(folder))?, weight)
 }
 
 /// An adapter with what is known of its base.

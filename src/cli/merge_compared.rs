@@ -51,7 +51,7 @@ impl Gate {
     /// The model as it was trained, and the rows on which merges are compared with it.
     pub fn open(plan: Plan, adapter: &Path, data: Option<&Path>, max_kl: f64, terminal: &Terminal) -> Result<Self, Failure> {
         device::set_threads(plan.threads);
-        let (config, numbers) = read_adapter(adapter, &plan.model.spec.modules())?;
+        let (config, numbers) = read_adapter(adapter, &plan.model.spec.modules(), terminal)?;
         let sheets = sheets(&plan, data, false, terminal)?;
         let mut trained = plan.model.load(plan.storage, &device::open(plan.device)?, &|event| terminal.take(&event))?;
         attach(&mut trained, &config, 0, Some(&numbers))?;

@@ -9,7 +9,7 @@ use indicatif::HumanBytes;
 use regex::Regex;
 use serde_json::{Value, json};
 
-use super::base::{check_adapter, lock_above};
+use super::base::{find_adapter, lock_above};
 use super::resume::is_finished;
 use super::{Failure, print};
 use crate::adapter::peft;
@@ -92,7 +92,7 @@ impl Parts {
             let lock = is_there(subject.join(RunFolder::LOCK));
             return Ok(Self { adapter: of_run, run: Some(subject.to_owned()), card, lock });
         }
-        check_adapter(subject)?;
+        find_adapter(subject)?;
         Ok(Self { adapter: subject.to_owned(), run: None, card, lock: lock_above(subject) })
     }
 

@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicBool;
 use tempfile::TempDir;
 
 use super::Failure;
-use super::base::{base_of_run, check_adapter, find_base, lock_above, lock_of_model, template_of_run};
+use super::base::{base_of_run, find_adapter, find_base, lock_above, lock_of_model, template_of_run};
 use super::card::run_of;
 use super::merge::{addend_of, packed_lock};
 use crate::adapter::peft;
@@ -38,8 +38,10 @@ pub(super) struct Made {
 impl Shipped {
     /// What lies in a folder.
     pub fn find(folder: &Path) -> Result<Self, Failure> {
-        let [of_run, model_of_run] = [RunFolder::ADAPTER, RunFolder::MODEL].map(|name| folder.join(name));
-        let holds = |folder: &Path| peft::files(folder)[0].exists();
+        let model_of_run = folder.join(RunFolder::MODEL);
+        if let Some(adapter) = RunFolder::adapter_in(folder) {
+            return Ok(Self::Adapter(adapter));
+        }
         match () {
             () if !folder.is_dir() && folder.to_str().is_some_and(|name| hub_id(name).is_some()) => {
                 Self::find(&find_base(Some(folder), None)?)
@@ -49,8 +51,6 @@ impl Shipped {
                 let hint = "give the folder of a model, a run, a checkpoint or an adapter, or a Hub id that was pulled";
                 Err(Failure::new(Exit::NoInput, fault.hint(hint)))
             }
-            () if holds(folder) => Ok(Self::Adapter(folder.to_owned())),
-            () if holds(&of_run) => Ok(Self::Adapter(of_run)),
             () if model_of_run.is_dir() => Ok(Self::Model(model_of_run)),
             () => Ok(Self::Model(folder.to_owned())),
         }
@@ -60,7 +60,7 @@ impl Shipped {
     pub fn adapter(&self) -> Result<&Path, Failure> {
         match self {
             Self::Adapter(folder) => Ok(folder),
-            Self::Model(folder) => check_adapter(folder).map(|()| folder.as_path()),
+            Self::Model(folder) => find_adapter(folder).map(|_| folder.as_path()),
         }
     }
 

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use super::base::{check_adapter, find_base, read_adapter, storage_of_run, template_of_run};
+use super::base::{find_adapter, find_base, read_adapter, storage_of_run, template_of_run};
 use super::gradcheck::is_proven;
 use super::interrupt::Interrupt;
 use super::{Failure, print};
@@ -24,8 +24,8 @@ pub(super) struct ModelArgs {
     /// The folder of the base, or a Hub id that was pulled; without it the one that the adapter was trained on
     #[arg(long, value_name = "DIR", required_unless_present = "adapter")]
     base: Option<PathBuf>,
-    /// The folder of an adapter in PEFT's format
-    #[arg(long, value_name = "DIR")]
+    /// An adapter in PEFT's format: its folder, that of a run or a checkpoint, or a Hub id that was pulled
+    #[arg(long, value_name = "DIR|ID")]
     adapter: Option<PathBuf>,
     /// A chat template; without it the one that the adapter's run was trained with, or the base's
     #[arg(long, value_name = "FILE")]
@@ -108,16 +108,16 @@ impl Speaker {
     /// Loads the base and attaches the adapter; everything else is looked at before.
     pub fn open(model: &ModelArgs, sampling: &SamplingArgs, terminal: &Terminal) -> Result<Self, Failure> {
         let sampling_rule = sampling.sampling()?;
-        model.adapter.as_deref().map_or(Ok(()), check_adapter)?;
-        let base = find_base(model.base.as_deref(), model.adapter.as_deref())?;
+        let adapter = model.adapter.as_deref().map(find_adapter).transpose()?;
+        let base = find_base(model.base.as_deref(), adapter.as_deref())?;
         let folder = Folder::open(&base)?;
         let tokenizer = Tokenizer::open(&base)?;
-        let of_run = model.adapter.as_deref().and_then(template_of_run);
+        let of_run = adapter.as_deref().and_then(template_of_run);
         let template = template(&tokenizer, model.chat_template.as_ref().or(of_run.as_ref()))?;
-        let adapter = model.adapter.as_ref().map(|adapter| read_adapter(adapter, &folder.spec.modules())).transpose()?;
+        let storage = adapter.as_deref().map_or(terms::ModelDtype::Auto.into(), storage_of_run);
+        let adapter = adapter.map(|adapter| read_adapter(&adapter, &folder.spec.modules(), terminal)).transpose()?;
         device::set_threads(0);
         let chosen = device::choose(terms::Device::Auto, &is_proven).device;
-        let storage = model.adapter.as_deref().map_or(terms::ModelDtype::Auto.into(), storage_of_run);
         let (device, storage) = (device::open(chosen)?, folder.kept_in(storage, device::halves(chosen))?);
         let mut decoder = folder.load(storage, &device, &|event| terminal.take(&event))?;
         if let Some((config, numbers)) = adapter {

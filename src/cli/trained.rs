@@ -3,11 +3,11 @@
 use std::path::{Path, PathBuf};
 
 use super::Failure;
-use super::base::{check_adapter, read_adapter};
+use super::base::{find_adapter, read_adapter};
 use crate::adapter::{LoraConfig, Numbers, attach};
 use crate::fault::{Exit, Fault};
 use crate::model::{Decoder, DecoderSpec, Folder};
-use crate::report::Reporter;
+use crate::report::{Reporter, Terminal};
 use crate::terms::ModelDtype;
 
 /// A folder.
@@ -42,12 +42,9 @@ impl Trained {
     }
 
     /// Opens it beside a base.
-    pub fn open(&self, base: &DecoderSpec) -> Result<Opened, Failure> {
+    pub fn open(&self, base: &DecoderSpec, terminal: &Terminal) -> Result<Opened, Failure> {
         match self {
-            Self::Adapter(path) => {
-                check_adapter(path)?;
-                Ok(Opened::Adapter(Box::new(read_adapter(path, &base.modules())?)))
-            }
+            Self::Adapter(path) => Ok(Opened::Adapter(Box::new(read_adapter(&find_adapter(path)?, &base.modules(), terminal)?))),
             Self::Model(path) if !path.is_dir() => {
                 let fault = Fault::new(format!("model `{}` does not exist, expected a folder", path.display()));
                 Err(Failure::new(Exit::NoInput, fault.hint("the run has not come so far, or its model was moved")))

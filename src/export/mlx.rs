@@ -23,7 +23,7 @@ const CONFIG: &str = "adapter_config.json";
 /// # Errors
 /// The adapter is not whole or not one of this base, or a file cannot be written.
 pub fn write_mlx(adapter: &Path, base: &str, projections: &[LinearSpec], folder: &Path) -> Result<Written, Error> {
-    let (config, archive) = (peft::read_config(adapter)?, peft::open(adapter)?);
+    let (config, archive) = (peft::read_config_on(adapter, projections)?, peft::open(adapter)?);
     let stored = peft::stored_in(&archive, &config, projections)?;
     if let Some(vector) = config.vector {
         return Err(Error::NoPlace { format: "mlx-lm's", vector });

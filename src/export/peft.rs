@@ -1,10 +1,13 @@
 //! An adapter, of a run, a checkpoint or from elsewhere, as a folder that everybody who reads PEFT's format takes: whole numbers without a
 //! point, targets written out, no path of this machine. Its tensors stay as they are to the byte.
 
+use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::gguf::Written;
 use crate::adapter::{Error, peft};
+use crate::files::safetensors::{self, Archive, write_lazily};
 use crate::files::{self, copy, write_atomic};
 use crate::model::LinearSpec;
 
@@ -13,13 +16,32 @@ use crate::model::LinearSpec;
 /// # Errors
 /// The adapter is not whole or not one of this base, or a file cannot be written.
 pub fn write_peft(adapter: &Path, base: &str, projections: &[LinearSpec], folder: &Path) -> Result<Written, Error> {
-    let (config, archive) = (peft::read_config(adapter)?, peft::open(adapter)?);
+    let (config, archive) = (peft::read_config_on(adapter, projections)?, peft::open(adapter)?);
     let stored = peft::contents_in(&archive, &config, projections)?.pairs;
     let modules: Vec<&str> = stored.iter().map(|stored| stored.target.module.as_str()).collect();
     let [config_name, weights_name] = peft::files(Path::new(""));
     let weights = folder.join(&weights_name);
-    copy(archive.path(), &weights)?;
+    let renamed: BTreeMap<String, String> =
+        peft::renamed_in(&archive, projections).into_iter().map(|(key, name)| (name, key)).collect();
+    if renamed.is_empty() {
+        copy(archive.path(), &weights)?;
+    } else {
+        write_renamed(&archive, &renamed, &weights)?;
+    }
     write_atomic(&folder.join(&config_name), peft::config_text(&config, &modules, base).as_bytes())?;
     let bytes = weights.metadata().map_err(|cause| files::Error::new("read", &weights, cause))?.len();
     Ok(Written { tensors: archive.tensors(), bytes })
+}
+
+/// The same tensors by the names that PEFT gives them; `keys` are the file's by those that differ.
+fn write_renamed(archive: &Archive, keys: &BTreeMap<String, String>, path: &Path) -> Result<(), Error> {
+    let names: BTreeMap<&str, &str> = keys.iter().map(|(name, key)| (key.as_str(), name.as_str())).collect();
+    let named = archive.described().into_iter();
+    let described =
+        named.map(|(key, dtype, shape)| (names.get(key.as_str()).map_or(key.clone(), |name| (*name).to_owned()), dtype, shape));
+    write_lazily(path, described.collect(), &[("format", "pt".to_owned())], |name| {
+        let key = keys.get(name).map_or(name, String::as_str);
+        Ok::<_, safetensors::Error>(Cow::Borrowed(archive.bytes(key).unwrap_or_default()))
+    })?;
+    Ok(())
 }

@@ -124,6 +124,14 @@ impl Archive {
         tensors.filter(|(_, dtype)| Float::of(*dtype).is_none()).collect()
     }
 
+    /// Names, types and shapes of all tensors, sorted.
+    pub fn described(&self) -> Vec<Described> {
+        let mut described: Vec<Described> =
+            self.metadata.tensors().into_iter().map(|(name, info)| (name, info.dtype, info.shape.clone())).collect();
+        described.sort_by(|left, right| left.0.cmp(&right.0));
+        described
+    }
+
     /// Names of all tensors with their shapes, sorted.
     pub fn shapes(&self) -> BTreeMap<String, Vec<usize>> {
         self.metadata.tensors().into_iter().map(|(name, info)| (name, info.shape.clone())).collect()

@@ -46,6 +46,8 @@ pub(super) trait Source {
     fn transposed(&self, name: &str, shape: [usize; 2], dtype: DType) -> Result<TensorData, Error>;
     /// One matrix [in, out] of a stack, f32, bf16 or f16.
     fn slice(&self, slice: &Slice, shape: [usize; 2], dtype: DType) -> Result<TensorData, Error>;
+    /// Whether a matrix stays as numbers where others are packed.
+    fn stays_dense(&self, name: &str, shape: [usize; 2]) -> bool;
     /// A matrix [rows, columns], packed.
     fn packed(&self, name: &str, shape: [usize; 2], form: Form) -> Result<Quantized, Error>;
 }
@@ -146,7 +148,9 @@ impl Assembly<'_> {
         let (key, shape) = (linear.weight(), [*outputs, *inputs]);
         let dense = |data: TensorData| Base::Dense(Tensor::from_data(data, (self.device, self.kept)));
         let packed = |weight: Quantized| Base::Packed(Packed::new(weight, self.device).transposed());
-        let weight = match (kind, self.form) {
+        // Stacks are no modules, so bitsandbytes has nothing of them to pack: they are packed here.
+        let form = self.form.filter(|_| !linear.is_whole() || !self.source.stays_dense(&key, shape));
+        let weight = match (kind, form) {
             (LinearKind::Stacked(slice), None) => dense(self.source.slice(slice, [*inputs, *outputs], self.dtype)?),
             (LinearKind::Stacked(slice), Some(form)) => packed(self.packed_slice(slice, shape, form)?),
             (_, Some(form)) => packed(self.source.packed(&key, shape, form)?),

@@ -62,6 +62,10 @@ impl Source for Changed<'_> {
         self.source.slice(slice, shape, dtype)
     }
 
+    fn stays_dense(&self, name: &str, shape: [usize; 2]) -> bool {
+        self.source.stays_dense(name, shape)
+    }
+
     fn packed(&self, name: &str, shape: [usize; 2], form: Form) -> Result<Quantized, Error> {
         let Some(weight) = self.changed(name, shape)? else { return self.source.packed(name, shape, form) };
         let packed = match form {

@@ -64,6 +64,10 @@ impl Source for Drawn {
         Ok(made([inputs, outputs], dtype, |place| number(before + place)))
     }
 
+    fn stays_dense(&self, _name: &str, _shape: [usize; 2]) -> bool {
+        false
+    }
+
     fn packed(&self, name: &str, shape: [usize; 2], form: Form) -> Result<Quantized, Error> {
         let numbers: Vec<f16> = (0..shape[0] * shape[1]).into_par_iter().map(self.numbers(name)).map(f16::from_f32).collect();
         form.pack(shape, &numbers).map_err(|cause| Error::Packing { name: name.to_owned(), cause })

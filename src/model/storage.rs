@@ -10,6 +10,8 @@ pub struct Storage {
     pub dtype: ModelDtype,
     /// How projections are packed; `None`: they are not.
     pub form: Option<Form>,
+    /// Numbers of projections that are not, because the base's files have only the others packed (`llm_int8_skip_modules` of bitsandbytes).
+    pub left_dense: u64,
     /// Whether a head of its own is packed as they are.
     pub packs_head: bool,
     /// Whether an embedding of its own stays in the processor's memory.
@@ -22,6 +24,9 @@ impl std::fmt::Display for Storage {
         if let Some(form) = self.form {
             let head = if self.packs_head { " with the head" } else { "" };
             write!(f, ", packed{head} as {form}")?;
+            if self.left_dense > 0 {
+                write!(f, " but for {} numbers of projections", self.left_dense)?;
+            }
         }
         if self.offloads_embedding { f.write_str(", embedding on the host") } else { Ok(()) }
     }
@@ -29,6 +34,6 @@ impl std::fmt::Display for Storage {
 
 impl From<ModelDtype> for Storage {
     fn from(dtype: ModelDtype) -> Self {
-        Self { dtype, form: None, packs_head: false, offloads_embedding: false }
+        Self { dtype, form: None, left_dense: 0, packs_head: false, offloads_embedding: false }
     }
 }

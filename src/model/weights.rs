@@ -93,6 +93,8 @@ pub(super) struct Weights {
     shards: Vec<Archive>,
     /// The shard of each tensor, and its name there, by the name that the model has for it.
     place: BTreeMap<String, (usize, String)>,
+    /// Whether bitsandbytes packed some of them.
+    has_packed: bool,
 }
 
 impl Weights {
@@ -109,7 +111,7 @@ impl Weights {
                 found.insert(name, shape);
             }
         }
-        let weights = Self { shards, place };
+        let mut weights = Self { shards, place, has_packed: false };
         let mut packed = BTreeSet::new();
         for (name, shape) in spec.tensors() {
             let parts = <[usize; 2]>::try_from(&shape[..]).ok().and_then(|shape| weights.parts(&name, shape));
@@ -145,6 +147,7 @@ impl Weights {
         for (name, dtype) in unread.filter(|(name, _)| !packed.contains(name) && !harmless(name)) {
             faults.push(format!("tensor `{name}` has dtype {dtype:?}, expected F32, F16 or BF16"));
         }
+        weights.has_packed = weights.form(spec).is_some();
         faults.extend(weights.half_packed_fault(spec, &packed));
         let extra = found.iter().filter(|(name, _)| !harmless(name));
         faults.extend(extra.map(|(name, shape)| format!("tensor `{name}` of shape {shape:?} is not part of the model")));
@@ -152,14 +155,15 @@ impl Weights {
         if faults.is_empty() { Ok(weights) } else { Err(Error::Tensors { folder: folder.to_owned(), faults }) }
     }
 
-    /// Projections are packed alike, or none is; so may be a head, and the embedding never is.
+    /// Those projections that are packed are packed alike, and there may be others; so may be a head, and the embedding never is.
     fn half_packed_fault(&self, spec: &DecoderSpec, packed: &BTreeSet<String>) -> Option<String> {
         let first = self.form(spec);
         let projections = spec.projections().into_iter().filter(LinearSpec::is_whole);
         let projections = projections.map(|linear| (linear.weight(), [linear.outputs, linear.inputs]));
         let head = packed.contains(Names::HEAD).then(|| (Names::HEAD.to_owned(), [spec.vocabulary, spec.width]));
         let differs = |(name, shape): &(String, [usize; 2])| match self.parts(name, *shape) {
-            None => first.is_some(),
+            // What bitsandbytes was told to leave (`llm_int8_skip_modules`) are numbers.
+            None => false,
             // Of parts that do not fit more was said already.
             Some(Err(_)) => false,
             Some(Ok(parts)) => Some(parts.form()) != first,
@@ -167,7 +171,7 @@ impl Weights {
         let other = projections.chain(head).find(differs).map(|(name, _)| name);
         let embedding = Some(spec.names.embedding()).filter(|embedding| packed.contains(embedding));
         let first = first.map_or_else(|| "not packed".to_owned(), |first| format!("in {first}"));
-        other.or(embedding).map(|name| format!("tensor `{name}` is not as the first projection is, which is {first}"))
+        other.or(embedding).map(|name| format!("tensor `{name}` is not as the first packed projection is, which is {first}"))
     }
 
     /// A stored copy of a tied head must be the embedding.
@@ -233,10 +237,16 @@ impl Weights {
         self.parts(name, [linear.outputs, linear.inputs])?.ok().map(|parts| parts.form())
     }
 
-    /// How the projections are packed, where they are: as the first one is.
+    /// How the projections are packed, where they are: as the first of them is.
     pub(super) fn form(&self, spec: &DecoderSpec) -> Option<Form> {
-        let first = spec.projections().into_iter().next()?;
-        self.form_of(&first.weight(), &first)
+        spec.projections().iter().find_map(|linear| self.form_of(&linear.weight(), linear))
+    }
+
+    /// Numbers of projections that are not packed where others are.
+    fn left_dense(&self, spec: &DecoderSpec) -> u64 {
+        let is_left =
+            |linear: &&LinearSpec| linear.is_whole() && self.stays_dense(&linear.weight(), [linear.outputs, linear.inputs]);
+        spec.projections().iter().filter(is_left).map(|linear| (linear.outputs * linear.inputs) as u64).sum()
     }
 
     /// How a model is kept.
@@ -246,6 +256,7 @@ impl Weights {
         Ok(Storage {
             dtype: self.dtype(asked.dtype, spec, halves)?,
             form: stored.or(asked.form),
+            left_dense: self.left_dense(spec),
             packs_head: (asked.packs_head || has_packed_head) && !spec.tied_head,
             offloads_embedding: asked.offloads_embedding && !spec.tied_head,
         })
@@ -311,6 +322,10 @@ impl Source for Weights {
             DType::F16 => TensorData::new(finite(&slice.tensor, self.slice_of::<f16>(slice, shape)?)?, shape),
             _ => TensorData::new(self.slice_of::<f32>(slice, shape)?, shape),
         })
+    }
+
+    fn stays_dense(&self, name: &str, shape: [usize; 2]) -> bool {
+        self.has_packed && self.parts(name, shape).is_none()
     }
 
     /// From the numbers that the file has, whatever the others are kept in; int8 from float16, as bitsandbytes does.

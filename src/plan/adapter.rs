@@ -1,17 +1,19 @@
 //! The section `adapter`: what trains, filled and held against the base's projections.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
-use super::base::{Base, missing, noted};
+use super::base::{Base, hub_id, missing, noted};
 use super::fill::{Filled, Origin};
 use crate::adapter::{Error, LoraConfig, Tables, Targets, peft};
 use crate::fault::{Explain, Fault};
+use crate::hub::{Cache, Environment};
 use crate::model::{DecoderSpec, Role};
 use crate::recipe::{self, Place, Said};
 use crate::terms::{AdapterVector, Initial, Method, Modules, Technique};
+use crate::train::RunFolder;
 
 /// What trains.
 #[allow(clippy::large_enum_variant, reason = "one a run")]
@@ -72,12 +74,17 @@ fn adapter(
     faults: &mut Vec<Fault>,
 ) -> (Option<LoraConfig>, Option<PathBuf>) {
     let init_from = filled.optional("adapter.init_from", recipe.init_from.as_ref(), |path| json!(path.display().to_string()));
+    let init_from = init_from.map(within);
     let config = match (&init_from, &recipe.init_from) {
         (Some(folder), Some(said)) if !folder.is_dir() => {
-            faults.push(missing("adapter.init_from", folder, "an adapter's folder", &said.place));
+            faults.push(no_adapter(folder, &said.place));
             None
         }
-        (Some(folder), Some(said)) => noted(peft::read_config(folder), &said.place, faults),
+        (Some(folder), Some(said)) => {
+            let config =
+                base.map_or_else(|| peft::read_config(folder), |base| peft::read_config_on(folder, &base.model.spec.modules()));
+            noted(config, &said.place, faults)
+        }
         _ => Some(fresh_adapter(recipe, filled)),
     };
     // Dropout belongs to the training, not to the adapter that one goes on from.
@@ -87,9 +94,27 @@ fn adapter(
         put_derived(config, filled);
     }
     if let (Some(config), Some(base)) = (&config, base) {
-        check_targets(recipe, config, base, faults);
+        check_targets(recipe, init_from.as_deref(), config, base, faults);
     }
     (config, init_from)
+}
+
+/// The folder of the adapter in what was named: an adapter, a run, a checkpoint, or a Hub id that is in the cache.
+fn within(named: PathBuf) -> PathBuf {
+    let id = named.to_str().filter(|_| !named.is_dir()).and_then(hub_id);
+    let snapshot = id.and_then(|id| Cache::at(&Environment::read().cache).find(&id).ok());
+    let named = snapshot.map_or(named, |snapshot| snapshot.folder);
+    RunFolder::adapter_in(&named).unwrap_or(named)
+}
+
+fn no_adapter(folder: &Path, place: &Place) -> Fault {
+    match folder.to_str().and_then(hub_id) {
+        Some(id) => {
+            let fault = Fault::new(format!("adapter.init_from: `{id}` is neither a folder nor in the Hub's cache")).at(place);
+            fault.hint(format!("correct the path, or fetch the adapter with `rankine pull {id}`"))
+        }
+        None => missing("adapter.init_from", folder, "the folder of an adapter, a run or a checkpoint, or a Hub id", place),
+    }
 }
 
 fn fresh_adapter(recipe: &recipe::Adapter, filled: &mut Filled) -> LoraConfig {
@@ -170,12 +195,12 @@ fn in_order<T>(patterns: &BTreeMap<String, Said<T>>) -> Vec<(&String, &Said<T>)>
 }
 
 /// Targets, patterns, layers and tables against the base's modules.
-fn check_targets(recipe: &recipe::Adapter, config: &LoraConfig, base: &Base, faults: &mut Vec<Fault>) {
+fn check_targets(recipe: &recipe::Adapter, init_from: Option<&Path>, config: &LoraConfig, base: &Base, faults: &mut Vec<Fault>) {
     let spec = &base.model.spec;
     let modules = spec.modules();
     let names: Vec<String> = modules.iter().map(|linear| linear.name.clone()).collect();
-    if let Some(said) = &recipe.init_from {
-        noted(peft::read_numbers(&said.value, config, &modules), &said.place, faults);
+    if let (Some(said), Some(folder)) = (&recipe.init_from, init_from) {
+        noted(peft::read_numbers(folder, config, &modules), &said.place, faults);
         return;
     }
     let idle_layers = recipe.layers_to_transform.iter().flat_map(|said| said.value.iter().map(|layer| (*layer, &said.place)));

@@ -10,7 +10,7 @@ use super::peak::MemoryPlan;
 use super::resolve::Plan;
 use super::rows::RunData;
 use super::training::Warmup;
-use crate::adapter::{Extraction, LoraConfig, Part, Tables, attach, peft};
+use crate::adapter::{Extraction, LoraConfig, Part, Tables, attach, check_bases, peft};
 use crate::fault::Fault;
 use crate::files::Float;
 use crate::model::{Beside, CHAT_TEMPLATE, Decoder, Folder, LinearSpec, Role, Storage};
@@ -78,6 +78,8 @@ impl Plan {
             return Ok(decoder);
         }
         let mut decoder = self.model.load(storage, device, report)?;
+        // What is saved has no table of the base.
+        numbers.as_ref().map_or(Ok(()), |numbers| check_bases(&decoder, numbers))?;
         attach(&mut decoder, config, self.training.seed, numbers.as_ref())?;
         Ok(decoder)
     }

@@ -224,6 +224,6 @@ impl Packing {
     /// How the base is kept in numbers of this type.
     pub fn storage(self, dtype: ModelDtype) -> Storage {
         let Self { form, packs_head, offload } = self;
-        Storage { dtype, form, packs_head, offloads_embedding: offload == Offload::Always }
+        Storage { dtype, form, left_dense: 0, packs_head, offloads_embedding: offload == Offload::Always }
     }
 }

@@ -12,6 +12,7 @@ use super::packing::packing;
 use super::peak::{Allowed, megabytes};
 use super::prompts::prompts;
 use super::training::{Training, training};
+use crate::adapter::peft;
 use crate::data::{self, Encoder, Limits, MovedToken, Packing, Source};
 use crate::device::{Choice, Halves};
 use crate::export::consumers::{Facts, portability};
@@ -336,6 +337,11 @@ impl Plan {
         let left_out =
             left_out.map(|(key, share)| format!("`{key}` {share} of the base is left out, as `training.base_dropout: 0` says"));
         let of_base = (length > context).then_some(long).into_iter().chain(switches).chain(moved).chain(left_out);
+        let of_adapter = self.init_from.iter().flat_map(|folder| {
+            let notes = peft::notes(folder, Some(&self.model.spec.modules())).unwrap_or_default();
+            notes.into_iter().map(move |note| format!("adapter.init_from `{}`: {note}", folder.display()))
+        });
+        let of_base = of_base.chain(of_adapter);
         of_base.chain(self.untied()).chain(self.without_tf32()).chain(portability(&self.facts())).collect()
     }
 

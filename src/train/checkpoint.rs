@@ -101,6 +101,12 @@ impl RunFolder {
     /// The page that `rankine report` makes of the run.
     pub const PAGE: &str = "report.html";
 
+    /// The adapter in a folder: it is one itself, or that of a run or a checkpoint with one.
+    pub fn adapter_in(folder: &Path) -> Option<PathBuf> {
+        let of_run = folder.join(Self::ADAPTER);
+        [folder, &of_run].into_iter().find(|folder| peft::files(folder)[0].exists()).map(Path::to_owned)
+    }
+
     /// Bytes that a run needs at least: the product and one checkpoint.
     pub fn needed_bytes(trainable_parameters: usize) -> u64 {
         product_bytes(trainable_parameters) + checkpoint_bytes(trainable_parameters)

@@ -5,6 +5,7 @@ use std::path::Path;
 use serde_json::{Map, Value, json};
 
 use super::CONFIG;
+use super::values::judge;
 use crate::adapter::tables::Tables;
 use crate::adapter::{Error, LoraConfig, Targets};
 use crate::files::{JSON_BYTES, read_text_up_to};
@@ -13,33 +14,6 @@ use crate::terms::{AdapterVector, MAX_RANK, Modules, TokenIndices};
 
 /// The release of PEFT whose files these are.
 const PEFT_VERSION: &str = "0.21.2";
-
-/// Keys of PEFT's config that change what the adapter computes, with the only values that are built.
-const NEUTRAL: [(&str, &[&str]); 21] = [
-    ("alora_invocation_tokens", &["null"]),
-    ("arrow_config", &["null"]),
-    ("bias", &["\"none\""]),
-    ("corda_config", &["null"]),
-    // A head that is the embedding shares what is trained of it then, and is saved all the same.
-    ("ensure_weight_tying", &["false", "null"]),
-    ("eva_config", &["null"]),
-    ("fan_in_fan_out", &["false"]),
-    // PiSSA, OLoRA, LoftQ and their like change the base as they start: their A and B do not go with the base as it is.
-    ("init_lora_weights", &["true", "false", "\"gaussian\"", "\"orthogonal\"", "null"]),
-    ("loftq_config", &["null", "{}"]),
-    ("lora_ga_config", &["null"]),
-    ("kasa_config", &["null"]),
-    ("layer_replication", &["null"]),
-    ("lora_bias", &["false", "true"]),
-    ("monteclora_config", &["null"]),
-    ("peft_type", &["\"LORA\""]),
-    ("task_type", &["\"CAUSAL_LM\"", "null"]),
-    ("use_bdlora", &["null", "false"]),
-    ("use_dora", &["false", "true"]),
-    ("use_qalora", &["false"]),
-    ("use_rslora", &["false", "true", "null"]),
-    ("velora_config", &["null"]),
-];
 
 /// `adapter_config.json` as it is written; `modules` stand for `all-linear`.
 pub fn config_text(config: &LoraConfig, modules: &[&str], base: &str) -> String {
@@ -168,38 +142,33 @@ pub fn read_config(folder: &Path) -> Result<LoraConfig, Error> {
     let path = folder.join(CONFIG);
     let fault = |message: String| Error::Config { place: path.display().to_string(), message };
     let config = read_json(&path)?;
-    for (key, known) in NEUTRAL {
-        if let Some(value) = config.get(key).map(Value::to_string).filter(|value| !known.contains(&value.as_str())) {
-            return Err(Error::Unsupported { place: path.display().to_string(), key: key.to_owned(), value });
-        }
-    }
-    // Any config has all the keys that PEFT writes.
-    let known = config_json(&LoraConfig::all_linear(1, 1.0), &[], "");
-    let unknown = config.as_object().into_iter().flatten().find(|(key, value)| known.get(key).is_none() && !is_empty(value));
-    if let Some((key, value)) = unknown {
-        return Err(Error::Unsupported { place: path.display().to_string(), key: key.clone(), value: value.to_string() });
-    }
+    judge(&config, &path.display().to_string(), &known())?;
     let missing = |key: &str, expected: &str| fault(format!("`{key}` is `{}`, expected {expected}", config[key]));
     let names = "names or a regular expression";
     let target_parameters = match &config["target_parameters"] {
         Value::Null => Vec::new(),
         listed => strings(listed).ok_or_else(|| missing("target_parameters", "names of parameters"))?,
     };
+    let saved = match &config["modules_to_save"] {
+        Value::Null => Vec::new(),
+        other => strings(other).ok_or_else(|| missing("modules_to_save", "names"))?,
+    };
     let targets = Targets {
         modules: match read_modules(&config["target_modules"]) {
             Some(Some(modules)) => modules,
-            // Parameters alone are enough.
-            Some(None) if !target_parameters.is_empty() => Modules::Names(Vec::new()),
-            _ => return Err(missing("target_modules", names)),
+            // Parameters alone are enough; else the tensors of the file say where the adapter is.
+            Some(None) => Modules::Names(Vec::new()),
+            None => return Err(missing("target_modules", names)),
         },
         exclude: read_modules(&config["exclude_modules"]).ok_or_else(|| missing("exclude_modules", names))?,
         layers: read_layers(&config["layers_to_transform"]).ok_or_else(|| missing("layers_to_transform", "whole numbers"))?,
         layers_pattern: match &config["layers_pattern"] {
-            Value::String(pattern) => vec![pattern.clone()],
+            Value::String(pattern) => Some(pattern.clone()).filter(|pattern| !pattern.is_empty()).into_iter().collect(),
             Value::Null => Vec::new(),
             other => strings(other).ok_or_else(|| missing("layers_pattern", "names"))?,
         },
     };
+    let targets = targets.without(&saved);
     let whole = format!("a whole number from 1 to {MAX_RANK}");
     let is_true = |key: &str| config[key] == Value::Bool(true);
     let vector = match (is_true("lora_bias"), is_true("use_dora")) {
@@ -229,24 +198,25 @@ pub fn read_config(folder: &Path) -> Result<LoraConfig, Error> {
         alpha_pattern: pattern(&config["alpha_pattern"], |value| value.as_f64().filter(|alpha| *alpha > 0.0))
             .ok_or_else(|| missing("alpha_pattern", "numbers by pattern"))?,
         tables: Tables {
-            saved: match &config["modules_to_save"] {
-                Value::Null => Vec::new(),
-                other => strings(other).ok_or_else(|| missing("modules_to_save", "names"))?,
-            },
+            saved,
             tokens: read_tokens(&config["trainable_token_indices"])
                 .ok_or_else(|| missing("trainable_token_indices", "whole numbers, alone or by module"))?,
         },
     })
 }
 
-/// Whether a key that we do not know says nothing.
-fn is_empty(value: &Value) -> bool {
-    match value {
-        Value::Null | Value::Bool(false) => true,
-        Value::Array(items) => items.is_empty(),
-        Value::Object(entries) => entries.is_empty(),
-        _ => false,
-    }
+/// What of a config is passed over, for a person.
+///
+/// # Errors
+/// As of [`read_config`].
+pub(super) fn notes(folder: &Path) -> Result<Vec<String>, Error> {
+    let path = folder.join(CONFIG);
+    judge(&read_json(&path)?, &path.display().to_string(), &known())
+}
+
+/// Any config has all the keys that PEFT writes.
+fn known() -> Value {
+    config_json(&LoraConfig::all_linear(1, 1.0), &[], "")
 }
 
 /// A choice of modules, none where the value is null or empty; `None` where it is neither names nor text.

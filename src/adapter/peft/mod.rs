@@ -1,19 +1,24 @@
 //! PEFT's adapter folder, `adapter_config.json` and `adapter_model.safetensors`, read and written exactly.
 
 mod config;
+mod contents;
+mod fitted;
+mod keys;
+mod values;
 mod weights;
 
 use std::path::{Path, PathBuf};
 
 pub use config::{config_text, modules_json, read_base, read_config, read_hub_base, read_json_config, tokens_json};
-pub use weights::{Contents, LastB, Stored, StoredTable, contents_in, open, read_numbers, stored_in};
+pub use contents::contents_in;
+pub use weights::{Contents, LastB, Stored, StoredTable, open, read_numbers, stored_in};
 
 use super::experts::Routed;
 use super::pissa::converted;
 use super::{Error, LoraConfig, tensors};
-use crate::files::safetensors::write_f32;
+use crate::files::safetensors::{Archive, write_f32};
 use crate::files::write_atomic;
-use crate::model::Decoder;
+use crate::model::{Decoder, LinearSpec};
 use crate::nn::lora::Portion;
 
 const CONFIG: &str = "adapter_config.json";
@@ -43,4 +48,50 @@ pub fn write(folder: &Path, decoder: &Decoder, config: &LoraConfig, base: &str) 
 /// The files that an adapter folder is read from.
 pub fn files(folder: &Path) -> [PathBuf; 2] {
     [folder.join(CONFIG), folder.join(WEIGHTS)]
+}
+
+/// Modules with A and B in an open file, by their names without a prefix, and the two keys.
+pub fn pairs_in(archive: &Archive) -> Vec<(String, [String; 2])> {
+    let keys = keys::Keys::read(archive.shapes().keys());
+    let pair = |module: &str| {
+        let [a, b] = ["lora_A", "lora_B"].map(|part| keys.key(&format!("{module}.{part}.weight")).cloned());
+        Some((module.to_owned(), [a?, b?]))
+    };
+    keys.modules().into_iter().filter_map(pair).collect()
+}
+
+/// Keys of an open file that are not as PEFT writes them, each with the name that it would have; for a model with these modules.
+pub fn renamed_in(archive: &Archive, modules: &[LinearSpec]) -> Vec<(String, String)> {
+    let keys = keys::Keys::read(archive.shapes().keys()).on(modules);
+    let renamed = keys.names().filter_map(|name| Some((keys.key(name)?.clone(), format!("{}{name}", keys::PREFIX))));
+    renamed.filter(|(key, name)| key != name).collect()
+}
+
+/// Reads `adapter_config.json` for a model with these modules: with its names for them, and with the tensors of the file as targets where
+/// the config's cannot be read.
+///
+/// # Errors
+/// As of [`read_config`] and [`open`]; or neither the config nor a tensor names one of these modules.
+pub fn read_config_on(folder: &Path, modules: &[LinearSpec]) -> Result<LoraConfig, Error> {
+    Ok(fitted::fitted(read_config(folder)?, &open(folder)?, modules)?.config)
+}
+
+/// What of a folder is passed over or read otherwise than it is written, for a person; with modules, what is for a model with them.
+///
+/// # Errors
+/// As of [`read_config`], [`read_config_on`] and [`open`].
+pub fn notes(folder: &Path, modules: Option<&[LinearSpec]>) -> Result<Vec<String>, Error> {
+    let (mut notes, archive) = (config::notes(folder)?, open(folder)?);
+    match modules {
+        None => notes.extend(keys::Keys::read(archive.shapes().keys()).notes()),
+        Some(modules) => {
+            let fitted = fitted::fitted(read_config(folder)?, &archive, modules)?;
+            let bases = contents_in(&archive, &fitted.config, modules)?.bases;
+            notes.extend(fitted.notes);
+            notes.extend(bases.iter().map(|(module, key)| {
+                format!("`{key}` is the base's table `{module}`, which PEFT saves with a resized vocabulary; where it differs from this base's it takes its place")
+            }));
+        }
+    }
+    Ok(notes)
 }

@@ -29,6 +29,11 @@ pub(super) fn look(path: &Path) -> Result<Found, Failure> {
     found.tell("rank", line, json!({"r": config["r"], "alpha": config["lora_alpha"], "dropout": config["lora_dropout"]}));
     let parameters: u64 = archive.shapes().values().map(|shape| shape.iter().product::<usize>() as u64).sum();
     found.tell("parameters", format!("{} in {} tensors", grouped(parameters), archive.tensors()), json!(parameters));
+    // What cannot be read is told too, not only where it is loaded.
+    let notes = peft::notes(path, None).unwrap_or_else(|error| vec![error.to_string()]);
+    if !notes.is_empty() {
+        found.tell("notes", notes.join("; "), json!(notes));
+    }
     let modules = modules(&config, &archive)?;
     targets(&modules, &archive, &mut found);
     deltas(&modules, &mut found);
@@ -40,11 +45,9 @@ fn modules(config: &Value, archive: &Archive) -> Result<Vec<Module>, Failure> {
     let (alpha, is_rslora) = (config["lora_alpha"].as_f64().unwrap_or(1.0), config["use_rslora"].as_bool().unwrap_or(false));
     let alphas = config["alpha_pattern"].as_object().filter(|alphas| !alphas.is_empty());
     let mut modules = Vec::new();
-    for (key, shape) in archive.shapes() {
-        let (Some(name), Ok([rank, _])) = (key.strip_suffix(".lora_A.weight"), <[usize; 2]>::try_from(shape)) else { continue };
-        let Some(b) = archive.read_f32(&format!("{name}.lora_B.weight"))? else { continue };
-        let a = archive.read_f32(&key)?.unwrap_or_default();
-        let name = name.trim_start_matches("base_model.model.").to_owned();
+    for (name, [of_a, of_b]) in peft::pairs_in(archive) {
+        let Some(&[rank, _]) = archive.shape(&of_a) else { continue };
+        let [Some(a), Some(b)] = [archive.read_f32(&of_a)?, archive.read_f32(&of_b)?] else { continue };
         let ends = |pattern: &&String| name == **pattern || name.ends_with(&format!(".{pattern}"));
         let alpha = alphas.and_then(|alphas| alphas.iter().find(|(pattern, _)| ends(pattern))?.1.as_f64()).unwrap_or(alpha);
         let divisor = if is_rslora { (rank as f64).sqrt() } else { rank as f64 };

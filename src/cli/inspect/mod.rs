@@ -12,7 +12,6 @@ use serde_json::{Value, json};
 
 use super::base::find_base;
 use super::{Failure, print};
-use crate::adapter::peft;
 use crate::data::find_files;
 use crate::fault::{Exit, Fault};
 use crate::plan::hub_id;
@@ -26,7 +25,7 @@ const EXPECTED: &str = "give the folder of a model, an adapter or a run, or Parq
 /// rank of each; of a run `recipe`, `state` and `result`; of a dataset `columns`, `rows` and `token_lengths`.
 #[derive(Debug, Args)]
 pub(super) struct InspectArgs {
-    /// The folder of a model, of an adapter or of a run, a Hub id that was pulled; or a Parquet file, a glob or a folder of them
+    /// The folder of a model, of an adapter, of a run or of a checkpoint, a Hub id that was pulled; or a Parquet file, a glob or a folder of them
     #[arg(value_name = "MODEL|ADAPTER|RUN|DATASET")]
     subject: PathBuf,
     /// Of a dataset: the model whose tokenizer and chat template count its tokens
@@ -84,9 +83,7 @@ fn look(args: &InspectArgs) -> Result<Found, Failure> {
     let written = path.to_string_lossy();
     if path.is_dir() {
         return match kind_of(path) {
-            Some(Kind::Run) => run::look(path),
-            Some(Kind::Adapter) => adapter::look(path),
-            Some(Kind::Model) => model::look(path),
+            Some(kind) => kind.look(path),
             None if find_files(&written).is_ok() => dataset::look(args),
             None => Err(unknown(path)),
         };
@@ -96,7 +93,10 @@ fn look(args: &InspectArgs) -> Result<Found, Failure> {
     }
     match find_files(&written) {
         Ok(_) => dataset::look(args),
-        Err(_) if hub_id(&written).is_some() => model::look(&find_base(Some(path), None)?),
+        Err(_) if hub_id(&written).is_some() => {
+            let folder = find_base(Some(path), None)?;
+            kind_of(&folder).unwrap_or(Kind::Model).look(&folder)
+        }
         Err(error) if written.contains(['*', '?', '[']) => Err(Failure { exit: Exit::NoInput, ..error.into() }),
         Err(_) => {
             let fault = Fault::new(format!("`{written}` does not exist")).hint(EXPECTED);
@@ -111,10 +111,20 @@ enum Kind {
     Model,
 }
 
+impl Kind {
+    fn look(self, path: &Path) -> Result<Found, Failure> {
+        match self {
+            Self::Run => run::look(path),
+            Self::Adapter => adapter::look(&RunFolder::adapter_in(path).unwrap_or_else(|| path.to_owned())),
+            Self::Model => model::look(path),
+        }
+    }
+}
+
 fn kind_of(folder: &Path) -> Option<Kind> {
     match folder {
         folder if folder.join(RunFolder::LOCK).exists() && folder.join(RunFolder::METRICS).exists() => Some(Kind::Run),
-        folder if peft::files(folder)[0].exists() => Some(Kind::Adapter),
+        folder if RunFolder::adapter_in(folder).is_some() => Some(Kind::Adapter),
         folder if folder.join("config.json").exists() => Some(Kind::Model),
         _ => None,
     }

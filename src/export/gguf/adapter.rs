@@ -28,7 +28,7 @@ pub fn write_gguf_adapter(
 ) -> Result<Written, Error> {
     let spec = Folder::open(base)?.spec;
     let architecture = Architecture::of(&spec)?;
-    let (config, archive) = (peft::read_config(adapter)?, peft::open(adapter)?);
+    let (config, archive) = (peft::read_config_on(adapter, &spec.modules())?, peft::open(adapter)?);
     let stored = peft::stored_in(&archive, &config, &spec.modules())?;
     if let Some(vector) = config.vector {
         return Err(AdapterError::NoPlace { format: "llama.cpp's", vector }.into());

@@ -77,16 +77,19 @@ fn merge_as(
     folder.check_weights()?;
     let linears = folder.spec.modules();
     let open = |addend: &Addend| Source::open(&addend.folder, addend.weight, &linears);
-    let adapters = order.adapters.iter().map(open).collect::<Result<Vec<_>, _>>()?;
+    let mut adapters = order.adapters.iter().map(open).collect::<Result<Vec<_>, _>>()?;
     Source::check_sum(&adapters)?;
     let old = shard_paths(&order.base)?.iter().map(|path| Archive::open(path)).collect::<Result<Vec<_>, _>>()?;
     let config = order.base.join("config.json");
     order.check(&config, hash_file(&config)?, report)?;
     order.check_names(&old, report)?;
-    adapters.iter().try_for_each(|adapter| adapter.check_bases(&old))?;
     let apart = adapters.iter().any(|adapter| adapter.unties);
     let names: Vec<String> = old.iter().flat_map(|old| old.shapes().into_keys()).collect();
     let stored = |name: &str| folder.spec.names.stored(name, names.iter().map(String::as_str));
+    let is_alone = adapters.len() == 1;
+    for adapter in &mut adapters {
+        adapter.compare_bases(&old, is_alone, stored)?.into_iter().for_each(|note| report(Event::Note(note)));
+    }
     let untied = if apart { untied(&linears, &old, stored) } else { None };
 
     let packing = match order.onto {
@@ -108,6 +111,23 @@ fn merge_as(
         Ok::<_, Error>(write_atomic(&new.join(CARD), card::card(order, base, &tally, &hashes)?.as_bytes())?)
     })?;
     Ok(tally)
+}
+
+/// Refuses an adapter that comes with a table of the base that is not this base's, for a format of matrices alone.
+///
+/// # Errors
+/// There is such a table, or a file cannot be read.
+pub fn check_tables(base: &Path, adapter: &Path) -> Result<(), Error> {
+    let folder = Folder::open(base)?;
+    let mut source = Source::open(adapter, 1.0, &folder.spec.modules())?;
+    if !source.has_bases() {
+        return Ok(());
+    }
+    let old = shard_paths(base)?.iter().map(|path| Archive::open(path)).collect::<Result<Vec<_>, _>>()?;
+    let names: Vec<String> = old.iter().flat_map(|old| old.shapes().into_keys()).collect();
+    let stored = |name: &str| folder.spec.names.stored(name, names.iter().map(String::as_str));
+    source.compare_bases(&old, false, stored)?;
+    Ok(())
 }
 
 /// Every file of weights, with the hash of the old one.

@@ -233,6 +233,7 @@ impl Load {
                     - self.on_host_bytes()
                     - self.replaced_tables() * self.kept_bytes()
                     - self.packed_shapes().map(|shape| self.saved_bytes(shape)).sum::<u64>()
+                    + self.saved_bytes([1, self.storage.left_dense as usize])
             }
         }
     }
