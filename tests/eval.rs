@@ -171,6 +171,6 @@ fn what_cannot_be_scored_is_refused_with_what_to_do() {
     eval(&["run", "--data", "other.parquet"]).says(
         "changed",
         0,
-        &["note: data: `rows.parquet` has changed since the run started"],
+        &["note: data: `DESK/rows.parquet` has changed since the run started"],
     );
 }

@@ -784,3 +784,87 @@ fn a_signal_leaves_no_merged_model_behind() {
         }
     }
 }
+
+/// A desk with a base in bfloat16 and a short run on it.
+fn trained_on_bf16() -> Desk {
+    let desk = Desk::new();
+    let tiny = Path::new(env!("CARGO_MANIFEST_DIR")).join("checkpoints/rankine-tiny");
+    fs::remove_dir_all(desk.path("base")).unwrap();
+    fs::create_dir(desk.path("base")).unwrap();
+    for file in fs::read_dir(tiny).unwrap().map(Result::unwrap) {
+        fs::copy(file.path(), desk.path("base").join(file.file_name())).unwrap();
+    }
+    desk.run(&["train", "recipe.yaml", "training.max_steps=4", "training.learning_rate=1e-3"]).says("train", 0, &[]);
+    desk
+}
+
+/// ‖what is missing of the changes of numbers where old and new ones are rounded‖ / ‖the changes‖, over the tensors that changed.
+fn lost(old: &Gguf, new: &Gguf, round: impl Fn(&str, &[f32], bool) -> Vec<f32>) -> f64 {
+    let (mut added, mut missing) = (0.0, 0.0);
+    for (name, (_, new)) in &new.tensors {
+        let old = &old.tensors[name].1;
+        if old == new {
+            continue;
+        }
+        let (old_rounded, new_rounded) = (round(name, old, false), round(name, new, true));
+        for index in 0..new.len() {
+            let change = f64::from(new[index]) - f64::from(old[index]);
+            added += change * change;
+            missing += (change - (f64::from(new_rounded[index]) - f64::from(old_rounded[index]))).powi(2);
+        }
+    }
+    (missing / added).sqrt()
+}
+
+/// A merged GGUF was rounded to the base's bfloat16 before it was written, even in 32 bits.
+#[test]
+fn a_run_is_rounded_once_to_the_type_of_its_file() {
+    let desk = trained_on_bf16();
+    let merged = desk.run(&["merge", "--adapter", "run/adapter", "--dtype", "f32", "--out", "m", "--json"]);
+    merged.says("merge in f32", 0, &[]);
+    assert!(!merged.stderr.contains("rounding"), "{merged:?}");
+    let merged: Value = serde_json::from_str(&merged.stdout).unwrap();
+    let export = |from: &str, dtype: &str| {
+        let path = format!("{from}-{dtype}.gguf");
+        let ran = desk.run(&["export", from, "--to", "gguf", "--dtype", dtype, "--out", &path, "--json"]);
+        ran.says(&path, 0, &[]);
+        (read(&desk.path(&path)), serde_json::from_str::<Value>(&ran.stdout).unwrap(), ran.stderr)
+    };
+    let (base, whole) = (export("base", "f32").0, export("run", "f32").0);
+    let is_bf16 = |number: &f32| number.to_bits() & 0xffff == 0;
+    let numbers = || whole.tensors.values().flat_map(|(_, numbers)| numbers);
+    assert!(base.tensors.values().flat_map(|(_, numbers)| numbers).all(is_bf16));
+    assert!(numbers().filter(|number| !is_bf16(number)).count() > numbers().count() / 3, "sums in 32 bits");
+    for (dtype, name) in [("f32", "float32"), ("f16", "float16"), ("bf16", "bfloat16"), ("q8_0", "Q8_0")] {
+        let (direct, said, stderr) = export("run", dtype);
+        let (via, ..) = export("m", dtype);
+        assert!(direct.tensors == via.tensors, "{dtype}");
+        let of_base = export("base", dtype).0;
+        let round = |tensor: &str, _: &[f32], is_new: bool| (if is_new { &direct } else { &of_base }).tensors[tensor].1.clone();
+        let (expected, found) = (lost(&base, &whole, round), said["rounding"].as_f64().unwrap());
+        assert!((found - expected).abs() < 1e-3 * expected.max(1e-3), "{dtype}: {found}, expected {expected}");
+        let by_dtype = &merged["rounding_by_dtype"][dtype];
+        assert!(dtype == "q8_0" || (by_dtype.as_f64().unwrap() - found).abs() < 1e-9, "{dtype}: {by_dtype}, {found}");
+        let says = format!("note: {name} rounding ");
+        assert_eq!(stderr.contains(&says), found >= 0.1, "{dtype}: {found}, {stderr}");
+    }
+    let bf16 = 100.0 * merged["rounding_by_dtype"]["bf16"].as_f64().unwrap();
+    let half = 100.0 * merged["rounding_by_dtype"]["f16"].as_f64().unwrap();
+    assert!(bf16 > 10.0 && half < bf16, "{merged}");
+    let said =
+        format!("note: bfloat16 rounding removed {bf16:.0} % of the adapter's change; use `--dtype f32` (or f16: {half:.0} %)");
+    desk.run(&["merge", "--adapter", "run/adapter", "--out", "kept"]).says("merge by default", 0, &[&said]);
+    desk.run(&["export", "run", "--to", "gguf", "--dtype", "bf16", "--out", "said.gguf"]).says("export", 0, &[&said]);
+    let ran = desk.run(&["export", "run", "--to", "ollama", "--dtype", "f32", "--out", "ollama"]);
+    ran.says("Ollama's", 0, &[]);
+    assert!(read(&desk.path("ollama/model.gguf")).tensors == whole.tensors);
+    // Of a base that is stored packed too nothing is rounded on the way.
+    desk.run(&["quantize", "base", "--out", "packed"]).says("quantize", 0, &[]);
+    let packed = |verb: &[&str]| desk.run(&[verb, &["--base", "packed", "--force"]].concat());
+    packed(&["merge", "--adapter", "run/adapter", "--dtype", "f32", "--out", "p"]).says("merge", 0, &[]);
+    desk.run(&["export", "p", "--to", "gguf", "--dtype", "f32", "--out", "p.gguf"]).says("export", 0, &[]);
+    let unpacked = read(&desk.path("p.gguf"));
+    let name = unpacked.tensors.keys().find(|name| name.ends_with("ffn_down.weight")).unwrap();
+    let of_base = unpacked.tensors[name].1.iter().filter(|number| is_bf16(number)).count();
+    assert!(of_base < unpacked.tensors[name].1.len() / 4, "{of_base} of {}", unpacked.tensors[name].1.len());
+}

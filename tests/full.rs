@@ -254,7 +254,8 @@ fn what_goes_beside_the_weights_is_in_the_lock() {
     cut_short(&desk);
     desk.write("base/vocab.json", "{ }");
     desk.write("base/LICENSE", "as it is");
-    let parts = ["`base/vocab.json` has changed since the run started", "`base/LICENSE` has changed since the run started"];
+    let parts =
+        ["`DESK/base/vocab.json` has changed since the run started", "`DESK/base/LICENSE` has changed since the run started"];
     desk.run(&["resume", "run"]).says("changed", 65, &parts);
 }
 
@@ -266,7 +267,7 @@ fn a_base_that_has_changed_does_not_end_as_a_model_with_anothers_config() {
     let config = desk.read_text("base/config.json");
     assert_eq!(config.matches("1e-05").count(), 1);
     desk.write("base/config.json", config.replace("1e-05", "1e-03"));
-    desk.run(&["resume", "run"]).says("without a word", 65, &["`base/config.json` has changed since the run started"]);
+    desk.run(&["resume", "run"]).says("without a word", 65, &["`DESK/base/config.json` has changed since the run started"]);
     desk.run(&["resume", "run", "--force"]).says("forced", 0, &["going on after step 4"]);
     assert!(desk.read_text("run/model/config.json").contains("1e-03"));
     let result: Value = serde_json::from_str(&desk.read_text("run/result.json")).unwrap();

@@ -29,7 +29,15 @@ const LOGITS: f32 = 5e-5;
 fn order(base: &Path, adapters: &[(&Path, f64)], out: &Path, float: Option<Float>) -> Order {
     let addend = |(folder, weight): &(&Path, f64)| Addend { folder: folder.to_path_buf(), weight: *weight, trained_on: None };
     let adapters = adapters.iter().map(addend).collect();
-    Order { base: base.to_owned(), adapters, out: out.to_owned(), float, other_base: OtherBase::Refuse, onto: Onto::Stored }
+    Order {
+        base: base.to_owned(),
+        adapters,
+        out: out.to_owned(),
+        float,
+        other_base: OtherBase::Refuse,
+        onto: Onto::Stored,
+        counts_q8_0: false,
+    }
 }
 
 /// Merges into a folder of its own.

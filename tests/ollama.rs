@@ -223,3 +223,71 @@ fn a_template_of_ones_own_is_held_to_the_same() {
     let ran = desk.run(&["export", "base", "--to", "ollama", "--template", "none", "--out", "x"]);
     ran.says("no such file", 74, &["`none`"]);
 }
+
+/// A desk with rankine-tiny as its base, whose tokenizer_config.json gets these values.
+fn tiny(change: &Value) -> Desk {
+    let desk = Desk::new();
+    fs::remove_dir_all(desk.path("base")).unwrap();
+    fs::create_dir(desk.path("base")).unwrap();
+    for file in fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("checkpoints/rankine-tiny")).unwrap().map(Result::unwrap)
+    {
+        fs::copy(file.path(), desk.path("base").join(file.file_name())).unwrap();
+    }
+    let mut config: Value = serde_json::from_str(&desk.read_text("base/tokenizer_config.json")).unwrap();
+    change.as_object().unwrap().iter().for_each(|(key, value)| config[key] = value.clone());
+    desk.write("base/tokenizer_config.json", config.to_string());
+    desk
+}
+
+/// SmolLM2-Instruct has `<|im_start|>` for a BOS: every turn begins with it, and no further one stands before the text.
+#[test]
+fn a_bos_that_begins_every_turn_is_not_put_before_the_template() {
+    let desk = tiny(&json!({"bos_token": "<|im_start|>"}));
+    let ran = desk.run(&["export", "base", "--to", "ollama", "--out", "out"]);
+    ran.says("a BOS that is a marker", 0, &[]);
+    assert!(ran.stdout.contains("template  ChatML, equal to the chat template in 7 conversations"), "{ran:?}");
+    // Its default system message likewise.
+    let template = desk.read_text("base/chat_template.jinja");
+    let first = "{% for m in messages %}{% if loop.first and m.role != 'system' %}{{ '<|im_start|>system\nBe brief.<|im_end|>\n' }}{% endif %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}";
+    desk.write("base/chat_template.jinja", first);
+    let ran = desk.run(&["export", "base", "--to", "ollama", "--out", "default"]);
+    ran.says("a default system message", 0, &[]);
+    assert!(ran.stdout.contains("template  ChatML with a default system message"), "{ran:?}");
+    // A BOS that the template writes before everything is one of its own still.
+    desk.write("base/chat_template.jinja", format!("{{{{ '<|endoftext|>' }}}}{template}"));
+    desk.write(
+        "base/tokenizer_config.json",
+        desk.read_text("base/tokenizer_config.json").replace("\"bos_token\":\"<|im_start|>\"", "\"bos_token\":\"<|endoftext|>\""),
+    );
+    let ran = desk.run(&["export", "base", "--to", "ollama", "--out", "own"]);
+    ran.says("a BOS before everything", 0, &[]);
+    assert!(
+        desk.read_text("own/Modelfile").contains("TEMPLATE \"\"\"{{ \"<|endoftext|>\" }}"),
+        "{}",
+        desk.read_text("own/Modelfile")
+    );
+}
+
+/// ChatML ends in a line break, which editors put at the end of a file as well.
+#[test]
+fn the_last_line_break_of_an_own_template_is_tried_both_ways() {
+    let desk = tiny(&json!({}));
+    let source = "{{- range .Messages }}<|im_start|>{{ .Role }}\n{{ .Content }}<|im_end|>\n{{ end }}<|im_start|>assistant";
+    let cases = [
+        ("as the format needs it", "\n", 0),
+        ("with another one of the editor", "\n\n", 0),
+        ("with that of another system", "\n\r\n", 0),
+        ("without", "", 65),
+        ("with two too many", "\n\n\n", 65),
+    ];
+    for (what, end, exit) in cases {
+        desk.write("own.gotmpl", format!("{source}{end}"));
+        let ran = desk.run(&["export", "base", "--to", "ollama", "--template", "own.gotmpl", "--out", "out"]);
+        assert_eq!(ran.exit, exit, "{what}: {ran:?}");
+        if exit == 0 {
+            let template = values(&read_modelfile(&desk.read_text("out/Modelfile")), "TEMPLATE")[0].to_owned();
+            assert_eq!(template, format!("{source}\n"), "{what}");
+            fs::remove_dir_all(desk.path("out")).unwrap();
+        }
+    }
+}

@@ -494,9 +494,11 @@ fn changed_inputs_are_named_refused_and_written_down() {
             _ => desk.write(file, desk.read_text(file) + "\n"),
         }
         back_to(&desk, "alone", "again", 8);
-        let expected = format!("{kind}: `{file}` has changed since the run started");
-        desk.run(&["resume", "again"]).says(file, 65, &[&expected, "--force"]);
-        desk.run(&["resume", "again", "--force"]).says(file, 0, &[&expected]);
+        let said = format!("{kind}: `DESK/{file}` has changed since the run started");
+        let expected =
+            format!("{kind}: `{}` has changed since the run started", desk.path(file).canonicalize().unwrap().display());
+        desk.run(&["resume", "again"]).says(file, 65, &[&said, "--force"]);
+        desk.run(&["resume", "again", "--force"]).says(file, 0, &[&said]);
         let lock: Value = serde_yaml::from_str(&desk.read_text("again/recipe.lock.yaml")).unwrap();
         assert_eq!((&lock["resumed"][0]["step"], &lock["resumed"][0]["forced"][0]), (&8.into(), &Value::from(expected)));
         fs::remove_dir_all(desk.path("again")).unwrap();

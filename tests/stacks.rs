@@ -108,7 +108,15 @@ fn stacks_load_and_adapters_of_them_are_merged() {
         peft::write(&trained, &decoder, &config(), "base").unwrap();
         let addends = vec![Addend { folder: trained, weight: 1.0, trained_on: None }];
         let (base, float) = (path(name), Some(Float::F32));
-        let order = Order { base, adapters: addends, out: out.clone(), float, other_base: OtherBase::Refuse, onto: Onto::Stored };
+        let order = Order {
+            base,
+            adapters: addends,
+            out: out.clone(),
+            float,
+            other_base: OtherBase::Refuse,
+            onto: Onto::Stored,
+            counts_q8_0: false,
+        };
         let tally = merge(&order, &AtomicBool::new(false), &|_| {}).unwrap();
         assert_eq!(tally.merged_tensors, 2 * (2 + 2), "two projections and two stacks a layer");
         let config = json(&out.join("config.json"));

@@ -307,7 +307,7 @@ fn a_base_that_changes_under_a_run_is_told() {
     assert!(output.status.success(), "{stderr}");
     assert!(stderr.contains("note: `base/generation_config.json` changed during the run"), "{stderr}");
     fs::remove_file(desk.path("run/README.md")).unwrap();
-    desk.run(&["resume", "run"]).says("after it", 65, &["`base/generation_config.json` has changed since the run started"]);
+    desk.run(&["resume", "run"]).says("after it", 65, &["`DESK/base/generation_config.json` has changed since the run started"]);
 }
 
 #[test]

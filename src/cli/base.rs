@@ -7,7 +7,7 @@ use crate::adapter::{LoraConfig, Numbers, peft};
 use crate::fault::{Exit, Fault};
 use crate::hub::ModelId;
 use crate::model::{LinearSpec, Storage, shard_paths};
-use crate::plan::{Lock, hub_id};
+use crate::plan::{Lock, Places, hub_id};
 use crate::report::Terminal;
 use crate::terms::{ModelDtype, Technique, Term};
 use crate::train::RunFolder;
@@ -28,9 +28,10 @@ pub(super) fn find_base(named: Option<&Path>, adapter: Option<&Path>) -> Result<
         let elsewhere = || of_run.into_iter().chain(name.map(PathBuf::from)).find(|folder| shard_paths(folder).is_ok());
         return hub::cached(id).map(|snapshot| snapshot.folder).or_else(|missing| elsewhere().ok_or_else(|| missing.into()));
     }
+    // What the run knows is where it lies; the name is a path from wherever it was trained.
     match (name, of_run, id) {
-        (Some(base), ..) if Path::new(&base).is_dir() => Ok(base.into()),
         (_, Some(base), _) => Ok(base),
+        (Some(base), ..) if Path::new(&base).is_dir() => Ok(base.into()),
         (_, None, Some(id)) if id.owner_and_name().is_some() => Ok(hub::cached(&id)?.folder),
         (Some(base), None, _) => {
             refused(format!("the adapter in `{}` was trained on `{base}`, which is no folder here", adapter.display()))
@@ -40,7 +41,7 @@ pub(super) fn find_base(named: Option<&Path>, adapter: Option<&Path>) -> Result<
 }
 
 /// A base that was named: a folder, or a Hub id that is in the cache.
-fn find_named(base: &Path) -> Result<PathBuf, Failure> {
+pub(super) fn find_named(base: &Path) -> Result<PathBuf, Failure> {
     if base.is_dir() {
         return Ok(base.to_owned());
     }
@@ -66,11 +67,18 @@ pub(super) fn lock_above(adapter: &Path) -> Option<PathBuf> {
     Some(adapter.canonicalize().ok()?.parent()?.join(RunFolder::LOCK)).filter(|lock| lock.exists())
 }
 
-/// The base as the run above an adapter or a model found it; the adapter's own file has not its whole place.
+/// The folder of the run to which a lock belongs: its own, or that of the checkpoint in which it lies.
+pub(super) fn run_folder(lock: &Path) -> PathBuf {
+    let folder = lock.parent().expect("a file lies in a folder");
+    let above = folder.parent().filter(|above| above.ends_with(RunFolder::CHECKPOINTS)).and_then(Path::parent);
+    above.unwrap_or(folder).to_owned()
+}
+
+/// The base of the run above an adapter or a model, where that run lies now; the adapter's own file has not its whole place.
 pub(super) fn base_of_run(adapter: &Path) -> Option<PathBuf> {
-    let lock = Lock::read(&lock_above(adapter)?).ok()?;
-    let (file, _) = lock.base_files().into_iter().next()?;
-    Some(lock.working_directory()?.join(file.parent()?)).filter(|folder| folder.is_dir())
+    let path = lock_above(adapter)?;
+    let lock = Lock::read(&path).ok()?;
+    Places::look_up(&lock, &run_folder(&path), &lock.base_folder()?).filter(|folder| folder.is_dir())
 }
 
 /// The lock of the run or checkpoint whose model this is, where all weights were trained.
@@ -84,8 +92,9 @@ pub(super) fn lock_of_model(model: &Path) -> Option<PathBuf> {
 pub(super) fn template_of_run(adapter: &Path) -> Option<PathBuf> {
     let path = lock_above(adapter)?;
     let lock = Lock::read(&path).ok()?;
-    let recipe = Lock::recipe(&path, path.parent()?).ok()?;
-    Some(lock.working_directory()?.join(&recipe.chat_template?.value))
+    let (run, recipe) = (run_folder(&path), Lock::recipe(&path, path.parent()?).ok()?);
+    let template = recipe.chat_template?.value;
+    Some(Places::look_up(&lock, &run, &template).unwrap_or_else(|| Places::home_of(&lock, &run).join(template)))
 }
 
 /// How the adapter's run kept its base: it answers as it was trained only on the same numbers.

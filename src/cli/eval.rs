@@ -6,14 +6,14 @@ use std::time::{Duration, Instant, SystemTime};
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::base::find_adapter;
+use super::base::{find_adapter, find_named};
 use super::scores::{Row, object, print_table};
 use super::trained::{Opened, Trained};
 use super::{Failure, RecipeArgs, print, resume};
 use crate::device;
 use crate::fault::{Exit, Fault};
 use crate::model::Decoder;
-use crate::plan::{Inputs, Lock, Plan, Reading, Sheet, Trains};
+use crate::plan::{Inputs, Lock, Named, Places, Plan, Reading, Sheet, Trains};
 use crate::report::{Event, Terminal, peak_memory_bytes};
 use crate::terms::{Device, ModelDtype};
 use crate::train::RunFolder;
@@ -35,8 +35,12 @@ pub(super) struct EvalArgs {
     /// `adapter.init_from`
     #[arg(long, value_name = "DIR|ID")]
     adapter: Option<PathBuf>,
-    /// Score on this file, in the form of the recipe's first dataset, in place of the validation rows
-    #[arg(long, value_name = "FILE")]
+    /// Of a run: the folder of its base, or a Hub id that was pulled, where it is not beside the run
+    #[arg(long, value_name = "DIR")]
+    base: Option<PathBuf>,
+    /// Score on this file, in the form of the recipe's first dataset, in place of the validation rows. Of a run, a folder that holds its own
+    /// data, by their hashes: they are read there
+    #[arg(long, value_name = "FILE|DIR")]
     data: Option<PathBuf>,
     /// Score on general text too, rows of a column `text`
     #[arg(long, value_name = "FILE", num_args = 0..=1, require_equals = true, default_missing_value = GENERAL)]
@@ -96,13 +100,17 @@ impl Subject {
     }
 
     fn of_recipe(args: &EvalArgs) -> Result<Self, Failure> {
+        if args.base.is_some() {
+            let fault = Fault::new("--base: a recipe names its base itself");
+            return Err(Failure::new(Exit::Usage, fault.hint("write `base_model=DIR` after the recipe")));
+        }
         let (recipe, overrides) = (args.subject.clone(), args.overrides.clone());
         let plan = RecipeArgs { recipe, overrides, force: args.force }.plan()?;
         let adapter = args.adapter.as_deref().map(find_adapter).transpose()?.or_else(|| plan.init_from.clone());
         Ok(Self { plan, trained: adapter.map(Trained::Adapter), data: args.data.clone(), forgetting: args.forgetting.clone() })
     }
 
-    /// The plan of a run is that of its lock, read where the run was started.
+    /// The plan of a run is that of its lock, with the files that belong to the run now.
     fn of_run(args: &EvalArgs, terminal: &Terminal) -> Result<Self, Failure> {
         if let Some(word) = args.overrides.first() {
             let fault = Fault::new(format!("`{word}`: values of a run cannot be changed"));
@@ -112,9 +120,12 @@ impl Subject {
         let here = std::env::current_dir().unwrap_or_default();
         let run = resume::steady(resume::find(&args.subject)?);
         let (path, before) = resume::read_lock(&run, None, terminal)?;
-        let (plan, run) = resume::plan_of(&before, &path, run, terminal)?;
-        let now = Lock::new(&plan, "", plan.threads, Inputs::of(&plan, SystemTime::now())?.hash().finish()?);
-        for change in before.changed_inputs(&now) {
+        let base = args.base.as_deref().map(find_named).transpose()?;
+        let (places, data) = places(&before, &run, base, args.data.as_ref())?;
+        let plan = resume::plan_of(&before, &path, &run, &places, terminal)?;
+        let hashes = Inputs::of(&plan, SystemTime::now())?.hash().finish()?;
+        let now = Lock::new(&plan, "", plan.threads, places.renamed(&before, hashes));
+        for change in before.changed_inputs(&now, &places) {
             terminal.say(&format!("note: {change}"));
         }
         // What was typed is seen from where it was typed.
@@ -126,19 +137,31 @@ impl Subject {
             (None, Trains::Adapter(_)) => Trained::Adapter(run.join(RunFolder::ADAPTER)),
             (None, Trains::Everything) => Trained::Model(run.join(RunFolder::MODEL)),
         };
-        Ok(Self {
-            plan,
-            trained: Some(trained),
-            data: args.data.as_ref().map(typed),
-            forgetting: args.forgetting.as_ref().map(general),
-        })
+        Ok(Self { plan, trained: Some(trained), data: data.map(typed), forgetting: args.forgetting.as_ref().map(general) })
     }
+}
+
+/// Where the files of a run are, and the data in place of its own, if that is what was named.
+pub(super) fn places<'a>(
+    lock: &Lock,
+    run: &Path,
+    base: Option<PathBuf>,
+    data: Option<&'a PathBuf>,
+) -> Result<(Places, Option<&'a PathBuf>), Failure> {
+    let folder = data.filter(|path| path.is_dir()).and_then(|path| std::path::absolute(path).ok());
+    let found = Places::find(lock, run, &Named { base: base.clone(), data: folder.clone() })?;
+    Ok(match folder {
+        Some(folder) if found.has_data_in(&folder) => (found, None),
+        Some(_) => (Places::find(lock, run, &Named { base, data: None })?, data),
+        None => (found, data),
+    })
 }
 
 /// The rows to score on, but for general text.
 pub(super) fn sheets(plan: &Plan, data: Option<&Path>, has_other: bool, terminal: &Terminal) -> Result<Vec<Sheet>, Failure> {
     let report = |event: Event| terminal.take(&event);
     if let Some(path) = data {
+        plan.notes_of_base().into_iter().for_each(|note| report(Event::Note(note)));
         return Ok(vec![plan.other_sheet("--data", &path.to_string_lossy(), Reading::FirstDataset, &report)?]);
     }
     let sheets = plan.validation_sheets(plan.read_data(&report)?);

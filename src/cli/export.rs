@@ -16,7 +16,7 @@ use crate::adapter::peft;
 use crate::export::card::Artefact;
 use crate::export::consumers::{self, Facts, findings, model_findings};
 use crate::export::gguf::{self, Kind, Written, architecture_name, write_gguf_adapter, write_gguf_model};
-use crate::export::merge::check_tables;
+use crate::export::merge::{Tally, check_tables};
 use crate::export::ollama::{self, Proof, prove, write_ollama};
 use crate::export::{write_folder, write_mlx, write_peft};
 use crate::fault::{Exit, Fault};
@@ -129,7 +129,8 @@ pub(super) fn export(args: &ExportArgs, terminal: &Terminal) -> Result<(), Failu
     proof.iter().flat_map(|proof| &proof.notes).for_each(|note| terminal.say(&format!("note: {note}")));
     let interrupt = interrupt(&args.out)?;
     let made =
-        args.to.is_model().then(|| shipped.model(&base, template.as_deref(), &args.out, &interrupt, terminal)).transpose()?;
+        args.to.is_model().then(|| shipped.model(&base, template.as_deref(), (&args.out, args.kind()), &interrupt, terminal));
+    let made = made.transpose()?;
     let model = || &made.as_ref().expect("made where a model is wanted").folder;
     let fill = |folder: &Path| match args.to {
         Form::Peft | Form::Mlx => write_adapter(args, shipped.adapter()?, &base, folder),
@@ -152,7 +153,7 @@ pub(super) fn export(args: &ExportArgs, terminal: &Terminal) -> Result<(), Failu
         }),
     };
     terminal.stop();
-    print_result(args, written?, proof.as_ref())
+    print_result(args, written?, proof.as_ref(), made.and_then(|made| made.tally).as_ref())
 }
 
 impl Form {
@@ -259,10 +260,13 @@ fn name_of(path: &Path) -> String {
     whole.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
-fn print_result(args: &ExportArgs, written: Written, proof: Option<&Proof>) -> Result<(), Failure> {
+fn print_result(args: &ExportArgs, written: Written, proof: Option<&Proof>, tally: Option<&Tally>) -> Result<(), Failure> {
     let shown = args.out.display().to_string();
     if args.json {
         let mut object = json!({"out": shown, "tensors": written.tensors, "bytes": written.bytes});
+        if let (Some(tally), Value::Object(object)) = (tally, &mut object) {
+            object.insert("rounding".to_owned(), json!(tally.rounding_in(args.kind())));
+        }
         if let (Some(proof), Value::Object(object)) = (proof, &mut object) {
             object.insert("template".to_owned(), json!(proof.name));
             object.insert("conversations".to_owned(), json!(proof.conversations));

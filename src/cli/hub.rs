@@ -1,5 +1,7 @@
 //! Bases of the Hub, as the verbs find them: in the cache, or fetched into it.
 
+use std::path::Path;
+
 use super::Failure;
 use crate::fault::Exit;
 use crate::files;
@@ -14,12 +16,28 @@ pub(super) fn fetch(id: &ModelId, terminal: &Terminal) -> Result<Snapshot, Error
     fetched
 }
 
-/// The base of a run that goes on: the commit of its lock, called as its recipe calls it.
-pub(super) fn locked(pinned: &ModelId, recipe: &Recipe, terminal: &Terminal) -> Result<Snapshot, Error> {
-    let snapshot = fetch(pinned, terminal)?;
+/// The base of a run that goes on: the commit of its lock, called as its recipe calls it, from the folder that was named for it or fetched.
+pub(super) fn locked(pinned: &ModelId, recipe: &Recipe, named: Option<&Path>, terminal: &Terminal) -> Result<Snapshot, Error> {
+    match in_folder(pinned, named) {
+        Some(snapshot) => Ok(called(snapshot, pinned, recipe)),
+        None => Ok(called(fetch(pinned, terminal)?, pinned, recipe)),
+    }
+}
+
+/// [`locked`] without network.
+pub(super) fn pinned(pinned: &ModelId, recipe: &Recipe, named: Option<&Path>) -> Result<Snapshot, Error> {
+    in_folder(pinned, named).map_or_else(|| cached(pinned), |snapshot| Ok(called(snapshot, pinned, recipe)))
+}
+
+/// A commit whose files are in a folder of their own.
+fn in_folder(pinned: &ModelId, folder: Option<&Path>) -> Option<Snapshot> {
+    Some(Snapshot { id: pinned.clone(), commit: pinned.pinned()?, folder: folder?.to_owned() })
+}
+
+fn called(snapshot: Snapshot, pinned: &ModelId, recipe: &Recipe) -> Snapshot {
     let said = recipe.base_model.as_ref().and_then(|said| ModelId::parse(&said.value).ok());
     let said = said.filter(|said| said.repository() == pinned.repository());
-    Ok(Snapshot { id: said.unwrap_or(snapshot.id), ..snapshot })
+    Snapshot { id: said.unwrap_or(snapshot.id), ..snapshot }
 }
 
 /// A base that is in the cache, without network.

@@ -9,10 +9,12 @@ use clap::{Args, ValueEnum};
 use indicatif::HumanBytes;
 use serde_json::{Value, json};
 
-use super::base::{find_adapter, find_base, lock_above, say_notes};
+use super::base::{find_adapter, find_base, lock_above, run_folder, say_notes};
 use super::card::run_of;
+use super::eval::places;
 use super::merge_compared::{Gate, Outcome, REPORT, print_report};
 use super::{Failure, grouped, print, resume};
+use crate::export::gguf::Kind;
 use crate::export::merge::{Addend, Error, Onto, Order, OtherBase, Tally, TrainedOn, merge as write_merged};
 use crate::fault::{Exit, Fault};
 use crate::files::{self, Float, remove_leftovers};
@@ -45,8 +47,9 @@ pub(super) struct MergeArgs {
     /// nats
     #[arg(long, value_name = "NATS", default_value_t = 0.05)]
     max_kl: f64,
-    /// Compare on this file, in the form of the recipe's first dataset, in place of the run's validation rows
-    #[arg(long, value_name = "FILE")]
+    /// Compare on this file, in the form of the recipe's first dataset, in place of the run's validation rows; or a folder that holds the run's
+    /// data, by their hashes
+    #[arg(long, value_name = "FILE|DIR")]
     data: Option<PathBuf>,
     /// Merge an adapter that was trained on a packed base without comparing
     #[arg(long, conflicts_with = "data")]
@@ -91,7 +94,15 @@ pub(super) fn merge(args: &MergeArgs, terminal: &Terminal) -> Result<(), Failure
     let modules = Folder::open(&base)?.spec.modules();
     adapters.iter().try_for_each(|addend| say_notes(&addend.folder, &modules, terminal))?;
     let other_base = if args.force { OtherBase::Note } else { OtherBase::Refuse };
-    let order = Order { base, adapters, out: args.out.clone(), float: args.dtype.float(), other_base, onto: Onto::Stored };
+    let order = Order {
+        base,
+        adapters,
+        out: args.out.clone(),
+        float: args.dtype.float(),
+        other_base,
+        onto: Onto::Stored,
+        counts_q8_0: false,
+    };
     let above = args.out.parent().filter(|above| !above.as_os_str().is_empty()).unwrap_or(Path::new("."));
     remove_leftovers(&[above], LEFTOVER)?;
     let interrupt = interrupt(&args.out)?;
@@ -103,8 +114,10 @@ pub(super) fn merge(args: &MergeArgs, terminal: &Terminal) -> Result<(), Failure
         terminal.stop();
         (merged?, None)
     };
-    if tally.changed == 0 {
-        terminal.say("note: the adapters add nothing, or nothing that the merged model's type can hold");
+    match tally.stored_note() {
+        _ if tally.added_nothing() => terminal.say("note: the adapters add nothing"),
+        Some(note) => terminal.say(&format!("note: {note}")),
+        None => {}
     }
     if args.json {
         return print(object(&order, &tally, report.as_ref(), started.elapsed()));
@@ -157,7 +170,7 @@ fn merge_compared(
     }
     let (lock, data) = (steady(lock), args.data.as_deref().map(steady));
     let known = Lock::read(&lock)?;
-    let run = lock.parent().expect("a file lies in a folder").to_owned();
+    let run = run_folder(&lock);
     // Whoever only wants the merge is not held up by what the comparison lacks.
     let with_way_out = |mut failure: Failure| {
         let way_out = || "`--uncompared` merges into the base as it is, without the run's rows and device";
@@ -166,8 +179,12 @@ fn merge_compared(
         }
         failure
     };
-    let (plan, _) = resume::plan_of(&known, &lock, run, terminal).map_err(with_way_out)?;
-    let gate = Gate::open(plan, &order.adapters[0].folder, data.as_deref(), args.max_kl, terminal).map_err(with_way_out)?;
+    // Without `--force` the base that was named is the one that the run was trained on, or the merge ends.
+    let base = Some(order.base.clone()).filter(|_| args.base.is_some() && !args.force);
+    let (places, data) = places(&known, &run, base, data.as_ref()).map_err(with_way_out)?;
+    let plan = resume::plan_of(&known, &lock, &run, &places, terminal).map_err(with_way_out)?;
+    let gate =
+        Gate::open(plan, &order.adapters[0].folder, data.map(PathBuf::as_path), args.max_kl, terminal).map_err(with_way_out)?;
     gate.merge(&order, interrupt, terminal)
 }
 
@@ -243,11 +260,17 @@ fn object(order: &Order, tally: &Tally, report: Option<&Value>, elapsed: Duratio
         "numbers": tally.numbers,
         "changed_numbers": tally.changed,
         "rounding": tally.rounding(),
+        "rounding_by_dtype": rounding_by_dtype(tally, &[Kind::F32, Kind::F16, Kind::Bf16]),
         "bytes": tally.bytes,
         "comparison": report,
         "seconds": elapsed.as_secs_f64(),
         "peak_memory_bytes": peak_memory_bytes(),
     })
+}
+
+/// What rounding to each type takes of the change.
+pub(super) fn rounding_by_dtype(tally: &Tally, kinds: &[Kind]) -> Value {
+    kinds.iter().map(|kind| (kind.option().to_owned(), json!(tally.rounding_in(*kind)))).collect()
 }
 
 fn print_lines(order: &Order, tally: &Tally) -> Result<(), Failure> {

@@ -6,12 +6,13 @@ use std::time::SystemTime;
 
 use clap::Args;
 
+use super::base::find_named;
 use super::room::Room;
 use super::session::Session;
 use super::signals::Signals;
 use super::{Failure, hub, print, result, with_base};
 use crate::fault::{Exit, Fault};
-use crate::plan::{Inputs, Lock, Plan};
+use crate::plan::{Inputs, Lock, Named, Places, Plan};
 use crate::report::Terminal;
 use crate::train::{self, Checkpoint, RunFolder};
 use crate::{device, files};
@@ -20,6 +21,12 @@ use crate::{device, files};
 pub(super) struct ResumeArgs {
     /// The folder of the run
     run: PathBuf,
+    /// The folder of the base, or a Hub id that was pulled, where it is not beside the run
+    #[arg(long, value_name = "DIR")]
+    base: Option<PathBuf>,
+    /// A folder in which the run's data, chat template and starting adapter are found by their hashes, whatever their names
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
     /// Go on although the base, the tokenizer, the template or data have changed, or on a device that is not proven
     #[arg(long)]
     force: bool,
@@ -41,16 +48,26 @@ pub(super) fn resume(args: &ResumeArgs, terminal: &Terminal) -> Result<(), Failu
     let checkpoint = latest(&run, args.force, terminal)?;
     signals.saved.store(checkpoint.is_some(), Relaxed);
     let (path, before) = read_lock(&run, checkpoint.as_ref(), terminal)?;
-    let run = enter(&before, run, terminal)?;
-    let recipe = Lock::recipe(&path, &run)?;
-    let fetched = before.pinned_base().map(|id| hub::locked(&id, &recipe, terminal)).transpose()?;
+    let named = Named { base: args.base.as_deref().map(find_named).transpose()?, data: data_folder(args.data.as_deref())? };
+    let places = Places::find(&before, &run, &named)?;
+    if let Some(folder) = named.data.as_ref().filter(|_| !places.has_found()) {
+        let fault = Fault::new(format!("--data: no file in `{}` has the content of one that the run read", folder.display()));
+        return Err(Failure::new(
+            Exit::Input,
+            fault.hint("name the folder that holds the data as it was; the lock has its hashes"),
+        ));
+    }
+    enter(&places, terminal)?;
+    let mut recipe = Lock::recipe(&path, &run)?;
+    places.apply(&before, &mut recipe)?;
+    let fetched = before.pinned_base().map(|id| hub::locked(&id, &recipe, places.base(), terminal)).transpose()?;
     let since = SystemTime::now();
     let plan = with_base(crate::plan::resolve_on(recipe, before.started(), fetched)?)?;
     plan.check_trains()?;
     let threads = device::set_threads(plan.threads);
     let inputs = Inputs::of(&plan, since)?;
-    let now = Lock::new(&plan, "", threads, inputs.hash().finish()?);
-    let lock = compare(before, &now, checkpoint.as_ref(), args.force, terminal)?;
+    let now = Lock::new(&plan, "", threads, places.renamed(&before, inputs.hash().finish()?));
+    let lock = compare(before, (&now, &places), checkpoint.as_ref(), args.force, terminal)?;
     match &checkpoint {
         Some(from) => terminal.say(&format!("going on after step {}", from.state.step)),
         None => terminal.say("there is no checkpoint to go on from: starting from step 0"),
@@ -92,9 +109,9 @@ pub(super) fn find(run: &Path) -> Result<PathBuf, Failure> {
     Ok(run.to_owned())
 }
 
-/// The path as it was typed, or absolute where the run's own working directory is another than this one.
+/// The path as it was typed, or absolute where the run's files are relative to another folder than this one.
 pub(super) fn steady(run: PathBuf) -> PathBuf {
-    let there = Lock::read(&run.join(RunFolder::LOCK)).ok().and_then(|lock| lock.working_directory());
+    let there = Lock::read(&run.join(RunFolder::LOCK)).ok().map(|lock| Places::home_of(&lock, &run));
     let stays = there.is_some() && there == std::env::current_dir().ok();
     if stays { run } else { std::path::absolute(&run).unwrap_or(run) }
 }
@@ -136,32 +153,43 @@ pub(super) fn read_lock(run: &Path, checkpoint: Option<&Checkpoint>, terminal: &
     }
 }
 
-/// The plan that a lock holds, read where its run was started, and the folder of the run seen from there.
-pub(super) fn plan_of(lock: &Lock, path: &Path, run: PathBuf, terminal: &Terminal) -> Result<(Plan, PathBuf), Failure> {
-    let run = enter(lock, run, terminal)?;
-    let recipe = Lock::recipe(path, &run)?;
-    let cached = lock.pinned_base().map(|id| hub::cached(&id)).transpose()?;
+/// The plan that a lock holds, with the files that belong to its run now.
+pub(super) fn plan_of(lock: &Lock, path: &Path, run: &Path, places: &Places, terminal: &Terminal) -> Result<Plan, Failure> {
+    enter(places, terminal)?;
+    let mut recipe = Lock::recipe(path, run)?;
+    places.apply(lock, &mut recipe)?;
+    let cached = lock.pinned_base().map(|id| hub::pinned(&id, &recipe, places.base())).transpose()?;
     let plan = with_base(crate::plan::resolve_on(recipe, lock.started(), cached)?)?;
     device::check(plan.device)?;
-    Ok((plan, run))
+    Ok(plan)
 }
 
-/// Goes to where the run was started, because its paths are relative to there. A folder that is gone is no fault by itself.
-pub(super) fn enter(lock: &Lock, run: PathBuf, terminal: &Terminal) -> Result<PathBuf, Failure> {
-    let here = std::env::current_dir().unwrap_or_default();
-    let Some(there) = lock.working_directory().filter(|there| *there != here) else { return Ok(run) };
-    if !there.is_dir() {
-        terminal.say(&format!("note: `{}`, where the run was started, is gone: paths are looked up here", there.display()));
-        return Ok(run);
+/// Goes to the folder that the run's paths are relative to.
+fn enter(places: &Places, terminal: &Terminal) -> Result<(), Failure> {
+    for note in places.notes() {
+        terminal.say(&format!("note: {note}"));
     }
-    std::env::set_current_dir(&there).map_err(|cause| files::Error::new("enter", &there, cause))?;
-    Ok(run)
+    let (here, home) = (std::env::current_dir().unwrap_or_default(), places.home());
+    if here != home {
+        std::env::set_current_dir(home).map_err(|cause| files::Error::new("enter", home, cause))?;
+    }
+    Ok(())
+}
+
+/// A folder that was named for data, in full.
+fn data_folder(named: Option<&Path>) -> Result<Option<PathBuf>, Failure> {
+    let Some(named) = named else { return Ok(None) };
+    if named.is_dir() {
+        return Ok(Some(std::path::absolute(named).unwrap_or_else(|_| named.to_owned())));
+    }
+    let fault = Fault::new(format!("--data: `{}` does not exist, expected a folder", named.display()));
+    Err(Failure::new(Exit::NoInput, fault.hint("name the folder that holds the run's data")))
 }
 
 /// Refuses inputs and a recipe that have changed, or writes down that it went on with them.
 fn compare(
     mut lock: Lock,
-    now: &Lock,
+    (now, places): (&Lock, &Places),
     checkpoint: Option<&Checkpoint>,
     force: bool,
     terminal: &Terminal,
@@ -171,9 +199,9 @@ fn compare(
     }
     let copy = checkpoint.map(|from| Lock::read(&from.path().join(RunFolder::LOCK))).transpose()?;
     let edits = copy.map_or_else(Vec::new, |copy| copy.changed_recipe(&lock));
-    let changes: Vec<String> = lock.changed_inputs(now).into_iter().chain(edits).collect();
+    let changes: Vec<String> = lock.changed_inputs(now, places).into_iter().chain(edits).collect();
     if !changes.is_empty() && !force {
-        let hint = "put back what it was; or go on with `--force`, which is written into the lock, and to another result";
+        let hint = "put back what it was, or name where it lies with `--base DIR` or `--data DIR`; or go on with `--force`, which is written into the lock, and to another result";
         let faults = changes.into_iter().map(|change| Fault::new(change).hint(hint)).collect();
         return Err(Failure { exit: Exit::Input, faults });
     }

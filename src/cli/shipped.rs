@@ -12,10 +12,11 @@ use super::merge::{addend_of, packed_lock};
 use crate::adapter::peft;
 use crate::data::template::TEMPLATE_BYTES;
 use crate::export::card::{Artefact, Base, Card, Part, code};
-use crate::export::merge::{Onto, Order, OtherBase, merge};
+use crate::export::gguf::Kind;
+use crate::export::merge::{Onto, Order, OtherBase, Tally, merge};
 use crate::export::ollama::Proof;
 use crate::fault::{Exit, Fault};
-use crate::files::{self, read_text_up_to, temporary_folder_in, write_atomic};
+use crate::files::{self, Float, read_text_up_to, temporary_folder_in, write_atomic};
 use crate::model::CHAT_TEMPLATE;
 use crate::plan::{Lock, hub_id};
 use crate::report::Terminal;
@@ -32,6 +33,8 @@ pub(super) enum Shipped {
 #[derive(Debug)]
 pub(super) struct Made {
     pub folder: PathBuf,
+    /// What merging did, where an adapter was merged.
+    pub tally: Option<Tally>,
     _temporary: Option<TempDir>,
 }
 
@@ -109,16 +112,17 @@ impl Shipped {
         Ok(Card { artefact, base: Base::of(&base), about: proven.into_iter().collect(), parts, hashes: Vec::new() })
     }
 
-    /// The model, with this chat template if there is one. An adapter is merged into a folder beside `out` that goes with what is returned.
+    /// The model for a file of this type, with this chat template if there is one. An adapter is merged into a folder beside `out` that goes
+    /// with what is returned, in 32 bits, so that only the file's type rounds.
     pub fn model(
         &self,
         base: &Path,
         template: Option<&str>,
-        out: &Path,
+        (out, kind): (&Path, Kind),
         interrupt: &AtomicBool,
         terminal: &Terminal,
     ) -> Result<Made, Failure> {
-        let Self::Adapter(adapter) = self else { return Ok(Made { folder: base.to_owned(), _temporary: None }) };
+        let Self::Adapter(adapter) = self else { return Ok(Made { folder: base.to_owned(), tally: None, _temporary: None }) };
         let above = out.parent().filter(|above| !above.as_os_str().is_empty()).unwrap_or(Path::new("."));
         files::create_folder(above)?;
         let temporary = temporary_folder_in(above).map_err(|cause| files::Error::new("create a folder in", above, cause))?;
@@ -127,21 +131,25 @@ impl Shipped {
             base: base.to_owned(),
             adapters: vec![addend_of(adapter.clone(), 1.0)?],
             out: folder.clone(),
-            float: None,
+            float: Some(Float::F32),
             other_base: OtherBase::Refuse,
             onto: Onto::Stored,
+            counts_q8_0: kind == Kind::Q8_0,
         };
         if packed_lock(&order.adapters[0]).is_some() {
             terminal.say("note: the adapter was trained on a packed base; `rankine merge` compares merges with what was trained, this one is not compared");
         }
         let merged = merge(&order, interrupt, &|event| terminal.take(&event));
         terminal.stop();
-        if merged?.changed == 0 {
-            terminal.say("note: the adapter adds nothing, or nothing that the base's type can hold");
+        let tally = merged?;
+        match tally.rounding_note(kind) {
+            _ if tally.added_nothing() => terminal.say("note: the adapter adds nothing"),
+            Some(note) => terminal.say(&format!("note: {note}")),
+            None => {}
         }
         if let Some(template) = template {
             write_atomic(&folder.join(CHAT_TEMPLATE), template.as_bytes())?;
         }
-        Ok(Made { folder, _temporary: Some(temporary) })
+        Ok(Made { folder, tally: Some(tally), _temporary: Some(temporary) })
     }
 }

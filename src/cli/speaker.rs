@@ -16,6 +16,7 @@ use crate::data::tokenize::Tokenizer;
 use crate::fault::{Exit, Fault, printable};
 use crate::infer::{Config, Generated, Sampling, TextStream, generate, stops};
 use crate::model::{Cache, Decoder, Folder};
+use crate::plan::leftover_note;
 use crate::report::Terminal;
 use crate::{device, files, terms};
 
@@ -112,6 +113,9 @@ impl Speaker {
         let base = find_base(model.base.as_deref(), adapter.as_deref())?;
         let folder = Folder::open(&base)?;
         let tokenizer = Tokenizer::open(&base)?;
+        let leftover = folder.leftover_quantization()?.map(|method| leftover_note(&method));
+        let notes = leftover.into_iter().chain(tokenizer.notes(folder.spec.vocabulary));
+        notes.for_each(|note| terminal.say(&format!("note: {note}")));
         let of_run = adapter.as_deref().and_then(template_of_run);
         let template = template(&tokenizer, model.chat_template.as_ref().or(of_run.as_ref()))?;
         let storage = adapter.as_deref().map_or(terms::ModelDtype::Auto.into(), storage_of_run);

@@ -1,6 +1,7 @@
 //! Rows of Parquet to batches of tokens: [`find_files`], [`Corpus`], [`split`] and [`shuffled`], [`Packs`], [`Rows`], [`Batch`]; and
 //! what becomes of each row on the way: [`Fate`], [`Ledger`].
 
+mod added_tokens;
 mod batch;
 mod cache;
 mod cells;
@@ -14,12 +15,12 @@ mod format;
 mod labels;
 mod ledger;
 mod licence;
-mod moved;
 mod order;
 mod pack;
 mod pages;
 mod parquet;
 mod pieces;
+mod renumbered;
 mod rows;
 mod source;
 pub mod template;
@@ -35,11 +36,11 @@ pub use fate::{Divided, Fate, Record, duplicates};
 pub use format::{Error as ConversationError, conversation, inspect};
 pub use ledger::{Ledger, Longest, Tally};
 pub use licence::{Terms, terms};
-pub use moved::MovedToken;
 pub use order::{Error as SplitError, Split, shuffled, split};
 pub use pack::{Packing, Packs, Visit};
 pub use parquet::{Error as TableError, columns};
 pub use pieces::{Piece, pieces};
+pub use renumbered::RenumberedToken;
 pub use rows::Rows;
 pub use source::{Error as SourceError, Source, find_files};
 pub use visible::visible;

@@ -6,12 +6,14 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
+use tokenizers::models::ModelWrapper;
 
-use super::moved::{self, MovedToken};
+use super::added_tokens::{Added, Files};
+use super::renumbered::{self, RenumberedToken};
 use super::template::TEMPLATE_BYTES;
 use super::vet::vet;
 use crate::fault::{Exit, Explain};
-use crate::files;
+use crate::files::{self, is_there, listed};
 
 /// The most that is read of `tokenizer.json`; the largest in use has 33 MB.
 const TOKENIZER_BYTES: u64 = 64 << 20;
@@ -48,7 +50,11 @@ pub struct Tokenizer {
     special: SpecialTokens,
     eos_ids: Vec<u32>,
     chat_template: Option<String>,
-    moved: Vec<MovedToken>,
+    /// Tokens that tokenizer.json does not have as such, with their ids.
+    new: Vec<(String, u32)>,
+    renumbered: Vec<RenumberedToken>,
+    /// The share of merges that the file leaves out by chance.
+    dropout: Option<f32>,
     hash: files::Hash,
 }
 
@@ -82,11 +88,23 @@ pub enum Error {
         /// The file.
         path: PathBuf,
         /// The key.
-        key: &'static str,
+        key: String,
         /// The value as it stands there.
         found: String,
         /// What it should be.
         expected: &'static str,
+    },
+    /// A file gives a token the id of another.
+    #[error("`{path}` gives `{token}` the id {id}, which is that of `{other}`")]
+    Collision {
+        /// The file.
+        path: PathBuf,
+        /// The token.
+        token: String,
+        /// The id.
+        id: u32,
+        /// Whose it is in tokenizer.json.
+        other: String,
     },
     /// A text has no tokens.
     #[error("a text of {bytes} bytes cannot be tokenised: {cause}")]
@@ -116,27 +134,36 @@ pub enum Error {
 
 impl Tokenizer {
     /// Opens the tokenizer of a model folder: `tokenizer.json`, and where they are there `tokenizer_config.json`,
-    /// `special_tokens_map.json`, `chat_template.jinja` and `generation_config.json`.
+    /// `special_tokens_map.json`, `added_tokens.json`, `chat_template.jinja` and `generation_config.json`. Tokens that only the others name
+    /// are added. What the file leaves to chance (BPE dropout, arXiv:1910.13267) is off: a text has one row of ids.
     ///
     /// # Errors
     /// The tokenizer is missing, or one of the files cannot be read or is broken.
     pub fn open(folder: &Path) -> Result<Self, Error> {
         let path = folder.join("tokenizer.json");
         let source = read_optional(&path, TOKENIZER_BYTES)?.ok_or_else(|| missing(folder))?;
-        let inner = parse(&path, &source)?;
+        let Parsed { mut inner, padding, dropout } = parse(&path, &source)?;
         let config = Config::read(folder.join("tokenizer_config.json"))?;
-        let special = special_tokens(&inner, &config, &Config::read(folder.join("special_tokens_map.json"))?)?;
+        let splits_special = config.values.get("split_special_tokens") == Some(&Value::Bool(true));
+        inner.set_encode_special_tokens(splits_special);
+        let mut renumbered = renumbered::find(&source, &inner);
+        let files = Files::read(folder, config)?;
+        let added = files.add_to(&mut inner, padding.as_deref())?;
+        let special = special_tokens(&inner, &added);
         let chat_template = match read_optional(&folder.join("chat_template.jinja"), TEMPLATE_BYTES)? {
             Some(template) => Some(template),
-            None => config.chat_template()?,
+            None => files.config.chat_template()?,
         };
         let mut eos_ids: Vec<u32> = special.eos.iter().filter_map(|token| inner.token_to_id(token)).collect();
         eos_ids.extend(Config::read(folder.join("generation_config.json"))?.eos_ids()?);
         let mut seen = std::collections::HashSet::new();
         eos_ids.retain(|id| seen.insert(*id));
-        let hash = hash(&source, &special, &eos_ids);
-        let moved = moved::find(&source, &inner);
-        Ok(Self { inner, special, eos_ids, chat_template, moved, hash })
+        let mut changes = added.identity;
+        changes.extend(splits_special.then(|| "split_special_tokens".to_owned()));
+        changes.extend(dropout.map(|_| "dropout off".to_owned()));
+        let hash = hash(&source, &special, &eos_ids, &changes);
+        renumbered.extend(added.renumbered);
+        Ok(Self { inner, special, eos_ids, chat_template, new: added.new, renumbered, dropout, hash })
     }
 
     /// The special tokens.
@@ -238,9 +265,31 @@ impl Tokenizer {
         self.inner.get_added_vocabulary().get_added_tokens_decoder().get(&id).is_some_and(|token| token.special)
     }
 
-    /// Added tokens whose ids are not those of the file.
-    pub fn moved_tokens(&self) -> &[MovedToken] {
-        &self.moved
+    /// Every added token with its id and whether it is special, by id.
+    pub fn added_tokens(&self) -> Vec<(u32, String, bool)> {
+        let added = self.inner.get_added_tokens_decoder().into_iter();
+        let mut added: Vec<_> = added.map(|(id, token)| (id, token.content, token.special)).collect();
+        added.sort_unstable();
+        added
+    }
+
+    /// What a person should know of how the folder is read, where the embedding has so many rows.
+    pub fn notes(&self, rows: usize) -> Vec<String> {
+        let named = |(token, id): &(String, u32)| format!("`{token}` ({id})");
+        let list = |tokens: &mut dyn Iterator<Item = &(String, u32)>| listed(&tokens.map(named).collect::<Vec<_>>()).join(", ");
+        let has_row = |(_, id): &&(String, u32)| (*id as usize) < rows;
+        let added = list(&mut self.new.iter().filter(has_row));
+        let beyond = list(&mut self.new.iter().filter(|token| !has_row(token)));
+        let added = (!added.is_empty())
+            .then(|| format!("tokens that only the files beside tokenizer.json name are added, as transformers does: {added}"));
+        let beyond = (!beyond.is_empty()).then(|| {
+            format!("tokens that only the files beside tokenizer.json name have no row in the embedding, which has {rows}: {beyond}; a text with one of them is refused")
+        });
+        let dropout = self.dropout.map(|dropout| {
+            format!("tokenizer.json asks for a BPE dropout of {dropout}, which is off here: with it a text would have other tokens each time")
+        });
+        let renumbered = self.renumbered.first().map(ToString::to_string);
+        renumbered.into_iter().chain(added).chain(beyond).chain(dropout).collect()
     }
 
     /// The identity of the tokenizer: its file and its special tokens. The chat template is not part of it.
@@ -262,39 +311,63 @@ fn tokens_of(span: &Range<usize>, offsets: &[(usize, usize)]) -> Range<usize> {
     }
 }
 
-fn parse(path: &Path, source: &str) -> Result<tokenizers::Tokenizer, Error> {
+/// What a tokenizer.json is.
+struct Parsed {
+    inner: tokenizers::Tokenizer,
+    /// The token with which it would fill a batch.
+    padding: Option<String>,
+    /// The share of merges that it would leave out by chance.
+    dropout: Option<f32>,
+}
+
+fn parse(path: &Path, source: &str) -> Result<Parsed, Error> {
     let broken =
         |error: tokenizers::Error| Error::Broken { path: path.to_owned(), expected: "a tokenizer", cause: error.to_string() };
     vet(source).map_err(|reason| broken(reason.into()))?;
     let parsed = files::guarded(|| {
-        let mut parsed = tokenizers::Tokenizer::from_bytes(source)?;
+        let mut inner = tokenizers::Tokenizer::from_bytes(source)?;
+        let padding = inner.get_padding().map(|padding| padding.pad_token.clone());
         // Rows are cut and padded where that is counted.
-        parsed.with_truncation(None)?.with_padding(None);
+        inner.with_truncation(None)?.with_padding(None);
+        let dropout = take_dropout(&mut inner);
         // A post-processor that names a special token which it does not describe fails at its first text only.
-        parsed.encode("", true)?;
-        Ok(parsed)
+        inner.encode("", true)?;
+        Ok(Parsed { inner, padding, dropout })
     });
     parsed.map_err(Into::into).flatten().map_err(broken)
 }
 
-fn special_tokens(inner: &tokenizers::Tokenizer, config: &Config, map: &Config) -> Result<SpecialTokens, Error> {
-    let token = |key| Ok::<_, Error>(config.token(key)?.or(map.token(key)?));
-    let (bos, eos, pad, unk) = (token("bos_token")?, token("eos_token")?, token("pad_token")?, token("unk_token")?);
-    let mut added: Vec<_> = inner.get_added_tokens_decoder().into_iter().filter(|(_, token)| token.special).collect();
-    added.sort_unstable_by_key(|(id, _)| *id);
-    let mut all: Vec<String> = added.into_iter().map(|(_, token)| token.content).collect();
+/// Switches off what a BPE model leaves to chance.
+fn take_dropout(inner: &mut tokenizers::Tokenizer) -> Option<f32> {
+    let ModelWrapper::BPE(model) = inner.get_model() else { return None };
+    let dropout = model.dropout.filter(|dropout| *dropout > 0.0)?;
+    let mut model = model.clone();
+    model.dropout = None;
+    inner.with_model(ModelWrapper::BPE(model));
+    Some(dropout)
+}
+
+fn special_tokens(inner: &tokenizers::Tokenizer, added: &Added) -> SpecialTokens {
+    let token = |key: &str| added.named.get(key).and_then(Value::as_str).map(str::to_owned);
+    let (bos, eos, pad, unk) = (token("bos_token"), token("eos_token"), token("pad_token"), token("unk_token"));
+    let mut special: Vec<_> = inner.get_added_tokens_decoder().into_iter().filter(|(_, token)| token.special).collect();
+    special.sort_unstable_by_key(|(id, _)| *id);
+    let mut all: Vec<String> = special.into_iter().map(|(_, token)| token.content).collect();
     for named in [&bos, &eos, &pad, &unk].into_iter().flatten() {
         if !all.contains(named) {
             all.push(named.clone());
         }
     }
-    Ok(SpecialTokens { bos, eos, pad, unk, all })
+    SpecialTokens { bos, eos, pad, unk, all }
 }
 
-fn hash(source: &str, special: &SpecialTokens, eos_ids: &[u32]) -> files::Hash {
+/// `changes`: what is not as the file says.
+fn hash(source: &str, special: &SpecialTokens, eos_ids: &[u32], changes: &[String]) -> files::Hash {
     let SpecialTokens { bos, eos, pad, unk, all } = special;
     let tokenizer = files::hash_bytes(source.as_bytes()).to_string();
-    files::hash_bytes(json!([tokenizer, bos, eos, pad, unk, all, eos_ids]).to_string().as_bytes())
+    let mut identity = vec![json!(tokenizer), json!(bos), json!(eos), json!(pad), json!(unk), json!(all), json!(eos_ids)];
+    identity.extend((!changes.is_empty()).then(|| json!(changes)));
+    files::hash_bytes(Value::Array(identity).to_string().as_bytes())
 }
 
 fn missing(folder: &Path) -> Error {
@@ -308,9 +381,11 @@ fn missing(folder: &Path) -> Error {
 }
 
 fn read_optional(path: &Path, limit_bytes: u64) -> Result<Option<String>, Error> {
+    if !is_there(path)? {
+        return Ok(None);
+    }
     match files::read_text_up_to(path, limit_bytes) {
         Ok(text) => Ok(Some(text)),
-        Err(error) if error.cause.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) if error.cause.kind() == io::ErrorKind::InvalidData => {
             Err(Error::Broken { path: path.to_owned(), expected: "UTF-8 text", cause: error.cause.to_string() })
         }
@@ -319,28 +394,17 @@ fn read_optional(path: &Path, limit_bytes: u64) -> Result<Option<String>, Error>
 }
 
 /// One of the JSON files beside the tokenizer; empty where it is not there.
-struct Config {
-    path: PathBuf,
-    values: Map<String, Value>,
+pub(super) struct Config {
+    pub path: PathBuf,
+    pub values: Map<String, Value>,
 }
 
 impl Config {
-    fn read(path: PathBuf) -> Result<Self, Error> {
+    pub fn read(path: PathBuf) -> Result<Self, Error> {
         let source = read_optional(&path, files::JSON_BYTES)?.unwrap_or_else(|| "{}".to_owned());
         match serde_json::from_str(&source) {
             Ok(values) => Ok(Self { path, values }),
             Err(error) => Err(Error::Broken { path, expected: "a JSON object", cause: error.to_string() }),
-        }
-    }
-
-    /// A token: a string, or an object that holds it as `content`.
-    fn token(&self, key: &'static str) -> Result<Option<String>, Error> {
-        match self.values.get(key) {
-            None | Some(Value::Null) => Ok(None),
-            Some(value) => match value.as_str().or_else(|| value["content"].as_str()) {
-                Some(token) => Ok(Some(token.to_owned())),
-                None => Err(self.wrong(key, value, "a token")),
-            },
         }
     }
 
@@ -370,8 +434,8 @@ impl Config {
         ids.iter().map(id).collect::<Option<_>>().ok_or_else(|| self.wrong(KEY, value, "a token id or a list of them"))
     }
 
-    fn wrong(&self, key: &'static str, value: &Value, expected: &'static str) -> Error {
-        Error::Value { path: self.path.clone(), key, found: format!("`{value}`"), expected }
+    pub fn wrong(&self, key: &str, value: &Value, expected: &'static str) -> Error {
+        Error::Value { path: self.path.clone(), key: key.to_owned(), found: format!("`{value}`"), expected }
     }
 }
 
@@ -392,6 +456,10 @@ impl Explain for Error {
             ),
             Self::Broken { .. } => Some("fetch the file again from where the base comes from".to_owned()),
             Self::Value { .. } => Some("correct the value, or fetch the file again".to_owned()),
+            Self::Collision { .. } => Some(
+                "take tokenizer.json and the files beside it from one place, or remove the file that does not belong there"
+                    .to_owned(),
+            ),
             Self::Encode { .. } | Self::Panicked { .. } | Self::Decode { .. } => None,
         }
     }
@@ -424,19 +492,19 @@ mod tests {
     }
 
     #[test]
-    fn special_tokens_are_strings_or_objects_and_fall_back_to_the_map() {
+    fn special_tokens_are_strings_or_objects_and_the_map_counts_first() {
         let folder = folder(&[
-            ("tokenizer_config.json", json!({"bos_token": {"content": "<s>"}, "eos_token": "</s>", "unk_token": null})),
-            ("special_tokens_map.json", json!({"eos_token": "a", "pad_token": "<pad>"})),
+            ("tokenizer_config.json", json!({"bos_token": {"content": "<s>"}, "eos_token": "a", "unk_token": null})),
+            ("special_tokens_map.json", json!({"eos_token": "</s>", "pad_token": "<pad>"})),
             ("generation_config.json", json!({"eos_token_id": [3, 1]})),
         ]);
         let tokenizer = Tokenizer::open(folder.path()).unwrap();
         let all = ["<s>", "</s>", "<pad>"].map(str::to_owned).to_vec();
         let (bos, eos, pad) = (all.first().cloned(), all.get(1).cloned(), all.get(2).cloned());
         assert_eq!(*tokenizer.special(), SpecialTokens { bos, eos, pad, unk: None, all });
-        assert_eq!((tokenizer.bos_id(), tokenizer.eos_id(), tokenizer.token_to_id("<pad>")), (Some(0), Some(1), None));
+        assert_eq!((tokenizer.bos_id(), tokenizer.eos_id(), tokenizer.token_to_id("<pad>")), (Some(0), Some(1), Some(4)));
         assert_eq!(tokenizer.eos_ids(), [1, 3]);
-        assert_eq!(tokenizer.vocab_size(), 4);
+        assert_eq!(tokenizer.vocab_size(), 5);
     }
 
     #[test]

@@ -51,7 +51,7 @@ pub fn repack(from: &Path, target: Target, to: &Path, interrupt: &AtomicBool, re
     }
     let config = |config: &mut Map<String, Value>| match repacking.config() {
         Some(stored) => drop(config.insert(QUANTIZATION.to_owned(), stored)),
-        None => drop(config.remove(QUANTIZATION)),
+        None => drop(config.shift_remove(QUANTIZATION)),
     };
     Beside::of(from)?.copy_with(to, config, |index| {
         index.insert("weight_map".to_owned(), Value::Object(weight_map.clone()));

@@ -76,6 +76,8 @@ pub trait Number {
     fn get(bytes: Self::Bytes) -> f32;
     /// The nearest number, as it is stored.
     fn put(number: f32) -> Self::Bytes;
+    /// The nearest number.
+    fn nearest(number: f32) -> f32;
 }
 
 /// [`Float::F32`].
@@ -111,6 +113,10 @@ impl Number for F32 {
     fn put(number: f32) -> Self::Bytes {
         number.to_le_bytes()
     }
+    #[inline]
+    fn nearest(number: f32) -> f32 {
+        number
+    }
 }
 
 impl Number for F16 {
@@ -122,6 +128,19 @@ impl Number for F16 {
     #[inline]
     fn put(number: f32) -> Self::Bytes {
         f16::from_f32(number).to_le_bytes()
+    }
+    /// Without a conversion, so that a processor can do many at once.
+    #[inline]
+    fn nearest(number: f32) -> f32 {
+        const LEAST_NORMAL: f32 = 6.103_515_6e-5; // 2^-14
+        const SPACED: f32 = 0.75; // numbers from 0.5 to 1 are 2^-24 apart, as those below 2^-14 in 16 bits
+        const ENDS: f32 = 65520.0;
+        let (magnitude, bits) = (number.abs(), number.to_bits());
+        let rounded = f32::from_bits(bits.wrapping_add(0xfff + ((bits >> 13) & 1)) & !0x1fff);
+        let small = (magnitude + SPACED) - SPACED;
+        let inside = if magnitude < LEAST_NORMAL { small.copysign(number) } else { rounded };
+        let beyond = if number.is_nan() { number } else { f32::INFINITY.copysign(number) };
+        if magnitude < ENDS { inside } else { beyond }
     }
 }
 
@@ -138,6 +157,10 @@ impl Number for Bf16 {
         let bits = number.to_bits();
         let rounded = bits.wrapping_add(0x7fff + ((bits >> 16) & 1));
         (((if number.is_nan() { bits | QUIET } else { rounded }) >> 16) as u16).to_le_bytes()
+    }
+    #[inline]
+    fn nearest(number: f32) -> f32 {
+        Self::get(Self::put(number))
     }
 }
 
@@ -182,6 +205,22 @@ mod tests {
             for high in 0..=u16::MAX {
                 let number = f32::from_bits(u32::from(high) << 16 | low);
                 assert_eq!(Bf16::put(number), bf16::from_f32(number).to_le_bytes(), "{number} ({:08x})", number.to_bits());
+            }
+        }
+    }
+
+    #[test]
+    fn the_nearest_number_is_the_one_that_is_stored() {
+        let same = |one: f32, other: f32| one.to_bits() == other.to_bits() || (one.is_nan() && other.is_nan());
+        for low in [0, 1, 0xfff, 0x1000, 0x1001, 0x1fff, 0x3000, 0x7fff, 0x8000, 0xffff] {
+            for high in 0..=u16::MAX {
+                let number = f32::from_bits(u32::from(high) << 16 | low);
+                assert!(
+                    same(F16::nearest(number), F16::get(F16::put(number))),
+                    "{number:e} in f16 is {:e}",
+                    F16::nearest(number)
+                );
+                assert!(same(Bf16::nearest(number), Bf16::get(Bf16::put(number))), "{number:e} in bf16");
             }
         }
     }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::{Error, Hash, guarded, hash_bytes, open_file, write_atomic};
+use super::{Error, Hash, guarded, hash_bytes, is_there, open_file, write_atomic};
 
 /// How the names of licences, and of what goes with them, begin.
 const NOTICES: [&str; 5] = ["LICENSE", "LICENCE", "NOTICE", "COPYING", "USE_POLICY"];
@@ -65,6 +65,13 @@ pub fn notice_paths(folder: &Path) -> Vec<PathBuf> {
     paths
 }
 
+/// Refuses licences that are there by name alone.
+fn dead_links(folder: &Path) -> Result<(), Error> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let named = entries.filter(|entry| entry.file_name().to_str().is_some_and(is_notice));
+    named.map(|entry| is_there(&entry.path()).map(drop)).collect()
+}
+
 /// The licences of a folder, to be laid beside what is made of its files.
 #[derive(Debug, Clone, Default)]
 pub struct Notices(Vec<(String, Vec<u8>)>);
@@ -75,6 +82,7 @@ impl Notices {
     /// # Errors
     /// One cannot be read, or there are more, or larger ones, than any model has.
     pub fn read(folder: &Path) -> Result<Self, Error> {
+        dead_links(folder)?;
         let paths = notice_paths(folder);
         let failed = |path: &Path, said: String| Error::new("read", path, std::io::Error::other(said));
         if paths.len() > MAX_NOTICES {

@@ -19,12 +19,35 @@ pub fn listed(items: &[String]) -> Vec<String> {
     items.iter().take(LISTED).cloned().chain(more).collect()
 }
 
+/// Whether there is something at a path. A link that leads nowhere is an error: what it names was meant to be there.
+///
+/// # Errors
+/// It cannot be looked up, or is such a link.
+pub fn is_there(path: &Path) -> Result<bool, Error> {
+    let failed = |cause| Error::new("read", path, told(path, cause));
+    match path.symlink_metadata() {
+        Err(cause) if matches!(cause.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(false),
+        Err(cause) => Err(failed(cause)),
+        Ok(_) => path.metadata().map(|_| true).map_err(failed),
+    }
+}
+
+/// What the system said, and of a link that leads nowhere where it was to lead.
+fn told(path: &Path, cause: io::Error) -> io::Error {
+    match path.read_link() {
+        Ok(target) if cause.kind() == ErrorKind::NotFound => {
+            io::Error::new(ErrorKind::NotFound, format!("it is a link to `{}`, which does not exist", target.display()))
+        }
+        _ => cause,
+    }
+}
+
 /// Opens a file, and only a file; links are followed.
 ///
 /// # Errors
 /// It is not there, cannot be read, or is not a file.
 pub fn open_file(path: &Path) -> Result<File, Error> {
-    let failed = |cause| Error::new("open", path, cause);
+    let failed = |cause| Error::new("open", path, told(path, cause));
     if !std::fs::metadata(path).map_err(failed)?.is_file() {
         return Err(failed(io::Error::new(ErrorKind::InvalidInput, "it is not a file")));
     }
@@ -83,5 +106,24 @@ mod tests {
         assert_eq!(read_text_up_to(&path, 1).expect_err("no text").cause.kind(), ErrorKind::InvalidData);
         assert_eq!(open_file(dir.path()).expect_err("a folder").cause.to_string(), "it is not a file");
         assert_eq!(open_file(&dir.path().join("b")).expect_err("nothing").cause.kind(), ErrorKind::NotFound);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_link_that_leads_nowhere_is_there_and_cannot_be_read() {
+        use crate::fault::Explain;
+
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let [link, ring, file] = ["link", "ring", "file"].map(|name| dir.path().join(name));
+        std::os::unix::fs::symlink("gone", &link).expect("made");
+        std::os::unix::fs::symlink("ring", &ring).expect("made");
+        std::fs::write(&file, "x").expect("written");
+        assert!(is_there(&file).expect("a file") && is_there(dir.path()).expect("a folder"));
+        assert!(!is_there(&dir.path().join("none")).expect("nothing") && !is_there(&file.join("below")).expect("nothing"));
+        for error in [is_there(&link).expect_err("a link"), open_file(&link).expect_err("a link")] {
+            assert!(error.to_string().ends_with("/link`: it is a link to `gone`, which does not exist"), "{error}");
+            assert!(error.hint().expect("a hint").contains("rankine pull"));
+        }
+        assert!(is_there(&ring).expect_err("a ring of links").to_string().contains("/ring`: "));
     }
 }

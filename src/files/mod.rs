@@ -25,7 +25,7 @@ pub use claim::{Claim, Refused};
 pub use float::Float;
 pub use guard::{guarded, panic_words};
 pub use hash::{Hash, hash_bytes, hash_file, hash_file_in_parallel, update_in_parallel};
-pub use limited::{JSON_BYTES, listed, open_file, read_text_up_to, read_up_to};
+pub use limited::{JSON_BYTES, is_there, listed, open_file, read_text_up_to, read_up_to};
 pub use manifest::{Unproven, mirror, unproven, verify_manifest, write_manifest};
 pub use mmap::{Map, map};
 pub use piecewise::{NewFile, OldFile, copy};
@@ -73,6 +73,10 @@ impl Explain for Error {
         match self.cause.kind() {
             std::io::ErrorKind::StorageFull => Some("free some space on that disk".into()),
             std::io::ErrorKind::PermissionDenied => Some("give this user the right to that path, or choose another".into()),
+            std::io::ErrorKind::NotFound if self.path.is_symlink() => Some(
+                "restore the file that the link leads to, or remove the link; `rankine pull ID` completes a model of the Hub's cache"
+                    .into(),
+            ),
             _ => None,
         }
     }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value, json};
 
 use crate::files::licence::is_notice;
-use crate::files::{self, Error, Float, JSON_BYTES, read_text_up_to, read_up_to, write_atomic};
+use crate::files::{self, Error, Float, JSON_BYTES, is_there, open_file, read_text_up_to, read_up_to, write_atomic};
 
 /// config.json's names for the type of the weights: that of transformers 5, and that of 4.
 const DTYPE: [&str; 2] = ["dtype", "torch_dtype"];
@@ -35,6 +35,8 @@ const NAMES: [&str; 13] = [
     CHAT_TEMPLATE,
 ];
 
+/// config.json's key for how weights are quantized. What this program writes as numbers is not, whatever an earlier tool left there.
+const QUANTIZATION: &str = "quantization_config";
 /// config.json's name for whether embedding and head are one table.
 const TIED: &str = "tie_word_embeddings";
 
@@ -68,13 +70,13 @@ impl<'a> Beside<'a> {
     /// Looks the folder through.
     ///
     /// # Errors
-    /// It cannot be read.
+    /// It cannot be read, or one of the files cannot: a model without its tokenizer or template would pass for a whole one.
     pub fn of(base: &'a Path) -> Result<Self, Error> {
         // Beside a single file of weights an index is not read, and would lead to files that are not written.
-        let has_index = !base.join("model.safetensors").exists();
+        let has_index = !is_there(&base.join("model.safetensors"))?;
         let goes = |name: &str| NAMES.contains(&name) || is_notice(name) || (has_index && name == INDEX);
         let mut paths = list(base, "", goes)?;
-        if base.join(TEMPLATES).is_dir() {
+        if is_there(&base.join(TEMPLATES))? && base.join(TEMPLATES).is_dir() {
             paths.extend(list(&base.join(TEMPLATES), TEMPLATES, |name| {
                 Path::new(name).extension().is_some_and(|end| end == "jinja")
             })?);
@@ -93,13 +95,14 @@ impl<'a> Beside<'a> {
         self.paths.iter().filter_map(|path| Some(self.base.join(path).metadata().ok()?.len())).sum()
     }
 
-    /// Copies them. Only with another type of numbers, or a head that was none of its own, do config.json and the index change, in the
-    /// entries that tell it.
+    /// Copies them beside weights that are plain numbers. Only a leftover of quantization, another type of numbers, or a head that was none
+    /// of its own changes config.json and the index, in the entries that tell it.
     ///
     /// # Errors
     /// One cannot be read or its copy not be written.
     pub fn copy(&self, to: &Path, float: Option<Float>, tensor_bytes: u64, head: Option<&OwnHead>) -> Result<(), Error> {
         let config = |config: &mut Map<String, Value>| {
+            drop_quantization(config);
             if let Some(float) = float {
                 set_dtype(config, float);
             }
@@ -147,7 +150,7 @@ impl<'a> Beside<'a> {
         Ok(())
     }
 
-    /// What goes with one file of weights of type `float`: paths, relative to the folder, and contents.
+    /// What goes with one file of plain numbers of type `float`: paths, relative to the folder, and contents.
     ///
     /// # Errors
     /// One cannot be read, or is larger than any model has.
@@ -155,7 +158,13 @@ impl<'a> Beside<'a> {
         let content = |path: &PathBuf| {
             let from = self.base.join(path);
             match path.to_str() {
-                Some(CONFIG) => Ok(edited(&from, |config| set_dtype(config, float))?.into_bytes()),
+                Some(CONFIG) => {
+                    let plain = |config: &mut Map<String, Value>| {
+                        drop_quantization(config);
+                        set_dtype(config, float);
+                    };
+                    Ok(edited(&from, plain)?.into_bytes())
+                }
                 _ => read_up_to(&from, FILE_BYTES),
             }
         };
@@ -168,10 +177,14 @@ fn list(folder: &Path, prefix: &str, goes: impl Fn(&str) -> bool) -> Result<Vec<
     let failed = |cause| Error::new("read", folder, cause);
     let path = |entry: DirEntry| {
         let name = entry.file_name().into_string().ok().filter(|name| goes(name))?;
-        entry.path().is_file().then(|| Path::new(prefix).join(name))
+        // A folder of licences is no licence.
+        if is_notice(&name) && entry.path().is_dir() {
+            return None;
+        }
+        Some(open_file(&entry.path()).map(|_| Path::new(prefix).join(name)))
     };
     let entries = std::fs::read_dir(folder).map_err(failed)?.collect::<Result<Vec<_>, _>>().map_err(failed)?;
-    Ok(entries.into_iter().filter_map(path).collect())
+    entries.into_iter().filter_map(path).collect()
 }
 
 /// A JSON file with something changed in it, or byte for byte where that changes nothing.
@@ -182,6 +195,14 @@ fn edited(from: &Path, change: impl FnOnce(&mut Map<String, Value>)) -> Result<S
     let mut new = old.clone();
     change(&mut new);
     Ok(if new == old { text } else { serde_json::to_string_pretty(&new).map_err(invalid)? + "\n" })
+}
+
+/// A model that does more than text may have it for the part that is text.
+fn drop_quantization(config: &mut Map<String, Value>) {
+    config.shift_remove(QUANTIZATION);
+    if let Some(Value::Object(text)) = config.get_mut("text_config") {
+        text.shift_remove(QUANTIZATION);
+    }
 }
 
 fn set_dtype(config: &mut Map<String, Value>, float: Float) {

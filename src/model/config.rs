@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 
 use super::Error;
 use super::families::Class;
-use crate::files::{JSON_BYTES, read_text_up_to};
+use crate::files::{JSON_BYTES, is_there, read_text_up_to};
 
 /// No size of a model is larger, and products of two of them stay far within 64 bits.
 const LARGEST: usize = 1 << 24;
@@ -25,7 +25,7 @@ impl Config {
     /// Reads `config.json` of a base's folder.
     pub fn open(folder: &Path) -> Result<Self, Error> {
         let path = folder.join("config.json");
-        if !path.exists() {
+        if !is_there(&path)? {
             let message = "there is no such file".to_owned();
             let hint = Some("name the folder of a Hugging Face model: config.json, *.safetensors, tokenizer.json".to_owned());
             return Err(Error::Config { path, message, hint });

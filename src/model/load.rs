@@ -20,6 +20,9 @@ use crate::files::safetensors::Archive;
 use crate::quant::Form;
 use crate::report::Reporter;
 
+/// config.json's key for how weights are quantized.
+const QUANTIZATION: &str = "quantization_config";
+
 /// A base model's folder whose config.json has been read; its weights are not.
 #[derive(Debug)]
 pub struct Folder {
@@ -130,6 +133,24 @@ impl Folder {
     pub fn is_packed(&self) -> Result<bool, Error> {
         let weights = self.weights()?;
         Ok(weights.form(&self.spec).is_some() || self.spec.tensors().iter().any(|(name, _)| weights.is_mxfp4(name)))
+    }
+
+    /// What config.json says of quantization where the weights are plain numbers, as after a merge by a tool that left it there: the method's
+    /// name. transformers and vLLM would take it at its word.
+    ///
+    /// # Errors
+    /// As of [`Folder::check_weights`].
+    pub fn leftover_quantization(&self) -> Result<Option<String>, Error> {
+        let config = Config::open(&self.path)?;
+        let of_text =
+            || Ok::<_, Error>(config.section("text_config")?.map(|text| text.section(QUANTIZATION)).transpose()?.flatten());
+        let Some(stored) = config.section(QUANTIZATION)?.map_or_else(of_text, |stored| Ok(Some(stored)))? else {
+            return Ok(None);
+        };
+        if self.is_packed()? {
+            return Ok(None);
+        }
+        Ok(Some(stored.text("quant_method")?.unwrap_or("bitsandbytes").to_owned()))
     }
 
     /// How [`Folder::load`] keeps weights on a device where this is asked for: never in `auto`, and packed where the folder has them so.

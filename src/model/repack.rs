@@ -30,8 +30,8 @@ pub enum Target {
         /// Whether a head of its own is packed too.
         packs_head: bool,
     },
-    /// Numbers of the type that the embedding has.
-    Dense,
+    /// Numbers: of this type, or of the one that the embedding has.
+    Dense(Option<Float>),
 }
 
 /// The weights of a base on their way into another form.
@@ -40,7 +40,7 @@ pub struct Repacking {
     weights: Weights,
     target: Target,
     is_tied: bool,
-    /// The type of the embedding's numbers.
+    /// The type of numbers that were packed, or are to be.
     float: Float,
     files: Vec<(PathBuf, Vec<Described>)>,
     /// Tensors that are made, with the weight [out, in] of which each is a part.
@@ -59,7 +59,10 @@ impl Repacking {
     /// As of [`Folder::check_weights`].
     pub fn open(folder: &Folder, target: Target) -> Result<Self, Error> {
         let (weights, spec) = (Weights::open(&folder.path, &folder.spec)?, &folder.spec);
-        let float = weights.stored(&spec.names.embedding())?.float;
+        let float = match target {
+            Target::Dense(Some(float)) => float,
+            _ => weights.stored(&spec.names.embedding())?.float,
+        };
         let mut files: Vec<_> = weights.shards().iter().map(|shard| (shard.path().to_owned(), Vec::new())).collect();
         let (mut made, mut stacks) = (BTreeMap::new(), BTreeMap::new());
         for (name, shape) in spec.tensors() {
@@ -76,7 +79,7 @@ impl Repacking {
             };
             let parts = match target {
                 Target::Packed { form, .. } => prequantized::described(&name, matrix, form),
-                Target::Dense => vec![(name.clone(), dtype(float), shape)],
+                Target::Dense(_) => vec![(name.clone(), dtype(float), shape)],
             };
             made.extend(parts.iter().map(|(part, ..)| (part.clone(), (name.clone(), matrix))));
             tensors.extend(parts);
@@ -88,7 +91,7 @@ impl Repacking {
     pub fn config(&self) -> Option<Value> {
         match self.target {
             Target::Packed { form, packs_head } => Some(prequantized::config(form, packs_head && !self.is_tied, self.float)),
-            Target::Dense => None,
+            Target::Dense(_) => None,
         }
     }
 
@@ -124,7 +127,7 @@ impl Repacking {
         let (_, weight) = last.as_ref().expect("it was made");
         Ok(Cow::Owned(match self.target {
             Target::Packed { .. } => prequantized::bytes(tensor, name, weight, self.float),
-            Target::Dense => {
+            Target::Dense(_) => {
                 let numbers = weight.unpack();
                 let mut bytes = vec![0; numbers.len() * self.float.bytes()];
                 self.float.encode(&numbers, &mut bytes);
@@ -170,7 +173,7 @@ fn changes(weights: &Weights, spec: &DecoderSpec, target: Target, name: &str, sh
             let is_linear = spec.projections().iter().any(|linear| linear.is_whole() && linear.weight() == name);
             is_linear || (name == Names::HEAD && packs_head)
         }
-        Target::Dense => weights.parts(name, shape).is_some(),
+        Target::Dense(_) => weights.parts(name, shape).is_some(),
     };
     changes.then_some(shape)
 }

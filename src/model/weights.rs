@@ -16,7 +16,7 @@ use super::transpose::{Element, read_straight, read_transposed};
 use super::{Error, Storage, mxfp4, prequantized};
 use crate::device::Halves;
 use crate::files::safetensors::{Archive, Stored};
-use crate::files::{Float, JSON_BYTES, listed, read_text_up_to};
+use crate::files::{Float, JSON_BYTES, is_there, listed, read_text_up_to};
 use crate::quant::{Form, Quantized};
 use crate::terms::ModelDtype;
 
@@ -32,10 +32,10 @@ const PICKLES: [&str; 6] = ["bin", "pt", "pth", "ckpt", "pkl", "pickle"];
 pub fn shard_paths(folder: &Path) -> Result<Vec<PathBuf>, Error> {
     let (single, index) = (folder.join("model.safetensors"), folder.join("model.safetensors.index.json"));
     // Where both are there, transformers reads the single file.
-    if single.exists() {
+    if is_there(&single)? {
         return Ok(vec![single]);
     }
-    if !index.exists() {
+    if !is_there(&index)? {
         return Err(no_weights(folder));
     }
     let fault = |message: String| Error::Config { path: index.clone(), message, hint: None };
@@ -43,7 +43,12 @@ pub fn shard_paths(folder: &Path) -> Result<Vec<PathBuf>, Error> {
     let content: Value = serde_json::from_str(&content).map_err(|error| fault(format!("not valid JSON: {error}")))?;
     let map = content.get("weight_map").and_then(Value::as_object).ok_or_else(|| fault("`weight_map` is missing".to_owned()))?;
     let names = shard_names(map).map_err(&fault)?;
-    let missing: Vec<_> = names.iter().filter(|name| !folder.join(name).exists()).map(|name| format!("`{name}`")).collect();
+    let mut missing = Vec::new();
+    for name in &names {
+        if !is_there(&folder.join(name))? {
+            missing.push(format!("`{name}`"));
+        }
+    }
     if missing.is_empty() && !names.is_empty() {
         Ok(names.iter().map(|name| folder.join(name)).collect())
     } else {

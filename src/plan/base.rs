@@ -45,14 +45,15 @@ pub(super) fn find(recipe: &Recipe, fetched: Option<Snapshot>, filled: &mut Fill
     let name = filled.plain("base_model", Some(said), String::new());
     // What was fetched for this name stays that, whatever folder has come to be called so since.
     let fetched = fetched.filter(|fetched| ModelId::parse(&name).is_ok_and(|id| id.repository() == fetched.id.repository()));
-    let snapshot = match (fetched, hub_id(&name)) {
+    let snapshot = match (fetched, hub_id(&name).filter(|_| recipe.base_folder.is_none())) {
         (None, Some(id)) => match Cache::at(&Environment::read().cache).find(&id) {
             Ok(snapshot) => Some(snapshot),
             Err(missing) => return Found::Hub(id, missing),
         },
         (fetched, _) => fetched,
     };
-    let folder = snapshot.as_ref().map_or(Path::new(&name), |snapshot| &snapshot.folder);
+    let named = || recipe.base_folder.as_deref().unwrap_or(Path::new(&name));
+    let folder = snapshot.as_ref().map_or_else(named, |snapshot| &snapshot.folder);
     if !folder.is_dir() {
         faults.push(no_base(&name, folder, &said.place));
         return Found::Nothing;

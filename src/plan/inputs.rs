@@ -15,13 +15,14 @@ use crate::files::{self, hash_file};
 use crate::model::{Beside, shard_paths};
 
 /// What of the base's folder is read beside the weights.
-const BESIDE: [&str; 7] = [
+const BESIDE: [&str; 8] = [
     "config.json",
     "generation_config.json",
     "model.safetensors.index.json",
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
+    "added_tokens.json",
     "chat_template.jinja",
 ];
 
@@ -46,7 +47,7 @@ impl Inputs {
     /// # Errors
     /// The base's index cannot be read.
     pub fn of(plan: &Plan, since: SystemTime) -> Result<Self, Error> {
-        let beside = BESIDE.into_iter().map(|name| plan.base_folder.join(name)).filter(|path| path.exists());
+        let beside = BESIDE.into_iter().map(|name| plan.base_folder.join(name)).filter(|path| path.symlink_metadata().is_ok());
         let mut beside: Vec<PathBuf> = beside.collect();
         if plan.trains == Trains::Everything {
             // All that the model's folder gets.

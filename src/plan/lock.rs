@@ -7,6 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::Error;
 use super::fill::Origin;
+use super::places::Places;
 use super::portable;
 use super::provenance::set_by;
 use super::resolve::Plan;
@@ -145,6 +146,27 @@ impl Lock {
         self.word("working_directory").map(PathBuf::from)
     }
 
+    /// The run's folder as its recipe has it, relative to [`Lock::working_directory`].
+    pub(super) fn output_dir(&self) -> Option<PathBuf> {
+        Some(PathBuf::from(self.0.get("recipe")?.get("output_dir")?.as_str()?))
+    }
+
+    /// Files of a kind by the names that the run has for them, with their hashes, as they were last read.
+    pub(super) fn locked(&self, kind: &str) -> Vec<(String, String)> {
+        let files = self.last_hashes().get(kind).and_then(Value::as_object).into_iter().flatten();
+        files.filter_map(|(path, hash)| Some((path.clone(), hash.as_str()?.to_owned()))).collect()
+    }
+
+    /// Names of all files.
+    pub(super) fn all_locked(&self) -> Vec<String> {
+        KINDS.iter().flat_map(|(kind, _)| self.locked(kind)).map(|(name, _)| name).collect()
+    }
+
+    /// The base's folder, as the run has it.
+    pub fn base_folder(&self) -> Option<PathBuf> {
+        Some(Path::new(&self.locked("base").first()?.0).parent()?.to_owned())
+    }
+
     /// When the run was started.
     pub fn started(&self) -> Option<jiff::Timestamp> {
         self.word("started")?.parse().ok()
@@ -160,19 +182,24 @@ impl Lock {
         of_kind("base").chain(config).filter_map(file).collect()
     }
 
-    /// The inputs that are not what they were, in words.
-    pub fn changed_inputs(&self, now: &Self) -> Vec<String> {
+    /// The inputs that are not what they were, in words; `now` has them under this lock's names, `places` knows where they are.
+    pub fn changed_inputs(&self, now: &Self, places: &Places) -> Vec<String> {
+        // Each with its whole name in the lock, by the name that stays where a cache has moved.
         let files = |lock: &Self, kind: &str| {
-            let files = lock.last_hashes()[kind].as_object().cloned().unwrap_or_default();
-            let named = files.into_iter().map(|(path, hash)| (lock.name_in_base(&path).to_owned(), hash));
-            named.collect::<Map<_, _>>()
+            let named = lock.locked(kind).into_iter().map(|(key, hash)| (lock.name_in_base(&key).to_owned(), (key, hash)));
+            named.collect::<BTreeMap<_, _>>()
         };
         let of_kind = |(kind, words): (&str, &'static str)| {
             let (before, now) = (files(self, kind), files(now, kind));
-            let gone = before.keys().filter(|path| !now.contains_key(*path)).map(|path| (path.clone(), "is not read any more"));
-            let others = now.iter().filter(|(path, hash)| before.get(*path) != Some(hash));
-            let others = others.map(|(path, _)| (path.clone(), if before.contains_key(path) { "has changed" } else { "is new" }));
-            gone.chain(others).map(|(path, how)| format!("{words}: `{path}` {how} since the run started")).collect::<Vec<_>>()
+            let gone = before.iter().filter(|(name, _)| !now.contains_key(*name));
+            let gone = gone.map(|(_, (key, _))| (key.clone(), "is not read any more"));
+            let hash_before = |name: &String| before.get(name).map(|(_, hash)| hash);
+            let others = now.iter().filter(|(name, (_, hash))| hash_before(name) != Some(hash));
+            let how = |name: &String| if before.contains_key(name) { "has changed" } else { "is new" };
+            let others = others.map(|(name, (key, _))| (key.clone(), how(name)));
+            let told =
+                |(key, how): (String, &str)| format!("{words}: `{}` {how} since the run started", places.shown(&key).display());
+            gone.chain(others).map(told).collect::<Vec<_>>()
         };
         KINDS.into_iter().flat_map(of_kind).collect()
     }
@@ -295,7 +322,7 @@ mod tests {
         };
         let mut before = lock(2, json!({"base": {"a": "1", "b": "2"}, "datasets": {"d": "3"}}));
         let now = lock(4, json!({"base": {"a": "1", "b": "x"}, "datasets": {"e": "3"}}));
-        let changes = before.changed_inputs(&now);
+        let changes = before.changed_inputs(&now, &Places::default());
         let expected = [
             "base: `b` has changed since the run started",
             "data: `d` is not read any more since the run started",
@@ -304,7 +331,7 @@ mod tests {
         assert_eq!(changes, expected);
         let others = before.other_surroundings(&now);
         assert_eq!(others, ["the number of threads is 4, the run started with 2: its numbers may differ in their last bits"]);
-        assert!(before.changed_inputs(&before.clone()).is_empty());
+        assert!(before.changed_inputs(&before.clone(), &Places::default()).is_empty());
 
         assert_eq!(before.base_files(), [("a".into(), "1".into()), ("b".into(), "2".into())]);
         before.record(&now, 7, &changes);

@@ -15,6 +15,7 @@ mod lock;
 pub mod memory;
 mod packing;
 mod peak;
+mod places;
 mod portable;
 mod prompts;
 mod provenance;
@@ -30,7 +31,8 @@ pub use fill::{Origin, Setting};
 pub use inputs::{Hashing, Inputs};
 pub use lock::Lock;
 pub use peak::{Allowed, MemoryPlan, megabytes};
-pub use resolve::{Plan, Resolved, now, resolve, resolve_on};
+pub use places::{Named, Places};
+pub use resolve::{Plan, Resolved, leftover_note, now, resolve, resolve_on};
 pub use rows::RunData;
 pub use score::{Comparison, Examined, Reading, Sheet};
 

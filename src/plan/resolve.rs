@@ -13,7 +13,7 @@ use super::peak::{Allowed, megabytes};
 use super::prompts::prompts;
 use super::training::{Training, training};
 use crate::adapter::peft;
-use crate::data::{self, Encoder, Limits, MovedToken, Packing, Source};
+use crate::data::{self, Encoder, Limits, Packing, Source};
 use crate::device::{Choice, Halves};
 use crate::export::consumers::{Facts, portability};
 use crate::export::gguf::architecture_name;
@@ -242,6 +242,13 @@ fn is_proven(found: &device::Found, tiny: &Tiny, products: Products) -> bool {
     is_proven
 }
 
+/// What a `quantization_config` says of weights that are not quantized.
+pub fn leftover_note(method: &str) -> String {
+    format!(
+        "config.json has a `quantization_config` ({method}), and the weights are plain numbers: it is a leftover, and is ignored"
+    )
+}
+
 fn start(faults: &mut Vec<Fault>) -> jiff::Timestamp {
     now().unwrap_or_else(|fault| {
         faults.push(fault);
@@ -293,7 +300,10 @@ fn source(section: &str, dataset: &Dataset, has_template: bool, filled: &mut Fil
             .push(Fault::new(format!("{section}.format: `chat` needs a chat template, the base has none")).at(place).hint(hint));
     }
     let place = &dataset.path.as_ref()?.place;
-    let files = noted(data::find_files(&path?), place, faults)?;
+    let files = match &dataset.files {
+        Some(files) => files.clone(),
+        None => noted(data::find_files(&path?), place, faults)?,
+    };
     for file in &files {
         noted(data::inspect(file, format, &columns), place, faults);
     }
@@ -329,14 +339,10 @@ impl Plan {
         let switches = switch.filter(|switch| length > *switch && is_shared).map(|switch| {
             format!("the base's RoPE changes for a micro-batch with a row of more than {switch} tokens, so the loss of a row depends on the rows beside it, as in transformers; `training.micro_batch_size: 1`{alone} avoids that")
         });
-        let moved = self.encoder.tokenizer.moved_tokens().first().map(|MovedToken { token, said, id }| {
-            let id = id.map_or_else(|| "none".to_owned(), |id| id.to_string());
-            format!("tokenizer.json gives `{token}` the id {said}, it is read as {id}, as transformers does: its added tokens are not in the order of their ids")
-        });
         let left_out = self.model.in_training.iter().filter(|_| self.untrained.is_empty());
         let left_out =
             left_out.map(|(key, share)| format!("`{key}` {share} of the base is left out, as `training.base_dropout: 0` says"));
-        let of_base = (length > context).then_some(long).into_iter().chain(switches).chain(moved).chain(left_out);
+        let of_base = (length > context).then_some(long).into_iter().chain(switches).chain(self.notes_of_base()).chain(left_out);
         let of_adapter = self.init_from.iter().flat_map(|folder| {
             let notes = peft::notes(folder, Some(&self.model.spec.modules())).unwrap_or_default();
             notes.into_iter().map(move |note| format!("adapter.init_from `{}`: {note}", folder.display()))
@@ -356,6 +362,13 @@ impl Plan {
         Some(format!(
             "`training.allow_tf32` is for products of float32 operands, and this base computes in `{dtype}`: next to nothing changes"
         ))
+    }
+
+    /// What a person should know of the base's files, whatever is done with it.
+    pub fn notes_of_base(&self) -> Vec<String> {
+        let leftover = self.model.leftover_quantization().ok().flatten();
+        let of_tokenizer = self.encoder.tokenizer.notes(self.model.spec.vocabulary);
+        leftover.map(|method| leftover_note(&method)).into_iter().chain(of_tokenizer).collect()
     }
 
     /// Where the base has one table for embedding and head, and they are trained apart, as PEFT does it: nobody is to find that out from a

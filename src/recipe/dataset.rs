@@ -1,6 +1,7 @@
 //! One element of `datasets` or `evaluation.datasets`: Parquet files and how their rows are read.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use super::place::{Place, Said};
 use super::section::Section;
@@ -13,6 +14,8 @@ pub struct Dataset {
     pub place: Place,
     /// A file, a glob or a folder.
     pub path: Option<Said<String>>,
+    /// Its files, where they are not those that the path leads to: data of a run that was moved.
+    pub files: Option<Vec<PathBuf>>,
     /// The shape of its rows.
     pub format: Option<Said<Format>>,
     /// The file's own name of a column, by the format's name of it.
@@ -28,6 +31,7 @@ impl Dataset {
         Self {
             place: section.place().clone(),
             path: section.text("path"),
+            files: None,
             format: section.word("format", &["preference"]),
             columns: section.table("columns", |_, value| value.text()),
             train_on: section.word("train_on", &[]),

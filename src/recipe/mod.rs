@@ -50,6 +50,8 @@ pub struct Recipe {
     pub path: PathBuf,
     /// A folder, or a Hub id.
     pub base_model: Option<Said<String>>,
+    /// The base's folder, where that is not what `base_model` says: the base of a run that was moved.
+    pub base_folder: Option<PathBuf>,
     /// A file with the template that renders conversations, in place of the base's own.
     pub chat_template: Option<Said<PathBuf>>,
     /// Where to compute.

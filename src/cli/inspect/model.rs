@@ -9,10 +9,10 @@ use super::{Found, share};
 use crate::cli::{Failure, grouped};
 use crate::data::tokenize::Tokenizer;
 use crate::files::licence::{Licence, notice_paths, readme_head};
-use crate::files::read_text;
 use crate::files::safetensors::Archive;
+use crate::files::{is_there, read_text};
 use crate::model::{DecoderSpec, Folder, LinearKind, Names, shard_paths};
-use crate::plan::megabytes;
+use crate::plan::{leftover_note, megabytes};
 
 pub(super) fn look(path: &Path) -> Result<Found, Failure> {
     let folder = Folder::open(path)?;
@@ -26,12 +26,15 @@ pub(super) fn look(path: &Path) -> Result<Found, Failure> {
     if let Some(form) = folder.stored_form()? {
         found.tell("packed", form.to_string(), json!(form.to_string()));
     }
+    if let Some(method) = folder.leftover_quantization()? {
+        found.tell("leftover_quantization", leftover_note(&method), json!(method));
+    }
     projections(spec, &mut found);
     found.tell("context", format!("{} tokens", grouped(spec.context as u64)), json!(spec.context));
     defaults(&folder, &mut found);
     licence(path, &mut found);
-    if path.join("tokenizer.json").exists() {
-        tokenizer(path, &mut found)?;
+    if is_there(&path.join("tokenizer.json"))? {
+        tokenizer(path, spec.vocabulary, &mut found)?;
     } else {
         found.tell("tokenizer", "there is no tokenizer.json", Value::Null);
     }
@@ -153,12 +156,17 @@ fn licence(path: &Path, found: &mut Found) {
     found.tell("licence", format!("{said}{beside}"), json!({"stated": stated, "files": files}));
 }
 
-fn tokenizer(path: &Path, found: &mut Found) -> Result<(), Failure> {
+fn tokenizer(path: &Path, rows: usize, found: &mut Found) -> Result<(), Failure> {
     let tokenizer = Tokenizer::open(path)?;
     let ends = tokenizer.eos_ids().iter().map(|id| tokenizer.decode(&[*id], false)).collect::<Result<Vec<_>, _>>()?;
     let quoted = ends.iter().map(|end| format!("`{end}`")).collect::<Vec<_>>().join(", ");
     let line = format!("{} tokens, ends with {quoted}", grouped(tokenizer.vocab_size() as u64));
     found.tell("tokenizer", line, json!({"tokens": tokenizer.vocab_size(), "ends": ends}));
+    let notes = tokenizer.notes(rows);
+    notes.iter().for_each(|note| found.more(note.clone()));
+    if !notes.is_empty() {
+        found.object["tokenizer_notes"] = json!(notes);
+    }
     let template = tokenizer.chat_template();
     let line = template.map_or_else(
         || "none: conversations need `chat_template` in a recipe".to_owned(),

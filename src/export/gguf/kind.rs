@@ -21,6 +21,41 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// The type in words.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "float32",
+            Self::F16 => "float16",
+            Self::Bf16 => "bfloat16",
+            Self::Q8_0 => "Q8_0",
+        }
+    }
+
+    /// What `--dtype` calls it.
+    pub fn option(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::F16 => "f16",
+            Self::Bf16 => "bf16",
+            Self::Q8_0 => "q8_0",
+        }
+    }
+
+    /// The numbers of a row, or of whole blocks of it, as a file of this type has them.
+    pub(in crate::export) fn nearest(self, numbers: &[f32]) -> Vec<f32> {
+        let float = match self {
+            Self::F32 => Float::F32,
+            Self::F16 => Float::F16,
+            Self::Bf16 => Float::Bf16,
+            Self::Q8_0 if numbers.len() % BLOCK != 0 => Float::F16,
+            Self::Q8_0 => return self.encode(numbers).chunks_exact(2 + BLOCK).flat_map(of_q8_0).collect(),
+        };
+        let (mut bytes, mut nearest) = (vec![0; numbers.len() * float.bytes()], vec![0.0; numbers.len()]);
+        float.encode(numbers, &mut bytes);
+        float.decode(&bytes, &mut nearest);
+        nearest
+    }
+
     /// GGML's number of the type.
     pub(super) fn id(self) -> u32 {
         match self {
@@ -94,6 +129,12 @@ fn q8_0(block: &[f32; BLOCK], bytes: &mut [u8]) {
     for (byte, number) in bytes[2..].iter_mut().zip(block) {
         *byte = ((number * inverse).round() as i8).cast_unsigned();
     }
+}
+
+/// The numbers of one block.
+fn of_q8_0(bytes: &[u8]) -> impl Iterator<Item = f32> {
+    let scale = f16::from_le_bytes([bytes[0], bytes[1]]).to_f32();
+    bytes[2..].iter().map(move |byte| scale * f32::from(byte.cast_signed()))
 }
 
 #[cfg(test)]

@@ -47,7 +47,7 @@ pub(super) fn vocabulary(folder: &Path, rows: usize) -> Result<Vec<(String, Valu
     let file: Json =
         serde_json::from_str(&read_text_up_to(&path, TOKENIZER_BYTES)?).map_err(|error| other(&error.to_string()))?;
     let splitting = splitting(&file).map_err(|reason| other(&reason))?;
-    let (tokens, kinds) = tokens(&file, rows, splitting).map_err(|reason| other(&reason))?;
+    let (tokens, kinds) = tokens(&file, &tokenizer.added_tokens(), rows, splitting).map_err(|reason| other(&reason))?;
     let pair = |key: &str, value: Value| (format!("tokenizer.{key}"), value);
     let mut pairs = Vec::new();
     match splitting {
@@ -146,7 +146,12 @@ fn pieces(normalizer: &Json, cutter: &Json) -> Result<bool, String> {
 }
 
 /// Text and kind of every id; ids that no token has are filled as llama.cpp's converter does.
-fn tokens(file: &Json, rows: usize, splitting: Splitting) -> Result<(Vec<String>, Vec<Token>), String> {
+fn tokens(
+    file: &Json,
+    added: &[(u32, String, bool)],
+    rows: usize,
+    splitting: Splitting,
+) -> Result<(Vec<String>, Vec<Token>), String> {
     let mut texts: Vec<String> = (0..rows).map(|id| format!("[PAD{id}]")).collect();
     let mut kinds = vec![Token::Unused; rows];
     let mut put =
@@ -162,16 +167,15 @@ fn tokens(file: &Json, rows: usize, splitting: Splitting) -> Result<(Vec<String>
     for (text, id) in file["model"]["vocab"].as_object().into_iter().flatten() {
         put(id.as_u64(), text, if is_byte(text) { Token::Byte } else { Token::Normal })?;
     }
-    for added in file["added_tokens"].as_array().into_iter().flatten() {
-        let kind = match (added["content"] == file["model"]["unk_token"], added["special"] == true) {
+    for (id, text, is_special) in added {
+        let kind = match (file["model"]["unk_token"] == *text, is_special) {
             (true, _) => Token::Unknown,
             (_, true) => Token::Control,
             _ => Token::UserDefined,
         };
-        let text = added["content"].as_str().unwrap_or_default();
         // Runs of blanks, which llama.cpp looks for in the text as it is and writes as they are.
         let text = if is_pieces && kind == Token::UserDefined { text.replace('▁', " ") } else { text.to_owned() };
-        put(added["id"].as_u64(), &text, kind)?;
+        put(Some(u64::from(*id)), &text, kind)?;
     }
     Ok((texts, kinds))
 }

@@ -3,7 +3,7 @@
 
 use rayon::prelude::*;
 
-use super::tally::{LANES, Lanes, Tally};
+use super::tally::{LANES, Lanes, Tally, lost_in_q8_0};
 use crate::adapter::merge::{Delta, Replacement};
 use crate::files::Float;
 use crate::files::float::{Bf16, F16, F32, Number};
@@ -26,6 +26,8 @@ pub(super) struct Change<'a> {
     pub from: Float,
     /// The type that they get.
     pub to: Float,
+    /// Whether to count what Q8_0 would take.
+    pub counts_q8_0: bool,
 }
 
 impl Change<'_> {
@@ -87,13 +89,32 @@ impl Change<'_> {
                         scale::<From>(old, delta, factors[2 * index + row]);
                     }
                     tally.add(&match self.rows.and_then(|rows| Some((rows.row(pair + row)?, rows.weight))) {
-                        Some((row, weight)) => sums::<From, To>(old, &row[start..end], new, |old, row| between(old, row, weight)),
-                        None => sums::<From, To>(old, delta, new, plus),
+                        Some((row, weight)) => {
+                            self.counted::<From, To>(old, &row[start..end], new, |old, row| between(old, row, weight))
+                        }
+                        None => self.counted::<From, To>(old, delta, new, plus),
                     });
                 }
             }
         }
         tally
+    }
+
+    /// [`sums`], with what Q8_0 would take of them.
+    fn counted<From: Number, To: Number>(
+        &self,
+        old: &[From::Bytes],
+        given: &[f32],
+        new: &mut [To::Bytes],
+        together: impl Fn(f32, f32) -> f32 + Copy,
+    ) -> Tally {
+        let tally = sums::<From, To>(old, given, new, together);
+        if !self.counts_q8_0 {
+            return tally;
+        }
+        let old: Vec<f32> = old.iter().map(|old| From::get(*old)).collect();
+        let sum: Vec<f32> = old.iter().zip(given).map(|(old, given)| together(*old, *given)).collect();
+        Tally { lost_in_q8_0: lost_in_q8_0(&old, &sum), ..tally }
     }
 
     /// What each row of the sums is multiplied by, where rows are: its norm takes the row as a whole.
@@ -178,7 +199,7 @@ fn sum<From: Number, To: Number>(
     let old = old.map(From::get);
     let sum: [f32; LANES] = std::array::from_fn(|lane| together(old[lane], given[lane]));
     *new = sum.map(To::put);
-    lanes.take(&old, &sum, &new.map(To::get));
+    lanes.take::<To>(&old, &sum, &new.map(To::get));
 }
 
 #[cfg(test)]
@@ -197,14 +218,14 @@ mod tests {
                     bytes
                 };
                 let (old, mut new) = (encoded(from, &values), vec![9; 3]);
-                let tally = Change { delta: None, rows: None, width, from, to }.block(0, &old, &mut new);
+                let tally = Change { delta: None, rows: None, width, from, to, counts_q8_0: false }.block(0, &old, &mut new);
                 let mut read = vec![0.0; numbers];
                 from.decode(&old, &mut read);
                 assert_eq!(new, encoded(to, &read), "{from} to {to}, {numbers} numbers in rows of {width}");
                 assert_eq!(tally, Tally::default());
             }
         }
-        let change = Change { delta: None, rows: None, width: 2, from: Float::F32, to: Float::F16 };
+        let change = Change { delta: None, rows: None, width: 2, from: Float::F32, to: Float::F16, counts_q8_0: false };
         assert_eq!(change.block(0, &[1e6f32.to_le_bytes(); 3].concat(), &mut Vec::new()).not_finite, 3);
     }
 }

@@ -58,9 +58,11 @@ fn merge_onto_unpacked(order: &Order, interrupt: &AtomicBool, report: Reporter) 
         hashes.push((name_of(path), hash));
     }
     let above = existing(&order.out);
-    check_space(above, 2 * repacked_bytes(&order.base, Target::Dense)?)?;
+    // Where the sums get a type of their own, nothing is rounded before that.
+    let dense = Target::Dense(order.float.map(|_| Float::F32));
+    check_space(above, 2 * repacked_bytes(&order.base, dense)?)?;
     let temporary = temporary_folder_in(above).map_err(|cause| files::Error::new("create a folder in", above, cause))?;
-    repack(&order.base, Target::Dense, temporary.path(), interrupt, report)?;
+    repack(&order.base, dense, temporary.path(), interrupt, report)?;
     let base = temporary.path().to_owned();
     let unpacked = Order { base, other_base: OtherBase::Compared, onto: Onto::Stored, ..order.clone() };
     merge_as(&unpacked, &Folder::open(&unpacked.base)?, Some((&order.base, hashes)), interrupt, report)
@@ -97,9 +99,15 @@ fn merge_as(
         Onto::Unpacked { form, packs_head } => Some(Repacking::open(folder, Target::Packed { form, packs_head })?),
     };
     let linears = by_weight(linears, stored);
-    let rewriting = Rewriting { adapters: &adapters, linears, untied, float: order.float, packing: packing.as_ref(), interrupt };
+    let (float, counts_q8_0) = (order.float, order.counts_q8_0);
+    let rewriting = Rewriting { adapters: &adapters, linears, untied, float, packing: packing.as_ref(), counts_q8_0, interrupt };
     let own_head = own_head(&rewriting, &old, apart)?;
     let beside = Beside::of(&order.base)?;
+    if let Some(method) = folder.leftover_quantization()? {
+        report(Event::Note(format!(
+            "config.json of the base has a `quantization_config` ({method}), and its weights are plain numbers: the merged model gets none"
+        )));
+    }
     let tensor_bytes = old.iter().map(|old| rewriting.tensor_bytes(old)).sum::<Result<u64, _>>()?;
     let header_bytes = old.iter().map(|old| Ok(rewriting.header(old)?.len() as u64)).sum::<Result<u64, Error>>()?;
     let mut tally = Tally { bytes: tensor_bytes + header_bytes, ..Tally::default() };
@@ -296,8 +304,15 @@ mod tests {
         let dir = tempfile::tempdir().expect("a temporary folder");
         let adapters = vec![Addend { folder: golden.join("adapter"), weight: 1.0, trained_on: None }];
         let out = dir.path().join("merged");
-        let order =
-            Order { base: golden.join("model"), adapters, out, float: None, other_base: OtherBase::Refuse, onto: Onto::Stored };
+        let order = Order {
+            base: golden.join("model"),
+            adapters,
+            out,
+            float: None,
+            other_base: OtherBase::Refuse,
+            onto: Onto::Stored,
+            counts_q8_0: false,
+        };
         let run = || merge(&order, &AtomicBool::new(false), &|_| {});
         let operations = Rc::new(Cell::new(0));
         let counting = Rc::clone(&operations);

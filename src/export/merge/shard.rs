@@ -38,6 +38,8 @@ pub(super) struct Rewriting<'a> {
     pub float: Option<Float>,
     /// How the base's weights are packed, where adapters are added to what remains of them then.
     pub packing: Option<&'a Repacking>,
+    /// Whether to count what Q8_0 would take.
+    pub counts_q8_0: bool,
     /// Raised from outside: it ends with [`Error::Interrupted`].
     pub interrupt: &'a AtomicBool,
 }
@@ -160,7 +162,7 @@ impl Rewriting<'_> {
             if let Some(packed) = &packed {
                 piece = unpacked(packed, numbers.clone());
             }
-            let change = Change { delta: delta.as_ref(), rows: rows.as_ref(), width, from, to };
+            let change = Change { delta: delta.as_ref(), rows: rows.as_ref(), width, from, to, counts_q8_0: self.counts_q8_0 };
             if !change.is_none() {
                 let old = std::mem::replace(&mut piece, std::mem::take(spare));
                 let block = change.block(row, &old, &mut piece);
@@ -173,6 +175,7 @@ impl Rewriting<'_> {
             send(piece);
         }
         tally.merged_tensors = u64::from(is_merged);
+        tally.count_stored(to);
         Ok(tally)
     }
 

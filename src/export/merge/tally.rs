@@ -1,5 +1,12 @@
 //! What merging did to the numbers, so that a merge that changed nothing, or that rounding ate, does not pass unseen.
 
+use crate::export::gguf::Kind;
+use crate::files::Float;
+use crate::files::float::{Bf16, F16, Number};
+
+/// The share from which on a person is told what rounding took.
+const MUCH: f64 = 0.1;
+
 /// Counts and sums over the weights that adapters change.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Tally {
@@ -11,14 +18,20 @@ pub struct Tally {
     pub numbers: u64,
     /// Of them, those that are not stored as they were.
     pub changed: u64,
+    /// Of the numbers in merged tensors, those that are stored as [`Float::F32`], [`Float::F16`] and [`Float::Bf16`].
+    pub(super) stored_in: [u64; 3],
     /// Bytes of the files of weights.
     pub bytes: u64,
     /// Of all that were written, those that are infinite or no numbers.
     pub(super) not_finite: u64,
     /// Sum of the squares of what the adapters add.
     pub(super) added: f64,
-    /// Sum of the squares of what rounding to the stored type took from it.
+    /// Sums of the squares of what rounding takes from it: to the stored type, and to those that it could have.
     pub(super) lost: f64,
+    pub(super) lost_in_f16: f64,
+    pub(super) lost_in_bf16: f64,
+    /// Counted where it is asked for.
+    pub(super) lost_in_q8_0: f64,
 }
 
 impl Tally {
@@ -28,15 +41,70 @@ impl Tally {
         self.merged_tensors += other.merged_tensors;
         self.numbers += other.numbers;
         self.changed += other.changed;
+        self.stored_in.iter_mut().zip(other.stored_in).for_each(|(count, other)| *count += other);
         self.bytes += other.bytes;
         self.not_finite += other.not_finite;
         self.added += other.added;
         self.lost += other.lost;
+        self.lost_in_f16 += other.lost_in_f16;
+        self.lost_in_bf16 += other.lost_in_bf16;
+        self.lost_in_q8_0 += other.lost_in_q8_0;
     }
 
     /// ‖what rounding took‖ / ‖what the adapters add‖; `None` where they add nothing.
     pub fn rounding(&self) -> Option<f64> {
-        (self.added > 0.0).then(|| (self.lost / self.added).sqrt())
+        self.share(self.lost)
+    }
+
+    /// The same where the sums are rounded to another type, once; of [`Kind::Q8_0`] only where the merge was asked for it.
+    pub fn rounding_in(&self, kind: Kind) -> Option<f64> {
+        self.share(match kind {
+            Kind::F32 => 0.0,
+            Kind::F16 => self.lost_in_f16,
+            Kind::Bf16 => self.lost_in_bf16,
+            Kind::Q8_0 => self.lost_in_q8_0,
+        })
+    }
+
+    fn share(&self, lost: f64) -> Option<f64> {
+        (self.added > 0.0).then(|| (lost / self.added).sqrt())
+    }
+
+    /// Whether there is no change that could be lost.
+    pub fn added_nothing(&self) -> bool {
+        self.added == 0.0
+    }
+
+    /// Counts the numbers of a merged tensor.
+    pub(super) fn count_stored(&mut self, float: Float) {
+        self.stored_in[float as usize] += self.numbers;
+    }
+
+    /// [`Tally::rounding_note`] for the type in which most merged numbers are stored.
+    pub fn stored_note(&self) -> Option<String> {
+        let most = [Kind::F32, Kind::F16, Kind::Bf16].into_iter().zip(self.stored_in).max_by_key(|(_, count)| *count);
+        self.note(self.rounding()?, most?.0)
+    }
+
+    /// What a person is told of rounding to a type that takes a tenth of the change or more, with the types that keep it.
+    pub fn rounding_note(&self, kind: Kind) -> Option<String> {
+        self.note(self.rounding_in(kind)?, kind)
+    }
+
+    fn note(&self, share: f64, kind: Kind) -> Option<String> {
+        if share < MUCH {
+            return None;
+        }
+        let others = [Kind::F16, Kind::Bf16].into_iter().filter(|other| *other != kind);
+        let shares = others.filter_map(|other| Some((self.rounding_in(other)?, other)));
+        let better = shares.filter(|(other, _)| *other < share).min_by(|(one, _), (other, _)| one.total_cmp(other));
+        let better = better.map_or_else(String::new, |(share, kind)| format!(" (or {}: {:.0} %)", kind.option(), 100.0 * share));
+        let took = if share <= 1.0 {
+            format!("removed {:.0} % of the adapter's change", 100.0 * share)
+        } else {
+            format!("changes the weights {share:.1} times as much as the adapter does")
+        };
+        Some(format!("{} rounding {took}; use `--dtype f32`{better}", kind.name()))
     }
 }
 
@@ -50,13 +118,16 @@ pub(super) struct Lanes {
     not_finite: [u32; LANES],
     added: [f32; LANES],
     lost: [f32; LANES],
+    lost_in_f16: [f32; LANES],
+    lost_in_bf16: [f32; LANES],
 }
 
 impl Lanes {
-    /// Looks at some numbers: as they were, with what was added, and that as it is stored.
+    /// Looks at some numbers: as they were, with what was added, and that as it is stored in `To`. What the type would have made of the old
+    /// number anyway is not taken from the change.
     #[allow(clippy::float_cmp, reason = "a number that was stored as another one is what is counted")]
     #[inline]
-    pub fn take(&mut self, old: &[f32; LANES], sum: &[f32; LANES], stored: &[f32; LANES]) {
+    pub fn take<To: Number>(&mut self, old: &[f32; LANES], sum: &[f32; LANES], stored: &[f32; LANES]) {
         // Loop by loop, since each becomes a few instructions for all lanes.
         for lane in 0..LANES {
             self.changed[lane] += u32::from(old[lane] != stored[lane]);
@@ -68,7 +139,16 @@ impl Lanes {
             self.added[lane] += (sum[lane] - old[lane]) * (sum[lane] - old[lane]);
         }
         for lane in 0..LANES {
-            self.lost[lane] += (sum[lane] - stored[lane]) * (sum[lane] - stored[lane]);
+            let lost = lost(old[lane], sum[lane], To::nearest(old[lane]), stored[lane]);
+            self.lost[lane] += lost * lost;
+        }
+        for lane in 0..LANES {
+            let lost = lost(old[lane], sum[lane], F16::nearest(old[lane]), F16::nearest(sum[lane]));
+            self.lost_in_f16[lane] += lost * lost;
+        }
+        for lane in 0..LANES {
+            let lost = lost(old[lane], sum[lane], Bf16::nearest(old[lane]), Bf16::nearest(sum[lane]));
+            self.lost_in_bf16[lane] += lost * lost;
         }
     }
 
@@ -77,18 +157,34 @@ impl Lanes {
         let (count, sum) =
             (|lanes: &[u32]| lanes.iter().sum::<u32>().into(), |lanes: &[f32]| lanes.iter().copied().map(f64::from).sum());
         let (changed, not_finite) = (count(&self.changed), count(&self.not_finite));
-        Tally { numbers, changed, not_finite, added: sum(&self.added), lost: sum(&self.lost), ..Tally::default() }
+        let (lost_in_f16, lost_in_bf16) = (sum(&self.lost_in_f16), sum(&self.lost_in_bf16));
+        let (added, lost) = (sum(&self.added), sum(&self.lost));
+        Tally { numbers, changed, not_finite, added, lost, lost_in_f16, lost_in_bf16, ..Tally::default() }
     }
+}
+
+/// What is missing of a change where its ends are rounded.
+#[inline]
+fn lost(old: f32, sum: f32, old_rounded: f32, sum_rounded: f32) -> f32 {
+    (sum - old) - (sum_rounded - old_rounded)
+}
+
+/// The square of what Q8_0 takes from the changes of numbers in whole blocks, of others what f16 does.
+pub(super) fn lost_in_q8_0(old: &[f32], sum: &[f32]) -> f64 {
+    let (old_rounded, sum_rounded) = (Kind::Q8_0.nearest(old), Kind::Q8_0.nearest(sum));
+    let all = old.iter().zip(sum).zip(old_rounded.iter().zip(&sum_rounded));
+    all.map(|((old, sum), (old_rounded, sum_rounded))| f64::from(lost(*old, *sum, *old_rounded, *sum_rounded)).powi(2)).sum()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::files::float::F32;
 
     fn tally(old: f32, sum: f32, stored: f32) -> Tally {
         let mut lanes = Lanes::default();
         let first = |number: f32| std::array::from_fn(|lane| if lane == 0 { number } else { 1.0 });
-        lanes.take(&first(old), &first(sum), &first(stored));
+        lanes.take::<F32>(&first(old), &first(sum), &first(stored));
         lanes.tally(LANES as u64)
     }
 
@@ -100,9 +196,30 @@ mod tests {
         assert_eq!((total.numbers, total.changed, total.not_finite), (16, 1, 0));
         assert!(total.rounding().expect("something was added") < 0.1);
         assert_eq!(Tally::default().rounding(), None);
+        assert_eq!(Tally::default().rounding_note(Kind::Bf16), None);
         assert_eq!(
             [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, f32::MAX].map(|stored| tally(1.0, 1.0, stored).not_finite),
             [1, 1, 1, 0]
         );
+    }
+
+    #[test]
+    fn a_note_names_the_type_that_keeps_the_change() {
+        // Steps of bfloat16 at 1 are 2^-7, of float16 2^-10: a change of 2^-9 is a quarter of the one and twice the other.
+        let note = |change: f32, kind: Kind| tally(1.0, 1.0 + change, 1.0 + change).rounding_note(kind);
+        let quarter = 2f32.powi(-9);
+        assert_eq!(note(quarter, Kind::F16), None);
+        let said = "bfloat16 rounding removed 100 % of the adapter's change; use `--dtype f32` (or f16: 0 %)";
+        assert_eq!(note(quarter, Kind::Bf16).as_deref(), Some(said));
+        assert_eq!(note(quarter, Kind::F32), None);
+        let said = "float16 rounding removed 100 % of the adapter's change; use `--dtype f32`";
+        assert_eq!(note(2f32.powi(-13), Kind::F16).as_deref(), Some(said));
+        assert_eq!(note(0.05, Kind::Bf16), None, "{:?}", tally(1.0, 1.05, 1.05).rounding_in(Kind::Bf16));
+        // What becomes of the old number too is no part of the change.
+        let third = 1.0f32 / 3.0;
+        assert_eq!(tally(third, third + 0.25, third + 0.25).rounding_note(Kind::Bf16), None);
+        let half = Tally { added: 1.0, lost_in_q8_0: 4.0, lost_in_f16: 0.01, lost_in_bf16: 0.25, ..Tally::default() };
+        let said = "Q8_0 rounding changes the weights 2.0 times as much as the adapter does; use `--dtype f32` (or f16: 10 %)";
+        assert_eq!(half.rounding_note(Kind::Q8_0).as_deref(), Some(said));
     }
 }

@@ -18,7 +18,7 @@ use serde_json::{Map, Value};
 use super::gguf::{self, Kind, Written, write_gguf_model};
 use crate::data::{template, tokenize};
 use crate::fault::{Exit, Explain, Fault};
-use crate::files::{self, JSON_BYTES, read_text_up_to, write_atomic};
+use crate::files::{self, JSON_BYTES, is_there, read_text_up_to, write_atomic};
 use crate::report::Reporter;
 
 /// The Modelfile's own name.
@@ -45,7 +45,7 @@ pub fn write_ollama(
 /// `generation_config.json`; empty where it is not there.
 fn generation(model: &Path) -> Result<Map<String, Value>, Error> {
     let path = model.join("generation_config.json");
-    if !path.exists() {
+    if !is_there(&path)? {
         return Ok(Map::new());
     }
     let text = read_text_up_to(&path, JSON_BYTES)?;

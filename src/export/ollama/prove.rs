@@ -44,8 +44,8 @@ pub fn prove(folder: &Path, source: Option<&str>, named: Option<&Path>) -> Resul
     let source = source.or(tokenizer.chat_template()).ok_or_else(|| Error::NoTemplate { folder: folder.to_owned() })?;
     let (expected, refused) = expected(source, &tokenizer)?;
     let candidates = match named {
-        Some(path) => vec![(path.display().to_string(), own(path)?)],
-        None => stock::candidates(&expected[0].text, &prefix(&expected, &tokenizer)),
+        Some(path) => own(path)?,
+        None => known(&expected, &tokenizer),
     };
     let (name, template) = first_equal(candidates, &expected)?;
     let stops = stops(&expected, &tokenizer)?;
@@ -59,11 +59,22 @@ pub fn prove(folder: &Path, source: Option<&str>, named: Option<&Path>) -> Resul
     Ok(Proof { name, template: template.source().to_owned(), stops, conversations: expected.len(), notes })
 }
 
-/// A template of the user's. Editors end a file with a line break that is not meant.
-fn own(path: &Path) -> Result<GoTemplate, Error> {
+/// The user's template without the line break that editors put at the end of a file, and with it, because some formats end in one.
+fn own(path: &Path) -> Result<Vec<(String, GoTemplate)>, Error> {
     let text = read_text_up_to(path, TEMPLATE_BYTES)?;
-    let invalid = |cause| Error::Template { path: path.to_owned(), cause };
-    GoTemplate::new(text.strip_suffix('\n').unwrap_or(&text)).map_err(invalid)
+    let unbroken = text.strip_suffix("\r\n").or_else(|| text.strip_suffix('\n'));
+    let template = |text: &str| GoTemplate::new(text).map(|template| (path.display().to_string(), template));
+    let all = unbroken.into_iter().chain([text.as_str()]).map(template).collect::<Result<_, _>>();
+    all.map_err(|cause| Error::Template { path: path.to_owned(), cause })
+}
+
+/// Every known template as it is, then with the BOS before it, if all texts begin with one: a BOS that is also the start of a turn is
+/// written by the template itself.
+fn known(expected: &[Expected], tokenizer: &Tokenizer) -> Vec<(String, GoTemplate)> {
+    let without_system = &expected[0].text;
+    let bos = Some(prefix(expected, tokenizer)).filter(|bos| !bos.is_empty());
+    let prefixed = bos.iter().flat_map(|bos| stock::candidates(without_system, bos));
+    stock::candidates(without_system, "").into_iter().chain(prefixed).collect()
 }
 
 /// The texts to reach, and how many conversations the chat template refuses.
@@ -101,7 +112,7 @@ fn adds_bos(tokenizer: &Tokenizer) -> bool {
     tokenizer.bos_id().is_some() && first == tokenizer.bos_id()
 }
 
-/// The BOS that a template has to write itself, where it is in every text.
+/// The BOS with which every text begins; empty where one does not.
 fn prefix(expected: &[Expected], tokenizer: &Tokenizer) -> String {
     let bos = tokenizer.special().bos.clone().unwrap_or_default();
     if expected.iter().all(|expected| expected.text.starts_with(&bos)) { bos } else { String::new() }

@@ -1,0 +1,321 @@
+//! Tokens that only the files beside tokenizer.json name. transformers adds them as it opens a folder, so that a model which was trained
+//! through it knows them as tokens of their own; without them each marker of a conversation would be cut into pieces.
+//!
+//! What counts before what is as in transformers 5.23 (`PreTrainedTokenizerBase._from_pretrained`, `TokenizersBackend.__init__`):
+//! `added_tokens_decoder` of tokenizer_config.json hides special_tokens_map.json and added_tokens.json; else the map counts before the
+//! config, and tokenizer.json's own tokens before added_tokens.json. Added are the tokens with ids in the order of those, then single special
+//! tokens in the order of [`NAMES`], then the list of further ones. Ids follow on those that are there, whatever a file says.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value};
+use tokenizers::AddedToken;
+
+use super::renumbered::RenumberedToken;
+use super::tokenize::{Config, Error};
+
+/// Keys of single special tokens, in the order in which they are added.
+const NAMES: [&str; 7] = ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
+/// Key of further special tokens: a list, or an object of named ones.
+const EXTRA: &str = "extra_special_tokens";
+/// Its name in transformers 4.
+const OLD_EXTRA: &str = "additional_special_tokens";
+/// Key of tokens by their ids.
+const DECODER: &str = "added_tokens_decoder";
+
+/// The files beside tokenizer.json; one that is not there is empty.
+pub(super) struct Files {
+    pub config: Config,
+    map: Config,
+    added: Config,
+}
+
+/// What was added.
+#[derive(Debug, Default)]
+pub(super) struct Added {
+    /// Single special tokens by their keys.
+    pub named: Map<String, Value>,
+    /// Tokens that tokenizer.json does not have as such, with their ids.
+    pub new: Vec<(String, u32)>,
+    /// Tokens whose ids are not those of the file that names them.
+    pub renumbered: Vec<RenumberedToken>,
+    /// All that changed the tokenizer, for its identity.
+    pub identity: Vec<String>,
+}
+
+/// A token as a file has it.
+#[derive(Debug, Clone, PartialEq)]
+struct Token {
+    content: String,
+    single_word: bool,
+    lstrip: bool,
+    rstrip: bool,
+    /// `None`: where it is not special.
+    normalized: Option<bool>,
+    special: bool,
+}
+
+impl Token {
+    fn special(content: &str) -> Self {
+        Self { special: true, ..Self::plain(content) }
+    }
+
+    fn plain(content: &str) -> Self {
+        let content = content.to_owned();
+        Self { content, single_word: false, lstrip: false, rstrip: false, normalized: None, special: false }
+    }
+
+    /// A text is a special token, an object says what it is.
+    fn read(value: &Value) -> Option<Self> {
+        let Some(content) = value["content"].as_str() else { return value.as_str().map(Self::special) };
+        let flag = |key: &str| value[key].as_bool();
+        let is = |key: &str| flag(key).unwrap_or(false);
+        let (single_word, lstrip, rstrip) = (is("single_word"), is("lstrip"), is("rstrip"));
+        Some(Self { single_word, lstrip, rstrip, normalized: flag("normalized"), special: is("special"), ..Self::plain(content) })
+    }
+
+    fn known(token: &AddedToken) -> Self {
+        let AddedToken { single_word, lstrip, rstrip, normalized, special, ref content } = *token;
+        Self { content: content.clone(), single_word, lstrip, rstrip, normalized: Some(normalized), special }
+    }
+
+    fn into_added(self) -> AddedToken {
+        let Self { content, single_word, lstrip, rstrip, special, normalized } = self;
+        AddedToken { content, single_word, lstrip, rstrip, special, normalized: normalized.unwrap_or(!special) }
+    }
+}
+
+/// What the files name.
+#[derive(Debug, Default)]
+struct Named {
+    /// Single special tokens, in the order in which they are added.
+    single: Vec<(String, Token)>,
+    extra: Vec<Token>,
+    /// Tokens by the ids that a file gives them.
+    by_id: BTreeMap<u32, Token>,
+}
+
+impl Files {
+    /// Reads those that are there in a model's folder; `config` is its tokenizer_config.json.
+    pub fn read(folder: &Path, config: Config) -> Result<Self, Error> {
+        let read = |name: &str| Config::read(folder.join(name));
+        Ok(Self { config, map: read("special_tokens_map.json")?, added: read("added_tokens.json")? })
+    }
+
+    /// The file that gives tokens their ids, and what it says.
+    fn ids(&self) -> Result<(&PathBuf, BTreeMap<u32, Token>), Error> {
+        let Some(decoder) = self.decoder()? else {
+            let said = |(token, id): (&String, &Value)| {
+                let id = id.as_u64().and_then(|id| u32::try_from(id).ok());
+                id.map(|id| (id, Token::plain(token)))
+                    .ok_or_else(|| self.added.wrong(token, &self.added.values[token], "a token id"))
+            };
+            return Ok((&self.added.path, self.added.values.iter().map(said).collect::<Result<_, _>>()?));
+        };
+        let said = |(id, token): (&String, &Value)| {
+            let read = id.parse().ok().zip(Token::read(token).filter(|_| token.is_object()));
+            read.ok_or_else(|| self.config.wrong(&format!("{DECODER}.{id}"), token, "a token"))
+        };
+        Ok((&self.config.path, decoder.iter().map(said).collect::<Result<_, _>>()?))
+    }
+
+    fn decoder(&self) -> Result<Option<&Map<String, Value>>, Error> {
+        match self.config.values.get(DECODER) {
+            None => Ok(None),
+            Some(Value::Object(decoder)) => Ok(Some(decoder)),
+            Some(other) => Err(self.config.wrong(DECODER, other, "an object of tokens by their ids")),
+        }
+    }
+
+    /// Everything that is named; `own` are tokenizer.json's own tokens, `padding` is what it pads with.
+    fn named(&self, own: &BTreeMap<u32, Token>, padding: Option<&str>) -> Result<Named, Error> {
+        let (mut values, hides) = (self.config.values.clone(), self.decoder()?.is_some());
+        if values.contains_key(OLD_EXTRA) && is_nothing(values.get(EXTRA)) {
+            let old = values.shift_remove(OLD_EXTRA).unwrap_or_default();
+            values.insert(EXTRA.to_owned(), old);
+        }
+        let mut of_model = take_models_own(&mut values, Value::is_string);
+        if !hides {
+            self.merge_map(&mut values);
+            of_model.extend(take_object(&mut values));
+        }
+        let (_, mut by_id) = self.ids()?;
+        if !hides {
+            let special = self.special_words(&values)?;
+            for token in by_id.values_mut() {
+                token.special = special.contains(&token.content);
+                token.normalized = Some(!token.special);
+            }
+            by_id.extend(own.clone());
+        }
+        if !values.contains_key(EXTRA) {
+            let old = values.shift_remove(OLD_EXTRA).unwrap_or_default();
+            values.insert(EXTRA.to_owned(), old);
+        }
+        if let (Some(padding), false) = (padding, values.contains_key("pad_token")) {
+            values.insert("pad_token".to_owned(), padding.into());
+        }
+        // Found here, they stand before those that were told apart above.
+        let late = take_models_own(&mut values, |value| Token::read(value).is_some())
+            .into_iter()
+            .filter(|(key, _)| of_model.iter().all(|(known, _)| known != key));
+        let of_model: Vec<_> = late.collect::<Vec<_>>().into_iter().chain(of_model).collect();
+        let named = NAMES.iter().filter_map(|key| Some(((*key).to_owned(), values.get(*key)?.clone())));
+        let single = named.chain(of_model).filter(|(_, value)| !value.is_null());
+        let single = single.map(|(key, value)| Ok((self.token(&key, &value)?, key))).collect::<Result<Vec<_>, Error>>()?;
+        let as_in_table = |token: Token| by_id.values().find(|known| known.content == token.content).cloned().unwrap_or(token);
+        let single = single.into_iter().map(|(token, key)| (key, as_in_table(token))).collect();
+        let extra = self.list(values.get(EXTRA))?;
+        Ok(Named { single, extra, by_id })
+    }
+
+    /// special_tokens_map.json's values in the places of the config's; of lists under the newer name both.
+    fn merge_map(&self, values: &mut Map<String, Value>) {
+        for (key, value) in &self.map.values {
+            let value = match (key.as_str(), value) {
+                (EXTRA, Value::Array(items)) => {
+                    let mut all = values.get(EXTRA).and_then(Value::as_array).cloned().unwrap_or_default();
+                    let items = items.iter().map(as_special);
+                    items.for_each(|item| {
+                        if !all.contains(&item) {
+                            all.push(item)
+                        }
+                    });
+                    Value::Array(all)
+                }
+                (EXTRA, other) => other.clone(),
+                (_, other) => as_special(other),
+            };
+            values.insert(key.clone(), value);
+        }
+    }
+
+    /// Contents of the tokens that are special by what is said so far.
+    fn special_words(&self, values: &Map<String, Value>) -> Result<BTreeSet<String>, Error> {
+        let single = NAMES.iter().filter_map(|key| Token::read(values.get(*key)?));
+        Ok(single.chain(self.list(values.get(EXTRA))?).map(|token| token.content).collect())
+    }
+
+    fn token(&self, key: &str, value: &Value) -> Result<Token, Error> {
+        Token::read(value).ok_or_else(|| self.file_of(key).wrong(key, value, "a token"))
+    }
+
+    fn list(&self, value: Option<&Value>) -> Result<Vec<Token>, Error> {
+        match value {
+            None | Some(Value::Null) => Ok(Vec::new()),
+            Some(Value::Array(items)) => items.iter().map(|item| self.token(EXTRA, item)).collect(),
+            Some(other) => Err(self.file_of(EXTRA).wrong(EXTRA, other, "a list of tokens, or an object of named ones")),
+        }
+    }
+
+    /// The file that is to blame for a value.
+    fn file_of(&self, key: &str) -> &Config {
+        if self.map.values.contains_key(key) { &self.map } else { &self.config }
+    }
+
+    /// Adds to a tokenizer what it lacks.
+    ///
+    /// # Errors
+    /// A value has another type, or a file gives a token the id of another one.
+    pub fn add_to(&self, tokenizer: &mut tokenizers::Tokenizer, padding: Option<&str>) -> Result<Added, Error> {
+        let own: BTreeMap<_, _> =
+            tokenizer.get_added_tokens_decoder().into_iter().map(|(id, token)| (id, Token::known(&token))).collect();
+        self.check_ids(tokenizer)?;
+        let named = self.named(&own, padding)?;
+        let all = named.tokens(&own);
+        let identity =
+            all.iter().filter(|token| own.values().all(|known| known != *token)).map(|token| format!("{token:?}")).collect();
+        let names: Vec<String> = all.iter().map(|token| token.content.clone()).collect();
+        // The crate fails only at a normalizer that does.
+        let failed = |error: tokenizers::Error| Error::Broken {
+            path: self.config.path.clone(),
+            expected: "a list of tokens that can be added",
+            cause: error.to_string(),
+        };
+        tokenizer.add_tokens(all.into_iter().map(Token::into_added)).map_err(failed)?;
+        let is_new = |content: &String| own.values().all(|known| known.content != *content);
+        let mut seen = BTreeSet::new();
+        let new = names.into_iter().filter(|content| is_new(content) && seen.insert(content.clone()));
+        let new = new.filter_map(|content| Some((tokenizer.token_to_id(&content)?, content))).map(|(id, content)| (content, id));
+        let (path, said) = self.ids()?;
+        let renumbered = said.into_iter().filter_map(|(said, Token { content, .. })| {
+            let id = tokenizer.token_to_id(&content);
+            (id != Some(said)).then(|| RenumberedToken { file: name_of(path), token: content, said, id })
+        });
+        let of_key = |(key, token): (String, Token)| (!token.content.is_empty()).then(|| (key, token.content.into()));
+        let (new, renumbered) = (new.collect(), renumbered.collect());
+        Ok(Added { named: named.single.into_iter().filter_map(of_key).collect(), new, renumbered, identity })
+    }
+
+    /// An id that is another token's would be passed over without a word: the model may have been trained with either.
+    fn check_ids(&self, tokenizer: &tokenizers::Tokenizer) -> Result<(), Error> {
+        let (path, said) = self.ids()?;
+        for (id, Token { content, .. }) in said {
+            if let Some(other) = tokenizer.id_to_token(id).filter(|other| *other != content) {
+                return Err(Error::Collision { path: path.clone(), token: content, id, other });
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Named {
+    /// What is handed to the tokenizer, in this order; `own` are the tokens that it has.
+    fn tokens(&self, own: &BTreeMap<u32, Token>) -> Vec<Token> {
+        let mut all: Vec<Token> = self.by_id.values().cloned().collect();
+        let known: BTreeSet<&String> = own.values().chain(self.by_id.values()).map(|token| &token.content).collect();
+        for token in self.single.iter().map(|(_, token)| token).chain(&self.extra) {
+            if !known.contains(&token.content) && !all.contains(token) {
+                all.push(token.clone());
+            }
+        }
+        for token in &mut all {
+            token.special |= self.single.iter().any(|(_, named)| named.content == token.content);
+        }
+        all
+    }
+}
+
+/// What Python takes for false.
+fn is_nothing(value: Option<&Value>) -> bool {
+    match value {
+        None | Some(Value::Null | Value::Bool(false)) => true,
+        Some(Value::Array(items)) => items.is_empty(),
+        Some(Value::Object(entries)) => entries.is_empty(),
+        Some(Value::String(text)) => text.is_empty(),
+        _ => false,
+    }
+}
+
+/// Tokens under names of a model's own, taken out: `image_token`, and those of an object under [`EXTRA`].
+fn take_models_own(values: &mut Map<String, Value>, is_token: impl Fn(&Value) -> bool) -> Vec<(String, Value)> {
+    let is_own = |key: &str, value: &Value| key.ends_with("_token") && !NAMES.contains(&key) && is_token(value);
+    let keys: Vec<String> = values.iter().filter(|(key, value)| is_own(key, value)).map(|(key, _)| key.clone()).collect();
+    let single = keys.into_iter().filter_map(|key| values.shift_remove(&key).map(|value| (key, value)));
+    let mut found: Vec<_> = single.collect();
+    found.extend(take_object(values));
+    found
+}
+
+fn take_object(values: &mut Map<String, Value>) -> Vec<(String, Value)> {
+    if values.get(EXTRA).is_some_and(Value::is_object)
+        && let Some(Value::Object(entries)) = values.shift_remove(EXTRA)
+    {
+        return entries.into_iter().collect();
+    }
+    Vec::new()
+}
+
+/// An object of special_tokens_map.json, which says nothing of that.
+fn as_special(value: &Value) -> Value {
+    let mut value = value.clone();
+    if let Value::Object(token) = &mut value {
+        token.insert("special".to_owned(), true.into());
+    }
+    value
+}
+
+fn name_of(path: &Path) -> String {
+    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}
