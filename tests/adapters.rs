@@ -139,7 +139,15 @@ fn attached(base: &Path, adapter: &Path) -> Result<Decoder, rankine::adapter::Er
 fn merged(base: &Path, adapter: &Path, out: &Path) -> Result<Decoder, rankine::export::merge::Error> {
     let adapters = vec![Addend { folder: adapter.to_owned(), weight: 1.0, trained_on: None }];
     let (base, out) = (base.to_owned(), out.to_owned());
-    let order = Order { base, adapters, out: out.clone(), float: None, other_base: OtherBase::Refuse, onto: Onto::Stored };
+    let order = Order {
+        base,
+        adapters,
+        out: out.clone(),
+        float: None,
+        other_base: OtherBase::Refuse,
+        onto: Onto::Stored,
+        counts_q8_0: false,
+    };
     merge(&order, &AtomicBool::new(false), &|_| {})?;
     Ok(load(&out))
 }

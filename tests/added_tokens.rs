@@ -1,4 +1,4 @@
-//! Tokens that only the files beside tokenizer.json name: ids as transformers' AutoTokenizer gives them (tests/golden/added_tokens/make.py),
+//! Tokens that only the files beside tokenizer.json name: ids as transformers' `AutoTokenizer` gives them (`tests/golden/added_tokens/make.py`),
 //! and what is told or refused.
 
 mod common;
@@ -194,20 +194,20 @@ fn markers_of_a_conversation_are_tokens() {
 
 #[test]
 fn a_token_without_a_row_is_told_and_refused_where_it_is_met() {
-    let desk = tiny(|config| drop(config.insert("pad_token".to_owned(), json!("<pad>"))));
-    let noted = "note: tokens that only the files beside tokenizer.json name have no row in the embedding, which has 4096: `<pad>` (4096)";
+    let desk = tiny(|config| config["extra_special_tokens"].as_array_mut().unwrap().push(json!("<aside>")));
+    let noted = "note: tokens that only the files beside tokenizer.json name have no row in the embedding, which has 4096: `<aside>` (4096)";
     desk.run(&["train", "recipe.yaml"]).says("no row has it", 0, &[noted]);
-    desk.write_rows("rows.parquet", vec![("text", support::texts(vec!["a <pad> b"; 6]))]);
+    desk.write_rows("rows.parquet", vec![("text", support::texts(vec!["a <aside> b"; 6]))]);
     desk.run(&["train", "recipe.yaml", "output_dir=other"]).says(
         "a row has it",
         65,
         &["the tokenizer made token id 4096, the base's embedding has ids below 4096"],
     );
-    let ran = desk.run(&["generate", "--base", "base", "--prompt", "a <pad> b", "--max-tokens", "1"]);
+    let ran = desk.run(&["generate", "--base", "base", "--prompt", "a <aside> b", "--max-tokens", "1"]);
     ran.says("a prompt has it", 65, &["4096"]);
     desk.run(&["export", "base", "--to", "gguf", "--out", "x.gguf"]).says(
         "a GGUF",
         65,
-        &["token `<pad>` has no row in the embedding, which has 4096"],
+        &["token `<aside>` has no row in the embedding, which has 4096"],
     );
 }

@@ -57,6 +57,27 @@ fn rows_of_a_file_are_the_rows_of_every_step() {
     desk.run(&["bench", "--config", &config, "--tokens", "tokens.safetensors", "--seq", "8"]).says("both", 2, &["--seq"]);
 }
 
+/// What a GPU is measured for is not asked of the CPU.
+#[test]
+fn kernels_and_product_routines_are_those_of_a_gpu() {
+    let desk = Desk::new();
+    let config = golden("archs/llama/model/config.json").display().to_string();
+    desk.run(&["bench", "--config", &config, "--kernels"]).says(
+        "no kernels",
+        2,
+        &["--kernels: device `cpu` launches no kernels"],
+    );
+    let refused: [(&[&str], i32, &str); 4] = [
+        (&["--device", "cpu"], 65, "--device: `cpu` has no product routines to compare, expected a GPU"),
+        (&["--device", "auto"], 65, "--device: `auto` has no product routines to compare, expected a GPU"),
+        (&["--shapes", "2x3"], 2, "expected rows, inner width and columns"),
+        (&["--shapes", "2x3x0"], 2, "expected rows, inner width and columns"),
+    ];
+    for (arguments, exit, part) in refused {
+        desk.run(&[&["bench-products"], arguments].concat()).says(part, exit, &[part]);
+    }
+}
+
 #[test]
 fn what_cannot_be_measured_is_refused() {
     let desk = Desk::new();

@@ -137,6 +137,7 @@ fn a_leftover_of_quantization_is_dropped_and_told() {
         json!({"quant_method": "bitsandbytes", "load_in_8bit": true}),
         json!({"load_in_4bit": true}),
         json!({"quant_method": "mxfp4"}),
+        json!({"quant_method": "gptq", "bits": 4}),
     ];
     for method in stale {
         let desk = Desk::new();
@@ -170,6 +171,17 @@ fn a_leftover_of_quantization_is_dropped_and_told() {
         let full: Value = serde_json::from_str(&desk.read_text("full/model/config.json")).unwrap();
         assert!(full.get("quantization_config").is_none(), "{full}");
     }
+}
+
+#[test]
+fn a_base_packed_by_others_is_refused_by_name() {
+    let desk = Desk::new();
+    leftover(&desk, &json!({"quant_method": "gptq", "bits": 4}));
+    let header = r#"{"model.layers.0.self_attn.q_proj.qweight":{"dtype":"I32","shape":[1],"data_offsets":[0,4]}}"#;
+    let file = [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &[0; 4]].concat();
+    desk.write("base/model.safetensors", file);
+    let said = "`quant_method` of `quantization_config` is `gptq`, known are `bitsandbytes`, `mxfp4`";
+    desk.run(&["check", "recipe.yaml"]).says("gptq", 65, &[said]);
 }
 
 #[test]

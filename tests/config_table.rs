@@ -1,5 +1,5 @@
 //! Every key of every family's config.json, removed, null and changed to other values: what is computed is what transformers computes with the same
-//! weights, or it is refused by name. tests/golden/configs has what transformers does, and make_configs.py beside it how it was asked.
+//! weights, or it is refused by name. tests/golden/configs has what transformers does, and `make_configs.py` beside it how it was asked.
 //!
 //! Of a case that transformers refuses and that is computed here, the key has to be one that says nothing about a decoder (`PASSED_OVER`), or its number
 //! a whole one (`WITH_POINT`).
@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::fs;
 
 use burn::tensor::Device;
-use common::{golden, json, loss_and_mark};
+use common::{committed, json, loss_and_mark};
 use rankine::fault::Explain;
 use rankine::model::{DecoderSpec, Error, Folder};
 use rankine::terms::ModelDtype;
@@ -19,7 +19,7 @@ use serde_json::{Map, Value, json};
 /// Largest differences of the loss and of the sum of all logits: both sides compute in f32.
 const TOLERANCE: [f64; 2] = [2e-5, 2e-4];
 /// Keys of generation, of saving and of other models: a value that transformers does not like there changes nothing here.
-const PASSED_OVER: [&str; 14] = [
+const PASSED_OVER: [&str; 16] = [
     "bos_token_id",
     "chunk_size_feed_forward",
     "dtype",
@@ -27,7 +27,10 @@ const PASSED_OVER: [&str; 14] = [
     "id2label",
     "initializer_range",
     "label2id",
+    "num_mtp_layers",
     "output_hidden_states",
+    // A default that the vocabulary of a tiny model has not: torch refuses it, and it says nothing but which row gets no gradient.
+    "pad_token_id",
     "pretraining_tp",
     "problem_type",
     "return_dict",
@@ -37,7 +40,11 @@ const PASSED_OVER: [&str; 14] = [
 ];
 
 /// Keys whose numbers transformers 5 takes with a point only.
-const WITH_POINT: [&str; 9] = [
+const WITH_POINT: [&str; 13] = [
+    "attention_dropout",
+    "resid_pdrop",
+    "embd_pdrop",
+    "hidden_dropout",
     "rms_norm_eps",
     "layer_norm_epsilon",
     "attn_logit_softcapping",
@@ -83,7 +90,7 @@ struct Bench {
 impl Bench {
     fn new(family: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        for file in fs::read_dir(golden(&format!("archs/{family}/model"))).unwrap().map(Result::unwrap) {
+        for file in fs::read_dir(committed(&format!("archs/{family}/model"))).unwrap().map(Result::unwrap) {
             if file.file_name().to_string_lossy().contains("safetensors") {
                 fs::copy(file.path(), folder.path().join(file.file_name())).unwrap();
             }
@@ -137,7 +144,16 @@ fn is_whole(change: &Map<String, Value>) -> bool {
     WITH_POINT.contains(&key.as_str()) && value.is_u64()
 }
 
+/// Where transformers 5.23 ends in an exception of Python and what is meant is plain: Mixtral and Ministral do not fill a `head_dim` that
+/// is null before a stretched rotation asks for it, and Phi-3 fills no trained length for `su`, its older word for `longrope`.
+fn is_crash(family: &str, change: &Map<String, Value>) -> bool {
+    let is_su = || family.starts_with("phi3") && change.values().any(|section| section["type"] == "su");
+    let is_rotation = || change.keys().all(|key| key.contains("rope_") || key.ends_with("max_position_embeddings"));
+    (family == "mixtral" && is_rotation()) || change.get("model_type") == Some(&json!("ministral")) || is_su()
+}
+
 fn judge(
+    family: &str,
     change: &Map<String, Value>,
     ours: Result<[f64; 2], String>,
     theirs: Option<[f64; 2]>,
@@ -150,7 +166,7 @@ fn judge(
         (Ok(ours), Some(theirs)) => Err(format!("silent: {ours:?}, transformers {theirs:?}, unchanged {base:?}")),
         (Ok(ours), None) => {
             let is_idle = keys(change).iter().all(|key| PASSED_OVER.contains(&key.as_str())) && is_near(ours, base);
-            if is_idle || is_whole(change) {
+            if is_idle || is_whole(change) || is_crash(family, change) {
                 Ok(Outcome::PassedOver)
             } else {
                 Err(format!("computed {ours:?}, transformers refuses"))
@@ -159,7 +175,8 @@ fn judge(
         (Err(_), None) => Ok(Outcome::RefusedByBoth),
         (Err(said), Some(_)) => {
             let names = |word: &str| keys(change).iter().any(|key| said.contains(&format!("{word}{key}`")));
-            let is_named = names("`") || said.contains("tensor `");
+            // Of another family any of its keys may be why.
+            let is_named = names("`") || said.contains("tensor `") || change.contains_key("model_type");
             let says = ["known", "expected", "is missing", "has the key"].iter().any(|word| said.contains(word));
             if is_named && says { Ok(Outcome::RefusedHere) } else { Err(format!("refused without its name: {said}")) }
         }
@@ -173,8 +190,8 @@ fn numbers(value: &Value) -> Option<[f64; 2]> {
 
 /// Holds all cases of a family; its line of the table counts them by what became of them.
 fn hold(family: &str) {
-    let made = json(&golden("configs/cases.json"));
-    let folder = golden(&format!("archs/{family}"));
+    let made = json(&committed("configs/cases.json"));
+    let folder = committed(&format!("archs/{family}"));
     let configs: BTreeMap<&str, Value> =
         [("v5", json(&folder.join("model/config.json"))), ("v4", json(&folder.join("config_v4.json")))].into();
     let cases = made[family].as_array().unwrap();
@@ -185,7 +202,7 @@ fn hold(family: &str) {
         let (version, change) = (case_of[0].as_str().unwrap(), case_of[1].as_object().unwrap());
         let theirs = if case[1] == json!("=") { Some(base) } else { numbers(&case[1]) };
         let ours = bench.compute(&changed(&configs[version], change));
-        match judge(change, ours, theirs, base) {
+        match judge(family, change, ours, theirs, base) {
             Ok(outcome) => *counts.entry(outcome).or_default() += 1,
             Err(said) => faults.push(format!("{case_of}: {said}")),
         }
@@ -202,7 +219,7 @@ fn hold(family: &str) {
     );
     println!("{line}");
     assert!(faults.is_empty(), "{line}, {} faults\n{}", faults.len(), faults.join("\n"));
-    let table = fs::read_to_string(golden("configs/table.txt")).unwrap();
+    let table = fs::read_to_string(committed("configs/table.txt")).unwrap();
     assert!(table.lines().any(|known| known == line), "tests/golden/configs/table.txt has another line than\n{line}");
 }
 

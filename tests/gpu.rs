@@ -147,7 +147,10 @@ fn the_quickstart_begins_as_on_the_cpu() {
     println!("losses on the CPU {cpu:?}, on the GPU {wide:?}, {difference:.1e} apart");
     assert!(cpu.len() == 4 && difference <= STEP_LOSS);
     let lock = desk.read_text(&format!("{gpu}-float32/recipe.lock.yaml"));
-    assert!(lock.contains(&format!("\ndevice: {gpu}:0\n")) && lock.contains("\ngpu: ") && lock.contains("model_dtype: float32"), "{lock}");
+    assert!(
+        lock.contains(&format!("\ndevice: {gpu}:0\n")) && lock.contains("\ngpu: ") && lock.contains("model_dtype: float32"),
+        "{lock}"
+    );
 
     if !found.takes(ModelDtype::Float16) {
         println!("not in float16: the adapter has none");
@@ -194,7 +197,8 @@ fn a_run_goes_on_where_it_stopped() {
     let (desk, gpu) = (Desk::new(), tested_backend());
     let dropout = "adapter.dropout=0.1";
     let saves = ["output.save_steps=2", "output.save_total_limit=9", "training.max_steps=6"];
-    let train = [&["train", "recipe.yaml", &format!("device={gpu}"), dropout], &saves[..]].concat();
+    let device = format!("device={gpu}");
+    let train = [&["train", "recipe.yaml", &device, dropout], &saves[..]].concat();
     desk.run(&train).says("the run left alone", 0, &[&format!("note: training on `{gpu}:0` is proven: ")]);
     let whole = losses(&desk.read_text("run/metrics.jsonl"));
     let adapter = desk.read("run/adapter/adapter_model.safetensors");

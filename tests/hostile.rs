@@ -178,7 +178,7 @@ fn what_is_not_a_file_is_never_read() {
                 desk.remove(TOKENIZER);
                 symlink("tokenizer.json", desk.path(TOKENIZER)).unwrap();
             },
-            &["cannot open `base/tokenizer.json`"],
+            &["cannot read `base/tokenizer.json`"],
         ),
     ]);
 }

@@ -461,7 +461,7 @@ fn a_run_is_merged_into_the_base_that_it_names() {
     let ran = desk.run(&["merge", "--adapter", "run/adapter", "--out", "new/merged", "--json"]);
     ran.says("merge", 0, &[]);
     let result: serde_json::Value = serde_json::from_str(&ran.stdout).unwrap();
-    assert_eq!((&result["base"], &result["merged_tensors"]), (&"base".into(), &14.into()), "{result}");
+    assert_eq!((&result["base"], &result["merged_tensors"]), (&"DESK/base".into(), &14.into()), "{result}");
     assert!(result["adapters"][0]["trained_on"].as_str().unwrap().ends_with("run/recipe.lock.yaml"), "{result}");
     assert!(!ran.stderr.contains("note:"), "{}", ran.stderr);
     let [merged, base] = ["new/merged", "base"].map(|name| desk.path(name));
@@ -496,15 +496,15 @@ fn another_base_is_refused_unless_forced() {
     *weights.last_mut().unwrap() ^= 1;
     desk.write("base/model.safetensors", &weights);
     let ran = desk.run(&words);
-    ran.says("other weights", 65, &["`base/model.safetensors` is not what adapter `run/adapter` was trained on", "--force"]);
+    ran.says("other weights", 65, &["`DESK/base/model.safetensors` is not what adapter `run/adapter` was trained on", "--force"]);
     let ran = desk.run(&[&words[..], &["--force"]].concat());
-    ran.says("forced", 0, &["note: `base/model.safetensors` is not what", "; going on because of `--force`"]);
+    ran.says("forced", 0, &["note: `DESK/base/model.safetensors` is not what", "; going on because of `--force`"]);
     fs::remove_dir_all(desk.path("merged")).unwrap();
 
     *weights.last_mut().unwrap() ^= 1;
     desk.write("base/model.safetensors", &weights);
     desk.edit("base/config.json", "\"rms_norm_eps\": 1e-05", "\"rms_norm_eps\": 1e-06");
-    desk.run(&words).says("other config", 65, &["`base/config.json` is not what adapter"]);
+    desk.run(&words).says("other config", 65, &["`DESK/base/config.json` is not what adapter"]);
     desk.edit("base/config.json", "\"rms_norm_eps\": 1e-06", "\"rms_norm_eps\": 1e-05");
     fs::rename(desk.path("base/model.safetensors"), desk.path("base/m.safetensors")).unwrap();
     let index: serde_json::Map<_, _> = Archive::open(&desk.path("base/m.safetensors"))
@@ -517,7 +517,7 @@ fn another_base_is_refused_unless_forced() {
     desk.run(&words).says(
         "other files",
         65,
-        &["the weights of `base` are `m.safetensors`", "was trained on `model.safetensors`"],
+        &["the weights of `DESK/base` are `m.safetensors`", "was trained on `model.safetensors`"],
     );
     assert!(!desk.path("merged").exists());
     let other = golden("archs/qwen3/model").display().to_string();

@@ -4,8 +4,7 @@
 mod support;
 
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
+use std::path::Path;
 
 use serde_json::Value;
 use support::{Desk, Ran, texts};
@@ -57,7 +56,8 @@ fn back(desk: &Desk, run: &str) {
     for name in ["README.md", "result.json"] {
         fs::remove_file(run.join(name)).unwrap();
     }
-    for step in [4, 6] {
+    // An evaluation that was the best so far leaves one too.
+    for step in [3, 4, 6] {
         let _ = fs::remove_dir_all(run.join(format!("checkpoints/step-{step}")));
     }
 }
@@ -75,7 +75,11 @@ fn copy_folder(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap().map(Result::unwrap) {
         let to = to.join(entry.file_name());
-        if entry.path().is_dir() { copy_folder(&entry.path(), &to) } else { drop(fs::copy(entry.path(), to).unwrap()) }
+        if entry.path().is_dir() {
+            copy_folder(&entry.path(), &to);
+        } else {
+            fs::copy(entry.path(), to).unwrap();
+        }
     }
 }
 
@@ -113,7 +117,7 @@ fn a_copy_goes_on_from_its_own_files_whatever_became_of_the_original() {
         ran.says(what, 0, &[moved]);
         assert!(!ran.stderr.contains("changed"), "{what}: {ran:?}");
         let score: Value = serde_json::from_str(&ran.stdout).unwrap();
-        assert_eq!(score["adapter"], "DESK/copy/run/adapter".replace("DESK/copy/", ""), "{what}");
+        assert_eq!(score["adapter"], "run/adapter", "{what}");
         for verb in [
             &["merge", "--adapter", "run/adapter", "--out", "merged"][..],
             &["generate", "--adapter", "run/adapter", "--prompt", "so", "--max-tokens", "1"],
@@ -291,8 +295,9 @@ fn folders_globs_and_several_datasets_keep_their_rows_in_order() {
 #[test]
 fn templates_and_adapters_to_go_on_from_move_too() {
     let desk = project();
-    let turns = r#"[{"role": "user", "content": "so"}, {"role": "assistant", "content": "so it is"}]"#;
-    desk.write_rows("proj/rows.parquet", vec![("messages", texts(vec![turns; 12]))]);
+    let turns =
+        |row: usize| format!(r#"[{{"role": "user", "content": "so {row}"}}, {{"role": "assistant", "content": "it is"}}]"#);
+    desk.write_rows("proj/rows.parquet", vec![("messages", texts((0..12).map(turns)))]);
     let template =
         "{{ bos_token }}{% for m in messages %}{% generation %}{{ m.content }}<|eot_id|>{% endgeneration %}{% endfor %}";
     desk.write("proj/own.jinja", template);

@@ -224,7 +224,7 @@ fn a_template_of_ones_own_is_held_to_the_same() {
     ran.says("no such file", 74, &["`none`"]);
 }
 
-/// A desk with rankine-tiny as its base, whose tokenizer_config.json gets these values.
+/// A desk with rankine-tiny as its base, whose `tokenizer_config.json` gets these values.
 fn tiny(change: &Value) -> Desk {
     let desk = Desk::new();
     fs::remove_dir_all(desk.path("base")).unwrap();

@@ -241,7 +241,9 @@ fn packed_weights_that_do_not_fit_are_refused() {
 #[test]
 fn what_is_packed_otherwise_than_the_rest_is_refused() {
     let (first, last) = ("model.layers.0.self_attn.q_proj.weight", "model.layers.1.mlp.up_proj.weight");
-    let plain = tensors(&golden("quant/llama_nf4/model/model.safetensors"));
+    let desk = Desk::new();
+    desk.run(&["quantize", "base", "--double-quant", "false", "--out", "plain"]).says("quantize", 0, &[]);
+    let plain = tensors(&desk.path("plain/model.safetensors"));
     let put = |tensors: &mut Tensors, name: &str| {
         let own = |part: &String| part == name || part.starts_with(&format!("{name}."));
         tensors.retain(|part, _| !own(part));
@@ -303,6 +305,7 @@ fn a_folder_that_is_packed_in_part_computes_as_the_numbers_that_are_left() {
         &["down_proj"],
         &["self_attn", "layers.0.mlp", "gate_proj", "up_proj"],
     ];
+    let of_whole = logits(&golden("quant/llama_nf4_double/model"));
     for skipped in kinds {
         let (part, numbers) = packed_in_part(skipped);
         let [folder, dense] = [(); 2].map(|()| tempfile::tempdir().unwrap());
@@ -312,7 +315,11 @@ fn a_folder_that_is_packed_in_part_computes_as_the_numbers_that_are_left() {
         write_tensors(&folder.path().join("model.safetensors"), &part);
         fs::copy(golden("archs/llama/model/config.json"), dense.path().join("config.json")).unwrap();
         write_f32(&dense.path().join("model.safetensors"), &numbers, &[]).unwrap();
-        assert!(logits(folder.path()) == logits(dense.path()), "{skipped:?}");
+        // The mean of the absmax is another in its last place in their file.
+        let found = logits(folder.path());
+        let [left, whole] = [&logits(dense.path()), &of_whole].map(|other| common::difference(&found, other));
+        println!("{skipped:?}: {left:e} from the numbers that are left, {whole:e} from all packed");
+        assert!(left < 2e-6 && whole > 1e-3, "{skipped:?}: {left}, {whole}");
 
         let kept = Folder::open(folder.path()).unwrap();
         assert_eq!(kept.stored_form().unwrap(), Some(Form::QLORA), "{skipped:?}");

@@ -1,14 +1,14 @@
 //! Decoders inside larger models: the config.json that is published, with only what differs from the class's defaults, gives the decoder that
-//! transformers makes of it, and an adapter has the names that PEFT gives it there. tests/golden/make_wrappers.py made the numbers.
+//! transformers makes of it, and an adapter has the names that PEFT gives it there. `tests/golden/make_wrappers.py` made the numbers.
 
 mod common;
 mod support;
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use common::{golden, json, load, loss_and_mark};
+use common::{committed, json, load, loss_and_mark};
 use rankine::adapter::peft;
 use rankine::files::safetensors::{Archive, Named, write_f32};
 use rankine::model::{DecoderSpec, Folder};
@@ -26,7 +26,7 @@ const BEFORE: Stored = ["language_model.model.", "language_model.lm_head."];
 const BARE: Stored = ["model.", "lm_head."];
 
 fn cases() -> serde_json::Map<String, Value> {
-    json(&golden("configs/wrappers.json")).as_object().unwrap().clone()
+    json(&committed("configs/wrappers.json")).as_object().unwrap().clone()
 }
 
 /// Names that published files of a wrapper have.
@@ -42,7 +42,7 @@ fn versions(wrapper: &str) -> Vec<Stored> {
 fn tensors(folder: &Path, renamed: impl Fn(&str) -> String) -> Vec<Named> {
     let files = fs::read_dir(folder).unwrap().map(|file| file.unwrap().path());
     let files = files.filter(|path| path.extension().is_some_and(|end| end == "safetensors"));
-    let of_file = |path| {
+    let of_file = |path: PathBuf| {
         let archive = Archive::open(&path).unwrap();
         let read = |(name, shape): (String, Vec<usize>)| (renamed(&name), shape, archive.read_f32(&name).unwrap().unwrap());
         archive.shapes().into_iter().map(read).collect::<Vec<_>>()
@@ -52,7 +52,7 @@ fn tensors(folder: &Path, renamed: impl Fn(&str) -> String) -> Vec<Named> {
 
 /// A base of the desk: the wrapper's config.json, the family's weights under its names, and a tower beside them.
 fn wrap(desk: &Desk, case: &Value, [stem, head]: Stored) {
-    let folder = golden(&format!("archs/{}/model", case["family"].as_str().unwrap()));
+    let folder = committed(&format!("archs/{}/model", case["family"].as_str().unwrap()));
     let stem = if stem.is_empty() { case["stem"].as_str().unwrap() } else { stem };
     let mut tensors = tensors(&folder, |name| name.replacen("model.", stem, 1).replace("lm_head.", head));
     tensors.push(("vision_tower.patch.weight".to_owned(), vec![2, 2], vec![1.0; 4]));
@@ -68,7 +68,7 @@ fn wrap(desk: &Desk, case: &Value, [stem, head]: Stored) {
 
 /// The family's adapter under the names that PEFT gives it on the wrapper.
 fn adapt(desk: &Desk, case: &Value) {
-    let folder = golden(&format!("archs/{}/adapter", case["family"].as_str().unwrap()));
+    let folder = committed(&format!("archs/{}/adapter", case["family"].as_str().unwrap()));
     let stem = format!("base_model.model.{}", case["stem"].as_str().unwrap());
     let tensors = tensors(&folder, |name| name.replacen("base_model.model.model.", &stem, 1));
     fs::create_dir(desk.path("adapter")).unwrap();
@@ -120,17 +120,17 @@ fn an_adapter_that_is_trained_on_a_wrapper_has_the_names_that_peft_gives_it() {
 fn published_wrappers_are_the_models_that_they_are() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("config.json");
-    for (name, case) in json(&golden("configs/published.json")).as_object().unwrap() {
+    for (name, case) in json(&committed("configs/published.json")).as_object().unwrap() {
         fs::write(&path, case["config"].to_string()).unwrap();
         let spec = DecoderSpec::read(&path).unwrap_or_else(|error| panic!("{name}: {error}"));
         assert_eq!(json!(spec.parameters()), case["parameters"], "{name}");
         let values = case["values"].as_object().unwrap();
         let grouped = spec.layers[0].mixer.grouped().unwrap();
-        let windows: Vec<usize> = spec.layers.iter().filter_map(|layer| match layer.mixer.span() {
+        let windows = spec.layers.iter().filter_map(|layer| match layer.mixer.span() {
             Span::Sliding { window } => Some(window),
             Span::Full => None,
         });
-        let windows = windows.collect::<Vec<_>>();
+        let windows: Vec<usize> = windows.collect();
         let told: BTreeMap<&str, Value> = [
             ("vocab_size", json!(spec.vocabulary)),
             ("hidden_size", json!(spec.width)),
@@ -161,7 +161,7 @@ fn published_wrappers_are_the_models_that_they_are() {
 #[test]
 fn what_a_published_wrapper_leaves_out_is_filled_and_told() {
     let desk = Desk::new();
-    let published = json(&golden("configs/published.json"))["gemma-3-4b"].clone();
+    let published = json(&committed("configs/published.json"))["gemma-3-4b"].clone();
     desk.write("gemma.json", published["config"].to_string());
     let ran = desk.run(&["plan", "--fits", "gemma.json", "--json"]);
     ran.says("plan --fits", 0, &[]);

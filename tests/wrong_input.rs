@@ -217,7 +217,7 @@ fn a_broken_config_json_is_refused() {
             &config(r#""llama","#, r#""gpt_bigcode","#),
             65,
             &[
-                "`model_type` is `gpt_bigcode`, known are `deepseek_v2`, `deepseek_v3`, `falcon`, `gemma`, `gemma2`, `gemma3_text`, `gpt_oss`, `granite`, `llama`, `mistral`, `mixtral`, `olmo2`, `phi3`, `qwen2`, `qwen3`, `qwen3_moe`, `smollm3`",
+                "`model_type` is `gpt_bigcode`, known are `deepseek_v2`, `deepseek_v3`, `falcon`, `gemma`, `gemma2`, `gemma3_text`, `gpt_oss`, `granite`, `llama`, `ministral`, `mistral`, `mixtral`, `olmo2`, `phi3`, `qwen2`, `qwen3`, `qwen3_moe`, `smollm3`",
             ],
         ),
         (
@@ -234,7 +234,12 @@ fn a_broken_config_json_is_refused() {
             &["`num_attention_heads` is 4, not a multiple of `num_key_value_heads`, 3"],
         ),
         ("odd heads", &config(r#""head_dim": 8"#, r#""head_dim": 7"#), 65, &["`head_dim` is 7, expected an even number"]),
-        ("no width", &config(r#""hidden_size": 32,"#, ""), 65, &["`hidden_size` is missing, expected a whole number from 1"]),
+        (
+            "no width",
+            &config(r#""hidden_size": 32,"#, ""),
+            65,
+            &["config.json does not set `hidden_size` (default 4096): the defaults of transformers are used"],
+        ),
         (
             "negative width",
             &config(r#""hidden_size": 32"#, r#""hidden_size": -32"#),

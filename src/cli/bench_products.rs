@@ -8,7 +8,7 @@ use super::doctor::parse_device;
 use super::{Failure, print};
 use crate::terms;
 
-/// Products of Llama 3.1 8B at 2048 tokens: attention, both ways of the MLP, and the narrow ones of an adapter of rank 16.
+/// Products of a model of 8 billion parameters at 2048 tokens: attention, both ways of the MLP, and the narrow ones of an adapter of rank 16.
 const SHAPES: &str = "2048x4096x4096,2048x4096x14336,2048x14336x4096,2048x4096x16,2048x16x4096";
 
 #[derive(Debug, Args)]
@@ -101,7 +101,9 @@ fn print_product(product: &Value) -> Result<(), Failure> {
     product["routines"].as_array().into_iter().flatten().try_for_each(|routine| {
         let name = routine["routine"].as_str().unwrap_or_default();
         match (routine["flops_per_second"].as_f64(), routine["difference"].as_f64()) {
-            (Some(rate), Some(difference)) => print(format_args!("  {name:<22} {:9.1} GFLOP/s, {difference:.1e} apart", rate / 1e9)),
+            (Some(rate), Some(difference)) => {
+                print(format_args!("  {name:<22} {:9.1} GFLOP/s, {difference:.1e} apart", rate / 1e9))
+            }
             _ => print(format_args!("  {name:<22} refused: {}", routine["refused"].as_str().unwrap_or_default())),
         }
     })

@@ -95,7 +95,7 @@ fn print_lines(devices: &[Found], choice: &Choice) -> Result<(), Failure> {
 /// Where a part of CUDA is and of which version, or why it cannot be used.
 fn place(part: &device::Part) -> String {
     match (&part.fault, &part.path, &part.version) {
-        (Some(_), None, _) | (None, None, _) => "not found".to_owned(),
+        (Some(_) | None, None, _) => "not found".to_owned(),
         (Some(_), Some(path), _) => format!("{}, cannot be used", path.display()),
         (None, Some(path), Some(version)) => format!("{} (CUDA {version})", path.display()),
         (None, Some(path), None) => path.display().to_string(),

@@ -2,8 +2,8 @@
 //! through it knows them as tokens of their own; without them each marker of a conversation would be cut into pieces.
 //!
 //! What counts before what is as in transformers 5.23 (`PreTrainedTokenizerBase._from_pretrained`, `TokenizersBackend.__init__`):
-//! `added_tokens_decoder` of tokenizer_config.json hides special_tokens_map.json and added_tokens.json; else the map counts before the
-//! config, and tokenizer.json's own tokens before added_tokens.json. Added are the tokens with ids in the order of those, then single special
+//! `added_tokens_decoder` of `tokenizer_config.json` hides `special_tokens_map.json` and `added_tokens.json`; else the map counts before the
+//! config, and tokenizer.json's own tokens before `added_tokens.json`. Added are the tokens with ids in the order of those, then single special
 //! tokens in the order of [`NAMES`], then the list of further ones. Ids follow on those that are there, whatever a file says.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -45,6 +45,7 @@ pub(super) struct Added {
 }
 
 /// A token as a file has it.
+#[allow(clippy::struct_excessive_bools, reason = "the flags of the format")]
 #[derive(Debug, Clone, PartialEq)]
 struct Token {
     content: String,
@@ -97,7 +98,7 @@ struct Named {
 }
 
 impl Files {
-    /// Reads those that are there in a model's folder; `config` is its tokenizer_config.json.
+    /// Reads those that are there in a model's folder; `config` is its `tokenizer_config.json`.
     pub fn read(folder: &Path, config: Config) -> Result<Self, Error> {
         let read = |name: &str| Config::read(folder.join(name));
         Ok(Self { config, map: read("special_tokens_map.json")?, added: read("added_tokens.json")? })
@@ -170,7 +171,7 @@ impl Files {
         Ok(Named { single, extra, by_id })
     }
 
-    /// special_tokens_map.json's values in the places of the config's; of lists under the newer name both.
+    /// `special_tokens_map.json`'s values in the places of the config's; of lists under the newer name both.
     fn merge_map(&self, values: &mut Map<String, Value>) {
         for (key, value) in &self.map.values {
             let value = match (key.as_str(), value) {
@@ -179,7 +180,7 @@ impl Files {
                     let items = items.iter().map(as_special);
                     items.for_each(|item| {
                         if !all.contains(&item) {
-                            all.push(item)
+                            all.push(item);
                         }
                     });
                     Value::Array(all)
@@ -226,7 +227,7 @@ impl Files {
         let all = named.tokens(&own);
         let identity =
             all.iter().filter(|token| own.values().all(|known| known != *token)).map(|token| format!("{token:?}")).collect();
-        let names: Vec<String> = all.iter().map(|token| token.content.clone()).collect();
+        let contents: Vec<String> = all.iter().map(|token| token.content.clone()).collect();
         // The crate fails only at a normalizer that does.
         let failed = |error: tokenizers::Error| Error::Broken {
             path: self.config.path.clone(),
@@ -236,7 +237,7 @@ impl Files {
         tokenizer.add_tokens(all.into_iter().map(Token::into_added)).map_err(failed)?;
         let is_new = |content: &String| own.values().all(|known| known.content != *content);
         let mut seen = BTreeSet::new();
-        let new = names.into_iter().filter(|content| is_new(content) && seen.insert(content.clone()));
+        let new = contents.into_iter().filter(|content| is_new(content) && seen.insert(content.clone()));
         let new = new.filter_map(|content| Some((tokenizer.token_to_id(&content)?, content))).map(|(id, content)| (content, id));
         let (path, said) = self.ids()?;
         let renumbered = said.into_iter().filter_map(|(said, Token { content, .. })| {
@@ -307,7 +308,7 @@ fn take_object(values: &mut Map<String, Value>) -> Vec<(String, Value)> {
     Vec::new()
 }
 
-/// An object of special_tokens_map.json, which says nothing of that.
+/// An object of `special_tokens_map.json`, which says nothing of that.
 fn as_special(value: &Value) -> Value {
     let mut value = value.clone();
     if let Value::Object(token) = &mut value {

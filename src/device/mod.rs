@@ -20,7 +20,7 @@ pub use auto::{Choice, choose};
 pub use halves::{Halves, halves, is_cpu};
 pub use kernel_times::{KernelTime, kernel_times};
 pub use list::{Found, Identity, Kind, Limits, cpu, cuda_gpus, usable, wgpu_adapters};
-pub use memory::{free_memory_bytes, largest_tensor_bytes, overhear, peak_memory_bytes, ran_out};
+pub use memory::{free_memory_bytes, largest_tensor_bytes, peak_memory_bytes};
 pub use missing::{Missing, missing};
 pub use processor::{cpu_features, product_flops_per_second, set_threads};
 pub use tf32::{allow_tf32, is_tf32_allowed};
@@ -31,6 +31,8 @@ use std::sync::{Mutex, PoisonError};
 use burn::tensor::Device;
 
 use crate::fault::{Exit, Explain};
+#[cfg(feature = "cuda")]
+use crate::panics::{self, Cause};
 use crate::terms;
 
 /// A device that cannot be used.
@@ -180,7 +182,15 @@ fn open_cuda(index: usize) -> Result<Device, String> {
         let _ = burn::tensor::Tensor::<1>::zeros([1], &device).into_data();
         device
     };
-    std::panic::catch_unwind(touch).map_err(|panic| crate::files::panic_words(&*panic).to_owned())
+    std::panic::catch_unwind(touch).map_err(|panic| {
+        let said = match Cause::of(&*panic) {
+            // The thread that waited knows only that burn's is gone.
+            Cause::Internal(own) => panics::whole_words().map_or(own, |words| panics::last_cause(&words).to_owned()),
+            cause => cause.to_string(),
+        };
+        panics::forget();
+        said
+    })
 }
 
 #[cfg(test)]

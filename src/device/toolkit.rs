@@ -80,7 +80,7 @@ fn roots() -> Vec<PathBuf> {
 fn include_folders(root: &Path) -> Vec<PathBuf> {
     let target = format!("targets/{}-linux/include", std::env::consts::ARCH);
     let own = ["include", &target, "include/cccl"].map(|folder| root.join(folder));
-    let pip = ["cuda_nvcc", "cuda_cccl", "cuda_runtime"].map(|part| root.join("..").join(part).join("include"));
+    let pip = ["cuda_nvcc", "cuda_cccl"].map(|part| root.join("..").join(part).join("include"));
     let folders = own.into_iter().chain(pip.into_iter().filter(|_| root.ends_with("cuda_runtime")));
     folders.filter(|folder| folder.is_dir()).collect()
 }
@@ -182,7 +182,7 @@ fn nvrtc(roots: &[PathBuf], driver: Version) -> Result<Nvrtc, (Option<PathBuf>, 
     let mut first = None;
     for path in compilers(roots) {
         let loaded = Nvrtc::load(&path).map_err(|error| Fault::new(format!("NVRTC: {error}"), ENTIRE));
-        match loaded.and_then(|nvrtc| fits(&nvrtc.version(), &path, driver).map(|()| nvrtc)) {
+        match loaded.and_then(|nvrtc| fits(nvrtc.version(), &path, driver).map(|()| nvrtc)) {
             Ok(nvrtc) => return Ok(nvrtc),
             Err(fault) => first = first.or(Some((Some(path), fault))),
         }
@@ -194,9 +194,9 @@ fn nvrtc(roots: &[PathBuf], driver: Version) -> Result<Nvrtc, (Option<PathBuf>, 
 /// Machine code runs on a driver of the same major version or a later one; PTX, which an NVRTC before 11.1 makes, on none older than itself.
 /// Source: <https://docs.nvidia.com/deploy/cuda-compatibility/minor-version-compatibility.html>.
 #[cfg(feature = "cuda")]
-fn fits(nvrtc: &Version, path: &Path, driver: Version) -> Result<(), Fault> {
-    let makes_machine_code = *nvrtc >= Version { major: 11, minor: 1 };
-    let is_fit = if makes_machine_code { nvrtc.major <= driver.major } else { *nvrtc <= driver };
+fn fits(nvrtc: Version, path: &Path, driver: Version) -> Result<(), Fault> {
+    let makes_machine_code = nvrtc >= Version { major: 11, minor: 1 };
+    let is_fit = if makes_machine_code { nvrtc.major <= driver.major } else { nvrtc <= driver };
     if is_fit {
         return Ok(());
     }
@@ -275,7 +275,7 @@ mod tests {
     #[test]
     fn a_compiler_that_is_too_new_for_the_driver_is_refused_with_both_versions() {
         let version = |major, minor| Version { major, minor };
-        let fit = |nvrtc: Version, driver: Version| fits(&nvrtc, Path::new("/n/libnvrtc.so.12"), driver);
+        let fit = |nvrtc: Version, driver: Version| fits(nvrtc, Path::new("/n/libnvrtc.so.12"), driver);
         for (nvrtc, driver) in
             [((12, 9), (12, 4)), ((12, 0), (12, 4)), ((11, 8), (12, 4)), ((11, 0), (11, 0)), ((11, 1), (11, 0))]
         {

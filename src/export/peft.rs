@@ -36,9 +36,9 @@ pub fn write_peft(adapter: &Path, base: &str, projections: &[LinearSpec], folder
 /// The same tensors by the names that PEFT gives them; `keys` are the file's by those that differ.
 fn write_renamed(archive: &Archive, keys: &BTreeMap<String, String>, path: &Path) -> Result<(), Error> {
     let names: BTreeMap<&str, &str> = keys.iter().map(|(name, key)| (key.as_str(), name.as_str())).collect();
-    let named = archive.described().into_iter();
+    let stored = archive.described().into_iter();
     let described =
-        named.map(|(key, dtype, shape)| (names.get(key.as_str()).map_or(key.clone(), |name| (*name).to_owned()), dtype, shape));
+        stored.map(|(key, dtype, shape)| (names.get(key.as_str()).map_or(key.clone(), |name| (*name).to_owned()), dtype, shape));
     write_lazily(path, described.collect(), &[("format", "pt".to_owned())], |name| {
         let key = keys.get(name).map_or(name, String::as_str);
         Ok::<_, safetensors::Error>(Cow::Borrowed(archive.bytes(key).unwrap_or_default()))

@@ -68,8 +68,8 @@ pub fn notice_paths(folder: &Path) -> Vec<PathBuf> {
 /// Refuses licences that are there by name alone.
 fn dead_links(folder: &Path) -> Result<(), Error> {
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
-    let named = entries.filter(|entry| entry.file_name().to_str().is_some_and(is_notice));
-    named.map(|entry| is_there(&entry.path()).map(drop)).collect()
+    let mut named = entries.filter(|entry| entry.file_name().to_str().is_some_and(is_notice));
+    named.try_for_each(|entry| is_there(&entry.path()).map(drop))
 }
 
 /// The licences of a folder, to be laid beside what is made of its files.

@@ -53,7 +53,10 @@ impl Folder {
     /// # Errors
     /// The folder or file is missing, or describes a model that is not known.
     pub fn open(path: &Path) -> Result<Self, Error> {
-        let described = families::describe(Config::open(path)?)?;
+        let config = Config::open(path)?;
+        // What is said of weights that are not there is no reason to refuse those that are: see `leftover_quantization`.
+        let is_leftover = config.names(QUANTIZATION) && holds_numbers(path);
+        let described = families::describe(if is_leftover { config.without(QUANTIZATION) } else { config })?;
         let tied_head =
             described.spec.tied_head && !(described.is_tied_by_default() && has_own_head(path, &described.spec.names));
         let spec = DecoderSpec { tied_head, ..described.spec };
@@ -64,7 +67,7 @@ impl Folder {
     fn weights(&self) -> Result<Weights, Error> {
         Weights::open(&self.path, &self.spec).map_err(|error| match error {
             Error::Tensors { folder, mut faults } => {
-                faults.extend(self.filled_sizes());
+                faults.splice(0..0, self.filled_sizes());
                 Error::Tensors { folder, faults }
             }
             error => error,
@@ -74,9 +77,9 @@ impl Folder {
     /// Sizes that config.json does not name, in words.
     fn filled_sizes(&self) -> Option<String> {
         let sizes = self.filled.iter().filter(|(key, _)| SIZES.contains(&key.as_str()));
-        let sizes: Vec<_> = sizes.map(|(key, value)| format!("`{key}` ({value})")).collect();
+        let sizes: Vec<_> = sizes.map(|(key, value)| format!("`{key}` (default {value})")).collect();
         (!sizes.is_empty())
-            .then(|| format!("config.json does not name {}: the defaults of transformers stand for them", sizes.join(", ")))
+            .then(|| format!("config.json does not set {}: the defaults of transformers are used", sizes.join(", ")))
     }
 
     /// Checks names, shapes and sizes of the weights by the headers of their files.
@@ -160,6 +163,18 @@ impl Folder {
     pub fn kept_in(&self, storage: impl Into<Storage>, halves: Halves) -> Result<Storage, Error> {
         self.weights()?.kept_in(storage.into(), &self.spec, halves)
     }
+}
+
+/// Parts of tensors that are packed, by the ends of their names: GPTQ and AWQ, compressed-tensors, FP8, bitsandbytes, MXFP4.
+const PACKED_PARTS: [&str; 9] =
+    [".qweight", ".qzeros", ".g_idx", ".weight_packed", ".weight_scale", ".weight_scale_inv", ".absmax", ".SCB", "_blocks"];
+
+/// Whether the files can be read and no tensor of them is a part of a packed one.
+fn holds_numbers(path: &Path) -> bool {
+    let names = |path: &PathBuf| Ok(Archive::open(path)?.shapes().into_keys().collect::<Vec<_>>());
+    let names = shard_paths(path).and_then(|paths| paths.iter().map(names).collect::<Result<Vec<_>, Error>>());
+    let names = names.unwrap_or_default().concat();
+    !names.is_empty() && !names.iter().any(|name| PACKED_PARTS.iter().any(|part| name.ends_with(part)))
 }
 
 /// Whether the files have a head that differs from the embedding: where config.json does not say that they are one, they are then two, as in

@@ -167,10 +167,8 @@ impl Weights {
         let projections = projections.map(|linear| (linear.weight(), [linear.outputs, linear.inputs]));
         let head = packed.contains(Names::HEAD).then(|| (Names::HEAD.to_owned(), [spec.vocabulary, spec.width]));
         let differs = |(name, shape): &(String, [usize; 2])| match self.parts(name, *shape) {
-            // What bitsandbytes was told to leave (`llm_int8_skip_modules`) are numbers.
-            None => false,
-            // Of parts that do not fit more was said already.
-            Some(Err(_)) => false,
+            // What bitsandbytes was told to leave (`llm_int8_skip_modules`) are numbers; of parts that do not fit more was said already.
+            None | Some(Err(_)) => false,
             Some(Ok(parts)) => Some(parts.form()) != first,
         };
         let other = projections.chain(head).find(differs).map(|(name, _)| name);

@@ -37,7 +37,7 @@ pub(super) fn line_of_memory(words: &str) -> Option<&str> {
     ];
     let is_one = |line: &&str| TEXTS.iter().any(|text| line.to_lowercase().contains(text));
     // "An out-of-memory error happened" heads the line that says how much was asked for.
-    words.lines().filter(is_one).last()
+    words.lines().rfind(is_one)
 }
 
 /// A line as it is shown.

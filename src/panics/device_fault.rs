@@ -18,11 +18,13 @@ impl DeviceFault {
     /// The fault that the words of a panic tell of; `None` where they tell of none. Of several statuses the last one is the root: the
     /// words go from what was noticed to what caused it.
     pub(super) fn read(words: &str) -> Option<Self> {
-        let with_status = words.lines().rev().find_map(|line| Some((Status::in_line(line)?, line)));
+        const LOST: [&str; 4] = ["device is poisoned", "device was poisoned", "device is lost", "device lost"];
+        // Some of burn's errors print the one that they hold with its line breaks escaped.
+        let mut lines = words.lines().rev().flat_map(|line| line.rsplit("\\n"));
+        let with_status = lines.find_map(|line| Some((Status::in_line(line)?, line)));
         if let Some((status, line)) = with_status {
             return Some(Self { status: Some(status), words: shortened(line.trim()) });
         }
-        const LOST: [&str; 4] = ["device is poisoned", "device was poisoned", "device is lost", "device lost"];
         let lower = words.to_lowercase();
         LOST.iter().any(|text| lower.contains(text)).then(|| Self { status: None, words: shortened(last_cause(words)) })
     }

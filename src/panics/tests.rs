@@ -46,6 +46,8 @@ fn a_launch_that_is_refused_at_once_tells_its_name() {
     let fault = device(&words);
     assert_eq!(fault.words, "DriverError(CUDA_ERROR_UNKNOWN, \"unknown error\")");
     assert!(fault.to_string().contains("fell off the bus") && fault.advice().contains("`Xid`"), "{fault}");
+    let of_copy = r#"bytes: host access failed: Read("The device is poisoned\nCaused by:\n  cuStreamSynchronize failed with status 700\nBacktrace:\nNo backtrace available")"#;
+    assert_eq!(device(of_copy).words, "cuStreamSynchronize failed with status 700");
     let of_thread = "called `Result::unwrap()` on an `Err` value: DriverError(CUDA_ERROR_LAUNCH_FAILED, \"<Failure when calling cuGetErrorString()>\")";
     assert_eq!(device(of_thread).status.map(|status| status.number), Some(719));
 }

@@ -122,7 +122,8 @@ impl Places {
 
     /// Whether data are read in a folder that was named for them, and not where they would be anyway.
     pub fn has_data_in(&self, folder: &Path) -> bool {
-        self.moved.iter().any(|(_, path)| path.starts_with(folder))
+        let folder = absolute(folder);
+        self.moved.iter().any(|(_, path)| path.starts_with(&folder))
     }
 
     /// Whether a file at home is still what it was.
@@ -187,21 +188,25 @@ impl Places {
     /// # Errors
     /// Files are nowhere: all of them are listed.
     pub fn apply(&self, lock: &Lock, recipe: &mut Recipe) -> Result<(), Error> {
-        recipe.base_folder = self.base.clone();
+        recipe.base_folder.clone_from(&self.base);
         if let Some(base) = lock.base_folder().filter(|base| self.base.is_none() && base.is_absolute()) {
             recipe.base_folder = Some(self.at_home(&base)).filter(|found| *found != base && found.is_dir());
         }
-        for said in recipe.chat_template.iter_mut() {
+        if let Some(said) = &mut recipe.chat_template {
             self.replace(said, lock, TEMPLATE);
         }
         if let (Some(said), Some((key, _))) = (&mut recipe.adapter.init_from, lock.locked(INIT_FROM).first()) {
             let folder = self.moved_to(key).and_then(Path::parent);
-            folder.into_iter().for_each(|folder| said.value = folder.to_owned());
+            if let Some(folder) = folder {
+                folder.clone_into(&mut said.value);
+            }
         }
         let sections = [&mut recipe.datasets, &mut recipe.evaluation.datasets];
         for (kind, datasets) in DATA.iter().zip(sections) {
             let keys: Vec<String> = lock.locked(kind).into_iter().map(|(key, _)| key).collect();
-            datasets.iter_mut().for_each(|dataset| self.place(dataset, &keys));
+            for dataset in datasets.iter_mut() {
+                self.place(dataset, &keys);
+            }
         }
         let faults = self.missing(lock, recipe);
         if faults.is_empty() { Ok(()) } else { Err(Error::Faults { faults }) }
@@ -375,7 +380,7 @@ impl Dataset {
 /// Whether a dataset's path, which may be a folder or a glob, leads to a file.
 fn is_of(path: &str, file: &str) -> bool {
     let (path, file) = (tidy(Path::new(path)), tidy(Path::new(file)));
-    let options = MatchOptions { require_literal_leading_dot: true, ..MatchOptions::default() };
+    let options = MatchOptions { require_literal_leading_dot: true, require_literal_separator: true, ..MatchOptions::default() };
     let matches = || Pattern::new(&path.to_string_lossy()).is_ok_and(|glob| glob.matches_path_with(&file, options));
     file.starts_with(&path) || matches()
 }
@@ -454,6 +459,7 @@ mod tests {
             ("./data/*.parquet", "data/rows.parquet", true),
             ("data", "database/rows.parquet", false),
             ("data/a*.parquet", "data/b.parquet", false),
+            ("data/*.parquet", "data/deep/b.parquet", false),
             ("/p/data/*.parquet", "/p/data/b.parquet", true),
         ] {
             assert_eq!(is_of(path, file), expected, "{path}: {file}");

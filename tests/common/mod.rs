@@ -56,7 +56,9 @@ pub fn tested_gpu() -> Option<&'static Found> {
     };
     match found {
         Some(found) => println!("on {}", found.describe()),
-        None if std::env::var_os("RANKINE_TEST_DEVICE").is_some() => panic!("RANKINE_TEST_DEVICE is `{backend}`, which finds no GPU"),
+        None if std::env::var_os("RANKINE_TEST_DEVICE").is_some() => {
+            panic!("RANKINE_TEST_DEVICE is `{backend}`, which finds no GPU")
+        }
         None => println!("skipped: {backend} finds no GPU"),
     }
     found
@@ -69,6 +71,11 @@ pub const FIRST_FAMILIES: [&str; 4] = ["llama", "mistral", "qwen2", "qwen3"];
 pub fn golden(path: &str) -> PathBuf {
     let set = std::env::var_os("RANKINE_GOLDEN").map(PathBuf::from);
     set.unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden")).join(path)
+}
+
+/// A file of tests/golden, whatever `RANKINE_GOLDEN` names: of what has values of these weights only.
+pub fn committed(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(path)
 }
 
 pub fn json(path: &Path) -> Value {
@@ -180,7 +187,7 @@ pub fn logits(decoder: &Decoder, batch: &Batch) -> Vec<f32> {
 /// Tokens of the two rows of [`loss_and_mark`].
 const ROWS: [usize; 2] = [24, 9];
 
-/// What tests/golden/make_configs.py records of a decoder: the mean loss of the next token over two rows, and the sum of all logits times
+/// What `tests/golden/make_configs.py` records of a decoder: the mean loss of the next token over two rows, and the sum of all logits times
 /// cos(1 + 0.37 k), k their running number, by the number of tokens.
 pub fn loss_and_mark(decoder: &Decoder) -> [f64; 2] {
     let vocabulary = decoder.spec.vocabulary;

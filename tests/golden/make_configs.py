@@ -178,6 +178,12 @@ def combinations(config):
         yield {"rope_parameters": rope, "rope_scaling": {}}
         yield {"rope_parameters": rope, "partial_rotary_factor": 0.5}
         yield {"rope_parameters": {**rope, "rope_theta": 500.0}, "max_position_embeddings": 16}
+    # transformers does not fill a null `head_dim` of Mixtral before these ask for it.
+    if config["model_type"] == "mixtral":
+        short, long = [1.0, 1.1, 1.2, 1.3], [1.5, 2.2, 2.9, 3.6]
+        for rope in ({"rope_type": "yarn", "factor": 4.0}, {"rope_type": "dynamic", "factor": 4.0}, {"rope_type": "longrope", "short_factor": short, "long_factor": long, "original_max_position_embeddings": 16}):
+            yield {"head_dim": 8, "rope_parameters": {"rope_theta": 1e6, **rope}}
+            yield {"head_dim": 8, "rope_parameters": {"rope_theta": 1e6, **rope}, "max_position_embeddings": 16}
     sliding, full = {"rope_type": "default", "rope_theta": 500.0}, {"rope_type": "linear", "factor": 2.0, "rope_theta": 900.0}
     yield from ({"rope_parameters": {"sliding_attention": sliding, "full_attention": full}}, {"rope_parameters": {"full_attention": full}}, {"rope_parameters": {"sliding_attention": sliding}},
                 {"rope_parameters": {"sliding_attention": sliding, "full_attention": None}}, {"rope_parameters": {"sliding_attention": {"rope_type": "default"}, "full_attention": {"rope_type": "yarn", "factor": 4.0}}},

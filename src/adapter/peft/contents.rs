@@ -198,7 +198,7 @@ impl<'a> Finder<'a> {
         for second in there.iter().skip(1) {
             self.same(&key, second);
         }
-        Some(StoredTable { key, target })
+        Some(StoredTable { target, key })
     }
 
     /// A tensor that stands in the file twice, and is to say the same.
@@ -247,7 +247,7 @@ impl<'a> Finder<'a> {
         if has(&SENSES) {
             return "the adapter changes parts that see or hear too, and only the language model is built here: train it on the language model alone".to_owned();
         }
-        if self.left.keys().any(|name| name.ends_with(".bias")) {
+        if self.left.keys().any(|name| name.rsplit('.').next() == Some("bias")) {
             return "it has biases of the base that were trained with it (`bias` in adapter_config.json), which is not supported yet".to_owned();
         }
         OTHER_BASE.to_owned()

@@ -87,9 +87,9 @@ fn renamed(config: &LoraConfig, [theirs, ours]: [&[String]; 2], moved: &[String;
     }
     renamed.targets = Targets::of(Modules::Names(names));
     renamed.tables.saved = config.tables.saved.iter().map(own).collect();
-    if let Some(TokenIndices::Modules(named)) = &config.tables.tokens {
-        let named = named.iter().map(|(name, tokens)| (own(name), tokens.clone())).collect();
-        renamed.tables.tokens = Some(TokenIndices::Modules(named));
+    if let Some(TokenIndices::Modules(trained)) = &config.tables.tokens {
+        let modules = trained.iter().map(|(name, tokens)| (own(name), tokens.clone())).collect();
+        renamed.tables.tokens = Some(TokenIndices::Modules(modules));
     }
     Ok(renamed)
 }

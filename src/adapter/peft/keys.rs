@@ -150,9 +150,9 @@ fn renamed(name: &str, [theirs, ours]: &[String; 2], list: &str, tables: &[&str]
     }
     // Embedding and head have few names, and stand where the wrapper has them.
     for table in tables {
-        let last = table.rsplit('.').next().unwrap_or(table);
+        let own_name = table.rsplit('.').next().unwrap_or(table);
         let found = OUTER.iter().find_map(|outer| {
-            let rest = name.strip_prefix(outer)?.strip_prefix(last)?;
+            let rest = name.strip_prefix(outer)?.strip_prefix(own_name)?;
             rest.starts_with('.').then_some(rest)
         });
         if let Some(rest) = found {

@@ -163,7 +163,9 @@ fn tokenizer(path: &Path, rows: usize, found: &mut Found) -> Result<(), Failure>
     let line = format!("{} tokens, ends with {quoted}", grouped(tokenizer.vocab_size() as u64));
     found.tell("tokenizer", line, json!({"tokens": tokenizer.vocab_size(), "ends": ends}));
     let notes = tokenizer.notes(rows);
-    notes.iter().for_each(|note| found.more(note.clone()));
+    for note in &notes {
+        found.more(note.clone());
+    }
     if !notes.is_empty() {
         found.object["tokenizer_notes"] = json!(notes);
     }

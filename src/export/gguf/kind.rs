@@ -47,7 +47,7 @@ impl Kind {
             Self::F32 => Float::F32,
             Self::F16 => Float::F16,
             Self::Bf16 => Float::Bf16,
-            Self::Q8_0 if numbers.len() % BLOCK != 0 => Float::F16,
+            Self::Q8_0 if !numbers.len().is_multiple_of(BLOCK) => Float::F16,
             Self::Q8_0 => return self.encode(numbers).chunks_exact(2 + BLOCK).flat_map(of_q8_0).collect(),
         };
         let (mut bytes, mut nearest) = (vec![0; numbers.len() * float.bytes()], vec![0.0; numbers.len()]);

@@ -26,7 +26,7 @@ pub(super) struct Change<'a> {
     pub from: Float,
     /// The type that they get.
     pub to: Float,
-    /// Whether to count what Q8_0 would take.
+    /// Whether to count what `Q8_0` would take.
     pub counts_q8_0: bool,
 }
 
@@ -100,7 +100,7 @@ impl Change<'_> {
         tally
     }
 
-    /// [`sums`], with what Q8_0 would take of them.
+    /// [`sums`], with what `Q8_0` would take of them.
     fn counted<From: Number, To: Number>(
         &self,
         old: &[From::Bytes],

@@ -25,7 +25,7 @@ pub struct Order {
     pub other_base: OtherBase,
     /// The numbers of the base that adapters are added to.
     pub onto: Onto,
-    /// Whether to count what rounding to Q8_0 would take of the sums: [`Tally::rounding_in`](super::Tally::rounding_in).
+    /// Whether to count what rounding to `Q8_0` would take of the sums: [`Tally::rounding_in`](super::Tally::rounding_in).
     pub counts_q8_0: bool,
 }
 

@@ -38,7 +38,7 @@ pub(super) struct Rewriting<'a> {
     pub float: Option<Float>,
     /// How the base's weights are packed, where adapters are added to what remains of them then.
     pub packing: Option<&'a Repacking>,
-    /// Whether to count what Q8_0 would take.
+    /// Whether to count what `Q8_0` would take.
     pub counts_q8_0: bool,
     /// Raised from outside: it ends with [`Error::Interrupted`].
     pub interrupt: &'a AtomicBool,

@@ -157,9 +157,16 @@ impl Lanes {
         let (count, sum) =
             (|lanes: &[u32]| lanes.iter().sum::<u32>().into(), |lanes: &[f32]| lanes.iter().copied().map(f64::from).sum());
         let (changed, not_finite) = (count(&self.changed), count(&self.not_finite));
-        let (lost_in_f16, lost_in_bf16) = (sum(&self.lost_in_f16), sum(&self.lost_in_bf16));
-        let (added, lost) = (sum(&self.added), sum(&self.lost));
-        Tally { numbers, changed, not_finite, added, lost, lost_in_f16, lost_in_bf16, ..Tally::default() }
+        Tally {
+            numbers,
+            changed,
+            not_finite,
+            added: sum(&self.added),
+            lost: sum(&self.lost),
+            lost_in_f16: sum(&self.lost_in_f16),
+            lost_in_bf16: sum(&self.lost_in_bf16),
+            ..Tally::default()
+        }
     }
 }
 
@@ -169,7 +176,7 @@ fn lost(old: f32, sum: f32, old_rounded: f32, sum_rounded: f32) -> f32 {
     (sum - old) - (sum_rounded - old_rounded)
 }
 
-/// The square of what Q8_0 takes from the changes of numbers in whole blocks, of others what f16 does.
+/// The square of what `Q8_0` takes from the changes of numbers in whole blocks, of others what f16 does.
 pub(super) fn lost_in_q8_0(old: &[f32], sum: &[f32]) -> f64 {
     let (old_rounded, sum_rounded) = (Kind::Q8_0.nearest(old), Kind::Q8_0.nearest(sum));
     let all = old.iter().zip(sum).zip(old_rounded.iter().zip(&sum_rounded));

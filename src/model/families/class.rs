@@ -1,5 +1,5 @@
 //! What transformers takes for keys that a config.json does not name, one class of configs a family: `defaults.json` beside this file, which
-//! tests/golden/make_defaults.py writes.
+//! `tests/golden/make_defaults.py` writes.
 
 use std::collections::BTreeMap;
 use std::sync::LazyLock;

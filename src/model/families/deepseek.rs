@@ -9,6 +9,7 @@ use super::{
 const NORM_EPSILON: f64 = 1e-6;
 
 pub(super) fn second(config: &Config) -> Result<DecoderSpec, Error> {
+    config.not_null("topk_method", "`greedy` or `group_limited_greedy`")?;
     config.only("topk_method", &["greedy", "group_limited_greedy"])?;
     config.only("scoring_func", &["softmax"])?;
     if config.flag("norm_topk_prob", false)? {
@@ -28,6 +29,12 @@ pub(super) fn second(config: &Config) -> Result<DecoderSpec, Error> {
 }
 
 pub(super) fn third(config: &Config) -> Result<DecoderSpec, Error> {
+    let rope_dim = config.size("qk_rope_head_dim")?;
+    config.not_null("head_dim", "`qk_rope_head_dim`")?;
+    let head_dim = config.size_or("head_dim", rope_dim)?;
+    if head_dim != rope_dim {
+        return Err(config.fault(format!("`head_dim` is {head_dim}, expected `qk_rope_head_dim`, {rope_dim}")));
+    }
     config.only("topk_method", &["noaux_tc"])?;
     config.only("scoring_func", &["sigmoid"])?;
     let router = RouterSpec {

@@ -17,10 +17,20 @@ const NAMES: Names = Names {
 
 pub(super) fn spec(config: &Config) -> Result<DecoderSpec, Error> {
     let is_new = config.flag("new_decoder_architecture", false)?;
-    for (key, known) in [("alibi", false), ("parallel_attn", true)] {
-        if config.flag(key, false)? != known && !(is_new && key == "parallel_attn") {
-            return Err(config.fault(format!("`{key}` is `{}`, known is `{known}`", !known)));
+    for (key, is_on, known) in [
+        ("alibi", config.flag("alibi", false)?, false),
+        ("parallel_attn", config.flag("parallel_attn", false)?, true),
+        ("rotary", config.flag("rotary", true)?, true),
+    ] {
+        if is_on != known {
+            return Err(config.fault(format!("`{key}` is `{is_on}`, known is `{known}`")));
         }
+    }
+    for (key, expected) in [("activation", "`gelu`"), ("attention_dropout", "a number"), ("hidden_dropout", "a number")] {
+        config.not_null(key, expected)?;
+    }
+    if config.names("head_dim") {
+        return Err(config.fault("`head_dim` is set, known is a Falcon without: it follows from `hidden_size`"));
     }
     config.only("activation", &["gelu"])?;
     let mixer = mixer(config, is_new)?;

@@ -16,7 +16,7 @@ pub(super) fn spec(config: &Config) -> Result<DecoderSpec, Error> {
 
 /// Old files of Gemma say `gelu`; transformers has always computed its tanh form.
 pub(super) fn gate(config: &Config) -> Result<GatedSpec, Error> {
-    config.only("hidden_act", &[&["gelu"], &BY_TANH[..]].concat())?;
+    config.only("hidden_act", &[&["gelu"][..], &BY_TANH[..]].concat())?;
     config.only("hidden_activation", &BY_TANH)?;
     Ok(GatedSpec { activation: Activation::GeluTanh, ..GatedSpec::new(config.size("intermediate_size")?) })
 }

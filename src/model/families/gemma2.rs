@@ -8,7 +8,7 @@ pub(super) fn spec(config: &Config) -> Result<DecoderSpec, Error> {
     let shape = heads(config)?;
     let rope = rope::spec(config, shape[2])?;
     let bias = config.flag("attention_bias", false)?;
-    let score_scale = config.number("query_pre_attn_scalar")?.powf(-0.5);
+    let score_scale = (config.size("query_pre_attn_scalar")? as f64).powf(-0.5);
     let softcap = config.number_or_none("attn_logit_softcapping")?;
     let window = config.size_or_none("sliding_window")?;
     let mixer = GroupedSpec { qkv_bias: bias, output_bias: bias, score_scale, softcap, ..GroupedSpec::new(shape, rope) };

@@ -13,8 +13,10 @@ pub(super) fn spec(config: &Config) -> Result<DecoderSpec, Error> {
     let shape = heads(config)?;
     let [full, sliding] = rope::of_kinds(config, shape[2])?;
     let bias = config.flag("attention_bias", false)?;
-    let score_scale = config.number("query_pre_attn_scalar")?.powf(-0.5);
-    let softcap = config.number_or_none("attn_logit_softcapping")?;
+    let score_scale = (config.size("query_pre_attn_scalar")? as f64).powf(-0.5);
+    if let Some(cap) = config.number_or_none("attn_logit_softcapping")? {
+        return Err(config.fault(format!("`attn_logit_softcapping` is {cap}, known is null: transformers passes over it here")));
+    }
     let window = config.size_or_none("sliding_window")?;
     config.not_null("sliding_window_pattern", "a whole number")?;
     let pattern = config.size_or("sliding_window_pattern", PATTERN)?;
@@ -23,7 +25,7 @@ pub(super) fn spec(config: &Config) -> Result<DecoderSpec, Error> {
         let (rope, span) = (if slides { &sliding } else { &full }, span(config, index, slides, window)?);
         let plain = GroupedSpec::new(shape, rope.clone());
         let qk_norm = QueryKeyNorm::Heads;
-        let mixer = GroupedSpec { qkv_bias: bias, output_bias: bias, qk_norm, span, score_scale, softcap, ..plain };
+        let mixer = GroupedSpec { qkv_bias: bias, output_bias: bias, qk_norm, span, score_scale, ..plain };
         Ok(LayerSpec { norms: NormPlacement::PreAndPost, ..LayerSpec::new(mixer, gate(config)?) })
     };
     let final_softcap = config.number_or_none("final_logit_softcapping")?;

@@ -157,6 +157,7 @@ fn described(config: &Config, read: Reader) -> Result<Described, Error> {
 
 /// Keys that any config may have and that change what every decoder computes.
 fn check_every(config: &Config) -> Result<(), Error> {
+    config.not_null("is_causal", "true")?;
     if !config.flag("is_causal", true)? {
         return Err(config.fault("`is_causal` is `false`, known is `true`"));
     }
@@ -171,7 +172,7 @@ fn check_every(config: &Config) -> Result<(), Error> {
 /// Shares and noises above 0 among the class's own keys.
 fn in_training(config: &Config) -> Result<Vec<(String, f64)>, Error> {
     let of_class = IN_TRAINING.iter().filter(|key| config.knows(key));
-    let read = |key: &&str| Ok(((*key).to_owned(), config.number_or_zero(key)?.unwrap_or(0.0)));
+    let read = |key: &&str| Ok::<_, Error>(((*key).to_owned(), config.number_or_zero(key)?.unwrap_or(0.0)));
     let values = of_class.map(read).collect::<Result<Vec<_>, Error>>()?;
     Ok(values.into_iter().filter(|(_, value)| *value > 0.0).collect())
 }
@@ -228,15 +229,21 @@ fn check_router(config: &Config, router: &RouterSpec) -> Result<(), Error> {
         return Err(config.fault(format!("a layer has {experts} experts, of which a token is sent to {chosen}, expected at most {MAX_EXPERTS} and no more than there are")));
     }
     let Some(RouterGroups { count, chosen: groups }) = router.groups else { return Ok(()) };
-    if !experts.is_multiple_of(count) || groups > count || groups * (experts / count) < chosen {
+    if !experts.is_multiple_of(count) || groups > count {
         return Err(config.fault(format!(
-            "`n_group` is {count}, of which `topk_group`, {groups}, are looked at: {experts} experts do not divide so, or {chosen} cannot be chosen from them"
+            "`n_group` is {count}, of which `topk_group`, {groups}, are looked at: {experts} experts do not divide so, expected equal groups"
+        )));
+    }
+    let seen = groups * (experts / count);
+    if seen < chosen {
+        return Err(config.fault(format!(
+            "`num_experts_per_tok` is {chosen}, expected at most {seen}: `topk_group`, {groups}, of `n_group`, {count}, groups of {experts} experts are looked at"
         )));
     }
     Ok(())
 }
 
-/// How many experts a layer has. transformers takes `alias` for another name of `key`, and where both are there `first` of the two.
+/// How many experts a layer has. transformers takes two names for one number, and the first where both are there; `key` is that of the class.
 fn experts(config: &Config, [first, second]: [&str; 2], key: &str) -> Result<usize, Error> {
     config.size(config.first_named(&[first, second]).unwrap_or(key))
 }

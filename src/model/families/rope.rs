@@ -64,6 +64,7 @@ pub(super) fn of_phi3(config: &Config, head_dim: usize) -> Result<RopeSpec, Erro
             return Err(config.fault(format!("`rope_type` is `{other}`, known are {known}")));
         }
     }
+    config.not_null("partial_rotary_factor", "a number above 0")?;
     Reading { takes_part: true, ..Reading::new(config, head_dim) }.read(section)
 }
 
@@ -89,7 +90,7 @@ pub(super) fn by_sections(config: &Config, head_dim: usize) -> Result<RopeSpec, 
             Some(_) => held.numbers("mrope_section")?,
             None => vec![16.0, 24.0, 24.0],
         };
-        if sections.iter().sum::<f64>() * 2.0 != head_dim as f64 {
+        if (sections.iter().sum::<f64>() * 2.0).to_bits() != (head_dim as f64).to_bits() {
             let message =
                 format!("`mrope_section` is {sections:?}, expected numbers whose sum is {}, half of a head", head_dim / 2);
             return Err(config.fault(message));

@@ -18,10 +18,10 @@ pub(super) fn kind_of_layer(config: &Config, index: usize) -> Result<Option<bool
     }
 }
 
-/// A list of another length than the model is refused.
+/// A list of another length than the model is refused, as transformers does in every family.
 pub(super) fn check_length(config: &Config, layers: usize) -> Result<(), Error> {
     match listed(config)? {
-        Some(kinds) if config.knows("layer_types") && kinds.len() != layers => {
+        Some(kinds) if kinds.len() != layers => {
             Err(config.fault(format!("`layer_types` has {} layers, expected {layers}, `num_hidden_layers`", kinds.len())))
         }
         _ => Ok(()),
@@ -50,7 +50,8 @@ pub(super) fn span(config: &Config, index: usize, slides: bool, window: Option<u
 
 /// The window of a config that has to switch it on.
 pub(super) fn window_if_used(config: &Config) -> Result<Option<usize>, Error> {
-    if config.flag("use_sliding_window", false)? { config.size_or_none("sliding_window") } else { Ok(None) }
+    let window = config.size_or_none("sliding_window")?;
+    Ok(if config.flag("use_sliding_window", false)? { window } else { None })
 }
 
 /// The span of layer `index` where `layer_types`, or `use_sliding_window` with `max_window_layers`, decides (Qwen 2 and 3).

@@ -1,5 +1,5 @@
 //! Models that have a decoder for text beside towers for pictures or sound: which `text_config` they have, and what they call its modules.
-//! `wrappers.json` beside this file is written by tests/golden/make_defaults.py.
+//! `wrappers.json` beside this file is written by `tests/golden/make_defaults.py`.
 
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
@@ -55,6 +55,7 @@ impl Wrapper {
 
     /// Whether the head is the embedding, by the wrapper and its `text_config`.
     pub fn is_tied(&self, config: &Config, text: &Config) -> Result<bool, Error> {
+        config.not_null("tie_word_embeddings", "true or false")?;
         let of_text = self.either && text.flag("tie_word_embeddings", false)?;
         Ok(config.flag("tie_word_embeddings", self.tied)? || of_text)
     }

@@ -1,6 +1,6 @@
 //! The update of AdamW on a GPU, in place: one launch a weight looks whether all that comes out is finite, another one writes.
 
-use burn::backend::{Cube, TensorMetadata};
+use burn::backend::Cube;
 use burn::tensor::{DType, Tensor};
 use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::tensor::CubeTensor;

@@ -8,6 +8,7 @@ use burn_cubecl::kernel::matmul::init_matmul_output;
 use burn_cubecl::tensor::CubeTensor;
 use cubek::matmul::definition::{MatmulElems, MatmulGlobalElems};
 use cubek::matmul::multi_level::Strategy;
+use cubek::matmul::routine::BlueprintStrategy;
 use cubek::std::InputBinding;
 
 use super::element;
@@ -35,13 +36,13 @@ pub struct Timed {
 /// tensor maps (from 9.0 on).
 fn strategies() -> [(&'static str, Strategy); 7] {
     [
-        ("SimpleUnit", Strategy::SimpleUnit(Default::default())),
-        ("DoubleUnit", Strategy::DoubleUnit(Default::default())),
-        ("SimpleCyclicCmma", Strategy::SimpleCyclicCmma(Default::default())),
-        ("DoubleCyclicCmma", Strategy::DoubleCyclicCmma(Default::default())),
-        ("DoubleCyclicMma", Strategy::DoubleCyclicMma(Default::default())),
-        ("SimpleAsyncCyclicMma", Strategy::SimpleAsyncCyclicMma(Default::default())),
-        ("SimpleTmaMma", Strategy::SimpleTmaMma(Default::default())),
+        ("SimpleUnit", Strategy::SimpleUnit(BlueprintStrategy::default())),
+        ("DoubleUnit", Strategy::DoubleUnit(BlueprintStrategy::default())),
+        ("SimpleCyclicCmma", Strategy::SimpleCyclicCmma(BlueprintStrategy::default())),
+        ("DoubleCyclicCmma", Strategy::DoubleCyclicCmma(BlueprintStrategy::default())),
+        ("DoubleCyclicMma", Strategy::DoubleCyclicMma(BlueprintStrategy::default())),
+        ("SimpleAsyncCyclicMma", Strategy::SimpleAsyncCyclicMma(BlueprintStrategy::default())),
+        ("SimpleTmaMma", Strategy::SimpleTmaMma(BlueprintStrategy::default())),
     ]
 }
 
@@ -69,7 +70,13 @@ fn primitive(tensor: &Tensor<2>) -> CubeTensor {
     tensor.clone().try_into_primitive::<Cube>().expect("a tensor of a GPU")
 }
 
-fn time(strategy: &Strategy, lhs: CubeTensor, rhs: CubeTensor, given: DType, launches: usize) -> Result<(Vec<f64>, Vec<f32>), String> {
+fn time(
+    strategy: &Strategy,
+    lhs: CubeTensor,
+    rhs: CubeTensor,
+    given: DType,
+    launches: usize,
+) -> Result<(Vec<f64>, Vec<f32>), String> {
     let output = init_matmul_output(&lhs, &rhs, given);
     launch(strategy, &lhs, &rhs, &output)?;
     let numbers = Tensor::<2>::from_primitive::<Cube>(output.clone()).into_data().iter::<f32>().collect();
@@ -77,10 +84,9 @@ fn time(strategy: &Strategy, lhs: CubeTensor, rhs: CubeTensor, given: DType, lau
     let timed = |_| {
         let [lhs, rhs, output] = [&lhs, &rhs, &output].map(Clone::clone);
         let strategy = strategy.clone();
-        let (launched, profile) = client
-            .profile(move || launch(&strategy, &lhs, &rhs, &output), "product")
-            .map_err(|error| format!("{error:?}"))?;
-        launched?;
+        let (done, profile) =
+            client.profile(move || launch(&strategy, &lhs, &rhs, &output), "product").map_err(|error| format!("{error:?}"))?;
+        done?;
         let ticks = cubecl::future::block_on(profile.resolve()).ok_or("the device measured nothing")?;
         Ok(ticks.duration().as_secs_f64())
     };

@@ -11,6 +11,7 @@
 #include <fstream>
 #include <regex>
 #include <sstream>
+#include <unordered_map>
 
 std::string emu_setting(const char* name, const char* otherwise) {
     const char* said = getenv(name);
@@ -48,11 +49,29 @@ static std::string replaced(std::string text, const std::string& what, const std
     return text;
 }
 
+// cubecl numbers a kernel's values differently at each start: v1, v2, .. in the order of the text, so that it is compiled once.
+static std::string renumbered(const std::string& text) {
+    std::unordered_map<std::string, size_t> numbers;
+    std::string out;
+    for (size_t at = 0; at < text.size();) {
+        bool is_word = isalpha(text[at]) || text[at] == '_';
+        size_t end = at + 1, digits = at + 1;
+        while (is_word && end < text.size() && (isalnum(text[end]) || text[end] == '_')) end++;
+        while (digits < end && isdigit(text[digits])) digits++;
+        if (text[at] == 'v' && is_word && digits > at + 1 && (at == 0 || !isalnum(text[at - 1])))
+            out += 'v' + std::to_string(numbers.emplace(text.substr(at, digits - at), numbers.size()).first->second) + text.substr(digits, end - digits);
+        else
+            out.append(text, at, end - at);
+        at = end;
+    }
+    return out;
+}
+
 std::string emu_translate(const std::string& source, int architecture) {
     static const std::regex shared("extern\\s+__shared__\\s+(?:__align__\\([^)]*\\)\\s*)?(\\w+)\\s+(\\w+)\\s*\\[\\s*\\]\\s*;");
     static const std::regex kernel("__global__\\s+void\\s+(?:__launch_bounds__\\([^)]*\\)\\s*)?(?:__cluster_dims__\\([^)]*\\)\\s*)?(\\w+)\\s*\\(");
     // All who come to a site take part, whatever the mask says.
-    std::string text = replaced(source, "_sync(__activemask(),", "_sync(0xffffffffu,");
+    std::string text = renumbered(replaced(source, "_sync(__activemask(),", "_sync(0xffffffffu,"));
     text = std::regex_replace(text, shared, "$1* const $2 = ($1*)__emu->shared;");
     if (text.find("asm") != std::string::npos) text = emu_without_ptx(text);
     // Where the source asks for it only, so that the same kernel of two architectures is compiled once.
@@ -73,7 +92,7 @@ std::string emu_translate(const std::string& source, int architecture) {
 
 std::string emu_compile(const std::string& translated, std::string& log) {
     std::string include = home() + "/include", compiler = emu_setting("EMU_CXX", "g++");
-    std::string flags = "-std=c++17 -" + emu_setting("EMU_OPTIMIZE", "O1") + " -fPIC -shared -fno-strict-aliasing -fno-exceptions -fno-rtti -fwrapv -w -x c++";
+    std::string flags = "-std=c++17 -" + emu_setting("EMU_OPTIMIZE", "O2") + " -fPIC -shared -fno-strict-aliasing -fno-exceptions -fno-rtti -fwrapv -w -x c++";
 #if defined(__x86_64__)
     flags += " -march=native -ffp-contract=fast";
 #endif

@@ -155,7 +155,8 @@ static CUresult allocate(CUdeviceptr* out, size_t bytes, const char* kind) {
     static long long count = 0, fails = number("EMU_FAIL_ALLOC", -1);
     if (bytes == 0) return INVALID_VALUE;
     size_t rounded = (bytes + 511) / 512 * 512;
-    if (++count == fails || device_used + rounded > memory_limit()) {
+    // As on a card whose memory another program took: it and all that come after it.
+    if ((++count >= fails && fails > 0) || device_used + rounded > memory_limit()) {
         note("oom", "%s\t%zu\t%zu", kind, bytes, device_used);
         return OUT_OF_MEMORY;
     }
@@ -306,8 +307,8 @@ static void warp(unsigned site, void (*together)(void**, unsigned), void* own) {
     stop();
 }
 
+// It always stops, so that the threads of a warp go on together after it, as a compiler has them do.
 static void wait_until(bool (*ready)(void*), void* own) {
-    if (ready(own)) return;
     running->state = AT_WAIT;
     running->ready = ready;
     running->own = own;
@@ -335,6 +336,12 @@ static bool advance_warp(unsigned first, unsigned count) {
     for (;;) {
         for (unsigned lane = 0; lane < count; lane++)
             if (fibers[first + lane].state == READY) go(fibers[first + lane], first + lane), moved = true;
+        bool goes_on = false;
+        for (unsigned lane = 0; lane < count; lane++) {
+            Fiber& fiber = fibers[first + lane];
+            if (fiber.state == AT_WAIT && fiber.ready(fiber.own)) fiber.state = READY, goes_on = true;
+        }
+        if (goes_on) continue;
         unsigned site = ~0u, mask = 0, alive = 0;
         for (unsigned lane = 0; lane < count; lane++) {
             Fiber& fiber = fibers[first + lane];

@@ -206,7 +206,8 @@ for(uint32_t round = 0; round < 2; round += 1) {
 buffer_1[round * 512 + threadIdx.x] = tile[threadIdx.x * 4];
 COMMIT
 bar->arrive_and_wait();
-for(uint32_t i = threadIdx.x; i < 256; i += 64) { buffer_1[round * 512 + 256 + i] = tile[i]; }
+uint32_t const together = __popc(__activemask());
+for(uint32_t i = threadIdx.x; i < 256; i += 64) { buffer_1[round * 512 + 256 + i] = tile[i] + float(32 - together); }
 __syncthreads();
 }
 })";
