@@ -288,12 +288,6 @@ fn a_broken_config_json_is_refused() {
             65,
             &["tensor `model.layers.1.mlp.up_proj.weight` of shape [48, 32] is not part of the model"],
         ),
-        (
-            "quantised by we know not whom",
-            &config(r#""use_cache": true"#, r#""quantization_config": {"bits": 4}"#),
-            65,
-            &["`quant_method` of `quantization_config` is `missing`, known are `bitsandbytes`, `mxfp4`"],
-        ),
     ]);
 }
 
