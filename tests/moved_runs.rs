@@ -4,10 +4,9 @@
 mod support;
 
 use std::fs;
-use std::path::Path;
 
 use serde_json::Value;
-use support::{Desk, Ran, texts};
+use support::{Desk, Ran, copy_folder, texts};
 
 /// A run that keeps its first checkpoints, with rows that are held out.
 const RECIPE: &str = "\
@@ -69,18 +68,6 @@ fn adapter(desk: &Desk, run: &str) -> Vec<u8> {
 
 fn copy(desk: &Desk, from: &str, to: &str) {
     copy_folder(&desk.path(from), &desk.path(to));
-}
-
-fn copy_folder(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap().map(Result::unwrap) {
-        let to = to.join(entry.file_name());
-        if entry.path().is_dir() {
-            copy_folder(&entry.path(), &to);
-        } else {
-            fs::copy(entry.path(), to).unwrap();
-        }
-    }
 }
 
 fn other_rows(desk: &Desk, name: &str) {

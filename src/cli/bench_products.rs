@@ -13,7 +13,7 @@ const SHAPES: &str = "2048x4096x4096,2048x4096x14336,2048x14336x4096,2048x4096x1
 
 #[derive(Debug, Args)]
 pub(super) struct BenchProductsArgs {
-    /// The GPU
+    /// GPU that computes the products
     #[arg(long, default_value = "cuda:0", value_parser = parse_device)]
     device: terms::Device,
     /// Numbers of both matrices

@@ -147,3 +147,16 @@ impl Ran {
 pub fn texts(rows: impl IntoIterator<Item = impl Into<String>>) -> ArrayRef {
     Arc::new(rows.into_iter().map(|row| Some(row.into())).collect::<StringArray>())
 }
+
+/// Copies a folder with all that is in it.
+pub fn copy_folder(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap().map(Result::unwrap) {
+        let to = to.join(entry.file_name());
+        if entry.path().is_dir() {
+            copy_folder(&entry.path(), &to);
+        } else {
+            fs::copy(entry.path(), to).unwrap();
+        }
+    }
+}
