@@ -1,5 +1,6 @@
 //! Compiled kernels, kept as files: one a kernel, named by a hash of everything that it depends on.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -9,7 +10,7 @@ use crate::config;
 use crate::library::Nvrtc;
 
 /// Changes where the files' form does.
-const FORM: &str = "rankine kernel 1";
+const FORM: &str = "rankine kernel 2";
 
 /// A kernel's machine code, from the folder where it is kept or from the compiler.
 ///
@@ -17,7 +18,7 @@ const FORM: &str = "rankine kernel 1";
 /// The compiler's log.
 pub(crate) fn compiled(nvrtc: &Nvrtc, source: &str, options: &[String]) -> Result<Vec<u8>, String> {
     let Some(folder) = &config::get().kernels else { return nvrtc.compile(source, options) };
-    let key = StableHasher::hash_one(&(FORM, nvrtc.version().to_string(), options, source));
+    let key = StableHasher::hash_one(&(FORM, nvrtc.version().to_string(), options, by_first_place(source)));
     let file = folder.join(format!("{key:032x}.cubin"));
     if let Some(code) = read(&file) {
         return Ok(code);
@@ -26,6 +27,31 @@ pub(crate) fn compiled(nvrtc: &Nvrtc, source: &str, options: &[String]) -> Resul
     // A folder that cannot be written to costs time at the next start, nothing else.
     let _ = write(&file, &code);
     Ok(code)
+}
+
+/// A source with its values (`v12`, `name_v12`) numbered by their first places: cubecl numbers them anew in each process, so that the same
+/// kernel would have another key at each start. Sources that are equal after it differ in names alone. `.v4` is no value but a width in PTX.
+fn by_first_place(source: &str) -> String {
+    let in_a_name = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
+    let mut numbers = HashMap::new();
+    let (mut rest, mut before, mut out) = (source, b' ', String::with_capacity(source.len()));
+    while let Some(at) = rest.find('v') {
+        let digits = rest[at + 1..].bytes().take_while(u8::is_ascii_digit).count();
+        let end = at + 1 + digits;
+        let before_it = if at == 0 { before } else { rest.as_bytes()[at - 1] };
+        let begins = !before_it.is_ascii_alphanumeric() && before_it != b'.';
+        let ends = !rest.as_bytes().get(end).copied().is_some_and(in_a_name);
+        out.push_str(&rest[..=at]);
+        if digits > 0 && begins && ends {
+            let next = numbers.len();
+            out.push_str(&numbers.entry(&rest[at + 1..end]).or_insert(next).to_string());
+        } else {
+            out.push_str(&rest[at + 1..end]);
+        }
+        before = rest.as_bytes()[end - 1];
+        rest = &rest[end..];
+    }
+    out + rest
 }
 
 /// The code of a file that is whole: its hash, then the code.
@@ -53,6 +79,17 @@ fn write(file: &Path, code: &[u8]) -> std::io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_kernel_is_the_same_whatever_its_values_are_called() {
+        let source = |a: u8, b: u8, width: u8| {
+            format!("float const v{a} = s_v{b}[1]; vv1 v{a}x dv{a} asm(\"ld.v{width}.f32\"); v{b} += v{a}; v")
+        };
+        assert_eq!(by_first_place(&source(7, 31, 4)), "float const v0 = s_v1[1]; vv1 v7x dv7 asm(\"ld.v4.f32\"); v1 += v0; v");
+        assert_eq!(by_first_place(&source(31, 7, 4)).replace("v31x dv31", "v7x dv7"), by_first_place(&source(7, 31, 4)));
+        assert_ne!(by_first_place(&source(7, 31, 4)), by_first_place(&source(7, 31, 2)));
+        assert_ne!(by_first_place("v1 = v2 + v2"), by_first_place("v1 = v2 + v1"));
+    }
 
     #[test]
     fn a_file_that_is_damaged_is_none() {
