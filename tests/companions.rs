@@ -138,13 +138,15 @@ fn a_leftover_of_quantization_is_dropped_and_told() {
         json!({"load_in_4bit": true}),
         json!({"quant_method": "mxfp4"}),
         json!({"quant_method": "gptq", "bits": 4}),
+        json!({"bits": 4}),
     ];
     for method in stale {
         let desk = Desk::new();
         copy_adapter(&desk);
         let plain: Value = serde_json::from_str(&desk.read_text("base/config.json")).unwrap();
         leftover(&desk, &method);
-        let name = method["quant_method"].as_str().unwrap_or("bitsandbytes");
+        let unnamed = if method.get("bits").is_some() { "without a `quant_method`" } else { "bitsandbytes" };
+        let name = method["quant_method"].as_str().unwrap_or(unnamed);
         let said = format!("has a `quantization_config` ({name}), and");
         desk.run(&MERGE).says(
             "merge",

@@ -113,7 +113,7 @@ impl Speaker {
         let base = find_base(model.base.as_deref(), adapter.as_deref())?;
         let folder = Folder::open(&base)?;
         let tokenizer = Tokenizer::open(&base)?;
-        let leftover = folder.leftover_quantization()?.map(|method| leftover_note(&method));
+        let leftover = folder.leftover_quantization.as_deref().map(leftover_note);
         let notes = leftover.into_iter().chain(tokenizer.notes(folder.spec.vocabulary));
         notes.for_each(|note| terminal.say(&format!("note: {note}")));
         let of_run = adapter.as_deref().and_then(template_of_run);

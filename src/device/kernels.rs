@@ -20,8 +20,8 @@ pub(super) fn configure_cuda() -> Result<(), super::ToolkitFault> {
     let kernels = Some(crate::files::cache_folder().join("kernels"));
     // A second device of CUDA takes the compiler of the first.
     cubecl_llvm::configure(cubecl_llvm::Config {
-        nvrtc: Some(found.nvrtc),
-        include: found.include,
+        nvrtc: Some(&found.nvrtc),
+        include: found.include.clone(),
         kernels,
         allow_tf32: super::is_tf32_allowed(),
     });

@@ -3,6 +3,8 @@
 //! major version, and an older NVRTC does not know a newer card.
 
 use std::path::{Path, PathBuf};
+#[cfg(feature = "cuda")]
+use std::sync::OnceLock;
 
 #[cfg(feature = "cuda")]
 use cubecl_llvm::{Nvrtc, Version};
@@ -124,15 +126,19 @@ pub(super) struct Toolkit {
 
 #[cfg(feature = "cuda")]
 impl Toolkit {
-    /// Looks for all parts.
+    /// Looks for all parts, once in a process.
     ///
     /// # Errors
     /// The first that is missing or does not fit.
-    pub fn find() -> Result<Self, Fault> {
-        let roots = roots();
-        let (_, driver) = driver()?;
-        let nvrtc = nvrtc(&roots, driver).map_err(|(_, fault)| fault)?;
-        Ok(Self { nvrtc, include: headers(&roots)? })
+    pub fn find() -> Result<&'static Self, Fault> {
+        static FOUND: OnceLock<Result<Toolkit, Fault>> = OnceLock::new();
+        let look = || {
+            let roots = roots();
+            let (_, driver) = driver()?;
+            let nvrtc = nvrtc(&roots, driver).map_err(|(_, fault)| fault)?;
+            Ok(Self { nvrtc, include: headers(&roots)? })
+        };
+        FOUND.get_or_init(look).as_ref().map_err(Clone::clone)
     }
 
     /// Whether kernels can be compiled for a card, 8.6 as 86, by its name.

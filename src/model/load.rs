@@ -33,6 +33,9 @@ pub struct Folder {
     pub filled: Vec<(String, Value)>,
     /// Shares and noises above 0 that act in training only, by their keys in config.json.
     pub in_training: Vec<(String, f64)>,
+    /// The method of config.json's `quantization_config` where the weights are plain numbers, as after a merge by a tool that left it there.
+    /// transformers and vLLM would take it at its word.
+    pub leftover_quantization: Option<String>,
 }
 
 /// Keys of config.json that shapes of tensors follow from.
@@ -54,13 +57,20 @@ impl Folder {
     /// The folder or file is missing, or describes a model that is not known.
     pub fn open(path: &Path) -> Result<Self, Error> {
         let config = Config::open(path)?;
-        // What is said of weights that are not there is no reason to refuse those that are: see `leftover_quantization`.
-        let is_leftover = config.names(QUANTIZATION) && holds_numbers(path);
-        let described = families::describe(if is_leftover { config.without(QUANTIZATION) } else { config })?;
+        let leftover_quantization = leftover_quantization(&config, path)?;
+        // What is said of weights that are not there is no reason to refuse those that are.
+        let config = if leftover_quantization.is_some() { config.without(QUANTIZATION) } else { config };
+        let described = families::describe(config)?;
         let tied_head =
             described.spec.tied_head && !(described.is_tied_by_default() && has_own_head(path, &described.spec.names));
         let spec = DecoderSpec { tied_head, ..described.spec };
-        Ok(Self { path: path.to_owned(), spec, filled: described.filled, in_training: described.in_training })
+        Ok(Self {
+            path: path.to_owned(),
+            spec,
+            filled: described.filled,
+            in_training: described.in_training,
+            leftover_quantization,
+        })
     }
 
     /// The weights; where they do not fit, what was filled for keys that config.json does not name may be why.
@@ -138,24 +148,6 @@ impl Folder {
         Ok(weights.form(&self.spec).is_some() || self.spec.tensors().iter().any(|(name, _)| weights.is_mxfp4(name)))
     }
 
-    /// What config.json says of quantization where the weights are plain numbers, as after a merge by a tool that left it there: the method's
-    /// name. transformers and vLLM would take it at its word.
-    ///
-    /// # Errors
-    /// As of [`Folder::check_weights`].
-    pub fn leftover_quantization(&self) -> Result<Option<String>, Error> {
-        let config = Config::open(&self.path)?;
-        let of_text =
-            || Ok::<_, Error>(config.section("text_config")?.map(|text| text.section(QUANTIZATION)).transpose()?.flatten());
-        let Some(stored) = config.section(QUANTIZATION)?.map_or_else(of_text, |stored| Ok(Some(stored)))? else {
-            return Ok(None);
-        };
-        if self.is_packed()? {
-            return Ok(None);
-        }
-        Ok(Some(stored.text("quant_method")?.unwrap_or("bitsandbytes").to_owned()))
-    }
-
     /// How [`Folder::load`] keeps weights on a device where this is asked for: never in `auto`, and packed where the folder has them so.
     ///
     /// # Errors
@@ -163,6 +155,18 @@ impl Folder {
     pub fn kept_in(&self, storage: impl Into<Storage>, halves: Halves) -> Result<Storage, Error> {
         self.weights()?.kept_in(storage.into(), &self.spec, halves)
     }
+}
+
+/// See [`Folder::leftover_quantization`]. Without a method, bitsandbytes is known by its keys, as in transformers.
+fn leftover_quantization(config: &Config, path: &Path) -> Result<Option<String>, Error> {
+    let of_text = || Ok::<_, Error>(config.section("text_config")?.map(|text| text.section(QUANTIZATION)).transpose()?.flatten());
+    let Some(stored) = config.section(QUANTIZATION)?.map_or_else(of_text, |stored| Ok(Some(stored)))? else { return Ok(None) };
+    if !holds_numbers(path) {
+        return Ok(None);
+    }
+    let is_bitsandbytes = stored.names("load_in_4bit") || stored.names("load_in_8bit");
+    let unnamed = if is_bitsandbytes { "bitsandbytes" } else { "without a `quant_method`" };
+    Ok(Some(stored.text("quant_method")?.unwrap_or(unnamed).to_owned()))
 }
 
 /// Parts of tensors that are packed, by the ends of their names: GPTQ and AWQ, compressed-tensors, FP8, bitsandbytes, MXFP4.

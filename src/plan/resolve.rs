@@ -366,9 +366,9 @@ impl Plan {
 
     /// What a person should know of the base's files, whatever is done with it.
     pub fn notes_of_base(&self) -> Vec<String> {
-        let leftover = self.model.leftover_quantization().ok().flatten();
+        let leftover = self.model.leftover_quantization.as_deref();
         let of_tokenizer = self.encoder.tokenizer.notes(self.model.spec.vocabulary);
-        leftover.map(|method| leftover_note(&method)).into_iter().chain(of_tokenizer).collect()
+        leftover.map(leftover_note).into_iter().chain(of_tokenizer).collect()
     }
 
     /// Where the base has one table for embedding and head, and they are trained apart, as PEFT does it: nobody is to find that out from a

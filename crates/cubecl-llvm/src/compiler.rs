@@ -79,7 +79,7 @@ impl Compiler for PlironCompiler {
     }
 
     fn compile(&mut self, kernel: KernelDefinition, options: &PlironOptions) -> Result<PlironArtifact, CompilationError> {
-        let nvrtc = config::get().nvrtc.as_ref().ok_or_else(|| refused("no NVRTC was given to compile kernels with".into()))?;
+        let nvrtc = config::get().nvrtc.ok_or_else(|| refused("no NVRTC was given to compile kernels with".into()))?;
         let arch = options.sm_arch.ok_or_else(|| refused("the card's compute capability is not known".into()))?;
         let entrypoint = kernel.settings.kernel_name.clone();
         let made = CppCompiler::<Cuda>::default().compile(kernel, &features(nvrtc, arch, options.grid_constants))?;

@@ -9,7 +9,7 @@ use crate::library::Nvrtc;
 #[derive(Debug, Default)]
 pub struct Config {
     /// The compiler; without one every kernel is refused.
-    pub nvrtc: Option<Nvrtc>,
+    pub nvrtc: Option<&'static Nvrtc>,
     /// Folders of the headers that kernels include: `cuda_fp16.h`, `mma.h`, `crt/mma.h`.
     pub include: Vec<PathBuf>,
     /// Where compiled kernels are kept.

@@ -26,8 +26,8 @@ pub(super) fn look(path: &Path) -> Result<Found, Failure> {
     if let Some(form) = folder.stored_form()? {
         found.tell("packed", form.to_string(), json!(form.to_string()));
     }
-    if let Some(method) = folder.leftover_quantization()? {
-        found.tell("leftover_quantization", leftover_note(&method), json!(method));
+    if let Some(method) = &folder.leftover_quantization {
+        found.tell("leftover_quantization", leftover_note(method), json!(method));
     }
     projections(spec, &mut found);
     found.tell("context", format!("{} tokens", grouped(spec.context as u64)), json!(spec.context));

@@ -103,7 +103,7 @@ fn merge_as(
     let rewriting = Rewriting { adapters: &adapters, linears, untied, float, packing: packing.as_ref(), counts_q8_0, interrupt };
     let own_head = own_head(&rewriting, &old, apart)?;
     let beside = Beside::of(&order.base)?;
-    if let Some(method) = folder.leftover_quantization()? {
+    if let Some(method) = &folder.leftover_quantization {
         report(Event::Note(format!(
             "config.json of the base has a `quantization_config` ({method}), and its weights are plain numbers: the merged model gets none"
         )));
