@@ -53,9 +53,9 @@ impl Format {
     pub fn columns(self) -> &'static [&'static str] {
         match self {
             Self::Text => &["text"],
-            Self::Completion => &["prompt", "completion"],
-            Self::Instruction => &["instruction", "input", "output"],
-            Self::Chat => &["messages", "tools"],
+            Self::Completion => &["prompt", "completion", "tools"],
+            Self::Instruction => &["instruction", "input", "output", "system", "history"],
+            Self::Chat => &["messages", "tools", "system"],
         }
     }
 }

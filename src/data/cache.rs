@@ -3,7 +3,8 @@
 //! Layout, little-endian: magic, rows (u64), bytes of records (u64), key (32 bytes), checksum (32 bytes); then a record for each row:
 //! its ids (u32 each) and its label bits (first token in the lowest bit); then an index entry for each row: start of the record
 //! (u64), tokens (u32), trained tokens (u32), content hash (u64). A broken row's record is the reason in UTF-8; its entry has the
-//! bytes of that for the tokens and [`BROKEN`] for the trained ones. The checksum is blake3 of records, index and what stands before
+//! bytes of that for the tokens and [`BROKEN`] for the trained ones. So has one more entry behind the last row, whose text is the
+//! remarks on the whole file. The checksum is blake3 of records, index and what stands before
 //! it. Length limits are not part of a cache, so changing them costs no tokenising.
 
 use std::fs::File;
@@ -17,7 +18,7 @@ use super::encode::TokenRow;
 use crate::files::{self, Hash, Map, update_in_parallel};
 
 /// The last byte is the version of the layout and of what the encoder writes into it.
-const MAGIC: [u8; 8] = *b"RKTOKEN\x02";
+const MAGIC: [u8; 8] = *b"RKTOKEN\x03";
 /// Nobody tokenises a file for so long: the writer of an older temporary file is dead.
 const LEFTOVER: Duration = Duration::from_hours(24);
 const CHECKSUM_START: usize = 8 + 8 + 8 + 32;
@@ -122,8 +123,10 @@ impl Cache {
         if said[..8] != MAGIC || said[24..] != key.0 {
             return Err("it is of another kind, version or key".into());
         }
-        let length =
-            rows.checked_mul(ENTRY_BYTES as u64).and_then(|index| index.checked_add(records)?.checked_add(HEADER_BYTES as u64));
+        let length = rows
+            .checked_add(1)
+            .and_then(|entries| entries.checked_mul(ENTRY_BYTES as u64))
+            .and_then(|index| index.checked_add(records)?.checked_add(HEADER_BYTES as u64));
         if length != Some(map.len() as u64) {
             return Err(format!("it has {} bytes, its header describes another length", map.len()));
         }
@@ -139,6 +142,14 @@ impl Cache {
     /// Rows of the data file, those without tokens included.
     pub fn len(&self) -> usize {
         self.rows
+    }
+
+    /// What was said of the whole file when it was written.
+    pub fn remarks(&self) -> &str {
+        match self.entry(self.rows) {
+            Entry::Broken(remarks) => remarks,
+            Entry::Row(_) => "",
+        }
     }
 
     /// A row by its place in the data file.
@@ -172,6 +183,7 @@ pub struct Writer {
     index: BufWriter<File>,
     rows: u64,
     records: u64,
+    remarks: String,
 }
 
 impl Writer {
@@ -187,7 +199,16 @@ impl Writer {
         let mut file = BufWriter::new(files::temporary_in(folder).map_err(failed)?);
         file.write_all(&[0; HEADER_BYTES]).map_err(failed)?;
         let index = BufWriter::new(tempfile::tempfile_in(folder).map_err(failed)?);
-        Ok(Self { path: path.to_owned(), key, file, hasher: blake3::Hasher::new(), index, rows: 0, records: 0 })
+        Ok(Self {
+            path: path.to_owned(),
+            key,
+            file,
+            hasher: blake3::Hasher::new(),
+            index,
+            rows: 0,
+            records: 0,
+            remarks: String::new(),
+        })
     }
 
     /// Appends a row.
@@ -210,6 +231,11 @@ impl Writer {
         self.push_record(reason.as_bytes())
     }
 
+    /// What is to be said of the whole file.
+    pub fn remark(&mut self, remarks: String) {
+        self.remarks = remarks;
+    }
+
     fn push_entry(&mut self, length: u32, trained_tokens: u32, content: u64) -> Result<(), files::Error> {
         let mut entry = [0; ENTRY_BYTES];
         entry[..8].copy_from_slice(&self.records.to_le_bytes());
@@ -230,10 +256,13 @@ impl Writer {
     /// # Errors
     /// The disk is full or fails; no cache is left then.
     pub fn finish(mut self) -> Result<(), files::Error> {
+        let rows = self.rows;
+        let remarks = std::mem::take(&mut self.remarks);
+        self.push_broken(&remarks)?;
         self.append_index()?;
         let mut header = Vec::with_capacity(HEADER_BYTES);
         header.extend(MAGIC);
-        header.extend(self.rows.to_le_bytes());
+        header.extend(rows.to_le_bytes());
         header.extend(self.records.to_le_bytes());
         header.extend(self.key.0);
         let checksum = self.hasher.update(&header).finalize();
@@ -359,10 +388,12 @@ mod tests {
         let row = TokenRow { ids: vec![5, 6], trained: vec![false, true] };
         let mut writer = Writer::create(&path, Hash([3; 32])).expect("created");
         writer.push(&row).and_then(|()| writer.push_broken("row 1: ü")).and_then(|()| writer.push(&row)).expect("pushed");
+        writer.remark("of all: ü".to_owned());
         writer.finish().expect("finished");
         let cache = Cache::open(&path, Hash([3; 32])).expect("opened");
         assert_eq!((cache.len(), tokens(&cache, 0).ids(), tokens(&cache, 2).ids()), (3, vec![5, 6], vec![5, 6]));
         assert!(matches!(cache.entry(1), Entry::Broken("row 1: ü")));
+        assert_eq!(cache.remarks(), "of all: ü");
     }
 
     #[test]

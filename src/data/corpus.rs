@@ -11,9 +11,10 @@ use super::fate::Fate;
 use super::fill;
 use super::parquet::{self, Place};
 use super::source::Source;
+use super::unread::Counts;
 use crate::fault::{Exit, Explain};
 use crate::files;
-use crate::report::Reporter;
+use crate::report::{Event, Reporter};
 use crate::terms::Truncation;
 
 /// How long a row may be.
@@ -134,8 +135,16 @@ impl Corpus {
                 let cache = fill::open(file, of, encoder, cache, report)?;
                 corpus.push(source, file.clone(), cache)?;
             }
+            corpus.notes(source, &of.files).into_iter().for_each(|note| report(Event::Note(note)));
         }
         Ok(corpus)
+    }
+
+    /// What of a source's rows is not used, in words.
+    fn notes(&self, source: usize, files: &[PathBuf]) -> Vec<String> {
+        let parts = || self.parts.iter().filter(|part| part.source == source);
+        let unread = parts().map(|part| Counts::from_text(part.cache.remarks())).fold(Counts::default(), Counts::and);
+        unread.notes(files, parts().map(|part| part.cache.len() as u64).sum())
     }
 
     /// Keeps what the limits allow of a file.
@@ -244,7 +253,6 @@ mod tests {
     use super::super::order::split;
     use super::super::parquet::tests::{texts, write_table};
     use super::*;
-    use crate::report::Event;
     use crate::terms::{Format, Holdout, TrainOn};
 
     const LIMITS: Limits = Limits { sequence_len: 6, truncation: Truncation::Drop };
@@ -265,7 +273,7 @@ mod tests {
         fn source<const ROWS: usize>(&self, name: &str, format: Format, columns: &[(&str, [&str; ROWS])]) -> Source {
             let path = self.folder.path().join(name);
             write_table(&path, columns.iter().map(|(name, rows)| (*name, texts(*rows))).collect(), 2);
-            Source { files: vec![path], format, columns: BTreeMap::new(), train_on: TrainOn::Assistant }
+            Source { files: vec![path], format, columns: BTreeMap::new(), roles: BTreeMap::new(), train_on: TrainOn::Assistant }
         }
 
         fn open(&self, sources: &[Source], limits: Limits) -> Result<Corpus, Error> {

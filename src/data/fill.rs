@@ -10,13 +10,14 @@ use rayon::prelude::*;
 use super::cache::{Cache, Writer};
 use super::corpus::Error;
 use super::encode::{Encoder, TokenRow};
-use super::format;
+use super::format::{self, Read};
 use super::parquet::{self, Batch, Place, Table};
 use super::source::Source;
+use super::unread::{Counts, Unread};
 use super::visible::visible;
 use crate::files::{self, Hash, panic_words};
 use crate::report::{Event, Reporter};
-use crate::terms::{Format, Term};
+use crate::terms::Term;
 
 /// Characters of a reason at most: a template may quote a whole row.
 const MAX_REASON: usize = 400;
@@ -24,8 +25,8 @@ const MAX_REASON: usize = 400;
 /// What became of a row.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Encoded {
-    /// Tokens; none where there is nothing to learn.
-    Row(TokenRow),
+    /// Tokens, none where there is nothing to learn, and what of the row is not in them.
+    Row(TokenRow, Vec<Unread>),
     /// The reason and the row's place in the file.
     Broken(String),
 }
@@ -57,11 +58,9 @@ fn unreadable(path: PathBuf, reason: String) -> files::Error {
 /// The identity of the tokens of a file: all that decides them. The data file is hashed each time, because its date is no proof of
 /// its content.
 fn cache_key(file: &Path, source: &Source, encoder: &Encoder) -> Result<Hash, Error> {
-    let template = match source.format {
-        Format::Chat => encoder.template.as_ref().map(|template| template.identity().to_string()),
-        Format::Text | Format::Completion | Format::Instruction => None,
-    };
     let columns = format::wanted(source.format, &source.columns);
+    let is_rendered = format::is_rendered(source.format, &Table::open(file, &columns)?);
+    let template = encoder.template.as_ref().filter(|_| is_rendered).map(|template| template.identity().to_string());
     let parts = (
         files::hash_file_in_parallel(file).map_err(parquet::Error::File)?.to_string(),
         encoder.tokenizer.hash().to_string(),
@@ -69,6 +68,7 @@ fn cache_key(file: &Path, source: &Source, encoder: &Encoder) -> Result<Hash, Er
         source.format.word(),
         columns.into_iter().map(|column| (column.canonical, column.name)).collect::<Vec<_>>(),
         source.train_on.word(),
+        &source.roles,
     );
     Ok(files::hash_bytes(format!("{parts:?}").as_bytes()))
 }
@@ -76,14 +76,17 @@ fn cache_key(file: &Path, source: &Source, encoder: &Encoder) -> Result<Hash, Er
 fn tokenise(file: &Path, source: &Source, encoder: &Encoder, writer: &mut Writer, report: Reporter) -> Result<(), Error> {
     let table = Table::open(file, &format::wanted(source.format, &source.columns))?;
     let what = format!("tokenising {}", file.file_name().unwrap_or_default().to_string_lossy());
-    let mut done = 0;
+    let (mut done, mut unread) = (0, Counts::default());
     for row_group in table.row_groups() {
         for batch in table.read(&row_group)? {
             let batch = batch?;
             let encode = |row| encode_row(source, encoder, &batch, row);
             for row in encode_rows(batch.rows(), |row| batch.place(row), encode)? {
                 let pushed = match row {
-                    Encoded::Row(row) => writer.push(&row),
+                    Encoded::Row(row, of_row) => {
+                        unread.add(of_row);
+                        writer.push(&row)
+                    }
                     Encoded::Broken(reason) => writer.push_broken(&reason),
                 };
                 pushed.map_err(|cause| Error::Cache { cause })?;
@@ -92,6 +95,7 @@ fn tokenise(file: &Path, source: &Source, encoder: &Encoder, writer: &mut Writer
             report(Event::Progress { what: what.clone(), done, total: table.rows() });
         }
     }
+    writer.remark(unread.to_text());
     Ok(())
 }
 
@@ -105,7 +109,7 @@ fn encode_rows(
     let failed = AtomicUsize::new(usize::MAX);
     let guarded = |row: usize| {
         if row > failed.load(Relaxed) {
-            return Ok(Encoded::Row(TokenRow::default()));
+            return Ok(Encoded::Row(TokenRow::default(), Vec::new()));
         }
         let encoded = catch_unwind(AssertUnwindSafe(|| encode(row)));
         let panicked = |said: &str| Error::Panicked { place: place(row), said: visible(said) };
@@ -125,15 +129,20 @@ fn encode_row(source: &Source, encoder: &Encoder, batch: &Batch, row: usize) -> 
         let reason = format!("row group {row_group}, row {row}, column `{column}`: {cause}");
         Ok(Encoded::Broken(visible(&reason).chars().take(MAX_REASON).collect()))
     };
-    let example = match format::read(source.format, batch, row) {
-        Ok(Some(example)) => example,
-        Ok(None) => return Ok(Encoded::Row(TokenRow::default())),
+    let Read { example, mut unread } = match format::read(source.format, &source.roles, batch, row) {
+        Ok(Some(read)) => read,
+        Ok(None) => return Ok(Encoded::Row(TokenRow::default(), Vec::new())),
         Err(format::Error::Cell(parquet::Error::Cell { column, reason, .. })) => return broken(&column, &reason),
         Err(format::Error::Cell(error)) => return Err(error.into()),
-        Err(cause) => return broken(&column(), &cause),
+        Err(format::Error::Content { column, cause }) => {
+            return broken(&format::column_name(column, &source.columns), &cause);
+        }
     };
     match encoder.encode(&example, source.train_on) {
-        Ok(row) => Ok(Encoded::Row(row)),
+        Ok(row) => {
+            unread.extend(encoder.unread(&example, source.train_on));
+            Ok(Encoded::Row(row, unread))
+        }
         Err(cause) if cause.is_of_the_row() => broken(&column(), &cause),
         Err(cause) => Err(Error::Encode { place: batch.place(row), column: column(), cause: cause.into() }),
     }
@@ -149,7 +158,7 @@ mod tests {
         let place = |row: usize| Place { path: "x.parquet".into(), row_group: 1, row: 40 + row as u64 };
         let encode = |row: usize| match row {
             7 | 30 => panic!("slice index {row} \x1b[31m\nsecond line"),
-            _ => Ok(Encoded::Row(TokenRow::default())),
+            _ => Ok(Encoded::Row(TokenRow::default(), Vec::new())),
         };
         for _ in 0..20 {
             let error = encode_rows(64, place, encode).expect_err("a panic");

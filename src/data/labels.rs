@@ -76,7 +76,9 @@ mod tests {
 
     fn two_answers() -> Example {
         let messages = json!([{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}, {"role": "user", "content": "r"}, {"role": "assistant", "content": "b"}]);
-        Example::Chat(Conversation { messages: messages.as_array().cloned().unwrap_or_default(), ..Conversation::default() })
+        Example::Chat(
+            Conversation { messages: messages.as_array().cloned().unwrap_or_default(), ..Conversation::default() }.into(),
+        )
     }
 
     fn encode(answer: &str, train_on: TrainOn) -> Result<TokenRow, Error> {
@@ -156,7 +158,7 @@ mod tests {
                 tools: case["tools"].as_array().cloned(),
                 variables: case["extra"].as_object().cloned().unwrap_or_default(),
             };
-            match encoder.encode(&Example::Chat(conversation), TrainOn::Assistant) {
+            match encoder.encode(&Example::Chat(conversation.into()), TrainOn::Assistant) {
                 Ok(_) => true,
                 Err(Error::Template(template::Error::NoSpans { .. })) => false,
                 Err(error) => panic!("{} of {source}: {error}", case["name"]),

@@ -188,6 +188,18 @@ impl Table {
         self.group_rows().sum()
     }
 
+    /// Columns of the file that were not asked for, or hold something else.
+    pub fn unread_columns(&self) -> Vec<String> {
+        let fields = self.metadata.schema().fields().iter().map(|field| field.name());
+        fields.filter(|name| !self.columns.iter().any(|column| column.name == **name)).cloned().collect()
+    }
+
+    /// Whether a column, by its canonical name, is there and holds lists or objects.
+    pub fn has_lists(&self, canonical: &str) -> bool {
+        let column = self.columns.iter().find(|column| column.canonical == canonical);
+        column.and_then(|column| self.type_of(&column.name)).is_some_and(DataType::is_nested)
+    }
+
     /// The first row of each row group.
     pub fn row_groups(&self) -> impl Iterator<Item = Place> {
         let mut next = 0;

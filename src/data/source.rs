@@ -20,6 +20,8 @@ pub struct Source {
     pub format: Format,
     /// Canonical column name to the name in the file; a name that is left out is itself.
     pub columns: BTreeMap<String, String>,
+    /// Words of the data for roles, and the roles that the template knows.
+    pub roles: BTreeMap<String, String>,
     /// The tokens that carry a loss.
     pub train_on: TrainOn,
 }

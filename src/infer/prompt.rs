@@ -34,7 +34,10 @@ impl Prompt {
         let tokens = match self {
             Self::Text(text) => plain(tokenizer, text)?,
             Self::Chat(conversation) => {
-                let text = template.ok_or(Error::NoTemplate)?.render(conversation, true)?;
+                let text = {
+                    let template = template.ok_or(Error::NoTemplate)?;
+                    template.render(&template.fit(conversation), true)?
+                };
                 tokenizer.encode(&text, false)?.ids
             }
         };

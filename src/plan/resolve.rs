@@ -1,5 +1,6 @@
 //! A recipe to a plan: every value filled, every path looked up, every fault collected.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
@@ -23,7 +24,7 @@ use crate::hub::{Missing, ModelId, Snapshot};
 use crate::infer::Question;
 use crate::model::Storage;
 use crate::proof::{Products, Tiny};
-use crate::recipe::{Dataset, Recipe};
+use crate::recipe::{Dataset, Recipe, Said};
 use crate::terms::{Device, Format, Holdout, ModelDtype, Offload, Term, TrainOn};
 use crate::{device, model, panics, proof};
 
@@ -291,6 +292,9 @@ fn source(section: &str, dataset: &Dataset, has_template: bool, filled: &mut Fil
     for (name, said) in &dataset.columns {
         filled.plain(&format!("{section}.columns.{name}"), Some(said), String::new());
     }
+    let roles: BTreeMap<String, String> = dataset.roles.iter().map(|(word, said)| (word.clone(), said.value.clone())).collect();
+    let said = dataset.roles.values().next().map(|first| Said { value: roles.clone(), place: first.place.clone() });
+    filled.optional(&format!("{section}.roles"), said.as_ref(), |roles| json!(roles));
     let default = if format == Format::Text { TrainOn::All } else { TrainOn::Assistant };
     let train_on = filled.word(&format!("{section}.train_on"), dataset.train_on.as_ref(), default);
     if format == Format::Chat && !has_template {
@@ -307,7 +311,7 @@ fn source(section: &str, dataset: &Dataset, has_template: bool, filled: &mut Fil
     for file in &files {
         noted(data::inspect(file, format, &columns), place, faults);
     }
-    Some(Source { files, format, columns, train_on })
+    Some(Source { files, format, columns, roles, train_on })
 }
 
 impl Plan {
@@ -348,7 +352,22 @@ impl Plan {
             notes.into_iter().map(move |note| format!("adapter.init_from `{}`: {note}", folder.display()))
         });
         let of_base = of_base.chain(of_adapter);
-        of_base.chain(self.untied()).chain(self.without_tf32()).chain(portability(&self.facts())).collect()
+        let of_base = of_base.chain(self.untied()).chain(self.without_tf32()).chain(portability(&self.facts()));
+        of_base.chain(self.unread_columns()).collect()
+    }
+
+    /// Columns of the data that are not read.
+    fn unread_columns(&self) -> Vec<String> {
+        let sources = self.sources.iter().chain(&self.validation_sources).enumerate();
+        let note = |(index, source): (usize, &Source)| {
+            let columns = data::unread_columns(&source.files, source.format, &source.columns);
+            let names: Vec<String> = columns.iter().map(|column| format!("`{}`", data::visible(column))).collect();
+            let (key, path) = self.source_name(index);
+            let text =
+                || format!("{key}: columns of `{path}` that format `{}` does not read: {}", source.format, names.join(", "));
+            (!names.is_empty()).then(text)
+        };
+        sources.filter_map(note).collect()
     }
 
     /// What products of float32 operands are computed in on the device of the run.

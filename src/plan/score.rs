@@ -81,7 +81,13 @@ impl Plan {
     }
 
     fn other_source(&self, name: &str, path: &str, reading: Reading) -> Result<Source, Error> {
-        let text = Source { files: Vec::new(), format: Format::Text, columns: BTreeMap::new(), train_on: TrainOn::All };
+        let text = Source {
+            files: Vec::new(),
+            format: Format::Text,
+            columns: BTreeMap::new(),
+            roles: BTreeMap::new(),
+            train_on: TrainOn::All,
+        };
         let of_recipe = self.sources.first().filter(|_| reading == Reading::FirstDataset).cloned();
         let source = Source { files: find_files(path).map_err(|error| placed(name, &error))?, ..of_recipe.unwrap_or(text) };
         for file in &source.files {

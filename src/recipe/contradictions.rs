@@ -32,6 +32,12 @@ fn in_dataset(dataset: &Dataset, notes: &Notes) {
         let hint = format!("the format's name comes first: `{}: {}`", valid[0], shorten(&column.value));
         notes.say(&column.place, Fault::new(message).hint(hint));
     }
+    if let Some(role) = dataset.roles.values().next()
+        && matches!(format, Format::Text | Format::Instruction)
+    {
+        let fault = Fault::new(format!("roles: format `{format}` has no roles"));
+        notes.say(&role.place, fault.hint("remove `roles`; conversations are of format `chat`"));
+    }
     if let Some(train_on) = &dataset.train_on
         && format == Format::Text
         && train_on.value != TrainOn::All

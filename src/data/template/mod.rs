@@ -5,6 +5,7 @@
 //! template's own marks, a marked twin of a stock template, sentinels around each answer, prefixes of the conversation.
 
 mod engine;
+mod fit;
 mod generation;
 mod json;
 pub mod sandbox;
@@ -29,7 +30,7 @@ use crate::files::{Hash, guarded, hash_bytes};
 pub const TEMPLATE_BYTES: u64 = 1 << 20;
 
 /// The names under which a turn's reasoning is given, the one that templates read first.
-const REASONING: [&str; 3] = ["reasoning_content", "thinking", "reasoning"];
+pub(in crate::data) const REASONING: [&str; 3] = ["reasoning_content", "thinking", "reasoning"];
 
 /// A conversation and everything else that its template may read.
 #[derive(Debug, Clone, Default, PartialEq)]

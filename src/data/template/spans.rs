@@ -89,10 +89,11 @@ impl ChatTemplate {
 
 /// The words of a turn that every template keeps: thinking that came before them may be left out, and words beside a call.
 fn said(message: &Value) -> &str {
-    if !message["tool_calls"].is_null() {
+    if !is_nothing(&message["tool_calls"]) {
         return "";
     }
-    let content = message["content"].as_str().unwrap_or_default();
+    let content = &message["content"];
+    let content = content.as_str().or_else(|| content[0]["text"].as_str()).unwrap_or_default();
     content.rsplit("</think>").next().unwrap_or(content).trim()
 }
 
@@ -102,13 +103,22 @@ fn is_assistant(message: &Value) -> bool {
 
 /// The content of a turn that has nothing else to say: calls and reasoning would be outside its sentinels.
 fn only_content(message: &mut Value) -> Result<&mut String, String> {
-    if let Some(beside) = REASONING.iter().chain(&["tool_calls"]).find(|name| !message[**name].is_null()) {
+    if let Some(beside) = REASONING.iter().chain(&["tool_calls"]).find(|name| !is_nothing(&message[**name])) {
         return Err(format!("an answer has `{beside}` beside its content"));
     }
     match message.get_mut("content") {
         Some(Value::String(content)) => Ok(content),
+        Some(Value::Array(parts)) if parts.len() == 1 => match parts[0].get_mut("text") {
+            Some(Value::String(text)) => Ok(text),
+            _ => Err("an answer's content is not a text".to_owned()),
+        },
         _ => Err("an answer's content is not a text".to_owned()),
     }
+}
+
+/// No calls, or reasoning without a word.
+fn is_nothing(value: &Value) -> bool {
+    value.is_null() || value == "" || value.as_array().is_some_and(Vec::is_empty)
 }
 
 #[cfg(test)]
