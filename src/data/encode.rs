@@ -213,7 +213,9 @@ impl Encoder {
         let conversation = template.fit(&chat.conversation);
         let Ok(whole) = template.render(&conversation, false) else { return unread };
         let is_same = |other: &Conversation| template.render(other, false).is_ok_and(|text| text == whole);
-        if conversation.tools.is_some() && is_same(&Conversation { tools: None, ..conversation.clone().into_owned() }) {
+        // None at all would be another template where there is one for tools.
+        let no_tools = || Conversation { tools: Some(Vec::new()), ..conversation.clone().into_owned() };
+        if conversation.tools.is_some() && is_same(&no_tools()) {
             unread.push(Unread::Tools);
         }
         let without = |key: &str| {
