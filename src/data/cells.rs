@@ -43,6 +43,8 @@ pub enum Kind {
     Turns,
     /// A list, or JSON text of one.
     List,
+    /// An object, or JSON text of one.
+    Object,
 }
 
 impl Kind {
@@ -50,8 +52,9 @@ impl Kind {
     pub fn accepts(self, data_type: &DataType) -> bool {
         match data_type {
             DataType::Null | DataType::Binary => true,
+            DataType::Struct(_) | DataType::Map(..) => self == Self::Object,
             DataType::List(item) => match self {
-                Self::Text => false,
+                Self::Text | Self::Object => false,
                 Self::Turns => matches!(item.data_type(), DataType::Struct(_) | DataType::Null),
                 Self::List => true,
             },
@@ -63,6 +66,7 @@ impl Kind {
     pub fn suggests(self, data_type: &DataType) -> bool {
         match self {
             Self::Text => *data_type == DataType::Binary,
+            Self::Object => false,
             Self::Turns | Self::List => matches!(data_type, DataType::List(_)) && self.accepts(data_type),
         }
     }
@@ -73,6 +77,7 @@ impl Kind {
             Self::Text => "text",
             Self::Turns => "a list of objects or JSON text",
             Self::List => "a list or JSON text",
+            Self::Object => "an object or JSON text",
         }
     }
 }

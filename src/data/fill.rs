@@ -19,7 +19,7 @@ use crate::report::{Event, Reporter};
 use crate::terms::{Format, Term};
 
 /// Characters of a reason at most: a template may quote a whole row.
-const MAX_REASON: usize = 400;
+const MAX_REASON: usize = 700;
 
 /// What became of a row.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -134,7 +134,7 @@ fn encode_row(source: &Source, encoder: &Encoder, batch: &Batch, row: usize) -> 
     };
     match encoder.encode(&example, source.train_on) {
         Ok(row) => Ok(Encoded::Row(row)),
-        Err(cause) if cause.is_of_the_row() => broken(&column(), &cause),
+        Err(cause) if cause.is_of_the_row() => broken(&column(), &cause.reason()),
         Err(cause) => Err(Error::Encode { place: batch.place(row), column: column(), cause: cause.into() }),
     }
 }

@@ -8,6 +8,7 @@ use serde_json::{Map, Value, json};
 use super::cells::Kind;
 use super::parquet::{self, Batch, Table, Wanted};
 use super::template::Conversation;
+use super::template::sources::RESERVED;
 use crate::terms::Format;
 
 /// Roles that chat templates know, and `ShareGPT`'s words for them.
@@ -59,6 +60,18 @@ pub enum Error {
         /// What it is instead.
         reason: String,
     },
+    /// The variables of a template are no object.
+    #[error("expected an object in JSON with variables of the chat template, found `{found}`")]
+    NoVariables {
+        /// What is there instead.
+        found: Value,
+    },
+    /// A variable has the name of a part of the conversation.
+    #[error("`{name}` is no variable that a row may set for the chat template")]
+    Reserved {
+        /// The name.
+        name: String,
+    },
     /// A turn of a conversation is not an object.
     #[error("message {message} is {found}, expected an object with `role` and `content`")]
     NotAMessage {
@@ -88,6 +101,7 @@ fn shape(column: &str) -> (Kind, bool) {
     match column {
         "messages" => (Kind::Turns, false),
         "tools" => (Kind::List, true),
+        "chat_template_kwargs" => (Kind::Object, true),
         "input" => (Kind::Text, true),
         _ => (Kind::Text, false),
     }
@@ -142,7 +156,9 @@ pub fn read(format: Format, batch: &Batch, row: usize) -> Result<Option<Example>
         Format::Chat => {
             let tools = list(batch.cell("tools", row)?)?.filter(|tools| !tools.is_empty());
             let turns = list(batch.cell("messages", row)?)?.filter(|turns| !turns.is_empty());
-            turns.map(|turns| conversation(turns, tools)).transpose()?.map(Example::Chat)
+            let variables = variables(batch.cell("chat_template_kwargs", row)?)?;
+            let conversation = turns.map(|turns| conversation(turns, tools)).transpose()?;
+            conversation.map(|conversation| Example::Chat(Conversation { variables, ..conversation }))
         }
     })
 }
@@ -173,6 +189,19 @@ fn message(index: usize, turn: Value) -> Result<Value, Error> {
     let mut message = Map::from_iter([("role".into(), json!(role)), ("content".into(), content)]);
     message.append(&mut turn);
     Ok(message.into())
+}
+
+/// The variables of a template: an object, or the JSON text of one.
+fn variables(cell: Value) -> Result<Map<String, Value>, Error> {
+    let variables = match parsed(cell)? {
+        Value::Null => Map::new(),
+        Value::Object(variables) => variables,
+        found => return Err(Error::NoVariables { found }),
+    };
+    match variables.keys().find(|name| RESERVED.contains(&name.as_str())) {
+        Some(name) => Err(Error::Reserved { name: name.clone() }),
+        None => Ok(variables),
+    }
 }
 
 /// A list, or the JSON text of one; null and empty text are none.
