@@ -60,6 +60,10 @@ impl Format {
     }
 }
 
+/// What no variable of a chat template may be called: a conversation has these itself, or they say how it is rendered.
+pub const NOT_VARIABLES: [&str; 6] =
+    ["messages", "tools", "documents", "add_generation_prompt", "continue_final_message", "chat_template"];
+
 term! {
     /// Which tokens of a row carry a loss.
     TrainOn {

@@ -13,6 +13,7 @@ use super::merge::{LEFTOVER, interrupt};
 use super::shipped::Shipped;
 use super::{Failure, print};
 use crate::adapter::peft;
+use crate::data::template::Sources;
 use crate::export::card::Artefact;
 use crate::export::consumers::{self, Facts, findings, model_findings};
 use crate::export::gguf::{self, Kind, Written, architecture_name, write_gguf_adapter, write_gguf_model};
@@ -20,7 +21,7 @@ use crate::export::merge::{Tally, check_tables};
 use crate::export::ollama::{self, Proof, prove, write_ollama};
 use crate::export::{write_folder, write_mlx, write_peft};
 use crate::fault::{Exit, Fault};
-use crate::files::remove_leftovers;
+use crate::files::{self, remove_leftovers, write_atomic};
 use crate::model::Folder;
 use crate::report::Terminal;
 

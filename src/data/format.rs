@@ -8,8 +8,7 @@ use serde_json::{Map, Value, json};
 use super::cells::Kind;
 use super::parquet::{self, Batch, Table, Wanted};
 use super::template::Conversation;
-use super::template::sources::RESERVED;
-use crate::terms::Format;
+use crate::terms::{Format, NOT_VARIABLES};
 
 /// Roles that chat templates know, and `ShareGPT`'s words for them.
 const ROLES: [(&str, &str); 8] = [
@@ -198,7 +197,7 @@ fn variables(cell: Value) -> Result<Map<String, Value>, Error> {
         Value::Object(variables) => variables,
         found => return Err(Error::NoVariables { found }),
     };
-    match variables.keys().find(|name| RESERVED.contains(&name.as_str())) {
+    match variables.keys().find(|name| NOT_VARIABLES.contains(&name.as_str())) {
         Some(name) => Err(Error::Reserved { name: name.clone() }),
         None => Ok(variables),
     }

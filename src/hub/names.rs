@@ -21,6 +21,8 @@ const WANTED: [&str; 15] = [
 ];
 /// How names of licences begin.
 const LICENCES: [&str; 4] = ["LICENSE", "LICENCE", "NOTICE", "USE_POLICY"];
+/// The folder of further chat templates.
+const TEMPLATES: &str = "additional_chat_templates/";
 const WEIGHTS: &str = ".safetensors";
 const INDEX: &str = ".safetensors.index.json";
 /// Ends of the names of files that can run code when they are read.
@@ -77,8 +79,11 @@ fn leads_out(name: &str) -> Option<&'static str> {
     }
 }
 
-/// Only files of the repository's own folder are.
+/// Only files of the repository's own folder are, and its further chat templates.
 fn is_wanted(name: &str) -> bool {
+    if let Some(template) = name.strip_prefix(TEMPLATES) {
+        return !template.contains('/') && template.ends_with(".jinja");
+    }
     let is_licence = || LICENCES.iter().any(|licence| name.starts_with(licence));
     !name.contains('/') && (WANTED.contains(&name) || is_weights(name) || name.ends_with(INDEX) || is_licence())
 }

@@ -361,8 +361,15 @@ impl Plan {
             let notes = peft::notes(folder, Some(&self.model.spec.modules())).unwrap_or_default();
             notes.into_iter().map(move |note| format!("adapter.init_from `{}`: {note}", folder.display()))
         });
-        let of_base = of_base.chain(of_adapter);
+        let of_base = of_base.chain(of_adapter).chain(self.unread_variables());
         of_base.chain(self.untied()).chain(self.without_tf32()).chain(portability(&self.facts())).collect()
+    }
+
+    /// Variables of the recipe that no template reads.
+    fn unread_variables(&self) -> impl Iterator<Item = String> {
+        let sources = self.own_sources.iter();
+        let unread = sources.flat_map(|sources| sources.variables.keys().filter(|name| !sources.reads(name)));
+        unread.map(|name| format!("chat_template_kwargs.{name}: the chat template does not read it"))
     }
 
     /// What products of float32 operands are computed in on the device of the run.

@@ -35,15 +35,11 @@ pub use training::Training;
 
 use crate::fault::{Exit, Explain, Fault};
 use crate::files;
-use crate::terms::Device;
+use crate::terms::{Device, NOT_VARIABLES};
 use notes::Notes;
 use section::{Section, Value};
 use serde_yaml::granit_parser::Marker;
 use tree::Node;
-
-/// Variables that a conversation has itself, or that say how it is rendered.
-const RESERVED: [&str; 6] =
-    ["messages", "tools", "documents", "add_generation_prompt", "continue_final_message", "chat_template"];
 
 /// The most threads that can be asked for.
 const MAX_THREADS: u64 = 4096;
@@ -168,7 +164,7 @@ impl Recipe {
 /// A variable of a chat template; its name is a name there, and none that a conversation has itself.
 fn variable(name: &str, value: Value) -> Option<Said<serde_json::Value>> {
     let is_name = name.chars().all(|c| c == '_' || c.is_ascii_alphanumeric()) && !name.starts_with(|c: char| c.is_ascii_digit());
-    if !is_name || RESERVED.contains(&name) {
+    if !is_name || NOT_VARIABLES.contains(&name) {
         let reason = if is_name { "is set for each conversation" } else { "is no name of a variable" };
         let fault = Fault::new(format!("chat_template_kwargs: `{name}` {reason}"));
         value.refuse(fault.hint("name a variable that the chat template reads, such as `enable_thinking`"));

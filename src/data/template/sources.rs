@@ -14,10 +14,6 @@ use crate::files::{self, read_text_up_to};
 const DEFAULT: &str = "default";
 /// The one that it takes for a conversation that comes with tools.
 pub const TOOL_USE: &str = "tool_use";
-/// Variables that a conversation has itself, or that say how it is rendered.
-pub const RESERVED: [&str; 6] =
-    ["messages", "tools", "documents", "add_generation_prompt", "continue_final_message", "chat_template"];
-
 /// What conversations are rendered with.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Sources {
