@@ -17,7 +17,7 @@ use super::encode::TokenRow;
 use crate::files::{self, Hash, Map, update_in_parallel};
 
 /// The last byte is the version of the layout and of what the encoder writes into it.
-const MAGIC: [u8; 8] = *b"RKTOKEN\x02";
+const MAGIC: [u8; 8] = *b"RKTOKEN\x03";
 /// Nobody tokenises a file for so long: the writer of an older temporary file is dead.
 const LEFTOVER: Duration = Duration::from_hours(24);
 const CHECKSUM_START: usize = 8 + 8 + 8 + 32;

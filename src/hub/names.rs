@@ -48,7 +48,7 @@ pub(super) fn fate(name: &str) -> Fate {
     if let Some(reason) = leads_out(name) {
         return Fate::Hostile(reason);
     }
-    match (is_wanted(name), is_portable(name)) {
+    match (is_wanted(name), is_portable(name.strip_prefix(TEMPLATES).unwrap_or(name))) {
         (false, _) => Fate::Skipped,
         (true, true) => Fate::Wanted,
         (true, false) => Fate::Hostile("is no name that every system has room for"),
@@ -114,6 +114,7 @@ mod tests {
             "LICENSE.txt",
             "USE_POLICY.md",
             "tokenizer.model",
+            "additional_chat_templates/tool_use.jinja",
         ] {
             assert_eq!(fate(name), Fate::Wanted, "{name}");
         }
@@ -123,6 +124,8 @@ mod tests {
             "model.gguf",
             "onnx/model.onnx",
             "sub/config.json",
+            "additional_chat_templates/notes.txt",
+            "additional_chat_templates/sub/x.jinja",
             ".gitattributes",
             "modeling.py",
             "ab:c.png",

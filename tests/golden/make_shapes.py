@@ -230,7 +230,9 @@ def main():
     for case in found:
         case["source"] = index("sources", case["source"])
         case["conversation"] = index("conversations", {"messages": case.pop("messages"), "tools": case.pop("tools")})
-    Path(out).write_text(json.dumps({**tables, "cases": found}, ensure_ascii=False, indent=None if folders else 0) + "\n")
+    line = lambda value: json.dumps(value, ensure_ascii=False)
+    parts = [f"{line(name)}: [\n" + ",\n".join(map(line, values)) + "\n]" for name, values in {**tables, "cases": found}.items()]
+    Path(out).write_text("{" + ",\n".join(parts) + "}\n")
     print(len({case["template"] for case in found}), "templates,", len(found), "cases,", sum("raises" in case for case in found), "raise")
 
 
