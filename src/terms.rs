@@ -53,12 +53,16 @@ impl Format {
     pub fn columns(self) -> &'static [&'static str] {
         match self {
             Self::Text => &["text"],
-            Self::Completion => &["prompt", "completion", "tools"],
+            Self::Completion => &["prompt", "completion", "tools", "chat_template_kwargs"],
             Self::Instruction => &["instruction", "input", "output", "system", "history"],
-            Self::Chat => &["messages", "tools", "system"],
+            Self::Chat => &["messages", "tools", "system", "chat_template_kwargs"],
         }
     }
 }
+
+/// What no variable of a chat template may be called: a conversation has these itself, or they say how it is rendered.
+pub const NOT_VARIABLES: [&str; 6] =
+    ["messages", "tools", "documents", "add_generation_prompt", "continue_final_message", "chat_template"];
 
 term! {
     /// Which tokens of a row carry a loss.

@@ -2,8 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
+use serde_json::{Map, Value};
+
 use super::{Failure, hub};
 use crate::adapter::{LoraConfig, Numbers, peft};
+use crate::data::template::{Sources, sources};
+use crate::data::tokenize::Tokenizer;
 use crate::fault::{Exit, Fault};
 use crate::hub::ModelId;
 use crate::model::{LinearSpec, Storage, shard_paths};
@@ -88,13 +92,40 @@ pub(super) fn lock_of_model(model: &Path) -> Option<PathBuf> {
     (lock.values()["recipe"]["adapter"]["method"] == Technique::Full.word()).then_some(path)
 }
 
-/// The template file that the adapter's run was trained with in place of the base's.
-pub(super) fn template_of_run(adapter: &Path) -> Option<PathBuf> {
+/// What renders conversations of a base: the template that was named, else the one that the adapter's run was trained with, else the
+/// base's own; in each case with the variables of that run. The second value says whether that is more than the base does by itself.
+pub(super) fn template_sources(
+    named: Option<&Path>,
+    adapter: Option<&Path>,
+    tokenizer: &Tokenizer,
+) -> Result<(Option<Sources>, bool), Failure> {
+    let (of_run, variables) = adapter.and_then(template_of_run).unwrap_or_default();
+    let chosen = named.or(of_run.as_deref());
+    let is_own = chosen.is_some() || !variables.is_empty();
+    match Sources::choose(chosen, tokenizer) {
+        Err(sources::Error::Unknown { name, .. }) => {
+            let fault = Fault::new(format!("chat template `{name}` does not exist"));
+            let hint = format!("give a template with `--chat-template FILE`; stock templates are {}", sources::stock_names());
+            Err(Failure::new(Exit::NoInput, fault.hint(hint)))
+        }
+        chosen => Ok((chosen?.map(|sources| Sources { variables, ..sources }), is_own)),
+    }
+}
+
+/// The template that the adapter's run was trained with in place of the base's, a file or a name, and the variables of both.
+fn template_of_run(adapter: &Path) -> Option<(Option<PathBuf>, Map<String, Value>)> {
     let path = lock_above(adapter)?;
     let lock = Lock::read(&path).ok()?;
     let (run, recipe) = (run_folder(&path), Lock::recipe(&path, path.parent()?).ok()?);
-    let template = recipe.chat_template?.value;
-    Some(Places::look_up(&lock, &run, &template).unwrap_or_else(|| Places::home_of(&lock, &run).join(template)))
+    let found = |template: PathBuf| {
+        // Of a template with a name the lock has no file.
+        if lock.locked("chat_template").is_empty() {
+            return template;
+        }
+        Places::look_up(&lock, &run, &template).unwrap_or_else(|| Places::home_of(&lock, &run).join(template))
+    };
+    let variables = recipe.chat_template_kwargs.into_iter().map(|(name, said)| (name, said.value)).collect();
+    Some((recipe.chat_template.map(|said| found(said.value)), variables))
 }
 
 /// How the adapter's run kept its base: it answers as it was trained only on the same numbers.

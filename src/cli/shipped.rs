@@ -6,17 +6,18 @@ use std::sync::atomic::AtomicBool;
 use tempfile::TempDir;
 
 use super::Failure;
-use super::base::{base_of_run, find_adapter, find_base, lock_above, lock_of_model, template_of_run};
+use super::base::{base_of_run, find_adapter, find_base, lock_above, lock_of_model, template_sources};
 use super::card::run_of;
 use super::merge::{addend_of, packed_lock};
 use crate::adapter::peft;
-use crate::data::template::TEMPLATE_BYTES;
+use crate::data::template::Sources;
+use crate::data::tokenize::Tokenizer;
 use crate::export::card::{Artefact, Base, Card, Part, code};
 use crate::export::gguf::Kind;
 use crate::export::merge::{Onto, Order, OtherBase, Tally, merge};
 use crate::export::ollama::Proof;
 use crate::fault::{Exit, Fault};
-use crate::files::{self, Float, read_text_up_to, temporary_folder_in, write_atomic};
+use crate::files::{self, Float, temporary_folder_in, write_atomic};
 use crate::model::CHAT_TEMPLATE;
 use crate::plan::{Lock, hub_id};
 use crate::report::Terminal;
@@ -75,18 +76,14 @@ impl Shipped {
         }
     }
 
-    /// The chat template that it was trained with, where that is not the base's.
-    pub fn template(&self, named: Option<&Path>) -> Result<Option<String>, Failure> {
-        let of_run = match self {
-            Self::Adapter(adapter) => template_of_run(adapter),
+    /// What renders the conversations that it was trained on, where that is not what the base does by itself.
+    pub fn template(&self, base: &Path, named: Option<&Path>) -> Result<Option<Sources>, Failure> {
+        let adapter = match self {
+            Self::Adapter(adapter) => Some(adapter.as_path()),
             Self::Model(_) => None,
         };
-        let path = named.or(of_run.as_deref());
-        if let Some(path) = path.filter(|path| !path.is_file()) {
-            let fault = Fault::new(format!("chat template `{}` does not exist", path.display()));
-            return Err(Failure::new(Exit::NoInput, fault.hint("give a template with `--chat-template FILE`")));
-        }
-        Ok(path.map(|path| read_text_up_to(path, TEMPLATE_BYTES)).transpose()?)
+        let (sources, is_own) = template_sources(named, adapter, &Tokenizer::open(base)?)?;
+        Ok(sources.filter(|_| is_own))
     }
 
     /// What the card of a folder says of it; with a proof also how its template was held against the model's own.

@@ -6,12 +6,12 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use super::base::{find_adapter, find_base, read_adapter, storage_of_run, template_of_run};
+use super::base::{find_adapter, find_base, read_adapter, storage_of_run, template_sources};
 use super::gradcheck::is_proven;
 use super::interrupt::Interrupt;
 use super::{Failure, print};
 use crate::adapter::attach;
-use crate::data::template::{ChatTemplate, TEMPLATE_BYTES};
+use crate::data::template::ChatTemplate;
 use crate::data::tokenize::Tokenizer;
 use crate::fault::{Exit, Fault, printable};
 use crate::infer::{Config, Generated, Sampling, TextStream, generate, stops};
@@ -28,7 +28,7 @@ pub(super) struct ModelArgs {
     /// An adapter in PEFT's format: its folder, that of a run or a checkpoint, or a Hub id that was pulled
     #[arg(long, value_name = "DIR|ID")]
     adapter: Option<PathBuf>,
-    /// A chat template; without it the one that the adapter's run was trained with, or the base's
+    /// A chat template: a file, or the name of one of the base's or of a stock template; without it the one that the adapter's run was trained with, or the base's
     #[arg(long, value_name = "FILE")]
     chat_template: Option<PathBuf>,
 }
@@ -116,8 +116,9 @@ impl Speaker {
         let leftover = folder.leftover_quantization.as_deref().map(leftover_note);
         let notes = leftover.into_iter().chain(tokenizer.notes(folder.spec.vocabulary));
         notes.for_each(|note| terminal.say(&format!("note: {note}")));
-        let of_run = adapter.as_deref().and_then(template_of_run);
-        let template = template(&tokenizer, model.chat_template.as_ref().or(of_run.as_ref()))?;
+        let (sources, _) = template_sources(model.chat_template.as_deref(), adapter.as_deref(), &tokenizer)?;
+        let started = crate::plan::now().map_err(|fault| Failure::new(Exit::Input, fault))?;
+        let template = sources.map(|sources| ChatTemplate::of(&sources, tokenizer.special(), started)).transpose()?;
         let storage = adapter.as_deref().map_or(terms::ModelDtype::Auto.into(), storage_of_run);
         let adapter = adapter.map(|adapter| read_adapter(&adapter, &folder.spec.modules(), terminal)).transpose()?;
         device::set_threads(0);
@@ -171,20 +172,6 @@ impl Speaker {
     pub fn max_tokens(&self) -> usize {
         self.config.max_tokens
     }
-}
-
-/// The template of conversations: the one that was named, the one that the adapter was trained with, or the base's.
-fn template(tokenizer: &Tokenizer, named: Option<&PathBuf>) -> Result<Option<ChatTemplate>, Failure> {
-    let source = match named {
-        Some(path) if !path.is_file() => {
-            let fault = Fault::new(format!("chat template `{}` does not exist", path.display()));
-            return Err(Failure::new(Exit::NoInput, fault.hint("give a template with `--chat-template FILE`")));
-        }
-        Some(path) => Some(files::read_text_up_to(path, TEMPLATE_BYTES)?),
-        None => tokenizer.chat_template().map(str::to_owned),
-    };
-    let started = crate::plan::now().map_err(|fault| Failure::new(Exit::Input, fault))?;
-    Ok(source.map(|source| ChatTemplate::new(&source, tokenizer.special(), started)).transpose()?)
 }
 
 /// Text on stdout at once; on a terminal without what would command it. A reader that has closed the pipe has seen enough.

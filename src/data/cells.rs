@@ -48,6 +48,8 @@ pub enum Kind {
     TextOrTurns,
     /// A list or an object, or JSON text of one.
     List,
+    /// An object, or JSON text of one.
+    Object,
 }
 
 impl Kind {
@@ -56,17 +58,17 @@ impl Kind {
         match data_type {
             DataType::Null | DataType::Binary => true,
             DataType::List(item) => match self {
-                Self::Text => false,
+                Self::Text | Self::Object => false,
                 Self::Turns | Self::TextOrTurns => {
                     matches!(item.data_type(), DataType::Struct(_) | DataType::Map(..) | DataType::Binary | DataType::Null)
                 }
                 Self::List => true,
             },
             // An object with a list for each key.
-            DataType::Struct(fields) if self != Self::Text => {
-                self == Self::List || fields.iter().all(|field| matches!(field.data_type(), DataType::List(_) | DataType::Null))
+            DataType::Struct(fields) if matches!(self, Self::Turns | Self::TextOrTurns) => {
+                fields.iter().all(|field| matches!(field.data_type(), DataType::List(_) | DataType::Null))
             }
-            DataType::Map(..) => self == Self::List,
+            DataType::Struct(_) | DataType::Map(..) => matches!(self, Self::List | Self::Object),
             _ => false,
         }
     }
@@ -75,6 +77,7 @@ impl Kind {
     pub fn suggests(self, data_type: &DataType) -> bool {
         match self {
             Self::Text | Self::TextOrTurns => *data_type == DataType::Binary,
+            Self::Object => false,
             Self::Turns | Self::List => {
                 let is_of_texts = matches!(data_type, DataType::List(item) if *item.data_type() == DataType::Binary);
                 matches!(data_type, DataType::List(_)) && self.accepts(data_type) && !(is_of_texts && self == Self::Turns)
@@ -89,6 +92,7 @@ impl Kind {
             Self::Turns => "a list of objects or JSON text",
             Self::TextOrTurns => "text or a list of messages",
             Self::List => "a list or JSON text",
+            Self::Object => "an object or JSON text",
         }
     }
 }

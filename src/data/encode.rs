@@ -78,6 +78,12 @@ pub enum Error {
         /// The token that ends the turn.
         token: String,
     },
+    /// An answer is trained up to what begins a turn.
+    #[error("an answer is trained up to `{token}`, which begins a turn: the model would not learn to stop")]
+    TrainedOpener {
+        /// The token that begins a turn.
+        token: String,
+    },
     /// An answer has no end.
     #[error("the last answer has no token that ends its turn: the model would not learn to stop")]
     NoEnd,
@@ -94,11 +100,32 @@ pub enum Error {
 impl Error {
     /// Whether it says something about this row alone, which can be left out and counted. The others will be true of other rows too.
     pub fn is_of_the_row(&self) -> bool {
-        matches!(
+        let is_told = matches!(
             self,
             Self::Template(template::Error::Raised { .. } | template::Error::Render { .. })
                 | Self::Tokenizer(tokenize::Error::Encode { .. })
+        );
+        is_told || self.is_of_marks()
+    }
+
+    /// Whether the template does not tell what of this row is to be trained.
+    fn is_of_marks(&self) -> bool {
+        matches!(
+            self,
+            Self::Template(template::Error::NoSpans { .. } | template::Error::Nested)
+                | Self::LastTurnUnclear { .. }
+                | Self::UntrainedEnd { .. }
+                | Self::TrainedOpener { .. }
+                | Self::NoEnd
         )
+    }
+
+    /// Why the row is left out, and what helps where that is done to the template.
+    pub fn reason(&self) -> String {
+        match self.hint().filter(|_| self.is_of_marks()) {
+            Some(hint) => format!("{self}; {hint}"),
+            None => self.to_string(),
+        }
     }
 }
 
@@ -124,7 +151,7 @@ impl Explain for Error {
                 "give a template that marks each answer once, or take `weight`, `train` and `loss` out of the data".into(),
             ),
             Self::DoubledBos { .. } => Some("the tokenizer adds one: take the other out of the data or the template".into()),
-            Self::UntrainedEnd { .. } | Self::NoEnd => Some(
+            Self::UntrainedEnd { .. } | Self::TrainedOpener { .. } | Self::NoEnd => Some(
                 "put the token that ends a turn before `{% endgeneration %}` in a copy of the template and name it in `chat_template`"
                     .into(),
             ),

@@ -20,7 +20,7 @@ use crate::report::{Event, Reporter};
 use crate::terms::Term;
 
 /// Characters of a reason at most: a template may quote a whole row.
-const MAX_REASON: usize = 400;
+const MAX_REASON: usize = 700;
 
 /// What became of a row.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -143,7 +143,7 @@ fn encode_row(source: &Source, encoder: &Encoder, batch: &Batch, row: usize) -> 
             unread.extend(encoder.unread(&example, source.train_on));
             Ok(Encoded::Row(row, unread))
         }
-        Err(cause) if cause.is_of_the_row() => broken(&column(), &cause),
+        Err(cause) if cause.is_of_the_row() => broken(&column(), &cause.reason()),
         Err(cause) => Err(Error::Encode { place: batch.place(row), column: column(), cause: cause.into() }),
     }
 }

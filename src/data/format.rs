@@ -82,6 +82,7 @@ fn shape(format: Format, column: &str) -> (Kind, bool) {
         (_, "messages") => (Kind::Turns, false),
         (_, "tools" | "history") => (Kind::List, true),
         (_, "input" | "system") => (Kind::Text, true),
+        (_, "chat_template_kwargs") => (Kind::Object, true),
         (Format::Completion, _) => (Kind::TextOrTurns, false),
         _ => (Kind::Text, false),
     }
@@ -218,6 +219,7 @@ impl Cells<'_> {
         let learned = read("completion", completion)?;
         whole.prompt_turns = whole.trained.len();
         whole.conversation.tools = tools;
+        whole.conversation.variables = self.parsed("chat_template_kwargs", turns::variables)?;
         whole.conversation.messages.extend(learned.conversation.messages);
         whole.trained.extend(learned.trained);
         Ok(Some(Example::Chat(whole).into()))
@@ -226,7 +228,8 @@ impl Cells<'_> {
     fn chat(&self) -> Result<Option<Read>, Error> {
         let (tools, system) = (self.parsed("tools", turns::tools)?, self.filled("system")?);
         let Some(turns) = self.parsed("messages", turns::turns)? else { return Ok(None) };
-        let chat = chat(turns, tools, self.roles).map_err(|cause| Error::Content { column: "messages", cause })?;
+        let mut chat = chat(turns, tools, self.roles).map_err(|cause| Error::Content { column: "messages", cause })?;
+        chat.conversation.variables = self.parsed("chat_template_kwargs", turns::variables)?;
         Ok(Some(match system {
             Some(system) => with_system(chat, &system),
             None => Example::Chat(chat).into(),

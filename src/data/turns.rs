@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::json_text::{self, parse};
 use super::template::{Conversation, REASONING};
-use crate::terms::TrainOn;
+use crate::terms::{NOT_VARIABLES, TrainOn};
 
 /// Roles that chat templates know, and `ShareGPT`'s words for them.
 const ROLES: [(&str, &str); 8] = [
@@ -92,6 +92,18 @@ pub enum Error {
         key: String,
         /// Its turns.
         found: usize,
+    },
+    /// The variables of a template are no object.
+    #[error("expected an object in JSON with variables of the chat template, found `{found}`")]
+    NoVariables {
+        /// What is there instead.
+        found: Value,
+    },
+    /// A variable has the name of a part of the conversation.
+    #[error("`{name}` is no variable that a row may set for the chat template")]
+    Reserved {
+        /// The name.
+        name: String,
     },
     /// A turn of a conversation is not an object.
     #[error("message {message} is {found}, expected an object with `role` and `content`")]
@@ -241,6 +253,22 @@ pub fn tools(cell: Value) -> Result<Option<Vec<Value>>, Error> {
     };
     let tools: Vec<Value> = items.into_iter().enumerate().map(tool).collect::<Result<_, _>>()?;
     Ok(Some(tools).filter(|tools| !tools.is_empty()))
+}
+
+/// The variables of a chat template in a cell: an object, or the JSON text of one.
+///
+/// # Errors
+/// It is something else, or a variable has the name of a part of the conversation.
+pub fn variables(cell: Value) -> Result<Map<String, Value>, Error> {
+    let variables = match parsed(cell)? {
+        Value::Null => Map::new(),
+        Value::Object(variables) => variables,
+        found => return Err(Error::NoVariables { found }),
+    };
+    match variables.keys().find(|name| NOT_VARIABLES.contains(&name.as_str())) {
+        Some(name) => Err(Error::Reserved { name: name.clone() }),
+        None => Ok(variables),
+    }
 }
 
 /// Earlier pairs of what the user said and the answer.

@@ -21,6 +21,8 @@ const WANTED: [&str; 15] = [
 ];
 /// How names of licences begin.
 const LICENCES: [&str; 4] = ["LICENSE", "LICENCE", "NOTICE", "USE_POLICY"];
+/// The folder of further chat templates.
+const TEMPLATES: &str = "additional_chat_templates/";
 const WEIGHTS: &str = ".safetensors";
 const INDEX: &str = ".safetensors.index.json";
 /// Ends of the names of files that can run code when they are read.
@@ -46,7 +48,7 @@ pub(super) fn fate(name: &str) -> Fate {
     if let Some(reason) = leads_out(name) {
         return Fate::Hostile(reason);
     }
-    match (is_wanted(name), is_portable(name)) {
+    match (is_wanted(name), is_portable(name.strip_prefix(TEMPLATES).unwrap_or(name))) {
         (false, _) => Fate::Skipped,
         (true, true) => Fate::Wanted,
         (true, false) => Fate::Hostile("is no name that every system has room for"),
@@ -77,8 +79,11 @@ fn leads_out(name: &str) -> Option<&'static str> {
     }
 }
 
-/// Only files of the repository's own folder are.
+/// Only files of the repository's own folder are, and its further chat templates.
 fn is_wanted(name: &str) -> bool {
+    if let Some(template) = name.strip_prefix(TEMPLATES) {
+        return !template.contains('/') && template.ends_with(".jinja");
+    }
     let is_licence = || LICENCES.iter().any(|licence| name.starts_with(licence));
     !name.contains('/') && (WANTED.contains(&name) || is_weights(name) || name.ends_with(INDEX) || is_licence())
 }
@@ -109,6 +114,7 @@ mod tests {
             "LICENSE.txt",
             "USE_POLICY.md",
             "tokenizer.model",
+            "additional_chat_templates/tool_use.jinja",
         ] {
             assert_eq!(fate(name), Fate::Wanted, "{name}");
         }
@@ -118,6 +124,8 @@ mod tests {
             "model.gguf",
             "onnx/model.onnx",
             "sub/config.json",
+            "additional_chat_templates/notes.txt",
+            "additional_chat_templates/sub/x.jinja",
             ".gitattributes",
             "modeling.py",
             "ab:c.png",

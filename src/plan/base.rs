@@ -5,10 +5,9 @@ use std::path::{Path, PathBuf};
 use serde_json::json;
 
 use super::fill::Filled;
-use crate::data::template::{ChatTemplate, TEMPLATE_BYTES};
+use crate::data::template::{ChatTemplate, Sources, sources};
 use crate::data::tokenize::Tokenizer;
 use crate::fault::{Explain, Fault};
-use crate::files::read_text_up_to;
 use crate::hub::{Cache, Environment, Missing, ModelId, Snapshot};
 use crate::model::{Folder, shard_paths};
 use crate::recipe::{Place, Recipe, Said};
@@ -123,17 +122,29 @@ fn no_base(name: &str, folder: &Path, place: &Place) -> Fault {
     }
 }
 
-/// The template of conversations: the recipe's, or the base's.
-pub(super) fn template(recipe: &Recipe, base: &Base, started: jiff::Timestamp, faults: &mut Vec<Fault>) -> Option<ChatTemplate> {
-    let (source, place) = match &recipe.chat_template {
-        Some(Said { value, place }) if !value.is_file() => {
-            faults.push(missing("chat_template", value, "a file", place));
+/// What renders conversations: what the recipe names, or the base's own templates, with the recipe's variables.
+pub(super) fn template(
+    recipe: &Recipe,
+    base: &Base,
+    started: jiff::Timestamp,
+    faults: &mut Vec<Fault>,
+) -> Option<(Sources, ChatTemplate)> {
+    let (named, place) = match &recipe.chat_template {
+        Some(Said { value, place }) => (Some(value.as_path()), place),
+        None => (None, &recipe.base_model.as_ref()?.place),
+    };
+    let mut sources = match Sources::choose(named, &base.tokenizer) {
+        Err(sources::Error::Unknown { names, .. }) => {
+            let of_base = names.iter().map(|name| format!("`{name}`")).chain([sources::stock_names()]);
+            let expected = format!("a file, or one of {}", of_base.collect::<Vec<_>>().join(", "));
+            faults.push(missing("chat_template", named.unwrap_or(Path::new("")), &expected, place));
             return None;
         }
-        Some(Said { value, place }) => (noted(read_text_up_to(value, TEMPLATE_BYTES), place, faults)?, place),
-        None => (base.tokenizer.chat_template()?.to_owned(), &recipe.base_model.as_ref()?.place),
+        chosen => noted(chosen, place, faults)??,
     };
-    noted(ChatTemplate::new(&source, base.tokenizer.special(), started), place, faults)
+    sources.variables = recipe.chat_template_kwargs.iter().map(|(name, said)| (name.clone(), said.value.clone())).collect();
+    let template = noted(ChatTemplate::of(&sources, base.tokenizer.special(), started), place, faults)?;
+    Some((sources, template))
 }
 
 /// The value, or its error among the faults, at the place that led to it.

@@ -152,7 +152,7 @@ impl Lock {
     }
 
     /// Files of a kind by the names that the run has for them, with their hashes, as they were last read.
-    pub(super) fn locked(&self, kind: &str) -> Vec<(String, String)> {
+    pub fn locked(&self, kind: &str) -> Vec<(String, String)> {
         let files = self.last_hashes().get(kind).and_then(Value::as_object).into_iter().flatten();
         files.filter_map(|(path, hash)| Some((path.clone(), hash.as_str()?.to_owned()))).collect()
     }

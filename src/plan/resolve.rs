@@ -14,6 +14,7 @@ use super::peak::{Allowed, megabytes};
 use super::prompts::prompts;
 use super::training::{Training, training};
 use crate::adapter::peft;
+use crate::data::template::Sources;
 use crate::data::{self, Encoder, Limits, Packing, Source};
 use crate::device::{Choice, Halves};
 use crate::export::consumers::{Facts, portability};
@@ -53,6 +54,8 @@ pub struct Plan {
     pub encoder: Encoder,
     /// The template's file, where the recipe names one.
     pub chat_template: Option<PathBuf>,
+    /// What renders conversations, where that is not what the base's folder does by itself.
+    pub own_sources: Option<Sources>,
     /// What to train on.
     pub sources: Vec<Source>,
     /// What to score on, beside held-out rows.
@@ -122,12 +125,22 @@ pub fn resolve_on(recipe: Recipe, started: Option<jiff::Timestamp>, fetched: Opt
     let folder = if let Found::Folder(base) = &base { Some(base.as_ref()) } else { None };
     let mut formats = recipe.datasets.iter().chain(&recipe.evaluation.datasets).filter_map(|dataset| dataset.format.as_ref());
     let chats = recipe.chat_template.is_some() || formats.any(|format| format.value == Format::Chat);
+    let before = faults.len();
     let template = folder.filter(|_| chats).and_then(|base| base::template(&recipe, base, started, &mut faults));
+    // A template that is refused has its fault already.
+    let is_refused = faults.len() > before;
+    let (own_sources, template) = template.unzip();
+    let is_own = recipe.chat_template.is_some() || !recipe.chat_template_kwargs.is_empty();
+    let own_sources = own_sources.filter(|_| is_own);
     let has_template = match &base {
-        Found::Folder(_) => template.is_some() || recipe.chat_template.is_some(),
+        Found::Folder(_) => template.is_some() || is_refused || recipe.chat_template.is_some(),
         _ => true,
     };
     let chat_template = filled.optional("chat_template", recipe.chat_template.as_ref(), |path| json!(path.display().to_string()));
+    let chat_template = chat_template.filter(|path| path.is_file());
+    for (name, said) in &recipe.chat_template_kwargs {
+        filled.plain(&format!("chat_template_kwargs.{name}"), Some(said), Value::Null);
+    }
     let sources = sources("datasets", &recipe.datasets, has_template, &mut filled, &mut faults);
     let (trains, init_from) = trains(&recipe.adapter, folder, &mut filled, &mut faults);
     check_rates(&recipe, trains.as_ref(), folder, &mut faults);
@@ -190,6 +203,7 @@ pub fn resolve_on(recipe: Recipe, started: Option<jiff::Timestamp>, fetched: Opt
         init_from,
         encoder: Encoder { tokenizer: base.tokenizer, template },
         chat_template,
+        own_sources,
         sources,
         validation_sources,
         holdout,
@@ -351,7 +365,7 @@ impl Plan {
             let notes = peft::notes(folder, Some(&self.model.spec.modules())).unwrap_or_default();
             notes.into_iter().map(move |note| format!("adapter.init_from `{}`: {note}", folder.display()))
         });
-        let of_base = of_base.chain(of_adapter);
+        let of_base = of_base.chain(of_adapter).chain(self.unread_variables());
         let of_base = of_base.chain(self.untied()).chain(self.without_tf32()).chain(portability(&self.facts()));
         of_base.chain(self.unread_columns()).collect()
     }
@@ -368,6 +382,13 @@ impl Plan {
             (!names.is_empty()).then(text)
         };
         sources.filter_map(note).collect()
+    }
+
+    /// Variables of the recipe that no template reads.
+    fn unread_variables(&self) -> impl Iterator<Item = String> {
+        let sources = self.own_sources.iter();
+        let unread = sources.flat_map(|sources| sources.variables.keys().filter(|name| !sources.reads(name)));
+        unread.map(|name| format!("chat_template_kwargs.{name}: the chat template does not read it"))
     }
 
     /// What products of float32 operands are computed in on the device of the run.

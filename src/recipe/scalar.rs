@@ -3,7 +3,9 @@
 //! `1e-4` and `1_000` are numbers and `yes` is a boolean, but only where one is wanted: `no` stays a text elsewhere.
 //! Text in quotes is never a number or a boolean. Source: <https://yaml.org/type/>.
 
-use super::tree::{Kind, Node};
+use serde_json::Value;
+
+use super::tree::{Entry, Kind, Node};
 
 /// Units of bytes, in small letters. Source: IEC 80000-13.
 const UNITS: [(&str, u64); 10] = [
@@ -78,6 +80,24 @@ impl Node {
             "false" | "no" | "off" => Some(false),
             _ => None,
         }
+    }
+
+    /// Any value as JSON. Text without quotes that reads as a boolean or a number is one.
+    pub fn json(&self) -> Option<Value> {
+        Some(match &self.kind {
+            Kind::List(nodes) => nodes.iter().map(Self::json).collect::<Option<_>>()?,
+            Kind::Map(entries) => {
+                let entry = |(key, entry): (&String, &Entry)| Some((key.clone(), entry.value.json()?));
+                Value::Object(entries.iter().map(entry).collect::<Option<_>>()?)
+            }
+            Kind::Refused => return None,
+            Kind::Scalar { .. } if self.is_blank() => Value::Null,
+            Kind::Scalar { text, .. } => {
+                let whole = || self.plain()?.parse::<i64>().ok().filter(|number| number.to_string() == *text).map(Value::from);
+                let number = || self.whole().map(Value::from).or_else(|| self.number().map(Value::from));
+                self.flag().map(Value::from).or_else(whole).or_else(number).unwrap_or_else(|| text.clone().into())
+            }
+        })
     }
 
     /// Whether the value holds nothing: blank or an empty collection.

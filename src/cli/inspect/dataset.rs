@@ -7,7 +7,7 @@ use serde_json::json;
 use super::{Found, InspectArgs};
 use crate::cli::base::find_base;
 use crate::cli::{Failure, grouped};
-use crate::data::template::ChatTemplate;
+use crate::data::template::{ChatTemplate, Sources};
 use crate::data::tokenize::Tokenizer;
 use crate::data::{Corpus, Encoder, Limits, Source, columns, find_files, inspect};
 use crate::fault::{Exit, Fault};
@@ -59,8 +59,9 @@ pub(super) fn look(args: &InspectArgs) -> Result<Found, Failure> {
 
 fn encoder(folder: &std::path::Path, format: Format) -> Result<Encoder, Failure> {
     let tokenizer = Tokenizer::open(folder)?;
-    let source = tokenizer.chat_template().filter(|_| format == Format::Chat);
-    let template = source.map(|source| ChatTemplate::new(source, tokenizer.special(), jiff::Timestamp::now())).transpose()?;
+    let sources = if format == Format::Chat { Sources::choose(None, &tokenizer)? } else { None };
+    let started = jiff::Timestamp::now();
+    let template = sources.map(|sources| ChatTemplate::of(&sources, tokenizer.special(), started)).transpose()?;
     if format == Format::Chat && template.is_none() {
         let fault = Fault::new(format!("the base in `{}` has no chat template", folder.display()));
         return Err(Failure::new(Exit::Input, fault.hint("give an instruction-tuned base, or `--format text`")));

@@ -174,6 +174,8 @@ fn tokenizer(path: &Path, rows: usize, found: &mut Found) -> Result<(), Failure>
         || "none: conversations need `chat_template` in a recipe".to_owned(),
         |source| format!("{} characters{}", source.chars().count(), if source.contains("tools") { ", knows tools" } else { "" }),
     );
+    let names = tokenizer.chat_templates().names();
+    let line = if names.is_empty() { line } else { format!("{line}; further ones by name: {}", names.join(", ")) };
     found.tell("chat_template", line, json!(template));
     Ok(())
 }
