@@ -59,14 +59,6 @@ impl Kind {
         }
     }
 
-    /// Whether a column of this type is likely meant to be of this kind.
-    pub fn suggests(self, data_type: &DataType) -> bool {
-        match self {
-            Self::Text => *data_type == DataType::Binary,
-            Self::Turns | Self::List => matches!(data_type, DataType::List(_)) && self.accepts(data_type),
-        }
-    }
-
     /// The kind in words.
     pub fn describe(self) -> &'static str {
         match self {
@@ -75,6 +67,26 @@ impl Kind {
             Self::List => "a list or JSON text",
         }
     }
+}
+
+/// Keys of a turn: who speaks, and what.
+const WHO: [&str; 2] = ["role", "from"];
+const WHAT: [&str; 3] = ["content", "value", "tool_calls"];
+
+/// Whether objects of this type are turns of a conversation.
+pub fn is_turn(data_type: &DataType) -> bool {
+    let has = |keys: &[&str]| match data_type {
+        DataType::Struct(fields) => fields.iter().any(|field| keys.contains(&field.name().as_str())),
+        _ => false,
+    };
+    has(&WHO) && has(&WHAT)
+}
+
+/// Whether a value is a list of turns.
+pub fn are_turns(value: &Value) -> bool {
+    let has = |turn: &Value, keys: &[&str]| keys.iter().any(|key| turn.get(key).is_some());
+    let is_turn = |turn: &Value| has(turn, &WHO) && has(turn, &WHAT);
+    value.as_array().is_some_and(|turns| !turns.is_empty() && turns.iter().all(is_turn))
 }
 
 /// A column's type in words.

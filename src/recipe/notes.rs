@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use super::place::Place;
 use super::tree::shorten;
-use crate::fault::Fault;
+use crate::fault::{Fault, nearest};
 
 /// The faults of one recipe and the names that its schema knows.
 ///
@@ -93,41 +93,11 @@ fn place_in_words(section: &str) -> String {
     if section.is_empty() { "at the top of the recipe".into() } else { format!("in `{section}`") }
 }
 
-/// The word that was probably meant: the nearest of which at most a third of the letters differ, and not all of them;
-/// else the one that stands after a prefix, as `r` does in the `lora_r` of other trainers.
-pub(super) fn nearest<'a>(word: &str, words: impl Iterator<Item = &'a str> + Clone) -> Option<&'a str> {
-    const LONGEST_TYPED: usize = 64;
-    if word.len() > LONGEST_TYPED {
-        return None;
-    }
-    let typed = word.to_lowercase();
-    let distance = |candidate: &&str| strsim::osa_distance(&typed, candidate);
-    let near = |candidate: &&str| distance(candidate) <= (candidate.len() / 3).max(1).min(candidate.len() - 1);
-    let prefixed = |candidate: &&str| typed.strip_suffix(*candidate).is_some_and(|prefix| prefix.ends_with('_'));
-    words.clone().filter(near).min_by_key(distance).or_else(|| words.filter(prefixed).max_by_key(|candidate| candidate.len()))
-}
-
 /// Words for a person: `` `a`, `b` or `c` ``.
 pub(super) fn listed(words: &[&str], conjunction: &str) -> String {
     let quoted: Vec<String> = words.iter().map(|word| format!("`{word}`")).collect();
     match quoted.split_last() {
         Some((last, rest)) if !rest.is_empty() => format!("{} {conjunction} {last}", rest.join(", ")),
         _ => quoted.concat(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_nearest_word_is_near() {
-        let words = || ["quantization", "r", "alpha", "learning_rate"].into_iter();
-        assert_eq!(nearest("quantizaton", words()), Some("quantization"));
-        assert_eq!(nearest("R", words()), Some("r"));
-        assert_eq!(nearest("learning-rate", words()), Some("learning_rate"));
-        assert_eq!(nearest("x", words()), None);
-        assert_eq!(nearest("lora_r", words()), Some("r"));
-        assert_eq!(nearest(&"r".repeat(100_000), words()), None);
     }
 }

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::ops::{Bound, RangeBounds};
 use std::path::PathBuf;
 
-use super::notes::{Notes, listed, nearest};
+use super::notes::{Notes, listed};
 use super::place::{Place, Said};
 use super::tree::{Entry, Kind, Node};
-use crate::fault::Fault;
+use crate::fault::{Fault, nearest};
 use crate::terms::Term;
 
 /// Every number above 0 that f32 arithmetic can bear.
