@@ -4,7 +4,8 @@ use std::cell::RefCell;
 use std::collections::BTreeSet;
 
 use super::place::Place;
-use super::tree::shorten;
+use super::synonyms::{self, Scope};
+use super::tree::{Entry, Node, shorten};
 use crate::fault::{Fault, nearest};
 
 /// The faults of one recipe and the names that its schema knows.
@@ -22,6 +23,7 @@ pub(super) struct Notes {
 struct Unknown {
     section: String,
     key: String,
+    value: Node,
     place: Place,
 }
 
@@ -48,8 +50,9 @@ impl Notes {
     }
 
     /// Adds a key that the schema does not know. The nearest name is sought at the end, when every name is known.
-    pub fn unknown(&self, section: &str, key: &str, place: &Place) {
-        self.unknown.borrow_mut().push(Unknown { section: section.into(), key: key.into(), place: place.clone() });
+    pub fn unknown(&self, section: &str, key: &str, entry: &Entry) {
+        let Entry { place, value } = entry.clone();
+        self.unknown.borrow_mut().push(Unknown { section: section.into(), key: key.into(), value, place });
     }
 
     /// All faults, in the order of the file, overrides last.
@@ -64,12 +67,25 @@ impl Notes {
         faults.into_iter().map(|(_, fault)| fault).collect()
     }
 
-    /// The same name elsewhere, else the nearest name here, else the nearest elsewhere, else what there is.
+    /// The same name elsewhere, else what another trainer means by it, else the nearest name here, else the nearest elsewhere, else what
+    /// there is.
     fn hint_for(&self, unknown: &Unknown) -> String {
         let known = self.known.borrow();
         let section = schema_name(&unknown.section);
+        let of_others = |scope| synonyms::of_key(&section, &unknown.key, &unknown.value, scope);
+        if let Some(hint) = of_others(Scope::Section) {
+            return hint;
+        }
         if let Some((home, key)) = known.iter().find(|(_, key)| *key == unknown.key) {
             return format!("`{key}` belongs {}", place_in_words(home));
+        }
+        if let Some(hint) = of_others(Scope::Anywhere) {
+            return hint;
+        }
+        if let Some((outer, inner)) = unknown.key.split_once('.')
+            && known.iter().any(|(home, key)| *home == section && *key == outer)
+        {
+            return format!("write `{outer}:` and in it `{}`; with a dot it is an override, after the recipe", shorten(inner));
         }
         let here: Vec<&str> = known.iter().filter(|(home, _)| *home == section).map(|(_, key)| *key).collect();
         if let Some(key) = nearest(&unknown.key, here.iter().copied()) {
