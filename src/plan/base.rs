@@ -8,11 +8,14 @@ use super::fill::Filled;
 use crate::data::template::{ChatTemplate, TEMPLATE_BYTES};
 use crate::data::tokenize::Tokenizer;
 use crate::fault::{Explain, Fault};
-use crate::files::read_text_up_to;
+use crate::files::{NotFolder, read_text_up_to};
 use crate::hub::{Cache, Environment, Missing, ModelId, Snapshot};
 use crate::model::{Folder, shard_paths};
 use crate::recipe::{Place, Recipe, Said};
 use crate::terms::Technique;
+
+/// What a template is expected to be.
+const A_FILE: &str = "a file";
 
 /// What a base's folder tells without its weights.
 #[derive(Debug)]
@@ -116,7 +119,7 @@ pub fn hub_id(name: &str) -> Option<ModelId> {
 fn no_base(name: &str, folder: &Path, place: &Place) -> Fault {
     let fault = missing("base_model", folder, "a folder or a Hub id", place);
     match ModelId::parse(name).ok().as_ref().and_then(|id| Some((id, id.owner_and_name()?.0))) {
-        Some((id, owner)) if !name.contains('@') => {
+        Some((id, owner)) if !name.contains('@') && NotFolder::of(folder) == Some(NotFolder::Missing) => {
             fault.hint(format!("correct the path; a Hub id is written `{id}@{}` where a folder `{owner}` is", id.revision()))
         }
         _ => fault,
@@ -127,7 +130,7 @@ fn no_base(name: &str, folder: &Path, place: &Place) -> Fault {
 pub(super) fn template(recipe: &Recipe, base: &Base, started: jiff::Timestamp, faults: &mut Vec<Fault>) -> Option<ChatTemplate> {
     let (source, place) = match &recipe.chat_template {
         Some(Said { value, place }) if !value.is_file() => {
-            faults.push(missing("chat_template", value, "a file", place));
+            faults.push(missing("chat_template", value, A_FILE, place));
             return None;
         }
         Some(Said { value, place }) => (noted(read_text_up_to(value, TEMPLATE_BYTES), place, faults)?, place),
@@ -145,6 +148,9 @@ pub(super) fn noted<T, E: Explain>(result: Result<T, E>, place: &Place, faults: 
 pub(super) fn missing(key: &str, path: &Path, expected: &str, place: &Place) -> Fault {
     let looked = std::env::current_dir().map_or_else(|_| path.to_owned(), |folder| folder.join(path));
     let folder = looked.parent().map_or_else(String::new, |folder| format!(", looked in `{}`", folder.display()));
-    let message = format!("{key}: `{}` does not exist, expected {expected}{folder}", path.display());
-    Fault::new(message).at(place).hint("correct the path, or start the command from the folder that it is relative to")
+    let why = NotFolder::of(path).filter(|_| expected != A_FILE);
+    let (why, hint) = why.map_or(("does not exist".to_owned(), None), |why| (why.to_string(), why.hint()));
+    let message = format!("{key}: `{}` {why}, expected {expected}{folder}", path.display());
+    let relative = || "correct the path, or start the command from the folder that it is relative to".to_owned();
+    Fault::new(message).at(place).hint(hint.unwrap_or_else(relative))
 }
