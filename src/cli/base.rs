@@ -154,7 +154,8 @@ fn no_adapter(folder: &Path) -> Option<Failure> {
         return Some(adapter::Error::OfMlx { folder: shown.to_string() }.into());
     }
     let fault = if folder.join("config.json").exists() {
-        let fault = Fault::new(format!("`{shown}` holds no adapter: it is a model, it has `config.json` and no `adapter_config.json`"));
+        let fault =
+            Fault::new(format!("`{shown}` holds no adapter: it is a model, it has `config.json` and no `adapter_config.json`"));
         fault.hint("name a model with `--base`, and here a run, a checkpoint or a folder in PEFT's format")
     } else if folder.join(RunFolder::LOCK).exists() && !model.exists() {
         let fault = Fault::new(format!("`{shown}` holds no adapter: it is a run that has not come to one"));

@@ -11,12 +11,12 @@ use super::room::Room;
 use super::session::Session;
 use super::signals::Signals;
 use super::{Failure, hub, print, result, with_base};
+use crate::device;
 use crate::fault::{Exit, Fault};
+use crate::files::{self, NotFolder};
 use crate::plan::{Inputs, Lock, Named, Places, Plan};
 use crate::report::Terminal;
 use crate::train::{self, Checkpoint, RunFolder};
-use crate::files::{self, NotFolder};
-use crate::device;
 
 #[derive(Debug, Args)]
 pub(super) struct ResumeArgs {

@@ -141,14 +141,17 @@ impl Content {
                 "{convert} makes a Parquet file of it; with `--chat user=COLUMN,assistant=COLUMN` two of its columns become a conversation"
             ),
             Self::Gzip | Self::Zstd => format!("unpack it; of JSON Lines, JSON or CSV {convert} makes a Parquet file"),
-            Self::Text => format!("bring it into JSON Lines, one `{{\"text\": ..}}` a line; then {convert} makes a Parquet file of it"),
+            Self::Text => {
+                format!("bring it into JSON Lines, one `{{\"text\": ..}}` a line; then {convert} makes a Parquet file of it")
+            }
             Self::Utf16 => format!("save it as UTF-8; of JSON Lines, JSON or CSV {convert} makes a Parquet file"),
             Self::Page => "download it again: a server answered with a page, such as one that asks to log in".to_owned(),
             Self::GitPointer => "fetch the file itself with `git lfs pull`".to_owned(),
             Self::Gguf => "a model is named in `base_model`, as a Hugging Face folder".to_owned(),
             Self::Pickle => "a pickle can run code and is not read: write the rows as Parquet, JSON Lines or CSV".to_owned(),
             Self::Zip | Self::Arrow | Self::Orc | Self::Avro | Self::Sqlite | Self::Pdf => {
-                "write its rows as Parquet, JSON Lines or CSV; `rankine convert FILE --out FILE.parquet` takes the latter two".to_owned()
+                "write its rows as Parquet, JSON Lines or CSV; `rankine convert FILE --out FILE.parquet` takes the latter two"
+                    .to_owned()
             }
         }
     }

@@ -10,16 +10,54 @@ use crate::terms::{Format, Term};
 
 /// What people call the columns of a format, the likeliest first.
 const NAMES: [(&str, &[&str]); 8] = [
-    ("messages", &["messages", "conversations", "conversation", "message", "dialogue", "dialog", "dialogs", "turns", "chat", "chats", "items"]),
+    (
+        "messages",
+        &[
+            "messages",
+            "conversations",
+            "conversation",
+            "message",
+            "dialogue",
+            "dialog",
+            "dialogs",
+            "turns",
+            "chat",
+            "chats",
+            "items",
+        ],
+    ),
     ("tools", &["tools", "functions"]),
     (
         "prompt",
-        &["prompt", "question", "questions", "query", "instruction", "input", "problem", "source", "context", "user", "human", "q"],
+        &[
+            "prompt",
+            "question",
+            "questions",
+            "query",
+            "instruction",
+            "input",
+            "problem",
+            "source",
+            "context",
+            "user",
+            "human",
+            "q",
+        ],
     ),
     (
         "completion",
         &[
-            "completion", "response", "answer", "answers", "output", "solution", "target", "reply", "chosen", "assistant", "label",
+            "completion",
+            "response",
+            "answer",
+            "answers",
+            "output",
+            "solution",
+            "target",
+            "reply",
+            "chosen",
+            "assistant",
+            "label",
             "a",
         ],
     ),
@@ -130,7 +168,8 @@ fn in_option(names: &[(&'static str, String)]) -> String {
 
 /// The column whose name is nearly that of `missing`, of those that no other column of the format is.
 fn near(missing: &Wanted, free: &[&Candidate]) -> Option<String> {
-    let usable: Vec<&str> = free.iter().filter(|column| column.kinds.contains(&missing.kind)).map(|column| column.name.as_str()).collect();
+    let usable: Vec<&str> =
+        free.iter().filter(|column| column.kinds.contains(&missing.kind)).map(|column| column.name.as_str()).collect();
     if let Some(name) = nearest(&missing.name, usable.iter().copied()) {
         return Some(name.to_owned());
     }
@@ -205,7 +244,8 @@ pub fn detected(columns: &[Candidate]) -> Option<(Format, Vec<(&'static str, Str
         })
     };
     let format = formats().find(is_own).or_else(|| others.into_iter().find(fits)).or_else(|| only_text(columns))?;
-    let names = by_format(format).unwrap_or_else(|| columns.iter().filter(is_text).map(|column| ("text", column.name.clone())).collect());
+    let names =
+        by_format(format).unwrap_or_else(|| columns.iter().filter(is_text).map(|column| ("text", column.name.clone())).collect());
     Some((format, names.into_iter().filter(|(own, name)| own != name).collect()))
 }
 
@@ -265,19 +305,28 @@ mod tests {
             hint(Format::Chat, &[], &asked),
             "its columns look like those of `format: completion` with `columns: {prompt: question, completion: answer}`"
         );
-        assert_eq!(hint(Format::Text, &[], &texts(&["a b: c"])), "say which column holds it, such as `columns: {text: 'a b: c'}`");
+        assert_eq!(
+            hint(Format::Text, &[], &texts(&["a b: c"])),
+            "say which column holds it, such as `columns: {text: 'a b: c'}`"
+        );
     }
 
     #[test]
     fn a_format_is_known_by_what_columns_hold() {
         let found = |names: &[(&str, Kind)]| detected(&columns(names)).map(|(format, names)| (format, in_recipe(&names)));
         let text = |names: &[&str]| found(&names.iter().map(|name| (*name, Kind::Text)).collect::<Vec<_>>());
-        assert_eq!(found(&[("id", Kind::List), ("conversations", Kind::Turns)]), Some((Format::Chat, "{messages: conversations}".into())));
+        assert_eq!(
+            found(&[("id", Kind::List), ("conversations", Kind::Turns)]),
+            Some((Format::Chat, "{messages: conversations}".into()))
+        );
         assert_eq!(found(&[("x", Kind::Turns)]), Some((Format::Chat, "{messages: x}".into())));
         assert_eq!(text(&["question", "answer"]), Some((Format::Completion, "{prompt: question, completion: answer}".into())));
         assert_eq!(text(&["prompt", "completion"]), Some((Format::Completion, "{}".into())));
         assert_eq!(text(&["instruction", "input", "output"]), Some((Format::Instruction, "{}".into())));
-        assert_eq!(text(&["instruction", "context", "response"]), Some((Format::Instruction, "{input: context, output: response}".into())));
+        assert_eq!(
+            text(&["instruction", "context", "response"]),
+            Some((Format::Instruction, "{input: context, output: response}".into()))
+        );
         assert_eq!(text(&["body"]), Some((Format::Text, "{text: body}".into())));
         assert_eq!(text(&["remark"]), Some((Format::Text, "{text: remark}".into())));
         assert_eq!(text(&["term", "definition"]), None);

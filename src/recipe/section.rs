@@ -136,7 +136,8 @@ impl<'a> Value<'a> {
     /// The elements of a list.
     pub fn list(self) -> Option<Vec<Value<'a>>> {
         let Kind::List(nodes) = &self.node.kind else {
-            let hint = self.of_a_dataset().map_or_else(|| "start each element with `- `".to_owned(), |one| format!("{one} in a list"));
+            let hint =
+                self.of_a_dataset().map_or_else(|| "start each element with `- `".to_owned(), |one| format!("{one} in a list"));
             self.refuse(self.unexpected("a list").hint(hint));
             return None;
         };

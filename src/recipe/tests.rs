@@ -86,7 +86,10 @@ const BROKEN: &[(&str, &str)] = &[
     ("adapter:\n  r: {a: 1}", "x.yaml:6:6: adapter.r: expected a whole number from 1 to 65536, found `{a: 1}`"),
     ("adapter: lora", "x.yaml:5:10: adapter: expected keys with values, found `lora` | write `adapter: {method: lora}`"),
     ("adapter: qlora", "x.yaml:5:10: adapter: expected keys with values, found `qlora` | write `adapter: {method: qlora}`"),
-    ("adapter.r: 8", "x.yaml:5:1: unknown key `adapter.r` | write `adapter:` and in it `r`; with a dot it is an override, after the recipe"),
+    (
+        "adapter.r: 8",
+        "x.yaml:5:1: unknown key `adapter.r` | write `adapter:` and in it `r`; with a dot it is an override, after the recipe",
+    ),
     ("load_in_4bit: true", "x.yaml:5:1: unknown key `load_in_4bit` | write `adapter.method: qlora`"),
     (
         "load_in_4bit: false",
@@ -96,7 +99,10 @@ const BROKEN: &[(&str, &str)] = &[
     ("training:\n  lr: 1", "x.yaml:6:3: unknown key `lr` in `training` | did you mean `learning_rate`?"),
     ("training:\n  batch_size: 1", "x.yaml:6:3: unknown key `batch_size` in `training` | did you mean `micro_batch_size`?"),
     ("max_seq_length: 9", "x.yaml:5:1: unknown key `max_seq_length` | did you mean `sequence_len`? It belongs in `training`"),
-    ("wandb_project:", "x.yaml:5:1: unknown key `wandb_project` | remove it: a run writes its numbers to `metrics.jsonl` and TensorBoard's files by itself"),
+    (
+        "wandb_project:",
+        "x.yaml:5:1: unknown key `wandb_project` | remove it: a run writes its numbers to `metrics.jsonl` and TensorBoard's files by itself",
+    ),
     ("    type: alpaca", "x.yaml:5:5: unknown key `type` in `datasets.0` | did you mean `format`?"),
     (
         "    field_messages: conversations",

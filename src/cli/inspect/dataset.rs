@@ -103,7 +103,10 @@ fn refuse_names(format: Format, names: &Names) -> Result<(), Failure> {
     let Some(name) = names.keys().find(|name| !format.columns().contains(&name.as_str())) else { return Ok(()) };
     let expected = format.columns().join("`, `");
     let fault = Fault::new(format!("--columns: format `{format}` has no column `{name}`, it has `{expected}`"));
-    Err(Failure::new(Exit::Usage, fault.hint(format!("the format's name comes first, such as `--columns {}=COLUMN`", format.columns()[0]))))
+    Err(Failure::new(
+        Exit::Usage,
+        fault.hint(format!("the format's name comes first, such as `--columns {}=COLUMN`", format.columns()[0])),
+    ))
 }
 
 /// What is wrong with a column, with the option that names it here.
