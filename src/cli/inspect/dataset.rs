@@ -70,7 +70,7 @@ fn format(args: &InspectArgs, files: &[PathBuf]) -> Result<Option<(Format, Names
     let has_names = |format: &Format| names.keys().all(|name| format.columns().contains(&name.as_str()));
     if let Some(format) = args.format {
         refuse_names(format, &names)?;
-        files.iter().try_for_each(|file| inspect(file, format, &names).map_err(|error| with_option(&error)))?;
+        files.iter().try_for_each(|file| inspect(file, format, &names).map(drop).map_err(|error| with_option(&error)))?;
         return Ok(Some((format, names)));
     }
     let formats = || Format::WORDS.iter().map(|(_, format)| *format);
@@ -81,7 +81,7 @@ fn format(args: &InspectArgs, files: &[PathBuf]) -> Result<Option<(Format, Names
     match (formats().find(has_names), files) {
         // Names were given: what is wrong with them is said of the format that has them.
         (Some(format), _) if !names.is_empty() => {
-            files.iter().try_for_each(|file| inspect(file, format, &names).map_err(|error| with_option(&error)))?;
+            files.iter().try_for_each(|file| inspect(file, format, &names).map(drop).map_err(|error| with_option(&error)))?;
             Ok(Some((format, names)))
         }
         (None, _) => {

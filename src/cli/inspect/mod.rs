@@ -101,7 +101,7 @@ fn look(args: &InspectArgs) -> Result<Found, Failure> {
             None => Err(unknown(path)),
         };
     }
-    if let Some(Unlike { failure }) = Unlike::of(path) {
+    if let Some(failure) = unlike(path) {
         return Err(failure);
     }
     match find_files(&written) {
@@ -119,31 +119,24 @@ fn look(args: &InspectArgs) -> Result<Found, Failure> {
     }
 }
 
-/// A file that is no Parquet file.
-struct Unlike {
-    failure: Failure,
-}
-
-impl Unlike {
-    fn of(path: &Path) -> Option<Self> {
-        if !path.is_file() {
-            return None;
+/// Why a file cannot be looked at, where it is no Parquet file.
+fn unlike(path: &Path) -> Option<Failure> {
+    if !path.is_file() {
+        return None;
+    }
+    let (is_called, content) = (path.extension().is_some_and(|end| end == "parquet"), Content::of(path));
+    let folder = NotFolder::of(path).and_then(|why| why.hint()).filter(|_| is_of_folder(path));
+    match (folder, content) {
+        (Some(hint), _) => {
+            let fault = Fault::new(format!("`{}` is a file of a model or an adapter, expected its folder", path.display()));
+            Some(Failure::new(Exit::Input, fault.hint(hint)))
         }
-        let (is_called, content) = (path.extension().is_some_and(|end| end == "parquet"), Content::of(path));
-        let folder = NotFolder::of(path).and_then(|why| why.hint()).filter(|_| is_of_folder(path));
-        let failure = match (folder, content) {
-            (Some(hint), _) => {
-                let fault = Fault::new(format!("`{}` is a file of a model or an adapter, expected its folder", path.display()));
-                Failure::new(Exit::Input, fault.hint(hint))
-            }
-            (None, Some(content)) if is_called || content != Content::Text => {
-                TableError::Other { path: path.to_owned(), content }.into()
-            }
-            // What is called so and is none is broken, and so is what begins like one.
-            (None, None) if is_called || begins_as_parquet(path) => return None,
-            _ => unknown(path),
-        };
-        Some(Self { failure })
+        (None, Some(content)) if is_called || content != Content::Text => {
+            Some(TableError::Other { path: path.to_owned(), content }.into())
+        }
+        // What is called so and is none is broken, and so is what begins like one.
+        (None, None) if is_called || begins_as_parquet(path) => None,
+        _ => Some(unknown(path)),
     }
 }
 
