@@ -255,7 +255,7 @@ output_dir: ./out
         ("training.fp16=true", "`training.model_dtype: float16`"),
         ("training.packing=true", "did you mean `sample_packing`?"),
         ("finetuning_type=lora", "did you mean `method`? It belongs in `adapter`"),
-        ("lora_parameters.rank=8", "did you mean `adapter`? It belongs at the top of the recipe"),
+        ("lora_parameters.rank=8", "did you mean `adapter`?"),
         ("lora_target=all", "did you mean `target_modules`? It belongs in `adapter`"),
         ("load_in_8bit=true", "`adapter.quantization: int8`"),
         ("load_in_4bit=false", "remove it"),
@@ -319,9 +319,7 @@ fn a_run_and_a_checkpoint_are_adapters_in_every_verb() {
         }
         let mut chat = desk.command(&["chat", "--adapter", adapter]);
         let said = chat.stdin(std::process::Stdio::null()).output().unwrap();
-        let said = String::from_utf8_lossy(&said.stderr).into_owned();
-        // This base has no template, which is found out after the adapter.
-        assert!(said.contains("chat template"), "{said}");
+        assert!(said.status.success(), "{said:?}");
     }
 }
 
@@ -357,7 +355,7 @@ fn what_is_no_adapter_is_called_what_it_is_in_every_verb() {
             &["the folder holds an adapter, expected a model", "hint: name the adapter with `--adapter run/adapter`"],
         ),
         ("run", &["the folder holds a run, expected a model", "hint: name the run with `--adapter run`"]),
-        ("mlx", &["the folder holds an adapter, expected a model"]),
+        ("mlx", &["the folder holds an adapter of mlx-lm, expected a model"]),
         ("base/config.json", &["is a file", "hint: name the folder that it is in, `base`"]),
         #[cfg(unix)]
         ("dangling", &["`dangling` is a link to `gone/run`, which does not exist", "hint: restore what the link leads to"]),
@@ -383,7 +381,7 @@ fn what_is_no_adapter_is_called_what_it_is_in_every_verb() {
     #[cfg(unix)]
     {
         link(&desk, "gone.parquet", "link.parquet");
-        for path in ["link.parquet", "*.parquet", "."] {
+        for path in ["link.parquet", "'*.parquet'", "."] {
             let ran = desk.run(&["check", "recipe.yaml", &format!("datasets.0.path={path}")]);
             ran.says(path, 65, &["link.parquet` is a link to `gone.parquet`, which does not exist"]);
         }

@@ -82,7 +82,8 @@ impl Content {
     }
 
     fn of_head(head: &[u8], path: &Path) -> Option<Self> {
-        if head.is_empty() || head.starts_with(b"PAR1") || head.starts_with(b"PARE") {
+        // A file that was cut early begins with a part of the mark.
+        if head.is_empty() || [b"PAR1", b"PARE"].iter().any(|mark| head.starts_with(*mark) || mark.starts_with(head)) {
             return None;
         }
         if let Some((_, content)) = MAGIC.iter().find(|(magic, _)| head.starts_with(magic)) {

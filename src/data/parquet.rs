@@ -475,7 +475,7 @@ pub(super) mod tests {
         assert_eq!(error.to_string(), format!("`{}` has no column `text`, it has: term, definition, id", path.display()));
         assert_eq!(error.hint().as_deref(), Some("say which column holds it, such as `columns: {text: definition}`"));
         let error = read(&path, wanted("messages", Kind::Turns, false)).expect_err("no such column");
-        let said = "say which column holds it, in `columns: {messages: ..}`";
+        let said = "say which column holds it, in `columns: {text: ..}`";
         assert_eq!(error.hint().as_deref(), Some(said), "text may be JSON, and this is none");
         let error = read(&path, wanted("id", Kind::Text, false)).expect_err("numbers");
         assert_eq!(error.to_string(), format!("column `id` of `{}` holds numbers, expected text", path.display()));

@@ -26,6 +26,10 @@ fn instead_of_a_model(folder: &Path) -> (String, String) {
     let (holds, shown) = (|name: &str| folder.join(name).exists(), folder.display());
     let message = |what: &str| format!("there is no such file: the folder holds {what}, expected a model");
     match () {
+        () if holds("adapters.safetensors") => (
+            message("an adapter of mlx-lm"),
+            "name the folder of the model that it was trained on; the adapter is not read".to_owned(),
+        ),
         () if holds("adapter_config.json") => (
             message("an adapter"),
             format!("name the adapter with `--adapter {shown}`, or in a recipe with `adapter.init_from`, and here its base"),

@@ -61,6 +61,13 @@ pub(super) fn find(recipe: &Recipe, fetched: Option<Snapshot>, filled: &mut Fill
         faults.push(no_base(&name, folder, &said.place));
         return Found::Nothing;
     }
+    let holds = |name: &str| folder.join(name).exists();
+    if !holds("config.json") && ["adapter_config.json", "adapter/adapter_config.json", "model/config.json"].into_iter().any(holds)
+    {
+        // It is something else: what it lacks to be a model is of no interest.
+        noted(Folder::open(folder), &said.place, faults);
+        return Found::Nothing;
+    }
     let before = faults.len();
     let model = noted(Folder::open(folder), &said.place, faults).map(|model| fitted(recipe, model, filled, faults));
     let tokenizer = noted(Tokenizer::open(folder), &said.place, faults);

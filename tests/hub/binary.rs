@@ -334,7 +334,7 @@ fn an_adapter_of_the_hub_is_one_in_every_verb_and_is_pulled_as_one() {
     }
     assert!(desk.run(&["inspect", id]).stdout.starts_with("adapter"), "it is looked at as an adapter");
     let chat = desk.command(&["chat", "--adapter", id]).stdin(std::process::Stdio::null()).output().unwrap();
-    assert!(String::from_utf8_lossy(&chat.stderr).contains("chat template"), "{chat:?}");
+    assert!(chat.status.success(), "{chat:?}");
     // Without network it gets as far as the network.
     desk.run(&["push", id, "me/other"]).says("push", 69, &["HF_HUB_OFFLINE"]);
     // One that is in no cache is told with the way to it.
