@@ -108,9 +108,34 @@ pub fn printable(text: &str) -> String {
     printable
 }
 
+/// The word that was probably meant: the nearest of which at most a third of the letters differ, and not all of them;
+/// else the one that stands after a prefix, as `r` does in the `lora_r` of other trainers.
+pub fn nearest<'a>(word: &str, words: impl Iterator<Item = &'a str> + Clone) -> Option<&'a str> {
+    const LONGEST_TYPED: usize = 64;
+    if word.len() > LONGEST_TYPED {
+        return None;
+    }
+    let typed = word.to_lowercase();
+    let distance = |candidate: &&str| strsim::osa_distance(&typed, &candidate.to_lowercase());
+    let near = |candidate: &&str| distance(candidate) <= (candidate.len() / 3).max(1).min(candidate.len().saturating_sub(1));
+    let prefixed = |candidate: &&str| typed.strip_suffix(*candidate).is_some_and(|prefix| prefix.ends_with('_'));
+    words.clone().filter(near).min_by_key(distance).or_else(|| words.filter(prefixed).max_by_key(|candidate| candidate.len()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_nearest_word_is_near() {
+        let words = || ["quantization", "r", "alpha", "learning_rate"].into_iter();
+        assert_eq!(nearest("quantizaton", words()), Some("quantization"));
+        assert_eq!(nearest("R", words()), Some("r"));
+        assert_eq!(nearest("learning-rate", words()), Some("learning_rate"));
+        assert_eq!(nearest("x", words()), None);
+        assert_eq!(nearest("lora_r", words()), Some("r"));
+        assert_eq!(nearest(&"r".repeat(100_000), words()), None);
+    }
 
     #[test]
     fn a_message_commands_no_terminal() {

@@ -5,16 +5,17 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value};
 
 use super::{Failure, hub};
-use crate::adapter::{LoraConfig, Numbers, peft};
+use crate::adapter::{self, LoraConfig, Numbers, peft};
 use crate::data::template::{Sources, sources};
 use crate::data::tokenize::Tokenizer;
-use crate::fault::{Exit, Fault};
+use crate::fault::{Exit, Fault, shell_word};
+use crate::files::NotFolder;
 use crate::hub::ModelId;
 use crate::model::{LinearSpec, Storage, shard_paths};
 use crate::plan::{Lock, Places, hub_id};
 use crate::report::Terminal;
 use crate::terms::{ModelDtype, Technique, Term};
-use crate::train::RunFolder;
+use crate::train::{Checkpoint, RunFolder};
 
 /// The base that was named, or that the adapter was trained on.
 pub(super) fn find_base(named: Option<&Path>, adapter: Option<&Path>) -> Result<PathBuf, Failure> {
@@ -59,10 +60,17 @@ pub(super) fn find_named(base: &Path) -> Result<PathBuf, Failure> {
     {
         return Ok(snapshot.folder);
     }
-    let fault = Fault::new(format!("base `{}` does not exist, expected a folder or a Hub id", base.display()));
     let hint =
         "name the folder of a Hugging Face model (config.json, *.safetensors, tokenizer.json), or a Hub id that was pulled";
-    Err(Failure::new(Exit::NoInput, fault.hint(hint)))
+    Err(no_folder("base ", base, "a folder or a Hub id", hint))
+}
+
+/// A path that leads to no folder, where one is expected; `hint` is for one that leads nowhere.
+pub(super) fn no_folder(what: &str, path: &Path, expected: &str, hint: &str) -> Failure {
+    let why = NotFolder::of(path).unwrap_or(NotFolder::Other);
+    let exit = if why.is_there() { Exit::Input } else { Exit::NoInput };
+    let fault = Fault::new(format!("{what}`{}` {why}, expected {expected}", path.display()));
+    Failure::new(exit, fault.hint(why.hint().unwrap_or_else(|| hint.to_owned())))
 }
 
 /// The lock of the run or checkpoint in which an adapter lies.
@@ -170,11 +178,23 @@ fn no_adapter(folder: &Path) -> Option<Failure> {
         return None;
     }
     if !folder.is_dir() {
-        let fault = Fault::new(format!("adapter `{shown}` does not exist, expected a folder or a Hub id"));
         let hint = "give the folder of a run, of a checkpoint, or of an adapter in PEFT's format, or a Hub id that was pulled";
-        return Some(Failure::new(Exit::NoInput, fault.hint(hint)));
+        return Some(no_folder("adapter ", folder, "a folder or a Hub id", hint));
     }
-    let fault = if model.join("config.json").exists() {
+    if peft::is_of_mlx(folder) {
+        return Some(adapter::Error::OfMlx { folder: shown.to_string() }.into());
+    }
+    let fault = if folder.join("config.json").exists() {
+        let fault =
+            Fault::new(format!("`{shown}` holds no adapter: it is a model, it has `config.json` and no `adapter_config.json`"));
+        fault.hint("name a model with `--base`, and here a run, a checkpoint or a folder in PEFT's format")
+    } else if folder.join(RunFolder::LOCK).exists() && !model.exists() {
+        let fault = Fault::new(format!("`{shown}` holds no adapter: it is a run that has not come to one"));
+        match Checkpoint::newest_path(folder) {
+            Some(newest) => fault.hint(format!("name its newest checkpoint, `{}`", newest.display())),
+            None => fault.hint(format!("go on with it: `rankine resume {}`", shell_word(&shown.to_string()))),
+        }
+    } else if model.join("config.json").exists() {
         let fault = Fault::new(format!("`{shown}` holds a run of all weights, expected an adapter"));
         fault.hint(format!("its model needs none: it is a base itself, `{}`", model.display()))
     } else {

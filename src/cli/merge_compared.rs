@@ -167,7 +167,7 @@ impl Gate {
             "rankine": env!("CARGO_PKG_VERSION"),
             "base": self.plan.pinned_base_name(),
             "trained_on": storage.form.map(|form| form.to_string()),
-            "sets": self.sheets.iter().flat_map(|sheet| &sheet.sets).map(|set| json!({"name": set.name, "rows": set.rows})).collect::<Vec<_>>(),
+            "sets": self.sheets.iter().flat_map(|sheet| &sheet.sets).map(|set| json!({"name": set.name, "rows": set.rows, "rows_trained_on": set.trained_rows})).collect::<Vec<_>>(),
             "trained_tokens": chosen.comparison.tokens(),
             "trained": {"loss": chosen.comparison.scores[0].loss()},
             "merges": candidates.iter().map(candidate).collect::<Vec<_>>(),

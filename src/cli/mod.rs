@@ -67,7 +67,7 @@ pub struct Command {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
-    /// Finds every fault of a recipe and of what it names, without reading weights or rows
+    /// Finds every fault of a recipe and of what it names, without reading weights, or rows where there is no validation file
     Check(check::CheckArgs),
     /// Shows what a recipe will do: every value and its origin, rows, tokens, steps, memory; or what of a model fits where
     Plan(plan::PlanArgs),

@@ -31,7 +31,7 @@ static PLACE: LazyLock<Regex> = LazyLock::new(|| {
 
 #[derive(Debug, Args)]
 pub(super) struct PushArgs {
-    /// The folder of a run, or of an adapter
+    /// The folder of a run, a checkpoint or an adapter, or the Hub id of one that was pulled
     #[arg(value_name = "RUN|ADAPTER")]
     subject: PathBuf,
     /// The repository, owner/name; it is made if it is not there
@@ -92,8 +92,9 @@ impl Parts {
             let lock = is_there(subject.join(RunFolder::LOCK));
             return Ok(Self { adapter: of_run, run: Some(subject.to_owned()), card, lock });
         }
-        find_adapter(subject)?;
-        Ok(Self { adapter: subject.to_owned(), run: None, card, lock: lock_above(subject) })
+        let adapter = find_adapter(subject)?;
+        let card = card.or_else(|| is_there(adapter.join(RunFolder::CARD)));
+        Ok(Self { lock: lock_above(&adapter), adapter, run: None, card })
     }
 
     fn notes(&self) -> Vec<String> {

@@ -6,10 +6,10 @@ use std::sync::atomic::AtomicBool;
 use tempfile::TempDir;
 
 use super::Failure;
-use super::base::{base_of_run, find_adapter, find_base, lock_above, lock_of_model, template_sources};
+use super::base::{base_of_run, find_adapter, find_base, lock_above, lock_of_model, no_folder, template_sources};
 use super::card::run_of;
 use super::merge::{addend_of, packed_lock};
-use crate::adapter::peft;
+use crate::adapter::{self, peft};
 use crate::data::template::Sources;
 use crate::data::tokenize::Tokenizer;
 use crate::export::card::{Artefact, Base, Card, Part, code};
@@ -51,10 +51,10 @@ impl Shipped {
                 Self::find(&find_base(Some(folder), None)?)
             }
             () if !folder.is_dir() => {
-                let fault = Fault::new(format!("`{}` does not exist, expected a folder or a Hub id", folder.display()));
                 let hint = "give the folder of a model, a run, a checkpoint or an adapter, or a Hub id that was pulled";
-                Err(Failure::new(Exit::NoInput, fault.hint(hint)))
+                Err(no_folder("", folder, "a folder or a Hub id", hint))
             }
+            () if peft::is_of_mlx(folder) => Err(adapter::Error::OfMlx { folder: folder.display().to_string() }.into()),
             () if model_of_run.is_dir() => Ok(Self::Model(model_of_run)),
             () => Ok(Self::Model(folder.to_owned())),
         }

@@ -90,6 +90,11 @@ impl Row<'_> {
         self.content.unwrap_or_else(|| content(self.ids.as_flattened(), &first_bits(self.bits, self.len())))
     }
 
+    /// A hash of the ids alone; equal for rows of the same tokens, whatever of them is trained.
+    pub fn text(&self) -> u64 {
+        content(self.ids.as_flattened(), &[])
+    }
+
     /// The row without the tokens from `len` on.
     #[must_use]
     pub fn first(self, len: usize) -> Self {

@@ -73,18 +73,6 @@ impl Kind {
         }
     }
 
-    /// Whether a column of this type is likely meant to be of this kind.
-    pub fn suggests(self, data_type: &DataType) -> bool {
-        match self {
-            Self::Text | Self::TextOrTurns => *data_type == DataType::Binary,
-            Self::Object => false,
-            Self::Turns | Self::List => {
-                let is_of_texts = matches!(data_type, DataType::List(item) if *item.data_type() == DataType::Binary);
-                matches!(data_type, DataType::List(_)) && self.accepts(data_type) && !(is_of_texts && self == Self::Turns)
-            }
-        }
-    }
-
     /// The kind in words.
     pub fn describe(self) -> &'static str {
         match self {
@@ -95,6 +83,26 @@ impl Kind {
             Self::Object => "an object or JSON text",
         }
     }
+}
+
+/// Keys of a turn: who speaks, and what.
+const WHO: [&str; 2] = ["role", "from"];
+const WHAT: [&str; 3] = ["content", "value", "tool_calls"];
+
+/// Whether objects of this type are turns of a conversation.
+pub fn is_turn(data_type: &DataType) -> bool {
+    let has = |keys: &[&str]| match data_type {
+        DataType::Struct(fields) => fields.iter().any(|field| keys.contains(&field.name().as_str())),
+        _ => false,
+    };
+    has(&WHO) && has(&WHAT)
+}
+
+/// Whether a value is a list of turns.
+pub fn are_turns(value: &Value) -> bool {
+    let has = |turn: &Value, keys: &[&str]| keys.iter().any(|key| turn.get(key).is_some());
+    let is_turn = |turn: &Value| has(turn, &WHO) && has(turn, &WHAT);
+    value.as_array().is_some_and(|turns| !turns.is_empty() && turns.iter().all(is_turn))
 }
 
 /// A column's type in words.

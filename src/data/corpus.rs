@@ -201,6 +201,14 @@ impl Corpus {
         self.slot(index).0.source
     }
 
+    /// The data file that a kept row is from.
+    ///
+    /// # Panics
+    /// There is no such row.
+    pub fn file(&self, index: usize) -> &Path {
+        &self.slot(index).0.file
+    }
+
     /// A hash of ids and labels of each kept row; equal for equal rows.
     pub fn contents(&self) -> Vec<u64> {
         (0..self.len()).into_par_iter().map(|index| self.row(index).content()).collect()

@@ -12,6 +12,7 @@ pub mod licence;
 mod limited;
 mod manifest;
 mod mmap;
+mod not_folder;
 mod piecewise;
 pub mod safetensors;
 mod space;
@@ -28,6 +29,7 @@ pub use hash::{Hash, hash_bytes, hash_file, hash_file_in_parallel, update_in_par
 pub use limited::{JSON_BYTES, is_there, listed, open_file, read_text_up_to, read_up_to};
 pub use manifest::{Unproven, mirror, unproven, verify_manifest, write_manifest};
 pub use mmap::{Map, map};
+pub use not_folder::NotFolder;
 pub use piecewise::{NewFile, OldFile, copy};
 pub use space::check_space;
 

@@ -80,6 +80,16 @@ fn adapter(
             faults.push(no_adapter(folder, &said.place));
             None
         }
+        (Some(folder), Some(said)) if !peft::files(folder)[0].exists() && !peft::is_of_mlx(folder) => {
+            let what =
+                if folder.join("config.json").exists() { "it is a model, it has `config.json` and no" } else { "it has no" };
+            let fault =
+                Fault::new(format!("adapter.init_from: `{}` holds no adapter: {what} `adapter_config.json`", folder.display()));
+            faults.push(
+                fault.at(&said.place).hint("name the folder of a run, a checkpoint or an adapter in PEFT's format, or a Hub id"),
+            );
+            None
+        }
         (Some(folder), Some(said)) => {
             let config =
                 base.map_or_else(|| peft::read_config(folder), |base| peft::read_config_on(folder, &base.model.spec.modules()));

@@ -13,6 +13,7 @@ mod inputs;
 mod judge;
 mod lock;
 pub mod memory;
+mod overlap;
 mod packing;
 mod peak;
 mod places;

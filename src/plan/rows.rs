@@ -3,6 +3,7 @@
 use rayon::prelude::*;
 
 use super::Error;
+use super::overlap::{self, Overlap};
 use super::resolve::Plan;
 use crate::data::{Corpus, Divided, Ledger, Record, Rows, Source, Split, duplicates, split};
 use crate::files::cache_folder;
@@ -16,6 +17,8 @@ pub struct RunData {
     pub(super) evaluation: Divided,
     /// Of the sources of both, in that order.
     ledger: Ledger,
+    /// Rows that score and are trained on too, of the sources of both.
+    pub(super) overlaps: [Vec<Overlap>; 2],
     /// Sources of `datasets`.
     sources: usize,
     end_ids: Vec<u32>,
@@ -53,7 +56,8 @@ impl Plan {
         let evaluation = Divided { corpus: evaluation, split: validation, duplicates: of_evaluation };
         let mut ledger = datasets.ledger(self.sources.len());
         ledger.sources.extend(evaluation.ledger(self.validation_sources.len()).sources);
-        Ok(RunData { datasets, evaluation, ledger, sources: self.sources.len(), end_ids: self.encoder.tokenizer.end_ids() })
+        let (overlaps, end_ids) = (overlap::find(&datasets, &evaluation), self.encoder.tokenizer.end_ids());
+        Ok(RunData { datasets, evaluation, ledger, overlaps, sources: self.sources.len(), end_ids })
     }
 
     /// A source's key in the recipe, and its path as the recipe has it. Those of the validation sets come last.
@@ -128,6 +132,11 @@ impl RunData {
     /// Rows to score on.
     pub fn validation_rows(&self) -> usize {
         self.datasets.split.validation.len() + self.evaluation.corpus.len()
+    }
+
+    /// Rows to score on that are trained on too.
+    pub fn trained_validation_rows(&self) -> u64 {
+        self.overlaps.iter().flatten().map(|overlap| overlap.trained).sum()
     }
 
     /// Tokens of the rows to train on, and how many of them carry a loss.

@@ -17,6 +17,7 @@ mod place;
 mod scalar;
 mod section;
 mod source;
+mod synonyms;
 mod training;
 mod tree;
 
