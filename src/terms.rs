@@ -61,6 +61,18 @@ impl Format {
 }
 
 term! {
+    /// Where the tokens of a run's data are kept.
+    CacheMode {
+        /// In the user's cache, which all runs share.
+        User = "user",
+        /// In the run's folder.
+        Run = "run",
+        /// Nowhere: in a file without a name, which goes with the process.
+        None = "none",
+    }
+}
+
+term! {
     /// Which tokens of a row carry a loss.
     TrainOn {
         /// What the assistant says, the token that ends its turn included.

@@ -25,6 +25,7 @@ mod rows;
 mod source;
 pub mod template;
 pub mod tokenize;
+mod told;
 mod vet;
 mod visible;
 

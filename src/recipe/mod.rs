@@ -34,7 +34,7 @@ pub use training::Training;
 
 use crate::fault::{Exit, Explain, Fault};
 use crate::files;
-use crate::terms::Device;
+use crate::terms::{CacheMode, Device};
 use notes::Notes;
 use section::{Section, Value};
 use serde_yaml::granit_parser::Marker;
@@ -58,6 +58,8 @@ pub struct Recipe {
     pub device: Option<Said<Device>>,
     /// Threads of the processor; 0 for all cores.
     pub threads: Option<Said<usize>>,
+    /// Where the tokens of the data are kept.
+    pub cache: Option<Said<CacheMode>>,
     /// The run's folder.
     pub output_dir: Option<Said<PathBuf>>,
     /// What to train on.
@@ -146,6 +148,7 @@ impl Recipe {
             chat_template: section.path("chat_template"),
             device: section.value("device").and_then(device),
             threads: section.whole("threads", 0..=MAX_THREADS),
+            cache: section.word("cache", &[]),
             output_dir: section.path("output_dir"),
             datasets: section.sections("datasets", Dataset::take),
             adapter: section.section("adapter", Adapter::take),
