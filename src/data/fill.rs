@@ -41,24 +41,23 @@ pub fn open(file: &Path, source: &Source, encoder: &Encoder, cache: &RowCache, r
     let stamp = stamp(file, source, encoder)?;
     let Some(folder) = cache.folder() else { return make_nameless(file, source, encoder, cache, stamp, report) };
     let (name, path) = (stamp.name(), folder.join(stamp.name()));
-    let lease = || files::hold(&folder, &name);
-    let held = lease();
     if path.exists() {
+        // Said before it is opened, so that nobody removes it between.
+        let lease = files::hold(&folder, &name);
         match Cache::open(&path, &stamp) {
-            Ok(cache) => return Ok(cache.named(name, held)),
+            Ok(cache) => return Ok(cache.named(name, lease)),
             Err(reason) => report(Event::Note(format!("the token cache `{}` is made again: {reason}", path.display()))),
         }
     }
     let failed = |cause| Error::Cache { cause };
     let folders = cache.prepare().map_err(failed)?;
-    // Before there was a folder nobody could say that it is used.
-    let held = held.or_else(lease);
     tell_outdated(files::remove_outdated(cache), report);
     let mut writer = Writer::create(&folders[0], stamp).map_err(failed)?;
     tokenise(file, source, encoder, &mut writer, report)?;
     let mut made = writer.finish().map_err(failed)?;
     files::give_name(&mut made, &path).map_err(|cause| failed(files::Error::new("write", &path, cause)))?;
-    let opened = Cache::open(&path, &stamp).map_err(|reason| failed(unreadable(&path, reason)))?.named(name, held);
+    let lease = files::hold(&folder, &name);
+    let opened = Cache::of(&made, &path, &stamp).map_err(|reason| failed(unreadable(&path, reason)))?.named(name, lease);
     if let (RowCache::Shared(_), Ok(limit)) = (cache, files::cache_limit()) {
         tell_limit(files::trim(cache, limit), limit, report);
     }
