@@ -55,9 +55,16 @@ fn json(ran: &Ran) -> Value {
     serde_json::from_str(&ran.stdout).unwrap_or_else(|error| panic!("{error}: {ran:?}"))
 }
 
+/// A desk whose rows may be longer.
+fn desk() -> Desk {
+    let desk = Desk::new();
+    desk.edit("recipe.yaml", "sequence_len: 64", "sequence_len: 200");
+    desk
+}
+
 #[test]
 fn after_a_purge_of_the_run_nothing_outside_of_it_holds_its_text() {
-    let desk = Desk::new();
+    let desk = desk();
     write_secret(&desk, "rows.parquet", 12);
     write_secret(&desk, "validation.parquet", 3);
     desk.edit(
@@ -104,7 +111,7 @@ fn after_a_purge_of_the_run_nothing_outside_of_it_holds_its_text() {
 
 #[test]
 fn tokens_are_kept_where_the_recipe_wants_them_and_train_the_same() {
-    let desk = Desk::new();
+    let desk = desk();
     write_secret(&desk, "rows.parquet", 12);
     desk.edit("recipe.yaml", "output_dir: run", "output_dir: run\nevaluation: {val_set_size: 3}");
     let runs = token_runs(&desk, SECRET);
@@ -154,7 +161,7 @@ fn tokens_are_kept_where_the_recipe_wants_them_and_train_the_same() {
 
 #[test]
 fn a_purge_takes_exactly_what_fits() {
-    let desk = Desk::new();
+    let desk = desk();
     write_secret(&desk, "a.parquet", 6);
     write_secret(&desk, "b.parquet", 7);
     let plan = |name: &str| desk.run(&["plan", "recipe.yaml", &format!("datasets.0.path={name}")]).says(name, 0, &[]);
@@ -213,7 +220,7 @@ fn a_purge_takes_exactly_what_fits() {
 
 #[test]
 fn what_a_living_process_uses_is_left_and_said() {
-    let desk = Desk::new();
+    let desk = desk();
     desk.run(&["train", "recipe.yaml"]).says("train", 0, &[]);
     let names = entries(&desk, "cache");
     let lease = files::hold(&desk.path("cache/rows"), &names[0]).unwrap();
@@ -234,7 +241,7 @@ fn what_a_living_process_uses_is_left_and_said() {
 
 #[test]
 fn above_the_limit_the_oldest_go_and_it_is_said() {
-    let desk = Desk::new();
+    let desk = desk();
     for (name, rows) in [("a.parquet", 10), ("b.parquet", 11), ("c.parquet", 12)] {
         write_secret(&desk, name, rows);
     }
@@ -260,7 +267,7 @@ fn above_the_limit_the_oldest_go_and_it_is_said() {
 
 #[test]
 fn what_older_versions_kept_is_removed_and_said() {
-    let desk = Desk::new();
+    let desk = desk();
     fs::create_dir(desk.path("cache")).unwrap();
     let old = [b"RKTOKEN\x02".as_slice(), SECRET.as_bytes()].concat();
     desk.write("cache/patients-0123.tokens", &old);
@@ -277,7 +284,7 @@ fn what_older_versions_kept_is_removed_and_said() {
 #[test]
 fn only_the_user_can_read_the_cache() {
     use std::os::unix::fs::PermissionsExt;
-    let desk = Desk::new();
+    let desk = desk();
     let mode = |path: &Path| path.metadata().unwrap().permissions().mode() & 0o777;
     desk.run(&["train", "recipe.yaml"]).says("train", 0, &[]);
     desk.run(&["train", "recipe.yaml", "cache=run", "output_dir=own"]).says("train", 0, &[]);
@@ -301,7 +308,7 @@ fn only_the_user_can_read_the_cache() {
 fn a_build_that_is_killed_leaves_nothing() {
     use nix::sys::signal::{Signal, kill};
     use nix::unistd::Pid;
-    let desk = Desk::new();
+    let desk = desk();
     let rows: Vec<String> = (0..40_000).map(|row| format!("{row} {}", SECRET.repeat(8))).collect();
     desk.write_rows("rows.parquet", vec![("text", texts(rows))]);
     let mut seen = 0;
@@ -339,8 +346,11 @@ fn chat_desk(template: &str, broken: &str) -> Desk {
     desk.edit("recipe.yaml", "format: text", "format: chat");
     desk.edit("recipe.yaml", "output_dir: run", "output_dir: run\nchat_template: t.jinja\nevaluation: {val_set_size: 1}");
     desk.edit("recipe.yaml", "sequence_len: 64", "sequence_len: 300\n  max_dropped: 0.9");
-    let good = r#"[{"role": "user", "content": "what is fever"}, {"role": "assistant", "content": "a high temperature"}]"#;
-    desk.write_rows("rows.parquet", vec![("messages", texts([good, good, broken, good]))]);
+    let good = |term: &str| {
+        format!(r#"[{{"role": "user", "content": "what is {term}"}}, {{"role": "assistant", "content": "a kind of {term}"}}]"#)
+    };
+    let rows = [good("fever"), good("tort"), broken.to_owned(), good("lien"), good("gout")];
+    desk.write_rows("rows.parquet", vec![("messages", texts(rows))]);
     desk.write("t.jinja", template);
     desk
 }
@@ -403,7 +413,7 @@ fn no_message_quotes_a_broken_row() {
     for (what, before, row, quotes) in cases {
         let desk = chat_desk(&format!("{before}{TEMPLATE}"), &row);
         let trained = says_nothing(&desk, what, &["train", "recipe.yaml"]);
-        let is_left_out = trained.stderr.contains("1 of 4 rows are broken and left out");
+        let is_left_out = trained.stderr.contains("1 of 5 rows are broken and left out");
         assert!(is_left_out || what.contains("number of it"), "{what}: {trained:?}");
         if what.contains("its own words") {
             assert!(trained.stderr.contains("roles must alternate, not ["), "{what}: {}", trained.stderr);

@@ -173,7 +173,7 @@ fn encode_rows(
 
 fn encode_row(source: &Source, encoder: &Encoder, batch: &Batch, row: usize) -> Result<Encoded, Error> {
     let column = || format::main_column(source.format, &source.columns);
-    let told = |cause: &dyn Told| told::words(cause, encoder.template.as_ref(), batch, row, source.format);
+    let told = |cause: &dyn Told| told::words(cause, encoder, source.format, batch, row);
     let broken = |column: &str, cause: &dyn Told| {
         let Place { row_group, row, .. } = batch.place(row);
         let reason = format!("row group {row_group}, row {row}, column `{column}`: {}", told(cause));

@@ -5,6 +5,7 @@ use std::fmt::Display;
 
 use serde_json::Value;
 
+use super::encode::Encoder;
 use super::parquet::Batch;
 use super::template::{self, ChatTemplate};
 use super::{cells, encode, format, tokenize};
@@ -57,7 +58,10 @@ impl Told for encode::Error {
 /// The end of what a template says that does not stand in the template word for word: it comes from the row.
 fn not_of_template<'a>(message: &'a str, template: Option<&ChatTemplate>) -> &'a str {
     let Some(source) = template.map(ChatTemplate::source) else { return message };
-    let (mut known, mut unknown) = (0, message.len() + 1);
+    if source.contains(message) {
+        return "";
+    }
+    let (mut known, mut unknown) = (0, message.len());
     while unknown - known > 1 {
         let middle = message.floor_char_boundary(usize::midpoint(known, unknown));
         if middle <= known {
@@ -69,10 +73,13 @@ fn not_of_template<'a>(message: &'a str, template: Option<&ChatTemplate>) -> &'a
 }
 
 /// What is wrong with a row of a batch, in words whose quotes of the row are marked.
-pub fn words(cause: &dyn Told, template: Option<&ChatTemplate>, batch: &Batch, row: usize, format: Format) -> String {
-    let message = cause.quotes(template).iter().fold(cause.to_string(), |message, quote| quoting(&message, quote));
-    // A message of tomorrow may quote a cell and not say so.
-    if quotes_row(&without_data(&message), batch, row, format) { quoted(cause) } else { message }
+pub fn words(cause: &dyn Told, encoder: &Encoder, format: Format, batch: &Batch, row: usize) -> String {
+    let quotes = cause.quotes(encoder.template.as_ref());
+    let message = quotes.iter().fold(cause.to_string(), |message, quote| quoting(&message, quote));
+    // A message of tomorrow may quote a cell and not say so. Special tokens are the tokenizer's, though a row may have them too.
+    let special = &encoder.tokenizer.special().all;
+    let own = special.iter().fold(without_data(&message).into_owned(), |own, token| own.replace(token.as_str(), "\0"));
+    if quotes_row(&own, batch, row, format) { quoted(cause) } else { message }
 }
 
 fn quotes_row(message: &str, batch: &Batch, row: usize, format: Format) -> bool {

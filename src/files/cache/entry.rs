@@ -137,10 +137,8 @@ pub fn entries(cache: &RowCache) -> Vec<Entry> {
 fn in_folder(folder: &Path) -> Vec<Entry> {
     let files = std::fs::read_dir(folder).into_iter().flatten().flatten();
     let mut found: Vec<Entry> = files.filter_map(|file| describe(&file)).collect();
-    if !found.is_empty() {
-        let used = lease::used(folder);
-        found.iter_mut().for_each(|entry| entry.user = used.get(&entry.name).copied());
-    }
+    let used = lease::used(folder);
+    found.iter_mut().for_each(|entry| entry.user = used.get(&entry.name).copied());
     found
 }
 
