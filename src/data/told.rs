@@ -46,13 +46,26 @@ impl Told for encode::Error {
         let quote = match self {
             Self::Template(template::Error::Raised { message }) => not_of_template(message, template),
             // Behind the kind of fault stands what the engine says, often with the value that it is about.
-            Self::Template(template::Error::Render { cause, .. }) => cause.split_once(": ").map_or("", |(_, detail)| detail),
+            Self::Template(template::Error::Render { cause, .. }) => detail(cause),
+            // The reason may be what became of a part of the conversation.
+            Self::Template(template::Error::NoSpans { reason }) => match reason.split_once("refuses the conversation: ") {
+                Some((_, message)) => not_of_template(message, template),
+                None => reason
+                    .split_once("fails at line ")
+                    .and_then(|(_, rest)| rest.split_once(": "))
+                    .map_or("", |(_, cause)| detail(cause)),
+            },
             Self::Template(template::Error::Panicked { cause })
             | Self::Tokenizer(tokenize::Error::Encode { cause, .. } | tokenize::Error::Panicked { cause, .. }) => cause,
             _ => "",
         };
         if quote.is_empty() { Vec::new() } else { vec![quote.to_owned()] }
     }
+}
+
+/// What the engine says beside the kind of fault.
+fn detail(cause: &str) -> &str {
+    cause.split_once(": ").map_or("", |(_, detail)| detail)
 }
 
 /// The end of what a template says that does not stand in the template word for word: it comes from the row.
@@ -78,7 +91,10 @@ pub fn words(cause: &dyn Told, encoder: &Encoder, format: Format, batch: &Batch,
     let message = quotes.iter().fold(cause.to_string(), |message, quote| quoting(&message, quote));
     // A message of tomorrow may quote a cell and not say so. Special tokens are the tokenizer's, though a row may have them too.
     let special = &encoder.tokenizer.special().all;
-    let own = special.iter().fold(without_data(&message).into_owned(), |own, token| own.replace(token.as_str(), "\0"));
+    let own = special
+        .iter()
+        .filter(|token| !token.is_empty())
+        .fold(without_data(&message).into_owned(), |own, token| own.replace(token.as_str(), "\0"));
     if quotes_row(&own, batch, row, format) { quoted(cause) } else { message }
 }
 
