@@ -226,7 +226,7 @@ fn what_a_living_process_uses_is_left_and_said() {
     let lease = files::hold(&desk.path("cache/rows"), &names[0]).unwrap();
     let process = std::process::id().to_string();
     let left = desk.run(&["cache", "purge"]);
-    left.says("in use", 73, &["1 entries", "are left", &process, "hint: "]);
+    left.says("in use", 73, &["1 entry, ", "not removed", &process, "hint: "]);
     assert_eq!(entries(&desk, "cache"), names);
     desk.run_with(&["plan", "recipe.yaml", "datasets.0.columns.text=text"], &[("RANKINE_CACHE_LIMIT", "1")]).says(
         "limit",
@@ -256,7 +256,7 @@ fn above_the_limit_the_oldest_go_and_it_is_said() {
     plan("b.parquet", &limit).says("second", 0, &[]);
     std::thread::sleep(std::time::Duration::from_millis(20));
     let third = plan("c.parquet", &limit);
-    third.says("third", 0, &["above its limit", "RANKINE_CACHE_LIMIT", "1 entries that were used longest ago are removed"]);
+    third.says("third", 0, &["above its limit", "RANKINE_CACHE_LIMIT", "so 1 entry, "]);
     let left = entries(&desk, "cache");
     assert!(left.len() == 2 && !left.contains(&of_a[0]), "{left:?}");
     for wrong in ["plenty", "-1", "5 GBs"] {
@@ -272,7 +272,7 @@ fn what_older_versions_kept_is_removed_and_said() {
     let old = [b"RKTOKEN\x02".as_slice(), SECRET.as_bytes()].concat();
     desk.write("cache/patients-0123.tokens", &old);
     desk.write("cache/letters.txt", SECRET);
-    desk.run(&["plan", "recipe.yaml"]).says("plan", 0, &["1 cache entries of an older version of Rankine are removed"]);
+    desk.run(&["plan", "recipe.yaml"]).says("plan", 0, &["token cache: 1 entry of an older version of Rankine removed"]);
     assert!(!desk.path("cache/patients-0123.tokens").exists());
     desk.write("cache/patients-0123.tokens", &old);
     desk.run(&["cache", "purge"]).says("purge", 0, &[]);

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::{Failure, print, resume};
 use crate::data::find_files;
 use crate::fault::{Exit, Fault};
-use crate::files::{self, Entry, RowCache, cache_folder, cache_limit, entries, hash_file, leftovers};
+use crate::files::{self, Entry, RowCache, cache_folder, cache_limit, entries, entry_count, hash_file, leftovers};
 use crate::plan::Lock;
 use crate::report::Terminal;
 use crate::train::RunFolder;
@@ -97,7 +97,7 @@ fn data_files(typed: &[String]) -> Result<Vec<DataFile>, Failure> {
             files.push(DataFile { hash: text.to_ascii_lowercase(), name: None });
         } else if found.is_empty() {
             let fault = Fault::new(format!("--data: `{text}` is no file, so the hash of its content is not known"));
-            let hint = "name the file where it lies now, whatever it is called; if it is gone, give its hash: `rankine cache list` and `recipe.lock.yaml` of the run (under `blake3`) have it";
+            let hint = "name the file where it lies now, whatever it is called; if it is gone, give its hash with `--data HASH`: `rankine cache list` and `recipe.lock.yaml` of the run (under `blake3`) have it";
             return Err(Failure::new(Exit::NoInput, fault.hint(hint)));
         }
         for path in found {
@@ -138,8 +138,8 @@ fn list(args: &ListArgs) -> Result<(), Failure> {
         };
         print(format_args!("{kind:<8} {size:>10}  made {age} ago, used {used} ago{state}, from data {hash}{name}"))?;
     }
-    let (count, total) = (all.len(), DecimalBytes(total));
-    print(format_args!("total    {total} in {count} entries, limit {} ({})", DecimalBytes(limit), files::LIMIT))?;
+    let (count, total) = (entry_count(all.len()), DecimalBytes(total));
+    print(format_args!("total    {total} in {count}, limit {} ({})", DecimalBytes(limit), files::LIMIT))?;
     for (room, what) in OTHERS {
         let (count, bytes) = size(&folder.join(room));
         if count > 0 {
@@ -218,7 +218,8 @@ fn purge(args: &PurgeArgs, terminal: &Terminal) -> Result<(), Failure> {
     let unknown = all.iter().filter(|entry| entry.source.is_none()).count();
     if unknown > 0 && !data.is_empty() {
         terminal.say(&format!(
-            "note: {unknown} entries of other versions of Rankine do not say which data they hold: `rankine cache purge` without `--data` removes them"
+            "note: {} of another version of Rankine, or damaged, without the hash of its data: `rankine cache purge` without `--data` removes it",
+            entry_count(unknown)
         ));
     }
     let (in_use, free): (Vec<&Entry>, Vec<&Entry>) = chosen.into_iter().partition(|entry| entry.user.is_some());
@@ -238,13 +239,14 @@ fn purge(args: &PurgeArgs, terminal: &Terminal) -> Result<(), Failure> {
 fn tell(lock: &Lock, used: &Used, all: &[Entry], terminal: &Terminal) {
     let folder = cache_folder();
     if let Used::Data(_) = used {
-        terminal.say("note: the run is of a version that did not write down what it used: all entries of its data are meant");
+        terminal.say("note: the run was made by a version that did not record its cache entries, so all entries made from its data are chosen");
     }
     let data: Vec<DataFile> = lock.data_hashes().into_iter().map(|hash| DataFile { hash, name: None }).collect();
     let others = all.iter().filter(|entry| !used.has(entry) && data.iter().any(|file| file.is_source_of(entry))).count();
     if others > 0 {
         terminal.say(&format!(
-            "note: {others} more entries in `{}` were made from the same data, for another tokenizer, template or format: `--data FILE` has them too",
+            "note: {} more in `{}`, made from the same data for another tokenizer, template or format: `--data FILE` removes them too",
+            entry_count(others),
             folder.display()
         ));
     }
@@ -271,11 +273,12 @@ fn report(args: &PurgeArgs, free: &[&Entry], rests: &[(PathBuf, u64)], in_use: &
         print(format_args!("{done} temporary file {}, {}", path.display(), DecimalBytes(*bytes)))?;
     }
     let folder = cache_folder();
-    print(format_args!("{done} {} files, {} ({bytes} bytes)", free.len() + rests.len(), DecimalBytes(bytes)))?;
+    let count = free.len() + rests.len();
+    print(format_args!("{done} {count} file{}, {} ({bytes} bytes)", if count == 1 { "" } else { "s" }, DecimalBytes(bytes)))?;
     for (room, what) in OTHERS {
         let (files, bytes) = size(&folder.join(room));
         if files > 0 {
-            print(format_args!("left: {what}, {}: they hold nothing of the data", DecimalBytes(bytes)))?;
+            print(format_args!("kept: {what}, {}, which hold nothing of the data", DecimalBytes(bytes)))?;
         }
     }
     Ok(())
@@ -288,7 +291,7 @@ fn left(in_use: &[&Entry]) -> Failure {
     processes.dedup();
     let processes: Vec<String> = processes.iter().map(ToString::to_string).collect();
     let bytes: u64 = in_use.iter().map(|entry| entry.bytes).sum();
-    let (count, processes) = (in_use.len(), processes.join(", "));
-    let fault = Fault::new(format!("{count} entries, {}, are left: process {processes} uses them", DecimalBytes(bytes)));
+    let (count, processes) = (entry_count(in_use.len()), processes.join(", "));
+    let fault = Fault::new(format!("{count}, {}, not removed: in use by process {processes}", DecimalBytes(bytes)));
     Failure::new(Exit::Exists, fault.hint("run the command again when it has ended"))
 }

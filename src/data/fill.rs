@@ -85,17 +85,17 @@ fn make_nameless(
 
 fn tell_outdated(taken: Taken, report: Reporter) {
     if taken.entries > 0 {
-        let (entries, bytes) = (taken.entries, DecimalBytes(taken.bytes));
-        report(Event::Note(format!("{entries} cache entries of an older version of Rankine are removed, {bytes}")));
+        let (entries, bytes) = (files::entry_count(taken.entries), DecimalBytes(taken.bytes));
+        report(Event::Note(format!("token cache: {entries} of an older version of Rankine removed, {bytes}")));
     }
 }
 
 fn tell_limit((left, taken): (u64, Taken), limit: u64, report: Reporter) {
     let (limit, left_bytes) = (DecimalBytes(limit), DecimalBytes(left));
     if taken.entries > 0 {
-        let (entries, bytes) = (taken.entries, DecimalBytes(taken.bytes));
+        let (entries, bytes) = (files::entry_count(taken.entries), DecimalBytes(taken.bytes));
         report(Event::Note(format!(
-            "the token cache was above its limit of {limit} ({}): {entries} entries that were used longest ago are removed, {bytes}; {left_bytes} are left",
+            "token cache: above its limit of {limit} ({}), so {entries}, {bytes}, removed, the least recently used first; {left_bytes} left",
             files::LIMIT
         )));
     }

@@ -22,8 +22,8 @@ pub use atomic::{
     write_atomic, write_folder_atomic, write_pieces_atomic,
 };
 pub use cache::{
-    Entry, EntryKind, LIMIT, Lease, RowCache, STAMP_BYTES, Stamp, Taken, cache_folder, cache_limit, entries, give_name, hold,
-    leftovers, private_cache_folder, remove, remove_outdated, trim,
+    Entry, EntryKind, LIMIT, Lease, RowCache, STAMP_BYTES, Stamp, Taken, cache_folder, cache_limit, entries, entry_count,
+    give_name, hold, leftovers, private_cache_folder, remove, remove_outdated, trim,
 };
 pub use claim::{Claim, Refused};
 pub use float::Float;

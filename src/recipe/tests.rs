@@ -90,7 +90,7 @@ const BROKEN: &[(&str, &str)] = &[
     ("lora_alpha: 3", "x.yaml:5:1: unknown key `lora_alpha` | did you mean `alpha`? It belongs in `adapter`"),
     (
         "gradient_clipping: 3",
-        "x.yaml:5:1: unknown key `gradient_clipping` | known keys here: `adapter`, `base_model`, `chat_template`, `datasets`, `device`, `evaluation`, `output`, `output_dir`, `threads` and `training`",
+        "x.yaml:5:1: unknown key `gradient_clipping` | known keys here: `adapter`, `base_model`, `cache`, `chat_template`, `datasets`, `device`, `evaluation`, `output`, `output_dir`, `threads` and `training`",
     ),
     ("~: 3", "x.yaml:5:1: expected a name before the colon, found nothing"),
     ("adapter:\n  dropout: 1", "x.yaml:6:12: adapter.dropout: expected a number from 0 to below 1, found `1`"),

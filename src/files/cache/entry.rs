@@ -175,6 +175,11 @@ pub struct Taken {
     pub bytes: u64,
 }
 
+/// A number of entries in words.
+pub fn entry_count(entries: usize) -> String {
+    if entries == 1 { "1 entry".to_owned() } else { format!("{entries} entries") }
+}
+
 impl Taken {
     fn of<'a>(entries: impl Iterator<Item = &'a Entry>) -> Self {
         let removed = entries.filter(|entry| remove(entry).is_ok());
@@ -261,7 +266,7 @@ mod tests {
         write(dir.path(), "patients-0011.tokens", 2, 1);
         write(&dir.path().join(ROWS), "x.tokens", 2, 1);
         write(&dir.path().join(ROWS), "y.tokens", 3, 1);
-        write(&dir.path().join(ROWS), "z.tokens", 4, 1);
+        write(&dir.path().join(ROWS), "z.tokens", 4, 2);
         assert_eq!(remove_outdated(&cache), Taken { entries: 2, bytes: 2000 });
         assert_eq!(names(&cache), ["y.tokens", "z.tokens"], "one of a newer version is read by that");
         assert_eq!(entries(&cache)[1].source, None);

@@ -13,6 +13,9 @@ use crate::files::temporary_in;
 /// The disk is full or fails.
 pub fn give_name(file: &mut File, path: &Path) -> io::Result<()> {
     let folder = path.parent().unwrap_or(Path::new("."));
+    // Such a file has the rights that the umask leaves.
+    #[cfg(unix)]
+    file.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
     if linked(file, folder, path).is_ok() {
         return Ok(());
     }
