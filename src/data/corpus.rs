@@ -150,12 +150,16 @@ impl Corpus {
         if let (RowCache::Shared(_), Err(found)) = (&cache, files::cache_limit()) {
             return Err(Error::Limit { found });
         }
-        let mut corpus = Self { parts: Vec::new(), limits: *limits };
+        let (mut corpus, mut has_new) = (Self { parts: Vec::new(), limits: *limits }, false);
         for (source, of) in sources.iter().enumerate() {
             for file in &of.files {
-                let cache = fill::open(file, of, encoder, &cache, report)?;
-                corpus.push(source, file.clone(), cache)?;
+                let (rows, is_new) = fill::open(file, of, encoder, &cache, report)?;
+                has_new |= is_new;
+                corpus.push(source, file.clone(), rows)?;
             }
+        }
+        if has_new {
+            fill::tidy(&cache, report);
         }
         Ok(corpus)
     }

@@ -33,35 +33,40 @@ enum Encoded {
     Broken(String),
 }
 
-/// The tokens of one data file, from the cache if they are there and whole.
+/// The tokens of one data file, from the cache if they are there and whole; and whether an entry was written.
 ///
 /// # Errors
 /// The file cannot be read, a row has a fault that others share, or the cache cannot be written.
-pub fn open(file: &Path, source: &Source, encoder: &Encoder, cache: &RowCache, report: Reporter) -> Result<Cache, Error> {
+pub fn open(file: &Path, source: &Source, encoder: &Encoder, cache: &RowCache, report: Reporter) -> Result<(Cache, bool), Error> {
     let stamp = stamp(file, source, encoder)?;
-    let Some(folder) = cache.folder() else { return make_nameless(file, source, encoder, cache, stamp, report) };
+    let Some(folder) = cache.folder() else { return Ok((make_nameless(file, source, encoder, cache, stamp, report)?, false)) };
     let (name, path) = (stamp.name(), folder.join(stamp.name()));
     if path.exists() {
         // Said before it is opened, so that nobody removes it between.
         let lease = files::hold(&folder, &name);
         match Cache::open(&path, &stamp) {
-            Ok(cache) => return Ok(cache.named(name, lease)),
+            Ok(cache) => return Ok((cache.named(name, lease), false)),
             Err(reason) => report(Event::Note(format!("the token cache `{}` is made again: {reason}", path.display()))),
         }
     }
     let failed = |cause| Error::Cache { cause };
     let folders = cache.prepare().map_err(failed)?;
-    tell_outdated(files::remove_outdated(cache), report);
     let mut writer = Writer::create(&folders[0], stamp).map_err(failed)?;
     tokenise(file, source, encoder, &mut writer, report)?;
     let mut made = writer.finish().map_err(failed)?;
     files::give_name(&mut made, &path).map_err(|cause| failed(files::Error::new("write", &path, cause)))?;
     let lease = files::hold(&folder, &name);
     let opened = Cache::of(&made, &path, &stamp).map_err(|reason| failed(unreadable(&path, reason)))?.named(name, lease);
+    Ok((opened, true))
+}
+
+/// Removes what nobody reads any more and what is above the limit, after entries were written. Who has a thousand files looks through the
+/// folder once.
+pub fn tidy(cache: &RowCache, report: Reporter) {
+    tell_outdated(files::remove_outdated(cache), report);
     if let (RowCache::Shared(_), Ok(limit)) = (cache, files::cache_limit()) {
         tell_limit(files::trim(cache, limit), limit, report);
     }
-    Ok(opened)
 }
 
 /// The tokens in a file that goes with the process.
