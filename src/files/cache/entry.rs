@@ -138,7 +138,9 @@ fn in_folder(folder: &Path) -> Vec<Entry> {
     let files = std::fs::read_dir(folder).into_iter().flatten().flatten();
     let mut found: Vec<Entry> = files.filter_map(|file| describe(&file)).collect();
     let used = lease::used(folder);
-    found.iter_mut().for_each(|entry| entry.user = used.get(&entry.name).copied());
+    for entry in &mut found {
+        entry.user = used.get(&entry.name).copied();
+    }
     found
 }
 

@@ -31,13 +31,12 @@ pub fn hold(folder: &Path, name: &str) -> Option<Arc<Lease>> {
     let mut leases = LEASES.lock().unwrap_or_else(PoisonError::into_inner);
     leases.retain(|lease| lease.strong_count() > 0);
     let found = leases.iter().filter_map(Weak::upgrade).find(|lease| lease.folder == folder);
-    let lease = match found {
-        Some(lease) => lease,
-        None => {
-            let lease = Arc::new(Lease::new(folder)?);
-            leases.push(Arc::downgrade(&lease));
-            lease
-        }
+    let lease = if let Some(lease) = found {
+        lease
+    } else {
+        let lease = Arc::new(Lease::new(folder)?);
+        leases.push(Arc::downgrade(&lease));
+        lease
     };
     lease.say(name)?;
     Some(lease)
