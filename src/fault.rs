@@ -1,6 +1,10 @@
 //! What a person is told when something is wrong: where, what, the next step, and the exit code of the process.
 
+mod quoted;
+
 use std::fmt;
+
+pub use quoted::{HIDDEN, quoted, quoting, revealed, show_data, shown, without_data};
 
 /// How the process ends when it fails; success is 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -95,13 +99,15 @@ pub fn shell_word(word: &str) -> String {
 /// Characters of a message that are shown.
 const MAX_SHOWN: usize = 4000;
 
-/// A text as a terminal may have it: names and values from another's folder command no terminal and fill no screen.
+/// A text as a terminal may have it: names and values from another's folder command no terminal and fill no screen, and what is quoted of
+/// the data is shown only where that was asked for.
 pub fn printable(text: &str) -> String {
     let is_command =
         |c: char| (c.is_control() && c != '\n' && c != '\t') || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-    let shown = text.chars().take(MAX_SHOWN);
+    let text = shown(text);
+    let first = text.chars().take(MAX_SHOWN);
     let mut printable: String =
-        shown.map(|c| if is_command(c) { c.escape_default().to_string() } else { c.to_string() }).collect();
+        first.map(|c| if is_command(c) { c.escape_default().to_string() } else { c.to_string() }).collect();
     if text.chars().nth(MAX_SHOWN).is_some() {
         printable.push_str("...");
     }

@@ -65,6 +65,18 @@ pub const NOT_VARIABLES: [&str; 6] =
     ["messages", "tools", "documents", "add_generation_prompt", "continue_final_message", "chat_template"];
 
 term! {
+    /// Where the tokens of a run's data are kept.
+    CacheMode {
+        /// In the user's cache, which all runs share.
+        User = "user",
+        /// In the run's folder.
+        Run = "run",
+        /// Nowhere: in a file without a name, which goes with the process.
+        None = "none",
+    }
+}
+
+term! {
     /// Which tokens of a row carry a loss.
     TrainOn {
         /// What the assistant says, the token that ends its turn included.

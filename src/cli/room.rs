@@ -7,7 +7,9 @@ use std::time::Duration;
 use super::Failure;
 use crate::fault::{Exit, Fault, shell_word};
 use crate::files::licence::{Notices, notice_paths};
-use crate::files::{self, Claim, JSON_BYTES, Refused, check_space, create_folder, hash_file, read_text_up_to, remove_leftovers};
+use crate::files::{
+    self, Claim, JSON_BYTES, Refused, RowCache, check_space, create_folder, hash_file, read_text_up_to, remove_leftovers,
+};
 use crate::plan::Plan;
 use crate::train::RunFolder;
 
@@ -65,8 +67,14 @@ impl Room {
         Ok(room)
     }
 
-    /// Removes what an older run left. Files of others stay.
-    pub fn clear(&self) -> Result<(), Failure> {
+    /// Removes what an older run left. Files of others stay, and so do the `entries` of the cache that the new one uses.
+    pub fn clear(&self, entries: &[String]) -> Result<(), Failure> {
+        let cache = self.folder.join(RunFolder::CACHE);
+        for entry in files::entries(&RowCache::OfRun(cache.clone())).iter().filter(|entry| !entries.contains(&entry.name)) {
+            files::remove(entry)?;
+        }
+        // Where it holds anything it stays.
+        let _ = std::fs::remove_dir(&cache);
         let page = Some(self.folder.join(RunFolder::PAGE)).filter(|page| page.exists());
         for part in self.parts().into_iter().chain(page) {
             let removed = if part.is_dir() { std::fs::remove_dir_all(&part) } else { std::fs::remove_file(&part) };

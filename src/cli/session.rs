@@ -112,7 +112,7 @@ impl Session<'_> {
             return Err(Failure::new(Exit::Input, fault.hint("start the command again when nobody writes to it")));
         }
         if self.command.is_some() {
-            self.room.clear()?;
+            self.room.clear(&data.cache_entries())?;
         }
         lock.write(&plan.output_dir.join(RunFolder::LOCK))?;
         seen.has_begun.set(true);

@@ -29,6 +29,7 @@ mod source;
 pub mod template;
 mod times;
 pub mod tokenize;
+mod told;
 mod turns;
 mod unread;
 mod vet;

@@ -187,17 +187,47 @@ pub enum Error {
     },
 }
 
-/// What to write in the recipe for a role that is not known.
-fn proposed(role: &Value) -> String {
-    let Some(word) = role.as_str().filter(|word| !word.trim().is_empty()) else { return String::new() };
+impl Error {
+    /// The parts of the words that are text of the row.
+    pub fn quotes(&self) -> Vec<String> {
+        match self {
+            Self::Json(json_text::Error::LongNumber { number }) => vec![number.clone()],
+            // A role that other data sets use is no secret.
+            Self::Role { found, .. } if found.is_null() || found.as_str().and_then(meant).is_some() => Vec::new(),
+            Self::Role { found, .. }
+            | Self::NotAList { found }
+            | Self::NoVariables { found }
+            | Self::NotAMessage { found, .. }
+            | Self::Content { found, .. }
+            | Self::Part { found, .. }
+            | Self::Weight { found, .. }
+            | Self::Call { found, .. }
+            | Self::NotATool { found, .. }
+            | Self::NotAPair { found, .. } => vec![found.to_string()],
+            Self::Json(json_text::Error::NotJson { .. })
+            | Self::Uneven { .. }
+            | Self::Reserved { .. }
+            | Self::NoContent { .. }
+            | Self::Mixed { .. } => Vec::new(),
+        }
+    }
+}
+
+/// The role that a word of other data sets is, in whatever letters.
+fn meant(word: &str) -> Option<&'static str> {
     let small = word.trim().to_lowercase().replace([' ', '-'], "_");
     let known = ROLES.iter().find(|(known, _)| *known == small).map(|(_, role)| *role);
-    let meant = known.or_else(|| PROPOSALS.iter().find(|(_, words)| words.contains(&small.as_str())).map(|(role, _)| *role));
+    known.or_else(|| PROPOSALS.iter().find(|(_, words)| words.contains(&small.as_str())).map(|(role, _)| *role))
+}
+
+/// What to write in the recipe for a role that is not known. A word that no other data set uses may be text of the row: it is not said again.
+fn proposed(role: &Value) -> String {
+    let Some(word) = role.as_str().filter(|word| !word.trim().is_empty()) else { return String::new() };
     let is_plain = word.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
     let key = if is_plain { word.to_owned() } else { json!(word).to_string() };
-    match meant {
+    match meant(word) {
         Some(role) => format!("; `roles: {{{key}: {role}}}` in the dataset reads it as `{role}`"),
-        None => format!("; `roles` in the dataset says which one it is, such as `roles: {{{key}: user}}`"),
+        None => "; `roles` in the dataset says which one it is, such as `roles: {judge: user}`".to_owned(),
     }
 }
 
@@ -554,7 +584,7 @@ mod tests {
             ("observation", "; `roles: {observation: tool}` in the dataset reads it as `tool`"),
             ("User", "; `roles: {User: user}` in the dataset reads it as `user`"),
             ("GPT", "; `roles: {GPT: assistant}` in the dataset reads it as `assistant`"),
-            ("the judge", "; `roles` in the dataset says which one it is, such as `roles: {\"the judge\": user}`"),
+            ("the jury", "; `roles` in the dataset says which one it is, such as `roles: {judge: user}`"),
         ] {
             let turn = json!([{"role": word, "content": "x"}]);
             let refused = read(turn.clone()).expect_err(word).to_string();

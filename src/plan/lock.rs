@@ -27,6 +27,8 @@ const KINDS: [(&str, &str); 6] = [
     ("datasets", "data"),
     ("evaluation_datasets", "validation data"),
 ];
+/// Key of what the run has used of the cache.
+const CACHE: &str = "cache";
 /// What may differ when a run is resumed, though its numbers may then differ in their last bits.
 const SURROUNDINGS: [(&str, &str); 5] = [
     ("rankine", "version of rankine"),
@@ -134,6 +136,29 @@ impl Lock {
     /// The file cannot be read.
     pub fn recipe(path: &Path, run: &Path) -> Result<Recipe, Error> {
         Ok(recipe::read_locked(path, &read_text(path)?, run))
+    }
+
+    /// Writes down the entries of the cache that the run uses, beside those that it has used.
+    pub(super) fn record_cache(&mut self, entries: Vec<String>) {
+        let all: BTreeSet<String> = self.cache_entries().unwrap_or_default().into_iter().chain(entries).collect();
+        self.0.insert(CACHE.to_owned(), json!({"entries": all}));
+    }
+
+    /// Names of the entries of the cache that the run has used; `None` of a run of a version that did not write them down.
+    pub fn cache_entries(&self) -> Option<Vec<String>> {
+        let entries = self.0.get(CACHE)?.get("entries")?.as_array()?;
+        Some(entries.iter().filter_map(|name| name.as_str().map(str::to_owned)).collect())
+    }
+
+    /// Hashes of the data files that the run has read.
+    pub fn data_hashes(&self) -> Vec<String> {
+        let all = |hashes: &Value| {
+            let kinds = ["datasets", "evaluation_datasets"].into_iter().filter_map(|kind| hashes.get(kind)?.as_object());
+            kinds.flat_map(Map::values).filter_map(|hash| hash.as_str().map(str::to_owned)).collect::<Vec<_>>()
+        };
+        let resumed =
+            self.0.get("resumed").and_then(Value::as_array).into_iter().flatten().filter_map(|entry| entry.get("blake3"));
+        self.0.get("blake3").into_iter().chain(resumed).flat_map(all).collect()
     }
 
     /// A value of the lock that is text.

@@ -20,6 +20,7 @@ impl Lock {
     /// another when the run goes on.
     pub fn describe(&mut self, plan: &Plan, data: &RunData, memory: train::Memory, storage: Storage) {
         self.0.insert("data".to_owned(), plan.provenance(data));
+        self.record_cache(data.cache_entries());
         self.0["recipe"]["training"]["gradient_checkpointing"] = json!(memory.recomputed);
         self.0["recipe"]["training"]["model_dtype"] = json!(storage.dtype.word());
         if let Some(form) = storage.form {

@@ -26,7 +26,7 @@ use crate::infer::Question;
 use crate::model::Storage;
 use crate::proof::{Products, Tiny};
 use crate::recipe::{Dataset, Recipe, Said};
-use crate::terms::{Device, Format, Holdout, ModelDtype, Offload, Term, TrainOn};
+use crate::terms::{CacheMode, Device, Format, Holdout, ModelDtype, Offload, Term, TrainOn};
 use crate::{device, model, panics, proof};
 
 /// Everything that a run will do. Counts of rows and steps come with [`Plan::read_data`].
@@ -74,6 +74,8 @@ pub struct Plan {
     pub device_reason: Option<String>,
     /// 0: one a core.
     pub threads: usize,
+    /// Where the tokens of the data are kept.
+    pub cache: CacheMode,
     /// The run's folder.
     pub output_dir: PathBuf,
     /// When the run started, or `SOURCE_DATE_EPOCH`: what a template's `strftime_now` tells.
@@ -153,6 +155,7 @@ pub fn resolve_on(recipe: Recipe, started: Option<jiff::Timestamp>, fetched: Opt
     let prompts = prompts(&recipe, folder, template.as_ref(), &mut filled, &mut faults);
     let said = filled.fill("device", recipe.device.as_ref(), Device::Auto, |device| json!(device.to_string()));
     let threads = filled.plain("threads", recipe.threads.as_ref(), 0);
+    let cache = filled.word("cache", recipe.cache.as_ref(), CacheMode::User);
     let output_dir = output_dir(&recipe, &mut filled);
     if !faults.is_empty() {
         return Err(Error::Faults { faults });
@@ -213,6 +216,7 @@ pub fn resolve_on(recipe: Recipe, started: Option<jiff::Timestamp>, fetched: Opt
         device,
         device_reason,
         threads,
+        cache,
         output_dir,
         started,
         offload: packing.offload,

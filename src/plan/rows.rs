@@ -6,9 +6,10 @@ use super::Error;
 use super::overlap::{self, Overlap};
 use super::resolve::Plan;
 use crate::data::{Corpus, Divided, Ledger, Record, Rows, Source, Split, duplicates, split};
-use crate::files::cache_folder;
+use crate::files::{RowCache, cache_folder};
 use crate::report::{Event, Reporter};
-use crate::train::{self, Course};
+use crate::terms::CacheMode;
+use crate::train::{self, Course, RunFolder};
 
 /// The rows of a plan, as tokens.
 #[derive(Debug)]
@@ -42,8 +43,7 @@ impl Plan {
     /// A row cannot be read or rendered, for a reason that other rows will share.
     pub fn open_data(&self, report: Reporter) -> Result<RunData, Error> {
         self.notes().into_iter().for_each(|note| report(Event::Note(note)));
-        let cache = cache_folder();
-        let open = |sources: &[Source]| Corpus::open(sources, &self.encoder, &self.limits, &cache, report);
+        let open = |sources: &[Source]| Corpus::open(sources, &self.encoder, &self.limits, self.row_cache(), report);
         let (corpus, evaluation) = (open(&self.sources)?, open(&self.validation_sources)?);
         let mut contents = corpus.contents();
         let rows = contents.len();
@@ -58,6 +58,17 @@ impl Plan {
         ledger.sources.extend(evaluation.ledger(self.validation_sources.len()).sources);
         let (overlaps, end_ids) = (overlap::find(&datasets, &evaluation), self.encoder.tokenizer.end_ids());
         Ok(RunData { datasets, evaluation, ledger, overlaps, sources: self.sources.len(), end_ids })
+    }
+
+    /// Where rows are kept as tokens. What looks at a recipe that has no run yet leaves nothing behind, unless the cache of the user is
+    /// meant.
+    pub fn row_cache(&self) -> RowCache {
+        let run = Some(&self.output_dir).filter(|run| run.is_dir());
+        match (self.cache, run) {
+            (CacheMode::User, _) => RowCache::from(&cache_folder()),
+            (CacheMode::Run, Some(run)) => RowCache::OfRun(run.join(RunFolder::CACHE)),
+            _ => RowCache::Nameless(run.cloned().into_iter().chain([std::env::temp_dir()]).collect()),
+        }
     }
 
     /// A source's key in the recipe, and its path as the recipe has it. Those of the validation sets come last.
@@ -117,6 +128,12 @@ impl RunData {
     /// A record of a validation set, whose source is counted behind the others.
     fn behind<'a>(&self, record: Record<'a>) -> Record<'a> {
         Record { source: record.source + self.sources, ..record }
+    }
+
+    /// Names of the entries of the cache that hold the rows.
+    pub fn cache_entries(&self) -> Vec<String> {
+        let both = [&self.datasets.corpus, &self.evaluation.corpus];
+        both.into_iter().flat_map(Corpus::entries).map(str::to_owned).collect()
     }
 
     /// Tokens that end a turn or a document.

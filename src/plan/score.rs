@@ -10,7 +10,6 @@ use super::resolve::Plan;
 use super::rows::RunData;
 use crate::data::{Corpus, Divided, Packing, Rows, Source, Split, find_files, inspect};
 use crate::fault::{Explain, Fault};
-use crate::files::cache_folder;
 use crate::model::Decoder;
 use crate::report::{Event, Reporter};
 use crate::terms::{Format, TrainOn};
@@ -72,7 +71,7 @@ impl Plan {
     /// It is not there, cannot be read so, or has nothing to score.
     pub fn other_sheet(&self, name: &str, path: &str, reading: Reading, report: Reporter) -> Result<Sheet, Error> {
         let source = self.other_source(name, path, reading)?;
-        let corpus = Corpus::open(&[source], &self.encoder, &self.limits, &cache_folder(), report)?;
+        let corpus = Corpus::open(&[source], &self.encoder, &self.limits, self.row_cache(), report)?;
         let mut split = Split::validation_only(corpus.len());
         if let Reading::Text { rows } = reading {
             let (found, kept) = (corpus.len(), rows.min(corpus.len()));

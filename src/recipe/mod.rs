@@ -36,7 +36,7 @@ pub use training::Training;
 
 use crate::fault::{Exit, Explain, Fault};
 use crate::files;
-use crate::terms::{Device, NOT_VARIABLES};
+use crate::terms::{CacheMode, Device, NOT_VARIABLES};
 use notes::Notes;
 use section::{Section, Value};
 use serde_yaml::granit_parser::Marker;
@@ -62,6 +62,8 @@ pub struct Recipe {
     pub device: Option<Said<Device>>,
     /// Threads of the processor; 0 for all cores.
     pub threads: Option<Said<usize>>,
+    /// Where the tokens of the data are kept.
+    pub cache: Option<Said<CacheMode>>,
     /// The run's folder.
     pub output_dir: Option<Said<PathBuf>>,
     /// What to train on.
@@ -151,6 +153,7 @@ impl Recipe {
             chat_template_kwargs: section.table("chat_template_kwargs", variable),
             device: section.value("device").and_then(device),
             threads: section.whole("threads", 0..=MAX_THREADS),
+            cache: section.word("cache", &[]),
             output_dir: section.path("output_dir"),
             datasets: section.sections("datasets", Dataset::take),
             adapter: section.section("adapter", Adapter::take),

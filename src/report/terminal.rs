@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use indicatif::{HumanBytes, HumanDuration, ProgressBar, ProgressStyle};
 
 use super::{Evaluation, Event, Sample, Step, Transfer};
-use crate::fault::printable;
+use crate::fault::{printable, shown};
 
 const PLAIN_EVERY: Duration = Duration::from_secs(5);
 
@@ -46,7 +46,7 @@ impl Terminal {
     /// A line that stays.
     pub fn say(&self, line: &str) {
         match self.bar.borrow().as_ref().filter(|_| self.is_terminal) {
-            Some(bar) => bar.println(line),
+            Some(bar) => bar.println(shown(line)),
             None => print_line(line),
         }
     }
@@ -171,7 +171,7 @@ pub fn say_now(line: &str) {
 
 /// A line on stderr. Where nobody reads it any more the run goes on, which `eprintln!` would end with a panic.
 fn print_line(line: &str) {
-    let _ = writeln!(std::io::stderr(), "{line}");
+    let _ = writeln!(std::io::stderr(), "{}", shown(line));
 }
 
 /// One line about a step.

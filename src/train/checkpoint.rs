@@ -92,6 +92,8 @@ impl RunFolder {
     pub const SAMPLES: &str = "samples.jsonl";
     /// Folder of the event files for TensorBoard.
     pub const TENSORBOARD: &str = "tensorboard";
+    /// Folder of the tokens of its data, where the recipe keeps them with the run.
+    pub const CACHE: &str = "cache";
     /// What the run depends on; every run has it before anything else.
     pub const LOCK: &str = "recipe.lock.yaml";
     /// What was trained on what.
