@@ -19,6 +19,7 @@ mod inspect;
 mod interrupt;
 mod merge;
 mod merge_compared;
+mod next;
 mod plan;
 mod preview;
 mod pull;
@@ -38,6 +39,7 @@ mod speaker;
 mod train;
 mod trained;
 mod try_template;
+mod typed;
 mod warmup;
 
 use std::io::Write;

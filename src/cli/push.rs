@@ -22,7 +22,7 @@ use crate::report::Terminal;
 use crate::train::RunFolder;
 
 /// The lock in the repository; the name that it has here means a run that can be resumed.
-const LOCK: &str = "rankine.lock";
+pub(super) const LOCK: &str = "rankine.lock";
 /// An absolute path of two parts or more in a text, on any system.
 static PLACE: LazyLock<Regex> = LazyLock::new(|| {
     let path = r"(?:^|[\s`'\x22(=,\[{<>])((?:~?/|[A-Za-z]:[\\/]|\\\\)[\w.+-]+[/\\][^\s`'\x22)\]>]+)";

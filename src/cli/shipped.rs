@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicBool;
 use tempfile::TempDir;
 
 use super::Failure;
-use super::base::{base_of_run, find_adapter, find_base, lock_above, lock_of_model, template_of_run};
+use super::base::{base_of_run, find_adapter, find_base, lock_above, lock_of_model, template_of_run, trained_formats};
 use super::card::run_of;
 use super::merge::{addend_of, packed_lock};
 use crate::adapter::peft;
@@ -17,6 +17,7 @@ use crate::export::merge::{Onto, Order, OtherBase, Tally, merge};
 use crate::export::ollama::Proof;
 use crate::fault::{Exit, Fault};
 use crate::files::{self, Float, read_text_up_to, temporary_folder_in, write_atomic};
+use crate::infer::{Frame, listed_formats};
 use crate::model::CHAT_TEMPLATE;
 use crate::plan::{Lock, hub_id};
 use crate::report::Terminal;
@@ -73,6 +74,17 @@ impl Shipped {
             Self::Adapter(adapter) => find_base(named, Some(adapter)),
             Self::Model(folder) => Ok(folder.clone()),
         }
+    }
+
+    /// What a person should know who serves it, where its rows were not trained in the chat template that goes along.
+    pub fn elsewhere_trained(&self) -> Option<String> {
+        let (Self::Model(folder) | Self::Adapter(folder)) = self;
+        let formats = trained_formats(folder);
+        Frame::Chat.mismatch(&formats)?;
+        let formats = listed_formats(&formats);
+        Some(format!(
+            "the chat template goes along, in which programs ask; what is in here was trained on {formats}: put the frame of those rows around what you ask"
+        ))
     }
 
     /// The chat template that it was trained with, where that is not the base's.

@@ -204,7 +204,7 @@ fn assistant_turns(conversation: &Conversation) -> usize {
 }
 
 /// Alpaca's two prompts, word for word: <https://github.com/tatsu-lab/stanford_alpaca/blob/main/train.py>
-fn alpaca(instruction: &str, input: Option<&str>) -> String {
+pub fn alpaca(instruction: &str, input: Option<&str>) -> String {
     let (setting, input) = match input {
         Some(input) => (", paired with an input that provides further context", format!("### Input:\n{input}\n\n")),
         None => ("", String::new()),

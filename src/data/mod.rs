@@ -31,7 +31,7 @@ mod visible;
 pub use batch::Batch;
 pub use cache::Row;
 pub use corpus::{Corpus, Error, Limits};
-pub use encode::{Encoder, TokenRow};
+pub use encode::{Encoder, TokenRow, alpaca};
 pub use fate::{Divided, Fate, Record, duplicates};
 pub use format::{Error as ConversationError, conversation, inspect};
 pub use ledger::{Ledger, Longest, Tally};
