@@ -276,7 +276,7 @@ fn generate_prints_the_text_that_its_object_has() {
     assert_eq!(ran.stdout.trim_end_matches('\n'), value["text"].as_str().unwrap().trim_end_matches('\n'));
     assert_eq!(value["tokens"].as_array().unwrap().len(), 12);
     assert_eq!((&value["stop"], &value["stop_token"]), (&object!("max_tokens"), &Value::Null));
-    ran.says("what cut it", 0, &["note: cut off after 12 tokens, `--max-tokens`"]);
+    ran.says("what cut it", 0, &["note: answer cut at 12 tokens; more with `--max-tokens`"]);
 }
 
 #[test]

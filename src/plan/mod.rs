@@ -33,6 +33,7 @@ pub use inputs::{Hashing, Inputs};
 pub use lock::Lock;
 pub use peak::{Allowed, MemoryPlan};
 pub use places::{Named, Places};
+pub use portable::{map as entries_without_places, text as without_places};
 pub use resolve::{Plan, Resolved, leftover_note, now, resolve, resolve_on};
 pub use rows::RunData;
 pub use score::{Comparison, Examined, Reading, Sheet};
