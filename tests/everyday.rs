@@ -78,7 +78,7 @@ fn instructions_are_asked_in_the_frame_in_which_they_were_trained() {
     assert!(said(&desk, &["--messages", "messages.json"]).1.contains(mismatch));
     assert!(said(&desk, &["--prompt", "fever"]).1.contains("note: trained on `instruction`, asked as a bare text"));
     desk.run(&["chat", "--adapter", "run/checkpoints/step-2"]).says("chat", 0, &[mismatch]);
-    desk.run(&["generate", "--adapter", "run", "--chat", "x", "--input", "y"]).says("an input alone", 2, &["--instruction"]);
+    desk.run(&["generate", "--adapter", "run", "--chat", "x", "--input", "y"]).says("an input alone", 2, &["--input"]);
     desk.run(&["generate", "--adapter", "run", "--chat", "x", "--instruction", "y"]).says("both", 2, &[]);
 
     let card = desk.read_text("run/README.md");
@@ -320,7 +320,6 @@ fn keys_edit_the_line_and_ctrl_c_clears_it_and_then_leaves() {
         (&format!("{UP}{LEFT}t"), "/quitx"),
         (&format!("{UP}{HOME}{RIGHT}a{END}z"), "/aquitxz"),
         (&format!("{UP}{UP}{UP}{DOWN}!"), "/quitx!"),
-        (&format!("forgotten{CTRL_C}/new"), "/new"),
     ];
     for (keys, line) in cases {
         screen.wait("> ");
@@ -329,13 +328,21 @@ fn keys_edit_the_line_and_ctrl_c_clears_it_and_then_leaves() {
         screen.wait(&format!("`{line}` is not known"));
     }
     screen.wait("> ");
+    screen.press("forgotten");
+    screen.wait("forgotten");
+    screen.press(CTRL_C);
+    screen.wait("> ");
+    screen.press("/new\r");
+    screen.wait("`/new` is not known");
+    screen.wait("> ");
     screen.press("what is a lien?\r");
     screen.wait("> ");
     screen.press(CTRL_C);
     screen.wait("Ctrl-C again leaves");
     screen.wait("> ");
-    screen.press(&format!("not yet{CTRL_C}"));
+    screen.press("not yet");
     screen.wait("not yet");
+    screen.press(CTRL_C);
     screen.wait("> ");
     screen.press(CTRL_C);
     let (code, shown) = screen.end();

@@ -22,7 +22,7 @@ pub(super) struct GenerateArgs {
     #[command(flatten)]
     prompt: PromptArgs,
     /// What the instruction is about, in the second field of Alpaca's frame
-    #[arg(long, value_name = "TEXT", requires = "instruction")]
+    #[arg(long, value_name = "TEXT", requires = "instruction", conflicts_with_all = ["prompt", "chat", "messages"])]
     input: Option<String>,
     #[command(flatten)]
     sampling: SamplingArgs,
