@@ -378,7 +378,7 @@ fn what_cannot_be_answered_is_refused_with_what_to_do() {
     let desk = Desk::new();
     let run = |arguments: &[&str]| desk.run(&[&["generate"], arguments].concat());
     run(&["--prompt", "x"]).says("no base", 2, &["--base <DIR>"]);
-    run(&["--base", "base"]).says("no prompt", 2, &["--prompt <TEXT>|--chat <TEXT>|--messages <FILE.json>"]);
+    run(&["--base", "base"]).says("no prompt", 2, &["--prompt <TEXT>|--chat <TEXT>|--instruction <TEXT>|--messages <FILE.json>"]);
     run(&["--base", "base", "--prompt", "x", "--chat", "y"]).says("two prompts", 2, &["cannot be used with"]);
     run(&["--base", "nowhere", "--prompt", "x"]).says("no such base", 66, &["base `nowhere` does not exist", "hint: "]);
     let on_base = |arguments: &[&str]| run(&[&["--base", "base"], arguments].concat());
