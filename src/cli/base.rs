@@ -8,13 +8,14 @@ use super::{Failure, hub};
 use crate::adapter::{self, LoraConfig, Numbers, peft};
 use crate::data::template::{Sources, sources};
 use crate::data::tokenize::Tokenizer;
+use crate::export::card::formats_of;
 use crate::fault::{Exit, Fault, shell_word};
 use crate::files::NotFolder;
 use crate::hub::ModelId;
 use crate::model::{LinearSpec, Storage, shard_paths};
 use crate::plan::{Lock, Places, hub_id};
 use crate::report::Terminal;
-use crate::terms::{ModelDtype, Technique, Term};
+use crate::terms::{Format, ModelDtype, Technique, Term};
 use crate::train::{Checkpoint, RunFolder};
 
 /// The base that was named, or that the adapter was trained on.
@@ -48,7 +49,9 @@ pub(super) fn find_base(named: Option<&Path>, adapter: Option<&Path>) -> Result<
 /// A base that was named: a folder, or a Hub id that is in the cache.
 pub(super) fn find_named(base: &Path) -> Result<PathBuf, Failure> {
     if base.is_dir() {
-        return Ok(base.to_owned());
+        // A run that trained all weights has its model in a folder of its own.
+        let model = Some(base.join(RunFolder::MODEL)).filter(|model| !base.join("config.json").exists() && model.is_dir());
+        return Ok(model.unwrap_or_else(|| base.to_owned()));
     }
     let name = base.to_str().unwrap_or_default();
     if let Some(id) = hub_id(name) {
@@ -98,6 +101,14 @@ pub(super) fn lock_of_model(model: &Path) -> Option<PathBuf> {
     let path = lock_above(model).filter(|_| model.canonicalize().is_ok_and(|path| path.ends_with(RunFolder::MODEL)))?;
     let lock = Lock::read(&path).ok()?;
     (lock.values()["recipe"]["adapter"]["method"] == Technique::Full.word()).then_some(path)
+}
+
+/// Formats of the rows on which an adapter, or a model whose run trained all weights, was trained, where a lock says.
+pub(super) fn trained_formats(product: &Path) -> Vec<Format> {
+    let is_model = product.join("config.json").exists();
+    let above = if is_model { lock_of_model(product) } else { lock_above(product) };
+    let lock = above.unwrap_or_else(|| product.join(super::push::LOCK));
+    Lock::read(&lock).map_or_else(|_| Vec::new(), |lock| formats_of(lock.values()))
 }
 
 /// What renders conversations of a base: the template that was named, else the one that the adapter's run was trained with, else the

@@ -131,6 +131,9 @@ pub(super) fn export(args: &ExportArgs, terminal: &Terminal) -> Result<(), Failu
     let is_ollama = args.to == Form::Ollama;
     let proof = is_ollama.then(|| prove(&base, template.as_deref(), args.template.as_deref())).transpose()?;
     proof.iter().flat_map(|proof| &proof.notes).for_each(|note| terminal.say(&format!("note: {note}")));
+    if let Some(note) = args.to.is_model().then(|| shipped.elsewhere_trained()).flatten() {
+        terminal.say(&format!("note: {note}"));
+    }
     let interrupt = interrupt(&args.out)?;
     let made =
         args.to.is_model().then(|| shipped.model(&base, template.as_deref(), (&args.out, args.kind()), &interrupt, terminal));

@@ -20,6 +20,7 @@ mod inspect;
 mod interrupt;
 mod merge;
 mod merge_compared;
+mod next;
 mod plan;
 mod preview;
 mod pull;
@@ -39,6 +40,7 @@ mod speaker;
 mod train;
 mod trained;
 mod try_template;
+mod typed;
 mod warmup;
 
 use std::io::Write;

@@ -48,6 +48,7 @@ pub(super) fn resume(args: &ResumeArgs, terminal: &Terminal) -> Result<(), Failu
     let signals = Signals::listen(&run)?;
     let checkpoint = latest(&run, args.force, terminal)?;
     signals.saved.store(checkpoint.is_some(), Relaxed);
+    signals.stepped.store(checkpoint.is_some(), Relaxed);
     let (path, before) = read_lock(&run, checkpoint.as_ref(), terminal)?;
     let named = Named { base: args.base.as_deref().map(find_named).transpose()?, data: data_folder(args.data.as_deref())? };
     let places = Places::find(&before, &run, &named)?;
@@ -84,6 +85,7 @@ pub(super) fn resume(args: &ResumeArgs, terminal: &Terminal) -> Result<(), Failu
         skip_proof: args.skip_proof,
         json: args.json,
         command: None,
+        again: "",
     };
     session.run(|| Ok(lock))
 }

@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicBool;
 use tempfile::TempDir;
 
 use super::Failure;
-use super::base::{base_of_run, find_adapter, find_base, lock_above, lock_of_model, no_folder, template_sources};
+use super::base::{base_of_run, find_adapter, find_base, lock_above, lock_of_model, no_folder, template_sources, trained_formats};
 use super::card::run_of;
 use super::merge::{addend_of, packed_lock};
 use crate::adapter::{self, peft};
@@ -18,6 +18,7 @@ use crate::export::merge::{Onto, Order, OtherBase, Tally, merge};
 use crate::export::ollama::Proof;
 use crate::fault::{Exit, Fault};
 use crate::files::{self, Float, temporary_folder_in, write_atomic};
+use crate::infer::{Frame, listed_formats};
 use crate::model::CHAT_TEMPLATE;
 use crate::plan::{Lock, hub_id};
 use crate::report::Terminal;
@@ -74,6 +75,17 @@ impl Shipped {
             Self::Adapter(adapter) => find_base(named, Some(adapter)),
             Self::Model(folder) => Ok(folder.clone()),
         }
+    }
+
+    /// What a person should know who serves it, where its rows were not trained in the chat template that goes along.
+    pub fn elsewhere_trained(&self) -> Option<String> {
+        let (Self::Model(folder) | Self::Adapter(folder)) = self;
+        let formats = trained_formats(folder);
+        Frame::Chat.mismatch(&formats)?;
+        let formats = listed_formats(&formats);
+        Some(format!(
+            "the chat template goes along, in which programs ask; what is in here was trained on {formats}: put the frame of those rows around what you ask"
+        ))
     }
 
     /// What renders the conversations that it was trained on, where that is not what the base does by itself.

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use super::base::{find_adapter, find_base, read_adapter, storage_of_run, template_sources};
+use super::base::{find_adapter, find_base, read_adapter, storage_of_run, template_sources, trained_formats};
 use super::gradcheck::is_proven;
 use super::interrupt::Interrupt;
 use super::{Failure, print};
@@ -14,10 +14,11 @@ use crate::adapter::attach;
 use crate::data::template::ChatTemplate;
 use crate::data::tokenize::Tokenizer;
 use crate::fault::{Exit, Fault, printable};
-use crate::infer::{Config, Generated, Sampling, TextStream, generate, stops};
+use crate::infer::{Config, Frame, Generated, Sampling, TextStream, generate, stops};
 use crate::model::{Cache, Decoder, Folder};
 use crate::plan::leftover_note;
 use crate::report::Terminal;
+use crate::terms::Format;
 use crate::{device, files, terms};
 
 #[derive(Debug, Args)]
@@ -95,6 +96,8 @@ pub(super) struct Speaker {
     pub decoder: Decoder,
     pub tokenizer: Tokenizer,
     pub template: Option<ChatTemplate>,
+    /// Formats of the rows on which it was trained, where that is known.
+    pub trained: Vec<Format>,
     config: Config,
 }
 
@@ -116,6 +119,7 @@ impl Speaker {
         let leftover = folder.leftover_quantization.as_deref().map(leftover_note);
         let notes = leftover.into_iter().chain(tokenizer.notes(folder.spec.vocabulary));
         notes.for_each(|note| terminal.say(&format!("note: {note}")));
+        let trained = trained_formats(adapter.as_deref().unwrap_or(&base));
         let (sources, _) = template_sources(model.chat_template.as_deref(), adapter.as_deref(), &tokenizer)?;
         let started = crate::plan::now().map_err(|fault| Failure::new(Exit::Input, fault))?;
         let template = sources.map(|sources| ChatTemplate::of(&sources, tokenizer.special(), started)).transpose()?;
@@ -131,7 +135,7 @@ impl Speaker {
         terminal.stop();
         let stops = stops(&tokenizer, template.as_ref());
         let config = Config { max_tokens: sampling.max_tokens as usize, sampling: sampling_rule, stops };
-        Ok(Self { decoder, tokenizer, template, config })
+        Ok(Self { decoder, tokenizer, template, trained, config })
     }
 
     /// Goes on from `prompt`; `show` takes the text as it comes, which follows on the text of `context`.
@@ -166,6 +170,28 @@ impl Speaker {
         }
         let _ = take(stream.finish()?)?;
         Ok(Answer { generated, text })
+    }
+
+    /// Says where it is asked in another frame than that of its rows.
+    pub fn note_mismatch(&self, frame: Frame, terminal: &Terminal) {
+        if let Some(mismatch) = frame.mismatch(&self.trained) {
+            terminal.say(&format!("note: {mismatch}"));
+        }
+    }
+
+    /// The rule by which it answers, in words.
+    pub fn rule(&self) -> String {
+        let Sampling { temperature, top_k, top_p, repetition_penalty, seed } = self.config.sampling;
+        let is_drawn = temperature > 0.0;
+        let words = [
+            Some(if is_drawn { format!("temperature {temperature}") } else { "greedy (temperature 0)".to_owned() }),
+            (is_drawn && top_p < 1.0).then(|| format!("top-p {top_p}")),
+            (is_drawn && top_k > 0).then(|| format!("top-k {top_k}")),
+            (repetition_penalty.to_bits() != 1_f64.to_bits()).then(|| format!("repetition penalty {repetition_penalty}")),
+            is_drawn.then(|| format!("seed {seed}")),
+            Some(format!("at most {} tokens an answer", self.config.max_tokens)),
+        ];
+        words.into_iter().flatten().collect::<Vec<_>>().join(", ")
     }
 
     /// The most tokens of an answer.

@@ -114,6 +114,7 @@ impl Error {
             self,
             Self::Template(template::Error::NoSpans { .. } | template::Error::Nested)
                 | Self::LastTurnUnclear { .. }
+                | Self::AnswersUnclear { .. }
                 | Self::UntrainedEnd { .. }
                 | Self::TrainedOpener { .. }
                 | Self::NoEnd
@@ -254,23 +255,32 @@ impl Encoder {
         unread
     }
 
-    /// Alpaca's two prompts, word for word: <https://github.com/tatsu-lab/stanford_alpaca/blob/main/train.py>; a system prompt and
-    /// earlier answers as LLaMA-Factory's template of that name has them: the prompt in the place of the first sentence, each answer
-    /// with an eos.
+    /// [`alpaca`] with a system prompt and earlier answers, as LLaMA-Factory's template of that name has them: the prompt in the place of
+    /// the first sentence, each answer with an eos.
     fn alpaca(&self, task: &Instruction) -> Result<String, Error> {
-        let (setting, input) = match &task.input {
-            Some(input) => (", paired with an input that provides further context", format!("### Input:\n{input}\n\n")),
-            None => ("", String::new()),
-        };
-        let mut prompt = task.system.clone().unwrap_or_else(|| {
-            format!("Below is an instruction that describes a task{setting}. Write a response that appropriately completes the request.")
-        });
+        let input = task.input.as_deref();
+        let mut prompt = task.system.clone().unwrap_or_else(|| opening(input));
         for (said, answer) in &task.history {
             let eos = self.tokenizer.special().eos.as_deref().ok_or(Error::NoEos)?;
             prompt += &format!("\n\n### Instruction:\n{said}\n\n### Response:{answer}{eos}");
         }
-        Ok(format!("{prompt}\n\n### Instruction:\n{}\n\n{input}### Response:", task.instruction))
+        Ok(prompt + &asked(&task.instruction, input))
     }
+}
+
+/// Alpaca's two prompts, word for word: <https://github.com/tatsu-lab/stanford_alpaca/blob/main/train.py>
+pub fn alpaca(instruction: &str, input: Option<&str>) -> String {
+    opening(input) + &asked(instruction, input)
+}
+
+fn opening(input: Option<&str>) -> String {
+    let setting = if input.is_some() { ", paired with an input that provides further context" } else { "" };
+    format!("Below is an instruction that describes a task{setting}. Write a response that appropriately completes the request.")
+}
+
+fn asked(instruction: &str, input: Option<&str>) -> String {
+    let input = input.map(|input| format!("### Input:\n{input}\n\n")).unwrap_or_default();
+    format!("\n\n### Instruction:\n{instruction}\n\n{input}### Response:")
 }
 
 /// The rendered text and which parts of it are trained. `answers` says of each answer whether it may be.

@@ -38,7 +38,7 @@ mod visible;
 pub use batch::Batch;
 pub use cache::Row;
 pub use corpus::{Corpus, Error, Limits};
-pub use encode::{Encoder, TokenRow};
+pub use encode::{Encoder, TokenRow, alpaca};
 pub use fate::{Divided, Fate, Record, duplicates};
 pub use first_bytes::Content;
 pub use format::{inspect, unread_columns};

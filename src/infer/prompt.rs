@@ -4,10 +4,10 @@ use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
-use super::Error;
-use crate::data::conversation;
+use super::{Error, Frame};
 use crate::data::template::{ChatTemplate, Conversation};
 use crate::data::tokenize::Tokenizer;
+use crate::data::{alpaca, conversation};
 use crate::files::{JSON_BYTES, read_text_up_to};
 use crate::terms::NOT_VARIABLES;
 
@@ -25,6 +25,20 @@ impl Prompt {
     pub fn said(text: &str) -> Self {
         let messages = vec![json!({"role": "user", "content": text})];
         Self::Chat(Conversation { messages, ..Conversation::default() })
+    }
+
+    /// An instruction in Alpaca's frame, as rows of `instruction` are trained; an empty input is none, as in a row.
+    pub fn instruction(instruction: &str, input: Option<&str>) -> Self {
+        Self::Text(alpaca(instruction, input.filter(|input| !input.is_empty())))
+    }
+
+    /// What a person asks, in a frame.
+    pub fn framed(text: &str, frame: Frame) -> Self {
+        match frame {
+            Frame::Text => Self::Text(text.to_owned()),
+            Frame::Instruction => Self::instruction(text, None),
+            Frame::Chat => Self::said(text),
+        }
     }
 
     /// Its tokens: a text with the special tokens that its tokenizer puts before it, a conversation as the template renders it.

@@ -114,6 +114,15 @@ impl Lock {
         Self(portable::map(&self.0)).text()
     }
 
+    /// Its values for a page that others read: as [`Lock::portable_text`], and the command with the last parts of its paths.
+    pub fn portable_values(&self) -> Map<String, Value> {
+        let mut values = portable::map(&self.0);
+        if let Some(command) = self.word("command") {
+            values.insert("command".to_owned(), json!(portable::text(command)));
+        }
+        values
+    }
+
     /// The base on the Hub, at the commit that the run is of; `None` where the base is a folder.
     pub fn pinned_base(&self) -> Option<ModelId> {
         let hub = self.0.get("hub")?;

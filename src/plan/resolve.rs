@@ -10,7 +10,7 @@ use super::adapter::{Trains, check_rates, trains};
 use super::base::{self, Found, noted};
 use super::fill::{Filled, Setting};
 use super::packing::packing;
-use super::peak::{Allowed, megabytes};
+use super::peak::Allowed;
 use super::prompts::prompts;
 use super::training::{Training, training};
 use crate::adapter::peft;
@@ -26,6 +26,7 @@ use crate::infer::Question;
 use crate::model::Storage;
 use crate::proof::{Products, Tiny};
 use crate::recipe::{Dataset, Recipe, Said};
+use crate::report::mebibytes;
 use crate::terms::{CacheMode, Device, Format, Holdout, ModelDtype, Offload, Term, TrainOn};
 use crate::{device, model, panics, proof};
 
@@ -369,7 +370,7 @@ impl Plan {
             let notes = peft::notes(folder, Some(&self.model.spec.modules())).unwrap_or_default();
             notes.into_iter().map(move |note| format!("adapter.init_from `{}`: {note}", folder.display()))
         });
-        let of_base = of_base.chain(of_adapter).chain(self.unread_variables());
+        let of_base = of_base.chain(of_adapter).chain(self.unread_variables()).chain(self.notes_of_frames());
         let of_base = of_base.chain(self.untied()).chain(self.without_tf32()).chain(portability(&self.facts()));
         of_base.chain(self.unread_columns()).collect()
     }
@@ -423,10 +424,10 @@ impl Plan {
         if !spec.tied_head || !config.unties(&spec.modules()) {
             return None;
         }
-        let megabytes =
-            megabytes((spec.vocabulary * spec.width) as u64 * if self.storage.dtype == ModelDtype::Float32 { 4 } else { 2 });
+        let size =
+            mebibytes((spec.vocabulary * spec.width) as u64 * if self.storage.dtype == ModelDtype::Float32 { 4 } else { 2 });
         Some(format!(
-            "the base has one table for its embedding and its head, and the adapter changes them apart, as in PEFT: a merged model has both (`tie_word_embeddings: false`) and is {megabytes} larger"
+            "the base has one table for its embedding and its head, and the adapter changes them apart, as in PEFT: a merged model has both (`tie_word_embeddings: false`) and is {size} larger"
         ))
     }
 

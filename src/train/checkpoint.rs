@@ -90,6 +90,8 @@ impl RunFolder {
     pub const METRICS: &str = "metrics.jsonl";
     /// One line an answer to a prompt.
     pub const SAMPLES: &str = "samples.jsonl";
+    /// One line for each time that `rankine eval` scored the run.
+    pub const EVALUATIONS: &str = "eval.jsonl";
     /// Folder of the event files for TensorBoard.
     pub const TENSORBOARD: &str = "tensorboard";
     /// Folder of the tokens of its data, where the recipe keeps them with the run.

@@ -171,6 +171,7 @@ impl Kind {
 fn kind_of(folder: &Path) -> Option<Kind> {
     match folder {
         folder if folder.join(RunFolder::LOCK).exists() && folder.join(RunFolder::METRICS).exists() => Some(Kind::Run),
+        folder if run::is_running(folder) => Some(Kind::Run),
         folder if RunFolder::adapter_in(folder).is_some() => Some(Kind::Adapter),
         folder if folder.join("config.json").exists() => Some(Kind::Model),
         _ => None,
