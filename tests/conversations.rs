@@ -50,6 +50,13 @@ fn row(ran: &Ran, row: usize) -> String {
     shown.replace("\n  ", "").trim_start().replace('¦', "")
 }
 
+/// Holds that a row is broken and why.
+#[track_caller]
+fn is_broken(desk: &Desk, row: usize, reason: &str) {
+    let ran = desk.run(&["preview", "recipe.yaml", "--row", &row.to_string()]);
+    assert!(ran.stdout.contains("left out, broken: row group 0") && ran.stdout.contains(reason), "`{reason}` is not in {ran:?}");
+}
+
 fn turn(role: &str, said: &str) -> String {
     format!("<|start_header_id|>{role}<|end_header_id|>{said}<|eot_id|>")
 }
