@@ -314,7 +314,7 @@ fn columns_that_are_not_read_are_named() {
 fn roles_of_other_data_sets_are_proposed_and_mapped() {
     let turns = json!([{"from": "User", "value": "Define tort."}, {"from": "bot", "value": "A civil wrong."}]);
     let ran = preview(&chat("", PLAIN, std::slice::from_ref(&turns)));
-    let said = "column `messages`: message 0 has role \"User\", expected one of system, developer, user, assistant, tool, ipython, human, gpt; `roles: {User: user}` in the dataset reads it as `user`";
+    let said = "column `messages`: message 0 has role \"User\", expected one of system, developer, user, assistant, tool, ipython, human, gpt; if that is meant, add `roles: {User: user, bot: assistant}` to the dataset";
     assert!(ran.stdout.contains(said), "{}", ran.stdout);
     let mapped = chat("    roles: {User: user, bot: assistant}\n", PLAIN, &[turns]);
     assert_eq!(row(&preview(&mapped), 0), tort_text());
