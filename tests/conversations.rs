@@ -50,6 +50,13 @@ fn row(ran: &Ran, row: usize) -> String {
     shown.replace("\n  ", "").trim_start().replace('¦', "")
 }
 
+/// Holds that a row is broken and why.
+#[track_caller]
+fn is_broken(desk: &Desk, row: usize, reason: &str) {
+    let ran = desk.run(&["preview", "recipe.yaml", "--row", &row.to_string()]);
+    assert!(ran.stdout.contains("left out, broken: row group 0") && ran.stdout.contains(reason), "`{reason}` is not in {ran:?}");
+}
+
 fn turn(role: &str, said: &str) -> String {
     format!("<|start_header_id|>{role}<|end_header_id|>{said}<|eot_id|>")
 }
@@ -208,14 +215,11 @@ fn content_parts_of_text_are_joined_and_others_refused() {
         json!([{"role": "user", "content": picture}, {"role": "assistant", "content": "A cat."}]),
         json!([{"role": "user", "content": "How many?"}, {"role": "assistant", "content": 5}]),
     ];
-    let ran = preview(&chat("", PLAIN, &rows));
-    assert_eq!(row(&ran, 0), tort_text());
-    for said in [
-        "broken: row group 0, row 1, column `messages`: message 0 has a content part {\"type\":\"image_url\"}, expected parts of type `text`",
-        "broken: row group 0, row 2, column `messages`: message 1 has content 5, expected text",
-    ] {
-        assert!(ran.stdout.contains(said), "{}", ran.stdout);
-    }
+    let desk = chat("", PLAIN, &rows);
+    assert_eq!(row(&preview(&desk), 0), tort_text());
+    let said = "row 1, column `messages`: message 0 has a content part {\"type\":\"image_url\"}, expected parts of type `text`";
+    is_broken(&desk, 1, said);
+    is_broken(&desk, 2, "row 2, column `messages`: message 1 has content 5, expected text");
     let by_part = PLAIN.replace("{{ m.content }}", "{% for p in m.content %}{{ p.text }}{% endfor %}");
     assert_eq!(row(&preview(&chat("", &by_part, &rows[..1])), 0), tort_text(), "a template that takes parts gets parts");
 }
@@ -240,11 +244,12 @@ fn turns_of_weight_0_are_context() {
     ];
     let expected =
         turn("user", "Define tort.") + &turn("assistant", "A crime.") + &turn("user", "No.") + &answer("A civil wrong.");
-    let ran = preview(&chat("", PLAIN, &rows));
+    let desk = chat("", PLAIN, &rows);
+    let ran = preview(&desk);
     for index in 0..3 {
         assert_eq!(row(&ran, index), expected);
     }
-    assert!(ran.stdout.contains("message 1 has `weight` 0.5, expected 0, 1, true or false"), "{}", ran.stdout);
+    is_broken(&desk, 3, "message 1 has `weight` 0.5, expected 0, 1, true or false");
     assert!(!ran.stderr.contains("does not print"), "what is acted on is no unread key: {}", ran.stderr);
     let all = row(&preview(&chat("    train_on: all\n", PLAIN, &rows[..1])), 0);
     assert!(
@@ -261,13 +266,10 @@ fn a_fault_in_tools_is_told_of_tools_and_one_object_is_a_list() {
     let printed = format!("{{{{ tools | tojson }}}}{PLAIN}");
     let turns = [tort(), tort(), tort()].map(|turns| turns.to_string());
     let columns = vec![("messages", texts(turns)), ("tools", texts([tool, "5", "[1]"]))];
-    let ran = preview(&desk("chat", "", &printed, columns));
-    assert_eq!(row(&ran, 0), format!("[{tool}]{}", tort_text()));
-    for said in
-        ["row 1, column `tools`: expected a list in JSON: it is `5`", "row 2, column `tools`: tool 0 is 1, expected an object"]
-    {
-        assert!(ran.stdout.contains(said), "{}", ran.stdout);
-    }
+    let desk = desk("chat", "", &printed, columns);
+    assert_eq!(row(&preview(&desk), 0), format!("[{tool}]{}", tort_text()));
+    is_broken(&desk, 1, "row 1, column `tools`: expected a list in JSON: it is `5`");
+    is_broken(&desk, 2, "row 2, column `tools`: tool 0 is 1, expected an object");
 }
 
 #[test]
@@ -312,7 +314,7 @@ fn columns_that_are_not_read_are_named() {
 fn roles_of_other_data_sets_are_proposed_and_mapped() {
     let turns = json!([{"from": "User", "value": "Define tort."}, {"from": "bot", "value": "A civil wrong."}]);
     let ran = preview(&chat("", PLAIN, std::slice::from_ref(&turns)));
-    let said = "column `messages`: message 0 has role \"User\", expected one of system, developer, user, assistant, tool, ipython, human, gpt; `roles: {User: user}` in the dataset reads it as `user`";
+    let said = "column `messages`: message 0 has role \"User\", expected one of system, developer, user, assistant, tool, ipython, human, gpt; if that is meant, add `roles: {User: user, bot: assistant}` to the dataset";
     assert!(ran.stdout.contains(said), "{}", ran.stdout);
     let mapped = chat("    roles: {User: user, bot: assistant}\n", PLAIN, &[turns]);
     assert_eq!(row(&preview(&mapped), 0), tort_text());

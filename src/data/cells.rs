@@ -131,6 +131,7 @@ pub fn cell(column: &dyn Array, row: usize) -> Result<Value, Error> {
     }
     Ok(match column.data_type() {
         DataType::Binary => Value::from(text(column.as_binary::<i32>().value(row))?),
+        DataType::Null => Value::Null,
         DataType::Boolean => Value::from(column.as_boolean().value(row)),
         DataType::List(_) => {
             let items = column.as_list::<i32>().value(row);

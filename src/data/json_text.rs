@@ -35,8 +35,18 @@ pub fn parse(text: &str) -> Result<Value, Error> {
 }
 
 /// The object in a JSON text; `None` for text that is no JSON or another value.
-pub fn object(text: &str) -> Option<Value> {
-    text.trim_start().starts_with('{').then(|| parse(text).ok()).flatten().filter(Value::is_object)
+///
+/// # Errors
+/// A number in it cannot be kept to the last digit.
+pub fn object(text: &str) -> Result<Option<Value>, Error> {
+    if !text.trim_start().starts_with('{') {
+        return Ok(None);
+    }
+    match parse(text) {
+        Ok(value) => Ok(Some(value)),
+        Err(Error::NotJson { .. }) => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// The first whole number outside of strings that serde would read as a float. Python has whole numbers of any length.
@@ -95,7 +105,8 @@ mod tests {
     fn blank_text_is_null_and_other_text_must_be_json() {
         assert_eq!(parse(" \n"), Ok(Value::Null));
         assert_eq!(parse("hello").expect_err("no JSON").to_string(), "expected value at line 1 column 1");
-        assert_eq!(object(" {\"a\": 1}"), Some(serde_json::json!({"a": 1})));
-        assert_eq!((object("5"), object("{"), object("")), (None, None, None));
+        assert_eq!(object(" {\"a\": 1}"), Ok(Some(serde_json::json!({"a": 1}))));
+        assert_eq!((object("5"), object("{"), object("")), (Ok(None), Ok(None), Ok(None)));
+        assert!(object(r#"{"a": 99999999999999999999}"#).is_err());
     }
 }

@@ -73,8 +73,14 @@ impl From<Conversation> for Chat {
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum Error {
     /// The text of a list is not JSON.
-    #[error("expected a list in JSON: {0}")]
-    Json(#[from] json_text::Error),
+    #[error("expected a list in JSON: {reason}")]
+    NotJson {
+        /// What the parser found.
+        reason: String,
+    },
+    /// A number cannot be kept to the last digit.
+    #[error(transparent)]
+    Number(json_text::Error),
     /// It is not a list.
     #[error("expected a list in JSON: it is `{found}`")]
     NotAList {
@@ -114,12 +120,14 @@ pub enum Error {
         found: Value,
     },
     /// A turn has no role, or one that no template knows.
-    #[error("message {message} has role {found}, expected one of {}{}", ROLES.map(|(word, _)| word).join(", "), proposed(.found))]
+    #[error("message {message} has role {found}, expected one of {}{}", ROLES.map(|(word, _)| word).join(", "), proposed(.unknown))]
     Role {
         /// Its place in the conversation, from 0.
         message: usize,
         /// As the data says it.
         found: Value,
+        /// Every word of the conversation that is no role.
+        unknown: Vec<String>,
     },
     /// A turn says nothing and calls no tool.
     #[error("message {message} has neither `content` nor `tool_calls`")]
@@ -191,7 +199,7 @@ impl Error {
     /// The parts of the words that are text of the row.
     pub fn quotes(&self) -> Vec<String> {
         match self {
-            Self::Json(json_text::Error::LongNumber { number }) => vec![number.clone()],
+            Self::Number(json_text::Error::LongNumber { number }) => vec![number.clone()],
             // A role that other data sets use is no secret.
             Self::Role { found, .. } if found.is_null() || found.as_str().and_then(meant).is_some() => Vec::new(),
             Self::Role { found, .. }
@@ -204,7 +212,8 @@ impl Error {
             | Self::Call { found, .. }
             | Self::NotATool { found, .. }
             | Self::NotAPair { found, .. } => vec![found.to_string()],
-            Self::Json(json_text::Error::NotJson { .. })
+            Self::NotJson { .. }
+            | Self::Number(json_text::Error::NotJson { .. })
             | Self::Uneven { .. }
             | Self::Reserved { .. }
             | Self::NoContent { .. }
@@ -213,22 +222,51 @@ impl Error {
     }
 }
 
-/// The role that a word of other data sets is, in whatever letters.
+impl From<json_text::Error> for Error {
+    fn from(error: json_text::Error) -> Self {
+        match error {
+            json_text::Error::NotJson { reason } => Self::NotJson { reason },
+            number @ json_text::Error::LongNumber { .. } => Self::Number(number),
+        }
+    }
+}
+
+/// What to write in the recipe for roles that are not known, the first of which is the fault.
+fn proposed(unknown: &[String]) -> String {
+    let entry = |word: &str, role: &str| {
+        let is_plain = word.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+        if is_plain { format!("{word}: {role}") } else { format!("{}: {role}", json!(word)) }
+    };
+    match unknown {
+        [] => String::new(),
+        // It may be text of the row: it is not said again.
+        [first, ..] if meant(first).is_none() => {
+            "; `roles` of the dataset says which one it is, such as `roles: {judge: user}`".to_owned()
+        }
+        _ => {
+            let entries = unknown.iter().filter_map(|word| Some(entry(word, meant(word)?))).collect::<Vec<_>>();
+            format!("; if that is meant, add `roles: {{{}}}` to the dataset", entries.join(", "))
+        }
+    }
+}
+
+/// The role that a word of another data set probably is.
 fn meant(word: &str) -> Option<&'static str> {
     let small = word.trim().to_lowercase().replace([' ', '-'], "_");
     let known = ROLES.iter().find(|(known, _)| *known == small).map(|(_, role)| *role);
     known.or_else(|| PROPOSALS.iter().find(|(_, words)| words.contains(&small.as_str())).map(|(role, _)| *role))
 }
 
-/// What to write in the recipe for a role that is not known. A word that no other data set uses may be text of the row: it is not said again.
-fn proposed(role: &Value) -> String {
-    let Some(word) = role.as_str().filter(|word| !word.trim().is_empty()) else { return String::new() };
-    let is_plain = word.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
-    let key = if is_plain { word.to_owned() } else { json!(word).to_string() };
-    match meant(word) {
-        Some(role) => format!("; `roles: {{{key}: {role}}}` in the dataset reads it as `{role}`"),
-        None => "; `roles` in the dataset says which one it is, such as `roles: {judge: user}`".to_owned(),
+/// Words for roles that neither `roles` nor the templates know, in their order, each once.
+fn unknown_roles(turns: &[Value], roles: &BTreeMap<String, String>) -> Vec<String> {
+    let mut unknown: Vec<String> = Vec::new();
+    for word in turns.iter().filter_map(|turn| turn["role"].as_str().or_else(|| turn["from"].as_str())) {
+        let is_known = roles.contains_key(word) || ROLES.iter().any(|(known, _)| *known == word);
+        if !is_known && !word.trim().is_empty() && !unknown.iter().any(|other| other == word) {
+            unknown.push(word.to_owned());
+        }
     }
+    unknown
 }
 
 /// The turns in a cell: a list of objects or of their JSON texts, the JSON text of one, or an object with a list for each key, as
@@ -249,8 +287,13 @@ pub fn turns(cell: Value) -> Result<Option<Vec<Value>>, Error> {
 /// # Errors
 /// A turn is none: it has no role that is known, says nothing, or says something that is not text.
 pub fn chat(turns: Vec<Value>, tools: Option<Vec<Value>>, roles: &BTreeMap<String, String>) -> Result<Chat, Error> {
+    let unknown = unknown_roles(&turns, roles);
     let read = turns.into_iter().enumerate().map(|(index, turn)| message(index, turn, roles));
-    let (messages, trained) = read.collect::<Result<Vec<_>, _>>()?.into_iter().unzip();
+    let read = read.collect::<Result<Vec<_>, _>>().map_err(|error| match error {
+        Error::Role { message, found, .. } => Error::Role { message, found, unknown: unknown.clone() },
+        other => other,
+    });
+    let (messages, trained) = read?.into_iter().unzip();
     Ok(Chat { conversation: Conversation { messages, tools, variables: Map::new() }, trained, prompt_turns: 0 })
 }
 
@@ -276,9 +319,9 @@ pub fn tools(cell: Value) -> Result<Option<Vec<Value>>, Error> {
         if !item.is_object() {
             return Err(Error::NotATool { tool: index, found: item });
         }
-        parse_object(item.get_mut("function"));
-        parse_object(item.get_mut("parameters"));
-        parse_object(item.get_mut("function").and_then(|function| function.get_mut("parameters")));
+        parse_object(item.get_mut("function"))?;
+        parse_object(item.get_mut("parameters"))?;
+        parse_object(item.pointer_mut("/function/parameters"))?;
         Ok(item)
     };
     let tools: Vec<Value> = items.into_iter().enumerate().map(tool).collect::<Result<_, _>>()?;
@@ -337,8 +380,7 @@ fn message(index: usize, turn: Value, roles: &BTreeMap<String, String>) -> Resul
             _ => drop(message.insert(key, value)),
         }
     }
-    let says = |key: &&str| message.contains_key(*key);
-    if !says(&"content") && !says(&"tool_calls") && !REASONING.iter().any(says) {
+    if !message.contains_key("content") && !message.contains_key("tool_calls") {
         return Err(Error::NoContent { message: index });
     }
     Ok((message.into(), trained))
@@ -352,7 +394,7 @@ fn is_nothing(key: &str, value: &Value) -> bool {
 fn role(index: usize, said: &Value, roles: &BTreeMap<String, String>) -> Result<String, Error> {
     let own = said.as_str().and_then(|word| roles.get(word).cloned());
     let known = || ROLES.iter().find(|(word, _)| said == *word).map(|(_, role)| (*role).to_owned());
-    own.or_else(known).ok_or_else(|| Error::Role { message: index, found: said.clone() })
+    own.or_else(known).ok_or_else(|| Error::Role { message: index, found: said.clone(), unknown: Vec::new() })
 }
 
 fn is_trained(index: usize, key: &str, value: Value) -> Result<bool, Error> {
@@ -392,12 +434,17 @@ fn text_part(part: &Value) -> Result<&str, Value> {
 /// The calls of a turn: a list of objects or of their JSON texts, the JSON text of one, or one object.
 fn calls(index: usize, value: Value) -> Result<Option<Vec<Value>>, Error> {
     let no_calls = |found: &Value| Error::Call { message: index, found: found.clone() };
-    let items = match parsed(value.clone()).map_err(|_| no_calls(&value))? {
+    let no_calls_or_number = |error: Error| if matches!(error, Error::Number(_)) { error } else { no_calls(&value) };
+    let items = match parsed(value.clone()).map_err(no_calls_or_number)? {
         call @ Value::Object(_) => vec![call],
-        other => list(other.clone()).map_err(|_| no_calls(&other))?.unwrap_or_default(),
+        other => list(other).map_err(no_calls_or_number)?.unwrap_or_default(),
     };
     let call = |mut call: Value| {
-        parse_object(call.get_mut("function"));
+        parse_object(call.get_mut("function"))?;
+        // Arguments stay the text that they are until the template is known; their numbers are looked at here.
+        for place in ["/arguments", "/function/arguments"] {
+            parse_object(call.clone().pointer_mut(place))?;
+        }
         if call.is_object() { Ok(call) } else { Err(no_calls(&call)) }
     };
     let calls: Vec<Value> = items.into_iter().map(call).collect::<Result<_, _>>()?;
@@ -405,12 +452,14 @@ fn calls(index: usize, value: Value) -> Result<Option<Vec<Value>>, Error> {
 }
 
 /// Puts the object in the place of its JSON text.
-fn parse_object(value: Option<&mut Value>) {
+fn parse_object(value: Option<&mut Value>) -> Result<(), Error> {
     if let Some(value) = value
-        && let Some(object) = value.as_str().and_then(json_text::object)
+        && let Some(text) = value.as_str()
+        && let Some(object) = json_text::object(text)?
     {
         *value = object;
     }
+    Ok(())
 }
 
 /// Turns from a list for each key.
@@ -578,13 +627,13 @@ mod tests {
     #[test]
     fn a_role_of_other_data_sets_is_proposed_and_mapped() {
         for (word, proposal) in [
-            ("bot", "; `roles: {bot: assistant}` in the dataset reads it as `assistant`"),
-            ("model", "; `roles: {model: assistant}` in the dataset reads it as `assistant`"),
-            ("function_call", "; `roles: {function_call: assistant}` in the dataset reads it as `assistant`"),
-            ("observation", "; `roles: {observation: tool}` in the dataset reads it as `tool`"),
-            ("User", "; `roles: {User: user}` in the dataset reads it as `user`"),
-            ("GPT", "; `roles: {GPT: assistant}` in the dataset reads it as `assistant`"),
-            ("the jury", "; `roles` in the dataset says which one it is, such as `roles: {judge: user}`"),
+            ("bot", "; if that is meant, add `roles: {bot: assistant}` to the dataset"),
+            ("model", "; if that is meant, add `roles: {model: assistant}` to the dataset"),
+            ("function_call", "; if that is meant, add `roles: {function_call: assistant}` to the dataset"),
+            ("observation", "; if that is meant, add `roles: {observation: tool}` to the dataset"),
+            ("User", "; if that is meant, add `roles: {User: user}` to the dataset"),
+            ("GPT", "; if that is meant, add `roles: {GPT: assistant}` to the dataset"),
+            ("the jury", "; `roles` of the dataset says which one it is, such as `roles: {judge: user}`"),
         ] {
             let turn = json!([{"role": word, "content": "x"}]);
             let refused = read(turn.clone()).expect_err(word).to_string();
@@ -593,6 +642,15 @@ mod tests {
             let mapped = chat(turns(turn).expect("turns").expect("some"), None, &roles).expect("mapped");
             assert_eq!(mapped.conversation.messages[0]["role"], "critic");
         }
+    }
+
+    #[test]
+    fn a_number_in_arguments_keeps_its_digits_or_is_refused() {
+        let turn =
+            |arguments: &str| json!([{"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": arguments}}]}]);
+        assert!(read(turn(r#"{"n": 18446744073709551615}"#)).is_ok());
+        let refused = read(turn(r#"{"n": 18446744073709551616}"#)).expect_err("too long").to_string();
+        assert_eq!(refused, "the whole number 18446744073709551616 does not fit in 64 bits, write it as text");
     }
 
     #[test]

@@ -143,7 +143,7 @@ fn is_object_text(text: &str) -> bool {
 }
 
 fn object(text: &str) -> Option<Value> {
-    if text.trim().is_empty() { Some(json!({})) } else { json_text::object(text) }
+    if text.trim().is_empty() { Some(json!({})) } else { json_text::object(text).unwrap_or_default() }
 }
 
 #[cfg(test)]
