@@ -162,12 +162,16 @@ fn taken_in<'a>(tags: &[Tag<'a>]) -> Vec<BTreeSet<&'a str>> {
         match tag.keyword() {
             "macro" | "call" => open.push(index),
             "generation" if tag.is_generation() => open.push(index),
-            "endmacro" | "endcall" | "endgeneration" => drop(open.pop()),
+            "endmacro" | "endcall" | "endgeneration" => {
+                open.pop();
+            }
             "set" => {
                 let target = tag.body.trim_start().strip_prefix("set").unwrap_or_default();
                 let target = target.split(['=', '|']).next().unwrap_or_default();
                 for name in NAME.captures_iter(target).filter_map(|found| found.get(1)) {
-                    open.iter().for_each(|scope| drop(names[*scope].insert(name.as_str())));
+                    for scope in &open {
+                        names[*scope].insert(name.as_str());
+                    }
                 }
             }
             _ => {}
