@@ -154,8 +154,8 @@ fn end_of_text(rest: &str) -> Option<usize> {
     })
 }
 
-/// For each tag, the names that its closure has to take in because something in it is assigned to them: minijinja's closures have
-/// only what they read first, jinja2's see all that is outside.
+/// For each tag, the names that its closure has to take in because something in it is assigned to them, or because a loop in it goes
+/// over a part that the loop outside tells: minijinja's closures have only what they read first, jinja2's see all that is outside.
 fn taken_in<'a>(tags: &[Tag<'a>]) -> Vec<BTreeSet<&'a str>> {
     let (mut names, mut open) = (vec![BTreeSet::new(); tags.len()], Vec::new());
     for (index, tag) in tags.iter().enumerate() {
@@ -164,6 +164,14 @@ fn taken_in<'a>(tags: &[Tag<'a>]) -> Vec<BTreeSet<&'a str>> {
             "generation" if tag.is_generation() => open.push(index),
             "endmacro" | "endcall" | "endgeneration" => {
                 open.pop();
+            }
+            "for" => {
+                let parts = NAME.captures_iter(tag.body).filter_map(|found| found.get(1));
+                if let Some(outer) = parts.map(|name| name.as_str()).find(|name| *name == "loop") {
+                    for scope in &open {
+                        names[*scope].insert(outer);
+                    }
+                }
             }
             "set" => {
                 let target = tag.body.trim_start().strip_prefix("set").unwrap_or_default();
