@@ -265,11 +265,9 @@ mod tests {
     const TRAINS_BREAKS: [&str; 3] = ["gemma", "phi3", "qwen3"];
 
     /// Cases whose mask needs the twin. Answers beside calls have no sentinels, and the prefixes do not hold where the template
-    /// looks ahead (phi3, qwen3) or gives no prompt after a tool's reply (deepseek). Mistral has no prompt: that the space before
+    /// looks ahead (phi3, qwen3). Mistral has no prompt: that the space before
     /// an answer is the model's shows only where the space has a token to itself.
-    const NEEDS_TWIN: [&str; 12] = [
-        "deepseek tool_call",
-        "deepseek two_tool_calls",
+    const NEEDS_TWIN: [&str; 10] = [
         "mistral_v3 system_multi",
         "mistral_v3 newlines",
         "mistral_v3 thinking",
