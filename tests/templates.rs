@@ -471,6 +471,11 @@ fn templates_of_the_hub_render_as_transformers_renders_them() {
             println!("  {name}\n    {reason}");
         }
     }
-    let wrong = |outcome: &Outcome| matches!(outcome, Outcome::Unequal | Outcome::UnequalSpans);
-    assert_eq!(found.iter().filter(|(_, outcome, _)| wrong(outcome)).count(), 0);
+    // Where the template itself has no marks, trl's marked form of it may begin an answer elsewhere or go on behind its end.
+    let is_marked = |name: &str| name.split(',').next().is_some_and(|template| template.ends_with("_training"));
+    let wrong = |(name, outcome, _): &&(String, Outcome, String)| {
+        *outcome == Outcome::Unequal || (*outcome != Outcome::Equal && is_marked(name))
+    };
+    let wrong: Vec<_> = found.iter().filter(wrong).map(|(name, ..)| name).collect();
+    assert!(wrong.is_empty(), "{wrong:?}");
 }
