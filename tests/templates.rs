@@ -105,11 +105,7 @@ fn the_token_that_begins_the_next_turn_is_never_trained() {
     let marked = source.replace("{{ m.content }}", "{% generation %}{{ m.content }}{% endgeneration %}");
     for source in [source, &marked] {
         let ran = desk_with(source, &[tort_and_lien()]).run(&["preview", "recipe.yaml", "--row", "0"]);
-        ran.says(
-            "an answer without an end",
-            65,
-            &["1 of 1 rows are broken", "the model would not learn to stop", "`<|im_start|>`"],
-        );
+        ran.says("an answer without an end", 65, &["1 of 1 rows are broken", "the model would not learn to stop"]);
         assert!(ran.stdout.contains("left out, broken: "), "{}", ran.stdout);
     }
     // GLM-4 writes nothing behind an answer, and its generation_config.json has the token that follows among its ends.
@@ -307,7 +303,8 @@ fn what_a_run_was_trained_with_goes_with_its_adapter() {
     let said = |arguments: &[&str]| {
         let ran = desk.run(&[&["generate", "--json", "--max-tokens", "8", "--chat", "Define tort."], arguments].concat());
         ran.says("generate", 0, &[]);
-        serde_json::from_str::<Value>(&ran.stdout).unwrap()
+        let answer: Value = serde_json::from_str(&ran.stdout).unwrap();
+        [answer["text"].clone(), answer["tokens"].clone(), answer["prompt_tokens"].clone()]
     };
     let (of_run, of_file) =
         (said(&["--adapter", "run"]), said(&["--adapter", "run", "--chat-template", "shipped/chat_template.jinja"]));
@@ -334,6 +331,8 @@ enum Outcome {
     Equal,
     /// The text is equal, and the spans are but for a line break behind an end, which no model has to write.
     EqualButBreaks,
+    /// The text is equal, and a span begins behind the prompt for its answer, where the marked form of the template begins with it.
+    EqualButPrompts,
     /// The text is equal, and nothing tells what is trained: the row would be left out.
     Refused,
     UnequalSpans,
@@ -363,24 +362,54 @@ fn judged(file: &Value, case: &Value) -> (Outcome, String) {
         (Ok(text), Some(expected)) if text == expected => {}
         (found, expected) => return (Outcome::Unequal, format!("{}\n    {}", first_difference(found, expected), case["raises"])),
     }
-    let Some(expected) = case["spans"].as_array() else { return (Outcome::Equal, String::new()) };
+    let Some(spans) = case["spans"].as_array() else { return (Outcome::Equal, String::new()) };
     let place = |place: &Value| usize::try_from(place.as_u64().unwrap()).unwrap();
-    let expected: Vec<_> = expected.iter().map(|span| place(&span[0])..place(&span[1])).collect();
-    let rendered = match template.unwrap().render_with_spans(&conversation, false) {
+    let expected: Vec<_> = spans.iter().map(|span| place(&span[0])..place(&span[1])).collect();
+    let template = template.unwrap();
+    let rendered = match template.render_with_spans(&conversation, false) {
         Ok(rendered) => rendered,
         Err(error) => return (Outcome::Refused, error.to_string()),
     };
-    let said =
-        |spans: &[std::ops::Range<usize>]| spans.iter().map(|span| rendered.text[span.clone()].to_owned()).collect::<Vec<_>>();
-    let trimmed = |spans: &[std::ops::Range<usize>]| {
-        let ends = |span: &std::ops::Range<usize>| span.start + rendered.text[span.clone()].trim_end().len();
-        spans.iter().map(|span| span.start..ends(span)).collect::<Vec<_>>()
+    let prompts: Vec<usize> = (0..conversation.messages.len())
+        .filter_map(|turn| {
+            let before = Conversation { messages: conversation.messages[..turn].to_vec(), ..conversation.clone() };
+            let prompt = template.render(&before, true).ok()?;
+            rendered.text.starts_with(&prompt).then_some(prompt.len())
+        })
+        .collect();
+    // Marks that touch are one span.
+    let [found, expected] = [joined(&rendered.assistant), joined(&expected)];
+    let trimmed = |spans: &[Span]| {
+        let end = |span: &Span| span.start + rendered.text[span.clone()].trim_end().len();
+        spans.iter().map(|span| span.start..end(span)).collect::<Vec<_>>()
+    };
+    let said = |spans: &[Span]| spans.iter().map(|span| rendered.text[span.clone()].to_owned()).collect::<Vec<_>>();
+    let [found_short, expected_short] = [trimmed(&found), trimmed(&expected)];
+    let pairs = || found_short.iter().zip(&expected_short);
+    let begins = |(found, expected): (&Span, &Span)| {
+        found.start == expected.start || (expected.start < found.start && prompts.contains(&found.start))
     };
     match () {
-        () if rendered.assistant == expected => (Outcome::Equal, String::new()),
-        () if trimmed(&rendered.assistant) == trimmed(&expected) => (Outcome::EqualButBreaks, String::new()),
-        () => (Outcome::UnequalSpans, format!("{:?}\n    expected {:?}", said(&rendered.assistant), said(&expected))),
+        () if found == expected => (Outcome::Equal, String::new()),
+        () if found_short == expected_short => (Outcome::EqualButBreaks, String::new()),
+        () if found.len() == expected.len() && pairs().all(|(a, b)| a.end == b.end && begins((a, b))) => {
+            (Outcome::EqualButPrompts, String::new())
+        }
+        () => (Outcome::UnequalSpans, format!("{:?}\n    expected {:?}", said(&found), said(&expected))),
     }
+}
+
+type Span = std::ops::Range<usize>;
+
+fn joined(spans: &[Span]) -> Vec<Span> {
+    let mut joined: Vec<Span> = Vec::new();
+    for span in spans {
+        match joined.last_mut() {
+            Some(last) if last.end == span.start => last.end = span.end,
+            _ => joined.push(span.clone()),
+        }
+    }
+    joined
 }
 
 fn first_difference(found: &Result<String, Error>, expected: Option<&str>) -> String {
@@ -404,8 +433,9 @@ fn read(path: &Path) -> Value {
     serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
 }
 
-/// Of the sample in the tree: what minijinja has and does otherwise.
-const KNOWN: [&str; 0] = [];
+/// Of the sample in the tree, what is otherwise: what wraps words and what is drawn by chance is refused, a float in a printed list has
+/// Rust's exponent, and `%r` is no format.
+const KNOWN: [&str; 5] = ["112", "150", "173", "185", "197"];
 
 #[test]
 fn our_own_templates_render_as_transformers_renders_them() {
@@ -427,13 +457,25 @@ fn templates_of_the_hub_render_as_transformers_renders_them() {
         return;
     };
     let found = judge(&read(Path::new(&path)));
-    for kind in [Outcome::Equal, Outcome::EqualButBreaks, Outcome::Refused, Outcome::UnequalSpans, Outcome::Unequal] {
+    for kind in [
+        Outcome::Equal,
+        Outcome::EqualButBreaks,
+        Outcome::EqualButPrompts,
+        Outcome::Refused,
+        Outcome::UnequalSpans,
+        Outcome::Unequal,
+    ] {
         let of_kind: Vec<_> = found.iter().filter(|(_, outcome, _)| *outcome == kind).collect();
         println!("== {kind:?}: {}", of_kind.len());
         for (name, _, reason) in of_kind.iter().filter(|(.., reason)| !reason.is_empty()) {
             println!("  {name}\n    {reason}");
         }
     }
-    let wrong = |outcome: &Outcome| matches!(outcome, Outcome::Unequal | Outcome::UnequalSpans);
-    assert_eq!(found.iter().filter(|(_, outcome, _)| wrong(outcome)).count(), 0);
+    // Where the template itself has no marks, trl's marked form of it may begin an answer elsewhere or go on behind its end.
+    let is_marked = |name: &str| name.split(',').next().is_some_and(|template| template.ends_with("_training"));
+    let wrong = |(name, outcome, _): &&(String, Outcome, String)| {
+        *outcome == Outcome::Unequal || (*outcome != Outcome::Equal && is_marked(name))
+    };
+    let wrong: Vec<_> = found.iter().filter(wrong).map(|(name, ..)| name).collect();
+    assert!(wrong.is_empty(), "{wrong:?}");
 }

@@ -108,6 +108,8 @@ OWN = {
     "a name of outside": "{% set last = 'no' %}{% for m in messages %}{% if m.role == 'assistant' %}{% generation %}"
     "{% if m.tool_calls %}{% set last = 'call' %}{% endif %}{{ last }}{{ m.content }}</s>{% endgeneration %}{{ last }}"
     "{% else %}<s>{{ m.role }}{% endif %}{% endfor %}",
+    "a part of what is outside": "{% set all = messages %}{% for m in all %}{% if m.role == 'assistant' %}{% generation %}"
+    "{% for later in all[loop.index:] %}{{ later.role }} {% endfor %}{{ m.role[:3] }}</s>{% endgeneration %}{% endif %}{% endfor %}",
     "a macro that counts": "{% set ns = namespace(n=0) %}{% macro turn(m) %}{% set ns.n = 1 %}{{ m.role }}={{ m.content }}</s>{% endmacro %}"
     "{% for m in messages %}{{ turn(m) }}{{ ns.n }}{% endfor %}",
     "windows": "{% for m in messages %}\r\n<|im_start|>{{ m.role }}\r\n  {% if m.content %}\r\n{{ m.content }}\r\n{% endif %}\r<|im_end|>"
@@ -204,7 +206,7 @@ def cases(name, source, twin):
 
 
 def main():
-    utils.datetime = type("datetime", (), {"datetime": Fixed}) if hasattr(utils.datetime, "datetime") else Fixed
+    utils.datetime = Fixed
     out, folders = sys.argv[1], sys.argv[2:]
     found = []
     if folders:

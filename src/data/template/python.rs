@@ -6,7 +6,7 @@
 use std::sync::LazyLock;
 
 use minijinja::formatting::{FormatStyle, format};
-use minijinja::value::{Kwargs, Tuple, ValueKind, from_args};
+use minijinja::value::{Kwargs, Rest, Tuple, ValueKind, from_args};
 use minijinja::{Error, ErrorKind, State, Value};
 use minijinja_contrib::pycompat::unknown_method_callback;
 use regex::Regex;
@@ -48,6 +48,46 @@ pub(super) fn percent(text: &str, arguments: &Value) -> Result<String, Error> {
 pub(super) fn trim(value: &Value, characters: Option<&str>) -> String {
     let text = value.to_string();
     strip(&text, characters, true, true).to_owned()
+}
+
+/// jinja2's `truncate`: at most `length` characters with `end`, `leeway` more where the whole text has no more.
+#[expect(clippy::needless_pass_by_value, reason = "minijinja hands arguments over by value")]
+pub(super) fn truncate(text: &str, arguments: Rest<Value>) -> Result<String, Error> {
+    type Arguments<'a> = (Option<usize>, Option<bool>, Option<&'a str>, Option<usize>, Kwargs);
+    let (length, killwords, end, leeway, named) = from_args::<Arguments>(&arguments)?;
+    let length = named.get::<Option<usize>>("length")?.or(length).unwrap_or(255);
+    let kills = named.get::<Option<bool>>("killwords")?.or(killwords).unwrap_or(false);
+    let end = named.get::<Option<&str>>("end")?.or(end).unwrap_or("...");
+    let leeway = named.get::<Option<usize>>("leeway")?.or(leeway).unwrap_or(5);
+    named.assert_all_used()?;
+    let kept = length.checked_sub(end.chars().count());
+    let kept = kept.ok_or_else(|| invalid(format!("`truncate` to {length} characters has no room for {end:?}")))?;
+    if text.chars().count() <= length.saturating_add(leeway) {
+        return Ok(text.to_owned());
+    }
+    let cut: String = text.chars().take(kept).collect();
+    let words = if kills { cut.as_str() } else { cut.rsplit_once(' ').map_or(cut.as_str(), |(words, _)| words) };
+    Ok(format!("{words}{end}"))
+}
+
+/// Every byte that has a meaning in an address as `%` and its number; `/` is left, as in Python's `quote`.
+pub(super) fn url_encode(value: &Value) -> Result<String, Error> {
+    let quote = |text: &str, leaves_slash: bool| -> String {
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-~".contains(&byte) || (leaves_slash && byte == b'/');
+        let byte = |byte: u8| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") };
+        text.bytes().map(byte).collect()
+    };
+    if value.kind() != ValueKind::Map {
+        return Ok(quote(&value.to_string(), true));
+    }
+    let pair =
+        |key: Value| Ok(format!("{}={}", quote(&key.to_string(), false), quote(&value.get_item(&key)?.to_string(), false)));
+    Ok(value.try_iter()?.map(pair).collect::<Result<Vec<_>, Error>>()?.join("&"))
+}
+
+/// Runs of letters, digits and `_`.
+pub(super) fn count_words(text: &str) -> usize {
+    text.split(|c: char| !c.is_alphanumeric() && c != '_').filter(|word| !word.is_empty()).count()
 }
 
 fn text_method(text: &str, name: &str, arguments: &[Value]) -> Result<Option<Value>, Error> {

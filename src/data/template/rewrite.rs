@@ -16,6 +16,13 @@ const TAKEN_IN: &str = "rankine_taken_in";
 
 static NAME: LazyLock<Regex> =
     LazyLock::new(|| Regex::new(r"([A-Za-z_]\w*)(?:\s*\.\s*\w+)?").expect("the pattern is valid and fixed"));
+/// A name of which a part is taken.
+static SLICED: LazyLock<Regex> = LazyLock::new(|| {
+    Regex::new(r"([A-Za-z_]\w*)(?:\s*\.\s*\w+|\[[^\[\]:]*\])*\s*\[[^\[\]]*:").expect("the pattern is valid and fixed")
+});
+/// Words that may stand before a list.
+const KEYWORDS: [&str; 10] = ["and", "else", "elif", "for", "if", "in", "is", "not", "or", "set"];
+
 static END_OF_RAW: LazyLock<Regex> =
     LazyLock::new(|| Regex::new(r"\{%[-+]?\s*endraw\s*[-+]?%\}").expect("the pattern is valid and fixed"));
 
@@ -154,21 +161,31 @@ fn end_of_text(rest: &str) -> Option<usize> {
     })
 }
 
-/// For each tag, the names that its closure has to take in because something in it is assigned to them: minijinja's closures have
-/// only what they read first, jinja2's see all that is outside.
+/// For each tag, the names that its closure has to take in: jinja2's closures see all that is outside, minijinja's have what they read,
+/// less what is assigned to before, of what a part is taken, and `loop` where a loop goes over what it tells.
 fn taken_in<'a>(tags: &[Tag<'a>]) -> Vec<BTreeSet<&'a str>> {
     let (mut names, mut open) = (vec![BTreeSet::new(); tags.len()], Vec::new());
     for (index, tag) in tags.iter().enumerate() {
+        let mut take_in = |name: &'a str| {
+            for scope in open.iter().filter(|_| !KEYWORDS.contains(&name)) {
+                names[*scope].insert(name);
+            }
+        };
+        SLICED.captures_iter(tag.body).filter_map(|found| found.get(1)).for_each(|name| take_in(name.as_str()));
         match tag.keyword() {
             "macro" | "call" => open.push(index),
             "generation" if tag.is_generation() => open.push(index),
-            "endmacro" | "endcall" | "endgeneration" => drop(open.pop()),
+            "endmacro" | "endcall" | "endgeneration" => {
+                open.pop();
+            }
+            "for" => {
+                let words = NAME.captures_iter(tag.body).filter_map(|found| found.get(1));
+                words.map(|name| name.as_str()).filter(|name| *name == "loop").for_each(take_in);
+            }
             "set" => {
                 let target = tag.body.trim_start().strip_prefix("set").unwrap_or_default();
                 let target = target.split(['=', '|']).next().unwrap_or_default();
-                for name in NAME.captures_iter(target).filter_map(|found| found.get(1)) {
-                    open.iter().for_each(|scope| drop(names[*scope].insert(name.as_str())));
-                }
+                NAME.captures_iter(target).filter_map(|found| found.get(1)).for_each(|name| take_in(name.as_str()));
             }
             _ => {}
         }
@@ -257,6 +274,9 @@ mod tests {
         let source = "{% generation -%}\n{% set ns.a = 1 %}{% set b, ns.c = 1, 2 %}{% endgeneration %}{% set d = 1 %}";
         let expected = "{% call rankine_generation() %}{% set rankine_taken_in = [b, ns] -%}\n{% set ns.a = 1 %}{% set b, ns.c = 1, 2 %}{% endcall %}{% set d = 1 %}";
         assert_eq!(for_minijinja(source), expected);
+        let sliced = "{% call f() %}{% for a in b.c[loop.index:] %}{% if a in [{'x': 1}] %}{{ d[0][1:] }}{% endif %}{% endfor %}{% endcall %}";
+        let tag = "{% call f() %}{% set rankine_taken_in = [b, d, loop] %}";
+        assert_eq!(for_minijinja(sliced), sliced.replace("{% call f() %}", tag));
         let untouched = "{% macro f(x) %}{{ x == '%}' }}{% endmacro %}{% raw %}{% generation %}{% endraw %}{# {% x";
         assert_eq!(for_minijinja(untouched), untouched);
     }

@@ -120,6 +120,7 @@ impl Single {
     /// Renders the conversation up to each assistant turn, with the prompt for it, and with the turn: both must begin the whole.
     fn spans_by_prefixes(&self, conversation: &Conversation, text: &str) -> Result<Vec<Range<usize>>, String> {
         let messages = &conversation.messages;
+        let prompt = self.prompt(conversation).filter(|prompt| !prompt.is_empty());
         let turns = (0..messages.len()).filter(|turn| is_assistant(&messages[*turn]));
         turns
             .map(|turn| {
@@ -130,9 +131,20 @@ impl Single {
                 if !answer.contains(said(&messages[turn])) {
                     return Err("the template does not render an answer's words".to_owned());
                 }
+                // Some templates write a prompt behind a user's turn only, and what begins a turn is not the model's elsewhere either.
+                let header = prompt.as_ref().filter(|prompt| answer.starts_with(prompt.as_str())).map_or(0, String::len);
+                let (start, answer) = (start + header, &answer[header..]);
                 Ok(start..start + self.without_break(answer).len())
             })
             .collect()
+    }
+
+    /// What the template writes behind the first turns up to a user's where the assistant is to speak.
+    fn prompt(&self, conversation: &Conversation) -> Option<String> {
+        let messages = &conversation.messages;
+        let user = messages.iter().position(|message| message["role"] == "user")?;
+        let before = |prompt| self.run(&self.engine, conversation, &messages[..=user], prompt).ok().map(|rendered| rendered.text);
+        Some(before(true)?.strip_prefix(&before(false)?)?.to_owned())
     }
 
     fn prefix_bytes(&self, conversation: &Conversation, messages: &[Value], prompt: bool, text: &str) -> Result<usize, String> {
@@ -263,11 +275,9 @@ mod tests {
     const TRAINS_BREAKS: [&str; 3] = ["gemma", "phi3", "qwen3"];
 
     /// Cases whose mask needs the twin. Answers beside calls have no sentinels, and the prefixes do not hold where the template
-    /// looks ahead (phi3, qwen3) or gives no prompt after a tool's reply (deepseek). Mistral has no prompt: that the space before
+    /// looks ahead (phi3, qwen3). Mistral has no prompt: that the space before
     /// an answer is the model's shows only where the space has a token to itself.
-    const NEEDS_TWIN: [&str; 12] = [
-        "deepseek tool_call",
-        "deepseek two_tool_calls",
+    const NEEDS_TWIN: [&str; 10] = [
         "mistral_v3 system_multi",
         "mistral_v3 newlines",
         "mistral_v3 thinking",
