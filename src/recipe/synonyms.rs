@@ -1,5 +1,5 @@
 //! Words of other trainers, and what stands for each of them here: of Axolotl, PEFT, transformers' `TrainingArguments`, TRL, Unsloth,
-//! LLaMA-Factory, torchtune and mlx-lm. The one table of them; hints are made of it.
+//! `LLaMA-Factory`, torchtune and mlx-lm. The one table of them; hints are made of it.
 
 use super::tree::{Node, shorten};
 
@@ -688,12 +688,12 @@ pub(super) enum Scope {
 pub(super) fn of_key(section: &str, key: &str, value: &Node, scope: Scope) -> Option<String> {
     let typed = key.to_lowercase().replace('-', "_");
     let name = if section.is_empty() { typed.clone() } else { format!("{section}.{typed}") };
-    let is_meant = |theirs: &&&str| match theirs.contains('.') {
-        true => name == **theirs || name.strip_suffix(**theirs).is_some_and(|above| above.ends_with('.')),
-        false => typed == **theirs,
+    let is_meant = |theirs: &str| {
+        let is_within = || name == theirs || name.strip_suffix(theirs).is_some_and(|above| above.ends_with('.'));
+        if theirs.contains('.') { is_within() } else { typed == theirs }
     };
-    let is_here = |theirs: &&&str| theirs.contains('.') == (scope == Scope::Section) && is_meant(theirs);
-    let (here, _) = KEYS.iter().find(|(_, theirs)| theirs.iter().any(|theirs| is_here(&theirs)))?;
+    let is_here = |theirs: &&str| theirs.contains('.') == (scope == Scope::Section) && is_meant(theirs);
+    let (here, _) = KEYS.iter().find(|(_, theirs)| theirs.iter().any(is_here))?;
     Some(match *here {
         Key(..) | Line(_) if value.is_blank() => "remove it: it says nothing".to_owned(),
         Line(_) if value.text() == Some("auto") => "remove it: the best is chosen without a word".to_owned(),
