@@ -384,6 +384,17 @@ fn what_is_no_adapter_is_called_what_it_is_in_every_verb() {
         #[cfg(unix)]
         desk.run(&[verb, "dangling"]).says(verb, 66, &["run `dangling` is a link to `gone/run`, which does not exist"]);
     }
+    // A file of an adapter that is a link which leads nowhere, as in a cache of the Hub that lost a blob.
+    #[cfg(unix)]
+    {
+        fs::create_dir(desk.path("lost")).unwrap();
+        link(&desk, "../blobs/1", "lost/adapter_config.json");
+        for (arguments, _) in verbs("lost") {
+            let (ran, what) = (run(&desk, &arguments), arguments.join(" "));
+            ran.says(&what, ran.exit, &["lost/adapter_config.json`: it is a link to `../blobs/1`, which does not exist"]);
+            assert_ne!(ran.exit, 0, "{what}");
+        }
+    }
     // Data that are a link which leads nowhere, alone and among others.
     #[cfg(unix)]
     {

@@ -512,21 +512,7 @@ const KEYS: &[(Here, &[&str])] = &[
             "padding_side",
         ],
     ),
-    (
-        Nothing(FAMILY),
-        &[
-            "model_type",
-            "is_llama_derived_model",
-            "is_mistral_derived_model",
-            "is_falcon_derived_model",
-            "is_qwen_derived_model",
-            "trust_remote_code",
-            "strict",
-            "model_class",
-            "_component_",
-            "fan_in_fan_out",
-        ],
-    ),
+    (Nothing(FAMILY), &["model_type", "trust_remote_code", "strict", "model_class", "_component_", "fan_in_fan_out"]),
     (
         Nothing(WORKERS),
         &[
@@ -602,7 +588,6 @@ const VALUES: &[(&str, &[&str], &str)] = &[
             "conversational",
             "openai",
             "oai",
-            "llama3",
             "multi_turn",
             "dialog",
         ],
@@ -693,6 +678,10 @@ pub(super) fn of_key(section: &str, key: &str, value: &Node, scope: Scope) -> Op
         if theirs.contains('.') { is_within() } else { typed == theirs }
     };
     let is_here = |theirs: &&str| theirs.contains('.') == (scope == Scope::Section) && is_meant(theirs);
+    // Axolotl has one of these for each family.
+    if typed.starts_with("is_") && typed.ends_with("_derived_model") {
+        return Some(format!("remove it: {FAMILY}"));
+    }
     let (here, _) = KEYS.iter().find(|(_, theirs)| theirs.iter().any(is_here))?;
     Some(match *here {
         Key(..) | Line(_) if value.is_blank() => "remove it: it says nothing".to_owned(),
