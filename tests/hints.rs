@@ -174,6 +174,13 @@ fn a_file_of_another_kind_is_told_with_the_way_to_parquet() {
     ran.says("a CSV", 65, &["`--chat user=COLUMN,assistant=COLUMN`"]);
     let ran = desk.run(&["check", "recipe.yaml", "datasets.0.path=law.txt"]);
     ran.says("a text", 65, &["`law.txt` is text, expected a Parquet file", "rankine convert law.txt --out law.parquet"]);
+    // A folder that holds no other files.
+    fs::create_dir(desk.path("raw")).unwrap();
+    desk.write("raw/law.csv", "word,field\nAbactor,law\n");
+    for path in ["raw", "raw/*.parquet", "raw/law.parquet"] {
+        let ran = desk.run(&["check", "recipe.yaml", &format!("datasets.0.path={path}")]);
+        ran.says(path, 65, &["raw/law.csv`, which is CSV: `rankine convert "]);
+    }
     // What begins as a Parquet file and does not end as one is broken, whatever its name.
     fs::rename(desk.path("rows.parquet"), desk.path("rows.jsonl")).unwrap();
     desk.run(&["check", "recipe.yaml", "datasets.0.path=rows.jsonl"]).says("another name", 0, &[]);
