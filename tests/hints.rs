@@ -174,6 +174,13 @@ fn a_file_of_another_kind_is_told_with_the_way_to_parquet() {
     ran.says("a CSV", 65, &["`--chat user=COLUMN,assistant=COLUMN`"]);
     let ran = desk.run(&["check", "recipe.yaml", "datasets.0.path=law.txt"]);
     ran.says("a text", 65, &["`law.txt` is text, expected a Parquet file", "rankine convert law.txt --out law.parquet"]);
+    // A folder that holds no other files.
+    fs::create_dir(desk.path("raw")).unwrap();
+    desk.write("raw/law.csv", "word,field\nAbactor,law\n");
+    for path in ["raw", "raw/*.parquet", "raw/law.parquet"] {
+        let ran = desk.run(&["check", "recipe.yaml", &format!("datasets.0.path={path}")]);
+        ran.says(path, 65, &["raw/law.csv`, which is CSV: `rankine convert "]);
+    }
     // What begins as a Parquet file and does not end as one is broken, whatever its name.
     fs::rename(desk.path("rows.parquet"), desk.path("rows.jsonl")).unwrap();
     desk.run(&["check", "recipe.yaml", "datasets.0.path=rows.jsonl"]).says("another name", 0, &[]);
@@ -261,9 +268,16 @@ output_dir: ./out
         ("load_in_4bit=false", "remove it"),
         ("quantization_bit=8", "`adapter.quantization: int8`"),
         ("flash_attention=true", "remove it"),
-        ("save_strategy=steps", "did you mean `save_steps`? It belongs in `output`"),
+        ("save_strategy=steps", "`output.save_steps: STEPS`, with 0 for the ends of epochs"),
+        ("saves_per_epoch=4", "`output.save_steps: STEPS`"),
+        ("num_layers=16", "`adapter.layers_to_transform: LIST`, the numbers of the layers"),
+        ("lora_scale=20.0", "`adapter.alpha: ALPHA`, which is the scale times r"),
+        ("global_batch_size=32", "`training.micro_batch_size: ROWS`, and beside it `gradient_accumulation_steps`"),
+        ("stage=dpo", "`dpo` is not built"),
+        ("stage=sft", "remove it"),
+        ("template=llama3", "the base's own chat template is used"),
         ("model_name_or_path=x", "did you mean `base_model`?"),
-        ("eval_strategy=steps", "did you mean `eval_steps`? It belongs in `evaluation`"),
+        ("eval_strategy=steps", "`evaluation.eval_steps: STEPS`, with 0"),
         ("mask_prompt=true", "`train_on: assistant`"),
         ("train_on_inputs=true", "`train_on: all`"),
         ("datasets.0.format=alpaca", "`format: instruction`"),
@@ -376,6 +390,17 @@ fn what_is_no_adapter_is_called_what_it_is_in_every_verb() {
         desk.run(&[verb, "recipe.yaml"]).says(verb, 65, &["`recipe.yaml` is a file, expected the folder of a run"]);
         #[cfg(unix)]
         desk.run(&[verb, "dangling"]).says(verb, 66, &["run `dangling` is a link to `gone/run`, which does not exist"]);
+    }
+    // A file of an adapter that is a link which leads nowhere, as in a cache of the Hub that lost a blob.
+    #[cfg(unix)]
+    {
+        fs::create_dir(desk.path("lost")).unwrap();
+        link(&desk, "../blobs/1", "lost/adapter_config.json");
+        for (arguments, _) in verbs("lost") {
+            let (ran, what) = (run(&desk, &arguments), arguments.join(" "));
+            ran.says(&what, ran.exit, &["lost/adapter_config.json`: it is a link to `../blobs/1`, which does not exist"]);
+            assert_ne!(ran.exit, 0, "{what}");
+        }
     }
     // Data that are a link which leads nowhere, alone and among others.
     #[cfg(unix)]

@@ -185,7 +185,7 @@ pub(super) fn find_adapter(named: &Path) -> Result<PathBuf, Failure> {
 /// Why a folder is no adapter's, where it is none.
 fn no_adapter(folder: &Path) -> Option<Failure> {
     let (shown, model) = (folder.display(), folder.join(RunFolder::MODEL));
-    if peft::files(folder)[0].exists() {
+    if peft::is_in(folder) {
         return None;
     }
     if !folder.is_dir() {

@@ -244,18 +244,18 @@ pub fn detected(columns: &[Candidate]) -> Option<(Format, Vec<(&'static str, Str
         })
     };
     let format = formats().find(is_own).or_else(|| others.into_iter().find(fits)).or_else(|| only_text(columns))?;
-    let names =
-        by_format(format).unwrap_or_else(|| columns.iter().filter(is_text).map(|column| ("text", column.name.clone())).collect());
+    let names = by_format(format)
+        .unwrap_or_else(|| columns.iter().filter(|column| is_text(column)).map(|column| ("text", column.name.clone())).collect());
     Some((format, names.into_iter().filter(|(own, name)| own != name).collect()))
 }
 
-fn is_text(column: &&Candidate) -> bool {
+fn is_text(column: &Candidate) -> bool {
     column.kinds.contains(&Kind::Text)
 }
 
 /// A single column of text is a text, whatever it is called.
 fn only_text(columns: &[Candidate]) -> Option<Format> {
-    (columns.iter().filter(is_text).count() == 1).then_some(Format::Text)
+    (columns.iter().filter(|column| is_text(column)).count() == 1).then_some(Format::Text)
 }
 
 #[cfg(test)]

@@ -5,9 +5,12 @@ use std::path::{Path, PathBuf};
 
 use glob::{MatchOptions, Pattern};
 
+use super::first_bytes::Content;
 use crate::fault::{Exit, Explain};
 use crate::terms::{Format, TrainOn};
 
+/// Files that are looked into at most for one of which a Parquet file can be made.
+const LOOKED_AT: usize = 20;
 /// Names that a hint lists at most.
 const LISTED: usize = 5;
 
@@ -38,6 +41,8 @@ pub enum Error {
         folder: PathBuf,
         /// Parquet files that are there.
         nearby: Vec<String>,
+        /// A file that is there of which a Parquet file can be made, and what it is.
+        other: Option<(PathBuf, Content)>,
     },
     /// A link that leads nowhere.
     #[error("`{path}` is a link to `{target}`, which does not exist")]
@@ -64,6 +69,9 @@ impl Explain for Error {
 
     fn hint(&self) -> Option<String> {
         match self {
+            Self::NotFound { nearby, other: Some((path, content)), .. } if nearby.is_empty() => {
+                Some(format!("there is `{}`, which is {}: {}", path.display(), content.describe(), content.hint(path)))
+            }
             Self::NotFound { nearby, .. } if nearby.is_empty() => {
                 Some("give a Parquet file, a glob or a folder that holds `*.parquet`".into())
             }
@@ -152,7 +160,18 @@ fn not_found(path: &str) -> Error {
         .unwrap_or_else(|_| folder.to_owned());
     let name = |path: PathBuf| Some(path.file_name()?.to_string_lossy().into_owned());
     let nearby = matches(&format!("{}/*.parquet", Pattern::escape(&folder.to_string_lossy()))).unwrap_or_default();
-    Error::NotFound { path: path.to_owned(), folder, nearby: nearby.into_iter().filter_map(name).take(LISTED).collect() }
+    let nearby: Vec<String> = nearby.into_iter().filter_map(name).take(LISTED).collect();
+    let named = if Path::new(path).is_dir() { Path::new(path) } else { &folder };
+    let other = if nearby.is_empty() { first_with_rows(named) } else { None };
+    Error::NotFound { path: path.to_owned(), folder, nearby, other }
+}
+
+/// The first file of a folder in whose text rows can be found.
+fn first_with_rows(folder: &Path) -> Option<(PathBuf, Content)> {
+    let mut paths: Vec<PathBuf> = folder.read_dir().ok()?.flatten().map(|entry| entry.path()).collect();
+    paths.sort();
+    let mut files = paths.into_iter().filter(|path| path.is_file()).take(LOOKED_AT);
+    files.find_map(|path| Some((path.clone(), Content::of(&path).filter(|content| content.has_rows())?)))
 }
 
 #[cfg(test)]

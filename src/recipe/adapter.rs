@@ -121,7 +121,7 @@ fn targets(value: Value) -> Option<Said<Modules>> {
     Some(Said { value: targets, place })
 }
 
-/// A list, where names have commas between them as LLaMA-Factory writes them.
+/// A list, where names have commas between them as `LLaMA-Factory` writes them.
 fn list_of(text: &str) -> Option<String> {
     let is_name = |name: &str| !name.is_empty() && name.chars().all(|c| c.is_alphanumeric() || "_.".contains(c));
     let names: Vec<&str> = text.split(',').map(str::trim).collect();

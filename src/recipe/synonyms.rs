@@ -1,7 +1,7 @@
 //! Words of other trainers, and what stands for each of them here: of Axolotl, PEFT, transformers' `TrainingArguments`, TRL, Unsloth,
-//! LLaMA-Factory, torchtune and mlx-lm. The one table of them; hints are made of it.
+//! `LLaMA-Factory`, torchtune and mlx-lm. The one table of them; hints are made of it.
 
-use super::tree::Node;
+use super::tree::{Node, shorten};
 
 /// What stands for a key of another trainer.
 #[derive(Debug, Clone, Copy)]
@@ -47,7 +47,7 @@ const KEYS: &[(Here, &[&str])] = &[
             "checkpointer",
         ],
     ),
-    (Line("chat_template: FILE"), &["template", "prompt_template", "chat_template_jinja", "chat_template_path"]),
+    (Line("chat_template: FILE"), &["chat_template_jinja", "chat_template_path"]),
     (
         Line("datasets: [{path: FILE.parquet, format: chat}]"),
         &[
@@ -143,7 +143,7 @@ const KEYS: &[(Here, &[&str])] = &[
     // The adapter.
     (Key("adapter", "r"), &["lora_r", "lora_rank", "rank", "lora_dim", "peft_lora_r"]),
     (Key("adapter", "alpha"), &["lora_alpha", "peft_lora_alpha"]),
-    (Line("adapter.alpha: ALPHA, which is scale times r"), &["scale", "lora_scale"]),
+    (Line("adapter.alpha: ALPHA, which is the scale times r"), &["scale", "lora_scale"]),
     (Key("adapter", "dropout"), &["lora_dropout"]),
     (
         Key("adapter", "target_modules"),
@@ -162,7 +162,7 @@ const KEYS: &[(Here, &[&str])] = &[
     (Line("adapter.target_modules: LIST, with `lm_head` in it"), &["apply_lora_to_output"]),
     (Key("adapter", "use_rslora"), &["peft_use_rslora", "rslora"]),
     (Key("adapter", "use_dora"), &["peft_use_dora", "dora", "lora_use_dora"]),
-    (Key("adapter", "layers_to_transform"), &["peft_layers_to_transform", "lora_layers", "num_layers", "num_lora_layers"]),
+    (Key("adapter", "layers_to_transform"), &["peft_layers_to_transform", "lora_layers"]),
     (Key("adapter", "trainable_token_indices"), &["peft_trainable_token_indices"]),
     (Key("adapter", "target_parameters"), &["lora_target_parameters"]),
     (Key("adapter", "init_lora_weights"), &["peft_init_lora_weights"]),
@@ -222,7 +222,7 @@ const KEYS: &[(Here, &[&str])] = &[
         ],
     ),
     (
-        Line("training.micro_batch_size: ROWS and gradient_accumulation_steps: COUNT, whose product it is"),
+        Line("training.micro_batch_size: ROWS, and beside it `gradient_accumulation_steps`; it is the product of the two"),
         &["global_batch_size", "total_batch_size", "effective_batch_size"],
     ),
     (
@@ -356,7 +356,6 @@ const KEYS: &[(Here, &[&str])] = &[
             "test_size",
             "val_size",
             "validation_split",
-            "validation_split_percentage",
             "eval_split",
             "validation_ratio",
             "split_dataset_ratio",
@@ -381,32 +380,12 @@ const KEYS: &[(Here, &[&str])] = &[
     ),
     (
         Key("evaluation", "eval_steps"),
-        &[
-            "evals_per_epoch",
-            "eval_every",
-            "eval_interval",
-            "eval_frequency",
-            "steps_per_eval",
-            "evaluation_strategy",
-            "eval_strategy",
-            "do_eval",
-            "run_val_every_n_steps",
-            "eval_freq",
-        ],
+        &["eval_every", "eval_interval", "eval_frequency", "steps_per_eval", "run_val_every_n_steps", "eval_freq"],
     ),
     (Key("evaluation", "early_stopping_patience"), &["early_stopping", "patience", "early_stop"]),
     (
         Key("output", "save_steps"),
-        &[
-            "saves_per_epoch",
-            "save_strategy",
-            "save_every",
-            "save_interval",
-            "checkpointing_steps",
-            "save_frequency",
-            "save_freq",
-            "checkpoint_every",
-        ],
+        &["save_every", "save_interval", "checkpointing_steps", "save_frequency", "save_freq", "checkpoint_every"],
     ),
     (Key("output", "save_total_limit"), &["save_limit", "keep_last_n_checkpoints", "max_checkpoints", "keep_checkpoints"]),
     (
@@ -414,6 +393,19 @@ const KEYS: &[(Here, &[&str])] = &[
         &["resume_from_checkpoint", "auto_resume_from_checkpoints", "resume"],
     ),
     (Nothing("`rankine train RECIPE --overwrite` removes the run that was there"), &["overwrite_output_dir", "overwrite"]),
+    // The same in another form.
+    (
+        Nothing("the base's own chat template is used; another one is a file, `chat_template: FILE`"),
+        &["template", "prompt_template"],
+    ),
+    (Line("adapter.layers_to_transform: LIST, the numbers of the layers, from 0"), &["num_layers", "num_lora_layers"]),
+    (Line("output.save_steps: STEPS, with 0 for the ends of epochs"), &["saves_per_epoch", "save_strategy"]),
+    (
+        Line("evaluation.eval_steps: STEPS, with 0 for the ends of epochs"),
+        &["evals_per_epoch", "eval_strategy", "evaluation_strategy", "do_eval"],
+    ),
+    (Line("evaluation.val_set_size: SHARE, below 1"), &["validation_split_percentage"]),
+    (Nothing(TASK), &["rl", "stage", "do_train", "task_type", "train", "do_predict", "inference_mode", "task"]),
     // What needs no word.
     (
         Nothing(LOGS),
@@ -520,21 +512,7 @@ const KEYS: &[(Here, &[&str])] = &[
             "padding_side",
         ],
     ),
-    (
-        Nothing(FAMILY),
-        &[
-            "model_type",
-            "is_llama_derived_model",
-            "is_mistral_derived_model",
-            "is_falcon_derived_model",
-            "is_qwen_derived_model",
-            "trust_remote_code",
-            "strict",
-            "model_class",
-            "_component_",
-            "fan_in_fan_out",
-        ],
-    ),
+    (Nothing(FAMILY), &["model_type", "trust_remote_code", "strict", "model_class", "_component_", "fan_in_fan_out"]),
     (
         Nothing(WORKERS),
         &[
@@ -565,7 +543,6 @@ const KEYS: &[(Here, &[&str])] = &[
         Nothing("rows have no padding"),
         &["pad_to_sequence_len", "pad_to_multiple_of", "group_by_length", "eval_sample_packing", "padding"],
     ),
-    (Nothing(TASK), &["stage", "do_train", "task_type", "train", "do_predict", "inference_mode", "task"]),
     (Nothing(HUB), &["push_to_hub", "hub_model_id", "hub_strategy", "hub_token", "hub_private_repo", "hf_use_auth_token"]),
     (
         Nothing("validation computes as many rows at once as training"),
@@ -611,7 +588,6 @@ const VALUES: &[(&str, &[&str], &str)] = &[
             "conversational",
             "openai",
             "oai",
-            "llama3",
             "multi_turn",
             "dialog",
         ],
@@ -697,12 +673,16 @@ pub(super) enum Scope {
 pub(super) fn of_key(section: &str, key: &str, value: &Node, scope: Scope) -> Option<String> {
     let typed = key.to_lowercase().replace('-', "_");
     let name = if section.is_empty() { typed.clone() } else { format!("{section}.{typed}") };
-    let is_meant = |theirs: &&&str| match theirs.contains('.') {
-        true => name == **theirs || name.strip_suffix(**theirs).is_some_and(|above| above.ends_with('.')),
-        false => typed == **theirs,
+    let is_meant = |theirs: &str| {
+        let is_within = || name == theirs || name.strip_suffix(theirs).is_some_and(|above| above.ends_with('.'));
+        if theirs.contains('.') { is_within() } else { typed == theirs }
     };
-    let is_here = |theirs: &&&str| theirs.contains('.') == (scope == Scope::Section) && is_meant(theirs);
-    let (here, _) = KEYS.iter().find(|(_, theirs)| theirs.iter().any(|theirs| is_here(&theirs)))?;
+    let is_here = |theirs: &&str| theirs.contains('.') == (scope == Scope::Section) && is_meant(theirs);
+    // Axolotl has one of these for each family.
+    if typed.starts_with("is_") && typed.ends_with("_derived_model") {
+        return Some(format!("remove it: {FAMILY}"));
+    }
+    let (here, _) = KEYS.iter().find(|(_, theirs)| theirs.iter().any(is_here))?;
     Some(match *here {
         Key(..) | Line(_) if value.is_blank() => "remove it: it says nothing".to_owned(),
         Line(_) if value.text() == Some("auto") => "remove it: the best is chosen without a word".to_owned(),
@@ -713,7 +693,10 @@ pub(super) fn of_key(section: &str, key: &str, value: &Node, scope: Scope) -> Op
         Key(home, key) if home == last(section) => format!("did you mean `{key}`?"),
         Key("", key) => format!("did you mean `{key}`? It belongs at the top of the recipe"),
         Key(home, key) => format!("did you mean `{key}`? It belongs in `{home}`"),
-        Line(line) => format!("write `{}`", filled(line, value)),
+        Line(line) => in_words(&filled(line, value)),
+        Nothing(TASK) if !value.is_neutral() && is_other_task(value) => {
+            format!("`{}` is not built: supervised training on a row's tokens is", shorten(value.text().unwrap_or_default()))
+        }
         Nothing(reason) => format!("remove it: {reason}"),
     })
 }
@@ -743,6 +726,20 @@ pub(super) fn of_column<'a>(columns: &[&'a str], theirs: &str) -> Option<&'a str
     ];
     let (own, _) = COLUMNS.iter().find(|(own, others)| columns.contains(own) && others.contains(&theirs))?;
     columns.iter().find(|column| *column == own).copied()
+}
+
+/// What follows a line after a comma is no part of it.
+fn in_words(line: &str) -> String {
+    match line.split_once(", ").filter(|(_, rest)| !rest.contains(['}', ']'])) {
+        Some((line, rest)) => format!("write `{line}`, {rest}"),
+        None => format!("write `{line}`"),
+    }
+}
+
+/// Whether a task is another one than to learn a row's tokens.
+fn is_other_task(value: &Node) -> bool {
+    const OTHERS: [&str; 12] = ["dpo", "ipo", "kto", "orpo", "simpo", "grpo", "gdpo", "ebft", "ppo", "rm", "reward", "seq_cls"];
+    value.text().is_some_and(|text| OTHERS.contains(&text.to_lowercase().as_str()))
 }
 
 fn last(section: &str) -> &str {

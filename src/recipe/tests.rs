@@ -498,7 +498,7 @@ const BROKEN_OVERRIDES: &[(&str, &str)] = &[
         "alias `*.parquet` is not allowed in a recipe | write the value out; a text that starts with `*` needs quotes",
     ),
     ("adapter.r=a b: c: d", "not YAML: mapping values are not allowed in this context"),
-    ("adapter=lora", "adapter: expected keys with values, found `lora`"),
+    ("adapter=lora", "adapter: expected keys with values, found `lora` | write `adapter: {method: lora}`"),
     ("datasets.x", "expected `key=value` | write it as in `training.learning_rate=1e-4`"),
     ("trainng.seed=1", "unknown key `trainng` | did you mean `training`?"),
     (

@@ -108,7 +108,7 @@ impl RunFolder {
     /// The adapter in a folder: it is one itself, or that of a run or a checkpoint with one.
     pub fn adapter_in(folder: &Path) -> Option<PathBuf> {
         let of_run = folder.join(Self::ADAPTER);
-        [folder, &of_run].into_iter().find(|folder| peft::files(folder)[0].exists()).map(Path::to_owned)
+        [folder, &of_run].into_iter().find(|folder| peft::is_in(folder)).map(Path::to_owned)
     }
 
     /// Bytes that a run needs at least: the product and one checkpoint.
