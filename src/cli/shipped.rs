@@ -6,7 +6,9 @@ use std::sync::atomic::AtomicBool;
 use tempfile::TempDir;
 
 use super::Failure;
-use super::base::{base_of_run, find_adapter, find_base, lock_above, lock_of_model, no_folder, template_sources, trained_formats};
+use super::base::{
+    base_of_run, find_adapter, find_base, lock_above, lock_of_model, no_folder, template_sources, trained_formats,
+};
 use super::card::run_of;
 use super::merge::{addend_of, packed_lock};
 use crate::adapter::{self, peft};

@@ -222,7 +222,16 @@ impl Writer {
         let mut file = BufWriter::new(nameless()?);
         file.write_all(&[0; HEADER_BYTES]).map_err(|cause| files::Error::new("write", folder, cause))?;
         let index = BufWriter::new(nameless()?);
-        Ok(Self { path: folder.to_owned(), stamp, file, hasher: blake3::Hasher::new(), index, rows: 0, records: 0, remarks: String::new() })
+        Ok(Self {
+            path: folder.to_owned(),
+            stamp,
+            file,
+            hasher: blake3::Hasher::new(),
+            index,
+            rows: 0,
+            records: 0,
+            remarks: String::new(),
+        })
     }
 
     /// Appends a row.
