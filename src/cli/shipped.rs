@@ -18,7 +18,6 @@ use crate::export::card::{Artefact, Base, Card, Part, code};
 use crate::export::gguf::Kind;
 use crate::export::merge::{Onto, Order, OtherBase, Tally, merge};
 use crate::export::ollama::Proof;
-use crate::fault::{Exit, Fault};
 use crate::files::{self, Float, temporary_folder_in, write_atomic};
 use crate::infer::{Frame, listed_formats};
 use crate::model::CHAT_TEMPLATE;

@@ -195,8 +195,8 @@ impl Sources {
         if let Some(source) = templates.0.get(name) {
             return Ok(Some(Self::from(source.as_str())));
         }
-        let names = || templates.names().into_iter().map(str::to_owned).collect();
-        let stock = twins::named(name).ok_or_else(|| Error::Unknown { name: path.display().to_string(), names: names() })?;
+        let of_model = || templates.names().into_iter().map(str::to_owned).collect();
+        let stock = twins::named(name).ok_or_else(|| Error::Unknown { name: path.display().to_string(), names: of_model() })?;
         let is_foreign = |token: &&str| !tokenizer.token_to_id(token).is_some_and(|id| tokenizer.is_added(id));
         let tokens: Vec<String> = stock.tokens.iter().copied().filter(is_foreign).map(str::to_owned).collect();
         if !tokens.is_empty() {
