@@ -262,7 +262,7 @@ impl Encoder {
         let mut prompt = task.system.clone().unwrap_or_else(|| opening(input));
         for (said, answer) in &task.history {
             let eos = self.tokenizer.special().eos.as_deref().ok_or(Error::NoEos)?;
-            prompt += &format!("\n\n### Instruction:\n{said}\n\n### Response:{answer}{eos}");
+            prompt.extend(["\n\n### Instruction:\n", said, "\n\n### Response:", answer, eos]);
         }
         Ok(prompt + &asked(&task.instruction, input))
     }

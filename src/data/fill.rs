@@ -194,7 +194,7 @@ fn encode_row(source: &Source, encoder: &Encoder, batch: &Batch, row: usize) -> 
         Err(format::Error::Cell(parquet::Error::Cell { column, reason, .. })) => return broken(&column, &reason),
         Err(format::Error::Cell(error)) => return Err(error.into()),
         Err(format::Error::Content { column, cause }) => {
-            return broken(&format::column_name(column, &source.columns), &cause);
+            return broken(&format::column_name(column, &source.columns), cause.as_ref());
         }
     };
     match encoder.encode(&example, source.train_on) {

@@ -72,7 +72,7 @@ pub enum Error {
         column: &'static str,
         /// What is wrong with it.
         #[source]
-        cause: turns::Error,
+        cause: Box<turns::Error>,
     },
 }
 
@@ -181,7 +181,7 @@ impl Cells<'_> {
 
     /// What a cell holds, by one of the readers of conversations.
     fn parsed<T>(&self, column: &'static str, read: impl Fn(Value) -> Result<T, turns::Error>) -> Result<T, Error> {
-        read(self.cell(column)?).map_err(|cause| Error::Content { column, cause })
+        read(self.cell(column)?).map_err(|cause| Error::Content { column, cause: cause.into() })
     }
 
     fn instruction(&self) -> Result<Option<Instruction>, Error> {
@@ -206,7 +206,7 @@ impl Cells<'_> {
             (prompt, completion) if prompt.is_string() || completion.is_string() => {
                 let form = |value: &Value| if value.is_string() { "text" } else { "a list of messages" };
                 let cause = turns::Error::Mixed { found: form(&completion), prompt: form(&prompt) };
-                Err(Error::Content { column: "completion", cause })
+                Err(Error::Content { column: "completion", cause: cause.into() })
             }
             _ => self.turns_of_both(tools),
         }
@@ -214,7 +214,7 @@ impl Cells<'_> {
 
     fn turns_of_both(&self, tools: Option<Vec<Value>>) -> Result<Option<Read>, Error> {
         let Some(completion) = self.parsed("completion", turns::turns)? else { return Ok(None) };
-        let read = |column, turns| chat(turns, None, self.roles).map_err(|cause| Error::Content { column, cause });
+        let read = |column, turns| chat(turns, None, self.roles).map_err(|cause| Error::Content { column, cause: cause.into() });
         let mut whole = read("prompt", self.parsed("prompt", turns::turns)?.unwrap_or_default())?;
         let learned = read("completion", completion)?;
         whole.prompt_turns = whole.trained.len();
@@ -228,7 +228,7 @@ impl Cells<'_> {
     fn chat(&self) -> Result<Option<Read>, Error> {
         let (tools, system) = (self.parsed("tools", turns::tools)?, self.filled("system")?);
         let Some(turns) = self.parsed("messages", turns::turns)? else { return Ok(None) };
-        let mut chat = chat(turns, tools, self.roles).map_err(|cause| Error::Content { column: "messages", cause })?;
+        let mut chat = chat(turns, tools, self.roles).map_err(|cause| Error::Content { column: "messages", cause: cause.into() })?;
         chat.conversation.variables = self.parsed("chat_template_kwargs", turns::variables)?;
         Ok(Some(match system {
             Some(system) => with_system(chat, &system),

@@ -206,7 +206,7 @@ fn names_of(wanted: &[Wanted], free: &[&Candidate], is_there: &dyn Fn(&str) -> b
 fn by_name(canonical: &str, kind: Kind, free: &[&&Candidate]) -> Option<String> {
     let (_, names) = NAMES.iter().find(|(of, _)| *of == canonical)?;
     let called = |name: &&str| free.iter().find(|column| column.name.eq_ignore_ascii_case(name) && column.kinds.contains(&kind));
-    names.iter().find_map(|name| called(&name)).map(|column| column.name.clone())
+    names.iter().find_map(|name| called(name)).map(|column| column.name.clone())
 }
 
 fn largest(kind: Kind, free: &[&&Candidate]) -> Option<String> {

@@ -27,7 +27,9 @@ pub struct Counts(BTreeMap<Unread, u64>);
 impl Counts {
     /// Counts a row.
     pub fn add(&mut self, unread: Vec<Unread>) {
-        unread.into_iter().for_each(|unread| *self.0.entry(unread).or_default() += 1);
+        for unread in unread {
+            *self.0.entry(unread).or_default() += 1;
+        }
     }
 
     /// The counts of both.

@@ -82,7 +82,7 @@ fn leads_out(name: &str) -> Option<&'static str> {
 /// Only files of the repository's own folder are, and its further chat templates.
 fn is_wanted(name: &str) -> bool {
     if let Some(template) = name.strip_prefix(TEMPLATES) {
-        return !template.contains('/') && template.ends_with(".jinja");
+        return !template.contains('/') && Path::new(template).extension().is_some_and(|extension| extension == "jinja");
     }
     let is_licence = || LICENCES.iter().any(|licence| name.starts_with(licence));
     !name.contains('/') && (WANTED.contains(&name) || is_weights(name) || name.ends_with(INDEX) || is_licence())

@@ -25,7 +25,7 @@ use crate::hub::{Missing, ModelId, Snapshot};
 use crate::infer::Question;
 use crate::model::Storage;
 use crate::proof::{Products, Tiny};
-use crate::recipe::{Dataset, Recipe, Said};
+use crate::recipe::{self, Dataset, Recipe, Said};
 use crate::report::mebibytes;
 use crate::terms::{CacheMode, Device, Format, Holdout, ModelDtype, Offload, Term, TrainOn};
 use crate::{device, model, panics, proof};
@@ -177,21 +177,8 @@ pub fn resolve_on(recipe: Recipe, started: Option<jiff::Timestamp>, fetched: Opt
         is_proven(found, &tiny(found), products)
     };
     let Choice { device, reason: device_reason } = device::choose(said, &|found| takes(found) && proven(found));
-    // Of one that nobody lists, opening it tells.
-    if let (Some(said), Some(found)) = (&recipe.training.model_dtype, device::find(device))
-        && let Some(refusal) = found.refusal(said.value)
-    {
-        let fault = Fault::new(format!("training.model_dtype: {refusal}")).at(&said.place);
-        let hint = "choose another type or device; a run goes on where its type is taken";
-        return Err(Error::Faults { faults: vec![fault.hint(hint)] });
-    }
-    if let (Some(said), Some(found)) = (recipe.training.allow_tf32.as_ref().filter(|said| said.value), device::find(device))
-        && let Some(refusal) = found.tf32_refusal()
-    {
-        let fault = Fault::new(format!("training.allow_tf32: {refusal}")).at(&said.place);
-        return Err(Error::Faults {
-            faults: vec![fault.hint("remove `allow_tf32`, or name such a GPU, such as `device: cuda`")],
-        });
+    if let Some(fault) = refused_by_device(&recipe.training, device) {
+        return Err(Error::Faults { faults: vec![fault] });
     }
     let storage = storage_with(device::halves(device));
     let untrained = base::untrained(&recipe, &base.model);
@@ -226,6 +213,19 @@ pub fn resolve_on(recipe: Recipe, started: Option<jiff::Timestamp>, fetched: Opt
         storage,
         training,
     })))
+}
+
+/// Numbers that the recipe asks for and the device has not. Of a device that nobody lists, opening it tells.
+fn refused_by_device(training: &recipe::Training, device: Device) -> Option<Fault> {
+    let found = device::find(device)?;
+    let dtype = training.model_dtype.as_ref().and_then(|said| Some((said, found.refusal(said.value)?)));
+    if let Some((said, refusal)) = dtype {
+        let hint = "choose another type or device; a run goes on where its type is taken";
+        return Some(Fault::new(format!("training.model_dtype: {refusal}")).at(&said.place).hint(hint));
+    }
+    let said = training.allow_tf32.as_ref().filter(|said| said.value)?;
+    let fault = Fault::new(format!("training.allow_tf32: {}", found.tf32_refusal()?)).at(&said.place);
+    Some(fault.hint("remove `allow_tf32`, or name such a GPU, such as `device: cuda`"))
 }
 
 impl Plan {

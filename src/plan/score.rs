@@ -89,7 +89,9 @@ impl Plan {
         match self.trained_rows(report) {
             Ok(trained) => {
                 let found = trained.among(&data.corpus, &data.split.validation);
-                overlap::notes(&found, |_| name.to_owned()).into_iter().for_each(|note| report(Event::Note(note)));
+                for note in overlap::notes(&found, |_| name.to_owned()) {
+                    report(Event::Note(note));
+                }
                 Some(found)
             }
             Err(error) => {

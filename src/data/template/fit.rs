@@ -64,7 +64,7 @@ impl ChatTemplate {
         };
         let put = |turn: &mut Value| {
             if is_value(turn) {
-                put(turn)
+                put(turn);
             }
         };
         let is_one = |turn: &Value| is_value(turn) && (turn["content"].is_object() || turn["content"].is_array());

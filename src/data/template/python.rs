@@ -363,9 +363,9 @@ fn title(text: &str) -> String {
     let (mut title, mut is_inside) = (String::with_capacity(text.len()), false);
     for c in text.chars() {
         if is_inside {
-            title.extend(c.to_lowercase())
+            title.extend(c.to_lowercase());
         } else {
-            title.extend(c.to_uppercase())
+            title.extend(c.to_uppercase());
         }
         is_inside = c.is_uppercase() || c.is_lowercase();
     }

@@ -208,7 +208,7 @@ fn percent(body: &str) -> String {
         at += end;
         let Some(operand) = rest[end..].trim_start().strip_prefix('%') else { continue };
         let end = end_of_operand(operand);
-        text.push_str(&format!("|{PERCENT}({})", percent(&operand[..end])));
+        text.extend(["|", PERCENT, "(", &percent(&operand[..end]), ")"]);
         at = body.len() - operand.len() + end;
     }
     text
