@@ -164,7 +164,8 @@ fn end_of_text(rest: &str) -> Option<usize> {
 /// For each tag, the names that its closure has to take in: jinja2's closures see all that is outside, minijinja's have what they read,
 /// less what is assigned to before, of what a part is taken, and `loop` where a loop goes over what it tells.
 fn taken_in<'a>(tags: &[Tag<'a>]) -> Vec<BTreeSet<&'a str>> {
-    let (mut names, mut open) = (vec![BTreeSet::new(); tags.len()], Vec::new());
+    let mut names: Vec<BTreeSet<&'a str>> = vec![BTreeSet::new(); tags.len()];
+    let mut open: Vec<usize> = Vec::new();
     for (index, tag) in tags.iter().enumerate() {
         let mut take_in = |name: &'a str| {
             for scope in open.iter().filter(|_| !KEYWORDS.contains(&name)) {
