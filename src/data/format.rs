@@ -228,7 +228,8 @@ impl Cells<'_> {
     fn chat(&self) -> Result<Option<Read>, Error> {
         let (tools, system) = (self.parsed("tools", turns::tools)?, self.filled("system")?);
         let Some(turns) = self.parsed("messages", turns::turns)? else { return Ok(None) };
-        let mut chat = chat(turns, tools, self.roles).map_err(|cause| Error::Content { column: "messages", cause: cause.into() })?;
+        let mut chat =
+            chat(turns, tools, self.roles).map_err(|cause| Error::Content { column: "messages", cause: cause.into() })?;
         chat.conversation.variables = self.parsed("chat_template_kwargs", turns::variables)?;
         Ok(Some(match system {
             Some(system) => with_system(chat, &system),

@@ -1,6 +1,8 @@
 //! Which files of a repository are fetched. Names come from a server: one that could lead out of its folder is refused with the whole
 //! repository, and of the others only what Rankine reads, or what tells of the licence, is taken.
 
+use std::path::Path;
+
 /// Files that are read, copied into a merged model, or that say what one may do with it.
 const WANTED: [&str; 15] = [
     "README.md",
