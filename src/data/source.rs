@@ -161,7 +161,7 @@ fn not_found(path: &str) -> Error {
     let name = |path: PathBuf| Some(path.file_name()?.to_string_lossy().into_owned());
     let nearby = matches(&format!("{}/*.parquet", Pattern::escape(&folder.to_string_lossy()))).unwrap_or_default();
     let nearby: Vec<String> = nearby.into_iter().filter_map(name).take(LISTED).collect();
-    let named = if Path::new(path).is_dir() { Path::new(path) } else { &folder };
+    let named = if Path::new(path).is_dir() { Path::new(path) } else { folder.as_path() };
     let other = if nearby.is_empty() { first_with_rows(named) } else { None };
     Error::NotFound { path: path.to_owned(), folder, nearby, other }
 }
