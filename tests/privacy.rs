@@ -391,7 +391,7 @@ fn no_message_quotes_a_broken_row() {
     let converting = format!("{{% if '{}' in messages[0].content %}}{{{{ messages[0].content | int }}}}{{% endif %}}", PARTS[1]);
     let calling = format!("{{% if '{}' in messages[0].content %}}{{{{ messages[0].content() }}}}{{% endif %}}", PARTS[1]);
     // Each with whether it quotes the row when it is asked to.
-    let cases: [(&str, &str, String, bool); 17] = [
+    let cases: [(&str, &str, String, bool); 19] = [
         ("no JSON", "", SECRET.to_owned(), false),
         ("JSON that is cut off", "", format!("[{}", turn("user", SECRET)), false),
         ("a JSON text", "", format!("\"{SECRET}\""), true),
@@ -402,7 +402,9 @@ fn no_message_quotes_a_broken_row() {
         ("no role", "", format!(r#"[{{"content": "{SECRET}"}}]"#), false),
         ("no content", "", format!(r#"[{{"role": "user", "note": "{SECRET}"}}]"#), false),
         ("calls that are a text", "", format!(r#"[{{"role": "assistant", "tool_calls": "{SECRET}"}}]"#), false),
-        ("calls that are an object", "", format!(r#"[{{"role": "assistant", "tool_calls": {{"x": "{SECRET}"}}}}]"#), true),
+        ("calls that are a list of texts", "", format!(r#"[{{"role": "assistant", "tool_calls": ["{SECRET}"]}}]"#), true),
+        ("a part that is no text", "", format!(r#"[{{"role": "user", "content": [{{"image": "{SECRET}"}}]}}]"#), true),
+        ("a weight that is a text", "", format!(r#"[{{"role": "user", "content": "x", "weight": "{SECRET}"}}]"#), true),
         ("a template that raises the row", &raising, asked.clone(), true),
         ("a template that raises it behind its own words", &partly, asked.clone(), true),
         ("a template that fails on it", &failing, asked.clone(), false),
