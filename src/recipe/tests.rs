@@ -105,7 +105,10 @@ const BROKEN: &[(&str, &str)] = &[
         "training:\n  lr_scheduler: cosin",
         "x.yaml:6:17: training.lr_scheduler: expected `constant`, `linear`, `cosine`, `cosine_with_min_lr`, `cosine_warmup_with_min_lr`, `cosine_with_restarts`, `polynomial`, `inverse_sqrt` or `warmup_stable_decay`, found `cosin` | did you mean `cosine`?",
     ),
-    ("training:\n  optimizer: sgd", "x.yaml:6:14: training.optimizer: `sgd` is not supported yet | valid now: `adamw`"),
+    (
+        "training:\n  optimizer: sgd",
+        "x.yaml:6:14: training.optimizer: `sgd` is not supported yet | valid now: `adamw`, `adamw_8bit`, `paged_adamw_32bit`, `paged_adamw_8bit`, `adafactor`, `lion`, `lion_8bit`, `paged_lion_32bit`, `paged_lion_8bit`, `muon` and `schedule_free_adamw`",
+    ),
     ("training:\n  optimizer: adamw_torch", "x.yaml:6:14: training.optimizer: expected `adamw`, found `adamw_torch`"),
     (
         "training:\n  model_dtype: float_16",
