@@ -10,7 +10,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::{Device, Tensor, TensorData};
-use common::{attach_peft, batch, difference, golden, json, load, rows};
+use common::{attach_peft, batch, difference, golden, json, load, rows, tested_gpu};
 use rankine::adapter::LoraConfig;
 use rankine::files::safetensors::Archive;
 use rankine::model::{DecoderSpec, GatedSpec, GroupedSpec, LayerSpec};
@@ -148,7 +148,6 @@ fn adamw_by_shapes_goes_the_way_of_torch() {
     }
 }
 
-/// What `AdamW` goes by in a run: its kernel, over the same numbers.
 #[test]
 fn lion_goes_the_way_of_bitsandbytes() {
     let (_, _, furthest) = Run::open("lion").go(Rule::Lion);
@@ -287,6 +286,61 @@ fn one_gradient_that_is_not_finite_leaves_everything_as_it_was() {
         }
         assert!(optimizer.update_numbers(&mut weights, &tensor(&drawn(7, count)), 1.0, 1e-2), "{name}");
         assert_ne!(state(&optimizer, &weights).3, before.3, "{name}");
+    }
+}
+
+/// `RANKINE_TEST_DEVICE` says which GPU; without one the test says so.
+#[test]
+fn a_gpu_goes_the_way_of_the_cpu() {
+    let Some(found) = tested_gpu() else { return };
+    let gpu = rankine::device::open(found.device).unwrap();
+    let shapes = [vec![6, 10], vec![17], vec![20, 72], vec![6, 10], vec![40, 3]];
+    let count: usize = shapes.iter().map(|shape| shape.iter().product::<usize>()).sum();
+    let names: Vec<String> = (0..shapes.len()).map(|index| format!("w{index}")).collect();
+    let drawn = |seed: usize, count: usize| {
+        let draw = |index: usize| (1.0 + ((seed + 3 * index) as f32 * 0.7).sin()) * (0.3 * index as f32 + 0.1).cos();
+        (0..count).map(draw).collect::<Vec<f32>>()
+    };
+    for (name, rule) in rules() {
+        let go = |device: &Device| {
+            let on = |numbers: &[f32]| Tensor::<1>::from_data(TensorData::from(numbers), (device, burn::tensor::DType::F32));
+            let mut weights: Vec<Tensor<1>> = shapes.iter().map(|shape| on(&drawn(3, shape.iter().product()))).collect();
+            let config = OptimizerConfig { rule, adamw: ADAMW };
+            let mut optimizer = ByShape::of_weights(config, &shapes, &weights, device);
+            for update in 0..5 {
+                assert!(optimizer.update_numbers(&mut weights, &on(&drawn(5 + update, count)), 0.5, 1e-2), "{name}");
+            }
+            let mut wrong = drawn(9, count);
+            wrong[count / 2] = f32::NAN;
+            let before: Vec<f32> = weights.iter().flat_map(values).collect();
+            assert!(!optimizer.update_numbers(&mut weights, &on(&wrong), 0.5, 1e-2), "{name}: not a number");
+            let after: Vec<f32> = weights.iter().flat_map(values).collect();
+            assert_eq!(before, after, "{name}: not a number");
+            let average: Vec<f32> = optimizer.averaged(&weights).iter().flat_map(values).collect();
+            let saved = optimizer.saved(&names);
+            let state = saved.iter().map(|saved| (saved.described.clone(), optimizer.bytes(saved))).collect::<Vec<_>>();
+            (after, average, state)
+        };
+        let (ours, exact) = (go(&gpu), go(&Device::flex()));
+        let off = difference(&ours.0, &exact.0).max(difference(&ours.1, &exact.1));
+        println!("{name}: {off}");
+        // Muon's numbers are rounded to 8 bits, and a sum in another order may fall on the other side.
+        let bound = if name == "muon" {
+            CLOSE_TO_BFLOAT16
+        } else if name.ends_with("8bit") {
+            1e-3
+        } else {
+            1e-5
+        };
+        assert!(off <= bound, "{name}: {off}");
+        for ((described, ours), (_, exact)) in ours.2.iter().zip(&exact.2) {
+            if described.1 == safetensors::Dtype::U8 {
+                let others = ours.iter().zip(exact).filter(|(ours, exact)| ours != exact).count();
+                let furthest = ours.iter().zip(exact).map(|(ours, exact)| ours.abs_diff(*exact)).max();
+                println!("{name}: {} has {others} of {} other codes", described.0, ours.len());
+                assert!(furthest <= Some(1) && 100 * others <= ours.len(), "{name}: {}: {others}", described.0);
+            }
+        }
     }
 }
 
