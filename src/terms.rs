@@ -283,6 +283,7 @@ term! {
 
 impl Optimizer {
     /// The optimizer itself, where this is one whose state would be moved between memories.
+    #[must_use]
     pub fn resident(self) -> Self {
         match self {
             Self::PagedAdamW => Self::AdamW,

@@ -58,11 +58,8 @@ impl Codes {
 
     /// The codes of a row and the absmax of its blocks, as bitsandbytes keeps them.
     pub fn row(&self, row: usize) -> (Vec<u8>, Vec<f32>) {
-        let of_row = Self {
-            words: self.words.clone().slice([row..row + 1]),
-            absmax: self.absmax.clone().slice([row..row + 1]),
-            ..self.clone()
-        };
+        let of_row =
+            Self { words: self.words.clone().narrow(0, row, 1), absmax: self.absmax.clone().narrow(0, row, 1), ..self.clone() };
         let (mut codes, absmax) = of_row.read();
         codes.truncate(self.length);
         (codes, absmax)

@@ -51,7 +51,7 @@ pub fn matmul_each(lhs: Tensor<3>, rhs: Tensor<3>) -> Tensor<3> {
     if count > 0 && Host::of(lhs.clone().slice([0..1, 0..1, 0..1]).reshape([1])).is_none() {
         return matmul(lhs, rhs);
     }
-    let at = |matrices: &Tensor<3>, index: usize| matrices.clone().slice([index..index + 1]).squeeze_dim::<2>(0);
+    let at = |matrices: &Tensor<3>, index: usize| matrices.clone().narrow(0, index, 1).squeeze_dim::<2>(0);
     Tensor::stack((0..count).map(|index| matmul(at(&lhs, index), at(&rhs, index))).collect(), 0)
 }
 

@@ -37,17 +37,16 @@ impl Adafactor {
         let momentum = self.beta1.and_then(|beta1| Some((beta1, states.pop()?)));
         let decay = 1.0 - (rates.update as f64).powf(self.decay_rate);
         let squares = gradients.clone().square().add_scalar(SQUARE_EPSILON);
-        let (update, mut states) = match shape {
-            [rows, columns] => factored(gradients, squares, &states, [*rows, *columns], decay),
-            _ => {
-                let second = mean(states.remove(0), decay, squares);
-                (gradients / second.clone().sqrt(), vec![second])
-            }
+        let (update, mut states) = if let [rows, columns] = shape {
+            factored(gradients, squares, &states, [*rows, *columns], decay)
+        } else {
+            let second = mean(states.remove(0), decay, squares);
+            (gradients / second.clone().sqrt(), vec![second])
         };
         // Of each weight one number, [weights, 1].
         let clip = root_mean_square(update.clone()).div_scalar(self.clip_threshold).clamp_min(1.0);
         let scale = self.scale_parameter.then(|| root_mean_square(weights.clone()).clamp_min(LEAST_SCALE));
-        let rate = scale.map_or_else(|| clip.ones_like(), |scale| scale).mul_scalar(rates.learning_rate);
+        let rate = scale.unwrap_or_else(|| clip.ones_like()).mul_scalar(rates.learning_rate);
         let mut update = update * (rate.clone() / clip);
         if let Some((beta1, momentum)) = momentum {
             update = mean(momentum, beta1, update);

@@ -66,6 +66,7 @@ pub(super) struct Stack {
 }
 
 /// One state of the weights of a stack.
+#[allow(clippy::large_enum_variant, reason = "one a state of a stack")]
 #[derive(Debug, Clone)]
 pub(super) enum State {
     /// [weights, m].
@@ -375,7 +376,7 @@ fn start(slot: &Slot, members: &[usize], weights: &[Tensor<1>], rule: Rule, devi
 /// Each row by itself.
 fn split(rows: Tensor<2>) -> Vec<Tensor<1>> {
     let [count, length] = rows.dims();
-    (0..count).map(|row| rows.clone().slice([row..row + 1]).reshape([length])).collect()
+    (0..count).map(|row| rows.clone().narrow(0, row, 1).reshape([length])).collect()
 }
 
 /// The module of a weight.

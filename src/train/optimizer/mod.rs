@@ -20,6 +20,7 @@ use super::gradients::Gradients;
 use crate::model::Decoder;
 
 /// The optimizer of a run, with its state.
+#[allow(clippy::large_enum_variant, reason = "one a run")]
 #[derive(Debug)]
 pub enum Optimizer {
     /// `AdamW` with moments of 32 bits.

@@ -117,7 +117,7 @@ impl ByShape {
         let numbers = |numbers: Tensor<2>| numbers.into_data().iter::<f32>().flat_map(f32::to_le_bytes).collect();
         match saved.source {
             Source::State { stack, row, state } => match &self.stacks[stack].states[state] {
-                State::Numbers(rows) => numbers(rows.clone().slice([row..row + 1])),
+                State::Numbers(rows) => numbers(rows.clone().narrow(0, row, 1)),
                 State::Codes(codes) => codes.row(row).0,
             },
             Source::Absmax { stack, row, state } => match &self.stacks[stack].states[state] {
