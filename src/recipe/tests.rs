@@ -109,7 +109,10 @@ const BROKEN: &[(&str, &str)] = &[
         "training:\n  optimizer: sgd",
         "x.yaml:6:14: training.optimizer: `sgd` is not supported yet | valid now: `adamw`, `adamw_8bit`, `paged_adamw_32bit`, `paged_adamw_8bit`, `adafactor`, `lion`, `lion_8bit`, `paged_lion_32bit`, `paged_lion_8bit`, `muon` and `schedule_free_adamw`",
     ),
-    ("training:\n  optimizer: adamw_torch", "x.yaml:6:14: training.optimizer: expected `adamw`, found `adamw_torch`"),
+    (
+        "training:\n  optimizer: adamax",
+        "x.yaml:6:14: training.optimizer: expected `adamw`, `adamw_8bit`, `paged_adamw_32bit`, `paged_adamw_8bit`, `adafactor`, `lion`, `lion_8bit`, `paged_lion_32bit`, `paged_lion_8bit`, `muon` or `schedule_free_adamw`, found `adamax`",
+    ),
     (
         "training:\n  model_dtype: float_16",
         "x.yaml:6:16: training.model_dtype: expected `auto`, `float32`, `bfloat16` or `float16`, found `float_16` | did you mean `float16`?",
