@@ -12,6 +12,7 @@ use super::fill::{Filled, Setting};
 use super::packing::packing;
 use super::peak::Allowed;
 use super::prompts::prompts;
+use super::rates::check_lowest;
 use super::training::{Training, training};
 use crate::adapter::peft;
 use crate::data::template::Sources;
@@ -149,6 +150,7 @@ pub fn resolve_on(recipe: Recipe, started: Option<jiff::Timestamp>, fetched: Opt
     check_rates(&recipe, trains.as_ref(), folder, &mut faults);
     let packing = packing(&recipe.adapter, trains.as_ref(), folder, &mut filled, &mut faults);
     let (limits, max_dropped, training) = training(&recipe, &mut filled);
+    check_lowest(&recipe, training.learning_rate, &mut faults);
     let validation_sources =
         self::sources("evaluation.datasets", &recipe.evaluation.datasets, has_template, &mut filled, &mut faults);
     let said = recipe.evaluation.val_set_size.as_ref();
@@ -371,7 +373,7 @@ impl Plan {
             notes.into_iter().map(move |note| format!("adapter.init_from `{}`: {note}", folder.display()))
         });
         let of_base = of_base.chain(of_adapter).chain(self.unread_variables()).chain(self.notes_of_frames());
-        let of_base = of_base.chain(self.untied()).chain(self.without_tf32()).chain(portability(&self.facts()));
+        let of_base = of_base.chain(self.untied()).chain(self.without_tf32()).chain(self.not_paged()).chain(portability(&self.facts()));
         of_base.chain(self.unread_columns()).collect()
     }
 
@@ -407,6 +409,15 @@ impl Plan {
         Some(format!(
             "`training.allow_tf32` is for products of float32 operands, and this base computes in `{dtype}`: next to nothing changes"
         ))
+    }
+
+    /// Where the recipe's optimizer would be paged.
+    fn not_paged(&self) -> Option<String> {
+        let word = self.training.optimizer_word;
+        let resident = word.resident();
+        (word != resident).then(|| {
+            format!("`training.optimizer: {word}` is `{resident}` here: the plan counts its states, and none is moved to the processor's memory while a run goes on")
+        })
     }
 
     /// What a person should know of the base's files, whatever is done with it.
