@@ -70,7 +70,7 @@ impl Explain for Error {
     fn hint(&self) -> Option<String> {
         match self {
             Self::NotFound { nearby, other: Some((path, content)), .. } if nearby.is_empty() => {
-                Some(format!("there is `{}`, which is {}: {}", path.display(), content.describe(), content.hint(path)))
+                Some(format!("there is `{}`, which is {}: {}", path.display(), content.describe(), content.hint()))
             }
             Self::NotFound { nearby, .. } if nearby.is_empty() => {
                 Some("give a Parquet file, a glob or a folder that holds `*.parquet`".into())

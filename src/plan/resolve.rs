@@ -373,7 +373,8 @@ impl Plan {
             notes.into_iter().map(move |note| format!("adapter.init_from `{}`: {note}", folder.display()))
         });
         let of_base = of_base.chain(of_adapter).chain(self.unread_variables()).chain(self.notes_of_frames());
-        let of_base = of_base.chain(self.untied()).chain(self.without_tf32()).chain(self.not_paged()).chain(portability(&self.facts()));
+        let of_base =
+            of_base.chain(self.untied()).chain(self.without_tf32()).chain(self.not_paged()).chain(portability(&self.facts()));
         of_base.chain(self.unread_columns()).collect()
     }
 
