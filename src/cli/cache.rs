@@ -109,6 +109,7 @@ fn data_files(typed: &[String]) -> Result<Vec<DataFile>, Failure> {
 
 fn list(args: &ListArgs) -> Result<(), Failure> {
     let (folder, data) = (cache_folder(), data_files(&args.data)?);
+    check_readable(&RowCache::from(&folder))?;
     let all = entries(&RowCache::from(&folder));
     let name_of = |entry: &Entry| data.iter().find(|file| file.is_source_of(entry)).and_then(|file| file.name.clone());
     let limit = cache_limit().map_err(|found| {
@@ -168,6 +169,15 @@ fn since(time: SystemTime) -> Duration {
     time.elapsed().unwrap_or_default()
 }
 
+/// Refuses a folder of entries that is there and cannot be read: no entries would be taken for none.
+fn check_readable(cache: &RowCache) -> Result<(), Failure> {
+    let Some(folder) = cache.folder() else { return Ok(()) };
+    match std::fs::read_dir(&folder) {
+        Err(cause) if cause.kind() != std::io::ErrorKind::NotFound => Err(files::Error::new("read", &folder, cause).into()),
+        _ => Ok(()),
+    }
+}
+
 /// Files below a folder and their bytes.
 fn size(folder: &Path) -> (u64, u64) {
     let below = |entry: std::fs::DirEntry| match entry.metadata() {
@@ -217,6 +227,7 @@ fn purge(args: &PurgeArgs, terminal: &Terminal) -> Result<(), Failure> {
     let (data, run) = (data_files(&args.data)?, args.run.as_deref().map(resume::find).transpose()?);
     let lock = run.as_ref().map(|run| Lock::read(&run.join(RunFolder::LOCK))).transpose()?;
     let used = lock.as_ref().zip(run.as_ref()).map(|(lock, run)| Used::of(lock, run));
+    check_readable(&shared)?;
     let all = entries(&shared);
     if let (Some(lock), Some(used)) = (&lock, &used) {
         tell(lock, used, &all, terminal);

@@ -127,8 +127,7 @@ pub fn resolve_on(recipe: Recipe, started: Option<jiff::Timestamp>, fetched: Opt
     let started = started.unwrap_or_else(|| start(&mut faults));
     let base = base::find(&recipe, fetched, &mut filled, &mut faults);
     let folder = if let Found::Folder(base) = &base { Some(base.as_ref()) } else { None };
-    let mut formats = recipe.datasets.iter().chain(&recipe.evaluation.datasets).filter_map(|dataset| dataset.format.as_ref());
-    let chats = recipe.chat_template.is_some() || formats.any(|format| format.value == Format::Chat);
+    let chats = recipe.chat_template.is_some() || recipe.datasets.iter().chain(&recipe.evaluation.datasets).any(is_rendered);
     let before = faults.len();
     let template = folder.filter(|_| chats).and_then(|base| base::template(&recipe, base, started, &mut faults));
     // A template that is refused has its fault already.
@@ -215,6 +214,15 @@ pub fn resolve_on(recipe: Recipe, started: Option<jiff::Timestamp>, fetched: Opt
         storage,
         training,
     })))
+}
+
+/// Whether rows of a dataset are rendered by a chat template.
+fn is_rendered(dataset: &Dataset) -> bool {
+    let Some(format) = dataset.format.as_ref().map(|said| said.value) else { return false };
+    let named = || dataset.path.as_ref().and_then(|path| data::find_files(&path.value).ok());
+    let files = dataset.files.clone().or_else(named).unwrap_or_default();
+    let columns = dataset.columns.iter().map(|(name, said)| (name.clone(), said.value.clone())).collect();
+    data::any_rendered(&files, format, &columns)
 }
 
 /// Numbers that the recipe asks for and the device has not. Of a device that nobody lists, opening it tells.
@@ -318,11 +326,11 @@ fn source(section: &str, dataset: &Dataset, has_template: bool, filled: &mut Fil
     filled.optional(&format!("{section}.roles"), said.as_ref(), |roles| json!(roles));
     let default = if format == Format::Text { TrainOn::All } else { TrainOn::Assistant };
     let train_on = filled.word(&format!("{section}.train_on"), dataset.train_on.as_ref(), default);
-    if format == Format::Chat && !has_template {
+    if !has_template && is_rendered(dataset) {
         let place = &dataset.format.as_ref()?.place;
         let hint = "name a template file with `chat_template`, or use a base that was trained to chat";
-        faults
-            .push(Fault::new(format!("{section}.format: `chat` needs a chat template, the base has none")).at(place).hint(hint));
+        let rows = if format == Format::Chat { "`chat` needs" } else { "messages in `completion` need" };
+        faults.push(Fault::new(format!("{section}.format: {rows} a chat template, the base has none")).at(place).hint(hint));
     }
     let place = &dataset.path.as_ref()?.place;
     let files = match &dataset.files {
