@@ -416,6 +416,6 @@ fn what_cannot_be_answered_is_refused_with_what_to_do() {
     on_base(&["--chat", "x", "--chat-template", "raises.jinja"]).says("raises", 65, &["not today"]);
     on_base(&["--chat", "x", "--chat-template", "none.jinja"]).says("no template", 66, &["`none.jinja` does not exist"]);
     desk.write("base/tokenizer_config.json", r#"{"bos_token": "<|begin_of_text|>"}"#);
-    let hint = "hint: give one with `--chat-template FILE`, or go on from a text with `--prompt`";
+    let hint = "hint: give one with `--chat-template FILE`, or ask with `--instruction` or `--prompt`";
     on_base(&["--chat", "x"]).says("no template", 65, &["a conversation needs a chat template, the base has none", hint]);
 }

@@ -283,7 +283,7 @@ output_dir: ./out
         ("datasets.0.format=chat_template.argilla", "`format: chat`"),
         ("datasets.0.columns={query: text}", "the format's name comes first: `text: query`"),
         ("training.model_dtype=bf16", "`model_dtype: bfloat16`"),
-        ("training.optimizer=adamw_torch_fused", "`optimizer: adamw`"),
+        ("training.optimizer=adamw_hf", "`optimizer: adamw`"),
         ("adapter.method=dora", "`use_dora: true`"),
         ("adapter.quantization=4bit", "`quantization: nf4`"),
         ("adapter.target_modules=all", "`target_modules: all-linear`"),
