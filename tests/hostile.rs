@@ -371,7 +371,7 @@ fn a_tokenizer_cannot_ask_for_more_than_there_is() {
         ),
         (
             "a template that is no text",
-            &|desk| desk.write(TOKENIZER_CONFIG, json!({"chat_template": {"default": "../x"}}).to_string()),
+            &|desk| desk.write(TOKENIZER_CONFIG, json!({"chat_template": 5}).to_string()),
             &["`chat_template` in `base/tokenizer_config.json` is"],
         ),
     ]);
@@ -469,7 +469,7 @@ fn a_template_is_tried_where_it_can_do_no_harm() {
             &at_a_row,
             &["`rows.parquet`, row group 0, row 0, column `messages`: the chat template takes more than 512 MiB of memory"],
         ),
-        ("what is said in raising", "{{ raise_exception('x' * 90000000) }}", &["refuses the conversation: xxx"]),
+        ("what is said in raising", "{{ raise_exception('x' * 90000000) }}", &["refuses the conversation: x"]),
         ("two megabytes", &" ".repeat(2 << 20), &["cannot read `t.jinja`: it is larger than 1 MiB"]),
         ("calls itself", "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", &["the chat template fails at line 1"]),
         ("reads a file", "{% include '/etc/passwd' %}", &["the chat template fails at line 1"]),
