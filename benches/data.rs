@@ -34,7 +34,7 @@ fn glossary() -> Source {
 }
 
 fn open(encoder: &Encoder, cache: &Path) -> Corpus {
-    Corpus::open(&[glossary()], encoder, &LIMITS, cache, &|_| {}).expect("rows")
+    Corpus::open(&[glossary()], encoder, &LIMITS, &cache.to_path_buf(), &|_| {}).expect("rows")
 }
 
 /// Bytes of text a second, by one thread.

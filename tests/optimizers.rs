@@ -628,9 +628,9 @@ fn a_schedule_free_run_scores_and_saves_its_average() {
     });
     let ran = desk.run(&["eval", "alone", "--json"]);
     ran.says("eval", 0, &[]);
-    let scored: Value = serde_json::from_str(&ran.stdout).unwrap();
-    let (ours, expected) = (scored["total"]["adapter"]["loss"].as_f64(), of_step(best.unwrap())["eval_loss"].as_f64());
-    let (ours, expected) = (ours.unwrap_or_else(|| panic!("{scored}")), expected.unwrap());
+    let evaluated: Value = serde_json::from_str(&ran.stdout).unwrap();
+    let (ours, expected) = (evaluated["total"]["adapter"]["loss"].as_f64(), of_step(best.unwrap())["eval_loss"].as_f64());
+    let (ours, expected) = (ours.unwrap_or_else(|| panic!("{evaluated}")), expected.unwrap());
     assert!((ours - expected).abs() <= 1e-9, "{ours}, expected {expected}");
 }
 
