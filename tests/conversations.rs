@@ -398,3 +398,33 @@ fn numbers_and_dates_read_as_python_prints_them_and_keys_keep_their_order() {
     ));
     assert_eq!(row(&ran, 0), r#"<|eot_id|>⟦{"content": "q", "role": "user", "b": 1, "a": 1e+22}⟧"#);
 }
+
+#[test]
+fn messages_in_completion_are_rendered_by_the_template_of_the_base() {
+    let table = || {
+        vec![("messages", texts([json!([{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]).to_string()]))]
+    };
+    let chat = desk("chat", "", PLAIN, table());
+    let lists =
+        |role: &str, said: &str| list_of(Arc::new(object_of(vec![("role", words(&[role])), ("content", words(&[said]))])), &[1]);
+    let pairs = desk("completion", "", PLAIN, vec![("prompt", lists("user", "q")), ("completion", lists("assistant", "a"))]);
+    for desk in [&chat, &pairs] {
+        desk.edit("recipe.yaml", "chat_template: t.jinja", "");
+        desk.write("base/chat_template.jinja", PLAIN);
+    }
+    let (of_chat, of_pairs) = (preview(&chat), preview(&pairs));
+    assert_eq!(row(&of_pairs, 0), row(&of_chat, 0));
+    assert!(!of_pairs.stderr.contains("without a frame"), "{of_pairs:?}");
+}
+
+/// Blanks around an answer that the template takes away change nothing in what is trained.
+#[test]
+fn a_template_that_trims_answers_trains_the_same_of_each() {
+    let template = PLAIN.replace("{{ m.content }}", "{{ m.content | trim }}");
+    let said = ["abc", " abc", "abc\n", "\n abc  "];
+    let rows = said.map(|said| json!([{"role": "user", "content": "q"}, {"role": "assistant", "content": said}]));
+    let ran = preview(&chat("", &template, &rows));
+    for (index, said) in rows.iter().enumerate() {
+        assert_eq!(row(&ran, index), turn("user", "q") + &answer("abc"), "{said}");
+    }
+}
