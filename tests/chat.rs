@@ -3,7 +3,7 @@
 
 mod support;
 
-use std::io::{Read, Write};
+use std::io::Read;
 use std::process::Stdio;
 
 use serde_json::{Value, json};
@@ -28,12 +28,7 @@ fn answer(desk: &Desk, messages: &Value) -> String {
 /// Types lines to `chat`.
 fn type_in(desk: &Desk, lines: &str, options: &[&str]) -> Ran {
     desk.write("short.jinja", TEMPLATE);
-    let mut command = desk.command(&[&["chat", "--base", "base", "--max-tokens", "5"], options].concat());
-    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    child.stdin.take().unwrap().write_all(lines.as_bytes()).unwrap();
-    let output = child.wait_with_output().unwrap();
-    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
-    Ran { exit: output.status.code().unwrap_or(-1), stdout: text(output.stdout), stderr: text(output.stderr) }
+    desk.chat(lines, options)
 }
 
 /// Answers as they stand on stdout, each with the end of its line.

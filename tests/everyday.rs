@@ -180,17 +180,6 @@ fn a_run_or_a_checkpoint_is_an_adapter_for_every_verb() {
     );
 }
 
-/// Types lines to `chat`.
-fn type_in(desk: &Desk, lines: &str, options: &[&str]) -> Ran {
-    use std::io::Write;
-    let mut command = desk.command(&[&["chat", "--base", "base", "--max-tokens", "5"], options].concat());
-    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    child.stdin.take().unwrap().write_all(lines.as_bytes()).unwrap();
-    let output = child.wait_with_output().unwrap();
-    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
-    Ran { exit: output.status.code().unwrap_or(-1), stdout: text(output.stdout), stderr: text(output.stderr) }
-}
-
 #[test]
 fn a_system_message_opens_the_conversation() {
     let desk = Desk::new();
@@ -208,11 +197,11 @@ fn a_system_message_opens_the_conversation() {
     let user = json!({"role": "user", "content": "what is a lien?"});
     let expected = answer(json!([system, user]));
     let options = ["--chat-template", "all.jinja", "--system", "be brief"];
-    let ran = type_in(&desk, "what is a lien?\n/reset\nwhat is a lien?\n", &options);
+    let ran = desk.chat("what is a lien?\n/reset\nwhat is a lien?\n", &options);
     ran.says("chat", 0, &["answers: greedy (temperature 0), at most 5 tokens an answer"]);
     assert_eq!(ran.stdout, format!("{expected}{expected}"), "`/reset` keeps it");
     let drawn = ["--chat-template", "all.jinja", "--temperature", "0.7", "--top-p", "0.9", "--top-k", "40", "--seed", "7"];
-    type_in(&desk, "", &drawn).says(
+    desk.chat("", &drawn).says(
         "sampling",
         0,
         &["answers: temperature 0.7, top-p 0.9, top-k 40, seed 7, at most 5 tokens an answer"],
@@ -220,9 +209,9 @@ fn a_system_message_opens_the_conversation() {
 
     desk.write("drops.jinja", "{% for m in messages if m.role != 'system' %}{{ m.content }};{% endfor %}a:");
     let dropped = "note: the chat template leaves the message of `--system` out";
-    type_in(&desk, "", &["--chat-template", "drops.jinja", "--system", "be brief"]).says("dropped", 0, &[dropped]);
+    desk.chat("", &["--chat-template", "drops.jinja", "--system", "be brief"]).says("dropped", 0, &[dropped]);
     desk.write("raises.jinja", "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}a:");
-    type_in(&desk, "", &["--chat-template", "raises.jinja", "--system", "be brief"]).says("refused", 65, &["no system"]);
+    desk.chat("", &["--chat-template", "raises.jinja", "--system", "be brief"]).says("refused", 65, &["no system"]);
 }
 
 /// A program on a terminal of its own.

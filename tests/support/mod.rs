@@ -121,6 +121,18 @@ impl Desk {
         command
     }
 
+    /// Types lines to `chat` on the base.
+    pub fn chat(&self, lines: &str, options: &[&str]) -> Ran {
+        use std::io::Write;
+        use std::process::Stdio;
+        let mut command = self.command(&[&["chat", "--base", "base", "--max-tokens", "5"], options].concat());
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        child.stdin.take().unwrap().write_all(lines.as_bytes()).unwrap();
+        let output = child.wait_with_output().unwrap();
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+        Ran { exit: output.status.code().unwrap_or(-1), stdout: text(output.stdout), stderr: text(output.stderr) }
+    }
+
     pub fn run_with(&self, arguments: &[&str], environment: &[(&str, &str)]) -> Ran {
         let mut command = self.command(arguments);
         let output = command.envs(environment.iter().copied()).output().unwrap();
