@@ -73,7 +73,7 @@ fn parse(line: &str) -> Line<'_> {
     }
 }
 
-/// The messages before the first question. Where the template drops or refuses a system message, it is told before anything is asked.
+/// The messages before the first question. A template that drops or refuses a system message is reported before the first question.
 fn opening(system: Option<&str>, speaker: &Speaker, terminal: &Terminal) -> Result<Vec<Value>, Failure> {
     let Some(system) = system else { return Ok(Vec::new()) };
     let messages = vec![json!({"role": "system", "content": system})];

@@ -34,11 +34,11 @@ pub(super) enum Typed {
     Line(String),
     /// The end of input.
     End,
-    /// Ctrl-C twice.
+    /// Ctrl-C was pressed a second time.
     Left,
 }
 
-/// Whether there is text in the line that is edited: only a helper is told.
+/// Whether the line being edited holds text. rustyline tells this to a helper only.
 #[derive(Debug, Default)]
 pub(super) struct Watch(Cell<bool>);
 
@@ -60,7 +60,7 @@ impl Hinter for Watch {
 }
 
 impl Lines {
-    /// Lines of stdin.
+    /// Reads plain lines from stdin, without editing.
     ///
     /// # Errors
     /// The terminal cannot be set up.
@@ -77,7 +77,7 @@ impl Lines {
         Ok(Self::Edited(Box::new(editor)))
     }
 
-    /// The next line.
+    /// Reads the next line that the user types.
     ///
     /// # Errors
     /// Stdin cannot be read.

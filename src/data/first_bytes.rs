@@ -12,7 +12,7 @@ const HEAD_BYTES: u64 = 1 << 16;
 pub enum Content {
     /// One JSON value a line.
     JsonLines,
-    /// One JSON value.
+    /// A file that is one JSON value, such as an array of rows.
     Json,
     /// Values with commas or semicolons between them.
     Csv,
@@ -26,9 +26,9 @@ pub enum Content {
     Page,
     /// What Git has in place of a large file.
     GitPointer,
-    /// Packed by gzip.
+    /// A file compressed with gzip.
     Gzip,
-    /// Packed by Zstandard.
+    /// A file compressed with Zstandard.
     Zstd,
     /// A ZIP archive; office files are such too.
     Zip,
@@ -38,7 +38,7 @@ pub enum Content {
     Orc,
     /// A container of Avro.
     Avro,
-    /// A database.
+    /// A database of `SQLite`.
     Sqlite,
     /// A document.
     Pdf,

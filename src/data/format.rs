@@ -103,7 +103,7 @@ pub fn column_name(canonical: &str, names: &BTreeMap<String, String>) -> String 
     names.get(canonical).map_or(canonical, String::as_str).to_owned()
 }
 
-/// The file's column that an answer is in, the one that a fault of a row is told of where it has no other.
+/// The file's column with the answer: errors of a row name it unless they are about another column.
 pub fn main_column(format: Format, names: &BTreeMap<String, String>) -> String {
     let canonical = match format {
         Format::Text => "text",

@@ -8,7 +8,7 @@ use super::parquet::Wanted;
 use crate::fault::nearest;
 use crate::terms::{Format, Term};
 
-/// What people call the columns of a format, the likeliest first.
+/// Common names of a format's columns, the most likely first.
 const NAMES: [(&str, &[&str]); 8] = [
     (
         "messages",

@@ -91,7 +91,7 @@ impl Plan {
         Ok(self.sheet(data, vec![(name.to_owned(), path.to_owned())], overlaps.as_deref()))
     }
 
-    /// Rows of another file that are trained on too, told; without the rows to train on nobody knows, which is told as well.
+    /// Counts the rows of another file that the run trains on, and reports them; reports too where the training rows cannot be read.
     fn overlaps_of(&self, name: &str, data: &Divided, report: Reporter) -> Option<Vec<Overlap>> {
         match self.trained_rows(report) {
             Ok(trained) => {

@@ -50,7 +50,7 @@ pub fn files(folder: &Path) -> [PathBuf; 2] {
     [folder.join(CONFIG), folder.join(WEIGHTS)]
 }
 
-/// Whether a folder has the config of an adapter, were it a link that leads nowhere, which is told where it is read.
+/// Whether a folder has an adapter's config. A dangling link counts: the error comes when it is read.
 pub fn is_in(folder: &Path) -> bool {
     folder.join(CONFIG).symlink_metadata().is_ok()
 }

@@ -34,7 +34,7 @@ pub(super) fn look(path: &Path) -> Result<Found, Failure> {
         Some(Some(pid)) => (format!("running: process {pid}"), "running"),
         Some(None) => ("running".to_owned(), "running"),
         None if is_over => ("over".to_owned(), "over"),
-        None => ("stopped: `rankine resume` goes on with it".to_owned(), "stopped"),
+        None => ("stopped: `rankine resume` continues it".to_owned(), "stopped"),
     };
     found.tell("state", line, json!(word));
     if is_over {

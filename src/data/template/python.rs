@@ -116,7 +116,7 @@ fn text_method(text: &str, name: &str, arguments: &[Value]) -> Result<Option<Val
     }))
 }
 
-/// What is told of a text's characters.
+/// Properties of a text's characters, as Python's `str.is..` methods report them.
 fn is(text: &str, name: &str, arguments: &[Value]) -> Result<Option<Value>, Error> {
     let all = |holds: fn(char) -> bool| text.chars().all(holds);
     let (is_empty, has_case) = (text.is_empty(), text.chars().any(|c| c.is_uppercase() || c.is_lowercase()));

@@ -38,7 +38,7 @@ impl Single {
         for (turn, message) in marked.iter_mut().enumerate().filter(|(_, message)| is_assistant(message)) {
             let content = only_content(message)?;
             let words = if trims { content.trim() } else { content.as_str() };
-            let start = content.len() - if trims { content.trim_start().len() } else { content.len() };
+            let start = if trims { content.len() - content.trim_start().len() } else { 0 };
             let (before, after) = (&content[..start], &content[start + words.len()..]);
             *content = format!("{before}{}{after}", self.engine.marks.wrap(words));
             turns.push(turn);
