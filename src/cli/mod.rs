@@ -6,6 +6,7 @@ mod bench_products;
 mod card;
 mod chat;
 mod check;
+mod completions;
 mod consumers;
 mod device_fault;
 mod doctor;
@@ -15,6 +16,8 @@ mod fits;
 mod generate;
 mod gradcheck;
 mod hub;
+mod import;
+mod init;
 mod inspect;
 mod interrupt;
 mod merge;
@@ -30,6 +33,7 @@ mod result;
 mod resume;
 mod room;
 mod row_text;
+mod schema;
 mod scores;
 mod session;
 mod shipped;
@@ -101,6 +105,14 @@ enum Verb {
     Doctor(doctor::DoctorArgs),
     /// Takes a step of a recipe ahead of its run, so that caches are filled and the run begins at once
     Warmup(warmup::WarmupArgs),
+    /// Write a first recipe for a base and data, one that fits into memory
+    Init(init::InitArgs),
+    /// Turn a config of Axolotl, LLaMA-Factory, torchtune or mlx-lm, or a finished run of PEFT, into a recipe
+    Import(import::ImportArgs),
+    /// Print the recipe's JSON Schema, with which an editor completes and checks recipes
+    Schema,
+    /// Print a shell's completions, or the pages of the manual
+    Completions(completions::CompletionsArgs),
     /// Measures training steps
     #[command(hide = true)]
     Bench(bench::BenchArgs),
@@ -223,6 +235,10 @@ impl Command {
             Verb::Push(args) => push::push(&args, &terminal),
             Verb::Doctor(args) => doctor::doctor(&args),
             Verb::Warmup(args) => warmup::warmup(&args, &terminal),
+            Verb::Init(args) => init::init(&args, &terminal),
+            Verb::Import(args) => import::import(&args),
+            Verb::Schema => schema::schema(),
+            Verb::Completions(args) => completions::completions(&args),
             Verb::Bench(args) => bench::bench(&args, started),
             Verb::BenchProducts(args) => bench_products::bench_products(&args),
             Verb::TryTemplate => try_template::try_template(),

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use super::place::{Place, Said};
 use super::section::Section;
+use super::shape::Shape;
 use crate::terms::{Format, TrainOn};
 
 /// Parquet files of one format.
@@ -33,7 +34,7 @@ impl Dataset {
             path: section.text("path"),
             files: None,
             format: section.word("format", &["preference"]),
-            columns: section.table("columns", |_, value| value.text()),
+            columns: section.table_of("columns", Shape::Text, |_, value| value.text()),
             train_on: section.word("train_on", &[]),
         }
     }

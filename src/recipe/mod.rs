@@ -10,12 +10,16 @@ mod adapter;
 mod contradictions;
 mod dataset;
 mod evaluation;
+pub mod import;
+mod keys;
 mod notes;
 mod output;
 mod overrides;
 mod place;
 mod scalar;
+mod schema;
 mod section;
+mod shape;
 mod source;
 mod training;
 mod tree;
@@ -28,8 +32,10 @@ use std::path::{Path, PathBuf};
 pub use adapter::Adapter;
 pub use dataset::Dataset;
 pub use evaluation::Evaluation;
+pub use import::quoted;
 pub use output::Output;
 pub use place::{Place, Said};
+pub use schema::schema;
 pub use training::Training;
 
 use crate::fault::{Exit, Explain, Fault};
@@ -38,10 +44,13 @@ use crate::terms::Device;
 use notes::Notes;
 use section::{Section, Value};
 use serde_yaml::granit_parser::Marker;
+use shape::Shape;
 use tree::Node;
 
 /// The most threads that can be asked for.
 const MAX_THREADS: u64 = 4096;
+/// What [`Device::parse`] reads.
+const DEVICES: &str = "^(auto|cpu|(wgpu|cuda)(:[0-9]+)?)$";
 
 /// A recipe as it was written; `None` is a key that was left out.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -112,6 +121,16 @@ pub fn read(path: &Path, overrides: &[String]) -> Result<Recipe, Error> {
     Ok(from_bytes(path, &source::read(path)?, overrides))
 }
 
+/// Reads a recipe that is no file yet, as if it lay at `path`.
+pub fn parse(path: &Path, text: &str) -> Recipe {
+    from_bytes(path, text.as_bytes(), &[])
+}
+
+/// What a key is for, in a sentence, such as that of `adapter.r`.
+pub fn description(key: &str) -> Option<&'static str> {
+    keys::of(key).map(|words| words.description)
+}
+
 /// Reads the recipe in the lock of a run, which stands there under `recipe`; `run` is the folder of the run, wherever it lies now.
 pub fn read_locked(path: &Path, lock: &str, run: &Path) -> Recipe {
     let notes = Notes::default();
@@ -144,7 +163,7 @@ impl Recipe {
         Self {
             base_model: section.text("base_model"),
             chat_template: section.path("chat_template"),
-            device: section.value("device").and_then(device),
+            device: section.shaped("device", Shape::Pattern(DEVICES)).and_then(device),
             threads: section.whole("threads", 0..=MAX_THREADS),
             output_dir: section.path("output_dir"),
             datasets: section.sections("datasets", Dataset::take),

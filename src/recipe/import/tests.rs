@@ -1,0 +1,1 @@
+//! Tables of keys: each key of a tool's schema has exactly one rule.

@@ -1,0 +1,101 @@
+//! Default and description of each key, for `rankine schema` and `rankine init`. A test holds the list equal to what the reader takes.
+
+/// What is told of a key.
+pub(super) struct Words {
+    /// Its path, such as `adapter.r`.
+    pub key: &'static str,
+    /// Its default as JSON; `None` where there is none, or where it follows from other keys.
+    pub default: Option<&'static str>,
+    /// A sentence.
+    pub description: &'static str,
+}
+
+/// What is told of a key.
+pub(super) fn of(key: &str) -> Option<&'static Words> {
+    KEYS.iter().find(|words| words.key == key)
+}
+
+const fn key(key: &'static str, default: &'static str, description: &'static str) -> Words {
+    let default = if default.is_empty() { None } else { Some(default) };
+    Words { key, default, description }
+}
+
+/// One row a key, in the order in which a recipe is written. The second column is the default, empty for none.
+#[rustfmt::skip]
+pub(super) const KEYS: &[Words] = &[
+    key("base_model", "", "The base: a folder in Hugging Face's layout, or a Hub id `owner/name`, with or without `@revision`."),
+    key("chat_template", "", "File with a Jinja template that renders conversations, in place of the base's own."),
+    key("device", "\"auto\"", "Where to compute: `cpu`, `wgpu:1`, `cuda:0`; `auto` is the first GPU that passed the gradient check, else the CPU."),
+    key("threads", "0", "Threads of the CPU; 0 is one a core."),
+    key("output_dir", "", "The run's folder; `checkpoints/NAME` by default, where NAME is the recipe file's."),
+    key("datasets", "", "What to train on: a list of Parquet files with their format."),
+    key("datasets.path", "", "Parquet file, glob, or folder (every `*.parquet` in and below it)."),
+    key("datasets.format", "", "`text`: every token trains; `completion`: prompt and completion; `instruction`: Alpaca's columns; `chat`: conversations."),
+    key("datasets.columns", "", "The format's name of a column: the file's name of it."),
+    key("datasets.train_on", "", "`assistant`: answers (the default); `last`: the last answer; `all`: every token (always so for `text`)."),
+    key("adapter", "", "Which projections get low-rank matrices, and of what shape."),
+    key("adapter.method", "\"lora\"", "`lora`: low-rank adapters on a frozen base; `qlora`: the same on a base of 4 bits a weight; `full`: every weight trains."),
+    key("adapter.quantization", "", "How the base's projections are quantized: `nf4`, `fp4`, `int8` or `none`; `nf4` with `qlora`, else `none` by default."),
+    key("adapter.double_quant", "", "Whether the scales of `nf4` and `fp4` are quantized too, in 8 bits; true with `qlora`, else false by default."),
+    key("adapter.block_size", "64", "Numbers of `nf4` and `fp4` that share a scale: a power of 2 from 32 to 4096."),
+    key("adapter.quantize_head", "false", "Whether an output head that is not tied to the embedding is quantized too."),
+    key("adapter.offload_embedding", "\"auto\"", "Whether an embedding of its own stays in the processor's memory; `auto`: where a GPU has no room for it."),
+    key("adapter.r", "16", "Rank: the inner width of A and B."),
+    key("adapter.alpha", "", "The adapter is scaled by alpha / r; 2 r by default."),
+    key("adapter.dropout", "0.0", "Share of A's input that training drops."),
+    key("adapter.target_modules", "\"all-linear\"", "Projections that get an adapter: `all-linear`, a list of names, or a regular expression for whole module names."),
+    key("adapter.target_parameters", "[]", "Parameters of all experts of a layer that get an adapter, such as `mlp.experts.gate_up_proj`."),
+    key("adapter.use_rslora", "false", "Scale by alpha / sqrt(r) in place of alpha / r."),
+    key("adapter.use_dora", "false", "DoRA: a trained magnitude for each output of a module."),
+    key("adapter.lora_bias", "false", "Whether B has a bias."),
+    key("adapter.rank_pattern", "{}", "Regular expression for the end of a module's name: its r."),
+    key("adapter.alpha_pattern", "{}", "Regular expression for the end of a module's name: its alpha."),
+    key("adapter.layers_to_transform", "", "A layer or a list of layers that get adapters, from 0; all by default."),
+    key("adapter.init_lora_weights", "true", "`true`: B starts at 0; `false`: B is drawn as A is; `pissa`: the greatest singular vectors of each weight."),
+    key("adapter.modules_to_save", "[]", "`embed_tokens`, `lm_head`: trained and saved whole."),
+    key("adapter.trainable_token_indices", "", "Ids of tokens whose rows of the embedding train, or lists of them by module."),
+    key("adapter.init_from", "", "Adapter folder to continue from; r, alpha and targets come from there and may not be set with it."),
+    key("training", "", "How rows become steps and steps become updates."),
+    key("training.sequence_len", "512", "Tokens of the longest row."),
+    key("training.sample_packing", "false", "Whether short rows share a row of `sequence_len` tokens; each sees itself only."),
+    key("training.shuffle", "true", "Whether each epoch has an order of its own."),
+    key("training.truncation", "\"drop\"", "A longer row is left out (`drop`), cut (`truncate`), or the run does not start (`error`)."),
+    key("training.max_dropped", "0.05", "Share of rows that may be left out before the run refuses to start."),
+    key("training.micro_batch_size", "1", "Rows computed at once; with `sample_packing` rows of `sequence_len` tokens."),
+    key("training.gradient_accumulation_steps", "1", "Micro-batches of an optimizer step."),
+    key("training.num_epochs", "1", "Passes over the data."),
+    key("training.max_steps", "", "Optimizer steps; wins over `num_epochs`."),
+    key("training.learning_rate", "0.0002", "The peak of the learning rate."),
+    key("training.loraplus_lr_ratio", "", "LoRA+: the learning rate of B as a multiple of A's, usually 16; of adapters only."),
+    key("training.optimizer", "\"adamw\"", "The update rule; `adamw` has decoupled weight decay."),
+    key("training.adam_beta1", "0.9", "AdamW's decay of the first moment."),
+    key("training.adam_beta2", "0.999", "AdamW's decay of the second moment."),
+    key("training.adam_epsilon", "1e-8", "AdamW's constant in the denominator."),
+    key("training.lr_scheduler", "\"cosine\"", "The learning rate's course after the warm-up."),
+    key("training.min_lr_rate", "", "Lowest share of the peak, for `cosine_with_min_lr` only; 0 by default."),
+    key("training.warmup_ratio", "", "Share of the steps over which the rate rises from 0; not with `warmup_steps`."),
+    key("training.warmup_steps", "", "Steps over which the rate rises from 0; none by default."),
+    key("training.weight_decay", "0.0", "Decoupled weight decay."),
+    key("training.max_grad_norm", "1.0", "Gradients are clipped to this global norm; 0: not at all."),
+    key("training.router_aux_loss_coef", "", "Weight of the load-balancing loss of routed experts; as config.json has it by default."),
+    key("training.base_dropout", "", "`0`: train without the dropout that the base's config.json sets, which is not implemented."),
+    key("training.gradient_checkpointing", "\"auto\"", "`true`: every block runs again in backward; `false`: none; a number: so many of the lowest; `auto`: as few as memory allows."),
+    key("training.max_memory", "", "Bytes, or `12 GB`, `12GiB`: a run that needs more is refused before it loads anything; 0.9 of what is free by default."),
+    key("training.model_dtype", "\"auto\"", "How the frozen base is kept in memory: `float32`, `bfloat16` or `float16`. `auto` loses nothing on the CPU and picks 16 bits on a GPU."),
+    key("training.allow_tf32", "false", "Whether products of float32 operands may use TF32, on NVIDIA GPUs of compute capability 8.0 or later."),
+    key("training.on_nonfinite", "\"abort\"", "A loss or gradient that is not finite ends the run (`abort`), or the step changes nothing and is marked (`skip`)."),
+    key("training.seed", "42", "Seed of initialisation, order and dropout."),
+    key("evaluation", "", "The rows that an adapter is scored on, and when."),
+    key("evaluation.val_set_size", "0", "Rows held out for validation: a share below 1 or a whole number."),
+    key("evaluation.datasets", "[]", "Further validation sets, as `datasets`."),
+    key("evaluation.datasets.path", "", "Parquet file, glob, or folder (every `*.parquet` in and below it)."),
+    key("evaluation.datasets.format", "", "`text`, `completion`, `instruction` or `chat`."),
+    key("evaluation.datasets.columns", "", "The format's name of a column: the file's name of it."),
+    key("evaluation.datasets.train_on", "", "Which tokens are scored: `assistant` (the default), `last` or `all`."),
+    key("evaluation.eval_steps", "0", "Steps between evaluations; 0: at the ends of epochs."),
+    key("evaluation.early_stopping_patience", "0", "Evaluations without a better loss before the run ends; 0: never."),
+    key("evaluation.prompts", "[]", "Texts that are answered at each evaluation, the one before the first step included."),
+    key("output", "", "How often the run is saved and how much of it is kept."),
+    key("output.save_steps", "0", "Steps between checkpoints; 0: at the ends of epochs and every five minutes."),
+    key("output.save_total_limit", "2", "Checkpoints that are kept; the newest and the best always are."),
+];
