@@ -25,6 +25,8 @@ mod training;
 mod tree;
 
 #[cfg(test)]
+mod schema_tests;
+#[cfg(test)]
 mod tests;
 
 use std::path::{Path, PathBuf};

@@ -35,11 +35,6 @@ impl<'a> Section<'a> {
         self.place
     }
 
-    /// Takes a key of a form that `schema` does not know; `None` where it is left out or blank.
-    pub fn value(&mut self, key: &'static str) -> Option<Value<'a>> {
-        self.shaped(key, Shape::Any)
-    }
-
     /// Takes a key; `None` where it is left out or blank. `shape` is what it may hold.
     pub fn shaped(&mut self, key: &'static str, shape: Shape) -> Option<Value<'a>> {
         self.notes.know(&self.name, key);

@@ -7,8 +7,6 @@ use serde_json::{Map, Number, Value, json};
 /// The form of a value. Blanks are not part of it: every key that is not required may be blank.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Shape {
-    /// Not told.
-    Any,
     /// A text that is not empty.
     Text,
     /// A text that matches, in ECMA 262's syntax.
@@ -64,7 +62,7 @@ impl Shape {
     /// The shape in JSON Schema; sections are filled in by the schema.
     pub fn schema(&self) -> Value {
         match self {
-            Self::Any | Self::Section | Self::Sections => json!({}),
+            Self::Section | Self::Sections => json!({}),
             Self::Text => json!({"type": "string", "minLength": 1}),
             Self::Pattern(pattern) => json!({"type": "string", "pattern": pattern}),
             Self::Flag => json!({"type": "boolean"}),

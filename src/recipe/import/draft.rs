@@ -130,7 +130,7 @@ impl<'a> Draft<'a> {
 
     /// Gives each key its fate by its rule.
     pub fn walk(&mut self, tables: &[Table]) {
-        self.walk_map(self.root, "", "", 0, tables);
+        self.walk_map(self.root, "", "", tables);
     }
 
     /// Gives each key of a further file its fate; `prefix` names the file.
@@ -142,19 +142,19 @@ impl<'a> Draft<'a> {
         self.root = before;
     }
 
-    fn walk_map(&mut self, map: &'a Node, path: &str, shown: &str, index: usize, tables: &[Table]) {
+    fn walk_map(&mut self, map: &'a Node, path: &str, shown: &str, tables: &[Table]) {
         let Kind::Map(entries) = &map.kind else { return };
         let mut in_order: Vec<_> = entries.iter().collect();
         in_order.sort_by(|(_, one), (_, other)| one.place.cmp(&other.place));
         for (name, entry) in in_order {
             let (path, shown) = (joined(path, name), joined(shown, name));
-            let given = Given { name, node: &entry.value, parent: map, index };
+            let given = Given { name, node: &entry.value, parent: map };
             match rule(tables, &path) {
                 Some(Rule::Within) if !entry.value.is_empty() => match &entry.value.kind {
-                    Kind::Map(_) => self.walk_map(&entry.value, &path, &shown, index, tables),
+                    Kind::Map(_) => self.walk_map(&entry.value, &path, &shown, tables),
                     Kind::List(nodes) if nodes.iter().all(|node| matches!(node.kind, Kind::Map(_))) => {
                         for (index, node) in nodes.iter().enumerate() {
-                            self.walk_map(node, &format!("{path}[]"), &format!("{shown}.{index}"), index, tables);
+                            self.walk_map(node, &format!("{path}[]"), &format!("{shown}.{index}"), tables);
                         }
                     }
                     _ => self.judge(&shown, &entry.place, &given, |_, _| Fate::refused("expected keys with values")),

@@ -3,7 +3,7 @@
 use super::draft::Draft;
 use super::fate::Fate;
 use super::text::{number, texts, unquoted, whole};
-use super::{Given, Rule, Table};
+use super::{Given, Rule, Table, Tool};
 use crate::terms::{Optimizer, Scheduler, Term};
 
 pub(super) const LOGGING: &str = "logging changes no number; Rankine writes metrics.jsonl, TensorBoard and a report";
@@ -289,8 +289,11 @@ fn precision(draft: &mut Draft, given: &Given, dtype: &str) -> Fate {
     Fate::replaced(if is_auto {
         "`model_dtype: auto` takes 16 bits where the device computes in them; what trains is kept in 32 bits".to_owned()
     } else {
-        let said = draft.at("adapter").or_else(|| draft.at("finetuning_type"));
-        let full = said.and_then(|node| node.text()).is_none_or(|word| word == "full");
+        let full = match draft.tool {
+            Tool::Axolotl => draft.at("adapter").is_none(),
+            Tool::LlamaFactory => draft.text("finetuning_type") == Some("full"),
+            Tool::Torchtune | Tool::MlxLm | Tool::PeftRun => false,
+        };
         if full {
             "every weight trains in 32 bits, since an update is smaller than the last bit of 16".to_owned()
         } else {

@@ -93,7 +93,7 @@ impl Tool {
 
 /// What is done with a key.
 #[derive(Clone, Copy)]
-pub(super) enum Rule {
+enum Rule {
     /// It changes no number, whatever it says; what is below it goes the same way.
     Dropped(&'static str),
     /// Nothing in Rankine does it. Turned off (blank, `false`, `none`, 0 or empty) it changes nothing.
@@ -109,7 +109,7 @@ pub(super) enum Rule {
 }
 
 /// Keys that share a rule. `datasets[].path` is a key of each element of a list.
-pub(super) type Table = &'static [(&'static [&'static str], Rule)];
+type Table = &'static [(&'static [&'static str], Rule)];
 
 /// The rule of a key, such as `datasets[].path`.
 fn rule(tables: &[Table], key: &str) -> Option<Rule> {
@@ -118,15 +118,13 @@ fn rule(tables: &[Table], key: &str) -> Option<Rule> {
 }
 
 /// A key of the config with what stands around it.
-pub(super) struct Given<'a> {
+struct Given<'a> {
     /// The key's own name.
     pub name: &'a str,
     /// Its value.
     pub node: &'a Node,
     /// The map that holds it.
     pub parent: &'a Node,
-    /// Of the lists that it is within: the place in the innermost.
-    pub index: usize,
 }
 
 /// What a config came to.

@@ -1,7 +1,7 @@
 //! The folder of a finished run of transformers and PEFT. TRL and Unsloth are scripts, so their configs are what the run left:
 //! `adapter_config.json`, `training_args.json` and `trainer_state.json`. What the data were, none of them says.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::draft::{Data, Draft, is_off};
 use super::fate::Fate;
@@ -20,7 +20,7 @@ const STATE: &str = "trainer_state.json";
 const ADAPTER: &str = "this kind of adapter is not supported";
 
 pub(super) const TABLES: &[Table] = &[TOP];
-const FURTHER: &[Table] = &[ONLY_THERE, hf::TABLE];
+const FURTHER: [(&str, &[Table]); 2] = [(ARGUMENTS, &[OF_TRAINERS, hf::TABLE]), (STATE, &[OF_STATE])];
 
 #[rustfmt::skip]
 const TOP: Table = &[
@@ -49,13 +49,9 @@ const TOP: Table = &[
     (&["megatron_core", "qalora_group_size", "inference_mode", "auto_mapping", "peft_version"], Rule::Dropped("it changes nothing of this adapter")),
 ];
 
-/// Keys of `trainer_state.json`, and of arguments that trainers add.
+/// Arguments that trainers add to those of transformers.
 #[rustfmt::skip]
-const ONLY_THERE: Table = &[
-    (&["train_batch_size"], Rule::Dropped("`per_device_train_batch_size` says it, where the arguments are there")),
-    (&["best_metric", "best_global_step", "best_model_checkpoint", "epoch", "global_step", "is_hyper_param_search", "is_local_process_zero",
-       "is_world_process_zero", "log_history", "num_input_tokens_seen", "stateful_callbacks", "total_flos", "trial_name", "trial_params"],
-     Rule::Dropped("what the run came to, not how it was made")),
+const OF_TRAINERS: Table = &[
     (&["model_name_or_path", "model_init_kwargs", "chat_template_path", "dataset_text_field", "dataset_kwargs", "dataset_num_proc", "pad_token",
        "pad_to_multiple_of", "padding_free", "dataset_batch_size"], Rule::Dropped("how the script loaded base and rows")),
     (&["max_length", "max_seq_length"], Rule::Same("training.sequence_len")),
@@ -64,6 +60,20 @@ const ONLY_THERE: Table = &[
     (&["completion_only_loss", "assistant_only_loss"], Rule::Dropped("`train_on` says what is trained")),
     (&["loss_type", "eos_token"], Rule::Refused("this change of the training is not supported")),
 ];
+
+/// `trainer_state.json`: what a run came to. It tells steps and rows where no arguments are left.
+#[rustfmt::skip]
+const OF_STATE: Table = &[
+    (&["max_steps"], Rule::Read(|draft, given| unless_said(draft, given, "training.num_epochs", "training.max_steps"))),
+    (&["train_batch_size"], Rule::Read(|draft, given| unless_said(draft, given, "training.micro_batch_size", "training.micro_batch_size"))),
+    (&["best_metric", "best_global_step", "best_model_checkpoint", "epoch", "global_step", "is_hyper_param_search", "is_local_process_zero",
+       "is_world_process_zero", "log_history", "num_input_tokens_seen", "stateful_callbacks", "total_flos", "trial_name", "trial_params",
+       "num_train_epochs", "eval_steps", "save_steps", "logging_steps"], Rule::Dropped("what the run came to, not how it was made")),
+];
+
+fn unless_said(draft: &mut Draft, given: &Given, said: &str, key: &str) -> Fate {
+    if draft.has(said) { Fate::dropped("the arguments of the run say it") } else { draft.same(key, given) }
+}
 
 /// Reads the folder, or its `adapter_config.json`.
 pub(super) fn import(path: &Path) -> Result<Imported, ImportError> {
@@ -78,13 +88,13 @@ pub(super) fn import(path: &Path) -> Result<Imported, ImportError> {
         other => other,
     })?;
     let folder = config.parent().map(Path::to_owned).unwrap_or_default();
-    let mut further: Vec<(&str, PathBuf)> = [ARGUMENTS, STATE].map(|name| (name, folder.join(name))).into_iter().collect();
-    further.retain(|(_, path)| path.is_file());
-    let further = further.into_iter().map(|(name, path)| Ok((name, read(&path)?))).collect::<Result<Vec<_>, ImportError>>()?;
+    let is_there = |(name, _): &(&str, &[Table])| folder.join(name).is_file();
+    let further: Vec<_> = FURTHER.into_iter().filter(is_there).collect();
+    let trees = further.iter().map(|(name, _)| read(&folder.join(name))).collect::<Result<Vec<_>, _>>()?;
     let mut draft = Draft::new(Tool::PeftRun, &config, &root);
     draft.walk(TABLES);
-    for (name, tree) in &further {
-        draft.walk_file(tree, name, FURTHER);
+    for ((name, tables), tree) in further.iter().zip(&trees) {
+        draft.walk_file(tree, name, tables);
     }
     finish(&mut draft);
     Ok(draft.into_imported())
