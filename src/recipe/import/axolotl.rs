@@ -41,7 +41,7 @@ const TOP: Table = &[
     (&["processor_type", "processor_kwargs", "freeze_mm_modules", "image_size", "image_resize_algorithm", "role_boundaries"], Rule::Refused(IMAGES)),
     (&["model_quantization_config", "model_quantization_config_kwargs"], Rule::Read(model_quantization)),
     (&["overrides_of_model_config", "model_config"], Rule::Read(model_config)),
-    (&["overrides_of_model_kwargs", "model_kwargs", "rope_scaling", "llama4_linearized_experts", "use_onebitllms", "quantize_moe_experts"], Rule::Refused(WEIGHTS)),
+    (&["overrides_of_model_kwargs", "model_kwargs", "rope_scaling", "llama4_linearized_experts", "use_onebitllms"], Rule::Refused(WEIGHTS)),
     (&["reinit_weights", "shrink_embeddings", "mean_resizing_embeddings"], Rule::Refused(WEIGHTS)),
     (&["resize_token_embeddings_to_32x", "embeddings_skip_upcast"], Rule::Dropped("rows of the embedding that no token reads change no number")),
     (&["unfrozen_parameters"], Rule::Refused("a choice of the weights that train is not supported: an adapter or every weight")),
@@ -63,6 +63,7 @@ const TOP: Table = &[
     (&["bnb_config_kwargs.bnb_4bit_use_double_quant"], Rule::Same("adapter.double_quant")),
     (&["bnb_config_kwargs.bnb_4bit_quant_type"], Rule::Same("adapter.quantization")),
     (&["bnb_config_kwargs.bnb_4bit_compute_dtype", "bnb_config_kwargs.load_in_4bit", "bnb_config_kwargs.bnb_4bit_quant_storage"], Rule::Dropped(hf::KERNELS)),
+    (&["quantize_moe_experts"], Rule::Read(quantized_experts)),
     (&["gptq"], Rule::Refused("bases that were quantized with GPTQ are not supported")),
     (&["lora_model_dir"], Rule::Read(lora_model_dir)),
     (&["lora_r"], Rule::Read(|draft, given| shape(draft, given, "adapter.r"))),
@@ -334,6 +335,17 @@ fn load_in_8bit(draft: &mut Draft, given: &Given) -> Fate {
         (Some(true), _) => Fate::refused("a base of 8 bits goes with `adapter: lora` only"),
         _ => Fate::dropped("off"),
     }
+}
+
+/// Rankine quantizes the experts of a quantized base, stacked ones included.
+fn quantized_experts(draft: &mut Draft, given: &Given) -> Fate {
+    if is_off(given.node) {
+        return Fate::dropped("off");
+    }
+    if draft.is_on("load_in_4bit") || draft.is_on("load_in_8bit") {
+        return Fate::Mapped("experts are quantized with the rest of the base".into());
+    }
+    Fate::dropped("nothing is quantized")
 }
 
 fn lora_model_dir(draft: &mut Draft, given: &Given) -> Fate {

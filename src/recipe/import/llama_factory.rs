@@ -12,6 +12,7 @@ use super::hugging_face as hf;
 use super::text::{flow, list, number, quoted, texts, unquoted};
 use super::{Given, Rule, Table};
 use crate::files::{JSON_BYTES, read_text_up_to};
+use crate::terms::{Optimizer, Term};
 
 const REWARDS: &str = "preference data, rewards and reinforcement learning are not supported";
 const IMAGES: &str = "images, video and audio are not supported";
@@ -93,7 +94,8 @@ const TOP: Table = &[
     (&["use_galore", "galore_target", "galore_rank", "galore_update_interval", "galore_scale", "galore_proj_type", "galore_layerwise", "use_apollo",
        "apollo_target", "apollo_rank", "apollo_update_interval", "apollo_scale", "apollo_proj", "apollo_proj_type", "apollo_scale_type", "apollo_layerwise",
        "apollo_scale_front", "use_badam", "badam_mode", "badam_start_block", "badam_switch_mode", "badam_switch_interval", "badam_update_ratio",
-       "badam_mask_mode", "badam_verbose", "use_adam_mini", "use_muon"], Rule::Refused(OPTIMIZER)),
+       "badam_mask_mode", "badam_verbose", "use_adam_mini"], Rule::Refused(OPTIMIZER)),
+    (&["use_muon"], Rule::Read(muon)),
     (&["use_dft_loss", "use_asft_loss", "asft_alpha", "use_eaft_loss", "eaft_alpha"], Rule::Refused(LOSS)),
     (&["pref_beta", "pref_ftx", "pref_bco_weight", "pref_loss", "dpo_label_smoothing", "kto_chosen_weight", "kto_rejected_weight", "simpo_gamma",
        "ppo_buffer_size", "ppo_epochs", "ppo_score_norm", "ppo_target", "ppo_whiten_rewards", "ref_model", "ref_model_adapters",
@@ -273,7 +275,7 @@ fn mask_history(_: &mut Draft, given: &Given) -> Fate {
 
 fn max_samples(draft: &mut Draft, given: &Given) -> Fate {
     let names = names(draft, "dataset");
-    let files_are_open = names.iter().all(|name| entry(draft, name).is_ok_and(|entry| entry.located.is_open()));
+    let files_are_open = names.iter().filter_map(|name| entry(draft, name).ok()).all(|entry| entry.located.is_open());
     if files_are_open {
         Fate::replaced(format!("put only the first {} rows of each data set where the recipe looks for it", given.node.shown()))
     } else {
@@ -335,15 +337,27 @@ fn attention(_: &mut Draft, _: &Given) -> Fate {
     Fate::replaced("attention is exact whatever computes it; Rankine has kernels of its own")
 }
 
+/// Muon, where this version has it.
+fn muon(draft: &mut Draft, given: &Given) -> Fate {
+    if is_off(given.node) {
+        return Fate::dropped("off");
+    }
+    if Optimizer::parse("muon").is_some() { draft.set("training.optimizer", "muon") } else { Fate::refused(OPTIMIZER) }
+}
+
 fn no_checkpointing(draft: &mut Draft, given: &Given) -> Fate {
     let value = if is_off(given.node) { "true" } else { "false" };
     draft.set("training.gradient_checkpointing", value)
 }
 
+/// `dataset_dir`, or what it is without being told.
+fn data_dir<'a>(draft: &Draft<'a>) -> &'a str {
+    draft.text("dataset_dir").filter(|dir| !dir.starts_with("REMOTE:")).unwrap_or("data").trim_end_matches('/')
+}
+
 /// Where `dataset_info.json` is: `dataset_dir`, from the config's folder or one above it.
 fn info_path(draft: &Draft) -> Option<PathBuf> {
-    let dir = draft.text("dataset_dir").unwrap_or("data");
-    let dir = if dir.starts_with("REMOTE:") { "data" } else { dir };
+    let dir = data_dir(draft);
     let absolute = std::path::absolute(&draft.folder).unwrap_or_else(|_| draft.folder.clone());
     let here = Path::new(".").join(dir).join(INFO);
     let above = absolute.ancestors().map(|folder| folder.join(dir).join(INFO));
@@ -403,7 +417,7 @@ fn entry(draft: &Draft, name: &str) -> Result<Entry, String> {
     let said = text("hf_hub_url").or_else(|| text("ms_hub_url")).or_else(|| text("om_hub_url"));
     let located = match (said, text("file_name")) {
         (Some(id), _) => locate(id, &draft.folder),
-        (None, Some(file)) => locate(&path.with_file_name(file).display().to_string(), &draft.folder),
+        (None, Some(file)) => locate(&format!("{}/{file}", data_dir(draft)), &draft.folder),
         (None, None) => return Err(format!("`{name}` has neither a Hub id nor a file")),
     };
     let mut found = Entry { located, columns: Vec::new(), notes: Vec::new() };

@@ -49,7 +49,7 @@ fn every_rule_leads_to_a_key_of_the_recipe() {
     for (_, tool) in Tool::WORDS {
         for (keys, rule) in tool.tables().iter().flat_map(|table| table.iter()) {
             if let Rule::Same(key) = rule {
-                assert!(schema::has(key), "{tool}: {keys:?} lead to `{key}`");
+                assert!(crate::recipe::schema::has(key), "{tool}: {keys:?} lead to `{key}`");
             }
         }
     }
