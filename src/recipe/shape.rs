@@ -34,14 +34,18 @@ pub(super) enum Shape {
 }
 
 impl Shape {
-    /// A whole number within a range.
+    /// A whole number within a range, and within 64 bits.
     pub fn whole(range: &impl RangeBounds<u64>) -> Self {
         let bound = |bound: Bound<&u64>| match bound {
             Bound::Included(number) => Bound::Included(*number as f64),
             Bound::Excluded(number) => Bound::Excluded(*number as f64),
             Bound::Unbounded => Bound::Unbounded,
         };
-        Self::Number { whole: true, low: bound(range.start_bound()), high: bound(range.end_bound()) }
+        let high = match bound(range.end_bound()) {
+            Bound::Unbounded => Bound::Included(u64::MAX as f64),
+            high => high,
+        };
+        Self::Number { whole: true, low: bound(range.start_bound()), high }
     }
 
     /// A number within a range.

@@ -123,7 +123,7 @@ fn blocks() -> Shape {
 }
 
 fn bytes() -> Shape {
-    Shape::OneOf(vec![Shape::whole(&(1..)), Shape::Pattern(r"^[0-9][0-9_]*(\.[0-9]+)? *([kKmMgGtT][iI]?)?[bB]$")])
+    Shape::OneOf(vec![Shape::whole(&(1..)), Shape::Pattern(r"^([1-9][0-9_]*|[0-9][0-9_]*(\.[0-9]+)? *([kKmMgGtT][iI]?)?[bB])$")])
 }
 
 fn checkpointing(value: Value) -> Option<Said<Checkpointing>> {

@@ -196,7 +196,7 @@ fn traps_of_the_others() {
     assert_eq!(line(&found, "train_on").as_deref(), Some("all"));
     let found = imported(
         Tool::Torchtune,
-        &torchtune.replace("output_dir: /tmp/torchtune/out", "output_dir: ${a.b}/x\na: {b: ${c}}\nc: deep"),
+        &torchtune.replace("output_dir: /tmp/torchtune/out", "output_dir: ${a.b}/x\na:\n  b: ${c}\nc: deep"),
     );
     assert_eq!(line(&found, "output_dir").as_deref(), Some("deep/x"));
     let found = imported(
