@@ -678,7 +678,9 @@ pub(super) fn finish(draft: &mut Draft) {
         draft.add("adapter.method", "full", "without `adapter` Axolotl trains every weight");
     }
     draft.default(&["lr_scheduler", "cosine_min_lr_ratio"], "training.lr_scheduler", "cosine");
-    draft.default(&["warmup_steps", "warmup_ratio"], "training.warmup_ratio", "0.03");
+    if draft.at("warmup_steps").or_else(|| draft.at("warmup_ratio")).is_none() {
+        draft.add("training.warmup_ratio", "0.03", "Axolotl's default, there 100 steps at most");
+    }
     for key in ["datasets", "test_datasets"] {
         let Some(Kind::List(nodes)) = draft.at(key).map(|node| &node.kind) else { continue };
         let data: Vec<Data> = nodes.iter().filter_map(|node| data(draft, node)).collect();

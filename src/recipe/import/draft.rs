@@ -34,6 +34,8 @@ pub(super) struct Data {
 
 pub(super) struct Draft<'a> {
     pub tool: Tool,
+    /// Paths of the config that `${..}` names in it: keys that stand for values elsewhere.
+    pub variables: Vec<String>,
     /// The folder of the config.
     pub folder: PathBuf,
     pub root: &'a Node,
@@ -53,6 +55,7 @@ impl<'a> Draft<'a> {
         let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         Self {
             tool,
+            variables: Vec::new(),
             folder,
             root,
             train: Vec::new(),
@@ -123,7 +126,7 @@ impl<'a> Draft<'a> {
     /// Writes what the tool does without being told, where the config has none of the keys that would tell.
     pub fn default(&mut self, told_by: &[&str], key: &str, value: &str) {
         if told_by.iter().all(|path| self.at(path).is_none()) {
-            let why = format!("{} does it without being told", self.tool.name());
+            let why = format!("{}'s default", self.tool.name());
             self.add(key, value, &why);
         }
     }
@@ -159,8 +162,19 @@ impl<'a> Draft<'a> {
                     }
                     _ => self.judge(&shown, &entry.place, &given, |_, _| Fate::refused("expected keys with values")),
                 },
+                None if self.is_variable(&path, &entry.value) => {
+                    self.judge(&shown, &entry.place, &given, |_, _| Fate::dropped("its value stands where `${..}` names it"));
+                }
                 found => self.judge(&shown, &entry.place, &given, |draft, given| draft.fate(found, given)),
             }
+        }
+    }
+
+    /// Whether every value of a key is named elsewhere.
+    fn is_variable(&self, path: &str, node: &Node) -> bool {
+        match &node.kind {
+            Kind::Map(entries) => entries.iter().all(|(name, entry)| self.is_variable(&joined(path, name), &entry.value)),
+            _ => self.variables.iter().any(|variable| variable == path),
         }
     }
 

@@ -1,7 +1,7 @@
 //! mlx-lm. Keys: `CONFIG_DEFAULTS` in `mlx_lm/lora.py` of 22 August 2026, which also says what a config leaves out.
 
 use super::super::tree::Kind;
-use super::datasets::locate;
+use super::datasets::{Located, locate};
 use super::draft::{Data, Draft, is_off};
 use super::fate::Fate;
 use super::hugging_face as hf;
@@ -304,7 +304,8 @@ pub(super) fn finish(draft: &mut Draft) {
         }
     }
     let Some(path) = draft.text("data").or(Some("mlx-community/WikiSQL")) else { return };
-    let located = locate(path, &draft.folder);
+    // A word alone is a folder to mlx-lm first.
+    let located = if path.contains('/') { locate(path, &draft.folder) } else { Located { path: quoted(path), task: None } };
     let folder = located.path.trim_matches('"').trim_end_matches('/').to_owned();
     let train_on = if draft.is_on("mask_prompt") { "last" } else { "all" };
     let set = |file: &str| {

@@ -211,8 +211,10 @@ pub fn import(path: &Path, tool: Option<Tool>) -> Result<Imported, ImportError> 
     let root = read(path)?;
     let tool =
         tool.map_or_else(|| detect(&root), Ok).map_err(|fault| ImportError::Faults { faults: vec![fault.at(path.display())] })?;
+    let variables = if tool == Tool::Torchtune { torchtune::variables(&root) } else { Vec::new() };
     let root = if tool == Tool::Torchtune { torchtune::interpolated(&root) } else { root };
     let mut draft = Draft::new(tool, path, &root);
+    draft.variables = variables;
     draft.walk(tool.tables());
     match tool {
         Tool::Axolotl => axolotl::finish(&mut draft),

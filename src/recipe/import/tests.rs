@@ -142,6 +142,14 @@ fn traps_of_axolotl() {
     assert_eq!(fate(&found, "evals_per_epoch").word(), "refused");
 }
 
+#[test]
+fn a_config_without_data_says_so() {
+    let found = axolotl("datasets: []");
+    let reasons: Vec<String> = found.refused().iter().map(ToString::to_string).collect();
+    assert!(matches!(&reasons[..], [reason] if reason.contains("a recipe needs `datasets`")), "{reasons:?}");
+    assert_eq!(line(&found, "base_model").as_deref(), Some("org/base"));
+}
+
 /// No key falls through, whatever it says.
 #[test]
 fn refused_keys_are_named_with_their_reasons() {
@@ -199,6 +207,7 @@ fn traps_of_the_others() {
         &torchtune.replace("output_dir: /tmp/torchtune/out", "output_dir: ${a.b}/x\na:\n  b: ${c}\nc: deep"),
     );
     assert_eq!(line(&found, "output_dir").as_deref(), Some("deep/x"));
+    assert_eq!([fate(&found, "a").word(), fate(&found, "c").word()], ["dropped", "dropped"]);
     let found = imported(
         Tool::Torchtune,
         &torchtune.replace("  weight_decay: 0.01\n", "").replace("llama3_2.lora_", "llama3_2_vision.lora_"),

@@ -114,6 +114,19 @@ pub(super) fn interpolated(root: &Node) -> Node {
     replaced(root, root)
 }
 
+/// Every path that `${..}` names.
+pub(super) fn variables(node: &Node) -> Vec<String> {
+    match &node.kind {
+        Kind::Scalar { text, .. } => {
+            let named = text.split("${").skip(1).filter_map(|rest| rest.split_once('}'));
+            named.map(|(name, _)| name.trim().to_owned()).collect()
+        }
+        Kind::List(nodes) => nodes.iter().flat_map(variables).collect(),
+        Kind::Map(entries) => entries.values().flat_map(|entry| variables(&entry.value)).collect(),
+        Kind::Refused => Vec::new(),
+    }
+}
+
 fn replaced(node: &Node, root: &Node) -> Node {
     let kind = match &node.kind {
         Kind::Scalar { text, plain, .. } if text.contains("${") => {
