@@ -195,8 +195,10 @@ impl<'a> Draft<'a> {
         if given.node.is_blank() {
             return Fate::dropped("blank: not set");
         }
+        let names_nothing = self.tool == Tool::Torchtune && given.node.shown().contains("${");
         match rule {
             Rule::Dropped(reason) => Fate::dropped(reason),
+            _ if names_nothing => Fate::refused("`${..}` names nothing that this config says"),
             Rule::Refused(reason) | Rule::SameIfKnown(_, reason) if is_off(given.node) => {
                 Fate::dropped(format!("turned off ({reason})"))
             }

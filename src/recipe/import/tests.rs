@@ -207,6 +207,8 @@ fn traps_of_the_others() {
         &torchtune.replace("output_dir: /tmp/torchtune/out", "output_dir: ${a.b}/x\na:\n  b: ${c}\nc: deep"),
     );
     assert_eq!(line(&found, "output_dir").as_deref(), Some("deep/x"));
+    let nowhere = imported(Tool::Torchtune, &torchtune.replace("output_dir: /tmp/torchtune/out", "output_dir: ${oc.env:HOME}/x"));
+    assert!(matches!(fate(&nowhere, "output_dir"), Fate::Refused(reason) if reason.contains("names nothing")));
     assert_eq!([fate(&found, "a").word(), fate(&found, "c").word()], ["dropped", "dropped"]);
     let found = imported(
         Tool::Torchtune,
