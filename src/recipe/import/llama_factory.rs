@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
+use super::super::tree::Kind;
 use super::datasets::{Located, locate};
 use super::draft::{Data, Draft, is_off};
 use super::fate::Fate;
@@ -20,7 +21,7 @@ const OPTIMIZER: &str = "this optimizer is not supported";
 const LOSS: &str = "another loss than the mean cross-entropy of the trained tokens is not supported";
 const FREEZE: &str = "a choice of the weights that train is not supported: an adapter or every weight";
 const MEGATRON: &str = "training by Megatron is not supported";
-const KT: &str = "training by KTransformers is not supported";
+const KT: &str = "experts of KTransformers' own (other weights, added ones) are not supported";
 const SERVING: &str = "it is read when the model is used or exported, not when it is trained";
 const WEIGHTS: &str = "this change of the base's weights is not supported";
 const TOKENS: &str = "tokens that the base's tokenizer does not have are not supported";
@@ -101,8 +102,11 @@ const TOP: Table = &[
        "ppo_buffer_size", "ppo_epochs", "ppo_score_norm", "ppo_target", "ppo_whiten_rewards", "ref_model", "ref_model_adapters",
        "ref_model_quantization_bit", "reward_model", "reward_model_adapters", "reward_model_quantization_bit", "reward_model_type", "ld_alpha"],
      Rule::Refused(REWARDS)),
-    (&["use_kt", "kt_config", "kt_cpu_activation", "kt_weight_path", "kt_non_expert_weight_path", "kt_expert_checkpoint_path", "kt_use_lora_experts",
-       "kt_lora_expert_num", "kt_lora_expert_intermediate_size"], Rule::Refused(KT)),
+    (&["use_kt"], Rule::Read(use_kt)),
+    (&["kt_config"], Rule::Read(kt_config)),
+    (&["kt_cpu_activation"], Rule::Dropped("it saves memory and changes no number")),
+    (&["kt_weight_path", "kt_non_expert_weight_path", "kt_expert_checkpoint_path", "kt_use_lora_experts", "kt_lora_expert_num",
+       "kt_lora_expert_intermediate_size"], Rule::Refused(KT)),
     (&["use_mca", "use_megatron_bridge", "megatron_bridge_args", "use_hyper_parallel", "hyper_parallel_args", "tensor_model_parallel_size",
        "pipeline_model_parallel_size", "expert_model_parallel_size", "virtual_pipeline_model_parallel_size", "sequence_parallel", "recompute_granularity",
        "recompute_method", "recompute_num_layers", "account_for_embedding_in_pipeline_split", "account_for_loss_in_pipeline_split", "bias_activation_fusion",
@@ -335,6 +339,26 @@ fn disable_shuffling(draft: &mut Draft, given: &Given) -> Fate {
 
 fn attention(_: &mut Draft, _: &Given) -> Fate {
     Fate::replaced("attention is exact whatever computes it; Rankine has kernels of its own")
+}
+
+/// KTransformers computes routed experts on the CPU.
+fn use_kt(_: &mut Draft, given: &Given) -> Fate {
+    if is_off(given.node) {
+        return Fate::dropped("off");
+    }
+    Fate::replaced(
+        "experts are kept and computed with the rest of the model, in the numbers of the checkpoint: all of it has to fit into memory",
+    )
+}
+
+/// How it computes them; experts in 8 or 4 bits are other numbers.
+fn kt_config(_: &mut Draft, given: &Given) -> Fate {
+    let Kind::Map(entries) = &given.node.kind else { return Fate::refused("expected keys with values") };
+    let said = |key: &str| entries.get(key).and_then(|entry| entry.value.text()).unwrap_or_default().to_ascii_lowercase();
+    if ["kt_expert_weight_format", "kt_backend"].iter().any(|key| said(key).contains("int")) {
+        return Fate::refused("experts in integers of KTransformers are not supported");
+    }
+    Fate::dropped(hf::KERNELS)
 }
 
 /// Muon, where this version has it.
