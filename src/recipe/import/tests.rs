@@ -144,7 +144,8 @@ fn traps_of_axolotl() {
 
 #[test]
 fn a_config_without_data_says_so() {
-    let found = axolotl("datasets: []");
+    let found =
+        imported(Tool::Axolotl, &AXOLOTL.replace("datasets:\n  - path: d.parquet\n    type: completion\n", "datasets: []\n"));
     let reasons: Vec<String> = found.refused().iter().map(ToString::to_string).collect();
     assert!(matches!(&reasons[..], [reason] if reason.contains("a recipe needs `datasets`")), "{reasons:?}");
     assert_eq!(line(&found, "base_model").as_deref(), Some("org/base"));
