@@ -11,6 +11,7 @@ use super::adapter::Trains;
 use super::resolve::Plan;
 use crate::adapter::peft;
 use crate::data::Source;
+use crate::data::tokenize::named_template_files;
 use crate::files::{self, hash_file};
 use crate::model::{Beside, shard_paths};
 
@@ -49,6 +50,7 @@ impl Inputs {
     pub fn of(plan: &Plan, since: SystemTime) -> Result<Self, Error> {
         let beside = BESIDE.into_iter().map(|name| plan.base_folder.join(name)).filter(|path| path.symlink_metadata().is_ok());
         let mut beside: Vec<PathBuf> = beside.collect();
+        beside.extend(named_template_files(&plan.base_folder)?);
         if plan.trains == Trains::Everything {
             // All that the model's folder gets.
             beside.extend(Beside::of(&plan.base_folder)?.files());

@@ -1,6 +1,6 @@
 //! JSON Schema of the recipe, for editors: what the reader says of each key while it takes it, with the default and the words of [`keys`].
 //!
-//! The schema knows types, words and ranges. That two values do not go together, that a pattern is a regular expression and that a file is there only
+//! The schema knows types, words and ranges. That two values do not go together, that a pattern is a regular expression, what another trainer means by a word and that a file is there only
 //! `check` knows. What the schema accepts has no fault of form. The other way round the spellings of YAML 1.1 are left out: `yes` and `1_000` are read,
 //! and an editor marks them.
 

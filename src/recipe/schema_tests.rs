@@ -24,6 +24,8 @@ fn is_valid(schema: &Value, value: &Value) -> bool {
         "exclusiveMaximum" => value.as_f64().is_none_or(|number| number < says.as_f64().unwrap_or_default()),
         "minLength" => value.as_str().is_none_or(|text| text.chars().count() as u64 >= says.as_u64().unwrap_or_default()),
         "minItems" => value.as_array().is_none_or(|items| items.len() as u64 >= says.as_u64().unwrap_or_default()),
+        "not" => !is_valid(says, value),
+        "propertyNames" => value.as_object().is_none_or(|object| object.keys().all(|key| is_valid(says, &json!(key)))),
         "pattern" => {
             let pattern = Regex::new(says.as_str().unwrap_or_default()).expect("a pattern");
             value.as_str().is_none_or(|text| pattern.is_match(text))
@@ -103,6 +105,10 @@ fn is_of_form(message: &str) -> bool {
         "regular expression that is understood",
         "more than 2^31",
         "has no column",
+        "has no roles",
+        // Texts that could be a pattern; only the reader knows what another trainer means by them.
+        "a list of names, found `all`",
+        "a list of names, found `q_proj,v_proj`",
     ];
     !others.iter().any(|other| message.contains(other))
 }
@@ -225,4 +231,19 @@ fn every_key_takes_what_the_schema_says() {
         }
     }
     assert!(differing.is_empty(), "{}", differing.join("\n"));
+}
+
+#[test]
+fn variables_of_a_template_have_names_that_it_can_read() {
+    let valid = |variables: &str| judged(&format!("{NEEDED}chat_template_kwargs: {variables}\n")).expect("a recipe");
+    let reads = |variables: &str| {
+        let text = format!("{NEEDED}chat_template_kwargs: {variables}\n");
+        from_bytes(Path::new("x.yaml"), text.as_bytes(), &[]).faults.is_empty()
+    };
+    for variables in ["{enable_thinking: false}", "{_a1: [1, {b: c}]}", "{a:}", "{A: 'x y'}"] {
+        assert!(valid(variables) && reads(variables), "{variables}");
+    }
+    for variables in ["{1a: 1}", "{a-b: 1}", "{messages: []}", "{add_generation_prompt: true}", "{ü: 1}", "[a]", "a"] {
+        assert!(!valid(variables) && !reads(variables), "{variables}");
+    }
 }

@@ -4,6 +4,8 @@ use std::ops::{Bound, RangeBounds};
 
 use serde_json::{Map, Number, Value, json};
 
+use crate::terms::NOT_VARIABLES;
+
 /// The form of a value. Blanks are not part of it: every key that is not required may be blank.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Shape {
@@ -23,6 +25,8 @@ pub(super) enum Shape {
     List { of: Box<Shape>, filled: bool },
     /// Keys that the user chooses.
     Table(Box<Shape>),
+    /// Values of any form under the names of a chat template's variables.
+    Variables,
     /// A section of the recipe.
     Section,
     /// A list of sections; `filled`: of one at least.
@@ -75,6 +79,10 @@ impl Shape {
             Self::Words(words) => json!({"enum": words}),
             Self::List { of, filled } => json!({"type": "array", "items": of.schema(), "minItems": u8::from(*filled)}),
             Self::Table(of) => json!({"type": "object", "additionalProperties": of.schema_or_blank()}),
+            Self::Variables => json!({
+                "type": "object",
+                "propertyNames": {"pattern": "^[A-Za-z_][A-Za-z0-9_]*$", "not": {"enum": NOT_VARIABLES}},
+            }),
             Self::OneOf(shapes) => json!({"anyOf": shapes.iter().map(Self::schema).collect::<Vec<_>>()}),
             Self::Off => json!({"enum": [false, "none"]}),
         }

@@ -1,11 +1,13 @@
 //! Axolotl. Keys: `src/axolotl/utils/schemas/` and the plugins' `args.py` of 24 July 2026.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use super::super::tree::{Kind, Node};
 use super::datasets::{Located, locate};
 use super::draft::{Data, Draft, is_off};
 use super::fate::Fate;
 use super::hugging_face as hf;
-use super::text::{flow, list, number, quoted, texts, unquoted, whole};
+use super::text::{flow, list, number, pairs, quoted, texts, unquoted, whole};
 use super::{Given, Rule, Table};
 
 const REWARDS: &str = "preference data, rewards and reinforcement learning are not supported";
@@ -192,7 +194,7 @@ const TOP: Table = &[
     // Templates and tokens.
     (&["chat_template"], Rule::Read(chat_template)),
     (&["chat_template_jinja"], Rule::Read(chat_template_jinja)),
-    (&["chat_template_kwargs"], Rule::SameIfKnown("chat_template_kwargs", "arguments of the chat template are not supported")),
+    (&["chat_template_kwargs"], Rule::Same("chat_template_kwargs")),
     (&["eot_tokens"], Rule::Read(eot_tokens)),
     (&["default_system_message"], Rule::SameIfKnown("datasets.system", "a system message for rows without one is not supported; write it into the rows")),
     (&["fix_untrained_tokens"], Rule::Refused(WEIGHTS)),
@@ -522,7 +524,7 @@ fn chat_template(_: &mut Draft, given: &Given) -> Fate {
         Some("tokenizer_default") => Fate::dropped("the base's own template, as here"),
         Some("jinja") => Fate::dropped("`chat_template_jinja` says it"),
         _ => Fate::replaced(
-            "the base's own template is used; `chat_template: FILE` names another, and `rankine preview` shows what it makes of rows",
+            "the base's own template is used; `chat_template` names another, a file or a stock one, and `rankine preview` shows what it makes of rows",
         ),
     }
 }
@@ -629,25 +631,53 @@ fn property(_: &mut Draft, given: &Given, names: [&str; 2]) -> Fate {
     }
 }
 
-/// A table of role names; the usual ones are read without it.
-fn roles(_: &mut Draft, given: &Given) -> Fate {
-    const READ: [(&str, &[&str]); 4] =
-        [("user", &["user", "human"]), ("assistant", &["assistant", "gpt"]), ("system", &["system"]), ("tool", &["tool"])];
-    let Kind::Map(entries) = &given.node.kind else { return Fate::refused("expected keys with values") };
-    let is_read = |role: &str, names: &[String]| {
-        READ.iter().any(|(ours, known)| *ours == role && names.iter().all(|name| known.contains(&name.as_str())))
-    };
-    if entries.iter().all(|(role, entry)| is_read(role, &texts(&entry.value))) {
-        return Fate::dropped("these names are read without it");
+/// Words for roles that a dataset names beyond those that are read without it, each with its role.
+fn further_roles(roles: &Node) -> Result<BTreeMap<String, String>, String> {
+    const READ: [(&str, &[&str]); 6] = [
+        ("user", &["user", "human"]),
+        ("assistant", &["assistant", "gpt"]),
+        ("system", &["system"]),
+        ("developer", &["developer"]),
+        ("tool", &["tool"]),
+        ("ipython", &["ipython"]),
+    ];
+    let Kind::Map(entries) = &roles.kind else { return Err("expected keys with values".into()) };
+    let is_read = |role: &str, word: &str| READ.iter().any(|(ours, words)| *ours == role && words.contains(&word));
+    let (mut seen, mut further) = (BTreeSet::new(), BTreeMap::new());
+    for (role, entry) in entries {
+        for word in texts(&entry.value) {
+            if !seen.insert(word.clone()) {
+                return Err(format!("`{word}` is the word for two roles"));
+            }
+            if !is_read(role, &word) {
+                further.insert(word, role.clone());
+            }
+        }
     }
-    Fate::refused(
-        "other names of roles than `user`, `human`, `assistant`, `gpt`, `system` and `tool` are not read; rename them in the data",
-    )
+    Ok(further)
+}
+
+/// The words that a recipe's dataset needs, where it holds conversations.
+fn roles_of(dataset: &Node) -> BTreeMap<String, String> {
+    let Kind::Map(entries) = &dataset.kind else { return BTreeMap::new() };
+    let roles = entries.get("roles").map(|entry| &entry.value).filter(|node| !node.is_blank());
+    roles.filter(|_| format_of(dataset) == Ok("chat")).and_then(|roles| further_roles(roles).ok()).unwrap_or_default()
+}
+
+fn roles(_: &mut Draft, given: &Given) -> Fate {
+    match (format_of(given.parent), further_roles(given.node)) {
+        (Err(_), _) => Fate::refused("the layout of the rows is not supported"),
+        (Ok("chat"), Err(reason)) => Fate::refused(reason),
+        (Ok("chat"), Ok(further)) if further.is_empty() => Fate::dropped("these names are read without it"),
+        (Ok("chat"), Ok(further)) => Fate::Mapped(format!("datasets.roles: {}", pairs(&further))),
+        (Ok(_), _) => Fate::dropped("this layout of rows does not read it"),
+    }
 }
 
 fn roles_to_train(_: &mut Draft, given: &Given) -> Fate {
-    let names = texts(given.node);
-    let are_answers = !names.is_empty() && names.iter().all(|name| ["assistant", "gpt"].contains(&name.as_str()));
+    let (names, further) = (texts(given.node), roles_of(given.parent));
+    let role = |name: &String| further.get(name).cloned().unwrap_or_else(|| name.clone());
+    let are_answers = !names.is_empty() && names.iter().map(role).all(|role| ["assistant", "gpt"].contains(&role.as_str()));
     if are_answers {
         Fate::Mapped("datasets.train_on: assistant".into())
     } else {
@@ -716,6 +746,10 @@ fn data(draft: &Draft, dataset: &Node) -> Option<Data> {
     }
     if !named.is_empty() {
         data.lines.push(("columns", format!("{{{}}}", named.join(", "))));
+    }
+    let roles = roles_of(dataset);
+    if !roles.is_empty() {
+        data.lines.push(("roles", pairs(&roles)));
     }
     if draft.is_on("train_on_inputs") && format != "text" {
         data.lines.push(("train_on", "all".into()));

@@ -1,6 +1,7 @@
 //! LLaMA-Factory. Keys: `src/llamafactory/hparams/` of 18 August 2026 and transformers' `TrainingArguments`. `dataset` names entries of
 //! `dataset_info.json`, so that file is a part of the config.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
@@ -10,7 +11,7 @@ use super::datasets::{Located, locate};
 use super::draft::{Data, Draft, is_off};
 use super::fate::Fate;
 use super::hugging_face as hf;
-use super::text::{flow, list, number, quoted, texts, unquoted};
+use super::text::{flow, list, number, pairs, quoted, texts, unquoted};
 use super::{Given, Rule, Table};
 use crate::files::{JSON_BYTES, read_text_up_to};
 use crate::terms::{Optimizer, Term};
@@ -256,7 +257,7 @@ fn template(draft: &mut Draft, _: &Given) -> Fate {
         return Fate::dropped("plain text is rendered by no template");
     }
     Fate::replaced(
-        "the base's own template is used; `chat_template: FILE` names another, and `rankine preview` shows what it makes of rows",
+        "the base's own template is used; `chat_template` names another, a file or a stock one, and `rankine preview` shows what it makes of rows",
     )
 }
 
@@ -329,7 +330,9 @@ fn thinking(_: &mut Draft, given: &Given) -> Fate {
     if is_default {
         Fate::dropped("its default")
     } else {
-        Fate::refused("what the template makes of reasoning cannot be chosen; the data are rendered as they are")
+        Fate::refused(
+            "LLaMA-Factory takes reasoning out of the answers by it; take it out of the data, and where the base's template has such a variable, set it in `chat_template_kwargs`",
+        )
     }
 }
 
@@ -403,6 +406,8 @@ fn info(draft: &Draft) -> Result<(PathBuf, Value), String> {
 struct Entry {
     located: Located,
     columns: Vec<(&'static str, String)>,
+    /// Words of the data for roles.
+    roles: BTreeMap<String, String>,
     notes: Vec<String>,
 }
 
@@ -444,7 +449,7 @@ fn entry(draft: &Draft, name: &str) -> Result<Entry, String> {
         (None, Some(file)) => locate(&format!("{}/{file}", data_dir(draft)), &draft.folder),
         (None, None) => return Err(format!("`{name}` has neither a Hub id nor a file")),
     };
-    let mut found = Entry { located, columns: Vec::new(), notes: Vec::new() };
+    let mut found = Entry { located, columns: Vec::new(), roles: BTreeMap::new(), notes: Vec::new() };
     let parts: Vec<String> = PART.iter().filter_map(|key| Some(format!("{key} {}", entry.get(*key)?))).collect();
     if !parts.is_empty() && !found.located.is_open() {
         return Err(format!("`{name}` is a part of a file: write those rows to a file of their own"));
@@ -487,8 +492,8 @@ fn layout(draft: &Draft, name: &str, entry: &serde_json::Map<String, Value>, fou
         "sharegpt" | "openai" if !is_text => {
             let usual = if formatting == "openai" { "messages" } else { "conversations" };
             found.columns.push(("messages", column("messages").unwrap_or(usual).to_owned()));
-            if let Some(tools) = column("tools") {
-                found.columns.push(("tools", tools.to_owned()));
+            for key in ["tools", "system"] {
+                found.columns.extend(column(key).map(|column| (key, column.to_owned())));
             }
             tags(name, entry, found)?;
         }
@@ -497,28 +502,41 @@ fn layout(draft: &Draft, name: &str, entry: &serde_json::Map<String, Value>, fou
     Ok(())
 }
 
-/// Names within messages. Where the data are still to be written they can be renamed.
+/// Names within messages. Words for roles go into the recipe; other names have to be those of the data.
 fn tags(name: &str, entry: &serde_json::Map<String, Value>, found: &mut Entry) -> Result<(), String> {
-    const READ: [(&str, &[&str]); 7] = [
-        ("role_tag", &["role", "from"]),
-        ("content_tag", &["content", "value"]),
-        ("user_tag", &["user", "human"]),
-        ("assistant_tag", &["assistant", "gpt"]),
-        ("system_tag", &["system"]),
-        ("observation_tag", &["tool", "observation"]),
-        ("function_tag", &["function_call"]),
+    const KEYS: [(&str, [&str; 2]); 2] = [("role_tag", ["role", "from"]), ("content_tag", ["content", "value"])];
+    const ROLES: [(&str, &str, &[&str]); 4] = [
+        ("user_tag", "user", &["user", "human"]),
+        ("assistant_tag", "assistant", &["assistant", "gpt"]),
+        ("system_tag", "system", &["system"]),
+        ("observation_tag", "tool", &["tool"]),
     ];
     let Some(tags) = entry.get("tags").and_then(Value::as_object) else { return Ok(()) };
     for (tag, value) in tags {
         let value = value.as_str().unwrap_or_default();
-        let Some((_, read)) = READ.iter().find(|(known, _)| known == tag) else {
-            return Err(format!("`{name}` has the tag `{tag}`, which is not supported"));
-        };
-        if !read.contains(&value) {
+        if let Some((_, role, read)) = ROLES.iter().find(|(known, ..)| known == tag) {
+            if !read.contains(&value) && found.roles.insert(value.to_owned(), (*role).to_owned()).is_some() {
+                return Err(format!("`{name}`: `{value}` is the word for two roles"));
+            }
+        } else if let Some((_, read)) = KEYS.iter().find(|(known, _)| known == tag) {
+            if read.contains(&value) {
+                continue;
+            }
             if !found.located.is_open() {
                 return Err(format!("`{name}` says `{tag}: {value}`; rename it to `{}` in the data", read[0]));
             }
             found.notes.push(format!("Rename `{value}` to `{}` within its messages.", read[0]));
+        } else if tag == "function_tag" {
+            // Its default is said in most entries, and few data sets have such turns. Where one has, the role is not known, and `check` says so.
+            if value != "function_call" {
+                let task = format!("turns of `{value}` are calls of tools: write them as `tool_calls` of an assistant's turn");
+                if !found.located.is_open() {
+                    return Err(format!("`{name}`: {task}"));
+                }
+                found.notes.push(format!("Its {task}."));
+            }
+        } else {
+            return Err(format!("`{name}` has the tag `{tag}`, which is not supported"));
         }
     }
     Ok(())
@@ -598,6 +616,9 @@ fn data(draft: &Draft, entry: Entry) -> Data {
         .collect();
     if !columns.is_empty() {
         data.lines.push(("columns", format!("{{{}}}", columns.join(", "))));
+    }
+    if !entry.roles.is_empty() {
+        data.lines.push(("roles", pairs(&entry.roles)));
     }
     let train_on = if draft.is_on("train_on_prompt") { Some("all") } else { draft.is_on("mask_history").then_some("last") };
     if let Some(word) = train_on.filter(|_| !is_text) {

@@ -242,3 +242,68 @@ fn traps_of_the_others() {
     let found = import(&sample("mlx-lm.yaml"), None).expect("a sample");
     assert_eq!((line(&found, "alpha").as_deref(), line(&found, "layers_to_transform").as_deref()), (Some("160"), Some("[4, 5]")));
 }
+
+#[test]
+fn roles_and_variables_of_templates_come_along() {
+    let chats = "datasets:\n  - path: d.parquet\n    type: chat_template\n";
+    let found = axolotl(&format!(
+        "{chats}    roles: {{assistant: [gpt, bot], user: [human], critic: [judge]}}\n    roles_to_train: [bot]"
+    ));
+    assert_eq!(line(&found, "roles").as_deref(), Some("{bot: assistant, judge: critic}"));
+    let fates = ["datasets.0.roles", "datasets.0.roles_to_train"].map(|key| fate(&found, key).word());
+    assert_eq!(fates, ["mapped", "mapped"]);
+    for (lines, key, word) in [
+        ("    roles: {assistant: [gpt], user: [human]}", "datasets.0.roles", "dropped"),
+        ("    roles: {assistant: [a], user: [a]}", "datasets.0.roles", "refused"),
+        ("    roles: [a]", "datasets.0.roles", "refused"),
+        ("    roles_to_train: [judge]", "datasets.0.roles_to_train", "refused"),
+        ("    roles: {judge: [bot]}\n    roles_to_train: [bot]", "datasets.0.roles_to_train", "refused"),
+        ("chat_template_kwargs: {enable_thinking: false, depth: 3, name: 'a b'}", "chat_template_kwargs", "mapped"),
+        ("chat_template_kwargs: {messages: []}", "chat_template_kwargs", "refused"),
+        ("chat_template_kwargs: 3", "chat_template_kwargs", "refused"),
+        ("chat_template_kwargs:", "chat_template_kwargs", "dropped"),
+    ] {
+        let found = axolotl(&format!("{chats}{lines}"));
+        assert_eq!(fate(&found, key).word(), word, "{lines}: {:?}", fate(&found, key));
+        let recipe = super::super::from_bytes(Path::new("x"), found.recipe.as_bytes(), &[]);
+        assert_eq!(recipe.faults, [], "{lines}\n{}", found.recipe);
+    }
+    // Rows of another layout have no roles, and a recipe may not name any.
+    let found = axolotl("datasets:\n  - path: d.parquet\n    type: completion\n    roles: {assistant: [bot]}");
+    assert_eq!((fate(&found, "datasets.0.roles").word(), line(&found, "roles")), ("dropped", None));
+
+    let found = import(&sample("llama-factory.yaml"), None).expect("a sample");
+    assert_eq!(line(&found, "roles").as_deref(), Some("{bot: assistant}"));
+    let folder = tempfile::tempdir().expect("a folder");
+    fs::create_dir(folder.path().join("data")).expect("a folder");
+    let factory = fs::read_to_string(sample("llama-factory.yaml")).expect("a sample");
+    let path = folder.path().join("config.yaml");
+    fs::write(&path, factory.replace("talks,lines", "talks").replace("max_samples: 1000\n", "")).expect("a config");
+    for (tags, roles) in [
+        (r#"{"user_tag": "human", "observation_tag": "observation"}"#, Ok(Some("{observation: tool}"))),
+        (r#"{"user_tag": "Q", "assistant_tag": "A", "system_tag": "S"}"#, Ok(Some("{A: assistant, Q: user, S: system}"))),
+        (r#"{"user_tag": "human", "function_tag": "function_call"}"#, Ok(None)),
+        (r#"{"user_tag": "x", "assistant_tag": "x"}"#, Err("two roles")),
+        (r#"{"function_tag": "call"}"#, Err("calls of tools")),
+        (r#"{"content_tag": "said"}"#, Err("rename it to `content`")),
+        (r#"{"mood_tag": "said"}"#, Err("the tag `mood_tag`")),
+    ] {
+        let columns = r#"{"messages": "turns", "system": "frame"}"#;
+        let info = format!(
+            r#"{{"talks": {{"file_name": "t.parquet", "formatting": "sharegpt", "columns": {columns}, "tags": {tags}}}}}"#
+        );
+        fs::write(folder.path().join("data/dataset_info.json"), info).expect("a file");
+        let found = import(&path, None).expect("a config");
+        let recipe = super::super::from_bytes(Path::new("x"), found.recipe.as_bytes(), &[]);
+        match roles {
+            Ok(roles) => {
+                assert_eq!(line(&found, "roles").as_deref(), roles, "{tags}");
+                assert_eq!(line(&found, "columns").as_deref(), Some("{messages: turns, system: frame}"), "{tags}");
+                assert_eq!(recipe.faults, [], "{tags}\n{}", found.recipe);
+            }
+            Err(part) => {
+                assert!(matches!(fate(&found, "dataset"), Fate::Refused(reason) if reason.contains(part)), "{tags}");
+            }
+        }
+    }
+}

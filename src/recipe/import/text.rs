@@ -1,5 +1,7 @@
 //! Values of a config as text of a recipe: numbers as they were written, texts quoted where YAML would read something else.
 
+use std::collections::BTreeMap;
+
 use super::super::tree::{Kind, Node};
 
 /// A text as a YAML value in one line.
@@ -68,6 +70,12 @@ pub(super) fn texts(node: &Node) -> Vec<String> {
             .filter(|part| !part.is_empty())
             .collect(),
     }
+}
+
+/// `{a: b}`.
+pub(super) fn pairs(entries: &BTreeMap<String, String>) -> String {
+    let entries: Vec<_> = entries.iter().map(|(key, value)| format!("{}: {}", quoted(key), quoted(value))).collect();
+    format!("{{{}}}", entries.join(", "))
 }
 
 /// `[a, b]`.

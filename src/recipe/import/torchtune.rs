@@ -257,7 +257,7 @@ fn tokenizer(_: &mut Draft, given: &Given) -> Fate {
 }
 
 fn prompt_template(_: &mut Draft, _: &Given) -> Fate {
-    Fate::replaced("the base's own template is used; `chat_template: FILE` names another")
+    Fate::replaced("the base's own template is used; `chat_template` names another, a file or a stock one")
 }
 
 fn truncation_type(_: &mut Draft, given: &Given) -> Fate {
