@@ -78,6 +78,14 @@ pub struct Candidate {
     pub bytes: i64,
 }
 
+impl Candidate {
+    /// Whether a column of a kind may be in it.
+    fn holds(&self, kind: Kind) -> bool {
+        let is_among = |kind| self.kinds.contains(&kind);
+        is_among(kind) || kind == Kind::TextOrTurns && (is_among(Kind::Text) || is_among(Kind::Turns))
+    }
+}
+
 /// What a person may have meant where a column is missing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Meant {
@@ -169,7 +177,7 @@ fn in_option(names: &[(&'static str, String)]) -> String {
 /// The column whose name is nearly that of `missing`, of those that no other column of the format is.
 fn near(missing: &Wanted, free: &[&Candidate]) -> Option<String> {
     let usable: Vec<&str> =
-        free.iter().filter(|column| column.kinds.contains(&missing.kind)).map(|column| column.name.as_str()).collect();
+        free.iter().filter(|column| column.holds(missing.kind)).map(|column| column.name.as_str()).collect();
     if let Some(name) = nearest(&missing.name, usable.iter().copied()) {
         return Some(name.to_owned());
     }
@@ -205,12 +213,12 @@ fn names_of(wanted: &[Wanted], free: &[&Candidate], is_there: &dyn Fn(&str) -> b
 
 fn by_name(canonical: &str, kind: Kind, free: &[&&Candidate]) -> Option<String> {
     let (_, names) = NAMES.iter().find(|(of, _)| *of == canonical)?;
-    let called = |name: &&str| free.iter().find(|column| column.name.eq_ignore_ascii_case(name) && column.kinds.contains(&kind));
+    let called = |name: &&str| free.iter().find(|column| column.name.eq_ignore_ascii_case(name) && column.holds(kind));
     names.iter().find_map(|name| called(name)).map(|column| column.name.clone())
 }
 
 fn largest(kind: Kind, free: &[&&Candidate]) -> Option<String> {
-    free.iter().filter(|column| column.kinds.contains(&kind)).max_by_key(|column| column.bytes).map(|column| column.name.clone())
+    free.iter().filter(|column| column.holds(kind)).max_by_key(|column| column.bytes).map(|column| column.name.clone())
 }
 
 /// The format whose columns a file has, whatever they are called, with the names that are not the format's own.
@@ -224,7 +232,7 @@ pub fn detected(columns: &[Candidate]) -> Option<(Format, Vec<(&'static str, Str
             let left: Vec<&&Candidate> =
                 rest.iter().filter(|column| names.iter().all(|(_, name)| *name != column.name)).copied().collect();
             // A column of the format's own name is that column.
-            let own = left.iter().find(|column| column.name == of.canonical && column.kinds.contains(&of.kind));
+            let own = left.iter().find(|column| column.name == of.canonical && column.holds(of.kind));
             let name = own.map(|column| column.name.clone()).or_else(|| by_name(of.canonical, of.kind, &left));
             match name.or_else(|| (of.canonical == "messages").then(|| largest(of.kind, &left))?) {
                 Some(name) => names.push((of.canonical, name)),
@@ -250,7 +258,7 @@ pub fn detected(columns: &[Candidate]) -> Option<(Format, Vec<(&'static str, Str
 }
 
 fn is_text(column: &Candidate) -> bool {
-    column.kinds.contains(&Kind::Text)
+    column.holds(Kind::Text)
 }
 
 /// A single column of text is a text, whatever it is called.
