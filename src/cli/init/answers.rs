@@ -41,7 +41,7 @@ pub(super) struct Answers {
 impl Answers {
     /// Flags first; what is missing is asked where there is a terminal.
     pub fn take(args: &InitArgs, terminal: &Terminal) -> Result<Self, Failure> {
-        let asks = std::io::stdin().is_terminal() && std::io::stderr().is_terminal();
+        let asks = std::io::stdin().is_terminal() && terminal.is_terminal();
         let needed = |flag: &str, question: &str| {
             if asks {
                 return ask(terminal, question, |answer| if answer.is_empty() { None } else { Some(answer.to_owned()) });
