@@ -70,7 +70,7 @@ impl Explain for Error {
     fn hint(&self) -> Option<String> {
         match self {
             Self::NotFound { nearby, other: Some((path, content)), .. } if nearby.is_empty() => {
-                Some(format!("there is `{}`, which is {}: {}", path.display(), content.describe(), content.hint(path)))
+                Some(format!("there is `{}`, which is {}: {}", path.display(), content.describe(), content.hint()))
             }
             Self::NotFound { nearby, .. } if nearby.is_empty() => {
                 Some("give a Parquet file, a glob or a folder that holds `*.parquet`".into())
@@ -107,8 +107,8 @@ pub fn find_files(path: &str) -> Result<Vec<PathBuf>, Error> {
 fn expand(pattern: &str) -> Result<Vec<PathBuf>, Error> {
     // What is written out is meant, whatever it is called.
     let written = pattern.find(['*', '?', '[']).map_or(pattern, |start| &pattern[..start]);
-    let written = Path::new(&written[..written.rfind('/').map_or(0, |slash| slash + 1)]);
-    let is_data = |path: &PathBuf| path.strip_prefix(written).is_ok_and(|below| !is_apart(below));
+    let written = written[..written.rfind('/').map_or(0, |slash| slash + 1)].trim_start_matches("./");
+    let is_data = |path: &PathBuf| !path.strip_prefix(written).is_ok_and(is_apart);
     let mut files = Vec::new();
     for path in matches(pattern)?.into_iter().filter(is_data) {
         if path.is_dir() {
@@ -252,5 +252,8 @@ mod tests {
             assert_eq!(error.hint().as_deref(), Some(hint));
         }
         assert!(matches!(find_files("data/***"), Err(Error::Pattern { .. })));
+        for path in ["./datasets/*.parquet", "././datasets/*.parquet", "datasets/../datasets/*.parquet", "datasets//*.parquet"] {
+            assert!(!find_files(path).expect("datasets of the project").is_empty(), "{path}");
+        }
     }
 }

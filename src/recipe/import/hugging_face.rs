@@ -1,8 +1,9 @@
 //! Keys of transformers' `TrainingArguments` (5.23), which LLaMA-Factory and the files of a finished run share, and words that several tools share.
 
+use super::super::tree::{Kind, shorten};
 use super::draft::Draft;
 use super::fate::Fate;
-use super::text::{number, texts, unquoted, whole};
+use super::text::{flow, number, texts, unquoted, whole};
 use super::{Given, Rule, Table, Tool};
 use crate::terms::{Optimizer, Scheduler, Term};
 
@@ -36,9 +37,7 @@ pub(super) const TABLE: Table = &[
     (&["optim"], Rule::Read(optimizer)),
     (&["optim_args", "optim_target_modules"], Rule::Refused(PART_OF_ANOTHER)),
     (&["weight_decay"], Rule::Same("training.weight_decay")),
-    (&["adam_beta1"], Rule::Same("training.adam_beta1")),
-    (&["adam_beta2"], Rule::Same("training.adam_beta2")),
-    (&["adam_epsilon"], Rule::Same("training.adam_epsilon")),
+    (&["adam_beta1", "adam_beta2", "adam_epsilon"], Rule::Read(adam)),
     (&["max_grad_norm"], Rule::Same("training.max_grad_norm")),
     (&["label_smoothing_factor"], Rule::Refused(LOSS)),
     (&["neftune_noise_alpha"], Rule::Refused(NOISE)),
@@ -209,47 +208,48 @@ pub(super) fn warmup_ratio(draft: &mut Draft, given: &Given) -> Fate {
     draft.same("training.warmup_ratio", given)
 }
 
-/// transformers' `constant` ignores a warm-up; `constant_with_warmup` is Rankine's `constant`.
+/// transformers' `constant` ignores a warm-up; `constant_with_warmup` is Rankine's `constant`. Schedule-free AdamW has the warm-up itself.
 fn is_flat(draft: &Draft) -> bool {
-    ["lr_scheduler_type", "lr_scheduler"].iter().any(|key| draft.text(key) == Some("constant"))
+    chosen(draft) != Optimizer::ScheduleFree
+        && ["lr_scheduler_type", "lr_scheduler"].iter().any(|key| draft.text(key) == Some("constant"))
+}
+
+/// The optimizer that the config names; AdamW where it names none.
+fn chosen(draft: &Draft) -> Optimizer {
+    let word = ["optim", "optimizer"].iter().find_map(|key| draft.text(key));
+    word.and_then(Optimizer::parse).unwrap_or(Optimizer::AdamW).resident()
 }
 
 /// Schedules by transformers' names.
 pub(super) fn scheduler(draft: &mut Draft, given: &Given) -> Fate {
-    let word = given.node.text().unwrap_or_default();
-    let ours = if word == "constant_with_warmup" { "constant" } else { word };
-    if Scheduler::parse(ours).is_some() {
-        draft.set("training.lr_scheduler", ours)
-    } else {
-        Fate::refused("this schedule is not supported")
+    match given.node.text().and_then(Scheduler::parse) {
+        Some(scheduler) => draft.set("training.lr_scheduler", scheduler.word()),
+        None => Fate::refused("this schedule is not supported"),
     }
 }
 
-/// Of a schedule's own arguments the floor is known.
-fn scheduler_arguments(draft: &mut Draft, given: &Given) -> Fate {
-    use super::super::tree::Kind;
+/// A schedule's own arguments, which have transformers' names here too.
+pub(super) fn scheduler_arguments(draft: &mut Draft, given: &Given) -> Fate {
     let Kind::Map(entries) = &given.node.kind else { return Fate::refused("expected keys with values") };
-    match entries.get("min_lr_rate") {
-        _ if entries.is_empty() => Fate::dropped("empty: not set"),
-        Some(entry) if entries.len() == 1 => draft.set("training.min_lr_rate", entry.value.shown()),
-        _ => Fate::refused("of a schedule's arguments only `min_lr_rate` is supported"),
+    let known = |name: &str| Scheduler::KEYS.iter().any(|(key, _)| *key == name);
+    if let Some(name) = entries.keys().find(|name| !known(name)) {
+        return Fate::refused(format!("no schedule has `{}` here", shorten(name)));
     }
+    let mut lines = Vec::new();
+    for (name, entry) in entries.iter().filter(|(_, entry)| !entry.value.is_blank()) {
+        match draft.set(&format!("training.{name}"), flow(&entry.value)) {
+            Fate::Mapped(line) => lines.push(line),
+            other => return other,
+        }
+    }
+    if lines.is_empty() { Fate::dropped("empty: not set") } else { Fate::Mapped(lines.join(", ")) }
 }
 
-/// AdamW under its names; how the moments are stored is Rankine's own.
-const ADAMW: [&str; 6] = ["adamw", "adamw_torch", "adamw_torch_fused", "adamw_hf", "adamw_apex_fused", "adamw_torch_xla"];
-const STORED: [(&str, &str); 10] = [
-    ("adamw_bnb_8bit", "adamw_8bit"),
-    ("adamw_8bit", "adamw_8bit"),
-    ("adamw_torch_8bit", "adamw_8bit"),
-    ("adamw_torch_4bit", "adamw_4bit"),
-    ("ao_adamw_8bit", "adamw_8bit"),
-    ("ao_adamw_4bit", "adamw_4bit"),
-    ("ao_adamw_fp8", "adamw_fp8"),
-    ("paged_adamw_8bit", "paged_adamw_8bit"),
-    ("paged_adamw", "paged_adamw_32bit"),
-    ("paged_adamw_32bit", "paged_adamw_32bit"),
-];
+/// AdamW under names of other kernels.
+const ADAMW: [&str; 3] = ["adamw_hf", "adamw_apex_fused", "adamw_torch_xla"];
+/// AdamW of torchao, whose blocks are not those of `adamw_8bit`.
+const STORED: [&str; 5] = ["adamw_torch_8bit", "adamw_torch_4bit", "ao_adamw_8bit", "ao_adamw_4bit", "ao_adamw_fp8"];
+pub(super) const MUON: &str = "Muon for the matrices of blocks with `adjust_lr_fn: match_rms_adamw` and a momentum of 0.95, AdamW for all else; its constants are those of the recipe";
 
 /// Optimizers by transformers' names.
 pub(super) fn optimizer(draft: &mut Draft, given: &Given) -> Fate {
@@ -257,18 +257,37 @@ pub(super) fn optimizer(draft: &mut Draft, given: &Given) -> Fate {
     if ADAMW.contains(&word) {
         return draft.set("training.optimizer", "adamw");
     }
-    let stored = STORED.iter().find(|(name, _)| *name == word).map(|(_, ours)| *ours);
-    if let Some(ours) = [Some(word), stored].into_iter().flatten().find(|word| Optimizer::parse(word).is_some()) {
-        return draft.set("training.optimizer", ours);
-    }
-    match stored {
-        Some(_) => match draft.set("training.optimizer", "adamw") {
+    if STORED.contains(&word) {
+        return match draft.set("training.optimizer", "adamw") {
             Fate::Mapped(_) => {
                 Fate::replaced("the same AdamW with moments in 32 bits: more memory and no rounding of the moments")
             }
             other => other,
-        },
-        None => Fate::refused("this optimizer is not supported"),
+        };
+    }
+    let Some(optimizer) = Optimizer::parse(word) else { return Fate::refused("this optimizer is not supported") };
+    let schedule = ["lr_scheduler_type", "lr_scheduler"].iter().find_map(|key| draft.text(key));
+    match optimizer.resident() {
+        Optimizer::ScheduleFree if schedule.and_then(Scheduler::parse) != Some(Scheduler::Constant) => {
+            return Fate::refused("it has no schedule here, and the config has one that is not `constant`, said or by default");
+        }
+        // transformers gives Lion what it gives Adam.
+        Optimizer::Lion | Optimizer::Lion8bit => draft.default(&["adam_beta2"], "training.adam_beta2", "0.999"),
+        _ => {}
+    }
+    match draft.set("training.optimizer", optimizer.word()) {
+        Fate::Mapped(_) if optimizer == Optimizer::Muon => Fate::replaced(MUON),
+        other => other,
+    }
+}
+
+/// A constant of Adam, which not every optimizer reads.
+pub(super) fn adam(draft: &mut Draft, given: &Given) -> Fate {
+    let optimizer = chosen(draft);
+    if Optimizer::KEYS.iter().any(|(key, owners)| *key == given.name && owners.contains(&optimizer)) {
+        draft.same(&format!("training.{}", given.name), given)
+    } else {
+        Fate::dropped(format!("`{optimizer}` does not read it"))
     }
 }
 

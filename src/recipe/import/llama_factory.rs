@@ -14,7 +14,6 @@ use super::hugging_face as hf;
 use super::text::{flow, list, number, pairs, quoted, texts, unquoted};
 use super::{Given, Rule, Table};
 use crate::files::{JSON_BYTES, read_text_up_to};
-use crate::terms::{Optimizer, Term};
 
 const REWARDS: &str = "preference data, rewards and reinforcement learning are not supported";
 const IMAGES: &str = "images, video and audio are not supported";
@@ -364,12 +363,15 @@ fn kt_config(_: &mut Draft, given: &Given) -> Fate {
     Fate::dropped(hf::KERNELS)
 }
 
-/// Muon, where this version has it.
+/// LLaMA-Factory's own Muon.
 fn muon(draft: &mut Draft, given: &Given) -> Fate {
     if is_off(given.node) {
         return Fate::dropped("off");
     }
-    if Optimizer::parse("muon").is_some() { draft.set("training.optimizer", "muon") } else { Fate::refused(OPTIMIZER) }
+    match draft.set("training.optimizer", "muon") {
+        Fate::Mapped(_) => Fate::replaced(hf::MUON),
+        other => other,
+    }
 }
 
 fn no_checkpointing(draft: &mut Draft, given: &Given) -> Fate {

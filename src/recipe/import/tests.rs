@@ -307,3 +307,42 @@ fn roles_and_variables_of_templates_come_along() {
         }
     }
 }
+
+#[test]
+fn optimizers_and_schedules_come_along() {
+    for (lines, key, word) in [
+        ("optimizer: adamw_bnb_8bit", "optimizer", "mapped"),
+        ("optimizer: paged_adamw_8bit", "optimizer", "mapped"),
+        ("optimizer: ao_adamw_4bit", "optimizer", "replaced"),
+        ("optimizer: adamw_torch_8bit", "optimizer", "replaced"),
+        ("optimizer: muon", "optimizer", "replaced"),
+        ("optimizer: galore_adamw", "optimizer", "refused"),
+        ("optimizer: lion_8bit\nadam_epsilon: 1e-8", "adam_epsilon", "dropped"),
+        ("optimizer: adafactor\nadam_beta1: 0.9\nadam_beta2: 0.95", "adam_beta1", "dropped"),
+        ("optimizer: adamw_torch\nadam_beta1: 0.8", "adam_beta1", "mapped"),
+        ("optimizer: schedule_free_adamw\nlr_scheduler: cosine", "optimizer", "refused"),
+        ("optimizer: schedule_free_adamw\nlr_scheduler: constant\nwarmup_ratio: 0.1", "warmup_ratio", "mapped"),
+        ("lr_scheduler: rex", "lr_scheduler", "refused"),
+        ("lr_scheduler: polynomial\nlr_scheduler_kwargs: {power: 2, lr_end: 1e-6}", "lr_scheduler_kwargs", "mapped"),
+        (
+            "lr_scheduler: warmup_stable_decay\nlr_scheduler_kwargs: {num_decay_steps: 10, decay_type: 1-sqrt}",
+            "lr_scheduler_kwargs",
+            "mapped",
+        ),
+        ("lr_scheduler: linear\nlr_scheduler_kwargs: {power: 2}", "lr_scheduler_kwargs", "refused"),
+        ("lr_scheduler: linear\nlr_scheduler_kwargs: {twist: 2}", "lr_scheduler_kwargs", "refused"),
+        ("lr_scheduler: linear\nlr_scheduler_kwargs: {}", "lr_scheduler_kwargs", "dropped"),
+    ] {
+        let found = axolotl(lines);
+        assert_eq!(fate(&found, key).word(), word, "{lines}: {:?}", fate(&found, key));
+        let recipe = super::super::from_bytes(Path::new("x"), found.recipe.as_bytes(), &[]);
+        assert_eq!(recipe.faults, [], "{lines}\n{}", found.recipe);
+    }
+    // transformers gives Lion the second beta of Adam, which is not Lion's own default.
+    assert_eq!(line(&axolotl("optimizer: lion_8bit"), "adam_beta2").as_deref(), Some("0.999"));
+    assert_eq!(line(&axolotl("optimizer: lion_8bit\nadam_beta2: 0.98"), "adam_beta2").as_deref(), Some("0.98"));
+    assert_eq!(
+        line(&axolotl("lr_scheduler: cosine_with_restarts\nlr_scheduler_kwargs: {num_cycles: 3}"), "num_cycles").as_deref(),
+        Some("3")
+    );
+}

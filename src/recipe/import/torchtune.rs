@@ -434,12 +434,13 @@ fn clip(draft: &mut Draft, given: &Given) -> Fate {
 fn optimizer(draft: &mut Draft, given: &Given) -> Fate {
     match given.node.text().unwrap_or_default() {
         "torch.optim.AdamW" => draft.set("training.optimizer", "adamw"),
-        "bitsandbytes.optim.PagedAdamW"
-        | "bitsandbytes.optim.AdamW"
-        | "bitsandbytes.optim.PagedAdamW8bit"
-        | "bitsandbytes.optim.AdamW8bit"
-        | "bitsandbytes.optim.PagedAdamW32bit"
-        | "torchao.optim.AdamW8bit"
+        "bitsandbytes.optim.AdamW" | "bitsandbytes.optim.AdamW32bit" => draft.set("training.optimizer", "adamw"),
+        "bitsandbytes.optim.AdamW8bit" => draft.set("training.optimizer", "adamw_8bit"),
+        "bitsandbytes.optim.PagedAdamW" | "bitsandbytes.optim.PagedAdamW32bit" => {
+            draft.set("training.optimizer", "paged_adamw_32bit")
+        }
+        "bitsandbytes.optim.PagedAdamW8bit" => draft.set("training.optimizer", "paged_adamw_8bit"),
+        "torchao.optim.AdamW8bit"
         | "torchao.optim.AdamW4bit"
         | "torchao.optim.AdamWFp8"
         | "torchao.prototype.low_bit_optim.AdamW8bit"
