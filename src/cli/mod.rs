@@ -7,6 +7,7 @@ mod cache;
 mod card;
 mod chat;
 mod check;
+mod completions;
 mod consumers;
 mod device_fault;
 mod doctor;
@@ -16,6 +17,8 @@ mod fits;
 mod generate;
 mod gradcheck;
 mod hub;
+mod import;
+mod init;
 mod inspect;
 mod interrupt;
 mod merge;
@@ -32,6 +35,7 @@ mod result;
 mod resume;
 mod room;
 mod row_text;
+mod schema;
 mod scores;
 mod session;
 mod shipped;
@@ -106,6 +110,14 @@ enum Verb {
     Cache(cache::CacheArgs),
     /// Takes a step of a recipe ahead of its run, so that caches are filled and the run begins at once
     Warmup(warmup::WarmupArgs),
+    /// Write a first recipe for a base and data, one that fits into memory
+    Init(init::InitArgs),
+    /// Turn a config of Axolotl, LLaMA-Factory, torchtune or mlx-lm, or a finished run of PEFT, into a recipe
+    Import(import::ImportArgs),
+    /// Print the recipe's JSON Schema, with which an editor completes and checks recipes
+    Schema,
+    /// Print a shell's completions, or the pages of the manual
+    Completions(completions::CompletionsArgs),
     /// Measures training steps
     #[command(hide = true)]
     Bench(bench::BenchArgs),
@@ -230,6 +242,10 @@ impl Command {
             Verb::Doctor(args) => doctor::doctor(&args),
             Verb::Cache(args) => cache::cache(&args, &terminal),
             Verb::Warmup(args) => warmup::warmup(&args, &terminal),
+            Verb::Init(args) => init::init(&args, &terminal),
+            Verb::Import(args) => import::import(&args),
+            Verb::Schema => schema::schema(),
+            Verb::Completions(args) => completions::completions(&args),
             Verb::Bench(args) => bench::bench(&args, started),
             Verb::BenchProducts(args) => bench_products::bench_products(&args),
             Verb::TryTemplate => try_template::try_template(),

@@ -197,6 +197,19 @@ impl MemoryPlan {
         self.hint(Allowed { bytes: held_bytes.map_or(less, |held| held.min(less)), is_said: true })
     }
 
+    /// The smallest change of the recipe, as overrides, with which the run stays within what it may have; `None` where it does already, or
+    /// no such change is known.
+    pub fn change(&self) -> Option<Vec<String>> {
+        let allowed = self.allowed.filter(|_| !self.fits())?;
+        let all = "training.gradient_checkpointing=true".to_owned();
+        if self.load.least_peak_bytes() <= allowed.bytes {
+            return Some(vec![all]);
+        }
+        let recomputes = self.chosen.recomputed == self.load.spec.layers.len();
+        let change = self.load.smallest_change(self.rank, allowed.bytes)?;
+        Some(if recomputes { None } else { Some(all) }.into_iter().chain(change.overrides).collect())
+    }
+
     fn hint(&self, allowed: Allowed) -> String {
         let fits = |change: &str, peak_bytes: u64| format!("`{change}` needs {}", mebibytes(peak_bytes));
         let least_bytes = self.load.least_peak_bytes();

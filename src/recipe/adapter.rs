@@ -7,6 +7,7 @@ use regex::Regex;
 
 use super::place::Said;
 use super::section::{ABOVE_ZERO, Section, Value};
+use super::shape::Shape;
 use super::tree::{Kind, shorten};
 use crate::fault::Fault;
 use crate::quant::BlockSize;
@@ -69,23 +70,35 @@ impl Adapter {
             method: section.word("method", &[]),
             quantization: section.word("quantization", &[]),
             double_quant: section.flag("double_quant"),
-            block_size: section.value("block_size").and_then(block_size),
+            block_size: section
+                .shaped("block_size", Shape::Numbers(&[32, 64, 128, 256, 512, 1024, 2048, 4096]))
+                .and_then(block_size),
             quantize_head: section.flag("quantize_head"),
-            offload_embedding: section.value("offload_embedding").and_then(offload),
+            offload_embedding: section
+                .shaped("offload_embedding", Shape::OneOf(vec![Shape::Words(vec!["auto"]), Shape::Flag]))
+                .and_then(offload),
             r: section.whole("r", 1..=MAX_RANK),
             alpha: section.number("alpha", ABOVE_ZERO),
             dropout: section.number("dropout", 0.0..1.0),
-            target_modules: section.value("target_modules").and_then(targets),
-            target_parameters: section.value("target_parameters").and_then(names),
+            target_modules: section.shaped("target_modules", targets_shape()).and_then(targets),
+            target_parameters: section.shaped("target_parameters", Shape::list(Shape::Text)).and_then(names),
             use_rslora: section.flag("use_rslora"),
             use_dora: section.flag("use_dora"),
             lora_bias: section.flag("lora_bias"),
-            rank_pattern: section.table("rank_pattern", |key, value| with_regex(value, key)?.whole(1..=MAX_RANK)),
-            alpha_pattern: section.table("alpha_pattern", |key, value| with_regex(value, key)?.number(ABOVE_ZERO)),
-            layers_to_transform: section.value("layers_to_transform").and_then(layers),
-            init_lora_weights: section.value("init_lora_weights").and_then(initialisation),
-            modules_to_save: section.value("modules_to_save").filter(is_said).and_then(names),
-            trainable_token_indices: section.value("trainable_token_indices").filter(is_said).and_then(tokens),
+            rank_pattern: section.table_of("rank_pattern", Shape::whole(&(1..=MAX_RANK)), |key, value| {
+                with_regex(value, key)?.whole(1..=MAX_RANK)
+            }),
+            alpha_pattern: section
+                .table_of("alpha_pattern", Shape::number(&ABOVE_ZERO), |key, value| with_regex(value, key)?.number(ABOVE_ZERO)),
+            layers_to_transform: section.shaped("layers_to_transform", layers_shape()).and_then(layers),
+            init_lora_weights: section
+                .shaped("init_lora_weights", Shape::OneOf(vec![Shape::Flag, Shape::Words(vec!["pissa"])]))
+                .and_then(initialisation),
+            modules_to_save: section
+                .shaped("modules_to_save", Shape::OneOf(vec![Shape::list(Shape::Text), Shape::Off]))
+                .filter(is_said)
+                .and_then(names),
+            trainable_token_indices: section.shaped("trainable_token_indices", tokens_shape()).filter(is_said).and_then(tokens),
             init_from: section.path("init_from"),
         }
     }
@@ -94,6 +107,20 @@ impl Adapter {
     pub(super) fn is_full(&self) -> bool {
         self.method.as_ref().is_some_and(|method| method.value == Technique::Full)
     }
+}
+
+fn targets_shape() -> Shape {
+    Shape::OneOf(vec![Shape::Words(vec!["all-linear"]), Shape::filled_list(Shape::Text), Shape::Text])
+}
+
+fn layers_shape() -> Shape {
+    let layer = || Shape::whole(&(0..=MAX_LAYER));
+    Shape::OneOf(vec![layer(), Shape::filled_list(layer())])
+}
+
+fn tokens_shape() -> Shape {
+    let ids = || Shape::list(Shape::whole(&(0..=u64::from(u32::MAX))));
+    Shape::OneOf(vec![ids(), Shape::Table(Box::new(ids())), Shape::Off])
 }
 
 fn targets(value: Value) -> Option<Said<Modules>> {

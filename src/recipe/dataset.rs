@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use super::place::{Place, Said};
 use super::section::Section;
+use super::shape::Shape;
 use crate::terms::{Format, TrainOn};
 
 /// Parquet files of one format.
@@ -35,8 +36,8 @@ impl Dataset {
             path: section.text("path"),
             files: None,
             format: section.word("format", &["preference"]),
-            columns: section.table("columns", |_, value| value.text()),
-            roles: section.table("roles", |_, value| value.text()),
+            columns: section.table_of("columns", Shape::Text, |_, value| value.text()),
+            roles: section.table_of("roles", Shape::Text, |_, value| value.text()),
             train_on: section.word("train_on", &[]),
         }
     }

@@ -3,6 +3,7 @@
 use super::dataset::Dataset;
 use super::place::Said;
 use super::section::{Section, Value};
+use super::shape::Shape;
 use super::training::MAX_COUNT;
 use crate::terms::Holdout;
 
@@ -24,11 +25,14 @@ pub struct Evaluation {
 impl Evaluation {
     pub(super) fn take(section: &mut Section) -> Self {
         Self {
-            val_set_size: section.value("val_set_size").and_then(holdout),
+            val_set_size: section.shaped("val_set_size", holdout_shape()).and_then(holdout),
             datasets: section.sections("datasets", Dataset::take),
             eval_steps: section.whole("eval_steps", 0..=MAX_COUNT),
             early_stopping_patience: section.whole("early_stopping_patience", 0..=MAX_COUNT),
-            prompts: section.value("prompts").map(prompts).unwrap_or_default(),
+            prompts: section
+                .shaped("prompts", Shape::OneOf(vec![Shape::list(Shape::Text), Shape::Off]))
+                .map(prompts)
+                .unwrap_or_default(),
         }
     }
 }
@@ -39,6 +43,10 @@ fn prompts(value: Value) -> Vec<Said<String>> {
     // A blank is no question.
     let text = |value: Value| value.read("a text", |node| node.text().filter(|_| !node.is_blank()).map(str::to_owned));
     listed.into_iter().flatten().filter_map(text).collect()
+}
+
+fn holdout_shape() -> Shape {
+    Shape::OneOf(vec![Shape::whole(&(0..)), Shape::number(&(0.0..1.0))])
 }
 
 fn holdout(value: Value) -> Option<Said<Holdout>> {

@@ -10,17 +10,23 @@ mod adapter;
 mod contradictions;
 mod dataset;
 mod evaluation;
+pub mod import;
+mod keys;
 mod notes;
 mod output;
 mod overrides;
 mod place;
 mod scalar;
+mod schema;
 mod section;
+mod shape;
 mod source;
 mod synonyms;
 mod training;
 mod tree;
 
+#[cfg(test)]
+mod schema_tests;
 #[cfg(test)]
 mod tests;
 
@@ -30,8 +36,10 @@ use std::path::{Path, PathBuf};
 pub use adapter::Adapter;
 pub use dataset::Dataset;
 pub use evaluation::Evaluation;
+pub use import::quoted;
 pub use output::Output;
 pub use place::{Place, Said};
+pub use schema::schema;
 pub use training::Training;
 
 use crate::fault::{Exit, Explain, Fault};
@@ -40,10 +48,13 @@ use crate::terms::{CacheMode, Device, NOT_VARIABLES};
 use notes::Notes;
 use section::{Section, Value};
 use serde_yaml::granit_parser::Marker;
+use shape::Shape;
 use tree::Node;
 
 /// The most threads that can be asked for.
 const MAX_THREADS: u64 = 4096;
+/// What [`Device::parse`] reads.
+const DEVICES: &str = "^(auto|cpu|(wgpu|cuda)(:[0-9]+)?)$";
 
 /// A recipe as it was written; `None` is a key that was left out.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -118,6 +129,16 @@ pub fn read(path: &Path, overrides: &[String]) -> Result<Recipe, Error> {
     Ok(from_bytes(path, &source::read(path)?, overrides))
 }
 
+/// Reads a recipe that is no file yet, as if it lay at `path`.
+pub fn parse(path: &Path, text: &str) -> Recipe {
+    from_bytes(path, text.as_bytes(), &[])
+}
+
+/// What a key is for, in a sentence, such as that of `adapter.r`.
+pub fn description(key: &str) -> Option<&'static str> {
+    keys::of(key).map(|words| words.description)
+}
+
 /// Reads the recipe in the lock of a run, which stands there under `recipe`; `run` is the folder of the run, wherever it lies now.
 pub fn read_locked(path: &Path, lock: &str, run: &Path) -> Recipe {
     let notes = Notes::default();
@@ -150,8 +171,8 @@ impl Recipe {
         Self {
             base_model: section.text("base_model"),
             chat_template: section.path("chat_template"),
-            chat_template_kwargs: section.table("chat_template_kwargs", variable),
-            device: section.value("device").and_then(device),
+            chat_template_kwargs: section.shaped("chat_template_kwargs", Shape::Variables).map(variables).unwrap_or_default(),
+            device: section.shaped("device", Shape::Pattern(DEVICES)).and_then(device),
             threads: section.whole("threads", 0..=MAX_THREADS),
             cache: section.word("cache", &[]),
             output_dir: section.path("output_dir"),
@@ -163,6 +184,11 @@ impl Recipe {
             ..Self::default()
         }
     }
+}
+
+fn variables(value: Value) -> BTreeMap<String, Said<serde_json::Value>> {
+    let entries = value.table().unwrap_or_default();
+    entries.into_iter().filter_map(|(name, value)| Some((name.to_owned(), variable(name, value)?))).collect()
 }
 
 /// A variable of a chat template; its name is a name there, and none that a conversation has itself.

@@ -1,9 +1,11 @@
 //! Where faults are collected while a recipe is read, so that a person sees all of them at once, in the order of the file.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 
 use super::place::Place;
+use super::schema::Key;
+use super::shape::Shape;
 use super::synonyms::{self, Scope};
 use super::tree::{Entry, Node, shorten};
 use crate::fault::{Fault, nearest};
@@ -17,6 +19,9 @@ pub(super) struct Notes {
     refused: RefCell<BTreeSet<String>>,
     known: RefCell<BTreeSet<(String, &'static str)>>,
     unknown: RefCell<Vec<Unknown>>,
+    describing: Cell<bool>,
+    described: RefCell<Vec<Key>>,
+    needed: RefCell<BTreeSet<(String, &'static str)>>,
 }
 
 #[derive(Debug)]
@@ -28,6 +33,38 @@ struct Unknown {
 }
 
 impl Notes {
+    /// Notes of a reader that is asked for its keys and reads nothing.
+    pub fn describing() -> Self {
+        Self { describing: Cell::new(true), ..Self::default() }
+    }
+
+    /// Whether the reader is asked for its keys.
+    pub fn is_describing(&self) -> bool {
+        self.describing.get()
+    }
+
+    /// Takes down what a key may hold, if that is asked; of a key that is taken twice the first is kept.
+    pub fn describe(&self, section: &str, key: &'static str, shape: Shape) {
+        let mut described = self.described.borrow_mut();
+        if self.is_describing() && !described.iter().any(|known| known.section == section && known.name == key) {
+            described.push(Key { section: section.to_owned(), name: key, shape, required: false });
+        }
+    }
+
+    /// Takes down that a key may not be left out.
+    pub fn need(&self, section: &str, key: &'static str) {
+        if self.is_describing() {
+            self.needed.borrow_mut().insert((section.to_owned(), key));
+        }
+    }
+
+    /// What was taken down.
+    pub fn into_keys(self) -> Vec<Key> {
+        let needed = self.needed.into_inner();
+        let required = |key: Key| Key { required: needed.contains(&(key.section.clone(), key.name)), ..key };
+        self.described.into_inner().into_iter().map(required).collect()
+    }
+
     /// Adds a fault.
     pub fn say(&self, place: &Place, fault: Fault) {
         self.faults.borrow_mut().push((place.clone(), fault.at(place)));

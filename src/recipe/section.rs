@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use super::notes::{Notes, listed};
 use super::place::{Place, Said};
+use super::shape::Shape;
 use super::synonyms;
 use super::tree::{Entry, Kind, Node, shorten};
 use crate::fault::{Fault, nearest};
@@ -35,15 +36,17 @@ impl<'a> Section<'a> {
         self.place
     }
 
-    /// Takes a key; `None` where it is left out or blank.
-    pub fn value(&mut self, key: &'static str) -> Option<Value<'a>> {
+    /// Takes a key; `None` where it is left out or blank. `shape` is what it may hold.
+    pub fn shaped(&mut self, key: &'static str, shape: Shape) -> Option<Value<'a>> {
         self.notes.know(&self.name, key);
+        self.notes.describe(&self.name, key, shape);
         let entry = self.entries.remove(key)?;
         if entry.value.is_blank() { None } else { Some(self.named(key, &entry.value)) }
     }
 
     /// Adds a fault if a key is left out or holds an empty list; `example` is a line that would do.
-    pub fn require(&self, key: &str, example: &str) {
+    pub fn require(&self, key: &'static str, example: &str) {
+        self.notes.need(&self.name, key);
         if self.entries.get(key).is_none_or(|entry| entry.value.is_empty()) {
             let within = if self.name.is_empty() { String::new() } else { format!(" in `{}`", self.name) };
             let fault = Fault::new(format!("missing key `{key}`{within}"));
@@ -53,7 +56,7 @@ impl<'a> Section<'a> {
 
     /// Takes a section; one that is left out is read as an empty one.
     pub fn section<T>(&mut self, key: &'static str, take: fn(&mut Section) -> T) -> T {
-        let read = self.value(key).and_then(|value| value.section(take));
+        let read = self.shaped(key, Shape::Section).and_then(|value| value.section(take));
         read.unwrap_or_else(|| {
             let name = self.name_of(key);
             take(&mut Section { name, place: self.place, entries: BTreeMap::new(), notes: self.notes })
@@ -62,23 +65,27 @@ impl<'a> Section<'a> {
 
     /// Takes a list of sections; an element that is no section is left out, with its fault.
     pub fn sections<T>(&mut self, key: &'static str, take: fn(&mut Section) -> T) -> Vec<T> {
-        let elements = self.value(key).and_then(Value::list).unwrap_or_default();
+        let elements = self.shaped(key, Shape::Sections).and_then(Value::list).unwrap_or_default();
+        if self.notes.is_describing() {
+            take(&mut Section { name: self.name_of(key), place: self.place, entries: BTreeMap::new(), notes: self.notes });
+        }
         elements.into_iter().filter_map(|element| element.section(take)).collect()
     }
 
-    /// Takes a table whose keys the user chooses.
-    pub fn table<T>(
+    /// Takes a table whose keys the user chooses; `shape` is what each of them may hold.
+    pub fn table_of<T>(
         &mut self,
         key: &'static str,
+        shape: Shape,
         read: impl Fn(&str, Value<'a>) -> Option<Said<T>>,
     ) -> BTreeMap<String, Said<T>> {
-        let entries = self.value(key).and_then(Value::table).unwrap_or_default();
+        let entries = self.shaped(key, Shape::Table(Box::new(shape))).and_then(Value::table).unwrap_or_default();
         entries.into_iter().filter_map(|(name, value)| Some((name.to_owned(), read(name, value)?))).collect()
     }
 
     /// Takes a text.
     pub fn text(&mut self, key: &'static str) -> Option<Said<String>> {
-        self.value(key)?.text()
+        self.shaped(key, Shape::Text)?.text()
     }
 
     /// Takes a path, as it is written.
@@ -88,22 +95,23 @@ impl<'a> Section<'a> {
 
     /// Takes a boolean.
     pub fn flag(&mut self, key: &'static str) -> Option<Said<bool>> {
-        self.value(key)?.flag()
+        self.shaped(key, Shape::Flag)?.flag()
     }
 
     /// Takes a whole number within a range.
     pub fn whole<N: TryFrom<u64>>(&mut self, key: &'static str, range: impl RangeBounds<u64>) -> Option<Said<N>> {
-        self.value(key)?.whole(range)
+        self.shaped(key, Shape::whole(&range))?.whole(range)
     }
 
     /// Takes a finite number within a range.
     pub fn number(&mut self, key: &'static str, range: impl RangeBounds<f64>) -> Option<Said<f64>> {
-        self.value(key)?.number(range)
+        self.shaped(key, Shape::number(&range))?.number(range)
     }
 
     /// Takes one of a fixed set of words; `later` are words that the field knows and that are not built yet.
     pub fn word<T: Term>(&mut self, key: &'static str, later: &[&str]) -> Option<Said<T>> {
-        self.value(key)?.word(later)
+        let words = T::WORDS.iter().map(|(word, _)| *word).collect();
+        self.shaped(key, Shape::Words(words))?.word(later)
     }
 
     fn named(&self, key: &str, node: &'a Node) -> Value<'a> {

@@ -8,7 +8,7 @@ use super::*;
 use crate::terms::{Checkpointing, Format, Holdout, Modules, Offload, Scheduler, Technique, TrainOn};
 
 /// Four lines that every recipe needs; what a test adds starts at line 5.
-const NEEDED: &str = "base_model: m\ndatasets:\n  - path: d\n    format: chat\n";
+pub(super) const NEEDED: &str = "base_model: m\ndatasets:\n  - path: d\n    format: chat\n";
 
 const EXAMPLE: &str = "\
 base_model: checkpoints/rankine-tiny
@@ -69,7 +69,7 @@ fn every_broken_recipe_gets_its_place_its_message_and_its_hint() {
 }
 
 /// What follows the four needed lines, and the one fault that it has.
-const BROKEN: &[(&str, &str)] = &[
+pub(super) const BROKEN: &[(&str, &str)] = &[
     ("basemodel: m", "x.yaml:5:1: unknown key `basemodel` | did you mean `base_model`?"),
     ("learning_rate: 1e-4", "x.yaml:5:1: unknown key `learning_rate` | `learning_rate` belongs in `training`"),
     ("learning-rat: 1", "x.yaml:5:1: unknown key `learning-rat` | did you mean `learning_rate`? It belongs in `training`"),

@@ -4,6 +4,7 @@ use std::ops::Bound;
 
 use super::place::{Place, Said};
 use super::section::{ABOVE_ZERO, Section, Value};
+use super::shape::Shape;
 use crate::terms::{AdjustLr, Checkpointing, Curve, ModelDtype, OnNonfinite, Optimizer, Scheduler, Truncation};
 
 /// The longest row, in tokens, and the largest batch and accumulation, in rows: their product stays within 64 bits.
@@ -198,11 +199,11 @@ impl Training {
             weight_decay: section.number("weight_decay", 0.0..),
             max_grad_norm: section.number("max_grad_norm", 0.0..),
             router_aux_loss_coef: section.number("router_aux_loss_coef", 0.0..),
-            base_dropout: section.value("base_dropout").and_then(|value| {
+            base_dropout: section.shaped("base_dropout", Shape::Numbers(&[0])).and_then(|value| {
                 value.read("0: the base's own dropout is left out", |node| node.number().filter(|share| *share == 0.0))
             }),
-            gradient_checkpointing: section.value("gradient_checkpointing").and_then(checkpointing),
-            max_memory: section.value("max_memory").and_then(|value| {
+            gradient_checkpointing: section.shaped("gradient_checkpointing", blocks()).and_then(checkpointing),
+            max_memory: section.shaped("max_memory", bytes()).and_then(|value| {
                 value.read("a number of bytes, such as `12 GB` or `12GiB`", |node| node.bytes().filter(|bytes| *bytes > 0))
             }),
             model_dtype: section.word("model_dtype", &[]),
@@ -211,6 +212,14 @@ impl Training {
             seed: section.whole("seed", 0..),
         }
     }
+}
+
+fn blocks() -> Shape {
+    Shape::OneOf(vec![Shape::Words(vec!["auto"]), Shape::Flag, Shape::whole(&(0..))])
+}
+
+fn bytes() -> Shape {
+    Shape::OneOf(vec![Shape::whole(&(1..)), Shape::Pattern(r"^([1-9][0-9_]*|[0-9][0-9_]*(\.[0-9]+)? *([kKmMgGtT][iI]?)?[bB])$")])
 }
 
 impl Training {

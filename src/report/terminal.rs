@@ -60,6 +60,11 @@ impl Default for Terminal {
 }
 
 impl Terminal {
+    /// Whether a person reads it, as far as that can be seen.
+    pub fn is_terminal(&self) -> bool {
+        self.is_terminal
+    }
+
     /// Shows to whoever reads stderr; with `is_verbose` every step and checkpoint is a line that stays.
     pub fn new(is_verbose: bool) -> Self {
         let is_terminal = std::io::stderr().is_terminal();

@@ -1,0 +1,136 @@
+//! `rankine init`: a first recipe. What it is to say follows from the base, the columns and lengths of the rows, and the memory that is free.
+
+mod answers;
+mod draft;
+mod look;
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+
+use self::answers::{Answers, Goal};
+use self::draft::Draft;
+use super::{Failure, print};
+use crate::data::{Corpus, Limits};
+use crate::fault::{Exit, Explain, Fault, shell_word};
+use crate::files::{cache_folder, write_atomic};
+use crate::plan::{Plan, Resolved, resolve};
+use crate::recipe;
+use crate::report::Terminal;
+use crate::terms::Truncation;
+
+/// Longer than any row.
+const LONGEST: usize = 1 << 30;
+/// Lengths of rows that a recipe starts from, tokens; the base's context ends them.
+const SHORTEST: usize = 128;
+/// Of a base that is not here.
+const USUAL: usize = 2048;
+/// Of a hundred rows so many fit into `sequence_len`.
+const FITTING_PERCENT: usize = 99;
+/// Changes of the recipe until it fits; one is usual.
+const ROUNDS: usize = 4;
+
+#[derive(Debug, Args)]
+pub(super) struct InitArgs {
+    /// The base: a model's folder, or a Hub id
+    #[arg(long, value_name = "MODEL")]
+    base: Option<String>,
+    /// A Parquet file, a glob or a folder of them to train on
+    #[arg(long, value_name = "PATH")]
+    data: Vec<String>,
+    /// What the model is to learn: answers (to answer as the data do), language (the language of a field) or everything (train every weight)
+    #[arg(long, value_name = "GOAL", value_parser = answers::goal)]
+    goal: Option<Goal>,
+    /// Where to train: auto, cpu, wgpu or cuda, with an index such as cuda:0
+    #[arg(long, value_name = "DEVICE")]
+    device: Option<String>,
+    /// The recipe to write, a new file
+    #[arg(long, value_name = "RECIPE", default_value = "recipe.yaml")]
+    out: PathBuf,
+}
+
+pub(super) fn init(args: &InitArgs, terminal: &Terminal) -> Result<(), Failure> {
+    if args.out.exists() {
+        let fault = Fault::new(format!("`{}` exists", args.out.display()));
+        return Err(Failure::new(Exit::Exists, fault.hint("name a new file with `--out`, or remove it")));
+    }
+    let answers = Answers::take(args, terminal)?;
+    let sets = answers.data.iter().map(|path| look::look(path)).collect::<Result<Vec<_>, _>>()?;
+    let mut draft = Draft::new(&answers, &sets);
+    let notes = fit(&mut draft, &args.out, terminal)?;
+    write_atomic(&args.out, draft.text().as_bytes())?;
+    for set in &sets {
+        terminal.say(&format!("note: `{}` has {} rows and is read as `{}`, by its columns", set.path, set.rows, set.format));
+    }
+    notes.iter().for_each(|note| terminal.say(&format!("note: {note}")));
+    terminal.say(&format!("next: read it, then `rankine train {}`", shell_word(&args.out.display().to_string())));
+    print(format_args!("recipe      {}", args.out.display()))
+}
+
+/// Chooses the length of rows by the data, and the batch by the memory; says what it did.
+fn fit(draft: &mut Draft, out: &Path, terminal: &Terminal) -> Result<Vec<String>, Failure> {
+    let plan = match plan(draft, out)? {
+        Resolved::Plan(plan) => plan,
+        Resolved::Hub { id, .. } => {
+            draft.set("training.sequence_len", USUAL.to_string());
+            return Ok(vec![format!(
+                "`{id}` is not in the cache, so neither lengths of rows nor memory are known: `rankine pull {id}`, then `rankine plan {}`",
+                shell_word(&out.display().to_string())
+            )]);
+        }
+    };
+    plan.check_trains()?;
+    let mut notes = vec![fit_length(draft, &plan, terminal)?];
+    for round in 0..ROUNDS {
+        let Resolved::Plan(plan) = self::plan(draft, out)? else { break };
+        let data = plan.read_data(&|event| terminal.take(&event))?;
+        terminal.stop();
+        let memory = plan.prepare(&data).1;
+        if memory.fits() {
+            memory.check()?;
+            notes.extend(memory.lines().into_iter().take(1).map(|(what, value)| format!("{what}: {value}")));
+            return Ok(notes);
+        }
+        let Some(change) = memory.change().filter(|_| round + 1 < ROUNDS) else {
+            memory.check()?;
+            break;
+        };
+        notes.push(format!("to fit into memory: {}", change.join(" ")));
+        change.iter().filter_map(|change| change.split_once('=')).for_each(|(key, value)| draft.set(key, value));
+    }
+    Ok(notes)
+}
+
+fn plan(draft: &Draft, out: &Path) -> Result<Resolved, Failure> {
+    let resolved = resolve(recipe::parse(out, &draft.text()), None)?;
+    let device = match &resolved {
+        Resolved::Plan(plan) => plan.device,
+        Resolved::Hub { device, .. } => *device,
+    };
+    crate::device::check(device)?;
+    Ok(resolved)
+}
+
+/// The shortest power of two into which nearly all rows go.
+fn fit_length(draft: &mut Draft, plan: &Plan, terminal: &Terminal) -> Result<String, Failure> {
+    let limits = Limits { sequence_len: LONGEST, truncation: Truncation::Drop };
+    let corpus = Corpus::open(&plan.sources, &plan.encoder, &limits, &cache_folder(), &|event| terminal.take(&event));
+    terminal.stop();
+    let corpus = corpus.map_err(|error| Failure { exit: error.exit(), faults: error.faults() })?;
+    let mut lengths: Vec<usize> = (0..corpus.len()).map(|row| corpus.row(row).len()).collect();
+    lengths.sort_unstable();
+    let (context, longest) = (plan.model.spec.context.max(2), lengths.last().copied().unwrap_or(0));
+    let wanted = lengths.get((lengths.len() * FITTING_PERCENT).div_ceil(100).saturating_sub(1)).copied().unwrap_or(SHORTEST);
+    let powers = std::iter::successors(Some(SHORTEST), |length| Some(length * 2));
+    let chosen = powers.take_while(|length| *length < context).find(|length| *length >= wanted).unwrap_or(context).min(context);
+    draft.set("training.sequence_len", chosen.to_string());
+    let longer = lengths.iter().filter(|length| **length > chosen).count();
+    if longer * 20 > lengths.len() {
+        draft.set("training.truncation", "truncate");
+        return Ok(format!(
+            "{longer} of {} rows are longer than the base's context of {context} tokens and are cut",
+            lengths.len()
+        ));
+    }
+    Ok(format!("the longest of {} rows has {longest} tokens; {longer} are longer than {chosen} and are left out", lengths.len()))
+}

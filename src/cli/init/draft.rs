@@ -1,0 +1,93 @@
+//! The recipe while it is made: keys with values, each under the words that the schema has for it.
+
+use std::fmt::Write as _;
+
+use super::answers::{Answers, Goal};
+use super::look::Set;
+use crate::recipe::{description, quoted};
+use crate::terms::{Device, Format};
+
+/// Sections in their order.
+const SECTIONS: [&str; 3] = ["adapter", "training", "evaluation"];
+
+pub(super) struct Draft<'a> {
+    base: &'a str,
+    device: Device,
+    sets: &'a [Set],
+    values: Vec<(String, String)>,
+}
+
+impl<'a> Draft<'a> {
+    /// A start for a goal: adapters on every projection, a twentieth of the rows held out.
+    pub fn new(answers: &'a Answers, sets: &'a [Set]) -> Self {
+        let by_data = if sets.iter().all(|set| set.format == Format::Text) { Goal::Language } else { Goal::Answers };
+        let goal = answers.goal.unwrap_or(by_data);
+        let of_goal: &[(&str, &str)] = match goal {
+            Goal::Answers => &[("adapter.method", "lora"), ("adapter.r", "16"), ("training.learning_rate", "2e-4")],
+            Goal::Language => &[("adapter.method", "lora"), ("adapter.r", "32"), ("training.learning_rate", "1e-4")],
+            Goal::Everything => &[("adapter.method", "full"), ("training.learning_rate", "1e-5")],
+        };
+        let rows: u64 = sets.iter().map(|set| set.rows).sum();
+        // Rows held out have to be some, and a step should not be the whole epoch.
+        let micro = if rows < 64 { "1" } else { "8" };
+        let usual = [
+            ("training.sequence_len", "1048576"),
+            ("training.micro_batch_size", micro),
+            ("training.num_epochs", "1"),
+            ("training.warmup_ratio", "0.03"),
+        ];
+        let held_out = [("evaluation.val_set_size", "0.05")];
+        let held_out = held_out.iter().filter(|_| rows >= 40);
+        let values =
+            of_goal.iter().chain(&usual).chain(held_out).map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+        Self { base: &answers.base, device: answers.device, sets, values }
+    }
+
+    /// Gives a key a value.
+    pub fn set(&mut self, key: &str, value: impl Into<String>) {
+        let value = value.into();
+        match self.values.iter_mut().find(|(known, _)| known == key) {
+            Some(entry) => entry.1 = value,
+            None => self.values.push((key.to_owned(), value)),
+        }
+    }
+
+    /// The recipe's text.
+    pub fn text(&self) -> String {
+        let mut text = String::from("# Written by `rankine init`. Every key and its default: `rankine schema`.\n\n");
+        line(&mut text, "", "base_model", "base_model", &quoted(self.base));
+        if self.device != Device::Auto {
+            line(&mut text, "", "device", "device", &self.device.to_string());
+        }
+        text.push_str("\ndatasets:\n");
+        for set in self.sets {
+            let _ = writeln!(text, "  - path: {}", quoted(&set.path));
+            let _ = writeln!(text, "    # {}", description("datasets.format").unwrap_or_default());
+            let _ = writeln!(text, "    format: {}", set.format);
+            if !set.columns.is_empty() {
+                let columns: Vec<String> =
+                    set.columns.iter().map(|(ours, theirs)| format!("{ours}: {}", quoted(theirs))).collect();
+                let _ = writeln!(text, "    columns: {{{}}}", columns.join(", "));
+            }
+        }
+        for section in SECTIONS {
+            let prefix = format!("{section}.");
+            let keys: Vec<_> =
+                self.values.iter().filter_map(|(key, value)| Some((key, key.strip_prefix(&prefix)?, value))).collect();
+            if !keys.is_empty() {
+                let _ = writeln!(text, "\n{section}:");
+            }
+            for (path, name, value) in keys {
+                line(&mut text, "  ", path, name, value);
+            }
+        }
+        text
+    }
+}
+
+fn line(text: &mut String, indent: &str, path: &str, name: &str, value: &str) {
+    if let Some(words) = description(path) {
+        let _ = writeln!(text, "{indent}# {words}");
+    }
+    let _ = writeln!(text, "{indent}{name}: {value}");
+}

@@ -1,0 +1,409 @@
+//! The recipe while it is made: lines by key, each with the keys of the config that it comes from.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+
+use super::super::place::Place;
+use super::super::schema;
+use super::super::tree::{Kind, Node, shorten};
+use super::super::{from_bytes, keys};
+use super::fate::{Fate, KeyFate};
+use super::text::{flow, unquoted};
+use super::{Given, Imported, Rule, Table, Tool, rule};
+
+/// Sections of a recipe in their order; the empty one is its top.
+const SECTIONS: [&str; 4] = ["adapter", "training", "evaluation", "output"];
+/// Faults of the reader are found a line at a time; a recipe has fewer lines.
+const MOST_ROUNDS: usize = 200;
+
+/// A line of the recipe.
+#[derive(Debug, Clone)]
+struct Line {
+    value: String,
+    /// The key of the config, by its place in the list of fates.
+    from: Option<usize>,
+}
+
+/// A dataset of the recipe: keys with values, notes above it.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Data {
+    pub lines: Vec<(&'static str, String)>,
+    pub notes: Vec<String>,
+}
+
+pub(super) struct Draft<'a> {
+    pub tool: Tool,
+    /// Paths of the config that `${..}` names in it: keys that stand for values elsewhere.
+    pub variables: Vec<String>,
+    /// The folder of the config.
+    pub folder: PathBuf,
+    pub root: &'a Node,
+    pub train: Vec<Data>,
+    pub validation: Vec<Data>,
+    name: String,
+    lines: BTreeMap<String, Line>,
+    fates: Vec<KeyFate>,
+    added: Vec<(String, String, String)>,
+    current: Option<usize>,
+    prefix: String,
+}
+
+impl<'a> Draft<'a> {
+    pub fn new(tool: Tool, path: &Path, root: &'a Node) -> Self {
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_owned();
+        let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        Self {
+            tool,
+            variables: Vec::new(),
+            folder,
+            root,
+            train: Vec::new(),
+            validation: Vec::new(),
+            name,
+            lines: BTreeMap::new(),
+            fates: Vec::new(),
+            added: Vec::new(),
+            current: None,
+            prefix: String::new(),
+        }
+    }
+
+    /// A value of the config by its path; `None` where it is left out or blank.
+    pub fn at(&self, path: &str) -> Option<&'a Node> {
+        let mut node = self.root;
+        for key in path.split('.') {
+            let Kind::Map(entries) = &node.kind else { return None };
+            node = &entries.get(key)?.value;
+        }
+        Some(node).filter(|node| !node.is_blank())
+    }
+
+    /// A part of the config at its top.
+    pub fn root_at(&self, key: &str) -> Option<&'a Node> {
+        let Kind::Map(entries) = &self.root.kind else { return None };
+        entries.get(key).map(|entry| &entry.value)
+    }
+
+    /// A text of the config.
+    pub fn text(&self, path: &str) -> Option<&'a str> {
+        self.at(path)?.text()
+    }
+
+    /// Whether a flag of the config is on.
+    pub fn is_on(&self, path: &str) -> bool {
+        self.at(path).is_some_and(|node| unquoted(node).flag() == Some(true))
+    }
+
+    /// Whether the recipe has a line for a key.
+    pub fn has(&self, key: &str) -> bool {
+        self.lines.contains_key(key)
+    }
+
+    /// Writes a line for the key at hand. A second, other value for it is refused.
+    pub fn set(&mut self, key: &str, value: impl Into<String>) -> Fate {
+        let value = value.into();
+        if let Some(line) = self.lines.get(key)
+            && line.value != value
+            && line.from.is_some()
+        {
+            return Fate::refused(format!("another key says `{key}: {}`", line.value));
+        }
+        let fate = Fate::Mapped(format!("{key}: {value}"));
+        self.lines.insert(key.to_owned(), Line { value, from: self.current });
+        fate
+    }
+
+    /// Writes a line that the config does not say, with the reason.
+    pub fn add(&mut self, key: &str, value: impl Into<String>, why: &str) {
+        let value = value.into();
+        if !self.has(key) {
+            self.added.push((key.to_owned(), value.clone(), why.to_owned()));
+            self.lines.insert(key.to_owned(), Line { value, from: None });
+        }
+    }
+
+    /// Writes what the tool does without being told, where the config has none of the keys that would tell.
+    pub fn default(&mut self, told_by: &[&str], key: &str, value: &str) {
+        if told_by.iter().all(|path| self.at(path).is_none()) {
+            let why = format!("{}'s default", self.tool.name());
+            self.add(key, value, &why);
+        }
+    }
+
+    /// Gives each key its fate by its rule.
+    pub fn walk(&mut self, tables: &[Table]) {
+        self.walk_map(self.root, "", "", tables);
+    }
+
+    /// Gives each key of a further file its fate; `prefix` names the file.
+    pub fn walk_file(&mut self, root: &'a Node, prefix: &str, tables: &[Table]) {
+        let before = std::mem::replace(&mut self.root, root);
+        self.prefix = format!("{prefix}: ");
+        self.walk(tables);
+        self.prefix.clear();
+        self.root = before;
+    }
+
+    fn walk_map(&mut self, map: &'a Node, path: &str, shown: &str, tables: &[Table]) {
+        let Kind::Map(entries) = &map.kind else { return };
+        let mut in_order: Vec<_> = entries.iter().collect();
+        in_order.sort_by(|(_, one), (_, other)| one.place.cmp(&other.place));
+        for (name, entry) in in_order {
+            let (path, shown) = (joined(path, name), joined(shown, name));
+            let given = Given { name, node: &entry.value, parent: map };
+            match rule(tables, &path) {
+                Some(Rule::Within) if !entry.value.is_empty() => match &entry.value.kind {
+                    Kind::Map(_) => self.walk_map(&entry.value, &path, &shown, tables),
+                    Kind::List(nodes) if nodes.iter().all(|node| matches!(node.kind, Kind::Map(_))) => {
+                        for (index, node) in nodes.iter().enumerate() {
+                            self.walk_map(node, &format!("{path}[]"), &format!("{shown}.{index}"), tables);
+                        }
+                    }
+                    _ => self.judge(&shown, &entry.place, &given, |_, _| Fate::refused("expected keys with values")),
+                },
+                None if self.is_variable(&path, &entry.value) => {
+                    self.judge(&shown, &entry.place, &given, |_, _| Fate::dropped("its value stands where `${..}` names it"));
+                }
+                found => self.judge(&shown, &entry.place, &given, |draft, given| draft.fate(found, given)),
+            }
+        }
+    }
+
+    /// Whether every value of a key is named elsewhere.
+    fn is_variable(&self, path: &str, node: &Node) -> bool {
+        match &node.kind {
+            Kind::Map(entries) => entries.iter().all(|(name, entry)| self.is_variable(&joined(path, name), &entry.value)),
+            _ => self.variables.iter().any(|variable| variable == path),
+        }
+    }
+
+    fn judge(&mut self, shown: &str, place: &Place, given: &Given, fate: impl FnOnce(&mut Self, &Given) -> Fate) {
+        let index = self.fates.len();
+        let key = format!("{}{shown}", self.prefix);
+        let value = if given.node.is_blank() { String::new() } else { given.node.shown() };
+        self.fates.push(KeyFate { key, value, place: place.clone(), fate: Fate::dropped("") });
+        self.current = Some(index);
+        let fate = fate(self, given);
+        self.fates[index].fate = fate;
+        self.current = None;
+    }
+
+    fn fate(&mut self, rule: Option<Rule>, given: &Given) -> Fate {
+        let unknown = || Fate::refused(format!("{} has no such key that is known here", self.tool.name()));
+        let Some(rule) = rule else { return unknown() };
+        if given.node.is_blank() {
+            return Fate::dropped("blank: not set");
+        }
+        let names_nothing = self.tool == Tool::Torchtune && given.node.shown().contains("${");
+        match rule {
+            Rule::Dropped(reason) => Fate::dropped(reason),
+            _ if names_nothing => Fate::refused("`${..}` names nothing that this config says"),
+            Rule::Refused(reason) | Rule::SameIfKnown(_, reason) if is_off(given.node) => {
+                Fate::dropped(format!("turned off ({reason})"))
+            }
+            Rule::Refused(reason) => Fate::refused(reason),
+            Rule::SameIfKnown(key, reason) => {
+                if schema::has(key) {
+                    self.same(key, given)
+                } else {
+                    Fate::refused(reason)
+                }
+            }
+            Rule::Same(key) => self.same(key, given),
+            Rule::Within => Fate::dropped("empty: not set"),
+            Rule::Read(read) => read(self, given),
+        }
+    }
+
+    /// The value as it is. A number in quotes is a number.
+    pub fn same(&mut self, key: &str, given: &Given) -> Fate {
+        let node = unquoted(given.node);
+        let value = if node.number().is_some() || node.flag().is_some() { flow(&node) } else { flow(given.node) };
+        self.set(key, value)
+    }
+
+    /// Turns the fate of every key of a name into a refusal, once its value is seen not to go with another.
+    pub fn refuse(&mut self, key: &str, reason: &str) {
+        let found = self.fates.iter_mut().filter(|fate| fate.key == key);
+        for fate in found {
+            fate.fate = Fate::refused(reason);
+        }
+    }
+
+    /// Refuses a key that the config does not have and that the tool fills with what Rankine cannot do.
+    pub fn refuse_whole(&mut self, key: &str, reason: &str) {
+        let fate = Fate::refused(reason);
+        self.fates.push(KeyFate { key: key.to_owned(), value: String::new(), place: self.root.place.clone(), fate });
+    }
+
+    /// The recipe and the fates. What the recipe's own reader does not take is refused with its words.
+    pub fn into_imported(mut self) -> Imported {
+        for _ in 0..MOST_ROUNDS {
+            let (text, owners) = self.render(false);
+            let recipe = from_bytes(Path::new("recipe"), text.as_bytes(), &[]);
+            // A key that is missing is nobody's line.
+            let told = recipe.faults.iter().filter(|fault| !fault.message.starts_with("missing key"));
+            let faults: Vec<(usize, String)> = told.filter_map(|fault| Some((line_of(fault)?, fault.message.clone()))).collect();
+            let faulty = faults.iter().find_map(|(line, message)| Some((owners.get(line - 1)?.clone()?, message.clone())));
+            let Some((key, message)) = faulty else { break };
+            let Some(line) = self.lines.remove(&key) else { break };
+            match line.from {
+                Some(index) => self.fates[index].fate = Fate::refused(format!("the recipe does not take it: {message}")),
+                None => self.added.retain(|(added, ..)| *added != key),
+            }
+        }
+        self.refuse_missing();
+        let recipe = self.render(true).0;
+        Imported { tool: self.tool, keys: self.fates, added: self.added, recipe }
+    }
+
+    /// A recipe needs a base and data.
+    fn refuse_missing(&mut self) {
+        let missing = [("base_model", self.has("base_model")), ("datasets", !self.train.is_empty())];
+        for (key, _) in missing.iter().filter(|(_, is_there)| !is_there) {
+            if self.fates.iter().any(|fate| matches!(fate.fate, Fate::Refused(_))) {
+                continue;
+            }
+            let fate = Fate::refused(format!("a recipe needs `{key}`, and nothing in this config says it"));
+            self.fates.push(KeyFate { key: self.name.clone(), value: String::new(), place: self.root.place.clone(), fate });
+        }
+    }
+
+    /// The text, and for each of its lines the key that it holds.
+    fn render(&self, with_notes: bool) -> (String, Vec<Option<String>>) {
+        let mut page = Page::default();
+        page.comment(&format!(
+            "Imported from {}'s `{}` by rankine {}.",
+            self.tool.name(),
+            shorten(&self.name),
+            env!("CARGO_PKG_VERSION")
+        ));
+        let tops = self.keys_of("");
+        let (before, after): (Vec<_>, Vec<_>) = tops.into_iter().partition(|key| key.as_str() == "base_model");
+        for key in before {
+            self.line(&mut page, &key, "", with_notes);
+        }
+        page.data("datasets", "", &self.train, with_notes);
+        for key in after {
+            self.line(&mut page, &key, "", with_notes);
+        }
+        for section in SECTIONS {
+            let keys = self.keys_of(section);
+            let has_data = section == "evaluation" && !self.validation.is_empty();
+            if !keys.is_empty() || has_data {
+                page.push("", None);
+                page.push(&format!("{section}:"), None);
+            }
+            for key in keys {
+                self.line(&mut page, &key, "  ", with_notes);
+            }
+            if has_data {
+                page.data("datasets", "  ", &self.validation, with_notes);
+            }
+        }
+        if with_notes {
+            self.notes(&mut page);
+        }
+        (page.text, page.owners)
+    }
+
+    /// The keys of a section in the order in which a recipe is written.
+    fn keys_of(&self, section: &str) -> Vec<String> {
+        let of = |key: &&String| key.rsplit_once('.').map_or("", |(section, _)| section) == section;
+        let mut found: Vec<String> = self.lines.keys().filter(of).cloned().collect();
+        found.sort_by_key(|key| keys::KEYS.iter().position(|words| words.key == key).unwrap_or(usize::MAX));
+        found
+    }
+
+    fn line(&self, page: &mut Page, key: &str, indent: &str, with_notes: bool) {
+        let line = &self.lines[key];
+        let name = key.rsplit('.').next().unwrap_or(key);
+        if with_notes {
+            let note = line.from.map(|index| &self.fates[index]).and_then(|fate| match &fate.fate {
+                Fate::Replaced(note) => Some(format!("{}: {note}", fate.key)),
+                _ => None,
+            });
+            let added = self.added.iter().find(|(added, ..)| added == key).map(|(_, _, why)| why.clone());
+            for note in note.into_iter().chain(added) {
+                page.indented_comment(indent, &note);
+            }
+        }
+        page.push(&format!("{indent}{name}: {}", line.value), Some(key));
+    }
+
+    /// What was replaced without a line of its own, and what was refused.
+    fn notes(&self, page: &mut Page) {
+        let has_line = |index: usize| self.lines.values().any(|line| line.from == Some(index));
+        let replaced =
+            self.fates.iter().enumerate().filter(|(index, fate)| matches!(fate.fate, Fate::Replaced(_)) && !has_line(*index));
+        let refused = self.fates.iter().filter(|fate| matches!(fate.fate, Fate::Refused(_)));
+        let lists: [(&str, Vec<&KeyFate>); 2] = [
+            ("Replaced: read these before the first run.", replaced.map(|(_, fate)| fate).collect()),
+            ("Refused: these keys are not in this recipe.", refused.collect()),
+        ];
+        for (heading, fates) in lists.into_iter().filter(|(_, fates)| !fates.is_empty()) {
+            page.push("", None);
+            page.comment(heading);
+            for fate in fates {
+                let value = if fate.value.is_empty() { String::new() } else { format!(": {}", fate.value) };
+                page.comment(&format!("- {}{value}: {}", fate.key, fate.fate.words()));
+            }
+        }
+    }
+}
+
+fn joined(path: &str, name: &str) -> String {
+    if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") }
+}
+
+/// Blank, `false`, `none`, 0 or empty.
+pub(super) fn is_off(node: &Node) -> bool {
+    let node = unquoted(node);
+    node.is_neutral() || node.number() == Some(0.0)
+}
+
+/// The line of a fault's place.
+fn line_of(fault: &crate::fault::Fault) -> Option<usize> {
+    fault.place.as_deref()?.strip_prefix("recipe:")?.split(':').next()?.parse().ok()
+}
+
+/// Lines of a recipe with the keys that they hold.
+#[derive(Default)]
+struct Page {
+    text: String,
+    owners: Vec<Option<String>>,
+}
+
+impl Page {
+    fn push(&mut self, line: &str, owner: Option<&str>) {
+        let _ = writeln!(self.text, "{line}");
+        self.owners.push(owner.map(str::to_owned));
+    }
+
+    fn comment(&mut self, text: &str) {
+        self.indented_comment("", text);
+    }
+
+    /// A comment in one line: nothing of a config becomes a line of the recipe.
+    fn indented_comment(&mut self, indent: &str, text: &str) {
+        let text: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+        self.push(&format!("{indent}# {text}"), None);
+    }
+
+    fn data(&mut self, key: &str, indent: &str, data: &[Data], with_notes: bool) {
+        if data.is_empty() {
+            return;
+        }
+        self.push(&format!("{indent}{key}:"), None);
+        for data in data {
+            if with_notes {
+                data.notes.iter().for_each(|note| self.indented_comment(&format!("{indent}  "), note));
+            }
+            for (index, (key, value)) in data.lines.iter().enumerate() {
+                let dash = if index == 0 { "- " } else { "  " };
+                self.push(&format!("{indent}  {dash}{key}: {value}"), None);
+            }
+        }
+    }
+}

@@ -1,0 +1,319 @@
+//! mlx-lm. Keys: `CONFIG_DEFAULTS` in `mlx_lm/lora.py` of 22 August 2026, which also says what a config leaves out.
+
+use super::super::tree::Kind;
+use super::datasets::{Located, locate};
+use super::draft::{Data, Draft, is_off};
+use super::fate::Fate;
+use super::hugging_face as hf;
+use super::text::{list, number, quoted, texts, whole};
+use super::{Given, Rule, Table};
+use crate::files::{JSON_BYTES, read_text_up_to};
+
+const OPTIMIZER: &str = "an argument of the optimizer that is not supported";
+
+pub(super) const TABLES: &[Table] = &[TOP];
+
+#[rustfmt::skip]
+const TOP: Table = &[
+    (&["model"], Rule::Same("base_model")),
+    (&["train"], Rule::Dropped("`rankine train` trains")),
+    (&["fine_tune_type"], Rule::Read(fine_tune_type)),
+    (&["optimizer"], Rule::Read(optimizer)),
+    (&["optimizer_config"], Rule::Within),
+    (&["optimizer_config.adamw"], Rule::Within),
+    (&["optimizer_config.adamw.betas"], Rule::Read(betas)),
+    (&["optimizer_config.adamw.eps"], Rule::Read(|draft, given| of_adamw(draft, given, "training.adam_epsilon"))),
+    (&["optimizer_config.adamw.weight_decay"], Rule::Read(|draft, given| of_adamw(draft, given, "training.weight_decay"))),
+    (&["optimizer_config.adamw.bias_correction"], Rule::Read(bias_correction)),
+    (&["optimizer_config.adam", "optimizer_config.muon", "optimizer_config.sgd", "optimizer_config.adafactor"], Rule::Refused(OPTIMIZER)),
+    (&["data"], Rule::Read(data_path)),
+    (&["hf_dataset"], Rule::Refused("data of several columns by `hf_dataset` are not read; write them as Parquet and name them in `datasets`")),
+    (&["seed"], Rule::Same("training.seed")),
+    (&["num_layers"], Rule::Read(num_layers)),
+    (&["batch_size"], Rule::Same("training.micro_batch_size")),
+    (&["iters"], Rule::Read(iters)),
+    (&["grad_accumulation_steps"], Rule::Read(accumulation)),
+    (&["learning_rate"], Rule::Read(learning_rate)),
+    (&["max_seq_length"], Rule::Same("training.sequence_len")),
+    (&["grad_checkpoint"], Rule::Same("training.gradient_checkpointing")),
+    (&["lora_parameters"], Rule::Within),
+    (&["lora_parameters.rank"], Rule::Read(|draft, given| in_adapter(draft, given, "adapter.r"))),
+    (&["lora_parameters.scale"], Rule::Read(scale)),
+    (&["lora_parameters.alpha"], Rule::Refused("mlx-lm reads `scale`, the factor itself; alpha is scale times rank")),
+    (&["lora_parameters.dropout"], Rule::Read(|draft, given| in_adapter(draft, given, "adapter.dropout"))),
+    (&["lora_parameters.keys"], Rule::Read(keys)),
+    (&["lr_schedule"], Rule::Within),
+    (&["lr_schedule.name"], Rule::Read(schedule)),
+    (&["lr_schedule.warmup"], Rule::Same("training.warmup_steps")),
+    (&["lr_schedule.warmup_init"], Rule::Refused("the warm-up starts at 0")),
+    (&["lr_schedule.arguments"], Rule::Read(arguments)),
+    (&["mask_prompt"], Rule::Read(mask_prompt)),
+    (&["steps_per_eval"], Rule::Read(steps_per_eval)),
+    (&["save_every"], Rule::Read(hf::save_steps)),
+    (&["val_batches", "test", "test_batches"], Rule::Dropped(hf::EVALUATING)),
+    (&["adapter_path"], Rule::Same("output_dir")),
+    (&["resume_adapter_file"], Rule::Refused("an adapter of mlx-lm's own layout is not read; start afresh")),
+    (&["steps_per_report", "report_to", "project_name"], Rule::Dropped(hf::LOGGING)),
+    (&["config", "clear_cache_threshold", "trust_remote_code", "prompt_feature", "completion_feature", "text_feature", "chat_feature"], Rule::Dropped(hf::RUNNING)),
+];
+
+fn fine_tune_type(draft: &mut Draft, given: &Given) -> Fate {
+    match given.node.text() {
+        Some(word @ ("lora" | "full")) => draft.set("adapter.method", word),
+        Some("dora") => {
+            draft.set("adapter.method", "lora");
+            draft.set("adapter.use_dora", "true")
+        }
+        _ => Fate::refused("`lora`, `dora` and `full` are supported"),
+    }
+}
+
+fn is_full(draft: &Draft) -> bool {
+    draft.text("fine_tune_type") == Some("full")
+}
+
+fn in_adapter(draft: &mut Draft, given: &Given, key: &str) -> Fate {
+    if is_full(draft) { Fate::dropped("every weight trains, and nothing reads it") } else { draft.same(key, given) }
+}
+
+/// mlx's Adam corrects no bias unless it is told; AdamW neither.
+fn optimizer(draft: &mut Draft, given: &Given) -> Fate {
+    match given.node.text() {
+        Some(word @ ("adam" | "adamw")) => match draft.set("training.optimizer", "adamw") {
+            Fate::Mapped(_) if !draft.is_on(&format!("optimizer_config.{word}.bias_correction")) => Fate::replaced(
+                "AdamW with bias correction, which mlx-lm leaves out unless it is told: the first steps are smaller",
+            ),
+            other => other,
+        },
+        _ => Fate::refused("this optimizer is not supported"),
+    }
+}
+
+fn of_adamw(draft: &mut Draft, given: &Given, key: &str) -> Fate {
+    if draft.text("optimizer") == Some("adamw") { draft.same(key, given) } else { Fate::dropped("of `optimizer: adamw` only") }
+}
+
+fn betas(draft: &mut Draft, given: &Given) -> Fate {
+    if draft.text("optimizer") != Some("adamw") {
+        return Fate::dropped("of `optimizer: adamw` only");
+    }
+    match &texts(given.node)[..] {
+        [one, two] => {
+            draft.set("training.adam_beta1", one.clone());
+            draft.set("training.adam_beta2", two.clone());
+            Fate::Mapped(format!("training.adam_beta1: {one}, training.adam_beta2: {two}"))
+        }
+        _ => Fate::refused("expected two numbers"),
+    }
+}
+
+fn bias_correction(_: &mut Draft, given: &Given) -> Fate {
+    if is_off(given.node) {
+        Fate::replaced("the bias of the moments is corrected")
+    } else {
+        Fate::dropped("the bias of the moments is corrected, as here")
+    }
+}
+
+/// A folder of `train.jsonl`, `valid.jsonl` and `test.jsonl`, or a Hub id. What its rows are, the files say.
+fn data_path(_: &mut Draft, _: &Given) -> Fate {
+    Fate::replaced(
+        "write its `train` and `valid` rows as Parquet; `format` is `chat` for rows of `messages`, `completion` for `prompt` and `completion`, `text` for `text`",
+    )
+}
+
+/// The last layers; which ones these are, the base's config.json says.
+fn num_layers(draft: &mut Draft, given: &Given) -> Fate {
+    if is_full(draft) {
+        return if number(given.node).is_some_and(|layers| layers <= 0.0) {
+            Fate::dropped("all layers")
+        } else {
+            Fate::refused("`full` trains every layer, not the last ones")
+        };
+    }
+    match number(given.node) {
+        Some(layers) if layers <= 0.0 => Fate::dropped("all layers"),
+        Some(layers) => match last_layers(draft, layers as u64) {
+            Ok(layers) => draft.set("adapter.layers_to_transform", layers),
+            Err(reason) => Fate::refused(reason),
+        },
+        None => Fate::refused("expected a number of layers"),
+    }
+}
+
+fn last_layers(draft: &Draft, wanted: u64) -> Result<String, String> {
+    let base = draft.text("model").unwrap_or_default();
+    let path = [draft.folder.join(base), base.into()]
+        .into_iter()
+        .map(|folder: std::path::PathBuf| folder.join("config.json"))
+        .find(|path| path.is_file());
+    let unknown = || {
+        format!(
+            "the last {wanted} layers: which they are depends on the base, and `{base}` is not here; put its folder there, or say `num_layers: -1`"
+        )
+    };
+    let text = read_text_up_to(&path.ok_or_else(unknown)?, JSON_BYTES).map_err(|error| error.to_string())?;
+    let config: serde_json::Value = serde_json::from_str(&text).map_err(|error| error.to_string())?;
+    let all = config["num_hidden_layers"].as_u64().ok_or("the base's config.json has no `num_hidden_layers`")?;
+    if wanted >= all {
+        return Ok(format!("[{}]", (0..all.min(65_536)).map(|layer| layer.to_string()).collect::<Vec<_>>().join(", ")));
+    }
+    Ok(format!("[{}]", (all - wanted..all).map(|layer| layer.to_string()).collect::<Vec<_>>().join(", ")))
+}
+
+/// Micro-batches; an update comes after `grad_accumulation_steps` of them.
+fn iters(draft: &mut Draft, given: &Given) -> Fate {
+    let micro = draft.at("grad_accumulation_steps").and_then(whole).unwrap_or(1).max(1);
+    match whole(given.node) {
+        Some(iters) if iters >= micro => draft.set("training.max_steps", (iters / micro).to_string()),
+        _ => Fate::refused("expected at least as many as `grad_accumulation_steps`"),
+    }
+}
+
+fn accumulation(draft: &mut Draft, given: &Given) -> Fate {
+    match draft.same("training.gradient_accumulation_steps", given) {
+        Fate::Mapped(_) if number(given.node).is_some_and(|steps| steps > 1.0) => {
+            Fate::replaced("a step's loss is the mean over its trained tokens; mlx-lm takes the mean of its micro-batches' means")
+        }
+        other => other,
+    }
+}
+
+/// A schedule says the rate itself.
+fn learning_rate(draft: &mut Draft, given: &Given) -> Fate {
+    if draft.at("lr_schedule.arguments").is_some() {
+        Fate::dropped("`lr_schedule` says it")
+    } else {
+        draft.same("training.learning_rate", given)
+    }
+}
+
+/// alpha / r is `scale`.
+fn scale(draft: &mut Draft, given: &Given) -> Fate {
+    if is_full(draft) {
+        return Fate::dropped("every weight trains, and nothing reads it");
+    }
+    let rank = draft.at("lora_parameters.rank").map_or(Some(8), whole);
+    match (number(given.node), rank) {
+        (Some(scale), Some(rank)) => draft.set("adapter.alpha", format!("{}", scale * rank as f64)),
+        _ => Fate::refused("expected a number"),
+    }
+}
+
+/// Names within a block, such as `self_attn.q_proj`.
+fn keys(draft: &mut Draft, given: &Given) -> Fate {
+    if is_full(draft) {
+        Fate::dropped("every weight trains, and nothing reads it")
+    } else {
+        draft.set("adapter.target_modules", list(&texts(given.node)))
+    }
+}
+
+fn schedule(draft: &mut Draft, given: &Given) -> Fate {
+    match given.node.text() {
+        Some("cosine_decay") => {
+            let has_floor = floor(draft).is_some_and(|floor| floor > 0.0);
+            draft.set("training.lr_scheduler", if has_floor { "cosine_with_min_lr" } else { "cosine" })
+        }
+        Some("linear_schedule") => draft.set("training.lr_scheduler", "linear"),
+        _ => Fate::refused("this schedule is not supported; `cosine_decay` is"),
+    }
+}
+
+/// The lowest rate as a share of the peak.
+fn floor(draft: &Draft) -> Option<f64> {
+    let Kind::List(arguments) = &draft.at("lr_schedule.arguments")?.kind else { return None };
+    Some(number(arguments.get(2)?)? / number(arguments.first()?)?)
+}
+
+/// `[rate, steps, lowest rate]` of `cosine_decay`; `[rate, lowest rate, steps]` of `linear_schedule`.
+fn arguments(draft: &mut Draft, given: &Given) -> Fate {
+    let Kind::List(given) = &given.node.kind else { return Fate::refused("expected a list of numbers") };
+    let numbers: Vec<f64> = given.iter().filter_map(number).collect();
+    let (peak, steps, lowest) = match (draft.text("lr_schedule.name"), &numbers[..]) {
+        (Some("cosine_decay"), [peak, steps]) => (*peak, *steps, 0.0),
+        (Some("cosine_decay"), [peak, steps, lowest]) => (*peak, *steps, *lowest),
+        (Some("linear_schedule"), [peak, lowest, steps]) => (*peak, *steps, *lowest),
+        _ => return Fate::refused("these arguments are not known"),
+    };
+    if numbers.len() != given.len() {
+        return Fate::refused("expected a list of numbers");
+    }
+    let micro = draft.at("grad_accumulation_steps").and_then(whole).unwrap_or(1).max(1);
+    let warmup = draft.at("lr_schedule.warmup").and_then(number).unwrap_or(0.0);
+    let total = draft.at("iters").and_then(number).unwrap_or(1000.0) / micro as f64;
+    if (steps + warmup - total).abs() > warmup.max(0.5) {
+        return Fate::refused(format!("a schedule of {steps} steps for a run of {total}: Rankine's ends with the run"));
+    }
+    if draft.text("lr_schedule.name") == Some("linear_schedule") && lowest > 0.0 {
+        return Fate::refused("a linear schedule falls to 0");
+    }
+    let rate = draft.set("training.learning_rate", format!("{peak}"));
+    if lowest > 0.0 {
+        draft.set("training.min_lr_rate", format!("{}", lowest / peak));
+    }
+    rate
+}
+
+fn mask_prompt(_: &mut Draft, given: &Given) -> Fate {
+    Fate::Mapped(format!("datasets.train_on: {}", if is_off(given.node) { "all" } else { "last" }))
+}
+
+fn steps_per_eval(draft: &mut Draft, given: &Given) -> Fate {
+    let micro = draft.at("grad_accumulation_steps").and_then(whole).unwrap_or(1).max(1);
+    match whole(given.node) {
+        Some(steps) if steps >= micro => draft.set("evaluation.eval_steps", (steps / micro).to_string()),
+        _ => Fate::dropped("when it is evaluated changes no weight"),
+    }
+}
+
+/// What `CONFIG_DEFAULTS` says where the config does not, and the data.
+pub(super) fn finish(draft: &mut Draft) {
+    for (told_by, key, value) in [
+        (&["model"][..], "base_model", "Qwen/Qwen3-0.6b"),
+        (&["seed"], "training.seed", "0"),
+        (&["batch_size"], "training.micro_batch_size", "4"),
+        (&["iters"], "training.max_steps", "1000"),
+        (&["learning_rate", "lr_schedule.arguments"], "training.learning_rate", "1e-5"),
+        (&["max_seq_length"], "training.sequence_len", "2048"),
+        (&["lr_schedule.name"], "training.lr_scheduler", "constant"),
+        (&["grad_checkpoint"], "training.gradient_checkpointing", "false"),
+        (&["steps_per_eval"], "evaluation.eval_steps", "200"),
+        (&["adapter_path"], "output_dir", "adapters"),
+    ] {
+        draft.default(told_by, key, value);
+    }
+    draft.add("training.max_grad_norm", "0", "mlx-lm clips no gradient");
+    draft.add("training.truncation", "truncate", "mlx-lm cuts longer rows");
+    if draft.text("optimizer") == Some("adamw") {
+        draft.default(&["optimizer_config.adamw.weight_decay"], "training.weight_decay", "0.01");
+    }
+    draft.default(&["fine_tune_type"], "adapter.method", "lora");
+    if !is_full(draft) {
+        let rank = draft.at("lora_parameters.rank").map_or(Some(8), whole).unwrap_or(8);
+        draft.default(&["lora_parameters.rank"], "adapter.r", "8");
+        draft.default(&["lora_parameters.scale"], "adapter.alpha", &(20 * rank).to_string());
+        draft.default(&["lora_parameters.keys"], "adapter.target_modules", "all-linear");
+        if draft.at("num_layers").is_none() {
+            match last_layers(draft, 16) {
+                Ok(layers) => {
+                    draft.add("adapter.layers_to_transform", layers, "mlx-lm adapts the last 16 layers unless it is told")
+                }
+                Err(reason) => draft.refuse_whole("num_layers", &reason),
+            }
+        }
+    }
+    let Some(path) = draft.text("data").or(Some("mlx-community/WikiSQL")) else { return };
+    // A word alone is a folder to mlx-lm first.
+    let located = if path.contains('/') { locate(path, &draft.folder) } else { Located { path: quoted(path), task: None } };
+    let folder = located.path.trim_matches('"').trim_end_matches('/').to_owned();
+    let train_on = if draft.is_on("mask_prompt") { "last" } else { "all" };
+    let set = |file: &str| {
+        let note = format!("Write the rows of `{file}.jsonl` there as Parquet, and say what they are in `format`.");
+        let path = quoted(&format!("{folder}/{file}.parquet"));
+        let notes = located.task.iter().map(|task| format!("{task}.")).chain([note]).collect();
+        Data { notes, lines: vec![("path", path), ("format", "chat".into()), ("train_on", train_on.into())] }
+    };
+    draft.train = vec![set("train")];
+    draft.validation = vec![set("valid")];
+}

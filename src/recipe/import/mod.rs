@@ -1,0 +1,274 @@
+//! Configs of other trainers to recipes. Every key of a config gets exactly one of four fates, and no key falls through: one that the tool's table
+//! does not have is refused by name.
+//!
+//! ```text
+//! config -> tree -> table of the tool: a fate for each key, lines for the recipe -> recipe, read back by the reader itself
+//! ```
+
+mod axolotl;
+mod datasets;
+mod draft;
+mod fate;
+mod hugging_face;
+mod llama_factory;
+mod mlx_lm;
+mod peft_run;
+mod text;
+mod torchtune;
+
+#[cfg(test)]
+mod tests;
+
+use std::path::Path;
+
+pub use fate::{Fate, KeyFate};
+pub use text::quoted;
+
+use self::draft::Draft;
+use super::Error;
+use super::notes::{Notes, listed};
+use super::source;
+use super::tree::{Kind, Node};
+use crate::fault::Fault;
+use crate::files;
+use crate::terms::Term;
+
+/// A trainer whose configs are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tool {
+    /// Axolotl's YAML.
+    Axolotl,
+    /// LLaMA-Factory's YAML or JSON, with the `dataset_info.json` that it names.
+    LlamaFactory,
+    /// torchtune's YAML.
+    Torchtune,
+    /// The YAML of `mlx_lm.lora`.
+    MlxLm,
+    /// The folder of a finished run: `adapter_config.json`, with `training_args.json` and `trainer_state.json` where they are.
+    PeftRun,
+}
+
+impl Term for Tool {
+    const WORDS: &'static [(&'static str, Self)] = &[
+        ("axolotl", Self::Axolotl),
+        ("llama-factory", Self::LlamaFactory),
+        ("torchtune", Self::Torchtune),
+        ("mlx-lm", Self::MlxLm),
+        ("peft-run", Self::PeftRun),
+    ];
+}
+
+impl std::fmt::Display for Tool {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.word())
+    }
+}
+
+impl Tool {
+    /// How its makers write it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Axolotl => "Axolotl",
+            Self::LlamaFactory => "LLaMA-Factory",
+            Self::Torchtune => "torchtune",
+            Self::MlxLm => "mlx-lm",
+            Self::PeftRun => "PEFT",
+        }
+    }
+
+    fn tables(self) -> &'static [Table] {
+        match self {
+            Self::Axolotl => axolotl::TABLES,
+            Self::LlamaFactory => llama_factory::TABLES,
+            Self::Torchtune => torchtune::TABLES,
+            Self::MlxLm => mlx_lm::TABLES,
+            Self::PeftRun => peft_run::TABLES,
+        }
+    }
+
+    fn knows(self, key: &str) -> bool {
+        rule(self.tables(), key).is_some()
+    }
+}
+
+/// What is done with a key.
+#[derive(Clone, Copy)]
+enum Rule {
+    /// It changes no number, whatever it says; what is below it goes the same way.
+    Dropped(&'static str),
+    /// Nothing in Rankine does it. Turned off (blank, `false`, `none`, 0 or empty) it changes nothing.
+    Refused(&'static str),
+    /// The recipe's key of the same meaning and form.
+    Same(&'static str),
+    /// Like [`Rule::Same`] where this version has the key, else refused.
+    SameIfKnown(&'static str, &'static str),
+    /// Its own keys have rules.
+    Within,
+    /// What it says decides.
+    Read(fn(&mut Draft, &Given) -> Fate),
+}
+
+/// Keys that share a rule. `datasets[].path` is a key of each element of a list.
+type Table = &'static [(&'static [&'static str], Rule)];
+
+/// The rule of a key, such as `datasets[].path`.
+fn rule(tables: &[Table], key: &str) -> Option<Rule> {
+    let rows = tables.iter().flat_map(|table| table.iter());
+    rows.filter(|(keys, _)| keys.contains(&key)).map(|(_, rule)| *rule).next()
+}
+
+/// A key of the config with what stands around it.
+struct Given<'a> {
+    /// The key's own name.
+    pub name: &'a str,
+    /// Its value.
+    pub node: &'a Node,
+    /// The map that holds it.
+    pub parent: &'a Node,
+}
+
+/// What a config came to.
+#[derive(Debug)]
+pub struct Imported {
+    /// Whose config it was.
+    pub tool: Tool,
+    /// Each key of the config with its fate, in the order of the file.
+    pub keys: Vec<KeyFate>,
+    /// What the recipe says because the tool does it without being told: recipe key, value, why.
+    pub added: Vec<(String, String, String)>,
+    /// The recipe, with a comment for each value that was replaced and each key that was refused.
+    pub recipe: String,
+}
+
+impl Imported {
+    /// The keys that were refused, as faults of the config.
+    pub fn refused(&self) -> Vec<Fault> {
+        self.keys.iter().filter_map(KeyFate::fault).collect()
+    }
+
+    /// How many keys had each fate: mapped, dropped, replaced, refused.
+    pub fn counts(&self) -> [usize; 4] {
+        let mut counts = [0; 4];
+        for key in &self.keys {
+            counts[key.fate.rank()] += 1;
+        }
+        counts
+    }
+}
+
+/// A config that cannot be imported.
+#[derive(Debug, thiserror::Error)]
+pub enum ImportError {
+    /// It is not there or cannot be read.
+    #[error(transparent)]
+    Recipe(#[from] Error),
+    /// A file beside it cannot be read.
+    #[error(transparent)]
+    File(#[from] files::Error),
+    /// It is no config.
+    #[error("{} in the config", .faults.len())]
+    Faults {
+        /// In the order of the file.
+        faults: Vec<Fault>,
+    },
+}
+
+impl crate::fault::Explain for ImportError {
+    fn exit(&self) -> crate::fault::Exit {
+        match self {
+            Self::Recipe(error) => error.exit(),
+            Self::File(error) => error.exit(),
+            Self::Faults { .. } => crate::fault::Exit::Input,
+        }
+    }
+
+    fn faults(&self) -> Vec<Fault> {
+        match self {
+            Self::Recipe(Error::Missing { path }) => {
+                vec![
+                    Fault::new(format!("config `{}` does not exist", path.display()))
+                        .hint("name a config, or the folder of a run of PEFT"),
+                ]
+            }
+            Self::Recipe(error) => error.faults(),
+            Self::File(error) => error.faults(),
+            Self::Faults { faults } => faults.clone(),
+        }
+    }
+}
+
+/// Reads a config, or the folder of a run, and says what becomes of each of its keys. Nothing is written.
+///
+/// # Errors
+/// It cannot be read, is no YAML, or is of no tool that is known. A key that is refused is no error; see [`Imported::refused`].
+pub fn import(path: &Path, tool: Option<Tool>) -> Result<Imported, ImportError> {
+    if path.is_dir() || path.file_name().is_some_and(|name| name == peft_run::CONFIG) && tool.is_none() {
+        return peft_run::import(path);
+    }
+    if tool == Some(Tool::PeftRun) {
+        return peft_run::import(path);
+    }
+    let root = read(path)?;
+    let tool =
+        tool.map_or_else(|| detect(&root), Ok).map_err(|fault| ImportError::Faults { faults: vec![fault.at(path.display())] })?;
+    let variables = if tool == Tool::Torchtune { torchtune::variables(&root) } else { Vec::new() };
+    let root = if tool == Tool::Torchtune { torchtune::interpolated(&root) } else { root };
+    let mut draft = Draft::new(tool, path, &root);
+    draft.variables = variables;
+    draft.walk(tool.tables());
+    match tool {
+        Tool::Axolotl => axolotl::finish(&mut draft),
+        Tool::LlamaFactory => llama_factory::finish(&mut draft),
+        Tool::Torchtune => torchtune::finish(&mut draft),
+        Tool::MlxLm => mlx_lm::finish(&mut draft),
+        Tool::PeftRun => peft_run::finish(&mut draft),
+    }
+    Ok(draft.into_imported())
+}
+
+/// A file as a tree of keys. JSON is read as the YAML that it is, except that its tabs become spaces.
+fn read(path: &Path) -> Result<Node, ImportError> {
+    let mut bytes = source::read(path)?;
+    if path.extension().is_some_and(|end| end == "json") {
+        // Within texts JSON writes a tab as `\t`.
+        bytes.iter_mut().filter(|byte| **byte == b'\t').for_each(|byte| *byte = b' ');
+    }
+    let notes = Notes::default();
+    let tree = source::tree(path, &bytes, &notes);
+    let faults = notes.into_faults();
+    match tree {
+        Some(tree) if faults.is_empty() => Ok(tree),
+        _ => Err(ImportError::Faults { faults: faults.into_iter().map(of_config).collect() }),
+    }
+}
+
+/// The tree's faults speak of recipes.
+fn of_config(fault: Fault) -> Fault {
+    let message = fault.message.replace("is not allowed in a recipe", "is not read").replace("the recipe is", "the config is");
+    let hint = match fault.hint.as_deref() {
+        Some(hint) if hint.starts_with("begin with `base_model") => Some("name a config, or the folder of a run of PEFT".into()),
+        Some(hint) => Some(hint.replace("one recipe in a file", "one config in a file")),
+        None => None,
+    };
+    Fault { message, hint, ..fault }
+}
+
+/// The tool that knows most of the keys at the top.
+fn detect(root: &Node) -> Result<Tool, Fault> {
+    let Kind::Map(entries) = &root.kind else { return Err(Fault::new("expected keys with values")) };
+    let is_section = |key: &str| entries.get(key).is_some_and(|entry| matches!(entry.value.kind, Kind::Map(_)));
+    if entries.contains_key("base_model") && (is_section("training") || is_section("adapter")) {
+        return Err(Fault::new("this is a recipe of Rankine already").hint("validate it with `rankine check`"));
+    }
+    let known = |tool: Tool| entries.keys().filter(|key| tool.knows(key)).count();
+    let mut counts: Vec<(usize, Tool)> = Tool::WORDS.iter().map(|(_, tool)| (known(*tool), *tool)).collect();
+    counts.sort_by_key(|(count, _)| std::cmp::Reverse(*count));
+    match counts[..] {
+        [(most, tool), (next, _), ..] if most > next => Ok(tool),
+        _ => {
+            let words: Vec<&str> = Tool::WORDS.iter().map(|(word, _)| *word).collect();
+            Err(Fault::new("its keys do not tell whose config this is")
+                .hint(format!("name the tool with `--from`: {}", listed(&words, "or"))))
+        }
+    }
+}

@@ -1,0 +1,348 @@
+//! Every key of the tools' schemas has one rule, and configs come to recipes that the reader takes.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::*;
+
+/// Keys of each tool's schema at the commit that its file names, one a line.
+const SCHEMAS: [(Tool, &str); 5] = [
+    (Tool::Axolotl, include_str!("../../../tests/import/axolotl.keys")),
+    (Tool::LlamaFactory, include_str!("../../../tests/import/llama-factory.keys")),
+    (Tool::Torchtune, include_str!("../../../tests/import/torchtune.keys")),
+    (Tool::MlxLm, include_str!("../../../tests/import/mlx-lm.keys")),
+    (Tool::PeftRun, include_str!("../../../tests/import/peft-run.keys")),
+];
+
+/// Whether a key has a rule, or one above it that has the whole of it.
+fn is_ruled(tool: Tool, key: &str) -> bool {
+    let mut path = String::new();
+    for part in key.split('.') {
+        path = if path.is_empty() { part.to_owned() } else { format!("{path}.{part}") };
+        match rule(tool.tables(), path.trim_end_matches("[]")) {
+            Some(Rule::Within) | None => {}
+            Some(_) => return true,
+        }
+        if path == key {
+            return rule(tool.tables(), key).is_some();
+        }
+    }
+    false
+}
+
+#[test]
+fn every_key_of_every_schema_has_one_rule() {
+    for (tool, keys) in SCHEMAS {
+        let missing: Vec<&str> = keys.lines().filter(|key| !is_ruled(tool, key)).collect();
+        assert!(missing.is_empty(), "{tool}: {missing:?}");
+        let mut seen = BTreeSet::new();
+        let ruled = tool.tables().iter().flat_map(|table| table.iter()).flat_map(|(keys, _)| keys.iter());
+        let twice: Vec<&&str> = ruled.filter(|key| !seen.insert(**key)).collect();
+        assert!(twice.is_empty(), "{tool} has two rules for {twice:?}");
+    }
+}
+
+/// A rule that names a key of the recipe names one that there is.
+#[test]
+fn every_rule_leads_to_a_key_of_the_recipe() {
+    for (_, tool) in Tool::WORDS {
+        for (keys, rule) in tool.tables().iter().flat_map(|table| table.iter()) {
+            if let Rule::Same(key) = rule {
+                assert!(crate::recipe::schema::has(key), "{tool}: {keys:?} lead to `{key}`");
+            }
+        }
+    }
+}
+
+fn sample(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/import").join(name)
+}
+
+/// The config of a text, in a folder of its own.
+fn imported(tool: Tool, text: &str) -> Imported {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = folder.path().join("config.yaml");
+    fs::write(&path, text).expect("a config");
+    import(&path, Some(tool)).expect("a config that is read")
+}
+
+fn fate<'a>(imported: &'a Imported, key: &str) -> &'a Fate {
+    &imported.keys.iter().find(|fate| fate.key == key).unwrap_or_else(|| panic!("`{key}` has no fate")).fate
+}
+
+/// The value of a recipe's key, as text.
+fn line(imported: &Imported, key: &str) -> Option<String> {
+    let start = format!("{key}: ");
+    imported.recipe.lines().find_map(|line| line.trim_start().trim_start_matches("- ").strip_prefix(&start).map(str::to_owned))
+}
+
+#[test]
+fn whole_configs_come_to_recipes_that_are_read() {
+    for (name, tool) in [
+        ("axolotl.yaml", Tool::Axolotl),
+        ("llama-factory.yaml", Tool::LlamaFactory),
+        ("torchtune.yaml", Tool::Torchtune),
+        ("mlx-lm.yaml", Tool::MlxLm),
+        ("peft-run", Tool::PeftRun),
+    ] {
+        let imported = import(&sample(name), None).expect(name);
+        assert_eq!(imported.tool, tool, "{name}");
+        assert_eq!(imported.refused(), [], "{name}\n{}", imported.recipe);
+        let recipe = super::super::from_bytes(Path::new(name), imported.recipe.as_bytes(), &[]);
+        assert_eq!(recipe.faults, [], "{name}\n{}", imported.recipe);
+        assert_eq!(imported.counts().iter().sum::<usize>(), imported.keys.len());
+        assert!(imported.keys.iter().all(|key| !key.fate.words().is_empty()), "{name}");
+    }
+}
+
+const AXOLOTL: &str = "base_model: org/base\nmicro_batch_size: 1\nsequence_len: 512\nlearning_rate: 2e-5\nlr_scheduler: cosine\n\
+                       datasets:\n  - path: d.parquet\n    type: completion\nwarmup_ratio: 0.1\nadapter: lora\nlora_r: 8\nlora_target_linear: true\n";
+
+fn axolotl(lines: &str) -> Imported {
+    let names: BTreeSet<&str> = lines.lines().filter_map(|line| line.split_once(':')).map(|(name, _)| name).collect();
+    let kept = |line: &&str| line.split_once(':').is_none_or(|(name, _)| !names.contains(name));
+    let base: String = AXOLOTL.lines().filter(kept).map(|line| format!("{line}\n")).collect();
+    imported(Tool::Axolotl, &format!("{base}{lines}\n"))
+}
+
+#[test]
+fn traps_of_axolotl() {
+    let found = axolotl("warmup_steps: 0.1\nwarmup_ratio:");
+    assert_eq!(line(&found, "warmup_ratio").as_deref(), Some("0.1"));
+    let found = axolotl("warmup_steps: 1\nwarmup_ratio:");
+    assert_eq!(line(&found, "warmup_steps").as_deref(), Some("2"));
+    let found = axolotl("lr_scheduler: constant");
+    assert_eq!((line(&found, "warmup_ratio"), fate(&found, "warmup_ratio").word()), (None, "dropped"));
+    let found = axolotl("lr_scheduler: constant_with_warmup");
+    assert_eq!(
+        (line(&found, "lr_scheduler").as_deref(), line(&found, "warmup_ratio").as_deref()),
+        (Some("constant"), Some("0.1"))
+    );
+    let found = axolotl("learning_rate: \"2e-5\"");
+    assert_eq!(line(&found, "learning_rate").as_deref(), Some("2e-5"));
+    let found = axolotl("adapter:");
+    assert_eq!((line(&found, "method").as_deref(), line(&found, "r")), (Some("full"), None));
+    let found = axolotl("lora_target_linear: true\nlora_target_modules: [q_proj, lm_head]");
+    assert_eq!(fate(&found, "lora_target_modules").word(), "refused");
+    let found = axolotl("load_in_8bit: true");
+    assert_eq!(line(&found, "quantization").as_deref(), Some("int8"));
+    let found = axolotl("val_set_size: 200");
+    assert_eq!(line(&found, "val_set_size").as_deref(), Some("200"));
+    let found = axolotl("datasets:\n  - path: org/d\n    type: alpaca\ntrain_on_inputs: true");
+    assert_eq!((line(&found, "train_on").as_deref(), line(&found, "format").as_deref()), (Some("all"), Some("instruction")));
+    let found = axolotl("lora_model_dir: old\nlora_alpha: 16");
+    assert_eq!((line(&found, "init_from").as_deref(), line(&found, "alpha"), line(&found, "r")), (Some("old"), None, None));
+    let found = axolotl("cosine_min_lr_ratio: 0.1");
+    assert_eq!(
+        (line(&found, "lr_scheduler").as_deref(), line(&found, "min_lr_rate").as_deref()),
+        (Some("cosine_with_min_lr"), Some("0.1"))
+    );
+    let found = axolotl("evals_per_epoch: 4\nearly_stopping_patience: 3\nval_set_size: 0.1");
+    assert_eq!(fate(&found, "evals_per_epoch").word(), "refused");
+}
+
+#[test]
+fn a_config_without_data_says_so() {
+    let found =
+        imported(Tool::Axolotl, &AXOLOTL.replace("datasets:\n  - path: d.parquet\n    type: completion\n", "datasets: []\n"));
+    let reasons: Vec<String> = found.refused().iter().map(ToString::to_string).collect();
+    assert!(matches!(&reasons[..], [reason] if reason.contains("a recipe needs `datasets`")), "{reasons:?}");
+    assert_eq!(line(&found, "base_model").as_deref(), Some("org/base"));
+}
+
+/// No key falls through, whatever it says.
+#[test]
+fn refused_keys_are_named_with_their_reasons() {
+    for (lines, key, part) in [
+        ("made_up: 1", "made_up", "no such key"),
+        ("made_up:", "made_up", "no such key"),
+        ("rl: dpo", "rl", "preference"),
+        ("lora_r: 0", "lora_r", "adapter.r: expected a whole number from 1"),
+        ("lora_r: many", "lora_r", "adapter.r: expected a whole number"),
+        ("learning_rate: fast", "learning_rate", "training.learning_rate: expected a number"),
+        ("num_epochs: 1.5", "num_epochs", "a part of an epoch"),
+        ("optimizer: muon_of_mine", "optimizer", "not supported"),
+        ("lora_target_linear: false", "adapter", "no modules are named"),
+        (
+            "datasets:\n  - path: d.parquet\n    type: completion\n    split: train[:10%]",
+            "datasets.0.split",
+            "a part of local files",
+        ),
+        ("datasets:\n  - path: d.parquet\n    type: {field_output: a}", "datasets.0.type", "layout of rows"),
+        ("datasets:\n  - path: d.parquet\n    type: completion\n    fild: a", "datasets.0.fild", "no such key"),
+        ("plugins: [axolotl.integrations.diffusion.DiffusionPlugin]", "plugins", "trains in another way"),
+        ("special_tokens: {additional_special_tokens: [a]}", "special_tokens.additional_special_tokens", "tokens"),
+        ("lora_dropout: 1.5", "lora_dropout", "adapter.dropout: expected a number from 0 to below 1"),
+    ] {
+        let found = axolotl(lines);
+        let said = fate(&found, key);
+        assert!(matches!(said, Fate::Refused(reason) if reason.contains(part)), "{lines}: {said:?}");
+        assert!(found.recipe.contains(&format!("# - {key}")), "{lines}\n{}", found.recipe);
+        let recipe = super::super::from_bytes(Path::new("x"), found.recipe.as_bytes(), &[]);
+        let form: Vec<_> = recipe.faults.iter().filter(|fault| !fault.message.starts_with("missing key")).collect();
+        assert!(form.is_empty(), "{lines}: {form:?}");
+    }
+}
+
+#[test]
+fn a_value_of_a_config_cannot_write_a_line_of_the_recipe() {
+    let found = axolotl("base_model: \"x\\ntraining: {seed: 7}\"\nmade_up: \"a\\nthreads: 3\"");
+    let recipe = super::super::from_bytes(Path::new("x"), found.recipe.as_bytes(), &[]);
+    assert_eq!((recipe.faults.len(), recipe.threads, recipe.training.seed), (0, None, None));
+    assert_eq!(recipe.base_model.map(|said| said.value).as_deref(), Some("x\ntraining: {seed: 7}"));
+}
+
+#[test]
+fn traps_of_the_others() {
+    let torchtune = fs::read_to_string(sample("torchtune.yaml")).expect("a sample");
+    let found = imported(Tool::Torchtune, &torchtune.replace("apply_lora_to_output: False", "apply_lora_to_output: True"));
+    assert_eq!(
+        line(&found, "target_modules").as_deref(),
+        Some("[q_proj, v_proj, o_proj, gate_proj, up_proj, down_proj, lm_head]")
+    );
+    assert_eq!(line(&found, "max_grad_norm").as_deref(), Some("0"));
+    assert_eq!(line(&found, "train_on").as_deref(), Some("all"));
+    let found = imported(
+        Tool::Torchtune,
+        &torchtune.replace("output_dir: /tmp/torchtune/out", "output_dir: ${a.b}/x\na:\n  b: ${c}\nc: deep"),
+    );
+    assert_eq!(line(&found, "output_dir").as_deref(), Some("deep/x"));
+    let nowhere = imported(Tool::Torchtune, &torchtune.replace("output_dir: /tmp/torchtune/out", "output_dir: ${oc.env:HOME}/x"));
+    assert!(matches!(fate(&nowhere, "output_dir"), Fate::Refused(reason) if reason.contains("names nothing")));
+    assert_eq!([fate(&found, "a").word(), fate(&found, "c").word()], ["dropped", "dropped"]);
+    let found = imported(
+        Tool::Torchtune,
+        &torchtune.replace("  weight_decay: 0.01\n", "").replace("llama3_2.lora_", "llama3_2_vision.lora_"),
+    );
+    assert_eq!(line(&found, "weight_decay").as_deref(), Some("0.01"));
+    assert_eq!(fate(&found, "model._component_").word(), "refused");
+
+    let factory = fs::read_to_string(sample("llama-factory.yaml")).expect("a sample");
+    let found = imported(Tool::LlamaFactory, &factory);
+    assert!(matches!(fate(&found, "dataset"), Fate::Refused(reason) if reason.contains("dataset_info.json")));
+    let folder = tempfile::tempdir().expect("a folder");
+    fs::create_dir(folder.path().join("data")).expect("a folder");
+    fs::copy(sample("data/dataset_info.json"), folder.path().join("data/dataset_info.json")).expect("a copy");
+    for (names, part) in [("pictures", "images"), ("pairs", "preference"), ("nobody", "is not in"), ("talks, pictures", "images")]
+    {
+        let path = folder.path().join("config.yaml");
+        fs::write(&path, factory.replace("talks,lines", names)).expect("a config");
+        let found = import(&path, None).expect("a config");
+        assert!(
+            matches!(fate(&found, "dataset"), Fate::Refused(reason) if reason.contains(part)),
+            "{names}: {:?}",
+            fate(&found, "dataset")
+        );
+    }
+
+    let mlx = fs::read_to_string(sample("mlx-lm.yaml")).expect("a sample");
+    let found = imported(Tool::MlxLm, &mlx);
+    assert!(matches!(fate(&found, "num_layers"), Fate::Refused(reason) if reason.contains("the last 2 layers")));
+    let found = import(&sample("mlx-lm.yaml"), None).expect("a sample");
+    assert_eq!((line(&found, "alpha").as_deref(), line(&found, "layers_to_transform").as_deref()), (Some("160"), Some("[4, 5]")));
+}
+
+#[test]
+fn roles_and_variables_of_templates_come_along() {
+    let chats = "datasets:\n  - path: d.parquet\n    type: chat_template\n";
+    let found = axolotl(&format!(
+        "{chats}    roles: {{assistant: [gpt, bot], user: [human], critic: [judge]}}\n    roles_to_train: [bot]"
+    ));
+    assert_eq!(line(&found, "roles").as_deref(), Some("{bot: assistant, judge: critic}"));
+    let fates = ["datasets.0.roles", "datasets.0.roles_to_train"].map(|key| fate(&found, key).word());
+    assert_eq!(fates, ["mapped", "mapped"]);
+    for (lines, key, word) in [
+        ("    roles: {assistant: [gpt], user: [human]}", "datasets.0.roles", "dropped"),
+        ("    roles: {assistant: [a], user: [a]}", "datasets.0.roles", "refused"),
+        ("    roles: [a]", "datasets.0.roles", "refused"),
+        ("    roles_to_train: [judge]", "datasets.0.roles_to_train", "refused"),
+        ("    roles: {judge: [bot]}\n    roles_to_train: [bot]", "datasets.0.roles_to_train", "refused"),
+        ("chat_template_kwargs: {enable_thinking: false, depth: 3, name: 'a b'}", "chat_template_kwargs", "mapped"),
+        ("chat_template_kwargs: {messages: []}", "chat_template_kwargs", "refused"),
+        ("chat_template_kwargs: 3", "chat_template_kwargs", "refused"),
+        ("chat_template_kwargs:", "chat_template_kwargs", "dropped"),
+    ] {
+        let found = axolotl(&format!("{chats}{lines}"));
+        assert_eq!(fate(&found, key).word(), word, "{lines}: {:?}", fate(&found, key));
+        let recipe = super::super::from_bytes(Path::new("x"), found.recipe.as_bytes(), &[]);
+        assert_eq!(recipe.faults, [], "{lines}\n{}", found.recipe);
+    }
+    // Rows of another layout have no roles, and a recipe may not name any.
+    let found = axolotl("datasets:\n  - path: d.parquet\n    type: completion\n    roles: {assistant: [bot]}");
+    assert_eq!((fate(&found, "datasets.0.roles").word(), line(&found, "roles")), ("dropped", None));
+
+    let found = import(&sample("llama-factory.yaml"), None).expect("a sample");
+    assert_eq!(line(&found, "roles").as_deref(), Some("{bot: assistant}"));
+    let folder = tempfile::tempdir().expect("a folder");
+    fs::create_dir(folder.path().join("data")).expect("a folder");
+    let factory = fs::read_to_string(sample("llama-factory.yaml")).expect("a sample");
+    let path = folder.path().join("config.yaml");
+    fs::write(&path, factory.replace("talks,lines", "talks").replace("max_samples: 1000\n", "")).expect("a config");
+    for (tags, roles) in [
+        (r#"{"user_tag": "human", "observation_tag": "observation"}"#, Ok(Some("{observation: tool}"))),
+        (r#"{"user_tag": "Q", "assistant_tag": "A", "system_tag": "S"}"#, Ok(Some("{A: assistant, Q: user, S: system}"))),
+        (r#"{"user_tag": "human", "function_tag": "function_call"}"#, Ok(None)),
+        (r#"{"user_tag": "x", "assistant_tag": "x"}"#, Err("two roles")),
+        (r#"{"function_tag": "call"}"#, Err("calls of tools")),
+        (r#"{"content_tag": "said"}"#, Err("rename it to `content`")),
+        (r#"{"mood_tag": "said"}"#, Err("the tag `mood_tag`")),
+    ] {
+        let columns = r#"{"messages": "turns", "system": "frame"}"#;
+        let info = format!(
+            r#"{{"talks": {{"file_name": "t.parquet", "formatting": "sharegpt", "columns": {columns}, "tags": {tags}}}}}"#
+        );
+        fs::write(folder.path().join("data/dataset_info.json"), info).expect("a file");
+        let found = import(&path, None).expect("a config");
+        let recipe = super::super::from_bytes(Path::new("x"), found.recipe.as_bytes(), &[]);
+        match roles {
+            Ok(roles) => {
+                assert_eq!(line(&found, "roles").as_deref(), roles, "{tags}");
+                assert_eq!(line(&found, "columns").as_deref(), Some("{messages: turns, system: frame}"), "{tags}");
+                assert_eq!(recipe.faults, [], "{tags}\n{}", found.recipe);
+            }
+            Err(part) => {
+                assert!(matches!(fate(&found, "dataset"), Fate::Refused(reason) if reason.contains(part)), "{tags}");
+            }
+        }
+    }
+}
+
+#[test]
+fn optimizers_and_schedules_come_along() {
+    for (lines, key, word) in [
+        ("optimizer: adamw_bnb_8bit", "optimizer", "mapped"),
+        ("optimizer: paged_adamw_8bit", "optimizer", "mapped"),
+        ("optimizer: ao_adamw_4bit", "optimizer", "replaced"),
+        ("optimizer: adamw_torch_8bit", "optimizer", "replaced"),
+        ("optimizer: muon", "optimizer", "replaced"),
+        ("optimizer: galore_adamw", "optimizer", "refused"),
+        ("optimizer: lion_8bit\nadam_epsilon: 1e-8", "adam_epsilon", "dropped"),
+        ("optimizer: adafactor\nadam_beta1: 0.9\nadam_beta2: 0.95", "adam_beta1", "dropped"),
+        ("optimizer: adamw_torch\nadam_beta1: 0.8", "adam_beta1", "mapped"),
+        ("optimizer: schedule_free_adamw\nlr_scheduler: cosine", "optimizer", "refused"),
+        ("optimizer: schedule_free_adamw\nlr_scheduler: constant\nwarmup_ratio: 0.1", "warmup_ratio", "mapped"),
+        ("lr_scheduler: rex", "lr_scheduler", "refused"),
+        ("lr_scheduler: polynomial\nlr_scheduler_kwargs: {power: 2, lr_end: 1e-6}", "lr_scheduler_kwargs", "mapped"),
+        (
+            "lr_scheduler: warmup_stable_decay\nlr_scheduler_kwargs: {num_decay_steps: 10, decay_type: 1-sqrt}",
+            "lr_scheduler_kwargs",
+            "mapped",
+        ),
+        ("lr_scheduler: linear\nlr_scheduler_kwargs: {power: 2}", "lr_scheduler_kwargs", "refused"),
+        ("lr_scheduler: linear\nlr_scheduler_kwargs: {twist: 2}", "lr_scheduler_kwargs", "refused"),
+        ("lr_scheduler: linear\nlr_scheduler_kwargs: {}", "lr_scheduler_kwargs", "dropped"),
+    ] {
+        let found = axolotl(lines);
+        assert_eq!(fate(&found, key).word(), word, "{lines}: {:?}", fate(&found, key));
+        let recipe = super::super::from_bytes(Path::new("x"), found.recipe.as_bytes(), &[]);
+        assert_eq!(recipe.faults, [], "{lines}\n{}", found.recipe);
+    }
+    // transformers gives Lion the second beta of Adam, which is not Lion's own default.
+    assert_eq!(line(&axolotl("optimizer: lion_8bit"), "adam_beta2").as_deref(), Some("0.999"));
+    assert_eq!(line(&axolotl("optimizer: lion_8bit\nadam_beta2: 0.98"), "adam_beta2").as_deref(), Some("0.98"));
+    assert_eq!(
+        line(&axolotl("lr_scheduler: cosine_with_restarts\nlr_scheduler_kwargs: {num_cycles: 3}"), "num_cycles").as_deref(),
+        Some("3")
+    );
+}
