@@ -55,7 +55,7 @@ impl Format {
             Self::Text => &["text"],
             Self::Completion => &["prompt", "completion"],
             Self::Instruction => &["instruction", "input", "output"],
-            Self::Chat => &["messages", "tools"],
+            Self::Chat => &["messages", "tools", "prompt", "completion", "system"],
         }
     }
 }

@@ -63,25 +63,27 @@ fn cache_key(file: &Path, source: &Source, encoder: &Encoder) -> Result<Hash, Er
     };
     let columns = format::wanted(source.format, &source.columns);
     let parts = (
-        files::hash_file_in_parallel(file).map_err(parquet::Error::File)?.to_string(),
+        files::hash_file_in_parallel(source.table(file)).map_err(parquet::Error::File)?.to_string(),
         encoder.tokenizer.hash().to_string(),
         template,
         source.format.word(),
         columns.into_iter().map(|column| (column.canonical, column.name)).collect::<Vec<_>>(),
         source.train_on.word(),
+        &source.system,
     );
     Ok(files::hash_bytes(format!("{parts:?}").as_bytes()))
 }
 
 fn tokenise(file: &Path, source: &Source, encoder: &Encoder, writer: &mut Writer, report: Reporter) -> Result<(), Error> {
-    let table = Table::open(file, &format::wanted(source.format, &source.columns))?;
+    let table = Table::open(source.table(file), &format::wanted(source.format, &source.columns))?;
     let what = format!("tokenising {}", file.file_name().unwrap_or_default().to_string_lossy());
     let mut done = 0;
     for row_group in table.row_groups() {
         for batch in table.read(&row_group)? {
             let batch = batch?;
-            let encode = |row| encode_row(source, encoder, &batch, row);
-            for row in encode_rows(batch.rows(), |row| batch.place(row), encode)? {
+            let place = |row| Place { path: file.to_owned(), ..batch.place(row) };
+            let encode = |row| encode_row(source, encoder, (&batch, row), &place);
+            for row in encode_rows(batch.rows(), place, encode)? {
                 let pushed = match row {
                     Encoded::Row(row) => writer.push(&row),
                     Encoded::Broken(reason) => writer.push_broken(&reason),
@@ -118,7 +120,12 @@ fn encode_rows(
     rows.into_iter().collect()
 }
 
-fn encode_row(source: &Source, encoder: &Encoder, batch: &Batch, row: usize) -> Result<Encoded, Error> {
+fn encode_row(
+    source: &Source,
+    encoder: &Encoder,
+    (batch, row): (&Batch, usize),
+    place: impl Fn(usize) -> Place,
+) -> Result<Encoded, Error> {
     let column = || format::main_column(source.format, &source.columns);
     let broken = |column: &str, cause: &dyn std::fmt::Display| {
         let Place { row_group, row, .. } = batch.place(row);
@@ -126,7 +133,7 @@ fn encode_row(source: &Source, encoder: &Encoder, batch: &Batch, row: usize) -> 
         Ok(Encoded::Broken(visible(&reason).chars().take(MAX_REASON).collect()))
     };
     let example = match format::read(source.format, batch, row) {
-        Ok(Some(example)) => example,
+        Ok(Some(example)) => example.with_system(source.system.as_deref()),
         Ok(None) => return Ok(Encoded::Row(TokenRow::default())),
         Err(format::Error::Cell(parquet::Error::Cell { column, reason, .. })) => return broken(&column, &reason),
         Err(format::Error::Cell(error)) => return Err(error.into()),
@@ -135,7 +142,7 @@ fn encode_row(source: &Source, encoder: &Encoder, batch: &Batch, row: usize) -> 
     match encoder.encode(&example, source.train_on) {
         Ok(row) => Ok(Encoded::Row(row)),
         Err(cause) if cause.is_of_the_row() => broken(&column(), &cause),
-        Err(cause) => Err(Error::Encode { place: batch.place(row), column: column(), cause: cause.into() }),
+        Err(cause) => Err(Error::Encode { place: place(row), column: column(), cause: cause.into() }),
     }
 }
 

@@ -88,7 +88,7 @@ fn shape(column: &str) -> (Kind, bool) {
     match column {
         "messages" => (Kind::Turns, false),
         "tools" => (Kind::List, true),
-        "input" => (Kind::Text, true),
+        "input" | "system" => (Kind::Text, true),
         _ => (Kind::Text, false),
     }
 }
@@ -99,7 +99,22 @@ pub fn wanted(format: Format, names: &BTreeMap<String, String>) -> Vec<Wanted> {
         let (name, (kind, optional)) = (names.get(*canonical), shape(canonical));
         Wanted { canonical, name: name.map_or(*canonical, String::as_str).to_owned(), kind, optional: optional && name.is_none() }
     };
-    format.columns().iter().map(wanted).collect()
+    format.columns().iter().filter(|canonical| is_read(format, names, canonical)).map(wanted).collect()
+}
+
+/// Whether a conversation is made of a question and an answer.
+fn is_table(names: &BTreeMap<String, String>) -> bool {
+    ["prompt", "completion"].iter().any(|canonical| names.contains_key(*canonical))
+}
+
+/// A chat is a list of turns, or a question and an answer where those are named; a column for the system message is always named.
+fn is_read(format: Format, names: &BTreeMap<String, String>, canonical: &str) -> bool {
+    match (format, canonical) {
+        (Format::Chat, "messages") => !is_table(names),
+        (Format::Chat, "prompt" | "completion") => is_table(names),
+        (Format::Chat, "system") => names.contains_key("system"),
+        _ => true,
+    }
 }
 
 /// The file's column that an answer is in, the one that a fault of a row is told of.
@@ -108,6 +123,7 @@ pub fn main_column(format: Format, names: &BTreeMap<String, String>) -> String {
         Format::Text => "text",
         Format::Completion => "completion",
         Format::Instruction => "output",
+        Format::Chat if is_table(names) => "completion",
         Format::Chat => "messages",
     };
     names.get(canonical).map_or(canonical, String::as_str).to_owned()
@@ -141,10 +157,34 @@ pub fn read(format: Format, batch: &Batch, row: usize) -> Result<Option<Example>
         }
         Format::Chat => {
             let tools = list(batch.cell("tools", row)?)?.filter(|tools| !tools.is_empty());
-            let turns = list(batch.cell("messages", row)?)?.filter(|turns| !turns.is_empty());
-            turns.map(|turns| conversation(turns, tools)).transpose()?.map(Example::Chat)
+            let turns = if batch.has("completion") {
+                text("prompt")?.zip(filled("completion")?).map(|(prompt, completion)| question(&prompt, &completion))
+            } else {
+                list(batch.cell("messages", row)?)?.filter(|turns| !turns.is_empty())
+            };
+            let chat = turns.map(|turns| conversation(turns, tools)).transpose()?.map(Example::Chat);
+            let system = filled("system")?;
+            chat.map(|chat| chat.with_system(system.as_deref()))
         }
     })
+}
+
+/// The turns of a question and its answer.
+fn question(prompt: &str, completion: &str) -> Vec<Value> {
+    vec![json!({"role": "user", "content": prompt}), json!({"role": "assistant", "content": completion})]
+}
+
+impl Example {
+    /// The conversation with this system message in front, where it has none; any other example as it is.
+    #[must_use]
+    pub fn with_system(self, system: Option<&str>) -> Self {
+        let (Self::Chat(mut conversation), Some(system)) = (self.clone(), system) else { return self };
+        let is_system = |message: &Value| ["system", "developer"].iter().any(|role| message["role"] == *role);
+        if !conversation.messages.iter().any(is_system) {
+            conversation.messages.insert(0, json!({"role": "system", "content": system}));
+        }
+        Self::Chat(conversation)
+    }
 }
 
 /// A conversation with the roles and keys that templates know.

@@ -160,6 +160,16 @@ pub fn columns(path: &Path) -> Result<(Vec<(String, String)>, u64), Error> {
     Ok((fields.map(|field| (field.name().clone(), cells::describe(field.data_type()))).collect(), table.rows()))
 }
 
+/// Every column of a file with what a format can do with it.
+///
+/// # Errors
+/// The file cannot be opened, or is not a whole Parquet file.
+pub(super) fn schema(path: &Path) -> Result<Vec<(String, super::convert::Holds)>, Error> {
+    let table = Table::open(path, &[])?;
+    let fields = table.metadata.schema().fields().iter();
+    Ok(fields.map(|field| (field.name().clone(), super::convert::holds(field.data_type()))).collect())
+}
+
 impl Table {
     /// Reads the footer, no data, and checks that every wanted column is there and can be read.
     ///
@@ -322,6 +332,11 @@ impl Batch {
     /// Rows of the batch.
     pub fn rows(&self) -> usize {
         self.rows
+    }
+
+    /// Whether the file has a column, by its canonical name.
+    pub fn has(&self, canonical: &str) -> bool {
+        self.columns.iter().any(|(column, _)| column.canonical == canonical)
     }
 
     /// Where a row of the batch is in the file.

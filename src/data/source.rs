@@ -14,7 +14,7 @@ const LISTED: usize = 5;
 /// One entry of a recipe's `datasets`, with its files found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Source {
-    /// The Parquet files, in the order in which their rows are counted.
+    /// The files, in the order in which their rows are counted.
     pub files: Vec<PathBuf>,
     /// The shape of the rows.
     pub format: Format,
@@ -22,6 +22,17 @@ pub struct Source {
     pub columns: BTreeMap<String, String>,
     /// The tokens that carry a loss.
     pub train_on: TrainOn,
+    /// The system message of conversations that have none.
+    pub system: Option<String>,
+    /// What is read in place of those of the files that are no Parquet: the same rows, converted.
+    pub tables: BTreeMap<PathBuf, PathBuf>,
+}
+
+impl Source {
+    /// The Parquet file in which the rows of a file are read.
+    pub fn table<'a>(&'a self, file: &'a Path) -> &'a Path {
+        self.tables.get(file).map_or(file, PathBuf::as_path)
+    }
 }
 
 /// A path that leads to no file.

@@ -30,8 +30,15 @@ const BESIDE: [&str; 8] = [
 #[derive(Debug)]
 pub struct Inputs {
     since: SystemTime,
-    by_kind: Vec<(&'static str, Vec<PathBuf>)>,
+    by_kind: Vec<(&'static str, Vec<Read>)>,
     seen: Vec<(PathBuf, Option<Look>)>,
+}
+
+/// A file under the name that the lock has for it.
+#[derive(Debug, Clone)]
+struct Read {
+    name: PathBuf,
+    path: PathBuf,
 }
 
 /// Size and date of a file.
@@ -56,16 +63,23 @@ impl Inputs {
             beside.dedup();
         }
         let data = |sources: &[Source]| sources.iter().flat_map(|source| source.files.clone()).collect();
+        // What a source became has the source's name, which is the same wherever the cache is.
+        let tables = plan.sources.iter().chain(&plan.validation_sources).flat_map(|source| &source.tables);
+        let tables = tables.map(|(file, table)| Read { name: file.clone(), path: table.clone() }).collect();
+        let named = |paths: Vec<PathBuf>| paths.into_iter().map(|path| Read { name: path.clone(), path }).collect();
         let by_kind = vec![
-            ("base", shard_paths(&plan.base_folder)?),
-            ("tokenizer_and_config", beside),
-            ("chat_template", plan.chat_template.iter().cloned().collect()),
-            ("init_from", plan.init_from.iter().flat_map(|folder| peft::files(folder)).collect()),
-            ("datasets", data(&plan.sources)),
-            ("evaluation_datasets", data(&plan.validation_sources)),
+            ("base", named(shard_paths(&plan.base_folder)?)),
+            ("tokenizer_and_config", named(beside)),
+            ("chat_template", named(plan.chat_template.iter().cloned().collect())),
+            ("init_from", named(plan.init_from.iter().flat_map(|folder| peft::files(folder)).collect())),
+            ("datasets", named(data(&plan.sources))),
+            ("evaluation_datasets", named(data(&plan.validation_sources))),
+            ("converted", tables),
         ];
-        let paths = by_kind.iter().flat_map(|(_, paths): &(_, Vec<PathBuf>)| paths);
-        let seen = paths.map(|path| (path.clone(), look(path))).collect();
+        let read = by_kind.iter().flat_map(|(_, read): &(_, Vec<Read>)| read).map(|read| read.path.clone());
+        // One that was made a moment ago is newer than the command, and nobody else writes it.
+        let is_source = |path: &PathBuf| !by_kind[6].1.iter().any(|table| table.path == *path);
+        let seen = read.filter(is_source).map(|path| (path.clone(), look(&path))).collect();
         Ok(Self { since, by_kind, seen })
     }
 
@@ -98,12 +112,12 @@ fn look(path: &Path) -> Option<Look> {
     Some((metadata.len(), metadata.modified().ok()))
 }
 
-fn hashes(by_kind: &[(&str, Vec<PathBuf>)]) -> Result<Value, files::Error> {
+fn hashes(by_kind: &[(&str, Vec<Read>)]) -> Result<Value, files::Error> {
     let mut blake3 = Map::new();
     for (kind, paths) in by_kind.iter().filter(|(_, paths)| !paths.is_empty()) {
         let mut of = Map::new();
-        for path in paths {
-            of.insert(path.display().to_string(), json!(hash_file(path)?.to_string()));
+        for read in paths {
+            of.insert(read.name.display().to_string(), json!(hash_file(&read.path)?.to_string()));
         }
         blake3.insert((*kind).to_owned(), Value::Object(of));
     }

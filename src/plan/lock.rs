@@ -19,13 +19,14 @@ use crate::recipe::{self, Recipe};
 use crate::terms::Device;
 
 /// Kinds of inputs, as a person calls them.
-const KINDS: [(&str, &str); 6] = [
+const KINDS: [(&str, &str); 7] = [
     ("base", "base"),
     ("tokenizer_and_config", "tokenizer or config"),
     ("chat_template", "chat template"),
     ("init_from", "adapter to go on from"),
     ("datasets", "data"),
     ("evaluation_datasets", "validation data"),
+    ("converted", "what was converted of the data"),
 ];
 /// What may differ when a run is resumed, though its numbers may then differ in their last bits.
 const SURROUNDINGS: [(&str, &str); 5] = [

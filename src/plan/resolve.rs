@@ -1,5 +1,6 @@
 //! A recipe to a plan: every value filled, every path looked up, every fault collected.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
@@ -13,17 +14,19 @@ use super::peak::{Allowed, megabytes};
 use super::prompts::prompts;
 use super::training::{Training, training};
 use crate::adapter::peft;
+use crate::data::convert::{Tables, see};
 use crate::data::{self, Encoder, Limits, Packing, Source};
 use crate::device::{Choice, Halves};
 use crate::export::consumers::{Facts, portability};
 use crate::export::gguf::architecture_name;
-use crate::fault::Fault;
+use crate::fault::{Explain, Fault};
 use crate::files::{cache_folder, guarded};
 use crate::hub::{Missing, ModelId, Snapshot};
 use crate::infer::Question;
 use crate::model::Storage;
 use crate::proof::{Products, Tiny};
 use crate::recipe::{Dataset, Recipe};
+use crate::report::Terminal;
 use crate::terms::{Device, Format, Holdout, ModelDtype, Offload, Term, TrainOn};
 use crate::{device, model, panics, proof};
 
@@ -286,13 +289,19 @@ fn sources(section: &str, datasets: &[Dataset], has_template: bool, filled: &mut
 
 fn source(section: &str, dataset: &Dataset, has_template: bool, filled: &mut Filled, faults: &mut Vec<Fault>) -> Option<Source> {
     let path = filled.optional(&format!("{section}.path"), dataset.path.as_ref(), |path| json!(path));
-    let format = filled.optional(&format!("{section}.format"), dataset.format.as_ref(), |format| json!(format.word()))?;
-    let columns = dataset.columns.iter().map(|(name, said)| (name.clone(), said.value.clone())).collect();
+    let format = filled.optional(&format!("{section}.format"), dataset.format.as_ref(), |format| json!(format.word()));
+    let Some(format) = format else {
+        propose(section, path.as_deref(), faults);
+        return None;
+    };
+    let columns: BTreeMap<String, String> =
+        dataset.columns.iter().map(|(name, said)| (name.clone(), said.value.clone())).collect();
     for (name, said) in &dataset.columns {
         filled.plain(&format!("{section}.columns.{name}"), Some(said), String::new());
     }
     let default = if format == Format::Text { TrainOn::All } else { TrainOn::Assistant };
     let train_on = filled.word(&format!("{section}.train_on"), dataset.train_on.as_ref(), default);
+    let system = filled.optional(&format!("{section}.system"), dataset.system.as_ref(), |system| json!(system));
     if format == Format::Chat && !has_template {
         let place = &dataset.format.as_ref()?.place;
         let hint = "name a template file with `chat_template`, or use a base that was trained to chat";
@@ -302,12 +311,49 @@ fn source(section: &str, dataset: &Dataset, has_template: bool, filled: &mut Fil
     let place = &dataset.path.as_ref()?.place;
     let files = match &dataset.files {
         Some(files) => files.clone(),
-        None => noted(data::find_files(&path?), place, faults)?,
+        None => noted(Tables::find(&path?), place, faults)?,
     };
-    for file in &files {
-        noted(data::inspect(file, format, &columns), place, faults);
+    let tables = convert(&files, format, &columns).map_err(|found| faults.extend(found.into_iter().map(|it| it.at(place))));
+    let source = Source { files, format, columns, train_on, system, tables: BTreeMap::new() };
+    let source = Source { tables: tables.as_ref().map(|tables| tables.0.clone()).unwrap_or_default(), ..source };
+    for file in &source.files {
+        if let (Ok(tables), Err(error)) = (&tables, data::inspect(source.table(file), format, &source.columns)) {
+            faults.push(unfit(source.table(file), format, &tables.of_source(error)).at(place));
+        }
     }
-    Some(Source { files, format, columns, train_on })
+    Some(source)
+}
+
+/// What of the files is no Parquet, converted into the cache; a fault of a row names its place in the file.
+fn convert(files: &[PathBuf], format: Format, columns: &BTreeMap<String, String>) -> Result<Tables, Vec<Fault>> {
+    let terminal = Terminal::default();
+    let tables = Tables::of(files, format, columns, &cache_folder(), &|event| terminal.take(&event));
+    terminal.stop();
+    let placed = |fault: Fault| Fault { place: None, message: fault.to_string(), hint: fault.hint };
+    tables.map_err(|error| error.faults().into_iter().map(placed).collect())
+}
+
+/// The fault of a file that has other columns than its format, with those that it seems to have.
+fn unfit(table: &Path, format: Format, error: &data::TableError) -> Fault {
+    let fault = Fault { place: None, message: error.to_string(), hint: error.hint() };
+    let is_of_columns = matches!(error, data::TableError::Missing { .. } | data::TableError::Unusable { .. });
+    let seen = || see(table, Some(format)).or_else(|| see(table, None));
+    match is_of_columns.then(seen).flatten() {
+        Some(proposal) => fault.hint(format!("its columns are those of `{proposal}`")),
+        None => fault,
+    }
+}
+
+/// Says in the fault of a missing format which one the rows seem to have.
+fn propose(section: &str, path: Option<&str>, faults: &mut [Fault]) {
+    let missing = format!("missing key `format` in `{section}`");
+    let files = path.and_then(|path| Tables::find(path).ok()).unwrap_or_default();
+    let fault = faults.iter_mut().find(|fault| fault.message == missing);
+    if let (Some(fault), Some(file)) = (fault, files.first())
+        && let Some(proposal) = see(file, None)
+    {
+        fault.hint = Some(format!("the columns of `{}` are those of `{proposal}`", file.display()));
+    }
 }
 
 impl Plan {
@@ -348,6 +394,12 @@ impl Plan {
             notes.into_iter().map(move |note| format!("adapter.init_from `{}`: {note}", folder.display()))
         });
         let of_base = of_base.chain(of_adapter);
+        let converted = self.sources.iter().chain(&self.validation_sources).flat_map(|source| &source.tables);
+        let converted = converted.map(|(file, table)| {
+            let (file, table) = (file.display(), table.display());
+            format!("`{file}` is read as Parquet, row for row: it was converted to `{table}`, and is again if it changes")
+        });
+        let of_base = converted.chain(of_base);
         of_base.chain(self.untied()).chain(self.without_tf32()).chain(portability(&self.facts())).collect()
     }
 

@@ -7,7 +7,8 @@ use std::sync::atomic::Ordering::Relaxed;
 use super::Error;
 use super::resolve::Plan;
 use super::rows::RunData;
-use crate::data::{Corpus, Divided, Packing, Rows, Source, Split, find_files, inspect};
+use crate::data::convert::Tables;
+use crate::data::{Corpus, Divided, Packing, Rows, Source, Split, inspect};
 use crate::fault::{Explain, Fault};
 use crate::files::cache_folder;
 use crate::model::Decoder;
@@ -67,7 +68,7 @@ impl Plan {
     /// # Errors
     /// It is not there, cannot be read so, or has nothing to score.
     pub fn other_sheet(&self, name: &str, path: &str, reading: Reading, report: Reporter) -> Result<Sheet, Error> {
-        let source = self.other_source(name, path, reading)?;
+        let source = self.other_source(name, path, reading, report)?;
         let corpus = Corpus::open(&[source], &self.encoder, &self.limits, &cache_folder(), report)?;
         let mut split = Split::validation_only(corpus.len());
         if let Reading::Text { rows } = reading {
@@ -80,12 +81,23 @@ impl Plan {
         Ok(self.sheet(data, vec![(name.to_owned(), path.to_owned())]))
     }
 
-    fn other_source(&self, name: &str, path: &str, reading: Reading) -> Result<Source, Error> {
-        let text = Source { files: Vec::new(), format: Format::Text, columns: BTreeMap::new(), train_on: TrainOn::All };
+    fn other_source(&self, name: &str, path: &str, reading: Reading, report: Reporter) -> Result<Source, Error> {
+        let text = Source {
+            files: Vec::new(),
+            format: Format::Text,
+            columns: BTreeMap::new(),
+            train_on: TrainOn::All,
+            system: None,
+            tables: BTreeMap::new(),
+        };
         let of_recipe = self.sources.first().filter(|_| reading == Reading::FirstDataset).cloned();
-        let source = Source { files: find_files(path).map_err(|error| placed(name, &error))?, ..of_recipe.unwrap_or(text) };
+        let mut source = Source { files: Tables::find(path).map_err(|error| placed(name, &error))?, ..of_recipe.unwrap_or(text) };
+        let tables = Tables::of(&source.files, source.format, &source.columns, &cache_folder(), report);
+        let tables = tables.map_err(|error| placed(name, &error))?;
+        source.tables.clone_from(&tables.0);
         for file in &source.files {
-            inspect(file, source.format, &source.columns).map_err(|error| placed(name, &error))?;
+            let found = inspect(source.table(file), source.format, &source.columns);
+            found.map_err(|error| placed(name, &tables.of_source(error)))?;
         }
         Ok(source)
     }

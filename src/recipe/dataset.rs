@@ -22,6 +22,8 @@ pub struct Dataset {
     pub columns: BTreeMap<String, Said<String>>,
     /// Which tokens carry a loss.
     pub train_on: Option<Said<TrainOn>>,
+    /// The system message of conversations that have none.
+    pub system: Option<Said<String>>,
 }
 
 impl Dataset {
@@ -35,6 +37,7 @@ impl Dataset {
             format: section.word("format", &["preference"]),
             columns: section.table("columns", |_, value| value.text()),
             train_on: section.word("train_on", &[]),
+            system: section.text("system"),
         }
     }
 }

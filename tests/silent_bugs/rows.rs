@@ -44,7 +44,14 @@ pub fn stock(desk: &Desk, name: &str) -> (Encoder, String) {
 /// A data file on the desk as a recipe's entry.
 pub fn source(desk: &Desk, name: &str, format: Format, columns: Vec<(&str, ArrayRef)>) -> Source {
     desk.write_rows(name, columns);
-    Source { files: vec![desk.path(name)], format, columns: BTreeMap::new(), train_on: TrainOn::Assistant }
+    Source {
+        files: vec![desk.path(name)],
+        format,
+        columns: BTreeMap::new(),
+        train_on: TrainOn::Assistant,
+        system: None,
+        tables: BTreeMap::new(),
+    }
 }
 
 /// Conversations as a recipe's entry: role and words of each turn.

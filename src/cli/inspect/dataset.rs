@@ -52,7 +52,7 @@ pub(super) fn look(args: &InspectArgs) -> Result<Found, Failure> {
         return Ok(found);
     };
     let folder = find_base(Some(base), None)?;
-    let source = Source { files, format, columns: names, train_on: TrainOn::Assistant };
+    let source = Source { files, format, columns: names, train_on: TrainOn::Assistant, system: None, tables: BTreeMap::new() };
     lengths(&encoder(&folder, format)?, source, &mut found)?;
     Ok(found)
 }
