@@ -54,7 +54,7 @@ impl Tables {
         report: Reporter,
     ) -> Result<Self, Error> {
         let others = files.iter().filter(|file| is_table(file));
-        let each = others.map(|file| Ok((file.clone(), converted(file, format, columns, cache, report)?)));
+        let each = others.map(|file| Ok::<_, Error>((file.clone(), converted(file, format, columns, cache, report)?)));
         each.collect::<Result<_, _>>().map(Self)
     }
 

@@ -118,7 +118,7 @@ impl Reader {
             let buffer = self.stream.buffer()?;
             let is_end = buffer.is_empty();
             // A line end closes a last row without one; within a quote it does not.
-            let input = if is_end { b"\n" } else { buffer };
+            let input = if is_end { &b"\n"[..] } else { buffer };
             if !has_begun {
                 line += input.iter().take_while(|byte| b"\r\n".contains(byte)).filter(|byte| **byte == b'\n').count() as u64;
             }

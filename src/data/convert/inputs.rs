@@ -124,12 +124,12 @@ fn in_folder(folder: &Path, notes: &mut Vec<String>) -> Result<Vec<Input>, Error
     found.sort();
     let form = |path: &PathBuf| Form::of_name(path);
     let is_texts = !found.iter().filter_map(form).any(|form| form != Form::Text);
-    let is_taken = |path: &&PathBuf| form(path).is_some_and(|form| (form == Form::Text) == is_texts);
+    let is_taken = |path: &&PathBuf| form(*path).is_some_and(|form| (form == Form::Text) == is_texts);
     let input = |path: &PathBuf| {
         let bytes = path.metadata().map_err(|cause| files::Error::new("read", path, cause))?.len();
         let name = path.strip_prefix(folder).unwrap_or(path).to_string_lossy().into_owned();
         let form = if is_texts { Form::Text } else { Form::of(path)? };
-        Ok(Input { path: path.clone(), name, form, bytes, top: folder.to_owned() })
+        Ok::<_, Error>(Input { path: path.clone(), name, form, bytes, top: folder.to_owned() })
     };
     let inputs = found.iter().filter(is_taken).map(input).collect::<Result<Vec<_>, Error>>()?;
     if inputs.is_empty() {

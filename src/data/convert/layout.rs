@@ -139,7 +139,9 @@ impl Layout {
             };
             layout.columns.push(column);
         }
-        layout.columns.splice(0..0, layout.chat.iter().map(|_| Column::of_chat()));
+        if layout.chat.is_some() {
+            layout.columns.insert(0, Column::of_chat());
+        }
         layout.check_names()?;
         Ok(layout)
     }
@@ -254,7 +256,7 @@ fn quoted(value: &Value) -> String {
     let text = value.to_string();
     let shown: String = text.chars().take(MAX_SHOWN).collect();
     let dots = if shown.len() < text.len() { ".." } else { "" };
-    format!("{}, `{shown}{dots}`,", kind(value)).trim_end_matches(',').to_owned()
+    format!("{}, `{shown}{dots}`", kind(value))
 }
 
 impl ChatOf {

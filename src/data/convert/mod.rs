@@ -114,7 +114,8 @@ pub fn convert(order: &Order, stop: &AtomicBool, report: Reporter) -> Result<Con
     } else {
         files::guarded(|| job.run(stop, report)).map_err(|said| internal(&order.out, said))??
     };
-    converted.notes.splice(0..0, notes);
+    notes.append(&mut converted.notes);
+    converted.notes = notes;
     Ok(converted)
 }
 

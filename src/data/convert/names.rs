@@ -154,7 +154,7 @@ const SPEAKERS: [&str; 2] = ["role", "from"];
 
 impl Shape {
     /// What a format can do with it.
-    pub(super) fn holds(&self) -> Holds {
+    pub fn holds(&self) -> Holds {
         match self {
             Self::Text => Holds::Text,
             Self::List(item) => match &**item {

@@ -112,6 +112,9 @@ pub(super) fn write(
 /// # Errors
 /// A value is not of its column's type, in words.
 pub(super) fn batch(schema: &Arc<Schema>, rows: &[Row]) -> Result<Option<RecordBatch>, String> {
+    if rows.is_empty() {
+        return Ok(None);
+    }
     let mut decoder = ReaderBuilder::new(schema.clone())
         .with_batch_size(rows.len())
         .with_strict_mode(true)

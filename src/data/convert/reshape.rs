@@ -3,10 +3,10 @@
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
+use ::parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
 use arrow::array::{ArrayRef, AsArray, RecordBatch};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
-use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
 use serde_json::Value;
 use std::sync::Arc;
 
@@ -39,9 +39,7 @@ pub(super) fn reshape(job: &Job, stop: &AtomicBool, report: Reporter) -> Result<
     let found: Vec<(String, Holds)> =
         schema.fields().iter().map(|field| (field.name().clone(), names::holds(field.data_type()))).collect();
     let shape = Shape::new(&schema, proposal(&found, *format, columns)?)?;
-    let hashes = job.inputs.iter().map(|input| Ok((input.name.as_str(), hash_file(&input.path)?)));
-    let hashes: Vec<(&str, Hash)> = hashes.collect::<Result<_, files::Error>>()?;
-    let hash = joined(&hashes);
+    let hash = hash_of(job.inputs)?;
     let mut rows = 0;
     output::write(job.out, &shape.schema, job.metadata(&hash, &[]), |table| {
         for input in job.inputs {
@@ -56,18 +54,16 @@ pub(super) fn reshape(job: &Job, stop: &AtomicBool, report: Reporter) -> Result<
         if rows == 0 {
             return Err(Error::source(&job.inputs[0].path, "has no rows", "give a file with rows"));
         }
-        job.unchanged(
-            joined(
-                &job.inputs
-                    .iter()
-                    .map(|input| Ok((input.name.as_str(), hash_file(&input.path)?)))
-                    .collect::<Result<Vec<_>, files::Error>>()?,
-            ) == hash,
-        )
+        job.unchanged(hash_of(job.inputs)? == hash)
     })?;
     let columns = shape.found();
     let job = Job { license: job.license.clone(), ..*job };
     job.converted((rows, 0), shape.proposal, columns, hash, Vec::new())
+}
+
+fn hash_of(inputs: &[Input]) -> Result<Hash, files::Error> {
+    let hashes = inputs.iter().map(|input| Ok((input.name.as_str(), hash_file(&input.path)?)));
+    Ok(joined(&hashes.collect::<Result<Vec<_>, files::Error>>()?))
 }
 
 fn damaged(path: &Path, reason: String) -> Error {
