@@ -260,7 +260,7 @@ fn quoted(value: &Value) -> String {
 }
 
 impl ChatOf {
-    fn of(proposal: &Proposal) -> Option<Self> {
+    pub fn of(proposal: &Proposal) -> Option<Self> {
         let name = |canonical: &str| proposal.columns.get(canonical).cloned();
         let is_table = proposal.format == Format::Chat && name("messages").is_none();
         is_table.then_some(())?;
@@ -268,7 +268,7 @@ impl ChatOf {
     }
 
     /// The conversation of a row; null where there is no question or no answer, of which nothing could be learned.
-    fn messages(&self, row: &mut Row) -> Result<Value, String> {
+    pub fn messages(&self, row: &mut Row) -> Result<Value, String> {
         let mut text = |name: &String| match row.remove(name) {
             None | Some(Value::Null) => Ok(None),
             Some(Value::String(text)) => Ok(Some(text)),

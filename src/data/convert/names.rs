@@ -154,7 +154,7 @@ const SPEAKERS: [&str; 2] = ["role", "from"];
 
 impl Shape {
     /// What a format can do with it.
-    pub fn holds(&self) -> Holds {
+    pub(super) fn holds(&self) -> Holds {
         match self {
             Self::Text => Holds::Text,
             Self::List(item) => match &**item {
@@ -167,7 +167,7 @@ impl Shape {
 }
 
 /// What a format can do with a column of a Parquet file.
-pub(super) fn holds(data_type: &DataType) -> Holds {
+pub fn holds(data_type: &DataType) -> Holds {
     match data_type {
         DataType::Binary | DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => Holds::Text,
         DataType::Dictionary(_, value) => holds(value),
