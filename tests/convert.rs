@@ -263,7 +263,7 @@ fn trained(desk: &Desk, dataset: &str, run: &str) -> Vec<u8> {
     let recipe = RECIPE
         .replace("  - path: rows.parquet\n    format: text\n", dataset)
         .replace("output_dir: run", &format!("output_dir: {run}"));
-    desk.write(&format!("{run}.yaml"), recipe.replace("sequence_len: 64", "sequence_len: 128"));
+    desk.write(&format!("{run}.yaml"), recipe.replace("sequence_len: 64", "sequence_len: 256"));
     let ran = desk.run(&["train", &format!("{run}.yaml")]);
     assert_eq!(ran.exit, 0, "{ran:?}");
     desk.read(&format!("{run}/adapter/adapter_model.safetensors"))
@@ -464,6 +464,8 @@ fn hostile_files_are_refused_in_words() {
         ("tail.jsonl.gz", [&packed[..], b"tail"].concat(), "cut off or damaged"),
         ("cut.json", b"[{\"text\": \"a\"}, {\"te".to_vec(), "ends within its array, in the row that starts in line 1"),
         ("one.json", b"{\n  \"data\": [\n {\"a\": 1}\n]}".to_vec(), "begins with an object that does not end in its line"),
+        ("line.json", b"{\"version\": \"1\", \"data\": [{\"a\": 1}]}".to_vec(), "is one object with lists or objects in it"),
+        ("columns.json", b"{\"a\": [\"x\"], \"b\": {\"0\": \"y\"}}".to_vec(), "is one object with lists or objects in it"),
         ("behind.json", b"[{\"text\": \"a\"}] x".to_vec(), "goes on behind the end of its array"),
         ("utf16.csv", b"\xff\xfet\0e\0x\0t\0".to_vec(), "is UTF-16"),
         ("twice.csv", b"text,text\na,b\n".to_vec(), "has the column `text` twice"),

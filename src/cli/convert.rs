@@ -134,7 +134,8 @@ fn print_lines(args: &ConvertArgs, converted: &Converted) -> Result<(), Failure>
     let Converted { rows, dropped, source_bytes, bytes, source_hash, .. } = converted;
     let left_out = if *dropped > 0 { format!(", {} left out", grouped(*dropped)) } else { String::new() };
     let (read, written) = (HumanBytes(*source_bytes), HumanBytes(*bytes));
-    print(format_args!("{}  {} rows{left_out}, {read} became {written}", args.out.display(), grouped(*rows)))?;
+    let unit = if *rows == 1 { "row" } else { "rows" };
+    print(format_args!("{}  {} {unit}{left_out}, {read} became {written}", args.out.display(), grouped(*rows)))?;
     for column in &converted.columns {
         print(format_args!("  {}", line(column, converted.proposal.is_some())))?;
     }

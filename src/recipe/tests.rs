@@ -235,7 +235,7 @@ const BROKEN: &[(&str, &str)] = &[
     ),
     (
         "    columns: {text: a}",
-        "x.yaml:5:21: columns: format `chat` has no column `text`, expected `messages` or `tools` | the format's name comes first: `messages: a`",
+        "x.yaml:5:21: columns: format `chat` has no column `text`, expected `messages`, `tools`, `prompt`, `completion` or `system` | the format's name comes first: `messages: a`",
     ),
     ("    train_on: none", "x.yaml:5:15: datasets.0.train_on: expected `assistant`, `all` or `last`, found `none`"),
     (

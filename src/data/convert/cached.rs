@@ -120,6 +120,6 @@ pub fn see(path: &Path, asked: Option<Format>) -> Option<Proposal> {
     let inputs: Vec<Input> = find(&[path.to_owned()], &mut Vec::new()).ok()?;
     let stop = AtomicBool::new(false);
     let found = files::guarded(|| survey(&Work::new(&inputs, 1, &stop, &|_| {}), &mut Dropped::new(0))).ok()?.ok()?;
-    let columns: Vec<_> = found.fields.fields.iter().map(|field| (field.name.clone(), field.shape.holds())).collect();
+    let columns: Vec<_> = found.fields.fields.iter().map(|field| (field.name.clone(), field.holds())).collect();
     propose(&columns, asked, &none)
 }

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::super::parquet;
+use super::piece::counted;
 use crate::fault::{Exit, Explain, Fault};
 use crate::files;
 
@@ -29,7 +30,7 @@ pub enum Error {
         hint: String,
     },
     /// More rows are wrong than may be left out.
-    #[error("{count} rows cannot be converted, at most {allowed} may be left out")]
+    #[error("{} cannot be converted, at most {allowed} may be left out", counted(*count as usize, "row"))]
     Rows {
         /// The first of them.
         faults: Vec<Fault>,

@@ -124,7 +124,7 @@ impl Layout {
             return Err(Error::columns("the rows have more than 256 different columns", hint));
         }
         let Naming::Canonical { format, columns } = naming else { return Ok(Self::kept(fields, naming)) };
-        let found: Vec<_> = fields.fields.iter().map(|field| (field.name.clone(), field.shape.holds())).collect();
+        let found: Vec<_> = fields.fields.iter().map(|field| (field.name.clone(), field.holds())).collect();
         let proposal = proposal(&found, *format, columns)?;
         let names = proposal.as_ref().map(|proposal| &proposal.columns);
         let chat = proposal.as_ref().and_then(ChatOf::of);
@@ -211,7 +211,7 @@ impl Column {
 
     fn of_chat() -> Self {
         let kind = Some(Kind::Turns);
-        let (source, name, holds) = (String::new(), "messages".to_owned(), "a list of an object".to_owned());
+        let (source, name, holds) = (String::new(), "messages".to_owned(), "a list of objects".to_owned());
         Self { source, name, kind, data_type: turns_type(), is_json: false, holds, nulls: 0, missing: 0 }
     }
 

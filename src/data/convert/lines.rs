@@ -1,6 +1,9 @@
 //! JSON taken apart into rows: one object a line, or one array of objects. Which of the two it is shows at the first sign.
 
+use serde_json::{Map, Value};
+
 use super::error::Error;
+use super::names::is_turns;
 use super::piece::{Content, MAX_ROW_BYTES, Piece, Record};
 use super::stream::Stream;
 
@@ -59,6 +62,7 @@ impl Reader {
                 break;
             }
         }
+        self.check_only(&piece)?;
         self.rows += piece.records.len() as u64;
         Ok((!piece.records.is_empty()).then_some(piece))
     }
@@ -135,15 +139,38 @@ impl Reader {
             return Ok(());
         }
         match serde_json::from_slice::<serde::de::IgnoredAny>(bytes) {
-            Err(error) if error.is_eof() => Err(Error::source(
-                self.stream.path(),
-                format!(
-                    "begins with an object that does not end in its line, line {line}; expected an array of objects, or an object a line"
-                ),
-                "if its rows are in a list of that object, take it out: `jq -c '.KEY[]' IN > OUT.jsonl`",
-            )),
+            Err(error) if error.is_eof() => {
+                Err(self.one_object(&format!("begins with an object that does not end in its line, line {line}")))
+            }
             _ => Ok(()),
         }
+    }
+
+    /// A file of one object whose values are lists or objects has its rows in there.
+    fn check_only(&mut self, piece: &Piece) -> Result<(), Error> {
+        let [Record { content: Content::Json(range), .. }] = &piece.records[..] else { return Ok(()) };
+        let may_be = !self.by_lines && self.rows == 0 && self.place == Place::Lines;
+        if !may_be || !self.stream.buffer()?.is_empty() {
+            return Ok(());
+        }
+        let object = serde_json::from_slice::<Map<String, Value>>(&piece.bytes[range.clone()]).unwrap_or_default();
+        let holds_rows = |(key, value): (&String, &Value)| {
+            !is_turns(key) && value.as_array().is_some_and(|list| list.iter().any(Value::is_object))
+        };
+        let is_of_columns = !object.is_empty() && object.values().all(|value| value.is_array() || value.is_object());
+        if object.iter().any(holds_rows) || (is_of_columns && !object.keys().any(|key| is_turns(key))) {
+            return Err(self.one_object("is one object with lists or objects in it"));
+        }
+        Ok(())
+    }
+
+    fn one_object(&self, found: &str) -> Error {
+        let reason = format!("{found}; expected an array of objects, or an object a line");
+        Error::source(
+            self.stream.path(),
+            reason,
+            "if its rows are a list in that object, take it out: `jq -c '.KEY[]' IN > OUT.jsonl`",
+        )
     }
 
     /// Takes an element of the array and the comma or bracket behind it.

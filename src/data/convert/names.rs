@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use arrow::datatypes::DataType;
 
-use super::shape::Shape;
+use super::shape::{Field, Shape};
 use crate::terms::Format;
 
 /// What a column holds, as far as a format asks.
@@ -70,6 +70,12 @@ fn aliases(format: Format, canonical: &str) -> &'static [&'static str] {
     }
 }
 
+/// Whether a list of objects in a row is what people say to each other, or what they may call.
+pub(super) fn is_turns(name: &str) -> bool {
+    let known = aliases(Format::Chat, "messages").iter().chain(&["tools", "chosen", "rejected"]);
+    known.into_iter().any(|alias| name.eq_ignore_ascii_case(alias))
+}
+
 /// What a file may do without.
 fn is_optional(canonical: &str) -> bool {
     matches!(canonical, "input" | "tools" | "system")
@@ -82,6 +88,14 @@ const SHAPES: [(Format, &[&str]); 5] = [
     (Format::Completion, &["prompt", "completion"]),
     (Format::Text, &["text"]),
     (Format::Chat, &["prompt", "completion", "system"]),
+];
+
+/// Columns by whose names a table is more than texts.
+const ROLES: [(Format, &str); 4] = [
+    (Format::Chat, "messages"),
+    (Format::Instruction, "instruction"),
+    (Format::Completion, "prompt"),
+    (Format::Completion, "completion"),
 ];
 
 /// The columns that a format can be made of, for messages.
@@ -118,6 +132,10 @@ fn names(
     said: &BTreeMap<String, String>,
 ) -> Option<BTreeMap<String, String>> {
     let mut found: BTreeMap<String, String> = said.clone();
+    // A question without an answer that is text is no text to learn.
+    let is_role =
+        |name: &String| ROLES.iter().any(|(format, role)| aliases(*format, role).iter().any(|it| it.eq_ignore_ascii_case(name)));
+    let has_roles = columns.iter().any(|(name, _)| is_role(name));
     for part in parts.iter().filter(|part| !said.contains_key(**part)) {
         let is_free = |name: &String| !found.values().any(|taken| taken == name);
         let fits = |holds: Holds| match *part {
@@ -137,7 +155,7 @@ fn names(
         };
         let name = by_name.or_else(|| match *part {
             "messages" => alone(Holds::Turns),
-            "text" => alone(Holds::Text),
+            "text" if !has_roles => alone(Holds::Text),
             _ => None,
         });
         match name {
@@ -152,13 +170,19 @@ fn names(
 /// Keys of which a turn has one.
 const SPEAKERS: [&str; 2] = ["role", "from"];
 
-impl Shape {
-    /// What a format can do with it.
+impl Field {
+    /// What a format can do with it. A few values of another kind are wrong rows, and not another kind of column.
     pub(super) fn holds(&self) -> Holds {
-        match self {
-            Self::Text => Holds::Text,
-            Self::List(item) => match &**item {
-                Self::Object(fields) if SPEAKERS.iter().any(|key| fields.has(key)) => Holds::Turns,
+        let is_mostly = |count: u64| count * 2 > self.count - self.nulls;
+        let is_named = || aliases(Format::Chat, "messages").iter().any(|alias| self.name.eq_ignore_ascii_case(alias));
+        match &self.shape {
+            Shape::Text => Holds::Text,
+            Shape::Mixed if is_mostly(self.texts) => Holds::Text,
+            Shape::Mixed if is_mostly(self.lists) && is_named() => Holds::Turns,
+            Shape::List(item) => match &**item {
+                Shape::Object(fields) if SPEAKERS.iter().any(|key| fields.has(key)) => Holds::Turns,
+                // One of the turns is no object.
+                Shape::Mixed if is_named() => Holds::Turns,
                 _ => Holds::Other,
             },
             _ => Holds::Other,
@@ -214,6 +238,7 @@ mod tests {
             (&["the sentence"], "format: text, columns: {text: \"the sentence\"}"),
             (&["prompt", "chosen", "rejected"], ""),
             (&["id", "label"], ""),
+            (&["question", "label"], ""),
             (&["title", "abstract"], ""),
         ] {
             assert_eq!(told(names), expected, "{names:?}");

@@ -122,3 +122,39 @@ pub(super) fn batch(schema: &Arc<Schema>, rows: &[Row]) -> Result<Option<RecordB
         .map_err(|error| error.to_string())?;
     decoder.serialize(rows).and_then(|()| decoder.flush()).map_err(|error| error.to_string())
 }
+
+#[cfg(test)]
+mod tests {
+    use arrow::datatypes::{DataType, Field};
+    use serde_json::json;
+
+    use super::*;
+    use crate::fault::{Exit, Explain};
+    use crate::files::disk::{Operation, trial};
+
+    #[test]
+    fn a_full_disk_is_told_as_one_and_leaves_nothing() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("x.parquet");
+        let schema = Arc::new(Schema::new(vec![Field::new("text", DataType::Utf8, true)]));
+        let row = Row::from_iter([("text".to_owned(), json!("x"))]);
+        let rows = batch(&schema, &[row]).expect("a batch").expect("a row");
+        for allowed in 0..8 {
+            let mut left = allowed;
+            let full = move |operation, _: &Path| match operation {
+                Operation::Write if left == 0 => Err(io::ErrorKind::StorageFull.into()),
+                Operation::Write => {
+                    left -= 1;
+                    Ok(())
+                }
+                _ => Ok(()),
+            };
+            let written = trial::with(full, || write(&path, &schema, Vec::new(), |table| table.write(&rows)));
+            let error = written.expect_err("a full disk");
+            assert_eq!(error.exit(), Exit::Io, "{error}");
+            assert!(error.hint().is_some_and(|hint| hint.contains("free some space")), "{error}");
+            assert_eq!(std::fs::read_dir(folder.path()).expect("listed").count(), 0);
+        }
+        write(&path, &schema, Vec::new(), |table| table.write(&rows)).expect("written");
+    }
+}

@@ -62,6 +62,9 @@ pub(super) struct Field {
     pub count: u64,
     /// Those in which it is null.
     pub nulls: u64,
+    /// Those in which it is text, and a list.
+    pub texts: u64,
+    pub lists: u64,
 }
 
 impl Number {
@@ -157,7 +160,10 @@ impl Shape {
             Self::Bool => "true or false".into(),
             Self::Number(_) => "numbers".into(),
             Self::Text => "text".into(),
-            Self::List(item) => format!("a list of {}", item.describe()),
+            Self::List(item) => match &**item {
+                Self::Object(_) => "a list of objects".into(),
+                item => format!("a list of {}", item.describe()),
+            },
             Self::Object(_) => "an object".into(),
             Self::Mixed => "values of several kinds".into(),
         }
@@ -179,6 +185,8 @@ impl Fields {
             let field = &mut self.fields[index];
             field.count += 1;
             field.nulls += u64::from(value.is_null());
+            field.texts += u64::from(value.is_string());
+            field.lists += u64::from(value.is_array());
             field.shape = std::mem::take(&mut field.shape).merge(Shape::of(value));
             at = index + 1;
         }
@@ -194,6 +202,8 @@ impl Fields {
             let field = &mut self.fields[index];
             field.count += from.count;
             field.nulls += from.nulls;
+            field.texts += from.texts;
+            field.lists += from.lists;
             field.shape = std::mem::take(&mut field.shape).merge(from.shape);
             at = index + 1;
         }
@@ -212,7 +222,7 @@ impl Fields {
             self.is_crowded = true;
             return None;
         }
-        self.fields.insert(at, Field { name: name.to_owned(), shape: Shape::Nothing, count: 0, nulls: 0 });
+        self.fields.insert(at, Field { name: name.to_owned(), shape: Shape::Nothing, count: 0, nulls: 0, texts: 0, lists: 0 });
         Some(at)
     }
 
