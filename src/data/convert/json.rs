@@ -192,7 +192,7 @@ mod tests {
         }
         assert_eq!(row(deep.as_bytes(), 1).expect_err("deep").reason, "recursion limit exceeded");
         assert_eq!(row(b"{\"a\": \"\xff\"}", 3).expect_err("bytes").column, Some(8));
-        let over_lines = row(b"{\n\"a\": 1,\n\"b\": nul\n}", 40).expect_err("lines");
+        let over_lines = row(b"{\n\"a\": 1,\n\"b\": @\n}", 40).expect_err("lines");
         assert_eq!(over_lines.line, 42);
     }
 

@@ -290,3 +290,93 @@ fn license_of(inputs: &[Input]) -> Option<String> {
     }
     (!found.is_empty()).then(|| listed(&found).join(", "))
 }
+
+#[cfg(test)]
+mod tests {
+    use ::parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::super::{cells, footer};
+    use super::*;
+
+    fn value() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            any::<u64>().prop_map(Value::from),
+            (-1000_i32..1000).prop_map(|number| json!(f64::from(number) / 8.0)),
+            ".{0,6}".prop_map(Value::from),
+        ];
+        leaf.prop_recursive(3, 12, 4, |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+                prop::collection::vec(("[a-c]", inner), 0..4).prop_map(|entries| Value::Object(entries.into_iter().collect())),
+            ]
+        })
+    }
+
+    /// Rows whose columns are mostly of one shape, as those of people are.
+    fn rows() -> impl Strategy<Value = Vec<Row>> {
+        let number = (-5_i64..5).prop_map(Value::from);
+        let turns = prop::collection::vec(("[ab]{0,3}", "[cd]{0,3}"), 0..3);
+        let turns =
+            turns.prop_map(|turns| turns.into_iter().map(|(role, content)| json!({"role": role, "content": content})).collect());
+        let cell =
+            |plain: BoxedStrategy<Value>| prop_oneof![8 => plain.prop_map(Some), 1 => value().prop_map(Some), 1 => Just(None)];
+        let row =
+            (cell(".{0,5}".prop_map(Value::from).boxed()), cell(number.boxed()), cell(turns.boxed()), cell(value().boxed()));
+        let row = row.prop_map(|(text, number, turns, any)| {
+            let cells = [("t", text), ("n", number), ("m", turns), ("x", any)];
+            cells.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect()
+        });
+        prop::collection::vec(row, 1..30)
+    }
+
+    fn read_back(path: &Path) -> Vec<Row> {
+        let metadata = footer::read(&std::fs::File::open(path).expect("opened")).expect("a footer");
+        let reader = ParquetRecordBatchReaderBuilder::new_with_metadata(std::fs::File::open(path).expect("opened"), metadata);
+        let mut rows = Vec::new();
+        for batch in reader.build().expect("a reader").map(|batch| batch.expect("a batch")) {
+            let (schema, columns) = (batch.schema(), batch.columns());
+            let cell = |row| {
+                schema
+                    .fields()
+                    .iter()
+                    .zip(columns)
+                    .map(move |(field, column)| (field.name().clone(), cells::cell(column, row).expect("a cell")))
+            };
+            rows.extend((0..batch.num_rows()).map(|row| cell(row).collect::<Row>()));
+        }
+        rows
+    }
+
+    proptest! {
+        #[test]
+        fn rows_come_back_as_they_were(rows in rows()) {
+            prop_assume!(rows.iter().any(|row| row.values().any(|value| !value.is_null())));
+            let folder = tempfile::tempdir().expect("a temporary folder");
+            let [source, out] = ["a.jsonl", "a.parquet"].map(|name| folder.path().join(name));
+            let lines: String = rows.iter().map(|row| format!("{}\n", Value::Object(row.clone()))).collect();
+            std::fs::write(&source, lines).expect("written");
+            let inputs = inputs::find(&[source], &mut Vec::new()).expect("found");
+            let naming = Naming::Kept(BTreeMap::new());
+            let job = Job { inputs: &inputs, out: &out, naming: &naming, max_dropped: 0, license: None };
+            let converted = job.run(&AtomicBool::new(false), &|_| {}).expect("converted");
+            prop_assert_eq!(converted.rows, rows.len() as u64);
+            let is_json = |name: &str| converted.columns.iter().any(|column| column.name == name && column.is_json);
+            for (row, found) in rows.iter().zip(read_back(&out)) {
+                for (name, found) in found {
+                    let expected = row.get(&name).cloned().unwrap_or_default();
+                    match (&found, &expected) {
+                        (Value::String(text), _) if is_json(&name) => prop_assert_eq!(text, &expected.to_string()),
+                        // A column of whole and other numbers is one of floats.
+                        (Value::Number(found), Value::Number(expected)) => prop_assert_eq!(found.as_f64(), expected.as_f64()),
+                        _ => prop_assert_eq!(found.to_string(), expected.to_string(), "keys keep their order"),
+                    }
+                }
+            }
+        }
+    }
+}
