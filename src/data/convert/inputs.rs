@@ -166,7 +166,7 @@ fn walk(folder: &Path, found: &mut Vec<PathBuf>) -> Result<(), Error> {
 /// An open input.
 pub(super) enum Reader {
     Lines(lines::Reader),
-    Table(delimited::Reader),
+    Table(Box<delimited::Reader>),
     Text { stream: Stream, name: String, header: Vec<String>, is_done: bool },
 }
 
@@ -180,8 +180,8 @@ impl Reader {
         Ok(match input.form {
             Form::Json => Self::Lines(lines::Reader::new(stream, false)),
             Form::JsonLines => Self::Lines(lines::Reader::new(stream, true)),
-            Form::Csv => Self::Table(delimited::Reader::new(stream, None)?),
-            Form::Tsv => Self::Table(delimited::Reader::new(stream, Some(b'\t'))?),
+            Form::Csv => Self::Table(Box::new(delimited::Reader::new(stream, None)?)),
+            Form::Tsv => Self::Table(Box::new(delimited::Reader::new(stream, Some(b'\t'))?)),
             Form::Text | Form::Parquet => {
                 Self::Text { stream, name: input.name.clone(), header: TEXT_COLUMNS.map(str::to_owned).to_vec(), is_done: false }
             }
