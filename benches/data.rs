@@ -34,9 +34,9 @@ fn glossary() -> Source {
         files,
         format: Format::Chat,
         columns: BTreeMap::new(),
+        roles: BTreeMap::new(),
         train_on: TrainOn::Assistant,
         system: None,
-        tables: BTreeMap::new(),
     }
 }
 

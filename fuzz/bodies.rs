@@ -311,9 +311,9 @@ fn open_rows(path: &Path, format: Format, train_on: TrainOn) -> Option<u64> {
         files: vec![path.to_owned()],
         format,
         columns: BTreeMap::new(),
+        roles: BTreeMap::new(),
         train_on,
         system: None,
-        tables: BTreeMap::new(),
     }];
     let limits = Limits { sequence_len: SEQUENCE_LEN, truncation: Truncation::Truncate };
     let cache = path.with_file_name("cache");

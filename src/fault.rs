@@ -1,6 +1,10 @@
 //! What a person is told when something is wrong: where, what, the next step, and the exit code of the process.
 
+mod quoted;
+
 use std::fmt;
+
+pub use quoted::{HIDDEN, quoted, quoting, revealed, show_data, shown, without_data};
 
 /// How the process ends when it fails; success is 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -95,22 +99,49 @@ pub fn shell_word(word: &str) -> String {
 /// Characters of a message that are shown.
 const MAX_SHOWN: usize = 4000;
 
-/// A text as a terminal may have it: names and values from another's folder command no terminal and fill no screen.
+/// A text as a terminal may have it: names and values from another's folder command no terminal and fill no screen, and what is quoted of
+/// the data is shown only where that was asked for.
 pub fn printable(text: &str) -> String {
     let is_command =
         |c: char| (c.is_control() && c != '\n' && c != '\t') || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-    let shown = text.chars().take(MAX_SHOWN);
+    let text = shown(text);
+    let first = text.chars().take(MAX_SHOWN);
     let mut printable: String =
-        shown.map(|c| if is_command(c) { c.escape_default().to_string() } else { c.to_string() }).collect();
+        first.map(|c| if is_command(c) { c.escape_default().to_string() } else { c.to_string() }).collect();
     if text.chars().nth(MAX_SHOWN).is_some() {
         printable.push_str("...");
     }
     printable
 }
 
+/// The word that was probably meant: the nearest of which at most a third of the letters differ, and not all of them;
+/// else the one that stands after a prefix, as `r` does in the `lora_r` of other trainers.
+pub fn nearest<'a>(word: &str, words: impl Iterator<Item = &'a str> + Clone) -> Option<&'a str> {
+    const LONGEST_TYPED: usize = 64;
+    if word.len() > LONGEST_TYPED {
+        return None;
+    }
+    let typed = word.to_lowercase();
+    let distance = |candidate: &&str| strsim::osa_distance(&typed, &candidate.to_lowercase());
+    let near = |candidate: &&str| distance(candidate) <= (candidate.len() / 3).max(1).min(candidate.len().saturating_sub(1));
+    let prefixed = |candidate: &&str| typed.strip_suffix(*candidate).is_some_and(|prefix| prefix.ends_with('_'));
+    words.clone().filter(near).min_by_key(distance).or_else(|| words.filter(prefixed).max_by_key(|candidate| candidate.len()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_nearest_word_is_near() {
+        let words = || ["quantization", "r", "alpha", "learning_rate"].into_iter();
+        assert_eq!(nearest("quantizaton", words()), Some("quantization"));
+        assert_eq!(nearest("R", words()), Some("r"));
+        assert_eq!(nearest("learning-rate", words()), Some("learning_rate"));
+        assert_eq!(nearest("x", words()), None);
+        assert_eq!(nearest("lora_r", words()), Some("r"));
+        assert_eq!(nearest(&"r".repeat(100_000), words()), None);
+    }
 
     #[test]
     fn a_message_commands_no_terminal() {

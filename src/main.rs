@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use rankine::cli::{Command, Failure};
-use rankine::fault::printable;
+use rankine::fault::{Exit, printable};
 use rankine::panics;
 
 /// Faults that are printed; a person corrects some and looks again.
@@ -20,10 +20,12 @@ fn main() -> ExitCode {
     let Err(failure) = ended.unwrap_or_else(|panic| Err(Failure::of_panic(&*panic))) else {
         return ExitCode::SUCCESS;
     };
+    // What a person ended is no error.
+    let label = if matches!(failure.exit, Exit::Signal | Exit::Interrupted) { "" } else { "error: " };
     for fault in failure.faults.iter().take(MOST_FAULTS) {
         let hint = fault.hint.iter().map(|hint| format!("\n  hint: {}", printable(hint))).collect::<String>();
         // Where nobody can read it the exit code still tells.
-        let _ = writeln!(std::io::stderr(), "error: {fault}{hint}");
+        let _ = writeln!(std::io::stderr(), "{label}{fault}{hint}");
     }
     if let Some(rest) = failure.faults.len().checked_sub(MOST_FAULTS).filter(|rest| *rest > 0) {
         let _ = writeln!(std::io::stderr(), "error: and {rest} more faults");

@@ -53,10 +53,26 @@ impl Format {
     pub fn columns(self) -> &'static [&'static str] {
         match self {
             Self::Text => &["text"],
-            Self::Completion => &["prompt", "completion"],
-            Self::Instruction => &["instruction", "input", "output"],
-            Self::Chat => &["messages", "tools", "prompt", "completion", "system"],
+            Self::Completion => &["prompt", "completion", "tools", "chat_template_kwargs"],
+            Self::Instruction => &["instruction", "input", "output", "system", "history"],
+            Self::Chat => &["messages", "tools", "prompt", "completion", "system", "chat_template_kwargs"],
         }
+    }
+}
+
+/// What no variable of a chat template may be called: a conversation has these itself, or they say how it is rendered.
+pub const NOT_VARIABLES: [&str; 6] =
+    ["messages", "tools", "documents", "add_generation_prompt", "continue_final_message", "chat_template"];
+
+term! {
+    /// Where the tokens of a run's data are kept.
+    CacheMode {
+        /// In the user's cache, which all runs share.
+        User = "user",
+        /// In the run's folder.
+        Run = "run",
+        /// Nowhere: in a file without a name, which goes with the process.
+        None = "none",
     }
 }
 

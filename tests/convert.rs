@@ -285,10 +285,8 @@ fn a_converted_file_trains_as_one_made_by_hand() {
     desk.write_rows("hand.parquet", ["instruction", "input", "output"].map(|name| (name, column(name))).to_vec());
     desk.write("rows.json", json!(rows).to_string());
     converted(&desk, &["rows.json", "--out", "made.parquet"]);
-    desk.write("rows.jsonl.gz", gzip(lines(&rows).as_bytes()));
     let hand = trained(&desk, "  - path: hand.parquet\n    format: instruction\n", "hand");
     assert_eq!(trained(&desk, "  - path: made.parquet\n    format: instruction\n", "made"), hand);
-    assert_eq!(trained(&desk, "  - path: rows.jsonl.gz\n    format: instruction\n", "direct"), hand);
 }
 
 #[test]
@@ -315,46 +313,12 @@ fn a_table_trains_as_the_chat_that_it_is() {
     let names = "    columns: {prompt: question, completion: answer, system: sys}\n";
     let plain = trained(&desk, &of("plain.parquet", ""), "plain");
     assert_eq!(trained(&desk, &of("qa.parquet", names), "table"), plain);
-    assert_eq!(trained(&desk, &of("qa.csv", names), "csv"), plain);
     let default = trained(&desk, &of("default.parquet", ""), "default");
     assert_ne!(default, plain);
-    assert_eq!(trained(&desk, &of("qa.csv", &format!("{names}    system: be exact\n")), "both"), default);
+    assert_eq!(trained(&desk, &of("qa.parquet", &format!("{names}    system: be exact\n")), "both"), default);
     assert_eq!(trained(&desk, &of("plain.parquet", "    system: be exact\n"), "text"), default);
     converted(&desk, &["qa.csv", "--out", "chat.parquet", "--format", "chat", "--columns", "system=sys"]);
     assert_eq!(trained(&desk, &of("chat.parquet", ""), "converted"), plain);
-}
-
-#[test]
-fn the_lock_has_both_hashes_and_another_source_is_refused() {
-    let desk = Desk::new();
-    let rows: Vec<Value> = (0..6).map(|row| json!({"text": format!("term {row} means so so")})).collect();
-    desk.write("rows.jsonl", lines(&rows));
-    let recipe = RECIPE.replace("rows.parquet", "rows.jsonl").replace("max_steps: 2", "max_steps: 2\n  max_dropped: 0");
-    desk.write("recipe.yaml", recipe.replace("output_dir: run", "output:\n  save_steps: 1\noutput_dir: run"));
-    let ran = desk.run(&["train", "recipe.yaml"]);
-    assert_eq!(ran.exit, 0, "{ran:?}");
-    assert!(ran.stderr.contains("`rows.jsonl` is read as Parquet, row for row: it was converted to `"), "{ran:?}");
-    let lock: Value = serde_yaml::from_str(&desk.read_text("run/recipe.lock.yaml")).unwrap();
-    assert_eq!(lock["blake3"]["datasets"]["rows.jsonl"], blake3::hash(&desk.read("rows.jsonl")).to_hex().to_string());
-    let made = fs::read_dir(desk.path("cache")).unwrap().map(|entry| entry.unwrap().path());
-    let made: Vec<_> = made.filter(|path| path.extension().is_some_and(|end| end == "parquet")).collect();
-    assert_eq!(made.len(), 1);
-    assert_eq!(lock["blake3"]["converted"]["rows.jsonl"], blake3::hash(&fs::read(&made[0]).unwrap()).to_hex().to_string());
-    assert!(
-        metadata(&made[0])
-            .iter()
-            .any(|(key, value)| key == "source_blake3" && *value == lock["blake3"]["datasets"]["rows.jsonl"])
-    );
-    // As if it had been stopped after its first checkpoint.
-    fs::remove_dir_all(desk.path("run/adapter")).unwrap();
-    let card = desk.path("run/README.md");
-    let _ = fs::remove_file(card);
-    desk.write("rows.jsonl", lines(&rows[..5]));
-    desk.run(&["resume", "run"]).says("another source", 65, &["`DESK/rows.jsonl` has changed since the run started"]);
-    desk.write("rows.jsonl", lines(&rows));
-    fs::remove_dir_all(desk.path("cache")).unwrap();
-    let ran = desk.run(&["resume", "run"]);
-    assert_eq!(ran.exit, 0, "what is converted again is the same: {ran:?}");
 }
 
 #[test]
@@ -362,41 +326,80 @@ fn check_says_what_it_sees() {
     let desk = chat_desk();
     desk.write("s.jsonl", lines(&sharegpt()));
     desk.write("qa.csv", "Question,Answer\nq,a\n");
+    desk.write_rows("qa.parquet", vec![("Question", texts(["q"])), ("Answer", texts(["a"]))]);
+    desk.write_rows("plain.parquet", vec![("text", texts(["a"]))]);
     let check = |dataset: &str| {
         desk.write("recipe.yaml", RECIPE.replace("  - path: rows.parquet\n    format: text\n", dataset));
         desk.run(&["check", "recipe.yaml"])
     };
-    check("  - path: s.jsonl\n").says(
-        "no format",
-        65,
-        &["missing key `format`", "format: chat, columns: {messages: conversations}"],
-    );
-    check("  - path: s.jsonl\n    format: chat\n").says(
-        "another name",
-        65,
-        &["`s.jsonl` has no column `messages`", "format: chat, columns: {messages: conversations}"],
-    );
-    check("  - path: qa.csv\n    format: text\n").says(
-        "another format",
-        65,
-        &["`qa.csv` has no column `text`", "format: completion, columns: {completion: Answer, prompt: Question}"],
-    );
-    check("  - path: s.jsonl\n    format: chat\n    columns: {messages: conversations}\n").says("right", 0, &["row for row"]);
-    check("  - path: qa.csv\n    format: chat\n    columns: {prompt: Question}\n").says(
+    let hints = ["missing key `format`", "`format: completion` with `columns: {prompt: Question, completion: Answer}`"];
+    check("  - path: qa.parquet\n").says("no format", 65, &hints);
+    check("  - path: plain.parquet\n").says("no format", 65, &["missing key `format`", "`format: text`"]);
+    let hints = ["missing key `format`", "`s.jsonl` is no Parquet file: `rankine convert s.jsonl --out s.parquet`"];
+    check("  - path: s.jsonl\n").says("no format of no Parquet", 65, &hints);
+    for path in ["s.jsonl", "qa.csv"] {
+        let way = format!("`rankine convert {path} --out {}.parquet`", path.split('.').next().unwrap());
+        check(&format!("  - path: {path}\n    format: chat\n")).says(path, 65, &["expected a Parquet file", &way]);
+    }
+    check("  - path: qa.parquet\n    format: chat\n    columns: {prompt: Question}\n").says(
         "half",
         65,
         &["needs `completion` as well"],
     );
-    check("  - path: qa.csv\n    format: completion\n    columns: {prompt: Question, completion: Answer}\n    system: x\n").says(
-        "system",
+    check("  - path: qa.parquet\n    format: chat\n    columns: {messages: Question, completion: Answer}\n").says(
+        "both",
         65,
-        &["format `completion` has no system message"],
+        &["from `messages`, or from `prompt` and `completion`"],
     );
-    desk.write("bad.jsonl", "{\"text\": \"a\"}\n{\"text\": 5}\n{\"text\"\n");
-    check("  - path: bad.jsonl\n    format: text\n").says("a broken row", 65, &["bad.jsonl:3:", "--max-dropped"]);
-    desk.write("bad.jsonl", "{\"text\": \"a\"}\n{\"text\": 5}\n");
-    let expected = ["bad.jsonl:2: column `text` holds a number, `5`, expected text"];
-    check("  - path: bad.jsonl\n    format: text\n").says("a number", 65, &expected);
+    check("  - path: qa.parquet\n    format: completion\n    columns: {prompt: Question, completion: Answer}\n    system: x\n")
+        .says("system", 65, &["format `completion` has no system message"]);
+    check("  - path: qa.parquet\n    format: chat\n    columns: {prompt: Question, completion: Answer}\n    system: x\n").says(
+        "right",
+        0,
+        &[],
+    );
+}
+
+#[test]
+fn what_a_hint_says_makes_a_file_that_the_recipe_reads() {
+    let desk = chat_desk();
+    let row = json!({"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]});
+    let (twice, table) =
+        (lines(&[row.clone(), row.clone()]), "word,definition\nAbactor,One who steals\nAbalienate,To transfer\n");
+    let cases: [(&str, Vec<u8>, &str); 9] = [
+        ("law.jsonl", twice.clone().into_bytes(), "law.parquet"),
+        ("law.json", json!([row, row]).to_string().into_bytes(), "law.parquet"),
+        ("law", twice.clone().into_bytes(), "law.parquet"),
+        ("named.parquet", twice.clone().into_bytes(), "named.converted.parquet"),
+        ("table.parquet", table.as_bytes().to_vec(), "table.converted.parquet"),
+        ("law.jsonl.gz", gzip(twice.as_bytes()), "law.parquet"),
+        ("law.csv", table.as_bytes().to_vec(), "law.parquet"),
+        ("law.tsv", table.replace(',', "\t").into_bytes(), "law.parquet"),
+        ("law.txt", b"a line of a text\nand another one\n".to_vec(), "law.parquet"),
+    ];
+    for (name, content, out) in cases {
+        desk.write(name, content);
+        let check = |path: &str, more: &[&str]| {
+            let path = format!("datasets.0.path={path}");
+            desk.run(&[&["check", "recipe.yaml", &path], more].concat())
+        };
+        let refused = check(name, &[]);
+        let said = format!("`rankine convert {name} --out {out}`");
+        refused.says(name, 65, &[&said]);
+        let typed: Vec<&str> = said.trim_matches('`').split(' ').skip(1).collect();
+        let chat = ["--format", "chat", "--columns", "prompt=word,completion=definition"];
+        if refused.stderr.contains("COLUMN") {
+            refused.says(name, 65, &["`--format chat --columns prompt=COLUMN,completion=COLUMN`"]);
+            desk.run(&[&typed[..], &chat].concat()).says(name, 0, &[]);
+            assert_eq!(rows_of(&desk.path(out)).len(), 2, "{name}");
+        } else {
+            desk.run(&typed).says(name, 0, &[]);
+        }
+        let format = if name == "law.txt" { "text" } else { "chat" };
+        check(out, &[&format!("datasets.0.format={format}")]).says(name, 0, &[]);
+        desk.remove(out);
+        desk.remove(name);
+    }
 }
 
 #[test]
@@ -409,8 +412,12 @@ fn a_wrong_row_is_named_and_may_be_left_out() {
     let cases: Vec<(&str, Vec<u8>, &str)> = vec![
         ("cut", b"{\"prompt\": \"q\", \"resp\n".to_vec(), ":2:"),
         ("bytes", b"{\"prompt\": \"\xff\xfe\", \"response\": \"a\"}\n".to_vec(), ":2:13: it is not UTF-8"),
-        ("NaN", b"{\"prompt\": NaN, \"response\": \"a\"}\n".to_vec(), "found `NaN`"),
-        ("twice", b"{\"prompt\": \"q\", \"prompt\": \"r\", \"response\": \"a\"}\n".to_vec(), "the key `prompt` is there twice"),
+        ("NaN", b"{\"prompt\": NaN, \"response\": \"a\"}\n".to_vec(), "found `[text of the data"),
+        (
+            "twice",
+            b"{\"prompt\": \"q\", \"prompt\": \"r\", \"response\": \"a\"}\n".to_vec(),
+            "the key `[text of the data: -v shows it]` is there twice",
+        ),
         ("a list", b"[\"q\", \"a\"]\n".to_vec(), "it is a list, expected an object"),
         ("a word", b"\"q\"\n".to_vec(), "it is a text, expected an object"),
         ("deep", deep.into_bytes(), "recursion limit exceeded"),
@@ -419,7 +426,11 @@ fn a_wrong_row_is_named_and_may_be_left_out() {
             b"{\"prompt\": \"q\", \"response\": \"a\", \"id\": 123456789012345678901234567890}\n".to_vec(),
             "more than 64 bits",
         ),
-        ("number", b"{\"prompt\": 5, \"response\": \"a\"}\n".to_vec(), "column `prompt` holds a number, `5`, expected text"),
+        (
+            "number",
+            b"{\"prompt\": 5, \"response\": \"a\"}\n".to_vec(),
+            "column `prompt` holds a number, `[text of the data: -v shows it]`, expected text",
+        ),
         ("object", b"{\"prompt\": {\"a\": 1}, \"response\": \"a\"}\n".to_vec(), "column `prompt` holds an object"),
         ("NUL", b"\0\0\0\0\0\n".to_vec(), ":2:1: expected value"),
         ("control", b"{\"prompt\": \"a\0b\", \"response\": \"a\"}\n".to_vec(), "control character"),
@@ -477,7 +488,8 @@ fn hostile_files_are_refused_in_words() {
         ("wide.jsonl", Value::Object(wide).to_string().into_bytes(), "more than 256 different columns"),
         ("photo.bin", b"\x89PNG".to_vec(), "has a name that does not say what it is"),
         ("nul.txt", b"a\0b".to_vec(), "has a NUL byte"),
-        ("numbers.parquet", b"[1, 2]".to_vec(), "is not a whole Parquet file"),
+        ("numbers.parquet", b"[1, 2]".to_vec(), "numbers.parquet:1: it is a number, expected an object"),
+        ("cut.parquet", b"PAR1\0\0".to_vec(), "is not a whole Parquet file"),
         ("list.json", b"[1, 2]".to_vec(), "list.json:1: it is a number, expected an object"),
         ("comma.json", b"[{\"text\": \"a\"},]".to_vec(), "comma.json:1"),
         ("quotes.csv", b"\"".to_vec(), "is empty"),

@@ -276,7 +276,7 @@ fn generate_prints_the_text_that_its_object_has() {
     assert_eq!(ran.stdout.trim_end_matches('\n'), value["text"].as_str().unwrap().trim_end_matches('\n'));
     assert_eq!(value["tokens"].as_array().unwrap().len(), 12);
     assert_eq!((&value["stop"], &value["stop_token"]), (&object!("max_tokens"), &Value::Null));
-    ran.says("what cut it", 0, &["note: cut off after 12 tokens, `--max-tokens`"]);
+    ran.says("what cut it", 0, &["note: answer cut at 12 tokens; more with `--max-tokens`"]);
 }
 
 #[test]
@@ -378,7 +378,7 @@ fn what_cannot_be_answered_is_refused_with_what_to_do() {
     let desk = Desk::new();
     let run = |arguments: &[&str]| desk.run(&[&["generate"], arguments].concat());
     run(&["--prompt", "x"]).says("no base", 2, &["--base <DIR>"]);
-    run(&["--base", "base"]).says("no prompt", 2, &["--prompt <TEXT>|--chat <TEXT>|--messages <FILE.json>"]);
+    run(&["--base", "base"]).says("no prompt", 2, &["--prompt <TEXT>|--chat <TEXT>|--instruction <TEXT>|--messages <FILE.json>"]);
     run(&["--base", "base", "--prompt", "x", "--chat", "y"]).says("two prompts", 2, &["cannot be used with"]);
     run(&["--base", "nowhere", "--prompt", "x"]).says("no such base", 66, &["base `nowhere` does not exist", "hint: "]);
     let on_base = |arguments: &[&str]| run(&[&["--base", "base"], arguments].concat());

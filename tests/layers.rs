@@ -247,7 +247,7 @@ fn no_family_is_named_outside_of_its_file() {
         "llama", "gemma", "mistral", "mixtral", "qwen", "phi3", "phi-3", "olmo", "smollm", "granite", "deepseek", "falcon",
         "gpt_oss", "gpt-oss",
     ];
-    const PROGRAMS: [&str; 3] = ["llama.cpp", "llamacpp", "ollama"];
+    const PROGRAMS: [&str; 4] = ["llama.cpp", "llamacpp", "ollama", "llama-factory"];
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let elsewhere = |path: &Path| {
         let rooms = ["model/families", "export", "data/template/twins.rs", "quant/tests.rs", "train/sweep.rs"];

@@ -90,7 +90,7 @@ fn what_does_not_fit_is_refused_with_a_change_that_does() {
     desk.run(&[&["train", "recipe.yaml"], &changed[..]].concat()).says("the change", 0, &[]);
 
     let nothing = desk.run(&["train", "recipe.yaml", "training.max_memory=1 MB", "output_dir=other"]);
-    nothing.says("far too large", 71, &["the run needs ", "1.0 MB (training.max_memory)", "choose a smaller base"]);
+    nothing.says("far too large", 71, &["the run needs ", "1.0 MiB (training.max_memory)", "choose a smaller base"]);
     let said = desk.run(&["plan", "recipe.yaml", "training.max_memory=1 MB"]);
     said.says("plan of it", 0, &["note: `rankine train` refuses this recipe"]);
     desk.run(&["plan", "recipe.yaml", "training.max_memory=much"]).says("no number", 65, &["such as `12 GB`", "found `much`"]);
@@ -149,7 +149,7 @@ fn a_trial_tells_the_time_and_sizes_tell_what_fits() {
 
     let fits = desk.run(&["plan", "--fits", "base/config.json"]);
     fits.says("fits", 0, &[]);
-    for line in ["    8 GB", "   80 GB", "float32", "bfloat16", "GPU, bfloat16"] {
+    for line in ["   8 GiB", "  80 GiB", "float32", "bfloat16", "GPU, bfloat16"] {
         assert!(fits.stdout.contains(line), "{}", fits.stdout);
     }
     desk.run(&["plan"]).says("nothing to plan", 2, &[]);

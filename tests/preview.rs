@@ -56,7 +56,10 @@ fn no_escape_sequence_of_the_data_reaches_the_terminal() {
     let turn = r#"[{"role": "user", "content": "\u001b[31mred\u001b[2J"}]"#;
     for verb in ["preview", "train"] {
         let ran = chat_desk(raising, &[turn]).run(&[verb, "recipe.yaml"]);
-        ran.says("a template that quotes the data", 65, &["refuses the conversation: ␛[31mred␛[2J"]);
+        ran.says("a template that quotes the data", 65, &["refuses the conversation: [text of the data: -v shows it]"]);
+        assert!(!ran.stderr.contains("red"), "{ran:?}");
+        let loud = chat_desk(raising, &[turn]).run(&[verb, "recipe.yaml", "-v"]);
+        loud.says("it is shown where that is asked for", 65, &["refuses the conversation: ␛[31mred␛[2J"]);
         assert!(is_tame(&ran.stdout) && is_tame(&ran.stderr), "{ran:?}");
         let shown = "row 0 (row 0 of `rows.parquet`): left out, broken: row group 0, row 0, column `messages`: the chat template";
         assert_eq!(ran.stdout.contains(shown), verb == "preview", "{}", ran.stdout);

@@ -72,7 +72,7 @@ fn the_page_of_a_run_tells_what_its_folder_tells() {
         "Learning rate",
         "Gradient norm before clipping",
         "Speed",
-        "Highest memory so far",
+        "Peak memory of the session",
     ];
     for plot in plots {
         holds(&page, &[&format!("<h3>{plot}</h3>"), &format!("<title>{plot} by optimizer step, ")]);

@@ -449,7 +449,7 @@ fn broken_data_is_refused() {
             "a CSV",
             &|desk| desk.write(ROWS, "text\nhello\n"),
             65,
-            &["not a whole Parquet file", "CSV and JSON files must be converted"],
+            &["`rows.parquet` is text, expected a Parquet file", "hint: ", "`rankine convert rows.parquet --out "],
         ),
         (
             "its middle is zeros",
@@ -553,7 +553,7 @@ fn broken_data_is_refused() {
                 desk.write_rows(ROWS, vec![("messages", texts([r#"[{"role": "robot", "content": "x"}]"#]))]);
             },
             65,
-            &[r#"message 0 has role "robot", expected one of system"#],
+            &["message 0 has role [text of the data: -v shows it], expected one of system"],
         ),
         (
             "BOS in the data",
@@ -835,7 +835,7 @@ fn an_environment_that_is_off_is_told() {
 fn a_damaged_token_cache_is_made_again() {
     let desk = Desk::new();
     desk.run(&["plan", "recipe.yaml"]).says("first", 0, &[]);
-    let cache = std::fs::read_dir(desk.path("cache")).unwrap().next().unwrap().unwrap().path();
+    let cache = std::fs::read_dir(desk.path("cache/rows")).unwrap().next().unwrap().unwrap().path();
     let whole = std::fs::read(&cache).unwrap();
     for length in [0, 10, 100, whole.len() - 1] {
         std::fs::write(&cache, &whole[..length]).unwrap();

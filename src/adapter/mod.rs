@@ -188,6 +188,12 @@ pub enum Error {
         /// The next step.
         hint: String,
     },
+    /// An adapter of mlx-lm, which has names and a config of its own.
+    #[error("`{folder}` is an adapter of mlx-lm, expected one in PEFT's format")]
+    OfMlx {
+        /// The folder.
+        folder: String,
+    },
     /// `adapter_config.json` is not valid.
     #[error("{place}: {message}")]
     Config {
@@ -276,6 +282,10 @@ impl Explain for Error {
             }
             Self::Tensors { hint, .. } | Self::Mixed { hint, .. } => Some(hint.clone()),
             Self::Unsupported { hint, .. } => hint.clone(),
+            Self::OfMlx { .. } => Some(
+                "name the run or the PEFT folder that it was exported from: mlx-lm's format is written, with `rankine export --to mlx`, and not read"
+                    .into(),
+            ),
             _ => None,
         }
     }

@@ -2,15 +2,21 @@
 
 use std::path::{Path, PathBuf};
 
+use serde_json::{Map, Value};
+
 use super::{Failure, hub};
-use crate::adapter::{LoraConfig, Numbers, peft};
-use crate::fault::{Exit, Fault};
+use crate::adapter::{self, LoraConfig, Numbers, peft};
+use crate::data::template::{Sources, sources};
+use crate::data::tokenize::Tokenizer;
+use crate::export::card::formats_of;
+use crate::fault::{Exit, Fault, shell_word};
+use crate::files::NotFolder;
 use crate::hub::ModelId;
 use crate::model::{LinearSpec, Storage, shard_paths};
 use crate::plan::{Lock, Places, hub_id};
 use crate::report::Terminal;
-use crate::terms::{ModelDtype, Technique, Term};
-use crate::train::RunFolder;
+use crate::terms::{Format, ModelDtype, Technique, Term};
+use crate::train::{Checkpoint, RunFolder};
 
 /// The base that was named, or that the adapter was trained on.
 pub(super) fn find_base(named: Option<&Path>, adapter: Option<&Path>) -> Result<PathBuf, Failure> {
@@ -43,7 +49,9 @@ pub(super) fn find_base(named: Option<&Path>, adapter: Option<&Path>) -> Result<
 /// A base that was named: a folder, or a Hub id that is in the cache.
 pub(super) fn find_named(base: &Path) -> Result<PathBuf, Failure> {
     if base.is_dir() {
-        return Ok(base.to_owned());
+        // A run that trained all weights has its model in a folder of its own.
+        let model = Some(base.join(RunFolder::MODEL)).filter(|model| !base.join("config.json").exists() && model.is_dir());
+        return Ok(model.unwrap_or_else(|| base.to_owned()));
     }
     let name = base.to_str().unwrap_or_default();
     if let Some(id) = hub_id(name) {
@@ -55,10 +63,17 @@ pub(super) fn find_named(base: &Path) -> Result<PathBuf, Failure> {
     {
         return Ok(snapshot.folder);
     }
-    let fault = Fault::new(format!("base `{}` does not exist, expected a folder or a Hub id", base.display()));
     let hint =
         "name the folder of a Hugging Face model (config.json, *.safetensors, tokenizer.json), or a Hub id that was pulled";
-    Err(Failure::new(Exit::NoInput, fault.hint(hint)))
+    Err(no_folder("base ", base, "a folder or a Hub id", hint))
+}
+
+/// A path that leads to no folder, where one is expected; `hint` is for one that leads nowhere.
+pub(super) fn no_folder(what: &str, path: &Path, expected: &str, hint: &str) -> Failure {
+    let why = NotFolder::of(path).unwrap_or(NotFolder::Other);
+    let exit = if why.is_there() { Exit::Input } else { Exit::NoInput };
+    let fault = Fault::new(format!("{what}`{}` {why}, expected {expected}", path.display()));
+    Failure::new(exit, fault.hint(why.hint().unwrap_or_else(|| hint.to_owned())))
 }
 
 /// The lock of the run or checkpoint in which an adapter lies.
@@ -88,13 +103,48 @@ pub(super) fn lock_of_model(model: &Path) -> Option<PathBuf> {
     (lock.values()["recipe"]["adapter"]["method"] == Technique::Full.word()).then_some(path)
 }
 
-/// The template file that the adapter's run was trained with in place of the base's.
-pub(super) fn template_of_run(adapter: &Path) -> Option<PathBuf> {
+/// Formats of the rows on which an adapter, or a model whose run trained all weights, was trained, where a lock says.
+pub(super) fn trained_formats(product: &Path) -> Vec<Format> {
+    let is_model = product.join("config.json").exists();
+    let above = if is_model { lock_of_model(product) } else { lock_above(product) };
+    let lock = above.unwrap_or_else(|| product.join(super::push::LOCK));
+    Lock::read(&lock).map_or_else(|_| Vec::new(), |lock| formats_of(lock.values()))
+}
+
+/// What renders conversations of a base: the template that was named, else the one that the adapter's run was trained with, else the
+/// base's own; in each case with the variables of that run. The second value says whether that is more than the base does by itself.
+pub(super) fn template_sources(
+    named: Option<&Path>,
+    adapter: Option<&Path>,
+    tokenizer: &Tokenizer,
+) -> Result<(Option<Sources>, bool), Failure> {
+    let (of_run, variables) = adapter.and_then(template_of_run).unwrap_or_default();
+    let chosen = named.or(of_run.as_deref());
+    let is_own = chosen.is_some() || !variables.is_empty();
+    match Sources::choose(chosen, tokenizer) {
+        Err(sources::Error::Unknown { name, .. }) => {
+            let fault = Fault::new(format!("chat template `{name}` does not exist"));
+            let hint = format!("give a template with `--chat-template FILE`; stock templates are {}", sources::stock_names());
+            Err(Failure::new(Exit::NoInput, fault.hint(hint)))
+        }
+        chosen => Ok((chosen?.map(|sources| Sources { variables, ..sources }), is_own)),
+    }
+}
+
+/// The template that the adapter's run was trained with in place of the base's, a file or a name, and the variables of both.
+fn template_of_run(adapter: &Path) -> Option<(Option<PathBuf>, Map<String, Value>)> {
     let path = lock_above(adapter)?;
     let lock = Lock::read(&path).ok()?;
     let (run, recipe) = (run_folder(&path), Lock::recipe(&path, path.parent()?).ok()?);
-    let template = recipe.chat_template?.value;
-    Some(Places::look_up(&lock, &run, &template).unwrap_or_else(|| Places::home_of(&lock, &run).join(template)))
+    let found = |template: PathBuf| {
+        // Of a template with a name the lock has no file.
+        if lock.locked("chat_template").is_empty() {
+            return template;
+        }
+        Places::look_up(&lock, &run, &template).unwrap_or_else(|| Places::home_of(&lock, &run).join(template))
+    };
+    let variables = recipe.chat_template_kwargs.into_iter().map(|(name, said)| (name, said.value)).collect();
+    Some((recipe.chat_template.map(|said| found(said.value)), variables))
 }
 
 /// How the adapter's run kept its base: it answers as it was trained only on the same numbers.
@@ -135,15 +185,27 @@ pub(super) fn find_adapter(named: &Path) -> Result<PathBuf, Failure> {
 /// Why a folder is no adapter's, where it is none.
 fn no_adapter(folder: &Path) -> Option<Failure> {
     let (shown, model) = (folder.display(), folder.join(RunFolder::MODEL));
-    if peft::files(folder)[0].exists() {
+    if peft::is_in(folder) {
         return None;
     }
     if !folder.is_dir() {
-        let fault = Fault::new(format!("adapter `{shown}` does not exist, expected a folder or a Hub id"));
         let hint = "give the folder of a run, of a checkpoint, or of an adapter in PEFT's format, or a Hub id that was pulled";
-        return Some(Failure::new(Exit::NoInput, fault.hint(hint)));
+        return Some(no_folder("adapter ", folder, "a folder or a Hub id", hint));
     }
-    let fault = if model.join("config.json").exists() {
+    if peft::is_of_mlx(folder) {
+        return Some(adapter::Error::OfMlx { folder: shown.to_string() }.into());
+    }
+    let fault = if folder.join("config.json").exists() {
+        let fault =
+            Fault::new(format!("`{shown}` holds no adapter: it is a model, it has `config.json` and no `adapter_config.json`"));
+        fault.hint("name a model with `--base`, and here a run, a checkpoint or a folder in PEFT's format")
+    } else if folder.join(RunFolder::LOCK).exists() && !model.exists() {
+        let fault = Fault::new(format!("`{shown}` holds no adapter: it is a run that has not come to one"));
+        match Checkpoint::newest_path(folder) {
+            Some(newest) => fault.hint(format!("name its newest checkpoint, `{}`", newest.display())),
+            None => fault.hint(format!("go on with it: `rankine resume {}`", shell_word(&shown.to_string()))),
+        }
+    } else if model.join("config.json").exists() {
         let fault = Fault::new(format!("`{shown}` holds a run of all weights, expected an adapter"));
         fault.hint(format!("its model needs none: it is a base itself, `{}`", model.display()))
     } else {

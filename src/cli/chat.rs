@@ -1,18 +1,16 @@
 //! `rankine chat`: a conversation of several turns, read from stdin line by line.
 
-use std::io::{BufRead, IsTerminal, Write};
-use std::path::Path;
-
 use clap::Args;
 use serde_json::{Value, json};
 
+use super::Failure;
 use super::generate::note;
 use super::interrupt::Interrupt;
 use super::speaker::{ModelArgs, SamplingArgs, Speaker, end_line, show};
-use super::{Failure, print};
+use super::typed::{Lines, Typed};
 use crate::data::template::Conversation;
-use crate::files;
-use crate::infer::{self, Prompt};
+use crate::fault::Exit;
+use crate::infer::{self, Frame, Prompt};
 use crate::model::Cache;
 use crate::report::Terminal;
 
@@ -22,6 +20,9 @@ pub(super) struct ChatArgs {
     model: ModelArgs,
     #[command(flatten)]
     sampling: SamplingArgs,
+    /// A system message, said before the first question; `/reset` keeps it
+    #[arg(long, value_name = "TEXT")]
+    system: Option<String>,
 }
 
 /// What a person typed.
@@ -39,19 +40,27 @@ pub(super) fn chat(args: &ChatArgs, terminal: &Terminal) -> Result<(), Failure> 
     if speaker.template.is_none() {
         return Err(infer::Error::NoTemplate.into());
     }
+    speaker.note_mismatch(Frame::Chat, terminal);
+    let opening = opening(args.system.as_deref(), &speaker, terminal)?;
     let interrupt = Interrupt::listen()?;
-    let mut talk = Talk { cache: Cache::new(&speaker.decoder), speaker, messages: Vec::new() };
+    let mut lines = Lines::open()?;
+    terminal.say(&format!("answers: {}", speaker.rule()));
     terminal.say("`/reset` begins anew, `/exit` or the end of input leaves, Ctrl-C ends an answer");
-    while let Some(line) = read_line(&interrupt)? {
+    let mut talk = Talk { cache: Cache::new(&speaker.decoder), speaker, messages: opening.clone() };
+    loop {
+        let line = match lines.next(&interrupt, terminal)? {
+            Typed::Line(line) => line,
+            Typed::End => return Ok(()),
+            Typed::Left => return Err(Failure::quiet(Exit::Signal)),
+        };
         match parse(&line) {
             Line::Nothing => {}
             Line::Say(text) => talk.say(text, &interrupt, terminal)?,
-            Line::Reset => talk.messages.clear(),
+            Line::Reset => talk.messages.clone_from(&opening),
             Line::Exit => return Ok(()),
             Line::Unknown(word) => terminal.say(&format!("`{word}` is not known: there are `/reset` and `/exit`")),
         }
     }
-    Ok(())
 }
 
 fn parse(line: &str) -> Line<'_> {
@@ -64,21 +73,18 @@ fn parse(line: &str) -> Line<'_> {
     }
 }
 
-/// A line of stdin; none at its end. Ctrl-C leaves meanwhile.
-fn read_line(interrupt: &Interrupt) -> Result<Option<String>, Failure> {
-    let failed = |cause| files::Error::new("read", Path::new("stdin"), cause);
-    if std::io::stdin().is_terminal() {
-        let mut stdout = std::io::stdout();
-        let _ = write!(stdout, "> ").and_then(|()| stdout.flush());
+/// The messages before the first question. Where the template drops or refuses a system message, it is told before anything is asked.
+fn opening(system: Option<&str>, speaker: &Speaker, terminal: &Terminal) -> Result<Vec<Value>, Failure> {
+    let Some(system) = system else { return Ok(Vec::new()) };
+    let messages = vec![json!({"role": "system", "content": system})];
+    let template = speaker.template.as_ref().ok_or(infer::Error::NoTemplate)?;
+    let asked = messages.iter().cloned().chain([json!({"role": "user", "content": "a"})]).collect();
+    let rendered =
+        template.render(&Conversation { messages: asked, ..Conversation::default() }, true).map_err(infer::Error::from)?;
+    if !rendered.contains(system.trim()) {
+        terminal.say("note: the chat template leaves the message of `--system` out: the model does not see it");
     }
-    interrupt.set(true);
-    let mut line = String::new();
-    let read = std::io::stdin().lock().read_line(&mut line).map_err(failed)?;
-    interrupt.set(false);
-    if read == 0 && std::io::stdin().is_terminal() {
-        print("")?;
-    }
-    Ok((read > 0).then_some(line))
+    Ok(messages)
 }
 
 /// A conversation and how far the model has read it.
@@ -91,6 +97,7 @@ struct Talk {
 impl Talk {
     /// Answers. What cannot be answered is taken back and said.
     fn say(&mut self, text: &str, interrupt: &Interrupt, terminal: &Terminal) -> Result<(), Failure> {
+        interrupt.set(false);
         self.messages.push(json!({"role": "user", "content": text}));
         let prompt = Prompt::Chat(Conversation { messages: self.messages.clone(), ..Conversation::default() });
         let speaker = &self.speaker;

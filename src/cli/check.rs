@@ -5,7 +5,7 @@ use clap::Args;
 use super::consumers::ConsumerArgs;
 use super::{Failure, RecipeArgs, print};
 use crate::fault::shell_word;
-use crate::plan::Resolved;
+use crate::plan::{Plan, Resolved};
 use crate::report::Terminal;
 
 #[derive(Debug, Args)]
@@ -22,10 +22,13 @@ pub(super) fn check(CheckArgs { recipe: args, consumers }: &CheckArgs) -> Result
     match args.resolve()? {
         Resolved::Plan(plan) => {
             plan.check_trains()?;
-            for note in plan.notes() {
+            let of_validation = plan.notes_of_validation(&|event| terminal.take(&event))?;
+            terminal.stop();
+            for note in plan.notes().into_iter().chain(of_validation) {
                 terminal.say(&format!("note: {note}"));
             }
             consumers.judge_plan(&terminal, &plan)?;
+            judge_memory(&plan, &terminal)?;
             print(format_args!("{recipe}: no faults"))?;
         }
         Resolved::Hub { id, .. } => {
@@ -35,6 +38,20 @@ pub(super) fn check(CheckArgs { recipe: args, consumers }: &CheckArgs) -> Result
             ))?;
             Terminal::default().say(&format!("note: `rankine pull {}` fetches it", shell_word(&id.to_string())));
         }
+    }
+    Ok(())
+}
+
+/// Rows are not read here, so that only bounds are known: what no row is short enough for is refused, what rows of full length have no room
+/// for is noted.
+fn judge_memory(plan: &Plan, terminal: &Terminal) -> Result<(), Failure> {
+    plan.least_memory().check()?;
+    let full = plan.memory_of_full_rows();
+    if let Err(error) = full.check() {
+        let length = plan.limits.sequence_len;
+        terminal.say(&format!(
+            "note: with rows of {length} tokens (`training.sequence_len`) {error}; `rankine plan` reads how long they are"
+        ));
     }
     Ok(())
 }

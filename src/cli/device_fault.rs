@@ -4,7 +4,7 @@ use std::any::Any;
 use std::path::Path;
 
 use super::Failure;
-use crate::fault::{Exit, Fault, shell_word};
+use crate::fault::{Exit, Fault, quoted, shell_word};
 use crate::panics::{Cause, DeviceFault};
 use crate::plan::Plan;
 use crate::train::{Checkpoint, Error};
@@ -20,10 +20,17 @@ impl Failure {
             }
             Cause::Internal(said) => {
                 let hint = "please report it to the project's issues, with the recipe and with what `-v` prints";
-                Self::new(Exit::Internal, Fault::new(format!("internal error: {said}")).hint(hint))
+                Self::new(Exit::Internal, Fault::new(format!("internal error: {}", without_values(&said))).hint(hint))
             }
         }
     }
+}
+
+/// The words of a panic, with the value marked that they quote: it may be a text of the data.
+fn without_values(said: &str) -> String {
+    let starts = [" of `", " value: "].into_iter().filter_map(|before| said.find(before).map(|at| at + before.len()));
+    let Some(start) = starts.min() else { return said.to_owned() };
+    format!("{}{}", &said[..start], quoted(&said[start..]))
 }
 
 /// How a run that a device ended goes on.
@@ -98,6 +105,8 @@ mod tests {
         assert!(fault.message.ends_with("cuEventSynchronize failed with status 214"), "{fault}");
         assert!(fault.hint.as_ref().is_some_and(|hint| hint.contains("nvidia-smi")), "{fault:?}");
         assert_eq!(failure("out of device memory allocating 4096 bytes\nnone").exit, Exit::Memory);
+        let slice = failure("byte index 1 is not a char boundary; it is inside 'é' (bytes 0..2) of `élan Smith`");
+        assert!(!slice.faults[0].to_string().contains("Smith") && slice.faults[0].to_string().contains("of `"), "{slice:?}");
         let bug = failure("index out of bounds");
         assert_eq!((bug.exit, bug.faults[0].message.as_str()), (Exit::Internal, "internal error: index out of bounds"));
     }

@@ -9,7 +9,7 @@ use super::bench::parse_dtype;
 use super::gradcheck::{Asked, gradcheck, is_proven};
 use super::{Failure, print};
 use crate::device::{self, Choice, Found, Kind};
-use crate::plan::megabytes;
+use crate::report::mebibytes;
 use crate::terms::{self, ModelDtype};
 
 #[derive(Debug, Args)]
@@ -111,16 +111,16 @@ fn lines(found: &Found) -> Vec<String> {
         Kind::Software => format!("{}, computes on the CPU, {}", found.name, identity.driver),
         _ => format!("{}, {}", found.name, identity.driver),
     };
-    let free = found.free_memory_bytes.map_or_else(String::new, |bytes| format!(", {} free", megabytes(bytes)));
+    let free = found.free_memory_bytes.map_or_else(String::new, |bytes| format!(", {} free", mebibytes(bytes)));
     let memory =
-        found.memory_bytes.map_or_else(|| "memory not told".to_owned(), |bytes| format!("memory {}{free}", megabytes(bytes)));
+        found.memory_bytes.map_or_else(|| "memory not told".to_owned(), |bytes| format!("memory {}{free}", mebibytes(bytes)));
     let capability =
         found.capability.map_or_else(String::new, |number| format!("compute capability {}.{}; ", number / 10, number % 10));
     let second = format!("{memory}; {capability}{}; training is {proven}", found.dtypes.join(" "));
     let third = found.limits.map(|limits| {
         format!(
             "tensors up to {}, {} a kernel; {} workgroups, of {} threads and {} bytes",
-            megabytes(limits.max_buffer_bytes),
+            mebibytes(limits.max_buffer_bytes),
             limits.max_buffers,
             limits.max_workgroups,
             limits.max_workgroup_threads,

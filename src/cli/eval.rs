@@ -1,22 +1,26 @@
 //! `rankine eval`: loss and perplexity of the base before and after training, set by set, and what was forgotten on other text.
 
+use std::fs::OpenOptions;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
 use clap::Args;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
-use super::base::{find_adapter, find_named};
+use super::base::{find_adapter, find_named, lock_above, run_folder};
 use super::scores::{Row, object, print_table};
 use super::trained::{Opened, Trained};
 use super::{Failure, RecipeArgs, print, resume};
+use crate::adapter::peft;
 use crate::device;
 use crate::fault::{Exit, Fault};
+use crate::files::hash_file;
 use crate::model::Decoder;
-use crate::plan::{Inputs, Lock, Named, Places, Plan, Reading, Sheet, Trains};
+use crate::plan::{Inputs, Lock, Named, Places, Plan, Reading, Sheet, Trains, entries_without_places};
 use crate::report::{Event, Terminal, peak_memory_bytes};
 use crate::terms::{Device, ModelDtype};
-use crate::train::RunFolder;
+use crate::train::{Checkpoint, RunFolder};
 
 /// General text that comes with the repository.
 const GENERAL: &str = "datasets/general-definitions.parquet";
@@ -25,7 +29,7 @@ const GENERAL_ROWS: usize = 2000;
 
 #[derive(Debug, Args)]
 pub(super) struct EvalArgs {
-    /// The folder of a run, or a recipe
+    /// The folder of a run, of a checkpoint or of a run's adapter, or a recipe
     #[arg(value_name = "RUN|RECIPE")]
     subject: PathBuf,
     /// Values to change in a recipe
@@ -55,7 +59,7 @@ pub(super) struct EvalArgs {
 
 pub(super) fn eval(args: &EvalArgs, terminal: &Terminal) -> Result<(), Failure> {
     let started = Instant::now();
-    let Subject { plan, trained, data, forgetting } = Subject::find(args, terminal)?;
+    let Subject { plan, trained, data, forgetting, run } = Subject::find(args, terminal)?;
     let opened: Option<Opened> = trained.as_ref().map(|trained| trained.open(&plan.model.spec, terminal)).transpose()?;
     device::set_threads(plan.threads);
     let report = |event: Event| terminal.take(&event);
@@ -80,8 +84,12 @@ pub(super) fn eval(args: &EvalArgs, terminal: &Terminal) -> Result<(), Failure> 
     let rows = sets.zip(of_base).zip(of_trained).map(|((set, base), trained)| Row { set: set.clone(), base, trained });
     let mut rows: Vec<Row> = rows.filter(|row| row.set.rows > 0).collect();
     let forgotten = if general.is_some() { rows.pop() } else { None };
+    let whole = || whole(&plan, trained.as_ref(), &rows, forgotten.as_ref(), started.elapsed());
+    if let Some(run) = &run {
+        keep_scores(run, &whole(), trained.as_ref(), terminal);
+    }
     if args.json {
-        return print(whole(&plan, trained.as_ref(), &rows, forgotten.as_ref(), started.elapsed()));
+        return print(whole());
     }
     print_table(&rows, forgotten.as_ref(), name)
 }
@@ -92,6 +100,8 @@ struct Subject {
     trained: Option<Trained>,
     data: Option<PathBuf>,
     forgetting: Option<PathBuf>,
+    /// The run whose scores these are.
+    run: Option<PathBuf>,
 }
 
 impl Subject {
@@ -107,7 +117,8 @@ impl Subject {
         let (recipe, overrides) = (args.subject.clone(), args.overrides.clone());
         let plan = RecipeArgs { recipe, overrides, force: args.force }.plan()?;
         let adapter = args.adapter.as_deref().map(find_adapter).transpose()?.or_else(|| plan.init_from.clone());
-        Ok(Self { plan, trained: adapter.map(Trained::Adapter), data: args.data.clone(), forgetting: args.forgetting.clone() })
+        let (data, forgetting) = (args.data.clone(), args.forgetting.clone());
+        Ok(Self { plan, trained: adapter.map(Trained::Adapter), data, forgetting, run: None })
     }
 
     /// The plan of a run is that of its lock, with the files that belong to the run now.
@@ -118,7 +129,8 @@ impl Subject {
         }
         let adapter = args.adapter.as_deref().map(find_adapter).transpose()?;
         let here = std::env::current_dir().unwrap_or_default();
-        let run = resume::steady(resume::find(&args.subject)?);
+        let within = within(&args.subject);
+        let run = resume::steady(resume::find(within.as_ref().map_or(&args.subject, |(run, _)| run))?);
         let (path, before) = resume::read_lock(&run, None, terminal)?;
         let base = args.base.as_deref().map(find_named).transpose()?;
         let (places, data) = places(&before, &run, base, args.data.as_ref())?;
@@ -132,12 +144,46 @@ impl Subject {
         let has_moved = std::env::current_dir().is_ok_and(|now| now != here);
         let typed = |path: &PathBuf| if has_moved { here.join(path) } else { path.clone() };
         let general = |path: &PathBuf| if path == Path::new(GENERAL) { path.clone() } else { typed(path) };
-        let trained = match (&adapter, &plan.trains) {
+        let product = within.map(|(_, product)| product);
+        let trained = match (adapter.as_ref(), &plan.trains) {
             (Some(adapter), _) => Trained::Adapter(typed(adapter)),
+            (None, Trains::Adapter(_)) if product.is_some() => Trained::Adapter(product.unwrap_or_default()),
+            (None, Trains::Everything) if product.is_some() => Trained::Model(product.unwrap_or_default()),
             (None, Trains::Adapter(_)) => Trained::Adapter(run.join(RunFolder::ADAPTER)),
             (None, Trains::Everything) => Trained::Model(run.join(RunFolder::MODEL)),
         };
-        Ok(Self { plan, trained: Some(trained), data: data.map(typed), forgetting: args.forgetting.as_ref().map(general) })
+        let (data, forgetting) = (data.map(typed), args.forgetting.as_ref().map(general));
+        Ok(Self { plan, trained: Some(trained), data, forgetting, run: Some(run) })
+    }
+}
+
+/// The run of a checkpoint, or of a run's adapter, that was named in place of the run, and what of it is to be scored.
+fn within(subject: &Path) -> Option<(PathBuf, PathBuf)> {
+    let of_checkpoint = || RunFolder::product_in(subject).filter(|_| Checkpoint::is_one(subject));
+    let product = RunFolder::adapter_in(subject).filter(|adapter| adapter == subject).or_else(of_checkpoint)?;
+    let product = product.canonicalize().ok()?;
+    Some((run_folder(&lock_above(&product)?), product))
+}
+
+/// Adds the scores to those that the run's folder keeps, without places of this machine. A folder that takes nothing loses them only.
+fn keep_scores(run: &Path, scores: &Value, trained: Option<&Trained>, terminal: &Terminal) {
+    let path = run.join(RunFolder::EVALUATIONS);
+    let mut kept = scores.as_object().cloned().unwrap_or_default();
+    if let Some(trained) = trained {
+        let whole = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
+        let (of_run, product) = (whole(run), whole(trained.path()));
+        let shown = product.strip_prefix(&of_run).map_or_else(|_| trained.path().to_owned(), Path::to_owned);
+        kept.insert(trained.name().to_owned(), json!(shown.display().to_string()));
+        let hash = hash_file(&peft::files(&product)[1]).map(|hash| hash.to_string());
+        kept.insert("adapter_blake3".to_owned(), json!(hash.ok()));
+    }
+    let mut line = Map::new();
+    line.insert("at".to_owned(), json!(jiff::Timestamp::now().to_string()));
+    line.append(&mut entries_without_places(&kept));
+    let line = Value::Object(line).to_string() + "\n";
+    let file = OpenOptions::new().create(true).append(true).open(&path);
+    if let Err(cause) = file.and_then(|mut file| file.write_all(line.as_bytes())) {
+        terminal.say(&format!("note: the scores are not kept: cannot write `{}`: {cause}", path.display()));
     }
 }
 

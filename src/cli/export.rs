@@ -13,6 +13,7 @@ use super::merge::{LEFTOVER, interrupt};
 use super::shipped::Shipped;
 use super::{Failure, print};
 use crate::adapter::peft;
+use crate::data::template::Sources;
 use crate::export::card::Artefact;
 use crate::export::consumers::{self, Facts, findings, model_findings};
 use crate::export::gguf::{self, Kind, Written, architecture_name, write_gguf_adapter, write_gguf_model};
@@ -20,7 +21,7 @@ use crate::export::merge::{Tally, check_tables};
 use crate::export::ollama::{self, Proof, prove, write_ollama};
 use crate::export::{write_folder, write_mlx, write_peft};
 use crate::fault::{Exit, Fault};
-use crate::files::remove_leftovers;
+use crate::files::{self, remove_leftovers, write_atomic};
 use crate::model::Folder;
 use crate::report::Terminal;
 
@@ -123,17 +124,28 @@ pub(super) fn export(args: &ExportArgs, terminal: &Terminal) -> Result<(), Failu
             check_tables(&base, adapter)?;
         }
     }
-    let template = if args.to.is_model() { shipped.template(args.chat_template.as_deref())? } else { None };
+    // A model without an adapter has its templates in its folder.
+    let has_template = args.to.is_model() || (args.to == Form::Peft && matches!(shipped, Shipped::Adapter(_)));
+    let sources = if has_template { shipped.template(&base, args.chat_template.as_deref())? } else { None };
+    let template = sources.as_ref().map(Sources::default_with_variables);
     let is_ollama = args.to == Form::Ollama;
     let proof = is_ollama.then(|| prove(&base, template.as_deref(), args.template.as_deref())).transpose()?;
     proof.iter().flat_map(|proof| &proof.notes).for_each(|note| terminal.say(&format!("note: {note}")));
+    if let Some(note) = args.to.is_model().then(|| shipped.elsewhere_trained()).flatten() {
+        terminal.say(&format!("note: {note}"));
+    }
     let interrupt = interrupt(&args.out)?;
     let made =
         args.to.is_model().then(|| shipped.model(&base, template.as_deref(), (&args.out, args.kind()), &interrupt, terminal));
     let made = made.transpose()?;
     let model = || &made.as_ref().expect("made where a model is wanted").folder;
     let fill = |folder: &Path| match args.to {
-        Form::Peft | Form::Mlx => write_adapter(args, shipped.adapter()?, &base, folder),
+        Form::Peft | Form::Mlx => {
+            for (name, source) in sources.iter().flat_map(Sources::files) {
+                write_template(&folder.join(name), &source)?;
+            }
+            write_adapter(args, shipped.adapter()?, &base, folder)
+        }
         Form::GgufAdapter => Ok(write_gguf_adapter(shipped.adapter()?, &base, &folder.join(ADAPTER_FILE), &interrupt, &report)?),
         Form::Gguf => Ok(write_gguf_model(model(), &folder.join(MODEL_FILE), args.kind(), &interrupt, &report)?),
         Form::Ollama => {
@@ -252,6 +264,13 @@ fn write_adapter(args: &ExportArgs, adapter: &Path, base: &Path, folder: &Path) 
     };
     let write = if args.to == Form::Mlx { write_mlx } else { write_peft };
     Ok(write(adapter, &name, &modules, folder)?)
+}
+
+/// A chat template, so that whoever loads the adapter renders conversations as its training did.
+fn write_template(path: &Path, source: &str) -> Result<(), Failure> {
+    let folder = path.parent().expect("a file in a folder");
+    std::fs::create_dir_all(folder).map_err(|cause| files::Error::new("create", folder, cause))?;
+    Ok(write_atomic(path, source.as_bytes())?)
 }
 
 /// The last part of a path, wherever it leads from here.

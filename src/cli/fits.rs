@@ -11,8 +11,10 @@ use crate::plan::memory::{Load, Place, Purpose, Rows, Trained, longest_that_fits
 use crate::quant::Form;
 use crate::terms::ModelDtype;
 
-/// Memories that people have, GB of 10⁹ bytes.
-const GIGABYTES: [u64; 6] = [8, 12, 16, 24, 48, 80];
+/// Memories that people have, GiB of 2³⁰ bytes.
+const GIBIBYTES: [u64; 6] = [8, 12, 16, 24, 48, 80];
+/// Bytes of a GiB.
+const GIB: f64 = (1_u64 << 30) as f64;
 /// Forms of the frozen base and where they are, with their headings: the memory is the machine's, or a GPU's own.
 const BASES: [(&str, ModelDtype, Option<Form>, Place); 5] = [
     ("float32", ModelDtype::Float32, None, PROCESSOR),
@@ -38,17 +40,17 @@ pub(super) fn print_table(config: &Path, json: bool) -> Result<(), Failure> {
     let spec = DecoderSpec::read(config)?;
     let loads = BASES.map(|(_, dtype, form, place)| load(&spec, Storage { form, ..dtype.into() }, place));
     let loads = loads.into_iter().collect::<Result<Vec<Load>, Failure>>()?;
-    let longest = |gigabytes: u64| {
-        let of = |load: &Load| longest_that_fits(load, gigabytes * 1_000_000_000, SHORTEST);
-        (gigabytes, loads.iter().map(of).collect::<Vec<_>>())
+    let longest = |gibibytes: u64| {
+        let of = |load: &Load| longest_that_fits(load, gibibytes << 30, SHORTEST);
+        (gibibytes, loads.iter().map(of).collect::<Vec<_>>())
     };
-    let rows = GIGABYTES.map(longest);
+    let rows = GIBIBYTES.map(longest);
     if json {
         let names = BASES.map(|(name, ..)| name);
-        let row = |(gigabytes, longest): &(u64, Vec<Option<usize>>)| {
+        let row = |(gibibytes, longest): &(u64, Vec<Option<usize>>)| {
             let longest: Map<String, Value> =
                 names.iter().zip(longest).map(|(name, of)| ((*name).to_owned(), json!(of))).collect();
-            json!({"memory_gb": gigabytes, "sequence_len": longest})
+            json!({"memory_gib": gibibytes, "sequence_len": longest})
         };
         return print(json!({"rank": RANK, "micro_batch_size": 1, "fits": rows.iter().map(row).collect::<Vec<_>>()}));
     }
@@ -64,9 +66,9 @@ pub(super) fn print_table(config: &Path, json: bool) -> Result<(), Failure> {
         print(format_args!("{first:>8}{cells}"))
     };
     line("memory", BASES.map(|(name, ..)| name.to_owned()).to_vec())?;
-    for (gigabytes, longest) in rows {
+    for (gibibytes, longest) in rows {
         let cell = |longest: Option<usize>| longest.map_or_else(|| "-".to_owned(), |tokens| grouped(tokens as u64));
-        line(&format!("{gigabytes} GB"), longest.into_iter().map(cell).collect())?;
+        line(&format!("{gibibytes} GiB"), longest.into_iter().map(cell).collect())?;
     }
     Ok(())
 }
@@ -84,7 +86,7 @@ pub(super) fn print_needs(configs: &[PathBuf], json: bool) -> Result<(), Failure
         return print(json!({"rank": RANK, "micro_batch_size": 1, "sequence_len": LENGTH, "models": models}));
     }
     print(format_args!(
-        "peak memory, GB: rank {RANK} on every projection, one row of {} tokens, every block recomputed{OFFLOADED}",
+        "peak memory, GiB: rank {RANK} on every projection, one row of {} tokens, every block recomputed{OFFLOADED}",
         grouped(LENGTH as u64)
     ))?;
     print("")?;
@@ -95,7 +97,7 @@ pub(super) fn print_needs(configs: &[PathBuf], json: bool) -> Result<(), Failure
     };
     line("", "parameters", BASES.map(|(name, ..)| name.to_owned()).to_vec())?;
     for need in &needs {
-        let cells = need.bytes.iter().map(|bytes| format!("{:.1}", *bytes as f64 / 1e9)).collect();
+        let cells = need.bytes.iter().map(|bytes| format!("{:.1}", *bytes as f64 / GIB)).collect();
         line(&need.name, &grouped(need.parameters), cells)?;
     }
     Ok(())

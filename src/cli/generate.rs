@@ -11,7 +11,7 @@ use super::interrupt::Interrupt;
 use super::speaker::{Answer, ModelArgs, SamplingArgs, Speaker, end_line, show};
 use super::{Failure, print};
 use crate::fault::{Exit, Fault};
-use crate::infer::{Prompt, Stop, read_messages};
+use crate::infer::{Frame, Prompt, Stop, read_messages};
 use crate::model::Cache;
 use crate::report::{Terminal, peak_memory_bytes};
 
@@ -21,6 +21,9 @@ pub(super) struct GenerateArgs {
     model: ModelArgs,
     #[command(flatten)]
     prompt: PromptArgs,
+    /// What the instruction is about, in the second field of Alpaca's frame
+    #[arg(long, value_name = "TEXT", requires = "instruction", conflicts_with_all = ["prompt", "chat", "messages"])]
+    input: Option<String>,
     #[command(flatten)]
     sampling: SamplingArgs,
     /// Print one JSON object, when all is there
@@ -37,15 +40,21 @@ struct PromptArgs {
     /// What a user says, to be answered in the base's chat template
     #[arg(long, value_name = "TEXT")]
     chat: Option<String>,
+    /// An instruction, asked in Alpaca's frame, in which rows of `instruction` are trained
+    #[arg(long, value_name = "TEXT")]
+    instruction: Option<String>,
     /// A conversation to be answered: a JSON list of messages, or an object with `messages` and `tools`
     #[arg(long, value_name = "FILE.json")]
     messages: Option<PathBuf>,
 }
 
 pub(super) fn generate(args: &GenerateArgs, terminal: &Terminal) -> Result<(), Failure> {
-    let prompt = args.prompt.read()?;
+    let prompt = args.prompt.read(args.input.as_deref())?;
     let speaker = Speaker::open(&args.model, &args.sampling, terminal)?;
     let tokens = prompt.tokens(&speaker.tokenizer, speaker.template.as_ref())?;
+    if !args.prompt.is_framed_by_hand(&speaker, &tokens) {
+        speaker.note_mismatch(args.prompt.frame(), terminal);
+    }
     // An answer is a text of its own.
     let context = if matches!(prompt, Prompt::Text(_)) { tokens.as_slice() } else { &[] };
     let (interrupt, started) = (Interrupt::listen()?, Instant::now());
@@ -68,7 +77,24 @@ pub(super) fn generate(args: &GenerateArgs, terminal: &Terminal) -> Result<(), F
 }
 
 impl PromptArgs {
-    fn read(&self) -> Result<Prompt, Failure> {
+    fn frame(&self) -> Frame {
+        match (&self.prompt, &self.instruction) {
+            (Some(_), _) => Frame::Text,
+            (_, Some(_)) => Frame::Instruction,
+            (None, None) => Frame::Chat,
+        }
+    }
+
+    /// Whether a bare text has a frame in it already: Alpaca's, or the special tokens of a template behind its first.
+    fn is_framed_by_hand(&self, speaker: &Speaker, tokens: &[u32]) -> bool {
+        let has_tokens = || tokens.iter().skip(1).any(|id| speaker.tokenizer.is_added(*id));
+        self.prompt.as_ref().is_some_and(|text| text.contains("### Instruction:") || has_tokens())
+    }
+
+    fn read(&self, input: Option<&str>) -> Result<Prompt, Failure> {
+        if let Some(instruction) = &self.instruction {
+            return Ok(Prompt::instruction(instruction, input));
+        }
         Ok(match (&self.prompt, &self.chat, &self.messages) {
             (Some(text), ..) => Prompt::Text(text.clone()),
             (_, Some(text), _) => Prompt::said(text),
@@ -86,8 +112,10 @@ impl PromptArgs {
 pub(super) fn note(stop: Stop, speaker: &Speaker) -> Option<String> {
     match stop {
         Stop::End(_) | Stop::Interrupted => None,
-        Stop::MaxTokens => Some(format!("note: cut off after {} tokens, `--max-tokens`", speaker.max_tokens())),
-        Stop::Context => Some(format!("note: cut off at {} tokens, for which the base was made", speaker.decoder.spec.context)),
+        Stop::MaxTokens => Some(format!("note: answer cut at {} tokens; more with `--max-tokens`", speaker.max_tokens())),
+        Stop::Context => {
+            Some(format!("note: answer cut at {} tokens, for which the base was made", speaker.decoder.spec.context))
+        }
     }
 }
 

@@ -18,8 +18,8 @@ use crate::files::{
     self, Float, create_folder, move_folder, remove_folder, temporary_folder_in, write_atomic, write_folder_atomic,
 };
 use crate::model::{Decoder, Folder};
-use crate::plan::{Comparison, Plan, Sheet, megabytes};
-use crate::report::{Event, Reporter, Terminal};
+use crate::plan::{Comparison, Plan, Sheet};
+use crate::report::{Event, Reporter, Terminal, mebibytes};
 use crate::terms::{Device, ModelDtype};
 
 /// The report's file in the merged model's folder.
@@ -130,8 +130,8 @@ impl Gate {
         let Some(free) = device::free_memory_bytes(self.plan.device).filter(|free| *free < needed) else { return Ok(()) };
         let message = format!(
             "to compare, a merged model of {} has to be in memory beside the trained one, and {} are free",
-            megabytes(needed),
-            megabytes(free)
+            mebibytes(needed),
+            mebibytes(free)
         );
         let hint = "`--uncompared` merges into the base as it is, without the comparison; `--dtype bf16` takes half of `f32`";
         Err(Failure::new(Exit::Memory, Fault::new(message).hint(hint)))
@@ -167,7 +167,7 @@ impl Gate {
             "rankine": env!("CARGO_PKG_VERSION"),
             "base": self.plan.pinned_base_name(),
             "trained_on": storage.form.map(|form| form.to_string()),
-            "sets": self.sheets.iter().flat_map(|sheet| &sheet.sets).map(|set| json!({"name": set.name, "rows": set.rows})).collect::<Vec<_>>(),
+            "sets": self.sheets.iter().flat_map(|sheet| &sheet.sets).map(|set| json!({"name": set.name, "rows": set.rows, "rows_trained_on": set.trained_rows})).collect::<Vec<_>>(),
             "trained_tokens": chosen.comparison.tokens(),
             "trained": {"loss": chosen.comparison.scores[0].loss()},
             "merges": candidates.iter().map(candidate).collect::<Vec<_>>(),

@@ -3,6 +3,7 @@
 mod base;
 mod bench;
 mod bench_products;
+mod cache;
 mod card;
 mod chat;
 mod check;
@@ -20,6 +21,7 @@ mod inspect;
 mod interrupt;
 mod merge;
 mod merge_compared;
+mod next;
 mod plan;
 mod preview;
 mod pull;
@@ -39,6 +41,7 @@ mod speaker;
 mod train;
 mod trained;
 mod try_template;
+mod typed;
 mod warmup;
 
 use std::io::Write;
@@ -48,7 +51,7 @@ use std::time::Instant;
 use clap::{ArgAction, Args, Parser, Subcommand};
 
 use crate::data::template::sandbox;
-use crate::fault::{Exit, Explain, Fault};
+use crate::fault::{Exit, Explain, Fault, show_data, shown};
 use crate::hub::Snapshot;
 use crate::plan::{Plan, Resolved};
 use crate::report::Terminal;
@@ -68,7 +71,7 @@ pub struct Command {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
-    /// Finds every fault of a recipe and of what it names, without reading weights or rows
+    /// Finds every fault of a recipe and of what it names, without reading weights, or rows where there is no validation file
     Check(check::CheckArgs),
     /// Shows what a recipe will do: every value and its origin, rows, tokens, steps, memory; or what of a model fits where
     Plan(plan::PlanArgs),
@@ -102,6 +105,8 @@ enum Verb {
     Export(export::ExportArgs),
     /// Lists the devices of this machine with their drivers, memory and limits, what is missing, and what to do about it
     Doctor(doctor::DoctorArgs),
+    /// Lists what is kept of data files outside of run folders, or removes it
+    Cache(cache::CacheArgs),
     /// Takes a step of a recipe ahead of its run, so that caches are filled and the run begins at once
     Warmup(warmup::WarmupArgs),
     /// Measures training steps
@@ -207,6 +212,7 @@ impl Command {
         // Elsewhere a program that was replaced while it runs is not found, and a template that is not tried is refused.
         let program = if cfg!(target_os = "linux") { Ok("/proc/self/exe".into()) } else { std::env::current_exe() };
         sandbox::try_in(program.unwrap_or_default());
+        show_data(self.is_verbose());
         let terminal = Terminal::new(self.verbose > 0);
         match self.verb {
             Verb::Check(args) => check::check(&args),
@@ -226,6 +232,7 @@ impl Command {
             Verb::Pull(args) => pull::pull(&args, &terminal),
             Verb::Push(args) => push::push(&args, &terminal),
             Verb::Doctor(args) => doctor::doctor(&args),
+            Verb::Cache(args) => cache::cache(&args, &terminal),
             Verb::Warmup(args) => warmup::warmup(&args, &terminal),
             Verb::Bench(args) => bench::bench(&args, started),
             Verb::BenchProducts(args) => bench_products::bench_products(&args),
@@ -236,7 +243,7 @@ impl Command {
 
 /// A line of the result on stdout. A reader that has seen enough and closed the pipe is no fault.
 fn print(line: impl std::fmt::Display) -> Result<(), Failure> {
-    match writeln!(std::io::stdout(), "{line}") {
+    match writeln!(std::io::stdout(), "{}", shown(&line.to_string())) {
         Err(cause) if cause.kind() != std::io::ErrorKind::BrokenPipe => {
             Err(files::Error::new("write", Path::new("stdout"), cause).into())
         }

@@ -105,6 +105,7 @@ fn object(plan: &Plan, data: &RunData, config: &train::Config, memory: &MemoryPl
         "device": plan.device.to_string(),
         "training_rows": data.training_rows(),
         "validation_rows": data.validation_rows(),
+        "validation_rows_trained_on": data.trained_validation_rows(),
         "tokens_per_epoch": tokens,
         "trained_tokens_per_epoch": trained,
         "steps": config.schedule.total_steps,

@@ -7,7 +7,7 @@ use clap::Args;
 use super::{Failure, RecipeArgs, grouped, print, row_text};
 use crate::data::{Fate, Record, Tally, visible};
 use crate::export::{Line, write_ledger};
-use crate::fault::{Exit, Fault};
+use crate::fault::{Exit, Fault, revealed};
 use crate::plan::{Plan, RunData};
 use crate::report::Terminal;
 
@@ -88,7 +88,7 @@ fn describe(plan: &Plan, record: &Record) -> String {
         (Fate::TooLong, _) => format!("left out, longer than `training.sequence_len`, {limit}"),
         (Fate::NoTrainedToken, _) if record.whole_tokens == 0 => "left out, nothing to learn".to_owned(),
         (Fate::NoTrainedToken, _) => "left out, no trained token".to_owned(),
-        (Fate::Broken, reason) => format!("left out, broken: {}", reason.unwrap_or_default()),
+        (Fate::Broken, reason) => format!("left out, broken: {}", revealed(reason.unwrap_or_default())),
     };
     let cut = match record.len() {
         tokens if tokens < record.whole_tokens => format!(", cut from {} tokens", record.whole_tokens),

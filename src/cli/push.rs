@@ -19,10 +19,10 @@ use crate::files::{JSON_BYTES, read_text_up_to};
 use crate::hub::{Content, Environment, Error, ModelId, Pushed, Shipment, Visibility};
 use crate::plan::Lock;
 use crate::report::Terminal;
-use crate::train::RunFolder;
+use crate::train::{Checkpoint, RunFolder};
 
 /// The lock in the repository; the name that it has here means a run that can be resumed.
-const LOCK: &str = "rankine.lock";
+pub(super) const LOCK: &str = "rankine.lock";
 /// An absolute path of two parts or more in a text, on any system.
 static PLACE: LazyLock<Regex> = LazyLock::new(|| {
     let path = r"(?:^|[\s`'\x22(=,\[{<>])((?:~?/|[A-Za-z]:[\\/]|\\\\)[\w.+-]+[/\\][^\s`'\x22)\]>]+)";
@@ -31,7 +31,7 @@ static PLACE: LazyLock<Regex> = LazyLock::new(|| {
 
 #[derive(Debug, Args)]
 pub(super) struct PushArgs {
-    /// The folder of a run, or of an adapter
+    /// The folder of a run, a checkpoint or an adapter, or the Hub id of one that was pulled
     #[arg(value_name = "RUN|ADAPTER")]
     subject: PathBuf,
     /// The repository, owner/name; it is made if it is not there
@@ -92,17 +92,22 @@ impl Parts {
             let lock = is_there(subject.join(RunFolder::LOCK));
             return Ok(Self { adapter: of_run, run: Some(subject.to_owned()), card, lock });
         }
-        find_adapter(subject)?;
-        Ok(Self { adapter: subject.to_owned(), run: None, card, lock: lock_above(subject) })
+        let adapter = find_adapter(subject)?;
+        let lock = lock_above(&adapter);
+        let card = card.or_else(|| is_there(adapter.join(RunFolder::CARD)));
+        Ok(Self { adapter, run: None, card, lock })
     }
 
     fn notes(&self) -> Vec<String> {
-        let unfinished = self.run.as_ref().filter(|run| !is_finished(run));
+        let checkpoint = self.run.as_ref().filter(|run| Checkpoint::is_one(run));
+        let checkpoint =
+            checkpoint.map(|path| format!("`{}` is a checkpoint: its adapter is uploaded as it was then", path.display()));
+        let unfinished = self.run.as_ref().filter(|run| !is_finished(run) && !Checkpoint::is_one(run));
         let unfinished =
             unfinished.map(|run| format!("run `{}` is not finished: its best adapter so far is uploaded", run.display()));
         let beside = self.run.as_ref().unwrap_or(&self.adapter).display();
         let card = format!("`{beside}` has no {}: the repository gets no card", RunFolder::CARD);
-        unfinished.into_iter().chain(self.card.is_none().then_some(card)).collect()
+        checkpoint.into_iter().chain(unfinished).chain(self.card.is_none().then_some(card)).collect()
     }
 
     /// Reads and checks everything small, and opens the weights.

@@ -6,14 +6,13 @@ use std::io::{self, BufReader, Read};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use serde_json::{Map, Value};
 
 use super::resume::{find, is_finished, read_lock};
 use super::{Failure, print};
-use crate::export::{Metrics, PAGE_BEGINS, Progress, RunRecord, Sample, page};
+use crate::export::{Metrics, PAGE_BEGINS, Progress, RunRecord, Sample, ScoredRun, page};
 use crate::fault::{Exit, Fault};
-use crate::files::{self, hash_file, open_file, write_atomic};
-use crate::plan::Lock;
+use crate::files::{self, Claim, hash_file, open_file, write_atomic};
+use crate::plan::without_places;
 use crate::report::{Event, Terminal};
 use crate::train::{Checkpoint, RunFolder};
 
@@ -33,7 +32,7 @@ pub(super) struct ReportArgs {
 pub(super) fn report(args: &ReportArgs, terminal: &Terminal) -> Result<(), Failure> {
     let out = out(args)?;
     let mut runs = args.runs.iter().map(|run| read(run, terminal)).collect::<Result<Vec<_>, _>>()?;
-    tell_apart(&mut runs);
+    tell_apart(&mut runs, &args.runs);
     refuse_foreign(&out)?;
     write_atomic(&out, page(&runs).as_bytes())?;
     print(format_args!("report      {}", out.display()))
@@ -82,24 +81,32 @@ fn read(run: &Path, terminal: &Terminal) -> Result<RunRecord, Failure> {
         notes.borrow_mut().push(format!(
             "its {} cannot be read: what this page says of the recipe is from `{}`",
             RunFolder::LOCK,
-            path.display()
+            path.strip_prefix(&run).unwrap_or(&path).display()
         ));
     }
     Ok(RunRecord {
         name: name(&run),
-        folder: run.display().to_string(),
-        lock: values(&lock),
+        lock: lock.portable_values(),
         metrics: lines(&run.join(RunFolder::METRICS), Metrics::read)?,
         samples: lines(&run.join(RunFolder::SAMPLES), Sample::read)?,
-        progress: if is_finished(&run) { Progress::Finished } else { Progress::Unfinished },
+        evaluations: lines(&run.join(RunFolder::EVALUATIONS), ScoredRun::read)?,
+        progress: progress(&run),
         seconds: checkpoint.map(|checkpoint| checkpoint.state.seconds),
         written: written(&run)?,
-        notes: notes.into_inner(),
+        notes: notes
+            .into_inner()
+            .iter()
+            .map(|note| without_places(&note.replace(&format!("`{}/", run.display()), "`")))
+            .collect(),
     })
 }
 
-fn values(lock: &Lock) -> Map<String, Value> {
-    serde_yaml::from_str(&lock.text()).expect("a lock reads what it wrote")
+fn progress(run: &Path) -> Progress {
+    match Claim::holder(run) {
+        Some(_) => Progress::Running,
+        None if is_finished(run) => Progress::Finished,
+        None => Progress::Unfinished,
+    }
 }
 
 /// What a file of lines holds; nothing if it is not there.
@@ -113,7 +120,8 @@ fn lines<T: Default>(path: &Path, read: impl FnOnce(BufReader<io::Take<File>>) -
 
 /// The run's files with the hash of each.
 fn written(run: &Path) -> Result<Vec<(String, String)>, Failure> {
-    let beside = [RunFolder::METRICS, RunFolder::SAMPLES, RunFolder::LOCK, RunFolder::RESULT, RunFolder::CARD];
+    let beside =
+        [RunFolder::METRICS, RunFolder::SAMPLES, RunFolder::EVALUATIONS, RunFolder::LOCK, RunFolder::RESULT, RunFolder::CARD];
     let beside = beside.map(|name| run.join(name));
     let paths = RunFolder::product_files(run)?.into_iter().chain(beside).filter(|path| path.is_file());
     let hashed = |path: PathBuf| {
@@ -129,10 +137,22 @@ fn name(run: &Path) -> String {
     whole.file_name().map_or_else(|| run.display().to_string(), |name| name.to_string_lossy().into_owned())
 }
 
-/// Runs of the same name are called by their folders.
-fn tell_apart(runs: &mut [RunRecord]) {
-    let names: Vec<String> = runs.iter().map(|run| run.name.clone()).collect();
-    for run in runs.iter_mut().filter(|run| names.iter().filter(|name| **name == run.name).count() > 1) {
-        run.name.clone_from(&run.folder);
+/// Runs of the same name are called by as much of their folders as tells them apart.
+fn tell_apart(runs: &mut [RunRecord], folders: &[PathBuf]) {
+    let whole: Vec<PathBuf> = folders.iter().map(|run| run.canonicalize().unwrap_or_else(|_| run.clone())).collect();
+    let end = |path: &Path, parts: usize| {
+        let names: Vec<_> = path.components().map(|part| part.as_os_str().to_string_lossy().into_owned()).collect();
+        names[names.len().saturating_sub(parts)..].join("/")
+    };
+    for (run, folder) in runs.iter_mut().zip(&whole) {
+        let is_alone = |parts: &usize| {
+            let name = end(folder, *parts);
+            whole.iter().filter(|other| end(other, *parts) == name).count() < 2
+        };
+        // A folder that was named twice stays itself.
+        let parts = (1..=folder.components().count().saturating_sub(2).max(1)).find(is_alone);
+        if let Some(parts) = parts.filter(|parts| *parts > 1) {
+            run.name = end(folder, parts);
+        }
     }
 }

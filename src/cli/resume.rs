@@ -6,16 +6,17 @@ use std::time::SystemTime;
 
 use clap::Args;
 
-use super::base::find_named;
+use super::base::{find_named, no_folder};
 use super::room::Room;
 use super::session::Session;
 use super::signals::Signals;
 use super::{Failure, hub, print, result, with_base};
+use crate::device;
 use crate::fault::{Exit, Fault};
+use crate::files::{self, NotFolder};
 use crate::plan::{Inputs, Lock, Named, Places, Plan};
 use crate::report::Terminal;
 use crate::train::{self, Checkpoint, RunFolder};
-use crate::{device, files};
 
 #[derive(Debug, Args)]
 pub(super) struct ResumeArgs {
@@ -47,6 +48,7 @@ pub(super) fn resume(args: &ResumeArgs, terminal: &Terminal) -> Result<(), Failu
     let signals = Signals::listen(&run)?;
     let checkpoint = latest(&run, args.force, terminal)?;
     signals.saved.store(checkpoint.is_some(), Relaxed);
+    signals.stepped.store(checkpoint.is_some(), Relaxed);
     let (path, before) = read_lock(&run, checkpoint.as_ref(), terminal)?;
     let named = Named { base: args.base.as_deref().map(find_named).transpose()?, data: data_folder(args.data.as_deref())? };
     let places = Places::find(&before, &run, &named)?;
@@ -83,6 +85,7 @@ pub(super) fn resume(args: &ResumeArgs, terminal: &Terminal) -> Result<(), Failu
         skip_proof: args.skip_proof,
         json: args.json,
         command: None,
+        again: "",
     };
     session.run(|| Ok(lock))
 }
@@ -91,11 +94,13 @@ pub(super) fn resume(args: &ResumeArgs, terminal: &Terminal) -> Result<(), Failu
 pub(super) fn find(run: &Path) -> Result<PathBuf, Failure> {
     let hint = "give the folder of a run, such as `checkpoints/quickstart`";
     let refused = |exit, message: String, hint: &str| Err(Failure::new(exit, Fault::new(message).hint(hint)));
-    if !run.exists() {
-        return refused(Exit::NoInput, format!("run `{}` does not exist", run.display()), hint);
-    }
-    if !run.is_dir() {
-        return refused(Exit::Input, format!("`{}` is a file, expected the folder of a run", run.display()), hint);
+    match NotFolder::of(run) {
+        Some(NotFolder::Missing) => return refused(Exit::NoInput, format!("run `{}` does not exist", run.display()), hint),
+        Some(why @ NotFolder::Dangling { .. }) => {
+            return refused(Exit::NoInput, format!("run `{}` {why}", run.display()), &why.hint().unwrap_or_default());
+        }
+        Some(why) => return refused(Exit::Input, format!("`{}` {why}, expected the folder of a run", run.display()), hint),
+        None => {}
     }
     if Checkpoint::is_one(run) {
         let of = std::path::absolute(run).ok().and_then(|path| Some(path.parent()?.parent()?.to_owned())).unwrap_or_default();
@@ -182,8 +187,7 @@ fn data_folder(named: Option<&Path>) -> Result<Option<PathBuf>, Failure> {
     if named.is_dir() {
         return Ok(Some(std::path::absolute(named).unwrap_or_else(|_| named.to_owned())));
     }
-    let fault = Fault::new(format!("--data: `{}` does not exist, expected a folder", named.display()));
-    Err(Failure::new(Exit::NoInput, fault.hint("name the folder that holds the run's data")))
+    Err(no_folder("--data: ", named, "a folder", "name the folder that holds the run's data"))
 }
 
 /// Refuses inputs and a recipe that have changed, or writes down that it went on with them.

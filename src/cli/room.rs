@@ -1,24 +1,72 @@
 //! Room for a run in its folder: one process at a time, nothing is lost that was not asked for, and an older run goes only when the new
 //! one is about to start.
 
+use std::fs::File;
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+use serde_json::Value;
 
 use super::Failure;
 use crate::fault::{Exit, Fault, shell_word};
 use crate::files::licence::{Notices, notice_paths};
-use crate::files::{self, Claim, JSON_BYTES, Refused, check_space, create_folder, hash_file, read_text_up_to, remove_leftovers};
+use crate::files::{
+    self, Claim, JSON_BYTES, Refused, RowCache, check_space, create_folder, hash_file, read_text_up_to, remove_leftovers,
+};
 use crate::plan::Plan;
 use crate::train::RunFolder;
 
 /// What makes a folder one of a run that can be gone on from.
-const RUN: [&str; 4] = [RunFolder::ADAPTER, RunFolder::MODEL, RunFolder::CHECKPOINTS, RunFolder::METRICS];
+const RUN: [&str; 3] = [RunFolder::ADAPTER, RunFolder::MODEL, RunFolder::CHECKPOINTS];
+/// All that a run writes, except for the licences of its base and the page about it.
+const PARTS: [&str; 10] = [
+    RunFolder::ADAPTER,
+    RunFolder::MODEL,
+    RunFolder::CHECKPOINTS,
+    RunFolder::METRICS,
+    RunFolder::LOCK,
+    RunFolder::CARD,
+    RunFolder::RESULT,
+    RunFolder::SAMPLES,
+    RunFolder::TENSORBOARD,
+    RunFolder::EVALUATIONS,
+];
 
 /// A folder that this process has for itself.
 #[derive(Debug)]
 pub(super) struct Room {
     folder: PathBuf,
+    /// Folders that were made for it, the innermost first.
+    made: Vec<PathBuf>,
     _claim: Claim,
+}
+
+/// What a run has made before its first step, to be removed where it takes none.
+#[derive(Debug)]
+pub(super) struct Traces {
+    files: Vec<PathBuf>,
+    /// Removed only where they are empty.
+    folders: Vec<PathBuf>,
+}
+
+impl Traces {
+    /// Removes it. What cannot be removed stays: it is in nobody's way.
+    pub fn remove(&self) {
+        for path in &self.files {
+            let _ = if path.is_dir() { std::fs::remove_dir_all(path) } else { std::fs::remove_file(path) };
+        }
+        for folder in &self.folders {
+            let _ = std::fs::remove_dir(folder);
+        }
+    }
+}
+
+/// A run that came to nothing leaves no folder behind.
+impl Drop for Room {
+    fn drop(&mut self) {
+        self.traces(false).remove();
+    }
 }
 
 impl Room {
@@ -29,14 +77,17 @@ impl Room {
         let folder = &plan.output_dir;
         // Better now than after an hour of tokenising.
         check_names(folder)?;
+        let made = folder.ancestors().take_while(|above| !above.as_os_str().is_empty() && !above.exists());
+        let made = made.map(Path::to_owned).collect();
         create_folder(folder)?;
-        let room = Self { folder: folder.clone(), _claim: claim(folder, "wait until it ends, or choose another `output_dir`")? };
+        let room =
+            Self { folder: folder.clone(), made, _claim: claim(folder, "wait until it ends, or choose another `output_dir`")? };
         let (parts, shown, lock) = (room.parts(), folder.display(), RunFolder::LOCK);
         if let (Some(part), false) = (parts.first(), folder.join(lock).exists()) {
             let message = format!("output_dir: `{}` is there and is not of a run: `{shown}` has no `{lock}`", part.display());
             return Err(exists(message, "choose another `output_dir`"));
         }
-        if !overwrite && RUN.iter().any(|part| folder.join(part).exists()) {
+        if !overwrite && holds_run(folder) {
             let run = shell_word(&shown.to_string());
             let hint = format!("go on with `rankine resume {run}`, or start over with `{command} --overwrite`");
             return Err(exists(format!("`{shown}` holds a run"), &hint));
@@ -60,13 +111,26 @@ impl Room {
 
     /// The room of a run that goes on. What dead processes left half written goes.
     pub fn reopen(run: &Path) -> Result<Self, Failure> {
-        let room = Self { folder: run.to_owned(), _claim: claim(run, "wait until it ends")? };
+        let room = Self { folder: run.to_owned(), made: Vec::new(), _claim: claim(run, "wait until it ends")? };
         room.sweep()?;
         Ok(room)
     }
 
-    /// Removes what an older run left. Files of others stay.
-    pub fn clear(&self) -> Result<(), Failure> {
+    /// What a new run has made by now: folders, and once `has_begun` all that a run leaves, since an older run is gone then.
+    pub fn traces(&self, has_begun: bool) -> Traces {
+        let of_run = if has_begun { PARTS.iter().map(|part| self.folder.join(part)).collect() } else { Vec::new() };
+        let files = of_run.into_iter().chain([self.folder.join(Claim::PID_FILE)]).collect();
+        Traces { files, folders: self.made.clone() }
+    }
+
+    /// Removes what an older run left. Files of others stay, and so do the `entries` of the cache that the new one uses.
+    pub fn clear(&self, entries: &[String]) -> Result<(), Failure> {
+        let cache = self.folder.join(RunFolder::CACHE);
+        for entry in files::entries(&RowCache::OfRun(cache.clone())).iter().filter(|entry| !entries.contains(&entry.name)) {
+            files::remove(entry)?;
+        }
+        // Where it holds anything it stays.
+        let _ = std::fs::remove_dir(&cache);
         let page = Some(self.folder.join(RunFolder::PAGE)).filter(|page| page.exists());
         for part in self.parts().into_iter().chain(page) {
             let removed = if part.is_dir() { std::fs::remove_dir_all(&part) } else { std::fs::remove_file(&part) };
@@ -81,12 +145,7 @@ impl Room {
     }
 
     fn parts(&self) -> Vec<PathBuf> {
-        RUN.iter()
-            .chain(&[RunFolder::LOCK, RunFolder::CARD, RunFolder::RESULT, RunFolder::SAMPLES, RunFolder::TENSORBOARD])
-            .map(|part| self.folder.join(part))
-            .filter(|part| part.exists())
-            .chain(self.notices())
-            .collect()
+        PARTS.iter().map(|part| self.folder.join(part)).filter(|part| part.exists()).chain(self.notices()).collect()
     }
 
     /// The licences that an older run laid beside its card: those whose hashes the card has.
@@ -95,6 +154,18 @@ impl Room {
         let is_named = |path: &PathBuf| hash_file(path).is_ok_and(|hash| card.contains(&hash.to_string()));
         notice_paths(&self.folder).into_iter().filter(is_named).collect()
     }
+}
+
+/// Whether a folder holds something of a run that would be lost. Metrics of a run that took no step are nothing, however it ended.
+fn holds_run(folder: &Path) -> bool {
+    let has_step = || File::open(folder.join(RunFolder::METRICS)).is_ok_and(|file| has_step(BufReader::new(file)));
+    RUN.iter().any(|part| folder.join(part).exists()) || has_step()
+}
+
+/// Whether a line tells of a step; what cannot be read is taken for one.
+fn has_step(metrics: impl BufRead) -> bool {
+    let is_evaluation = |line: &str| serde_json::from_str::<Value>(line).is_ok_and(|line| line.get("eval_loss").is_some());
+    metrics.lines().any(|line| line.map_or(true, |line| !line.trim().is_empty() && !is_evaluation(&line)))
 }
 
 fn claim(folder: &Path, hint: &str) -> Result<Claim, Failure> {

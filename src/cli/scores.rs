@@ -19,7 +19,11 @@ impl Row {
     /// All rows as one; none where there are none.
     pub fn total(rows: &[Self]) -> Option<Self> {
         let and = |left: Self, right: Self| Self {
-            set: Examined { rows: left.set.rows + right.set.rows, ..left.set },
+            set: Examined {
+                rows: left.set.rows + right.set.rows,
+                trained_rows: left.set.trained_rows.zip(right.set.trained_rows).map(|(left, right)| left + right),
+                ..left.set
+            },
             base: left.base.and(right.base),
             trained: left.trained.zip(right.trained).map(|(left, right)| left.and(right)),
         };
@@ -60,6 +64,7 @@ pub(super) fn object(row: &Row, name: &str) -> Value {
         "name": row.set.name,
         "path": row.set.path,
         "rows": row.set.rows,
+        "rows_trained_on": row.set.trained_rows,
         "trained_tokens": row.base.trained_tokens(),
         "base": score(row.base),
         name: row.trained.map(score),

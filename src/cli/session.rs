@@ -1,7 +1,6 @@
 //! From a plan to an adapter: what `train` and `resume` share.
 
 use std::cell::{Cell, OnceCell};
-use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::Path;
 use std::sync::atomic::Ordering::Relaxed;
@@ -12,6 +11,7 @@ use indicatif::HumanDuration;
 use super::card::write_run_card;
 use super::device_fault::GoingOn;
 use super::gradcheck;
+use super::next::print_next;
 use super::room::Room;
 use super::signals::Signals;
 use super::{Failure, plan::facts, print, ran_out, result};
@@ -22,7 +22,7 @@ use crate::files::licence::Notices;
 use crate::infer::Answerer;
 use crate::model::Decoder;
 use crate::panics::Cause;
-use crate::plan::{Inputs, Lock, MemoryPlan, Origin, Plan, RunData, Trains};
+use crate::plan::{Inputs, Lock, MemoryPlan, Plan, RunData};
 use crate::report::{Event, JsonLines, Reporter, TensorBoard, Terminal};
 use crate::train::{self, Answer, Checkpoint, Product, Prompts, RunFolder, Start, State};
 
@@ -47,6 +47,8 @@ pub(super) struct Session<'a> {
     pub json: bool,
     /// What started the run, if it was a recipe.
     pub command: Option<&'a str>,
+    /// The same without what another run from its adapter would override again.
+    pub again: &'a str,
 }
 
 /// How far a session came.
@@ -106,13 +108,16 @@ impl Session<'_> {
         let mut decoder = plan.load_model(memory.storage(), &device, self.checkpoint.as_ref(), &report)?;
 
         let mut lock = lock()?;
-        lock.describe(plan, &data, locked, memory.storage());
+        lock.describe(plan, &data, locked, memory);
         if let Some(path) = self.inputs.changed() {
             let fault = Fault::new(format!("`{}` changed while it was read", path.display()));
             return Err(Failure::new(Exit::Input, fault.hint("start the command again when nobody writes to it")));
         }
+        // From here on the loop answers a signal: it is soon reached, and removes what a run leaves that took no step.
+        self.signals.looping.store(true, Relaxed);
         if self.command.is_some() {
-            self.room.clear()?;
+            self.room.clear(&data.cache_entries())?;
+            self.signals.leaves(self.room.traces(true));
         }
         lock.write(&plan.output_dir.join(RunFolder::LOCK))?;
         seen.has_begun.set(true);
@@ -128,7 +133,11 @@ impl Session<'_> {
         if let Some(path) = self.inputs.changed() {
             terminal.say(&format!("note: {}", changed_meanwhile(path)));
         }
-        let state = outcome.map_err(|error| going_on(error, &plan.output_dir))?;
+        drop(folder);
+        let state = outcome.map_err(|error| match error {
+            train::Error::Stopped { step, .. } => self.stopped(step),
+            error => going_on(error, &plan.output_dir),
+        })?;
 
         let result = result::object(&plan.output_dir, &state);
         result::write(&plan.output_dir, &result)?;
@@ -140,7 +149,22 @@ impl Session<'_> {
             return print(result);
         }
         result::print_lines(&plan.output_dir, &result)?;
-        print_next(plan, self.command)
+        print_next(plan, self.command.map(|_| self.again))
+    }
+
+    /// A person ended the run: what there is of it, and how it goes on.
+    fn stopped(&self, step: u64) -> Failure {
+        let resume = format!("rankine resume {}{}", shell_word(&self.plan.output_dir.display().to_string()), self.options());
+        let (said, exit) = match step {
+            0 if self.command.is_some() => {
+                self.signals.remove_traces();
+                ("stopped before the first step: nothing is left of the run".to_owned(), Exit::Signal)
+            }
+            0 => (format!("stopped before the first step. Continue with `{resume}`"), Exit::Signal),
+            step => (format!("stopped at step {step}, saved. Continue with `{resume}`"), Exit::Interrupted),
+        };
+        self.terminal.say(&said);
+        Failure::quiet(exit)
     }
 
     /// Refuses a run that would need more memory than it may have. One that goes on may find less than it started with: then more of its
@@ -188,8 +212,8 @@ impl Session<'_> {
         let data = train::Data { prompts: Some(Prompts { texts: &texts, answer: &answer }), ..data.rows() };
         let board = show_on_board(plan, &start.state);
         terminal.start(start.state.step, config.schedule.total_steps);
-        self.signals.looping.store(true, Relaxed);
         let outcome = train::run(decoder, &data, config, folder, start, interrupt, &|event| {
+            self.signals.stepped.fetch_or(matches!(event, Event::Step(_)), Relaxed);
             self.signals.saved.fetch_or(matches!(event, Event::Saved { .. }), Relaxed);
             terminal.take(&event);
             board.take(&event).into_iter().for_each(|warning| terminal.take(&Event::Note(warning)));
@@ -269,30 +293,4 @@ fn announce(
     let left = 1.0 - done as f64 / config.schedule.total_steps as f64;
     let seconds = left * plan.training_flops(data, config) / (flops_per_second * EFFICIENCY);
     terminal.say(&format!("{:<22} about {}", "time", HumanDuration(Duration::from_secs_f64(seconds.max(1.0)))));
-}
-
-/// What to do with the result: how to load it and, after a recipe, how to train on with an adapter.
-fn print_next(plan: &Plan, command: Option<&str>) -> Result<(), Failure> {
-    let at = |name: &str| plan.output_dir.join(name).display().to_string();
-    if plan.trains == Trains::Everything {
-        let model = shell_word(&at(RunFolder::MODEL));
-        return print(format_args!("next: try it with `rankine generate --base {model} --prompt TEXT`"));
-    }
-    let card = at(RunFolder::CARD);
-    let Some(command) = command else { return print(format_args!("next: load it in PEFT as {card} shows")) };
-    print(format_args!("next: load it in PEFT as {card} shows, or train on with"))?;
-    let mut beside = plan.output_dir.file_name().unwrap_or_default().to_owned();
-    beside.push("-2");
-    let beside = plan.output_dir.with_file_name(beside);
-    let init_from = shell_word(&format!("adapter.init_from={}", at(RunFolder::ADAPTER)));
-    let output_dir = shell_word(&format!("output_dir={}", beside.display()));
-    print(format_args!("  {command}{} {init_from} {output_dir}", without_shape(plan)))
-}
-
-/// Overrides that leave to `init_from` what the recipe says of the adapter's shape.
-fn without_shape(plan: &Plan) -> String {
-    let is_kept = |key: &str| ["adapter.method", "adapter.dropout", "adapter.init_from"].contains(&key);
-    let said = plan.settings.iter().filter(|setting| matches!(setting.origin, Origin::Said(_)) && !is_kept(&setting.key));
-    let of_adapter = said.filter_map(|setting| setting.key.strip_prefix("adapter.")?.split('.').next());
-    of_adapter.collect::<BTreeSet<_>>().into_iter().map(|key| format!(" adapter.{key}=")).collect()
 }

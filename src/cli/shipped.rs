@@ -6,17 +6,20 @@ use std::sync::atomic::AtomicBool;
 use tempfile::TempDir;
 
 use super::Failure;
-use super::base::{base_of_run, find_adapter, find_base, lock_above, lock_of_model, template_of_run};
+use super::base::{
+    base_of_run, find_adapter, find_base, lock_above, lock_of_model, no_folder, template_sources, trained_formats,
+};
 use super::card::run_of;
 use super::merge::{addend_of, packed_lock};
-use crate::adapter::peft;
-use crate::data::template::TEMPLATE_BYTES;
+use crate::adapter::{self, peft};
+use crate::data::template::Sources;
+use crate::data::tokenize::Tokenizer;
 use crate::export::card::{Artefact, Base, Card, Part, code};
 use crate::export::gguf::Kind;
 use crate::export::merge::{Onto, Order, OtherBase, Tally, merge};
 use crate::export::ollama::Proof;
-use crate::fault::{Exit, Fault};
-use crate::files::{self, Float, read_text_up_to, temporary_folder_in, write_atomic};
+use crate::files::{self, Float, temporary_folder_in, write_atomic};
+use crate::infer::{Frame, listed_formats};
 use crate::model::CHAT_TEMPLATE;
 use crate::plan::{Lock, hub_id};
 use crate::report::Terminal;
@@ -50,10 +53,10 @@ impl Shipped {
                 Self::find(&find_base(Some(folder), None)?)
             }
             () if !folder.is_dir() => {
-                let fault = Fault::new(format!("`{}` does not exist, expected a folder or a Hub id", folder.display()));
                 let hint = "give the folder of a model, a run, a checkpoint or an adapter, or a Hub id that was pulled";
-                Err(Failure::new(Exit::NoInput, fault.hint(hint)))
+                Err(no_folder("", folder, "a folder or a Hub id", hint))
             }
+            () if peft::is_of_mlx(folder) => Err(adapter::Error::OfMlx { folder: folder.display().to_string() }.into()),
             () if model_of_run.is_dir() => Ok(Self::Model(model_of_run)),
             () => Ok(Self::Model(folder.to_owned())),
         }
@@ -75,18 +78,25 @@ impl Shipped {
         }
     }
 
-    /// The chat template that it was trained with, where that is not the base's.
-    pub fn template(&self, named: Option<&Path>) -> Result<Option<String>, Failure> {
-        let of_run = match self {
-            Self::Adapter(adapter) => template_of_run(adapter),
+    /// What a person should know who serves it, where its rows were not trained in the chat template that goes along.
+    pub fn elsewhere_trained(&self) -> Option<String> {
+        let (Self::Model(folder) | Self::Adapter(folder)) = self;
+        let formats = trained_formats(folder);
+        Frame::Chat.mismatch(&formats)?;
+        let formats = listed_formats(&formats);
+        Some(format!(
+            "the chat template goes along, in which programs ask; what is in here was trained on {formats}: put the frame of those rows around what you ask"
+        ))
+    }
+
+    /// What renders the conversations that it was trained on, where that is not what the base does by itself.
+    pub fn template(&self, base: &Path, named: Option<&Path>) -> Result<Option<Sources>, Failure> {
+        let adapter = match self {
+            Self::Adapter(adapter) => Some(adapter.as_path()),
             Self::Model(_) => None,
         };
-        let path = named.or(of_run.as_deref());
-        if let Some(path) = path.filter(|path| !path.is_file()) {
-            let fault = Fault::new(format!("chat template `{}` does not exist", path.display()));
-            return Err(Failure::new(Exit::NoInput, fault.hint("give a template with `--chat-template FILE`")));
-        }
-        Ok(path.map(|path| read_text_up_to(path, TEMPLATE_BYTES)).transpose()?)
+        let (sources, is_own) = template_sources(named, adapter, &Tokenizer::open(base)?)?;
+        Ok(sources.filter(|_| is_own))
     }
 
     /// What the card of a folder says of it; with a proof also how its template was held against the model's own.

@@ -1,9 +1,10 @@
 //! SIGINT, SIGTERM and SIGHUP (a terminal that is gone): the first lets the step end and the run be saved, a second SIGINT leaves at once.
 
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
 
+use super::room::Traces;
 use crate::fault::{Exit, shell_word};
 use crate::files::Error;
 use crate::report::say_now;
@@ -17,6 +18,10 @@ pub(super) struct Signals {
     pub looping: AtomicBool,
     /// There is a checkpoint of this run to go on from.
     pub saved: AtomicBool,
+    /// The loop has taken a step, or goes on after one.
+    pub stepped: AtomicBool,
+    /// What a run that leaves before its first step removes.
+    traces: Mutex<Option<Traces>>,
 }
 
 impl Signals {
@@ -38,8 +43,10 @@ impl Signals {
                 if !shared.looping.load(Relaxed) || (signal == SIGINT && !is_first) {
                     shared.leave(&run);
                 }
-                if is_first {
+                if is_first && shared.stepped.load(Relaxed) {
                     say_now("stopping: the step is finished and saved first; Ctrl-C again leaves at once");
+                } else if is_first {
+                    say_now("stopping: no step is taken yet; Ctrl-C again leaves at once");
                 }
             }
         });
@@ -56,12 +63,27 @@ impl Signals {
         Ok(Arc::default())
     }
 
+    /// What the run has made in the world so far.
+    pub fn leaves(&self, traces: Traces) {
+        *self.traces.lock().unwrap_or_else(PoisonError::into_inner) = Some(traces);
+    }
+
+    /// Removes what a run has made that took no step.
+    pub fn remove_traces(&self) {
+        if let Some(traces) = self.traces.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            traces.remove();
+        }
+    }
+
     #[cfg(unix)]
     fn leave(&self, run: &str) -> ! {
         let exit = if self.saved.load(Relaxed) {
-            say_now(&format!("stopped: go on from the last checkpoint with `rankine resume {}`", shell_word(run)));
+            say_now(&format!("stopped. Continue from the last checkpoint with `rankine resume {}`", shell_word(run)));
             Exit::Interrupted
         } else {
+            if !self.stepped.load(Relaxed) {
+                self.remove_traces();
+            }
             say_now("stopped: nothing was saved");
             Exit::Signal
         };

@@ -6,18 +6,19 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use super::base::{find_adapter, find_base, read_adapter, storage_of_run, template_of_run};
+use super::base::{find_adapter, find_base, read_adapter, storage_of_run, template_sources, trained_formats};
 use super::gradcheck::is_proven;
 use super::interrupt::Interrupt;
 use super::{Failure, print};
 use crate::adapter::attach;
-use crate::data::template::{ChatTemplate, TEMPLATE_BYTES};
+use crate::data::template::ChatTemplate;
 use crate::data::tokenize::Tokenizer;
 use crate::fault::{Exit, Fault, printable};
-use crate::infer::{Config, Generated, Sampling, TextStream, generate, stops};
+use crate::infer::{Config, Frame, Generated, Sampling, TextStream, generate, stops};
 use crate::model::{Cache, Decoder, Folder};
 use crate::plan::leftover_note;
 use crate::report::Terminal;
+use crate::terms::Format;
 use crate::{device, files, terms};
 
 #[derive(Debug, Args)]
@@ -28,7 +29,7 @@ pub(super) struct ModelArgs {
     /// An adapter in PEFT's format: its folder, that of a run or a checkpoint, or a Hub id that was pulled
     #[arg(long, value_name = "DIR|ID")]
     adapter: Option<PathBuf>,
-    /// A chat template; without it the one that the adapter's run was trained with, or the base's
+    /// A chat template: a file, or the name of one of the base's or of a stock template; without it the one that the adapter's run was trained with, or the base's
     #[arg(long, value_name = "FILE")]
     chat_template: Option<PathBuf>,
 }
@@ -95,6 +96,8 @@ pub(super) struct Speaker {
     pub decoder: Decoder,
     pub tokenizer: Tokenizer,
     pub template: Option<ChatTemplate>,
+    /// Formats of the rows on which it was trained, where that is known.
+    pub trained: Vec<Format>,
     config: Config,
 }
 
@@ -116,8 +119,10 @@ impl Speaker {
         let leftover = folder.leftover_quantization.as_deref().map(leftover_note);
         let notes = leftover.into_iter().chain(tokenizer.notes(folder.spec.vocabulary));
         notes.for_each(|note| terminal.say(&format!("note: {note}")));
-        let of_run = adapter.as_deref().and_then(template_of_run);
-        let template = template(&tokenizer, model.chat_template.as_ref().or(of_run.as_ref()))?;
+        let trained = trained_formats(adapter.as_deref().unwrap_or(&base));
+        let (sources, _) = template_sources(model.chat_template.as_deref(), adapter.as_deref(), &tokenizer)?;
+        let started = crate::plan::now().map_err(|fault| Failure::new(Exit::Input, fault))?;
+        let template = sources.map(|sources| ChatTemplate::of(&sources, tokenizer.special(), started)).transpose()?;
         let storage = adapter.as_deref().map_or(terms::ModelDtype::Auto.into(), storage_of_run);
         let adapter = adapter.map(|adapter| read_adapter(&adapter, &folder.spec.modules(), terminal)).transpose()?;
         device::set_threads(0);
@@ -130,7 +135,7 @@ impl Speaker {
         terminal.stop();
         let stops = stops(&tokenizer, template.as_ref());
         let config = Config { max_tokens: sampling.max_tokens as usize, sampling: sampling_rule, stops };
-        Ok(Self { decoder, tokenizer, template, config })
+        Ok(Self { decoder, tokenizer, template, trained, config })
     }
 
     /// Goes on from `prompt`; `show` takes the text as it comes, which follows on the text of `context`.
@@ -167,24 +172,32 @@ impl Speaker {
         Ok(Answer { generated, text })
     }
 
+    /// Says where it is asked in another frame than that of its rows.
+    pub fn note_mismatch(&self, frame: Frame, terminal: &Terminal) {
+        if let Some(mismatch) = frame.mismatch(&self.trained) {
+            terminal.say(&format!("note: {mismatch}"));
+        }
+    }
+
+    /// The rule by which it answers, in words.
+    pub fn rule(&self) -> String {
+        let Sampling { temperature, top_k, top_p, repetition_penalty, seed } = self.config.sampling;
+        let is_drawn = temperature > 0.0;
+        let words = [
+            Some(if is_drawn { format!("temperature {temperature}") } else { "greedy (temperature 0)".to_owned() }),
+            (is_drawn && top_p < 1.0).then(|| format!("top-p {top_p}")),
+            (is_drawn && top_k > 0).then(|| format!("top-k {top_k}")),
+            (repetition_penalty.to_bits() != 1_f64.to_bits()).then(|| format!("repetition penalty {repetition_penalty}")),
+            is_drawn.then(|| format!("seed {seed}")),
+            Some(format!("at most {} tokens an answer", self.config.max_tokens)),
+        ];
+        words.into_iter().flatten().collect::<Vec<_>>().join(", ")
+    }
+
     /// The most tokens of an answer.
     pub fn max_tokens(&self) -> usize {
         self.config.max_tokens
     }
-}
-
-/// The template of conversations: the one that was named, the one that the adapter was trained with, or the base's.
-fn template(tokenizer: &Tokenizer, named: Option<&PathBuf>) -> Result<Option<ChatTemplate>, Failure> {
-    let source = match named {
-        Some(path) if !path.is_file() => {
-            let fault = Fault::new(format!("chat template `{}` does not exist", path.display()));
-            return Err(Failure::new(Exit::NoInput, fault.hint("give a template with `--chat-template FILE`")));
-        }
-        Some(path) => Some(files::read_text_up_to(path, TEMPLATE_BYTES)?),
-        None => tokenizer.chat_template().map(str::to_owned),
-    };
-    let started = crate::plan::now().map_err(|fault| Failure::new(Exit::Input, fault))?;
-    Ok(source.map(|source| ChatTemplate::new(&source, tokenizer.special(), started)).transpose()?)
 }
 
 /// Text on stdout at once; on a terminal without what would command it. A reader that has closed the pipe has seen enough.

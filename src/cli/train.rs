@@ -33,9 +33,11 @@ pub(super) fn train(args: &TrainArgs, terminal: &Terminal) -> Result<(), Failure
     let since = SystemTime::now();
     let plan = with_base(args.recipe.resolve_on(fetched)?)?;
     plan.check_trains()?;
-    let command = command(args);
+    let command = command(args, &[]);
+    let again = self::command(args, &["output_dir", "adapter.init_from"]);
     let room = Room::find(&plan, args.overwrite, &command)?;
     let signals = Signals::listen(&plan.output_dir)?;
+    signals.leaves(room.traces(false));
     drop(leaving);
     let threads = device::set_threads(plan.threads);
     let inputs = Inputs::of(&plan, since)?;
@@ -52,15 +54,17 @@ pub(super) fn train(args: &TrainArgs, terminal: &Terminal) -> Result<(), Failure
         skip_proof: args.skip_proof,
         json: args.json,
         command: Some(&command),
+        again: &again,
     };
     session.run(|| Ok(Lock::new(&plan, &command, threads, hashing.finish()?)))
 }
 
-/// The command that was given, to be pasted.
-fn command(args: &TrainArgs) -> String {
+/// The command that was given, to be pasted, without overrides of these keys.
+fn command(args: &TrainArgs, without: &[&str]) -> String {
     let RecipeArgs { recipe, overrides, force } = &args.recipe;
     let force = if *force { " --force" } else { "" };
     let skip_proof = if args.skip_proof { " --skip-proof" } else { "" };
-    let overrides: String = overrides.iter().map(|word| format!(" {}", shell_word(word))).collect();
+    let is_kept = |word: &&String| word.split_once('=').is_none_or(|(key, _)| !without.contains(&key.trim()));
+    let overrides: String = overrides.iter().filter(is_kept).map(|word| format!(" {}", shell_word(word))).collect();
     format!("rankine train {}{overrides}{force}{skip_proof}", shell_word(&recipe.display().to_string()))
 }

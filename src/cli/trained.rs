@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::Failure;
-use super::base::{find_adapter, read_adapter};
+use super::base::{find_adapter, no_folder, read_adapter};
 use crate::adapter::{LoraConfig, Numbers, attach};
 use crate::fault::{Exit, Fault};
 use crate::model::{Decoder, DecoderSpec, Folder};
@@ -46,8 +46,7 @@ impl Trained {
         match self {
             Self::Adapter(path) => Ok(Opened::Adapter(Box::new(read_adapter(&find_adapter(path)?, &base.modules(), terminal)?))),
             Self::Model(path) if !path.is_dir() => {
-                let fault = Fault::new(format!("model `{}` does not exist, expected a folder", path.display()));
-                Err(Failure::new(Exit::NoInput, fault.hint("the run has not come so far, or its model was moved")))
+                Err(no_folder("model ", path, "a folder", "the run has not come so far, or its model was moved"))
             }
             Self::Model(path) => {
                 let folder = Folder::open(path)?;

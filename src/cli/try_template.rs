@@ -16,12 +16,13 @@ pub(super) fn try_template() -> Result<(), Failure> {
     Ok(sandbox::carry_out(&request).map_err(failed)?)
 }
 
-/// Limits this process. Who started it limits its time too, unless that one is gone.
+/// Limits this process. At its limit of processor time it gets SIGXCPU, which tells who waits for it, and a second later SIGKILL.
 #[cfg(unix)]
 fn confine(memory_bytes: u64) -> std::io::Result<()> {
     use nix::sys::resource::{Resource, setrlimit};
     let seconds = sandbox::TIME.as_secs();
-    let mut limits = vec![(Resource::RLIMIT_CORE, 0), (Resource::RLIMIT_FSIZE, 0), (Resource::RLIMIT_CPU, seconds)];
+    setrlimit(Resource::RLIMIT_CPU, seconds, seconds + 1)?;
+    let mut limits = vec![(Resource::RLIMIT_CORE, 0), (Resource::RLIMIT_FSIZE, 0)];
     // Elsewhere the address space of a fresh process is larger already.
     if cfg!(target_os = "linux") {
         limits.push((Resource::RLIMIT_AS, memory_bytes + address_space_bytes()));

@@ -1,26 +1,22 @@
 //! The token cache: the rows of one data file as tokens, written once and mapped into memory by every later run.
 //!
-//! Layout, little-endian: magic, rows (u64), bytes of records (u64), key (32 bytes), checksum (32 bytes); then a record for each row:
-//! its ids (u32 each) and its label bits (first token in the lowest bit); then an index entry for each row: start of the record
+//! Layout, little-endian: stamp (kind and version, key, hash of the data file), rows (u64), bytes of records (u64), checksum (32 bytes);
+//! then a record for each row: its ids (u32 each) and its label bits (first token in the lowest bit); then an index entry for each row: start of the record
 //! (u64), tokens (u32), trained tokens (u32), content hash (u64). A broken row's record is the reason in UTF-8; its entry has the
-//! bytes of that for the tokens and [`BROKEN`] for the trained ones. The checksum is blake3 of records, index and what stands before
+//! bytes of that for the tokens and [`BROKEN`] for the trained ones. So has one more entry behind the last row, whose text is the
+//! remarks on the whole file. The checksum is blake3 of records, index and what stands before
 //! it. Length limits are not part of a cache, so changing them costs no tokenising.
 
 use std::fs::File;
 use std::io::{BufWriter, Read, Seek, Write};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
-
-use tempfile::NamedTempFile;
+use std::sync::Arc;
+use std::time::SystemTime;
 
 use super::encode::TokenRow;
-use crate::files::{self, Hash, Map, update_in_parallel};
+use crate::files::{self, Lease, Map, STAMP_BYTES, Stamp, update_in_parallel};
 
-/// The last byte is the version of the layout and of what the encoder writes into it.
-const MAGIC: [u8; 8] = *b"RKTOKEN\x02";
-/// Nobody tokenises a file for so long: the writer of an older temporary file is dead.
-const LEFTOVER: Duration = Duration::from_hours(24);
-const CHECKSUM_START: usize = 8 + 8 + 8 + 32;
+const CHECKSUM_START: usize = STAMP_BYTES + 8 + 8;
 const HEADER_BYTES: usize = CHECKSUM_START + 32;
 const ENTRY_BYTES: usize = 8 + 4 + 4 + 8;
 /// Bytes of the index that are in memory at a time.
@@ -89,6 +85,11 @@ impl Row<'_> {
         self.content.unwrap_or_else(|| content(self.ids.as_flattened(), &first_bits(self.bits, self.len())))
     }
 
+    /// A hash of the ids alone; equal for rows of the same tokens, whatever of them is trained.
+    pub fn text(&self) -> u64 {
+        content(self.ids.as_flattened(), &[])
+    }
+
     /// The row without the tokens from `len` on.
     #[must_use]
     pub fn first(self, len: usize) -> Self {
@@ -107,23 +108,39 @@ pub struct Cache {
     map: Map,
     rows: usize,
     index_start: usize,
+    /// Its name and what keeps it from being removed; none of a file without a name.
+    entry: Option<(String, Option<Arc<Lease>>)>,
 }
 
 impl Cache {
-    /// Maps a cache and checks that it is whole and of this key.
+    /// Maps a cache, checks that it is whole and of this stamp, and marks that it was used now.
     ///
     /// # Errors
     /// It cannot be read, or what does not fit, in words.
-    pub fn open(path: &Path, key: Hash) -> Result<Self, String> {
-        let map = files::map(path).map_err(|error| error.to_string())?;
+    pub fn open(path: &Path, stamp: &Stamp) -> Result<Self, String> {
+        let file = files::open_file(path).map_err(|error| error.to_string())?;
+        let cache = Self::of(&file, path, stamp)?;
+        // Of a folder that is only read, the date of the last write has to do.
+        let _ = file.set_modified(SystemTime::now());
+        Ok(cache)
+    }
+
+    /// [`Cache::open`] of a file that is open; `path` is what messages call it.
+    ///
+    /// # Errors
+    /// As for [`Cache::open`].
+    pub fn of(file: &File, path: &Path, stamp: &Stamp) -> Result<Self, String> {
+        let map = files::map_file(file, path).map_err(|error| error.to_string())?;
         let header = map.first_chunk::<HEADER_BYTES>().ok_or("its header is cut off")?;
         let (said, checksum) = header.split_at(CHECKSUM_START);
-        let (rows, records) = (u64_at(said, 8), u64_at(said, 16));
-        if said[..8] != MAGIC || said[24..] != key.0 {
+        let (rows, records) = (u64_at(said, STAMP_BYTES), u64_at(said, STAMP_BYTES + 8));
+        if said[..STAMP_BYTES] != stamp.bytes() {
             return Err("it is of another kind, version or key".into());
         }
-        let length =
-            rows.checked_mul(ENTRY_BYTES as u64).and_then(|index| index.checked_add(records)?.checked_add(HEADER_BYTES as u64));
+        let length = rows
+            .checked_add(1)
+            .and_then(|entries| entries.checked_mul(ENTRY_BYTES as u64))
+            .and_then(|index| index.checked_add(records)?.checked_add(HEADER_BYTES as u64));
         if length != Some(map.len() as u64) {
             return Err(format!("it has {} bytes, its header describes another length", map.len()));
         }
@@ -133,12 +150,31 @@ impl Cache {
             return Err("its checksum does not fit its content".into());
         }
         // Both are below the length of the map, which is a usize.
-        Ok(Self { rows: rows as usize, index_start: HEADER_BYTES + records as usize, map })
+        Ok(Self { rows: rows as usize, index_start: HEADER_BYTES + records as usize, map, entry: None })
+    }
+
+    /// The cache as an entry of this name, which `lease` keeps.
+    #[must_use]
+    pub fn named(self, name: String, lease: Option<Arc<Lease>>) -> Self {
+        Self { entry: Some((name, lease)), ..self }
+    }
+
+    /// The name of its entry; `None` where it has none.
+    pub fn name(&self) -> Option<&str> {
+        self.entry.as_ref().map(|(name, _)| name.as_str())
     }
 
     /// Rows of the data file, those without tokens included.
     pub fn len(&self) -> usize {
         self.rows
+    }
+
+    /// What was said of the whole file when it was written.
+    pub fn remarks(&self) -> &str {
+        match self.entry(self.rows) {
+            Entry::Broken(remarks) => remarks,
+            Entry::Row(_) => "",
+        }
     }
 
     /// A row by its place in the data file.
@@ -163,31 +199,39 @@ impl Cache {
     }
 }
 
-/// A cache being written, row by row: records go to a temporary sibling, the index to a nameless file until they are all there.
+/// A cache being written, row by row, into a file without a name: whatever ends the writer leaves nothing. The index goes to another such
+/// file until all records are there.
 pub struct Writer {
     path: PathBuf,
-    key: Hash,
-    file: BufWriter<NamedTempFile>,
+    stamp: Stamp,
+    file: BufWriter<File>,
     hasher: blake3::Hasher,
     index: BufWriter<File>,
     rows: u64,
     records: u64,
+    remarks: String,
 }
 
 impl Writer {
-    /// Begins a cache; missing folders above it are made.
+    /// Begins a cache on the disk of a folder.
     ///
     /// # Errors
-    /// The folder cannot be made or written.
-    pub fn create(path: &Path, key: Hash) -> Result<Self, files::Error> {
-        let folder = path.parent().unwrap_or(Path::new("."));
-        std::fs::create_dir_all(folder).map_err(|cause| files::Error::new("create", folder, cause))?;
-        let _ = files::remove_leftovers(&[folder], LEFTOVER);
-        let failed = |cause| files::Error::new("write", path, cause);
-        let mut file = BufWriter::new(files::temporary_in(folder).map_err(failed)?);
-        file.write_all(&[0; HEADER_BYTES]).map_err(failed)?;
-        let index = BufWriter::new(tempfile::tempfile_in(folder).map_err(failed)?);
-        Ok(Self { path: path.to_owned(), key, file, hasher: blake3::Hasher::new(), index, rows: 0, records: 0 })
+    /// The folder cannot be written.
+    pub fn create(folder: &Path, stamp: Stamp) -> Result<Self, files::Error> {
+        let nameless = || tempfile::tempfile_in(folder).map_err(|cause| files::Error::new("write", folder, cause));
+        let mut file = BufWriter::new(nameless()?);
+        file.write_all(&[0; HEADER_BYTES]).map_err(|cause| files::Error::new("write", folder, cause))?;
+        let index = BufWriter::new(nameless()?);
+        Ok(Self {
+            path: folder.to_owned(),
+            stamp,
+            file,
+            hasher: blake3::Hasher::new(),
+            index,
+            rows: 0,
+            records: 0,
+            remarks: String::new(),
+        })
     }
 
     /// Appends a row.
@@ -210,6 +254,11 @@ impl Writer {
         self.push_record(reason.as_bytes())
     }
 
+    /// What is to be said of the whole file.
+    pub fn remark(&mut self, remarks: String) {
+        self.remarks = remarks;
+    }
+
     fn push_entry(&mut self, length: u32, trained_tokens: u32, content: u64) -> Result<(), files::Error> {
         let mut entry = [0; ENTRY_BYTES];
         entry[..8].copy_from_slice(&self.records.to_le_bytes());
@@ -225,24 +274,25 @@ impl Writer {
         self.write(bytes)
     }
 
-    /// Puts the whole cache in its place. It is not synced: one that a crash tears is found by its checksum and made again.
+    /// The whole cache, still without a name. It is not synced: one that a crash tears is found by its checksum and made again.
     ///
     /// # Errors
     /// The disk is full or fails; no cache is left then.
-    pub fn finish(mut self) -> Result<(), files::Error> {
+    pub fn finish(mut self) -> Result<File, files::Error> {
+        let rows = self.rows;
+        let remarks = std::mem::take(&mut self.remarks);
+        self.push_broken(&remarks)?;
         self.append_index()?;
         let mut header = Vec::with_capacity(HEADER_BYTES);
-        header.extend(MAGIC);
-        header.extend(self.rows.to_le_bytes());
+        header.extend(self.stamp.bytes());
+        header.extend(rows.to_le_bytes());
         header.extend(self.records.to_le_bytes());
-        header.extend(self.key.0);
         let checksum = self.hasher.update(&header).finalize();
         header.extend(checksum.as_bytes());
         let failed = |cause| files::Error::new("write", &self.path, cause);
         let mut file = self.file.into_inner().map_err(|error| failed(error.into_error()))?;
         file.rewind().and_then(|()| file.write_all(&header)).map_err(failed)?;
-        file.persist(&self.path).map_err(|error| failed(error.error))?;
-        Ok(())
+        Ok(file)
     }
 
     fn append_index(&mut self) -> Result<(), files::Error> {
@@ -302,13 +352,20 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::files::{EntryKind, Hash};
 
-    fn write(path: &Path, rows: &[TokenRow], key: Hash) {
-        let mut writer = Writer::create(path, key).expect("created");
+    fn stamp(key: u8) -> Stamp {
+        Stamp { kind: EntryKind::Tokens, key: Hash([key; 32]), source: Hash([9; 32]) }
+    }
+
+    fn write(path: &Path, rows: &[TokenRow], key: u8) {
+        let folder = path.parent().expect("inside");
+        std::fs::create_dir_all(folder).expect("made");
+        let mut writer = Writer::create(folder, stamp(key)).expect("created");
         for row in rows {
             writer.push(row).expect("pushed");
         }
-        writer.finish().expect("finished");
+        files::give_name(&mut writer.finish().expect("finished"), path).expect("named");
     }
 
     fn tokens(cache: &Cache, row: usize) -> Row<'_> {
@@ -337,10 +394,10 @@ mod tests {
                 trained: row.trained.iter().take(len).copied().collect(),
             };
             let short: Vec<TokenRow> = rows.iter().map(cut).collect();
-            write(&path, &rows, Hash([7; 32]));
-            let whole = Cache::open(&path, Hash([7; 32])).expect("opened");
-            write(&path, &short, Hash([7; 32]));
-            let shortened = Cache::open(&path, Hash([7; 32])).expect("opened");
+            write(&path, &rows, 7);
+            let whole = Cache::open(&path, &stamp(7)).expect("opened");
+            write(&path, &short, 7);
+            let shortened = Cache::open(&path, &stamp(7)).expect("opened");
             prop_assert_eq!(whole.len(), rows.len());
             for (index, row) in rows.iter().enumerate() {
                 let (read, first) = (tokens(&whole, index), tokens(&whole, index).first(len));
@@ -357,12 +414,14 @@ mod tests {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let path = folder.path().join("x.tokens");
         let row = TokenRow { ids: vec![5, 6], trained: vec![false, true] };
-        let mut writer = Writer::create(&path, Hash([3; 32])).expect("created");
+        let mut writer = Writer::create(folder.path(), stamp(3)).expect("created");
         writer.push(&row).and_then(|()| writer.push_broken("row 1: ü")).and_then(|()| writer.push(&row)).expect("pushed");
-        writer.finish().expect("finished");
-        let cache = Cache::open(&path, Hash([3; 32])).expect("opened");
+        writer.remark("of all: ü".to_owned());
+        files::give_name(&mut writer.finish().expect("finished"), &path).expect("named");
+        let cache = Cache::open(&path, &stamp(3)).expect("opened");
         assert_eq!((cache.len(), tokens(&cache, 0).ids(), tokens(&cache, 2).ids()), (3, vec![5, 6], vec![5, 6]));
         assert!(matches!(cache.entry(1), Entry::Broken("row 1: ü")));
+        assert_eq!(cache.remarks(), "of all: ü");
     }
 
     #[test]
@@ -372,8 +431,8 @@ mod tests {
         let row = |ids: [u32; 2], trained: [bool; 2]| TokenRow { ids: ids.into(), trained: trained.into() };
         let rows =
             [row([1, 2], [false, true]), row([1, 2], [false, true]), row([1, 2], [true, true]), row([1, 3], [false, true])];
-        write(&path, &rows, Hash([0; 32]));
-        let cache = Cache::open(&path, Hash([0; 32])).expect("opened");
+        write(&path, &rows, 0);
+        let cache = Cache::open(&path, &stamp(0)).expect("opened");
         let contents: Vec<u64> = (0..4).map(|index| tokens(&cache, index).content()).collect();
         assert_eq!(contents[0], contents[1]);
         assert!(contents[0] != contents[2] && contents[0] != contents[3] && contents[2] != contents[3]);
@@ -383,17 +442,16 @@ mod tests {
     fn a_cache_with_any_byte_changed_or_missing_or_of_another_key_is_refused() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let path = folder.path().join("x.tokens");
-        let key = Hash([1; 32]);
-        write(&path, &[TokenRow { ids: vec![5, 6, 7], trained: vec![false, true, true] }], key);
-        assert!(Cache::open(&path, Hash([2; 32])).is_err());
+        write(&path, &[TokenRow { ids: vec![5, 6, 7], trained: vec![false, true, true] }], 1);
+        assert!(Cache::open(&path, &stamp(2)).is_err());
         let whole = std::fs::read(&path).expect("read");
         for index in 0..whole.len() {
             let mut changed = whole.clone();
             changed[index] ^= 0x10;
             std::fs::write(&path, changed).expect("written");
-            assert!(Cache::open(&path, key).is_err(), "byte {index}");
+            assert!(Cache::open(&path, &stamp(1)).is_err(), "byte {index}");
             std::fs::write(&path, &whole[..index]).expect("written");
-            assert!(Cache::open(&path, key).is_err(), "length {index}");
+            assert!(Cache::open(&path, &stamp(1)).is_err(), "length {index}");
         }
     }
 }

@@ -32,6 +32,9 @@ pub enum Error {
         /// Its length.
         items: usize,
     },
+    /// A value that is neither text nor number nor time.
+    #[error("a value that is neither text, number, time, list nor object, such as bytes of a fixed length")]
+    NoForm,
 }
 
 /// What a column must hold to be of use.
@@ -41,8 +44,12 @@ pub enum Kind {
     Text,
     /// A list of objects, or JSON text of one.
     Turns,
-    /// A list, or JSON text of one.
+    /// Text, or a list of objects.
+    TextOrTurns,
+    /// A list or an object, or JSON text of one.
     List,
+    /// An object, or JSON text of one.
+    Object,
 }
 
 impl Kind {
@@ -51,19 +58,18 @@ impl Kind {
         match data_type {
             DataType::Null | DataType::Binary => true,
             DataType::List(item) => match self {
-                Self::Text => false,
-                Self::Turns => matches!(item.data_type(), DataType::Struct(_) | DataType::Null),
+                Self::Text | Self::Object => false,
+                Self::Turns | Self::TextOrTurns => {
+                    matches!(item.data_type(), DataType::Struct(_) | DataType::Map(..) | DataType::Binary | DataType::Null)
+                }
                 Self::List => true,
             },
+            // An object with a list for each key.
+            DataType::Struct(fields) if matches!(self, Self::Turns | Self::TextOrTurns) => {
+                fields.iter().all(|field| matches!(field.data_type(), DataType::List(_) | DataType::Null))
+            }
+            DataType::Struct(_) | DataType::Map(..) => matches!(self, Self::List | Self::Object),
             _ => false,
-        }
-    }
-
-    /// Whether a column of this type is likely meant to be of this kind.
-    pub fn suggests(self, data_type: &DataType) -> bool {
-        match self {
-            Self::Text => *data_type == DataType::Binary,
-            Self::Turns | Self::List => matches!(data_type, DataType::List(_)) && self.accepts(data_type),
         }
     }
 
@@ -72,9 +78,31 @@ impl Kind {
         match self {
             Self::Text => "text",
             Self::Turns => "a list of objects or JSON text",
+            Self::TextOrTurns => "text or a list of messages",
             Self::List => "a list or JSON text",
+            Self::Object => "an object or JSON text",
         }
     }
+}
+
+/// Keys of a turn: who speaks, and what.
+const WHO: [&str; 2] = ["role", "from"];
+const WHAT: [&str; 3] = ["content", "value", "tool_calls"];
+
+/// Whether objects of this type are turns of a conversation.
+pub fn is_turn(data_type: &DataType) -> bool {
+    let has = |keys: &[&str]| match data_type {
+        DataType::Struct(fields) => fields.iter().any(|field| keys.contains(&field.name().as_str())),
+        _ => false,
+    };
+    has(&WHO) && has(&WHAT)
+}
+
+/// Whether a value is a list of turns.
+pub fn are_turns(value: &Value) -> bool {
+    let has = |turn: &Value, keys: &[&str]| keys.iter().any(|key| turn.get(key).is_some());
+    let is_turn = |turn: &Value| has(turn, &WHO) && has(turn, &WHAT);
+    value.as_array().is_some_and(|turns| !turns.is_empty() && turns.iter().all(is_turn))
 }
 
 /// A column's type in words.
@@ -92,16 +120,18 @@ pub fn describe(data_type: &DataType) -> String {
 }
 
 /// The cell in a row of a column. Texts are checked to be UTF-8 here, so that a fault has a row. In an object, keys that are null
-/// are left out: Parquet gives every object the keys of all of them. So are types that JSON has no word for, such as times.
+/// are left out: Parquet gives every object the keys of all of them. A map has keys of its own and keeps them. Dates, times and
+/// decimals, for which JSON has no word, become the text that Python's `str` gives.
 ///
 /// # Errors
-/// A text is not UTF-8, or a text or list is longer than any row that could be trained.
+/// A text is not UTF-8, a text or list is longer than any row that could be trained, or a value has no form as text.
 pub fn cell(column: &dyn Array, row: usize) -> Result<Value, Error> {
     if column.is_null(row) {
         return Ok(Value::Null);
     }
     Ok(match column.data_type() {
         DataType::Binary => Value::from(text(column.as_binary::<i32>().value(row))?),
+        DataType::Null => Value::Null,
         DataType::Boolean => Value::from(column.as_boolean().value(row)),
         DataType::List(_) => {
             let items = column.as_list::<i32>().value(row);
@@ -112,15 +142,18 @@ pub fn cell(column: &dyn Array, row: usize) -> Result<Value, Error> {
         }
         DataType::Struct(fields) => {
             let values = column.as_struct().columns().iter().map(|values| cell(values, row));
-            object(fields.iter().map(|field| field.name().clone()).zip(values))?
+            let mut entries = object(fields.iter().map(|field| field.name().clone()).zip(values))?;
+            entries.retain(|_, value| !value.is_null());
+            entries.into()
         }
         DataType::Map(..) => {
             let entries = column.as_map().value(row);
             let (keys, values) = (entries.column(0), entries.column(1));
             let names = (0..entries.len()).map(|entry| Ok(name(&cell(keys, entry)?))).collect::<Result<Vec<_>, Error>>()?;
-            object(names.into_iter().zip((0..entries.len()).map(|entry| cell(values, entry))))?
+            object(names.into_iter().zip((0..entries.len()).map(|entry| cell(values, entry))))?.into()
         }
-        _ => number(column, row),
+        other if other.is_integer() || other.is_floating() => number(column, row),
+        _ => Value::from(super::times::text(column, row).ok_or(Error::NoForm)?),
     })
 }
 
@@ -128,9 +161,8 @@ fn text(bytes: &[u8]) -> Result<&str, Error> {
     if bytes.len() > MAX_TEXT_BYTES { Err(Error::LongText { bytes: bytes.len() }) } else { Ok(str::from_utf8(bytes)?) }
 }
 
-fn object(entries: impl Iterator<Item = (String, Result<Value, Error>)>) -> Result<Value, Error> {
-    let entries = entries.map(|(name, value)| Ok((name, value?))).collect::<Result<Vec<_>, Error>>()?;
-    Ok(Value::Object(entries.into_iter().filter(|(_, value)| !value.is_null()).collect::<Map<_, _>>()))
+fn object(entries: impl Iterator<Item = (String, Result<Value, Error>)>) -> Result<Map<String, Value>, Error> {
+    entries.map(|(name, value)| Ok((name, value?))).collect()
 }
 
 fn name(key: &Value) -> String {
@@ -221,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn nested_objects_keep_their_types_and_lose_null_keys_and_times() {
+    fn nested_objects_keep_their_types_and_lose_null_keys() {
         let mut arguments = MapBuilder::new(None, StringBuilder::new(), StringBuilder::new());
         for (name, value) in [("city", "Bern"), ("unit", "C")] {
             arguments.keys().append_value(name);
@@ -236,13 +268,13 @@ mod tests {
             ("at", Arc::new(TimestampMillisecondArray::from(vec![0]))),
             ("arguments", Arc::new(arguments.finish())),
         ];
-        let expected = json!([{"weight": 1, "score": 0.5, "train": true, "arguments": {"city": "Bern", "unit": "C"}}]);
+        let expected = json!([{"weight": 1, "score": 0.5, "train": true, "at": "1970-01-01 00:00:00", "arguments": {"city": "Bern", "unit": "C"}}]);
         assert_eq!(read_column(objects(columns, &[1]), Kind::Turns), [expected]);
     }
 
     #[test]
     fn a_column_of_nulls_is_any_kind() {
-        for kind in [Kind::Text, Kind::Turns, Kind::List] {
+        for kind in [Kind::Text, Kind::Turns, Kind::TextOrTurns, Kind::List] {
             assert_eq!(read_column(Arc::new(NullArray::new(2)), kind), [Value::Null, Value::Null]);
         }
     }

@@ -1,6 +1,7 @@
 //! The rows of all sources as tokens, by index: made from the data files or taken from the cache, and cut to the limits of the run.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::path::PathBuf;
 
 use rayon::prelude::*;
 
@@ -11,9 +12,10 @@ use super::fate::Fate;
 use super::fill;
 use super::parquet::{self, Place};
 use super::source::Source;
+use super::unread::Counts;
 use crate::fault::{Exit, Explain};
-use crate::files;
-use crate::report::Reporter;
+use crate::files::{self, RowCache};
+use crate::report::{Event, Reporter};
 use crate::terms::Truncation;
 
 /// How long a row may be.
@@ -32,13 +34,15 @@ pub enum Error {
     #[error(transparent)]
     Table(#[from] parquet::Error),
     /// An example makes no tokens, for a reason that other rows will share.
-    #[error("{place}, column `{column}`: {cause}")]
+    #[error("{place}, column `{column}`: {said}")]
     Encode {
         /// The row.
         place: Place,
         /// Its main column in the file.
         column: String,
-        /// What is wrong with it.
+        /// What is wrong with it, text of the row marked.
+        said: String,
+        /// The same as an error.
         #[source]
         cause: Box<encode::Error>,
     },
@@ -57,6 +61,12 @@ pub enum Error {
         #[source]
         cause: files::Error,
     },
+    /// The variable for the size of the cache is no size.
+    #[error("{} is `{found}`, expected a number of bytes, such as `5GB` or `20 GiB`", files::LIMIT)]
+    Limit {
+        /// As it stands there.
+        found: String,
+    },
     /// More rows than an index can count.
     #[error("the datasets have more than {} rows", u32::MAX)]
     TooMany,
@@ -69,7 +79,7 @@ impl Explain for Error {
             Self::Encode { cause, .. } => cause.exit(),
             Self::Panicked { .. } => Exit::Internal,
             Self::Cache { .. } => Exit::Io,
-            Self::TooMany => Exit::Input,
+            Self::Limit { .. } | Self::TooMany => Exit::Input,
         }
     }
 
@@ -80,7 +90,11 @@ impl Explain for Error {
             Self::Panicked { .. } => {
                 Some("please report it with that row to the project's issues; without the row the run goes on".into())
             }
-            Self::Cache { .. } => Some("set RANKINE_CACHE to a folder that can be written and has room".into()),
+            Self::Cache { .. } => Some(
+                "set RANKINE_CACHE to a folder that can be written and has room, or `cache: run` in the recipe to keep the tokens in the run's folder"
+                    .into(),
+            ),
+            Self::Limit { .. } => Some("correct it, or unset it for 20 GB".into()),
             Self::TooMany => Some("train on fewer files at a time".into()),
         }
     }
@@ -122,20 +136,42 @@ impl Part {
 }
 
 impl Corpus {
-    /// Opens the rows of all sources: files that the folder `cache` does not hold as tokens yet are tokenised, in parallel, and
-    /// their text dropped as it goes. Then the limits are applied; what is not kept can be asked for by its number.
+    /// Opens the rows of all sources: files that `cache` does not hold as tokens yet are tokenised, in parallel, and their text dropped as
+    /// it goes. Then the limits are applied; what is not kept can be asked for by its number.
     ///
     /// # Errors
     /// A file cannot be read or a row not be encoded, with its place; or the cache folder cannot be written.
-    pub fn open(sources: &[Source], encoder: &Encoder, limits: &Limits, cache: &Path, report: Reporter) -> Result<Self, Error> {
-        let mut corpus = Self { parts: Vec::new(), limits: *limits };
+    pub fn open(
+        sources: &[Source],
+        encoder: &Encoder,
+        limits: &Limits,
+        cache: impl Into<RowCache>,
+        report: Reporter,
+    ) -> Result<Self, Error> {
+        let cache = cache.into();
+        if let (RowCache::Shared(_), Err(found)) = (&cache, files::cache_limit()) {
+            return Err(Error::Limit { found });
+        }
+        let (mut corpus, mut has_new) = (Self { parts: Vec::new(), limits: *limits }, false);
         for (source, of) in sources.iter().enumerate() {
             for file in &of.files {
-                let cache = fill::open(file, of, encoder, cache, report)?;
-                corpus.push(source, file.clone(), cache)?;
+                let (rows, is_new) = fill::open(file, of, encoder, &cache, report)?;
+                has_new |= is_new;
+                corpus.push(source, file.clone(), rows)?;
             }
+            corpus.notes(source, &of.files).into_iter().for_each(|note| report(Event::Note(note)));
+        }
+        if has_new {
+            fill::tidy(&cache, report);
         }
         Ok(corpus)
+    }
+
+    /// What of a source's rows is not used, in words.
+    fn notes(&self, source: usize, files: &[PathBuf]) -> Vec<String> {
+        let parts = || self.parts.iter().filter(|part| part.source == source);
+        let unread = parts().map(|part| Counts::from_text(part.cache.remarks())).fold(Counts::default(), Counts::and);
+        unread.notes(files, parts().map(|part| part.cache.len() as u64).sum())
     }
 
     /// Keeps what the limits allow of a file.
@@ -146,6 +182,11 @@ impl Corpus {
         let (first, kept_before) = (self.rows_read(), self.len());
         self.parts.push(Part { source, file, cache, first, kept, kept_before });
         u32::try_from(self.len()).map_err(|_| Error::TooMany).map(drop)
+    }
+
+    /// Names of the entries of the cache that hold the rows.
+    pub fn entries(&self) -> impl Iterator<Item = &str> {
+        self.parts.iter().filter_map(|part| part.cache.name())
     }
 
     /// Rows that were read.
@@ -190,6 +231,14 @@ impl Corpus {
     /// There is no such row.
     pub fn source(&self, index: usize) -> usize {
         self.slot(index).0.source
+    }
+
+    /// The data file that a kept row is from.
+    ///
+    /// # Panics
+    /// There is no such row.
+    pub fn file(&self, index: usize) -> &Path {
+        &self.slot(index).0.file
     }
 
     /// A hash of ids and labels of each kept row; equal for equal rows.
@@ -244,7 +293,7 @@ mod tests {
     use super::super::order::split;
     use super::super::parquet::tests::{texts, write_table};
     use super::*;
-    use crate::report::Event;
+    use crate::fault::{revealed, without_data};
     use crate::terms::{Format, Holdout, TrainOn};
 
     const LIMITS: Limits = Limits { sequence_len: 6, truncation: Truncation::Drop };
@@ -269,9 +318,9 @@ mod tests {
                 files: vec![path],
                 format,
                 columns: BTreeMap::new(),
+                roles: BTreeMap::new(),
                 train_on: TrainOn::Assistant,
                 system: None,
-                tables: BTreeMap::new(),
             }
         }
 
@@ -282,8 +331,9 @@ mod tests {
         }
 
         fn caches(&self) -> Vec<PathBuf> {
-            let folder = std::fs::read_dir(self.folder.path().join("cache")).expect("listed");
-            folder.map(|entry| entry.expect("an entry").path()).collect()
+            let folder = std::fs::read_dir(self.folder.path().join("cache/rows")).expect("listed");
+            let paths = folder.map(|entry| entry.expect("an entry").path());
+            paths.filter(|path| path.extension().is_some_and(|end| end == "tokens")).collect()
         }
     }
 
@@ -361,10 +411,11 @@ mod tests {
             let tally = total(bench.open(std::slice::from_ref(&source), limits).expect("opened"), 1);
             assert_eq!((tally.rows, tally.kept(), tally.broken, tally.duplicates), (5, 3, 2, 2), "{run}");
             let place = format!(
-                "`{}`, row group 1, row 3, column `messages`: message 0 has role \"narrator\\u001b\"",
+                "`{}`, row group 1, row 3, column `messages`: message 0 has role \"narrator\\u001b\", expected",
                 source.files[0].display()
             );
-            assert!(tally.first_broken.is_some_and(|first| first.starts_with(&place)), "{run}");
+            let first = tally.first_broken.expect("one is broken");
+            assert!(revealed(&first).starts_with(&place) && !without_data(&first).contains("narrator"), "{run}: {first}");
         }
     }
 

@@ -1,12 +1,17 @@
 //! An example becomes token ids and, for each, whether it is trained. Labels come from places in the text, never from token ids:
 //! where a model pads with its eos, the eos that ends a row is trained all the same.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 
-use super::format::Example;
+use serde_json::Value;
+
+use super::format::{Example, Instruction};
 use super::labels;
 use super::template::{self, ChatTemplate, Conversation};
 use super::tokenize::{self, Tokenizer};
+use super::turns::Chat;
+use super::unread::Unread;
 use crate::fault::{Exit, Explain};
 use crate::terms::TrainOn;
 
@@ -38,7 +43,7 @@ pub enum Error {
     #[error(transparent)]
     Tokenizer(#[from] tokenize::Error),
     /// A conversation without a template.
-    #[error("format `chat` needs a chat template, the base model has none")]
+    #[error("a conversation needs a chat template, the base model has none")]
     NoTemplate,
     /// The row cannot be ended.
     #[error("the tokenizer has no eos token to end a row with")]
@@ -46,6 +51,16 @@ pub enum Error {
     /// The last span may be a part of the last turn only.
     #[error("the chat template marks {spans} spans in {turns} answers, so `train_on: last` does not tell what to train")]
     LastTurnUnclear {
+        /// Spans that it marks.
+        spans: usize,
+        /// Answers of the conversation.
+        turns: usize,
+    },
+    /// Some answers are not to be trained, and which of the spans they are is not known.
+    #[error(
+        "the chat template marks {spans} spans in {turns} answers, so it does not tell which of them the data keeps from training"
+    )]
+    AnswersUnclear {
         /// Spans that it marks.
         spans: usize,
         /// Answers of the conversation.
@@ -61,6 +76,12 @@ pub enum Error {
     #[error("an answer is followed by `{token}`, which is not trained: the model would not learn to stop")]
     UntrainedEnd {
         /// The token that ends the turn.
+        token: String,
+    },
+    /// An answer is trained up to what begins a turn.
+    #[error("an answer is trained up to `{token}`, which begins a turn: the model would not learn to stop")]
+    TrainedOpener {
+        /// The token that begins a turn.
         token: String,
     },
     /// An answer has no end.
@@ -79,11 +100,33 @@ pub enum Error {
 impl Error {
     /// Whether it says something about this row alone, which can be left out and counted. The others will be true of other rows too.
     pub fn is_of_the_row(&self) -> bool {
-        matches!(
+        let is_told = matches!(
             self,
             Self::Template(template::Error::Raised { .. } | template::Error::Render { .. })
                 | Self::Tokenizer(tokenize::Error::Encode { .. })
+        );
+        is_told || self.is_of_marks()
+    }
+
+    /// Whether the template does not tell what of this row is to be trained.
+    fn is_of_marks(&self) -> bool {
+        matches!(
+            self,
+            Self::Template(template::Error::NoSpans { .. } | template::Error::Nested)
+                | Self::LastTurnUnclear { .. }
+                | Self::AnswersUnclear { .. }
+                | Self::UntrainedEnd { .. }
+                | Self::TrainedOpener { .. }
+                | Self::NoEnd
         )
+    }
+
+    /// Why the row is left out, and what helps where that is done to the template.
+    pub fn reason(&self) -> String {
+        match self.hint().filter(|_| self.is_of_marks()) {
+            Some(hint) => format!("{self}; {hint}"),
+            None => self.to_string(),
+        }
     }
 }
 
@@ -105,8 +148,11 @@ impl Explain for Error {
             Self::LastTurnUnclear { .. } => {
                 Some("set `train_on: assistant`, or give a template that marks each answer once".into())
             }
+            Self::AnswersUnclear { .. } => Some(
+                "give a template that marks each answer once, or take `weight`, `train` and `loss` out of the data".into(),
+            ),
             Self::DoubledBos { .. } => Some("the tokenizer adds one: take the other out of the data or the template".into()),
-            Self::UntrainedEnd { .. } | Self::NoEnd => Some(
+            Self::UntrainedEnd { .. } | Self::TrainedOpener { .. } | Self::NoEnd => Some(
                 "put the token that ends a turn before `{% endgeneration %}` in a copy of the template and name it in `chat_template`"
                     .into(),
             ),
@@ -127,10 +173,8 @@ impl Encoder {
         let mut row = match example {
             Example::Text(text) => self.plain(text, None)?,
             Example::Completion { prompt, completion } => self.completion(prompt, completion, train_on)?,
-            Example::Instruction { instruction, input, output } => {
-                self.completion(&alpaca(instruction, input.as_deref()), output, train_on)?
-            }
-            Example::Chat(conversation) => self.chat(conversation, train_on)?,
+            Example::Instruction(task) => self.completion(&self.alpaca(task)?, &task.output, train_on)?,
+            Example::Chat(chat) => self.chat(chat, train_on)?,
         };
         if let ([first, second, ..], Some(bos)) = (row.ids.as_slice(), self.tokenizer.bos_id())
             && [*first, *second] == [bos, bos]
@@ -172,24 +216,10 @@ impl Encoder {
         Ok(row)
     }
 
-    fn chat(&self, conversation: &Conversation, train_on: TrainOn) -> Result<TokenRow, Error> {
+    fn chat(&self, chat: &Chat, train_on: TrainOn) -> Result<TokenRow, Error> {
         let template = self.template.as_ref().ok_or(Error::NoTemplate)?;
-        let (text, spans) = match train_on {
-            TrainOn::All => {
-                let text = template.render(conversation, false)?;
-                let whole: Range<usize> = 0..text.len();
-                (text, vec![whole])
-            }
-            TrainOn::Assistant | TrainOn::Last => {
-                let rendered = template.render_with_spans(conversation, false)?;
-                let (spans, turns) = (rendered.assistant.len(), assistant_turns(conversation));
-                if train_on == TrainOn::Last && spans > turns {
-                    return Err(Error::LastTurnUnclear { spans, turns });
-                }
-                let skipped = if train_on == TrainOn::Last { spans.saturating_sub(1) } else { 0 };
-                (rendered.text, rendered.assistant[skipped..].to_vec())
-            }
-        };
+        let conversation = template.fit(&chat.conversation);
+        let (text, spans) = spans(template, &conversation, &chat.trained_answers(train_on), train_on)?;
         let (ids, trained) = self.tokenizer.encode_with_spans(&text, &spans)?;
         let row = TokenRow { ids, trained };
         if train_on != TrainOn::All {
@@ -197,22 +227,107 @@ impl Encoder {
         }
         Ok(row)
     }
-}
 
-fn assistant_turns(conversation: &Conversation) -> usize {
-    conversation.messages.iter().filter(|message| message["role"] == "assistant").count()
+    /// What of an example that makes a row changes nothing in it.
+    pub fn unread(&self, example: &Example, train_on: TrainOn) -> Vec<Unread> {
+        let (Example::Chat(chat), Some(template)) = (example, &self.template) else { return Vec::new() };
+        let keys: BTreeSet<&String> =
+            chat.conversation.messages.iter().filter_map(Value::as_object).flat_map(|turn| turn.keys()).collect();
+        let keys: Vec<&str> = keys.into_iter().map(String::as_str).filter(|key| !["role", "content"].contains(key)).collect();
+        let mut unread: Vec<Unread> = chat.has_idle_weight(train_on).then_some(Unread::Weight).into_iter().collect();
+        if keys.is_empty() && chat.conversation.tools.is_none() {
+            return unread;
+        }
+        let conversation = template.fit(&chat.conversation);
+        let Ok(whole) = template.render(&conversation, false) else { return unread };
+        let is_same = |other: &Conversation| template.render(other, false).is_ok_and(|text| text == whole);
+        // None at all would be another template where there is one for tools.
+        let no_tools = || Conversation { tools: Some(Vec::new()), ..conversation.clone().into_owned() };
+        if conversation.tools.is_some() && is_same(&no_tools()) {
+            unread.push(Unread::Tools);
+        }
+        let without = |key: &str| {
+            let mut other = conversation.clone().into_owned();
+            other.messages.iter_mut().filter_map(Value::as_object_mut).for_each(|turn| drop(turn.shift_remove(key)));
+            other
+        };
+        unread.extend(keys.into_iter().filter(|key| is_same(&without(key))).map(|key| Unread::Key(key.to_owned())));
+        unread
+    }
+
+    /// [`alpaca`] with a system prompt and earlier answers, as LLaMA-Factory's template of that name has them: the prompt in the place of
+    /// the first sentence, each answer with an eos.
+    fn alpaca(&self, task: &Instruction) -> Result<String, Error> {
+        let input = task.input.as_deref();
+        let mut prompt = task.system.clone().unwrap_or_else(|| opening(input));
+        for (said, answer) in &task.history {
+            let eos = self.tokenizer.special().eos.as_deref().ok_or(Error::NoEos)?;
+            prompt.extend(["\n\n### Instruction:\n", said, "\n\n### Response:", answer, eos]);
+        }
+        Ok(prompt + &asked(&task.instruction, input))
+    }
 }
 
 /// Alpaca's two prompts, word for word: <https://github.com/tatsu-lab/stanford_alpaca/blob/main/train.py>
-fn alpaca(instruction: &str, input: Option<&str>) -> String {
-    let (setting, input) = match input {
-        Some(input) => (", paired with an input that provides further context", format!("### Input:\n{input}\n\n")),
-        None => ("", String::new()),
+pub fn alpaca(instruction: &str, input: Option<&str>) -> String {
+    opening(input) + &asked(instruction, input)
+}
+
+fn opening(input: Option<&str>) -> String {
+    let setting = if input.is_some() { ", paired with an input that provides further context" } else { "" };
+    format!("Below is an instruction that describes a task{setting}. Write a response that appropriately completes the request.")
+}
+
+fn asked(instruction: &str, input: Option<&str>) -> String {
+    let input = input.map(|input| format!("### Input:\n{input}\n\n")).unwrap_or_default();
+    format!("\n\n### Instruction:\n{instruction}\n\n{input}### Response:")
+}
+
+/// The rendered text and which parts of it are trained. `answers` says of each answer whether it may be.
+fn spans(
+    template: &ChatTemplate,
+    conversation: &Conversation,
+    answers: &[bool],
+    train_on: TrainOn,
+) -> Result<(String, Vec<Range<usize>>), Error> {
+    let all = !answers.contains(&false);
+    if train_on == TrainOn::All && all || train_on != TrainOn::All && !answers.contains(&true) {
+        let text = template.render(conversation, false)?;
+        let whole = if train_on == TrainOn::All { 0..text.len() } else { 0..0 };
+        return Ok((text, [whole].into_iter().filter(|span| !span.is_empty()).collect()));
+    }
+    let rendered = template.render_with_spans(conversation, false)?;
+    let (spans, turns) = (rendered.assistant, answers.len());
+    if train_on == TrainOn::Last {
+        if spans.len() > turns {
+            return Err(Error::LastTurnUnclear { spans: spans.len(), turns });
+        }
+        let is_trained = answers.last() == Some(&true);
+        return Ok((rendered.text, spans.into_iter().next_back().filter(|_| is_trained).into_iter().collect()));
+    }
+    if !all && spans.len() != turns {
+        return Err(Error::AnswersUnclear { spans: spans.len(), turns });
+    }
+    let chosen =
+        |wanted: bool| spans.iter().zip(answers).filter(move |(_, trained)| **trained == wanted).map(|(span, _)| span.clone());
+    let trained = match train_on {
+        TrainOn::All => between(chosen(false), rendered.text.len()),
+        _ if all => spans,
+        _ => chosen(true).collect(),
     };
-    format!(
-        "Below is an instruction that describes a task{setting}. Write a response that appropriately completes the request.\n\n\
-         ### Instruction:\n{instruction}\n\n{input}### Response:"
-    )
+    Ok((rendered.text, trained))
+}
+
+/// What lies between spans, in a text of a length.
+fn between(spans: impl Iterator<Item = Range<usize>>, length: usize) -> Vec<Range<usize>> {
+    let (mut between, mut end) = (Vec::new(), 0);
+    for span in spans {
+        between.push(end..span.start);
+        end = span.end;
+    }
+    between.push(end..length);
+    between.retain(|span| !span.is_empty());
+    between
 }
 
 #[cfg(test)]
@@ -266,7 +381,7 @@ pub(super) mod tests {
         let special = encoder.tokenizer.special().clone();
         encoder.template = Some(ChatTemplate::new(twice, &special, jiff::Timestamp::UNIX_EPOCH).expect("a template"));
         let messages = vec![json!({"role": "assistant", "content": "yes"})];
-        let example = Example::Chat(Conversation { messages, ..Conversation::default() });
+        let example = Example::Chat(Conversation { messages, ..Conversation::default() }.into());
         let refused = encoder.encode(&example, TrainOn::Last).expect_err("unclear");
         assert!(matches!(refused, Error::LastTurnUnclear { spans: 2, turns: 1 }), "{refused}");
         assert!(encoder.encode(&example, TrainOn::Assistant).is_ok());
@@ -289,7 +404,7 @@ pub(super) mod tests {
 
     fn conversation(turns: &[(&str, &str)]) -> Example {
         let messages = turns.iter().map(|(role, content)| json!({"role": role, "content": content})).collect();
-        Example::Chat(Conversation { messages, tools: None, variables: Map::new() })
+        Example::Chat(Conversation { messages, tools: None, variables: Map::new() }.into())
     }
 
     #[test]
@@ -321,10 +436,37 @@ pub(super) mod tests {
             ### Instruction:\nDefine tort.\n\n### Response:";
         let with_input = "Below is an instruction that describes a task, paired with an input that provides further context. Write a \
             response that appropriately completes the request.\n\n### Instruction:\nDefine tort.\n\n### Input:\nUK\n\n### Response:";
-        assert_eq!(alpaca("Define tort.", None), no_input);
-        assert_eq!(alpaca("Define tort.", Some("UK")), with_input);
-        let example = Example::Instruction { instruction: "Define tort.".into(), input: None, output: "A wrong.".into() };
-        assert_eq!(trained(&example, TrainOn::Assistant), "A wrong.</s>");
+        let task = |input: Option<&str>| Instruction {
+            instruction: "Define tort.".into(),
+            input: input.map(str::to_owned),
+            output: "A wrong.".into(),
+            ..Instruction::default()
+        };
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let encoder = encoder(folder.path());
+        assert_eq!(encoder.alpaca(&task(None)).expect("a prompt"), no_input);
+        assert_eq!(encoder.alpaca(&task(Some("UK"))).expect("a prompt"), with_input);
+        let told = Instruction { system: Some("Be short.".into()), history: vec![("Hi".into(), "Yes?".into())], ..task(None) };
+        let expected =
+            "Be short.\n\n### Instruction:\nHi\n\n### Response:Yes?</s>\n\n### Instruction:\nDefine tort.\n\n### Response:";
+        assert_eq!(encoder.alpaca(&told).expect("a prompt"), expected);
+        assert_eq!(trained(&Example::Instruction(told), TrainOn::Assistant), "A wrong.</s>");
+    }
+
+    #[test]
+    fn answers_that_the_data_keeps_from_training_are_context() {
+        let turns = [("user", "q"), ("assistant", "a"), ("user", "r"), ("assistant", "b")];
+        let marked = |trained: [Option<bool>; 4], prompt_turns: usize| match conversation(&turns) {
+            Example::Chat(chat) => Example::Chat(Chat { trained: trained.to_vec(), prompt_turns, ..chat }),
+            other => other,
+        };
+        let first_off = [None, Some(false), None, None];
+        assert_eq!(trained(&marked(first_off, 0), TrainOn::Assistant), "b<|im_end|>");
+        assert_eq!(trained(&marked(first_off, 0), TrainOn::Last), "b<|im_end|>");
+        let all = trained(&marked(first_off, 0), TrainOn::All);
+        assert!(all.contains("b<|im_end|>") && !all.contains("a<|im_end|>") && all.contains("q<|im_end|>"), "{all}");
+        assert_eq!(trained(&marked([None, None, None, Some(false)], 0), TrainOn::Last), "");
+        assert_eq!(trained(&marked([None; 4], 3), TrainOn::Assistant), "b<|im_end|>", "answers of a prompt are given");
     }
 
     #[test]

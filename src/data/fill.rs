@@ -2,90 +2,149 @@
 //! its reason; what is wrong with more than the row stops at once.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
+use indicatif::DecimalBytes;
 use rayon::prelude::*;
 
 use super::cache::{Cache, Writer};
 use super::corpus::Error;
 use super::encode::{Encoder, TokenRow};
-use super::format;
+use super::format::{self, Read};
 use super::parquet::{self, Batch, Place, Table};
 use super::source::Source;
+use super::told::{self, Told};
+use super::unread::{Counts, Unread};
 use super::visible::visible;
-use crate::files::{self, Hash, panic_words};
+use crate::fault::quoted;
+use crate::files::{self, EntryKind, RowCache, Stamp, Taken, panic_words};
 use crate::report::{Event, Reporter};
-use crate::terms::{Format, Term};
+use crate::terms::Term;
 
 /// Characters of a reason at most: a template may quote a whole row.
-const MAX_REASON: usize = 400;
+const MAX_REASON: usize = 700;
 
 /// What became of a row.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Encoded {
-    /// Tokens; none where there is nothing to learn.
-    Row(TokenRow),
+    /// Tokens, none where there is nothing to learn, and what of the row is not in them.
+    Row(TokenRow, Vec<Unread>),
     /// The reason and the row's place in the file.
     Broken(String),
 }
 
-/// The tokens of one data file, from the cache if they are there and whole.
+/// The tokens of one data file, from the cache if they are there and whole; and whether an entry was written.
 ///
 /// # Errors
 /// The file cannot be read, a row has a fault that others share, or the cache cannot be written.
-pub fn open(file: &Path, source: &Source, encoder: &Encoder, folder: &Path, report: Reporter) -> Result<Cache, Error> {
-    let key = cache_key(file, source, encoder)?;
-    let stem = file.file_stem().unwrap_or_default().to_string_lossy();
-    let path = folder.join(format!("{stem}-{}.tokens", &key.to_string()[..32]));
+pub fn open(file: &Path, source: &Source, encoder: &Encoder, cache: &RowCache, report: Reporter) -> Result<(Cache, bool), Error> {
+    let stamp = stamp(file, source, encoder)?;
+    let Some(folder) = cache.folder() else { return Ok((make_nameless(file, source, encoder, cache, stamp, report)?, false)) };
+    let (name, path) = (stamp.name(), folder.join(stamp.name()));
     if path.exists() {
-        match Cache::open(&path, key) {
-            Ok(cache) => return Ok(cache),
+        // Said before it is opened, so that nobody removes it between.
+        let lease = files::hold(&folder, &name);
+        match Cache::open(&path, &stamp) {
+            Ok(cache) => return Ok((cache.named(name, lease), false)),
             Err(reason) => report(Event::Note(format!("the token cache `{}` is made again: {reason}", path.display()))),
         }
     }
-    let mut writer = Writer::create(&path, key).map_err(|cause| Error::Cache { cause })?;
+    let failed = |cause| Error::Cache { cause };
+    let folders = cache.prepare().map_err(failed)?;
+    let mut writer = Writer::create(&folders[0], stamp).map_err(failed)?;
     tokenise(file, source, encoder, &mut writer, report)?;
-    writer.finish().map_err(|cause| Error::Cache { cause })?;
-    Cache::open(&path, key).map_err(|reason| Error::Cache { cause: unreadable(path, reason) })
+    let mut made = writer.finish().map_err(failed)?;
+    files::give_name(&mut made, &path).map_err(|cause| failed(files::Error::new("write", &path, cause)))?;
+    let lease = files::hold(&folder, &name);
+    let opened = Cache::of(&made, &path, &stamp).map_err(|reason| failed(unreadable(&path, reason)))?.named(name, lease);
+    Ok((opened, true))
 }
 
-fn unreadable(path: PathBuf, reason: String) -> files::Error {
-    files::Error { action: "read back", path, cause: std::io::Error::other(reason) }
+/// Removes what nobody reads any more and what is above the limit, after entries were written. Who has a thousand files looks through the
+/// folder once.
+pub fn tidy(cache: &RowCache, report: Reporter) {
+    tell_outdated(files::remove_outdated(cache), report);
+    if let (RowCache::Shared(_), Ok(limit)) = (cache, files::cache_limit()) {
+        tell_limit(files::trim(cache, limit), limit, report);
+    }
+}
+
+/// The tokens in a file that goes with the process.
+fn make_nameless(
+    file: &Path,
+    source: &Source,
+    encoder: &Encoder,
+    cache: &RowCache,
+    stamp: Stamp,
+    report: Reporter,
+) -> Result<Cache, Error> {
+    let failed = |cause| Error::Cache { cause };
+    let folders = cache.prepare().map_err(failed)?;
+    let folder = folders.iter().find(|folder| tempfile::tempfile_in(folder).is_ok()).or(folders.last());
+    let folder = folder.expect("a cache without names has a folder for them");
+    let mut writer = Writer::create(folder, stamp).map_err(failed)?;
+    tokenise(file, source, encoder, &mut writer, report)?;
+    let made = writer.finish().map_err(failed)?;
+    Cache::of(&made, folder, &stamp).map_err(|reason| failed(unreadable(folder, reason)))
+}
+
+fn tell_outdated(taken: Taken, report: Reporter) {
+    if taken.entries > 0 {
+        let (entries, bytes) = (files::entry_count(taken.entries), DecimalBytes(taken.bytes));
+        report(Event::Note(format!("token cache: {entries} of an older version of Rankine removed, {bytes}")));
+    }
+}
+
+fn tell_limit((left, taken): (u64, Taken), limit: u64, report: Reporter) {
+    let (limit, left_bytes) = (DecimalBytes(limit), DecimalBytes(left));
+    if taken.entries > 0 {
+        let (entries, bytes) = (files::entry_count(taken.entries), DecimalBytes(taken.bytes));
+        report(Event::Note(format!(
+            "token cache: above its limit of {limit} ({}), so {entries}, {bytes}, removed, the least recently used first; {left_bytes} left",
+            files::LIMIT
+        )));
+    }
+}
+
+fn unreadable(path: &Path, reason: String) -> files::Error {
+    files::Error { action: "read back", path: path.to_owned(), cause: std::io::Error::other(reason) }
 }
 
 /// The identity of the tokens of a file: all that decides them. The data file is hashed each time, because its date is no proof of
 /// its content.
-fn cache_key(file: &Path, source: &Source, encoder: &Encoder) -> Result<Hash, Error> {
-    let template = match source.format {
-        Format::Chat => encoder.template.as_ref().map(|template| template.identity().to_string()),
-        Format::Text | Format::Completion | Format::Instruction => None,
-    };
+fn stamp(file: &Path, source: &Source, encoder: &Encoder) -> Result<Stamp, Error> {
     let columns = format::wanted(source.format, &source.columns);
+    let is_rendered = format::is_rendered(source.format, &Table::open(file, &columns)?);
+    let template = encoder.template.as_ref().filter(|_| is_rendered).map(|template| template.identity().to_string());
+    let hash = files::hash_file_in_parallel(file).map_err(parquet::Error::File)?;
     let parts = (
-        files::hash_file_in_parallel(source.table(file)).map_err(parquet::Error::File)?.to_string(),
+        hash.to_string(),
         encoder.tokenizer.hash().to_string(),
         template,
         source.format.word(),
         columns.into_iter().map(|column| (column.canonical, column.name)).collect::<Vec<_>>(),
         source.train_on.word(),
+        &source.roles,
         &source.system,
     );
-    Ok(files::hash_bytes(format!("{parts:?}").as_bytes()))
+    Ok(Stamp { kind: EntryKind::Tokens, key: files::hash_bytes(format!("{parts:?}").as_bytes()), source: hash })
 }
 
 fn tokenise(file: &Path, source: &Source, encoder: &Encoder, writer: &mut Writer, report: Reporter) -> Result<(), Error> {
-    let table = Table::open(source.table(file), &format::wanted(source.format, &source.columns))?;
+    let table = Table::open(file, &format::wanted(source.format, &source.columns))?;
     let what = format!("tokenising {}", file.file_name().unwrap_or_default().to_string_lossy());
-    let mut done = 0;
+    let (mut done, mut unread) = (0, Counts::default());
     for row_group in table.row_groups() {
         for batch in table.read(&row_group)? {
             let batch = batch?;
-            let place = |row| Place { path: file.to_owned(), ..batch.place(row) };
-            let encode = |row| encode_row(source, encoder, (&batch, row), &place);
-            for row in encode_rows(batch.rows(), place, encode)? {
+            let encode = |row| encode_row(source, encoder, &batch, row);
+            for row in encode_rows(batch.rows(), |row| batch.place(row), encode)? {
                 let pushed = match row {
-                    Encoded::Row(row) => writer.push(&row),
+                    Encoded::Row(row, of_row) => {
+                        unread.add(of_row);
+                        writer.push(&row)
+                    }
                     Encoded::Broken(reason) => writer.push_broken(&reason),
                 };
                 pushed.map_err(|cause| Error::Cache { cause })?;
@@ -94,6 +153,7 @@ fn tokenise(file: &Path, source: &Source, encoder: &Encoder, writer: &mut Writer
             report(Event::Progress { what: what.clone(), done, total: table.rows() });
         }
     }
+    writer.remark(unread.to_text());
     Ok(())
 }
 
@@ -107,10 +167,11 @@ fn encode_rows(
     let failed = AtomicUsize::new(usize::MAX);
     let guarded = |row: usize| {
         if row > failed.load(Relaxed) {
-            return Ok(Encoded::Row(TokenRow::default()));
+            return Ok(Encoded::Row(TokenRow::default(), Vec::new()));
         }
         let encoded = catch_unwind(AssertUnwindSafe(|| encode(row)));
-        let panicked = |said: &str| Error::Panicked { place: place(row), said: visible(said) };
+        // The words of a panic may hold the text that it was about.
+        let panicked = |said: &str| Error::Panicked { place: place(row), said: quoted(visible(said)) };
         encoded.unwrap_or_else(|panic| Err(panicked(panic_words(&*panic)))).inspect_err(|_| {
             failed.fetch_min(row, Relaxed);
         })
@@ -120,47 +181,53 @@ fn encode_rows(
     rows.into_iter().collect()
 }
 
-fn encode_row(
-    source: &Source,
-    encoder: &Encoder,
-    (batch, row): (&Batch, usize),
-    place: impl Fn(usize) -> Place,
-) -> Result<Encoded, Error> {
+fn encode_row(source: &Source, encoder: &Encoder, batch: &Batch, row: usize) -> Result<Encoded, Error> {
     let column = || format::main_column(source.format, &source.columns);
-    let broken = |column: &str, cause: &dyn std::fmt::Display| {
+    let told = |cause: &dyn Told| told::words(cause, encoder, source.format, batch, row);
+    let broken = |column: &str, cause: &dyn Told| {
         let Place { row_group, row, .. } = batch.place(row);
-        let reason = format!("row group {row_group}, row {row}, column `{column}`: {cause}");
+        let reason = format!("row group {row_group}, row {row}, column `{column}`: {}", told(cause));
         Ok(Encoded::Broken(visible(&reason).chars().take(MAX_REASON).collect()))
     };
-    let example = match format::read(source.format, batch, row) {
-        Ok(Some(example)) => example.with_system(source.system.as_deref()),
-        Ok(None) => return Ok(Encoded::Row(TokenRow::default())),
+    let Read { example, mut unread } = match format::read(source.format, &source.roles, batch, row) {
+        Ok(Some(read)) => read.with_system(source.system.as_deref()),
+        Ok(None) => return Ok(Encoded::Row(TokenRow::default(), Vec::new())),
         Err(format::Error::Cell(parquet::Error::Cell { column, reason, .. })) => return broken(&column, &reason),
         Err(format::Error::Cell(error)) => return Err(error.into()),
-        Err(cause) => return broken(&column(), &cause),
+        Err(format::Error::Content { column, cause }) => {
+            return broken(&format::column_name(column, &source.columns), cause.as_ref());
+        }
     };
     match encoder.encode(&example, source.train_on) {
-        Ok(row) => Ok(Encoded::Row(row)),
+        Ok(row) => {
+            unread.extend(encoder.unread(&example, source.train_on));
+            Ok(Encoded::Row(row, unread))
+        }
         Err(cause) if cause.is_of_the_row() => broken(&column(), &cause),
-        Err(cause) => Err(Error::Encode { place: place(row), column: column(), cause: cause.into() }),
+        Err(cause) => {
+            let said = told(&cause);
+            Err(Error::Encode { place: batch.place(row), column: column(), said, cause: cause.into() })
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fault::{Exit, Explain};
+    use crate::fault::{Exit, Explain, revealed, without_data};
 
     #[test]
     fn a_panic_in_a_worker_names_the_first_row_that_has_one() {
         let place = |row: usize| Place { path: "x.parquet".into(), row_group: 1, row: 40 + row as u64 };
         let encode = |row: usize| match row {
             7 | 30 => panic!("slice index {row} \x1b[31m\nsecond line"),
-            _ => Ok(Encoded::Row(TokenRow::default())),
+            _ => Ok(Encoded::Row(TokenRow::default(), Vec::new())),
         };
         for _ in 0..20 {
             let error = encode_rows(64, place, encode).expect_err("a panic");
-            assert_eq!(error.to_string(), "`x.parquet`, row group 1, row 47: internal error: slice index 7 ␛[31m");
+            let said = error.to_string();
+            assert_eq!(revealed(&said), "`x.parquet`, row group 1, row 47: internal error: slice index 7 ␛[31m");
+            assert!(!without_data(&said).contains("slice"), "a panic may quote the row: {said}");
             assert_eq!(error.exit(), Exit::Internal);
         }
         assert_eq!(encode_rows(7, place, encode).expect("no panic").len(), 7);

@@ -1,26 +1,15 @@
 //! The four shapes of a row: which columns each reads, and how their cells become one example.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::cells::Kind;
 use super::parquet::{self, Batch, Table, Wanted};
-use super::template::Conversation;
+use super::turns::{self, Chat, chat, history};
+use super::unread::Unread;
 use crate::terms::Format;
-
-/// Roles that chat templates know, and `ShareGPT`'s words for them.
-const ROLES: [(&str, &str); 8] = [
-    ("system", "system"),
-    ("developer", "developer"),
-    ("user", "user"),
-    ("assistant", "assistant"),
-    ("tool", "tool"),
-    ("ipython", "ipython"),
-    ("human", "user"),
-    ("gpt", "assistant"),
-];
 
 /// One row, before it is tokenised.
 #[derive(Debug, Clone, PartialEq)]
@@ -35,16 +24,39 @@ pub enum Example {
         completion: String,
     },
     /// A task, what it works on, and its answer.
-    Instruction {
-        /// The task.
-        instruction: String,
-        /// What it works on; never empty.
-        input: Option<String>,
-        /// The answer.
-        output: String,
-    },
+    Instruction(Instruction),
     /// A whole conversation.
-    Chat(Conversation),
+    Chat(Chat),
+}
+
+/// A task in Alpaca's form, with what LLaMA-Factory adds.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Instruction {
+    /// What stands before all, in the place of Alpaca's own words; never empty.
+    pub system: Option<String>,
+    /// Earlier tasks with their answers.
+    pub history: Vec<(String, String)>,
+    /// The task.
+    pub instruction: String,
+    /// What it works on; never empty.
+    pub input: Option<String>,
+    /// The answer.
+    pub output: String,
+}
+
+/// A row that was read.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Read {
+    /// What is made of it.
+    pub example: Example,
+    /// What is in its cells and not in the example.
+    pub unread: Vec<Unread>,
+}
+
+impl From<Example> for Read {
+    fn from(example: Example) -> Self {
+        Self { example, unread: Vec::new() }
+    }
 }
 
 /// A row whose cells make no example.
@@ -53,42 +65,25 @@ pub enum Error {
     /// A cell cannot be read.
     #[error(transparent)]
     Cell(#[from] parquet::Error),
-    /// The text of a list column is not a list in JSON.
-    #[error("expected a list in JSON: {reason}")]
-    NotAList {
-        /// What it is instead.
-        reason: String,
-    },
-    /// A turn of a conversation is not an object.
-    #[error("message {message} is {found}, expected an object with `role` and `content`")]
-    NotAMessage {
-        /// Its place in the conversation, from 0.
-        message: usize,
-        /// What it is instead.
-        found: Value,
-    },
-    /// A turn has no role, or one that no template knows.
-    #[error("message {message} has role {found}, expected one of {}", ROLES.map(|(word, _)| word).join(", "))]
-    Role {
-        /// Its place in the conversation, from 0.
-        message: usize,
-        /// As the data says it.
-        found: Value,
-    },
-    /// A turn says nothing and calls no tool.
-    #[error("message {message} has neither `content` nor `tool_calls`")]
-    NoContent {
-        /// Its place in the conversation, from 0.
-        message: usize,
+    /// What is in a cell cannot be used.
+    #[error("{cause}")]
+    Content {
+        /// The canonical name of its column.
+        column: &'static str,
+        /// What is wrong with it.
+        #[source]
+        cause: Box<turns::Error>,
     },
 }
 
-/// What a canonical column holds, and whether a file may do without it.
-fn shape(column: &str) -> (Kind, bool) {
-    match column {
-        "messages" => (Kind::Turns, false),
-        "tools" => (Kind::List, true),
-        "input" | "system" => (Kind::Text, true),
+/// What a canonical column of a format holds, and whether a file may do without it.
+fn shape(format: Format, column: &str) -> (Kind, bool) {
+    match (format, column) {
+        (_, "messages") => (Kind::Turns, false),
+        (_, "tools" | "history") => (Kind::List, true),
+        (_, "input" | "system") => (Kind::Text, true),
+        (_, "chat_template_kwargs") => (Kind::Object, true),
+        (Format::Completion, _) => (Kind::TextOrTurns, false),
         _ => (Kind::Text, false),
     }
 }
@@ -96,28 +91,32 @@ fn shape(column: &str) -> (Kind, bool) {
 /// The columns that a format reads from a file. One that the recipe names must be there, optional or not.
 pub fn wanted(format: Format, names: &BTreeMap<String, String>) -> Vec<Wanted> {
     let wanted = |canonical: &&'static str| {
-        let (name, (kind, optional)) = (names.get(*canonical), shape(canonical));
-        Wanted { canonical, name: name.map_or(*canonical, String::as_str).to_owned(), kind, optional: optional && name.is_none() }
+        let (kind, optional) = shape(format, canonical);
+        let optional = optional && !names.contains_key(*canonical);
+        Wanted { canonical, name: column_name(canonical, names), kind, optional }
     };
     format.columns().iter().filter(|canonical| is_read(format, names, canonical)).map(wanted).collect()
 }
 
-/// Whether a conversation is made of a question and an answer.
+/// Whether a conversation is made of a question and an answer: where the recipe names their columns.
 fn is_table(names: &BTreeMap<String, String>) -> bool {
     ["prompt", "completion"].iter().any(|canonical| names.contains_key(*canonical))
 }
 
-/// A chat is a list of turns, or a question and an answer where those are named; a column for the system message is always named.
 fn is_read(format: Format, names: &BTreeMap<String, String>, canonical: &str) -> bool {
     match (format, canonical) {
         (Format::Chat, "messages") => !is_table(names),
         (Format::Chat, "prompt" | "completion") => is_table(names),
-        (Format::Chat, "system") => names.contains_key("system"),
         _ => true,
     }
 }
 
-/// The file's column that an answer is in, the one that a fault of a row is told of.
+/// The file's name of a canonical column.
+pub fn column_name(canonical: &str, names: &BTreeMap<String, String>) -> String {
+    names.get(canonical).map_or(canonical, String::as_str).to_owned()
+}
+
+/// The file's column that an answer is in, the one that a fault of a row is told of where it has no other.
 pub fn main_column(format: Format, names: &BTreeMap<String, String>) -> String {
     let canonical = match format {
         Format::Text => "text",
@@ -126,7 +125,7 @@ pub fn main_column(format: Format, names: &BTreeMap<String, String>) -> String {
         Format::Chat if is_table(names) => "completion",
         Format::Chat => "messages",
     };
-    names.get(canonical).map_or(canonical, String::as_str).to_owned()
+    column_name(canonical, names)
 }
 
 /// The rows of a file, from its footer, after a check that the format's columns are there and can be read.
@@ -137,99 +136,164 @@ pub fn inspect(file: &Path, format: Format, names: &BTreeMap<String, String>) ->
     Ok(Table::open(file, &wanted(format, names))?.rows())
 }
 
+/// Columns of the files that the format does not read, each once. A file that cannot be opened has none.
+pub fn unread_columns(files: &[PathBuf], format: Format, names: &BTreeMap<String, String>) -> Vec<String> {
+    let wanted = wanted(format, names);
+    let of_file = |file: &PathBuf| Table::open(file, &wanted).map(|table| table.unread_columns()).unwrap_or_default();
+    let mut columns: Vec<String> = Vec::new();
+    for column in files.iter().flat_map(of_file) {
+        if !columns.contains(&column) {
+            columns.push(column);
+        }
+    }
+    columns
+}
+
+/// Whether rows of a table are rendered by a chat template.
+pub fn is_rendered(format: Format, table: &Table) -> bool {
+    match format {
+        Format::Text | Format::Instruction => false,
+        Format::Completion => table.has_lists("completion"),
+        Format::Chat => true,
+    }
+}
+
 /// The example in a row of a batch; `None` where there is nothing to learn: a needed cell is null, or the text, completion, output
-/// or conversation is empty.
+/// or conversation is empty. `roles` has further words for roles.
 ///
 /// # Errors
 /// A cell cannot be read, or a conversation is not one.
-pub fn read(format: Format, batch: &Batch, row: usize) -> Result<Option<Example>, Error> {
-    let text = |column| Ok::<_, Error>(batch.cell(column, row)?.as_str().map(str::to_owned));
-    let filled = |column| Ok::<_, Error>(text(column)?.filter(|text| !text.is_empty()));
+pub fn read(format: Format, roles: &BTreeMap<String, String>, batch: &Batch, row: usize) -> Result<Option<Read>, Error> {
+    let cells = Cells { roles, batch, row };
     Ok(match format {
-        Format::Text => filled("text")?.map(Example::Text),
-        Format::Completion => {
-            let (prompt, completion) = (text("prompt")?, filled("completion")?);
-            prompt.zip(completion).map(|(prompt, completion)| Example::Completion { prompt, completion })
-        }
-        Format::Instruction => {
-            let (instruction, input, output) = (text("instruction")?, filled("input")?, filled("output")?);
-            instruction.zip(output).map(|(instruction, output)| Example::Instruction { instruction, input, output })
-        }
-        Format::Chat => {
-            let tools = list(batch.cell("tools", row)?)?.filter(|tools| !tools.is_empty());
-            let turns = if batch.has("completion") {
-                text("prompt")?.zip(filled("completion")?).map(|(prompt, completion)| question(&prompt, &completion))
-            } else {
-                list(batch.cell("messages", row)?)?.filter(|turns| !turns.is_empty())
-            };
-            let chat = turns.map(|turns| conversation(turns, tools)).transpose()?.map(Example::Chat);
-            let system = filled("system")?;
-            chat.map(|chat| chat.with_system(system.as_deref()))
-        }
+        Format::Text => cells.filled("text")?.map(|text| Example::Text(text).into()),
+        Format::Completion => cells.completion()?,
+        Format::Instruction => cells.instruction()?.map(|task| Example::Instruction(task).into()),
+        Format::Chat => cells.chat()?,
     })
 }
 
-/// The turns of a question and its answer.
-fn question(prompt: &str, completion: &str) -> Vec<Value> {
-    vec![json!({"role": "user", "content": prompt}), json!({"role": "assistant", "content": completion})]
+/// The cells of a row.
+struct Cells<'a> {
+    roles: &'a BTreeMap<String, String>,
+    batch: &'a Batch,
+    row: usize,
 }
 
-impl Example {
-    /// The conversation with this system message in front, where it has none; any other example as it is.
-    #[must_use]
-    pub fn with_system(self, system: Option<&str>) -> Self {
-        let (Self::Chat(mut conversation), Some(system)) = (self.clone(), system) else { return self };
-        let is_system = |message: &Value| ["system", "developer"].iter().any(|role| message["role"] == *role);
-        if !conversation.messages.iter().any(is_system) {
-            conversation.messages.insert(0, json!({"role": "system", "content": system}));
+impl Cells<'_> {
+    fn cell(&self, column: &str) -> Result<Value, Error> {
+        Ok(self.batch.cell(column, self.row)?)
+    }
+
+    fn text(&self, column: &str) -> Result<Option<String>, Error> {
+        Ok(self.cell(column)?.as_str().map(str::to_owned))
+    }
+
+    fn filled(&self, column: &str) -> Result<Option<String>, Error> {
+        Ok(self.text(column)?.filter(|text| !text.is_empty()))
+    }
+
+    /// What a cell holds, by one of the readers of conversations.
+    fn parsed<T>(&self, column: &'static str, read: impl Fn(Value) -> Result<T, turns::Error>) -> Result<T, Error> {
+        read(self.cell(column)?).map_err(|cause| Error::Content { column, cause: cause.into() })
+    }
+
+    fn instruction(&self) -> Result<Option<Instruction>, Error> {
+        let (instruction, output) = (self.text("instruction")?, self.filled("output")?);
+        let (input, system) = (self.filled("input")?, self.filled("system")?);
+        let history = self.parsed("history", history)?;
+        let task = |(instruction, output)| Instruction { system, history, instruction, input, output };
+        Ok(instruction.zip(output).map(task))
+    }
+
+    /// Texts, or TRL's conversational form: messages before and messages to learn.
+    fn completion(&self) -> Result<Option<Read>, Error> {
+        let (prompt, completion) = (self.cell("prompt")?, self.cell("completion")?);
+        let tools = self.parsed("tools", turns::tools)?;
+        match (prompt, completion) {
+            (Value::Null, _) | (_, Value::Null) => Ok(None),
+            (Value::String(prompt), Value::String(completion)) => {
+                let unread = tools.map(|_| Unread::Tools).into_iter().collect();
+                let example = Example::Completion { prompt, completion: completion.clone() };
+                Ok(Some(Read { example, unread }).filter(|_| !completion.is_empty()))
+            }
+            (prompt, completion) if prompt.is_string() || completion.is_string() => {
+                let form = |value: &Value| if value.is_string() { "text" } else { "a list of messages" };
+                let cause = turns::Error::Mixed { found: form(&completion), prompt: form(&prompt) };
+                Err(Error::Content { column: "completion", cause: cause.into() })
+            }
+            _ => self.turns_of_both(tools),
         }
-        Self::Chat(conversation)
+    }
+
+    fn turns_of_both(&self, tools: Option<Vec<Value>>) -> Result<Option<Read>, Error> {
+        let Some(completion) = self.parsed("completion", turns::turns)? else { return Ok(None) };
+        let read = |column, turns| chat(turns, None, self.roles).map_err(|cause| Error::Content { column, cause: cause.into() });
+        let mut whole = read("prompt", self.parsed("prompt", turns::turns)?.unwrap_or_default())?;
+        let learned = read("completion", completion)?;
+        whole.prompt_turns = whole.trained.len();
+        whole.conversation.tools = tools;
+        whole.conversation.variables = self.parsed("chat_template_kwargs", turns::variables)?;
+        whole.conversation.messages.extend(learned.conversation.messages);
+        whole.trained.extend(learned.trained);
+        Ok(Some(Example::Chat(whole).into()))
+    }
+
+    /// The turns of a question and its answer; none where one of them is missing.
+    fn question(&self) -> Result<Option<Vec<Value>>, Error> {
+        let (prompt, completion) = (self.text("prompt")?, self.filled("completion")?);
+        let turn = |role: &str, content: String| json!({"role": role, "content": content});
+        Ok(prompt.zip(completion).map(|(prompt, completion)| vec![turn("user", prompt), turn("assistant", completion)]))
+    }
+
+    fn chat(&self) -> Result<Option<Read>, Error> {
+        let (tools, system) = (self.parsed("tools", turns::tools)?, self.filled("system")?);
+        let (column, turns) = match self.batch.has("completion") {
+            true => ("completion", self.question()?),
+            false => ("messages", self.parsed("messages", turns::turns)?),
+        };
+        let Some(turns) = turns else { return Ok(None) };
+        let mut chat = chat(turns, tools, self.roles).map_err(|cause| Error::Content { column, cause: cause.into() })?;
+        chat.conversation.variables = self.parsed("chat_template_kwargs", turns::variables)?;
+        Ok(Some(match system {
+            Some(system) => with_system(chat, &system),
+            None => Example::Chat(chat).into(),
+        }))
     }
 }
 
-/// A conversation with the roles and keys that templates know.
-///
-/// # Errors
-/// A turn is none: it has no role that is known, or says nothing.
-pub fn conversation(turns: Vec<Value>, tools: Option<Vec<Value>>) -> Result<Conversation, Error> {
-    let messages = turns.into_iter().enumerate().map(|(index, turn)| message(index, turn)).collect::<Result<_, _>>()?;
-    let tools = tools.map(|tools| tools.into_iter().map(parsed).collect::<Result<_, _>>()).transpose()?;
-    Ok(Conversation { messages, tools, variables: Map::new() })
+/// Whether a conversation has a system message of its own.
+fn has_system(chat: &Chat) -> bool {
+    let first = chat.conversation.messages.first();
+    first.is_some_and(|first| first["role"] == "system" || first["role"] == "developer")
 }
 
-/// A turn as templates expect it: `role` and `content` first, then what else it has. `content` is null where tools are called
-/// without a word.
-fn message(index: usize, turn: Value) -> Result<Value, Error> {
-    let Value::Object(mut turn) = turn else { return Err(Error::NotAMessage { message: index, found: turn }) };
-    let mut take = |key, sharegpt| turn.shift_remove(key).or_else(|| turn.shift_remove(sharegpt)).unwrap_or_default();
-    let (said, content) = (take("role", "from"), take("content", "value"));
-    let role = ROLES.iter().find(|(word, _)| said == *word).map(|(_, role)| *role);
-    let role = role.ok_or(Error::Role { message: index, found: said })?;
-    if let Some(calls) = list(turn.get("tool_calls").cloned().unwrap_or_default())? {
-        turn.insert("tool_calls".into(), calls.into());
-    } else if content.is_null() {
-        return Err(Error::NoContent { message: index });
-    }
-    let mut message = Map::from_iter([("role".into(), json!(role)), ("content".into(), content)]);
-    message.append(&mut turn);
-    Ok(message.into())
+fn put_in_front(chat: &mut Chat, system: &str) {
+    chat.conversation.messages.insert(0, json!({"role": "system", "content": system}));
+    chat.trained.insert(0, None);
 }
 
-/// A list, or the JSON text of one; null and empty text are none.
-fn list(cell: Value) -> Result<Option<Vec<Value>>, Error> {
-    match parsed(cell)? {
-        Value::Null => Ok(None),
-        Value::Array(items) => Ok(Some(items)),
-        other => Err(Error::NotAList { reason: format!("it is `{other}`") }),
+impl Read {
+    /// The conversation with the data set's system message in front where it has none; any other row as it is.
+    #[must_use]
+    pub fn with_system(mut self, system: Option<&str>) -> Self {
+        if let (Example::Chat(chat), Some(system)) = (&mut self.example, system)
+            && !has_system(chat)
+        {
+            put_in_front(chat, system);
+        }
+        self
     }
 }
 
-fn parsed(cell: Value) -> Result<Value, Error> {
-    match cell {
-        Value::String(text) if text.trim().is_empty() => Ok(Value::Null),
-        Value::String(text) => serde_json::from_str(&text).map_err(|error| Error::NotAList { reason: error.to_string() }),
-        other => Ok(other),
+/// The conversation with the system message of its column, if it has none of its own.
+fn with_system(mut chat: Chat, system: &str) -> Read {
+    if has_system(&chat) {
+        let unread = if chat.conversation.messages[0]["content"] == system { Vec::new() } else { vec![Unread::System] };
+        return Read { example: Example::Chat(chat), unread };
     }
+    put_in_front(&mut chat, system);
+    Example::Chat(chat).into()
 }
 
 #[cfg(test)]
@@ -241,23 +305,18 @@ mod tests {
     use super::super::parquet::tests::{texts, write_table};
     use super::*;
 
-    fn examples(format: Format, columns: Vec<(&str, ArrayRef)>) -> Result<Vec<Option<Example>>, Error> {
+    fn read_all(format: Format, columns: Vec<(&str, ArrayRef)>) -> Result<Vec<Option<Read>>, Error> {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let path = folder.path().join("x.parquet");
         write_table(&path, columns, 1000);
         let table = Table::open(&path, &wanted(format, &BTreeMap::new()))?;
         let start = table.row_groups().next().expect("a row group");
         let batch = table.read(&start)?.next().expect("a batch")?;
-        (0..batch.rows()).map(|row| read(format, &batch, row)).collect()
+        (0..batch.rows()).map(|row| read(format, &BTreeMap::new(), &batch, row)).collect()
     }
 
-    fn chat(messages: &str) -> Result<Option<Conversation>, Error> {
-        let mut examples = examples(Format::Chat, vec![("messages", texts([messages]))])?;
-        match examples.remove(0) {
-            None => Ok(None),
-            Some(Example::Chat(conversation)) => Ok(Some(conversation)),
-            other => panic!("{other:?}"),
-        }
+    fn examples(format: Format, columns: Vec<(&str, ArrayRef)>) -> Result<Vec<Option<Example>>, Error> {
+        Ok(read_all(format, columns)?.into_iter().map(|read| read.map(|read| read.example)).collect())
     }
 
     #[test]
@@ -276,63 +335,45 @@ mod tests {
     fn an_empty_input_is_none_and_a_file_may_do_without_the_column() {
         let columns = vec![("instruction", texts(["i", "i"])), ("output", texts(["o", "o"])), ("input", texts(["", "x"]))];
         let instruction = |input: Option<&str>| {
-            Some(Example::Instruction { instruction: "i".into(), input: input.map(str::to_owned), output: "o".into() })
+            let task = Instruction {
+                instruction: "i".into(),
+                input: input.map(str::to_owned),
+                output: "o".into(),
+                ..Instruction::default()
+            };
+            Some(Example::Instruction(task))
         };
         assert_eq!(examples(Format::Instruction, columns.clone()).expect("read"), [instruction(None), instruction(Some("x"))]);
         assert_eq!(examples(Format::Instruction, columns[..2].to_vec()).expect("read"), [instruction(None), instruction(None)]);
         let named = BTreeMap::from([("input".into(), "context".into())]);
-        assert!(
-            wanted(Format::Instruction, &named).iter().all(|column| !column.optional),
-            "a column that is named must be there"
-        );
+        let input = wanted(Format::Instruction, &named).into_iter().find(|column| column.canonical == "input").expect("wanted");
+        assert!(!input.optional && input.name == "context", "a column that is named must be there");
     }
 
     #[test]
-    fn sharegpt_turns_become_messages() {
-        let conversation =
-            chat(r#"[{"from": "system", "value": "s"}, {"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]"#);
-        let expected =
-            json!([{"role": "system", "content": "s"}, {"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]);
-        assert_eq!(Value::from(conversation.expect("read").expect("a conversation").messages), expected);
+    fn a_system_column_comes_first_unless_the_conversation_has_its_own() {
+        let turns = [
+            r#"[{"role": "user", "content": "q"}]"#,
+            r#"[{"role": "system", "content": "own"}]"#,
+            r#"[{"role": "system", "content": "s"}]"#,
+        ];
+        let read = read_all(Format::Chat, vec![("messages", texts(turns)), ("system", texts(["s", "s", "s"]))]).expect("read");
+        let first = |row: usize| match &read[row].as_ref().expect("a row").example {
+            Example::Chat(chat) => (chat.conversation.messages[0].clone(), chat.trained.len()),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(first(0), (json!({"role": "system", "content": "s"}), 2));
+        assert_eq!(first(1), (json!({"role": "system", "content": "own"}), 1));
+        let unread: Vec<_> = read.iter().flatten().map(|read| read.unread.clone()).collect();
+        assert_eq!(unread, [vec![], vec![Unread::System], vec![]]);
     }
 
     #[test]
-    fn tool_calls_come_nested_or_as_json_and_need_no_content() {
-        let call = json!([{"type": "function", "function": {"name": "f", "arguments": {"b": 1, "a": 2}}}]);
-        for calls in [call.clone(), json!(call.to_string())] {
-            let turns = json!([{"tool_calls": calls, "role": "assistant"}]).to_string();
-            let messages = chat(&turns).expect("read").expect("a conversation").messages;
-            let expected = json!([{"role": "assistant", "content": null, "tool_calls": call}]);
-            assert_eq!(Value::from(messages).to_string(), expected.to_string(), "keys keep their order");
-        }
-    }
-
-    #[test]
-    fn tools_are_a_list_of_objects_or_of_json_texts() {
-        let tool = json!({"type": "function", "function": {"name": "f"}});
-        let turns = || ("messages", texts([r#"[{"role": "user", "content": "q"}]"#]));
-        for tools in [json!([tool]), json!([tool.to_string()])] {
-            let read = examples(Format::Chat, vec![turns(), ("tools", texts([&tools.to_string()]))]).expect("read");
-            assert!(matches!(&read[0], Some(Example::Chat(conversation)) if conversation.tools == Some(vec![tool.clone()])));
-        }
-        let read = examples(Format::Chat, vec![turns(), ("tools", texts([""]))]).expect("read");
-        assert!(matches!(&read[0], Some(Example::Chat(conversation)) if conversation.tools.is_none()));
-    }
-
-    #[test]
-    fn what_is_no_conversation_is_told() {
-        assert_eq!(chat("[]").expect("read"), None);
-        assert_eq!(chat("null").expect("read"), None);
-        let roles = "system, developer, user, assistant, tool, ipython, human, gpt";
-        for (turns, expected) in [
-            ("hello", "expected a list in JSON: expected value at line 1 column 1".to_owned()),
-            ("{}", "expected a list in JSON: it is `{}`".to_owned()),
-            ("[1]", "message 0 is 1, expected an object with `role` and `content`".to_owned()),
-            (r#"[{"role": "bot", "content": "x"}]"#, format!("message 0 has role \"bot\", expected one of {roles}")),
-            (r#"[{"content": "x"}]"#, format!("message 0 has role null, expected one of {roles}")),
-            (r#"[{"role": "user"}]"#, "message 0 has neither `content` nor `tool_calls`".to_owned()),
-        ] {
-            assert_eq!(chat(turns).expect_err(turns).to_string(), expected);
+    fn a_fault_names_the_column_that_it_is_in() {
+        let good = r#"[{"role": "user", "content": "q"}]"#;
+        for (messages, tools, expected) in [(good, "5", "tools"), ("5", "[]", "messages")] {
+            let error = read_all(Format::Chat, vec![("messages", texts([messages])), ("tools", texts([tools]))]);
+            assert!(matches!(error, Err(Error::Content { column, .. }) if column == expected), "{error:?}");
         }
     }
 }

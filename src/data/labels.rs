@@ -7,13 +7,17 @@ use super::tokenize::Tokenizer;
 /// Refuses a conversation in which a trained answer is not ended by a trained token. White space between the two does not count.
 ///
 /// # Errors
-/// The token that ends an answer is not trained, or there is none.
+/// The token that ends an answer is not trained, or there is none, or the one that begins the next turn is trained in its place.
 pub fn check_ends(tokenizer: &Tokenizer, row: &TokenRow) -> Result<(), Error> {
     let ends = tokenizer.end_ids();
+    let opener = row.ids.iter().find(|id| Some(**id) != tokenizer.bos_id()).copied().filter(|id| tokenizer.is_special(*id));
     for (last, next) in borders(tokenizer, row) {
         let last_is = |is: fn(&Tokenizer, u32) -> bool| last.is_some_and(|id| is(tokenizer, id));
         match next {
             _ if last.is_some_and(|id| ends.contains(&id)) => {}
+            _ if last.is_some() && last == opener => {
+                return Err(Error::TrainedOpener { token: tokenizer.decode(opener.as_slice(), false)? });
+            }
             None if last_is(Tokenizer::is_special) => {}
             None => return Err(Error::NoEnd),
             Some(id) if ends.contains(&id) || (tokenizer.is_added(id) && !last_is(Tokenizer::is_special)) => {
@@ -76,7 +80,9 @@ mod tests {
 
     fn two_answers() -> Example {
         let messages = json!([{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}, {"role": "user", "content": "r"}, {"role": "assistant", "content": "b"}]);
-        Example::Chat(Conversation { messages: messages.as_array().cloned().unwrap_or_default(), ..Conversation::default() })
+        Example::Chat(
+            Conversation { messages: messages.as_array().cloned().unwrap_or_default(), ..Conversation::default() }.into(),
+        )
     }
 
     fn encode(answer: &str, train_on: TrainOn) -> Result<TokenRow, Error> {
@@ -101,6 +107,12 @@ mod tests {
         assert!(encode("{% generation %}{{ m.content }}<|im_end|>{% endgeneration %} </s>", TrainOn::Assistant).is_ok());
         let apart = "{% generation %}{{ m.content }}{% endgeneration %} {% generation %}</s>{% endgeneration %}";
         assert!(encode(apart, TrainOn::Assistant).is_ok());
+    }
+
+    #[test]
+    fn the_token_that_begins_the_next_turn_ends_no_answer() {
+        let opener = "{% generation %}{{ m.content }}<|im_start|>{% endgeneration %} then ";
+        assert!(matches!(encode(opener, TrainOn::Assistant), Err(Error::TrainedOpener { token }) if token == "<|im_start|>"));
     }
 
     #[test]
@@ -156,7 +168,7 @@ mod tests {
                 tools: case["tools"].as_array().cloned(),
                 variables: case["extra"].as_object().cloned().unwrap_or_default(),
             };
-            match encoder.encode(&Example::Chat(conversation), TrainOn::Assistant) {
+            match encoder.encode(&Example::Chat(conversation.into()), TrainOn::Assistant) {
                 Ok(_) => true,
                 Err(Error::Template(template::Error::NoSpans { .. })) => false,
                 Err(error) => panic!("{} of {source}: {error}", case["name"]),

@@ -10,7 +10,9 @@ use parquet::file::metadata::ColumnChunkMetaData;
 use serde_json::Value;
 
 use super::cells::{self, Kind};
+use super::first_bytes::Content;
 use super::footer;
+use super::likely::{Candidate, Meant};
 use super::pages::Pages;
 use crate::fault::{Exit, Explain};
 use crate::files;
@@ -70,6 +72,14 @@ pub enum Error {
         /// What the reader found.
         reason: String,
     },
+    /// The file is of another kind.
+    #[error("`{path}` is {}, expected a Parquet file", .content.describe())]
+    Other {
+        /// The file.
+        path: PathBuf,
+        /// What it is.
+        content: Content,
+    },
     /// A needed column is not in the file.
     #[error("`{path}` has no column `{name}`, it has: {}", .found.join(", "))]
     Missing {
@@ -81,8 +91,8 @@ pub enum Error {
         name: String,
         /// All columns of the file.
         found: Vec<String>,
-        /// The column that probably holds it.
-        candidate: Option<String>,
+        /// What was probably meant.
+        meant: Meant,
     },
     /// A needed column holds something else.
     #[error("column `{name}` of `{path}` holds {found}, expected {expected}")]
@@ -127,13 +137,9 @@ impl Explain for Error {
     fn hint(&self) -> Option<String> {
         match self {
             Self::File(error) => error.hint(),
-            Self::Damaged { .. } => {
-                Some("download or copy it again; CSV and JSON files must be converted to Parquet first".into())
-            }
-            Self::Missing { canonical, candidate, .. } => {
-                let column = candidate.as_ref()?;
-                Some(format!("say which column holds it, such as `columns: {{{canonical}: {column}}}`"))
-            }
+            Self::Damaged { .. } => Some("download or copy it again".into()),
+            Self::Other { path, content } => Some(content.hint(path)),
+            Self::Missing { meant, .. } => Some(meant.hint()),
             Self::Unreadable { .. } => Some("download or copy the file again and compare its size with the original".into()),
             Self::Cell { reason: cells::Error::NotUtf8(_), .. } => Some("write the column as UTF-8 text".into()),
             Self::Cell { .. } => Some("split what is that long into rows".into()),
@@ -150,6 +156,14 @@ pub struct Table {
     columns: Vec<Wanted>,
 }
 
+/// Every column of a file as what it may be meant to be.
+///
+/// # Errors
+/// The file cannot be opened, or is not a whole Parquet file.
+pub fn candidates(path: &Path) -> Result<Vec<Candidate>, Error> {
+    Ok(Table::open(path, &[])?.candidates())
+}
+
 /// Every column of a file with what it holds, in words, and the file's rows.
 ///
 /// # Errors
@@ -160,16 +174,6 @@ pub fn columns(path: &Path) -> Result<(Vec<(String, String)>, u64), Error> {
     Ok((fields.map(|field| (field.name().clone(), cells::describe(field.data_type()))).collect(), table.rows()))
 }
 
-/// Every column of a file with what a format can do with it.
-///
-/// # Errors
-/// The file cannot be opened, or is not a whole Parquet file.
-pub(super) fn schema(path: &Path) -> Result<Vec<(String, super::convert::Holds)>, Error> {
-    let table = Table::open(path, &[])?;
-    let fields = table.metadata.schema().fields().iter();
-    Ok(fields.map(|field| (field.name().clone(), super::convert::holds(field.data_type()))).collect())
-}
-
 impl Table {
     /// Reads the footer, no data, and checks that every wanted column is there and can be read.
     ///
@@ -177,8 +181,10 @@ impl Table {
     /// The file cannot be opened, is not a whole Parquet file, or a column is missing or holds something else.
     pub fn open(path: &Path, wanted: &[Wanted]) -> Result<Self, Error> {
         let file = files::open_file(path)?;
-        let metadata =
-            footer::attempt(|| footer::read(&file)).map_err(|reason| Error::Damaged { path: path.to_owned(), reason })?;
+        let metadata = footer::attempt(|| footer::read(&file)).map_err(|reason| match Content::of(path) {
+            Some(content) => Error::Other { path: path.to_owned(), content },
+            None => Error::Damaged { path: path.to_owned(), reason },
+        })?;
         let mut table = Self { path: path.to_owned(), metadata, columns: Vec::new() };
         table.check_rows(file.metadata().map_err(|cause| files::Error::new("read", path, cause))?.len())?;
         for column in wanted {
@@ -187,7 +193,7 @@ impl Table {
                 // A column that the recipe does not name and the format can do without may be of another matter altogether.
                 Some(_) | None if column.optional => {}
                 Some(found) => return Err(table.unusable(column, found)),
-                None => return Err(table.missing(column)),
+                None => return Err(table.missing(column, wanted)),
             }
         }
         Ok(table)
@@ -196,6 +202,18 @@ impl Table {
     /// Rows of the file.
     pub fn rows(&self) -> u64 {
         self.group_rows().sum()
+    }
+
+    /// Columns of the file that were not asked for, or hold something else.
+    pub fn unread_columns(&self) -> Vec<String> {
+        let fields = self.metadata.schema().fields().iter().map(|field| field.name());
+        fields.filter(|name| !self.columns.iter().any(|column| column.name == **name)).cloned().collect()
+    }
+
+    /// Whether a column, by its canonical name, is there and holds lists or objects.
+    pub fn has_lists(&self, canonical: &str) -> bool {
+        let column = self.columns.iter().find(|column| column.canonical == canonical);
+        column.and_then(|column| self.type_of(&column.name)).is_some_and(DataType::is_nested)
     }
 
     /// The first row of each row group.
@@ -283,18 +301,47 @@ impl Table {
         self.metadata.schema().field_with_name(column).ok().map(|field| field.data_type())
     }
 
-    fn missing(&self, column: &Wanted) -> Error {
-        let fields = self.metadata.schema().fields();
-        let usable = fields.iter().filter(|field| column.kind.suggests(field.data_type()));
-        // What a model is trained on is usually what fills most of the file.
-        let candidate = usable.max_by_key(|field| self.size_bytes(field.name())).map(|field| field.name().clone());
+    fn missing(&self, column: &Wanted, wanted: &[Wanted]) -> Error {
         Error::Missing {
             path: self.path.clone(),
             canonical: column.canonical,
             name: column.name.clone(),
-            found: fields.iter().map(|field| field.name().clone()).collect(),
-            candidate,
+            found: self.metadata.schema().fields().iter().map(|field| field.name().clone()).collect(),
+            meant: Meant::find(column, wanted, &self.candidates()),
         }
+    }
+
+    /// Every column with the kinds that it is likely meant to be.
+    pub fn candidates(&self) -> Vec<Candidate> {
+        let fields = self.metadata.schema().fields().iter();
+        let candidate = |(name, data_type): (&String, &DataType)| Candidate {
+            name: name.clone(),
+            kinds: self.kinds(name, data_type),
+            bytes: self.size_bytes(name),
+        };
+        fields.map(|field| candidate((field.name(), field.data_type()))).collect()
+    }
+
+    /// A text that is JSON of a conversation is one.
+    fn kinds(&self, name: &str, data_type: &DataType) -> Vec<Kind> {
+        match data_type {
+            DataType::Binary if self.holds_turns(name) => vec![Kind::Turns],
+            DataType::Binary => vec![Kind::Text],
+            DataType::List(item) if cells::is_turn(item.data_type()) => vec![Kind::Turns],
+            DataType::List(_) => vec![Kind::List],
+            _ => Vec::new(),
+        }
+    }
+
+    /// Whether the first text of a column is JSON of a list of turns.
+    fn holds_turns(&self, name: &str) -> bool {
+        let wanted = Wanted { canonical: "messages", name: name.to_owned(), kind: Kind::Turns, optional: false };
+        let table = Self { path: self.path.clone(), metadata: self.metadata.clone(), columns: vec![wanted] };
+        let first = || {
+            let batch = table.read(&table.row_groups().next()?).ok()?.next()?.ok()?;
+            (0..batch.rows()).find_map(|row| batch.cell("messages", row).ok()?.as_str().map(str::to_owned))
+        };
+        first().and_then(|text| serde_json::from_str(&text).ok()).is_some_and(|value: Value| cells::are_turns(&value))
     }
 
     fn unusable(&self, column: &Wanted, found: &DataType) -> Error {
@@ -445,7 +492,8 @@ pub(super) mod tests {
         assert_eq!(error.to_string(), format!("`{}` has no column `text`, it has: term, definition, id", path.display()));
         assert_eq!(error.hint().as_deref(), Some("say which column holds it, such as `columns: {text: definition}`"));
         let error = read(&path, wanted("messages", Kind::Turns, false)).expect_err("no such column");
-        assert_eq!(error.hint(), None, "text may be JSON, but is hardly meant");
+        let said = "say which column holds it, in `columns: {text: ..}`";
+        assert_eq!(error.hint().as_deref(), Some(said), "text may be JSON, and this is none");
         let error = read(&path, wanted("id", Kind::Text, false)).expect_err("numbers");
         assert_eq!(error.to_string(), format!("column `id` of `{}` holds numbers, expected text", path.display()));
     }

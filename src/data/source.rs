@@ -5,34 +5,30 @@ use std::path::{Path, PathBuf};
 
 use glob::{MatchOptions, Pattern};
 
+use super::first_bytes::Content;
 use crate::fault::{Exit, Explain};
 use crate::terms::{Format, TrainOn};
 
+/// Files that are looked into at most for one of which a Parquet file can be made.
+const LOOKED_AT: usize = 20;
 /// Names that a hint lists at most.
 const LISTED: usize = 5;
 
 /// One entry of a recipe's `datasets`, with its files found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Source {
-    /// The files, in the order in which their rows are counted.
+    /// The Parquet files, in the order in which their rows are counted.
     pub files: Vec<PathBuf>,
     /// The shape of the rows.
     pub format: Format,
     /// Canonical column name to the name in the file; a name that is left out is itself.
     pub columns: BTreeMap<String, String>,
+    /// Words of the data for roles, and the roles that the template knows.
+    pub roles: BTreeMap<String, String>,
     /// The tokens that carry a loss.
     pub train_on: TrainOn,
     /// The system message of conversations that have none.
     pub system: Option<String>,
-    /// What is read in place of those of the files that are no Parquet: the same rows, converted.
-    pub tables: BTreeMap<PathBuf, PathBuf>,
-}
-
-impl Source {
-    /// The Parquet file in which the rows of a file are read.
-    pub fn table<'a>(&'a self, file: &'a Path) -> &'a Path {
-        self.tables.get(file).map_or(file, PathBuf::as_path)
-    }
 }
 
 /// A path that leads to no file.
@@ -47,6 +43,16 @@ pub enum Error {
         folder: PathBuf,
         /// Parquet files that are there.
         nearby: Vec<String>,
+        /// A file that is there of which a Parquet file can be made, and what it is.
+        other: Option<(PathBuf, Content)>,
+    },
+    /// A link that leads nowhere.
+    #[error("`{path}` is a link to `{target}`, which does not exist")]
+    Dangling {
+        /// The link.
+        path: PathBuf,
+        /// Where it leads.
+        target: PathBuf,
     },
     /// The glob is not one.
     #[error("`{path}` is not a glob: {reason}")]
@@ -65,38 +71,88 @@ impl Explain for Error {
 
     fn hint(&self) -> Option<String> {
         match self {
+            Self::NotFound { nearby, other: Some((path, content)), .. } if nearby.is_empty() => {
+                Some(format!("there is `{}`, which is {}: {}", path.display(), content.describe(), content.hint(path)))
+            }
             Self::NotFound { nearby, .. } if nearby.is_empty() => {
                 Some("give a Parquet file, a glob or a folder that holds `*.parquet`".into())
             }
             Self::NotFound { nearby, .. } => Some(format!("there are: {}", nearby.join(", "))),
+            Self::Dangling { .. } => Some("restore the file that the link leads to, or remove the link".into()),
             Self::Pattern { .. } => None,
         }
     }
 }
 
-/// The files that a recipe's path stands for, sorted: a file, a glob, or every `*.parquet` in and below a folder. Names that begin
-/// with a dot are passed over, as a shell does.
+/// The files that a recipe's path stands for, sorted: a file, a glob, or every `*.parquet` in and below a folder. A folder that a glob
+/// matches is read as one that is named: Spark writes a table as a folder `x.parquet`. Names that begin with a dot are passed over, as a
+/// shell does, and in a folder those of folders that begin with `_`, in which Spark and Delta Lake keep what is no data.
 ///
 /// # Errors
-/// Nothing is there; the error names the folder in which it was looked.
+/// Nothing is there; the error names the folder in which it was looked. Or a link leads nowhere.
 pub fn find_files(path: &str) -> Result<Vec<PathBuf>, Error> {
-    let found = if Path::new(path).is_file() {
-        vec![PathBuf::from(path)]
-    } else if Path::new(path).is_dir() {
-        expand(&format!("{}/**/*.parquet", Pattern::escape(path.trim_end_matches('/'))))?
-    } else {
-        expand(path)?
+    let named = Path::new(path);
+    let found = match () {
+        () if named.is_file() => vec![named.to_owned()],
+        () if named.is_dir() => in_folder(named)?,
+        () if is_dangling(named) => vec![named.to_owned()],
+        () => expand(path)?,
     };
-    if found.is_empty() { Err(not_found(path)) } else { Ok(found) }
+    match found.iter().find(|path| is_dangling(path)) {
+        Some(link) => Err(Error::Dangling { path: link.clone(), target: link.read_link().unwrap_or_default() }),
+        None if found.is_empty() => Err(not_found(path)),
+        None => Ok(found),
+    }
 }
 
+/// Files that a glob matches, and those of the folders that it matches; links that lead nowhere are among them.
 fn expand(pattern: &str) -> Result<Vec<PathBuf>, Error> {
+    // What is written out is meant, whatever it is called.
+    let written = pattern.find(['*', '?', '[']).map_or(pattern, |start| &pattern[..start]);
+    let written = Path::new(&written[..written.rfind('/').map_or(0, |slash| slash + 1)]);
+    let is_data = |path: &PathBuf| path.strip_prefix(written).is_ok_and(|below| !is_apart(below));
+    let mut files = Vec::new();
+    for path in matches(pattern)?.into_iter().filter(is_data) {
+        if path.is_dir() {
+            files.extend(in_folder(&path)?);
+        } else {
+            files.push(path);
+        }
+    }
+    // What a glob of several levels finds, a folder above may hold.
+    files.sort();
+    files.dedup();
+    files.retain(|path| path.is_file() || is_dangling(path));
+    Ok(files)
+}
+
+/// The data in and below a folder.
+fn in_folder(folder: &Path) -> Result<Vec<PathBuf>, Error> {
+    let escaped = Pattern::escape(&folder.to_string_lossy());
+    let escaped = if escaped.ends_with('/') { escaped } else { format!("{escaped}/") };
+    let mut files = matches(&format!("{escaped}**/*.parquet"))?;
+    files.retain(|path| !path.is_dir() && !is_apart(path.strip_prefix(folder).unwrap_or(path)));
+    files.retain(|path| path.is_file() || is_dangling(path));
+    files.sort();
+    Ok(files)
+}
+
+/// Whether a file lies in a folder for what is no data, such as `_temporary` or `_delta_log`. A partition, such as `_year=2020`, is data.
+fn is_apart(path: &Path) -> bool {
+    let is_apart = |name: &str| name.starts_with('_') && !name.contains('=');
+    let folders = path.parent().into_iter().flat_map(Path::components);
+    folders.into_iter().any(|part| part.as_os_str().to_str().is_some_and(is_apart))
+}
+
+fn is_dangling(path: &Path) -> bool {
+    path.is_symlink() && !path.exists()
+}
+
+fn matches(pattern: &str) -> Result<Vec<PathBuf>, Error> {
     let options = MatchOptions { require_literal_leading_dot: true, ..MatchOptions::default() };
     let paths = glob::glob_with(pattern, options)
         .map_err(|error| Error::Pattern { path: pattern.to_owned(), reason: error.to_string() })?;
-    let mut files: Vec<PathBuf> = paths.flatten().filter(|path| path.is_file()).collect();
-    files.sort();
-    Ok(files)
+    Ok(paths.flatten().collect())
 }
 
 fn not_found(path: &str) -> Error {
@@ -105,8 +161,19 @@ fn not_found(path: &str) -> Error {
     let folder = std::path::absolute(if folder.as_os_str().is_empty() { Path::new(".") } else { folder })
         .unwrap_or_else(|_| folder.to_owned());
     let name = |path: PathBuf| Some(path.file_name()?.to_string_lossy().into_owned());
-    let nearby = expand(&format!("{}/*.parquet", Pattern::escape(&folder.to_string_lossy()))).unwrap_or_default();
-    Error::NotFound { path: path.to_owned(), folder, nearby: nearby.into_iter().filter_map(name).take(LISTED).collect() }
+    let nearby = matches(&format!("{}/*.parquet", Pattern::escape(&folder.to_string_lossy()))).unwrap_or_default();
+    let nearby: Vec<String> = nearby.into_iter().filter_map(name).take(LISTED).collect();
+    let named = if Path::new(path).is_dir() { Path::new(path) } else { folder.as_path() };
+    let other = if nearby.is_empty() { first_with_rows(named) } else { None };
+    Error::NotFound { path: path.to_owned(), folder, nearby, other }
+}
+
+/// The first file of a folder in whose text rows can be found.
+fn first_with_rows(folder: &Path) -> Option<(PathBuf, Content)> {
+    let mut paths: Vec<PathBuf> = folder.read_dir().ok()?.flatten().map(|entry| entry.path()).collect();
+    paths.sort();
+    let mut files = paths.into_iter().filter(|path| path.is_file()).take(LOOKED_AT);
+    files.find_map(|path| Some((path.clone(), Content::of(&path).filter(|content| content.has_rows())?)))
 }
 
 #[cfg(test)]
@@ -135,6 +202,43 @@ mod tests {
         assert_eq!(names(folder.path(), "*.parquet"), ["a.parquet", "b.parquet"]);
         assert_eq!(names(folder.path(), "[x]"), ["[x]/d.parquet"]);
         assert_eq!(names(folder.path(), ""), ["[x]/d.parquet", "a.parquet", "b.parquet", "deep/er/c.parquet"]);
+    }
+
+    #[test]
+    fn a_folder_that_a_glob_matches_is_read_and_what_is_no_data_in_it_is_not() {
+        let folder = folder_of(&[
+            "out/terms.parquet/part-1.parquet",
+            "out/terms.parquet/part-0.parquet",
+            "out/terms.parquet/_SUCCESS",
+            "out/terms.parquet/.part-0.parquet.crc",
+            "out/terms.parquet/_temporary/0/part-9.parquet",
+            "out/terms.parquet/_delta_log/1.checkpoint.parquet",
+            "out/terms.parquet/year=2020/part-2.parquet",
+            "out/one.parquet",
+        ]);
+        let table = |names: &[&str]| names.iter().map(|name| format!("out/terms.parquet/{name}")).collect::<Vec<_>>();
+        let parts = table(&["part-0.parquet", "part-1.parquet", "year=2020/part-2.parquet"]);
+        for path in ["out/terms.parquet", "out/terms.parquet/", "out/t*.parquet", "out/t*.parquet/"] {
+            assert_eq!(names(folder.path(), path), parts, "{path}");
+        }
+        let all: Vec<String> = ["out/one.parquet".to_owned()].into_iter().chain(parts).collect();
+        for path in ["out/*.parquet", "out", "*", "**/*.parquet"] {
+            assert_eq!(names(folder.path(), path), all, "{path}");
+        }
+        for path in ["out/terms.parquet/_temporary/0", "out/terms.parquet/_temporary/*/*.parquet"] {
+            assert_eq!(names(folder.path(), path).len(), 1, "who names it means it: {path}");
+        }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_link_that_leads_nowhere_is_told() {
+        let folder = folder_of(&["a.parquet"]);
+        std::os::unix::fs::symlink("gone.parquet", folder.path().join("b.parquet")).expect("made");
+        for path in ["b.parquet", "*.parquet", ""] {
+            let error = find_files(&folder.path().join(path).to_string_lossy()).expect_err("it leads nowhere");
+            assert!(error.to_string().ends_with("b.parquet` is a link to `gone.parquet`, which does not exist"), "{error}");
+        }
     }
 
     #[test]

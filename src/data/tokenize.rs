@@ -10,7 +10,8 @@ use tokenizers::models::ModelWrapper;
 
 use super::added_tokens::{Added, Files};
 use super::renumbered::{self, RenumberedToken};
-use super::template::TEMPLATE_BYTES;
+use super::template::sources::{FILE, FOLDER};
+use super::template::{TEMPLATE_BYTES, Templates};
 use super::vet::vet;
 use crate::fault::{Exit, Explain};
 use crate::files::{self, is_there, listed};
@@ -31,7 +32,12 @@ pub struct SpecialTokens {
     pub unk: Option<String>,
     /// Every special token of the tokenizer, these and those of chat templates, in the order of their ids.
     pub all: Vec<String>,
+    /// Those at which generation stops, of `generation_config.json` too.
+    pub ends: Vec<String>,
 }
+
+/// The tokens that end a turn in stock templates, which are ends wherever a tokenizer has them.
+pub const ENDS_OF_TURNS: [&str; 4] = ["<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<|end|>"];
 
 /// A tokenised text.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,7 +55,7 @@ pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
     special: SpecialTokens,
     eos_ids: Vec<u32>,
-    chat_template: Option<String>,
+    chat_templates: Templates,
     /// Tokens that tokenizer.json does not have as such, with their ids.
     new: Vec<(String, u32)>,
     renumbered: Vec<RenumberedToken>,
@@ -149,21 +155,22 @@ impl Tokenizer {
         let mut renumbered = renumbered::find(&source, &inner);
         let files = Files::read(folder, config)?;
         let added = files.add_to(&mut inner, padding.as_deref())?;
-        let special = special_tokens(&inner, &added);
-        let chat_template = match read_optional(&folder.join("chat_template.jinja"), TEMPLATE_BYTES)? {
-            Some(template) => Some(template),
-            None => files.config.chat_template()?,
+        let mut special = special_tokens(&inner, &added);
+        let chat_templates = match template_files(folder)? {
+            found if found == Templates::default() => files.config.chat_templates()?,
+            found => found,
         };
         let mut eos_ids: Vec<u32> = special.eos.iter().filter_map(|token| inner.token_to_id(token)).collect();
         eos_ids.extend(Config::read(folder.join("generation_config.json"))?.eos_ids()?);
         let mut seen = std::collections::HashSet::new();
         eos_ids.retain(|id| seen.insert(*id));
+        special.ends = eos_ids.iter().filter_map(|id| inner.id_to_token(*id)).collect();
         let mut changes = added.identity;
         changes.extend(splits_special.then(|| "split_special_tokens".to_owned()));
         changes.extend(dropout.map(|_| "dropout off".to_owned()));
         let hash = hash(&source, &special, &eos_ids, &changes);
         renumbered.extend(added.renumbered);
-        Ok(Self { inner, special, eos_ids, chat_template, new: added.new, renumbered, dropout, hash })
+        Ok(Self { inner, special, eos_ids, chat_templates, new: added.new, renumbered, dropout, hash })
     }
 
     /// The special tokens.
@@ -173,7 +180,13 @@ impl Tokenizer {
 
     /// The chat template: `chat_template.jinja`, else the one in `tokenizer_config.json`, among several the one named `default`.
     pub fn chat_template(&self) -> Option<&str> {
-        self.chat_template.as_deref()
+        self.chat_templates.default_source()
+    }
+
+    /// The chat templates by their names, as transformers reads them: the files `chat_template.jinja` and
+    /// `additional_chat_templates/*.jinja`, else those in `tokenizer_config.json`.
+    pub fn chat_templates(&self) -> &Templates {
+        &self.chat_templates
     }
 
     /// Tokenises a text; `add_special_tokens` adds what the tokenizer puts around a sequence, such as BOS.
@@ -250,8 +263,7 @@ impl Tokenizer {
 
     /// Every token that ends a document or a turn: the eos tokens, and the stock templates' ends of a turn where they are known.
     pub fn end_ids(&self) -> Vec<u32> {
-        let of_turns =
-            ["<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<|end|>"].into_iter().filter_map(|token| self.token_to_id(token));
+        let of_turns = ENDS_OF_TURNS.into_iter().filter_map(|token| self.token_to_id(token));
         self.eos_ids.iter().copied().chain(of_turns).collect()
     }
 
@@ -358,12 +370,12 @@ fn special_tokens(inner: &tokenizers::Tokenizer, added: &Added) -> SpecialTokens
             all.push(named.clone());
         }
     }
-    SpecialTokens { bos, eos, pad, unk, all }
+    SpecialTokens { bos, eos, pad, unk, all, ends: Vec::new() }
 }
 
 /// `changes`: what is not as the file says.
 fn hash(source: &str, special: &SpecialTokens, eos_ids: &[u32], changes: &[String]) -> files::Hash {
-    let SpecialTokens { bos, eos, pad, unk, all } = special;
+    let SpecialTokens { bos, eos, pad, unk, all, .. } = special;
     let tokenizer = files::hash_bytes(source.as_bytes()).to_string();
     let mut identity = vec![json!(tokenizer), json!(bos), json!(eos), json!(pad), json!(unk), json!(all), json!(eos_ids)];
     identity.extend((!changes.is_empty()).then(|| json!(changes)));
@@ -378,6 +390,34 @@ fn missing(folder: &Path) -> Error {
         () => "",
     };
     Error::Missing { folder: folder.to_owned(), instead }
+}
+
+/// The templates that are files of a model's folder.
+fn template_files(folder: &Path) -> Result<Templates, Error> {
+    let mut found = Vec::new();
+    for path in named_template_files(folder)? {
+        let name = path.file_stem().and_then(|name| name.to_str()).unwrap_or_default().to_owned();
+        found.extend(read_optional(&path, TEMPLATE_BYTES)?.map(|source| (name, source)));
+    }
+    let default = read_optional(&folder.join(FILE), TEMPLATE_BYTES)?;
+    Ok(found.into_iter().chain(default.map(|source| ("default".to_owned(), source))).collect())
+}
+
+/// The files of a model's further templates, in the order of their names.
+///
+/// # Errors
+/// Their folder cannot be read.
+pub fn named_template_files(folder: &Path) -> Result<Vec<PathBuf>, files::Error> {
+    let folder = folder.join(FOLDER);
+    if !folder.is_dir() {
+        return Ok(Vec::new());
+    }
+    let failed = |cause| files::Error::new("read", &folder, cause);
+    let entries = std::fs::read_dir(&folder).map_err(failed)?.collect::<Result<Vec<_>, _>>().map_err(failed)?;
+    let mut paths: Vec<PathBuf> = entries.into_iter().map(|entry| entry.path()).collect();
+    paths.retain(|path| path.extension().is_some_and(|end| end == "jinja") && path.to_str().is_some());
+    paths.sort();
+    Ok(paths)
 }
 
 fn read_optional(path: &Path, limit_bytes: u64) -> Result<Option<String>, Error> {
@@ -408,18 +448,19 @@ impl Config {
         }
     }
 
-    /// The template, or the one named `default` of a list of `{name, template}`.
-    fn chat_template(&self) -> Result<Option<String>, Error> {
+    /// One template, or a list of `{name, template}`, or an object of them.
+    fn chat_templates(&self) -> Result<Templates, Error> {
         const KEY: &str = "chat_template";
-        let is_default = |template: &&Value| template["name"] == "default";
-        match self.values.get(KEY) {
-            None | Some(Value::Null) => Ok(None),
-            Some(Value::String(template)) => Ok(Some(template.clone())),
-            Some(Value::Array(templates)) => {
-                Ok(templates.iter().find(is_default).and_then(|it| it["template"].as_str()).map(str::to_owned))
-            }
-            Some(other) => Err(self.wrong(KEY, other, "a template or a list of named templates")),
-        }
+        let value = self.values.get(KEY).unwrap_or(&Value::Null);
+        let text = |value: &Value| value.as_str().map(str::to_owned);
+        let named = match value {
+            Value::Null => return Ok(Templates::default()),
+            Value::String(template) => return Ok(Templates::one(template.clone())),
+            Value::Array(all) => all.iter().map(|it| Some((text(&it["name"])?, text(&it["template"])?))).collect(),
+            Value::Object(all) => all.iter().map(|(name, template)| Some((name.clone(), text(template)?))).collect(),
+            _ => None,
+        };
+        named.ok_or_else(|| self.wrong(KEY, value, "a template or a list of named templates"))
     }
 
     fn eos_ids(&self) -> Result<Vec<u32>, Error> {
@@ -501,7 +542,8 @@ mod tests {
         let tokenizer = Tokenizer::open(folder.path()).unwrap();
         let all = ["<s>", "</s>", "<pad>"].map(str::to_owned).to_vec();
         let (bos, eos, pad) = (all.first().cloned(), all.get(1).cloned(), all.get(2).cloned());
-        assert_eq!(*tokenizer.special(), SpecialTokens { bos, eos, pad, unk: None, all });
+        let ends = ["</s>", "ü"].map(str::to_owned).to_vec();
+        assert_eq!(*tokenizer.special(), SpecialTokens { bos, eos, pad, unk: None, all, ends });
         assert_eq!((tokenizer.bos_id(), tokenizer.eos_id(), tokenizer.token_to_id("<pad>")), (Some(0), Some(1), Some(4)));
         assert_eq!(tokenizer.eos_ids(), [1, 3]);
         assert_eq!(tokenizer.vocab_size(), 5);

@@ -17,7 +17,10 @@ pub(super) fn configure() {
 #[cfg(feature = "cuda")]
 pub(super) fn configure_cuda() -> Result<(), super::ToolkitFault> {
     let found = super::toolkit::Toolkit::find()?;
-    let kernels = Some(crate::files::cache_folder().join("kernels"));
+    let cache = crate::files::cache_folder();
+    // Where it cannot be made nothing is kept.
+    let _ = crate::files::private_cache_folder(&cache);
+    let kernels = Some(cache.join("kernels"));
     // A second device of CUDA takes the compiler of the first.
     cubecl_llvm::configure(cubecl_llvm::Config {
         nvrtc: Some(&found.nvrtc),

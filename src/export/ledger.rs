@@ -9,6 +9,7 @@ use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::properties::WriterProperties;
 
 use crate::data::Record;
+use crate::fault::shown;
 use crate::files::{self, write_atomic};
 
 /// Lines that are made at a time.
@@ -59,7 +60,7 @@ fn batch(lines: &[Line]) -> RecordBatch {
         ("times_trained", number(|line| line.times_trained.into()), false),
         ("truncated", flag(|record| record.is_truncated()), false),
         ("duplicate", flag(|record| record.is_duplicate), false),
-        ("reason", Arc::new(lines.iter().map(|line| line.record.reason).collect::<StringArray>()), true),
+        ("reason", Arc::new(lines.iter().map(|line| line.record.reason.map(shown)).collect::<StringArray>()), true),
     ];
     RecordBatch::try_from_iter_with_nullable(columns).expect("columns of one length, without nulls where there may be none")
 }

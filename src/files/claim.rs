@@ -32,6 +32,15 @@ impl Claim {
     /// The file in the folder that names its owner. Who removes it takes nothing from the owner.
     pub const PID_FILE: &str = ".rankine-lock";
 
+    /// Whether a process has the folder, without taking it: `None` where nobody has, else its number where it says so.
+    pub fn holder(folder: &Path) -> Option<Option<u32>> {
+        let pid_file = folder.join(Self::PID_FILE);
+        // Elsewhere opening it would make it.
+        let locked = if pid_file.exists() || cfg!(unix) { open(folder, &pid_file).ok()? } else { return None };
+        let pid = || std::fs::read_to_string(&pid_file).ok().and_then(|owner| owner.trim().parse().ok());
+        matches!(locked.try_lock(), Err(TryLockError::WouldBlock)).then(pid)
+    }
+
     /// Claims an existing folder. Where the file system knows no locks nothing is held.
     ///
     /// # Errors
@@ -86,12 +95,14 @@ mod tests {
         let dir = tempfile::tempdir().expect("a temporary folder");
         let claim = Claim::take(dir.path()).expect("free");
         let refused = Claim::take(dir.path()).expect_err("held");
+        assert_eq!(Claim::holder(dir.path()), Some(Some(std::process::id())));
         assert!(matches!(refused, Refused::Held { pid: Some(pid) } if pid == std::process::id()), "{refused:?}");
         if cfg!(unix) {
             std::fs::remove_file(dir.path().join(Claim::PID_FILE)).expect("removed by hand");
             assert!(matches!(Claim::take(dir.path()), Err(Refused::Held { pid: None })), "held all the same");
         }
         drop(claim);
+        assert_eq!(Claim::holder(dir.path()), None);
         std::fs::write(dir.path().join(Claim::PID_FILE), "1\n").expect("written");
         drop(Claim::take(dir.path()).expect("free, though a dead process left its file"));
         assert!(!dir.path().join(Claim::PID_FILE).exists(), "an owner leaves nothing");

@@ -2,6 +2,7 @@
 //! and around one that is missing it maps sixteen.
 #![allow(unsafe_code, reason = "a memory map is only sound while nobody truncates the file")]
 
+use std::fs::File;
 use std::ops::{Deref, Range};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
@@ -35,10 +36,17 @@ pub struct Map {
 /// # Errors
 /// The file cannot be opened or mapped.
 pub fn map(path: &Path) -> Result<Map, Error> {
-    let file = open_file(path)?;
+    map_file(&open_file(path)?, path)
+}
+
+/// Maps a whole file that is open; `path` is what messages call it.
+///
+/// # Errors
+/// It cannot be mapped.
+pub fn map_file(file: &File, path: &Path) -> Result<Map, Error> {
     // SAFETY: the map is read-only. Base models, data sets and cache files are replaced by rename, never written in place
     // by us; another program that truncates one under a run ends the run with SIGBUS, which no reader can prevent.
-    let map = unsafe { Mmap::map(&file) }.map_err(|cause| Error::new("map", path, cause))?;
+    let map = unsafe { Mmap::map(file) }.map_err(|cause| Error::new("map", path, cause))?;
     MAPS.fetch_add(1, Relaxed);
     let words = map.len().div_ceil(WINDOW_BYTES).div_ceil(64);
     Ok(Map { map, seen: (0..words).map(|_| AtomicU64::new(0)).collect(), windows_seen: AtomicUsize::new(0) })

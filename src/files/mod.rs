@@ -12,23 +12,30 @@ pub mod licence;
 mod limited;
 mod manifest;
 mod mmap;
+mod not_folder;
 mod piecewise;
 pub mod safetensors;
+mod size;
 mod space;
 
 pub use atomic::{
     create_folder, link_atomic, move_folder, remove_folder, remove_leftovers, settle, temporary_folder_in, temporary_in,
     write_atomic, write_folder_atomic, write_pieces_atomic,
 };
-pub use cache::cache_folder;
+pub use cache::{
+    Entry, EntryKind, LIMIT, Lease, RowCache, STAMP_BYTES, Stamp, Taken, cache_folder, cache_limit, entries, entry_count,
+    give_name, hold, leftovers, private_cache_folder, remove, remove_outdated, trim,
+};
 pub use claim::{Claim, Refused};
 pub use float::Float;
 pub use guard::{guarded, panic_words};
 pub use hash::{Hash, hash_bytes, hash_file, hash_file_in_parallel, update_in_parallel};
 pub use limited::{JSON_BYTES, is_there, listed, open_file, read_text_up_to, read_up_to};
 pub use manifest::{Unproven, mirror, unproven, verify_manifest, write_manifest};
-pub use mmap::{Map, map};
+pub use mmap::{Map, map, map_file};
+pub use not_folder::NotFolder;
 pub use piecewise::{NewFile, OldFile, copy};
+pub use size::parse_bytes;
 pub use space::check_space;
 
 use std::path::{Path, PathBuf};

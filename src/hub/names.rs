@@ -1,6 +1,8 @@
 //! Which files of a repository are fetched. Names come from a server: one that could lead out of its folder is refused with the whole
 //! repository, and of the others only what Rankine reads, or what tells of the licence, is taken.
 
+use std::path::Path;
+
 /// Files that are read, copied into a merged model, or that say what one may do with it.
 const WANTED: [&str; 15] = [
     "README.md",
@@ -21,6 +23,8 @@ const WANTED: [&str; 15] = [
 ];
 /// How names of licences begin.
 const LICENCES: [&str; 4] = ["LICENSE", "LICENCE", "NOTICE", "USE_POLICY"];
+/// The folder of further chat templates.
+const TEMPLATES: &str = "additional_chat_templates/";
 const WEIGHTS: &str = ".safetensors";
 const INDEX: &str = ".safetensors.index.json";
 /// Ends of the names of files that can run code when they are read.
@@ -46,7 +50,7 @@ pub(super) fn fate(name: &str) -> Fate {
     if let Some(reason) = leads_out(name) {
         return Fate::Hostile(reason);
     }
-    match (is_wanted(name), is_portable(name)) {
+    match (is_wanted(name), is_portable(name.strip_prefix(TEMPLATES).unwrap_or(name))) {
         (false, _) => Fate::Skipped,
         (true, true) => Fate::Wanted,
         (true, false) => Fate::Hostile("is no name that every system has room for"),
@@ -77,8 +81,11 @@ fn leads_out(name: &str) -> Option<&'static str> {
     }
 }
 
-/// Only files of the repository's own folder are.
+/// Only files of the repository's own folder are, and its further chat templates.
 fn is_wanted(name: &str) -> bool {
+    if let Some(template) = name.strip_prefix(TEMPLATES) {
+        return !template.contains('/') && Path::new(template).extension().is_some_and(|extension| extension == "jinja");
+    }
     let is_licence = || LICENCES.iter().any(|licence| name.starts_with(licence));
     !name.contains('/') && (WANTED.contains(&name) || is_weights(name) || name.ends_with(INDEX) || is_licence())
 }
@@ -109,6 +116,7 @@ mod tests {
             "LICENSE.txt",
             "USE_POLICY.md",
             "tokenizer.model",
+            "additional_chat_templates/tool_use.jinja",
         ] {
             assert_eq!(fate(name), Fate::Wanted, "{name}");
         }
@@ -118,6 +126,8 @@ mod tests {
             "model.gguf",
             "onnx/model.onnx",
             "sub/config.json",
+            "additional_chat_templates/notes.txt",
+            "additional_chat_templates/sub/x.jinja",
             ".gitattributes",
             "modeling.py",
             "ab:c.png",

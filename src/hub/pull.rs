@@ -112,7 +112,7 @@ impl Client {
             if !wanted.is_there() {
                 wanted.download(self, &mut progress)?;
             }
-            link(&wanted.blob, &snapshot.folder.join(&wanted.file.name))?;
+            link(&wanted.blob, &snapshot.folder, &wanted.file.name)?;
         }
         cache.remember(id, &listing.commit)?;
         let files = listing.files.iter().map(|file| (file.name.clone(), file.bytes)).collect();
@@ -120,9 +120,12 @@ impl Client {
     }
 }
 
-/// Puts a name of the snapshot onto its content: `../../blobs/HASH`.
-fn link(blob: &Path, name: &Path) -> Result<(), Error> {
-    let target = Path::new("../../blobs").join(blob.file_name().unwrap_or_default());
+/// Puts a name of the snapshot onto its content: `../../blobs/HASH`, from a folder in it `../../../blobs/HASH`.
+fn link(blob: &Path, snapshot: &Path, name: &str) -> Result<(), Error> {
+    let up = "../".repeat(name.matches('/').count());
+    let target = Path::new(&up).join("../../blobs").join(blob.file_name().unwrap_or_default());
+    let name = &snapshot.join(name);
+    name.parent().map_or(Ok(()), create_folder)?;
     if name.read_link().is_ok_and(|found| found == target) {
         return Ok(());
     }

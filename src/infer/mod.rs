@@ -1,6 +1,7 @@
 //! A model that speaks: prompts to tokens, tokens one after the other, and their text as it comes.
 
 mod choose;
+mod frame;
 mod generate;
 mod prompt;
 mod question;
@@ -10,6 +11,7 @@ mod stream;
 use std::path::PathBuf;
 
 pub use choose::Sampling;
+pub use frame::{Frame, listed as listed_formats};
 pub use generate::{Config, Generated, Stop, generate};
 pub use prompt::{Prompt, read_messages};
 pub use question::{Answerer, Question};
@@ -111,7 +113,7 @@ impl Explain for Error {
                 Some(r#"such as `[{"role": "user", "content": "What is a tort?"}]`"#.into())
             }
             Self::Answered { .. } => Some("take the last message away, or add one of the user".into()),
-            Self::NoTemplate => Some("give one with `--chat-template FILE`, or go on from a text with `--prompt`".into()),
+            Self::NoTemplate => Some("give one with `--chat-template FILE`, or ask with `--instruction` or `--prompt`".into()),
             Self::DoubledBos { .. } => Some("the tokenizer adds one: take the other out of the prompt".into()),
             Self::Empty => Some("give a text with at least one character".into()),
             Self::UnknownToken { .. } => {

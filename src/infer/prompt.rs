@@ -2,13 +2,14 @@
 
 use std::path::Path;
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
-use super::Error;
-use crate::data::conversation;
+use super::{Error, Frame};
 use crate::data::template::{ChatTemplate, Conversation};
 use crate::data::tokenize::Tokenizer;
+use crate::data::{alpaca, conversation};
 use crate::files::{JSON_BYTES, read_text_up_to};
+use crate::terms::NOT_VARIABLES;
 
 /// What a model goes on from.
 #[derive(Debug, Clone, PartialEq)]
@@ -26,6 +27,20 @@ impl Prompt {
         Self::Chat(Conversation { messages, ..Conversation::default() })
     }
 
+    /// An instruction in Alpaca's frame, as rows of `instruction` are trained; an empty input is none, as in a row.
+    pub fn instruction(instruction: &str, input: Option<&str>) -> Self {
+        Self::Text(alpaca(instruction, input.filter(|input| !input.is_empty())))
+    }
+
+    /// What a person asks, in a frame.
+    pub fn framed(text: &str, frame: Frame) -> Self {
+        match frame {
+            Frame::Text => Self::Text(text.to_owned()),
+            Frame::Instruction => Self::instruction(text, None),
+            Frame::Chat => Self::said(text),
+        }
+    }
+
     /// Its tokens: a text with the special tokens that its tokenizer puts before it, a conversation as the template renders it.
     ///
     /// # Errors
@@ -34,7 +49,10 @@ impl Prompt {
         let tokens = match self {
             Self::Text(text) => plain(tokenizer, text)?,
             Self::Chat(conversation) => {
-                let text = template.ok_or(Error::NoTemplate)?.render(conversation, true)?;
+                let text = {
+                    let template = template.ok_or(Error::NoTemplate)?;
+                    template.render(&template.fit(conversation), true)?
+                };
                 tokenizer.encode(&text, false)?.ids
             }
         };
@@ -56,7 +74,8 @@ fn plain(tokenizer: &Tokenizer, text: &str) -> Result<Vec<u32>, Error> {
     Ok(ids)
 }
 
-/// Reads a conversation from a JSON file: a list of messages, or an object with `messages` and perhaps `tools`.
+/// Reads a conversation from a JSON file: a list of messages, or an object with `messages` and perhaps `tools` and
+/// `chat_template_kwargs`, variables of the template.
 ///
 /// # Errors
 /// The file cannot be read, holds something else, or ends with what the assistant says.
@@ -64,10 +83,19 @@ pub fn read_messages(path: &Path) -> Result<Conversation, Error> {
     let text = read_text_up_to(path, JSON_BYTES)?;
     let refused = |found: &str| Error::NotMessages { path: path.to_owned(), found: found.to_owned() };
     let value = serde_json::from_str(&text).map_err(|error| refused(&format!("no JSON ({error})")))?;
+    let mut variables = Map::new();
     let (messages, tools) = match value {
         Value::Array(messages) => (messages, None),
         Value::Object(mut object) => {
             let (messages, tools) = (object.remove("messages"), object.remove("tools"));
+            match object.remove("chat_template_kwargs").unwrap_or_default() {
+                Value::Null => {}
+                Value::Object(said) => variables = said,
+                _ => return Err(refused("`chat_template_kwargs` that are no object")),
+            }
+            if let Some(name) = variables.keys().find(|name| NOT_VARIABLES.contains(&name.as_str())) {
+                return Err(refused(&format!("`{name}` among `chat_template_kwargs`")));
+            }
             if let Some(key) = object.keys().next() {
                 return Err(refused(&format!("the key `{key}`")));
             }
@@ -82,6 +110,7 @@ pub fn read_messages(path: &Path) -> Result<Conversation, Error> {
     };
     let conversation =
         conversation(messages, tools).map_err(|cause| Error::Message { path: path.to_owned(), cause: Box::new(cause) })?;
+    let conversation = Conversation { variables, ..conversation };
     match conversation.messages.last() {
         None => Err(refused("no message")),
         Some(last) if last["role"] == "assistant" => Err(Error::Answered { path: path.to_owned() }),

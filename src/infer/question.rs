@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 
 use super::generate::check;
-use super::{Config, Error, Prompt, Sampling, Stop, TextStream, generate, stops};
+use super::{Config, Error, Frame, Prompt, Sampling, Stop, TextStream, generate, stops};
 use crate::data::Encoder;
 use crate::data::template::ChatTemplate;
 use crate::data::tokenize::Tokenizer;
@@ -18,8 +18,8 @@ pub struct Question {
     /// As it was written.
     pub text: String,
     tokens: Vec<u32>,
-    /// Whether the answer is a text of its own, not one that goes on.
-    is_chat: bool,
+    /// What is around it. In a conversation the answer is a text of its own; elsewhere it follows on the prompt.
+    pub frame: Frame,
 }
 
 /// The rule of every answer: the likeliest token always, up to the end of a turn, of a document or of 64 tokens.
@@ -30,16 +30,20 @@ pub struct Answerer<'a> {
 }
 
 impl Question {
-    /// What a user says, where there is a template; else a text to go on from.
+    /// A prompt in the frame in which the run's rows are trained.
     ///
     /// # Errors
     /// The template or the tokenizer does not take it, or it has no token, too many for the base, or some that the base does not know.
-    pub fn new(text: &str, tokenizer: &Tokenizer, template: Option<&ChatTemplate>, spec: &DecoderSpec) -> Result<Self, Error> {
-        let text = text.to_owned();
-        let prompt = if template.is_some() { Prompt::said(&text) } else { Prompt::Text(text.clone()) };
-        let tokens = prompt.tokens(tokenizer, template)?;
+    pub fn new(
+        text: &str,
+        frame: Frame,
+        tokenizer: &Tokenizer,
+        template: Option<&ChatTemplate>,
+        spec: &DecoderSpec,
+    ) -> Result<Self, Error> {
+        let tokens = Prompt::framed(text, frame).tokens(tokenizer, template)?;
         check(spec, &tokens)?;
-        Ok(Self { text, tokens, is_chat: template.is_some() })
+        Ok(Self { text: text.to_owned(), tokens, frame })
     }
 }
 
@@ -60,7 +64,7 @@ impl<'a> Answerer<'a> {
         if generated.stop == Stop::Interrupted {
             return Ok(None);
         }
-        let before = if question.is_chat { &[] } else { question.tokens.as_slice() };
+        let before = if question.frame == Frame::Chat { &[] } else { question.tokens.as_slice() };
         let (mut stream, mut text) = (TextStream::after(&self.encoder.tokenizer, before), String::new());
         for token in generated.tokens {
             text += &stream.push(token)?;

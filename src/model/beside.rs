@@ -85,6 +85,11 @@ impl<'a> Beside<'a> {
         Ok(Self { base, paths })
     }
 
+    /// Whether a path is that of a chat template.
+    pub fn is_template(path: &Path) -> bool {
+        path == Path::new(CHAT_TEMPLATE) || path.starts_with(TEMPLATES)
+    }
+
     /// Where they are.
     pub fn files(&self) -> impl Iterator<Item = PathBuf> {
         self.paths.iter().map(|path| self.base.join(path))

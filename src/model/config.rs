@@ -21,14 +21,38 @@ pub(super) struct Config {
     class: Option<&'static Class>,
 }
 
+/// What a folder without config.json is, and the next step.
+fn instead_of_a_model(folder: &Path) -> (String, String) {
+    let (holds, shown) = (|name: &str| folder.join(name).exists(), folder.display());
+    let message = |what: &str| format!("there is no such file: the folder holds {what}, expected a model");
+    match () {
+        () if holds("adapters.safetensors") => (
+            message("an adapter of mlx-lm"),
+            "name the folder of the model that it was trained on; the adapter is not read".to_owned(),
+        ),
+        () if holds("adapter_config.json") => (
+            message("an adapter"),
+            format!("name the adapter with `--adapter {shown}`, or in a recipe with `adapter.init_from`, and here its base"),
+        ),
+        () if holds("model/config.json") => (message("a run of all weights"), format!("name its model, `{shown}/model`")),
+        () if holds("adapter/adapter_config.json") => (
+            message("a run"),
+            format!("name the run with `--adapter {shown}`, or in a recipe with `adapter.init_from`, and here its base"),
+        ),
+        () => (
+            "there is no such file".to_owned(),
+            "name the folder of a Hugging Face model: config.json, *.safetensors, tokenizer.json".to_owned(),
+        ),
+    }
+}
+
 impl Config {
     /// Reads `config.json` of a base's folder.
     pub fn open(folder: &Path) -> Result<Self, Error> {
         let path = folder.join("config.json");
         if !is_there(&path)? {
-            let message = "there is no such file".to_owned();
-            let hint = Some("name the folder of a Hugging Face model: config.json, *.safetensors, tokenizer.json".to_owned());
-            return Err(Error::Config { path, message, hint });
+            let (message, hint) = instead_of_a_model(folder);
+            return Err(Error::Config { path, message, hint: Some(hint) });
         }
         Self::read(&path)
     }

@@ -80,6 +80,16 @@ fn adapter(
             faults.push(no_adapter(folder, &said.place));
             None
         }
+        (Some(folder), Some(said)) if !peft::is_in(folder) && !peft::is_of_mlx(folder) => {
+            let is_model = folder.join("config.json").exists();
+            let what = if is_model { "it is a model, and there is no" } else { "there is no" };
+            let (shown, config) = (folder.display(), peft::files(folder)[0].display().to_string());
+            let fault = Fault::new(format!("adapter.init_from: `{shown}` holds no adapter: {what} `{config}`"));
+            faults.push(
+                fault.at(&said.place).hint("name the folder of a run, a checkpoint or an adapter in PEFT's format, or a Hub id"),
+            );
+            None
+        }
         (Some(folder), Some(said)) => {
             let config =
                 base.map_or_else(|| peft::read_config(folder), |base| peft::read_config_on(folder, &base.model.spec.modules()));

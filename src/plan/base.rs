@@ -5,14 +5,17 @@ use std::path::{Path, PathBuf};
 use serde_json::json;
 
 use super::fill::Filled;
-use crate::data::template::{ChatTemplate, TEMPLATE_BYTES};
+use crate::data::template::{ChatTemplate, Sources, sources};
 use crate::data::tokenize::Tokenizer;
 use crate::fault::{Explain, Fault};
-use crate::files::read_text_up_to;
+use crate::files::NotFolder;
 use crate::hub::{Cache, Environment, Missing, ModelId, Snapshot};
 use crate::model::{Folder, shard_paths};
 use crate::recipe::{Place, Recipe, Said};
 use crate::terms::Technique;
+
+/// What a template is expected to be.
+const A_FILE: &str = "a file";
 
 /// What a base's folder tells without its weights.
 #[derive(Debug)]
@@ -56,6 +59,13 @@ pub(super) fn find(recipe: &Recipe, fetched: Option<Snapshot>, filled: &mut Fill
     let folder = snapshot.as_ref().map_or_else(named, |snapshot| &snapshot.folder);
     if !folder.is_dir() {
         faults.push(no_base(&name, folder, &said.place));
+        return Found::Nothing;
+    }
+    let holds = |name: &str| folder.join(name).exists();
+    if !holds("config.json") && ["adapter_config.json", "adapter/adapter_config.json", "model/config.json"].into_iter().any(holds)
+    {
+        // It is something else: what it lacks to be a model is of no interest.
+        noted(Folder::open(folder), &said.place, faults);
         return Found::Nothing;
     }
     let before = faults.len();
@@ -116,24 +126,36 @@ pub fn hub_id(name: &str) -> Option<ModelId> {
 fn no_base(name: &str, folder: &Path, place: &Place) -> Fault {
     let fault = missing("base_model", folder, "a folder or a Hub id", place);
     match ModelId::parse(name).ok().as_ref().and_then(|id| Some((id, id.owner_and_name()?.0))) {
-        Some((id, owner)) if !name.contains('@') => {
+        Some((id, owner)) if !name.contains('@') && NotFolder::of(folder) == Some(NotFolder::Missing) => {
             fault.hint(format!("correct the path; a Hub id is written `{id}@{}` where a folder `{owner}` is", id.revision()))
         }
         _ => fault,
     }
 }
 
-/// The template of conversations: the recipe's, or the base's.
-pub(super) fn template(recipe: &Recipe, base: &Base, started: jiff::Timestamp, faults: &mut Vec<Fault>) -> Option<ChatTemplate> {
-    let (source, place) = match &recipe.chat_template {
-        Some(Said { value, place }) if !value.is_file() => {
-            faults.push(missing("chat_template", value, "a file", place));
+/// What renders conversations: what the recipe names, or the base's own templates, with the recipe's variables.
+pub(super) fn template(
+    recipe: &Recipe,
+    base: &Base,
+    started: jiff::Timestamp,
+    faults: &mut Vec<Fault>,
+) -> Option<(Sources, ChatTemplate)> {
+    let (named, place) = match &recipe.chat_template {
+        Some(Said { value, place }) => (Some(value.as_path()), place),
+        None => (None, &recipe.base_model.as_ref()?.place),
+    };
+    let mut sources = match Sources::choose(named, &base.tokenizer) {
+        Err(sources::Error::Unknown { names, .. }) => {
+            let of_base = names.iter().map(|name| format!("`{name}`")).chain([sources::stock_names()]);
+            let expected = format!("a file, or one of {}", of_base.collect::<Vec<_>>().join(", "));
+            faults.push(missing("chat_template", named.unwrap_or(Path::new("")), &expected, place));
             return None;
         }
-        Some(Said { value, place }) => (noted(read_text_up_to(value, TEMPLATE_BYTES), place, faults)?, place),
-        None => (base.tokenizer.chat_template()?.to_owned(), &recipe.base_model.as_ref()?.place),
+        chosen => noted(chosen, place, faults)??,
     };
-    noted(ChatTemplate::new(&source, base.tokenizer.special(), started), place, faults)
+    sources.variables = recipe.chat_template_kwargs.iter().map(|(name, said)| (name.clone(), said.value.clone())).collect();
+    let template = noted(ChatTemplate::of(&sources, base.tokenizer.special(), started), place, faults)?;
+    Some((sources, template))
 }
 
 /// The value, or its error among the faults, at the place that led to it.
@@ -145,6 +167,9 @@ pub(super) fn noted<T, E: Explain>(result: Result<T, E>, place: &Place, faults: 
 pub(super) fn missing(key: &str, path: &Path, expected: &str, place: &Place) -> Fault {
     let looked = std::env::current_dir().map_or_else(|_| path.to_owned(), |folder| folder.join(path));
     let folder = looked.parent().map_or_else(String::new, |folder| format!(", looked in `{}`", folder.display()));
-    let message = format!("{key}: `{}` does not exist, expected {expected}{folder}", path.display());
-    Fault::new(message).at(place).hint("correct the path, or start the command from the folder that it is relative to")
+    let why = NotFolder::of(path).filter(|_| expected != A_FILE);
+    let (why, hint) = why.map_or(("does not exist".to_owned(), None), |why| (why.to_string(), why.hint()));
+    let message = format!("{key}: `{}` {why}, expected {expected}{folder}", path.display());
+    let relative = || "correct the path, or start the command from the folder that it is relative to".to_owned();
+    Fault::new(message).at(place).hint(hint.unwrap_or_else(relative))
 }

@@ -1,6 +1,6 @@
 //! A plan's parts beside its rows: model, the loop's config.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use burn::tensor::Device;
 
@@ -11,9 +11,10 @@ use super::resolve::Plan;
 use super::rows::RunData;
 use super::training::Warmup;
 use crate::adapter::{Extraction, LoraConfig, Part, Tables, attach, check_bases, peft};
+use crate::data::template::Sources;
 use crate::fault::Fault;
 use crate::files::Float;
-use crate::model::{Beside, CHAT_TEMPLATE, Decoder, Folder, LinearSpec, Role, Storage};
+use crate::model::{Beside, Decoder, Folder, LinearSpec, Role, Storage};
 use crate::report::Reporter;
 use crate::terms::Method;
 use crate::train::{self, Checkpoint, Course, Product, RunFolder, Schedule, StepConfig};
@@ -122,16 +123,16 @@ impl Plan {
     /// What goes with the weights of the model that is trained; its chat template is the one that it is trained with.
     fn beside(&self) -> Result<Vec<(PathBuf, Vec<u8>)>, Error> {
         let mut beside = Beside::of(&self.base_folder)?.read(Float::F32)?;
-        if let Some(source) = self.own_template() {
-            beside.retain(|(name, _)| name != Path::new(CHAT_TEMPLATE));
-            beside.push((CHAT_TEMPLATE.into(), source.as_bytes().to_vec()));
+        if let Some(sources) = &self.own_sources {
+            beside.retain(|(name, _)| !Beside::is_template(name));
+            beside.extend(sources.files().into_iter().map(|(name, source)| (name, source.into_bytes())));
         }
         Ok(beside)
     }
 
-    /// The chat template that the recipe names in place of the base's.
-    pub fn own_template(&self) -> Option<&str> {
-        self.chat_template.as_ref().and(self.encoder.template.as_ref()).map(|template| template.source())
+    /// The chat template that the recipe names in place of the base's, or the base's with the variables that the recipe sets.
+    pub fn own_template(&self) -> Option<String> {
+        self.own_sources.as_ref().map(Sources::default_with_variables)
     }
 
     /// Rows of logits that exist at a time.

@@ -11,6 +11,7 @@ use super::adapter::Trains;
 use super::resolve::Plan;
 use crate::adapter::peft;
 use crate::data::Source;
+use crate::data::tokenize::named_template_files;
 use crate::files::{self, hash_file};
 use crate::model::{Beside, shard_paths};
 
@@ -30,15 +31,8 @@ const BESIDE: [&str; 8] = [
 #[derive(Debug)]
 pub struct Inputs {
     since: SystemTime,
-    by_kind: Vec<(&'static str, Vec<Read>)>,
+    by_kind: Vec<(&'static str, Vec<PathBuf>)>,
     seen: Vec<(PathBuf, Option<Look>)>,
-}
-
-/// A file under the name that the lock has for it.
-#[derive(Debug, Clone)]
-struct Read {
-    name: PathBuf,
-    path: PathBuf,
 }
 
 /// Size and date of a file.
@@ -56,6 +50,7 @@ impl Inputs {
     pub fn of(plan: &Plan, since: SystemTime) -> Result<Self, Error> {
         let beside = BESIDE.into_iter().map(|name| plan.base_folder.join(name)).filter(|path| path.symlink_metadata().is_ok());
         let mut beside: Vec<PathBuf> = beside.collect();
+        beside.extend(named_template_files(&plan.base_folder)?);
         if plan.trains == Trains::Everything {
             // All that the model's folder gets.
             beside.extend(Beside::of(&plan.base_folder)?.files());
@@ -63,23 +58,16 @@ impl Inputs {
             beside.dedup();
         }
         let data = |sources: &[Source]| sources.iter().flat_map(|source| source.files.clone()).collect();
-        // What a source became has the source's name, which is the same wherever the cache is.
-        let tables = plan.sources.iter().chain(&plan.validation_sources).flat_map(|source| &source.tables);
-        let tables = tables.map(|(file, table)| Read { name: file.clone(), path: table.clone() }).collect();
-        let named = |paths: Vec<PathBuf>| paths.into_iter().map(|path| Read { name: path.clone(), path }).collect();
         let by_kind = vec![
-            ("base", named(shard_paths(&plan.base_folder)?)),
-            ("tokenizer_and_config", named(beside)),
-            ("chat_template", named(plan.chat_template.iter().cloned().collect())),
-            ("init_from", named(plan.init_from.iter().flat_map(|folder| peft::files(folder)).collect())),
-            ("datasets", named(data(&plan.sources))),
-            ("evaluation_datasets", named(data(&plan.validation_sources))),
-            ("converted", tables),
+            ("base", shard_paths(&plan.base_folder)?),
+            ("tokenizer_and_config", beside),
+            ("chat_template", plan.chat_template.iter().cloned().collect()),
+            ("init_from", plan.init_from.iter().flat_map(|folder| peft::files(folder)).collect()),
+            ("datasets", data(&plan.sources)),
+            ("evaluation_datasets", data(&plan.validation_sources)),
         ];
-        let read = by_kind.iter().flat_map(|(_, read): &(_, Vec<Read>)| read).map(|read| read.path.clone());
-        // One that was made a moment ago is newer than the command, and nobody else writes it.
-        let is_source = |path: &PathBuf| !by_kind[6].1.iter().any(|table| table.path == *path);
-        let seen = read.filter(is_source).map(|path| (path.clone(), look(&path))).collect();
+        let paths = by_kind.iter().flat_map(|(_, paths): &(_, Vec<PathBuf>)| paths);
+        let seen = paths.map(|path| (path.clone(), look(path))).collect();
         Ok(Self { since, by_kind, seen })
     }
 
@@ -112,12 +100,12 @@ fn look(path: &Path) -> Option<Look> {
     Some((metadata.len(), metadata.modified().ok()))
 }
 
-fn hashes(by_kind: &[(&str, Vec<Read>)]) -> Result<Value, files::Error> {
+fn hashes(by_kind: &[(&str, Vec<PathBuf>)]) -> Result<Value, files::Error> {
     let mut blake3 = Map::new();
     for (kind, paths) in by_kind.iter().filter(|(_, paths)| !paths.is_empty()) {
         let mut of = Map::new();
-        for read in paths {
-            of.insert(read.name.display().to_string(), json!(hash_file(&read.path)?.to_string()));
+        for path in paths {
+            of.insert(path.display().to_string(), json!(hash_file(path)?.to_string()));
         }
         blake3.insert((*kind).to_owned(), Value::Object(of));
     }

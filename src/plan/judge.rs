@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use rayon::prelude::*;
 
 use super::Error;
+use super::overlap;
 use super::resolve::Plan;
 use super::rows::RunData;
 use super::training::Training;
@@ -33,6 +34,10 @@ impl Plan {
         data.datasets.split.check()?;
         self.check_epochs(data.training_rows())?;
         self.judge_sources(&Sources::new(self.sources.len(), evaluation), report)?;
+        let [held_out, of_files] = &data.overlaps;
+        let of_held_out = overlap::notes(held_out, |source| format!("{}, held out", self.source_name(source).0));
+        let of_files = overlap::notes(of_files, |source| self.source_name(self.sources.len() + source).0);
+        of_held_out.into_iter().chain(of_files).for_each(|note| report(Event::Note(note)));
         self.judge_tokens(data, report)
     }
 

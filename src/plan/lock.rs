@@ -19,15 +19,16 @@ use crate::recipe::{self, Recipe};
 use crate::terms::Device;
 
 /// Kinds of inputs, as a person calls them.
-const KINDS: [(&str, &str); 7] = [
+const KINDS: [(&str, &str); 6] = [
     ("base", "base"),
     ("tokenizer_and_config", "tokenizer or config"),
     ("chat_template", "chat template"),
     ("init_from", "adapter to go on from"),
     ("datasets", "data"),
     ("evaluation_datasets", "validation data"),
-    ("converted", "what was converted of the data"),
 ];
+/// Key of what the run has used of the cache.
+const CACHE: &str = "cache";
 /// What may differ when a run is resumed, though its numbers may then differ in their last bits.
 const SURROUNDINGS: [(&str, &str); 5] = [
     ("rankine", "version of rankine"),
@@ -113,6 +114,15 @@ impl Lock {
         Self(portable::map(&self.0)).text()
     }
 
+    /// Its values for a page that others read: as [`Lock::portable_text`], and the command with the last parts of its paths.
+    pub fn portable_values(&self) -> Map<String, Value> {
+        let mut values = portable::map(&self.0);
+        if let Some(command) = self.word("command") {
+            values.insert("command".to_owned(), json!(portable::text(command)));
+        }
+        values
+    }
+
     /// The base on the Hub, at the commit that the run is of; `None` where the base is a folder.
     pub fn pinned_base(&self) -> Option<ModelId> {
         let hub = self.0.get("hub")?;
@@ -137,6 +147,29 @@ impl Lock {
         Ok(recipe::read_locked(path, &read_text(path)?, run))
     }
 
+    /// Writes down the entries of the cache that the run uses, beside those that it has used.
+    pub(super) fn record_cache(&mut self, entries: Vec<String>) {
+        let all: BTreeSet<String> = self.cache_entries().unwrap_or_default().into_iter().chain(entries).collect();
+        self.0.insert(CACHE.to_owned(), json!({"entries": all}));
+    }
+
+    /// Names of the entries of the cache that the run has used; `None` of a run of a version that did not write them down.
+    pub fn cache_entries(&self) -> Option<Vec<String>> {
+        let entries = self.0.get(CACHE)?.get("entries")?.as_array()?;
+        Some(entries.iter().filter_map(|name| name.as_str().map(str::to_owned)).collect())
+    }
+
+    /// Hashes of the data files that the run has read.
+    pub fn data_hashes(&self) -> Vec<String> {
+        let all = |hashes: &Value| {
+            let kinds = ["datasets", "evaluation_datasets"].into_iter().filter_map(|kind| hashes.get(kind)?.as_object());
+            kinds.flat_map(Map::values).filter_map(|hash| hash.as_str().map(str::to_owned)).collect::<Vec<_>>()
+        };
+        let resumed =
+            self.0.get("resumed").and_then(Value::as_array).into_iter().flatten().filter_map(|entry| entry.get("blake3"));
+        self.0.get("blake3").into_iter().chain(resumed).flat_map(all).collect()
+    }
+
     /// A value of the lock that is text.
     fn word(&self, key: &str) -> Option<&str> {
         self.0.get(key)?.as_str()
@@ -153,7 +186,7 @@ impl Lock {
     }
 
     /// Files of a kind by the names that the run has for them, with their hashes, as they were last read.
-    pub(super) fn locked(&self, kind: &str) -> Vec<(String, String)> {
+    pub fn locked(&self, kind: &str) -> Vec<(String, String)> {
         let files = self.last_hashes().get(kind).and_then(Value::as_object).into_iter().flatten();
         files.filter_map(|(path, hash)| Some((path.clone(), hash.as_str()?.to_owned()))).collect()
     }

@@ -7,6 +7,7 @@ use super::resolve::Plan;
 use super::rows::RunData;
 use crate::device;
 use crate::model::Storage;
+use crate::report::mebibytes;
 use crate::terms::{Checkpointing, Device, Offload};
 use crate::train::{self, Memory};
 
@@ -53,7 +54,7 @@ impl Allowed {
 
     fn describe(self) -> String {
         let from = if self.is_said { "training.max_memory".to_owned() } else { format!("{SHARE_OF_FREE} of what is free") };
-        format!("{} ({from})", megabytes(self.bytes))
+        format!("{} ({from})", mebibytes(self.bytes))
     }
 }
 
@@ -87,7 +88,7 @@ impl MemoryPlan {
         let (bytes, allowed) = self.without_offload_bytes.zip(self.allowed)?;
         Some(format!(
             "in the processor's memory (`adapter.offload_embedding: auto`), to the same result: with it on the GPU the run needs {}, {} are allowed",
-            megabytes(bytes),
+            mebibytes(bytes),
             allowed.describe()
         ))
     }
@@ -122,23 +123,23 @@ impl MemoryPlan {
         ];
         let of_step = format!(
             "{}: gradients {}, kept activations {}, work {}",
-            megabytes(step.bytes()),
-            megabytes(step.gradients_bytes),
-            megabytes(step.kept_bytes),
-            megabytes(working)
+            mebibytes(step.bytes()),
+            mebibytes(step.gradients_bytes),
+            mebibytes(step.kept_bytes),
+            mebibytes(working)
         );
         let phase = |(phase, bytes): (Phase, u64)| match phase {
-            Phase::Loading => ("  + loading", megabytes(bytes)),
-            Phase::Evaluation => ("  + evaluation", megabytes(bytes)),
+            Phase::Loading => ("  + loading", mebibytes(bytes)),
+            Phase::Evaluation => ("  + evaluation", mebibytes(bytes)),
             Phase::Step => ("  + step", of_step.clone()),
-            Phase::Update => ("  + update", megabytes(bytes)),
-            Phase::Saving => ("  + saving", megabytes(bytes)),
+            Phase::Update => ("  + update", mebibytes(bytes)),
+            Phase::Saving => ("  + saving", mebibytes(bytes)),
         };
         let summary = [
-            ("peak memory", format!("{} of {allowed}, while {}", megabytes(parts.peak_bytes()), doing(parts.highest()))),
+            ("peak memory", format!("{} of {allowed}, while {}", mebibytes(parts.peak_bytes()), doing(parts.highest()))),
             ("recomputed blocks", format!("{} of {blocks}", self.chosen.recomputed)),
         ];
-        let held = held.map(|(name, bytes)| (name, megabytes(bytes)));
+        let held = held.map(|(name, bytes)| (name, mebibytes(bytes)));
         let embedding = self.offload_reason().map(|reason| ("embedding", reason));
         summary.into_iter().chain(embedding).chain(held).chain(parts.phases().map(phase)).collect()
     }
@@ -153,13 +154,13 @@ impl MemoryPlan {
         let parts = &self.parts;
         let message = format!(
             "the run needs {} of memory at its peak, {} are allowed: {} frozen weights, {} trained weights and moments, {} while {}, {} process",
-            megabytes(parts.peak_bytes()),
+            mebibytes(parts.peak_bytes()),
             allowed.describe(),
-            megabytes(parts.base_bytes),
-            megabytes(parts.trained_bytes + parts.moments_bytes),
-            megabytes(parts.peak_bytes() - parts.held_bytes()),
+            mebibytes(parts.base_bytes),
+            mebibytes(parts.trained_bytes + parts.moments_bytes),
+            mebibytes(parts.peak_bytes() - parts.held_bytes()),
             doing(parts.highest()),
-            megabytes(parts.process_bytes),
+            mebibytes(parts.process_bytes),
         );
         let message = if self.without_offload_bytes.is_some() {
             format!("{message}; the embedding is in the processor's memory already (`adapter.offload_embedding: auto`)")
@@ -174,7 +175,7 @@ impl MemoryPlan {
         let (bytes, of) = self.load.largest_tensor();
         let Some(largest) = self.largest_tensor_bytes.filter(|largest| bytes > *largest) else { return Ok(()) };
         let message =
-            format!("the run has a tensor of {}, `{}` takes tensors up to {}", megabytes(bytes), self.device, megabytes(largest));
+            format!("the run has a tensor of {}, `{}` takes tensors up to {}", mebibytes(bytes), self.device, mebibytes(largest));
         let hint = match (of, self.load.is_full()) {
             (Largest::Tokens, _) => {
                 "lower `training.micro_batch_size` and raise `gradient_accumulation_steps`, or lower `training.sequence_len`"
@@ -193,7 +194,7 @@ impl MemoryPlan {
     }
 
     fn hint(&self, allowed: Allowed) -> String {
-        let fits = |change: &str, peak_bytes: u64| format!("`{change}` needs {}", megabytes(peak_bytes));
+        let fits = |change: &str, peak_bytes: u64| format!("`{change}` needs {}", mebibytes(peak_bytes));
         let least_bytes = self.load.least_peak_bytes();
         if least_bytes <= allowed.bytes {
             return fits("training.gradient_checkpointing=true", least_bytes);
@@ -209,8 +210,8 @@ impl MemoryPlan {
         let saved = before.checked_sub(after).filter(|saved| *saved > 0)?;
         Some(format!(
             "or `adapter.quantize_head=true`, which rounds the head's numbers too: it saves {} and needs {}",
-            megabytes(saved),
-            megabytes(after)
+            mebibytes(saved),
+            mebibytes(after)
         ))
     }
 
@@ -249,35 +250,43 @@ fn doing(phase: Phase) -> &'static str {
     }
 }
 
-/// Bytes as megabytes of 10⁶, or gigabytes of 10⁹ from ten thousand of them on.
-pub fn megabytes(bytes: u64) -> String {
-    match bytes as f64 / 1e6 {
-        megabytes if megabytes >= 9999.5 => format!("{:.1} GB", megabytes / 1e3),
-        megabytes if megabytes >= 9.95 => format!("{megabytes:.0} MB"),
-        megabytes => format!("{megabytes:.1} MB"),
-    }
-}
-
 impl Plan {
     /// The memory that a run over these rows needs. All of its micro-batches are looked at.
     pub(super) fn memory(&self, data: &RunData, config: &train::Config) -> MemoryPlan {
+        self.memory_of(self.load(data, config))
+    }
+
+    fn memory_of(&self, load: Load) -> MemoryPlan {
         let rank = match &self.trains {
             Trains::Adapter(config) if self.init_from.is_none() && config.rank_pattern.is_empty() => Some(config.rank),
             _ => None,
         };
-        let (load, checkpointing) = (self.load(data, config), self.training.checkpointing);
+        let checkpointing = self.training.checkpointing;
         MemoryPlan::new(load, checkpointing, rank, self.allowed, self.device).with_room(checkpointing, self.offload)
     }
 
+    /// The memory that a run needs at least, whatever its rows are.
+    pub fn least_memory(&self) -> MemoryPlan {
+        self.memory_of(self.load_of(Rows::dense(1, 2), None))
+    }
+
+    /// The memory that a run needs where each row is as long as `training.sequence_len` allows.
+    pub fn memory_of_full_rows(&self) -> MemoryPlan {
+        self.memory_of(self.load_of(Rows::dense(self.training.micro_batch_size, self.limits.sequence_len), None))
+    }
+
     fn load(&self, data: &RunData, config: &train::Config) -> Load {
+        let rows = data.largest_trained(config).unwrap_or(Rows::dense(self.training.micro_batch_size, 2));
+        self.load_of(rows, data.largest_scored(config.micro_batch_size, config.packing))
+    }
+
+    fn load_of(&self, rows: Rows, evaluation: Option<Rows>) -> Load {
         let spec = self.model.spec.clone();
         let trained = match &self.trains {
             Trains::Adapter(config) => Trained::adapter(config, &spec).expect("the plan counted its parameters"),
             Trains::Everything => Trained::everything(&spec),
         };
         let dropout = self.trains.dropout();
-        let rows = data.largest_trained(config).unwrap_or(Rows::dense(self.training.micro_batch_size, 2));
-        let evaluation = data.largest_scored(config.micro_batch_size, config.packing);
         let accumulated = self.training.gradient_accumulation_steps;
         let cores = || std::thread::available_parallelism().map_or(1, usize::from);
         let place = Place::of(self.device, if self.threads == 0 { cores() } else { self.threads });
@@ -325,7 +334,7 @@ mod tests {
             other => panic!("{other:?}"),
         };
         let refused = said(&load, gate_up - 1);
-        assert!(refused.contains("takes tensors up to 1.6 MB; lower `training.micro_batch_size`"), "{refused}");
+        assert!(refused.contains("takes tensors up to 1.5 MiB; lower `training.micro_batch_size`"), "{refused}");
         let short = load.with_rows(Rows::dense(1, 2));
         assert_eq!(short.largest_tensor(), (logits, Largest::Base));
         assert!(said(&short, logits - 1).ends_with("; train on another device"));
@@ -374,14 +383,14 @@ mod tests {
         assert!(plan.fits() && plan.storage().offloads_embedding);
         assert!((gigabytes(plan.load.least_peak_bytes()) - 7.7).abs() < 1e-9);
         let reason = plan.offload_reason().expect("it is told");
-        let needed = megabytes(all.parts.peak_bytes());
-        for said in ["`adapter.offload_embedding: auto`", needed.as_str(), "8000 MB (training.max_memory)", "the same result"] {
+        let needed = mebibytes(all.parts.peak_bytes());
+        for said in ["`adapter.offload_embedding: auto`", needed.as_str(), "7629 MiB (training.max_memory)", "the same result"] {
             assert!(reason.contains(said), "{reason}");
         }
         assert!(plan.lines().iter().any(|(what, line)| *what == "embedding" && line.contains(&reason)));
         let never = on_gpu(load.clone(), 8.0, Offload::Never);
         assert!(!never.fits() && !never.storage().offloads_embedding);
-        assert!(refusal(&never).contains("`adapter.offload_embedding=true` needs 7687 MB"), "{}", refusal(&never));
+        assert!(refusal(&never).contains("`adapter.offload_embedding=true` needs 7331 MiB"), "{}", refusal(&never));
     }
 
     #[test]
@@ -390,11 +399,11 @@ mod tests {
         assert!(!plan.fits() && plan.storage().offloads_embedding && !plan.storage().packs_head);
         let refused = refusal(&plan);
         for said in [
-            "needs 7687 MB",
-            "7200 MB",
+            "needs 7331 MiB",
+            "6866 MiB",
             "embedding is in the processor's memory already",
             "or `adapter.quantize_head=true`",
-            "it saves 849 MB and needs 6838 MB",
+            "it saves 810 MiB and needs 6521 MiB",
         ] {
             assert!(refused.contains(said), "{said}: {refused}");
         }

@@ -15,8 +15,20 @@ static PATH: LazyLock<Regex> = LazyLock::new(|| {
     Regex::new(r"(?P<before>^|[\s`])(?P<path>(?:~?/|[A-Za-z]:[\\/]|\\\\)[^`,]*)").expect("the pattern is valid")
 });
 
+/// An absolute path in a command or a value.
+static WORD: LazyLock<Regex> = LazyLock::new(|| {
+    Regex::new(r#"(?P<before>^|[\s=`'"(\[,{:])(?P<path>(?:~?/|[A-Za-z]:[\\/]|\\\\)[^\s`'",\]})]*)"#)
+        .expect("the pattern is valid")
+});
+
+/// A command or a sentence in which of every absolute path only the last part is left.
+pub fn text(text: &str) -> String {
+    let shortened = |found: &Captures| format!("{}{}", &found["before"], end(&found["path"], 1));
+    WORD.replace_all(text, shortened).into_owned()
+}
+
 /// The same entries; of absolute paths, as values and as keys, only as much of their ends is left as tells them apart.
-pub(super) fn map(entries: &Map<String, Value>) -> Map<String, Value> {
+pub fn map(entries: &Map<String, Value>) -> Map<String, Value> {
     let mut portable = Map::new();
     for (key, entry) in entries.iter().filter(|(key, _)| !PLACES.contains(&key.as_str())) {
         let mut parts = 1;
@@ -57,6 +69,14 @@ fn end(text: &str, parts: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_command_keeps_the_last_parts_of_its_paths() {
+        let command =
+            "rankine train /home/anna/recipe.yaml output_dir=/home/anna/b 'base_model=C:\\a\\m' data/x.parquet a=[~/b,'/c/d']";
+        assert_eq!(text(command), "rankine train recipe.yaml output_dir=b 'base_model=m' data/x.parquet a=[b,'d']");
+        assert_eq!(text("1/2 and a:b"), "1/2 and a:b");
+    }
 
     #[test]
     fn places_go_and_names_stay() {

@@ -6,8 +6,9 @@ use super::base::{Base, noted};
 use super::fill::Filled;
 use crate::data::template::ChatTemplate;
 use crate::fault::Fault;
-use crate::infer::Question;
+use crate::infer::{Frame, Question};
 use crate::recipe::{Recipe, Said};
+use crate::terms::Format;
 
 /// The prompts, filled; what a base cannot be asked joins `faults`.
 pub(super) fn prompts(
@@ -22,9 +23,21 @@ pub(super) fn prompts(
     let said = prompts.first().map(|first| Said { value: texts, place: first.place.clone() });
     filled.fill("evaluation.prompts", said.as_ref(), Vec::new(), |texts| json!(texts));
     let Some(base) = base else { return Vec::new() };
+    let frame = frame(recipe, template.is_some());
     let asked = |said: &Said<String>| {
-        let question = Question::new(&said.value, &base.tokenizer, template, &base.model.spec);
+        let question = Question::new(&said.value, frame, &base.tokenizer, template, &base.model.spec);
         noted(question, &said.place, faults)
     };
     prompts.iter().filter_map(asked).collect()
+}
+
+/// The frame of every row that is trained, where they share Alpaca's; else the template where there is one.
+fn frame(recipe: &Recipe, has_template: bool) -> Frame {
+    let mut formats = recipe.datasets.iter().filter_map(|dataset| dataset.format.as_ref()).map(|said| said.value);
+    let has_rows = !recipe.datasets.is_empty();
+    match has_template {
+        _ if has_rows && formats.all(|format| format == Format::Instruction) => Frame::Instruction,
+        true => Frame::Chat,
+        false => Frame::Text,
+    }
 }

@@ -7,20 +7,23 @@ use serde_json::{Map, Value, json};
 
 use super::fill::{Origin, Setting};
 use super::lock::Lock;
+use super::peak::MemoryPlan;
 use super::resolve::Plan;
 use super::rows::RunData;
 use crate::data::{self, Source};
-use crate::model::Storage;
 use crate::terms::Term;
 use crate::train;
 
 impl Lock {
     /// Writes down what the rows of this plan are, and what `auto` came to: how many blocks recompute, the device and the numbers
-    /// of the base, with the form that its files have where they are packed, and where its embedding is. What is free, or proven, may be
-    /// another when the run goes on.
-    pub fn describe(&mut self, plan: &Plan, data: &RunData, memory: train::Memory, storage: Storage) {
+    /// of the base, with the form that its files have where they are packed, and where its embedding is; and what `memory` plans for its peak.
+    /// What is free, or proven, may be another when the run goes on.
+    pub fn describe(&mut self, plan: &Plan, data: &RunData, chosen: train::Memory, memory: &MemoryPlan) {
+        let storage = memory.storage();
+        self.0.insert("planned_memory_bytes".to_owned(), json!(memory.parts.peak_bytes()));
         self.0.insert("data".to_owned(), plan.provenance(data));
-        self.0["recipe"]["training"]["gradient_checkpointing"] = json!(memory.recomputed);
+        self.record_cache(data.cache_entries());
+        self.0["recipe"]["training"]["gradient_checkpointing"] = json!(chosen.recomputed);
         self.0["recipe"]["training"]["model_dtype"] = json!(storage.dtype.word());
         if let Some(form) = storage.form {
             self.set_packing(form, storage.packs_head);

@@ -10,11 +10,11 @@ use super::adapter::{Trains, check_rates, trains};
 use super::base::{self, Found, noted};
 use super::fill::{Filled, Setting};
 use super::packing::packing;
-use super::peak::{Allowed, megabytes};
+use super::peak::Allowed;
 use super::prompts::prompts;
 use super::training::{Training, training};
 use crate::adapter::peft;
-use crate::data::convert::{Tables, see};
+use crate::data::template::Sources;
 use crate::data::{self, Encoder, Limits, Packing, Source};
 use crate::device::{Choice, Halves};
 use crate::export::consumers::{Facts, portability};
@@ -25,9 +25,9 @@ use crate::hub::{Missing, ModelId, Snapshot};
 use crate::infer::Question;
 use crate::model::Storage;
 use crate::proof::{Products, Tiny};
-use crate::recipe::{Dataset, Recipe};
-use crate::report::Terminal;
-use crate::terms::{Device, Format, Holdout, ModelDtype, Offload, Term, TrainOn};
+use crate::recipe::{self, Dataset, Recipe, Said};
+use crate::report::mebibytes;
+use crate::terms::{CacheMode, Device, Format, Holdout, ModelDtype, Offload, Term, TrainOn};
 use crate::{device, model, panics, proof};
 
 /// Everything that a run will do. Counts of rows and steps come with [`Plan::read_data`].
@@ -55,6 +55,8 @@ pub struct Plan {
     pub encoder: Encoder,
     /// The template's file, where the recipe names one.
     pub chat_template: Option<PathBuf>,
+    /// What renders conversations, where that is not what the base's folder does by itself.
+    pub own_sources: Option<Sources>,
     /// What to train on.
     pub sources: Vec<Source>,
     /// What to score on, beside held-out rows.
@@ -73,6 +75,8 @@ pub struct Plan {
     pub device_reason: Option<String>,
     /// 0: one a core.
     pub threads: usize,
+    /// Where the tokens of the data are kept.
+    pub cache: CacheMode,
     /// The run's folder.
     pub output_dir: PathBuf,
     /// When the run started, or `SOURCE_DATE_EPOCH`: what a template's `strftime_now` tells.
@@ -124,12 +128,22 @@ pub fn resolve_on(recipe: Recipe, started: Option<jiff::Timestamp>, fetched: Opt
     let folder = if let Found::Folder(base) = &base { Some(base.as_ref()) } else { None };
     let mut formats = recipe.datasets.iter().chain(&recipe.evaluation.datasets).filter_map(|dataset| dataset.format.as_ref());
     let chats = recipe.chat_template.is_some() || formats.any(|format| format.value == Format::Chat);
+    let before = faults.len();
     let template = folder.filter(|_| chats).and_then(|base| base::template(&recipe, base, started, &mut faults));
+    // A template that is refused has its fault already.
+    let is_refused = faults.len() > before;
+    let (own_sources, template) = template.unzip();
+    let is_own = recipe.chat_template.is_some() || !recipe.chat_template_kwargs.is_empty();
+    let own_sources = own_sources.filter(|_| is_own);
     let has_template = match &base {
-        Found::Folder(_) => template.is_some() || recipe.chat_template.is_some(),
+        Found::Folder(_) => template.is_some() || is_refused || recipe.chat_template.is_some(),
         _ => true,
     };
     let chat_template = filled.optional("chat_template", recipe.chat_template.as_ref(), |path| json!(path.display().to_string()));
+    let chat_template = chat_template.filter(|path| path.is_file());
+    for (name, said) in &recipe.chat_template_kwargs {
+        filled.plain(&format!("chat_template_kwargs.{name}"), Some(said), Value::Null);
+    }
     let sources = sources("datasets", &recipe.datasets, has_template, &mut filled, &mut faults);
     let (trains, init_from) = trains(&recipe.adapter, folder, &mut filled, &mut faults);
     check_rates(&recipe, trains.as_ref(), folder, &mut faults);
@@ -142,6 +156,7 @@ pub fn resolve_on(recipe: Recipe, started: Option<jiff::Timestamp>, fetched: Opt
     let prompts = prompts(&recipe, folder, template.as_ref(), &mut filled, &mut faults);
     let said = filled.fill("device", recipe.device.as_ref(), Device::Auto, |device| json!(device.to_string()));
     let threads = filled.plain("threads", recipe.threads.as_ref(), 0);
+    let cache = filled.word("cache", recipe.cache.as_ref(), CacheMode::User);
     let output_dir = output_dir(&recipe, &mut filled);
     if !faults.is_empty() {
         return Err(Error::Faults { faults });
@@ -162,21 +177,8 @@ pub fn resolve_on(recipe: Recipe, started: Option<jiff::Timestamp>, fetched: Opt
         is_proven(found, &tiny(found), products)
     };
     let Choice { device, reason: device_reason } = device::choose(said, &|found| takes(found) && proven(found));
-    // Of one that nobody lists, opening it tells.
-    if let (Some(said), Some(found)) = (&recipe.training.model_dtype, device::find(device))
-        && let Some(refusal) = found.refusal(said.value)
-    {
-        let fault = Fault::new(format!("training.model_dtype: {refusal}")).at(&said.place);
-        let hint = "choose another type or device; a run goes on where its type is taken";
-        return Err(Error::Faults { faults: vec![fault.hint(hint)] });
-    }
-    if let (Some(said), Some(found)) = (recipe.training.allow_tf32.as_ref().filter(|said| said.value), device::find(device))
-        && let Some(refusal) = found.tf32_refusal()
-    {
-        let fault = Fault::new(format!("training.allow_tf32: {refusal}")).at(&said.place);
-        return Err(Error::Faults {
-            faults: vec![fault.hint("remove `allow_tf32`, or name such a GPU, such as `device: cuda`")],
-        });
+    if let Some(fault) = refused_by_device(&recipe.training, device) {
+        return Err(Error::Faults { faults: vec![fault] });
     }
     let storage = storage_with(device::halves(device));
     let untrained = base::untrained(&recipe, &base.model);
@@ -192,6 +194,7 @@ pub fn resolve_on(recipe: Recipe, started: Option<jiff::Timestamp>, fetched: Opt
         init_from,
         encoder: Encoder { tokenizer: base.tokenizer, template },
         chat_template,
+        own_sources,
         sources,
         validation_sources,
         holdout,
@@ -201,6 +204,7 @@ pub fn resolve_on(recipe: Recipe, started: Option<jiff::Timestamp>, fetched: Opt
         device,
         device_reason,
         threads,
+        cache,
         output_dir,
         started,
         offload: packing.offload,
@@ -209,6 +213,19 @@ pub fn resolve_on(recipe: Recipe, started: Option<jiff::Timestamp>, fetched: Opt
         storage,
         training,
     })))
+}
+
+/// Numbers that the recipe asks for and the device has not. Of a device that nobody lists, opening it tells.
+fn refused_by_device(training: &recipe::Training, device: Device) -> Option<Fault> {
+    let found = device::find(device)?;
+    let dtype = training.model_dtype.as_ref().and_then(|said| Some((said, found.refusal(said.value)?)));
+    if let Some((said, refusal)) = dtype {
+        let hint = "choose another type or device; a run goes on where its type is taken";
+        return Some(Fault::new(format!("training.model_dtype: {refusal}")).at(&said.place).hint(hint));
+    }
+    let said = training.allow_tf32.as_ref().filter(|said| said.value)?;
+    let fault = Fault::new(format!("training.allow_tf32: {}", found.tf32_refusal()?)).at(&said.place);
+    Some(fault.hint("remove `allow_tf32`, or name such a GPU, such as `device: cuda`"))
 }
 
 impl Plan {
@@ -294,11 +311,13 @@ fn source(section: &str, dataset: &Dataset, has_template: bool, filled: &mut Fil
         propose(section, path.as_deref(), faults);
         return None;
     };
-    let columns: BTreeMap<String, String> =
-        dataset.columns.iter().map(|(name, said)| (name.clone(), said.value.clone())).collect();
+    let columns = dataset.columns.iter().map(|(name, said)| (name.clone(), said.value.clone())).collect();
     for (name, said) in &dataset.columns {
         filled.plain(&format!("{section}.columns.{name}"), Some(said), String::new());
     }
+    let roles: BTreeMap<String, String> = dataset.roles.iter().map(|(word, said)| (word.clone(), said.value.clone())).collect();
+    let said = dataset.roles.values().next().map(|first| Said { value: roles.clone(), place: first.place.clone() });
+    filled.optional(&format!("{section}.roles"), said.as_ref(), |roles| json!(roles));
     let default = if format == Format::Text { TrainOn::All } else { TrainOn::Assistant };
     let train_on = filled.word(&format!("{section}.train_on"), dataset.train_on.as_ref(), default);
     let system = filled.optional(&format!("{section}.system"), dataset.system.as_ref(), |system| json!(system));
@@ -311,48 +330,30 @@ fn source(section: &str, dataset: &Dataset, has_template: bool, filled: &mut Fil
     let place = &dataset.path.as_ref()?.place;
     let files = match &dataset.files {
         Some(files) => files.clone(),
-        None => noted(Tables::find(&path?), place, faults)?,
+        None => noted(data::find_files(&path?), place, faults)?,
     };
-    let tables = convert(&files, format, &columns).map_err(|found| faults.extend(found.into_iter().map(|it| it.at(place))));
-    let source = Source { files, format, columns, train_on, system, tables: BTreeMap::new() };
-    let source = Source { tables: tables.as_ref().map(|tables| tables.0.clone()).unwrap_or_default(), ..source };
-    for file in &source.files {
-        if let (Ok(tables), Err(error)) = (&tables, data::inspect(source.table(file), format, &source.columns)) {
-            faults.push(unfit(source.table(file), format, &tables.of_source(error)).at(place));
-        }
+    for file in &files {
+        noted(data::inspect(file, format, &columns), place, faults);
     }
-    Some(source)
-}
-
-/// What of the files is no Parquet, converted into the cache; a fault of a row names its place in the file.
-fn convert(files: &[PathBuf], format: Format, columns: &BTreeMap<String, String>) -> Result<Tables, Vec<Fault>> {
-    let terminal = Terminal::default();
-    let tables = Tables::of(files, format, columns, &cache_folder(), &|event| terminal.take(&event));
-    terminal.stop();
-    let placed = |fault: Fault| Fault { place: None, message: fault.to_string(), hint: fault.hint };
-    tables.map_err(|error| error.faults().into_iter().map(placed).collect())
-}
-
-/// The fault of a file that has other columns than its format, with those that it seems to have.
-fn unfit(table: &Path, format: Format, error: &data::TableError) -> Fault {
-    let fault = Fault { place: None, message: error.to_string(), hint: error.hint() };
-    let is_of_columns = matches!(error, data::TableError::Missing { .. } | data::TableError::Unusable { .. });
-    let seen = || see(table, Some(format)).or_else(|| see(table, None));
-    match is_of_columns.then(seen).flatten() {
-        Some(proposal) => fault.hint(format!("its columns are those of `{proposal}`")),
-        None => fault,
-    }
+    Some(Source { files, format, columns, roles, train_on, system })
 }
 
 /// Says in the fault of a missing format which one the rows seem to have.
 fn propose(section: &str, path: Option<&str>, faults: &mut [Fault]) {
     let missing = format!("missing key `format` in `{section}`");
-    let files = path.and_then(|path| Tables::find(path).ok()).unwrap_or_default();
     let fault = faults.iter_mut().find(|fault| fault.message == missing);
-    if let (Some(fault), Some(file)) = (fault, files.first())
-        && let Some(proposal) = see(file, None)
-    {
-        fault.hint = Some(format!("the columns of `{}` are those of `{proposal}`", file.display()));
+    let file = || data::find_files(path?).ok()?.into_iter().next();
+    let (Some(fault), Some(file)) = (fault, file()) else { return };
+    match data::candidates(&file) {
+        Ok(columns) => {
+            let Some((format, names)) = data::detected(&columns) else { return };
+            let names = if names.is_empty() { String::new() } else { format!(" with `columns: {}`", data::in_recipe(&names)) };
+            fault.hint = Some(format!("the columns of `{}` look like those of `format: {format}`{names}", file.display()));
+        }
+        Err(error @ data::TableError::Other { .. }) => {
+            fault.hint = error.hint().map(|hint| format!("`{}` is no Parquet file: {hint}", file.display()));
+        }
+        Err(_) => {}
     }
 }
 
@@ -393,14 +394,30 @@ impl Plan {
             let notes = peft::notes(folder, Some(&self.model.spec.modules())).unwrap_or_default();
             notes.into_iter().map(move |note| format!("adapter.init_from `{}`: {note}", folder.display()))
         });
-        let of_base = of_base.chain(of_adapter);
-        let converted = self.sources.iter().chain(&self.validation_sources).flat_map(|source| &source.tables);
-        let converted = converted.map(|(file, table)| {
-            let (file, table) = (file.display(), table.display());
-            format!("`{file}` is read as Parquet, row for row: it was converted to `{table}`, and is again if it changes")
-        });
-        let of_base = converted.chain(of_base);
-        of_base.chain(self.untied()).chain(self.without_tf32()).chain(portability(&self.facts())).collect()
+        let of_base = of_base.chain(of_adapter).chain(self.unread_variables()).chain(self.notes_of_frames());
+        let of_base = of_base.chain(self.untied()).chain(self.without_tf32()).chain(portability(&self.facts()));
+        of_base.chain(self.unread_columns()).collect()
+    }
+
+    /// Columns of the data that are not read.
+    fn unread_columns(&self) -> Vec<String> {
+        let sources = self.sources.iter().chain(&self.validation_sources).enumerate();
+        let note = |(index, source): (usize, &Source)| {
+            let columns = data::unread_columns(&source.files, source.format, &source.columns);
+            let names: Vec<String> = columns.iter().map(|column| format!("`{}`", data::visible(column))).collect();
+            let (key, path) = self.source_name(index);
+            let text =
+                || format!("{key}: columns of `{path}` that format `{}` does not read: {}", source.format, names.join(", "));
+            (!names.is_empty()).then(text)
+        };
+        sources.filter_map(note).collect()
+    }
+
+    /// Variables of the recipe that no template reads.
+    fn unread_variables(&self) -> impl Iterator<Item = String> {
+        let sources = self.own_sources.iter();
+        let unread = sources.flat_map(|sources| sources.variables.keys().filter(|name| !sources.reads(name)));
+        unread.map(|name| format!("chat_template_kwargs.{name}: the chat template does not read it"))
     }
 
     /// What products of float32 operands are computed in on the device of the run.
@@ -431,10 +448,10 @@ impl Plan {
         if !spec.tied_head || !config.unties(&spec.modules()) {
             return None;
         }
-        let megabytes =
-            megabytes((spec.vocabulary * spec.width) as u64 * if self.storage.dtype == ModelDtype::Float32 { 4 } else { 2 });
+        let size =
+            mebibytes((spec.vocabulary * spec.width) as u64 * if self.storage.dtype == ModelDtype::Float32 { 4 } else { 2 });
         Some(format!(
-            "the base has one table for its embedding and its head, and the adapter changes them apart, as in PEFT: a merged model has both (`tie_word_embeddings: false`) and is {megabytes} larger"
+            "the base has one table for its embedding and its head, and the adapter changes them apart, as in PEFT: a merged model has both (`tie_word_embeddings: false`) and is {size} larger"
         ))
     }
 

@@ -3,11 +3,13 @@
 use rayon::prelude::*;
 
 use super::Error;
+use super::overlap::{self, Overlap};
 use super::resolve::Plan;
 use crate::data::{Corpus, Divided, Ledger, Record, Rows, Source, Split, duplicates, split};
-use crate::files::cache_folder;
+use crate::files::{RowCache, cache_folder};
 use crate::report::{Event, Reporter};
-use crate::train::{self, Course};
+use crate::terms::CacheMode;
+use crate::train::{self, Course, RunFolder};
 
 /// The rows of a plan, as tokens.
 #[derive(Debug)]
@@ -16,6 +18,8 @@ pub struct RunData {
     pub(super) evaluation: Divided,
     /// Of the sources of both, in that order.
     ledger: Ledger,
+    /// Rows that score and are trained on too, of the sources of both.
+    pub(super) overlaps: [Vec<Overlap>; 2],
     /// Sources of `datasets`.
     sources: usize,
     end_ids: Vec<u32>,
@@ -39,8 +43,7 @@ impl Plan {
     /// A row cannot be read or rendered, for a reason that other rows will share.
     pub fn open_data(&self, report: Reporter) -> Result<RunData, Error> {
         self.notes().into_iter().for_each(|note| report(Event::Note(note)));
-        let cache = cache_folder();
-        let open = |sources: &[Source]| Corpus::open(sources, &self.encoder, &self.limits, &cache, report);
+        let open = |sources: &[Source]| Corpus::open(sources, &self.encoder, &self.limits, self.row_cache(), report);
         let (corpus, evaluation) = (open(&self.sources)?, open(&self.validation_sources)?);
         let mut contents = corpus.contents();
         let rows = contents.len();
@@ -53,7 +56,19 @@ impl Plan {
         let evaluation = Divided { corpus: evaluation, split: validation, duplicates: of_evaluation };
         let mut ledger = datasets.ledger(self.sources.len());
         ledger.sources.extend(evaluation.ledger(self.validation_sources.len()).sources);
-        Ok(RunData { datasets, evaluation, ledger, sources: self.sources.len(), end_ids: self.encoder.tokenizer.end_ids() })
+        let (overlaps, end_ids) = (overlap::find(&datasets, &evaluation), self.encoder.tokenizer.end_ids());
+        Ok(RunData { datasets, evaluation, ledger, overlaps, sources: self.sources.len(), end_ids })
+    }
+
+    /// Where rows are kept as tokens. What looks at a recipe that has no run yet leaves nothing behind, unless the cache of the user is
+    /// meant.
+    pub fn row_cache(&self) -> RowCache {
+        let run = Some(&self.output_dir).filter(|run| run.is_dir());
+        match (self.cache, run) {
+            (CacheMode::User, _) => RowCache::from(&cache_folder()),
+            (CacheMode::Run, Some(run)) => RowCache::OfRun(run.join(RunFolder::CACHE)),
+            _ => RowCache::Nameless(run.cloned().into_iter().chain([std::env::temp_dir()]).collect()),
+        }
     }
 
     /// A source's key in the recipe, and its path as the recipe has it. Those of the validation sets come last.
@@ -115,6 +130,12 @@ impl RunData {
         Record { source: record.source + self.sources, ..record }
     }
 
+    /// Names of the entries of the cache that hold the rows.
+    pub fn cache_entries(&self) -> Vec<String> {
+        let both = [&self.datasets.corpus, &self.evaluation.corpus];
+        both.into_iter().flat_map(Corpus::entries).map(str::to_owned).collect()
+    }
+
     /// Tokens that end a turn or a document.
     pub fn end_ids(&self) -> &[u32] {
         &self.end_ids
@@ -128,6 +149,11 @@ impl RunData {
     /// Rows to score on.
     pub fn validation_rows(&self) -> usize {
         self.datasets.split.validation.len() + self.evaluation.corpus.len()
+    }
+
+    /// Rows to score on that are trained on too.
+    pub fn trained_validation_rows(&self) -> u64 {
+        self.overlaps.iter().flatten().map(|overlap| overlap.trained).sum()
     }
 
     /// Tokens of the rows to train on, and how many of them carry a loss.

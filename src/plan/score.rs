@@ -5,12 +5,11 @@ use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::Error;
+use super::overlap::{self, Overlap};
 use super::resolve::Plan;
 use super::rows::RunData;
-use crate::data::convert::Tables;
-use crate::data::{Corpus, Divided, Packing, Rows, Source, Split, inspect};
+use crate::data::{Corpus, Divided, Packing, Rows, Source, Split, find_files, inspect};
 use crate::fault::{Explain, Fault};
-use crate::files::cache_folder;
 use crate::model::Decoder;
 use crate::report::{Event, Reporter};
 use crate::terms::{Format, TrainOn};
@@ -37,6 +36,8 @@ pub struct Examined {
     pub path: String,
     /// Rows that are scored.
     pub rows: u64,
+    /// Those of them that are trained on too; `None` where that is not known.
+    pub trained_rows: Option<u64>,
 }
 
 /// Rows that are scored batch by batch, as a run does it.
@@ -56,9 +57,10 @@ impl Plan {
     pub fn validation_sheets(&self, data: RunData) -> Vec<Sheet> {
         let held_out = |index| (format!("datasets.{index}, held out"), self.source_name(index).1);
         let sets = |index| self.source_name(self.sources.len() + index);
+        let [of_held_out, of_sets] = data.overlaps;
         let sheets = [
-            self.sheet(data.datasets, (0..self.sources.len()).map(held_out).collect()),
-            self.sheet(data.evaluation, (0..self.validation_sources.len()).map(sets).collect()),
+            self.sheet(data.datasets, (0..self.sources.len()).map(held_out).collect(), Some(&of_held_out)),
+            self.sheet(data.evaluation, (0..self.validation_sources.len()).map(sets).collect(), Some(&of_sets)),
         ];
         sheets.into_iter().filter(|sheet| sheet.rows() > 0).collect()
     }
@@ -68,8 +70,8 @@ impl Plan {
     /// # Errors
     /// It is not there, cannot be read so, or has nothing to score.
     pub fn other_sheet(&self, name: &str, path: &str, reading: Reading, report: Reporter) -> Result<Sheet, Error> {
-        let source = self.other_source(name, path, reading, report)?;
-        let corpus = Corpus::open(&[source], &self.encoder, &self.limits, &cache_folder(), report)?;
+        let source = self.other_source(name, path, reading)?;
+        let corpus = Corpus::open(&[source], &self.encoder, &self.limits, self.row_cache(), report)?;
         let mut split = Split::validation_only(corpus.len());
         if let Reading::Text { rows } = reading {
             let (found, kept) = (corpus.len(), rows.min(corpus.len()));
@@ -78,32 +80,50 @@ impl Plan {
         let duplicates = vec![false; corpus.len()];
         let data = Divided { corpus, split, duplicates };
         self.judge_scored(name, &data, report)?;
-        Ok(self.sheet(data, vec![(name.to_owned(), path.to_owned())]))
+        let overlaps = self.overlaps_of(name, &data, report);
+        Ok(self.sheet(data, vec![(name.to_owned(), path.to_owned())], overlaps.as_deref()))
     }
 
-    fn other_source(&self, name: &str, path: &str, reading: Reading, report: Reporter) -> Result<Source, Error> {
+    /// Rows of another file that are trained on too, told; without the rows to train on nobody knows, which is told as well.
+    fn overlaps_of(&self, name: &str, data: &Divided, report: Reporter) -> Option<Vec<Overlap>> {
+        match self.trained_rows(report) {
+            Ok(trained) => {
+                let found = trained.among(&data.corpus, &data.split.validation);
+                for note in overlap::notes(&found, |_| name.to_owned()) {
+                    report(Event::Note(note));
+                }
+                Some(found)
+            }
+            Err(error) => {
+                report(Event::Note(format!("{name}: whether its rows were trained on is not known: {error}")));
+                None
+            }
+        }
+    }
+
+    fn other_source(&self, name: &str, path: &str, reading: Reading) -> Result<Source, Error> {
         let text = Source {
             files: Vec::new(),
             format: Format::Text,
             columns: BTreeMap::new(),
+            roles: BTreeMap::new(),
             train_on: TrainOn::All,
             system: None,
-            tables: BTreeMap::new(),
         };
         let of_recipe = self.sources.first().filter(|_| reading == Reading::FirstDataset).cloned();
-        let mut source = Source { files: Tables::find(path).map_err(|error| placed(name, &error))?, ..of_recipe.unwrap_or(text) };
-        let tables = Tables::of(&source.files, source.format, &source.columns, &cache_folder(), report);
-        let tables = tables.map_err(|error| placed(name, &error))?;
-        source.tables.clone_from(&tables.0);
+        let source = Source { files: find_files(path).map_err(|error| placed(name, &error))?, ..of_recipe.unwrap_or(text) };
         for file in &source.files {
-            let found = inspect(source.table(file), source.format, &source.columns);
-            found.map_err(|error| placed(name, &tables.of_source(error)))?;
+            inspect(file, source.format, &source.columns).map_err(|error| placed(name, &error))?;
         }
         Ok(source)
     }
 
-    fn sheet(&self, data: Divided, names: Vec<(String, String)>) -> Sheet {
-        let mut sets: Vec<Examined> = names.into_iter().map(|(name, path)| Examined { name, path, rows: 0 }).collect();
+    fn sheet(&self, data: Divided, names: Vec<(String, String)>, overlaps: Option<&[Overlap]>) -> Sheet {
+        let set = |(source, (name, path))| {
+            let trained_rows = overlaps.map(|overlaps| overlap::of_source(overlaps, source));
+            Examined { name, path, rows: 0, trained_rows }
+        };
+        let mut sets: Vec<Examined> = names.into_iter().enumerate().map(set).collect();
         for index in &data.split.validation {
             sets[data.corpus.source(*index as usize)].rows += 1;
         }

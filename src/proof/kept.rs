@@ -9,7 +9,7 @@ use super::Products;
 use super::compare::Verdict;
 use super::tiny::Tiny;
 use crate::device::Identity;
-use crate::files::{self, JSON_BYTES, hash_bytes, read_text_up_to, write_atomic};
+use crate::files::{self, JSON_BYTES, hash_bytes, private_cache_folder, read_text_up_to, write_atomic};
 use crate::terms::{ModelDtype, Term};
 
 /// Where verdicts are in the cache folder.
@@ -98,6 +98,7 @@ impl Key {
     pub fn keep(&self, cache: &Path, verdict: &Verdict) -> Result<(), files::Error> {
         let kept = Kept { key: self.clone(), verdict: verdict.clone() };
         let text = serde_json::to_string_pretty(&kept).expect("numbers and words are JSON");
+        private_cache_folder(cache)?;
         write_atomic(&self.path(cache), text.as_bytes())
     }
 }

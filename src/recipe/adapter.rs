@@ -105,6 +105,11 @@ fn targets(value: Value) -> Option<Said<Modules>> {
         }
         Kind::Scalar { text, .. } if text.eq_ignore_ascii_case("all-linear") => Modules::AllLinear,
         Kind::Scalar { text, .. } if !text.is_empty() => {
+            if let Some(hint) = value.of_others().or_else(|| list_of(text)) {
+                let expected = "`all-linear`, a regular expression or a list of names";
+                value.refuse(Fault::new(format!("{}: expected {expected}, found {}", value.name, value.node.found())).hint(hint));
+                return None;
+            }
             with_regex(value, text)?;
             Modules::Regex(text.clone())
         }
@@ -114,6 +119,13 @@ fn targets(value: Value) -> Option<Said<Modules>> {
         }
     };
     Some(Said { value: targets, place })
+}
+
+/// A list, where names have commas between them as `LLaMA-Factory` writes them.
+fn list_of(text: &str) -> Option<String> {
+    let is_name = |name: &str| !name.is_empty() && name.chars().all(|c| c.is_alphanumeric() || "_.".contains(c));
+    let names: Vec<&str> = text.split(',').map(str::trim).collect();
+    (names.len() > 1 && names.iter().all(|name| is_name(name))).then(|| format!("write a list: `[{}]`", names.join(", ")))
 }
 
 /// Whether a value turns something on.

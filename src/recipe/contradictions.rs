@@ -3,6 +3,7 @@
 //! A value that was refused proves nothing about what the user wanted, so nothing is concluded from it.
 
 use super::notes::{Notes, listed};
+use super::synonyms;
 use super::tree::shorten;
 use super::{Adapter, Dataset, Evaluation, Place, Recipe, Said, Training};
 use crate::fault::Fault;
@@ -29,8 +30,13 @@ fn in_dataset(dataset: &Dataset, notes: &Notes) {
     let valid = format.columns();
     for (name, column) in dataset.columns.iter().filter(|(name, _)| !valid.contains(&name.as_str())) {
         let message = format!("columns: format `{format}` has no column `{}`, expected {}", shorten(name), listed(valid, "or"));
-        let hint = format!("the format's name comes first: `{}: {}`", valid[0], shorten(&column.value));
-        notes.say(&column.place, Fault::new(message).hint(hint));
+        notes.say(&column.place, Fault::new(message).hint(of_column(dataset, valid, name, &column.value)));
+    }
+    if let Some(role) = dataset.roles.values().next()
+        && matches!(format, Format::Text | Format::Instruction)
+    {
+        let fault = Fault::new(format!("roles: format `{format}` has no roles"));
+        notes.say(&role.place, fault.hint("remove `roles`; conversations are of format `chat`"));
     }
     in_chat(dataset, format, notes);
     if let Some(train_on) = &dataset.train_on
@@ -67,6 +73,19 @@ fn in_chat(dataset: &Dataset, format: Format, notes: &Notes) {
         }
         _ => {}
     }
+}
+
+/// The line that was meant: the other way round, the format's word for another trainer's, or a name that is not there yet.
+fn of_column(dataset: &Dataset, valid: &[&str], name: &str, column: &str) -> String {
+    let is_free = |own: &&&str| !dataset.columns.contains_key(**own);
+    if valid.contains(&column) {
+        return format!("the format's name comes first: `{column}: {}`", shorten(name));
+    }
+    if let Some(own) = synonyms::of_column(valid, name) {
+        return format!("write `{own}: {}`", shorten(column));
+    }
+    let own = valid.iter().find(is_free).unwrap_or(&valid[0]);
+    format!("the format's name comes first: `{own}: {}`", shorten(column))
 }
 
 /// PEFT reads layers only where names choose.

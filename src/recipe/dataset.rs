@@ -20,6 +20,8 @@ pub struct Dataset {
     pub format: Option<Said<Format>>,
     /// The file's own name of a column, by the format's name of it.
     pub columns: BTreeMap<String, Said<String>>,
+    /// Words of the data for roles, and the roles that the template knows.
+    pub roles: BTreeMap<String, Said<String>>,
     /// Which tokens carry a loss.
     pub train_on: Option<Said<TrainOn>>,
     /// The system message of conversations that have none.
@@ -36,6 +38,7 @@ impl Dataset {
             files: None,
             format: section.word("format", &["preference"]),
             columns: section.table("columns", |_, value| value.text()),
+            roles: section.table("roles", |_, value| value.text()),
             train_on: section.word("train_on", &[]),
             system: section.text("system"),
         }

@@ -17,12 +17,14 @@ mod place;
 mod scalar;
 mod section;
 mod source;
+mod synonyms;
 mod training;
 mod tree;
 
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 pub use adapter::Adapter;
@@ -34,7 +36,7 @@ pub use training::Training;
 
 use crate::fault::{Exit, Explain, Fault};
 use crate::files;
-use crate::terms::Device;
+use crate::terms::{CacheMode, Device, NOT_VARIABLES};
 use notes::Notes;
 use section::{Section, Value};
 use serde_yaml::granit_parser::Marker;
@@ -52,12 +54,16 @@ pub struct Recipe {
     pub base_model: Option<Said<String>>,
     /// The base's folder, where that is not what `base_model` says: the base of a run that was moved.
     pub base_folder: Option<PathBuf>,
-    /// A file with the template that renders conversations, in place of the base's own.
+    /// What renders conversations in place of the base's own template: a file, or the name of a template.
     pub chat_template: Option<Said<PathBuf>>,
+    /// Variables of the template, by their names.
+    pub chat_template_kwargs: BTreeMap<String, Said<serde_json::Value>>,
     /// Where to compute.
     pub device: Option<Said<Device>>,
     /// Threads of the processor; 0 for all cores.
     pub threads: Option<Said<usize>>,
+    /// Where the tokens of the data are kept.
+    pub cache: Option<Said<CacheMode>>,
     /// The run's folder.
     pub output_dir: Option<Said<PathBuf>>,
     /// What to train on.
@@ -144,8 +150,10 @@ impl Recipe {
         Self {
             base_model: section.text("base_model"),
             chat_template: section.path("chat_template"),
+            chat_template_kwargs: section.table("chat_template_kwargs", variable),
             device: section.value("device").and_then(device),
             threads: section.whole("threads", 0..=MAX_THREADS),
+            cache: section.word("cache", &[]),
             output_dir: section.path("output_dir"),
             datasets: section.sections("datasets", Dataset::take),
             adapter: section.section("adapter", Adapter::take),
@@ -155,6 +163,18 @@ impl Recipe {
             ..Self::default()
         }
     }
+}
+
+/// A variable of a chat template; its name is a name there, and none that a conversation has itself.
+fn variable(name: &str, value: Value) -> Option<Said<serde_json::Value>> {
+    let is_name = name.chars().all(|c| c == '_' || c.is_ascii_alphanumeric()) && !name.starts_with(|c: char| c.is_ascii_digit());
+    if !is_name || NOT_VARIABLES.contains(&name) {
+        let reason = if is_name { "is set for each conversation" } else { "is no name of a variable" };
+        let fault = Fault::new(format!("chat_template_kwargs: `{name}` {reason}"));
+        value.refuse(fault.hint("name a variable that the chat template reads, such as `enable_thinking`"));
+        return None;
+    }
+    value.read("a value", Node::json)
 }
 
 fn device(value: Value) -> Option<Said<Device>> {

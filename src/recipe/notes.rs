@@ -4,8 +4,9 @@ use std::cell::RefCell;
 use std::collections::BTreeSet;
 
 use super::place::Place;
-use super::tree::shorten;
-use crate::fault::Fault;
+use super::synonyms::{self, Scope};
+use super::tree::{Entry, Node, shorten};
+use crate::fault::{Fault, nearest};
 
 /// The faults of one recipe and the names that its schema knows.
 ///
@@ -22,6 +23,7 @@ pub(super) struct Notes {
 struct Unknown {
     section: String,
     key: String,
+    value: Node,
     place: Place,
 }
 
@@ -48,8 +50,9 @@ impl Notes {
     }
 
     /// Adds a key that the schema does not know. The nearest name is sought at the end, when every name is known.
-    pub fn unknown(&self, section: &str, key: &str, place: &Place) {
-        self.unknown.borrow_mut().push(Unknown { section: section.into(), key: key.into(), place: place.clone() });
+    pub fn unknown(&self, section: &str, key: &str, entry: &Entry) {
+        let Entry { place, value } = entry.clone();
+        self.unknown.borrow_mut().push(Unknown { section: section.into(), key: key.into(), value, place });
     }
 
     /// All faults, in the order of the file, overrides last.
@@ -64,12 +67,25 @@ impl Notes {
         faults.into_iter().map(|(_, fault)| fault).collect()
     }
 
-    /// The same name elsewhere, else the nearest name here, else the nearest elsewhere, else what there is.
+    /// The same name elsewhere, else what another trainer means by it, else the nearest name here, else the nearest elsewhere, else what
+    /// there is.
     fn hint_for(&self, unknown: &Unknown) -> String {
         let known = self.known.borrow();
         let section = schema_name(&unknown.section);
+        let of_others = |scope| synonyms::of_key(&section, &unknown.key, &unknown.value, scope);
+        if let Some(hint) = of_others(Scope::Section) {
+            return hint;
+        }
         if let Some((home, key)) = known.iter().find(|(_, key)| *key == unknown.key) {
             return format!("`{key}` belongs {}", place_in_words(home));
+        }
+        if let Some(hint) = of_others(Scope::Anywhere) {
+            return hint;
+        }
+        if let Some((outer, inner)) = unknown.key.split_once('.')
+            && known.iter().any(|(home, key)| *home == section && *key == outer)
+        {
+            return format!("write `{outer}:` and in it `{}`; with a dot it is an override, after the recipe", shorten(inner));
         }
         let here: Vec<&str> = known.iter().filter(|(home, _)| *home == section).map(|(_, key)| *key).collect();
         if let Some(key) = nearest(&unknown.key, here.iter().copied()) {
@@ -93,41 +109,11 @@ fn place_in_words(section: &str) -> String {
     if section.is_empty() { "at the top of the recipe".into() } else { format!("in `{section}`") }
 }
 
-/// The word that was probably meant: the nearest of which at most a third of the letters differ, and not all of them;
-/// else the one that stands after a prefix, as `r` does in the `lora_r` of other trainers.
-pub(super) fn nearest<'a>(word: &str, words: impl Iterator<Item = &'a str> + Clone) -> Option<&'a str> {
-    const LONGEST_TYPED: usize = 64;
-    if word.len() > LONGEST_TYPED {
-        return None;
-    }
-    let typed = word.to_lowercase();
-    let distance = |candidate: &&str| strsim::osa_distance(&typed, candidate);
-    let near = |candidate: &&str| distance(candidate) <= (candidate.len() / 3).max(1).min(candidate.len() - 1);
-    let prefixed = |candidate: &&str| typed.strip_suffix(*candidate).is_some_and(|prefix| prefix.ends_with('_'));
-    words.clone().filter(near).min_by_key(distance).or_else(|| words.filter(prefixed).max_by_key(|candidate| candidate.len()))
-}
-
 /// Words for a person: `` `a`, `b` or `c` ``.
 pub(super) fn listed(words: &[&str], conjunction: &str) -> String {
     let quoted: Vec<String> = words.iter().map(|word| format!("`{word}`")).collect();
     match quoted.split_last() {
         Some((last, rest)) if !rest.is_empty() => format!("{} {conjunction} {last}", rest.join(", ")),
         _ => quoted.concat(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_nearest_word_is_near() {
-        let words = || ["quantization", "r", "alpha", "learning_rate"].into_iter();
-        assert_eq!(nearest("quantizaton", words()), Some("quantization"));
-        assert_eq!(nearest("R", words()), Some("r"));
-        assert_eq!(nearest("learning-rate", words()), Some("learning_rate"));
-        assert_eq!(nearest("x", words()), None);
-        assert_eq!(nearest("lora_r", words()), Some("r"));
-        assert_eq!(nearest(&"r".repeat(100_000), words()), None);
     }
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::notes::Notes;
 use super::place::Place;
+use super::synonyms;
 use super::tree::{Entry, Kind, MAX_DEPTH, Node, parse, shorten};
 use crate::fault::Fault;
 
@@ -45,9 +46,12 @@ fn find<'a>(root: &'a mut Node, keys: &[&str], place: &Place) -> Result<&'a mut 
                 &mut entries.entry((*key).to_owned()).or_insert_with(blank).value
             }
             Kind::List(nodes) => element(nodes, &parent, key)?,
-            Kind::Scalar { .. } | Kind::Refused => {
-                return Err(Fault::new(format!("`{parent}` holds no keys, so `{key}` cannot be set in it")));
+            Kind::Scalar { text, .. } => {
+                let mut fault = Fault::new(format!("`{parent}` holds no keys, so `{key}` cannot be set in it"));
+                fault.hint = synonyms::of_value(&parent, text);
+                return Err(fault);
             }
+            Kind::Refused => return Err(Fault::new(format!("`{parent}` holds no keys, so `{key}` cannot be set in it"))),
         };
     }
     Ok(node)

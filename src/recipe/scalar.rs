@@ -3,21 +3,10 @@
 //! `1e-4` and `1_000` are numbers and `yes` is a boolean, but only where one is wanted: `no` stays a text elsewhere.
 //! Text in quotes is never a number or a boolean. Source: <https://yaml.org/type/>.
 
-use super::tree::{Kind, Node};
+use serde_json::Value;
 
-/// Units of bytes, in small letters. Source: IEC 80000-13.
-const UNITS: [(&str, u64); 10] = [
-    ("", 1),
-    ("b", 1),
-    ("kb", 1000),
-    ("mb", 1_000_000),
-    ("gb", 1_000_000_000),
-    ("tb", 1_000_000_000_000),
-    ("kib", 1 << 10),
-    ("mib", 1 << 20),
-    ("gib", 1 << 30),
-    ("tib", 1 << 40),
-];
+use super::tree::{Entry, Kind, Node};
+use crate::files::parse_bytes;
 
 impl Node {
     /// Text without quotes.
@@ -61,14 +50,7 @@ impl Node {
 
     /// Bytes: a whole number of them, or a number with a unit, such as `12 GB` (10⁹) or `1.5GiB` (2³⁰).
     pub fn bytes(&self) -> Option<u64> {
-        let text = self.text()?;
-        let (number, unit) = text.split_at(text.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(text.len()));
-        let unit = unit.to_ascii_lowercase();
-        let unit_bytes = UNITS.iter().find(|(name, _)| *name == unit).map(|(_, bytes)| *bytes as f64)?;
-        let number = number.trim_end().replace('_', "");
-        let is_plain = number.starts_with(|c: char| c.is_ascii_digit()) && number.chars().all(|c| c.is_ascii_digit() || c == '.');
-        let bytes = number.parse::<f64>().ok().filter(|_| is_plain)? * unit_bytes;
-        (bytes < 2f64.powi(53) && (unit_bytes > 1.0 || bytes.fract() == 0.0)).then_some(bytes as u64)
+        parse_bytes(self.text()?)
     }
 
     /// A boolean: `true`, `yes` or `on` and their opposites in any case.
@@ -78,6 +60,24 @@ impl Node {
             "false" | "no" | "off" => Some(false),
             _ => None,
         }
+    }
+
+    /// Any value as JSON. Text without quotes that reads as a boolean or a number is one.
+    pub fn json(&self) -> Option<Value> {
+        Some(match &self.kind {
+            Kind::List(nodes) => nodes.iter().map(Self::json).collect::<Option<_>>()?,
+            Kind::Map(entries) => {
+                let entry = |(key, entry): (&String, &Entry)| Some((key.clone(), entry.value.json()?));
+                Value::Object(entries.iter().map(entry).collect::<Option<_>>()?)
+            }
+            Kind::Refused => return None,
+            Kind::Scalar { .. } if self.is_blank() => Value::Null,
+            Kind::Scalar { text, .. } => {
+                let whole = || self.plain()?.parse::<i64>().ok().filter(|number| number.to_string() == *text).map(Value::from);
+                let number = || self.whole().map(Value::from).or_else(|| self.number().map(Value::from));
+                self.flag().map(Value::from).or_else(whole).or_else(number).unwrap_or_else(|| text.clone().into())
+            }
+        })
     }
 
     /// Whether the value holds nothing: blank or an empty collection.

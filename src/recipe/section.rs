@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 use std::ops::{Bound, RangeBounds};
 use std::path::PathBuf;
 
-use super::notes::{Notes, listed, nearest};
+use super::notes::{Notes, listed};
 use super::place::{Place, Said};
-use super::tree::{Entry, Kind, Node};
-use crate::fault::Fault;
+use super::synonyms;
+use super::tree::{Entry, Kind, Node, shorten};
+use crate::fault::{Fault, nearest};
 use crate::terms::Term;
 
 /// Every number above 0 that f32 arithmetic can bear.
@@ -118,14 +119,16 @@ impl<'a> Value<'a> {
     /// Reads the value as a section; keys that `take` leaves are unknown.
     pub fn section<T>(self, take: fn(&mut Section) -> T) -> Option<T> {
         let Kind::Map(entries) = &self.node.kind else {
-            self.mismatch("keys with values");
+            let mut fault = self.unexpected("keys with values");
+            fault.hint = self.of_others().or_else(|| self.of_a_dataset());
+            self.refuse(fault);
             return None;
         };
         let entries = entries.iter().map(|(key, entry)| (key.as_str(), entry)).collect();
         let mut section = Section { name: self.name, place: &self.node.place, entries, notes: self.notes };
         let taken = take(&mut section);
         for (key, entry) in section.entries {
-            self.notes.unknown(&section.name, key, &entry.place);
+            self.notes.unknown(&section.name, key, entry);
         }
         Some(taken)
     }
@@ -133,7 +136,9 @@ impl<'a> Value<'a> {
     /// The elements of a list.
     pub fn list(self) -> Option<Vec<Value<'a>>> {
         let Kind::List(nodes) = &self.node.kind else {
-            self.refuse(self.unexpected("a list").hint("start each element with `- `"));
+            let hint =
+                self.of_a_dataset().map_or_else(|| "start each element with `- `".to_owned(), |one| format!("{one} in a list"));
+            self.refuse(self.unexpected("a list").hint(hint));
             return None;
         };
         let named = |(index, node)| Value { name: format!("{}.{index}", self.name), node, notes: self.notes };
@@ -186,7 +191,8 @@ impl<'a> Value<'a> {
             self.refuse_for_now(&format!("valid now: {}", listed(&words, "and")));
         } else {
             let mut fault = self.unexpected(&listed(&words, "or"));
-            fault.hint = nearest(written, words.iter().copied()).map(|word| format!("did you mean `{word}`?"));
+            let near = || nearest(written, words.iter().copied()).map(|word| format!("did you mean `{word}`?"));
+            fault.hint = self.of_others().or_else(near);
             self.refuse(fault);
         }
         None
@@ -200,8 +206,24 @@ impl<'a> Value<'a> {
         let fault = self.unexpected(expected);
         let is_quoted = |text: &str, written: &str| !text.is_empty() && written.starts_with(['"', '\'']);
         let quoted = matches!(&self.node.kind, Kind::Scalar { text, written, .. } if is_quoted(text, written));
-        self.refuse(if quoted { fault.hint("remove the quotes: a value in quotes is a text") } else { fault });
+        self.refuse(match self.of_others() {
+            Some(hint) => fault.hint(hint),
+            None if quoted => fault.hint("remove the quotes: a value in quotes is a text"),
+            None => fault,
+        });
         None
+    }
+
+    /// What another trainer means by the value.
+    pub fn of_others(&self) -> Option<String> {
+        synonyms::of_value(&self.name, self.node.text()?)
+    }
+
+    /// A path where a dataset is wanted.
+    fn of_a_dataset(&self) -> Option<String> {
+        let is_dataset = self.name.split('.').rfind(|part| part.parse::<usize>().is_err()) == Some("datasets");
+        let path = self.node.text().filter(|_| is_dataset)?;
+        Some(format!("write `{{path: {}, format: chat}}`", shorten(path)))
     }
 
     /// Adds a fault of this value, unless it has one already.

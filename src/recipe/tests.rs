@@ -84,13 +84,56 @@ const BROKEN: &[(&str, &str)] = &[
     ("adapter:\n  r: 0", "x.yaml:6:6: adapter.r: expected a whole number from 1 to 65536, found `0`"),
     ("adapter:\n  r: [8, 16]", "x.yaml:6:6: adapter.r: expected a whole number from 1 to 65536, found `[8, 16]`"),
     ("adapter:\n  r: {a: 1}", "x.yaml:6:6: adapter.r: expected a whole number from 1 to 65536, found `{a: 1}`"),
-    ("adapter: lora", "x.yaml:5:10: adapter: expected keys with values, found `lora`"),
+    ("adapter: lora", "x.yaml:5:10: adapter: expected keys with values, found `lora` | write `adapter: {method: lora}`"),
+    ("adapter: qlora", "x.yaml:5:10: adapter: expected keys with values, found `qlora` | write `adapter: {method: qlora}`"),
+    (
+        "adapter.r: 8",
+        "x.yaml:5:1: unknown key `adapter.r` | write `adapter:` and in it `r`; with a dot it is an override, after the recipe",
+    ),
+    ("load_in_4bit: true", "x.yaml:5:1: unknown key `load_in_4bit` | write `adapter.method: qlora`"),
+    (
+        "load_in_4bit: false",
+        "x.yaml:5:1: unknown key `load_in_4bit` | remove it: nothing of the kind is done unless a recipe says so",
+    ),
+    ("adapter:\n  rank: 8", "x.yaml:6:3: unknown key `rank` in `adapter` | did you mean `r`?"),
+    ("training:\n  lr: 1", "x.yaml:6:3: unknown key `lr` in `training` | did you mean `learning_rate`?"),
+    ("training:\n  batch_size: 1", "x.yaml:6:3: unknown key `batch_size` in `training` | did you mean `micro_batch_size`?"),
+    ("max_seq_length: 9", "x.yaml:5:1: unknown key `max_seq_length` | did you mean `sequence_len`? It belongs in `training`"),
+    (
+        "wandb_project:",
+        "x.yaml:5:1: unknown key `wandb_project` | remove it: a run writes its numbers to `metrics.jsonl` and TensorBoard's files by itself",
+    ),
+    ("    type: alpaca", "x.yaml:5:5: unknown key `type` in `datasets.0` | did you mean `format`?"),
+    (
+        "    field_messages: conversations",
+        "x.yaml:5:5: unknown key `field_messages` in `datasets.0` | write `columns: {messages: conversations}`",
+    ),
+    (
+        "adapter:\n  target_modules: q_proj,v_proj",
+        "x.yaml:6:19: adapter.target_modules: expected `all-linear`, a regular expression or a list of names, found `q_proj,v_proj` | write a list: `[q_proj, v_proj]`",
+    ),
+    (
+        "adapter:\n  target_modules: all",
+        "x.yaml:6:19: adapter.target_modules: expected `all-linear`, a regular expression or a list of names, found `all` | write `target_modules: all-linear`",
+    ),
+    (
+        "evaluation:\n  datasets: val.parquet",
+        "x.yaml:6:13: evaluation.datasets: expected a list, found `val.parquet` | write `{path: val.parquet, format: chat}` in a list",
+    ),
+    (
+        "    columns: {conversations: messages}",
+        "x.yaml:5:30: columns: format `chat` has no column `conversations`, expected `messages`, `tools`, `system` or `chat_template_kwargs` | the format's name comes first: `messages: conversations`",
+    ),
     ("adapter:\n  - r: 1", "x.yaml:6:3: adapter: expected keys with values, found `[{r: 1}]`"),
     ("adapter:\n  lora_r: 1", "x.yaml:6:3: unknown key `lora_r` in `adapter` | did you mean `r`?"),
     ("lora_alpha: 3", "x.yaml:5:1: unknown key `lora_alpha` | did you mean `alpha`? It belongs in `adapter`"),
     (
         "gradient_clipping: 3",
-        "x.yaml:5:1: unknown key `gradient_clipping` | known keys here: `adapter`, `base_model`, `chat_template`, `datasets`, `device`, `evaluation`, `output`, `output_dir`, `threads` and `training`",
+        "x.yaml:5:1: unknown key `gradient_clipping` | did you mean `max_grad_norm`? It belongs in `training`",
+    ),
+    (
+        "foo_bar_baz: 3",
+        "x.yaml:5:1: unknown key `foo_bar_baz` | known keys here: `adapter`, `base_model`, `cache`, `chat_template`, `chat_template_kwargs`, `datasets`, `device`, `evaluation`, `output`, `output_dir`, `threads` and `training`",
     ),
     ("~: 3", "x.yaml:5:1: expected a name before the colon, found nothing"),
     ("adapter:\n  dropout: 1", "x.yaml:6:12: adapter.dropout: expected a number from 0 to below 1, found `1`"),
@@ -106,7 +149,10 @@ const BROKEN: &[(&str, &str)] = &[
         "x.yaml:6:17: training.lr_scheduler: expected `constant`, `linear`, `cosine` or `cosine_with_min_lr`, found `cosin` | did you mean `cosine`?",
     ),
     ("training:\n  optimizer: sgd", "x.yaml:6:14: training.optimizer: `sgd` is not supported yet | valid now: `adamw`"),
-    ("training:\n  optimizer: adamw_torch", "x.yaml:6:14: training.optimizer: expected `adamw`, found `adamw_torch`"),
+    (
+        "training:\n  optimizer: adamw_torch",
+        "x.yaml:6:14: training.optimizer: expected `adamw`, found `adamw_torch` | set `optimizer: adamw`",
+    ),
     (
         "training:\n  model_dtype: float_16",
         "x.yaml:6:16: training.model_dtype: expected `auto`, `float32`, `bfloat16` or `float16`, found `float_16` | did you mean `float16`?",
@@ -134,7 +180,7 @@ const BROKEN: &[(&str, &str)] = &[
     ),
     (
         "adapter:\n  method: dora",
-        "x.yaml:6:11: adapter.method: expected `lora`, `qlora` or `full`, found `dora` | did you mean `lora`?",
+        "x.yaml:6:11: adapter.method: expected `lora`, `qlora` or `full`, found `dora` | set `method: lora` and `use_dora: true`",
     ),
     (
         "adapter:\n  modules_to_save: lm_head",
@@ -235,12 +281,12 @@ const BROKEN: &[(&str, &str)] = &[
     ),
     (
         "    columns: {text: a}",
-        "x.yaml:5:21: columns: format `chat` has no column `text`, expected `messages`, `tools`, `prompt`, `completion` or `system` | the format's name comes first: `messages: a`",
+        "x.yaml:5:21: columns: format `chat` has no column `text`, expected `messages`, `tools`, `prompt`, `completion`, `system` or `chat_template_kwargs` | the format's name comes first: `messages: a`",
     ),
     ("    train_on: none", "x.yaml:5:15: datasets.0.train_on: expected `assistant`, `all` or `last`, found `none`"),
     (
         "device: gpu",
-        "x.yaml:5:9: device: expected `auto`, `cpu`, `wgpu` or `cuda`, the last two with an index such as `cuda:0`, found `gpu`",
+        "x.yaml:5:9: device: expected `auto`, `cpu`, `wgpu` or `cuda`, the last two with an index such as `cuda:0`, found `gpu` | set `device: cuda`, or `wgpu` for a GPU of another maker",
     ),
     ("threads: many", "x.yaml:5:10: threads: expected a whole number from 0 to 4096, found `many`"),
     ("adapter:\n  r: 8\n  r: 16", "x.yaml:7:3: double key `r`, first at x.yaml:6:3 | keep one of the two"),
@@ -452,7 +498,7 @@ const BROKEN_OVERRIDES: &[(&str, &str)] = &[
         "alias `*.parquet` is not allowed in a recipe | write the value out; a text that starts with `*` needs quotes",
     ),
     ("adapter.r=a b: c: d", "not YAML: mapping values are not allowed in this context"),
-    ("adapter=lora", "adapter: expected keys with values, found `lora`"),
+    ("adapter=lora", "adapter: expected keys with values, found `lora` | write `adapter: {method: lora}`"),
     ("datasets.x", "expected `key=value` | write it as in `training.learning_rate=1e-4`"),
     ("trainng.seed=1", "unknown key `trainng` | did you mean `training`?"),
     (

@@ -18,6 +18,15 @@ pub fn peak_memory_bytes() -> Option<u64> {
     None
 }
 
+/// Bytes as people read them of memory, in the unit of `nvidia-smi`: MiB of 2^20, or GiB of 2^30 from ten of them on.
+pub fn mebibytes(bytes: u64) -> String {
+    match bytes as f64 / f64::from(1 << 20) {
+        mebibytes if mebibytes >= 10_239.5 => format!("{:.1} GiB", mebibytes / 1024.0),
+        mebibytes if mebibytes >= 9.95 => format!("{mebibytes:.0} MiB"),
+        mebibytes => format!("{mebibytes:.1} MiB"),
+    }
+}
+
 /// Bytes that a new process could have without taking them from another: what the system says is available, or less where this process's
 /// control group is limited. `None` where the system does not tell.
 ///
@@ -118,6 +127,12 @@ mod tests {
         for (version, line) in [(second, "4:memory:/user"), (first, "0::/user"), (first, "3:cpu:/memory"), (first, "memory")] {
             assert_eq!(version.group(line), None, "{line}");
         }
+    }
+
+    #[test]
+    fn memory_has_one_unit_from_plan_to_report() {
+        let sizes = [0, 900 << 10, 10 << 20, 549 << 20, 10_239 << 20, 10 << 30, 80 << 30].map(mebibytes);
+        assert_eq!(sizes, ["0.0 MiB", "0.9 MiB", "10 MiB", "549 MiB", "10239 MiB", "10.0 GiB", "80.0 GiB"]);
     }
 
     #[test]

@@ -13,7 +13,7 @@ mod terminal;
 mod transfer;
 
 pub use jsonl::JsonLines;
-pub use memory::{free_memory_bytes, peak_memory_bytes};
+pub use memory::{free_memory_bytes, mebibytes, peak_memory_bytes};
 pub use tensorboard::TensorBoard;
 pub use terminal::{Terminal, say_now};
 pub use transfer::Transfer;

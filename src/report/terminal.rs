@@ -1,15 +1,18 @@
 //! Progress for a person: bars on a terminal, a plain line every few seconds elsewhere. Everything goes to stderr.
 
 use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
 use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 
-use indicatif::{HumanBytes, HumanDuration, ProgressBar, ProgressStyle};
+use indicatif::{HumanDuration, ProgressBar, ProgressStyle};
 
-use super::{Evaluation, Event, Sample, Step, Transfer};
-use crate::fault::printable;
+use super::{Evaluation, Event, Sample, Step, Transfer, mebibytes};
+use crate::fault::{printable, shown};
 
 const PLAIN_EVERY: Duration = Duration::from_secs(5);
+/// Steps from which the time that is left is told: rows of other lengths and a busy machine show soon, and a single slow step does not.
+const RECENT: usize = 32;
 
 /// What a person sees.
 #[derive(Debug)]
@@ -17,17 +20,37 @@ pub struct Terminal {
     is_terminal: bool,
     is_verbose: bool,
     bar: RefCell<Option<ProgressBar>>,
-    training: Cell<Option<Training>>,
+    training: RefCell<Option<Training>>,
     last_line: Cell<Instant>,
 }
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 struct Training {
     /// Steps that were taken before.
     first: u64,
     steps: u64,
-    /// When the first step started; evaluation before it does not count.
-    started: Option<Instant>,
+    /// When the first of the recent steps started, and when each of them ended; evaluation before the first step does not count.
+    recent: VecDeque<Instant>,
+}
+
+impl Training {
+    /// Takes a step that ended now and took so long.
+    fn take(&mut self, now: Instant, took: Duration) {
+        if self.recent.is_empty() {
+            self.recent.push_back(now.checked_sub(took).unwrap_or(now));
+        }
+        self.recent.push_back(now);
+        if self.recent.len() > RECENT + 1 {
+            self.recent.pop_front();
+        }
+    }
+
+    /// How long the steps after this one take, if they go on like the recent ones.
+    fn left(&self, step: u64) -> Duration {
+        let spent = self.recent.back().zip(self.recent.front()).map_or(Duration::ZERO, |(last, first)| *last - *first);
+        let each = spent.as_secs_f64() / self.recent.len().saturating_sub(1).max(1) as f64;
+        Duration::from_secs_f64(each * self.steps.saturating_sub(step) as f64)
+    }
 }
 
 impl Default for Terminal {
@@ -40,20 +63,26 @@ impl Terminal {
     /// Shows to whoever reads stderr; with `is_verbose` every step and checkpoint is a line that stays.
     pub fn new(is_verbose: bool) -> Self {
         let is_terminal = std::io::stderr().is_terminal();
-        Self { is_terminal, is_verbose, bar: RefCell::default(), training: Cell::default(), last_line: Cell::new(Instant::now()) }
+        Self {
+            is_terminal,
+            is_verbose,
+            bar: RefCell::default(),
+            training: RefCell::default(),
+            last_line: Cell::new(Instant::now()),
+        }
     }
 
     /// A line that stays.
     pub fn say(&self, line: &str) {
         match self.bar.borrow().as_ref().filter(|_| self.is_terminal) {
-            Some(bar) => bar.println(line),
+            Some(bar) => bar.println(shown(line)),
             None => print_line(line),
         }
     }
 
     /// The loop goes on after the step `first` and up to `steps`.
     pub fn start(&self, first: u64, steps: u64) {
-        self.training.set(Some(Training { first, steps, started: None }));
+        *self.training.borrow_mut() = Some(Training { first, steps, recent: VecDeque::new() });
         self.replace_bar(steps, "{bar:24} {pos}/{len}  {msg}");
     }
 
@@ -62,7 +91,7 @@ impl Terminal {
         if let Some(bar) = self.bar.take() {
             bar.finish_and_clear();
         }
-        self.training.set(None);
+        self.training.take();
     }
 
     /// Shows an event.
@@ -86,7 +115,7 @@ impl Terminal {
             }
             return;
         }
-        if self.training.get().is_some() {
+        if self.training.borrow().is_some() {
             // The bar is that of the steps.
             if let Some(bar) = self.bar.borrow().as_ref() {
                 bar.set_message(format!("{what}: {done} of {total}"));
@@ -129,11 +158,10 @@ impl Terminal {
     }
 
     fn step(&self, step: &Step) {
-        let Some(training) = self.training.get() else { return };
-        let took = Duration::from_secs_f64(step.tokens as f64 / step.tokens_per_second);
-        let started = training.started.unwrap_or_else(|| Instant::now().checked_sub(took).unwrap_or_else(Instant::now));
-        self.training.set(Some(Training { started: Some(started), ..training }));
-        let line = describe(step, training, started);
+        let mut training = self.training.borrow_mut();
+        let Some(training) = training.as_mut() else { return };
+        training.take(Instant::now(), Duration::from_secs_f64(step.tokens as f64 / step.tokens_per_second));
+        let line = describe(step, training.left(step.step));
         if self.is_verbose {
             self.say(&format!("step {}/{}  {line}", step.step, training.steps));
         }
@@ -171,17 +199,14 @@ pub fn say_now(line: &str) {
 
 /// A line on stderr. Where nobody reads it any more the run goes on, which `eprintln!` would end with a panic.
 fn print_line(line: &str) {
-    let _ = writeln!(std::io::stderr(), "{line}");
+    let _ = writeln!(std::io::stderr(), "{}", shown(line));
 }
 
 /// One line about a step.
-fn describe(step: &Step, training: Training, started: Instant) -> String {
-    let memory = step
-        .device_peak_memory_bytes
-        .or(step.peak_memory_bytes)
-        .map_or_else(String::new, |bytes| format!("  {}", HumanBytes(bytes)));
-    let each = started.elapsed().as_secs_f64() / (step.step - training.first) as f64;
-    let left = HumanDuration(Duration::from_secs_f64(each * training.steps.saturating_sub(step.step) as f64));
+fn describe(step: &Step, left: Duration) -> String {
+    let memory = step.device_peak_memory_bytes.or(step.peak_memory_bytes);
+    let memory = memory.map_or_else(String::new, |bytes| format!("  {}", mebibytes(bytes)));
+    let left = HumanDuration(left);
     format!("loss {:.4}  lr {:.2e}  {:.0} tokens/s{memory}  {left} left", step.loss, step.learning_rate, step.tokens_per_second)
 }
 
@@ -202,4 +227,24 @@ fn evaluated(evaluation: &Evaluation) -> String {
 fn sampled(sample: &Sample) -> String {
     let below = |text: &str| printable(text).replace('\n', "\n    ");
     format!("answer at step {}: {}\n    {}", sample.step, below(&sample.prompt), below(&sample.text))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_time_that_is_left_follows_recent_steps() {
+        let started = Instant::now();
+        let mut training = Training { first: 0, steps: 1000, recent: VecDeque::new() };
+        assert_eq!(training.left(0), Duration::ZERO);
+        let second = Duration::from_secs(1);
+        training.take(started + 10 * second, 10 * second);
+        assert_eq!(training.left(1), 9990 * second, "the first step is all that is known");
+        // An hour of slow steps, and then fast ones.
+        (2..100).for_each(|step| training.take(started + 10 * step * second, 10 * second));
+        assert_eq!(training.left(100), 9000 * second);
+        (1..=40).for_each(|step| training.take(started + (990 + step) * second, second));
+        assert_eq!(training.left(140), 860 * second);
+    }
 }

@@ -90,8 +90,12 @@ impl RunFolder {
     pub const METRICS: &str = "metrics.jsonl";
     /// One line an answer to a prompt.
     pub const SAMPLES: &str = "samples.jsonl";
+    /// One line for each time that `rankine eval` scored the run.
+    pub const EVALUATIONS: &str = "eval.jsonl";
     /// Folder of the event files for TensorBoard.
     pub const TENSORBOARD: &str = "tensorboard";
+    /// Folder of the tokens of its data, where the recipe keeps them with the run.
+    pub const CACHE: &str = "cache";
     /// What the run depends on; every run has it before anything else.
     pub const LOCK: &str = "recipe.lock.yaml";
     /// What was trained on what.
@@ -104,7 +108,7 @@ impl RunFolder {
     /// The adapter in a folder: it is one itself, or that of a run or a checkpoint with one.
     pub fn adapter_in(folder: &Path) -> Option<PathBuf> {
         let of_run = folder.join(Self::ADAPTER);
-        [folder, &of_run].into_iter().find(|folder| peft::files(folder)[0].exists()).map(Path::to_owned)
+        [folder, &of_run].into_iter().find(|folder| peft::is_in(folder)).map(Path::to_owned)
     }
 
     /// Bytes that a run needs at least: the product and one checkpoint.

@@ -50,6 +50,11 @@ impl Checkpoint {
         if found.is_empty() { Ok(None) } else { Err(Error::NoneWhole { run: run.to_owned(), checkpoints: found.len() }) }
     }
 
+    /// The folder of the newest checkpoint of a run, whole or not.
+    pub fn newest_path(run: &Path) -> Option<PathBuf> {
+        Some(checkpoints_of(run).ok()?.into_iter().next()?.1)
+    }
+
     /// Whether a folder is a checkpoint of a run.
     pub fn is_one(folder: &Path) -> bool {
         folder.join(STATE).exists() && folder.join(OPTIMIZER).exists()

@@ -300,3 +300,54 @@ fn an_adapter_of_the_hub_is_exported_and_keeps_the_commit_of_its_base() {
     assert!(desk.read("base.gguf").windows(ID.len()).any(|part| part == ID.as_bytes()), "it is called by its id");
     assert!(desk.read_text("mlx/adapter_config.json").contains("\"model\": \"owner/name\""));
 }
+
+#[test]
+fn an_adapter_of_the_hub_is_one_in_every_verb_and_is_pulled_as_one() {
+    let desk = pulled();
+    desk.run(&TRAIN).says("train", 0, &[]);
+    let adapter: Files = ["adapter_config.json", "adapter_model.safetensors"]
+        .map(|name| (name.to_owned(), desk.read(&format!("run/adapter/{name}"))))
+        .into();
+    let other = desk.path("hub-home/hub/models--owner--name");
+    let server = hub(&adapter);
+    // The repository has the name of the test's Hub; the base stays under another one.
+    fs::rename(&other, desk.path("hub-home/hub/models--the--base")).unwrap();
+    let ran = online(&desk, &server, &["pull", ID]);
+    ran.says("pull an adapter", 0, &[]);
+    fs::rename(&other, desk.path("hub-home/hub/models--me--adapter")).unwrap();
+    fs::rename(desk.path("hub-home/hub/models--the--base"), &other).unwrap();
+    let id = "me/adapter";
+    let commands: &[&[&str]] = &[
+        &["generate", "--adapter", id, "--prompt", "x", "--max-tokens", "2"],
+        &["merge", "--adapter", id, "--out", "merged"],
+        &["export", id, "--to", "peft", "--out", "peft"],
+        &["export", "--adapter", id, "--to", "gguf", "--out", "x.gguf"],
+        &["eval", "recipe.yaml", "base_model=owner/name", "--adapter", id, "--data", "rows.parquet"],
+        &["eval", "run", "--adapter", id, "--data", "rows.parquet"],
+        &["inspect", id],
+        &["check", "recipe.yaml", "base_model=owner/name", "adapter.r=", "adapter.init_from=me/adapter"],
+        &["train", "recipe.yaml", "base_model=owner/name", "adapter.r=", "adapter.init_from=me/adapter", "output_dir=second"],
+        &["resume", "second"],
+    ];
+    for arguments in commands {
+        desk.run(arguments).says(&arguments.join(" "), 0, &[]);
+    }
+    assert!(desk.run(&["inspect", id]).stdout.starts_with("adapter"), "it is looked at as an adapter");
+    let chat = desk.command(&["chat", "--adapter", id]).stdin(std::process::Stdio::null()).output().unwrap();
+    assert!(chat.status.success(), "{chat:?}");
+    // Without network it gets as far as the network.
+    desk.run(&["push", id, "me/other"]).says("push", 69, &["HF_HUB_OFFLINE"]);
+    // One that is in no cache is told with the way to it.
+    for arguments in [
+        &["generate", "--adapter", "me/none", "--prompt", "x"][..],
+        &["merge", "--adapter", "me/none", "--out", "m"],
+        &["export", "me/none", "--to", "peft", "--out", "p"],
+        &["inspect", "me/none"],
+        &["eval", "run", "--adapter", "me/none"],
+        &["check", "recipe.yaml", "base_model=owner/name", "adapter.r=", "adapter.init_from=me/none"],
+    ] {
+        let ran = desk.run(arguments);
+        assert!([65, 69].contains(&ran.exit), "{ran:?}");
+        ran.says(&arguments.join(" "), ran.exit, &["rankine pull me/none"]);
+    }
+}

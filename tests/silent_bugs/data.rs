@@ -26,9 +26,9 @@ fn one_shard_with_an_extra_column() {
         files,
         format: Format::Text,
         columns: BTreeMap::new(),
+        roles: BTreeMap::new(),
         train_on,
         system: None,
-        tables: BTreeMap::new(),
     };
     let expected = ["one", "two two", "three", "four four four"].map(|text| format!("<|begin_of_text|>«{text}<|eot_id|>»"));
     assert_eq!(seen(&desk, &base, &[shards]), expected);

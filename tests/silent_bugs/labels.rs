@@ -240,6 +240,7 @@ fn no_generation_marks_in_the_stock_template() {
         assert_eq!(of_template(row), of_template(three_turns(name)), "{name}");
     }
     let hidden = encoder(&desk.path("chatml"), Some("{% for m in messages %}{{ m.content | length }}<|im_end|>{% endfor %}"));
-    let refused = open(&desk, &hidden, &[chats(&desk, &[THREE])], ALL).unwrap_err();
-    assert!(refused.contains("the chat template does not tell what the assistant says"), "{refused}");
+    let counted = tally(open(&desk, &hidden, &[chats(&desk, &[THREE])], ALL).unwrap());
+    let first = counted.first_broken.unwrap();
+    assert!(counted.broken == 1 && first.contains("the chat template does not tell what the assistant says"), "{first}");
 }

@@ -48,9 +48,9 @@ pub fn source(desk: &Desk, name: &str, format: Format, columns: Vec<(&str, Array
         files: vec![desk.path(name)],
         format,
         columns: BTreeMap::new(),
+        roles: BTreeMap::new(),
         train_on: TrainOn::Assistant,
         system: None,
-        tables: BTreeMap::new(),
     }
 }
 

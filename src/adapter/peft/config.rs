@@ -129,9 +129,19 @@ pub fn read_json_config(folder: &Path) -> Result<Value, Error> {
     read_json(&folder.join(CONFIG))
 }
 
+/// Whether a config is mlx-lm's, whose file has the same name.
+fn is_of_mlx(config: &Value) -> bool {
+    const KEYS: [&str; 4] = ["lora_parameters", "fine_tune_type", "num_layers", "adapter_path"];
+    config["peft_type"].is_null() && config["lora_alpha"].is_null() && KEYS.iter().any(|key| !config[*key].is_null())
+}
+
 fn read_json(path: &Path) -> Result<Value, Error> {
     let fault = |error| Error::Config { place: path.display().to_string(), message: format!("not valid JSON: {error}") };
-    serde_json::from_str(&read_text_up_to(path, JSON_BYTES)?).map_err(fault)
+    let config = serde_json::from_str(&read_text_up_to(path, JSON_BYTES)?).map_err(fault)?;
+    match path.parent().filter(|_| is_of_mlx(&config)) {
+        Some(folder) => Err(Error::OfMlx { folder: folder.display().to_string() }),
+        None => Ok(config),
+    }
 }
 
 /// Reads `adapter_config.json`.

@@ -50,6 +50,16 @@ pub fn files(folder: &Path) -> [PathBuf; 2] {
     [folder.join(CONFIG), folder.join(WEIGHTS)]
 }
 
+/// Whether a folder has the config of an adapter, were it a link that leads nowhere, which is told where it is read.
+pub fn is_in(folder: &Path) -> bool {
+    folder.join(CONFIG).symlink_metadata().is_ok()
+}
+
+/// Whether a folder has the tensors of an adapter of mlx-lm and none of PEFT's.
+pub fn is_of_mlx(folder: &Path) -> bool {
+    folder.join("adapters.safetensors").exists() && !folder.join(WEIGHTS).exists()
+}
+
 /// Modules with A and B in an open file, by their names without a prefix, and the two keys.
 pub fn pairs_in(archive: &Archive) -> Vec<(String, [String; 2])> {
     let keys = keys::Keys::read(archive.shapes().keys());

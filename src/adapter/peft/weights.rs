@@ -38,6 +38,9 @@ pub fn read_numbers(folder: &Path, config: &LoraConfig, modules: &[LinearSpec]) 
 /// The file is missing or damaged.
 pub fn open(folder: &Path) -> Result<Archive, Error> {
     let path = folder.join(WEIGHTS);
+    if super::is_of_mlx(folder) {
+        return Err(Error::OfMlx { folder: folder.display().to_string() });
+    }
     if !path.exists() && folder.join(PICKLE).exists() {
         let message = format!("there is no such file, only `{PICKLE}`; pickle files can run code and are refused");
         return Err(Error::Config { place: path.display().to_string(), message });

@@ -1,16 +1,17 @@
 //! A dataset: columns and rows from the footers of its files, and with a base the lengths of its rows in tokens.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use serde_json::json;
 
 use super::{Found, InspectArgs};
 use crate::cli::base::find_base;
 use crate::cli::{Failure, grouped};
-use crate::data::template::ChatTemplate;
+use crate::data::template::{ChatTemplate, Sources};
 use crate::data::tokenize::Tokenizer;
-use crate::data::{Corpus, Encoder, Limits, Source, columns, find_files, inspect};
-use crate::fault::{Exit, Fault};
+use crate::data::{Corpus, Encoder, Limits, Source, TableError, candidates, columns, detected, find_files, in_recipe, inspect};
+use crate::fault::{Exit, Explain, Fault};
 use crate::files::cache_folder;
 use crate::terms::{Format, Term, TrainOn, Truncation};
 
@@ -38,29 +39,91 @@ pub(super) fn look(args: &InspectArgs) -> Result<Found, Failure> {
     for (name, kind) in &all {
         found.more(format!("{name}: {kind}"));
     }
-    let names = BTreeMap::new();
-    let fits = |format: &Format| files.iter().all(|file| inspect(file, *format, &names).is_ok());
-    let format = args.format.or_else(|| Format::WORDS.iter().map(|(_, format)| *format).find(fits));
-    let Some(format) = format else {
-        found.tell("format", "none that is known: a recipe names the columns in `columns`", json!(null));
+    let Some((format, names)) = format(args, &files)? else {
+        let line = "none that its columns look like: give `--format` and `--columns`, as a recipe has `format` and `columns`";
+        found.tell("format", line, json!(null));
         return Ok(found);
     };
-    let guessed = if args.format.is_none() { ", by its columns" } else { "" };
-    found.tell("format", format!("{format}{guessed}"), json!(format.word()));
+    let shown: Vec<(&'static str, String)> =
+        format.columns().iter().filter_map(|own| Some((*own, names.get(*own)?.clone()))).collect();
+    let with = if shown.is_empty() { String::new() } else { format!(", with `columns: {}`", in_recipe(&shown)) };
+    let guessed = if args.format.is_none() && args.columns.is_empty() && shown.is_empty() { ", by its columns" } else { "" };
+    found.tell("format", format!("{format}{with}{guessed}"), json!(format.word()));
+    found.object["format_columns"] = json!(names);
     let Some(base) = &args.base else {
         found.tell("token_lengths", "give a model with `--base` to count tokens", json!(null));
         return Ok(found);
     };
     let folder = find_base(Some(base), None)?;
-    let source = Source { files, format, columns: names, train_on: TrainOn::Assistant, system: None, tables: BTreeMap::new() };
+    let source = Source { files, format, columns: names, roles: BTreeMap::new(), train_on: TrainOn::Assistant, system: None };
     lengths(&encoder(&folder, format)?, source, &mut found)?;
     Ok(found)
 }
 
+/// The format's name of a column, and the file's.
+type Names = BTreeMap<String, String>;
+
+/// The format that was named, or the first whose columns are there, or the one that they look like; with the names of its columns that are
+/// not its own.
+fn format(args: &InspectArgs, files: &[PathBuf]) -> Result<Option<(Format, Names)>, Failure> {
+    let names: Names = args.columns.iter().cloned().collect();
+    let has_names = |format: &Format| names.keys().all(|name| format.columns().contains(&name.as_str()));
+    if let Some(format) = args.format {
+        refuse_names(format, &names)?;
+        files.iter().try_for_each(|file| inspect(file, format, &names).map(drop).map_err(|error| with_option(&error)))?;
+        return Ok(Some((format, names)));
+    }
+    let formats = || Format::WORDS.iter().map(|(_, format)| *format);
+    let fits = |format: &Format| has_names(format) && files.iter().all(|file| inspect(file, *format, &names).is_ok());
+    if let Some(format) = formats().find(fits) {
+        return Ok(Some((format, names)));
+    }
+    match (formats().find(has_names), files) {
+        // Names were given: what is wrong with them is said of the format that has them.
+        (Some(format), _) if !names.is_empty() => {
+            files.iter().try_for_each(|file| inspect(file, format, &names).map(drop).map_err(|error| with_option(&error)))?;
+            Ok(Some((format, names)))
+        }
+        (None, _) => {
+            let given: Vec<&str> = names.keys().map(String::as_str).collect();
+            let fault = Fault::new(format!("--columns: no format has the columns `{}`", given.join("`, `")));
+            let all = formats().map(|format| format!("`{format}` has `{}`", format.columns().join("`, `"))).collect::<Vec<_>>();
+            Err(Failure::new(Exit::Usage, fault.hint(format!("the format's name comes first: {}", all.join("; ")))))
+        }
+        (_, [first, rest @ ..]) => {
+            let Some((format, names)) = detected(&candidates(first)?) else { return Ok(None) };
+            let names: Names = names.into_iter().map(|(own, name)| (own.to_owned(), name)).collect();
+            Ok(rest.iter().all(|file| inspect(file, format, &names).is_ok()).then_some((format, names)))
+        }
+        _ => Ok(None),
+    }
+}
+
+fn refuse_names(format: Format, names: &Names) -> Result<(), Failure> {
+    let Some(name) = names.keys().find(|name| !format.columns().contains(&name.as_str())) else { return Ok(()) };
+    let expected = format.columns().join("`, `");
+    let fault = Fault::new(format!("--columns: format `{format}` has no column `{name}`, it has `{expected}`"));
+    Err(Failure::new(
+        Exit::Usage,
+        fault.hint(format!("the format's name comes first, such as `--columns {}=COLUMN`", format.columns()[0])),
+    ))
+}
+
+/// What is wrong with a column, with the option that names it here.
+fn with_option(error: &TableError) -> Failure {
+    let hint = match error {
+        TableError::Missing { canonical, meant, .. } => Some(meant.option_hint(canonical)),
+        other => other.hint(),
+    };
+    let faults = vec![Fault { place: None, message: error.to_string(), hint }];
+    Failure { exit: error.exit(), faults }
+}
+
 fn encoder(folder: &std::path::Path, format: Format) -> Result<Encoder, Failure> {
     let tokenizer = Tokenizer::open(folder)?;
-    let source = tokenizer.chat_template().filter(|_| format == Format::Chat);
-    let template = source.map(|source| ChatTemplate::new(source, tokenizer.special(), jiff::Timestamp::now())).transpose()?;
+    let sources = if format == Format::Chat { Sources::choose(None, &tokenizer)? } else { None };
+    let started = jiff::Timestamp::now();
+    let template = sources.map(|sources| ChatTemplate::of(&sources, tokenizer.special(), started)).transpose()?;
     if format == Format::Chat && template.is_none() {
         let fault = Fault::new(format!("the base in `{}` has no chat template", folder.display()));
         return Err(Failure::new(Exit::Input, fault.hint("give an instruction-tuned base, or `--format text`")));

@@ -5,6 +5,8 @@ mod dataset;
 mod model;
 mod run;
 
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -12,8 +14,9 @@ use serde_json::{Value, json};
 
 use super::base::find_base;
 use super::{Failure, print};
-use crate::data::find_files;
+use crate::data::{Content, SourceError, TableError, find_files};
 use crate::fault::{Exit, Fault};
+use crate::files::NotFolder;
 use crate::plan::hub_id;
 use crate::terms::{Format, Term};
 use crate::train::RunFolder;
@@ -22,7 +25,7 @@ const EXPECTED: &str = "give the folder of a model, an adapter or a run, or Parq
 
 /// What `--json` prints is one object. `kind` is `model`, `adapter`, `run` or `dataset`, `path` is where it is; the other keys are those of
 /// the lines: of a model `parameters`, `tensors`, `projections`, `licence`, `chat_template`; of an adapter `modules` with norm and effective
-/// rank of each; of a run `recipe`, `state` and `result`; of a dataset `columns`, `rows` and `token_lengths`.
+/// rank of each; of a run `recipe`, `state` and `result`; of a dataset `columns`, `rows`, `format`, `format_columns` and `token_lengths`.
 #[derive(Debug, Args)]
 pub(super) struct InspectArgs {
     /// The folder of a model, of an adapter, of a run or of a checkpoint, a Hub id that was pulled; or a Parquet file, a glob or a folder of them
@@ -34,6 +37,10 @@ pub(super) struct InspectArgs {
     /// Of a dataset: the shape of its rows, `text`, `completion`, `instruction` or `chat`; without it, the one whose columns are there
     #[arg(long, value_parser = parse_format)]
     format: Option<Format>,
+    /// Of a dataset: the file's names of the format's columns, such as `prompt=question,completion=answer`; without it, those that its columns
+    /// look like
+    #[arg(long, value_name = "NAME=COLUMN", value_delimiter = ',', value_parser = parse_column)]
+    columns: Vec<(String, String)>,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -41,6 +48,12 @@ pub(super) struct InspectArgs {
 
 fn parse_format(word: &str) -> Result<Format, String> {
     Format::parse(word).ok_or_else(|| "expected `text`, `completion`, `instruction` or `chat`".to_owned())
+}
+
+fn parse_column(word: &str) -> Result<(String, String), String> {
+    let pair = word.split_once('=').filter(|(name, column)| !name.is_empty() && !column.is_empty());
+    let (name, column) = pair.ok_or("expected the format's name of a column and the file's, such as `prompt=question`")?;
+    Ok((name.trim().to_owned(), column.to_owned()))
 }
 
 /// What was found, for a person and for a program.
@@ -88,8 +101,8 @@ fn look(args: &InspectArgs) -> Result<Found, Failure> {
             None => Err(unknown(path)),
         };
     }
-    if path.is_file() && path.extension().is_none_or(|end| end != "parquet") {
-        return Err(unknown(path));
+    if let Some(failure) = unlike(path) {
+        return Err(failure);
     }
     match find_files(&written) {
         Ok(_) => dataset::look(args),
@@ -98,11 +111,45 @@ fn look(args: &InspectArgs) -> Result<Found, Failure> {
             kind_of(&folder).unwrap_or(Kind::Model).look(&folder)
         }
         Err(error) if written.contains(['*', '?', '[']) => Err(Failure { exit: Exit::NoInput, ..error.into() }),
+        Err(error @ SourceError::Dangling { .. }) => Err(Failure { exit: Exit::NoInput, ..error.into() }),
         Err(_) => {
             let fault = Fault::new(format!("`{written}` does not exist")).hint(EXPECTED);
             Err(Failure::new(Exit::NoInput, fault))
         }
     }
+}
+
+/// Why a file cannot be looked at, where it is no Parquet file.
+fn unlike(path: &Path) -> Option<Failure> {
+    if !path.is_file() {
+        return None;
+    }
+    let (is_called, content) = (path.extension().is_some_and(|end| end == "parquet"), Content::of(path));
+    let folder = NotFolder::of(path).and_then(|why| why.hint()).filter(|_| is_of_folder(path));
+    match (folder, content) {
+        (Some(hint), _) => {
+            let fault = Fault::new(format!("`{}` is a file of a model or an adapter, expected its folder", path.display()));
+            Some(Failure::new(Exit::Input, fault.hint(hint)))
+        }
+        (None, Some(content)) if is_called || content != Content::Text => {
+            Some(TableError::Other { path: path.to_owned(), content }.into())
+        }
+        // What is called so and is none is broken, and so is what begins like one.
+        (None, None) if is_called || begins_as_parquet(path) => None,
+        _ => Some(unknown(path)),
+    }
+}
+
+/// Whether a name is one of a model's or an adapter's files.
+fn is_of_folder(path: &Path) -> bool {
+    let is_weights = path.extension().is_some_and(|end| end == "safetensors");
+    let name = path.file_name().unwrap_or_default();
+    is_weights || ["config.json", "adapter_config.json", "tokenizer.json", "tokenizer_config.json"].iter().any(|of| name == *of)
+}
+
+fn begins_as_parquet(path: &Path) -> bool {
+    let mut head = [0; 4];
+    File::open(path).and_then(|mut file| file.read_exact(&mut head)).is_ok_and(|()| head == *b"PAR1")
 }
 
 enum Kind {
@@ -124,6 +171,7 @@ impl Kind {
 fn kind_of(folder: &Path) -> Option<Kind> {
     match folder {
         folder if folder.join(RunFolder::LOCK).exists() && folder.join(RunFolder::METRICS).exists() => Some(Kind::Run),
+        folder if run::is_running(folder) => Some(Kind::Run),
         folder if RunFolder::adapter_in(folder).is_some() => Some(Kind::Adapter),
         folder if folder.join("config.json").exists() => Some(Kind::Model),
         _ => None,

@@ -12,7 +12,8 @@ use crate::files::licence::{Licence, notice_paths, readme_head};
 use crate::files::safetensors::Archive;
 use crate::files::{is_there, read_text};
 use crate::model::{DecoderSpec, Folder, LinearKind, Names, shard_paths};
-use crate::plan::{leftover_note, megabytes};
+use crate::plan::leftover_note;
+use crate::report::mebibytes;
 
 pub(super) fn look(path: &Path) -> Result<Found, Failure> {
     let folder = Folder::open(path)?;
@@ -112,7 +113,7 @@ fn tensors(path: &Path, found: &mut Found) -> Result<(), Failure> {
         }
     }
     let of_type = types.iter().map(|(dtype, count)| format!("{count} {dtype}")).collect::<Vec<_>>().join(", ");
-    let line = format!("{count} in {} files of {}: {of_type}", shards.len(), megabytes(bytes));
+    let line = format!("{count} in {} files of {}: {of_type}", shards.len(), mebibytes(bytes));
     found.tell("tensors", line, json!({"count": count, "files": shards.len(), "bytes": bytes, "dtypes": types}));
     Ok(())
 }
@@ -174,6 +175,8 @@ fn tokenizer(path: &Path, rows: usize, found: &mut Found) -> Result<(), Failure>
         || "none: conversations need `chat_template` in a recipe".to_owned(),
         |source| format!("{} characters{}", source.chars().count(), if source.contains("tools") { ", knows tools" } else { "" }),
     );
+    let names = tokenizer.chat_templates().names();
+    let line = if names.is_empty() { line } else { format!("{line}; further ones by name: {}", names.join(", ")) };
     found.tell("chat_template", line, json!(template));
     Ok(())
 }

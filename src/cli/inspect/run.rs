@@ -6,12 +6,17 @@ use serde_json::{Value, json};
 
 use super::{Found, adapter};
 use crate::cli::{Failure, result};
-use crate::files::read_text;
+use crate::files::{Claim, read_text};
 use crate::plan::Lock;
 use crate::train::RunFolder;
 
 pub(super) fn look(path: &Path) -> Result<Found, Failure> {
-    let (mut found, lock) = (Found::new("run", path), Lock::read(&path.join(RunFolder::LOCK))?);
+    let mut found = Found::new("run", path);
+    if is_running(path) && !path.join(RunFolder::METRICS).exists() {
+        found.tell("state", "running: rows and weights are being read, there is no step yet", json!("running"));
+        return Ok(found);
+    }
+    let lock = Lock::read(&path.join(RunFolder::LOCK))?;
     let recipe = &lock.values()["recipe"];
     let base = recipe["base_model"].as_str().unwrap_or("not told");
     found.tell("base", base, recipe["base_model"].clone());
@@ -25,8 +30,13 @@ pub(super) fn look(path: &Path) -> Result<Found, Failure> {
     found.tell("steps", format!("{steps}, loss {} at the last", said(last)), json!(steps));
     found.tell("best_validation_loss", said(best), json!(best));
     let is_over = path.join(RunFolder::RESULT).exists();
-    let state = if is_over { "over" } else { "not over: `rankine resume` goes on with it" };
-    found.tell("state", state, json!(if is_over { "over" } else { "stopped" }));
+    let (line, word) = match Claim::holder(path) {
+        Some(Some(pid)) => (format!("running: process {pid}"), "running"),
+        Some(None) => ("running".to_owned(), "running"),
+        None if is_over => ("over".to_owned(), "over"),
+        None => ("stopped: `rankine resume` goes on with it".to_owned(), "stopped"),
+    };
+    found.tell("state", line, json!(word));
     if is_over {
         found.object["result"] = result::read(path)?;
     }
@@ -39,6 +49,11 @@ pub(super) fn look(path: &Path) -> Result<Found, Failure> {
         }
     }
     Ok(found)
+}
+
+/// Whether a process is at work in the folder.
+pub(super) fn is_running(path: &Path) -> bool {
+    Claim::holder(path).is_some()
 }
 
 /// Steps taken, the loss of the last and the lowest validation loss.

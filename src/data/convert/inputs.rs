@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use super::super::first_bytes;
 use super::delimited;
 use super::error::Error;
 use super::lines;
@@ -55,13 +56,19 @@ impl Form {
         }
     }
 
-    /// Whether a recipe that names such a file means its rows.
-    pub fn is_table(self) -> bool {
-        matches!(self, Self::Json | Self::JsonLines | Self::Csv | Self::Tsv)
+    /// What the first bytes say, where a name says nothing, or Parquet that is none.
+    fn of_content(path: &Path) -> Option<Self> {
+        match first_bytes::Content::of(path)? {
+            first_bytes::Content::JsonLines | first_bytes::Content::Json => Some(Self::Json),
+            first_bytes::Content::Csv => Some(Self::Csv),
+            first_bytes::Content::Tsv => Some(Self::Tsv),
+            _ => None,
+        }
     }
 
     fn of(path: &Path) -> Result<Self, Error> {
-        if let Some(form) = Self::of_name(path) {
+        let named = Self::of_name(path);
+        if let Some(form) = named.filter(|form| *form != Self::Parquet).or_else(|| Self::of_content(path)).or(named) {
             return Ok(form);
         }
         let mut stream = Stream::open(path)?;

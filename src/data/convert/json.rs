@@ -6,6 +6,7 @@ use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess,
 use serde_json::{Map, Value};
 
 use super::piece::{Row, Wrong};
+use crate::fault::quoted;
 
 /// Characters of a word that a message quotes.
 const MAX_WORD: usize = 20;
@@ -37,7 +38,8 @@ fn value(text: &str) -> serde_json::Result<Value> {
     reader.end()?;
     match long_number(text).filter(|_| is_rounded.get()) {
         Some(number) => Err(serde_json::Error::custom(format!(
-            "the number {number} has more than 64 bits and would be rounded: write it as a text"
+            "the number {} has more than 64 bits and would be rounded: write it as a text",
+            quoted(number)
         ))),
         None => Ok(value),
     }
@@ -63,7 +65,7 @@ fn told(text: &str, line: u64, error: &serde_json::Error) -> Wrong {
     let found = here.get(error.column().saturating_sub(1)..).unwrap_or_default();
     let word: String = found.chars().take_while(|c| c.is_alphanumeric() || "'-_.".contains(*c)).take(MAX_WORD).collect();
     let is_of_place = reason.starts_with("expected") && !word.is_empty();
-    let reason = if is_of_place { format!("{reason}, found `{word}`") } else { reason.to_owned() };
+    let reason = if is_of_place { format!("{reason}, found `{}`", quoted(word)) } else { reason.to_owned() };
     let has_place = error.line() > 0;
     Wrong { line: line + error.line().saturating_sub(1) as u64, column: has_place.then(|| error.column().max(1)), reason }
 }
@@ -158,7 +160,7 @@ impl<'de> Visitor<'de> for Strict<'_> {
         while let Some(key) = entries.next_key::<String>()? {
             let value = entries.next_value_seed(self)?;
             if object.contains_key(&key) {
-                return Err(A::Error::custom(format!("the key `{key}` is there twice")));
+                return Err(A::Error::custom(format!("the key `{}` is there twice", quoted(key))));
             }
             object.insert(key, value);
         }
@@ -169,6 +171,7 @@ impl<'de> Visitor<'de> for Strict<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fault::revealed;
 
     #[test]
     fn what_json_readers_pass_over_is_told_with_its_place() {
@@ -187,7 +190,7 @@ mod tests {
             (r#"{"a": 1e999}"#, Some(11), "number out of range"),
         ] {
             let wrong = row(text.as_bytes(), 7).expect_err(text);
-            assert_eq!((wrong.line, &*wrong.reason), (7, reason), "{text}: {wrong:?}");
+            assert_eq!((wrong.line, &*revealed(&wrong.reason)), (7, reason), "{text}: {wrong:?}");
             assert_eq!(wrong.column.is_some(), column.is_some(), "{text}: {wrong:?}");
         }
         assert_eq!(row(deep.as_bytes(), 1).expect_err("deep").reason, "recursion limit exceeded");

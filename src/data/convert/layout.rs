@@ -12,21 +12,17 @@ use super::json::kind;
 use super::names::{self, Proposal};
 use super::piece::Row;
 use super::shape::{Fields, Shape, list_of};
+use crate::fault::quoted as data;
 use crate::files::listed;
 use crate::terms::{Format, Term};
 
-/// What a conversion makes of columns.
+/// Which columns get the names of a format.
 #[derive(Debug, Clone)]
-pub enum Naming {
-    /// Those that a format reads get the format's names.
-    Canonical {
-        /// The format, where it is not to be guessed.
-        format: Option<Format>,
-        /// Names that are given: canonical to the file's.
-        columns: BTreeMap<String, String>,
-    },
-    /// All keep theirs; a recipe reads some of them as text, turns or lists.
-    Kept(BTreeMap<String, Kind>),
+pub(super) struct Naming {
+    /// The format, where it is not to be guessed.
+    pub format: Option<Format>,
+    /// Names that are given: canonical to the file's.
+    pub columns: BTreeMap<String, String>,
 }
 
 /// How rows become those of the Parquet file.
@@ -68,7 +64,8 @@ pub(super) struct ChatOf {
 fn asked_kind(canonical: &str) -> Kind {
     match canonical {
         "messages" => Kind::Turns,
-        "tools" => Kind::List,
+        "tools" | "history" => Kind::List,
+        "chat_template_kwargs" => Kind::Object,
         _ => Kind::Text,
     }
 }
@@ -123,9 +120,8 @@ impl Layout {
             let hint = "put what belongs together into one object, such as `{\"meta\": {..}}`";
             return Err(Error::columns("the rows have more than 256 different columns", hint));
         }
-        let Naming::Canonical { format, columns } = naming else { return Ok(Self::kept(fields, naming)) };
         let found: Vec<_> = fields.fields.iter().map(|field| (field.name.clone(), field.holds())).collect();
-        let proposal = proposal(&found, *format, columns)?;
+        let proposal = proposal(&found, naming.format, &naming.columns)?;
         let names = proposal.as_ref().map(|proposal| &proposal.columns);
         let chat = proposal.as_ref().and_then(ChatOf::of);
         let canonical = |name: &str| names?.iter().find(|(_, source)| *source == name).map(|(canonical, _)| canonical.clone());
@@ -144,18 +140,6 @@ impl Layout {
         }
         layout.check_names()?;
         Ok(layout)
-    }
-
-    fn kept(fields: &Fields, naming: &Naming) -> Self {
-        let kinds = match naming {
-            Naming::Kept(kinds) => kinds.clone(),
-            Naming::Canonical { .. } => BTreeMap::new(),
-        };
-        let column = |field| {
-            let column = Column::of(field, fields.count);
-            Column { kind: kinds.get(&column.source).copied(), ..column }.settled()
-        };
-        Self { columns: fields.fields.iter().map(column).collect(), chat: None, proposal: None }
     }
 
     fn check_names(&self) -> Result<(), Error> {
@@ -237,9 +221,10 @@ impl Column {
                     return Err(format!("column `{}` has {} among its turns, expected objects", self.source, quoted(other)));
                 }
             }
-            (Some(Kind::List), Value::Array(_)) => {}
+            (Some(Kind::List), Value::Array(_)) | (Some(Kind::Object), Value::Object(_)) => {}
+            (Some(Kind::Object), Value::String(text)) if is_object(text) => return Ok(value),
             // A list as JSON text is read as well, and goes through as it is.
-            (Some(_), Value::String(text)) if is_list(text) => return Ok(value),
+            (Some(Kind::Turns | Kind::List), Value::String(text)) if is_list(text) => return Ok(value),
             (Some(kind), _) => return wrong(kind.describe()),
         }
         Ok(if self.is_json { Value::String(value.to_string()) } else { value })
@@ -250,13 +235,17 @@ fn is_list(text: &str) -> bool {
     text.trim().is_empty() || serde_json::from_str::<Vec<serde::de::IgnoredAny>>(text).is_ok()
 }
 
+fn is_object(text: &str) -> bool {
+    text.trim().is_empty() || serde_json::from_str::<BTreeMap<String, serde::de::IgnoredAny>>(text).is_ok()
+}
+
 /// A value's kind, with its beginning where that says more.
 fn quoted(value: &Value) -> String {
     const MAX_SHOWN: usize = 40;
     let text = value.to_string();
     let shown: String = text.chars().take(MAX_SHOWN).collect();
     let dots = if shown.len() < text.len() { ".." } else { "" };
-    format!("{}, `{shown}{dots}`", kind(value))
+    format!("{}, `{}`", kind(value), data(format!("{shown}{dots}")))
 }
 
 impl ChatOf {

@@ -59,6 +59,8 @@ fn aliases(format: Format, canonical: &str) -> &'static [&'static str] {
     match (format, canonical) {
         (Format::Chat, "messages") => &["messages", "conversations", "conversation", "dialogue", "dialog", "turns"],
         (_, "tools") => &["tools"],
+        (_, "history") => &["history"],
+        (_, "chat_template_kwargs") => &["chat_template_kwargs"],
         (_, "system") => &["system", "system_prompt"],
         (Format::Instruction, "instruction") => &["instruction"],
         (Format::Instruction, "input") => &["input", "context"],
@@ -78,14 +80,14 @@ pub(super) fn is_turns(name: &str) -> bool {
 
 /// What a file may do without.
 fn is_optional(canonical: &str) -> bool {
-    matches!(canonical, "input" | "tools" | "system")
+    matches!(canonical, "input" | "tools" | "system" | "history" | "chat_template_kwargs")
 }
 
 /// Formats in the order in which they are tried, each with the columns that make it.
 const SHAPES: [(Format, &[&str]); 5] = [
-    (Format::Chat, &["messages", "tools"]),
-    (Format::Instruction, &["instruction", "input", "output"]),
-    (Format::Completion, &["prompt", "completion"]),
+    (Format::Chat, &["messages", "tools", "system", "chat_template_kwargs"]),
+    (Format::Instruction, &["instruction", "input", "output", "system", "history"]),
+    (Format::Completion, &["prompt", "completion", "tools", "chat_template_kwargs"]),
     (Format::Text, &["text"]),
     (Format::Chat, &["prompt", "completion", "system"]),
 ];
@@ -140,7 +142,7 @@ fn names(
         let is_free = |name: &String| !found.values().any(|taken| taken == name);
         let fits = |holds: Holds| match *part {
             "messages" => holds != Holds::Other,
-            "tools" => true,
+            "tools" | "history" | "chat_template_kwargs" => true,
             _ => holds == Holds::Text,
         };
         let of_name = |alias: &&str| {

@@ -14,7 +14,7 @@ use super::super::parquet;
 use super::super::{cells, footer};
 use super::error::Error;
 use super::inputs::Input;
-use super::layout::{ChatOf, Naming, proposal, turns_type};
+use super::layout::{ChatOf, proposal, turns_type};
 use super::names::{self, Holds, Proposal};
 use super::piece::Row;
 use super::walk::{Work, joined};
@@ -33,12 +33,9 @@ const BATCH_BYTES: u64 = 8 << 20;
 pub(super) fn reshape(job: &Job, stop: &AtomicBool, report: Reporter) -> Result<Converted, Error> {
     let work = Work::new(job.inputs, 1, stop, report);
     let schema = common_schema(job.inputs)?;
-    let Naming::Canonical { format, columns } = job.naming else {
-        return Err(Error::columns("Parquet is read as it is", "name it in the recipe"));
-    };
     let found: Vec<(String, Holds)> =
         schema.fields().iter().map(|field| (field.name().clone(), names::holds(field.data_type()))).collect();
-    let shape = Shape::new(&schema, proposal(&found, *format, columns)?)?;
+    let shape = Shape::new(&schema, proposal(&found, job.naming.format, &job.naming.columns)?)?;
     let hash = hash_of(job.inputs)?;
     let mut rows = 0;
     output::write(job.out, &shape.schema, job.metadata(&hash, &[]), |table| {

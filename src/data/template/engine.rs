@@ -8,12 +8,13 @@ use std::sync::LazyLock;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use minijinja::syntax::SyntaxConfig;
-use minijinja::value::Kwargs;
+use minijinja::value::{Kwargs, Rest};
 use minijinja::{AutoEscape, Environment, ErrorKind, State, Value, escape_formatter};
+use minijinja_contrib::{filters, globals};
 use regex::Regex;
 
-use super::generation::{self, Marks};
-use super::{Error, Rendered, json};
+use super::generation::Marks;
+use super::{Error, Rendered, json, python, rewrite};
 
 /// Steps of one rendering: about half a second of looping. A conversation of ten thousand turns stays far below.
 pub(super) const MAX_STEPS: u64 = 20_000_000;
@@ -45,8 +46,8 @@ impl Engine {
         let mut environment = environment(started);
         let function = marks.clone();
         environment
-            .add_function(generation::FUNCTION, move |state: &mut State, arguments: Kwargs| function.call(state, &arguments));
-        environment.add_template_owned(NAME, generation::rewrite(source)).map_err(|error| Error::syntax(&error))?;
+            .add_function(rewrite::GENERATION, move |state: &mut State, arguments: Kwargs| function.call(state, &arguments));
+        environment.add_template_owned(NAME, rewrite::for_minijinja(source)).map_err(|error| Error::syntax(&error))?;
         Ok(Self { environment, marks })
     }
 
@@ -71,7 +72,6 @@ impl Engine {
     }
 }
 
-/// The environment of transformers' `_compile_jinja_template`.
 static ASKED: LazyLock<Regex> =
     LazyLock::new(|| Regex::new(r#"strftime_now\(\s*(?:"([^"]*)"|'([^']*)')?"#).expect("the pattern is valid and fixed"));
 static DAY: LazyLock<Regex> =
@@ -83,12 +83,13 @@ pub(super) fn asks_for_the_day_only(source: &str) -> bool {
     ASKED.captures_iter(source).all(|call| format(call).is_some_and(|format| DAY.is_match(&format)))
 }
 
+/// The environment of transformers' `_compile_jinja_template`.
 fn environment(started: Timestamp) -> Environment<'static> {
     let mut environment = Environment::new();
     let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
     environment.set_syntax(syntax.expect("the delimiters are jinja's own"));
     environment.set_auto_escape_callback(|_| AutoEscape::None);
-    environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+    environment.set_unknown_method_callback(python::method);
     environment.set_fuel(Some(MAX_STEPS));
     environment.set_recursion_limit(MAX_DEPTH);
     environment.set_formatter(|output, state, value| match python_float(value) {
@@ -97,11 +98,20 @@ fn environment(started: Timestamp) -> Environment<'static> {
     });
     environment.add_filter("tojson", json::tojson);
     environment.add_filter("string", |value: &Value| python_float(value).unwrap_or_else(|| value.to_string()));
+    environment.add_filter(rewrite::PERCENT, python::percent);
+    environment.add_filter("trim", |value: &Value, characters: Option<&str>| python::trim(value, characters));
     environment.add_filter("length", length);
     environment.add_filter("count", length);
     // jinja2 asks for a length and an index: strings and mappings have both.
     environment.add_test("sequence", |value: &Value| value.is_undefined() || value.len().is_some());
     environment.add_test("iterable", |value: &Value| !value.is_none() && value.try_iter().is_ok());
+    environment.add_filter("filesizeformat", filters::filesizeformat);
+    environment.add_filter("striptags", filters::striptags);
+    environment.add_filter("truncate", python::truncate);
+    environment.add_filter("urlencode", python::url_encode);
+    environment.add_filter("wordcount", |text: &str| python::count_words(text));
+    environment.add_function("cycler", |items: Rest<Value>| globals::cycler(items.0));
+    environment.add_function("joiner", globals::joiner);
     environment.add_function("raise_exception", raise_exception);
     environment.add_function("strftime_now", move |format: &str| strftime(format, started));
     environment

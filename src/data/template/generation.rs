@@ -1,45 +1,14 @@
-//! `{% generation %}`: the tags with which a template marks what the assistant says, and the marks that carry them through a
-//! rendering.
+//! The marks that carry what a `{% generation %}` block says through a rendering.
 //!
 //! minijinja knows no such tag, so each is rewritten to a `{% call %}` block, which is also what transformers makes of it: one tag
 //! for one tag, hence the same whitespace control, and the same scope for what is set inside.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
-use std::sync::LazyLock;
 
 use minijinja::value::Kwargs;
 use minijinja::{Error, State, Value};
-use regex::{Captures, Regex};
 
 use super::Rendered;
-
-/// The function that a rewritten tag calls.
-pub(super) const FUNCTION: &str = "rankine_generation";
-
-static TAG: LazyLock<Regex> = LazyLock::new(|| {
-    Regex::new(r"\{%(?<left>[-+]?)\s*(?<end>end)?generation\s*(?<right>[-+]?)%\}").expect("the pattern is valid and fixed")
-});
-
-static COMMENT: LazyLock<Regex> = LazyLock::new(|| Regex::new(r"(?s)\{#.*?#\}").expect("the pattern is valid and fixed"));
-
-/// Whether a template marks what the assistant says; a tag in a comment marks nothing.
-pub(super) fn is_marked(source: &str) -> bool {
-    TAG.is_match(&COMMENT.replace_all(source, ""))
-}
-
-/// The template without its tags, as models are shipped with it.
-pub(super) fn without_tags(source: &str) -> String {
-    TAG.replace_all(source, "").into_owned()
-}
-
-/// The template with each tag as a block that calls [`FUNCTION`].
-pub(super) fn rewrite(source: &str) -> String {
-    let tag = |found: &Captures| {
-        let block = if found.name("end").is_some() { "endcall".to_owned() } else { format!("call {FUNCTION}()") };
-        format!("{{%{} {block} {}%}}", &found["left"], &found["right"])
-    };
-    TAG.replace_all(source, tag).into_owned()
-}
 
 /// A pair of strings around each trained span of a rendering.
 #[derive(Debug, Clone)]
@@ -85,15 +54,6 @@ impl Marks {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn tags_keep_their_whitespace_control() {
-        let source = "a{%- generation -%} b {%generation%}c{%+ endgeneration -%}";
-        let expected = format!("a{{%- call {FUNCTION}() -%}} b {{% call {FUNCTION}() %}}c{{%+ endcall -%}}");
-        assert_eq!(rewrite(source), expected);
-        assert_eq!(without_tags(source), "a b c");
-        assert!(is_marked(source) && !is_marked("{% if generation %}{% endif %}"));
-    }
 
     #[test]
     fn cutting_undoes_wrapping() {

@@ -49,6 +49,15 @@ pub(super) fn tojson(value: &Value, arguments: Kwargs) -> Result<String, Error> 
     Ok(text)
 }
 
+/// A value as `json.dumps` writes it with `ensure_ascii=False`.
+pub(super) fn dumps(value: &serde_json::Value) -> String {
+    let (item_separator, key_separator) = (", ".to_owned(), ": ".to_owned());
+    let style = Style { ensure_ascii: false, indent: None, item_separator, key_separator, sort_keys: false };
+    let mut text = String::new();
+    let written = write_value(&mut text, &Value::from(minijinja::value::Serde(value)), &style, 0);
+    written.map_or_else(|_| value.to_string(), |()| text)
+}
+
 fn indent(value: &Value) -> Result<Option<String>, Error> {
     if value.is_none() {
         return Ok(None);

@@ -5,31 +5,35 @@
 //! template's own marks, a marked twin of a stock template, sentinels around each answer, prefixes of the conversation.
 
 mod engine;
+mod fit;
 mod generation;
 mod json;
+mod python;
+mod rewrite;
 pub mod sandbox;
+mod single;
+pub mod sources;
 mod spans;
 mod twins;
 
-use std::borrow::Cow;
 use std::ops::Range;
-use std::sync::OnceLock;
 
 use jiff::Timestamp;
-use minijinja::value::Serde;
-use minijinja::{ErrorKind, Value as Variable};
+use minijinja::ErrorKind;
 use serde_json::{Map, Value};
 
-use self::engine::{Engine, Raised};
+use self::engine::Raised;
+use self::single::Single;
+pub use self::sources::{Sources, Templates};
 use crate::data::tokenize::SpecialTokens;
 use crate::fault::{Exit, Explain};
-use crate::files::{Hash, guarded, hash_bytes};
+use crate::files::{Hash, hash_bytes};
 
 /// The most that is read of a template's file; the longest in use have a fiftieth of it.
 pub const TEMPLATE_BYTES: u64 = 1 << 20;
 
 /// The names under which a turn's reasoning is given, the one that templates read first.
-const REASONING: [&str; 3] = ["reasoning_content", "thinking", "reasoning"];
+pub(in crate::data) const REASONING: [&str; 3] = ["reasoning_content", "thinking", "reasoning"];
 
 /// A conversation and everything else that its template may read.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -51,17 +55,12 @@ pub struct Rendered {
     pub assistant: Vec<Range<usize>>,
 }
 
-/// A model's chat template, compiled once and rendered from many threads.
+/// A model's chat template, compiled once and rendered from many threads. Like transformers it takes the template named `tool_use`
+/// for a conversation that comes with tools, where the model has one.
 #[derive(Debug)]
 pub struct ChatTemplate {
-    source: String,
-    special: SpecialTokens,
-    started: Timestamp,
-    engine: Engine,
-    /// The engine that marks what the assistant says: a twin of a stock template that does not.
-    twin: Option<Engine>,
-    /// What came of the trial with the first conversation.
-    tried: OnceLock<Result<(), Error>>,
+    default: Single,
+    tool_use: Option<Single>,
 }
 
 /// A template that is not valid, or a conversation that it does not render.
@@ -137,38 +136,28 @@ impl ChatTemplate {
     /// # Errors
     /// The template is not valid, or goes past a limit.
     pub fn new(source: &str, special: &SpecialTokens, started: Timestamp) -> Result<Self, Error> {
-        if twins::marked(source).is_some() {
-            return Self::compiled(source, special, started);
-        }
-        sandbox::attempt(source, special, started, None)?;
-        Ok(Self { tried: OnceLock::new(), ..Self::compiled(source, special, started)? })
+        Self::of(&Sources::from(source), special, started)
     }
 
-    /// Compiles a template that is known, or that is being tried.
-    fn compiled(source: &str, special: &SpecialTokens, started: Timestamp) -> Result<Self, Error> {
-        let compile = |source: &str| {
-            let compiled = guarded(|| Engine::new(source, started));
-            compiled.unwrap_or_else(|cause| Err(Error::Syntax { line: 0, cause }))
-        };
-        let twin = twins::marked(source).map(compile).transpose()?;
-        let (engine, tried) = (compile(source)?, OnceLock::from(Ok(())));
-        Ok(Self { source: source.to_owned(), special: special.clone(), started, engine, twin, tried })
+    /// Compiles what a model renders conversations with, as [`ChatTemplate::new`].
+    ///
+    /// # Errors
+    /// A template is not valid, or goes past a limit.
+    pub fn of(sources: &Sources, special: &SpecialTokens, started: Timestamp) -> Result<Self, Error> {
+        let single = |source: &str| Single::new(source, special, started, &sources.variables);
+        Ok(Self { default: single(&sources.default)?, tool_use: sources.tool_use.as_deref().map(single).transpose()? })
     }
 
-    /// The template as it was given.
+    /// The template as it was given; the one of conversations without tools, where there are two.
     pub fn source(&self) -> &str {
-        &self.source
+        self.default.source()
     }
 
-    /// Everything that a rendering depends on beside the conversation and the special tokens: the source and, where it asks for the
-    /// time, the day, or the moment if it may ask for more. Tokens of another identity must not be reused.
+    /// Everything that a rendering depends on beside the conversation and the special tokens: the sources, the variables and, where a
+    /// source asks for the time, the day, or the moment if it may ask for more. Tokens of another identity must not be reused.
     pub fn identity(&self) -> Hash {
-        let time = match (self.source.contains("strftime_now"), engine::asks_for_the_day_only(&self.source)) {
-            (false, _) => String::new(),
-            (true, true) => self.started.strftime("%F").to_string(),
-            (true, false) => self.started.to_string(),
-        };
-        hash_bytes(format!("{time}\n{}", self.source).as_bytes())
+        let tool_use = self.tool_use.as_ref().map_or_else(String::new, |single| format!("{}\n", single.identity()));
+        hash_bytes(format!("{tool_use}{}", self.default.identity()).as_bytes())
     }
 
     /// Renders a conversation; with `add_generation_prompt`, up to where the assistant speaks next.
@@ -176,7 +165,7 @@ impl ChatTemplate {
     /// # Errors
     /// The template raises, fails, or goes past a limit.
     pub fn render(&self, conversation: &Conversation, add_generation_prompt: bool) -> Result<String, Error> {
-        Ok(self.run(&self.engine, conversation, &conversation.messages, add_generation_prompt)?.text)
+        self.single(conversation).text(conversation, add_generation_prompt)
     }
 
     /// Renders a conversation and says which parts of the text the assistant says, the tokens that end its turns included.
@@ -184,45 +173,13 @@ impl ChatTemplate {
     /// # Errors
     /// As [`ChatTemplate::render`]; [`Error::NoSpans`] where the template marks nothing and no other way holds either.
     pub fn render_with_spans(&self, conversation: &Conversation, add_generation_prompt: bool) -> Result<Rendered, Error> {
-        let marked = if generation::is_marked(&self.source) { Some(&self.engine) } else { self.twin.as_ref() };
-        let mut rendered = match marked {
-            Some(engine) => self.run(engine, conversation, &conversation.messages, add_generation_prompt)?,
-            None => self.find_spans(conversation, add_generation_prompt)?,
-        };
-        rendered.assistant.retain(|span| !span.is_empty());
-        Ok(rendered)
+        self.single(conversation).text_with_spans(conversation, add_generation_prompt)
     }
 
-    /// Renders `messages` in place of the conversation's own.
-    fn run(&self, engine: &Engine, conversation: &Conversation, messages: &[Value], prompt: bool) -> Result<Rendered, Error> {
-        let Self { source, special, started, tried, .. } = self;
-        tried.get_or_init(|| sandbox::attempt(source, special, *started, Some(conversation))).clone()?;
-        let tokens =
-            [("bos_token", &special.bos), ("eos_token", &special.eos), ("pad_token", &special.pad), ("unk_token", &special.unk)];
-        // As in transformers, a token that the tokenizer lacks is undefined rather than none: it prints as nothing.
-        let tokens = tokens.into_iter().filter_map(|(name, token)| Some((name, Variable::from(token.as_deref()?))));
-        let extra = conversation.variables.iter().map(|(name, value)| (name.as_str(), Variable::from(Serde(value))));
-        let own = [
-            ("messages", messages.iter().map(|message| Variable::from(Serde(with_reasoning(message)))).collect()),
-            ("tools", Variable::from(Serde(&conversation.tools))),
-            ("documents", Variable::from(())),
-            ("add_generation_prompt", Variable::from(prompt)),
-        ];
-        let variables = Variable::from_pairs(tokens.chain(extra).chain(own));
-        guarded(|| engine.render(variables)).unwrap_or_else(|cause| Err(Error::Panicked { cause }))
+    /// The template of a conversation.
+    fn single(&self, conversation: &Conversation) -> &Single {
+        self.tool_use.as_ref().filter(|_| conversation.tools.is_some()).unwrap_or(&self.default)
     }
-}
-
-/// The message with its reasoning under the names that templates read, as transformers hands it over.
-fn with_reasoning(message: &Value) -> Cow<'_, Value> {
-    let Some(turn) = message.as_object() else { return Cow::Borrowed(message) };
-    let Some(reasoning) = REASONING.iter().filter_map(|name| turn.get(*name)).find(|value| !value.is_null()) else {
-        return Cow::Borrowed(message);
-    };
-    let mut named = Map::from_iter([("thinking".to_owned(), reasoning.clone())]);
-    named.extend(turn.clone());
-    named.insert("reasoning_content".to_owned(), reasoning.clone());
-    Cow::Owned(Value::Object(named))
 }
 
 impl Error {

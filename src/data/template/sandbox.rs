@@ -14,13 +14,16 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::{ChatTemplate, Conversation, Error};
+use super::single::Single;
+use super::{Conversation, Error};
 use crate::data::tokenize::SpecialTokens;
 
 /// The verb of the program that carries a request out.
 pub const VERB: &str = "try-template";
-/// What a trial may take: a whole recipe's worth of rows renders faster.
+/// Processor time of a trial: a whole recipe's worth of rows renders faster. How busy the machine is has no part in it.
 pub const TIME: Duration = Duration::from_secs(10);
+/// How long a trial may lie there, whatever is done meanwhile. Where processes have no limit of their own, it is that of their time.
+const PATIENCE: Duration = if cfg!(unix) { Duration::from_mins(10) } else { TIME };
 /// Address space of a trial beside the conversation and the program. A rendering of 64 MiB, the largest that is taken, fits.
 const MEMORY_MIB: u64 = 512;
 /// Half of what a worker's thread has.
@@ -52,16 +55,16 @@ pub fn memory_bytes(request: &str) -> u64 {
 pub fn carry_out(request: &str) -> io::Result<()> {
     let Request { source, special, started, conversation } = Request::parse(request)?;
     let render = move || {
-        let Ok(template) = ChatTemplate::compiled(&source, &special, started) else { return };
+        let Ok(template) = Single::compiled(&source, &special, started) else { return };
         for prompt in [false, true] {
-            let _ = template.render(&conversation, prompt);
+            let _ = template.text(&conversation, prompt);
         }
     };
     let trial = thread::Builder::new().stack_size(STACK_MIB << 20).spawn(render)?;
     trial.join().map_err(|_| io::Error::other("the trial panicked"))
 }
 
-/// Tries a template with a conversation, or a long made-up one.
+/// Tries a template with a conversation.
 ///
 /// # Errors
 /// It went past a limit, or could not be tried.
@@ -69,16 +72,21 @@ pub(super) fn attempt(
     source: &str,
     special: &SpecialTokens,
     started: Timestamp,
-    conversation: Option<&Conversation>,
+    conversation: Conversation,
 ) -> Result<(), Error> {
     let Some(program) = PROGRAM.get() else { return Ok(()) };
-    let conversation = conversation.cloned().unwrap_or_else(made_up);
     let request = Request { source: source.to_owned(), special: special.clone(), started, conversation }.text();
     let failed = |cause: io::Error| Error::Untried { cause: cause.to_string() };
     let mut child = start(program, &request).map_err(failed)?;
     match wait(&mut child).map_err(failed)? {
-        None => Err(Error::Unbounded { limit: format!("{} s", TIME.as_secs()) }),
+        None if cfg!(unix) => Err(failed(io::Error::other(format!(
+            "it was given less than {} s of processor time in {} s",
+            TIME.as_secs(),
+            PATIENCE.as_secs()
+        )))),
+        None => Err(out_of_time()),
         Some(status) if status.success() => Ok(()),
+        Some(status) if has_used_its_time(status) => Err(out_of_time()),
         Some(status) => Err(reason(&mut child, status)),
     }
 }
@@ -96,7 +104,7 @@ fn start(program: &PathBuf, request: &str) -> io::Result<Child> {
 /// How the process ended; `None` where it had to be ended.
 fn wait(child: &mut Child) -> io::Result<Option<ExitStatus>> {
     let started = Instant::now();
-    while started.elapsed() < TIME {
+    while started.elapsed() < PATIENCE {
         if let Some(status) = child.try_wait()? {
             return Ok(Some(status));
         }
@@ -105,6 +113,22 @@ fn wait(child: &mut Child) -> io::Result<Option<ExitStatus>> {
     child.kill()?;
     child.wait()?;
     Ok(None)
+}
+
+fn out_of_time() -> Error {
+    Error::Unbounded { limit: format!("{} s of processor time", TIME.as_secs()) }
+}
+
+/// Whether the system ended a process at its limit of processor time, by SIGXCPU: signal(7).
+#[cfg(unix)]
+fn has_used_its_time(status: ExitStatus) -> bool {
+    use std::os::unix::process::ExitStatusExt;
+    status.signal() == Some(nix::sys::signal::Signal::SIGXCPU as i32)
+}
+
+#[cfg(not(unix))]
+fn has_used_its_time(_: ExitStatus) -> bool {
+    false
 }
 
 /// Which limit ended the process: Rust's runtime says so on its way out.
@@ -123,7 +147,7 @@ fn reason(child: &mut Child, status: ExitStatus) -> Error {
 }
 
 /// A conversation longer than most: a template that grows with turns or text meets one sooner or later.
-fn made_up() -> Conversation {
+pub(super) fn made_up() -> Conversation {
     let role = |turn: usize| if turn.is_multiple_of(2) { "user" } else { "assistant" };
     let turn = |turn: usize| json!({"role": role(turn), "content": format!("{turn} {}", "word ".repeat(WORDS))});
     Conversation { messages: (0..TURNS).map(turn).collect(), ..Conversation::default() }

@@ -5,12 +5,14 @@ use std::ops::Range;
 
 use serde_json::Value;
 
-use super::{ChatTemplate, Conversation, Error, REASONING, Rendered};
+use super::single::Single;
+use super::{Conversation, Error, REASONING, Rendered};
+use crate::data::tokenize::ENDS_OF_TURNS;
 
-impl ChatTemplate {
+impl Single {
     /// The rendering with its spans, by the first way that holds.
     pub(super) fn find_spans(&self, conversation: &Conversation, prompt: bool) -> Result<Rendered, Error> {
-        let text = self.render(conversation, prompt)?;
+        let text = self.text(conversation, prompt)?;
         let by_sentinels = self.spans_by_sentinels(conversation, prompt, &text);
         let assistant = by_sentinels.or_else(|sentinels| {
             let by_prefixes = self.spans_by_prefixes(conversation, &text);
@@ -34,11 +36,62 @@ impl ChatTemplate {
         if spans.len() != turns.len() {
             return Err(format!("the template renders {} of {} answers", spans.len(), turns.len()));
         }
+        let ends = self.ends_of_last(conversation, &marked, turns.last().copied(), (text, &spans));
         let widened = turns.into_iter().zip(spans).map(|(turn, span)| {
             let start = self.end_of_prompt(conversation, turn, text).filter(|end| *end <= span.start);
-            self.up_to_end_of_turn(text, start.unwrap_or(span.start)..span.end)
+            self.up_to_end_of_turn(text, start.unwrap_or(span.start)..span.end, &ends)
         });
         widened.collect()
+    }
+
+    /// The special tokens with which the template ends the last answer where nothing follows on it, so that none of them begins a
+    /// turn: some templates end an answer and then its turn. `marked` are the messages with sentinels.
+    fn ends_of_last(
+        &self,
+        conversation: &Conversation,
+        marked: &[Value],
+        last: Option<usize>,
+        (text, spans): (&str, &[Range<usize>]),
+    ) -> Vec<String> {
+        let rendered = last.and_then(|last| self.run(&self.engine, conversation, &marked[..=last], false).ok());
+        let Some((rendered, span)) = rendered.as_ref().and_then(|rendered| Some((rendered, rendered.assistant.last()?))) else {
+            return Vec::new();
+        };
+        let mut ends = self.specials(&rendered.text[span.end..]);
+        let first = conversation.messages[0]["content"].as_str().and_then(|content| text.find(content)).unwrap_or(0);
+        let opener = self.specials(&text[..first]).into_iter().find(|token| self.special.bos.as_deref() != Some(*token));
+        // A template may write the prompt for an answer although nobody asked for one.
+        let prompts: Vec<&str> = spans.iter().filter_map(|span| self.last_special(&text[..span.start])).collect();
+        let begins = |token: &str, is_alone: bool| Some(token) == opener || (!is_alone && prompts.contains(&token));
+        while ends.last().is_some_and(|token| !self.is_end(token) && begins(token, ends.len() == 1)) {
+            ends.pop();
+        }
+        ends.into_iter().map(str::to_owned).collect()
+    }
+
+    /// The special tokens with which a text begins, one after the other.
+    fn specials<'a>(&self, text: &'a str) -> Vec<&'a str> {
+        let (mut found, mut rest) = (Vec::new(), text);
+        let longest =
+            |rest: &str| self.special.all.iter().filter(|token| rest.starts_with(token.as_str())).map(String::len).max();
+        while let Some(bytes) = longest(rest).filter(|bytes| *bytes > 0) {
+            let (token, after) = rest.split_at(bytes);
+            found.push(token);
+            rest = after;
+        }
+        found
+    }
+
+    fn last_special(&self, text: &str) -> Option<&str> {
+        let all = self.special.all.iter().filter(|token| !token.is_empty());
+        let last = all.filter_map(|token| Some((text.rfind(token.as_str())?, token.as_str())));
+        last.max_by_key(|(at, token)| at + token.len()).map(|(_, token)| token)
+    }
+
+    /// Whether a token ends a turn or a text, whatever the template makes of it.
+    fn is_end(&self, token: &str) -> bool {
+        let of_model = || self.special.ends.iter().chain(&self.special.eos).any(|end| end == token);
+        ENDS_OF_TURNS.contains(&token) || of_model()
     }
 
     /// Where the prompt for a turn ends, if the template has one. What a template writes between prompt and content, such as the
@@ -49,16 +102,25 @@ impl ChatTemplate {
         (text.starts_with(&prompted) && before(false)?.text != prompted).then_some(prompted.len())
     }
 
-    fn up_to_end_of_turn(&self, text: &str, span: Range<usize>) -> Result<Range<usize>, String> {
-        let rest = &text[span.end..];
-        let ends = self.special.all.iter().filter(|token| rest.starts_with(token.as_str()));
-        let end = ends.map(String::len).max().ok_or("an answer is not followed by a special token")?;
-        Ok(span.start..span.end + end)
+    /// The span with the special tokens that end its answer: as many as also end the last one, or up to one that is always an end.
+    /// Whatever follows begins the next turn.
+    fn up_to_end_of_turn(&self, text: &str, span: Range<usize>, ends: &[String]) -> Result<Range<usize>, String> {
+        let follow = self.specials(&text[span.end..]);
+        let as_last = follow.iter().zip(ends).take_while(|(token, end)| *token == end).count();
+        let always = follow.iter().rposition(|token| self.is_end(token)).map_or(0, |place| place + 1);
+        match (as_last.max(always), follow.first()) {
+            (0, None) => Err("an answer is not followed by a special token".to_owned()),
+            (0, Some(token)) => {
+                Err(format!("an answer is followed by `{token}`, which ends no turn: the model would not learn to stop"))
+            }
+            (count, _) => Ok(span.start..span.end + follow[..count].iter().map(|token| token.len()).sum::<usize>()),
+        }
     }
 
     /// Renders the conversation up to each assistant turn, with the prompt for it, and with the turn: both must begin the whole.
     fn spans_by_prefixes(&self, conversation: &Conversation, text: &str) -> Result<Vec<Range<usize>>, String> {
         let messages = &conversation.messages;
+        let prompt = self.prompt(conversation).filter(|prompt| !prompt.is_empty());
         let turns = (0..messages.len()).filter(|turn| is_assistant(&messages[*turn]));
         turns
             .map(|turn| {
@@ -69,9 +131,20 @@ impl ChatTemplate {
                 if !answer.contains(said(&messages[turn])) {
                     return Err("the template does not render an answer's words".to_owned());
                 }
+                // Some templates write a prompt behind a user's turn only, and what begins a turn is not the model's elsewhere either.
+                let header = prompt.as_ref().filter(|prompt| answer.starts_with(prompt.as_str())).map_or(0, String::len);
+                let (start, answer) = (start + header, &answer[header..]);
                 Ok(start..start + self.without_break(answer).len())
             })
             .collect()
+    }
+
+    /// What the template writes behind the first turns up to a user's where the assistant is to speak.
+    fn prompt(&self, conversation: &Conversation) -> Option<String> {
+        let messages = &conversation.messages;
+        let user = messages.iter().position(|message| message["role"] == "user")?;
+        let before = |prompt| self.run(&self.engine, conversation, &messages[..=user], prompt).ok().map(|rendered| rendered.text);
+        Some(before(true)?.strip_prefix(&before(false)?)?.to_owned())
     }
 
     fn prefix_bytes(&self, conversation: &Conversation, messages: &[Value], prompt: bool, text: &str) -> Result<usize, String> {
@@ -89,10 +162,11 @@ impl ChatTemplate {
 
 /// The words of a turn that every template keeps: thinking that came before them may be left out, and words beside a call.
 fn said(message: &Value) -> &str {
-    if !message["tool_calls"].is_null() {
+    if !is_nothing(&message["tool_calls"]) {
         return "";
     }
-    let content = message["content"].as_str().unwrap_or_default();
+    let content = &message["content"];
+    let content = content.as_str().or_else(|| content[0]["text"].as_str()).unwrap_or_default();
     content.rsplit("</think>").next().unwrap_or(content).trim()
 }
 
@@ -102,19 +176,29 @@ fn is_assistant(message: &Value) -> bool {
 
 /// The content of a turn that has nothing else to say: calls and reasoning would be outside its sentinels.
 fn only_content(message: &mut Value) -> Result<&mut String, String> {
-    if let Some(beside) = REASONING.iter().chain(&["tool_calls"]).find(|name| !message[**name].is_null()) {
+    if let Some(beside) = REASONING.iter().chain(&["tool_calls"]).find(|name| !is_nothing(&message[**name])) {
         return Err(format!("an answer has `{beside}` beside its content"));
     }
     match message.get_mut("content") {
         Some(Value::String(content)) => Ok(content),
+        Some(Value::Array(parts)) if parts.len() == 1 => match parts[0].get_mut("text") {
+            Some(Value::String(text)) => Ok(text),
+            _ => Err("an answer's content is not a text".to_owned()),
+        },
         _ => Err("an answer's content is not a text".to_owned()),
     }
+}
+
+/// No calls, or reasoning without a word.
+fn is_nothing(value: &Value) -> bool {
+    value.is_null() || value == "" || value.as_array().is_some_and(Vec::is_empty)
 }
 
 #[cfg(test)]
 mod tests {
     use std::path::PathBuf;
 
+    use super::super::ChatTemplate;
     use super::*;
     use crate::data::tokenize::{SpecialTokens, Tokenizer};
 
@@ -191,11 +275,9 @@ mod tests {
     const TRAINS_BREAKS: [&str; 3] = ["gemma", "phi3", "qwen3"];
 
     /// Cases whose mask needs the twin. Answers beside calls have no sentinels, and the prefixes do not hold where the template
-    /// looks ahead (phi3, qwen3) or gives no prompt after a tool's reply (deepseek). Mistral has no prompt: that the space before
+    /// looks ahead (phi3, qwen3). Mistral has no prompt: that the space before
     /// an answer is the model's shows only where the space has a token to itself.
-    const NEEDS_TWIN: [&str; 12] = [
-        "deepseek tool_call",
-        "deepseek two_tool_calls",
+    const NEEDS_TWIN: [&str; 10] = [
         "mistral_v3 system_multi",
         "mistral_v3 newlines",
         "mistral_v3 thinking",
@@ -234,7 +316,7 @@ mod tests {
                     expected.assistant.iter_mut().for_each(trim);
                 }
                 let mask = |rendered: Rendered| tokenizer.encode_with_spans(&rendered.text, &rendered.assistant).unwrap();
-                if template.find_spans(&conversation, prompt).map(mask) != Ok(mask(expected)) {
+                if template.default.find_spans(&conversation, prompt).map(mask) != Ok(mask(expected)) {
                     different.push(format!("{name} {}", case["name"].as_str().unwrap()));
                 }
             }

@@ -10,7 +10,7 @@ mod usage;
 mod words;
 
 pub use base::{Base, HubPlace};
-pub use run::Trained;
+pub use run::{Trained, formats_of};
 pub use words::{code, grouped};
 
 use super::consumers::{Facts, portability};

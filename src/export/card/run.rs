@@ -8,6 +8,7 @@ use super::base::{HubPlace, named};
 use super::words::{cell, code, grouped, last};
 use crate::data::Terms;
 use crate::export::page::flatten;
+use crate::terms::{Format, Term as _};
 
 /// Files of a data set that are listed.
 const MOST_FILES: usize = 30;
@@ -32,6 +33,12 @@ pub struct Trained {
     pub lock: Map<String, Value>,
     /// Its result, once it is over.
     pub result: Option<Map<String, Value>>,
+}
+
+/// Formats of the rows that the run of a lock trains, as far as it says.
+pub fn formats_of(lock: &Map<String, Value>) -> Vec<Format> {
+    let sets = lock.get("recipe").and_then(|recipe| recipe.get("datasets")).and_then(Value::as_array);
+    sets.into_iter().flatten().filter_map(|set| Format::parse(text(set, "format")?)).collect()
 }
 
 impl Trained {

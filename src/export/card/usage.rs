@@ -5,16 +5,17 @@
 
 use serde_json::json;
 
-use super::{Artefact, Card};
-use crate::data::visible;
+use super::{Artefact, Card, formats_of};
+use crate::data::{alpaca, visible};
 use crate::fault::shell_word;
+use crate::terms::Format;
 
 /// The ranks up to which vLLM can be told to take adapters (`MaxLoRARanks`).
 const VLLM_RANKS: [usize; 9] = [1, 8, 16, 32, 64, 128, 256, 320, 512];
 
 /// The section, program by program.
 pub(super) fn usage(card: &Card) -> String {
-    match &card.artefact {
+    let how = match &card.artefact {
         Artefact::Adapter => adapter(card),
         Artefact::Model => model(),
         Artefact::Packed { .. } => packed(),
@@ -22,7 +23,26 @@ pub(super) fn usage(card: &Card) -> String {
         Artefact::GgufAdapter { file } => gguf_adapter(card, file),
         Artefact::Mlx => mlx(card),
         Artefact::Ollama { file } => ollama(file),
-    }
+    };
+    frames(card) + &how
+}
+
+/// How to ask what was not trained in the chat template in which these programs ask.
+fn frames(card: &Card) -> String {
+    let runs = card.parts.iter().filter_map(|part| part.run.as_ref());
+    let formats: Vec<Format> = runs.flat_map(|run| formats_of(&run.lock)).collect();
+    let of_instructions = || {
+        let [alone, with_input] = [None, Some("INPUT")].map(|input| alpaca("INSTRUCTION", input));
+        format!(
+            "Rows of `instruction` were trained in Alpaca's frame, not in a chat template. Put it around what you ask \
+             (`rankine generate --instruction INSTRUCTION` does):\n\n```text\n{alone}\n```\n\nWith an input \
+             (`--input INPUT`):\n\n```text\n{with_input}\n```\n\n"
+        )
+    };
+    let of_completions = "Rows of `completion` were trained without a chat template: give the prompt as it is, as `rankine generate --prompt PROMPT` does.\n\n";
+    let instructions = formats.contains(&Format::Instruction).then(of_instructions);
+    let completions = formats.contains(&Format::Completion).then(|| of_completions.to_owned());
+    instructions.into_iter().chain(completions).collect()
 }
 
 /// A program with its commands in `language`.

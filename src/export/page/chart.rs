@@ -28,6 +28,19 @@ pub(super) struct Chart {
     pub floor: Floor,
     /// The lines, later ones above earlier ones.
     pub lines: Vec<Line>,
+    /// Where runs were resumed.
+    pub marks: Vec<Resumed>,
+}
+
+/// A step after which a run was resumed.
+#[derive(Debug, Clone)]
+pub(super) struct Resumed {
+    /// Whose, and after which step.
+    pub words: String,
+    /// The step.
+    pub step: f64,
+    /// The colour of its run.
+    pub colour: usize,
 }
 
 /// Where an axis begins.
@@ -108,6 +121,7 @@ fn legend(html: &mut Html, line: &Line) {
 
 fn plot(html: &mut Html, chart: &Chart) {
     let last = chart.lines.iter().flat_map(|line| &line.points).fold(0.0, |last: f64, (step, _)| last.max(*step));
+    let last = chart.marks.iter().fold(last, |last, mark| last.max(mark.step));
     let values = || chart.lines.iter().flat_map(Line::values);
     let lowest = values().fold(f64::INFINITY, f64::min);
     let low = if chart.floor == Floor::Zero { lowest.min(0.0) } else { lowest };
@@ -118,6 +132,11 @@ fn plot(html: &mut Html, chart: &Chart) {
         svg.words("title", &[], &title);
         draw_range(svg, &range, chart.unit);
         draw_steps(svg, &steps);
+        for mark in &chart.marks {
+            let (at, class) = (x(&steps, mark.step), format!("resumed colour{}", mark.colour % 6));
+            let line = format!("M{at:.1} {TOP}V{BOTTOM}");
+            svg.element("path", &[("class", &class), ("d", &line)], |path| path.words("title", &[], &mark.words));
+        }
         for line in &chart.lines {
             draw_line(svg, line, |step, value| (x(&steps, step), y(&range, value)));
         }
@@ -198,7 +217,16 @@ mod tests {
     fn drawn(floor: Floor, points: &[Point]) -> String {
         let line = |mark| Line { name: "a < b".to_owned(), colour: 7, dash: 3, mark, points: points.to_vec() };
         let mut html = Html::default();
-        draw(&mut html, &Chart { title: "Loss", unit: "nats", floor, lines: vec![line(Mark::Faint), line(Mark::Dots)] });
+        draw(
+            &mut html,
+            &Chart {
+                title: "Loss",
+                unit: "nats",
+                floor,
+                lines: vec![line(Mark::Faint), line(Mark::Dots)],
+                marks: vec![Resumed { words: "resumed after step 2".to_owned(), step: 2.0, colour: 1 }],
+            },
+        );
         html.finish()
     }
 
@@ -206,7 +234,14 @@ mod tests {
     fn a_plot_has_units_ticks_gaps_and_dots() {
         let drawn = drawn(Floor::Lowest, &[(1.0, Some(3.2)), (2.0, None), (3.0, Some(6.1))]);
         let labels = ["3", "4", "5", "6", "7"].map(|tick| format!("text-anchor=\"end\">{tick}</text>"));
-        let others = ["Loss by optimizer step, nats", ">optimizer step<", "line colour1 dash3 faint", "a &lt; b, step 3: 6.1000"];
+        let others = [
+            "Loss by optimizer step, nats",
+            ">optimizer step<",
+            "line colour1 dash3 faint",
+            "a &lt; b, step 3: 6.1000",
+            "resumed colour1",
+            "<title>resumed after step 2</title>",
+        ];
         for part in labels.iter().map(String::as_str).chain(others) {
             assert!(drawn.contains(part), "{part} is not in {drawn}");
         }

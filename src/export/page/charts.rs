@@ -1,10 +1,11 @@
 //! Which plots a report has: what a person looks at first when a run went wrong.
 
 use super::RunRecord;
-use super::chart::{Chart, Floor, Line, Mark, draw};
+use super::chart::{Chart, Floor, Line, Mark, Resumed, draw};
 use super::html::Html;
 use super::line::Point;
 use super::metrics::{EvaluationLine, StepLine};
+use super::warnings::resumed_after;
 
 const MIB: f64 = (1_u64 << 20) as f64;
 const GIB: f64 = (1_u64 << 30) as f64;
@@ -17,6 +18,13 @@ type Value = fn(&StepLine) -> Option<f64>;
 pub(super) fn charts(html: &mut Html, runs: &[RunRecord]) {
     html.element("section", &[("class", "plots")], |section| {
         section.words("h2", &[], "How it went");
+        if !marks(runs).is_empty() {
+            section.words(
+                "p",
+                &[("class", "note")],
+                "A dotted upright line is where a run was resumed; its peak memory is counted anew from there.",
+            );
+        }
         draw(section, &loss(runs));
         if runs.iter().any(|run| !run.metrics.evaluations.is_empty()) {
             draw(section, &loss_by_kind(runs));
@@ -37,14 +45,30 @@ pub(super) fn charts(html: &mut Html, runs: &[RunRecord]) {
 fn loss(runs: &[RunRecord]) -> Chart {
     let training = of_each(runs, 0, "training", Mark::Faint, |run| points(run, |step| step.loss));
     let validation = of_each(runs, 1, "validation", Mark::Dots, |run| scores(run, |evaluation| evaluation.loss));
-    Chart { title: "Loss", unit: NATS, floor: Floor::Lowest, lines: training.chain(validation).collect() }
+    Chart { title: "Loss", unit: NATS, floor: Floor::Lowest, lines: training.chain(validation).collect(), marks: marks(runs) }
 }
 
 /// A model that does not learn to stop shows in the loss of the tokens that end a turn.
 fn loss_by_kind(runs: &[RunRecord]) -> Chart {
     let content = of_each(runs, 1, "content", Mark::Dots, |run| scores(run, |evaluation| evaluation.content));
     let ends = of_each(runs, 2, "end of turn", Mark::Line, |run| scores(run, |evaluation| evaluation.end_of_turn));
-    Chart { title: "Validation loss by kind of token", unit: NATS, floor: Floor::Lowest, lines: content.chain(ends).collect() }
+    Chart {
+        title: "Validation loss by kind of token",
+        unit: NATS,
+        floor: Floor::Lowest,
+        lines: content.chain(ends).collect(),
+        marks: marks(runs),
+    }
+}
+
+/// Where runs were resumed.
+fn marks(runs: &[RunRecord]) -> Vec<Resumed> {
+    let of_run = |(colour, run): (usize, &RunRecord)| {
+        let name = if runs.len() > 1 { format!("{}, ", run.name) } else { String::new() };
+        let mark = move |step: u64| Resumed { words: format!("{name}resumed after step {step}"), step: step as f64, colour };
+        resumed_after(run).into_iter().map(mark)
+    };
+    runs.iter().enumerate().flat_map(of_run).collect()
 }
 
 /// One of the lines that each run has. A run that is alone has a colour a line, several have one a run.
@@ -67,9 +91,9 @@ fn of_each(
 }
 
 fn memory(runs: &[RunRecord]) -> Chart {
-    let peak = runs.iter().filter_map(|run| run.metrics.steps.iter().filter_map(|step| step.peak_memory_bytes).max()).max();
+    let peak = runs.iter().filter_map(|run| run.metrics.steps.iter().filter_map(StepLine::memory_bytes).max()).max();
     let (unit, size) = if peak.is_some_and(|peak| peak as f64 >= GIB) { ("GiB", GIB) } else { ("MiB", MIB) };
-    of_steps(runs, "Highest memory so far", unit, |step| step.peak_memory_bytes.map(|bytes| bytes as f64 / size))
+    of_steps(runs, "Peak memory of the session", unit, |step| step.memory_bytes().map(|bytes| bytes as f64 / size))
 }
 
 fn of_steps(
@@ -82,7 +106,7 @@ fn of_steps(
         let points = points(run, value);
         Line { name: run.name.clone(), colour: index, dash: index, mark: Mark::Line, points }
     };
-    Chart { title, unit, floor: Floor::Zero, lines: runs.iter().enumerate().map(line).collect() }
+    Chart { title, unit, floor: Floor::Zero, lines: runs.iter().enumerate().map(line).collect(), marks: marks(runs) }
 }
 
 fn points(run: &RunRecord, value: impl Fn(&StepLine) -> Option<f64>) -> Vec<Point> {

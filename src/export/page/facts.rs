@@ -6,6 +6,7 @@ use super::axis::with_groups;
 use super::html::Html;
 use super::metrics::StepLine;
 use super::{Progress, RunRecord, listed, said, table};
+use crate::report::mebibytes;
 
 /// Writes what each run is, and its result.
 pub(super) fn summaries(html: &mut Html, runs: &[RunRecord]) {
@@ -81,8 +82,6 @@ fn of_run(run: &RunRecord) -> Vec<(String, String)> {
         ("Device", word("device").map(|device| format!("{device}{}", threads(run)))),
         ("Version of rankine", word("rankine")),
         ("Command", word("command")),
-        ("Working directory", word("working_directory")),
-        ("Folder", Some(run.folder.clone())),
     ];
     known
         .chain(surroundings)
@@ -99,6 +98,7 @@ fn results(run: &RunRecord) -> Vec<Fact> {
     let last = metrics.evaluations.last().filter(|last| last.step > 0).and_then(|last| Some((last.step, last.loss?)));
     let state = match run.progress {
         Progress::Finished => "finished",
+        Progress::Running => "running",
         Progress::Unfinished => "not finished",
     };
     vec![
@@ -131,11 +131,13 @@ fn measured(run: &RunRecord) -> Vec<Fact> {
     let mut speeds: Vec<f64> = run.metrics.steps.iter().filter_map(|step| step.tokens_per_second).collect();
     speeds.sort_by(f64::total_cmp);
     let median = speeds.get(speeds.len() / 2).map(|speed| format!("{} tokens per second", with_groups(&format!("{speed:.0}"))));
-    let peak = run.metrics.steps.iter().filter_map(|step| step.peak_memory_bytes).max();
+    let peak = run.metrics.steps.iter().filter_map(StepLine::memory_bytes).max();
+    let planned = run.lock.get("planned_memory_bytes").and_then(Value::as_u64);
     vec![
         ("Time of training", run.seconds.map(duration)),
         ("Speed, median step", median),
-        ("Highest memory", peak.map(|bytes| indicatif::HumanBytes(bytes).to_string())),
+        ("Peak memory, planned", planned.map(mebibytes)),
+        ("Peak memory, measured", peak.map(mebibytes)),
     ]
 }
 
@@ -146,7 +148,7 @@ fn threads(run: &RunRecord) -> String {
     [threads, features].into_iter().flatten().collect()
 }
 
-fn change(first: f64, last: f64) -> String {
+pub(super) fn change(first: f64, last: f64) -> String {
     let percent = 100.0 * (last / first - 1.0);
     if percent.is_finite() { format!("{percent:+.1} %").replace('-', "−") } else { "from 0".to_owned() }
 }
@@ -161,7 +163,7 @@ fn grouped(number: u64) -> String {
 }
 
 /// A moment to the second; one that cannot be read stays as it is.
-fn moment(text: &str) -> String {
+pub(super) fn moment(text: &str) -> String {
     text.parse::<jiff::Timestamp>().map_or_else(|_| text.to_owned(), |at| at.strftime("%Y-%m-%d %H:%M:%S UTC").to_string())
 }
 

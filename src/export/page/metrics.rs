@@ -39,6 +39,8 @@ pub struct StepLine {
     pub tokens_per_second: Option<f64>,
     /// Highest resident memory so far.
     pub peak_memory_bytes: Option<u64>,
+    /// Most memory of a GPU that was held so far.
+    pub device_peak_memory_bytes: Option<u64>,
     /// Whether it changed nothing.
     pub skipped: bool,
 }
@@ -69,10 +71,18 @@ struct Line {
     trained_tokens: Option<u64>,
     tokens_per_second: Option<f64>,
     peak_memory_bytes: Option<u64>,
+    device_peak_memory_bytes: Option<u64>,
     skipped: Option<bool>,
     eval_loss: Option<f64>,
     eval_loss_content: Option<f64>,
     eval_loss_end_of_turn: Option<f64>,
+}
+
+impl StepLine {
+    /// Peak of the memory that was planned: the GPU's where it computes, else the process's.
+    pub fn memory_bytes(&self) -> Option<u64> {
+        self.device_peak_memory_bytes.or(self.peak_memory_bytes)
+    }
 }
 
 impl Metrics {
@@ -127,6 +137,7 @@ impl Line {
             trained_tokens: self.trained_tokens.unwrap_or(0),
             tokens_per_second: usable(self.tokens_per_second),
             peak_memory_bytes: self.peak_memory_bytes,
+            device_peak_memory_bytes: self.device_peak_memory_bytes,
             skipped: self.skipped.unwrap_or(false),
         }
     }

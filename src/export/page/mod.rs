@@ -12,6 +12,7 @@ mod line;
 mod metrics;
 mod recipe;
 mod samples;
+mod scores;
 mod table;
 mod warnings;
 
@@ -19,6 +20,7 @@ pub(super) use axis::with_groups;
 pub use metrics::{EvaluationLine, Metrics, StepLine};
 pub(super) use recipe::flatten;
 pub use samples::Sample;
+pub use scores::ScoredRun;
 
 use std::fmt::Write;
 
@@ -37,14 +39,14 @@ const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'";
 pub struct RunRecord {
     /// What it is called on the page.
     pub name: String,
-    /// Its folder, as it was given.
-    pub folder: String,
-    /// What it depends on.
+    /// What it depends on, without places of the machine.
     pub lock: Map<String, Value>,
     /// What happened at its steps.
     pub metrics: Metrics,
     /// What it generated.
     pub samples: Vec<Sample>,
+    /// What `rankine eval` said of it.
+    pub evaluations: Vec<ScoredRun>,
     /// How far it is.
     pub progress: Progress,
     /// Seconds of training, if a checkpoint says.
@@ -60,7 +62,9 @@ pub struct RunRecord {
 pub enum Progress {
     /// It took all its steps.
     Finished,
-    /// It was stopped, or is still going on.
+    /// A process is at work on it.
+    Running,
+    /// It was stopped.
     #[default]
     Unfinished,
 }
@@ -103,6 +107,7 @@ fn sections(main: &mut Html, runs: &[RunRecord]) {
     facts::facts(main, runs);
     charts::charts(main, runs);
     samples::samples(main, runs);
+    scores::scores(main, runs);
     ledger::ledger(main, runs);
     recipe::recipe(main, runs);
     recipe::hashes(main, runs);

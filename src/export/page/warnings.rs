@@ -34,7 +34,11 @@ fn of_run(run: &RunRecord) -> Vec<String> {
 
 fn unfinished(run: &RunRecord) -> Option<String> {
     let last = run.metrics.steps.last().map_or(0, |step| step.step);
-    (run.progress == Progress::Unfinished).then(|| format!("The run is not finished: its last step is {}", numbered(last)))
+    match run.progress {
+        Progress::Finished => None,
+        Progress::Running => Some(format!("The run is going on: its last step so far is {}", numbered(last))),
+        Progress::Unfinished => Some(format!("The run is not finished: its last step is {}", numbered(last))),
+    }
 }
 
 fn unread(run: &RunRecord) -> Option<String> {
@@ -72,10 +76,16 @@ fn no_better(run: &RunRecord) -> Option<String> {
     (best >= first).then(|| format!("The base scores {first:.4}, what was trained on it {best:.4}, which is no better"))
 }
 
+/// Steps after which a run was resumed.
+pub(super) fn resumed_after(run: &RunRecord) -> Vec<u64> {
+    let entries = run.lock.get("resumed").and_then(Value::as_array).into_iter().flatten();
+    entries.filter_map(|entry| entry.get("step")?.as_u64()).collect()
+}
+
 /// How often the run was stopped and went on, and with what that it did not start with.
 fn resumed(run: &RunRecord) -> Vec<String> {
     let entries = run.lock.get("resumed").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
-    let steps = listed(entries.iter().filter_map(|entry| Some(numbered(entry.get("step")?.as_u64()?))));
+    let steps = listed(resumed_after(run).into_iter().map(numbered));
     let times = match entries.len() {
         0 => None,
         1 => Some(format!("The run was stopped and went on once, after step {steps}")),

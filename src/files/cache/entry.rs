@@ -1,0 +1,276 @@
+//! Entries of the cache: what is made of the rows of a data file. Each says in its first bytes what it is and of which file it was made,
+//! by the hash of its content; names of data files stand nowhere.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use super::lease;
+use super::{ROWS, RowCache};
+use crate::files::{Error, Hash};
+
+/// Bytes that every entry begins with: its kind and version (8), its key (32), the hash of the data file (32).
+pub const STAMP_BYTES: usize = 8 + 32 + 32;
+/// A copy of an entry takes seconds: an older temporary file has no writer any more.
+const LEFTOVER: Duration = Duration::from_mins(10);
+
+/// What an entry holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EntryKind {
+    /// The rows of a data file as token ids with their labels.
+    Tokens,
+}
+
+impl EntryKind {
+    const ALL: [Self; 1] = [Self::Tokens];
+
+    /// The kind in a word, which is the ending of its files too.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Tokens => "tokens",
+        }
+    }
+
+    /// The first bytes, and the version of the layout and of what is written into it.
+    fn magic(self) -> (&'static [u8; 7], u8) {
+        match self {
+            Self::Tokens => (b"RKTOKEN", 3),
+        }
+    }
+
+    fn of_name(name: &str) -> Option<Self> {
+        let ending = Path::new(name).extension()?.to_str()?;
+        Self::ALL.into_iter().find(|kind| kind.word() == ending)
+    }
+}
+
+/// What an entry says of itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stamp {
+    /// What it holds.
+    pub kind: EntryKind,
+    /// A hash of all that decides its content.
+    pub key: Hash,
+    /// The hash of the data file.
+    pub source: Hash,
+}
+
+impl Stamp {
+    /// The first bytes of the entry.
+    pub fn bytes(&self) -> [u8; STAMP_BYTES] {
+        let mut bytes = [0; STAMP_BYTES];
+        let (magic, version) = self.kind.magic();
+        bytes[..7].copy_from_slice(magic);
+        bytes[7] = version;
+        bytes[8..40].copy_from_slice(&self.key.0);
+        bytes[40..].copy_from_slice(&self.source.0);
+        bytes
+    }
+
+    /// The name of the entry's file: nothing of the data file's name.
+    pub fn name(&self) -> String {
+        format!("{}.{}", self.key, self.kind.word())
+    }
+}
+
+/// What the first bytes of a file say.
+enum Said {
+    Stamp(Stamp),
+    Older,
+    /// Of a newer version, or damaged.
+    Unknown,
+}
+
+fn read_stamp(path: &Path, kind: EntryKind) -> Said {
+    let mut bytes = Vec::with_capacity(STAMP_BYTES);
+    let read = File::open(path).and_then(|file| file.take(STAMP_BYTES as u64).read_to_end(&mut bytes));
+    let (magic, version) = kind.magic();
+    if read.is_err() || bytes.len() < 8 || bytes[..7] != magic[..] {
+        return Said::Unknown;
+    }
+    match bytes.first_chunk::<STAMP_BYTES>() {
+        _ if bytes[7] < version => Said::Older,
+        Some(bytes) if bytes[7] == version => {
+            let hash = |start: usize| Hash(*bytes[start..].first_chunk().expect("a stamp has two hashes"));
+            Said::Stamp(Stamp { kind, key: hash(8), source: hash(40) })
+        }
+        _ => Said::Unknown,
+    }
+}
+
+/// A file of the cache that holds rows of data.
+#[derive(Debug, Clone)]
+pub struct Entry {
+    /// Its file.
+    pub path: PathBuf,
+    /// Its file's name.
+    pub name: String,
+    /// What it holds.
+    pub kind: EntryKind,
+    /// Its size.
+    pub bytes: u64,
+    /// When it was made, where the file system tells.
+    pub made: Option<SystemTime>,
+    /// When it was last used.
+    pub used: SystemTime,
+    /// The hash of the data file; `None` for an entry of another version, or a damaged one.
+    pub source: Option<Hash>,
+    /// Whether an older version made it: nobody will read it any more.
+    pub is_outdated: bool,
+    /// A process that uses it now.
+    pub user: Option<u32>,
+}
+
+/// The entries of a cache, the one that was used last first. A shared cache holds those of older versions in its folder itself.
+pub fn entries(cache: &RowCache) -> Vec<Entry> {
+    let folders = match cache {
+        RowCache::Shared(root) => vec![root.join(ROWS), root.clone()],
+        RowCache::OfRun(folder) => vec![folder.clone()],
+        RowCache::Nameless(_) => Vec::new(),
+    };
+    let mut entries: Vec<Entry> = folders.iter().flat_map(|folder| in_folder(folder)).collect();
+    entries.sort_by(|left, right| right.used.cmp(&left.used).then_with(|| left.name.cmp(&right.name)));
+    entries
+}
+
+fn in_folder(folder: &Path) -> Vec<Entry> {
+    let files = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let mut found: Vec<Entry> = files.filter_map(|file| describe(&file)).collect();
+    let used = lease::used(folder);
+    for entry in &mut found {
+        entry.user = used.get(&entry.name).copied();
+    }
+    found
+}
+
+fn describe(file: &std::fs::DirEntry) -> Option<Entry> {
+    let (name, path) = (file.file_name().to_str()?.to_owned(), file.path());
+    let kind = EntryKind::of_name(&name)?;
+    let metadata = file.metadata().ok().filter(std::fs::Metadata::is_file)?;
+    let (source, is_outdated) = match read_stamp(&path, kind) {
+        Said::Stamp(stamp) => (Some(stamp.source), false),
+        Said::Older => (None, true),
+        Said::Unknown => (None, false),
+    };
+    let used = metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH);
+    Some(Entry { path, name, kind, bytes: metadata.len(), made: metadata.created().ok(), used, source, is_outdated, user: None })
+}
+
+/// Removes an entry that nobody uses.
+///
+/// # Errors
+/// It cannot be removed. One that is gone is no error.
+pub fn remove(entry: &Entry) -> Result<(), Error> {
+    match std::fs::remove_file(&entry.path) {
+        Err(cause) if cause.kind() != std::io::ErrorKind::NotFound => Err(Error::new("remove", &entry.path, cause)),
+        _ => Ok(()),
+    }
+}
+
+/// What was taken out of a cache.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Taken {
+    /// Entries.
+    pub entries: usize,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+/// A number of entries in words.
+pub fn entry_count(entries: usize) -> String {
+    if entries == 1 { "1 entry".to_owned() } else { format!("{entries} entries") }
+}
+
+impl Taken {
+    fn of<'a>(entries: impl Iterator<Item = &'a Entry>) -> Self {
+        let removed = entries.filter(|entry| remove(entry).is_ok());
+        removed.fold(Self::default(), |taken, entry| Self { entries: taken.entries + 1, bytes: taken.bytes + entry.bytes })
+    }
+}
+
+/// Removes what older versions left, which nobody reads any more.
+pub fn remove_outdated(cache: &RowCache) -> Taken {
+    Taken::of(entries(cache).iter().filter(|entry| entry.is_outdated && entry.user.is_none()))
+}
+
+/// Removes the entries that were used longest ago until all of them take no more than `limit` bytes. One that is in use stays. What
+/// stays, and what was taken out.
+pub fn trim(cache: &RowCache, limit: u64) -> (u64, Taken) {
+    let all = entries(cache);
+    let mut total: u64 = all.iter().map(|entry| entry.bytes).sum();
+    let mut out = Vec::new();
+    for entry in all.iter().rev().filter(|entry| entry.user.is_none()) {
+        if total <= limit {
+            break;
+        }
+        total -= entry.bytes;
+        out.push(entry);
+    }
+    (total, Taken::of(out.into_iter()))
+}
+
+/// Temporary files of writers that are dead.
+pub fn leftovers(cache: &RowCache) -> Vec<(PathBuf, u64)> {
+    let folder = cache.folder();
+    let files = folder.iter().filter_map(|folder| std::fs::read_dir(folder).ok()).flatten().flatten();
+    let old = files.filter_map(|file| {
+        let is_temporary = file.file_name().to_str().is_some_and(|name| name.starts_with(".rankine-tmp-"));
+        let metadata = file.metadata().ok().filter(|metadata| is_temporary && metadata.is_file())?;
+        let is_old = metadata.modified().is_ok_and(|at| at.elapsed().is_ok_and(|elapsed| elapsed > LEFTOVER));
+        is_old.then(|| (file.path(), metadata.len()))
+    });
+    old.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn write(folder: &Path, name: &str, version: u8, age_hours: u64) {
+        let mut bytes = Stamp { kind: EntryKind::Tokens, key: Hash([1; 32]), source: Hash([2; 32]) }.bytes().to_vec();
+        bytes[7] = version;
+        bytes.resize(1000, 0);
+        std::fs::write(folder.join(name), bytes).expect("written");
+        let file = File::options().write(true).open(folder.join(name)).expect("opened");
+        file.set_modified(SystemTime::now() - Duration::from_hours(age_hours)).expect("dated");
+    }
+
+    fn names(cache: &RowCache) -> Vec<String> {
+        entries(cache).into_iter().map(|entry| entry.name).collect()
+    }
+
+    #[test]
+    fn the_oldest_go_first_and_none_that_is_in_use() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let cache = RowCache::OfRun(dir.path().to_owned());
+        for (name, age) in [("a.tokens", 5), ("b.tokens", 4), ("c.tokens", 3), ("d.tokens", 2)] {
+            write(dir.path(), name, 3, age);
+        }
+        std::fs::write(dir.path().join("notes.txt"), "not ours").expect("written");
+        assert_eq!(names(&cache), ["d.tokens", "c.tokens", "b.tokens", "a.tokens"]);
+        assert_eq!(entries(&cache)[0].source, Some(Hash([2; 32])));
+        let lease = lease::hold(dir.path(), "a.tokens").expect("held");
+        assert_eq!(trim(&cache, 4000), (4000, Taken::default()));
+        assert_eq!(trim(&cache, 2500), (2000, Taken { entries: 2, bytes: 2000 }));
+        assert_eq!(names(&cache), ["d.tokens", "a.tokens"], "the oldest is in use");
+        assert_eq!(trim(&cache, 0), (1000, Taken { entries: 1, bytes: 1000 }));
+        drop(lease);
+        assert_eq!(trim(&cache, 0), (0, Taken { entries: 1, bytes: 1000 }));
+        assert!(dir.path().join("notes.txt").exists());
+    }
+
+    #[test]
+    fn what_older_versions_left_goes_wherever_they_kept_it() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let cache = RowCache::Shared(dir.path().to_owned());
+        std::fs::create_dir(dir.path().join(ROWS)).expect("made");
+        write(dir.path(), "patients-0011.tokens", 2, 1);
+        write(&dir.path().join(ROWS), "x.tokens", 2, 1);
+        write(&dir.path().join(ROWS), "y.tokens", 3, 1);
+        write(&dir.path().join(ROWS), "z.tokens", 4, 2);
+        assert_eq!(remove_outdated(&cache), Taken { entries: 2, bytes: 2000 });
+        assert_eq!(names(&cache), ["y.tokens", "z.tokens"], "one of a newer version is read by that");
+        assert_eq!(entries(&cache)[1].source, None);
+    }
+}

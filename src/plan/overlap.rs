@@ -1,0 +1,122 @@
+//! Rows that score and are trained on too: their loss says nothing of rows that the model has not seen.
+//!
+//! Rows are compared by a hash of their tokens, as they are used: 8 bytes a row that trains, whatever the length of the rows. Labels are not
+//! compared, because a row that is scored on more of its tokens than it was trained on has been seen all the same.
+
+use std::path::PathBuf;
+
+use rayon::prelude::*;
+
+use super::Error;
+use super::resolve::Plan;
+use crate::data::{Corpus, Divided, split, visible};
+use crate::files::cache_folder;
+use crate::report::Reporter;
+
+/// Files that notes name one by one.
+const NAMED: usize = 5;
+
+/// The tokens of the rows that train, as hashes.
+#[derive(Debug)]
+pub(super) struct TrainedRows(Vec<u64>);
+
+/// The rows of a file that score.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Overlap {
+    /// The place of its source.
+    pub source: usize,
+    /// The file.
+    pub file: PathBuf,
+    /// Rows that score.
+    pub rows: u64,
+    /// Those of them that are trained on too.
+    pub trained: u64,
+}
+
+impl TrainedRows {
+    /// Of rows that are divided.
+    pub fn of(data: &Divided) -> Self {
+        Self::of_rows(&data.corpus, &data.split.training)
+    }
+
+    fn of_rows(corpus: &Corpus, rows: &[u32]) -> Self {
+        let mut hashes: Vec<u64> = rows.par_iter().map(|row| corpus.row(*row as usize).text()).collect();
+        hashes.par_sort_unstable();
+        hashes.dedup();
+        Self(hashes)
+    }
+
+    /// The rows of a corpus that score, file by file.
+    pub fn among(&self, corpus: &Corpus, rows: &[u32]) -> Vec<Overlap> {
+        let is_trained = |row: &u32| self.0.binary_search(&corpus.row(*row as usize).text()).is_ok();
+        let trained: Vec<bool> = rows.par_iter().map(is_trained).collect();
+        let mut found: Vec<Overlap> = Vec::new();
+        for (row, is_trained) in rows.iter().zip(trained) {
+            let (source, file) = (corpus.source(*row as usize), corpus.file(*row as usize));
+            // Rows of a file stand together.
+            if found.last().is_none_or(|last| (last.source, &*last.file) != (source, file)) {
+                found.push(Overlap { source, file: file.to_owned(), rows: 0, trained: 0 });
+            }
+            let last = found.last_mut().expect("there is one now");
+            last.rows += 1;
+            last.trained += u64::from(is_trained);
+        }
+        found
+    }
+}
+
+/// Rows of a source that are trained on too.
+pub(super) fn of_source(overlaps: &[Overlap], source: usize) -> u64 {
+    overlaps.iter().filter(|overlap| overlap.source == source).map(|overlap| overlap.trained).sum()
+}
+
+/// What a person should know of them; `name` tells what a source is called.
+pub(super) fn notes(overlaps: &[Overlap], name: impl Fn(usize) -> String) -> Vec<String> {
+    let trained: Vec<&Overlap> = overlaps.iter().filter(|overlap| overlap.trained > 0).collect();
+    let said = |overlap: &&Overlap| {
+        let Overlap { source, file, rows, trained } = overlap;
+        let (name, file) = (name(*source), file.display().to_string());
+        let are = if *trained == 1 { "is" } else { "are" };
+        let what = format!("{trained} of {rows} rows of `{}` {are} trained on too", visible(&file));
+        format!("{name}: {what}: their loss says nothing of new rows")
+    };
+    let rest = trained.iter().skip(NAMED).map(|overlap| overlap.trained).sum::<u64>();
+    let others = (rest > 0).then(|| format!("{} more files hold {rest} rows that are trained on too", trained.len() - NAMED));
+    trained.iter().take(NAMED).map(said).chain(others).collect()
+}
+
+impl Plan {
+    /// The rows that train, without those that are held out.
+    ///
+    /// # Errors
+    /// They cannot be read.
+    pub(super) fn trained_rows(&self, report: Reporter) -> Result<TrainedRows, Error> {
+        let corpus = Corpus::open(&self.sources, &self.encoder, &self.limits, &cache_folder(), report)?;
+        let split = split(&corpus.contents(), self.holdout);
+        Ok(TrainedRows::of_rows(&corpus, &split.training))
+    }
+
+    /// How many rows of validation files are trained on too, for a person. Where there are no such files, nothing is read.
+    ///
+    /// # Errors
+    /// Rows cannot be read.
+    pub fn notes_of_validation(&self, report: Reporter) -> Result<Vec<String>, Error> {
+        if self.validation_sources.is_empty() {
+            return Ok(Vec::new());
+        }
+        let trained = self.trained_rows(report)?;
+        let corpus = Corpus::open(&self.validation_sources, &self.encoder, &self.limits, &cache_folder(), report)?;
+        let rows: Vec<u32> = (0..).take(corpus.len()).collect();
+        Ok(notes(&trained.among(&corpus, &rows), |source| self.source_name(self.sources.len() + source).0))
+    }
+}
+
+/// The rows of both lists that score and train: of those that are held out, where two sources read one row for other labels, and of
+/// validation sets.
+pub(super) fn find(datasets: &Divided, evaluation: &Divided) -> [Vec<Overlap>; 2] {
+    if datasets.split.validation.is_empty() && evaluation.corpus.is_empty() {
+        return [Vec::new(), Vec::new()];
+    }
+    let trained = TrainedRows::of(datasets);
+    [datasets, evaluation].map(|data| trained.among(&data.corpus, &data.split.validation))
+}
