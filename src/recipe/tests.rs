@@ -122,7 +122,7 @@ const BROKEN: &[(&str, &str)] = &[
     ),
     (
         "    columns: {conversations: messages}",
-        "x.yaml:5:30: columns: format `chat` has no column `conversations`, expected `messages`, `tools`, `system` or `chat_template_kwargs` | the format's name comes first: `messages: conversations`",
+        "x.yaml:5:30: columns: format `chat` has no column `conversations`, expected `messages`, `tools`, `prompt`, `completion`, `system` or `chat_template_kwargs` | the format's name comes first: `messages: conversations`",
     ),
     ("adapter:\n  - r: 1", "x.yaml:6:3: adapter: expected keys with values, found `[{r: 1}]`"),
     ("adapter:\n  lora_r: 1", "x.yaml:6:3: unknown key `lora_r` in `adapter` | did you mean `r`?"),
