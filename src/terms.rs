@@ -2,7 +2,7 @@
 
 /// A choice with a fixed set of words.
 pub trait Term: Sized + Copy + PartialEq + 'static {
-    /// Every word with its meaning, in the order in which they are listed to a person.
+    /// Every word with its meaning, in the order in which they are listed to a person; of several words for one meaning the first is.
     const WORDS: &'static [(&'static str, Self)];
 
     /// The meaning of a word.
@@ -17,13 +17,13 @@ pub trait Term: Sized + Copy + PartialEq + 'static {
 }
 
 macro_rules! term {
-    ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $word:literal),* $(,)? }) => {
+    ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $word:literal $(| $other:literal)*),* $(,)? }) => {
         $(#[$doc])*
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
         pub enum $name { $($(#[$variant_doc])* $variant),* }
 
         impl Term for $name {
-            const WORDS: &'static [(&'static str, Self)] = &[$(($word, Self::$variant)),*];
+            const WORDS: &'static [(&'static str, Self)] = &[$(($word, Self::$variant), $(($other, Self::$variant),)*)*];
         }
 
         impl std::fmt::Display for $name {
@@ -104,13 +104,72 @@ term! {
     /// The learning rate's course after the warm-up.
     Scheduler {
         /// It stays.
-        Constant = "constant",
+        Constant = "constant" | "constant_with_warmup",
         /// It falls to 0 in a line.
         Linear = "linear",
         /// It falls to 0 along half a cosine.
         Cosine = "cosine",
         /// It falls to a share of its peak along half a cosine.
         CosineWithMinLr = "cosine_with_min_lr",
+        /// The same, one step ahead, from a warm-up that need not begin at 0.
+        CosineWarmupWithMinLr = "cosine_warmup_with_min_lr",
+        /// It falls to 0 along half a cosine again and again.
+        CosineWithRestarts = "cosine_with_restarts",
+        /// It falls along a polynomial.
+        Polynomial = "polynomial",
+        /// It falls as one over the root of the steps.
+        InverseSqrt = "inverse_sqrt",
+        /// It stays, and falls at the end.
+        WarmupStableDecay = "warmup_stable_decay",
+    }
+}
+
+impl Scheduler {
+    /// Keys of a recipe that only some have, with those that do.
+    pub const KEYS: [(&'static str, &'static [Self]); 12] = [
+        ("min_lr_rate", &[Self::CosineWithMinLr, Self::CosineWarmupWithMinLr]),
+        ("min_lr", &[Self::CosineWithMinLr, Self::CosineWarmupWithMinLr]),
+        ("warmup_lr_rate", &[Self::CosineWarmupWithMinLr]),
+        (
+            "num_cycles",
+            &[
+                Self::Cosine,
+                Self::CosineWithMinLr,
+                Self::CosineWarmupWithMinLr,
+                Self::CosineWithRestarts,
+                Self::WarmupStableDecay,
+            ],
+        ),
+        ("power", &[Self::Polynomial]),
+        ("lr_end", &[Self::Polynomial]),
+        ("timescale", &[Self::InverseSqrt]),
+        ("num_decay_steps", &[Self::WarmupStableDecay]),
+        ("num_stable_steps", &[Self::WarmupStableDecay]),
+        ("min_lr_ratio", &[Self::WarmupStableDecay]),
+        ("warmup_type", &[Self::WarmupStableDecay]),
+        ("decay_type", &[Self::WarmupStableDecay]),
+    ];
+}
+
+term! {
+    /// How a stage of a schedule goes from one rate to another.
+    Curve {
+        /// In a line.
+        Linear = "linear",
+        /// Along a cosine.
+        Cosine = "cosine",
+        /// Along one minus a root.
+        OneMinusSqrt = "1-sqrt",
+    }
+}
+
+term! {
+    /// How Muon's learning rate follows from the shape of a matrix, as torch has it.
+    AdjustLr {
+        /// Times what makes an update as large as one of `AdamW` mostly is, so that one learning rate does for both: arXiv:2502.16982.
+        MatchRmsAdamW = "match_rms_adamw",
+        /// Times the root of rows over columns, 1 at least.
+        Original = "original",
     }
 }
 
@@ -211,11 +270,61 @@ term! {
 }
 
 term! {
-    /// The rule that turns gradients into updates.
+    /// The rule that turns gradients into updates, by the names that transformers has for it.
     Optimizer {
         /// Adam with decoupled weight decay, Loshchilov and Hutter 2017, arXiv:1711.05101.
-        AdamW = "adamw",
+        AdamW = "adamw" | "adamw_torch" | "adamw_torch_fused",
+        /// Its moments in 8 bits, Dettmers et al. 2021, arXiv:2110.02861.
+        AdamW8bit = "adamw_8bit" | "adamw_bnb_8bit",
+        /// `adamw`: nothing is moved between memories.
+        PagedAdamW = "paged_adamw_32bit" | "paged_adamw",
+        /// `adamw_8bit`: nothing is moved between memories.
+        PagedAdamW8bit = "paged_adamw_8bit",
+        /// Adafactor, Shazeer and Stern 2018, arXiv:1804.04235.
+        Adafactor = "adafactor",
+        /// Lion, Chen et al. 2023, arXiv:2302.06675.
+        Lion = "lion" | "lion_32bit",
+        /// Its momentum in 8 bits.
+        Lion8bit = "lion_8bit",
+        /// `lion`: nothing is moved between memories.
+        PagedLion = "paged_lion_32bit" | "paged_lion",
+        /// `lion_8bit`: nothing is moved between memories.
+        PagedLion8bit = "paged_lion_8bit",
+        /// Muon for the matrices of blocks, Jordan et al. 2024; `adamw` for all else.
+        Muon = "muon",
+        /// Schedule-free `AdamW`, Defazio et al. 2024, arXiv:2405.15682.
+        ScheduleFree = "schedule_free_adamw",
     }
+}
+
+impl Optimizer {
+    /// The optimizer itself, where this is one whose state would be moved between memories.
+    #[must_use]
+    pub fn resident(self) -> Self {
+        match self {
+            Self::PagedAdamW => Self::AdamW,
+            Self::PagedAdamW8bit => Self::AdamW8bit,
+            Self::PagedLion => Self::Lion,
+            Self::PagedLion8bit => Self::Lion8bit,
+            resident => resident,
+        }
+    }
+
+    /// Keys of a recipe that only some have, with those that do, by their resident names.
+    pub const KEYS: [(&'static str, &'static [Self]); 12] = [
+        ("adam_beta1", &[Self::AdamW, Self::AdamW8bit, Self::Lion, Self::Lion8bit, Self::Muon, Self::ScheduleFree]),
+        ("adam_beta2", &[Self::AdamW, Self::AdamW8bit, Self::Lion, Self::Lion8bit, Self::Muon, Self::ScheduleFree]),
+        ("adam_epsilon", &[Self::AdamW, Self::AdamW8bit, Self::Muon, Self::ScheduleFree]),
+        ("min_8bit_size", &[Self::AdamW8bit, Self::Lion8bit]),
+        ("beta1", &[Self::Adafactor]),
+        ("decay_rate", &[Self::Adafactor]),
+        ("clip_threshold", &[Self::Adafactor]),
+        ("scale_parameter", &[Self::Adafactor]),
+        ("relative_step", &[Self::Adafactor]),
+        ("warmup_init", &[Self::Adafactor]),
+        ("momentum", &[Self::Muon]),
+        ("adjust_lr_fn", &[Self::Muon]),
+    ];
 }
 
 term! {
@@ -331,6 +440,16 @@ pub enum TokenIndices {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn of_several_words_the_first_is_told() {
+        assert_eq!(Optimizer::parse("adamw_bnb_8bit"), Some(Optimizer::AdamW8bit));
+        assert_eq!(Optimizer::AdamW8bit.to_string(), "adamw_8bit");
+        for (word, optimizer) in Optimizer::WORDS {
+            assert_eq!(Optimizer::parse(optimizer.word()), Some(*optimizer), "{word}");
+            assert_eq!(optimizer.resident().resident(), optimizer.resident());
+        }
+    }
 
     #[test]
     fn a_device_is_read_back_from_its_word() {

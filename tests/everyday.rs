@@ -274,7 +274,7 @@ mod terminal {
         #[track_caller]
         pub fn wait(&mut self, words: &str) {
             let started = Instant::now();
-            while started.elapsed() < Duration::from_secs(60) {
+            while started.elapsed() < Duration::from_mins(1) {
                 let shown = self.shown.lock().unwrap();
                 let found = shown[self.seen..].windows(words.len()).position(|part| part == words.as_bytes());
                 if let Some(place) = found {

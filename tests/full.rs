@@ -14,8 +14,10 @@ use common::*;
 use rankine::data::Batch;
 use rankine::files::safetensors::Archive;
 use rankine::model::{Decoder, Folder};
-use rankine::terms::{Method, ModelDtype, Scheduler};
-use rankine::train::{AdamW, AdamWConfig, Gradients, Memory, Schedule, StepConfig, forward_backward};
+use rankine::terms::{Method, ModelDtype};
+use rankine::train::{AdamW, AdamWConfig, Gradients, Memory, RateCourse, Schedule, StepConfig, forward_backward};
+
+const COSINE: RateCourse = RateCourse::Cosine { num_cycles: 0.5, min: 0.0 };
 use serde_json::Value;
 use support::{Desk, Ran};
 
@@ -94,7 +96,7 @@ fn twenty_steps_of_all_weights_are_those_of_torch() {
             .map(|path| Archive::open(&here(path.replace("{}", family))).unwrap());
         let step = StepConfig { memory: Memory::RECOMPUTE, head_chunk_rows: 7, dropout: 0.0 };
         let adamw = AdamWConfig { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.1, loraplus_lr_ratio: 1.0 };
-        let schedule = Schedule { peak: 1e-3, scheduler: Scheduler::Cosine, warmup_steps: 3, total_steps: 20, min_lr_rate: 0.0 };
+        let schedule = Schedule { peak: 1e-3, course: COSINE, warmup_steps: 3, total_steps: 20 };
         let mut optimizer = AdamW::new(adamw, &decoder);
         for (taken, entry) in curve.as_array().unwrap().iter().enumerate() {
             let mut gradients = Gradients::default();

@@ -345,7 +345,7 @@ fn an_adapter_brings_its_base_and_changes_the_answer() {
 
     let generate = |adapter: &str| desk.run(&["generate", "--adapter", adapter, "--prompt", "x"]);
     generate("run").says("a run is its adapter", 0, &[]);
-    generate("base").says("a base", 65, &["`base` holds no adapter: it has no `adapter_config.json`"]);
+    generate("base").says("a base", 65, &["`base` holds no adapter: it is a model"]);
     generate("nowhere").says("nothing", 66, &["adapter `nowhere` does not exist", "hint: "]);
     desk.edit("run/adapter/adapter_config.json", "\"base\",", "\"owner/name\",");
     generate("run/adapter").says("the lock of its run has its base", 0, &[]);

@@ -16,8 +16,10 @@ use rankine::device;
 use rankine::files::safetensors::Archive;
 use rankine::model::{DecoderSpec, Folder, Storage};
 use rankine::quant::{BlockSize, Form, Kind};
-use rankine::terms::{ModelDtype, Scheduler};
-use rankine::train::{AdamW, AdamWConfig, Gradients, Memory, Schedule, StepConfig, forward_backward};
+use rankine::terms::ModelDtype;
+use rankine::train::{AdamW, AdamWConfig, Gradients, Memory, RateCourse, Schedule, StepConfig, forward_backward};
+
+const COSINE: RateCourse = RateCourse::Cosine { num_cycles: 0.5, min: 0.0 };
 use serde_json::Value;
 use support::Desk;
 
@@ -67,8 +69,7 @@ fn check(family: &str, model: &Path, storage: Storage, folder: &Path, device: &D
 
     let log = info["train"].as_array().unwrap();
     let adamw = AdamWConfig { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.01, loraplus_lr_ratio: 1.0 };
-    let schedule =
-        Schedule { peak: 1e-3, scheduler: Scheduler::Cosine, warmup_steps: 3, total_steps: log.len() as u64, min_lr_rate: 0.0 };
+    let schedule = Schedule { peak: 1e-3, course: COSINE, warmup_steps: 3, total_steps: log.len() as u64 };
     let mut optimizer = AdamW::new(adamw, &decoder);
     let mut curve: f64 = 0.0;
     for (taken, entry) in log.iter().enumerate() {

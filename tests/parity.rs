@@ -17,8 +17,10 @@ use rankine::nn::magnitude::Magnitude;
 use rankine::nn::projection::Projection;
 use rankine::ops::{Adapter, Mask, dropout, matmul};
 use rankine::quant::{BlockSize, Form, Kind};
-use rankine::terms::{AdapterVector, ModelDtype, Scheduler};
-use rankine::train::{AdamW, AdamWConfig, Gradients, Memory, Schedule, StepConfig, forward_backward};
+use rankine::terms::{AdapterVector, ModelDtype};
+use rankine::train::{AdamW, AdamWConfig, Gradients, Memory, RateCourse, Schedule, StepConfig, forward_backward};
+
+const COSINE: RateCourse = RateCourse::Cosine { num_cycles: 0.5, min: 0.0 };
 use serde_json::Value;
 
 const LOGITS: f32 = 5e-5;
@@ -79,8 +81,7 @@ fn train(decoder: &mut Decoder, step: StepConfig, info: &Value, batch_of: impl F
     let log = info["train"].as_array().unwrap();
     let loraplus_lr_ratio = info["loraplus_lr_ratio"].as_f64().unwrap_or(1.0);
     let adamw = AdamWConfig { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.01, loraplus_lr_ratio };
-    let schedule =
-        Schedule { peak: 1e-3, scheduler: Scheduler::Cosine, warmup_steps: 3, total_steps: log.len() as u64, min_lr_rate: 0.0 };
+    let schedule = Schedule { peak: 1e-3, course: COSINE, warmup_steps: 3, total_steps: log.len() as u64 };
     let mut optimizer = AdamW::new(adamw, decoder);
     let mut largest: f64 = 0.0;
     for (taken, entry) in log.iter().enumerate() {

@@ -67,6 +67,7 @@ fn after_a_purge_of_the_run_nothing_outside_of_it_holds_its_text() {
     let desk = desk();
     write_secret(&desk, "rows.parquet", 12);
     write_secret(&desk, "validation.parquet", 3);
+    write_secret(&desk, "other.parquet", 4);
     desk.edit(
         "recipe.yaml",
         "output_dir: run",
@@ -81,7 +82,7 @@ fn after_a_purge_of_the_run_nothing_outside_of_it_holds_its_text() {
     let run = |arguments: &[&str]| desk.run_with(arguments, &places);
     let runs = token_runs(&desk, SECRET);
     let outside = || {
-        let inputs = ["rows.parquet", "validation.parquet"].map(|name| desk.path(name));
+        let inputs = ["rows.parquet", "validation.parquet", "other.parquet"].map(|name| desk.path(name));
         let files =
             files_below(&desk.path("")).into_iter().filter(|path| !inputs.contains(path) && !path.starts_with(desk.path("run")));
         let is_told = |path: &PathBuf| {
@@ -92,17 +93,18 @@ fn after_a_purge_of_the_run_nothing_outside_of_it_holds_its_text() {
     };
     run(&["train", "recipe.yaml"]).says("train", 0, &[]);
     run(&["eval", "run"]).says("eval", 0, &[]);
+    run(&["eval", "run", "--data", "other.parquet"]).says("eval of other rows", 0, &[]);
     let kept = outside();
-    assert_eq!(kept.len(), 2, "the search finds what there is to find: {kept:?}");
+    assert_eq!(kept.len(), 3, "the search finds what there is to find: {kept:?}");
     assert!(kept.iter().all(|path| path.starts_with(desk.path("home/.cache/rankine/rows"))), "{kept:?}");
 
     let dry = run(&["cache", "purge", "--run", "run", "--dry-run"]);
     dry.says("dry run", 0, &[]);
-    assert!(dry.stdout.contains("would remove 2 files"), "{dry:?}");
+    assert!(dry.stdout.contains("would remove 3 files"), "{dry:?}");
     assert_eq!(outside(), kept, "a dry run removes nothing");
     let purged = run(&["cache", "purge", "--run", "run"]);
     purged.says("purge", 0, &[]);
-    assert!(purged.stdout.contains("removed 2 files"), "{purged:?}");
+    assert!(purged.stdout.contains("removed 3 files"), "{purged:?}");
     assert_eq!(outside(), Vec::<PathBuf>::new());
     // The run goes on all the same.
     run(&["eval", "run"]).says("eval again", 0, &[]);
@@ -130,6 +132,11 @@ fn tokens_are_kept_where_the_recipe_wants_them_and_train_the_same() {
 
     run(&["train", "recipe.yaml", "cache=none", "output_dir=nowhere"]).says("none", 0, &[]);
     run(&["eval", "nowhere"]).says("eval of none", 0, &[]);
+    run(&["eval", "nowhere", "--data", "rows.parquet"]).says("eval of other rows", 0, &[]);
+    let sets = "evaluation.datasets=[{path: rows.parquet, format: text}]";
+    for verb in ["check", "plan"] {
+        run(&[verb, "recipe.yaml", "cache=none", "evaluation.val_set_size=0", sets]).says(verb, 0, &["trained on too"]);
+    }
     assert_eq!(with_tokens(), Vec::<PathBuf>::new());
     assert!(!desk.path("cache").exists() && !desk.path("nowhere/cache").exists());
 
@@ -391,7 +398,7 @@ fn no_message_quotes_a_broken_row() {
     let converting = format!("{{% if '{}' in messages[0].content %}}{{{{ messages[0].content | int }}}}{{% endif %}}", PARTS[1]);
     let calling = format!("{{% if '{}' in messages[0].content %}}{{{{ messages[0].content() }}}}{{% endif %}}", PARTS[1]);
     // Each with whether it quotes the row when it is asked to.
-    let cases: [(&str, &str, String, bool); 17] = [
+    let cases: [(&str, &str, String, bool); 19] = [
         ("no JSON", "", SECRET.to_owned(), false),
         ("JSON that is cut off", "", format!("[{}", turn("user", SECRET)), false),
         ("a JSON text", "", format!("\"{SECRET}\""), true),
@@ -402,7 +409,9 @@ fn no_message_quotes_a_broken_row() {
         ("no role", "", format!(r#"[{{"content": "{SECRET}"}}]"#), false),
         ("no content", "", format!(r#"[{{"role": "user", "note": "{SECRET}"}}]"#), false),
         ("calls that are a text", "", format!(r#"[{{"role": "assistant", "tool_calls": "{SECRET}"}}]"#), false),
-        ("calls that are an object", "", format!(r#"[{{"role": "assistant", "tool_calls": {{"x": "{SECRET}"}}}}]"#), true),
+        ("calls that are a list of texts", "", format!(r#"[{{"role": "assistant", "tool_calls": ["{SECRET}"]}}]"#), true),
+        ("a part that is no text", "", format!(r#"[{{"role": "user", "content": [{{"image": "{SECRET}"}}]}}]"#), true),
+        ("a weight that is a text", "", format!(r#"[{{"role": "user", "content": "x", "weight": "{SECRET}"}}]"#), true),
         ("a template that raises the row", &raising, asked.clone(), true),
         ("a template that raises it behind its own words", &partly, asked.clone(), true),
         ("a template that fails on it", &failing, asked.clone(), false),

@@ -5,8 +5,8 @@ mod common;
 use common::*;
 use rankine::adapter::{LoraConfig, Targets};
 use rankine::model::Folder;
-use rankine::terms::{Modules, Scheduler};
-use rankine::train::Schedule;
+use rankine::terms::Modules;
+use rankine::train::{RateCourse, Schedule};
 use serde_json::Value;
 
 fn modules(value: &Value) -> Option<Modules> {
@@ -103,15 +103,16 @@ fn names_and_patterns_that_match_nothing_are_named() {
 fn schedules_are_those_of_transformers() {
     let golden = json(&golden("schedules.json"));
     let total_steps = golden["total_steps"].as_u64().unwrap();
+    let cosine = |min| RateCourse::Cosine { num_cycles: 0.5, min };
     let cases = [
-        ("constant", Scheduler::Constant, 0),
-        ("constant_with_warmup", Scheduler::Constant, 5),
-        ("linear", Scheduler::Linear, 5),
-        ("cosine", Scheduler::Cosine, 5),
-        ("cosine_with_min_lr", Scheduler::CosineWithMinLr, 5),
+        ("constant", RateCourse::Constant, 0),
+        ("constant_with_warmup", RateCourse::Constant, 5),
+        ("linear", RateCourse::Linear, 5),
+        ("cosine", cosine(0.0), 5),
+        ("cosine_with_min_lr", cosine(0.1), 5),
     ];
-    for (name, scheduler, warmup_steps) in cases {
-        let schedule = Schedule { peak: 1.0, scheduler, warmup_steps, total_steps, min_lr_rate: 0.1 };
+    for (name, course, warmup_steps) in cases {
+        let schedule = Schedule { peak: 1.0, course, warmup_steps, total_steps };
         for (step, expected) in golden["schedules"][name]["lr"].as_array().unwrap().iter().enumerate() {
             let (ours, theirs) = (schedule.lr_at(step as u64), expected.as_f64().unwrap());
             assert!((ours - theirs).abs() < 1e-12, "{name}, step {step}: {ours}, expected {theirs}");

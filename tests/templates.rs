@@ -48,7 +48,7 @@ fn desk_with(template: &str, conversations: &[Value]) -> Desk {
     desk
 }
 
-/// The base's templates in tokenizer_config.json, in place of its own.
+/// The base's templates in `tokenizer_config.json`, in place of its own.
 fn name_templates(desk: &Desk, templates: &Value) {
     desk.remove("base/chat_template.jinja");
     let mut config: Value = serde_json::from_str(&desk.read_text("base/tokenizer_config.json")).unwrap();

@@ -21,7 +21,7 @@ use crate::plan::memory::{Load, Place, Purpose, Rows, Trained};
 use crate::quant::{BlockSize, Form};
 use crate::report::peak_memory_bytes;
 use crate::terms;
-use crate::train::{AdamW, AdamWConfig, Gradients, LossScale, Memory, StepConfig, forward_backward, head_chunk_rows};
+use crate::train::{AdamW, AdamWConfig, Gradients, LossScale, Memory, Rule, StepConfig, forward_backward, head_chunk_rows};
 
 /// The optimizer's constants are those of the peer's script.
 const ADAMW: AdamWConfig = AdamWConfig { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.01, loraplus_lr_ratio: 1.0 };
@@ -216,7 +216,7 @@ fn planned(args: &BenchArgs, storage: Storage, spec: &DecoderSpec, rows: Rows, p
         args.init_from.as_ref().map_or_else(|| Ok(fresh(args.rank)), |folder| peft::read_config_on(folder, &spec.modules()))?;
     let (spec, trained) = (spec.clone(), Trained::adapter(&config, spec)?);
     let purpose = Purpose::Bench;
-    Ok(Load { spec, storage, trained, dropout: 0.0, rows, accumulated: 1, evaluation: None, purpose, place })
+    Ok(Load { spec, storage, trained, rule: Rule::AdamW, dropout: 0.0, rows, accumulated: 1, evaluation: None, purpose, place })
 }
 
 /// Dense rows in which every token but the first is trained.

@@ -109,6 +109,7 @@ fn data_files(typed: &[String]) -> Result<Vec<DataFile>, Failure> {
 
 fn list(args: &ListArgs) -> Result<(), Failure> {
     let (folder, data) = (cache_folder(), data_files(&args.data)?);
+    check_readable(&RowCache::from(&folder))?;
     let all = entries(&RowCache::from(&folder));
     let name_of = |entry: &Entry| data.iter().find(|file| file.is_source_of(entry)).and_then(|file| file.name.clone());
     let limit = cache_limit().map_err(|found| {
@@ -168,6 +169,15 @@ fn since(time: SystemTime) -> Duration {
     time.elapsed().unwrap_or_default()
 }
 
+/// Refuses a folder of entries that is there and cannot be read: no entries would be taken for none.
+fn check_readable(cache: &RowCache) -> Result<(), Failure> {
+    let Some(folder) = cache.folder() else { return Ok(()) };
+    match std::fs::read_dir(&folder) {
+        Err(cause) if cause.kind() != std::io::ErrorKind::NotFound => Err(files::Error::new("read", &folder, cause).into()),
+        _ => Ok(()),
+    }
+}
+
 /// Files below a folder and their bytes.
 fn size(folder: &Path) -> (u64, u64) {
     let below = |entry: std::fs::DirEntry| match entry.metadata() {
@@ -179,6 +189,9 @@ fn size(folder: &Path) -> (u64, u64) {
     entries.fold((0, 0), |(files, bytes), (more, more_bytes)| (files + more, bytes + more_bytes))
 }
 
+/// The key of `eval.jsonl` for the names of entries.
+pub(super) const CACHE_ENTRIES: &str = "cache_entries";
+
 /// What a run has used of a cache.
 enum Used {
     Names(Vec<String>),
@@ -187,9 +200,10 @@ enum Used {
 }
 
 impl Used {
-    fn of(lock: &Lock) -> Self {
+    fn of(lock: &Lock, run: &Path) -> Self {
         let by_data = || lock.data_hashes().into_iter().map(|hash| DataFile { hash, name: None }).collect();
-        lock.cache_entries().map_or_else(|| Self::Data(by_data()), Self::Names)
+        let and_scored = |names: Vec<String>| names.into_iter().chain(scored(run)).collect();
+        lock.cache_entries().map_or_else(|| Self::Data(by_data()), |names| Self::Names(and_scored(names)))
     }
 
     fn has(&self, entry: &Entry) -> bool {
@@ -200,22 +214,33 @@ impl Used {
     }
 }
 
+/// Entries that were made or read when the run was scored; a line that is torn tells of none.
+fn scored(run: &Path) -> Vec<String> {
+    let text = std::fs::read_to_string(run.join(RunFolder::EVALUATIONS)).unwrap_or_default();
+    let lines = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let names = |line: Value| serde_json::from_value::<Vec<String>>(line[CACHE_ENTRIES].clone()).unwrap_or_default();
+    lines.flat_map(names).collect()
+}
+
 fn purge(args: &PurgeArgs, terminal: &Terminal) -> Result<(), Failure> {
     let shared = RowCache::from(&cache_folder());
     let (data, run) = (data_files(&args.data)?, args.run.as_deref().map(resume::find).transpose()?);
     let lock = run.as_ref().map(|run| Lock::read(&run.join(RunFolder::LOCK))).transpose()?;
-    let used = lock.as_ref().map(Used::of);
-    let mut all = entries(&shared);
+    let used = lock.as_ref().zip(run.as_ref()).map(|(lock, run)| Used::of(lock, run));
+    check_readable(&shared)?;
+    let all = entries(&shared);
     if let (Some(lock), Some(used)) = (&lock, &used) {
         tell(lock, used, &all, terminal);
     }
     let of_run = run.map(|run| RowCache::OfRun(run.join(RunFolder::CACHE)));
-    all.extend(of_run.iter().flat_map(entries));
+    // All that is in the run's folder is the run's.
+    let own: Vec<Entry> = of_run.iter().flat_map(entries).collect();
     let is_old = |entry: &Entry| args.older.is_none_or(|days| since(entry.used) >= DAY * days);
     let is_named = |entry: &Entry| data.is_empty() || data.iter().any(|file| file.is_source_of(entry));
     let fits = |entry: &&Entry| is_old(entry) && is_named(entry) && used.as_ref().is_none_or(|used| used.has(entry));
-    let chosen: Vec<&Entry> = all.iter().filter(fits).collect();
-    let unknown = all.iter().filter(|entry| entry.source.is_none()).count();
+    let own_fits = |entry: &&Entry| is_old(entry) && is_named(entry);
+    let chosen: Vec<&Entry> = all.iter().filter(fits).chain(own.iter().filter(own_fits)).collect();
+    let unknown = all.iter().chain(&own).filter(|entry| entry.source.is_none()).count();
     if unknown > 0 && !data.is_empty() {
         terminal.say(&format!(
             "note: {} of another version of Rankine, or damaged, without the hash of its data: `rankine cache purge` without `--data` removes it",

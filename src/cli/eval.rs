@@ -9,6 +9,7 @@ use clap::Args;
 use serde_json::{Map, Value, json};
 
 use super::base::{find_adapter, find_named, lock_above, run_folder};
+use super::cache::CACHE_ENTRIES;
 use super::scores::{Row, object, print_table};
 use super::trained::{Opened, Trained};
 use super::{Failure, RecipeArgs, print, resume};
@@ -86,7 +87,8 @@ pub(super) fn eval(args: &EvalArgs, terminal: &Terminal) -> Result<(), Failure> 
     let forgotten = if general.is_some() { rows.pop() } else { None };
     let whole = || whole(&plan, trained.as_ref(), &rows, forgotten.as_ref(), started.elapsed());
     if let Some(run) = &run {
-        keep_scores(run, &whole(), trained.as_ref(), terminal);
+        let entries: Vec<&str> = all().flat_map(Sheet::cache_entries).collect();
+        keep_scores(run, &whole(), &entries, trained.as_ref(), terminal);
     }
     if args.json {
         return print(whole());
@@ -165,8 +167,8 @@ fn within(subject: &Path) -> Option<(PathBuf, PathBuf)> {
     Some((run_folder(&lock_above(&product)?), product))
 }
 
-/// Adds the scores to those that the run's folder keeps, without places of this machine. A folder that takes nothing loses them only.
-fn keep_scores(run: &Path, scores: &Value, trained: Option<&Trained>, terminal: &Terminal) {
+/// Adds the scores to those that the run's folder keeps, without places of this machine, and with the entries of the cache that they took. A folder that takes nothing loses them only.
+fn keep_scores(run: &Path, scores: &Value, entries: &[&str], trained: Option<&Trained>, terminal: &Terminal) {
     let path = run.join(RunFolder::EVALUATIONS);
     let mut kept = scores.as_object().cloned().unwrap_or_default();
     if let Some(trained) = trained {
@@ -180,6 +182,7 @@ fn keep_scores(run: &Path, scores: &Value, trained: Option<&Trained>, terminal: 
     let mut line = Map::new();
     line.insert("at".to_owned(), json!(jiff::Timestamp::now().to_string()));
     line.append(&mut entries_without_places(&kept));
+    line.insert(CACHE_ENTRIES.to_owned(), json!(entries));
     let line = Value::Object(line).to_string() + "\n";
     let file = OpenOptions::new().create(true).append(true).open(&path);
     if let Err(cause) = file.and_then(|mut file| file.write_all(line.as_bytes())) {

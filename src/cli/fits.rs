@@ -10,6 +10,7 @@ use crate::model::{DecoderSpec, Storage};
 use crate::plan::memory::{Load, Place, Purpose, Rows, Trained, longest_that_fits};
 use crate::quant::Form;
 use crate::terms::ModelDtype;
+use crate::train::Rule;
 
 /// Memories that people have, GiB of 2³⁰ bytes.
 const GIBIBYTES: [u64; 6] = [8, 12, 16, 24, 48, 80];
@@ -127,8 +128,18 @@ fn load(spec: &DecoderSpec, storage: Storage, place: Place) -> Result<Load, Fail
     let config = LoraConfig::all_linear(RANK, 2.0 * RANK as f64);
     let (trained, rows) = (Trained::adapter(&config, spec)?, Rows::dense(1, SHORTEST));
     let spec = spec.clone();
-    let load =
-        Load { spec, storage, trained, dropout: 0.0, rows, accumulated: 1, evaluation: None, purpose: Purpose::Run, place };
+    let load = Load {
+        spec,
+        storage,
+        trained,
+        rule: Rule::AdamW,
+        dropout: 0.0,
+        rows,
+        accumulated: 1,
+        evaluation: None,
+        purpose: Purpose::Run,
+        place,
+    };
     // As a run does that has no room for it.
     Ok(if load.may_offload() { load.offloaded() } else { load })
 }

@@ -149,6 +149,12 @@ pub fn unread_columns(files: &[PathBuf], format: Format, names: &BTreeMap<String
     columns
 }
 
+/// Whether a chat template renders rows of any of these files. Nothing is said here of one that cannot be opened.
+pub fn any_rendered(files: &[PathBuf], format: Format, names: &BTreeMap<String, String>) -> bool {
+    let is_table = |file: &PathBuf| Table::open(file, &wanted(format, names)).is_ok_and(|table| is_rendered(format, &table));
+    format == Format::Chat || (format == Format::Completion && files.iter().any(is_table))
+}
+
 /// Whether rows of a table are rendered by a chat template.
 pub fn is_rendered(format: Format, table: &Table) -> bool {
     match format {

@@ -217,7 +217,7 @@ fn names_of(wanted: &[Wanted], free: &[&Candidate], is_there: &dyn Fn(&str) -> b
 fn by_name(canonical: &str, kind: Kind, free: &[&&Candidate]) -> Option<String> {
     let (_, names) = NAMES.iter().find(|(of, _)| *of == canonical)?;
     let called = |name: &&str| free.iter().find(|column| column.name.eq_ignore_ascii_case(name) && column.holds(kind));
-    names.iter().find_map(|name| called(name)).map(|column| column.name.clone())
+    names.iter().find_map(called).map(|column| column.name.clone())
 }
 
 fn largest(kind: Kind, free: &[&&Candidate]) -> Option<String> {
@@ -277,7 +277,7 @@ mod tests {
         let column = |(index, (name, kind)): (usize, &(&str, Kind))| Candidate {
             name: (*name).to_owned(),
             kinds: vec![*kind],
-            bytes: index as i64,
+            bytes: i64::try_from(index).expect("few columns"),
         };
         names.iter().enumerate().map(column).collect()
     }

@@ -42,7 +42,7 @@ pub use corpus::{Corpus, Error, Limits};
 pub use encode::{Encoder, TokenRow, alpaca};
 pub use fate::{Divided, Fate, Record, duplicates};
 pub use first_bytes::Content;
-pub use format::{inspect, unread_columns};
+pub use format::{any_rendered, inspect, unread_columns};
 pub use ledger::{Ledger, Longest, Tally};
 pub use licence::{Terms, terms};
 pub use likely::{Candidate, Meant, detected, in_recipe};

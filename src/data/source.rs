@@ -109,8 +109,8 @@ pub fn find_files(path: &str) -> Result<Vec<PathBuf>, Error> {
 fn expand(pattern: &str) -> Result<Vec<PathBuf>, Error> {
     // What is written out is meant, whatever it is called.
     let written = pattern.find(['*', '?', '[']).map_or(pattern, |start| &pattern[..start]);
-    let written = Path::new(&written[..written.rfind('/').map_or(0, |slash| slash + 1)]);
-    let is_data = |path: &PathBuf| path.strip_prefix(written).is_ok_and(|below| !is_apart(below));
+    let written = written[..written.rfind('/').map_or(0, |slash| slash + 1)].trim_start_matches("./");
+    let is_data = |path: &PathBuf| !path.strip_prefix(written).is_ok_and(is_apart);
     let mut files = Vec::new();
     for path in matches(pattern)?.into_iter().filter(is_data) {
         if path.is_dir() {
@@ -254,5 +254,8 @@ mod tests {
             assert_eq!(error.hint().as_deref(), Some(hint));
         }
         assert!(matches!(find_files("data/***"), Err(Error::Pattern { .. })));
+        for path in ["./datasets/*.parquet", "././datasets/*.parquet", "datasets/../datasets/*.parquet", "datasets//*.parquet"] {
+            assert!(!find_files(path).expect("datasets of the project").is_empty(), "{path}");
+        }
     }
 }

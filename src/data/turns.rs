@@ -30,7 +30,7 @@ const PROPOSALS: [(&str, &[&str]); 4] = [
     ("tool", &["observation", "function", "function_response", "tool_response", "tool_result", "tool_output", "environment"]),
     ("system", &["system_prompt", "instruction", "instructions", "context"]),
 ];
-/// Keys with which a data set says whether a turn is trained: `OpenAI`'s and Mistral's, axolotl's, ms-swift's.
+/// Keys with which a data set says whether a turn is trained: `OpenAI`'s, axolotl's and ms-swift's.
 const TRAINED: [&str; 3] = ["weight", "train", "loss"];
 /// Types of content parts that are text, in `OpenAI`'s two interfaces.
 const TEXT_PARTS: [&str; 3] = ["text", "input_text", "output_text"];

@@ -31,9 +31,14 @@ fn of_variable(name: &str) -> Option<PathBuf> {
     std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from)
 }
 
+/// The user's home: `HOME`, or what the system has for the user.
+pub fn home_folder() -> Option<PathBuf> {
+    of_variable("HOME").or_else(std::env::home_dir).filter(|home| !home.as_os_str().is_empty())
+}
+
 fn default_folder() -> PathBuf {
     let user = of_variable("XDG_CACHE_HOME").or_else(|| of_variable("LOCALAPPDATA"));
-    let user = user.or_else(|| of_variable("HOME").map(|home| home.join(".cache")));
+    let user = user.or_else(|| home_folder().map(|home| home.join(".cache")));
     user.unwrap_or_else(std::env::temp_dir).join("rankine")
 }
 

@@ -60,7 +60,8 @@ impl fmt::Debug for Token {
 impl Environment {
     /// Reads the process's environment.
     pub fn read() -> Self {
-        Self::of(&|name| std::env::var(name).ok())
+        let home = || files::home_folder().and_then(|home| home.into_os_string().into_string().ok());
+        Self::of(&|name| if name == "HOME" { home() } else { std::env::var(name).ok() })
     }
 
     /// Reads variables from elsewhere.

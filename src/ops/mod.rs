@@ -5,6 +5,7 @@ mod adamw;
 mod adapted;
 mod attention;
 mod base;
+mod codes;
 mod cross_entropy;
 #[cfg(any(feature = "wgpu", feature = "cuda"))]
 mod cube;
@@ -34,6 +35,7 @@ pub use adapted::{Adapter, Group, Linear, Linears, adapted, adapted_by_group};
 pub(crate) use attention::in_tiles;
 pub use attention::{Score, attention, attention_with_sinks};
 pub use base::{Base, Packed};
+pub use codes::Codes;
 pub use cross_entropy::{cross_entropy, cross_entropy_losses};
 #[cfg(any(feature = "wgpu", feature = "cuda"))]
 pub use cube::routines::{Routine, Timed, product_routines};
@@ -41,7 +43,7 @@ pub use dropout::{Mask, dropout};
 pub use flat::{add_at, sum_of_squares};
 pub use gated::{Activation, gated};
 pub use precision::in_float32;
-pub use product::{matmul, product_flops, times};
+pub use product::{matmul, matmul_each, product_flops, times};
 pub use rms_norm::{rms_norm, rms_norm_gradients, rms_norm_input};
 pub use rope::{Rotation, rope};
 pub use seed::backward_from;

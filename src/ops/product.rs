@@ -17,6 +17,7 @@ use burn::tensor::{DType, Tensor};
 
 use super::base::{Base, Kept, Packed};
 use super::gemm::{self, Matrix, Numbers};
+use super::host::Host;
 use super::numbers::{row_major, tensor};
 
 /// Rows below which a product is bound by reading the right matrix, so that packing it does not pay: burn's own product takes it, whose
@@ -39,6 +40,19 @@ pub fn product_flops() -> u64 {
 pub fn matmul<const D: usize>(lhs: Tensor<D>, rhs: Tensor<D>) -> Tensor<D> {
     let given = lhs.dtype();
     matmul_as(lhs, rhs, given)
+}
+
+/// The products of untracked matrices that lie one behind the other. On the CPU each is one of its own, by the kernel of [`matmul`].
+///
+/// # Shapes
+/// `lhs` [n, m, k], `rhs` [n, k, l], result [n, m, l].
+pub fn matmul_each(lhs: Tensor<3>, rhs: Tensor<3>) -> Tensor<3> {
+    let count = lhs.dims()[0];
+    if count > 0 && Host::of(lhs.clone().slice([0..1, 0..1, 0..1]).reshape([1])).is_none() {
+        return matmul(lhs, rhs);
+    }
+    let at = |matrices: &Tensor<3>, index: usize| matrices.clone().narrow(0, index, 1).squeeze_dim::<2>(0);
+    Tensor::stack((0..count).map(|index| matmul(at(&lhs, index), at(&rhs, index))).collect(), 0)
 }
 
 /// [`matmul`] of untracked matrices whose result is rounded to numbers of this type only: sums are f32 as they are.

@@ -117,7 +117,8 @@ impl Plan {
             Trains::Adapter(_) if self.takes_parts_out() => 4 * self.trainable_parameters as u64,
             Trains::Adapter(_) => 0,
         };
-        Ok(RunFolder::needed_bytes(self.trainable_parameters) + 2 * beside)
+        let averaged = if self.training.optimizer.rule.averages() { 4 * self.trainable_parameters as u64 } else { 0 };
+        Ok(RunFolder::needed_bytes(self.trainable_parameters) + averaged + 2 * beside)
     }
 
     /// What goes with the weights of the model that is trained; its chat template is the one that it is trained with.
@@ -155,13 +156,7 @@ impl Plan {
             micro_batch_size: of.micro_batch_size,
             packing: of.packing,
             gradient_accumulation_steps: of.gradient_accumulation_steps,
-            schedule: Schedule {
-                peak: of.learning_rate,
-                scheduler: of.scheduler,
-                warmup_steps: 0,
-                total_steps: 0,
-                min_lr_rate: of.min_lr_rate,
-            },
+            schedule: Schedule { peak: of.learning_rate, course: of.course, warmup_steps: 0, total_steps: 0 },
             optimizer: of.optimizer,
             max_grad_norm: of.max_grad_norm,
             step: StepConfig {

@@ -1,13 +1,19 @@
 //! Frames that do not go together: those of the rows, the base's chat template, and that of the prompts.
 
 use super::resolve::Plan;
+use crate::data::{Source, any_rendered};
 use crate::infer::{Frame, listed_formats};
 use crate::terms::{Format, Term};
+
+fn is_rendered(source: &Source) -> bool {
+    any_rendered(&source.files, source.format, &source.columns)
+}
 
 impl Plan {
     /// Formats of the rows that are trained.
     pub fn trained_formats(&self) -> Vec<Format> {
-        self.sources.iter().map(|source| source.format).collect()
+        let format = |source: &Source| if is_rendered(source) { Format::Chat } else { source.format };
+        self.sources.iter().map(format).collect()
     }
 
     /// Rows that are trained in another frame than that in which the base answers, and prompts that are asked in another than the rows.
@@ -18,7 +24,11 @@ impl Plan {
 
     fn beside_template(&self, format: Format) -> Option<String> {
         let is_asked_in_template = self.encoder.tokenizer.chat_template().is_some() || self.chat_template.is_some();
-        let named = self.sources.iter().enumerate().filter(|(_, source)| is_asked_in_template && source.format == format);
+        let named = self
+            .sources
+            .iter()
+            .enumerate()
+            .filter(|(_, source)| is_asked_in_template && source.format == format && !is_rendered(source));
         let named: Vec<String> = named.map(|(index, _)| format!("datasets.{index}")).collect();
         let frame = if format == Format::Instruction { "in Alpaca's frame" } else { "without a frame" };
         let (word, option) = (format.word(), Frame::of(format).option());

@@ -21,6 +21,7 @@ mod places;
 mod portable;
 mod prompts;
 mod provenance;
+mod rates;
 mod resolve;
 mod rows;
 mod sample;

@@ -10,7 +10,6 @@ use rayon::prelude::*;
 use super::Error;
 use super::resolve::Plan;
 use crate::data::{Corpus, Divided, split, visible};
-use crate::files::cache_folder;
 use crate::report::Reporter;
 
 /// Files that notes name one by one.
@@ -91,7 +90,7 @@ impl Plan {
     /// # Errors
     /// They cannot be read.
     pub(super) fn trained_rows(&self, report: Reporter) -> Result<TrainedRows, Error> {
-        let corpus = Corpus::open(&self.sources, &self.encoder, &self.limits, &cache_folder(), report)?;
+        let corpus = Corpus::open(&self.sources, &self.encoder, &self.limits, self.row_cache(), report)?;
         let split = split(&corpus.contents(), self.holdout);
         Ok(TrainedRows::of_rows(&corpus, &split.training))
     }
@@ -105,7 +104,7 @@ impl Plan {
             return Ok(Vec::new());
         }
         let trained = self.trained_rows(report)?;
-        let corpus = Corpus::open(&self.validation_sources, &self.encoder, &self.limits, &cache_folder(), report)?;
+        let corpus = Corpus::open(&self.validation_sources, &self.encoder, &self.limits, self.row_cache(), report)?;
         let rows: Vec<u32> = (0..).take(corpus.len()).collect();
         Ok(notes(&trained.among(&corpus, &rows), |source| self.source_name(self.sources.len() + source).0))
     }

@@ -9,7 +9,7 @@ use crate::device;
 use crate::model::Storage;
 use crate::report::mebibytes;
 use crate::terms::{Checkpointing, Device, Offload};
-use crate::train::{self, Memory};
+use crate::train::{self, Memory, Rule};
 
 /// Share of what is free that a run takes without being told: the closed form may be a few percent off, and others want memory too.
 const SHARE_OF_FREE: f64 = 0.9;
@@ -119,7 +119,6 @@ impl MemoryPlan {
             (if matches!(self.load.place, Place::Gpu { .. }) { "  pools" } else { "  process" }, parts.process_bytes),
             ("  frozen weights", parts.base_bytes),
             ("  trained weights", parts.trained_bytes),
-            ("  their moments", parts.moments_bytes),
         ];
         let of_step = format!(
             "{}: gradients {}, kept activations {}, work {}",
@@ -139,7 +138,12 @@ impl MemoryPlan {
             ("peak memory", format!("{} of {allowed}, while {}", mebibytes(parts.peak_bytes()), doing(parts.highest()))),
             ("recomputed blocks", format!("{} of {blocks}", self.chosen.recomputed)),
         ];
-        let held = held.map(|(name, bytes)| (name, mebibytes(bytes)));
+        let state = mebibytes(parts.moments_bytes);
+        let state = match self.load.rule {
+            Rule::AdamW => state,
+            _ => format!("{state} (`training.optimizer`; {} with `adamw`)", mebibytes(self.load.adamw_bytes())),
+        };
+        let held = held.map(|(name, bytes)| (name, mebibytes(bytes))).into_iter().chain([("  optimizer state", state)]);
         let embedding = self.offload_reason().map(|reason| ("embedding", reason));
         summary.into_iter().chain(embedding).chain(held).chain(parts.phases().map(phase)).collect()
     }
@@ -153,7 +157,7 @@ impl MemoryPlan {
         let Some(allowed) = self.allowed.filter(|_| !self.fits()) else { return Ok(()) };
         let parts = &self.parts;
         let message = format!(
-            "the run needs {} of memory at its peak, {} are allowed: {} frozen weights, {} trained weights and moments, {} while {}, {} process",
+            "the run needs {} of memory at its peak, {} are allowed: {} frozen weights, {} trained weights and optimizer state, {} while {}, {} process",
             mebibytes(parts.peak_bytes()),
             allowed.describe(),
             mebibytes(parts.base_bytes),
@@ -290,7 +294,8 @@ impl Plan {
         let accumulated = self.training.gradient_accumulation_steps;
         let cores = || std::thread::available_parallelism().map_or(1, usize::from);
         let place = Place::of(self.device, if self.threads == 0 { cores() } else { self.threads });
-        Load { spec, storage: self.storage, trained, dropout, rows, accumulated, evaluation, purpose: Purpose::Run, place }
+        let (rule, purpose) = (self.training.optimizer.rule, Purpose::Run);
+        Load { spec, storage: self.storage, trained, rule, dropout, rows, accumulated, evaluation, purpose, place }
     }
 }
 
@@ -348,7 +353,8 @@ mod tests {
         let trained = Trained::adapter(&LoraConfig::all_linear(16, 32.0), &spec).expect("all projections are chosen");
         let place = Place::Gpu { half: Some(ModelDtype::Bfloat16), is_shared: false };
         let storage = Storage { form: Some(Form::QLORA), ..ModelDtype::Bfloat16.into() };
-        Load { spec, storage, trained, dropout: 0.0, rows, accumulated: 1, evaluation: None, purpose: Purpose::Run, place }
+        let (rule, purpose) = (Rule::AdamW, Purpose::Run);
+        Load { spec, storage, trained, rule, dropout: 0.0, rows, accumulated: 1, evaluation: None, purpose, place }
     }
 
     /// The plan on a GPU on which so many GB are allowed.

@@ -12,6 +12,7 @@ use super::fill::{Filled, Setting};
 use super::packing::packing;
 use super::peak::Allowed;
 use super::prompts::prompts;
+use super::rates::check_lowest;
 use super::training::{Training, training};
 use crate::adapter::peft;
 use crate::data::template::Sources;
@@ -126,8 +127,7 @@ pub fn resolve_on(recipe: Recipe, started: Option<jiff::Timestamp>, fetched: Opt
     let started = started.unwrap_or_else(|| start(&mut faults));
     let base = base::find(&recipe, fetched, &mut filled, &mut faults);
     let folder = if let Found::Folder(base) = &base { Some(base.as_ref()) } else { None };
-    let mut formats = recipe.datasets.iter().chain(&recipe.evaluation.datasets).filter_map(|dataset| dataset.format.as_ref());
-    let chats = recipe.chat_template.is_some() || formats.any(|format| format.value == Format::Chat);
+    let chats = recipe.chat_template.is_some() || recipe.datasets.iter().chain(&recipe.evaluation.datasets).any(is_rendered);
     let before = faults.len();
     let template = folder.filter(|_| chats).and_then(|base| base::template(&recipe, base, started, &mut faults));
     // A template that is refused has its fault already.
@@ -149,6 +149,7 @@ pub fn resolve_on(recipe: Recipe, started: Option<jiff::Timestamp>, fetched: Opt
     check_rates(&recipe, trains.as_ref(), folder, &mut faults);
     let packing = packing(&recipe.adapter, trains.as_ref(), folder, &mut filled, &mut faults);
     let (limits, max_dropped, training) = training(&recipe, &mut filled);
+    check_lowest(&recipe, training.learning_rate, &mut faults);
     let validation_sources =
         self::sources("evaluation.datasets", &recipe.evaluation.datasets, has_template, &mut filled, &mut faults);
     let said = recipe.evaluation.val_set_size.as_ref();
@@ -213,6 +214,15 @@ pub fn resolve_on(recipe: Recipe, started: Option<jiff::Timestamp>, fetched: Opt
         storage,
         training,
     })))
+}
+
+/// Whether rows of a dataset are rendered by a chat template.
+fn is_rendered(dataset: &Dataset) -> bool {
+    let Some(format) = dataset.format.as_ref().map(|said| said.value) else { return false };
+    let named = || dataset.path.as_ref().and_then(|path| data::find_files(&path.value).ok());
+    let files = dataset.files.clone().or_else(named).unwrap_or_default();
+    let columns = dataset.columns.iter().map(|(name, said)| (name.clone(), said.value.clone())).collect();
+    data::any_rendered(&files, format, &columns)
 }
 
 /// Numbers that the recipe asks for and the device has not. Of a device that nobody lists, opening it tells.
@@ -321,11 +331,11 @@ fn source(section: &str, dataset: &Dataset, has_template: bool, filled: &mut Fil
     let default = if format == Format::Text { TrainOn::All } else { TrainOn::Assistant };
     let train_on = filled.word(&format!("{section}.train_on"), dataset.train_on.as_ref(), default);
     let system = filled.optional(&format!("{section}.system"), dataset.system.as_ref(), |system| json!(system));
-    if format == Format::Chat && !has_template {
+    if !has_template && is_rendered(dataset) {
         let place = &dataset.format.as_ref()?.place;
         let hint = "name a template file with `chat_template`, or use a base that was trained to chat";
-        faults
-            .push(Fault::new(format!("{section}.format: `chat` needs a chat template, the base has none")).at(place).hint(hint));
+        let rows = if format == Format::Chat { "`chat` needs" } else { "messages in `completion` need" };
+        faults.push(Fault::new(format!("{section}.format: {rows} a chat template, the base has none")).at(place).hint(hint));
     }
     let place = &dataset.path.as_ref()?.place;
     let files = match &dataset.files {
@@ -395,7 +405,8 @@ impl Plan {
             notes.into_iter().map(move |note| format!("adapter.init_from `{}`: {note}", folder.display()))
         });
         let of_base = of_base.chain(of_adapter).chain(self.unread_variables()).chain(self.notes_of_frames());
-        let of_base = of_base.chain(self.untied()).chain(self.without_tf32()).chain(portability(&self.facts()));
+        let of_base =
+            of_base.chain(self.untied()).chain(self.without_tf32()).chain(self.not_paged()).chain(portability(&self.facts()));
         of_base.chain(self.unread_columns()).collect()
     }
 
@@ -431,6 +442,15 @@ impl Plan {
         Some(format!(
             "`training.allow_tf32` is for products of float32 operands, and this base computes in `{dtype}`: next to nothing changes"
         ))
+    }
+
+    /// Where the recipe's optimizer would be paged.
+    fn not_paged(&self) -> Option<String> {
+        let word = self.training.optimizer_word;
+        let resident = word.resident();
+        (word != resident).then(|| {
+            format!("`training.optimizer: {word}` is `{resident}` here: the plan counts its states, and none is moved to the processor's memory while a run goes on")
+        })
     }
 
     /// What a person should know of the base's files, whatever is done with it.

@@ -52,6 +52,13 @@ pub struct Sheet {
     head_chunk_rows: usize,
 }
 
+impl Sheet {
+    /// Names of the entries of the cache that hold its rows.
+    pub fn cache_entries(&self) -> impl Iterator<Item = &str> {
+        self.data.corpus.entries()
+    }
+}
+
 impl Plan {
     /// The rows that a run of this plan scores on, in its order.
     pub fn validation_sheets(&self, data: RunData) -> Vec<Sheet> {

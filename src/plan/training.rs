@@ -3,10 +3,11 @@
 use serde_json::json;
 
 use super::fill::Filled;
+use super::rates::{course, optimizer};
 use crate::data::{Limits, Packing};
 use crate::recipe::Recipe;
-use crate::terms::{Checkpointing, ModelDtype, OnNonfinite, Optimizer, Scheduler, Truncation};
-use crate::train::AdamWConfig;
+use crate::terms::{Checkpointing, ModelDtype, OnNonfinite, Optimizer, Truncation};
+use crate::train::{OptimizerConfig, RateCourse};
 
 /// The loop's values that do not depend on the number of rows.
 #[derive(Debug, Clone)]
@@ -17,10 +18,11 @@ pub(super) struct Training {
     pub num_epochs: usize,
     pub max_steps: Option<usize>,
     pub learning_rate: f64,
-    pub scheduler: Scheduler,
-    pub min_lr_rate: f64,
+    pub course: RateCourse,
     pub warmup: Warmup,
-    pub optimizer: AdamWConfig,
+    /// As the recipe names it.
+    pub optimizer_word: Optimizer,
+    pub optimizer: OptimizerConfig,
     pub max_grad_norm: f64,
     pub checkpointing: Checkpointing,
     pub max_memory_bytes: Option<u64>,
@@ -51,7 +53,7 @@ pub(super) fn training(recipe: &Recipe, filled: &mut Filled) -> (Limits, f64, Tr
     };
     let is_packed = filled.plain("training.sample_packing", said.sample_packing.as_ref(), false);
     let max_dropped = filled.plain("training.max_dropped", said.max_dropped.as_ref(), 0.05);
-    filled.word("training.optimizer", said.optimizer.as_ref(), Optimizer::AdamW);
+    let (optimizer_word, optimizer) = optimizer(said, filled);
     let model_dtype = filled.word("training.model_dtype", said.model_dtype.as_ref(), ModelDtype::Auto);
     let allow_tf32 = filled.plain("training.allow_tf32", said.allow_tf32.as_ref(), false);
     let said_checkpointing = said.gradient_checkpointing.as_ref();
@@ -62,15 +64,7 @@ pub(super) fn training(recipe: &Recipe, filled: &mut Filled) -> (Limits, f64, Tr
             Checkpointing::None => json!(false),
             Checkpointing::Lowest(blocks) => json!(blocks),
         });
-    let scheduler = filled.word("training.lr_scheduler", said.lr_scheduler.as_ref(), Scheduler::Cosine);
-    let warmup = match &said.warmup_ratio {
-        Some(ratio) => Warmup::Ratio(filled.plain("training.warmup_ratio", Some(ratio), 0.0)),
-        None => Warmup::Steps(filled.plain("training.warmup_steps", said.warmup_steps.as_ref(), 0)),
-    };
-    let min_lr_rate = match scheduler {
-        Scheduler::CosineWithMinLr => filled.plain("training.min_lr_rate", said.min_lr_rate.as_ref(), 0.0),
-        _ => 0.0,
-    };
+    let rates = course(said, optimizer.rule, filled);
     let training = Training {
         model_dtype,
         allow_tf32,
@@ -83,19 +77,11 @@ pub(super) fn training(recipe: &Recipe, filled: &mut Filled) -> (Limits, f64, Tr
         ),
         num_epochs: filled.plain("training.num_epochs", said.num_epochs.as_ref(), 1),
         max_steps: filled.optional("training.max_steps", said.max_steps.as_ref(), |steps| json!(steps)),
-        learning_rate: filled.plain("training.learning_rate", said.learning_rate.as_ref(), 2e-4),
-        scheduler,
-        min_lr_rate,
-        warmup,
-        optimizer: AdamWConfig {
-            beta1: filled.plain("training.adam_beta1", said.adam_beta1.as_ref(), 0.9),
-            beta2: filled.plain("training.adam_beta2", said.adam_beta2.as_ref(), 0.999),
-            epsilon: filled.plain("training.adam_epsilon", said.adam_epsilon.as_ref(), 1e-8),
-            weight_decay: filled.plain("training.weight_decay", said.weight_decay.as_ref(), 0.0),
-            loraplus_lr_ratio: filled
-                .optional("training.loraplus_lr_ratio", said.loraplus_lr_ratio.as_ref(), |ratio| json!(ratio))
-                .unwrap_or(1.0),
-        },
+        learning_rate: rates.peak,
+        course: rates.course,
+        warmup: rates.warmup,
+        optimizer_word,
+        optimizer,
         max_grad_norm: filled.plain("training.max_grad_norm", said.max_grad_norm.as_ref(), 1.0),
         checkpointing,
         max_memory_bytes: filled.optional("training.max_memory", said.max_memory.as_ref(), |bytes| json!(bytes)),

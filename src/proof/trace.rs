@@ -8,8 +8,10 @@ use burn::tensor::{Device, Tensor};
 use super::tiny::Tiny;
 use crate::data::Packing;
 use crate::report::Step;
-use crate::terms::{OnNonfinite, Scheduler};
-use crate::train::{AdamW, AdamWConfig, At, Border, Config, Gradients, Memory, Observer, Schedule, StepConfig, take};
+use crate::terms::OnNonfinite;
+use crate::train::{
+    AdamWConfig, At, Border, Config, Gradients, Memory, Observer, Optimizer, RateCourse, Schedule, StepConfig, take,
+};
 
 /// Stale buffers show in the second step only.
 const STEPS: u64 = 2;
@@ -53,7 +55,7 @@ pub(super) fn trace(tiny: &Tiny, device: &Device, passes: &[Pass], through: &mut
         let names = decoder.weights(|name, _| name.to_owned());
         let config = config(pass);
         let loss_scale = tiny.loss_scale();
-        let mut optimizer = AdamW::new(config.optimizer, &decoder);
+        let mut optimizer = Optimizer::new(config.optimizer, &decoder);
         for step in 1..=STEPS {
             let name = format!("{}, step {step}", pass.name);
             let watch = if pass.is_watched { Watch::All } else { Watch::Sums };
@@ -74,8 +76,8 @@ fn config(pass: &Pass) -> Config {
         micro_batch_size: 1,
         packing: Packing::Off,
         gradient_accumulation_steps: 2,
-        schedule: Schedule { peak: 1e-2, scheduler: Scheduler::Constant, warmup_steps: 0, total_steps: STEPS, min_lr_rate: 0.0 },
-        optimizer: pass.optimizer,
+        schedule: Schedule { peak: 1e-2, course: RateCourse::Constant, warmup_steps: 0, total_steps: STEPS },
+        optimizer: pass.optimizer.into(),
         max_grad_norm: 0.5,
         // A few rows at a time, so that chunks of the head are joined.
         step: StepConfig { memory: pass.memory, head_chunk_rows: 48, dropout: pass.dropout },

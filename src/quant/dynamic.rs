@@ -1,22 +1,79 @@
-//! The dynamic 8-bit code, by which double quantisation packs the absmax of blocks: the first bits of a magnitude say by which
-//! power of ten it is, those that are left its place between a tenth of that power and the power itself.
+//! The dynamic 8-bit code, by which double quantisation packs the absmax of blocks and 8-bit optimizers their states: the first bits of a
+//! magnitude say by which power of ten it is, those that are left its place between a tenth of that power and the power itself.
 //!
-//! Dettmers 2016, arXiv:1511.04561.
+//! Dettmers 2016, arXiv:1511.04561; of optimizers Dettmers et al. 2021, arXiv:2110.02861.
 
 use std::iter;
 
 /// Numbers of a block.
-pub(super) const BLOCK: usize = 256;
+pub const BLOCK: usize = 256;
 
 /// The numbers of the 256 codes, ascending. There is a 1 and no -1.
 pub static DYNAMIC_CODE: [f32; 256] = code();
-static MIDPOINTS: [f32; 255] = midpoints();
+static MIDPOINTS: [f32; 255] = midpoints(&DYNAMIC_CODE);
+/// The numbers of the codes where none is negative: one bit more for the place.
+static UNSIGNED_CODE: [f32; 256] = unsigned_code();
+static UNSIGNED_MIDPOINTS: [f32; 255] = midpoints(&UNSIGNED_CODE);
 
 /// Steps from -1 to 1 in the table in which bitsandbytes looks codes up.
 const STEPS: f32 = 65535.0;
 
+/// What the 256 codes of an optimizer's state stand for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DynamicMap {
+    /// Numbers of both signs: a mean of gradients.
+    Signed,
+    /// Numbers from 0: a mean of squares.
+    Unsigned,
+}
+
+impl DynamicMap {
+    /// The numbers of the codes as shares of their block's absmax, ascending.
+    pub fn numbers(self) -> &'static [f32; 256] {
+        match self {
+            Self::Signed => &DYNAMIC_CODE,
+            Self::Unsigned => &UNSIGNED_CODE,
+        }
+    }
+
+    /// The middle between each number and the next.
+    pub fn midpoints(self) -> &'static [f32; 255] {
+        match self {
+            Self::Signed => &MIDPOINTS,
+            Self::Unsigned => &UNSIGNED_MIDPOINTS,
+        }
+    }
+
+    /// The code of 0.
+    pub fn zero(self) -> u8 {
+        match self {
+            Self::Signed => 127,
+            Self::Unsigned => 0,
+        }
+    }
+
+    /// Writes the nearest codes of a block and returns its absmax. Of two numbers that are equally near the lower one is taken; a block of
+    /// zeros has the code of 0.
+    pub fn pack(self, numbers: &[f32], codes: &mut [u8]) -> f32 {
+        let (absmax, midpoints) = (super::absmax_of(numbers), self.midpoints());
+        let divisor = if absmax == 0.0 { 1.0 } else { absmax };
+        for (code, number) in codes.iter_mut().zip(numbers) {
+            let share = number / divisor;
+            *code = midpoints.partition_point(|midpoint| *midpoint < share) as u8;
+        }
+        absmax
+    }
+
+    /// The numbers of a block.
+    pub fn unpack(self, codes: &[u8], absmax: f32, numbers: &mut [f32]) {
+        let shares = self.numbers();
+        numbers.iter_mut().zip(codes).for_each(|(number, code)| *number = shares[usize::from(*code)] * absmax);
+    }
+}
+
+const POWERS: [f32; 7] = [1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0];
+
 const fn code() -> [f32; 256] {
-    const POWERS: [f32; 7] = [1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0];
     let (mut code, mut above, mut power) = ([0.0; 256], 128, 0);
     while power < 7 {
         let (mut item, items) = (0, 1 << power);
@@ -24,6 +81,20 @@ const fn code() -> [f32; 256] {
             let magnitude = POWERS[power as usize] * f32::midpoint(boundary(item, items), boundary(item + 1, items));
             (code[above], code[254 - above]) = (magnitude, -magnitude);
             (above, item) = (above + 1, item + 1);
+        }
+        power += 1;
+    }
+    code[255] = 1.0;
+    code
+}
+
+const fn unsigned_code() -> [f32; 256] {
+    let (mut code, mut place, mut power) = ([0.0; 256], 1, 0);
+    while power < 7 {
+        let (mut item, items) = (0, 2 << power);
+        while item < items {
+            code[place] = POWERS[power as usize] * f32::midpoint(boundary(item, items), boundary(item + 1, items));
+            (place, item) = (place + 1, item + 1);
         }
         power += 1;
     }
@@ -41,10 +112,10 @@ const fn boundary(index: u32, items: u32) -> f32 {
     }
 }
 
-const fn midpoints() -> [f32; 255] {
+const fn midpoints(code: &[f32; 256]) -> [f32; 255] {
     let (mut midpoints, mut index) = ([0.0; 255], 0);
     while index < 255 {
-        midpoints[index] = f32::midpoint(DYNAMIC_CODE[index], DYNAMIC_CODE[index + 1]);
+        midpoints[index] = f32::midpoint(code[index], code[index + 1]);
         index += 1;
     }
     midpoints

@@ -17,7 +17,7 @@ mod tests;
 mod weight;
 
 pub use absmax::{Absmax, Nested};
-pub use dynamic::DYNAMIC_CODE;
+pub use dynamic::{BLOCK as STATE_BLOCK, DYNAMIC_CODE, DynamicMap};
 pub use int8::Int8;
 pub use kind::Kind;
 pub use packed::{BlockSize, Packed};

@@ -7,7 +7,7 @@ use super::synonyms;
 use super::tree::shorten;
 use super::{Adapter, Dataset, Evaluation, Place, Recipe, Said, Training};
 use crate::fault::Fault;
-use crate::terms::{Format, Initial, ModelDtype, Modules, Offload, Quantization, Scheduler, Technique, TrainOn};
+use crate::terms::{Format, Initial, ModelDtype, Modules, Offload, Optimizer, Quantization, Scheduler, Technique, Term, TrainOn};
 
 /// Adds a fault for every contradiction within a recipe.
 pub(super) fn find(recipe: &Recipe, notes: &Notes) {
@@ -208,19 +208,73 @@ fn in_batch(training: &Training, notes: &Notes) {
     }
 }
 
-/// One warm-up, and a floor only where the schedule has one.
+/// One warm-up, and keys that go with the optimizer and the schedule.
 fn in_training(training: &Training, notes: &Notes) {
     if let (Some(ratio), Some(_)) = (&training.warmup_ratio, &training.warmup_steps) {
         let fault = Fault::new("training.warmup_ratio does not go with `warmup_steps`: both set the length of the warm-up");
         notes.say(&ratio.place, fault.hint("remove one of the two"));
     }
-    let scheduler = training.lr_scheduler.as_ref().map(|said| said.value);
-    if let Some(rate) = &training.min_lr_rate
-        && scheduler != Some(Scheduler::CosineWithMinLr)
-        && !notes.is_refused("training.lr_scheduler")
-    {
-        let fault = Fault::new("training.min_lr_rate goes with `lr_scheduler: cosine_with_min_lr` only");
-        notes.say(&rate.place, fault.hint("set `lr_scheduler: cosine_with_min_lr`, or remove `min_lr_rate`"));
+    if let (Some(rate), Some(_)) = (&training.min_lr_rate, &training.min_lr) {
+        let fault = Fault::new("training.min_lr_rate does not go with `min_lr`: both set the lowest learning rate");
+        notes.say(&rate.place, fault.hint("remove one of the two"));
+    }
+    let optimizer = training.optimizer.as_ref().map_or(Optimizer::AdamW, |said| said.value).resident();
+    if !notes.is_refused("training.optimizer") {
+        in_keys("optimizer", &Optimizer::KEYS, optimizer, training, notes);
+        in_optimizer(optimizer, training, notes);
+    }
+    let scheduler = training.lr_scheduler.as_ref().map_or(Scheduler::Cosine, |said| said.value);
+    if !notes.is_refused("training.lr_scheduler") && optimizer != Optimizer::ScheduleFree {
+        in_keys("lr_scheduler", &Scheduler::KEYS, scheduler, training, notes);
+    }
+}
+
+/// A key that the chosen one does not have would change nothing.
+fn in_keys<T: Term>(of: &str, keys: &[(&'static str, &'static [T])], chosen: T, training: &Training, notes: &Notes) {
+    for (key, owners) in keys.iter().filter(|(_, owners)| !owners.contains(&chosen)) {
+        let Some(place) = training.place_of(key) else { continue };
+        let words: Vec<&str> = owners.iter().map(|owner| owner.word()).collect();
+        let goes_with = match &words[..] {
+            [word] => format!("`{of}: {word}` only"),
+            words => format!("`{of}` {} only", listed(words, "or")),
+        };
+        let message = format!("training.{key} goes with {goes_with}, found `{}`", chosen.word());
+        notes.say(place, Fault::new(message).hint(format!("set `{of}: {}`, or remove `{key}`", words[0])));
+    }
+}
+
+/// What an optimizer decides itself.
+fn in_optimizer(optimizer: Optimizer, training: &Training, notes: &Notes) {
+    let refuse = |keys: &[&str], why: &str| {
+        for (key, place) in keys.iter().filter_map(|key| Some((key, training.place_of(key)?))) {
+            let fault = Fault::new(format!("training.{key} does not go with {why}"));
+            notes.say(place, fault.hint(format!("remove `{key}`")));
+        }
+    };
+    let is_true = |said: &Option<Said<bool>>| said.as_ref().is_some_and(|said| said.value);
+    if optimizer == Optimizer::Adafactor && is_true(&training.relative_step) {
+        let own = ["learning_rate", "lr_scheduler", "warmup_ratio", "warmup_steps"];
+        refuse(&own, "`relative_step: true`, where the learning rate follows from the number of updates");
+    }
+    if let Some(said) = training.warmup_init.as_ref().filter(|said| said.value && !is_true(&training.relative_step)) {
+        let fault = Fault::new("training.warmup_init goes with `relative_step: true` only");
+        notes.say(&said.place, fault.hint("set `relative_step: true`, or remove `warmup_init`"));
+    }
+    if optimizer != Optimizer::ScheduleFree {
+        return;
+    }
+    let keys: Vec<&str> = Scheduler::KEYS.iter().map(|(key, _)| *key).collect();
+    refuse(&keys, "`optimizer: schedule_free_adamw`, which has no schedule");
+    if let Some(said) = training.lr_scheduler.as_ref().filter(|said| said.value != Scheduler::Constant) {
+        let message = format!(
+            "training.lr_scheduler: `{}` does not go with `optimizer: schedule_free_adamw`, which averages in place of a schedule",
+            said.value
+        );
+        notes.say(&said.place, Fault::new(message).hint("remove `lr_scheduler`, or set it to `constant`"));
+    }
+    if let Some(said) = training.adam_beta1.as_ref().filter(|said| said.value <= 0.0) {
+        let message = "training.adam_beta1: `optimizer: schedule_free_adamw` needs a number above 0, found 0";
+        notes.say(&said.place, Fault::new(message).hint("remove `adam_beta1` for 0.9"));
     }
 }
 

@@ -182,7 +182,7 @@ impl<'a> Value<'a> {
 
     /// One of a fixed set of words, or one that is refused for now.
     pub fn word<T: Term>(self, later: &[&str]) -> Option<Said<T>> {
-        let words: Vec<&str> = T::WORDS.iter().map(|(word, _)| *word).collect();
+        let words: Vec<&str> = T::WORDS.iter().filter(|(word, meaning)| meaning.word() == *word).map(|(word, _)| *word).collect();
         let written = self.node.text().unwrap_or_default();
         if let Some(value) = T::parse(written) {
             return Some(Said { value, place: self.node.place.clone() });

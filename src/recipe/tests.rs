@@ -146,12 +146,15 @@ const BROKEN: &[(&str, &str)] = &[
     ("training:\n  seed: -1", "x.yaml:6:9: training.seed: expected a whole number from 0, found `-1`"),
     (
         "training:\n  lr_scheduler: cosin",
-        "x.yaml:6:17: training.lr_scheduler: expected `constant`, `linear`, `cosine` or `cosine_with_min_lr`, found `cosin` | did you mean `cosine`?",
+        "x.yaml:6:17: training.lr_scheduler: expected `constant`, `linear`, `cosine`, `cosine_with_min_lr`, `cosine_warmup_with_min_lr`, `cosine_with_restarts`, `polynomial`, `inverse_sqrt` or `warmup_stable_decay`, found `cosin` | did you mean `cosine`?",
     ),
-    ("training:\n  optimizer: sgd", "x.yaml:6:14: training.optimizer: `sgd` is not supported yet | valid now: `adamw`"),
     (
-        "training:\n  optimizer: adamw_torch",
-        "x.yaml:6:14: training.optimizer: expected `adamw`, found `adamw_torch` | set `optimizer: adamw`",
+        "training:\n  optimizer: sgd",
+        "x.yaml:6:14: training.optimizer: `sgd` is not supported yet | valid now: `adamw`, `adamw_8bit`, `paged_adamw_32bit`, `paged_adamw_8bit`, `adafactor`, `lion`, `lion_8bit`, `paged_lion_32bit`, `paged_lion_8bit`, `muon` and `schedule_free_adamw`",
+    ),
+    (
+        "training:\n  optimizer: adamax",
+        "x.yaml:6:14: training.optimizer: expected `adamw`, `adamw_8bit`, `paged_adamw_32bit`, `paged_adamw_8bit`, `adafactor`, `lion`, `lion_8bit`, `paged_lion_32bit`, `paged_lion_8bit`, `muon` or `schedule_free_adamw`, found `adamax`",
     ),
     (
         "training:\n  model_dtype: float_16",
@@ -258,7 +261,7 @@ const BROKEN: &[(&str, &str)] = &[
     ),
     (
         "training:\n  min_lr_rate: 0.1",
-        "x.yaml:6:16: training.min_lr_rate goes with `lr_scheduler: cosine_with_min_lr` only | set `lr_scheduler: cosine_with_min_lr`, or remove `min_lr_rate`",
+        "x.yaml:6:16: training.min_lr_rate goes with `lr_scheduler` `cosine_with_min_lr` or `cosine_warmup_with_min_lr` only, found `cosine` | set `lr_scheduler: cosine_with_min_lr`, or remove `min_lr_rate`",
     ),
     (
         "evaluation:\n  val_set_size: 1.5",

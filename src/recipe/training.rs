@@ -1,8 +1,10 @@
 //! The section `training`: how rows become steps and steps become updates.
 
-use super::place::Said;
+use std::ops::Bound;
+
+use super::place::{Place, Said};
 use super::section::{ABOVE_ZERO, Section, Value};
-use crate::terms::{Checkpointing, ModelDtype, OnNonfinite, Optimizer, Scheduler, Truncation};
+use crate::terms::{AdjustLr, Checkpointing, Curve, ModelDtype, OnNonfinite, Optimizer, Scheduler, Truncation};
 
 /// The longest row, in tokens, and the largest batch and accumulation, in rows: their product stays within 64 bits.
 const MAX_TOKENS: u64 = 1 << 20;
@@ -10,9 +12,43 @@ const MAX_ROWS: u64 = 1 << 16;
 /// The highest number of epochs or steps.
 pub(super) const MAX_COUNT: u64 = 1_000_000_000;
 
-/// Optimizers of the field that are not built yet.
-const LATER_OPTIMIZERS: [&str; 9] =
-    ["adamw_8bit", "adamw_bnb_8bit", "paged_adamw_8bit", "paged_adamw_32bit", "adam", "adafactor", "sgd", "lion", "muon"];
+/// The highest power, and the most waves, of a schedule.
+const MAX_SHAPE: f64 = 1e6;
+
+/// Optimizers of the field that are not built.
+const LATER_OPTIMIZERS: [&str; 29] = [
+    "adam",
+    "sgd",
+    "adagrad",
+    "rmsprop",
+    "rmsprop_bnb",
+    "rmsprop_bnb_8bit",
+    "rmsprop_bnb_32bit",
+    "adamw_apex_fused",
+    "adamw_anyprecision",
+    "adamw_torch_4bit",
+    "adamw_torch_8bit",
+    "adamw_torch_xla",
+    "ademamix",
+    "ademamix_8bit",
+    "paged_ademamix_32bit",
+    "paged_ademamix_8bit",
+    "galore_adamw",
+    "galore_adamw_8bit",
+    "galore_adafactor",
+    "lomo",
+    "adalomo",
+    "grokadamw",
+    "schedule_free_radam",
+    "schedule_free_sgd",
+    "apollo_adamw",
+    "stable_adamw",
+    "ao_adamw_8bit",
+    "ao_adamw_4bit",
+    "ao_adamw_fp8",
+];
+/// Schedules of the field that are not built.
+const LATER_SCHEDULERS: [&str; 3] = ["reduce_lr_on_plateau", "rex", "greedy"];
 
 /// Batches, schedule and optimizer, in the field's terms.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -47,10 +83,50 @@ pub struct Training {
     pub adam_beta2: Option<Said<f64>>,
     /// Added to the root of the second moment.
     pub adam_epsilon: Option<Said<f64>>,
+    /// Weights with fewer numbers have a state of 32 bits.
+    pub min_8bit_size: Option<Said<usize>>,
+    /// Adafactor's decay of a momentum, below 1; without it there is none.
+    pub beta1: Option<Said<f64>>,
+    /// Adafactor's decay of mean squares, below 0.
+    pub decay_rate: Option<Said<f64>>,
+    /// The root mean square that an update of Adafactor may have.
+    pub clip_threshold: Option<Said<f64>>,
+    /// Whether Adafactor's learning rate is times the weight's root mean square.
+    pub scale_parameter: Option<Said<bool>>,
+    /// Whether Adafactor's learning rate follows from the number of updates.
+    pub relative_step: Option<Said<bool>>,
+    /// Whether that one begins low.
+    pub warmup_init: Option<Said<bool>>,
+    /// Muon's decay of the momentum, below 1.
+    pub momentum: Option<Said<f64>>,
+    /// How Muon's learning rate follows from a matrix's shape.
+    pub adjust_lr_fn: Option<Said<AdjustLr>>,
     /// The learning rate's course after the warm-up.
     pub lr_scheduler: Option<Said<Scheduler>>,
-    /// The lowest learning rate as a share of the peak; of `cosine_with_min_lr` only.
+    /// The lowest learning rate as a share of the peak; not together with `min_lr`.
     pub min_lr_rate: Option<Said<f64>>,
+    /// The lowest learning rate.
+    pub min_lr: Option<Said<f64>>,
+    /// The first learning rate of a warm-up as a share of the peak.
+    pub warmup_lr_rate: Option<Said<f64>>,
+    /// Waves of a cosine, or how often it falls.
+    pub num_cycles: Option<Said<f64>>,
+    /// The power of a polynomial.
+    pub power: Option<Said<f64>>,
+    /// The last learning rate of a polynomial.
+    pub lr_end: Option<Said<f64>>,
+    /// Steps by which an inverse square root is scaled.
+    pub timescale: Option<Said<usize>>,
+    /// Steps of the last stage.
+    pub num_decay_steps: Option<Said<usize>>,
+    /// Steps of the middle stage.
+    pub num_stable_steps: Option<Said<usize>>,
+    /// The learning rate before the first stage and after the last as a share of the peak.
+    pub min_lr_ratio: Option<Said<f64>>,
+    /// How the first stage goes.
+    pub warmup_type: Option<Said<Curve>>,
+    /// How the last stage goes.
+    pub decay_type: Option<Said<Curve>>,
     /// Steps of linear warm-up as a share of all; not together with `warmup_steps`.
     pub warmup_ratio: Option<Said<f64>>,
     /// Steps of linear warm-up.
@@ -95,8 +171,28 @@ impl Training {
             adam_beta1: section.number("adam_beta1", 0.0..1.0),
             adam_beta2: section.number("adam_beta2", 0.0..1.0),
             adam_epsilon: section.number("adam_epsilon", ABOVE_ZERO),
-            lr_scheduler: section.word("lr_scheduler", &[]),
+            min_8bit_size: section.whole("min_8bit_size", 0..=MAX_COUNT),
+            beta1: section.number("beta1", 0.0..1.0),
+            decay_rate: section.number("decay_rate", -1e3..0.0),
+            clip_threshold: section.number("clip_threshold", ABOVE_ZERO),
+            scale_parameter: section.flag("scale_parameter"),
+            relative_step: section.flag("relative_step"),
+            warmup_init: section.flag("warmup_init"),
+            momentum: section.number("momentum", 0.0..1.0),
+            adjust_lr_fn: section.word("adjust_lr_fn", &[]),
+            lr_scheduler: section.word("lr_scheduler", &LATER_SCHEDULERS),
             min_lr_rate: section.number("min_lr_rate", 0.0..=1.0),
+            min_lr: section.number("min_lr", 0.0..=1e30),
+            warmup_lr_rate: section.number("warmup_lr_rate", 0.0..=1.0),
+            num_cycles: section.number("num_cycles", (Bound::Excluded(0.0), Bound::Included(MAX_SHAPE))),
+            power: section.number("power", (Bound::Excluded(0.0), Bound::Included(MAX_SHAPE))),
+            lr_end: section.number("lr_end", 0.0..=1e30),
+            timescale: section.whole("timescale", 1..=MAX_COUNT),
+            num_decay_steps: section.whole("num_decay_steps", 0..=MAX_COUNT),
+            num_stable_steps: section.whole("num_stable_steps", 0..=MAX_COUNT),
+            min_lr_ratio: section.number("min_lr_ratio", 0.0..=1.0),
+            warmup_type: section.word("warmup_type", &[]),
+            decay_type: section.word("decay_type", &[]),
             warmup_ratio: section.number("warmup_ratio", 0.0..=1.0),
             warmup_steps: section.whole("warmup_steps", 0..=MAX_COUNT),
             weight_decay: section.number("weight_decay", 0.0..),
@@ -113,6 +209,46 @@ impl Training {
             allow_tf32: section.flag("allow_tf32"),
             on_nonfinite: section.word("on_nonfinite", &[]),
             seed: section.whole("seed", 0..),
+        }
+    }
+}
+
+impl Training {
+    /// Where a key that only some optimizers or schedules have is said.
+    pub(super) fn place_of(&self, key: &str) -> Option<&Place> {
+        fn place<T>(said: Option<&Said<T>>) -> Option<&Place> {
+            said.map(|said| &said.place)
+        }
+        match key {
+            "adam_beta1" => place(self.adam_beta1.as_ref()),
+            "adam_beta2" => place(self.adam_beta2.as_ref()),
+            "adam_epsilon" => place(self.adam_epsilon.as_ref()),
+            "min_8bit_size" => place(self.min_8bit_size.as_ref()),
+            "beta1" => place(self.beta1.as_ref()),
+            "decay_rate" => place(self.decay_rate.as_ref()),
+            "clip_threshold" => place(self.clip_threshold.as_ref()),
+            "scale_parameter" => place(self.scale_parameter.as_ref()),
+            "relative_step" => place(self.relative_step.as_ref()),
+            "warmup_init" => place(self.warmup_init.as_ref()),
+            "momentum" => place(self.momentum.as_ref()),
+            "adjust_lr_fn" => place(self.adjust_lr_fn.as_ref()),
+            "min_lr_rate" => place(self.min_lr_rate.as_ref()),
+            "min_lr" => place(self.min_lr.as_ref()),
+            "warmup_lr_rate" => place(self.warmup_lr_rate.as_ref()),
+            "num_cycles" => place(self.num_cycles.as_ref()),
+            "power" => place(self.power.as_ref()),
+            "lr_end" => place(self.lr_end.as_ref()),
+            "timescale" => place(self.timescale.as_ref()),
+            "num_decay_steps" => place(self.num_decay_steps.as_ref()),
+            "num_stable_steps" => place(self.num_stable_steps.as_ref()),
+            "min_lr_ratio" => place(self.min_lr_ratio.as_ref()),
+            "warmup_type" => place(self.warmup_type.as_ref()),
+            "decay_type" => place(self.decay_type.as_ref()),
+            "learning_rate" => place(self.learning_rate.as_ref()),
+            "lr_scheduler" => place(self.lr_scheduler.as_ref()),
+            "warmup_ratio" => place(self.warmup_ratio.as_ref()),
+            "warmup_steps" => place(self.warmup_steps.as_ref()),
+            _ => None,
         }
     }
 }

@@ -5,10 +5,9 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use super::Error;
-use super::optimizer::AdamW;
+use super::optimizer::Optimizer;
 use super::state::State;
 use crate::adapter::{LoraConfig, peft};
-use crate::files::safetensors::{Named, write_f32_lazily};
 use crate::files::{self, check_space, files_in, write_atomic, write_folder_atomic, write_manifest};
 use crate::model::Decoder;
 use crate::report::JsonLines;
@@ -16,8 +15,6 @@ use crate::report::JsonLines;
 /// Names of a checkpoint's files, beside its product and its manifest.
 pub(super) const OPTIMIZER: &str = "optimizer.safetensors";
 pub(super) const STATE: &str = "state.json";
-/// Keys of the optimizer's file begin with one of these.
-pub(super) const MOMENTS: [&str; 2] = ["first_moment.", "second_moment."];
 /// For what is not weights: configs, state, lock, manifest and the folders themselves.
 const SMALL_FILES_BYTES: u64 = 64 << 10;
 
@@ -135,23 +132,25 @@ impl RunFolder {
         write_folder_atomic(&self.path.join(self.product.folder()), |folder| self.product.write(folder, decoder))
     }
 
-    /// Writes `checkpoints/step-N/` and removes the oldest beyond `limit`; the newest and the best stay.
+    /// Writes `checkpoints/step-N/` with an optimizer that is at rest, and removes the oldest beyond `limit`; the newest and the best stay.
     pub(super) fn save_checkpoint(
         &self,
         decoder: &Decoder,
-        optimizer: &AdamW,
+        optimizer: &Optimizer,
         state: &State,
         limit: usize,
     ) -> Result<PathBuf, Error> {
         let checkpoints = self.path.join(Self::CHECKPOINTS);
         let path = checkpoints.join(name(state.step));
-        check_space(&self.path, checkpoint_bytes(decoder.trainable_parameters()) + self.product.beside_bytes(decoder))?;
+        let parameters = decoder.trainable_parameters();
+        let training_point_bytes = if optimizer.average().is_some() { 4 * parameters as u64 } else { 0 };
+        check_space(&self.path, checkpoint_bytes(parameters) + training_point_bytes + self.product.beside_bytes(decoder))?;
         let mut state = state.clone();
         state.metrics_bytes = self.metrics.sync()?;
         state.samples_bytes = self.samples.as_ref().map_or(Ok(0), JsonLines::sync)?;
         write_folder_atomic::<Error>(&path, |folder| {
             self.product.write(&folder.join(self.product.folder()), decoder)?;
-            write_f32_lazily(&folder.join(OPTIMIZER), moments(decoder, optimizer), &[])?;
+            optimizer.write(&folder.join(OPTIMIZER), decoder)?;
             let text = serde_json::to_string_pretty(&state).expect("a state can be printed");
             write_atomic(&folder.join(STATE), (text + "\n").as_bytes())?;
             write_atomic(&folder.join(Self::LOCK), self.lock.as_bytes())?;
@@ -199,16 +198,7 @@ fn product_bytes(parameters: usize) -> u64 {
     4 * parameters as u64 + SMALL_FILES_BYTES
 }
 
-/// The product and the two moments of its numbers.
+/// The product and the state of an optimizer, which has two numbers for each of it at most.
 fn checkpoint_bytes(parameters: usize) -> u64 {
     3 * 4 * parameters as u64 + SMALL_FILES_BYTES
-}
-
-/// First and second moments under the names of their weights.
-fn moments(decoder: &Decoder, optimizer: &AdamW) -> Vec<Named<impl FnOnce() -> Vec<f32>>> {
-    let moments = optimizer.moments();
-    let named = MOMENTS.iter().zip(&moments).flat_map(|(prefix, numbers)| {
-        decoder.named_lazily(numbers).into_iter().map(move |(name, shape, values)| (format!("{prefix}{name}"), shape, values))
-    });
-    named.collect()
 }

@@ -1,6 +1,6 @@
 //! What the loop is handed: every value is filled, none has a default here.
 
-use super::optimizer::AdamWConfig;
+use super::optimizer::OptimizerConfig;
 use super::schedule::Schedule;
 use super::step::StepConfig;
 use crate::data::Packing;
@@ -17,8 +17,8 @@ pub struct Config {
     pub gradient_accumulation_steps: usize,
     /// The learning rate of each step, and how many there are.
     pub schedule: Schedule,
-    /// AdamW's hyperparameters.
-    pub optimizer: AdamWConfig,
+    /// The optimizer and its hyperparameters.
+    pub optimizer: OptimizerConfig,
     /// Global L2 norm to which gradients are clipped; 0: not at all.
     pub max_grad_norm: f64,
     /// How a micro-batch is computed.

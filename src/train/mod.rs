@@ -28,11 +28,13 @@ pub use evaluate::Score;
 pub use gradients::Gradients;
 pub use loss_scale::LossScale;
 pub use observe::{Border, Observer};
-pub use optimizer::{AdamW, AdamWConfig};
+pub use optimizer::{
+    Adafactor, AdamW, AdamWConfig, AdjustLr, Average, ByShape, Muon, Optimizer, OptimizerConfig, Rule, STACK, Saved,
+};
 pub use resume::{Checkpoint, Start};
 pub use run::{At, Data, first_step, run, take};
 pub use samples::{Answer, Prompts};
-pub use schedule::Schedule;
+pub use schedule::{RateCourse, Schedule, WarmupStableDecay};
 pub use state::State;
 pub use step::{Loss, Memory, StepConfig, forward_backward, head_chunk_rows, score};
 

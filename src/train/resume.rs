@@ -3,17 +3,14 @@
 
 use std::path::{Path, PathBuf};
 
-use burn::tensor::Tensor;
-
 use super::Error;
-use super::checkpoint::{MOMENTS, OPTIMIZER, RunFolder, STATE, checkpoints_of, name};
-use super::optimizer::{AdamW, AdamWConfig};
+use super::checkpoint::{OPTIMIZER, RunFolder, STATE, checkpoints_of, name};
+use super::optimizer::{Optimizer, OptimizerConfig};
 use super::state::State;
 use crate::adapter::{LoraConfig, Numbers, peft};
 use crate::files::safetensors::Archive;
 use crate::files::{Unproven, mirror, read_text, unproven, verify_manifest};
 use crate::model::{Decoder, LinearSpec};
-use crate::nn::weight::Weight;
 use crate::report::{Event, Reporter};
 
 /// A checkpoint that is whole.
@@ -29,8 +26,8 @@ pub struct Checkpoint {
 pub struct Start {
     /// What was done before.
     pub state: State,
-    /// With the moments that it had.
-    pub optimizer: AdamW,
+    /// With the state that it had.
+    pub optimizer: Optimizer,
 }
 
 impl Checkpoint {
@@ -90,11 +87,10 @@ impl Checkpoint {
     /// Where the loop goes on: `decoder` has the weights of this checkpoint.
     ///
     /// # Errors
-    /// The moments are not those of the weights that train.
-    pub fn start(self, optimizer: AdamWConfig, decoder: &Decoder) -> Result<Start, Error> {
+    /// The optimizer's state is not that of the weights that train.
+    pub fn start(self, optimizer: OptimizerConfig, decoder: &Decoder) -> Result<Start, Error> {
         let archive = Archive::open(&self.path.join(OPTIMIZER))?;
-        let [first, second] = MOMENTS.map(|prefix| moments_in(&archive, prefix, decoder));
-        let optimizer = AdamW::restore(optimizer, decoder, self.state.updates, [first?, second?]);
+        let optimizer = Optimizer::read(optimizer, decoder, &self.state, &archive)?;
         Ok(Start { optimizer, state: self.state })
     }
 
@@ -115,24 +111,9 @@ impl Checkpoint {
     }
 }
 
-/// Moments whose names begin with `prefix`, one a weight that trains.
-fn moments_in(archive: &Archive, prefix: &str, decoder: &Decoder) -> Result<Vec<Tensor<1>>, Error> {
-    let read = |name: &str, weight: Weight| {
-        let (tensor, expected) = (format!("{prefix}{name}"), weight.shape());
-        let found = archive.shape(&tensor);
-        match archive.read_f32(&tensor)?.filter(|_| found == Some(&expected[..])) {
-            Some(numbers) => Ok(weight.from_file(&numbers)),
-            None => {
-                Err(Error::Moments { path: archive.path().to_owned(), found: found.map(<[usize]>::to_vec), tensor, expected })
-            }
-        }
-    };
-    decoder.weights(read).into_iter().collect()
-}
-
 impl Start {
     /// The first step of a run.
-    pub fn fresh(optimizer: AdamWConfig, decoder: &Decoder) -> Self {
-        Self { state: State::start(), optimizer: AdamW::new(optimizer, decoder) }
+    pub fn fresh(optimizer: OptimizerConfig, decoder: &Decoder) -> Self {
+        Self { state: State::start(), optimizer: Optimizer::new(optimizer, decoder) }
     }
 }

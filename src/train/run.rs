@@ -9,7 +9,7 @@ use super::evaluate::evaluate;
 use super::gradients::Gradients;
 use super::loss_scale::LossScale;
 use super::observe::{FiniteBorders, Observer};
-use super::optimizer::AdamW;
+use super::optimizer::Optimizer;
 use super::resume::Start;
 use super::samples::{Prompts, samples};
 use super::state::State;
@@ -58,6 +58,9 @@ pub fn run(
     let (mut is_new, mut saved_at, mut course) = (false, Instant::now(), Course::new(config, &data.training));
     let (rows, last, first, computed) = (data.training.len(), config.schedule.total_steps, state.step, decoder.computed);
     loop {
+        if state.evaluation_due {
+            optimizer.rest(decoder);
+        }
         if state.evaluation_due
             && let Ok(evaluation) = evaluate(decoder, data, config, state.step, interrupt, report)
             && let Ok(samples) = samples(decoder, data.prompts.as_ref(), state.step, report)
@@ -80,6 +83,7 @@ pub fn run(
         let due = done || stopped || state.best_step == Some(state.step);
         let due = due || is_due(state.step, config.save_steps, ends_epoch || saved_at.elapsed() >= SAVE_EVERY);
         if due && is_new {
+            optimizer.rest(decoder);
             let path = folder.save_checkpoint(decoder, &optimizer, &state, config.save_total_limit)?;
             report(Event::Saved { path, step: state.step });
             saved_at = Instant::now();
@@ -101,13 +105,14 @@ pub fn run(
         let (taken, borders, scale) = LossScale::carry(scale, attempt, |note| report(Event::Note(note)));
         state.loss_scale = scale;
         if taken.skipped && config.gives_up(&state) {
+            optimizer.rest(decoder);
             let save = || folder.save_checkpoint(decoder, &optimizer, &state, config.save_total_limit);
             let (step, in_a_row) = (taken.step, state.skipped_in_a_row + 1);
             let checkpoint = (state.step > 0).then(save).transpose()?;
             let Step { loss, grad_norm, .. } = taken;
             return Err(Error::Diverged { step, in_a_row, loss, grad_norm, block: borders.block, checkpoint });
         }
-        (state, is_new) = (state.after(&taken, optimizer.updates, &of_step), true);
+        (state, is_new) = (state.after(&taken, &optimizer, &of_step), true);
         state.evaluation_due = state.step == last || is_due(state.step, config.eval_steps, of_step.places.end == rows);
         let taken = Step { epoch: of_step.epoch as f64 + of_step.places.end as f64 / rows as f64, ..taken };
         folder.metrics.append(&taken)?;
@@ -117,7 +122,7 @@ pub fn run(
 
 /// Takes the step that a run would take first, to tell how fast it is.
 pub fn first_step(decoder: &mut Decoder, data: &Data, config: &Config) -> Step {
-    let mut optimizer = AdamW::new(config.optimizer, decoder);
+    let mut optimizer = Optimizer::new(config.optimizer, decoder);
     let of_step = Course::new(config, &data.training).after(0, 0);
     let at = At { step: 1, epoch: 0, loss_scale: LossScale::factor(LossScale::of(decoder.computed, None)) };
     take(decoder, &mut optimizer, batches(data, &of_step), config, at, &mut ())
@@ -143,13 +148,14 @@ pub struct At {
 /// looks on does not accept it.
 pub fn take(
     decoder: &mut Decoder,
-    optimizer: &mut AdamW,
+    optimizer: &mut Optimizer,
     batches: impl Iterator<Item = Batch>,
     config: &Config,
     At { step, epoch, loss_scale }: At,
     observer: &mut impl Observer,
 ) -> Step {
     let started = Instant::now();
+    optimizer.go_on(decoder);
     let (mut gradients, mut sum, mut trained_tokens, mut tokens) = (Gradients::of(loss_scale), 0.0, 0, 0);
     for batch in batches {
         let loss: Loss = observed(decoder, &batch, config.step, [config.seed, epoch], &mut gradients, observer);
@@ -159,7 +165,8 @@ pub fn take(
     let mean = 1.0 / trained_tokens as f64;
     let gradients = gradients.scaled(mean);
     observer.step(&gradients);
-    let (loss, grad_norm, learning_rate) = (sum * mean, gradients.norm(), config.schedule.lr_at(step - 1));
+    let (loss, grad_norm) = (sum * mean, gradients.norm());
+    let learning_rate = optimizer.learning_rate(config.schedule.lr_at(step - 1));
     let is_finite = observer.accepts() && loss.is_finite() && grad_norm.is_finite();
     let clipped = if config.max_grad_norm > 0.0 { gradients.clipped(grad_norm, config.max_grad_norm) } else { gradients };
     let skipped = !(is_finite && optimizer.update(decoder, clipped, learning_rate));

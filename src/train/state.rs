@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::course::StepRows;
 use super::loss_scale::LossScale;
+use super::optimizer::{Average, Optimizer};
 use crate::report::{Evaluation, Step};
 
 /// The form of `state.json`.
@@ -47,6 +48,9 @@ pub struct State {
     /// What gradients are multiplied by while they are computed; nothing where they are as they are.
     #[serde(default)]
     pub loss_scale: Option<LossScale>,
+    /// What a schedule-free optimizer averages by.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub average: Option<Average>,
     /// Seconds of training.
     pub seconds: f64,
 }
@@ -71,6 +75,7 @@ impl State {
             metrics_bytes: 0,
             samples_bytes: 0,
             loss_scale: None,
+            average: None,
             seconds: 0.0,
         }
     }
@@ -90,12 +95,13 @@ impl State {
 
     /// The state after a step over these rows.
     #[must_use]
-    pub(super) fn after(self, taken: &Step, updates: u64, rows: &StepRows) -> Self {
+    pub(super) fn after(self, taken: &Step, optimizer: &Optimizer, rows: &StepRows) -> Self {
         Self {
             step: taken.step,
             epoch: rows.epoch,
             place: rows.places.end as u64,
-            updates,
+            updates: optimizer.updates(),
+            average: optimizer.average(),
             skipped_in_a_row: if taken.skipped { self.skipped_in_a_row + 1 } else { 0 },
             tokens: self.tokens + taken.tokens,
             loss: Some(taken.loss).filter(|loss| loss.is_finite()),

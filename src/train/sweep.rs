@@ -52,7 +52,7 @@ impl Bench {
         let metrics = JsonLines::open(&run.join(RunFolder::METRICS), 0, &|_: Event| {})?;
         let product = Product::Adapter { config: adapter(), base: "base".to_owned() };
         let folder = RunFolder { path: run.to_owned(), product, lock: "lock".to_owned(), metrics, samples: None };
-        let optimizer = Start::fresh(OPTIMIZER, &self.decoder).optimizer;
+        let optimizer = Start::fresh(OPTIMIZER.into(), &self.decoder).optimizer;
         let state = State { step, best_step: Some(step), ..State::start() };
         folder.save_product(&self.decoder)?;
         folder.save_checkpoint(&self.decoder, &optimizer, &state, 1).map(drop)
@@ -63,7 +63,7 @@ impl Bench {
         let checkpoint = Checkpoint::latest(run, &|_| {}).ok()??;
         checkpoint.numbers(&adapter(), &self.decoder.spec.modules()).expect("the adapter loads");
         checkpoint.restore_product(run).expect("the best adapter is there");
-        let start = checkpoint.start(OPTIMIZER, &self.decoder).expect("the optimizer loads");
+        let start = checkpoint.start(OPTIMIZER.into(), &self.decoder).expect("the optimizer loads");
         Some(start.state.step)
     }
 

@@ -15,6 +15,8 @@ const KEYS: [(&str, &str); 6] = [
         "training",
         "sequence_len sample_packing shuffle truncation max_dropped micro_batch_size gradient_accumulation_steps num_epochs max_steps \
          learning_rate optimizer loraplus_lr_ratio adam_beta1 adam_beta2 adam_epsilon lr_scheduler min_lr_rate warmup_ratio \
+         min_8bit_size decay_rate clip_threshold scale_parameter relative_step warmup_init momentum adjust_lr_fn \
+         warmup_lr_rate num_cycles power lr_end timescale num_decay_steps num_stable_steps min_lr_ratio warmup_type decay_type \
          warmup_steps weight_decay max_grad_norm gradient_checkpointing model_dtype allow_tf32 on_nonfinite seed",
     ),
     ("evaluation", "val_set_size datasets eval_steps early_stopping_patience prompts"),
@@ -62,7 +64,7 @@ fn unknown_keys_ignored() {
 #[test]
 fn known_keys_without_effect() {
     let desk = Desk::new();
-    let keys = ["training.optimizer=paged_adamw_8bit", "adapter.init_lora_weights=pissa_niter_4"];
+    let keys = ["training.optimizer=galore_adamw", "adapter.init_lora_weights=pissa_niter_4"];
     for key in keys {
         desk.run(&["train", "recipe.yaml", key]).says(key, 65, &["not supported yet"]);
     }

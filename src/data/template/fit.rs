@@ -41,18 +41,23 @@ impl ChatTemplate {
         fitted
     }
 
-    /// A template may print parts and lose a text.
+    /// Whether the template goes through parts. One that does not prints them as a list, fails over them, or loses them.
     fn takes_parts(&self, conversation: &Conversation) -> bool {
-        let put = |content: Value| {
-            let put = |turn: &mut Value| {
-                if parts(turn).is_some() {
-                    turn["content"] = content.clone();
-                }
-            };
-            self.prints(conversation, put)
+        let put = |turn: &mut Value| {
+            if parts(turn).is_some() {
+                turn["content"] = json!([{"type": "text", "text": WORD}]);
+            }
         };
-        let parts = || put(json!([{"type": "text", "text": WORD}])).is_some_and(|text| text.contains(WORD));
-        !put(WORD.into()).is_some_and(|text| text.contains(WORD)) && parts()
+        let is_list =
+            |text: &str| ["'type': 'text'", r#""type": "text""#, r#""type":"text""#].iter().any(|key| text.contains(key));
+        let without = |turn: &mut Value| {
+            if parts(turn).is_some() {
+                turn["content"] = "".into();
+            }
+        };
+        // Tools and calls may hold such a key too.
+        let is_list_anyway = self.prints(conversation, without).is_some_and(|text| is_list(&text));
+        self.prints(conversation, put).is_some_and(|text| text.contains(WORD) && (is_list_anyway || !is_list(&text)))
     }
 
     /// A template may write what a tool answers as JSON itself.
@@ -193,6 +198,9 @@ mod tests {
         ] {
             assert_eq!(rendered(source, said.clone()), "a b", "{source}");
         }
+        // As transformers renders them: the list that a template goes through stays a list.
+        let trims = "{% for m in messages %}{% if m.content is string %}{{ m.content }}{% else %}{% for p in m.content %}{{ p.text | trim }}|{% endfor %}{% endif %}{% endfor %}";
+        assert_eq!(rendered(trims, said), "a|b|");
     }
 
     #[test]

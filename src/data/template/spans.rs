@@ -13,8 +13,10 @@ impl Single {
     /// The rendering with its spans, by the first way that holds.
     pub(super) fn find_spans(&self, conversation: &Conversation, prompt: bool) -> Result<Rendered, Error> {
         let text = self.text(conversation, prompt)?;
-        let by_sentinels = self.spans_by_sentinels(conversation, prompt, &text);
-        let assistant = by_sentinels.or_else(|sentinels| {
+        // A template that trims answers takes sentinels around the words, not around the blanks.
+        let by_sentinels = |trims| self.spans_by_sentinels(conversation, prompt, &text, trims);
+        let assistant = by_sentinels(false).or_else(|whole| by_sentinels(true).map_err(|_| whole));
+        let assistant = assistant.or_else(|sentinels| {
             let by_prefixes = self.spans_by_prefixes(conversation, &text);
             by_prefixes.map_err(|prefixes| Error::NoSpans { reason: format!("{sentinels}, and {prefixes}") })
         })?;
@@ -22,13 +24,23 @@ impl Single {
     }
 
     /// Wraps the content of each assistant turn in marks and renders the whole. A span goes from the end of the prompt to the
-    /// special token that follows the content, so that the end of the turn is trained.
-    fn spans_by_sentinels(&self, conversation: &Conversation, prompt: bool, text: &str) -> Result<Vec<Range<usize>>, String> {
+    /// special token that follows the content, so that the end of the turn is trained. With `trims` the marks leave out the blanks
+    /// around the content.
+    fn spans_by_sentinels(
+        &self,
+        conversation: &Conversation,
+        prompt: bool,
+        text: &str,
+        trims: bool,
+    ) -> Result<Vec<Range<usize>>, String> {
         let mut marked = conversation.messages.clone();
         let mut turns = Vec::new();
         for (turn, message) in marked.iter_mut().enumerate().filter(|(_, message)| is_assistant(message)) {
             let content = only_content(message)?;
-            *content = self.engine.marks.wrap(content);
+            let words = if trims { content.trim() } else { content.as_str() };
+            let start = content.len() - if trims { content.trim_start().len() } else { content.len() };
+            let (before, after) = (&content[..start], &content[start + words.len()..]);
+            *content = format!("{before}{}{after}", self.engine.marks.wrap(words));
             turns.push(turn);
         }
         let rendered = self.run(&self.engine, conversation, &marked, prompt).ok().filter(|rendered| rendered.text == text);

@@ -1,7 +1,7 @@
 //! How much memory a run needs at its peak, part by part and before anything is loaded: a closed form of the model's sizes, the adapter's,
 //! the rows of a micro-batch, and how many blocks recompute.
 //!
-//! What every moment of a run holds is the process, the base, the adapters and the optimizer's moments; on top comes what one of its phases
+//! What every moment of a run holds is the process, the base, the adapters and the optimizer's state; on top comes what one of its phases
 //! needs, and the largest phase makes the peak. `block.rs` has what one block keeps and works with, op by op: an op that keeps less changes
 //! one line there.
 
@@ -19,10 +19,10 @@ use self::block::BlockForm;
 use self::trained::OfTable;
 use crate::data::Batch;
 use crate::device::{self, Found, Halves, Kind};
-use crate::model::{DecoderSpec, LinearSpec, PIECE_BYTES, Storage};
+use crate::model::{DecoderSpec, LinearSpec, Names, PIECE_BYTES, Storage};
 use crate::quant::Form;
 use crate::terms::{self, Method, ModelDtype};
-use crate::train::{Memory, head_chunk_rows};
+use crate::train::{Memory, Rule, STACK, head_chunk_rows};
 
 /// Bytes of a number that training computes in.
 const F32: u64 = 4;
@@ -37,6 +37,8 @@ const POOL_BYTES: u64 = 44 << 20;
 const SCRATCH_BYTES: u64 = 1 << 18;
 /// Copies of a tensor that is saved: in the order of its file, as numbers and as bytes.
 const SAVED_COPIES: u64 = 3;
+/// Copies of a stack of weights with which an update by operations computes: weights, gradients, states and what is between.
+const STACK_COPIES: u64 = 10;
 /// Pieces of files that are in memory at once while the base is read.
 const LOADING_BYTES: u64 = 8 << 20;
 /// What a run has beside: readers of rows, templates, metrics and their threads, and what the allocator does not give back between batches
@@ -138,6 +140,8 @@ pub struct Load {
     pub storage: Storage,
     /// What trains.
     pub trained: Trained,
+    /// How it is updated.
+    pub rule: Rule,
     /// Share of an adapter's input features that is dropped.
     pub dropout: f64,
     /// The largest micro-batch.
@@ -167,14 +171,16 @@ impl Load {
             },
             base_bytes: self.base_bytes(),
             trained_bytes: trainable * F32 * if self.trained.keeps_initial { 2 } else { 1 },
-            moments_bytes: 2 * trainable * F32,
+            moments_bytes: self.states_bytes(),
             // What is read and written passes through the memory of the process.
             loading_bytes: if is_apart { 0 } else { self.loading_bytes() },
-            evaluation_bytes: self.evaluation.map_or(0, |rows| step::evaluation_bytes(self, rows) + self.unpacked_bytes()),
+            evaluation_bytes: self
+                .evaluation
+                .map_or(0, |rows| step::evaluation_bytes(self, rows) + self.unpacked_bytes() + self.averaged_bytes()),
             step: step::highest(self, memory),
-            // Weights and moments are updated in place, by the gradients of the step.
-            update_bytes: trainable * F32,
-            saving_bytes: if is_run && !is_apart { SAVED_COPIES * self.largest_trained() * F32 } else { 0 },
+            update_bytes: trainable * F32 + self.updated_bytes(),
+            saving_bytes: self.averaged_bytes()
+                + if is_run && !is_apart { SAVED_COPIES * self.largest_trained() * F32 } else { 0 },
         };
         let pools_bytes = if self.is_on_gpu() { POOL_BYTES + (parts.peak_bytes() as f64 * POOL_SHARE) as u64 } else { 0 };
         Parts { process_bytes: parts.process_bytes + pools_bytes, ..parts }
@@ -186,6 +192,46 @@ impl Load {
             Method::Full => self.spec.parameters() as u64,
             Method::Lora => self.trained_of_projections().sum::<u64>() + self.trained_of_tables().into_iter().sum::<u64>(),
         }
+    }
+
+    /// The optimizer's state.
+    pub fn states_bytes(&self) -> u64 {
+        self.trained_shapes().into_iter().map(|(shape, is_table)| self.rule.state_bytes(&shape, is_table)).sum()
+    }
+
+    /// The same for `AdamW` with moments of 32 bits.
+    pub fn adamw_bytes(&self) -> u64 {
+        2 * self.trainable_parameters() * F32
+    }
+
+    /// What an update computes with beside the gradients of the step: `AdamW` is in place, all others go over a stack of weights.
+    fn updated_bytes(&self) -> u64 {
+        let stack = self.largest_trained().max(STACK as u64).min(self.trainable_parameters());
+        if self.rule == Rule::AdamW { 0 } else { STACK_COPIES * stack * F32 }
+    }
+
+    /// Weights at which gradients are taken, beside their average.
+    fn averaged_bytes(&self) -> u64 {
+        if self.rule.averages() { self.trainable_parameters() * F32 } else { 0 }
+    }
+
+    /// Shapes of the weights that train, and whether each is of the embedding or the head.
+    fn trained_shapes(&self) -> Vec<(Vec<usize>, bool)> {
+        let spec = &self.spec;
+        if self.is_full() {
+            let tables = [spec.names.embedding(), Names::HEAD.to_owned()];
+            return spec.tensors().into_iter().map(|(name, shape)| (shape, tables.contains(&name))).collect();
+        }
+        let of_projection = |(linear, rank): (LinearSpec, &usize)| match *rank {
+            0 => Vec::new(),
+            rank => {
+                let vector = self.trained.vector.map(|_| vec![linear.outputs]);
+                [vec![rank, linear.inputs], vec![linear.outputs, rank]].into_iter().chain(vector).collect()
+            }
+        };
+        let of_projections = spec.projections().into_iter().zip(&self.trained.ranks).flat_map(of_projection);
+        let of_tables = self.trained.tables.iter().flat_map(|of| of.shapes([spec.vocabulary, spec.width]));
+        of_projections.map(|shape| (shape, false)).chain(of_tables.map(|shape| (shape, true))).collect()
     }
 
     /// Numbers that an adapter has of the embedding and of the head.
@@ -349,14 +395,14 @@ impl Load {
         of_tables.into_iter().fold(largest.unwrap_or(0) as u64, u64::max)
     }
 
-    /// Pieces of a file that are read and turned, or the numbers of a matrix that is packed, while the moments are not there yet.
+    /// Pieces of a file that are read and turned, or the numbers of a matrix that is packed, while the optimizer's state is not there yet.
     fn loading_bytes(&self) -> u64 {
         let numbers = self.packed_shapes().map(|[rows, columns]| (rows * columns) as u64 * self.kept_bytes()).max().unwrap_or(0);
         let pieces = LOADING_BYTES.min(self.spec.parameters() as u64 * F32);
         // A matrix of which a part is taken out is there as it is read, as it is multiplied, and turned.
         let matrix = || self.spec.projections().iter().map(|linear| linear.inputs * linear.outputs).max().unwrap_or(0) as u64;
         let taken_apart = if self.trained.keeps_initial { 3 * matrix() * F32 } else { 0 };
-        pieces.max(numbers + taken_apart).saturating_sub(2 * self.trainable_parameters() * F32)
+        pieces.max(numbers + taken_apart).saturating_sub(self.states_bytes())
     }
 
     fn head_chunk_rows(&self, labelled: usize) -> u64 {

@@ -11,7 +11,7 @@ pub struct Parts {
     pub base_bytes: u64,
     /// Weights that train.
     pub trained_bytes: u64,
-    /// The optimizer's two moments.
+    /// The optimizer's state.
     pub moments_bytes: u64,
     /// What comes on top while the base is read.
     pub loading_bytes: u64,

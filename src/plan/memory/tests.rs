@@ -21,6 +21,7 @@ pub(in crate::plan) fn load(layers: usize, rank: usize, rows: Rows) -> Load {
         spec,
         storage: ModelDtype::Float32.into(),
         trained,
+        rule: Rule::AdamW,
         dropout: 0.0,
         rows,
         accumulated: 1,

@@ -42,6 +42,16 @@ impl OfTable {
         numbers as u64
     }
 
+    /// Shapes of its tensors.
+    pub(super) fn shapes(self, [vocabulary, width]: [usize; 2]) -> Vec<Vec<usize>> {
+        match self {
+            Self::Rank(0) | Self::Rows(0) => Vec::new(),
+            Self::Rank(rank) => vec![vec![rank, vocabulary], vec![width, rank]],
+            Self::Rows(rows) => vec![vec![rows, width]],
+            Self::Whole => vec![vec![vocabulary, width]],
+        }
+    }
+
     /// Those of its largest tensor.
     pub(super) fn largest(self, [vocabulary, width]: [usize; 2]) -> u64 {
         if let Self::Rank(rank) = self { (rank * vocabulary) as u64 } else { self.numbers([vocabulary, width]) }

@@ -3,11 +3,12 @@
 //! Loshchilov and Hutter 2019, arXiv:1711.05101; with `loraplus_lr_ratio`, `LoRA+` of Hayou et al. 2024, arXiv:2402.12354.
 
 use std::mem::replace;
+use std::ops::Range;
 
 use burn::tensor::Tensor;
 
-use super::gradients::Gradients;
-use super::layout::Layout;
+use super::super::gradients::{Gradients, Sum};
+use super::super::layout::Layout;
 use crate::model::Decoder;
 use crate::nn::weight::Group;
 use crate::ops::{AdamWRule, AdamWState, Segment, adamw};
@@ -60,7 +61,10 @@ impl AdamW {
     /// `learning_rate` is that of all weights but B of adapters, where they have their own.
     #[must_use]
     pub fn update(&mut self, decoder: &mut Decoder, gradients: Gradients, learning_rate: f64) -> bool {
-        let Some(gradients) = gradients.into_sum() else { return false };
+        gradients.into_sum().is_some_and(|gradients| self.update_by(decoder, gradients, learning_rate))
+    }
+
+    pub(super) fn update_by(&mut self, decoder: &mut Decoder, gradients: Sum, learning_rate: f64) -> bool {
         let AdamWConfig { beta1, beta2, epsilon, .. } = self.config;
         let rule = AdamWRule { beta1, beta2, epsilon, gradient_scale: gradients.scale, update: self.updates + 1 };
         let segments: Vec<_> =
@@ -80,13 +84,17 @@ impl AdamW {
 }
 
 impl AdamWConfig {
-    /// The rates of a weight.
-    fn segment(self, group: Group, place: std::ops::Range<usize>, learning_rate: f64) -> Segment {
-        let (ratio, weight_decay) = match group {
-            Group::Matrix => (1.0, self.weight_decay),
-            Group::LoraB => (self.loraplus_lr_ratio, self.weight_decay),
-            Group::Vector => (1.0, 0.0),
-        };
-        Segment { place, learning_rate: learning_rate * ratio, weight_decay }
+    /// The learning rate of a weight and its decay.
+    pub(super) fn rates(self, group: Group, learning_rate: f64) -> [f64; 2] {
+        match group {
+            Group::Matrix => [learning_rate, self.weight_decay],
+            Group::LoraB => [learning_rate * self.loraplus_lr_ratio, self.weight_decay],
+            Group::Vector => [learning_rate, 0.0],
+        }
+    }
+
+    fn segment(self, group: Group, place: Range<usize>, learning_rate: f64) -> Segment {
+        let [learning_rate, weight_decay] = self.rates(group, learning_rate);
+        Segment { place, learning_rate, weight_decay }
     }
 }
