@@ -30,7 +30,14 @@ fn encoder() -> Encoder {
 
 fn glossary() -> Source {
     let files = vec![of_repository("datasets/legal-glossary.parquet")];
-    Source { files, format: Format::Chat, columns: BTreeMap::new(), roles: BTreeMap::new(), train_on: TrainOn::Assistant }
+    Source {
+        files,
+        format: Format::Chat,
+        columns: BTreeMap::new(),
+        roles: BTreeMap::new(),
+        train_on: TrainOn::Assistant,
+        system: None,
+    }
 }
 
 fn open(encoder: &Encoder, cache: &Path) -> Corpus {

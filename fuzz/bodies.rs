@@ -307,7 +307,14 @@ fn write_rows(path: &Path, format: Format, rows: &[&[u8]]) {
 
 /// The rows that were read, if they make a corpus, which is the same from the cache.
 fn open_rows(path: &Path, format: Format, train_on: TrainOn) -> Option<u64> {
-    let sources = [Source { files: vec![path.to_owned()], format, columns: BTreeMap::new(), roles: BTreeMap::new(), train_on }];
+    let sources = [Source {
+        files: vec![path.to_owned()],
+        format,
+        columns: BTreeMap::new(),
+        roles: BTreeMap::new(),
+        train_on,
+        system: None,
+    }];
     let limits = Limits { sequence_len: SEQUENCE_LEN, truncation: Truncation::Truncate };
     let cache = path.with_file_name("cache");
     let open = || Corpus::open(&sources, &ENCODER, &limits, &cache, &|_| {});

@@ -55,7 +55,7 @@ impl Format {
             Self::Text => &["text"],
             Self::Completion => &["prompt", "completion", "tools", "chat_template_kwargs"],
             Self::Instruction => &["instruction", "input", "output", "system", "history"],
-            Self::Chat => &["messages", "tools", "system", "chat_template_kwargs"],
+            Self::Chat => &["messages", "tools", "prompt", "completion", "system", "chat_template_kwargs"],
         }
     }
 }

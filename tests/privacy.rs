@@ -466,3 +466,50 @@ fn no_message_quotes_a_row_that_stops_a_run() {
     desk.cut("rows.parquet", 0.5);
     says_nothing(&desk, "cut", &["train", "recipe.yaml"]);
 }
+
+#[test]
+fn a_conversion_quotes_no_row_and_leaves_its_output_alone() {
+    let desk = desk();
+    for folder in ["home", "tmp"] {
+        fs::create_dir(desk.path(folder)).unwrap();
+    }
+    let (home, tmp) = (desk.path("home").display().to_string(), desk.path("tmp").display().to_string());
+    let places = [("HOME", &*home), ("TMPDIR", &*tmp)];
+    let good = |row: usize| format!("{{\"text\": \"the note {row} says {SECRET} since {row}\"}}\n");
+    let broken: [(&str, String); 9] = [
+        ("a list of words", format!("[\"{SECRET}\"]\n")),
+        ("a key that is there twice", format!("{{\"text\": {{\"{SECRET}\": 1, \"{SECRET}\": 2}}}}\n")),
+        ("an object", format!("{{\"text\": {{\"note\": \"{SECRET}\"}}}}\n")),
+        ("a list", format!("{{\"text\": [\"{SECRET}\"]}}\n")),
+        ("no JSON", format!("{SECRET}\n")),
+        ("no quotes", format!("{{\"text\": {SECRET}}}\n")),
+        ("a long number", "{\"text\": \"x\", \"n\": 5550123456789012345678901}\n".to_owned()),
+        ("cut", format!("{{\"text\": \"{SECRET}\n")),
+        ("Python", format!("{{'text': '{SECRET}'}}\n")),
+    ];
+    let quotes = |ran: &Ran| tells(ran.stdout.as_bytes()) || tells(ran.stderr.as_bytes()) || ran.stderr.contains("5550123");
+    for (what, row) in broken {
+        desk.write("rows.jsonl", format!("{}{}{row}{}", good(0), good(1), good(2)));
+        let ran = desk.run_with(&["convert", "rows.jsonl", "--out", "x.parquet"], &places);
+        ran.says(what, 65, &["rows.jsonl:3"]);
+        assert!(!quotes(&ran), "{what}: {ran:?}");
+        let arguments = ["convert", "rows.jsonl", "--out", "x.parquet", "--max-dropped", "1", "--json"];
+        let ran = desk.run_with(&arguments, &places);
+        ran.says(what, 0, &[]);
+        assert!(!quotes(&ran), "{what}: {ran:?}");
+        for folder in ["cache", "home", "tmp", "run"] {
+            assert!(files_below(&desk.path(folder)).is_empty(), "{what}: {folder}");
+        }
+        desk.remove("x.parquet");
+    }
+    // What a run on it keeps goes as what one on any other file does.
+    desk.write("rows.jsonl", (0..12).map(good).collect::<String>());
+    desk.run_with(&["convert", "rows.jsonl", "--out", "rows.parquet", "--overwrite"], &places).says("converted", 0, &[]);
+    desk.run_with(&["train", "recipe.yaml"], &places).says("trained", 0, &[]);
+    desk.run_with(&["cache", "purge", "--run", "run"], &places).says("purged", 0, &[]);
+    let runs = token_runs(&desk, SECRET);
+    for path in ["cache", "home", "tmp"].iter().flat_map(|folder| files_below(&desk.path(folder))) {
+        let content = fs::read(&path).unwrap();
+        assert!(!tells(&content) && !runs.iter().any(|run| holds(&content, run)), "{}", path.display());
+    }
+}

@@ -449,7 +449,7 @@ fn broken_data_is_refused() {
             "a CSV",
             &|desk| desk.write(ROWS, "text\nhello\n"),
             65,
-            &["`rows.parquet` is text, expected a Parquet file", "hint: ", "convert that to Parquet"],
+            &["`rows.parquet` is text, expected a Parquet file", "hint: ", "`rankine convert rows.parquet --out "],
         ),
         (
             "its middle is zeros",

@@ -9,6 +9,7 @@ mod chat;
 mod check;
 mod completions;
 mod consumers;
+mod convert;
 mod device_fault;
 mod doctor;
 mod eval;
@@ -80,6 +81,8 @@ enum Verb {
     Plan(plan::PlanArgs),
     /// Shows rows as tokens, what of them is trained, and what becomes of every row
     Preview(preview::PreviewArgs),
+    /// Converts JSON, JSONL, CSV, TSV, texts or other Parquet to a Parquet file that a recipe reads
+    Convert(convert::ConvertArgs),
     /// Trains what a recipe describes: an adapter, or every weight of the base
     Train(train::TrainArgs),
     /// Goes on with a run that was stopped, from its latest checkpoint
@@ -227,6 +230,7 @@ impl Command {
             Verb::Check(args) => check::check(&args),
             Verb::Plan(args) => plan::plan(&args),
             Verb::Preview(args) => preview::preview(&args, &terminal),
+            Verb::Convert(args) => convert::convert(&args, &terminal),
             Verb::Train(args) => train::train(&args, &terminal),
             Verb::Resume(args) => resume::resume(&args, &terminal),
             Verb::Report(args) => report::report(&args, &terminal),

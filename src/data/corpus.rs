@@ -314,7 +314,14 @@ mod tests {
         fn source<const ROWS: usize>(&self, name: &str, format: Format, columns: &[(&str, [&str; ROWS])]) -> Source {
             let path = self.folder.path().join(name);
             write_table(&path, columns.iter().map(|(name, rows)| (*name, texts(*rows))).collect(), 2);
-            Source { files: vec![path], format, columns: BTreeMap::new(), roles: BTreeMap::new(), train_on: TrainOn::Assistant }
+            Source {
+                files: vec![path],
+                format,
+                columns: BTreeMap::new(),
+                roles: BTreeMap::new(),
+                train_on: TrainOn::Assistant,
+                system: None,
+            }
         }
 
         fn open(&self, sources: &[Source], limits: Limits) -> Result<Corpus, Error> {

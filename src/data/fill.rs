@@ -126,6 +126,7 @@ fn stamp(file: &Path, source: &Source, encoder: &Encoder) -> Result<Stamp, Error
         columns.into_iter().map(|column| (column.canonical, column.name)).collect::<Vec<_>>(),
         source.train_on.word(),
         &source.roles,
+        &source.system,
     );
     Ok(Stamp { kind: EntryKind::Tokens, key: files::hash_bytes(format!("{parts:?}").as_bytes()), source: hash })
 }
@@ -189,7 +190,7 @@ fn encode_row(source: &Source, encoder: &Encoder, batch: &Batch, row: usize) -> 
         Ok(Encoded::Broken(visible(&reason).chars().take(MAX_REASON).collect()))
     };
     let Read { example, mut unread } = match format::read(source.format, &source.roles, batch, row) {
-        Ok(Some(read)) => read,
+        Ok(Some(read)) => read.with_system(source.system.as_deref()),
         Ok(None) => return Ok(Encoded::Row(TokenRow::default(), Vec::new())),
         Err(format::Error::Cell(parquet::Error::Cell { column, reason, .. })) => return broken(&column, &reason),
         Err(format::Error::Cell(error)) => return Err(error.into()),

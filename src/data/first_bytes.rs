@@ -4,6 +4,8 @@ use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
+use crate::fault::shell_word;
+
 /// Bytes that are looked at.
 const HEAD_BYTES: u64 = 1 << 16;
 
@@ -122,23 +124,51 @@ impl Content {
     }
 
     /// The way from such a file to a Parquet file.
-    pub fn hint(self) -> &'static str {
+    pub fn hint(self, path: &Path) -> String {
+        let file = shell_word(&path.display().to_string());
+        let mut out = path.to_owned();
+        if ends_with(path, &["gz", "zst", "zstd"]) {
+            out.set_extension("");
+        }
+        if out.extension().is_some_and(|end| end == "parquet") {
+            out.set_extension("converted.parquet");
+        } else {
+            out.set_extension("parquet");
+        }
+        let convert = format!("`rankine convert {file} --out {}`", shell_word(&out.display().to_string()));
         match self {
-            Self::JsonLines | Self::Json | Self::Csv | Self::Tsv => {
-                "convert it to Parquet first; the README has a line for it, in section Data"
+            Self::JsonLines | Self::Json => format!("{convert} makes a Parquet file of it"),
+            Self::Csv | Self::Tsv => format!(
+                "{convert} makes a Parquet file of it; with `--format chat --columns prompt=COLUMN,completion=COLUMN` two of its columns become a conversation"
+            ),
+            Self::Gzip | Self::Zstd if ends_with(path, &["gz", "zst", "zstd"]) => {
+                format!("{convert} makes a Parquet file of it, if it holds JSON Lines, JSON or CSV")
             }
-            Self::Gzip | Self::Zstd => "unpack it, and convert it to Parquet; the README has a line for it, in section Data",
+            Self::Gzip | Self::Zstd => format!(
+                "unpack it; of JSON Lines, JSON or CSV `rankine convert FILE --out {}` makes a Parquet file",
+                shell_word(&out.display().to_string())
+            ),
+            Self::Text if ends_with(path, &["txt", "md", "text"]) => format!(
+                "{convert} makes one row of the whole text; for more, bring it into JSON Lines, one `{{\"text\": ..}}` a line, or into a folder of texts"
+            ),
             Self::Text => {
-                "write JSON Lines, one `{\"text\": ..}` a line, and convert that to Parquet; the README has a line for it, in section Data"
+                format!("bring it into JSON Lines, one `{{\"text\": ..}}` a line; then {convert} makes a Parquet file of it")
             }
-            Self::Utf16 => "save it as UTF-8, and convert it to Parquet; the README has a line for it, in section Data",
-            Self::Page => "download it again: a server answered with a page, such as one that asks to log in",
-            Self::GitPointer => "fetch the file itself with `git lfs pull`",
-            Self::Gguf => "a model is named in `base_model`, as a Hugging Face folder",
-            Self::Pickle => "a pickle can run code and is not read: write the rows as Parquet",
-            Self::Zip | Self::Arrow | Self::Orc | Self::Avro | Self::Sqlite | Self::Pdf => "write its rows as Parquet",
+            Self::Utf16 => format!("save it as UTF-8; of JSON Lines, JSON or CSV {convert} makes a Parquet file"),
+            Self::Page => "download it again: a server answered with a page, such as one that asks to log in".to_owned(),
+            Self::GitPointer => "fetch the file itself with `git lfs pull`".to_owned(),
+            Self::Gguf => "a model is named in `base_model`, as a Hugging Face folder".to_owned(),
+            Self::Pickle => "a pickle can run code and is not read: write the rows as Parquet, JSON Lines or CSV".to_owned(),
+            Self::Zip | Self::Arrow | Self::Orc | Self::Avro | Self::Sqlite | Self::Pdf => {
+                "write its rows as Parquet, JSON Lines or CSV; `rankine convert FILE --out FILE.parquet` takes the latter two"
+                    .to_owned()
+            }
         }
     }
+}
+
+fn ends_with(path: &Path, endings: &[&str]) -> bool {
+    path.extension().is_some_and(|of| endings.iter().any(|end| of.eq_ignore_ascii_case(end)))
 }
 
 fn of_text(text: &str, path: &Path) -> Content {
@@ -213,5 +243,14 @@ mod tests {
         ] {
             assert_eq!(Content::of_head(head, Path::new(name)), expected, "{name}: {}", String::from_utf8_lossy(head));
         }
+    }
+
+    #[test]
+    fn the_way_to_parquet_writes_over_no_input() {
+        let hint = |content: Content, name: &str| content.hint(Path::new(name));
+        assert!(hint(Content::JsonLines, "law.jsonl").contains("`rankine convert law.jsonl --out law.parquet`"));
+        assert!(hint(Content::Csv, "a b.csv").contains("`rankine convert 'a b.csv' --out 'a b.parquet'`"));
+        assert!(hint(Content::JsonLines, "x.parquet").contains("`rankine convert x.parquet --out x.converted.parquet`"));
+        assert!(hint(Content::Gzip, "x.jsonl.gz").contains("--out x.parquet`"), "{}", hint(Content::Gzip, "x.jsonl.gz"));
     }
 }

@@ -95,7 +95,20 @@ pub fn wanted(format: Format, names: &BTreeMap<String, String>) -> Vec<Wanted> {
         let optional = optional && !names.contains_key(*canonical);
         Wanted { canonical, name: column_name(canonical, names), kind, optional }
     };
-    format.columns().iter().map(wanted).collect()
+    format.columns().iter().filter(|canonical| is_read(format, names, canonical)).map(wanted).collect()
+}
+
+/// Whether a conversation is made of a question and an answer: where the recipe names their columns.
+fn is_table(names: &BTreeMap<String, String>) -> bool {
+    ["prompt", "completion"].iter().any(|canonical| names.contains_key(*canonical))
+}
+
+fn is_read(format: Format, names: &BTreeMap<String, String>, canonical: &str) -> bool {
+    match (format, canonical) {
+        (Format::Chat, "messages") => !is_table(names),
+        (Format::Chat, "prompt" | "completion") => is_table(names),
+        _ => true,
+    }
 }
 
 /// The file's name of a canonical column.
@@ -109,6 +122,7 @@ pub fn main_column(format: Format, names: &BTreeMap<String, String>) -> String {
         Format::Text => "text",
         Format::Completion => "completion",
         Format::Instruction => "output",
+        Format::Chat if is_table(names) => "completion",
         Format::Chat => "messages",
     };
     column_name(canonical, names)
@@ -231,11 +245,21 @@ impl Cells<'_> {
         Ok(Some(Example::Chat(whole).into()))
     }
 
+    /// The turns of a question and its answer; none where one of them is missing.
+    fn question(&self) -> Result<Option<Vec<Value>>, Error> {
+        let (prompt, completion) = (self.text("prompt")?, self.filled("completion")?);
+        let turn = |role: &str, content: String| json!({"role": role, "content": content});
+        Ok(prompt.zip(completion).map(|(prompt, completion)| vec![turn("user", prompt), turn("assistant", completion)]))
+    }
+
     fn chat(&self) -> Result<Option<Read>, Error> {
         let (tools, system) = (self.parsed("tools", turns::tools)?, self.filled("system")?);
-        let Some(turns) = self.parsed("messages", turns::turns)? else { return Ok(None) };
-        let mut chat =
-            chat(turns, tools, self.roles).map_err(|cause| Error::Content { column: "messages", cause: cause.into() })?;
+        let (column, turns) = match self.batch.has("completion") {
+            true => ("completion", self.question()?),
+            false => ("messages", self.parsed("messages", turns::turns)?),
+        };
+        let Some(turns) = turns else { return Ok(None) };
+        let mut chat = chat(turns, tools, self.roles).map_err(|cause| Error::Content { column, cause: cause.into() })?;
         chat.conversation.variables = self.parsed("chat_template_kwargs", turns::variables)?;
         Ok(Some(match system {
             Some(system) => with_system(chat, &system),
@@ -244,15 +268,37 @@ impl Cells<'_> {
     }
 }
 
-/// The conversation with the system message of its column, if it has none of its own.
-fn with_system(mut chat: Chat, system: &str) -> Read {
-    let first = &chat.conversation.messages[0];
-    if first["role"] == "system" || first["role"] == "developer" {
-        let unread = if first["content"] == system { Vec::new() } else { vec![Unread::System] };
-        return Read { example: Example::Chat(chat), unread };
-    }
+/// Whether a conversation has a system message of its own.
+fn has_system(chat: &Chat) -> bool {
+    let first = chat.conversation.messages.first();
+    first.is_some_and(|first| first["role"] == "system" || first["role"] == "developer")
+}
+
+fn put_in_front(chat: &mut Chat, system: &str) {
     chat.conversation.messages.insert(0, json!({"role": "system", "content": system}));
     chat.trained.insert(0, None);
+}
+
+impl Read {
+    /// The conversation with the data set's system message in front where it has none; any other row as it is.
+    #[must_use]
+    pub fn with_system(mut self, system: Option<&str>) -> Self {
+        if let (Example::Chat(chat), Some(system)) = (&mut self.example, system)
+            && !has_system(chat)
+        {
+            put_in_front(chat, system);
+        }
+        self
+    }
+}
+
+/// The conversation with the system message of its column, if it has none of its own.
+fn with_system(mut chat: Chat, system: &str) -> Read {
+    if has_system(&chat) {
+        let unread = if chat.conversation.messages[0]["content"] == system { Vec::new() } else { vec![Unread::System] };
+        return Read { example: Example::Chat(chat), unread };
+    }
+    put_in_front(&mut chat, system);
     Example::Chat(chat).into()
 }
 

@@ -116,7 +116,7 @@ impl Meant {
         }
         // Whoever names columns has chosen the format with care.
         let is_plain = wanted.iter().all(|of| of.name == of.canonical);
-        match detected(columns).filter(|(format, _)| is_plain && !format.columns().contains(&missing.canonical)) {
+        match detected(columns).filter(|(format, _)| is_plain && !reads(*format, missing.canonical)) {
             Some((format, names)) => Self::Format(format, names),
             None => Self::Unknown(known),
         }
@@ -153,6 +153,10 @@ impl Meant {
             }
         }
     }
+}
+
+fn reads(format: Format, canonical: &str) -> bool {
+    format::wanted(format, &BTreeMap::new()).iter().any(|of| of.canonical == canonical)
 }
 
 /// `{prompt: question, completion: answer}`.

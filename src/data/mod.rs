@@ -6,6 +6,7 @@ mod batch;
 mod cache;
 mod cells;
 mod chosen;
+pub mod convert;
 mod corpus;
 mod encode;
 mod fate;

@@ -138,7 +138,7 @@ impl Explain for Error {
         match self {
             Self::File(error) => error.hint(),
             Self::Damaged { .. } => Some("download or copy it again".into()),
-            Self::Other { content, .. } => Some(content.hint().to_owned()),
+            Self::Other { path, content } => Some(content.hint(path)),
             Self::Missing { meant, .. } => Some(meant.hint()),
             Self::Unreadable { .. } => Some("download or copy the file again and compare its size with the original".into()),
             Self::Cell { reason: cells::Error::NotUtf8(_), .. } => Some("write the column as UTF-8 text".into()),
@@ -379,6 +379,11 @@ impl Batch {
     /// Rows of the batch.
     pub fn rows(&self) -> usize {
         self.rows
+    }
+
+    /// Whether the file has a column, by its canonical name.
+    pub fn has(&self, canonical: &str) -> bool {
+        self.columns.iter().any(|(column, _)| column.canonical == canonical)
     }
 
     /// Where a row of the batch is in the file.

@@ -27,6 +27,8 @@ pub struct Source {
     pub roles: BTreeMap<String, String>,
     /// The tokens that carry a loss.
     pub train_on: TrainOn,
+    /// The system message of conversations that have none.
+    pub system: Option<String>,
 }
 
 /// A path that leads to no file.
@@ -70,7 +72,7 @@ impl Explain for Error {
     fn hint(&self) -> Option<String> {
         match self {
             Self::NotFound { nearby, other: Some((path, content)), .. } if nearby.is_empty() => {
-                Some(format!("there is `{}`, which is {}: {}", path.display(), content.describe(), content.hint()))
+                Some(format!("there is `{}`, which is {}: {}", path.display(), content.describe(), content.hint(path)))
             }
             Self::NotFound { nearby, .. } if nearby.is_empty() => {
                 Some("give a Parquet file, a glob or a folder that holds `*.parquet`".into())

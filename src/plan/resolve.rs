@@ -20,7 +20,7 @@ use crate::data::{self, Encoder, Limits, Packing, Source};
 use crate::device::{Choice, Halves};
 use crate::export::consumers::{Facts, portability};
 use crate::export::gguf::architecture_name;
-use crate::fault::Fault;
+use crate::fault::{Explain, Fault};
 use crate::files::{cache_folder, guarded};
 use crate::hub::{Missing, ModelId, Snapshot};
 use crate::infer::Question;
@@ -316,7 +316,11 @@ fn sources(section: &str, datasets: &[Dataset], has_template: bool, filled: &mut
 
 fn source(section: &str, dataset: &Dataset, has_template: bool, filled: &mut Filled, faults: &mut Vec<Fault>) -> Option<Source> {
     let path = filled.optional(&format!("{section}.path"), dataset.path.as_ref(), |path| json!(path));
-    let format = filled.optional(&format!("{section}.format"), dataset.format.as_ref(), |format| json!(format.word()))?;
+    let format = filled.optional(&format!("{section}.format"), dataset.format.as_ref(), |format| json!(format.word()));
+    let Some(format) = format else {
+        propose(section, path.as_deref(), faults);
+        return None;
+    };
     let columns = dataset.columns.iter().map(|(name, said)| (name.clone(), said.value.clone())).collect();
     for (name, said) in &dataset.columns {
         filled.plain(&format!("{section}.columns.{name}"), Some(said), String::new());
@@ -326,6 +330,7 @@ fn source(section: &str, dataset: &Dataset, has_template: bool, filled: &mut Fil
     filled.optional(&format!("{section}.roles"), said.as_ref(), |roles| json!(roles));
     let default = if format == Format::Text { TrainOn::All } else { TrainOn::Assistant };
     let train_on = filled.word(&format!("{section}.train_on"), dataset.train_on.as_ref(), default);
+    let system = filled.optional(&format!("{section}.system"), dataset.system.as_ref(), |system| json!(system));
     if !has_template && is_rendered(dataset) {
         let place = &dataset.format.as_ref()?.place;
         let hint = "name a template file with `chat_template`, or use a base that was trained to chat";
@@ -340,7 +345,26 @@ fn source(section: &str, dataset: &Dataset, has_template: bool, filled: &mut Fil
     for file in &files {
         noted(data::inspect(file, format, &columns), place, faults);
     }
-    Some(Source { files, format, columns, roles, train_on })
+    Some(Source { files, format, columns, roles, train_on, system })
+}
+
+/// Says in the fault of a missing format which one the rows seem to have.
+fn propose(section: &str, path: Option<&str>, faults: &mut [Fault]) {
+    let missing = format!("missing key `format` in `{section}`");
+    let fault = faults.iter_mut().find(|fault| fault.message == missing);
+    let file = || data::find_files(path?).ok()?.into_iter().next();
+    let (Some(fault), Some(file)) = (fault, file()) else { return };
+    match data::candidates(&file) {
+        Ok(columns) => {
+            let Some((format, names)) = data::detected(&columns) else { return };
+            let names = if names.is_empty() { String::new() } else { format!(" with `columns: {}`", data::in_recipe(&names)) };
+            fault.hint = Some(format!("the columns of `{}` look like those of `format: {format}`{names}", file.display()));
+        }
+        Err(error @ data::TableError::Other { .. }) => {
+            fault.hint = error.hint().map(|hint| format!("`{}` is no Parquet file: {hint}", file.display()));
+        }
+        Err(_) => {}
+    }
 }
 
 impl Plan {

@@ -115,6 +115,7 @@ impl Plan {
             columns: BTreeMap::new(),
             roles: BTreeMap::new(),
             train_on: TrainOn::All,
+            system: None,
         };
         let of_recipe = self.sources.first().filter(|_| reading == Reading::FirstDataset).cloned();
         let source = Source { files: find_files(path).map_err(|error| placed(name, &error))?, ..of_recipe.unwrap_or(text) };

@@ -38,12 +38,40 @@ fn in_dataset(dataset: &Dataset, notes: &Notes) {
         let fault = Fault::new(format!("roles: format `{format}` has no roles"));
         notes.say(&role.place, fault.hint("remove `roles`; conversations are of format `chat`"));
     }
+    in_chat(dataset, format, notes);
     if let Some(train_on) = &dataset.train_on
         && format == Format::Text
         && train_on.value != TrainOn::All
     {
         let message = format!("train_on: `{}` does not go with format `text`, where every token is trained", train_on.value);
         notes.say(&train_on.place, Fault::new(message).hint("remove `train_on`"));
+    }
+}
+
+/// A chat is a list of turns, or a question and an answer; no other format has a system message.
+fn in_chat(dataset: &Dataset, format: Format, notes: &Notes) {
+    if let Some(system) = dataset.system.as_ref().filter(|_| format != Format::Chat) {
+        let message = format!("system: format `{format}` has no system message, `chat` has");
+        notes.say(&system.place, Fault::new(message).hint("remove `system`, or set `format: chat`"));
+    }
+    if format != Format::Chat {
+        return;
+    }
+    let named = |name: &str| dataset.columns.get(name);
+    let hint = "name the two columns of a table, such as `columns: {prompt: question, completion: answer}`";
+    match (named("messages"), named("prompt"), named("completion")) {
+        (Some(_), Some(other), _) | (Some(_), None, Some(other)) => {
+            let fault =
+                Fault::new("columns: a chat is read from `messages`, or from `prompt` and `completion`, and not from both");
+            notes.say(&other.place, fault.hint("remove `messages`, or the other two"));
+        }
+        (None, Some(only), None) => {
+            notes.say(&only.place, Fault::new("columns: a chat of `prompt` needs `completion` as well").hint(hint));
+        }
+        (None, None, Some(only)) => {
+            notes.say(&only.place, Fault::new("columns: a chat of `completion` needs `prompt` as well").hint(hint));
+        }
+        _ => {}
     }
 }
 

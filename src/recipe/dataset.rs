@@ -25,6 +25,8 @@ pub struct Dataset {
     pub roles: BTreeMap<String, Said<String>>,
     /// Which tokens carry a loss.
     pub train_on: Option<Said<TrainOn>>,
+    /// The system message of conversations that have none.
+    pub system: Option<Said<String>>,
 }
 
 impl Dataset {
@@ -39,6 +41,7 @@ impl Dataset {
             columns: section.table_of("columns", Shape::Text, |_, value| value.text()),
             roles: section.table_of("roles", Shape::Text, |_, value| value.text()),
             train_on: section.word("train_on", &[]),
+            system: section.text("system"),
         }
     }
 }

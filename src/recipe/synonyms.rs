@@ -611,7 +611,7 @@ const VALUES: &[(&str, &[&str], &str)] = &[
     (
         "format",
         &["json", "jsonl", "csv", "tsv", "parquet", "arrow"],
-        "`format` is the shape of a row, such as `chat`; data are Parquet files",
+        "`format` is the shape of a row, such as `chat`; data are Parquet files, which `rankine convert FILE --out FILE.parquet` makes",
     ),
     ("train_on", &["true", "inputs", "everything", "full"], "set `train_on: all`"),
     (

@@ -122,7 +122,7 @@ pub(super) const BROKEN: &[(&str, &str)] = &[
     ),
     (
         "    columns: {conversations: messages}",
-        "x.yaml:5:30: columns: format `chat` has no column `conversations`, expected `messages`, `tools`, `system` or `chat_template_kwargs` | the format's name comes first: `messages: conversations`",
+        "x.yaml:5:30: columns: format `chat` has no column `conversations`, expected `messages`, `tools`, `prompt`, `completion`, `system` or `chat_template_kwargs` | the format's name comes first: `messages: conversations`",
     ),
     ("adapter:\n  - r: 1", "x.yaml:6:3: adapter: expected keys with values, found `[{r: 1}]`"),
     ("adapter:\n  lora_r: 1", "x.yaml:6:3: unknown key `lora_r` in `adapter` | did you mean `r`?"),
@@ -284,7 +284,7 @@ pub(super) const BROKEN: &[(&str, &str)] = &[
     ),
     (
         "    columns: {text: a}",
-        "x.yaml:5:21: columns: format `chat` has no column `text`, expected `messages`, `tools`, `system` or `chat_template_kwargs` | the format's name comes first: `messages: a`",
+        "x.yaml:5:21: columns: format `chat` has no column `text`, expected `messages`, `tools`, `prompt`, `completion`, `system` or `chat_template_kwargs` | the format's name comes first: `messages: a`",
     ),
     ("    train_on: none", "x.yaml:5:15: datasets.0.train_on: expected `assistant`, `all` or `last`, found `none`"),
     (

@@ -22,8 +22,14 @@ fn one_shard_with_an_extra_column() {
     desk.write_rows("shards/c.parquet", vec![("text", texts(["four four four"]))]);
     let base = encoder(&golden(BASE), None);
     let (files, train_on) = (find_files(&desk.path("shards").display().to_string()).unwrap(), rankine::terms::TrainOn::All);
-    let shards =
-        rankine::data::Source { files, format: Format::Text, columns: BTreeMap::new(), roles: BTreeMap::new(), train_on };
+    let shards = rankine::data::Source {
+        files,
+        format: Format::Text,
+        columns: BTreeMap::new(),
+        roles: BTreeMap::new(),
+        train_on,
+        system: None,
+    };
     let expected = ["one", "two two", "three", "four four four"].map(|text| format!("<|begin_of_text|>«{text}<|eot_id|>»"));
     assert_eq!(seen(&desk, &base, &[shards]), expected);
 

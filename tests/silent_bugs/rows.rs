@@ -50,6 +50,7 @@ pub fn source(desk: &Desk, name: &str, format: Format, columns: Vec<(&str, Array
         columns: BTreeMap::new(),
         roles: BTreeMap::new(),
         train_on: TrainOn::Assistant,
+        system: None,
     }
 }
 

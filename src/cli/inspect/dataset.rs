@@ -55,7 +55,7 @@ pub(super) fn look(args: &InspectArgs) -> Result<Found, Failure> {
         return Ok(found);
     };
     let folder = find_base(Some(base), None)?;
-    let source = Source { files, format, columns: names, roles: BTreeMap::new(), train_on: TrainOn::Assistant };
+    let source = Source { files, format, columns: names, roles: BTreeMap::new(), train_on: TrainOn::Assistant, system: None };
     lengths(&encoder(&folder, format)?, source, &mut found)?;
     Ok(found)
 }

@@ -1,0 +1,95 @@
+//! Why rows are not converted.
+
+use std::path::{Path, PathBuf};
+
+use super::super::parquet;
+use super::piece::counted;
+use crate::fault::{Exit, Explain, Fault};
+use crate::files;
+
+/// Faults of rows that are printed one by one.
+pub(super) const LISTED: usize = 10;
+
+/// A conversion that came to nothing; the output is as it was.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A file cannot be read or written.
+    #[error(transparent)]
+    File(#[from] files::Error),
+    /// A Parquet file cannot be read.
+    #[error(transparent)]
+    Table(#[from] parquet::Error),
+    /// A file as a whole is not what its name or its first bytes say.
+    #[error("`{path}` {reason}")]
+    Source {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+        /// The next step.
+        hint: String,
+    },
+    /// More rows are wrong than may be left out.
+    #[error("{} cannot be converted, at most {allowed} may be left out", counted(*count as usize, "row"))]
+    Rows {
+        /// The first of them.
+        faults: Vec<Fault>,
+        /// All of them.
+        count: u64,
+        /// How many may be left out.
+        allowed: u64,
+    },
+    /// The columns do not make the format that was asked for.
+    #[error("{message}")]
+    Columns {
+        /// Both sides.
+        message: String,
+        /// The next step.
+        hint: String,
+    },
+    /// A signal ended the work.
+    #[error("stopped, nothing was written")]
+    Stopped,
+}
+
+impl Error {
+    pub(super) fn source(path: &Path, reason: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self::Source { path: path.to_owned(), reason: reason.into(), hint: hint.into() }
+    }
+
+    pub(super) fn columns(message: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self::Columns { message: message.into(), hint: hint.into() }
+    }
+}
+
+impl Explain for Error {
+    fn exit(&self) -> Exit {
+        match self {
+            Self::File(error) => error.exit(),
+            Self::Table(error) => error.exit(),
+            Self::Stopped => Exit::Signal,
+            _ => Exit::Input,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::File(error) => error.hint(),
+            Self::Table(error) => error.hint(),
+            Self::Source { hint, .. } | Self::Columns { hint, .. } => Some(hint.clone()),
+            Self::Rows { count, .. } => {
+                Some(format!("correct them, or leave them out: `rankine convert .. --max-dropped {count}`"))
+            }
+            Self::Stopped => None,
+        }
+    }
+
+    fn faults(&self) -> Vec<Fault> {
+        let summary = Fault { place: None, message: self.to_string(), hint: self.hint() };
+        match self {
+            Self::Rows { faults, .. } => faults.iter().cloned().chain([summary]).collect(),
+            Self::Table(error) => error.faults(),
+            _ => vec![summary],
+        }
+    }
+}

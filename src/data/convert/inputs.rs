@@ -1,0 +1,291 @@
+//! The files that are converted, and what each of them is: by its name, else by its first sign.
+
+use std::path::{Path, PathBuf};
+
+use super::super::first_bytes;
+use super::delimited;
+use super::error::Error;
+use super::lines;
+use super::piece::{Content, MAX_ROW_BYTES, Piece, Record, counted};
+use super::stream::Stream;
+use crate::files;
+
+/// What the text of a file is called, and where it is from.
+const TEXT_COLUMNS: [&str; 2] = ["text", "path"];
+/// Files of a folder at most.
+const MAX_FILES: usize = 1_000_000;
+/// Endings of packed files.
+const PACKED: [&str; 3] = ["gz", "zst", "zstd"];
+/// The first bytes of a Parquet file.
+const PARQUET: &[u8] = b"PAR1";
+
+/// How the rows of a file are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Form {
+    /// An array of objects, or an object a line.
+    Json,
+    /// An object a line.
+    JsonLines,
+    /// A table whose separator is looked for.
+    Csv,
+    /// A table of tabs.
+    Tsv,
+    /// One text.
+    Text,
+    /// Parquet.
+    Parquet,
+}
+
+impl Form {
+    /// What a name says.
+    pub fn of_name(path: &Path) -> Option<Self> {
+        let end = |path: &Path| path.extension().map(|end| end.to_string_lossy().to_lowercase()).unwrap_or_default();
+        let (mut name, mut ending) = (path.to_owned(), end(path));
+        if PACKED.contains(&ending.as_str()) {
+            name.set_extension("");
+            ending = end(&name);
+        }
+        match ending.as_str() {
+            "json" => Some(Self::Json),
+            "jsonl" | "ndjson" => Some(Self::JsonLines),
+            "csv" => Some(Self::Csv),
+            "tsv" | "tab" => Some(Self::Tsv),
+            "txt" | "md" | "text" => Some(Self::Text),
+            "parquet" => Some(Self::Parquet),
+            _ => None,
+        }
+    }
+
+    /// What the first bytes say, where a name says nothing, or Parquet that is none.
+    fn of_content(path: &Path) -> Option<Self> {
+        match first_bytes::Content::of(path)? {
+            first_bytes::Content::JsonLines | first_bytes::Content::Json => Some(Self::Json),
+            first_bytes::Content::Csv => Some(Self::Csv),
+            first_bytes::Content::Tsv => Some(Self::Tsv),
+            _ => None,
+        }
+    }
+
+    fn of(path: &Path) -> Result<Self, Error> {
+        let named = Self::of_name(path);
+        if let Some(form) = named.filter(|form| *form != Self::Parquet).or_else(|| Self::of_content(path)).or(named) {
+            return Ok(form);
+        }
+        let mut stream = Stream::open(path)?;
+        let head = stream.buffer()?;
+        let sign = head.iter().find(|byte| !byte.is_ascii_whitespace());
+        match sign {
+            Some(b'{' | b'[') => Ok(Self::Json),
+            _ if head.starts_with(PARQUET) => Ok(Self::Parquet),
+            _ => Err(Error::source(
+                path,
+                "has a name that does not say what it is",
+                "give it the ending .json, .jsonl, .csv, .tsv, .txt or .parquet; any of them may be packed, such as .jsonl.gz",
+            )),
+        }
+    }
+}
+
+/// A file to convert.
+#[derive(Debug)]
+pub(super) struct Input {
+    pub path: PathBuf,
+    /// As it was named, or from the folder that was.
+    pub name: String,
+    pub form: Form,
+    pub bytes: u64,
+    /// The file or folder that was named.
+    pub top: PathBuf,
+}
+
+/// The files of what was named, in that order; those of a folder are sorted.
+///
+/// # Errors
+/// There is no such file, or a folder has none that is known.
+pub(super) fn find(sources: &[PathBuf], notes: &mut Vec<String>) -> Result<Vec<Input>, Error> {
+    let mut inputs = Vec::new();
+    for source in sources {
+        if source.is_dir() {
+            inputs.extend(in_folder(source, notes)?);
+        } else {
+            let bytes = files::open_file(source)?.metadata().map_err(|cause| files::Error::new("read", source, cause))?.len();
+            if bytes == 0 {
+                return Err(Error::source(source, "is empty, expected rows", "give a file with rows"));
+            }
+            let name = source.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            inputs.push(Input { path: source.clone(), name, form: Form::of(source)?, bytes, top: source.clone() });
+        }
+    }
+    let has_tables = inputs.iter().any(|input| input.form == Form::Parquet);
+    if let Some(other) = inputs.iter().find(|input| has_tables && input.form != Form::Parquet) {
+        let hint = "convert the others first, then all Parquet files together";
+        return Err(Error::source(&other.path, "is no Parquet file, and others of the command are", hint));
+    }
+    Ok(inputs)
+}
+
+/// Files with rows; where there are none, texts.
+fn in_folder(folder: &Path, notes: &mut Vec<String>) -> Result<Vec<Input>, Error> {
+    let mut found = Vec::new();
+    walk(folder, &mut found)?;
+    found.sort();
+    let form = |path: &PathBuf| Form::of_name(path);
+    let is_texts = !found.iter().filter_map(form).any(|form| form != Form::Text);
+    let is_taken = |path: &&PathBuf| form(*path).is_some_and(|form| (form == Form::Text) == is_texts);
+    let input = |path: &PathBuf| {
+        let bytes = path.metadata().map_err(|cause| files::Error::new("read", path, cause))?.len();
+        let name = path.strip_prefix(folder).unwrap_or(path).to_string_lossy().into_owned();
+        let form = if is_texts { Form::Text } else { Form::of(path)? };
+        Ok::<_, Error>(Input { path: path.clone(), name, form, bytes, top: folder.to_owned() })
+    };
+    let inputs = found.iter().filter(is_taken).map(input).collect::<Result<Vec<_>, Error>>()?;
+    if inputs.is_empty() {
+        let reason = format!("has no file that can be converted among {}", counted(found.len(), "file"));
+        return Err(Error::source(folder, reason, "put .jsonl, .json, .csv, .tsv, .parquet, .txt or .md files into it"));
+    }
+    let others: Vec<String> = found.iter().filter(|path| !is_taken(path)).map(|path| format!("`{}`", path.display())).collect();
+    if !others.is_empty() {
+        notes.push(format!("files that are not read: {}", files::listed(&others).join(", ")));
+    }
+    Ok(inputs)
+}
+
+fn walk(folder: &Path, found: &mut Vec<PathBuf>) -> Result<(), Error> {
+    let failed = |cause| files::Error::new("read", folder, cause);
+    for entry in std::fs::read_dir(folder).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        let (path, is_hidden) = (entry.path(), entry.file_name().as_encoded_bytes().starts_with(b"."));
+        if is_hidden {
+            continue;
+        }
+        if path.is_dir() && !path.is_symlink() {
+            walk(&path, found)?;
+        } else if path.is_file() {
+            found.push(path);
+        }
+        if found.len() > MAX_FILES {
+            return Err(Error::source(folder, "has more than a million files", "convert parts of it"));
+        }
+    }
+    Ok(())
+}
+
+/// An open input.
+pub(super) enum Reader {
+    Lines(lines::Reader),
+    Table(Box<delimited::Reader>),
+    Text { stream: Stream, name: String, header: Vec<String>, is_done: bool },
+}
+
+impl Reader {
+    /// Opens a file that is not Parquet.
+    ///
+    /// # Errors
+    /// It cannot be read, or its header is wrong.
+    pub fn open(input: &Input) -> Result<Self, Error> {
+        let stream = Stream::open(&input.path)?;
+        Ok(match input.form {
+            Form::Json => Self::Lines(lines::Reader::new(stream, false)),
+            Form::JsonLines => Self::Lines(lines::Reader::new(stream, true)),
+            Form::Csv => Self::Table(Box::new(delimited::Reader::new(stream, None)?)),
+            Form::Tsv => Self::Table(Box::new(delimited::Reader::new(stream, Some(b'\t'))?)),
+            Form::Text | Form::Parquet => {
+                Self::Text { stream, name: input.name.clone(), header: TEXT_COLUMNS.map(str::to_owned).to_vec(), is_done: false }
+            }
+        })
+    }
+
+    /// Names of cells; none for JSON.
+    pub fn header(&self) -> &[String] {
+        match self {
+            Self::Lines(_) => &[],
+            Self::Table(table) => table.header(),
+            Self::Text { header, .. } => header,
+        }
+    }
+
+    pub fn stream(&self) -> &Stream {
+        match self {
+            Self::Lines(lines) => lines.stream(),
+            Self::Table(table) => table.stream(),
+            Self::Text { stream, .. } => stream,
+        }
+    }
+
+    pub fn into_stream(self) -> Stream {
+        match self {
+            Self::Lines(lines) => lines.into_stream(),
+            Self::Table(table) => table.into_stream(),
+            Self::Text { stream, .. } => stream,
+        }
+    }
+
+    /// What a person should know of how the file was read.
+    pub fn note(&self, input: &Input) -> Option<String> {
+        let said = match self {
+            Self::Lines(lines) if lines.blank > 0 => counted(lines.blank as usize, "blank line") + " passed over",
+            Self::Table(table) if input.form == Form::Csv => table.separator_note()?.to_owned(),
+            _ => return None,
+        };
+        Some(format!("`{}`: {said}", input.path.display()))
+    }
+
+    /// The next rows; none at the end.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn next_piece(&mut self) -> Result<Option<Piece>, Error> {
+        match self {
+            Self::Lines(lines) => lines.next_piece(),
+            Self::Table(table) => table.next_piece(),
+            Self::Text { is_done: true, .. } => Ok(None),
+            Self::Text { stream, name, is_done, .. } => {
+                *is_done = true;
+                text(stream, name).map(Some)
+            }
+        }
+    }
+}
+
+/// A whole file as one row.
+fn text(stream: &mut Stream, name: &str) -> Result<Piece, Error> {
+    let mut bytes = Vec::new();
+    loop {
+        let buffer = stream.buffer()?;
+        let count = buffer.len();
+        if count == 0 {
+            break;
+        }
+        bytes.extend_from_slice(buffer);
+        stream.consume(count);
+        if bytes.len() > MAX_ROW_BYTES {
+            let reason = format!("a text of more than {MAX_ROW_BYTES} bytes: split what is that long into rows");
+            return Ok(Piece { bytes: Vec::new(), records: vec![Record { line: 1, content: Content::Broken(reason) }] });
+        }
+    }
+    let end = bytes.len();
+    bytes.extend_from_slice(name.as_bytes());
+    let cells = vec![0..end, end..bytes.len()];
+    Ok(Piece { bytes, records: vec![Record { line: 1, content: Content::Cells(cells) }] })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_say_what_a_file_is() {
+        for (name, form) in [
+            ("a.json", Some(Form::Json)),
+            ("a.JSONL.gz", Some(Form::JsonLines)),
+            ("a.ndjson.zst", Some(Form::JsonLines)),
+            ("a.csv.zstd", Some(Form::Csv)),
+            ("a.tsv", Some(Form::Tsv)),
+            ("a.txt", Some(Form::Text)),
+            ("a.gz", None),
+            ("json", None),
+        ] {
+            assert_eq!(Form::of_name(Path::new(name)), form, "{name}");
+        }
+    }
+}

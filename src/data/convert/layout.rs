@@ -1,0 +1,283 @@
+//! From the columns of a source to those of the Parquet file: their names, their types, and what each must hold.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arrow::datatypes::{DataType, Field as ArrowField, Schema};
+use serde_json::{Map, Value, json};
+
+use super::super::cells::Kind;
+use super::error::Error;
+use super::json::kind;
+use super::names::{self, Proposal};
+use super::piece::Row;
+use super::shape::{Fields, Shape, list_of};
+use crate::fault::quoted as data;
+use crate::files::listed;
+use crate::terms::{Format, Term};
+
+/// Which columns get the names of a format.
+#[derive(Debug, Clone)]
+pub(super) struct Naming {
+    /// The format, where it is not to be guessed.
+    pub format: Option<Format>,
+    /// Names that are given: canonical to the file's.
+    pub columns: BTreeMap<String, String>,
+}
+
+/// How rows become those of the Parquet file.
+#[derive(Debug)]
+pub(super) struct Layout {
+    pub columns: Vec<Column>,
+    /// Columns that become a conversation.
+    pub chat: Option<ChatOf>,
+    /// What the columns make.
+    pub proposal: Option<Proposal>,
+}
+
+/// A column of the Parquet file.
+#[derive(Debug)]
+pub(super) struct Column {
+    pub source: String,
+    pub name: String,
+    /// What a format asks of it.
+    pub kind: Option<Kind>,
+    pub data_type: DataType,
+    /// Whether its values are kept as their JSON text.
+    pub is_json: bool,
+    /// What it holds, in words.
+    pub holds: String,
+    /// Rows in which it is null, and in which it is not there.
+    pub nulls: u64,
+    pub missing: u64,
+}
+
+/// The columns of a conversation of a question and an answer.
+#[derive(Debug, Clone)]
+pub(super) struct ChatOf {
+    pub prompt: String,
+    pub completion: String,
+    pub system: Option<String>,
+}
+
+/// What a format asks of a column.
+fn asked_kind(canonical: &str) -> Kind {
+    match canonical {
+        "messages" => Kind::Turns,
+        "tools" | "history" => Kind::List,
+        "chat_template_kwargs" => Kind::Object,
+        _ => Kind::Text,
+    }
+}
+
+/// The type of turns with a role and a text.
+pub(super) fn turns_type() -> DataType {
+    let field = |name| ArrowField::new(name, DataType::Utf8, true);
+    list_of(DataType::Struct(vec![field("role"), field("content")].into()))
+}
+
+/// The names of the columns of a format, from what was said and what is there.
+///
+/// # Errors
+/// They do not make the format, or a name is not there.
+pub(super) fn proposal(
+    found: &[(String, names::Holds)],
+    format: Option<Format>,
+    said: &BTreeMap<String, String>,
+) -> Result<Option<Proposal>, Error> {
+    let there: Vec<String> = found.iter().map(|(name, _)| format!("`{name}`")).collect();
+    let there = listed(&there).join(", ");
+    let known = |canonical: &String| Format::WORDS.iter().any(|(_, format)| format.columns().contains(&canonical.as_str()));
+    if let Some((canonical, name)) = said.iter().find(|(canonical, _)| !known(canonical)) {
+        let hint = format!("the format's name comes first, such as `--columns prompt={name}`");
+        return Err(Error::columns(format!("--columns: no format has a column `{canonical}`"), hint));
+    }
+    if let Some((canonical, name)) = said.iter().find(|(_, name)| !found.iter().any(|(other, _)| other == *name)) {
+        let message = format!("--columns: `{canonical}={name}`, the rows have no `{name}`; they have {there}");
+        return Err(Error::columns(message, "name one that they have"));
+    }
+    match (names::propose(found, format, said), format) {
+        (Some(proposal), _) => Ok(Some(proposal)),
+        (None, None) if said.is_empty() => Ok(None),
+        (None, format) => {
+            let (asked, what) = match format {
+                Some(format) => (names::asked(format).join(", or "), format!("`--format {format}`")),
+                None => ("the other columns of its format".into(), "`--columns`".into()),
+            };
+            let message = format!("{what} needs {asked} of text or turns; the rows have {there}");
+            Err(Error::columns(message, "say which column holds what, such as `--columns prompt=question,completion=answer`"))
+        }
+    }
+}
+
+impl Layout {
+    /// The layout of rows with these columns.
+    ///
+    /// # Errors
+    /// They do not make the format that was asked for.
+    pub fn of(fields: &Fields, naming: &Naming) -> Result<Self, Error> {
+        if fields.is_crowded {
+            let hint = "put what belongs together into one object, such as `{\"meta\": {..}}`";
+            return Err(Error::columns("the rows have more than 256 different columns", hint));
+        }
+        let found: Vec<_> = fields.fields.iter().map(|field| (field.name.clone(), field.holds())).collect();
+        let proposal = proposal(&found, naming.format, &naming.columns)?;
+        let names = proposal.as_ref().map(|proposal| &proposal.columns);
+        let chat = proposal.as_ref().and_then(ChatOf::of);
+        let canonical = |name: &str| names?.iter().find(|(_, source)| *source == name).map(|(canonical, _)| canonical.clone());
+        let mut layout = Self { columns: Vec::new(), chat, proposal: proposal.clone() };
+        for field in &fields.fields {
+            let column = Column::of(field, fields.count);
+            let column = match canonical(&field.name) {
+                Some(_) if layout.chat.is_some() => continue,
+                Some(name) => Column { kind: Some(asked_kind(&name)), name, ..column }.settled(),
+                None => column,
+            };
+            layout.columns.push(column);
+        }
+        if layout.chat.is_some() {
+            layout.columns.insert(0, Column::of_chat());
+        }
+        layout.check_names()?;
+        Ok(layout)
+    }
+
+    fn check_names(&self) -> Result<(), Error> {
+        let is_twice = |column: &&Column| self.columns.iter().filter(|other| other.name == column.name).count() > 1;
+        let renamed = |column: &&Column| column.name != column.source;
+        match self.columns.iter().filter(is_twice).find(renamed) {
+            None => Ok(()),
+            Some(column) => {
+                let (name, source) = (&column.name, if column.source.is_empty() { "messages" } else { &column.source });
+                let message = format!("`{source}` would be the column `{name}`, and the rows have another `{name}`");
+                Err(Error::columns(message, "rename that one in the source, or choose other columns with `--columns`"))
+            }
+        }
+    }
+
+    /// The schema of the Parquet file.
+    pub fn schema(&self) -> Arc<Schema> {
+        let field = |column: &Column| ArrowField::new(&column.name, column.data_type.clone(), true);
+        Arc::new(Schema::new(self.columns.iter().map(field).collect::<Vec<_>>()))
+    }
+
+    /// A row as the Parquet file has it.
+    ///
+    /// # Errors
+    /// A column holds what its format cannot read.
+    pub fn apply(&self, mut row: Row) -> Result<Row, String> {
+        let mut made = Map::new();
+        for column in &self.columns {
+            let value = match &self.chat {
+                Some(chat) if column.source.is_empty() => chat.messages(&mut row)?,
+                _ => row.remove(&column.source).unwrap_or_default(),
+            };
+            made.insert(column.name.clone(), column.stored(value)?);
+        }
+        Ok(made)
+    }
+}
+
+impl Column {
+    fn of(field: &super::shape::Field, rows: u64) -> Self {
+        let data_type = field.shape.data_type();
+        Self {
+            source: field.name.clone(),
+            name: field.name.clone(),
+            kind: None,
+            is_json: data_type.is_none(),
+            data_type: data_type.unwrap_or(DataType::Utf8),
+            holds: field.shape.describe(),
+            nulls: field.nulls,
+            missing: rows - field.count,
+        }
+    }
+
+    fn of_chat() -> Self {
+        let kind = Some(Kind::Turns);
+        let (source, name, holds) = (String::new(), "messages".to_owned(), "a list of objects".to_owned());
+        Self { source, name, kind, data_type: turns_type(), is_json: false, holds, nulls: 0, missing: 0 }
+    }
+
+    /// Text is text whatever there was. Turns that are texts of JSON in some rows stay what they are in each.
+    fn settled(self) -> Self {
+        match self.kind {
+            Some(Kind::Text) => Self { data_type: DataType::Utf8, is_json: false, ..self },
+            _ => self,
+        }
+    }
+
+    /// A value in the form in which it is written.
+    fn stored(&self, value: Value) -> Result<Value, String> {
+        if value.is_null() {
+            return Ok(value);
+        }
+        let wrong = |expected: &str| Err(format!("column `{}` holds {}, expected {expected}", self.source, quoted(&value)));
+        match (self.kind, &value) {
+            (Some(Kind::Text), Value::String(_)) | (None, _) => {}
+            (Some(Kind::Text), _) => return wrong("text"),
+            (Some(Kind::Turns), Value::Array(turns)) => {
+                if let Some(other) = turns.iter().find(|turn| !turn.is_object()) {
+                    return Err(format!("column `{}` has {} among its turns, expected objects", self.source, quoted(other)));
+                }
+            }
+            (Some(Kind::List), Value::Array(_)) | (Some(Kind::Object), Value::Object(_)) => {}
+            (Some(Kind::Object), Value::String(text)) if is_object(text) => return Ok(value),
+            // A list as JSON text is read as well, and goes through as it is.
+            (Some(Kind::Turns | Kind::List), Value::String(text)) if is_list(text) => return Ok(value),
+            (Some(kind), _) => return wrong(kind.describe()),
+        }
+        Ok(if self.is_json { Value::String(value.to_string()) } else { value })
+    }
+}
+
+fn is_list(text: &str) -> bool {
+    text.trim().is_empty() || serde_json::from_str::<Vec<serde::de::IgnoredAny>>(text).is_ok()
+}
+
+fn is_object(text: &str) -> bool {
+    text.trim().is_empty() || serde_json::from_str::<BTreeMap<String, serde::de::IgnoredAny>>(text).is_ok()
+}
+
+/// A value's kind, with its beginning where that says more.
+fn quoted(value: &Value) -> String {
+    const MAX_SHOWN: usize = 40;
+    let text = value.to_string();
+    let shown: String = text.chars().take(MAX_SHOWN).collect();
+    let dots = if shown.len() < text.len() { ".." } else { "" };
+    format!("{}, `{}`", kind(value), data(format!("{shown}{dots}")))
+}
+
+impl ChatOf {
+    pub fn of(proposal: &Proposal) -> Option<Self> {
+        let name = |canonical: &str| proposal.columns.get(canonical).cloned();
+        let is_table = proposal.format == Format::Chat && name("messages").is_none();
+        is_table.then_some(())?;
+        Some(Self { prompt: name("prompt")?, completion: name("completion")?, system: name("system") })
+    }
+
+    /// The conversation of a row; null where there is no question or no answer, of which nothing could be learned.
+    pub fn messages(&self, row: &mut Row) -> Result<Value, String> {
+        let mut text = |name: &String| match row.remove(name) {
+            None | Some(Value::Null) => Ok(None),
+            Some(Value::String(text)) => Ok(Some(text)),
+            Some(other) => Err(format!("column `{name}` holds {}, expected text", quoted(&other))),
+        };
+        let (prompt, completion) = (text(&self.prompt)?, text(&self.completion)?.filter(|text| !text.is_empty()));
+        let system = self.system.as_ref().map(text).transpose()?.flatten().filter(|text| !text.is_empty());
+        let (Some(prompt), Some(completion)) = (prompt, completion) else { return Ok(Value::Null) };
+        let turn = |role: &str, content: String| json!({"role": role, "content": content});
+        let turns = system.map(|system| turn("system", system)).into_iter();
+        Ok(turns.chain([turn("user", prompt), turn("assistant", completion)]).collect())
+    }
+}
+
+/// Whether a shape had values of several kinds, for a note.
+pub(super) fn is_mixed(column: &Column) -> bool {
+    column.is_json && column.kind != Some(Kind::Text)
+}
+
+/// The shape of nothing that was seen, for files without rows.
+pub(super) fn is_empty(fields: &Fields) -> bool {
+    fields.count == 0 || fields.fields.iter().all(|field| field.shape == Shape::Nothing)
+}

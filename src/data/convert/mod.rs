@@ -1,0 +1,382 @@
+//! JSON, JSONL, CSV, TSV, texts and Parquet of another shape to a Parquet file that a recipe reads.
+//!
+//! Two passes, each with a few megabytes in memory: the first finds the columns and their types over all rows, the second writes.
+//! Every row is kept, or told with its line and the reason.
+
+mod delimited;
+mod error;
+mod inputs;
+mod json;
+mod layout;
+mod lines;
+mod names;
+mod output;
+mod piece;
+mod reshape;
+mod shape;
+mod stream;
+mod walk;
+
+pub use error::Error;
+pub use names::Proposal;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+
+use serde_json::Value;
+
+use super::licence;
+use crate::fault::quoted;
+use crate::files::{self, Hash, listed};
+use crate::report::Reporter;
+use crate::terms::Format;
+use inputs::{Form, Input};
+use layout::{Column, Layout, Naming};
+use output::Table;
+use piece::{Piece, Record, Row, Wrong, in_parallel};
+use shape::Fields;
+use walk::{Dropped, Work};
+
+/// What is to be converted.
+#[derive(Debug)]
+pub struct Order {
+    /// Files and folders.
+    pub sources: Vec<PathBuf>,
+    /// The Parquet file.
+    pub out: PathBuf,
+    /// The format of the rows, where it is not to be guessed.
+    pub format: Option<Format>,
+    /// Canonical column name to the name in the source.
+    pub columns: BTreeMap<String, String>,
+    /// Rows that may be left out.
+    pub max_dropped: u64,
+    /// The license of the rows, where it is not to be looked for beside them.
+    pub license: Option<String>,
+}
+
+/// What was written.
+#[derive(Debug)]
+pub struct Converted {
+    /// Rows of the Parquet file.
+    pub rows: u64,
+    /// Rows of the source that were left out.
+    pub dropped: u64,
+    /// What the columns make.
+    pub proposal: Option<Proposal>,
+    /// Its columns.
+    pub columns: Vec<ColumnFound>,
+    /// The hash of the source; of several files that of the lines which `b3sum` prints for them.
+    pub source_hash: Hash,
+    /// The license that is stated for it.
+    pub license: Option<String>,
+    /// Bytes of the source.
+    pub source_bytes: u64,
+    /// Bytes of the Parquet file.
+    pub bytes: u64,
+    /// What a person should know.
+    pub notes: Vec<String>,
+}
+
+/// A column of the Parquet file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ColumnFound {
+    /// Its name.
+    pub name: String,
+    /// The name in the source; empty for a conversation that was made of several.
+    pub source: String,
+    /// What it holds, in words.
+    pub holds: String,
+    /// Whether values are kept as their JSON text.
+    pub is_json: bool,
+    /// Whether the format reads it.
+    pub is_read: bool,
+    /// Rows in which it is null.
+    pub nulls: u64,
+    /// Rows that have no such column.
+    pub missing: u64,
+}
+
+/// Converts, to a file that is whole or absent.
+///
+/// # Errors
+/// A source cannot be read, too many rows are wrong, the columns do not make the format, or the disk is full.
+pub fn convert(order: &Order, stop: &AtomicBool, report: Reporter) -> Result<Converted, Error> {
+    let mut notes = Vec::new();
+    let inputs = inputs::find(&order.sources, &mut notes)?;
+    let license = order.license.clone().or_else(|| license_of(&inputs));
+    let naming = Naming { format: order.format, columns: order.columns.clone() };
+    let job = Job { inputs: &inputs, out: &order.out, naming: &naming, max_dropped: order.max_dropped, license };
+    let mut converted = if inputs.iter().any(|input| input.form == Form::Parquet) {
+        reshape::reshape(&job, stop, report)?
+    } else {
+        files::guarded(|| job.run(stop, report)).map_err(|said| internal(&order.out, said))??
+    };
+    notes.append(&mut converted.notes);
+    converted.notes = notes;
+    Ok(converted)
+}
+
+fn internal(out: &Path, said: String) -> Error {
+    // What went wrong may hold the row that it was about.
+    files::Error::new("write", out, std::io::Error::other(format!("internal error: {}", quoted(said)))).into()
+}
+
+/// A conversion whose inputs are known.
+struct Job<'a> {
+    inputs: &'a [Input],
+    out: &'a Path,
+    naming: &'a Naming,
+    max_dropped: u64,
+    license: Option<String>,
+}
+
+/// What the first pass finds.
+struct Survey {
+    fields: Fields,
+    hash: Hash,
+    notes: Vec<String>,
+}
+
+impl Job<'_> {
+    fn run(self, stop: &AtomicBool, report: Reporter) -> Result<Converted, Error> {
+        let work = Work::new(self.inputs, 2, stop, report);
+        let mut dropped = Dropped::new(self.max_dropped);
+        let survey = survey(&work, &mut dropped)?;
+        dropped.check()?;
+        if layout::is_empty(&survey.fields) {
+            return Err(Error::source(&self.inputs[0].path, "has no rows", "give a file with rows"));
+        }
+        let layout = Layout::of(&survey.fields, self.naming)?;
+        let (mut rows, schema) = (0, layout.schema());
+        let metadata = self.metadata(&survey.hash, &layout.columns);
+        // The second pass meets the same broken rows again.
+        let mut dropped = Dropped::new(self.max_dropped);
+        output::write(self.out, &schema, metadata, |table| {
+            let (hash, _) = work.pass(|input, header, piece| {
+                rows += write_piece(&piece, header, (input, &layout, &schema), table, &mut dropped)?;
+                Ok(())
+            })?;
+            dropped.check()?;
+            if rows == 0 {
+                return Err(Error::source(&self.inputs[0].path, "has no row that can be converted", "correct its rows"));
+            }
+            self.unchanged(hash == survey.hash)
+        })?;
+        let mut notes = survey.notes;
+        notes.extend(told_dropped(&dropped));
+        notes.extend(layout.columns.iter().filter(|column| layout::is_mixed(column)).map(mixed_note));
+        let columns = layout.columns.iter().map(|column| column.found(&layout)).collect();
+        self.converted((rows, dropped.count), layout.proposal, columns, survey.hash, notes)
+    }
+
+    fn unchanged(&self, is_same: bool) -> Result<(), Error> {
+        if is_same {
+            return Ok(());
+        }
+        Err(Error::source(&self.inputs[0].path, "or a file beside it was changed while it was converted", "convert it again"))
+    }
+
+    fn metadata(&self, hash: &Hash, columns: &[Column]) -> Vec<(&'static str, String)> {
+        let json: Vec<&str> = columns.iter().filter(|column| column.is_json).map(|column| column.name.as_str()).collect();
+        let license = self.license.iter().map(|license| ("license", license.clone()));
+        let json = (!json.is_empty()).then(|| ("json_columns", Value::from(json).to_string()));
+        [("source_blake3", hash.to_string())].into_iter().chain(license).chain(json).collect()
+    }
+
+    fn converted(
+        self,
+        (rows, dropped): (u64, u64),
+        proposal: Option<Proposal>,
+        columns: Vec<ColumnFound>,
+        source_hash: Hash,
+        notes: Vec<String>,
+    ) -> Result<Converted, Error> {
+        let bytes = self.out.metadata().map_err(|cause| files::Error::new("read", self.out, cause))?.len();
+        let source_bytes = self.inputs.iter().map(|input| input.bytes).sum();
+        Ok(Converted { rows, dropped, proposal, columns, source_hash, license: self.license, source_bytes, bytes, notes })
+    }
+}
+
+/// The first pass: columns and their shapes, and rows that are none.
+fn survey(work: &Work, dropped: &mut Dropped) -> Result<Survey, Error> {
+    let mut fields = Fields::default();
+    let (hash, notes) = work.pass(|input, header, piece| {
+        let seen = in_parallel(&piece.units(), |unit| {
+            let (mut fields, mut wrong) = (Fields::default(), Vec::new());
+            for record in *unit {
+                match piece.row(record, header) {
+                    Ok(row) => fields.add(&row),
+                    Err(reason) => wrong.push(reason),
+                }
+            }
+            (fields, wrong)
+        });
+        for (of_unit, wrong) in seen {
+            fields.merge(of_unit);
+            wrong.into_iter().for_each(|wrong| dropped.push(&input.path, wrong));
+        }
+        Ok(())
+    })?;
+    Ok(Survey { fields, hash, notes })
+}
+
+/// Writes the rows of a piece, and counts them.
+fn write_piece(
+    piece: &Piece,
+    header: &[String],
+    (input, layout, schema): (&Input, &Layout, &arrow::datatypes::SchemaRef),
+    table: &mut Table,
+    dropped: &mut Dropped,
+) -> Result<u64, Error> {
+    let row = |record: &Record| -> Result<Row, Wrong> {
+        let row = piece.row(record, header)?;
+        layout.apply(row).map_err(|reason| Wrong { line: record.line, column: None, reason })
+    };
+    let made = in_parallel(&piece.units(), |unit| {
+        let (mut rows, mut wrong) = (Vec::new(), Vec::new());
+        for record in *unit {
+            match row(record) {
+                Ok(row) => rows.push(row),
+                Err(reason) => wrong.push(reason),
+            }
+        }
+        (output::batch(schema, &rows), wrong)
+    });
+    let mut count = 0;
+    for (batch, wrong) in made {
+        wrong.into_iter().for_each(|wrong| dropped.push(&input.path, wrong));
+        let batch = batch.map_err(|said| internal(&input.path, said))?;
+        if let Some(batch) = batch.filter(|batch| batch.num_rows() > 0) {
+            count += batch.num_rows() as u64;
+            table.write(&batch)?;
+        }
+    }
+    Ok(count)
+}
+
+/// Rows that were left out, the first ones by name.
+fn told_dropped(dropped: &Dropped) -> Vec<String> {
+    let rest = dropped.count.saturating_sub(dropped.faults.len() as u64);
+    let more = (rest > 0).then(|| format!("left out: {rest} more rows"));
+    dropped.faults.iter().map(|fault| format!("left out: {fault}")).chain(more).collect()
+}
+
+fn mixed_note(column: &Column) -> String {
+    format!("column `{}` is kept as JSON text, because no type of Parquet would keep all of its values as they are", column.name)
+}
+
+impl Column {
+    fn found(&self, layout: &Layout) -> ColumnFound {
+        ColumnFound {
+            name: self.name.clone(),
+            source: self.source.clone(),
+            holds: self.holds.clone(),
+            is_json: self.is_json,
+            is_read: layout.proposal.is_some() && self.kind.is_some(),
+            nulls: self.nulls,
+            missing: self.missing,
+        }
+    }
+}
+
+/// The licenses that lie beside the inputs or are stated in them.
+fn license_of(inputs: &[Input]) -> Option<String> {
+    let mut found: Vec<String> = Vec::new();
+    for input in inputs.iter().take(1000) {
+        let stated = licence::terms(&input.path, &input.top).licence.map(|licence| licence.id);
+        found.extend(stated.filter(|id| !found.contains(id)));
+    }
+    (!found.is_empty()).then(|| listed(&found).join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use ::parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::super::{cells, footer};
+    use super::*;
+
+    fn value() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            any::<u64>().prop_map(Value::from),
+            (-1000_i32..1000).prop_map(|number| json!(f64::from(number) / 8.0)),
+            ".{0,6}".prop_map(Value::from),
+        ];
+        leaf.prop_recursive(3, 12, 4, |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+                prop::collection::vec(("[a-c]", inner), 0..4).prop_map(|entries| Value::Object(entries.into_iter().collect())),
+            ]
+        })
+    }
+
+    /// Rows whose columns are mostly of one shape, as those of people are.
+    fn rows() -> impl Strategy<Value = Vec<Row>> {
+        let number = (-5_i64..5).prop_map(Value::from);
+        let turns = prop::collection::vec(("[ab]{0,3}", "[cd]{0,3}"), 0..3);
+        let turns =
+            turns.prop_map(|turns| turns.into_iter().map(|(role, content)| json!({"role": role, "content": content})).collect());
+        let cell =
+            |plain: BoxedStrategy<Value>| prop_oneof![8 => plain.prop_map(Some), 1 => value().prop_map(Some), 1 => Just(None)];
+        let row =
+            (cell(".{0,5}".prop_map(Value::from).boxed()), cell(number.boxed()), cell(turns.boxed()), cell(value().boxed()));
+        let row = row.prop_map(|(text, number, turns, any)| {
+            let cells = [("t", text), ("n", number), ("m", turns), ("x", any)];
+            // Rows with a pair of answers are of no format, so that every column keeps its name.
+            let pair = ["chosen", "rejected"].map(|name| (name, Some(Value::from("x"))));
+            cells.into_iter().chain(pair).filter_map(|(name, value)| Some((name.to_owned(), value?))).collect()
+        });
+        prop::collection::vec(row, 1..30)
+    }
+
+    fn read_back(path: &Path) -> Vec<Row> {
+        let metadata = footer::read(&std::fs::File::open(path).expect("opened")).expect("a footer");
+        let reader = ParquetRecordBatchReaderBuilder::new_with_metadata(std::fs::File::open(path).expect("opened"), metadata);
+        let mut rows = Vec::new();
+        for batch in reader.build().expect("a reader").map(|batch| batch.expect("a batch")) {
+            let (schema, columns) = (batch.schema(), batch.columns());
+            let cell = |row| {
+                schema
+                    .fields()
+                    .iter()
+                    .zip(columns)
+                    .map(move |(field, column)| (field.name().clone(), cells::cell(column, row).expect("a cell")))
+            };
+            rows.extend((0..batch.num_rows()).map(|row| cell(row).collect::<Row>()));
+        }
+        rows
+    }
+
+    proptest! {
+        #[test]
+        fn rows_come_back_as_they_were(rows in rows()) {
+            let folder = tempfile::tempdir().expect("a temporary folder");
+            let [source, out] = ["a.jsonl", "a.parquet"].map(|name| folder.path().join(name));
+            let lines: String = rows.iter().map(|row| format!("{}\n", Value::Object(row.clone()))).collect();
+            std::fs::write(&source, lines).expect("written");
+            let inputs = inputs::find(&[source], &mut Vec::new()).expect("found");
+            let naming = Naming { format: None, columns: BTreeMap::new() };
+            let job = Job { inputs: &inputs, out: &out, naming: &naming, max_dropped: 0, license: None };
+            let converted = job.run(&AtomicBool::new(false), &|_| {}).expect("converted");
+            prop_assert_eq!(converted.rows, rows.len() as u64);
+            let is_json = |name: &str| converted.columns.iter().any(|column| column.name == name && column.is_json);
+            for (row, found) in rows.iter().zip(read_back(&out)) {
+                for (name, found) in found {
+                    let expected = row.get(&name).cloned().unwrap_or_default();
+                    match (&found, &expected) {
+                        (Value::String(text), _) if is_json(&name) => prop_assert_eq!(text, &expected.to_string()),
+                        // A column of whole and other numbers is one of floats.
+                        (Value::Number(found), Value::Number(expected)) => prop_assert_eq!(found.as_f64(), expected.as_f64()),
+                        _ => prop_assert_eq!(found.to_string(), expected.to_string(), "keys keep their order"),
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! A pass over all inputs: pieces in order, progress, and the hash of what was read.
+
+use std::cell::Cell;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::Instant;
+
+use super::error::{Error, LISTED};
+use super::inputs::{Input, Reader};
+use super::piece::{Piece, Wrong};
+use crate::fault::Fault;
+use crate::files::{Hash, hash_bytes};
+use crate::report::{Event, Reporter, Transfer};
+
+/// What goes with every pass.
+pub(super) struct Work<'a> {
+    pub inputs: &'a [Input],
+    pub stop: &'a AtomicBool,
+    pub report: Reporter<'a>,
+    pub started: Instant,
+    /// Bytes of the passes that are over.
+    pub done_bytes: Cell<u64>,
+    /// Bytes of all passes.
+    pub total_bytes: u64,
+}
+
+impl<'a> Work<'a> {
+    pub fn new(inputs: &'a [Input], passes: u64, stop: &'a AtomicBool, report: Reporter<'a>) -> Self {
+        let total_bytes = passes * inputs.iter().map(|input| input.bytes).sum::<u64>();
+        Self { inputs, stop, report, started: Instant::now(), done_bytes: Cell::new(0), total_bytes }
+    }
+
+    /// Says how far the work is, and ends it where a signal came.
+    ///
+    /// # Errors
+    /// A signal came.
+    pub fn tell(&self, name: &str, bytes_of_file: u64) -> Result<(), Error> {
+        if self.stop.load(Relaxed) {
+            return Err(Error::Stopped);
+        }
+        let done_bytes = (self.done_bytes.get() + bytes_of_file).min(self.total_bytes);
+        let bytes_per_second = done_bytes as f64 / self.started.elapsed().as_secs_f64().max(1e-9);
+        let file = format!("converting {name}");
+        (self.report)(Event::Transfer(Transfer { file, done_bytes, total_bytes: self.total_bytes, bytes_per_second }));
+        Ok(())
+    }
+
+    /// Goes through all pieces of all inputs, and gives the hash of these: that of the file; of several, that of the lines which
+    /// `b3sum` would print for them.
+    ///
+    /// # Errors
+    /// An input cannot be read, `take` fails, or a signal came.
+    pub fn pass(
+        &self,
+        mut take: impl FnMut(&Input, &[String], Piece) -> Result<(), Error>,
+    ) -> Result<(Hash, Vec<String>), Error> {
+        let (mut hashes, mut notes) = (Vec::new(), Vec::new());
+        for input in self.inputs {
+            self.tell(&input.name, 0)?;
+            let mut reader = Reader::open(input)?;
+            while let Some(piece) = reader.next_piece()? {
+                take(input, reader.header(), piece)?;
+                self.tell(&input.name, reader.stream().bytes().min(input.bytes))?;
+            }
+            notes.extend(reader.note(input));
+            hashes.push((input.name.as_str(), reader.into_stream().finish()?));
+            self.done_bytes.set(self.done_bytes.get() + input.bytes);
+        }
+        Ok((joined(&hashes), notes))
+    }
+}
+
+/// The hash of several files.
+pub(super) fn joined(hashes: &[(&str, Hash)]) -> Hash {
+    if let [(_, hash)] = hashes {
+        return *hash;
+    }
+    let lines: String = hashes.iter().map(|(name, hash)| format!("{hash}  {name}\n")).collect();
+    hash_bytes(lines.as_bytes())
+}
+
+/// Rows that are left out.
+pub(super) struct Dropped {
+    allowed: u64,
+    pub count: u64,
+    pub faults: Vec<Fault>,
+}
+
+impl Dropped {
+    pub fn new(allowed: u64) -> Self {
+        Self { allowed, count: 0, faults: Vec::new() }
+    }
+
+    pub fn push(&mut self, path: &Path, wrong: Wrong) {
+        self.count += 1;
+        if self.faults.len() < LISTED {
+            let column = wrong.column.map_or_else(String::new, |column| format!(":{column}"));
+            self.faults.push(Fault::new(wrong.reason).at(format!("{}:{}{column}", path.display(), wrong.line)));
+        }
+    }
+
+    /// # Errors
+    /// There are more than may be left out.
+    pub fn check(&self) -> Result<(), Error> {
+        if self.count <= self.allowed {
+            return Ok(());
+        }
+        Err(Error::Rows { faults: self.faults.clone(), count: self.count, allowed: self.allowed })
+    }
+}
