@@ -324,10 +324,7 @@ fn a_recipe_reads_rows_in_other_forms_as_those_of_a_hand_made_file() {
         ran.says(name, 0, &[]);
         assert!(!ran.stderr.contains("converted"), "once: {ran:?}");
         assert_eq!(desk.read(&format!("{name}.run/adapter/adapter_model.safetensors")), hand, "{name}");
-        let lock: Value =
-            serde_yaml::from_str::<Value>(&desk.read_text(&format!("{name}.run/recipe.lock.yaml"))).unwrap(),
-        )
-        .unwrap();
+        let lock: Value = serde_yaml::from_str(&desk.read_text(&format!("{name}.run/recipe.lock.yaml"))).unwrap();
         let source = blake3::hash(&desk.read(name)).to_hex().to_string();
         assert_eq!(lock["blake3"]["datasets"][name], source);
         let entry = entries_of(&desk).into_iter().find(|entry| entry.starts_with(&source)).unwrap();
