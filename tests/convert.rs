@@ -408,7 +408,7 @@ fn a_table_trains_as_the_chat_that_it_is() {
             let system = Some(system).filter(|system| !system.is_empty()).or(default);
             let turn = |role: &str, content: &str| json!({"role": role, "content": content});
             let turns = system.map(|system| turn("system", system)).into_iter();
-            Value::from_iter(turns.chain([turn("user", prompt), turn("assistant", completion)])).to_string()
+            turns.chain([turn("user", prompt), turn("assistant", completion)]).collect::<Value>().to_string()
         }))
     };
     desk.write_rows("plain.parquet", vec![("messages", chat(None))]);
@@ -420,12 +420,12 @@ fn a_table_trains_as_the_chat_that_it_is() {
     let table: String = rows.iter().map(|(q, a, s)| format!("{},{},{}\n", quoted(q), quoted(a), quoted(s))).collect();
     desk.write("qa.csv", format!("question,answer,sys\n{table}"));
     let of = |path: &str, rest: &str| format!("  - path: {path}\n    format: chat\n{rest}");
-    let names = "    columns: {prompt: question, completion: answer, system: sys}\n";
+    let mapped = "    columns: {prompt: question, completion: answer, system: sys}\n";
     let plain = trained(&desk, &of("plain.parquet", ""), "plain");
-    assert_eq!(trained(&desk, &of("qa.parquet", names), "table"), plain);
+    assert_eq!(trained(&desk, &of("qa.parquet", mapped), "table"), plain);
     let default = trained(&desk, &of("default.parquet", ""), "default");
     assert_ne!(default, plain);
-    assert_eq!(trained(&desk, &of("qa.parquet", &format!("{names}    system: be exact\n")), "both"), default);
+    assert_eq!(trained(&desk, &of("qa.parquet", &format!("{mapped}    system: be exact\n")), "both"), default);
     assert_eq!(trained(&desk, &of("plain.parquet", "    system: be exact\n"), "text"), default);
     converted(&desk, &["qa.csv", "--out", "chat.parquet", "--format", "chat", "--columns", "system=sys"]);
     assert_eq!(trained(&desk, &of("chat.parquet", ""), "converted"), plain);

@@ -34,7 +34,7 @@ pub(super) enum Keep {
 impl DataFile {
     /// A file of which the Parquet file at `parquet` was made.
     pub(super) fn converted(path: PathBuf, parquet: PathBuf, keep: Keep) -> Self {
-        Self { path, made: Some(Made { path: parquet, keep: keep }) }
+        Self { path, made: Some(Made { path: parquet, keep }) }
     }
 
     /// The file that the recipe leads to.

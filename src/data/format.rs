@@ -1,7 +1,6 @@
 //! The four shapes of a row: which columns each reads, and how their cells become one example.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
@@ -138,13 +137,16 @@ pub fn inspect(file: &DataFile, format: Format, names: &BTreeMap<String, String>
     Ok(Table::open(file, &wanted(format, names))?.rows())
 }
 
+/// Canonical column name to the name in the file.
+pub type ColumnNames = BTreeMap<String, String>;
+
 /// The format whose columns all of the files have, else the one that the first file's look like; with the file's names of columns that are not
 /// called as the format calls them.
 ///
 /// # Errors
 /// The first file cannot be opened.
-pub fn guessed(files: &[DataFile]) -> Result<Option<(Format, BTreeMap<String, String>)>, parquet::Error> {
-    let fits = |format: Format, names: &BTreeMap<String, String>| files.iter().all(|file| inspect(file, format, names).is_ok());
+pub fn guessed(files: &[DataFile]) -> Result<Option<(Format, ColumnNames)>, parquet::Error> {
+    let fits = |format: Format, names: &ColumnNames| files.iter().all(|file| inspect(file, format, names).is_ok());
     let plain = BTreeMap::new();
     if let Some((_, format)) = Format::WORDS.iter().find(|(_, format)| fits(*format, &plain)) {
         return Ok(Some((*format, plain)));
@@ -273,9 +275,10 @@ impl Cells<'_> {
 
     fn chat(&self) -> Result<Option<Read>, Error> {
         let (tools, system) = (self.parsed("tools", turns::tools)?, self.filled("system")?);
-        let (column, turns) = match self.batch.has("completion") {
-            true => ("completion", self.question()?),
-            false => ("messages", self.parsed("messages", turns::turns)?),
+        let (column, turns) = if self.batch.has("completion") {
+            ("completion", self.question()?)
+        } else {
+            ("messages", self.parsed("messages", turns::turns)?)
         };
         let Some(turns) = turns else { return Ok(None) };
         let mut chat = chat(turns, tools, self.roles).map_err(|cause| Error::Content { column, cause: cause.into() })?;

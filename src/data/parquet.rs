@@ -1,6 +1,6 @@
 //! Parquet files as rows: the needed columns only, a batch at a time, each row with its place in the file.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use arrow::array::ArrayRef;
 use arrow::datatypes::DataType;
@@ -408,6 +408,7 @@ impl Batch {
 #[cfg(test)]
 pub(super) mod tests {
     use std::fs::File;
+    use std::path::Path;
     use std::sync::Arc;
 
     use arrow::array::{Int64Array, RecordBatch, StringArray};
@@ -536,7 +537,7 @@ pub(super) mod tests {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let path = folder.path().join("x.parquet");
         write_table(&path, vec![("text", texts(["a", "b", "c", "d"]))], 2);
-        let metadata = Table::open(&path.into(), &[]).expect("opened").metadata;
+        let metadata = Table::open(&path.clone().into(), &[]).expect("opened").metadata;
         let (start, length) = metadata.metadata().row_group(1).column(0).byte_range();
         let mut bytes = std::fs::read(&path).expect("read");
         bytes[start as usize..(start + length) as usize].fill(0xff);

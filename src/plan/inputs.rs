@@ -60,15 +60,15 @@ impl Inputs {
             beside.sort();
             beside.dedup();
         }
-        let plain = |paths: Vec<PathBuf>| paths.into_iter().map(DataFile::from).collect::<Vec<_>>();
+        let as_they_are = |paths: Vec<PathBuf>| paths.into_iter().map(DataFile::from).collect::<Vec<_>>();
         let files = |sources: &[Source]| sources.iter().flat_map(|source| source.files.clone()).collect::<Vec<_>>();
-        let data = |sources| plain(files(sources).iter().map(|file| file.path().to_owned()).collect());
+        let data = |sources| as_they_are(files(sources).iter().map(|file| file.path().to_owned()).collect());
         let all = files(&plan.sources).into_iter().chain(files(&plan.validation_sources));
         let by_kind = vec![
-            ("base", plain(shard_paths(&plan.base_folder)?)),
-            ("tokenizer_and_config", plain(beside)),
-            ("chat_template", plain(plan.chat_template.iter().cloned().collect())),
-            ("init_from", plain(plan.init_from.iter().flat_map(|folder| peft::files(folder)).collect())),
+            ("base", as_they_are(shard_paths(&plan.base_folder)?)),
+            ("tokenizer_and_config", as_they_are(beside)),
+            ("chat_template", as_they_are(plan.chat_template.iter().cloned().collect())),
+            ("init_from", as_they_are(plan.init_from.iter().flat_map(|folder| peft::files(folder)).collect())),
             ("datasets", data(&plan.sources)),
             ("evaluation_datasets", data(&plan.validation_sources)),
             (CONVERTED, all.filter(DataFile::is_converted).collect()),

@@ -224,14 +224,16 @@ impl Column {
         }
         let wrong = |expected: &str| Err(format!("column `{}` holds {}, expected {expected}", self.source, quoted(&value)));
         match (self.kind, &value) {
-            (Some(Kind::Text), Value::String(_)) | (None, _) => {}
+            (None, _)
+            | (Some(Kind::Text), Value::String(_))
+            | (Some(Kind::List), Value::Array(_))
+            | (Some(Kind::Object), Value::Object(_)) => {}
             (Some(Kind::Text), _) => return wrong("text"),
             (Some(Kind::Turns), Value::Array(turns)) => {
                 if let Some(other) = turns.iter().find(|turn| !turn.is_object()) {
                     return Err(format!("column `{}` has {} among its turns, expected objects", self.source, quoted(other)));
                 }
             }
-            (Some(Kind::List), Value::Array(_)) | (Some(Kind::Object), Value::Object(_)) => {}
             (Some(Kind::Object), Value::String(text)) if is_object(text) => return Ok(value),
             // A list as JSON text is read as well, and goes through as it is.
             (Some(Kind::Turns | Kind::List), Value::String(text)) if is_list(text) => return Ok(value),
@@ -246,7 +248,7 @@ fn is_list(text: &str) -> bool {
 }
 
 fn is_object(text: &str) -> bool {
-    text.trim().is_empty() || serde_json::from_str::<BTreeMap<String, serde::de::IgnoredAny>>(text).is_ok()
+    text.trim().is_empty() || serde_json::from_str::<Map<String, Value>>(text).is_ok()
 }
 
 /// A value's kind, with its beginning where that says more.

@@ -222,7 +222,9 @@ fn survey(work: &Work, dropped: &mut Dropped) -> Result<Survey, Error> {
         });
         for (of_unit, wrong) in seen {
             fields.merge(of_unit);
-            wrong.into_iter().for_each(|wrong| dropped.push(&input.path, wrong));
+            for wrong in wrong {
+                dropped.push(&input.path, wrong);
+            }
         }
         Ok(())
     })?;
@@ -253,7 +255,9 @@ fn write_piece(
     });
     let mut count = 0;
     for (batch, wrong) in made {
-        wrong.into_iter().for_each(|wrong| dropped.push(&input.path, wrong));
+        for wrong in wrong {
+            dropped.push(&input.path, wrong);
+        }
         let batch = batch.map_err(|said| internal(&input.path, said))?;
         if let Some(batch) = batch.filter(|batch| batch.num_rows() > 0) {
             count += batch.num_rows() as u64;

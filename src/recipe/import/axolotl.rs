@@ -622,7 +622,7 @@ fn column(_: &mut Draft, given: &Given, ours: &str) -> Fate {
     }
 }
 
-/// Names within a message: those of OpenAI and of ShareGPT are both read.
+/// Names within a message: those of `OpenAI` and of `ShareGPT` are both read.
 fn property(_: &mut Draft, given: &Given, names: [&str; 2]) -> Fate {
     match given.node.text() {
         Some(name) if names.contains(&name) => Fate::dropped("both `role`, `content` and `from`, `value` are read"),
