@@ -364,7 +364,7 @@ fn what_a_recipe_converts_is_named_as_the_person_named_it() {
     desk.write("page.json", "<!DOCTYPE html><html></html>");
     check("page.json", &[]).says("a page", 65, &["`page.json` is a page of HTML", "download it again"]);
     desk.write("other.csv", "word,meaning\na,b\n");
-    check("other.csv", &[]).says("columns", 65, &["`other.csv`", "`text`", "`word`"]);
+    check("other.csv", &[]).says("columns", 65, &["`other.csv` has no column `text`, it has: word, meaning"]);
 
     // A folder without Parquet files is read by its other files, and a glob by what it matches.
     fs::create_dir_all(desk.path("raw/deep")).unwrap();
@@ -372,10 +372,10 @@ fn what_a_recipe_converts_is_named_as_the_person_named_it() {
     desk.write("raw/deep/a.csv", "text\na\n");
     desk.write("raw/README.md", "no data");
     for (path, rows) in [("raw", 2), ("raw/*.jsonl", 1), ("raw/**/*.csv", 1)] {
-        let ran = desk.run(&["preview", "recipe.yaml", &format!("datasets.0.path={path}"), "--json"]);
+        let ran = desk.run(&["plan", "recipe.yaml", &format!("datasets.0.path={path}"), "--json"]);
         ran.says(path, 0, &[]);
         let shown: Value = serde_json::from_str(&ran.stdout).unwrap();
-        assert_eq!(shown["ledger"]["rows"], rows, "{path}: {shown}");
+        assert_eq!(shown["training_rows"], rows, "{path}: {shown}");
     }
     check("raw", &[]).says("again", 0, &[]);
     fs::remove_dir_all(desk.path("raw/deep")).unwrap();
