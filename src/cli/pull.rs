@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::hub::Leaving;
 use super::{Failure, print};
 use crate::fault::printable;
-use crate::hub::{Environment, ModelId, Pulled};
+use crate::hub::{Environment, Pulled, RepoId};
 use crate::report::Terminal;
 
 #[derive(Debug, Args)]
@@ -23,7 +23,7 @@ pub(super) struct PullArgs {
 
 pub(super) fn pull(args: &PullArgs, terminal: &Terminal) -> Result<(), Failure> {
     let started = Instant::now();
-    let id = ModelId::parse(&args.id).map_err(crate::hub::Error::from)?;
+    let id = RepoId::parse(&args.id).map_err(crate::hub::Error::from)?;
     let leaving = Leaving::listen()?;
     let pulled = crate::hub::pull(&Environment::read(), &id, &|event| terminal.take(&event));
     terminal.stop();

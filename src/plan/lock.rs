@@ -14,7 +14,7 @@ use super::resolve::Plan;
 use crate::device::{self, cpu_features};
 use crate::fault::Fault;
 use crate::files::{read_text, write_atomic};
-use crate::hub::{Commit, ModelId};
+use crate::hub::{Commit, RepoId};
 use crate::recipe::{self, Recipe};
 use crate::terms::Device;
 
@@ -124,9 +124,9 @@ impl Lock {
     }
 
     /// The base on the Hub, at the commit that the run is of; `None` where the base is a folder.
-    pub fn pinned_base(&self) -> Option<ModelId> {
+    pub fn pinned_base(&self) -> Option<RepoId> {
         let hub = self.0.get("hub")?;
-        ModelId::parse(hub["id"].as_str()?).ok()?.at(self.commit()?.as_str()).ok()
+        RepoId::parse(hub["id"].as_str()?).ok()?.at(self.commit()?.as_str()).ok()
     }
 
     fn commit(&self) -> Option<Commit> {

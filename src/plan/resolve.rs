@@ -22,7 +22,7 @@ use crate::export::consumers::{Facts, portability};
 use crate::export::gguf::architecture_name;
 use crate::fault::{Explain, Fault};
 use crate::files::{cache_folder, guarded};
-use crate::hub::{Missing, ModelId, Snapshot};
+use crate::hub::{Missing, RepoId, Snapshot};
 use crate::infer::Question;
 use crate::model::Storage;
 use crate::proof::{Products, Tiny};
@@ -101,7 +101,7 @@ pub enum Resolved {
     /// Everything that does not need the base, which is a Hub id and not in the cache.
     Hub {
         /// The id.
-        id: ModelId,
+        id: RepoId,
         /// What the cache has not.
         missing: Missing,
         /// Where to compute.

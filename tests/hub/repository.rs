@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rankine::hub::{Environment, Error, ModelId, Patience, Pulled, pull_with};
+use rankine::hub::{Environment, Error, Patience, Pulled, RepoId, pull_with};
 use rankine::report::Event;
 use serde_json::{Value, json};
 use sha1::{Digest as _, Sha1};
@@ -137,7 +137,7 @@ impl Place {
     }
 
     pub fn pull_with(&self, endpoint: &str, id: &str, patience: Patience) -> Result<Pulled, Error> {
-        pull_with(&self.environment(endpoint, &[]), patience, &ModelId::parse(id).unwrap(), &|event| {
+        pull_with(&self.environment(endpoint, &[]), patience, &RepoId::parse(id).unwrap(), &|event| {
             if let Event::Note(note) = event {
                 println!("note: {note}");
             }
