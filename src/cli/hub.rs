@@ -1,11 +1,13 @@
-//! Bases of the Hub, as the verbs find them: in the cache, or fetched into it.
+//! Bases and data sets of the Hub, as the verbs find them: in the cache, or fetched into it.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::Failure;
 use crate::fault::Exit;
+use crate::fault::shell_word;
 use crate::files;
-use crate::hub::{Cache, Environment, Error, Missing, Network, RepoId, Snapshot};
+use crate::hub::{Cache, Environment, Error, Missing, RepoId, Snapshot};
+use crate::plan::{Lock, Places, Snapshots, requests};
 use crate::recipe::Recipe;
 use crate::report::{Terminal, say_now};
 
@@ -38,6 +40,52 @@ fn called(snapshot: Snapshot, pinned: &RepoId, recipe: &Recipe) -> Snapshot {
     let said = recipe.base_model.as_ref().and_then(|said| RepoId::parse(&said.value).ok());
     let said = said.filter(|said| said.repository() == pinned.repository());
     Snapshot { id: said.unwrap_or(snapshot.id), ..snapshot }
+}
+
+/// The data sets of a recipe that are of the Hub, fetched if need be.
+pub(super) fn fetch_datasets(recipe: &Recipe, terminal: &Terminal) -> Result<Snapshots, Error> {
+    let environment = Environment::read();
+    let fetch = |(key, request)| {
+        let fetched = crate::hub::fetch_dataset(&environment, &request, &|event| terminal.take(&event));
+        terminal.stop();
+        Ok((key, fetched?))
+    };
+    requests(recipe).into_iter().map(fetch).collect()
+}
+
+/// The data sets of the Hub that a run has read, at the commits of its lock: where `places` has found them by their content, else in the
+/// cache, else fetched; without a terminal nothing is fetched.
+pub(super) fn locked_datasets(
+    lock: &Lock,
+    recipe: &mut Recipe,
+    places: &Places,
+    terminal: Option<&Terminal>,
+) -> Result<Snapshots, Error> {
+    let (environment, mut found) = (Environment::read(), Snapshots::new());
+    let asked = requests(recipe);
+    for (key, snapshot) in lock.hub_data() {
+        // A recipe that was edited in its lock may name another set, which is looked up as any other.
+        if asked.get(&key).is_none_or(|request| request.path.id.repository() != snapshot.id.repository()) {
+            continue;
+        }
+        let moved: Option<Vec<PathBuf>> = snapshot.paths().iter().map(|path| places.found_by_content(lock, path)).collect();
+        let snapshot = match (moved, terminal) {
+            (Some(files), _) => {
+                if let Some(dataset) = recipe.dataset_mut(&key) {
+                    dataset.files = Some(files);
+                }
+                snapshot
+            }
+            (None, Some(terminal)) => {
+                let fetched = crate::hub::fetch_locked(&environment, snapshot, &|event| terminal.take(&event));
+                terminal.stop();
+                fetched?
+            }
+            (None, None) => snapshot.in_cache(&environment)?,
+        };
+        found.insert(key, snapshot);
+    }
+    Ok(found)
 }
 
 /// A base that is in the cache, without network.

@@ -99,10 +99,16 @@ impl DatasetSnapshot {
             format!("`{}` has no Parquet files of its own: its rows are read from the copy that the Hub made (`{CONVERTED}`, commit {commit})", self.id)
         });
         let partial = self.splits.iter().filter(|split| split.is_partial).map(|split| {
-            format!("split `{}` of `{}` is not whole: the Hub has converted its first 5 GB only (`partial-{}`)", split.name, self.id, split.name)
+            format!(
+                "split `{}` of `{}` is not whole: the Hub has converted its first 5 GB only (`partial-{}`)",
+                split.name, self.id, split.name
+            )
         });
         let unlisted = self.is_unlisted.then(|| {
-            format!("the cache does not say what else `{}` holds at commit {}: the files that are there are taken for all", self.id, self.commit)
+            format!(
+                "the cache does not say what else `{}` holds at commit {}: the files that are there are taken for all",
+                self.id, self.commit
+            )
         });
         converted.into_iter().chain(partial).chain(unlisted).collect()
     }
@@ -124,10 +130,12 @@ impl DatasetSnapshot {
     pub fn of_value(value: &Value, cache: &Cache) -> Option<Self> {
         let commit = |key: &str| Commit::parse(value[key].as_str()?);
         let split = |split: &Value| {
-            let files: Option<Vec<String>> = split["files"].as_array()?.iter().map(|file| Some(file.as_str()?.to_owned())).collect();
+            let files: Option<Vec<String>> =
+                split["files"].as_array()?.iter().map(|file| Some(file.as_str()?.to_owned())).collect();
             let (name, is_partial) = (split["name"].as_str()?.to_owned(), split["partial"].as_bool()?);
             // A lock that was edited leads nowhere else.
-            let files = files.filter(|files| files.iter().all(|file| !file.split(['/', '\\']).any(|part| matches!(part, "" | "." | ".."))))?;
+            let files = files
+                .filter(|files| files.iter().all(|file| !file.split(['/', '\\']).any(|part| matches!(part, "" | "." | ".."))))?;
             Some(DatasetSplit { name, files, is_partial })
         };
         let id = RepoId::parse_dataset(value["id"].as_str()?).ok()?.at(value["revision"].as_str()?).ok()?;
@@ -245,7 +253,11 @@ pub(super) fn select(
     }
     let layout = |reason| Error::DatasetLayout { id: id.to_string(), reason };
     let is_converted = id.revision() == CONVERTED || is_conversion(&here.names);
-    let configs = if is_converted { of_conversion(&here.names) } else { of_repository(&here.names, here.readme.as_deref()).map_err(layout)? };
+    let configs = if is_converted {
+        of_conversion(&here.names)
+    } else {
+        of_repository(&here.names, here.readme.as_deref()).map_err(layout)?
+    };
     if configs.iter().any(Config::has_parquet) {
         let config = choose(request, &configs)?;
         if config.has_parquet() {
@@ -274,7 +286,8 @@ fn of_files(request: &DatasetRequest, glob: &str, here: Contents) -> Result<Data
         let parquet: Vec<String> = here.names.iter().filter(|name| name.ends_with(".parquet")).cloned().collect();
         return Err(Error::NoFiles { id: id.to_string(), glob: glob.to_owned(), found: shortened(&parquet) });
     }
-    let split = DatasetSplit { name: "train".to_owned(), files, is_partial: glob.split('/').any(|part| part.starts_with("partial-")) };
+    let split =
+        DatasetSplit { name: "train".to_owned(), files, is_partial: glob.split('/').any(|part| part.starts_with("partial-")) };
     let all = Config { name: String::new(), is_usual: false, splits: vec![split] };
     picked(request, &all, here, None).map(|snapshot| DatasetSnapshot { config: None, ..snapshot })
 }
@@ -371,7 +384,10 @@ mod tests {
         let copy = select_of(&request(path, Some("b"), &["train"]), &["train.jsonl"], Some(converted)).expect("converted");
         assert_eq!((copy.commit.as_str(), copy.converted.as_ref().map(Commit::as_str)), (COMMIT, Some(&*"f".repeat(40))));
         let notes = copy.notes();
-        assert!(notes[0].contains("refs/convert/parquet") && notes[1].contains("split `train` of `datasets/o/n` is not whole"), "{notes:?}");
+        assert!(
+            notes[0].contains("refs/convert/parquet") && notes[1].contains("split `train` of `datasets/o/n` is not whole"),
+            "{notes:?}"
+        );
         let cache = Cache::at(std::path::Path::new("/cache"));
         let again = DatasetSnapshot::of_value(&copy.to_value(), &cache).expect("read back");
         assert_eq!((again.pinned(), &again.splits), (copy.pinned(), &copy.splits));
@@ -384,7 +400,9 @@ mod tests {
     fn what_does_not_go_with_the_repository_names_both_sides() {
         let path = "hf://datasets/o/n";
         let converted = &["a/train/0000.parquet", "b/train/0000.parquet"][..];
-        let error = |request: &DatasetRequest, main: &[&str], converted| select_of(request, main, converted).expect_err("refused").to_string();
+        let error = |request: &DatasetRequest, main: &[&str], converted| {
+            select_of(request, main, converted).expect_err("refused").to_string()
+        };
         let both = "`datasets/o/n` has several configurations: `a`, `b`";
         assert_eq!(error(&request(path, None, &["train"]), &["x.json"], Some(converted)), both);
         let other = "`datasets/o/n` has no configuration `c`, it has: `a`, `b`";

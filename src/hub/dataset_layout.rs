@@ -23,8 +23,7 @@ const DEFAULT: &str = "default";
 const NO_DATA: [&str; 6] =
     ["README.md", "config.json", "dataset_info.json", "dataset_infos.json", "dummy_data.zip", "dataset_dict.json"];
 /// Ends of the names of files with rows; the most frequent one of a configuration is its form.
-const DATA: [&str; 12] =
-    ["parquet", "json", "jsonl", "ndjson", "csv", "tsv", "txt", "arrow", "xml", "tar", "zip", "hdf5"];
+const DATA: [&str; 12] = ["parquet", "json", "jsonl", "ndjson", "csv", "tsv", "txt", "arrow", "xml", "tar", "zip", "hdf5"];
 const PARQUET: &str = "parquet";
 const PARTIAL: &str = "partial-";
 /// `data/SPLIT-00000-of-00001-HASH.parquet`.
@@ -75,7 +74,9 @@ pub(super) fn of_repository(names: &[String], readme: Option<&str>) -> Result<Ve
         let folder = said.get("data_dir").and_then(Value::as_str).unwrap_or_default().trim_matches('/');
         let (inside, prefix) = match folder.trim_start_matches("./") {
             "" => (names.clone(), String::new()),
-            folder => (names.iter().filter_map(|name| name.strip_prefix(folder)?.strip_prefix('/')).collect(), format!("{folder}/")),
+            folder => {
+                (names.iter().filter_map(|name| name.strip_prefix(folder)?.strip_prefix('/')).collect(), format!("{folder}/"))
+            }
         };
         let splits = match said.get("data_files") {
             None | Some(Value::Null) => by_names(&inside)?,
@@ -146,7 +147,8 @@ fn configs_of(readme: &str) -> Result<Vec<Map<String, Value>>, String> {
     match head.get("configs") {
         None | Some(Value::Null) => Ok(Vec::new()),
         Some(Value::Array(configs)) => {
-            let of = |config: &Value| config.as_object().cloned().ok_or("`configs` in README.md holds something else than tables");
+            let of =
+                |config: &Value| config.as_object().cloned().ok_or("`configs` in README.md holds something else than tables");
             Ok(configs.iter().map(of).collect::<Result<_, _>>()?)
         }
         Some(_) => Err("`configs` in README.md is no list".to_owned()),
@@ -155,7 +157,9 @@ fn configs_of(readme: &str) -> Result<Vec<Map<String, Value>>, String> {
 
 /// The globs of each split, as `data_files` says them: a text, a list, a table by split, or a list of tables with `split` and `path`.
 fn patterns_of(config: &str, said: &Value) -> Result<Vec<(String, Vec<String>)>, String> {
-    let wrong = || format!("`data_files` of configuration `{config}` in README.md is no path, list of paths, or list of `split` and `path`");
+    let wrong = || {
+        format!("`data_files` of configuration `{config}` in README.md is no path, list of paths, or list of `split` and `path`")
+    };
     let paths = |value: &Value| match value {
         Value::String(path) => Ok(vec![path.clone()]),
         Value::Array(paths) => paths.iter().map(|path| path.as_str().map(str::to_owned).ok_or_else(wrong)).collect(),
@@ -207,12 +211,14 @@ fn by_names(names: &[&str]) -> Result<Files, String> {
     if !shards.is_empty() {
         return Ok(shards);
     }
-    let of_folders = |word: &str| vec![
-        format!("**/{word}/**"),
-        format!("**/{word}{BESIDE}*/**"),
-        format!("**/*{BESIDE}{word}/**"),
-        format!("**/*{BESIDE}{word}{BESIDE}*/**"),
-    ];
+    let of_folders = |word: &str| {
+        vec![
+            format!("**/{word}/**"),
+            format!("**/{word}{BESIDE}*/**"),
+            format!("**/*{BESIDE}{word}/**"),
+            format!("**/*{BESIDE}{word}{BESIDE}*/**"),
+        ]
+    };
     let of_files = |word: &str| vec![format!("**/{word}{BESIDE}*"), format!("**/*{BESIDE}{word}{BESIDE}*")];
     let patterns = |of: &dyn Fn(&str) -> Vec<String>| {
         let split = |(split, words): &(&str, &[&str])| ((*split).to_owned(), words.iter().flat_map(|word| of(word)).collect());
@@ -249,7 +255,9 @@ fn matching(pattern: &str, names: &[&str]) -> Result<Vec<String>, String> {
     let options = MatchOptions { require_literal_separator: true, ..MatchOptions::default() };
     let glob = Pattern::new(pattern).map_err(|error| format!("`{pattern}` is not a glob: {error}"))?;
     let hidden = |path: &str| path.split('/').filter(|part| part.starts_with('.') && part.chars().any(|c| c != '.')).count();
-    let apart = |path: &str| path.rsplit_once('/').map_or(0, |(folders, _)| folders.split('/').filter(|part| part.starts_with("__")).count());
+    let apart = |path: &str| {
+        path.rsplit_once('/').map_or(0, |(folders, _)| folders.split('/').filter(|part| part.starts_with("__")).count())
+    };
     let is_asked_for = |name: &&&str| hidden(name) == hidden(pattern) && apart(name) == apart(pattern);
     let found = names.iter().filter(|name| glob.matches_with(name, options)).filter(is_asked_for);
     let mut found: Vec<String> = found.map(|name| (*name).to_owned()).collect();
@@ -307,17 +315,31 @@ mod tests {
     fn names_tell_the_splits_as_in_datasets() {
         for (files, expected) in [
             (
-                &["data/test-00000-of-00001.parquet", "data/extra-00000-of-00001-abc.parquet", "data/train-00001-of-00002.parquet",
-                  "data/train-00000-of-00002.parquet", "other/train.parquet"][..],
-                &["default/train: data/train-00000-of-00002.parquet data/train-00001-of-00002.parquet",
-                  "default/test: data/test-00000-of-00001.parquet", "default/extra: data/extra-00000-of-00001-abc.parquet"][..],
+                &[
+                    "data/test-00000-of-00001.parquet",
+                    "data/extra-00000-of-00001-abc.parquet",
+                    "data/train-00001-of-00002.parquet",
+                    "data/train-00000-of-00002.parquet",
+                    "other/train.parquet",
+                ][..],
+                &[
+                    "default/train: data/train-00000-of-00002.parquet data/train-00001-of-00002.parquet",
+                    "default/test: data/test-00000-of-00001.parquet",
+                    "default/extra: data/extra-00000-of-00001-abc.parquet",
+                ][..],
             ),
-            (&["train.parquet", "valid.parquet", "my_test_1.parquet"],
-             &["default/train: train.parquet", "default/validation: valid.parquet", "default/test: my_test_1.parquet"]),
-            (&["train/0.parquet", "dev/0.parquet", "sub/eval/x.parquet", "test.parquet"],
-             &["default/train: train/0.parquet", "default/validation: dev/0.parquet", "default/test: sub/eval/x.parquet"]),
-            (&["en/train-00000-of-00001.parquet", "fr/train-00000-of-00001.parquet"],
-             &["default/train: en/train-00000-of-00001.parquet fr/train-00000-of-00001.parquet"]),
+            (
+                &["train.parquet", "valid.parquet", "my_test_1.parquet"],
+                &["default/train: train.parquet", "default/validation: valid.parquet", "default/test: my_test_1.parquet"],
+            ),
+            (
+                &["train/0.parquet", "dev/0.parquet", "sub/eval/x.parquet", "test.parquet"],
+                &["default/train: train/0.parquet", "default/validation: dev/0.parquet", "default/test: sub/eval/x.parquet"],
+            ),
+            (
+                &["en/train-00000-of-00001.parquet", "fr/train-00000-of-00001.parquet"],
+                &["default/train: en/train-00000-of-00001.parquet fr/train-00000-of-00001.parquet"],
+            ),
             (&["b.parquet", "a.parquet", "README.md", "dataset_infos.json"], &["default/train: a.parquet b.parquet"]),
             (&["trained.parquet", ".cache/train.parquet", "__x/train.parquet"], &["default/train: trained.parquet"]),
             (&["train.jsonl", "test.jsonl", "x.parquet"], &["default/train: ", "default/test: "]),

@@ -93,7 +93,11 @@ mod tests {
             ("hf://datasets/owner/name@refs%2Fpr%2F1/x", "owner/name", "refs/pr/1", Some("x")),
         ] {
             let path = DatasetPath::parse(text).expect(text);
-            assert_eq!((path.id.repository(), path.id.revision(), path.files.as_deref()), (repository, revision, files), "{text}");
+            assert_eq!(
+                (path.id.repository(), path.id.revision(), path.files.as_deref()),
+                (repository, revision, files),
+                "{text}"
+            );
             assert_eq!(DatasetPath::parse(&path.to_string()).expect(text), path);
         }
         let path = DatasetPath::parse_id("owner/name@main").expect("an id");
@@ -110,7 +114,10 @@ mod tests {
             ("hf://datasets/../name", "begins or ends with"),
         ] {
             let error = DatasetPath::parse(text).expect_err(text);
-            assert!(error.to_string().starts_with(&format!("`{text}` is no id of the Hub")) && error.reason.contains(part), "{error}");
+            assert!(
+                error.to_string().starts_with(&format!("`{text}` is no id of the Hub")) && error.reason.contains(part),
+                "{error}"
+            );
         }
     }
 }

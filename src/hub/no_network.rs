@@ -1,6 +1,8 @@
 //! A build without the feature `hub`: bases of the cache are found, and everything else is refused in one sentence.
 
-use super::{Cache, Environment, Error, Pulled, Pushed, RepoId, Shipment, Snapshot};
+use super::{
+    Cache, DatasetRequest, DatasetSnapshot, Environment, Error, Pulled, PulledDataset, Pushed, RepoId, Shipment, Snapshot,
+};
 use crate::report::Reporter;
 
 /// A base that is in the cache.

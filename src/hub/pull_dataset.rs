@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::PulledDataset;
 use super::cache::Cache;
 use super::client::Client;
 use super::dataset::{Contents, DatasetRequest, DatasetSnapshot, select};
@@ -11,7 +12,6 @@ use super::error::Error;
 use super::id::RepoId;
 use super::location::escaped;
 use super::retry::Patience;
-use super::PulledDataset;
 use crate::files::{JSON_BYTES, create_folder, read_text_up_to};
 use crate::report::{Event, Reporter};
 
@@ -85,7 +85,8 @@ fn pull_with(
         cache.remember_names(id, &listing.commit, &listing.names)?;
         let has_readme = listing.names.iter().any(|name| name == README);
         let readme = has_readme.then(|| read_text_up_to(&folder.join(README), JSON_BYTES)).transpose()?;
-        let contents = Contents { commit: listing.commit.clone(), names: listing.names.clone(), readme, folder, is_unlisted: false };
+        let contents =
+            Contents { commit: listing.commit.clone(), names: listing.names.clone(), readme, folder, is_unlisted: false };
         listings.insert(listing.commit.to_string(), (id.clone(), listing));
         Ok(contents)
     })?;

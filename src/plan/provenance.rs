@@ -50,6 +50,7 @@ impl Plan {
                 "rows": tally.rows,
                 "trained": tally.train,
                 "validation": tally.validation,
+                "not_selected": tally.not_selected,
                 "left_out": tally.dropped(),
                 "too_long": tally.too_long,
                 "no_trained_token": tally.untrained,

@@ -5,11 +5,13 @@ use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::Error;
+use super::hub_data::cached_files;
 use super::overlap::{self, Overlap};
 use super::resolve::Plan;
 use super::rows::RunData;
 use crate::data::{Corpus, Divided, Packing, Rows, Source, Split, find_files, inspect};
 use crate::fault::{Explain, Fault};
+use crate::hub::DatasetPath;
 use crate::model::Decoder;
 use crate::report::{Event, Reporter};
 use crate::terms::{Format, TrainOn};
@@ -111,6 +113,7 @@ impl Plan {
     fn other_source(&self, name: &str, path: &str, reading: Reading) -> Result<Source, Error> {
         let text = Source {
             files: Vec::new(),
+            selected: None,
             format: Format::Text,
             columns: BTreeMap::new(),
             roles: BTreeMap::new(),
@@ -118,7 +121,12 @@ impl Plan {
             system: None,
         };
         let of_recipe = self.sources.first().filter(|_| reading == Reading::FirstDataset).cloned();
-        let source = Source { files: find_files(path).map_err(|error| placed(name, &error))?, ..of_recipe.unwrap_or(text) };
+        let files = if DatasetPath::is_one(path) {
+            cached_files(path).map_err(|error| placed(name, &error))?
+        } else {
+            find_files(path).map_err(|error| placed(name, &error))?
+        };
+        let source = Source { files, selected: None, ..of_recipe.unwrap_or(text) };
         for file in &source.files {
             inspect(file, source.format, &source.columns).map_err(|error| placed(name, &error))?;
         }

@@ -24,6 +24,7 @@ fn one_shard_with_an_extra_column() {
     let (files, train_on) = (find_files(&desk.path("shards").display().to_string()).unwrap(), rankine::terms::TrainOn::All);
     let shards = rankine::data::Source {
         files,
+        selected: None,
         format: Format::Text,
         columns: BTreeMap::new(),
         roles: BTreeMap::new(),

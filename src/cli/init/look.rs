@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use crate::cli::Failure;
 use crate::data::{columns, find_files, inspect};
 use crate::fault::{Exit, Fault};
+use crate::hub::DatasetPath;
+use crate::plan::cached_files;
 use crate::terms::Format;
 
 /// Usual names of a format's columns: the format's own first. A column with `?` may be missing.
@@ -44,7 +46,7 @@ pub(super) struct Set {
 
 /// Looks at the footers of a path's files.
 pub(super) fn look(path: &str) -> Result<Set, Failure> {
-    let files = find_files(path)?;
+    let files = if DatasetPath::is_one(path) { cached_files(path)? } else { find_files(path)? };
     let (mut names, mut rows) = (Vec::new(), 0);
     for file in &files {
         let (of_file, count) = columns(file)?;

@@ -13,6 +13,8 @@ use crate::data::tokenize::Tokenizer;
 use crate::data::{Corpus, Encoder, Limits, Source, TableError, candidates, columns, detected, find_files, in_recipe, inspect};
 use crate::fault::{Exit, Explain, Fault};
 use crate::files::cache_folder;
+use crate::hub::DatasetPath;
+use crate::plan::cached_files;
 use crate::terms::{Format, Term, TrainOn, Truncation};
 
 /// Longer than any row.
@@ -22,7 +24,8 @@ const BINS: usize = 10;
 const BAR: usize = 40;
 
 pub(super) fn look(args: &InspectArgs) -> Result<Found, Failure> {
-    let files = find_files(&args.subject.to_string_lossy())?;
+    let path = args.subject.to_string_lossy();
+    let files = if DatasetPath::is_one(&path) { cached_files(&path)? } else { find_files(&path)? };
     let mut found = Found::new("dataset", &args.subject);
     let (mut rows, mut all) = (0, Vec::new());
     for file in &files {
@@ -55,7 +58,15 @@ pub(super) fn look(args: &InspectArgs) -> Result<Found, Failure> {
         return Ok(found);
     };
     let folder = find_base(Some(base), None)?;
-    let source = Source { files, format, columns: names, roles: BTreeMap::new(), train_on: TrainOn::Assistant, system: None };
+    let source = Source {
+        files,
+        selected: None,
+        format,
+        columns: names,
+        roles: BTreeMap::new(),
+        train_on: TrainOn::Assistant,
+        system: None,
+    };
     lengths(&encoder(&folder, format)?, source, &mut found)?;
     Ok(found)
 }

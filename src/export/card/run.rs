@@ -87,12 +87,15 @@ impl Trained {
         // `datasets.0` is at /datasets/0 of the recipe.
         let of_recipe = self.lock.get("recipe").and_then(|recipe| recipe.pointer(&format!("/{}", key.replace('.', "/"))));
         let word = |key: &str| code(of_recipe.and_then(|recipe| text(recipe, key)).unwrap_or("not recorded"));
+        let not_selected = set.get("not_selected").and_then(Value::as_u64).filter(|rows| *rows > 0);
+        let not_selected = not_selected.map_or_else(String::new, |rows| format!("{} not selected, ", grouped(rows)));
         let mut lines = format!(
-            "- {} ({}, trains {}): {} rows read, {} trained on, {} held out, {} left out\n",
+            "- {} ({}, trains {}): {} rows read, {}{} trained on, {} held out, {} left out\n",
             code(key),
             word("format"),
             word("train_on"),
             count("rows"),
+            not_selected,
             count("trained"),
             count("validation"),
             count("left_out"),
