@@ -35,7 +35,7 @@ fn no_flipped_bit_of_a_parquet_file_makes_a_panic() {
     let limits = Limits { sequence_len: 64, truncation: Truncation::Drop };
     let (files, columns) = (vec![desk.path("rows.parquet")], BTreeMap::new());
     let source = [Source {
-        files,
+        files: files.into_iter().map(Into::into).collect(),
         selected: None,
         format: Format::Text,
         columns,

@@ -65,7 +65,9 @@ pub(super) fn resume(args: &ResumeArgs, terminal: &Terminal) -> Result<(), Failu
     let base = before.pinned_base().map(|id| hub::locked(&id, &recipe, places.base(), terminal)).transpose()?;
     let datasets = hub::locked_datasets(&before, &mut recipe, &places, Some(terminal))?;
     let since = SystemTime::now();
-    let plan = with_base(crate::plan::resolve_on(recipe, before.started(), Fetched { base, datasets })?)?;
+    let plan = with_base(crate::plan::resolve_on(recipe, before.started(), Fetched { base, datasets }, &|event| {
+        terminal.take(&event)
+    })?)?;
     plan.check_trains()?;
     let threads = device::set_threads(plan.threads);
     let inputs = Inputs::of(&plan, since)?;
@@ -166,7 +168,8 @@ pub(super) fn plan_of(lock: &Lock, path: &Path, run: &Path, places: &Places, ter
     places.apply(lock, &mut recipe)?;
     let base = lock.pinned_base().map(|id| hub::pinned(&id, &recipe, places.base())).transpose()?;
     let datasets = hub::locked_datasets(lock, &mut recipe, places, None)?;
-    let plan = with_base(crate::plan::resolve_on(recipe, lock.started(), Fetched { base, datasets })?)?;
+    let fetched = Fetched { base, datasets };
+    let plan = with_base(crate::plan::resolve_on(recipe, lock.started(), fetched, &|event| terminal.take(&event))?)?;
     device::check(plan.device)?;
     Ok(plan)
 }

@@ -11,6 +11,7 @@ use rayon::prelude::*;
 
 use super::cache::{Cache, Writer};
 use super::corpus::Error;
+use super::data_file::DataFile;
 use super::encode::{Encoder, TokenRow};
 use super::format::{self, Read};
 use super::parquet::{self, Batch, Place, Table};
@@ -53,7 +54,7 @@ pub struct Opened {
 /// # Errors
 /// The file cannot be read, a row has a fault that others share, or the cache cannot be written.
 pub fn open(
-    file: &Path,
+    file: &DataFile,
     source: &Source,
     taken: Option<Range<u64>>,
     encoder: &Encoder,
@@ -70,7 +71,7 @@ pub fn open(
 }
 
 fn from_cache(
-    file: &Path,
+    file: &DataFile,
     source: &Source,
     taken: &Range<u64>,
     encoder: &Encoder,
@@ -148,11 +149,14 @@ fn unreadable(path: &Path, reason: String) -> files::Error {
 
 /// The identity of the tokens of a file: all that decides them. The data file is hashed each time, because its date is no proof of
 /// its content.
-fn stamp(file: &Path, source: &Source, taken: Option<&Range<u64>>, encoder: &Encoder) -> Result<Stamp, Error> {
+fn stamp(file: &DataFile, source: &Source, taken: Option<&Range<u64>>, encoder: &Encoder) -> Result<Stamp, Error> {
     let columns = format::wanted(source.format, &source.columns);
     let is_rendered = format::is_rendered(source.format, &Table::open(file, &columns)?);
     let template = encoder.template.as_ref().filter(|_| is_rendered).map(|template| template.identity().to_string());
-    let hash = files::hash_file_in_parallel(file).map_err(parquet::Error::File)?;
+    let hash = files::hash_file_in_parallel(file.parquet()).map_err(parquet::Error::File)?;
+    // Of a file that was converted the cache can be asked by both.
+    let source_hash =
+        if file.is_converted() { files::hash_file_in_parallel(file.path()).map_err(parquet::Error::File)? } else { hash };
     let parts = (
         hash.to_string(),
         encoder.tokenizer.hash().to_string(),
@@ -165,11 +169,11 @@ fn stamp(file: &Path, source: &Source, taken: Option<&Range<u64>>, encoder: &Enc
     );
     // Entries of whole files keep the names that they have.
     let taken = taken.map_or_else(String::new, |taken| format!("{taken:?}"));
-    Ok(Stamp { kind: EntryKind::Tokens, key: files::hash_bytes(format!("{parts:?}{taken}").as_bytes()), source: hash })
+    Ok(Stamp { kind: EntryKind::Tokens, key: files::hash_bytes(format!("{parts:?}{taken}").as_bytes()), source: source_hash })
 }
 
 fn tokenise(
-    file: &Path,
+    file: &DataFile,
     source: &Source,
     taken: &Range<u64>,
     encoder: &Encoder,
@@ -177,7 +181,7 @@ fn tokenise(
     report: Reporter,
 ) -> Result<(), Error> {
     let table = Table::open(file, &format::wanted(source.format, &source.columns))?;
-    let what = format!("tokenising {}", file.file_name().unwrap_or_default().to_string_lossy());
+    let what = format!("tokenising {}", file.path().file_name().unwrap_or_default().to_string_lossy());
     let (mut done, mut unread) = (0, Counts::default());
     let total = taken.end - taken.start;
     for (row_group, end) in table.row_groups_until() {

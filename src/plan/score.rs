@@ -5,6 +5,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::Error;
+use super::data_files;
 use super::hub_data::cached_files;
 use super::overlap::{self, Overlap};
 use super::resolve::Plan;
@@ -79,7 +80,7 @@ impl Plan {
     /// # Errors
     /// It is not there, cannot be read so, or has nothing to score.
     pub fn other_sheet(&self, name: &str, path: &str, reading: Reading, report: Reporter) -> Result<Sheet, Error> {
-        let source = self.other_source(name, path, reading)?;
+        let source = self.other_source(name, path, reading, report)?;
         let corpus = Corpus::open(&[source], &self.encoder, &self.limits, self.row_cache(), report)?;
         let mut split = Split::validation_only(corpus.len());
         if let Reading::Text { rows } = reading {
@@ -110,7 +111,7 @@ impl Plan {
         }
     }
 
-    fn other_source(&self, name: &str, path: &str, reading: Reading) -> Result<Source, Error> {
+    fn other_source(&self, name: &str, path: &str, reading: Reading, report: Reporter) -> Result<Source, Error> {
         let text = Source {
             files: Vec::new(),
             selected: None,
@@ -121,14 +122,16 @@ impl Plan {
             system: None,
         };
         let of_recipe = self.sources.first().filter(|_| reading == Reading::FirstDataset).cloned();
-        let files = if DatasetPath::is_one(path) {
-            cached_files(path).map_err(|error| placed(name, &error))?
-        } else {
-            find_files(path).map_err(|error| placed(name, &error))?
+        let like = of_recipe.unwrap_or(text);
+        let paths = match path {
+            _ if DatasetPath::is_one(path) => cached_files(path).map_err(|error| placed(name, error.faults()))?,
+            _ => find_files(path).map_err(|error| placed(name, error.faults()))?,
         };
-        let source = Source { files, selected: None, ..of_recipe.unwrap_or(text) };
+        let cache = data_files::cache(self.cache, &self.output_dir);
+        let files = data_files::readable(paths, Some(like.format), &like.columns, cache.as_ref(), report);
+        let source = Source { files: files.map_err(|faults| placed(name, faults))?, selected: None, ..like };
         for file in &source.files {
-            inspect(file, source.format, &source.columns).map_err(|error| placed(name, &error))?;
+            inspect(file, source.format, &source.columns).map_err(|error| placed(name, error.faults()))?;
         }
         Ok(source)
     }
@@ -148,9 +151,12 @@ impl Plan {
     }
 }
 
-fn placed(name: &str, error: &dyn Explain) -> Error {
-    let faults = error.faults().into_iter().map(|fault| fault.at(name)).collect::<Vec<Fault>>();
-    Error::Faults { faults }
+fn placed(name: &str, faults: Vec<Fault>) -> Error {
+    let placed = |fault: Fault| match fault.place.clone() {
+        Some(place) => fault.at(format!("{name}: {place}")),
+        None => fault.at(name),
+    };
+    Error::Faults { faults: faults.into_iter().map(placed).collect() }
 }
 
 impl Sheet {
