@@ -64,8 +64,8 @@ pub(super) fn locked_datasets(
     let (environment, mut found) = (Environment::read(), Snapshots::new());
     let asked = requests(recipe);
     for (key, snapshot) in lock.hub_data() {
-        // A recipe that was edited in its lock may name another set, which is looked up as any other.
-        if asked.get(&key).is_none_or(|request| request.path.id.repository() != snapshot.id.repository()) {
+        // A recipe that was edited in its lock may name other rows, which are looked up as those of any other.
+        if !asked.get(&key).is_some_and(|request| snapshot.answers(request)) {
             continue;
         }
         let moved: Option<Vec<PathBuf>> = snapshot.paths().iter().map(|path| places.found_by_content(lock, path)).collect();

@@ -166,7 +166,7 @@ impl Corpus {
         let (mut corpus, mut has_new) = (Self { parts: Vec::new(), limits: *limits }, false);
         for (source, of) in sources.iter().enumerate() {
             for (place, file) in of.files.iter().enumerate() {
-                let taken = of.selected.as_ref().map(|selected| selected[place].clone());
+                let taken = of.selected.as_ref().and_then(|selected| selected.get(place).cloned());
                 let opened = fill::open(file, of, taken, encoder, &cache, report)?;
                 has_new |= opened.is_new;
                 corpus.push(source, file.path().to_owned(), opened)?;

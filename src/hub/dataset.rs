@@ -151,6 +151,16 @@ impl DatasetSnapshot {
         })
     }
 
+    /// Whether it holds what a request asks for, whatever its revision has come to be.
+    pub fn answers(&self, request: &DatasetRequest) -> bool {
+        let splits: Vec<&String> = self.splits.iter().map(|split| &split.name).collect();
+        let has_splits = request.splits.as_ref().is_none_or(|wanted| wanted.iter().eq(splits.iter().copied()));
+        let has_config = request.config.is_none() || request.config == self.config;
+        let id = &request.path.id;
+        let is_same = id.repository() == self.id.repository() && id.revision() == self.id.revision();
+        is_same && has_splits && has_config && request.path.files.is_some() == self.config.is_none()
+    }
+
     /// Names of files that the cache has not.
     pub fn missing(&self) -> Vec<String> {
         self.files().filter(|name| !self.folder.join(name).is_file()).cloned().collect()

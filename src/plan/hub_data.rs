@@ -38,6 +38,11 @@ pub fn request(dataset: &Dataset) -> Option<Result<DatasetRequest, HubError>> {
     Some(request.map_err(HubError::Id))
 }
 
+/// Whether a dataset's path is one of the Hub.
+pub(super) fn is_of_hub(dataset: &Dataset) -> bool {
+    dataset.path.as_ref().is_some_and(|said| DatasetPath::is_one(&said.value))
+}
+
 /// The requests of all datasets of a recipe, by their keys. Paths that name nothing are left out.
 pub fn requests(recipe: &Recipe) -> BTreeMap<String, DatasetRequest> {
     keyed(recipe).filter_map(|(key, dataset)| Some((key, request(dataset)?.ok()?))).collect()

@@ -386,6 +386,9 @@ impl Reading<'_> {
         let files = files.map_err(|found| faults.extend(found.into_iter().map(placed))).ok()?;
         let rows: Vec<Option<u64>> =
             files.iter().map(|file| noted(data::inspect(file, format, &columns), place, faults)).collect();
+        if snapshot.is_none() && hub_data::is_of_hub(dataset) {
+            return Some(Source { files, selected: None, format, columns, roles, train_on, system });
+        }
         check_keys(section, dataset, snapshot, faults);
         // Of a file that cannot be read there is a fault already.
         let rows: Option<Vec<u64>> = rows.into_iter().collect();

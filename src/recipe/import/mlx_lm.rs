@@ -27,7 +27,7 @@ const TOP: Table = &[
     (&["optimizer_config.adamw.bias_correction"], Rule::Read(bias_correction)),
     (&["optimizer_config.adam", "optimizer_config.muon", "optimizer_config.sgd", "optimizer_config.adafactor"], Rule::Refused(OPTIMIZER)),
     (&["data"], Rule::Read(data_path)),
-    (&["hf_dataset"], Rule::Refused("data of several columns by `hf_dataset` are not read; write them as Parquet and name them in `datasets`")),
+    (&["hf_dataset"], Rule::Refused("x")),
     (&["seed"], Rule::Same("training.seed")),
     (&["num_layers"], Rule::Read(num_layers)),
     (&["batch_size"], Rule::Same("training.micro_batch_size")),
