@@ -43,14 +43,19 @@ pub fn git_hash(content: &[u8]) -> String {
     hex(&Sha1::new_with_prefix(format!("blob {}\0", content.len())).chain_update(content).finalize())
 }
 
-/// The name that the cache has for a file: weights are large files.
+/// Weights and rows are large files.
+fn is_large(name: &str) -> bool {
+    name.ends_with(".safetensors") || name.ends_with(".parquet")
+}
+
+/// The name that the cache has for a file.
 pub fn hash(name: &str, content: &[u8]) -> String {
-    if name.ends_with(".safetensors") { sha256(content) } else { git_hash(content) }
+    if is_large(name) { sha256(content) } else { git_hash(content) }
 }
 
 pub fn sibling(name: &str, content: &[u8]) -> Value {
     let mut sibling = json!({"rfilename": name, "size": content.len(), "blobId": git_hash(content)});
-    if name.ends_with(".safetensors") {
+    if is_large(name) {
         sibling["lfs"] = json!({"sha256": sha256(content), "size": content.len(), "pointerSize": 130});
     }
     sibling
