@@ -9,10 +9,12 @@ mod cache;
 #[cfg(feature = "hub")]
 mod client;
 mod dataset;
+mod dataset_card;
 mod dataset_layout;
 #[cfg(feature = "hub")]
 mod dataset_listing;
 mod dataset_path;
+mod dataset_select;
 #[cfg(feature = "hub")]
 mod digest;
 #[cfg(feature = "hub")]
