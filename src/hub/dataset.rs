@@ -73,6 +73,11 @@ impl DatasetSnapshot {
         self.files().map(|name| self.folder.join(name)).collect()
     }
 
+    /// Where the README and the licences of the data set are: beside the rows, or in the commit that was converted.
+    pub fn card_folder(&self) -> PathBuf {
+        self.folder.with_file_name(self.commit.as_str())
+    }
+
     /// The repository at the commit that the files are from.
     pub fn pinned(&self) -> RepoId {
         let commit = self.converted.as_ref().unwrap_or(&self.commit);

@@ -271,7 +271,7 @@ fn a_branch_that_moved_is_fetched_anew_and_a_network_that_is_away_is_told() {
 #[test]
 fn the_converted_copy_stands_in_and_a_part_of_a_set_is_said_aloud() {
     let desk = Desk::new();
-    let main = files(&[("README.md", b"# Rows"), ("train.jsonl.zst", b"...")]);
+    let main = files(&[("README.md", b"---\nlicense: mit\n---\n# Rows"), ("train.jsonl.zst", b"...")]);
     let converted = files(&[
         ("default/partial-train/0000.parquet", &rows(&desk, "term", 8)),
         ("default/test/0000.parquet", &rows(&desk, "held", 3)),
@@ -288,6 +288,8 @@ fn the_converted_copy_stands_in_and_a_part_of_a_set_is_said_aloud() {
     let of_hub = &lock["hub_datasets"]["datasets.0"];
     assert_eq!((&of_hub["commit"], &of_hub["converted_commit"]), (&COMMIT.into(), &CONVERTED.into()));
     assert_eq!(of_hub["splits"][0]["partial"], true);
+    let card = desk.read_text("run/README.md");
+    assert!(card.contains("split `train` is not whole") && card.contains("mit"), "{card}");
     let ran = desk.run(&["check", "recipe.yaml", TRAIN[2], "datasets.0.split=test"]);
     ran.says("a whole split", 0, &[&copy]);
     assert!(!ran.stderr.contains("is not whole"), "{}", ran.stderr);
