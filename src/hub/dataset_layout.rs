@@ -259,6 +259,7 @@ mod tests {
         shown(&of_repository(&names(files), readme).expect("a layout"))
     }
 
+    /// As `get_data_patterns` of `datasets` 5.2.0 gives them for folders with these files, except where not all files are Parquet.
     #[test]
     fn names_tell_the_splits_as_in_datasets() {
         for (files, expected) in [
@@ -290,6 +291,9 @@ mod tests {
             ),
             (&["b.parquet", "a.parquet", "README.md", "dataset_infos.json"], &["default/train: a.parquet b.parquet"]),
             (&["trained.parquet", ".cache/train.parquet", "__x/train.parquet"], &["default/train: trained.parquet"]),
+            (&["trainer/x.parquet", "testing_1/y.parquet", "a-val.parquet"], &["default/test: testing_1/y.parquet"]),
+            (&["train2/x.parquet", "x.train.parquet"], &["default/train: train2/x.parquet"]),
+            (&["sub/train.parquet", "eval_set.parquet"], &["default/train: sub/train.parquet", "default/test: eval_set.parquet"]),
             (&["train.jsonl", "test.jsonl", "x.parquet"], &["default/train: ", "default/test: "]),
             (&["train.jsonl.gz"], &["default/train: "]),
             (&[], &["default/train: "]),

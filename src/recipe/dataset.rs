@@ -60,7 +60,7 @@ impl Dataset {
 fn split_of(value: Value) -> Option<Said<Split>> {
     let (name, place) = (value.name.clone(), value.node.place.clone());
     let Some(text) = value.node.text() else {
-        value.mismatch("a split such as `train` or `train[:20%]`");
+        value.mismatch("a split such as `train` or `train[:20%]`, or a slice in quotes");
         return None;
     };
     match Split::parse(text) {

@@ -117,7 +117,7 @@ impl SplitPart {
 mod tests {
     use super::*;
 
-    /// As `ReadInstruction.from_spec(..).to_absolute(..)` of `datasets` gives them.
+    /// As `ReadInstruction.from_spec(..).to_absolute(..)` of `datasets` 5.2.0 gives them.
     #[test]
     fn slices_take_the_rows_that_datasets_takes() {
         for (text, rows, expected) in [
