@@ -159,10 +159,8 @@ pub fn resolve_on(
     let (own_sources, template) = template.unzip();
     let is_own = recipe.chat_template.is_some() || !recipe.chat_template_kwargs.is_empty();
     let own_sources = own_sources.filter(|_| is_own);
-    let has_template = match &base {
-        Found::Folder(_) => template.is_some() || is_refused || recipe.chat_template.is_some(),
-        _ => true,
-    };
+    let is_absent = !matches!(base, Found::Folder(_));
+    let has_template = is_absent || template.is_some() || is_refused || recipe.chat_template.is_some();
     let chat_template = filled.optional("chat_template", recipe.chat_template.as_ref(), |path| json!(path.display().to_string()));
     let chat_template = chat_template.filter(|path| path.is_file());
     for (name, said) in &recipe.chat_template_kwargs {
