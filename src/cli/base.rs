@@ -11,7 +11,7 @@ use crate::data::tokenize::Tokenizer;
 use crate::export::card::formats_of;
 use crate::fault::{Exit, Fault, shell_word};
 use crate::files::NotFolder;
-use crate::hub::ModelId;
+use crate::hub::RepoId;
 use crate::model::{LinearSpec, Storage, shard_paths};
 use crate::plan::{Lock, Places, hub_id};
 use crate::report::Terminal;
@@ -59,7 +59,7 @@ pub(super) fn find_named(base: &Path) -> Result<PathBuf, Failure> {
     }
     // The oldest models have no owner; any word looks like one of them.
     if let Some(snapshot) =
-        ModelId::parse(name).ok().filter(|id| id.owner_and_name().is_none()).and_then(|id| hub::cached(&id).ok())
+        RepoId::parse(name).ok().filter(|id| id.owner_and_name().is_none()).and_then(|id| hub::cached(&id).ok())
     {
         return Ok(snapshot.folder);
     }

@@ -16,7 +16,7 @@ use crate::adapter::peft;
 use crate::fault::{Exit, Fault, shell_word};
 use crate::files::licence::notice_paths;
 use crate::files::{JSON_BYTES, read_text_up_to};
-use crate::hub::{Content, Environment, Error, ModelId, Pushed, Shipment, Visibility};
+use crate::hub::{Content, Environment, Error, Pushed, RepoId, Shipment, Visibility};
 use crate::plan::Lock;
 use crate::report::Terminal;
 use crate::train::{Checkpoint, RunFolder};
@@ -64,8 +64,8 @@ pub(super) fn push(args: &PushArgs, terminal: &Terminal) -> Result<(), Failure> 
     if args.json { print(object(&pushed)) } else { print_lines(&pushed) }
 }
 
-fn id(args: &PushArgs) -> Result<ModelId, Failure> {
-    let id = ModelId::parse(&args.id).map_err(Error::from)?;
+fn id(args: &PushArgs) -> Result<RepoId, Failure> {
+    let id = RepoId::parse(&args.id).map_err(Error::from)?;
     if id.owner_and_name().is_none() || args.id.contains('@') {
         let fault = Fault::new(format!("`{}` is no repository to push to, expected `owner/name`", args.id));
         return Err(Failure::new(Exit::Usage, fault.hint("name your account before the `/`, and a branch with `--revision`")));

@@ -35,6 +35,8 @@ pub struct Tally {
     pub train: u64,
     /// Rows that only score.
     pub validation: u64,
+    /// Rows that are not taken, because of `split` or `max_rows`.
+    pub not_selected: u64,
     /// Rows that are left out because they are longer than the limit.
     pub too_long: u64,
     /// Rows that are left out because no token of them is trained: empty ones, and those whose answer was cut off.
@@ -78,14 +80,19 @@ impl Tally {
         self.train + self.validation
     }
 
-    /// Rows that are left out.
+    /// Rows that are taken.
+    pub fn selected(&self) -> u64 {
+        self.rows - self.not_selected
+    }
+
+    /// Rows that are left out of those that are taken.
     pub fn dropped(&self) -> u64 {
         self.too_long + self.untrained + self.broken
     }
 
-    /// Rows that are left out, as a share of all; 0 where there are none.
+    /// Rows that are left out, as a share of those that are taken; 0 where there are none.
     pub fn dropped_share(&self) -> f64 {
-        if self.rows == 0 { 0.0 } else { self.dropped() as f64 / self.rows as f64 }
+        if self.selected() == 0 { 0.0 } else { self.dropped() as f64 / self.selected() as f64 }
     }
 
     /// Counts a row.
@@ -94,6 +101,7 @@ impl Tally {
         *match record.fate {
             Fate::Train => &mut self.train,
             Fate::Validation => &mut self.validation,
+            Fate::NotSelected => &mut self.not_selected,
             Fate::TooLong => &mut self.too_long,
             Fate::NoTrainedToken => &mut self.untrained,
             Fate::Broken => &mut self.broken,
@@ -105,7 +113,8 @@ impl Tally {
             self.trained_tokens += record.trained_tokens() as u64;
         }
         let tokens = record.whole_tokens;
-        if self.longest.as_ref().is_none_or(|longest| tokens > longest.tokens) {
+        let is_read = record.fate != Fate::NotSelected;
+        if is_read && self.longest.as_ref().is_none_or(|longest| tokens > longest.tokens) {
             self.longest = Some(Longest { tokens, file: record.file.to_owned(), row: record.row });
         }
         if let (Some(reason), None) = (record.reason, &self.first_broken) {
@@ -119,6 +128,7 @@ impl Tally {
             rows: self.rows + other.rows,
             train: self.train + other.train,
             validation: self.validation + other.validation,
+            not_selected: self.not_selected + other.not_selected,
             too_long: self.too_long + other.too_long,
             untrained: self.untrained + other.untrained,
             broken: self.broken + other.broken,

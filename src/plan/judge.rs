@@ -56,7 +56,7 @@ impl Plan {
     }
 
     fn notes_of(&self, total: &Tally) -> Vec<String> {
-        let (rows, limit) = (total.rows, self.limits.sequence_len);
+        let (rows, limit) = (total.selected(), self.limits.sequence_len);
         let long = total.longest.as_ref().filter(|longest| longest.tokens > limit).map(|longest| {
             let (count, fate) = if total.truncated > 0 { (total.truncated, "cut") } else { (total.too_long, "left out") };
             format!(
@@ -91,7 +91,9 @@ impl Plan {
             (Truncation::Error, Some(longest)) if total.too_long > 0 => Err(Error::Rows {
                 message: format!(
                     "{} of {} rows are longer than sequence_len: {}, the longest is {longest}",
-                    total.too_long, total.rows, self.limits.sequence_len
+                    total.too_long,
+                    total.selected(),
+                    self.limits.sequence_len
                 ),
                 hint: format!(
                     "raise `training.sequence_len` to {}, or set `training.truncation` to `drop` or `truncate`",
@@ -107,7 +109,7 @@ impl Plan {
         let (key, path) = self.source_name(sources.first + index);
         let tally = &sources.tallies[index];
         Err(Error::Rows {
-            message: format!("{key}: `{path}` has no token to train in {} rows{}", tally.rows, reasons(tally)),
+            message: format!("{key}: `{path}` has no token to train in {} rows{}", tally.selected(), reasons(tally)),
             hint: "see its rows with `rankine preview`, and correct its `format`, `columns` or `train_on`, or take it out"
                 .to_owned(),
         })
@@ -119,7 +121,7 @@ impl Plan {
         }
         let of_length = "raise `training.sequence_len`, set `training.truncation: truncate`, or raise `training.max_dropped`";
         let of_rows = "see them with `rankine preview --ledger FILE.parquet`; correct the rows, or raise `training.max_dropped`";
-        let (dropped, rows, limit) = (total.dropped(), total.rows, self.max_dropped);
+        let (dropped, rows, limit) = (total.dropped(), total.selected(), self.max_dropped);
         let first = total.first_broken.as_ref().map_or_else(String::new, |first| format!("; the first broken one: {first}"));
         Err(Error::Rows {
             message: format!(

@@ -11,6 +11,7 @@ mod data_files;
 mod embeddings;
 mod fill;
 mod frames;
+mod hub_data;
 mod inputs;
 mod judge;
 mod lock;
@@ -27,17 +28,19 @@ mod resolve;
 mod rows;
 mod sample;
 mod score;
+mod selection;
 mod training;
 
 pub use adapter::Trains;
 pub use base::hub_id;
 pub use fill::{Origin, Setting};
+pub use hub_data::{Snapshots, cached_files, requests};
 pub use inputs::{Hashing, Inputs};
 pub use lock::Lock;
 pub use peak::{Allowed, MemoryPlan};
 pub use places::{Named, Places};
 pub use portable::{map as entries_without_places, text as without_places};
-pub use resolve::{Plan, Resolved, leftover_note, now, resolve, resolve_on};
+pub use resolve::{Fetched, Plan, Resolved, leftover_note, now, resolve, resolve_on};
 pub use rows::RunData;
 pub use score::{Comparison, Examined, Reading, Sheet};
 

@@ -21,6 +21,7 @@ mod schema;
 mod section;
 mod shape;
 mod source;
+mod split;
 mod synonyms;
 mod training;
 mod tree;
@@ -40,6 +41,7 @@ pub use import::quoted;
 pub use output::Output;
 pub use place::{Place, Said};
 pub use schema::schema;
+pub use split::{Split, SplitPart};
 pub use training::Training;
 
 use crate::fault::{Exit, Explain, Fault};
@@ -165,6 +167,13 @@ fn read_tree(root: &Node, notes: &Notes) -> Recipe {
 }
 
 impl Recipe {
+    /// A dataset by its key, such as `evaluation.datasets.0`.
+    pub fn dataset_mut(&mut self, key: &str) -> Option<&mut Dataset> {
+        let (section, index) = key.rsplit_once('.')?;
+        let datasets = if section == "datasets" { &mut self.datasets } else { &mut self.evaluation.datasets };
+        datasets.get_mut(index.parse::<usize>().ok()?)
+    }
+
     fn take(section: &mut Section) -> Self {
         section.require("base_model", "base_model: checkpoints/rankine-tiny");
         section.require("datasets", "datasets: [{path: datasets/medical-glossary.parquet, format: chat}]");

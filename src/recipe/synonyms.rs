@@ -74,8 +74,15 @@ const KEYS: &[(Here, &[&str])] = &[
     // Rows.
     (
         Key("datasets", "path"),
-        &["datasets.name", "datasets.file", "datasets.file_name", "datasets.data_files", "datasets.source", "datasets.files"],
+        &["datasets.file", "datasets.file_name", "datasets.data_files", "datasets.source", "datasets.files"],
     ),
+    (
+        Key("datasets", "config"),
+        &["datasets.name", "datasets.subset", "datasets.config_name", "dataset_config", "dataset_config_name"],
+    ),
+    (Key("datasets", "split"), &["split", "dataset_split", "dataset_train_split", "train_split"]),
+    (Key("datasets", "max_rows"), &["max_samples", "num_samples", "max_train_samples"]),
+    (Nothing("it is a part of `path`: `hf://datasets/owner/name@REVISION`"), &["datasets.revision", "dataset_revision"]),
     (
         Key("datasets", "format"),
         &[
@@ -122,10 +129,7 @@ const KEYS: &[(Here, &[&str])] = &[
         ],
     ),
     (Nothing("data are Parquet files"), &["ds_type", "file_format", "datasets.data_format"]),
-    (
-        Nothing("all rows of the file are read; a part of them needs a file of its own"),
-        &["split", "datasets.subset", "datasets.shards", "max_samples", "num_samples", "dataset_split"],
-    ),
+    (Nothing("every file is read; a glob in `path` or a slice in `split` takes some"), &["datasets.shards"]),
     (
         Line("train_on: assistant"),
         &[

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::super::tree::{Kind, Node};
-use super::datasets::{Located, locate};
+use super::datasets::{Located, Part, is_slice, locate, on_hub};
 use super::draft::{Data, Draft, is_off};
 use super::fate::Fate;
 use super::hugging_face as hf;
@@ -566,8 +566,23 @@ fn beside<'a>(given: &Given<'a>, key: &str) -> Option<&'a Node> {
 }
 
 fn located(draft: &Draft, dataset: &Node) -> Option<Located> {
+    let path = entry(dataset, "path")?.text()?;
+    let files = entry(dataset, "data_files").map(texts).unwrap_or_default();
+    let is_shard = ["shards", "shards_idx"].iter().any(|key| entry(dataset, key).is_some());
+    let of_hub = on_hub(path, Part { files: &files, ..wanted_part(dataset) }, &draft.folder).filter(|_| !is_shard);
+    Some(of_hub.unwrap_or_else(|| locate(path, &draft.folder)))
+}
+
+/// A value of a dataset.
+fn entry<'a>(dataset: &'a Node, key: &str) -> Option<&'a Node> {
     let Kind::Map(entries) = &dataset.kind else { return None };
-    Some(locate(entries.get("path")?.value.text()?, &draft.folder))
+    entries.get(key).map(|entry| &entry.value).filter(|node| !node.is_blank())
+}
+
+/// The part of a dataset that is wanted, without its files.
+fn wanted_part(dataset: &Node) -> Part<'_> {
+    let text = |key: &str| entry(dataset, key).and_then(Node::text);
+    Part { config: text("name"), split: text("split"), revision: text("revision"), files: &[] }
 }
 
 fn path(draft: &mut Draft, given: &Given) -> Fate {
@@ -578,9 +593,18 @@ fn path(draft: &mut Draft, given: &Given) -> Fate {
     }
 }
 
-/// Which part of a data set: a split, a configuration, files. It is part of what has to be put where the recipe looks.
+/// Which part of a data set: a split, a configuration, files. Of data that are not fetched by the recipe it is part of what has to be put where the
+/// recipe looks.
 fn part(draft: &mut Draft, given: &Given) -> Fate {
+    let said = given.node.text().unwrap_or_default();
     match located(draft, given.parent) {
+        Some(located) if located.is_of_hub() => match given.name {
+            "split" if said == "train" => Fate::dropped("the split that is read without a word"),
+            "split" => Fate::Mapped(format!("datasets.split: {}", quoted(said))),
+            "name" => Fate::Mapped(format!("datasets.config: {}", quoted(said))),
+            _ => Fate::Mapped(format!("datasets.path: {}", located.path)),
+        },
+        Some(_) if given.name == "split" && is_slice(said) => Fate::Mapped(format!("datasets.split: {}", quoted(said))),
         Some(Located { path, task: Some(_) }) => Fate::replaced(format!("put only this part into `{path}`")),
         _ if given.name == "split" && given.node.text() == Some("train") => Fate::dropped("a file has one split"),
         _ => Fate::refused("a part of local files: write those rows to a file of their own and name it in `path`"),
@@ -723,15 +747,17 @@ fn data(draft: &Draft, dataset: &Node) -> Option<Data> {
     let value = |key: &str| entries.get(key).map(|entry| &entry.value).filter(|node| !node.is_blank());
     let (located, format) = (located(draft, dataset)?, format_of(dataset).ok()?);
     let mut data = Data::default();
+    let split = value("split").and_then(Node::text).is_some_and(is_slice);
     let parts: Vec<String> = ["split", "name", "data_files", "revision", "shards", "shards_idx"]
         .iter()
+        .filter(|key| **key != "split" || !split)
         .filter_map(|key| Some(format!("{key} `{}`", value(key)?.shown())))
         .collect();
     if let Some(task) = &located.task {
         let parts = if parts.is_empty() { String::new() } else { format!(" (only {})", parts.join(", ")) };
         data.notes.push(format!("{task}{parts}."));
     }
-    data.lines.push(("path", located.path));
+    data.lines = located.lines(wanted_part(dataset));
     data.lines.push(("format", format.to_owned()));
     let columns: &[(&str, &str)] = match format {
         "text" => &[("text", "field")],

@@ -7,11 +7,11 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use super::super::tree::Kind;
-use super::datasets::{Located, locate};
+use super::datasets::{Located, Part, is_slice, locate, on_hub};
 use super::draft::{Data, Draft, is_off};
 use super::fate::Fate;
 use super::hugging_face as hf;
-use super::text::{flow, list, number, pairs, quoted, texts, unquoted};
+use super::text::{list, number, pairs, quoted, texts, unquoted, whole};
 use super::{Given, Rule, Table};
 use crate::files::{JSON_BYTES, read_text_up_to};
 
@@ -277,13 +277,11 @@ fn mask_history(_: &mut Draft, given: &Given) -> Fate {
     }
 }
 
-fn max_samples(draft: &mut Draft, given: &Given) -> Fate {
-    let names = names(draft, "dataset");
-    let files_are_open = names.iter().filter_map(|name| entry(draft, name).ok()).all(|entry| entry.located.is_open());
-    if files_are_open {
-        Fate::replaced(format!("put only the first {} rows of each data set where the recipe looks for it", given.node.shown()))
-    } else {
-        Fate::refused("a part of a file: write those rows to a file of their own and name it")
+/// The first rows of each data set, as here.
+fn max_samples(_: &mut Draft, given: &Given) -> Fate {
+    match whole(given.node).filter(|rows| *rows > 0) {
+        Some(rows) => Fate::Mapped(format!("datasets.max_rows: {rows}")),
+        None => Fate::refused("expected a whole number of rows"),
     }
 }
 
@@ -407,6 +405,8 @@ fn info(draft: &Draft) -> Result<(PathBuf, Value), String> {
 /// An entry of `dataset_info.json`.
 struct Entry {
     located: Located,
+    /// Lines of the recipe that name it and its part.
+    part: Vec<(&'static str, String)>,
     columns: Vec<(&'static str, String)>,
     /// Words of the data for roles.
     roles: BTreeMap<String, String>,
@@ -451,8 +451,24 @@ fn entry(draft: &Draft, name: &str) -> Result<Entry, String> {
         (None, Some(file)) => locate(&format!("{}/{file}", data_dir(draft)), &draft.folder),
         (None, None) => return Err(format!("`{name}` has neither a Hub id nor a file")),
     };
-    let mut found = Entry { located, columns: Vec::new(), roles: BTreeMap::new(), notes: Vec::new() };
-    let parts: Vec<String> = PART.iter().filter_map(|key| Some(format!("{key} {}", entry.get(*key)?))).collect();
+    let new = |located| Entry { located, part: Vec::new(), columns: Vec::new(), roles: BTreeMap::new(), notes: Vec::new() };
+    // A data set of the Hub is named as such where its rows need not be written anew.
+    let part = Part { config: text("subset"), split: text("split"), ..Part::default() };
+    let is_whole = !["folder", "num_samples"].iter().any(|key| entry.contains_key(*key));
+    if let Some(located) = text("hf_hub_url").filter(|_| is_whole).and_then(|id| on_hub(id, part, &draft.folder)) {
+        let mut found = Entry { part: located.lines(part), ..new(located) };
+        if layout(draft, name, entry, &mut found).is_ok() {
+            return Ok(found);
+        }
+    }
+    let mut found = new(located);
+    let slice = text("split").filter(|split| is_slice(split));
+    found.part = found.located.lines(Part { split: slice, ..Part::default() });
+    let parts: Vec<String> = PART
+        .iter()
+        .filter(|key| **key != "split" || slice.is_none())
+        .filter_map(|key| Some(format!("{key} {}", entry.get(*key)?)))
+        .collect();
     if !parts.is_empty() && !found.located.is_open() {
         return Err(format!("`{name}` is a part of a file: write those rows to a file of their own"));
     }
@@ -606,9 +622,10 @@ pub(super) fn finish(draft: &mut Draft) {
 
 fn data(draft: &Draft, entry: Entry) -> Data {
     let is_text = draft.text("stage") == Some("pt");
-    let limit = draft.at("max_samples").map(|rows| format!("Only the first {} rows.", flow(rows)));
+    let limit = draft.at("max_samples").and_then(whole).filter(|rows| *rows > 0);
     let task = entry.located.task.iter().map(|task| format!("{task}."));
-    let mut data = Data { notes: task.chain(entry.notes).chain(limit).collect(), lines: vec![("path", entry.located.path)] };
+    let mut data = Data { notes: task.chain(entry.notes).collect(), lines: entry.part };
+    data.lines.extend(limit.map(|rows| ("max_rows", rows.to_string())));
     data.lines.push(("format", if is_text { "text" } else { "chat" }.into()));
     let columns: Vec<String> = entry
         .columns
