@@ -339,7 +339,7 @@ mod tests {
 
     fn total(corpus: Corpus, sources: usize) -> Tally {
         let contents = corpus.contents();
-        let divided = Divided { split: split(&contents, Holdout::Rows(0)), duplicates: duplicates(&contents), corpus };
+        let divided = Divided { split: split(&contents, Holdout::Rows(0)), duplicates: duplicates(&contents), left_out: BTreeMap::new(), corpus };
         divided.ledger(sources).total()
     }
 
@@ -357,7 +357,7 @@ mod tests {
         assert_eq!((tally.rows, tally.kept(), tally.too_long, tally.truncated, tally.untrained), (7, 3, 3, 0, 1));
         assert_eq!((tally.tokens, tally.trained_tokens), (5 + 6 + 4, 4 + 5 + 2));
         assert_eq!(tally.longest.as_ref().map(|longest| (longest.tokens, longest.row)), Some((11, 0)));
-        assert!((tally.dropped_share() - 4.0 / 7.0).abs() < 1e-12);
+        assert!((tally.unusable_share() - 4.0 / 7.0).abs() < 1e-12);
 
         let limits = Limits { truncation: Truncation::Truncate, ..LIMITS };
         let truncated = bench.open(&sources, limits).expect("opened");
