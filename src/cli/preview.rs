@@ -71,7 +71,7 @@ fn print_rows(plan: &Plan, data: &RunData, numbers: &[u64]) -> Result<(), Failur
     for number in numbers {
         let record = data.record(*number);
         let file = visible(&record.file.display().to_string());
-        print(format_args!("\nrow {number} (row {} of `{file}`): {}", record.row, describe(plan, &record)))?;
+        print(format_args!("\nrow {number} (row {} of `{file}`): {}", record.row, describe(plan, data, &record)))?;
         let Some(tokens) = record.tokens.filter(|tokens| !tokens.is_empty()) else { continue };
         let pieces = crate::data::pieces(&plan.encoder.tokenizer, &tokens.ids(), &tokens.trained());
         print(row_text::rendered(&pieces?, &palette))?;
@@ -80,7 +80,7 @@ fn print_rows(plan: &Plan, data: &RunData, numbers: &[u64]) -> Result<(), Failur
 }
 
 /// What becomes of a row, in one line.
-fn describe(plan: &Plan, record: &Record) -> String {
+fn describe(plan: &Plan, data: &RunData, record: &Record) -> String {
     let limit = plan.limits.sequence_len;
     let fate = match (record.fate, record.reason) {
         (Fate::Train, _) => "trained on".to_owned(),
@@ -88,6 +88,9 @@ fn describe(plan: &Plan, record: &Record) -> String {
         (Fate::TooLong, _) => format!("left out, longer than `training.sequence_len`, {limit}"),
         (Fate::NoTrainedToken, _) if record.whole_tokens == 0 => "left out, nothing to learn".to_owned(),
         (Fate::NoTrainedToken, _) => "left out, no trained token".to_owned(),
+        (Fate::Duplicate, _) => format!("left out, the same as {}", other(data, record)),
+        (Fate::NearDuplicate, _) => format!("left out, nearly the same as {}", other(data, record)),
+        (Fate::NearHeldOut, _) => format!("left out, nearly the same as {}, which is only scored", other(data, record)),
         (Fate::Broken, reason) => format!("left out, broken: {}", revealed(reason.unwrap_or_default())),
     };
     let cut = match record.len() {
@@ -98,10 +101,17 @@ fn describe(plan: &Plan, record: &Record) -> String {
     format!("{fate}; {} tokens, {} trained{cut}{duplicate}", record.len(), record.trained_tokens())
 }
 
+/// The row that one is left out for.
+fn other(data: &RunData, record: &Record) -> String {
+    let Some(number) = record.duplicate_of else { return "another row".to_owned() };
+    let other = data.record(number);
+    format!("row {number} (row {} of `{}`)", other.row, visible(&other.file.display().to_string()))
+}
+
 /// A line of the ledger.
 type Count = (&'static str, fn(&Tally) -> u64);
 
-const COUNTS: [Count; 12] = [
+const COUNTS: [Count; 15] = [
     ("rows read", |tally| tally.rows),
     ("  kept", |tally| tally.kept()),
     ("    trained on", |tally| tally.train),
@@ -110,6 +120,9 @@ const COUNTS: [Count; 12] = [
     ("    too long", |tally| tally.too_long),
     ("    no trained token", |tally| tally.untrained),
     ("    broken", |tally| tally.broken),
+    ("    equal to an earlier row", |tally| tally.exact_duplicates),
+    ("    nearly an earlier row", |tally| tally.near_duplicates),
+    ("    nearly a row that is only scored", |tally| tally.near_held_out),
     ("of the kept: truncated", |tally| tally.truncated),
     ("of the kept: duplicates", |tally| tally.duplicates),
     ("tokens of the kept", |tally| tally.tokens),
@@ -135,7 +148,7 @@ fn print_ledger(plan: &Plan, data: &RunData) -> Result<(), Failure> {
     for (key, path) in &names {
         print(format_args!("{key}: {}", visible(path)))?;
     }
-    Ok(())
+    data.shares().iter().try_for_each(|share| print(share.describe()))
 }
 
 /// A run that is refused trains nothing.

@@ -241,6 +241,15 @@ impl Corpus {
         &self.slot(index).0.file
     }
 
+    /// The row in its file and the file of a row that was read, by its number.
+    ///
+    /// # Panics
+    /// There is no such row.
+    pub fn place(&self, number: u64) -> (usize, &Path) {
+        let (part, row) = self.locate(number);
+        (row, &part.file)
+    }
+
     /// A hash of ids and labels of each kept row; equal for equal rows.
     pub fn contents(&self) -> Vec<u64> {
         (0..self.len()).into_par_iter().map(|index| self.row(index).content()).collect()
@@ -339,7 +348,12 @@ mod tests {
 
     fn total(corpus: Corpus, sources: usize) -> Tally {
         let contents = corpus.contents();
-        let divided = Divided { split: split(&contents, Holdout::Rows(0)), duplicates: duplicates(&contents), left_out: BTreeMap::new(), corpus };
+        let divided = Divided {
+            split: split(&contents, Holdout::Rows(0)),
+            duplicates: duplicates(&contents),
+            left_out: BTreeMap::new(),
+            corpus,
+        };
         divided.ledger(sources).total()
     }
 

@@ -80,7 +80,12 @@ fn bound(rows: &data::Rows, size: usize, packing: Packing) -> Option<Rows> {
             }
         }
     }
+    let most = |largest: &BinaryHeap<Reverse<usize>>| largest.iter().map(|count| count.0).max();
     let sum = |largest: &BinaryHeap<Reverse<usize>>| largest.iter().map(|count| count.0).sum();
-    let length = lengths.iter().map(|length| length.0).max()?;
+    let (length, labels) = (most(&lengths)?, most(&labelled)?);
+    if rows.mixture().is_some() {
+        // A row may stand in a batch several times.
+        return Some(Rows { count: size, length, tokens: size * length, labelled: size * labels });
+    }
     Some(Rows { count: lengths.len(), length, tokens: sum(&lengths), labelled: sum(&labelled) })
 }

@@ -4,6 +4,7 @@
 //! parts; [`Lock`] writes down what a run depends on.
 
 mod adapter;
+mod alike;
 mod base;
 mod batches;
 mod build;
@@ -14,6 +15,7 @@ mod inputs;
 mod judge;
 mod lock;
 pub mod memory;
+mod mixing;
 mod overlap;
 mod packing;
 mod peak;
@@ -29,10 +31,12 @@ mod score;
 mod training;
 
 pub use adapter::Trains;
+pub use alike::Alike;
 pub use base::hub_id;
 pub use fill::{Origin, Setting};
 pub use inputs::{Hashing, Inputs};
 pub use lock::Lock;
+pub use mixing::{Mixing, Share};
 pub use peak::{Allowed, MemoryPlan};
 pub use places::{Named, Places};
 pub use portable::{map as entries_without_places, text as without_places};

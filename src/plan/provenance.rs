@@ -7,6 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::fill::{Origin, Setting};
 use super::lock::Lock;
+use super::mixing::Share;
 use super::peak::MemoryPlan;
 use super::resolve::Plan;
 use super::rows::RunData;
@@ -39,13 +40,16 @@ impl Plan {
     fn provenance(&self, data: &RunData) -> Value {
         let sources = self.sources.iter().chain(&self.validation_sources);
         let each = sources.zip(&data.ledger().sources).enumerate();
+        let shares = data.shares();
         let set = |(index, (source, tally)): (usize, (&Source, &data::Tally))| {
             let (key, path) = self.source_name(index);
             let file = |file: &std::path::PathBuf| {
                 let terms = data::terms(file, Path::new(&path));
                 json!({"path": file.display().to_string(), "licence": terms.licence, "said_in": terms.said_in, "notices": terms.notices})
             };
+            let share = shares.iter().find(|share| share.dataset == key);
             json!({
+                "mixing": share.map(Share::object),
                 "dataset": key,
                 "rows": tally.rows,
                 "trained": tally.train,
@@ -54,6 +58,9 @@ impl Plan {
                 "too_long": tally.too_long,
                 "no_trained_token": tally.untrained,
                 "broken": tally.broken,
+                "exact_duplicates": tally.exact_duplicates,
+                "near_duplicates": tally.near_duplicates,
+                "near_held_out": tally.near_held_out,
                 "truncated": tally.truncated,
                 "duplicates": tally.duplicates,
                 "tokens": tally.tokens,

@@ -6,13 +6,16 @@ use super::html::Html;
 use super::{RunRecord, said, table, with_groups};
 
 /// Counts of a set in the lock, as a person calls them.
-const COUNTS: [(&str, &str); 10] = [
+const COUNTS: [(&str, &str); 13] = [
     ("rows", "rows read"),
     ("trained", "trained on"),
     ("validation", "held out to validate"),
     ("too_long", "left out, too long"),
     ("no_trained_token", "left out, without a trained token"),
     ("broken", "left out, broken"),
+    ("exact_duplicates", "left out, equal to an earlier one"),
+    ("near_duplicates", "left out, nearly the same as an earlier one"),
+    ("near_held_out", "left out, nearly the same as one that is only scored"),
     ("truncated", "kept, with the tail cut off"),
     ("duplicates", "kept, equal to an earlier one"),
     ("tokens", "tokens of kept rows"),
