@@ -111,7 +111,7 @@ fn other(data: &RunData, record: &Record) -> String {
 /// A line of the ledger.
 type Count = (&'static str, fn(&Tally) -> u64);
 
-const COUNTS: [Count; 15] = [
+const COUNTS: [Count; 12] = [
     ("rows read", |tally| tally.rows),
     ("  kept", |tally| tally.kept()),
     ("    trained on", |tally| tally.train),
@@ -120,21 +120,32 @@ const COUNTS: [Count; 15] = [
     ("    too long", |tally| tally.too_long),
     ("    no trained token", |tally| tally.untrained),
     ("    broken", |tally| tally.broken),
-    ("    equal to an earlier row", |tally| tally.exact_duplicates),
-    ("    nearly an earlier row", |tally| tally.near_duplicates),
-    ("    nearly a row that is only scored", |tally| tally.near_held_out),
     ("of the kept: truncated", |tally| tally.truncated),
     ("of the kept: duplicates", |tally| tally.duplicates),
     ("tokens of the kept", |tally| tally.tokens),
     ("  trained tokens", |tally| tally.trained_tokens),
 ];
 
+/// Behind `broken`, where the recipe leaves rows out for being like another one.
+const ALIKE: [Count; 3] = [
+    ("    equal to an earlier row", |tally| tally.exact_duplicates),
+    ("    nearly an earlier row", |tally| tally.near_duplicates),
+    ("    nearly a row that is only scored", |tally| tally.near_held_out),
+];
+
+fn counts(plan: &Plan) -> Vec<Count> {
+    let (of_rows, of_kept) = COUNTS.split_at(COUNTS.iter().position(|(what, _)| what.starts_with("of the kept")).unwrap_or(0));
+    let alike = if plan.alike.leaves_out() { &ALIKE[..] } else { &[] };
+    [of_rows, alike, of_kept].concat()
+}
+
 /// One column a source and one for all of them.
 fn print_ledger(plan: &Plan, data: &RunData) -> Result<(), Failure> {
     let tallies: Vec<Tally> = data.ledger().sources.iter().cloned().chain([data.ledger().total()]).collect();
     let names: Vec<(String, String)> = (0..data.ledger().sources.len()).map(|source| plan.source_name(source)).collect();
     let heads = names.iter().map(|(key, _)| key.as_str()).chain(["total"]);
-    let first = COUNTS.iter().map(|(what, _)| what.len()).max().unwrap_or(0);
+    let counts = counts(plan);
+    let first = counts.iter().map(|(what, _)| what.len()).max().unwrap_or(0);
     let widths: Vec<usize> =
         heads.clone().zip(&tallies).map(|(head, tally)| head.len().max(grouped(tally.tokens).len()) + 2).collect();
     let line = |what: &str, cells: Vec<String>| {
@@ -142,7 +153,7 @@ fn print_ledger(plan: &Plan, data: &RunData) -> Result<(), Failure> {
         print(format_args!("{what:<first$}{cells}"))
     };
     line("", heads.map(str::to_owned).collect())?;
-    for (what, count) in COUNTS {
+    for (what, count) in counts {
         line(what, tallies.iter().map(|tally| grouped(count(tally))).collect())?;
     }
     for (key, path) in &names {

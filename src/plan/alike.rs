@@ -48,8 +48,8 @@ pub(super) fn alike(recipe: &Recipe, filled: &mut Filled) -> Alike {
 }
 
 impl Alike {
-    /// Whether rows have to be read to know.
-    pub(super) fn reads_rows(self) -> bool {
+    /// Whether rows may be left out, or refused, for it.
+    pub fn leaves_out(self) -> bool {
         self.deduplicate != Deduplicate::None || self.held_out != NearDuplicates::Keep
     }
 }

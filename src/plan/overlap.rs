@@ -91,7 +91,7 @@ impl Plan {
     /// # Errors
     /// Rows cannot be read, or the recipe refuses near-duplicates of what is only scored and there are some.
     pub fn notes_of_likeness(&self, report: Reporter) -> Result<Vec<String>, Error> {
-        if self.validation_sources.is_empty() && !self.alike.reads_rows() {
+        if self.validation_sources.is_empty() && !self.alike.leaves_out() {
             return Ok(Vec::new());
         }
         let data = self.open_rows(report)?;

@@ -7,7 +7,6 @@ use serde_json::{Map, Value, json};
 
 use super::fill::{Origin, Setting};
 use super::lock::Lock;
-use super::mixing::Share;
 use super::peak::MemoryPlan;
 use super::resolve::Plan;
 use super::rows::RunData;
@@ -48,8 +47,7 @@ impl Plan {
                 json!({"path": file.display().to_string(), "licence": terms.licence, "said_in": terms.said_in, "notices": terms.notices})
             };
             let share = shares.iter().find(|share| share.dataset == key);
-            json!({
-                "mixing": share.map(Share::object),
+            let mut set = json!({
                 "dataset": key,
                 "rows": tally.rows,
                 "trained": tally.train,
@@ -66,7 +64,13 @@ impl Plan {
                 "tokens": tally.tokens,
                 "trained_tokens": tally.trained_tokens,
                 "files": source.files.iter().map(file).collect::<Vec<_>>(),
-            })
+            });
+            if let (Some(share), Some(set)) = (share, set.as_object_mut()) {
+                set.insert("weight".to_owned(), json!(share.weight));
+                set.insert("draws_per_epoch".to_owned(), json!(share.drawn));
+                set.insert("repeated_per_epoch".to_owned(), json!(share.repeated));
+            }
+            set
         };
         each.map(set).collect()
     }

@@ -6,7 +6,7 @@ use super::html::Html;
 use super::{RunRecord, said, table, with_groups};
 
 /// Counts of a set in the lock, as a person calls them.
-const COUNTS: [(&str, &str); 13] = [
+const COUNTS: [(&str, &str); 15] = [
     ("rows", "rows read"),
     ("trained", "trained on"),
     ("validation", "held out to validate"),
@@ -16,6 +16,8 @@ const COUNTS: [(&str, &str); 13] = [
     ("exact_duplicates", "left out, equal to an earlier one"),
     ("near_duplicates", "left out, nearly the same as an earlier one"),
     ("near_held_out", "left out, nearly the same as one that is only scored"),
+    ("draws_per_epoch", "drawn an epoch"),
+    ("repeated_per_epoch", "drawn again within an epoch"),
     ("truncated", "kept, with the tail cut off"),
     ("duplicates", "kept, equal to an earlier one"),
     ("tokens", "tokens of kept rows"),
