@@ -99,11 +99,21 @@ fn shares_of_ten_epochs_are_within_one_row_of_the_weights_in_each_and_together()
             for (dataset, weight) in [("datasets.0", 2.0), ("datasets.1", 1.0), ("datasets.2", 0.7)] {
                 let (share, all) = (90.0 * weight / 3.7, counts[dataset]);
                 let of_epoch = all - before.get(dataset).copied().unwrap_or(0);
-                assert!((of_epoch as f64 - share).abs() < 1.0, "{shuffle}, epoch {epoch}: {of_epoch} rows of {dataset}, a share of {share}");
+                assert!(
+                    (of_epoch as f64 - share).abs() < 1.0,
+                    "{shuffle}, epoch {epoch}: {of_epoch} rows of {dataset}, a share of {share}"
+                );
                 let together = share * epoch as f64;
-                assert!((all as f64 - together).abs() < 1.0, "{shuffle}, to epoch {epoch}: {all} rows of {dataset}, {together} due");
-                let times: BTreeSet<i64> = lines.iter().filter(|line| line.dataset == dataset).map(|line| line.times_trained).collect();
-                assert!(times.last().unwrap() - times.first().unwrap() <= 1, "{dataset} comes whole before a row comes again: {times:?}");
+                assert!(
+                    (all as f64 - together).abs() < 1.0,
+                    "{shuffle}, to epoch {epoch}: {all} rows of {dataset}, {together} due"
+                );
+                let times: BTreeSet<i64> =
+                    lines.iter().filter(|line| line.dataset == dataset).map(|line| line.times_trained).collect();
+                assert!(
+                    times.last().unwrap() - times.first().unwrap() <= 1,
+                    "{dataset} comes whole before a row comes again: {times:?}"
+                );
             }
             before = counts;
         }
@@ -209,7 +219,11 @@ fn duplicates_go_within_and_across_datasets_and_name_the_row_that_stays() {
     assert_eq!(fates(&near[6..]), ["train", "duplicate", "near_duplicate", "duplicate", "train"]);
     assert_eq!(near[8].duplicate_of, Some(4));
     let counts = ["left out", "equal to an earlier row", "nearly an earlier row"].map(|what| {
-        let line = ran.stdout.lines().find(|line| line.trim_start().starts_with(what)).unwrap_or_else(|| panic!("{what}: {}", ran.stdout));
+        let line = ran
+            .stdout
+            .lines()
+            .find(|line| line.trim_start().starts_with(what))
+            .unwrap_or_else(|| panic!("{what}: {}", ran.stdout));
         line.split_whitespace().rev().take(3).map(|count| count.parse().unwrap()).collect::<Vec<u32>>()
     });
     assert_eq!(counts, [[3, 3, 0], [2, 2, 0], [1, 1, 0]], "in total, of the second, of the first");
@@ -236,7 +250,11 @@ fn what_is_left_out_is_in_check_plan_result_report_and_lock_and_is_not_max_dropp
     }
     desk.run(&["report", "run"]).says("a report", 0, &[]);
     assert!(desk.read_text("run/report.html").contains("left out, nearly the same as an earlier one"));
-    assert!(desk.read_text("run/README.md").contains("5 rows read, 2 trained on, 0 held out, 3 left out"), "{}", desk.read_text("run/README.md"));
+    assert!(
+        desk.read_text("run/README.md").contains("5 rows read, 2 trained on, 0 held out, 3 left out"),
+        "{}",
+        desk.read_text("run/README.md")
+    );
     desk.run(&["resume", "run"]).says("a finished run", 0, &[]);
 }
 
@@ -252,7 +270,11 @@ fn a_dataset_of_nothing_but_duplicates_is_refused_by_name() {
 fn rows_near_a_validation_set_are_kept_dropped_or_refused() {
     let desk = alike_desk();
     desk.write_rows("held.parquet", vec![("text", texts([edited(1), sentence(50)]))]);
-    desk.edit("recipe.yaml", "output_dir: run", "evaluation:\n  datasets:\n    - path: held.parquet\n      format: text\noutput_dir: run");
+    desk.edit(
+        "recipe.yaml",
+        "output_dir: run",
+        "evaluation:\n  datasets:\n    - path: held.parquet\n      format: text\noutput_dir: run",
+    );
     let (kept, _) = ledger(&desk, &[]);
     assert_eq!(kept[1].fate, "train");
     let (dropped, ran) = ledger(&desk, &["evaluation.near_duplicates=drop"]);
@@ -260,7 +282,11 @@ fn rows_near_a_validation_set_are_kept_dropped_or_refused() {
     assert_eq!((dropped[1].fate.as_str(), dropped[1].duplicate_of), ("near_held_out", Some(11)));
     assert_eq!(dropped.iter().filter(|line| line.fate == "near_held_out").count(), 1);
     let row = desk.run(&["preview", "recipe.yaml", "--row", "1", "evaluation.near_duplicates=drop"]);
-    assert!(row.stdout.contains("left out, nearly the same as row 11 (row 0 of `held.parquet`), which is only scored"), "{}", row.stdout);
+    assert!(
+        row.stdout.contains("left out, nearly the same as row 11 (row 0 of `held.parquet`), which is only scored"),
+        "{}",
+        row.stdout
+    );
     // Who asks for near-duplicates to go asks for these too.
     assert_eq!(ledger(&desk, &["training.deduplicate=near"]).0[1].fate, "near_held_out");
     assert_eq!(ledger(&desk, &["training.deduplicate=near", "evaluation.near_duplicates=keep"]).0[1].fate, "train");
@@ -280,7 +306,9 @@ fn held_out_rows_have_no_near_duplicate_among_those_that_train() {
     let held = ["training.sequence_len=256", "evaluation.val_set_size=20"];
     let straddles = |lines: &[Line]| {
         let fate = |row: usize| lines[row].fate.as_str();
-        (0..30).filter(|pair| BTreeSet::from([fate(2 * pair), fate(60 + pair)]) == BTreeSet::from(["train", "validation"])).count()
+        (0..30)
+            .filter(|pair| BTreeSet::from([fate(2 * pair), fate(60 + pair)]) == BTreeSet::from(["train", "validation"]))
+            .count()
     };
     assert!(straddles(&ledger(&desk, &held).0) > 3, "without a word they straddle");
     for word in ["training.deduplicate=near", "evaluation.near_duplicates=drop"] {
@@ -313,7 +341,10 @@ fn glossary() -> Vec<String> {
     let read = |name: &str, text: &dyn Fn(&arrow::array::RecordBatch, usize) -> String| {
         let file = File::open(Path::new(env!("CARGO_MANIFEST_DIR")).join("datasets").join(name)).unwrap();
         let reader = ParquetRecordBatchReaderBuilder::try_new(file).unwrap().build().unwrap();
-        reader.map(Result::unwrap).flat_map(|batch| (0..batch.num_rows()).map(|row| text(&batch, row)).collect::<Vec<_>>()).collect::<Vec<_>>()
+        reader
+            .map(Result::unwrap)
+            .flat_map(|batch| (0..batch.num_rows()).map(|row| text(&batch, row)).collect::<Vec<_>>())
+            .collect::<Vec<_>>()
     };
     let turns = |batch: &arrow::array::RecordBatch, row: usize| {
         let list = batch["messages"].as_list::<i32>().value(row);
@@ -354,8 +385,7 @@ fn planted_edits_among_ten_thousand_glossary_rows_are_found() {
     let tokenizer = Tokenizer::open(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/checkpoints/rankine-tiny"))).unwrap();
     let planted: Vec<usize> = (0..1000).map(|nth| nth * 9 + (mix(nth as u64) % 9) as usize).collect();
     let edits = planted.iter().zip(0..).map(|(of, key)| edit(&originals[*of], key));
-    let rows: Vec<Vec<u32>> =
-        originals.iter().cloned().chain(edits).map(|text| tokenizer.ids(&text, false).unwrap()).collect();
+    let rows: Vec<Vec<u32>> = originals.iter().cloned().chain(edits).map(|text| tokenizer.ids(&text, false).unwrap()).collect();
     let found = near_duplicates(rows.len(), |row| rows[row].clone(), Compared::WithEarlier, 0.6, &|_| {});
     let (of_planted, of_originals): (Vec<_>, Vec<_>) = found.iter().partition(|pair| pair.row >= 9000);
     let right = of_planted.iter().filter(|pair| planted[pair.row as usize - 9000] == pair.of as usize).count();

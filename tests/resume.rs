@@ -221,7 +221,11 @@ fn every_step_over_a_mixture_can_be_gone_on_from() {
     let desk = desk(40);
     let more: Vec<String> = (1..=9).map(|row| format!("rule {row} says {}", "no ".repeat(row % 5 + 1))).collect();
     desk.write_rows("more.parquet", vec![("text", texts(more))]);
-    desk.edit("recipe.yaml", "    format: text\n", "    format: text\n    weight: 1\n  - path: more.parquet\n    format: text\n    weight: 2.5\n");
+    desk.edit(
+        "recipe.yaml",
+        "    format: text\n",
+        "    format: text\n    weight: 1\n  - path: more.parquet\n    format: text\n    weight: 2.5\n",
+    );
     for packing in ["training.sample_packing=false", "training.sample_packing=true"] {
         let overrides = [packing, "training.num_epochs=4", "output.save_steps=1"];
         let alone = reference(&desk, &overrides);

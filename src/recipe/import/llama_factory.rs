@@ -322,7 +322,9 @@ fn mix_strategy(draft: &mut Draft, given: &Given) -> Fate {
         return Fate::dropped("of several data sets only");
     }
     match draft.set("training.stopping_strategy", end) {
-        Fate::Mapped(line) => Fate::replaced(format!("{line}; the shares are the same, and are kept to in each epoch, not drawn at random")),
+        Fate::Mapped(line) => {
+            Fate::replaced(format!("{line}; the shares are the same, and are kept to in each epoch, not drawn at random"))
+        }
         other => other,
     }
 }
