@@ -36,6 +36,7 @@ pub(super) fn object(run: &Path, state: &State, data: &RunData) -> Value {
         "seconds": state.seconds,
         "peak_memory_bytes": peak_memory_bytes(),
         "rows": rows,
+
     })
 }
 
