@@ -36,7 +36,6 @@ pub(super) fn object(run: &Path, state: &State, data: &RunData) -> Value {
         "seconds": state.seconds,
         "peak_memory_bytes": peak_memory_bytes(),
         "rows": rows,
-
     })
 }
 
