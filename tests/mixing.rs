@@ -292,7 +292,7 @@ fn rows_near_a_validation_set_are_kept_dropped_or_refused() {
     assert_eq!(ledger(&desk, &["training.deduplicate=near", "evaluation.near_duplicates=keep"]).0[1].fate, "train");
     for verb in ["check", "plan", "train", "preview"] {
         let ran = desk.run(&[verb, "recipe.yaml", "evaluation.near_duplicates=refuse"]);
-        let said = "1 row to train on is a near-duplicate of rows that are only scored, the first: row 1 of `a.parquet` of row 0 of `held.parquet`";
+        let said = "1 row to train on is a near-duplicate of rows that are only scored, the first: row 1 of `a.parquet`, of row 0 of `held.parquet`";
         ran.says(verb, 65, &[said, "hint: set `near_duplicates: drop`"]);
     }
     assert!(!desk.path("run").exists());

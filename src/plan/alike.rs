@@ -126,7 +126,7 @@ impl Plan {
         let Some(Straddling { rows, first: [row, of] }) = straddling else { return Ok(()) };
         let are = if *rows == 1 { "row to train on is a near-duplicate" } else { "rows to train on are near-duplicates" };
         Err(Error::Rows {
-            message: format!("evaluation.near_duplicates: {rows} {are} of rows that are only scored, the first: {row} of {of}"),
+            message: format!("evaluation.near_duplicates: {rows} {are} of rows that are only scored, the first: {row}, of {of}"),
             hint: "set `near_duplicates: drop` to leave them out of training, or take them out of the data".to_owned(),
         })
     }
