@@ -4,6 +4,7 @@
 //! A dataset's rows stand in one order for the whole run, and an epoch takes up where the one before it ended: no row is drawn again
 //! before all others of its dataset were drawn, within an epoch and from one epoch to the next.
 
+use std::cmp::Reverse;
 use std::ops::Range;
 
 use rayon::prelude::*;
@@ -14,7 +15,7 @@ use crate::terms::EpochEnd;
 
 /// Decimal places of a weight that count.
 const WEIGHT_UNITS: f64 = 1e9;
-/// Epochs after which what rounding owes a dataset is forgotten.
+/// Epochs after which the schedule of what is rounded up begins anew.
 const MEMORY: u64 = 4096;
 /// Draws of an epoch at most.
 const MOST_DRAWS: u64 = u32::MAX as u64;
@@ -103,33 +104,31 @@ impl Mixture {
         self.draws > MOST_DRAWS
     }
 
-    /// What an epoch draws from each dataset: its share of the weights times the draws of an epoch, rounded down or up. Which are rounded up
-    /// changes from epoch to epoch, the one to which most is owed first, so that sums over epochs keep to the weights too.
+    /// What an epoch draws from each dataset: its share of the weights times the draws of an epoch, rounded down or up. Which are rounded up is
+    /// a schedule of slots, an epoch each, in which as many tasks run as shares are rounded up: by Pfair scheduling each task is within one slot
+    /// of its rate at all times, Baruah et al. 1996, doi:10.1007/BF01940883, so that sums over epochs keep to the weights within a row too.
     pub fn quotas(&self, epoch: u64) -> Vec<Quota> {
         let (draws, sum) = (u128::from(self.draws), self.parts.iter().map(|part| part.weight).sum::<u128>().max(1));
         let floors: Vec<u128> = self.parts.iter().map(|part| draws * part.weight / sum).collect();
-        let rounded_up = (draws.saturating_sub(floors.iter().sum()) as usize).min(self.parts.len());
-        // Of `ups`, how often each was rounded up in so many epochs.
-        let owed = |ups: &[u64], epochs: u64, index: usize| {
-            let due = u128::from(epochs) * (draws * self.parts[index].weight - floors[index] * sum);
-            due.cast_signed() - (u128::from(ups[index]) * sum).cast_signed()
-        };
-        let next = |ups: &mut [u64], epochs: u64| {
-            let has_rest = |index: &usize| !(draws * self.parts[*index].weight).is_multiple_of(sum);
-            let mut order: Vec<usize> = (0..ups.len()).filter(has_rest).collect();
-            order.sort_by_key(|index| -owed(ups, epochs, *index));
-            order.iter().take(rounded_up).for_each(|index| ups[*index] += 1);
+        let rests: Vec<u128> = self.parts.iter().map(|part| draws * part.weight % sum).collect();
+        let rounded_up = (rests.iter().sum::<u128>() / sum) as usize;
+        // One slot more; `ups` counts the slots that each has had.
+        let next = |ups: &mut [u64], slot: u64| {
+            let is_due = |index: &usize| rests[*index] > 0 && u128::from(ups[*index]) * sum / rests[*index] <= u128::from(slot);
+            let mut due: Vec<usize> = (0..ups.len()).filter(is_due).collect();
+            due.sort_by_key(|index| urgency(ups[*index], rests[*index], sum));
+            due.iter().take(rounded_up).for_each(|index| ups[*index] += 1);
         };
         let of_epochs = |epochs: u64| {
             let mut ups = vec![0; self.parts.len()];
-            (1..=epochs).for_each(|epoch| next(&mut ups, epoch));
+            (0..epochs).for_each(|slot| next(&mut ups, slot));
             ups
         };
         let (periods, rest) = (epoch / MEMORY, epoch % MEMORY);
         let of_period = if periods > 0 { of_epochs(MEMORY) } else { vec![0; self.parts.len()] };
         let before = of_epochs(rest);
         let mut after = before.clone();
-        next(&mut after, rest + 1);
+        next(&mut after, rest);
         let quota = |(index, part): (usize, &Part)| {
             let floor = floors[index] as u64;
             let ups = periods.wrapping_mul(of_period[index]).wrapping_add(before[index]);
@@ -170,6 +169,16 @@ impl Mixture {
         });
         turns.into_iter().map(|(part, nth)| of_parts[part as usize][nth as usize]).collect()
     }
+}
+
+/// The order of PD², Anderson and Srinivasan 2004, "Mixed Pfair/ERfair scheduling", for a task with a rate of `rest` / `sum` that has had so
+/// many slots: the earlier deadline of the next one first, then the one whose next window overlaps, then the later end of a chain of them.
+fn urgency(slots: u64, rest: u128, sum: u128) -> (u128, bool, Reverse<u128>) {
+    let (next, spare) = (u128::from(slots + 1) * sum, sum - rest);
+    let deadline = next.div_ceil(rest);
+    let is_heavy = 2 * rest >= sum;
+    let chain = if is_heavy { ((deadline * spare).div_ceil(sum) * sum).div_ceil(spare) } else { 0 };
+    (deadline, next.is_multiple_of(rest), Reverse(chain))
 }
 
 #[cfg(test)]
@@ -269,7 +278,7 @@ mod tests {
     }
 
     fn datasets() -> impl Strategy<Value = Vec<(u32, f64)>> {
-        prop::collection::vec((1_u32..60, prop_oneof![0.001_f64..1.0, (1_u32..9).prop_map(f64::from)]), 1..7)
+        prop::collection::vec((1_u32..60, prop_oneof![0.001_f64..1.0, (1_u32..9).prop_map(f64::from)]), 1..12)
     }
 
     proptest! {
@@ -282,7 +291,7 @@ mod tests {
             let sum: f64 = datasets.iter().map(|(_, weight)| weight).sum();
             let draws = mixture.draws_per_epoch();
             let mut totals = vec![0; datasets.len()];
-            for epoch in 0..10 {
+            for epoch in 0..40 {
                 let quotas = mixture.quotas(epoch);
                 prop_assert_eq!(quotas.iter().map(|quota| quota.draws).sum::<u64>(), draws);
                 for (index, (quota, (_, weight))) in quotas.iter().zip(&datasets).enumerate() {
