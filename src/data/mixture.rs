@@ -207,7 +207,7 @@ mod tests {
         assert_eq!(length(EpochEnd::AllRows), 23);
         assert_eq!(length(EpochEnd::FirstExhausted), 14, "7 rows are half of 14");
         assert_eq!(length(EpochEnd::AllExhausted), 40, "12 rows are 0.3 of 40");
-        assert!(mixture(&[(4_000_000, 1e-3), (1, 1.0)], EpochEnd::AllExhausted).is_too_long());
+        assert!(mixture(&[(4_000_000, 1e-4), (1, 1.0)], EpochEnd::AllExhausted).is_too_long());
         assert_eq!(mixture(&[(0, 1.0), (5, 9.0)], EpochEnd::AllExhausted).draws_per_epoch(), 5, "nothing has no share");
     }
 
@@ -278,7 +278,10 @@ mod tests {
     }
 
     fn datasets() -> impl Strategy<Value = Vec<(u32, f64)>> {
-        prop::collection::vec((1_u32..60, prop_oneof![0.001_f64..1.0, (1_u32..9).prop_map(f64::from)]), 1..12)
+        prop::collection::vec(
+            (1_u32..60, prop_oneof![(1_u32..1000).prop_map(|weight| f64::from(weight) / 1e3), (1_u32..9).prop_map(f64::from)]),
+            1..12,
+        )
     }
 
     proptest! {
