@@ -8,6 +8,7 @@ mod alike;
 mod base;
 mod batches;
 mod build;
+mod data_files;
 mod embeddings;
 mod fill;
 mod frames;
