@@ -106,8 +106,8 @@ fn earlier(links: &mut [[u32; BANDS]], is_kept: &[bool], place: usize, band: usi
 /// Turns the hash of each band into the place of the next earlier row with the same one.
 fn link_earlier(links: &mut [[u32; BANDS]]) {
     for band in 0..BANDS {
-        let mut order: Vec<u64> =
-            links.par_iter().zip(0_u64..).map(|(hashes, place)| u64::from(hashes[band]) << 32 | place).collect();
+        let entry = |place: usize| u64::from(links[place][band]) << 32 | place as u64;
+        let mut order: Vec<u64> = (0..links.len()).into_par_iter().map(entry).collect();
         order.par_sort_unstable();
         let mut before = None;
         for (hash, place) in order.into_iter().map(|entry| (entry >> 32, entry as u32)) {
