@@ -8,8 +8,8 @@
 //! Shingles that more than one row in fifty has are the frame of a dataset, such as a system prompt or the wording of its questions. They
 //! are left out of the sets, so that rows are not alike for what all of them share.
 //!
-//! Rows are read from the token cache as they are needed. In memory there are [`BYTES_PER_ROW`] bytes a row, and the shingles of
-//! [`SAMPLE`] rows while frames are looked for.
+//! Rows are read from the token cache as they are needed. In memory there are 137 bytes a row, a link for each band and its
+//! place while a band is sorted, and the shingles of [`SAMPLE`] rows while frames are looked for.
 
 use std::collections::{HashMap, HashSet};
 
@@ -24,8 +24,6 @@ pub const SHINGLE: usize = 3;
 pub const BANDS: usize = 32;
 /// Minima of a band.
 pub const BAND_HASHES: usize = 4;
-/// Memory of a row: a link for each band, and its place while a band is sorted.
-pub const BYTES_PER_ROW: usize = 4 * BANDS + 8 + 1;
 /// Rows in which frames are looked for, at equal distances.
 pub const SAMPLE: usize = 4096;
 /// A shingle of more than one row in so many is part of a frame,

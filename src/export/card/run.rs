@@ -97,7 +97,7 @@ impl Trained {
             count("validation"),
             count("left_out"),
         );
-        if let Some(weight) = set.get("weight") {
+        if let Some(weight) = set.get("weight").and_then(Value::as_f64) {
             let (draws, repeated) = (count("draws_per_epoch"), count("repeated_per_epoch"));
             let rows = count("trained");
             lines += &format!("  - weight {weight}, {draws} draws an epoch from {rows} rows, {repeated} of them again\n");
