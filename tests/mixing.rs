@@ -10,8 +10,8 @@ use std::path::Path;
 use arrow::array::{Array, AsArray, StructArray};
 use arrow::datatypes::Int64Type;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use rankine::data::near_duplicates;
 use rankine::data::tokenize::Tokenizer;
-use rankine::data::{Compared, near_duplicates};
 use rankine::draws::mix;
 use serde_json::Value;
 use support::*;
@@ -277,6 +277,14 @@ fn rows_near_a_validation_set_are_kept_dropped_or_refused() {
     );
     let (kept, _) = ledger(&desk, &[]);
     assert_eq!(kept[1].fate, "train");
+    let said = "1 row to train on is a near-duplicate of rows that are only scored, the first: row 1 of `a.parquet`, of row 0 of `held.parquet`";
+    for verb in ["check", "plan", "preview"] {
+        desk.run(&[verb, "recipe.yaml"]).says(
+            verb,
+            0,
+            &[&format!("note: {said}; `evaluation.near_duplicates` can leave them out")],
+        );
+    }
     let (dropped, ran) = ledger(&desk, &["evaluation.near_duplicates=drop"]);
     ran.says("drop", 0, &["1 of 11 rows are left out: nearly the same as a row that is only scored"]);
     assert_eq!((dropped[1].fate.as_str(), dropped[1].duplicate_of), ("near_held_out", Some(11)));
@@ -292,8 +300,7 @@ fn rows_near_a_validation_set_are_kept_dropped_or_refused() {
     assert_eq!(ledger(&desk, &["training.deduplicate=near", "evaluation.near_duplicates=keep"]).0[1].fate, "train");
     for verb in ["check", "plan", "train", "preview"] {
         let ran = desk.run(&[verb, "recipe.yaml", "evaluation.near_duplicates=refuse"]);
-        let said = "1 row to train on is a near-duplicate of rows that are only scored, the first: row 1 of `a.parquet`, of row 0 of `held.parquet`";
-        ran.says(verb, 65, &[said, "hint: set `near_duplicates: drop`"]);
+        ran.says(verb, 65, &[&format!("error: evaluation.near_duplicates: {said}"), "hint: set `near_duplicates: drop`"]);
     }
     assert!(!desk.path("run").exists());
 }
@@ -328,7 +335,7 @@ fn keys_that_do_not_go_together_are_faults() {
     };
     with(&["datasets.0.weight=0"], &["datasets.0.weight: expected a number above 0"]);
     with(&["training.stopping_strategy=all_exhausted"], &["`all_exhausted` needs datasets with a `weight`"]);
-    with(&["training.near_threshold=0.8"], &["training.near_threshold goes with `deduplicate: near`"]);
+    with(&["training.near_threshold=0.8"], &["training.near_threshold needs `deduplicate: near` or rows that are only scored"]);
     with(&["training.deduplicate=fuzzy"], &["training.deduplicate: expected `none`, `exact` or `near`"]);
     with(&["evaluation.near_duplicates=refuse"], &["needs rows that are only scored, and there are none"]);
     let list = "evaluation:\n  datasets:\n    - path: a.parquet\n      format: text\n      weight: 2\noutput_dir: run";
@@ -390,7 +397,7 @@ fn planted_edits_among_ten_thousand_glossary_rows_are_found() {
     for (threshold, recall_at_least, of_long_at_least, precision_at_least) in
         [(0.5, 0.95, 0.98, 0.95), (0.6, 0.88, 0.96, 0.98), (0.7, 0.75, 0.85, 0.99), (0.8, 0.5, 0.6, 0.99)]
     {
-        let found = near_duplicates(rows.len(), |row| rows[row].clone(), Compared::WithEarlier, threshold, &|_| {});
+        let found = near_duplicates(rows.len(), |row| rows[row].clone(), threshold, &|_| {});
         let (of_planted, of_originals): (Vec<_>, Vec<_>) = found.iter().partition(|pair| pair.row >= 9000);
         let of = |pair: &rankine::data::Pair| planted[pair.row as usize - 9000];
         let right = of_planted.iter().filter(|pair| of(pair) == pair.of as usize).count();

@@ -106,6 +106,7 @@ fn object(plan: &Plan, data: &RunData, config: &train::Config, memory: &MemoryPl
         "training_rows": data.training_rows(),
         "validation_rows": data.validation_rows(),
         "validation_rows_trained_on": data.trained_validation_rows(),
+        "training_rows_near_validation": data.near_validation_rows(),
         "left_out_as_duplicates": total.exact_duplicates + total.near_duplicates,
         "left_out_near_held_out": total.near_held_out,
         "rows_per_epoch": data.training().per_epoch(),

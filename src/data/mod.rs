@@ -51,7 +51,7 @@ pub use ledger::{Ledger, Longest, Tally};
 pub use licence::{Terms, terms};
 pub use likely::{Candidate, Meant, detected, in_recipe};
 pub use mixture::{Draw, Mixture, Quota};
-pub use near::{Compared, Pair, near_duplicates};
+pub use near::{Pair, near_duplicates, near_duplicates_of};
 pub use order::{Error as SplitError, Split, shuffled, split};
 pub use pack::{Packing, Packs, Visit};
 pub use parquet::{Error as TableError, candidates, columns};

@@ -44,31 +44,14 @@ pub struct Pair {
     pub of: u32,
 }
 
-/// What is compared with what.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Compared {
-    /// Each row with the earlier ones that are kept, which are those that are like none before.
-    WithEarlier,
-    /// The rows behind the first so many with those.
-    WithFirst(usize),
-}
-
-/// The rows of `count`, fewer than 2^32, that are near-duplicates, ascending. `ids` gives the tokens of each by its place, `threshold` is
-/// above 0.
-pub fn near_duplicates(
-    count: usize,
-    ids: impl Fn(usize) -> Vec<u32> + Sync,
-    compared: Compared,
-    threshold: f64,
-    report: Reporter,
-) -> Vec<Pair> {
+/// The rows of `count`, fewer than 2^32, that are near-duplicates of an earlier one that is none itself, ascending. `ids` gives the tokens of
+/// each by its place, `threshold` is above 0.
+pub fn near_duplicates(count: usize, ids: impl Fn(usize) -> Vec<u32> + Sync, threshold: f64, report: Reporter) -> Vec<Pair> {
     let sets = Sets { frame: frame(count, &ids), ids };
     let mut links: Vec<[u32; BANDS]> = (0..count).into_par_iter().map(|place| bands(&sets.of(place))).collect();
     link_earlier(&mut links);
-    let first = if let Compared::WithFirst(first) = compared { first } else { 0 };
     let (mut is_kept, mut found, mut likely) = (vec![false; count], Vec::new(), Vec::new());
-    is_kept[..first].fill(true);
-    for place in first..count {
+    for place in 0..count {
         if place % REPORTED_ROWS == 0 || place + 1 == count {
             report(Event::Progress { what: "near-duplicates".to_owned(), done: place as u64 + 1, total: count as u64 });
         }
@@ -80,15 +63,36 @@ pub fn near_duplicates(
                 at = earlier(&mut links, &is_kept, at as usize, band);
             }
         }
-        likely.sort_unstable();
-        likely.dedup();
         let own = if likely.is_empty() { Vec::new() } else { sets.of(place) };
-        match likely.iter().find(|other| jaccard(&own, &sets.of(**other as usize)) >= threshold) {
-            Some(of) => found.push(Pair { row: place as u32, of: *of }),
-            None => is_kept[place] = compared == Compared::WithEarlier,
+        match sets.first_alike(&own, &mut likely, threshold) {
+            Some(of) => found.push(Pair { row: place as u32, of }),
+            None => is_kept[place] = true,
         }
     }
     found
+}
+
+/// The rows behind the first `first` of `count` that are near-duplicates of one of those, ascending; the rest as for [`near_duplicates`]. It
+/// takes 256 bytes for each of the first rows and none for the others.
+pub fn near_duplicates_of(first: usize, count: usize, ids: impl Fn(usize) -> Vec<u32> + Sync, threshold: f64) -> Vec<Pair> {
+    let sets = Sets { frame: frame(count, &ids), ids };
+    let of_first: Vec<[u32; BANDS]> = (0..first).into_par_iter().map(|place| bands(&sets.of(place))).collect();
+    let in_band = |band: usize| {
+        let mut order: Vec<u64> = of_first.iter().zip(0..).map(|(hashes, place)| u64::from(hashes[band]) << 32 | place).collect();
+        order.sort_unstable();
+        order
+    };
+    let index: Vec<Vec<u64>> = (0..BANDS).into_par_iter().map(in_band).collect();
+    let pair = |place: usize| {
+        let own = sets.of(place);
+        let mut likely: Vec<u32> = Vec::new();
+        for (hash, order) in bands(&own).into_iter().zip(&index) {
+            let start = order.partition_point(|entry| entry >> 32 < u64::from(hash));
+            likely.extend(order[start..].iter().take_while(|entry| *entry >> 32 == u64::from(hash)).map(|entry| *entry as u32));
+        }
+        Some(Pair { row: place as u32, of: sets.first_alike(&own, &mut likely, threshold)? })
+    };
+    (first..count).into_par_iter().filter_map(pair).collect()
 }
 
 /// The next earlier row of the same band that is kept. Links past those that are not are shortened, so that each is passed once.
@@ -127,6 +131,13 @@ impl<F: Fn(usize) -> Vec<u32>> Sets<F> {
         let all = shingles(&(self.ids)(place));
         let own: Vec<u64> = all.iter().copied().filter(|shingle| !self.frame.contains(shingle)).collect();
         if own.is_empty() { all } else { own }
+    }
+
+    /// The first of the rows that are likely to be alike that is.
+    fn first_alike(&self, own: &[u64], likely: &mut Vec<u32>, threshold: f64) -> Option<u32> {
+        likely.sort_unstable();
+        likely.dedup();
+        likely.iter().copied().find(|other| jaccard(own, &self.of(*other as usize)) >= threshold)
     }
 }
 
@@ -179,9 +190,16 @@ mod tests {
     use super::*;
     use crate::draws::unit;
 
-    fn found(rows: &[Vec<u32>], compared: Compared, threshold: f64) -> Vec<(u32, u32)> {
-        let pairs = near_duplicates(rows.len(), |place| rows[place].clone(), compared, threshold, &|_| {});
+    fn places(pairs: Vec<Pair>) -> Vec<(u32, u32)> {
         pairs.into_iter().map(|Pair { row, of }| (row, of)).collect()
+    }
+
+    fn found(rows: &[Vec<u32>], threshold: f64) -> Vec<(u32, u32)> {
+        places(near_duplicates(rows.len(), |place| rows[place].clone(), threshold, &|_| {}))
+    }
+
+    fn of_first(rows: &[Vec<u32>], first: usize, threshold: f64) -> Vec<(u32, u32)> {
+        places(near_duplicates_of(first, rows.len(), |place| rows[place].clone(), threshold))
     }
 
     fn sentence(seed: u64, tokens: u64) -> Vec<u32> {
@@ -197,31 +215,31 @@ mod tests {
     fn a_later_row_with_a_token_changed_is_found_and_the_first_stays() {
         let a = sentence(1, 60);
         let rows = [a.clone(), sentence(2, 60), with(a.clone(), 30, 7), with(with(a.clone(), 30, 7), 10, 8), a];
-        assert_eq!(found(&rows, Compared::WithEarlier, 0.6), [(2, 0), (3, 0), (4, 0)]);
-        assert_eq!(found(&rows, Compared::WithEarlier, 0.9), [(2, 0), (4, 0)], "55 of 61 shingles, and 52 of 64");
-        assert_eq!(found(&rows, Compared::WithFirst(2), 0.6), [(2, 0), (3, 0), (4, 0)]);
-        assert_eq!(found(&rows[2..], Compared::WithFirst(1), 0.99), [] as [(u32, u32); 0]);
-        assert_eq!(found(&[], Compared::WithEarlier, 0.6), []);
+        assert_eq!(found(&rows, 0.6), [(2, 0), (3, 0), (4, 0)]);
+        assert_eq!(found(&rows, 0.9), [(2, 0), (4, 0)], "55 of 61 shingles, and 52 of 64");
+        assert_eq!(of_first(&rows, 2, 0.6), [(2, 0), (3, 0), (4, 0)]);
+        assert_eq!(of_first(&rows[2..], 1, 0.99), [] as [(u32, u32); 0]);
+        assert_eq!(found(&[], 0.6), []);
     }
 
     #[test]
     fn what_all_rows_share_makes_none_alike() {
         let framed = |answer: Vec<u32>| [sentence(0, 400), answer].concat();
         let rows: Vec<Vec<u32>> = (1..=100).map(|row| framed(sentence(row, 12))).collect();
-        assert_eq!(found(&rows, Compared::WithEarlier, 0.6), []);
+        assert_eq!(found(&rows, 0.6), []);
         let copies = [rows, vec![framed(with(sentence(40, 12), 0, 1))]].concat();
-        assert_eq!(found(&copies, Compared::WithEarlier, 0.6), [(100, 39)]);
+        assert_eq!(found(&copies, 0.6), [(100, 39)]);
     }
 
     #[test]
     fn short_rows_are_compared_whole() {
-        assert_eq!(found(&[vec![1, 2], vec![1, 3], vec![1, 2], vec![4]], Compared::WithEarlier, 0.6), [(2, 0)]);
+        assert_eq!(found(&[vec![1, 2], vec![1, 3], vec![1, 2], vec![4]], 0.6), [(2, 0)]);
     }
 
     #[test]
     fn many_copies_of_one_row_take_no_time_each() {
         let rows = vec![sentence(1, 20); 20_000];
-        assert_eq!(found(&rows, Compared::WithEarlier, 0.6).len(), 19_999);
+        assert_eq!(found(&rows, 0.6).len(), 19_999);
     }
 
     /// Every pair compared, against what bands propose.
@@ -234,7 +252,7 @@ mod tests {
         }
         let sets: Vec<Vec<u64>> = rows.iter().map(|ids| shingles(ids)).collect();
         let alike = |row: usize, of: usize| jaccard(&sets[row], &sets[of]) >= 0.6;
-        let found = found(&rows, Compared::WithEarlier, 0.6);
+        let found = found(&rows, 0.6);
         assert!(found.iter().all(|(row, of)| alike(*row as usize, *of as usize)));
         let expected = (300..600).filter(|row| (0..300).any(|of| alike(*row, of))).count();
         let missed = expected - found.len();

@@ -8,7 +8,7 @@ use super::fill::Filled;
 use super::overlap::TrainedRows;
 use super::resolve::Plan;
 use crate::data::{
-    Compared, Corpus, Divided, Duplicate, Fate, Source, Split, Tally, duplicates, near_duplicates, split, visible,
+    Corpus, Divided, Duplicate, Fate, Source, Split, Tally, duplicates, near_duplicates, near_duplicates_of, split, visible,
 };
 use crate::recipe::Recipe;
 use crate::report::Reporter;
@@ -54,7 +54,7 @@ impl Alike {
     }
 }
 
-/// Rows that train and are near-duplicates of rows that score, where that is refused.
+/// Rows that train and are near-duplicates of rows that score.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Straddling {
     pub rows: usize,
@@ -67,45 +67,43 @@ struct Compare<'a> {
     corpus: &'a Corpus,
     evaluation: &'a Corpus,
     threshold: f64,
-    report: Reporter<'a>,
 }
 
 impl Plan {
     /// Divides the rows of `datasets` into those that train, those that score and those that are left out for being like another one.
     /// `contents` are those of `corpus`.
-    pub(super) fn divide(
-        &self,
-        corpus: Corpus,
-        contents: &[u64],
-        evaluation: &Corpus,
-        report: Reporter,
-    ) -> (Divided, Option<Straddling>) {
+    pub(super) fn divide(&self, corpus: Corpus, contents: &[u64], evaluation: &Corpus, report: Reporter) -> Divided {
         let Alike { deduplicate, threshold, held_out } = self.alike;
-        let compare = Compare { corpus: &corpus, evaluation, threshold, report };
+        let compare = Compare { corpus: &corpus, evaluation, threshold };
         let mut left_out = if deduplicate == Deduplicate::None { BTreeMap::new() } else { compare.equal(contents) };
         if deduplicate == Deduplicate::Near {
-            compare.near(&mut left_out);
+            compare.near(&mut left_out, report);
         }
         let rest: Vec<u32> = (0..).take(corpus.len()).filter(|row| !left_out.contains_key(row)).collect();
         let of_rest: Vec<u64> = rest.iter().map(|row| contents[*row as usize]).collect();
-        let Split { mut training, mut validation } = split(&of_rest, self.holdout);
-        for row in training.iter_mut().chain(&mut validation) {
+        let mut split = split(&of_rest, self.holdout);
+        for row in split.training.iter_mut().chain(&mut split.validation) {
             *row = rest[*row as usize];
         }
-        let mut straddling = None;
-        if held_out != NearDuplicates::Keep {
-            let found = compare.near_held_out(&training, &validation);
-            if held_out == NearDuplicates::Drop {
-                training.retain(|row| !found.contains_key(row));
-                left_out.extend(found);
-            } else {
-                let first = found.first_key_value();
-                let words = |(row, of): (&u32, &Duplicate)| [compare.place(corpus.number(*row as usize)), compare.place(of.of)];
-                straddling = first.map(|first| Straddling { rows: found.len(), first: words(first) });
-            }
+        if held_out == NearDuplicates::Drop {
+            let found = compare.near_held_out(&split);
+            split.training.retain(|row| !found.contains_key(row));
+            left_out.extend(found);
         }
         let duplicates = duplicates(contents);
-        (Divided { corpus, split: Split { training, validation }, duplicates, left_out }, straddling)
+        Divided { corpus, split, duplicates, left_out }
+    }
+
+    /// Rows that train and are nearly the same as one that scores; none where those are left out.
+    pub(super) fn straddling(&self, data: &Divided, evaluation: &Corpus) -> Option<Straddling> {
+        if self.alike.held_out == NearDuplicates::Drop {
+            return None;
+        }
+        let compare = Compare { corpus: &data.corpus, evaluation, threshold: self.alike.threshold };
+        let found = compare.near_held_out(&data.split);
+        let (row, of) = found.first_key_value()?;
+        let first = [compare.place(data.corpus.number(*row as usize)), compare.place(of.of)];
+        Some(Straddling { rows: found.len(), first })
     }
 
     /// The rows that train, without those that are held out.
@@ -117,18 +115,20 @@ impl Plan {
         let compared = if self.alike.held_out == NearDuplicates::Drop { &self.validation_sources[..] } else { &[] };
         let corpus = open(&self.sources)?;
         let contents = corpus.contents();
-        let (divided, _) = self.divide(corpus, &contents, &open(compared)?, report);
-        Ok(TrainedRows::of(&divided))
+        let evaluation = open(compared)?;
+        Ok(TrainedRows::of(&self.divide(corpus, &contents, &evaluation, report)))
     }
 
-    /// Refuses rows that train and are nearly the same as rows that score, where the recipe asks for that.
-    pub(super) fn check_straddling(&self, straddling: Option<&Straddling>) -> Result<(), Error> {
-        let Some(Straddling { rows, first: [row, of] }) = straddling else { return Ok(()) };
+    /// Tells of rows that train and are nearly the same as rows that score, or refuses them, as the recipe asks.
+    pub(super) fn check_straddling(&self, straddling: Option<&Straddling>) -> Result<Option<String>, Error> {
+        let Some(Straddling { rows, first: [row, of] }) = straddling else { return Ok(None) };
         let are = if *rows == 1 { "row to train on is a near-duplicate" } else { "rows to train on are near-duplicates" };
-        Err(Error::Rows {
-            message: format!("evaluation.near_duplicates: {rows} {are} of rows that are only scored, the first: {row}, of {of}"),
-            hint: "set `near_duplicates: drop` to leave them out of training, or take them out of the data".to_owned(),
-        })
+        let message = format!("{rows} {are} of rows that are only scored, the first: {row}, of {of}");
+        if self.alike.held_out == NearDuplicates::Refuse {
+            let hint = "set `near_duplicates: drop` to leave them out of training, or take them out of the data".to_owned();
+            return Err(Error::Rows { message: format!("evaluation.near_duplicates: {message}"), hint });
+        }
+        Ok(Some(format!("{message}; `evaluation.near_duplicates` can leave them out")))
     }
 
     /// What a person should know of the rows that are left out for being alike.
@@ -161,10 +161,10 @@ impl Compare<'_> {
     }
 
     /// Adds rows that are nearly the same as an earlier one that is not left out.
-    fn near(&self, left_out: &mut BTreeMap<u32, Duplicate>) {
+    fn near(&self, left_out: &mut BTreeMap<u32, Duplicate>, report: Reporter) {
         let rest: Vec<u32> = (0..).take(self.corpus.len()).filter(|row| !left_out.contains_key(row)).collect();
         let ids = |place: usize| self.corpus.row(rest[place] as usize).ids();
-        let pairs = near_duplicates(rest.len(), ids, Compared::WithEarlier, self.threshold, self.report);
+        let pairs = near_duplicates(rest.len(), ids, self.threshold, report);
         let number = |place: u32| self.corpus.number(rest[place as usize] as usize);
         left_out.extend(
             pairs.into_iter().map(|pair| (rest[pair.row as usize], Duplicate { fate: Fate::NearDuplicate, of: number(pair.of) })),
@@ -172,7 +172,7 @@ impl Compare<'_> {
     }
 
     /// Rows that train and are nearly the same as one that is held out or of a validation set.
-    fn near_held_out(&self, training: &[u32], validation: &[u32]) -> BTreeMap<u32, Duplicate> {
+    fn near_held_out(&self, Split { training, validation }: &Split) -> BTreeMap<u32, Duplicate> {
         let (held_out, scored) = (validation.len(), validation.len() + self.evaluation.len());
         if scored == 0 {
             return BTreeMap::new();
@@ -182,8 +182,7 @@ impl Compare<'_> {
             of_set if of_set < scored => self.evaluation.row(of_set - held_out).ids(),
             trained => self.corpus.row(training[trained - scored] as usize).ids(),
         };
-        let compared = Compared::WithFirst(scored);
-        let pairs = near_duplicates(scored + training.len(), ids, compared, self.threshold, self.report);
+        let pairs = near_duplicates_of(scored, scored + training.len(), ids, self.threshold);
         let number = |place: usize| match place.checked_sub(held_out) {
             None => self.corpus.number(validation[place] as usize),
             Some(of_set) => self.corpus.rows_read() + self.evaluation.number(of_set),

@@ -32,7 +32,7 @@ impl Plan {
         let (datasets, evaluation) = data.ledger().sources.split_at(self.sources.len());
         self.judge_sources(&Sources::new(0, datasets), report)?;
         data.datasets.split.check()?;
-        self.check_straddling(data.straddling.as_ref())?;
+        self.check_straddling(data.straddling.as_ref())?.into_iter().for_each(|note| report(Event::Note(note)));
         self.check_mixing(data)?;
         self.check_epochs(data.training().per_epoch())?;
         self.judge_sources(&Sources::new(self.sources.len(), evaluation), report)?;

@@ -95,10 +95,10 @@ impl Plan {
             return Ok(Vec::new());
         }
         let data = self.open_rows(report)?;
-        self.check_straddling(data.straddling.as_ref())?;
+        let straddling = self.check_straddling(data.straddling.as_ref())?;
         let [_, of_files] = &data.overlaps;
         let of_files = notes(of_files, |source| self.source_name(self.sources.len() + source).0);
-        Ok(self.notes_of_alike(&data.ledger().total()).into_iter().chain(of_files).collect())
+        Ok(self.notes_of_alike(&data.ledger().total()).into_iter().chain(of_files).chain(straddling).collect())
     }
 }
 

@@ -24,7 +24,7 @@ pub struct RunData {
     ledger: Ledger,
     /// Rows that score and are trained on too, of the sources of both.
     pub(super) overlaps: [Vec<Overlap>; 2],
-    /// Rows that train and may not, because they are nearly the same as one that scores.
+    /// Rows that train and are nearly the same as one that scores.
     pub(super) straddling: Option<Straddling>,
     /// How `datasets` are mixed; `None`: each row once an epoch.
     pub(super) mixing: Option<Mixing>,
@@ -61,7 +61,8 @@ impl Plan {
         let open = |sources: &[Source]| Corpus::open(sources, &self.encoder, &self.limits, self.row_cache(), report);
         let (corpus, evaluation) = (open(&self.sources)?, open(&self.validation_sources)?);
         let mut contents = corpus.contents();
-        let (datasets, straddling) = self.divide(corpus, &contents, &evaluation, report);
+        let datasets = self.divide(corpus, &contents, &evaluation, report);
+        let straddling = self.straddling(&datasets, &evaluation);
         contents.extend(evaluation.contents());
         let of_evaluation = duplicates(&contents).split_off(datasets.corpus.len());
         let validation = Split::validation_only(evaluation.len());
@@ -175,6 +176,11 @@ impl RunData {
     /// Rows to score on that are trained on too.
     pub fn trained_validation_rows(&self) -> u64 {
         self.overlaps.iter().flatten().map(|overlap| overlap.trained).sum()
+    }
+
+    /// Rows that train and are near-duplicates of rows to score on.
+    pub fn near_validation_rows(&self) -> usize {
+        self.straddling.as_ref().map_or(0, |straddling| straddling.rows)
     }
 
     /// Tokens of the rows that the first epoch trains, and how many of them carry a loss.

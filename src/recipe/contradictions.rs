@@ -291,16 +291,15 @@ fn in_mixing(recipe: &Recipe, notes: &Notes) {
         let message = format!("training.stopping_strategy: `{}` needs datasets with a `weight`, and none has one", said.value);
         notes.say(&said.place, Fault::new(message).hint("give each dataset a `weight`, or remove `stopping_strategy`"));
     }
-    let is_near = training.deduplicate.as_ref().is_some_and(|said| said.value == Deduplicate::Near)
-        || evaluation.near_duplicates.as_ref().is_some_and(|said| said.value != NearDuplicates::Keep)
-        || notes.is_refused("training.deduplicate")
-        || notes.is_refused("evaluation.near_duplicates");
-    if let Some(said) = training.near_threshold.as_ref().filter(|_| !is_near) {
-        let fault = Fault::new("training.near_threshold goes with `deduplicate: near` or `evaluation.near_duplicates` only");
-        notes.say(&said.place, fault.hint("set `deduplicate: near`, or remove `near_threshold`"));
-    }
     let held_out = evaluation.val_set_size.as_ref().is_some_and(|said| !said.value.is_none()) || !evaluation.datasets.is_empty();
     let unclear = notes.is_refused("evaluation.val_set_size") || notes.is_refused("evaluation.datasets");
+    let is_near = training.deduplicate.as_ref().is_some_and(|said| said.value == Deduplicate::Near);
+    let is_compared = is_near || held_out || unclear || notes.is_refused("training.deduplicate");
+    if let Some(said) = training.near_threshold.as_ref().filter(|_| !is_compared) {
+        let fault =
+            Fault::new("training.near_threshold needs `deduplicate: near` or rows that are only scored, and there are none");
+        notes.say(&said.place, fault.hint("set `deduplicate: near`, or remove `near_threshold`"));
+    }
     if let Some(said) = evaluation.near_duplicates.as_ref().filter(|said| said.value != NearDuplicates::Keep)
         && !(held_out || unclear)
     {

@@ -120,7 +120,7 @@ pub(super) const KEYS: &[Words] = &[
     key("evaluation.datasets.columns", "", "The format's name of a column: the file's name of it."),
     key("evaluation.datasets.roles", "{}", "A role of the data: the role that the template knows, such as `{bot: assistant}`."),
     key("evaluation.datasets.train_on", "", "Which tokens are scored: `assistant` (the default), `last` or `all`."),
-    key("evaluation.near_duplicates", "", "Rows that train and are near-duplicates of held-out ones or of these sets are left out (`drop`, the default with `deduplicate: near`), stop the run (`refuse`), or train (`keep`, the default otherwise)."),
+    key("evaluation.near_duplicates", "", "Rows that train and are near-duplicates of held-out ones or of these sets are left out (`drop`, the default with `deduplicate: near`), stop the run (`refuse`), or train and are counted (`keep`, the default otherwise)."),
     key("evaluation.eval_steps", "0", "Steps between evaluations; 0: at the ends of epochs."),
     key("evaluation.early_stopping_patience", "0", "Evaluations without a better loss before the run ends; 0: never."),
     key("evaluation.prompts", "[]", "Texts that are answered at each evaluation, the one before the first step included."),
