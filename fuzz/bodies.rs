@@ -324,7 +324,12 @@ fn open_rows(path: &Path, format: Format, train_on: TrainOn) -> Option<u64> {
     let contents = corpus.contents();
     assert_eq!(open().expect("it was opened before").contents(), contents);
     let read = corpus.rows_read();
-    let divided = Divided { split: split(&contents, Holdout::Rows(1)), duplicates: duplicates(&contents), corpus };
+    let divided = Divided {
+        split: split(&contents, Holdout::Rows(1)),
+        duplicates: duplicates(&contents),
+        left_out: std::collections::BTreeMap::new(),
+        corpus,
+    };
     let total = divided.ledger(sources.len()).total();
     assert_eq!((total.rows, total.kept() + total.dropped()), (read, read), "{total:?}");
     Some(read)

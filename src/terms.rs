@@ -101,6 +101,42 @@ term! {
 }
 
 term! {
+    /// How many rows an epoch draws from datasets with weights.
+    EpochEnd {
+        /// As many as the datasets have.
+        AllRows = "all_rows",
+        /// Until one dataset was drawn whole.
+        FirstExhausted = "first_exhausted",
+        /// Until each dataset was drawn whole.
+        AllExhausted = "all_exhausted",
+    }
+}
+
+term! {
+    /// Which rows are left out because an earlier one is like them.
+    Deduplicate {
+        /// None.
+        None = "none",
+        /// Those with the same tokens and labels.
+        Exact = "exact",
+        /// Near-duplicates too.
+        Near = "near",
+    }
+}
+
+term! {
+    /// What happens to rows that train and are near-duplicates of rows that only score.
+    NearDuplicates {
+        /// They are trained on.
+        Keep = "keep",
+        /// They are left out and counted.
+        Drop = "drop",
+        /// They stop the run before training.
+        Refuse = "refuse",
+    }
+}
+
+term! {
     /// The learning rate's course after the warm-up.
     Scheduler {
         /// It stays.

@@ -215,6 +215,33 @@ fn every_step_over_packs_can_be_gone_on_from() {
     assert_eq!(outcome(&desk, "killed"), alone, "{endings} kills");
 }
 
+/// What an epoch draws follows from the weights and from what the epochs before drew, which no checkpoint has.
+#[test]
+fn every_step_over_a_mixture_can_be_gone_on_from() {
+    let desk = desk(40);
+    let more: Vec<String> = (1..=9).map(|row| format!("rule {row} says {}", "no ".repeat(row % 5 + 1))).collect();
+    desk.write_rows("more.parquet", vec![("text", texts(more))]);
+    desk.edit(
+        "recipe.yaml",
+        "    format: text\n",
+        "    format: text\n    weight: 1\n  - path: more.parquet\n    format: text\n    weight: 2.5\n",
+    );
+    for packing in ["training.sample_packing=false", "training.sample_packing=true"] {
+        let overrides = [packing, "training.num_epochs=4", "output.save_steps=1"];
+        let alone = reference(&desk, &overrides);
+        for step in checkpoints(&desk, "alone").into_iter().rev().skip(1).step_by(7) {
+            back_to(&desk, "alone", "again", step);
+            desk.run(&["resume", "again"]).says("a resume", 0, &[&format!("going on after step {step}")]);
+            assert_eq!(outcome(&desk, "again"), alone, "{packing}, from step {step}");
+            fs::remove_dir_all(desk.path("again")).unwrap();
+        }
+        let endings = interrupted(&desk, "killed", &overrides, Signal::SIGKILL, &moments(19, 3, alone.metrics.len()));
+        assert_eq!(outcome(&desk, "killed"), alone, "{packing}, {endings} kills");
+        fs::remove_dir_all(desk.path("alone")).unwrap();
+        fs::remove_dir_all(desk.path("killed")).unwrap();
+    }
+}
+
 /// The base is packed anew at each start, to the same bytes.
 #[test]
 fn every_step_on_a_packed_base_can_be_gone_on_from() {

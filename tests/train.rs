@@ -89,8 +89,18 @@ fn a_run_leaves_its_files_and_prints_its_result() {
     assert_eq!(found, expected);
     assert_eq!(events.len(), usize::from(cfg!(feature = "tensorboard")), "{events:?}");
 
-    let named =
-        ["run", "steps", "loss", "eval_loss_first", "eval_loss_best", "best_step", "tokens", "seconds", "peak_memory_bytes"];
+    let named = [
+        "run",
+        "steps",
+        "loss",
+        "eval_loss_first",
+        "eval_loss_best",
+        "best_step",
+        "tokens",
+        "seconds",
+        "peak_memory_bytes",
+        "rows",
+    ];
     assert_eq!(keys(&result), named);
     assert_eq!((&result["run"], &result["steps"]), (&"run".into(), &4.into()));
 

@@ -22,9 +22,9 @@ pub(super) fn check(CheckArgs { recipe: args, consumers }: &CheckArgs) -> Result
     match args.resolve()? {
         Resolved::Plan(plan) => {
             plan.check_trains()?;
-            let of_validation = plan.notes_of_validation(&|event| terminal.take(&event))?;
+            let of_likeness = plan.notes_of_likeness(&|event| terminal.take(&event))?;
             terminal.stop();
-            for note in plan.notes().into_iter().chain(of_validation) {
+            for note in plan.notes().into_iter().chain(of_likeness) {
                 terminal.say(&format!("note: {note}"));
             }
             consumers.judge_plan(&terminal, &plan)?;

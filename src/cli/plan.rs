@@ -9,10 +9,10 @@ use serde_json::{Value, json};
 
 use super::consumers::ConsumerArgs;
 use super::{Failure, RecipeArgs, fits, grouped, print};
-use crate::data::Packing;
+use crate::data::{Packing, Tally};
 use crate::device;
 use crate::fault::{Exit, Fault};
-use crate::plan::{MemoryPlan, Plan, RunData};
+use crate::plan::{MemoryPlan, Plan, RunData, Share};
 use crate::report::{Reporter, Step, Terminal};
 use crate::train::{self, Course};
 
@@ -97,7 +97,7 @@ fn duration(seconds: f64) -> String {
 
 fn object(plan: &Plan, data: &RunData, config: &train::Config, memory: &MemoryPlan, trial: Option<&Step>) -> Value {
     let setting = |setting: &crate::plan::Setting| json!({"key": setting.key, "value": setting.value, "origin": setting.origin.to_string()});
-    let (tokens, trained) = data.training_tokens();
+    let ((tokens, trained), total) = (data.training_tokens(), data.ledger().total());
     json!({
         "settings": plan.settings.iter().map(setting).collect::<Vec<_>>(),
         "parameters": plan.model.spec.parameters(),
@@ -106,6 +106,11 @@ fn object(plan: &Plan, data: &RunData, config: &train::Config, memory: &MemoryPl
         "training_rows": data.training_rows(),
         "validation_rows": data.validation_rows(),
         "validation_rows_trained_on": data.trained_validation_rows(),
+        "training_rows_near_validation": data.near_validation_rows(),
+        "left_out_as_duplicates": total.exact_duplicates + total.near_duplicates,
+        "left_out_near_held_out": total.near_held_out,
+        "rows_per_epoch": data.training().per_epoch(),
+        "mixing": data.shares().iter().map(Share::object).collect::<Vec<_>>(),
         "tokens_per_epoch": tokens,
         "trained_tokens_per_epoch": trained,
         "steps": config.schedule.total_steps,
@@ -158,25 +163,36 @@ pub(super) fn facts(plan: &Plan, data: &RunData, (config, memory): (&train::Conf
         (
             "rows read",
             format!(
-                "{}, {}{} too long, {} cut, {} without a trained token, {} broken, {} duplicates",
+                "{}, {}{} too long, {} cut, {} without a trained token, {} broken, {} duplicates{}",
                 grouped(total.rows),
                 if total.not_selected > 0 { format!("{} not selected, ", grouped(total.not_selected)) } else { String::new() },
                 total.too_long,
                 total.truncated,
                 total.untrained,
                 total.broken,
-                total.duplicates
+                total.duplicates,
+                alike(&total)
             ),
         ),
         ("rows to train on", grouped(data.training_rows() as u64)),
         ("rows to validate on", grouped(data.validation_rows() as u64)),
         ("tokens an epoch", format!("{}, {} trained", grouped(tokens), grouped(trained))),
     ];
+    let mixed = data.shares().into_iter().map(|share| ("mixed", share.describe()));
     let after = [
         ("steps", format!("{} ({} {of_epoch})", grouped(config.schedule.total_steps), grouped(course.steps_of(0)))),
         ("output", plan.output_dir.display().to_string()),
     ];
-    before.into_iter().chain(packed(config, &course, tokens)).chain(after).collect()
+    before.into_iter().chain(mixed).chain(packed(config, &course, tokens)).chain(after).collect()
+}
+
+/// What is left out for being like another row, where anything is.
+fn alike(total: &Tally) -> String {
+    if total.alike() == 0 {
+        return String::new();
+    }
+    let Tally { exact_duplicates, near_duplicates, near_held_out, .. } = total;
+    format!("; left out: {exact_duplicates} equal, {near_duplicates} nearly equal, {near_held_out} nearly a scored row")
 }
 
 /// What packing comes to, where there is any.

@@ -71,7 +71,7 @@ fn print_rows(plan: &Plan, data: &RunData, numbers: &[u64]) -> Result<(), Failur
     for number in numbers {
         let record = data.record(*number);
         let file = visible(&record.file.display().to_string());
-        print(format_args!("\nrow {number} (row {} of `{file}`): {}", record.row, describe(plan, &record)))?;
+        print(format_args!("\nrow {number} (row {} of `{file}`): {}", record.row, describe(plan, data, &record)))?;
         let Some(tokens) = record.tokens.filter(|tokens| !tokens.is_empty()) else { continue };
         let pieces = crate::data::pieces(&plan.encoder.tokenizer, &tokens.ids(), &tokens.trained());
         print(row_text::rendered(&pieces?, &palette))?;
@@ -80,7 +80,7 @@ fn print_rows(plan: &Plan, data: &RunData, numbers: &[u64]) -> Result<(), Failur
 }
 
 /// What becomes of a row, in one line.
-fn describe(plan: &Plan, record: &Record) -> String {
+fn describe(plan: &Plan, data: &RunData, record: &Record) -> String {
     let limit = plan.limits.sequence_len;
     let fate = match (record.fate, record.reason) {
         (Fate::Train, _) => "trained on".to_owned(),
@@ -89,6 +89,9 @@ fn describe(plan: &Plan, record: &Record) -> String {
         (Fate::TooLong, _) => format!("left out, longer than `training.sequence_len`, {limit}"),
         (Fate::NoTrainedToken, _) if record.whole_tokens == 0 => "left out, nothing to learn".to_owned(),
         (Fate::NoTrainedToken, _) => "left out, no trained token".to_owned(),
+        (Fate::Duplicate, _) => format!("left out, the same as {}", other(data, record)),
+        (Fate::NearDuplicate, _) => format!("left out, nearly the same as {}", other(data, record)),
+        (Fate::NearHeldOut, _) => format!("left out, nearly the same as {}, which is only scored", other(data, record)),
         (Fate::Broken, reason) => format!("left out, broken: {}", revealed(reason.unwrap_or_default())),
     };
     let cut = match record.len() {
@@ -97,6 +100,13 @@ fn describe(plan: &Plan, record: &Record) -> String {
     };
     let duplicate = if record.is_duplicate { ", like an earlier row" } else { "" };
     format!("{fate}; {} tokens, {} trained{cut}{duplicate}", record.len(), record.trained_tokens())
+}
+
+/// The row that one is left out for.
+fn other(data: &RunData, record: &Record) -> String {
+    let Some(number) = record.duplicate_of else { return "another row".to_owned() };
+    let other = data.record(number);
+    format!("row {number} (row {} of `{}`)", other.row, visible(&other.file.display().to_string()))
 }
 
 /// A line of the ledger.
@@ -118,12 +128,26 @@ const COUNTS: [Count; 13] = [
     ("  trained tokens", |tally| tally.trained_tokens),
 ];
 
+/// Behind `broken`, where the recipe leaves rows out for being like another one.
+const ALIKE: [Count; 3] = [
+    ("    equal to an earlier row", |tally| tally.exact_duplicates),
+    ("    nearly an earlier row", |tally| tally.near_duplicates),
+    ("    nearly a row that is only scored", |tally| tally.near_held_out),
+];
+
+fn counts(plan: &Plan) -> Vec<Count> {
+    let (of_rows, of_kept) = COUNTS.split_at(COUNTS.iter().position(|(what, _)| what.starts_with("of the kept")).unwrap_or(0));
+    let alike = if plan.alike.leaves_out() { &ALIKE[..] } else { &[] };
+    [of_rows, alike, of_kept].concat()
+}
+
 /// One column a source and one for all of them.
 fn print_ledger(plan: &Plan, data: &RunData) -> Result<(), Failure> {
     let tallies: Vec<Tally> = data.ledger().sources.iter().cloned().chain([data.ledger().total()]).collect();
     let names: Vec<(String, String)> = (0..data.ledger().sources.len()).map(|source| plan.source_name(source)).collect();
     let heads = names.iter().map(|(key, _)| key.as_str()).chain(["total"]);
-    let first = COUNTS.iter().map(|(what, _)| what.len()).max().unwrap_or(0);
+    let counts = counts(plan);
+    let first = counts.iter().map(|(what, _)| what.len()).max().unwrap_or(0);
     let widths: Vec<usize> =
         heads.clone().zip(&tallies).map(|(head, tally)| head.len().max(grouped(tally.tokens).len()) + 2).collect();
     let line = |what: &str, cells: Vec<String>| {
@@ -131,13 +155,13 @@ fn print_ledger(plan: &Plan, data: &RunData) -> Result<(), Failure> {
         print(format_args!("{what:<first$}{cells}"))
     };
     line("", heads.map(str::to_owned).collect())?;
-    for (what, count) in COUNTS {
+    for (what, count) in counts {
         line(what, tallies.iter().map(|tally| grouped(count(tally))).collect())?;
     }
     for (key, path) in &names {
         print(format_args!("{key}: {}", visible(path)))?;
     }
-    Ok(())
+    data.shares().iter().try_for_each(|share| print(share.describe()))
 }
 
 /// A run that is refused trains nothing.

@@ -8,11 +8,23 @@ use serde_json::{Value, json};
 use super::{Failure, print};
 use crate::fault::{Exit, Fault};
 use crate::files::{read_text, write_atomic};
+use crate::plan::RunData;
 use crate::report::peak_memory_bytes;
 use crate::train::{RunFolder, State};
 
 /// The object of `--json`.
-pub(super) fn object(run: &Path, state: &State) -> Value {
+pub(super) fn object(run: &Path, state: &State, data: &RunData) -> Value {
+    let total = data.ledger().total();
+    let rows = json!({
+        "read": total.rows,
+        "trained": total.train,
+        "validation": total.validation,
+        "left_out": total.dropped(),
+        "exact_duplicates": total.exact_duplicates,
+        "near_duplicates": total.near_duplicates,
+        "near_held_out": total.near_held_out,
+        "per_epoch": data.training().per_epoch(),
+    });
     json!({
         "run": run.display().to_string(),
         "steps": state.step,
@@ -23,6 +35,7 @@ pub(super) fn object(run: &Path, state: &State) -> Value {
         "tokens": state.tokens,
         "seconds": state.seconds,
         "peak_memory_bytes": peak_memory_bytes(),
+        "rows": rows,
     })
 }
 

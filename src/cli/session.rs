@@ -139,7 +139,7 @@ impl Session<'_> {
             error => going_on(error, &plan.output_dir),
         })?;
 
-        let result = result::object(&plan.output_dir, &state);
+        let result = result::object(&plan.output_dir, &state, &data);
         result::write(&plan.output_dir, &result)?;
         write_run_card(plan, &lock, &result, base, &notices)?;
         for remark in remarks(&state, &config) {

@@ -255,6 +255,15 @@ impl Corpus {
         &self.slot(index).0.file
     }
 
+    /// The row in its file and the file of a row that was read, by its number.
+    ///
+    /// # Panics
+    /// There is no such row.
+    pub fn place(&self, number: u64) -> (usize, &Path) {
+        let (part, row) = self.locate(number);
+        (row, &part.file)
+    }
+
     /// A hash of ids and labels of each kept row; equal for equal rows.
     pub fn contents(&self) -> Vec<u64> {
         (0..self.len()).into_par_iter().map(|index| self.row(index).content()).collect()
@@ -354,7 +363,12 @@ mod tests {
 
     fn total(corpus: Corpus, sources: usize) -> Tally {
         let contents = corpus.contents();
-        let divided = Divided { split: split(&contents, Holdout::Rows(0)), duplicates: duplicates(&contents), corpus };
+        let divided = Divided {
+            split: split(&contents, Holdout::Rows(0)),
+            duplicates: duplicates(&contents),
+            left_out: BTreeMap::new(),
+            corpus,
+        };
         divided.ledger(sources).total()
     }
 
@@ -372,7 +386,7 @@ mod tests {
         assert_eq!((tally.rows, tally.kept(), tally.too_long, tally.truncated, tally.untrained), (7, 3, 3, 0, 1));
         assert_eq!((tally.tokens, tally.trained_tokens), (5 + 6 + 4, 4 + 5 + 2));
         assert_eq!(tally.longest.as_ref().map(|longest| (longest.tokens, longest.row)), Some((11, 0)));
-        assert!((tally.dropped_share() - 4.0 / 7.0).abs() < 1e-12);
+        assert!((tally.unusable_share() - 4.0 / 7.0).abs() < 1e-12);
 
         let limits = Limits { truncation: Truncation::Truncate, ..LIMITS };
         let truncated = bench.open(&sources, limits).expect("opened");

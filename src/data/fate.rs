@@ -1,5 +1,6 @@
 //! The fate of every row: each row that was read has exactly one.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use rayon::prelude::*;
@@ -27,6 +28,12 @@ pub enum Fate {
     NoTrainedToken,
     /// It is left out: it makes no example.
     Broken,
+    /// It is left out: an earlier row has the same tokens and labels.
+    Duplicate,
+    /// It is left out: it is nearly the same as an earlier row.
+    NearDuplicate,
+    /// It is left out: it is nearly the same as a row that only scores.
+    NearHeldOut,
 }
 
 impl Fate {
@@ -39,8 +46,20 @@ impl Fate {
             Self::TooLong => "too_long",
             Self::NoTrainedToken => "no_trained_token",
             Self::Broken => "broken",
+            Self::Duplicate => "duplicate",
+            Self::NearDuplicate => "near_duplicate",
+            Self::NearHeldOut => "near_held_out",
         }
     }
+}
+
+/// A row within the limits that is left out because another one is like it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Duplicate {
+    /// How they are alike.
+    pub fate: Fate,
+    /// The other one, by its number among all rows that were read, validation sets included.
+    pub of: u64,
 }
 
 /// A row that was read, and what becomes of it.
@@ -62,7 +81,9 @@ pub struct Record<'a> {
     pub is_duplicate: bool,
     /// What is wrong with a broken row, its place in the file included.
     pub reason: Option<&'a str>,
-    /// Its index among the kept rows.
+    /// The number of the row that it is left out for.
+    pub duplicate_of: Option<u64>,
+    /// Its index among the rows within the limits, where it is kept.
     pub index: Option<u32>,
 }
 
@@ -95,8 +116,10 @@ pub struct Divided {
     pub corpus: Corpus,
     /// Which of the kept ones do what.
     pub split: Split,
-    /// Whether each kept one is like an earlier one.
+    /// Whether each row within the limits is like an earlier one.
     pub duplicates: Vec<bool>,
+    /// Those that are left out for it, by their index.
+    pub left_out: BTreeMap<u32, Duplicate>,
 }
 
 impl Divided {
@@ -115,6 +138,7 @@ impl Divided {
             whole_tokens: 0,
             is_duplicate: false,
             reason: None,
+            duplicate_of: None,
             index: None,
         };
         let whole = match part.entry(row) {
@@ -130,6 +154,9 @@ impl Divided {
             }
             Ok(kept) => {
                 let index = self.corpus.index(number).expect("what is admitted was kept");
+                if let Some(Duplicate { fate, of }) = self.left_out.get(&index).copied() {
+                    return Record { fate, tokens: Some(kept), duplicate_of: Some(of), ..read };
+                }
                 let is_held_out = self.split.validation.binary_search(&index).is_ok();
                 let fate = if is_held_out { Fate::Validation } else { Fate::Train };
                 Record { fate, tokens: Some(kept), is_duplicate: self.duplicates[index as usize], index: Some(index), ..read }

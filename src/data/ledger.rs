@@ -43,6 +43,12 @@ pub struct Tally {
     pub untrained: u64,
     /// Rows that are left out because they make no example.
     pub broken: u64,
+    /// Rows that are left out because an earlier one has the same tokens and labels.
+    pub exact_duplicates: u64,
+    /// Rows that are left out because they are nearly the same as an earlier one.
+    pub near_duplicates: u64,
+    /// Rows that are left out because they are nearly the same as one that only scores.
+    pub near_held_out: u64,
     /// Kept rows whose tail was cut off.
     pub truncated: u64,
     /// Kept rows that are like an earlier one.
@@ -87,12 +93,22 @@ impl Tally {
 
     /// Rows that are left out of those that are taken.
     pub fn dropped(&self) -> u64 {
+        self.unusable() + self.alike()
+    }
+
+    /// Rows that are left out for what they are.
+    pub fn unusable(&self) -> u64 {
         self.too_long + self.untrained + self.broken
     }
 
-    /// Rows that are left out, as a share of those that are taken; 0 where there are none.
-    pub fn dropped_share(&self) -> f64 {
-        if self.selected() == 0 { 0.0 } else { self.dropped() as f64 / self.selected() as f64 }
+    /// Rows that are left out because another one is like them.
+    pub fn alike(&self) -> u64 {
+        self.exact_duplicates + self.near_duplicates + self.near_held_out
+    }
+
+    /// Rows that are left out for what they are, as a share of those that are taken; 0 where there are none.
+    pub fn unusable_share(&self) -> f64 {
+        if self.selected() == 0 { 0.0 } else { self.unusable() as f64 / self.selected() as f64 }
     }
 
     /// Counts a row.
@@ -105,6 +121,9 @@ impl Tally {
             Fate::TooLong => &mut self.too_long,
             Fate::NoTrainedToken => &mut self.untrained,
             Fate::Broken => &mut self.broken,
+            Fate::Duplicate => &mut self.exact_duplicates,
+            Fate::NearDuplicate => &mut self.near_duplicates,
+            Fate::NearHeldOut => &mut self.near_held_out,
         } += 1;
         if record.index.is_some() {
             self.truncated += u64::from(record.is_truncated());
@@ -132,6 +151,9 @@ impl Tally {
             too_long: self.too_long + other.too_long,
             untrained: self.untrained + other.untrained,
             broken: self.broken + other.broken,
+            exact_duplicates: self.exact_duplicates + other.exact_duplicates,
+            near_duplicates: self.near_duplicates + other.near_duplicates,
+            near_held_out: self.near_held_out + other.near_held_out,
             truncated: self.truncated + other.truncated,
             duplicates: self.duplicates + other.duplicates,
             tokens: self.tokens + other.tokens,

@@ -1,5 +1,5 @@
-//! Rows of Parquet to batches of tokens: [`find_files`], [`Corpus`], [`split`] and [`shuffled`], [`Packs`], [`Rows`], [`Batch`]; and
-//! what becomes of each row on the way: [`Fate`], [`Ledger`].
+//! Rows of Parquet to batches of tokens: [`find_files`], [`Corpus`], [`split`] and [`shuffled`], [`Packs`], [`Rows`], [`Batch`];
+//! how datasets are mixed: [`Mixture`]; and what becomes of each row on the way: [`near_duplicates`], [`Fate`], [`Ledger`].
 
 mod added_tokens;
 mod batch;
@@ -20,6 +20,8 @@ mod labels;
 mod ledger;
 mod licence;
 mod likely;
+mod mixture;
+mod near;
 mod order;
 mod pack;
 mod pages;
@@ -42,12 +44,14 @@ pub use cache::Row;
 pub use corpus::{Corpus, Error, Limits};
 pub use data_file::DataFile;
 pub use encode::{Encoder, TokenRow, alpaca};
-pub use fate::{Divided, Fate, Record, duplicates};
+pub use fate::{Divided, Duplicate, Fate, Record, duplicates};
 pub use first_bytes::Content;
 pub use format::{any_rendered, guessed, inspect, unread_columns};
 pub use ledger::{Ledger, Longest, Tally};
 pub use licence::{Terms, terms};
 pub use likely::{Candidate, Meant, detected, in_recipe};
+pub use mixture::{Draw, Mixture, Quota};
+pub use near::{Pair, near_duplicates, near_duplicates_of};
 pub use order::{Error as SplitError, Split, shuffled, split};
 pub use pack::{Packing, Packs, Visit};
 pub use parquet::{Error as TableError, candidates, columns};

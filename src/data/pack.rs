@@ -7,6 +7,7 @@
 
 use std::collections::BTreeSet;
 
+use super::mixture::Draw;
 use super::order::shuffled;
 use crate::draws::mix;
 
@@ -40,6 +41,8 @@ pub enum Visit {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Packs {
     rows: Vec<u32>,
+    /// How often the epoch has drawn each before; `None`: never.
+    copies: Option<Vec<u32>>,
     /// `None`: each row is a pack.
     ends: Option<Vec<u32>>,
 }
@@ -47,7 +50,7 @@ pub struct Packs {
 impl Packs {
     /// `count` rows, each by itself.
     pub fn single(count: usize, visit: Visit) -> Self {
-        Self { rows: visit.order(count), ends: None }
+        Self { rows: visit.order(count), copies: None, ends: None }
     }
 
     /// Rows of these lengths in packs of so many tokens; a row that is longer has a pack of its own.
@@ -66,7 +69,15 @@ impl Packs {
             rows.extend(&packs[pack as usize]);
             ends.push(rows.len() as u32);
         }
-        Self { rows, ends: Some(ends) }
+        Self { rows, copies: None, ends: Some(ends) }
+    }
+
+    /// The rows that were drawn, where the packs were made of their places among the draws.
+    #[must_use]
+    pub fn of_draws(self, draws: &[Draw]) -> Self {
+        let drawn = self.rows.iter().map(|draw| draws[*draw as usize]);
+        let (rows, copies) = drawn.map(|Draw { place, copy }| (place, copy)).unzip();
+        Self { rows, copies: Some(copies), ends: self.ends }
     }
 
     /// How many there are.
@@ -85,6 +96,16 @@ impl Packs {
     /// There are no such packs.
     pub fn rows(&self, packs: std::ops::Range<usize>) -> &[u32] {
         &self.rows[self.begin(packs.start)..self.begin(packs.end)]
+    }
+
+    /// The same with how often the epoch has drawn each before.
+    ///
+    /// # Panics
+    /// There are no such packs.
+    pub fn draws(&self, packs: std::ops::Range<usize>) -> Vec<Draw> {
+        let places = self.begin(packs.start)..self.begin(packs.end);
+        let copy = |place: usize| self.copies.as_ref().map_or(0, |copies| copies[place]);
+        places.map(|place| Draw { place: self.rows[place], copy: copy(place) }).collect()
     }
 
     /// Place among the epoch's rows of the first row of a pack, or behind the last.

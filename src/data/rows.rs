@@ -5,6 +5,7 @@ use rayon::prelude::*;
 use super::batch::Batch;
 use super::corpus::Corpus;
 use super::encode::TokenRow;
+use super::mixture::{Draw, Mixture};
 use super::pack::{Packing, Packs, Visit};
 
 /// Some rows of a corpus, in an order of their own.
@@ -12,12 +13,48 @@ use super::pack::{Packing, Packs, Visit};
 pub struct Rows<'a> {
     corpus: &'a Corpus,
     indexes: Vec<u32>,
+    mixture: Option<Mixture>,
 }
 
 impl<'a> Rows<'a> {
     /// The rows of `corpus` with these indexes.
     pub fn new(corpus: &'a Corpus, indexes: Vec<u32>) -> Self {
-        Self { corpus, indexes }
+        Self { corpus, indexes, mixture: None }
+    }
+
+    /// The same rows, of which an epoch draws what a mixture says in place of each once.
+    #[must_use]
+    pub fn mixed(self, mixture: Mixture) -> Self {
+        Self { mixture: Some(mixture), ..self }
+    }
+
+    /// How they are mixed.
+    pub fn mixture(&self) -> Option<&Mixture> {
+        self.mixture.as_ref()
+    }
+
+    /// Rows that an epoch visits, those that it visits again included.
+    pub fn per_epoch(&self) -> usize {
+        self.mixture.as_ref().map_or(self.len(), |mixture| usize::try_from(mixture.draws_per_epoch()).unwrap_or(usize::MAX))
+    }
+
+    /// The packs of an epoch from 0: of all rows, or of those that a mixture draws. Without a seed they are not shuffled.
+    pub fn epoch(&self, packing: Packing, seed: Option<u64>, epoch: u64) -> Packs {
+        let visit = seed.map_or(Visit::InOrder, |seed| Visit::Shuffled { seed, epoch });
+        let Some(mixture) = &self.mixture else { return self.packs(packing, visit) };
+        let draws = mixture.draws(epoch, seed);
+        let packs = match packing {
+            Packing::Off => Packs::single(draws.len(), visit),
+            Packing::BestFit { tokens } => {
+                let lengths = draws.par_iter().map(|draw| self.row_len(draw.place));
+                Packs::best_fit(&lengths.collect::<Vec<_>>(), tokens, visit)
+            }
+        };
+        packs.of_draws(&draws)
+    }
+
+    fn row_len(&self, place: u32) -> u32 {
+        self.corpus.row(self.indexes[place as usize] as usize).len() as u32
     }
 
     /// How many there are.
@@ -53,12 +90,14 @@ impl<'a> Rows<'a> {
         (row.len(), row.trained_tokens())
     }
 
-    /// A batch of the rows at these places; each is identified by its index in the corpus.
-    pub fn batch(&self, places: &[u32]) -> Batch {
-        let indexes = places.iter().map(|place| self.indexes[*place as usize]);
-        Batch::new(indexes.map(|index| {
+    /// A batch of the rows at these places, or of draws; each is identified by its index in the corpus, and above 32 bits by how often its
+    /// epoch has drawn it before.
+    pub fn batch<D: Into<Draw> + Copy>(&self, draws: &[D]) -> Batch {
+        Batch::new(draws.iter().map(|draw| {
+            let Draw { place, copy } = (*draw).into();
+            let index = self.indexes[place as usize];
             let row = self.corpus.row(index as usize);
-            (u64::from(index), TokenRow { ids: row.ids(), trained: row.trained() })
+            (u64::from(copy) << 32 | u64::from(index), TokenRow { ids: row.ids(), trained: row.trained() })
         }))
     }
 }

@@ -50,7 +50,8 @@ fn batch(lines: &[Line]) -> RecordBatch {
         Arc::new(lines.iter().map(|line| Some(of(&line.record))).collect::<BooleanArray>())
     };
     let files = lines.iter().map(|line| Some(line.record.file.to_string_lossy()));
-    let columns: [(&str, ArrayRef, bool); 10] = [
+    let of = lines.iter().map(|line| line.record.duplicate_of.and_then(|number| i64::try_from(number).ok()));
+    let columns: [(&str, ArrayRef, bool); 11] = [
         ("dataset", Arc::new(lines.iter().map(|line| Some(line.dataset)).collect::<StringArray>()), false),
         ("file", Arc::new(files.collect::<StringArray>()), false),
         ("row", number(|line| line.record.row), false),
@@ -60,6 +61,7 @@ fn batch(lines: &[Line]) -> RecordBatch {
         ("times_trained", number(|line| line.times_trained.into()), false),
         ("truncated", flag(|record| record.is_truncated()), false),
         ("duplicate", flag(|record| record.is_duplicate), false),
+        ("duplicate_of", Arc::new(of.collect::<Int64Array>()), true),
         ("reason", Arc::new(lines.iter().map(|line| line.record.reason.map(shown)).collect::<StringArray>()), true),
     ];
     RecordBatch::try_from_iter_with_nullable(columns).expect("columns of one length, without nulls where there may be none")

@@ -16,15 +16,17 @@ impl RunData {
     pub(super) fn largest_trained(&self, config: &train::Config) -> Option<Rows> {
         let (rows, steps) = (self.training(), config.schedule.total_steps);
         let mut course = Course::new(config, &rows);
-        if (steps as f64 / course.steps_of(0) as f64 * rows.len() as f64) > MOST_LOOKED_AT as f64 {
+        if (steps as f64 / course.steps_of(0) as f64 * rows.per_epoch() as f64) > MOST_LOOKED_AT as f64 {
             return bound(&rows, config.micro_batch_size, config.packing);
         }
         let (mut largest, mut epoch, mut place) = (None, 0, 0);
         for _ in 0..steps {
             let of_step = course.after(epoch, place);
             (epoch, place) = (of_step.epoch, of_step.places.end as u64);
-            let batches =
-                of_step.micro_batches.iter().map(|places| counted(&rows, places, config.micro_batch_size, config.packing));
+            let batches = of_step.micro_batches.iter().map(|draws| {
+                let places: Vec<u32> = draws.iter().map(|draw| draw.place).collect();
+                counted(&rows, &places, config.micro_batch_size, config.packing)
+            });
             largest = largest.into_iter().chain(batches).reduce(both);
         }
         largest
@@ -78,7 +80,12 @@ fn bound(rows: &data::Rows, size: usize, packing: Packing) -> Option<Rows> {
             }
         }
     }
+    let most = |largest: &BinaryHeap<Reverse<usize>>| largest.iter().map(|count| count.0).max();
     let sum = |largest: &BinaryHeap<Reverse<usize>>| largest.iter().map(|count| count.0).sum();
-    let length = lengths.iter().map(|length| length.0).max()?;
+    let (length, labels) = (most(&lengths)?, most(&labelled)?);
+    if rows.mixture().is_some() {
+        // A row may stand in a batch several times.
+        return Some(Rows { count: size, length, tokens: size * length, labelled: size * labels });
+    }
     Some(Rows { count: lengths.len(), length, tokens: sum(&lengths), labelled: sum(&labelled) })
 }

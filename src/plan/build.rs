@@ -197,7 +197,7 @@ impl Plan {
     pub fn training_flops(&self, data: &RunData, config: &train::Config) -> f64 {
         let spec = &self.model.spec;
         let (tokens, labelled) = data.training_tokens();
-        let rows = data.training_rows() as f64;
+        let rows = data.training().per_epoch() as f64;
         let epochs = config.schedule.total_steps as f64 / Course::new(config, &data.training()).steps_of(0) as f64;
         let mean_length = tokens as f64 / rows;
         // Half of all pairs are seen; backward makes the scores again, five products to two.

@@ -32,7 +32,9 @@ impl Plan {
         let (datasets, evaluation) = data.ledger().sources.split_at(self.sources.len());
         self.judge_sources(&Sources::new(0, datasets), report)?;
         data.datasets.split.check()?;
-        self.check_epochs(data.training_rows())?;
+        self.check_straddling(data.straddling.as_ref())?.into_iter().for_each(|note| report(Event::Note(note)));
+        self.check_mixing(data)?;
+        self.check_epochs(data.training().per_epoch())?;
         self.judge_sources(&Sources::new(self.sources.len(), evaluation), report)?;
         let [held_out, of_files] = &data.overlaps;
         let of_held_out = overlap::notes(held_out, |source| format!("{}, held out", self.source_name(source).0));
@@ -69,13 +71,17 @@ impl Plan {
             .first_broken
             .as_ref()
             .map(|first| format!("{} of {rows} rows are broken and left out; the first: {first}", total.broken));
-        [long, untrained, broken].into_iter().flatten().collect()
+        [long, untrained, broken].into_iter().flatten().chain(self.notes_of_alike(total)).collect()
     }
 
     /// The schedule needs the steps of every epoch, and rows that are shuffled are packed anew in each.
     fn check_epochs(&self, rows: usize) -> Result<(), Error> {
         let Training { num_epochs, max_steps, packing, shuffle, .. } = &self.training;
-        if *packing == Packing::Off || !shuffle || max_steps.is_some() || num_epochs.saturating_mul(rows) <= MOST_PACKED {
+        if *packing == Packing::Off
+            || !(*shuffle || self.mixing.is_some())
+            || max_steps.is_some()
+            || num_epochs.saturating_mul(rows) <= MOST_PACKED
+        {
             return Ok(());
         }
         Err(Error::Rows {
@@ -116,12 +122,12 @@ impl Plan {
     }
 
     fn check_share(&self, total: &Tally) -> Result<(), Error> {
-        if total.dropped_share() <= self.max_dropped {
+        if total.unusable_share() <= self.max_dropped {
             return Ok(());
         }
         let of_length = "raise `training.sequence_len`, set `training.truncation: truncate`, or raise `training.max_dropped`";
         let of_rows = "see them with `rankine preview --ledger FILE.parquet`; correct the rows, or raise `training.max_dropped`";
-        let (dropped, rows, limit) = (total.dropped(), total.selected(), self.max_dropped);
+        let (dropped, rows, limit) = (total.unusable(), total.selected(), self.max_dropped);
         let first = total.first_broken.as_ref().map_or_else(String::new, |first| format!("; the first broken one: {first}"));
         Err(Error::Rows {
             message: format!(
@@ -181,7 +187,8 @@ impl<'a> Sources<'a> {
 /// Why rows are left out, in brackets.
 fn reasons(tally: &Tally) -> String {
     let broken = if tally.broken > 0 { format!(", {} broken", tally.broken) } else { String::new() };
-    format!(" ({} too long, {} without a trained token{broken})", tally.too_long, tally.untrained)
+    let alike = if tally.alike() > 0 { format!(", {} like others", tally.alike()) } else { String::new() };
+    format!(" ({} too long, {} without a trained token{broken}{alike})", tally.too_long, tally.untrained)
 }
 
 /// What the kept rows hold.

@@ -4,6 +4,7 @@
 //! parts; [`Lock`] writes down what a run depends on.
 
 mod adapter;
+mod alike;
 mod base;
 mod batches;
 mod build;
@@ -16,6 +17,7 @@ mod inputs;
 mod judge;
 mod lock;
 pub mod memory;
+mod mixing;
 mod overlap;
 mod packing;
 mod peak;
@@ -32,11 +34,13 @@ mod selection;
 mod training;
 
 pub use adapter::Trains;
+pub use alike::Alike;
 pub use base::hub_id;
 pub use fill::{Origin, Setting};
 pub use hub_data::{Snapshots, cached_files, requests};
 pub use inputs::{Hashing, Inputs};
 pub use lock::Lock;
+pub use mixing::{Mixing, Share};
 pub use peak::{Allowed, MemoryPlan};
 pub use places::{Named, Places};
 pub use portable::{map as entries_without_places, text as without_places};

@@ -9,7 +9,7 @@ use rayon::prelude::*;
 
 use super::Error;
 use super::resolve::Plan;
-use crate::data::{Corpus, Divided, split, visible};
+use crate::data::{Corpus, Divided, visible};
 use crate::report::Reporter;
 
 /// Files that notes name one by one.
@@ -85,28 +85,20 @@ pub(super) fn notes(overlaps: &[Overlap], name: impl Fn(usize) -> String) -> Vec
 }
 
 impl Plan {
-    /// The rows that train, without those that are held out.
+    /// How many rows of validation files are trained on too, and how many rows are left out for being like another one, for a person. Where
+    /// neither can be, nothing is read.
     ///
     /// # Errors
-    /// They cannot be read.
-    pub(super) fn trained_rows(&self, report: Reporter) -> Result<TrainedRows, Error> {
-        let corpus = Corpus::open(&self.sources, &self.encoder, &self.limits, self.row_cache(), report)?;
-        let split = split(&corpus.contents(), self.holdout);
-        Ok(TrainedRows::of_rows(&corpus, &split.training))
-    }
-
-    /// How many rows of validation files are trained on too, for a person. Where there are no such files, nothing is read.
-    ///
-    /// # Errors
-    /// Rows cannot be read.
-    pub fn notes_of_validation(&self, report: Reporter) -> Result<Vec<String>, Error> {
-        if self.validation_sources.is_empty() {
+    /// Rows cannot be read, or the recipe refuses near-duplicates of what is only scored and there are some.
+    pub fn notes_of_likeness(&self, report: Reporter) -> Result<Vec<String>, Error> {
+        if self.validation_sources.is_empty() && !self.alike.leaves_out() {
             return Ok(Vec::new());
         }
-        let trained = self.trained_rows(report)?;
-        let corpus = Corpus::open(&self.validation_sources, &self.encoder, &self.limits, self.row_cache(), report)?;
-        let rows: Vec<u32> = (0..).take(corpus.len()).collect();
-        Ok(notes(&trained.among(&corpus, &rows), |source| self.source_name(self.sources.len() + source).0))
+        let data = self.open_rows(report)?;
+        let straddling = self.check_straddling(data.straddling.as_ref())?;
+        let [_, of_files] = &data.overlaps;
+        let of_files = notes(of_files, |source| self.source_name(self.sources.len() + source).0);
+        Ok(self.notes_of_alike(&data.ledger().total()).into_iter().chain(of_files).chain(straddling).collect())
     }
 }
 

@@ -39,6 +39,7 @@ impl Plan {
     fn provenance(&self, data: &RunData) -> Value {
         let sources = self.sources.iter().chain(&self.validation_sources);
         let each = sources.zip(&data.ledger().sources).enumerate();
+        let shares = data.shares();
         let set = |(index, (source, tally)): (usize, (&Source, &data::Tally))| {
             let (key, path) = self.source_name(index);
             let file = |file: &DataFile| {
@@ -46,7 +47,8 @@ impl Plan {
                 let terms = self.terms(&key, Path::new(&path), file);
                 json!({"path": file.display().to_string(), "licence": terms.licence, "said_in": terms.said_in, "notices": terms.notices})
             };
-            json!({
+            let share = shares.iter().find(|share| share.dataset == key);
+            let mut set = json!({
                 "dataset": key,
                 "rows": tally.rows,
                 "trained": tally.train,
@@ -56,12 +58,21 @@ impl Plan {
                 "too_long": tally.too_long,
                 "no_trained_token": tally.untrained,
                 "broken": tally.broken,
+                "exact_duplicates": tally.exact_duplicates,
+                "near_duplicates": tally.near_duplicates,
+                "near_held_out": tally.near_held_out,
                 "truncated": tally.truncated,
                 "duplicates": tally.duplicates,
                 "tokens": tally.tokens,
                 "trained_tokens": tally.trained_tokens,
                 "files": source.files.iter().map(file).collect::<Vec<_>>(),
-            })
+            });
+            if let (Some(share), Some(set)) = (share, set.as_object_mut()) {
+                set.insert("weight".to_owned(), json!(share.weight));
+                set.insert("draws_per_epoch".to_owned(), json!(share.drawn));
+                set.insert("repeated_per_epoch".to_owned(), json!(share.repeated));
+            }
+            set
         };
         each.map(set).collect()
     }

@@ -7,10 +7,12 @@ use serde_json::{Value, json};
 
 use super::Error;
 use super::adapter::{Trains, check_rates, trains};
+use super::alike::{Alike, alike};
 use super::base::{self, Found, noted};
 use super::data_files;
 use super::fill::{Filled, Setting};
 use super::hub_data::{self, Snapshots};
+use super::mixing::{Mixing, mixing};
 use super::packing::packing;
 use super::peak::Allowed;
 use super::prompts::prompts;
@@ -73,6 +75,10 @@ pub struct Plan {
     pub limits: Limits,
     /// What is asked at each evaluation.
     pub prompts: Vec<Question>,
+    /// How `datasets` are mixed; `None`: each row once an epoch.
+    pub mixing: Option<Mixing>,
+    /// Which rows are left out because another one is like them.
+    pub alike: Alike,
     /// Share of rows that may be left out.
     pub max_dropped: f64,
     /// Where to compute; `auto` is resolved.
@@ -171,7 +177,9 @@ pub fn resolve_on(
     let (trains, init_from) = trains(&recipe.adapter, folder, &mut filled, &mut faults);
     check_rates(&recipe, trains.as_ref(), folder, &mut faults);
     let packing = packing(&recipe.adapter, trains.as_ref(), folder, &mut filled, &mut faults);
+    let mixing = mixing(&recipe, &mut filled);
     let (limits, max_dropped, training) = training(&recipe, &mut filled);
+    let alike = alike(&recipe, &mut filled);
     check_lowest(&recipe, training.learning_rate, &mut faults);
     let mut reading = Reading { has_template, hub: &hub_data.found, filled: &mut filled, faults: &mut faults };
     let validation_sources = reading.sources("evaluation.datasets", &recipe.evaluation.datasets, validation_files);
@@ -229,6 +237,8 @@ pub fn resolve_on(
         holdout,
         limits,
         prompts,
+        mixing,
+        alike,
         max_dropped,
         device,
         device_reason,

@@ -1,11 +1,15 @@
 //! The rows of a plan: read, tokenised, divided into those that train and those that score, and counted.
 
+use std::collections::BTreeMap;
+
 use rayon::prelude::*;
 
 use super::Error;
+use super::alike::Straddling;
+use super::mixing::Mixing;
 use super::overlap::{self, Overlap};
 use super::resolve::Plan;
-use crate::data::{Corpus, Divided, Ledger, Record, Rows, Source, Split, duplicates, split};
+use crate::data::{Corpus, Divided, Ledger, Packing, Record, Rows, Source, Split, duplicates};
 use crate::files::{RowCache, cache_folder};
 use crate::report::{Event, Reporter};
 use crate::terms::CacheMode;
@@ -20,6 +24,10 @@ pub struct RunData {
     ledger: Ledger,
     /// Rows that score and are trained on too, of the sources of both.
     pub(super) overlaps: [Vec<Overlap>; 2],
+    /// Rows that train and are nearly the same as one that scores.
+    pub(super) straddling: Option<Straddling>,
+    /// How `datasets` are mixed; `None`: each row once an epoch.
+    pub(super) mixing: Option<Mixing>,
     /// Sources of `datasets`.
     sources: usize,
     /// Entries of the cache that hold data files as Parquet.
@@ -45,23 +53,28 @@ impl Plan {
     /// A row cannot be read or rendered, for a reason that other rows will share.
     pub fn open_data(&self, report: Reporter) -> Result<RunData, Error> {
         self.notes().into_iter().for_each(|note| report(Event::Note(note)));
+        self.open_rows(report)
+    }
+
+    /// The same without what is to be said of the plan.
+    pub(super) fn open_rows(&self, report: Reporter) -> Result<RunData, Error> {
         let open = |sources: &[Source]| Corpus::open(sources, &self.encoder, &self.limits, self.row_cache(), report);
         let (corpus, evaluation) = (open(&self.sources)?, open(&self.validation_sources)?);
         let mut contents = corpus.contents();
-        let rows = contents.len();
-        let split = split(&contents, self.holdout);
+        let datasets = self.divide(corpus, &contents, &evaluation, report);
+        let straddling = self.straddling(&datasets, &evaluation);
         contents.extend(evaluation.contents());
-        let mut of_datasets = duplicates(&contents);
-        let of_evaluation = of_datasets.split_off(rows);
+        let of_evaluation = duplicates(&contents).split_off(datasets.corpus.len());
         let validation = Split::validation_only(evaluation.len());
-        let datasets = Divided { corpus, split, duplicates: of_datasets };
-        let evaluation = Divided { corpus: evaluation, split: validation, duplicates: of_evaluation };
+        let evaluation = Divided { corpus: evaluation, split: validation, duplicates: of_evaluation, left_out: BTreeMap::new() };
         let mut ledger = datasets.ledger(self.sources.len());
         ledger.sources.extend(evaluation.ledger(self.validation_sources.len()).sources);
         let (overlaps, end_ids) = (overlap::find(&datasets, &evaluation), self.encoder.tokenizer.end_ids());
+        let mixing = self.mixing.clone();
         let files = self.sources.iter().chain(&self.validation_sources).flat_map(|source| &source.files);
         let converted = files.filter_map(|file| file.cache_entry().map(str::to_owned)).collect();
-        Ok(RunData { datasets, evaluation, ledger, overlaps, sources: self.sources.len(), converted, end_ids })
+        let sources = self.sources.len();
+        Ok(RunData { datasets, evaluation, ledger, overlaps, straddling, mixing, sources, converted, end_ids })
     }
 
     /// Where rows are kept as tokens. What looks at a recipe that has no run yet leaves nothing behind, unless the cache of the user is
@@ -89,7 +102,12 @@ impl Plan {
 impl RunData {
     /// The rows to train on.
     pub fn training(&self) -> Rows<'_> {
-        Rows::new(&self.datasets.corpus, self.datasets.split.training.clone())
+        let (corpus, training) = (&self.datasets.corpus, &self.datasets.split.training);
+        let rows = Rows::new(corpus, training.clone());
+        let Some(mixing) = &self.mixing else { return rows };
+        // Rows of a source stand together.
+        let before = |source: usize| training.partition_point(|row| corpus.source(*row as usize) < source);
+        rows.mixed(mixing.of_rows((0..self.sources).map(|source| (before(source + 1) - before(source)) as u32)))
     }
 
     /// The rows as the loop takes them, without prompts.
@@ -160,10 +178,17 @@ impl RunData {
         self.overlaps.iter().flatten().map(|overlap| overlap.trained).sum()
     }
 
-    /// Tokens of the rows to train on, and how many of them carry a loss.
+    /// Rows that train and are near-duplicates of rows to score on.
+    pub fn near_validation_rows(&self) -> usize {
+        self.straddling.as_ref().map_or(0, |straddling| straddling.rows)
+    }
+
+    /// Tokens of the rows that the first epoch trains, and how many of them carry a loss.
     pub fn training_tokens(&self) -> (u64, u64) {
-        let rows = self.datasets.split.training.par_iter().map(|index| self.datasets.corpus.row(*index as usize));
-        let counts = rows.map(|row| (row.len() as u64, row.trained_tokens() as u64));
+        let rows = self.training();
+        let packs = rows.epoch(Packing::Off, None, 0);
+        let counts = packs.rows(0..packs.len()).par_iter().map(|place| rows.counts(*place));
+        let counts = counts.map(|(tokens, trained)| (tokens as u64, trained as u64));
         counts.reduce(|| (0, 0), |(tokens, trained), (more, more_trained)| (tokens + more, trained + more_trained))
     }
 
@@ -175,8 +200,8 @@ impl RunData {
         for _ in 0..config.schedule.total_steps {
             let of_step = course.after(epoch, place);
             (epoch, place) = (of_step.epoch, of_step.places.end as u64);
-            for row in of_step.micro_batches.iter().flatten() {
-                times[training[*row as usize] as usize] += 1;
+            for draw in of_step.micro_batches.iter().flatten() {
+                times[training[draw.place as usize] as usize] += 1;
             }
         }
         times

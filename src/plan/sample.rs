@@ -1,26 +1,28 @@
 //! Some rows of a run to look at, spread over its sources.
 
 use super::rows::RunData;
+use crate::data::Tally;
 
 impl RunData {
-    /// Numbers of `count` rows, ascending: the same number of each source, at equal distances among the rows that it keeps. A source that
-    /// keeps none shows its first row.
+    /// Numbers of `count` rows, ascending: the same number of each source, at equal distances among the rows that it keeps or leaves out for
+    /// another one. A source without any shows its first row.
     pub fn sample(&self, count: usize) -> Vec<u64> {
         let shown = |kept: u64, rows: u64| if kept > 0 { kept } else { rows.min(1) };
-        let most: Vec<u64> = self.ledger().sources.iter().map(|tally| shown(tally.kept(), tally.rows)).collect();
+        let most: Vec<u64> = self.ledger().sources.iter().map(|tally| shown(within_limits(tally), tally.rows)).collect();
         let (mut numbers, mut rows, mut kept) = (Vec::new(), 0, 0);
         for (tally, share) in self.ledger().sources.iter().zip(shares(count as u64, &most)) {
-            if tally.kept() == 0 {
+            let within = within_limits(tally);
+            if within == 0 {
                 numbers.extend((0..share).map(|_| rows));
             } else {
-                numbers.extend((0..share).map(|place| self.number(kept + place * tally.kept() / share)));
+                numbers.extend((0..share).map(|place| self.number(kept + place * within / share)));
             }
-            (rows, kept) = (rows + tally.rows, kept + tally.kept());
+            (rows, kept) = (rows + tally.rows, kept + within);
         }
         numbers
     }
 
-    /// The number of a kept row, by its index among those of all sources.
+    /// The number of a row within the limits, by its index among those of all sources.
     fn number(&self, index: u64) -> u64 {
         let of_datasets = self.datasets.corpus.len() as u64;
         match index.checked_sub(of_datasets) {
@@ -28,6 +30,11 @@ impl RunData {
             Some(index) => self.datasets.corpus.rows_read() + self.evaluation.corpus.number(index as usize),
         }
     }
+}
+
+/// Rows that are kept, or are left out only because another one is like them.
+fn within_limits(tally: &Tally) -> u64 {
+    tally.kept() + tally.alike()
 }
 
 /// A share of `count` for each, as equal as `most` of each allows; the first ones get what does not divide.

@@ -88,7 +88,7 @@ impl Plan {
             split.validation = (0..kept).map(|index| (index * found / kept) as u32).collect();
         }
         let duplicates = vec![false; corpus.len()];
-        let data = Divided { corpus, split, duplicates };
+        let data = Divided { corpus, split, duplicates, left_out: BTreeMap::new() };
         self.judge_scored(name, &data, report)?;
         let overlaps = self.overlaps_of(name, &data, report);
         Ok(self.sheet(data, vec![(name.to_owned(), path.to_owned())], overlaps.as_deref()))

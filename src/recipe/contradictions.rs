@@ -7,7 +7,10 @@ use super::synonyms;
 use super::tree::shorten;
 use super::{Adapter, Dataset, Evaluation, Place, Recipe, Said, Training};
 use crate::fault::Fault;
-use crate::terms::{Format, Initial, ModelDtype, Modules, Offload, Optimizer, Quantization, Scheduler, Technique, Term, TrainOn};
+use crate::terms::{
+    Deduplicate, EpochEnd, Format, Initial, ModelDtype, Modules, NearDuplicates, Offload, Optimizer, Quantization, Scheduler,
+    Technique, Term, TrainOn,
+};
 
 /// Adds a fault for every contradiction within a recipe.
 pub(super) fn find(recipe: &Recipe, notes: &Notes) {
@@ -22,6 +25,7 @@ pub(super) fn find(recipe: &Recipe, notes: &Notes) {
     in_training(&recipe.training, notes);
     in_batch(&recipe.training, notes);
     in_evaluation(&recipe.evaluation, notes);
+    in_mixing(recipe, notes);
 }
 
 /// A format has columns of its own, and `text` has no turns to choose from.
@@ -275,6 +279,32 @@ fn in_optimizer(optimizer: Optimizer, training: &Training, notes: &Notes) {
     if let Some(said) = training.adam_beta1.as_ref().filter(|said| said.value <= 0.0) {
         let message = "training.adam_beta1: `optimizer: schedule_free_adamw` needs a number above 0, found 0";
         notes.say(&said.place, Fault::new(message).hint("remove `adam_beta1` for 0.9"));
+    }
+}
+
+/// Keys that act on weights and on near-duplicates only.
+fn in_mixing(recipe: &Recipe, notes: &Notes) {
+    let (training, evaluation) = (&recipe.training, &recipe.evaluation);
+    let is_unclear = (0..recipe.datasets.len()).any(|index| notes.is_refused(&format!("datasets.{index}.weight")));
+    let has_weight = is_unclear || recipe.datasets.iter().any(|dataset| dataset.weight.is_some());
+    if let Some(said) = training.stopping_strategy.as_ref().filter(|said| !has_weight && said.value != EpochEnd::AllRows) {
+        let message = format!("training.stopping_strategy: `{}` needs datasets with a `weight`, and none has one", said.value);
+        notes.say(&said.place, Fault::new(message).hint("give each dataset a `weight`, or remove `stopping_strategy`"));
+    }
+    let held_out = evaluation.val_set_size.as_ref().is_some_and(|said| !said.value.is_none()) || !evaluation.datasets.is_empty();
+    let unclear = notes.is_refused("evaluation.val_set_size") || notes.is_refused("evaluation.datasets");
+    let is_near = training.deduplicate.as_ref().is_some_and(|said| said.value == Deduplicate::Near);
+    let is_compared = is_near || held_out || unclear || notes.is_refused("training.deduplicate");
+    if let Some(said) = training.near_threshold.as_ref().filter(|_| !is_compared) {
+        let fault =
+            Fault::new("training.near_threshold needs `deduplicate: near` or rows that are only scored, and there are none");
+        notes.say(&said.place, fault.hint("set `deduplicate: near`, or remove `near_threshold`"));
+    }
+    if let Some(said) = evaluation.near_duplicates.as_ref().filter(|said| said.value != NearDuplicates::Keep)
+        && !(held_out || unclear)
+    {
+        let message = format!("evaluation.near_duplicates: `{}` needs rows that are only scored, and there are none", said.value);
+        notes.say(&said.place, Fault::new(message).hint("add a line such as `val_set_size: 0.05` to `evaluation`, or remove it"));
     }
 }
 

@@ -1,6 +1,7 @@
 //! One element of `datasets` or `evaluation.datasets`: Parquet files, which of their rows are taken, and how these are read.
 
 use std::collections::BTreeMap;
+use std::ops::Bound;
 use std::path::PathBuf;
 
 use super::place::{Place, Said};
@@ -35,10 +36,22 @@ pub struct Dataset {
     pub train_on: Option<Said<TrainOn>>,
     /// The system message of conversations that have none.
     pub system: Option<Said<String>>,
+    /// Its share of an epoch is this over the sum of all.
+    pub weight: Option<Said<f64>>,
 }
 
+/// The highest weight.
+const MAX_WEIGHT: f64 = 1e6;
+
 impl Dataset {
+    /// One that is trained on.
     pub(super) fn take(section: &mut Section) -> Self {
+        let weight = section.number("weight", (Bound::Excluded(0.0), Bound::Included(MAX_WEIGHT)));
+        Self { weight, ..Self::take_scored(section) }
+    }
+
+    /// One that is only scored on, each row once.
+    pub(super) fn take_scored(section: &mut Section) -> Self {
         section.require("path", "path: datasets/medical-glossary.parquet");
         section.require("format", "format: chat");
         Self {
@@ -53,6 +66,7 @@ impl Dataset {
             roles: section.table_of("roles", Shape::Text, |_, value| value.text()),
             train_on: section.word("train_on", &[]),
             system: section.text("system"),
+            weight: None,
         }
     }
 }

@@ -5,7 +5,7 @@ use super::place::Said;
 use super::section::{Section, Value};
 use super::shape::Shape;
 use super::training::MAX_COUNT;
-use crate::terms::Holdout;
+use crate::terms::{Holdout, NearDuplicates};
 
 /// Validation rows, early stopping and prompts.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -14,6 +14,8 @@ pub struct Evaluation {
     pub val_set_size: Option<Said<Holdout>>,
     /// Validation sets of their own.
     pub datasets: Vec<Dataset>,
+    /// What happens to rows that train and are near-duplicates of those that only score.
+    pub near_duplicates: Option<Said<NearDuplicates>>,
     /// Optimizer steps from one evaluation to the next; 0 for the ends of epochs.
     pub eval_steps: Option<Said<usize>>,
     /// Evaluations without a better loss before training ends; 0 for never.
@@ -26,7 +28,8 @@ impl Evaluation {
     pub(super) fn take(section: &mut Section) -> Self {
         Self {
             val_set_size: section.shaped("val_set_size", holdout_shape()).and_then(holdout),
-            datasets: section.sections("datasets", Dataset::take),
+            datasets: section.sections("datasets", Dataset::take_scored),
+            near_duplicates: section.word("near_duplicates", &[]),
             eval_steps: section.whole("eval_steps", 0..=MAX_COUNT),
             early_stopping_patience: section.whole("early_stopping_patience", 0..=MAX_COUNT),
             prompts: section

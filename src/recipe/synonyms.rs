@@ -128,6 +128,9 @@ const KEYS: &[(Here, &[&str])] = &[
             "datasets.roles",
         ],
     ),
+    (Key("datasets", "weight"), &["sampling_weight", "probability", "proportion", "mixing_weight"]),
+    (Line("training.deduplicate: exact"), &["dataset_exact_deduplication", "dedup"]),
+    (Line("datasets: [{path: FILE.parquet, format: chat, weight: 1}]"), &["interleave_probs", "mix_strategy"]),
     (Nothing("data are Parquet files"), &["ds_type", "file_format", "datasets.data_format"]),
     (Nothing("every file is read; a glob in `path` or a slice in `split` takes some"), &["datasets.shards"]),
     (

@@ -5,7 +5,9 @@ use std::ops::Bound;
 use super::place::{Place, Said};
 use super::section::{ABOVE_ZERO, Section, Value};
 use super::shape::Shape;
-use crate::terms::{AdjustLr, Checkpointing, Curve, ModelDtype, OnNonfinite, Optimizer, Scheduler, Truncation};
+use crate::terms::{
+    AdjustLr, Checkpointing, Curve, Deduplicate, EpochEnd, ModelDtype, OnNonfinite, Optimizer, Scheduler, Truncation,
+};
 
 /// The longest row, in tokens, and the largest batch and accumulation, in rows: their product stays within 64 bits.
 const MAX_TOKENS: u64 = 1 << 20;
@@ -60,6 +62,12 @@ pub struct Training {
     pub sample_packing: Option<Said<bool>>,
     /// Whether rows are shuffled every epoch.
     pub shuffle: Option<Said<bool>>,
+    /// How many rows an epoch draws from datasets with weights.
+    pub stopping_strategy: Option<Said<EpochEnd>>,
+    /// Which rows are left out because an earlier one is like them.
+    pub deduplicate: Option<Said<Deduplicate>>,
+    /// The Jaccard similarity from which rows are near-duplicates.
+    pub near_threshold: Option<Said<f64>>,
     /// What happens to longer rows.
     pub truncation: Option<Said<Truncation>>,
     /// The highest share of rows that may be left out, from 0 to 1.
@@ -160,6 +168,9 @@ impl Training {
             sequence_len: section.whole("sequence_len", 2..=MAX_TOKENS),
             sample_packing: section.flag("sample_packing"),
             shuffle: section.flag("shuffle"),
+            stopping_strategy: section.word("stopping_strategy", &[]),
+            deduplicate: section.word("deduplicate", &[]),
+            near_threshold: section.number("near_threshold", 0.5..=1.0),
             truncation: section.word("truncation", &[]),
             max_dropped: section.number("max_dropped", 0.0..=1.0),
             micro_batch_size: section.whole("micro_batch_size", 1..=MAX_ROWS),

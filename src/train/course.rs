@@ -5,7 +5,7 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::Config;
-use crate::data::{Packing, Packs, Rows, Visit};
+use crate::data::{Draw, Packing, Packs, Rows};
 
 /// The way of a run through its rows, epoch by epoch.
 #[derive(Debug)]
@@ -24,7 +24,7 @@ pub struct StepRows {
     /// Places in the epoch's order; the last step of an epoch may have fewer.
     pub places: Range<usize>,
     /// The rows of each micro-batch.
-    pub micro_batches: Vec<Vec<u32>>,
+    pub micro_batches: Vec<Vec<Draw>>,
 }
 
 impl<'a> Course<'a> {
@@ -36,7 +36,7 @@ impl<'a> Course<'a> {
     /// The packs of an epoch; without packing each is a row.
     pub fn packs(&self, epoch: u64) -> Packs {
         let Config { shuffle, seed, packing, .. } = *self.config;
-        self.rows.packs(packing, if shuffle { Visit::Shuffled { seed, epoch } } else { Visit::InOrder })
+        self.rows.epoch(packing, shuffle.then_some(seed), epoch)
     }
 
     /// Packs of a step.
@@ -46,13 +46,13 @@ impl<'a> Course<'a> {
 
     /// Optimizer steps of an epoch.
     pub fn steps_of(&self, epoch: u64) -> u64 {
-        let packs = if self.config.packing == Packing::Off { self.rows.len() } else { self.packs(epoch).len() };
+        let packs = if self.config.packing == Packing::Off { self.rows.per_epoch() } else { self.packs(epoch).len() };
         packs.div_ceil(self.packs_per_step()) as u64
     }
 
-    /// Optimizer steps of so many epochs. Rows that are shuffled make another number of packs in each.
+    /// Optimizer steps of so many epochs. Rows that are shuffled or mixed make another number of packs in each.
     pub fn steps(&self, epochs: u64) -> u64 {
-        if self.config.packing == Packing::Off || !self.config.shuffle {
+        if self.config.packing == Packing::Off || !(self.config.shuffle || self.rows.mixture().is_some()) {
             return self.steps_of(0) * epochs;
         }
         (0..epochs).into_par_iter().map(|epoch| self.steps_of(epoch)).sum()
@@ -61,7 +61,7 @@ impl<'a> Course<'a> {
     /// The rows of the step after `place` rows of `epoch`. Behind the last row the next epoch begins.
     pub fn after(&mut self, epoch: u64, place: u64) -> StepRows {
         let done = usize::try_from(place).unwrap_or(usize::MAX);
-        let (epoch, done) = if done >= self.rows.len() { (epoch + 1, 0) } else { (epoch, done) };
+        let (epoch, done) = if done >= self.rows.per_epoch() { (epoch + 1, 0) } else { (epoch, done) };
         if self.packs.as_ref().is_none_or(|(of, _)| *of != epoch) {
             self.packs = Some((epoch, self.packs(epoch)));
         }
@@ -69,7 +69,7 @@ impl<'a> Course<'a> {
         let first = packs.after(done);
         let last = packs.len().min(first + self.packs_per_step());
         let size = self.config.micro_batch_size;
-        let micro_batches = (first..last).step_by(size).map(|first| packs.rows(first..last.min(first + size)).to_vec());
+        let micro_batches = (first..last).step_by(size).map(|first| packs.draws(first..last.min(first + size)));
         StepRows { epoch, places: packs.begin(first)..packs.begin(last), micro_batches: micro_batches.collect() }
     }
 }

@@ -56,7 +56,7 @@ pub fn run(
     let Start { mut state, mut optimizer } = start;
     let (started, before) = (Instant::now(), state.seconds);
     let (mut is_new, mut saved_at, mut course) = (false, Instant::now(), Course::new(config, &data.training));
-    let (rows, last, first, computed) = (data.training.len(), config.schedule.total_steps, state.step, decoder.computed);
+    let (rows, last, first, computed) = (data.training.per_epoch(), config.schedule.total_steps, state.step, decoder.computed);
     loop {
         if state.evaluation_due {
             optimizer.rest(decoder);

@@ -71,7 +71,12 @@ pub fn open(desk: &Desk, encoder: &Encoder, sources: &[Source], limits: Limits) 
 /// What became of every row of a corpus.
 pub fn tally(corpus: Corpus) -> Tally {
     let contents = corpus.contents();
-    let divided = Divided { split: split(&contents, Holdout::Rows(0)), duplicates: duplicates(&contents), corpus };
+    let divided = Divided {
+        split: split(&contents, Holdout::Rows(0)),
+        duplicates: duplicates(&contents),
+        left_out: BTreeMap::new(),
+        corpus,
+    };
     divided.ledger(1).total()
 }
 

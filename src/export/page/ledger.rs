@@ -6,7 +6,7 @@ use super::html::Html;
 use super::{RunRecord, said, table, with_groups};
 
 /// Counts of a set in the lock, as a person calls them.
-const COUNTS: [(&str, &str); 11] = [
+const COUNTS: [(&str, &str); 16] = [
     ("rows", "rows read"),
     ("not_selected", "not selected by `split` or `max_rows`"),
     ("trained", "trained on"),
@@ -14,6 +14,11 @@ const COUNTS: [(&str, &str); 11] = [
     ("too_long", "left out, too long"),
     ("no_trained_token", "left out, without a trained token"),
     ("broken", "left out, broken"),
+    ("exact_duplicates", "left out, equal to an earlier one"),
+    ("near_duplicates", "left out, nearly the same as an earlier one"),
+    ("near_held_out", "left out, nearly the same as one that is only scored"),
+    ("draws_per_epoch", "drawn an epoch"),
+    ("repeated_per_epoch", "drawn again within an epoch"),
     ("truncated", "kept, with the tail cut off"),
     ("duplicates", "kept, equal to an earlier one"),
     ("tokens", "tokens of kept rows"),

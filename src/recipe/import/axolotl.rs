@@ -110,7 +110,7 @@ const TOP: Table = &[
     (&["shuffle_merged_datasets", "shuffle_before_merging_datasets"], Rule::Read(shuffle_merged)),
     (&["use_pose", "pose_split_on_token_ids", "pose_max_context_len", "pose_num_chunks"], Rule::Refused("positions that are skipped (PoSE) are not supported")),
     (&["pretraining_dataset", "streaming", "preprocess_iterable"], Rule::Refused("data that are streamed are not supported; write the rows as Parquet and use `text`")),
-    (&["dataset_exact_deduplication"], Rule::Refused("equal rows are kept and counted; remove them from the data")),
+    (&["dataset_exact_deduplication"], Rule::Read(deduplication)),
     (&["dataset_shard_num", "dataset_shard_idx"], Rule::Refused(ORDER)),
     (&["dataset_prepared_path", "skip_prepare_dataset", "num_dataset_shards_to_save", "dataset_processes", "dataset_num_proc", "dataset_keep_in_memory",
        "dataloader_pin_memory", "dataloader_num_workers", "dataloader_prefetch_factor", "remove_unused_columns"], Rule::Dropped(CACHING)),
@@ -428,6 +428,10 @@ fn min_sample_len(_: &mut Draft, given: &Given) -> Fate {
 
 fn curriculum(draft: &mut Draft, given: &Given) -> Fate {
     if is_off(given.node) { Fate::dropped("off") } else { draft.set("training.shuffle", "false") }
+}
+
+fn deduplication(draft: &mut Draft, given: &Given) -> Fate {
+    if is_off(given.node) { Fate::dropped("off") } else { draft.set("training.deduplicate", "exact") }
 }
 
 /// The trainer draws a new order for each epoch either way.

@@ -71,7 +71,8 @@ const TOP: Table = &[
     (&["packing"], Rule::Read(packing)),
     (&["neat_packing"], Rule::Read(neat_packing)),
     (&["mix_strategy"], Rule::Read(mix_strategy)),
-    (&["streaming", "buffer_size", "interleave_probs"], Rule::Read(streaming)),
+    (&["interleave_probs"], Rule::Read(interleave_probs)),
+    (&["streaming", "buffer_size"], Rule::Read(streaming)),
     (&["tool_format"], Rule::Refused("the template of the base writes tools")),
     (&["default_system"], Rule::SameIfKnown("datasets.system", "a system message for rows without one is not supported; write it into the rows")),
     (&["enable_thinking", "preserve_thinking"], Rule::Read(thinking)),
@@ -306,17 +307,54 @@ fn neat_packing(draft: &mut Draft, given: &Given) -> Fate {
     if is_off(given.node) { Fate::dropped("off") } else { draft.set("training.sample_packing", "true") }
 }
 
-fn mix_strategy(_: &mut Draft, given: &Given) -> Fate {
-    if given.node.text() == Some("concat") {
-        Fate::dropped("all rows of all data sets, as here")
-    } else {
-        Fate::refused("data sets in turns are not supported")
+/// Draws of several data sets: `interleave_under` ends with the first that was read whole, `interleave_over` with the last.
+fn mix_strategy(draft: &mut Draft, given: &Given) -> Fate {
+    let end = match given.node.text() {
+        Some("concat") => return Fate::dropped("all rows of all data sets, as here"),
+        Some("interleave_once") => return Fate::replaced("each row of all data sets once an epoch, shuffled"),
+        Some("interleave_under") => "first_exhausted",
+        Some("interleave_over") => "all_exhausted",
+        _ => return Fate::refused("expected `concat`, `interleave_under`, `interleave_over` or `interleave_once`"),
+    };
+    if names(draft, "dataset").len() < 2 {
+        return Fate::dropped("of several data sets only");
+    }
+    match draft.set("training.stopping_strategy", end) {
+        Fate::Mapped(line) => {
+            Fate::replaced(format!("{line}; the shares are the same, and are kept to in each epoch, not drawn at random"))
+        }
+        other => other,
     }
 }
 
-fn streaming(draft: &mut Draft, given: &Given) -> Fate {
-    if draft.is_on("streaming") || given.name == "interleave_probs" {
-        Fate::refused("data that are streamed or interleaved are not supported")
+fn interleave_probs(draft: &mut Draft, _: &Given) -> Fate {
+    let sets = names(draft, "dataset").len();
+    if !is_interleaved(draft) || sets < 2 {
+        return Fate::dropped("of `mix_strategy: interleave_under` and `interleave_over` with several data sets only");
+    }
+    match weights(draft) {
+        Some(weights) if weights.len() == sets => Fate::Mapped(format!("datasets.weight: {}", weights.join(", "))),
+        _ => Fate::refused(format!("expected {sets} numbers above 0, one a data set")),
+    }
+}
+
+/// Whether data sets are drawn by weight.
+fn is_interleaved(draft: &Draft) -> bool {
+    matches!(draft.text("mix_strategy"), Some("interleave_under" | "interleave_over")) && names(draft, "dataset").len() > 1
+}
+
+/// What `interleave_probs` says, if it is numbers above 0.
+fn weights(draft: &Draft) -> Option<Vec<String>> {
+    let written = match &draft.at("interleave_probs")?.kind {
+        Kind::List(nodes) => nodes.iter().map(|node| Some(unquoted(node).number()?.to_string())).collect::<Option<Vec<_>>>()?,
+        _ => names(draft, "interleave_probs"),
+    };
+    written.iter().all(|weight| weight.parse::<f64>().is_ok_and(|weight| weight > 0.0)).then_some(written)
+}
+
+fn streaming(draft: &mut Draft, _: &Given) -> Fate {
+    if draft.is_on("streaming") {
+        Fate::refused("data that are streamed are not supported")
     } else {
         Fate::dropped("of streamed data only")
     }
@@ -617,6 +655,13 @@ pub(super) fn finish(draft: &mut Draft) {
         let entries: Option<Vec<Entry>> = names(draft, key).iter().map(|name| entry(draft, name).ok()).collect();
         let data = entries.unwrap_or_default().into_iter().map(|entry| data(draft, entry)).collect();
         if key == "dataset" { draft.train = data } else { draft.validation = data }
+    }
+    if is_interleaved(draft) {
+        // Without numbers each data set has the same share.
+        let weights = weights(draft).unwrap_or_else(|| vec!["1".to_owned(); draft.train.len()]);
+        for (data, weight) in draft.train.iter_mut().zip(weights) {
+            data.lines.push(("weight", weight));
+        }
     }
 }
 

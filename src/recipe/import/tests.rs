@@ -340,6 +340,43 @@ fn roles_and_variables_of_templates_come_along() {
 }
 
 #[test]
+fn mixing_and_deduplication_come_along() {
+    let found = axolotl("dataset_exact_deduplication: true");
+    assert_eq!(
+        (line(&found, "deduplicate").as_deref(), fate(&found, "dataset_exact_deduplication").word()),
+        (Some("exact"), "mapped")
+    );
+    let found = axolotl("dataset_exact_deduplication: false");
+    assert_eq!((line(&found, "deduplicate"), fate(&found, "dataset_exact_deduplication").word()), (None, "dropped"));
+
+    let folder = tempfile::tempdir().expect("a folder");
+    fs::create_dir(folder.path().join("data")).expect("a folder");
+    fs::copy(sample("data/dataset_info.json"), folder.path().join("data/dataset_info.json")).expect("a copy");
+    let factory = fs::read_to_string(sample("llama-factory.yaml")).expect("a sample");
+    let path = folder.path().join("config.yaml");
+    let with = |lines: &str| {
+        let kept = |line: &&str| !["mix_strategy", "interleave_probs"].iter().any(|key| line.starts_with(key));
+        let base: String = factory.lines().filter(kept).map(|line| format!("{line}\n")).collect();
+        fs::write(&path, format!("{base}{lines}\n")).expect("a config");
+        let found = import(&path, Some(Tool::LlamaFactory)).expect("a config");
+        let recipe = super::super::from_bytes(Path::new("x"), found.recipe.as_bytes(), &[]);
+        assert_eq!(recipe.faults, [], "{lines}\n{}", found.recipe);
+        let weights: Vec<Option<f64>> = recipe.datasets.iter().map(|set| set.weight.as_ref().map(|said| said.value)).collect();
+        (found, weights)
+    };
+    let (found, weights) = with("mix_strategy: interleave_under\ninterleave_probs: 0.7,0.3");
+    assert_eq!((weights, line(&found, "stopping_strategy").as_deref()), (vec![Some(0.7), Some(0.3)], Some("first_exhausted")));
+    assert_eq!([fate(&found, "mix_strategy").word(), fate(&found, "interleave_probs").word()], ["replaced", "mapped"]);
+    let (found, weights) = with("mix_strategy: interleave_over");
+    assert_eq!((weights, line(&found, "stopping_strategy").as_deref()), (vec![Some(1.0), Some(1.0)], Some("all_exhausted")));
+    let (found, weights) = with("mix_strategy: concat\ninterleave_probs: 0.7,0.3");
+    assert_eq!((weights, line(&found, "stopping_strategy")), (vec![None, None], None));
+    assert_eq!(fate(&found, "interleave_probs").word(), "dropped");
+    let (found, _) = with("mix_strategy: interleave_over\ninterleave_probs: 0.7");
+    assert_eq!(fate(&found, "interleave_probs").word(), "refused");
+}
+
+#[test]
 fn optimizers_and_schedules_come_along() {
     for (lines, key, word) in [
         ("optimizer: adamw_bnb_8bit", "optimizer", "mapped"),

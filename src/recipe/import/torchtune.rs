@@ -64,7 +64,7 @@ const TOP: Table = &[
     (&["dataset.column_map", "dataset_val.column_map"], Rule::Read(column_map)),
     (&["dataset.new_system_prompt", "dataset.filter_fn", "dataset.image_tag", "dataset.image_dir", "dataset_val.new_system_prompt", "dataset_val.filter_fn"],
      Rule::Refused(DATA)),
-    (&["datasets", "dataloader"], Rule::Refused("several data sets with weights are not supported; list them in `datasets` of the recipe")),
+    (&["datasets", "dataloader"], Rule::Refused("data sets with transforms are not read; list them in `datasets` of the recipe, each with its `weight`")),
     (&["collate_fn"], Rule::Dropped("rows are laid end to end; nothing is padded")),
     (&["shuffle"], Rule::Same("training.shuffle")),
     (&["seed"], Rule::Same("training.seed")),

@@ -1,0 +1,118 @@
+//! Datasets mixed by weight, as a recipe has them and as an epoch draws them.
+
+use serde_json::{Value, json};
+
+use super::Error;
+use super::fill::Filled;
+use super::resolve::Plan;
+use super::rows::RunData;
+use crate::data::Mixture;
+use crate::recipe::Recipe;
+use crate::terms::EpochEnd;
+
+/// The weights of `datasets`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Mixing {
+    /// One a dataset.
+    pub weights: Vec<f64>,
+    /// How many rows an epoch draws.
+    pub end: EpochEnd,
+}
+
+/// What an epoch draws from a dataset.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Share {
+    /// The dataset's key in the recipe.
+    pub dataset: String,
+    /// Its weight.
+    pub weight: f64,
+    /// Its rows that train.
+    pub rows: u64,
+    /// Rows that the first epoch draws; another may draw one more or less.
+    pub drawn: u64,
+    /// Those of them that the epoch has drawn before.
+    pub repeated: u64,
+}
+
+impl Share {
+    /// In words.
+    pub fn describe(&self) -> String {
+        let Self { dataset, weight, rows, drawn, repeated } = self;
+        let repeated = if *repeated > 0 { format!(", {repeated} of them again") } else { String::new() };
+        format!("{dataset}: weight {weight}, {drawn} draws an epoch from {rows} rows{repeated}")
+    }
+
+    /// As JSON.
+    pub fn object(&self) -> Value {
+        let Self { dataset, weight, rows, drawn, repeated } = self;
+        json!({"dataset": dataset, "weight": weight, "rows": rows, "draws_per_epoch": drawn, "repeated_per_epoch": repeated})
+    }
+}
+
+/// Fills the weights; without any, every row is seen once an epoch.
+pub(super) fn mixing(recipe: &Recipe, filled: &mut Filled) -> Option<Mixing> {
+    if recipe.datasets.iter().all(|dataset| dataset.weight.is_none()) {
+        return None;
+    }
+    let weight = |(index, dataset): (usize, &crate::recipe::Dataset)| {
+        filled.plain(&format!("datasets.{index}.weight"), dataset.weight.as_ref(), 1.0)
+    };
+    let weights = recipe.datasets.iter().enumerate().map(weight).collect();
+    let end = filled.word("training.stopping_strategy", recipe.training.stopping_strategy.as_ref(), EpochEnd::AllRows);
+    Some(Mixing { weights, end })
+}
+
+impl RunData {
+    /// What the first epoch draws from each dataset; nothing where no dataset has a weight.
+    pub fn shares(&self) -> Vec<Share> {
+        let (Some(mixing), rows) = (&self.mixing, self.training()) else { return Vec::new() };
+        let quotas = rows.mixture().map(|mixture| mixture.quotas(0)).unwrap_or_default();
+        let share = |(index, (quota, weight)): (usize, (crate::data::Quota, &f64))| Share {
+            dataset: format!("datasets.{index}"),
+            weight: *weight,
+            rows: quota.rows,
+            drawn: quota.draws,
+            repeated: quota.repeated(),
+        };
+        quotas.into_iter().zip(&mixing.weights).enumerate().map(share).collect()
+    }
+}
+
+impl Plan {
+    /// Refuses a dataset with a weight and no row to draw, and an epoch that cannot be counted.
+    pub(super) fn check_mixing(&self, data: &RunData) -> Result<(), Error> {
+        if let Some(share) = data.shares().iter().find(|share| share.rows == 0) {
+            return Err(Error::Rows {
+                message: format!("{}: it has a weight of {} and no row to train on", share.dataset, share.weight),
+                hint: "see with `rankine preview` what became of its rows, or take it out".to_owned(),
+            });
+        }
+        let rows = data.training();
+        match rows.mixture().filter(|mixture| mixture.is_too_long()) {
+            None => Ok(()),
+            Some(mixture) => Err(Error::Rows {
+                message: format!(
+                    "datasets: an epoch would have {} draws until each dataset was drawn whole, at most {} can be counted",
+                    mixture.draws_per_epoch(),
+                    u32::MAX
+                ),
+                hint: "set weights that are closer together, or `training.stopping_strategy: all_rows`".to_owned(),
+            }),
+        }
+    }
+}
+
+impl Mixing {
+    /// The mixture of rows whose places are grouped by dataset; `count` tells how many rows each has.
+    pub(super) fn of_rows(&self, counts: impl Iterator<Item = u32>) -> Mixture {
+        let mut end = 0;
+        let parts: Vec<_> = counts
+            .zip(&self.weights)
+            .map(|(count, weight)| {
+                end += count;
+                (end - count..end, *weight)
+            })
+            .collect();
+        Mixture::new(&parts, self.end)
+    }
+}
