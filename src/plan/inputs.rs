@@ -9,9 +9,10 @@ use serde_json::{Map, Value, json};
 use super::Error;
 use super::adapter::Trains;
 use super::resolve::Plan;
+use super::tokens::files_of;
 use crate::adapter::peft;
 use crate::data::Source;
-use crate::data::tokenize::named_template_files;
+use crate::data::tokenizer_files::named_template_files;
 use crate::files::{self, hash_file};
 use crate::model::{Beside, shard_paths};
 
@@ -62,7 +63,10 @@ impl Inputs {
             ("base", shard_paths(&plan.base_folder)?),
             ("tokenizer_and_config", beside),
             ("chat_template", plan.chat_template.iter().cloned().collect()),
-            ("init_from", plan.init_from.iter().flat_map(|folder| peft::files(folder)).collect()),
+            (
+                "init_from",
+                plan.init_from.iter().flat_map(|folder| peft::files(folder).into_iter().chain(files_of(folder))).collect(),
+            ),
             ("datasets", data(&plan.sources)),
             ("evaluation_datasets", data(&plan.validation_sources)),
         ];

@@ -95,6 +95,12 @@ impl Templates {
         Self::from_iter([(DEFAULT.to_owned(), source)])
     }
 
+    /// The files of a model's folder that hold them.
+    pub fn files(&self) -> impl Iterator<Item = (PathBuf, String)> {
+        let path = |name: &str| if name == DEFAULT { FILE.to_owned() } else { format!("{FOLDER}/{name}.jinja") };
+        self.0.iter().map(move |(name, source)| (path(name).into(), source.clone()))
+    }
+
     /// The one of conversations without tools.
     pub fn default_source(&self) -> Option<&str> {
         self.0.get(DEFAULT).map(String::as_str)

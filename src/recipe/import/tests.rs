@@ -172,7 +172,7 @@ fn refused_keys_are_named_with_their_reasons() {
         ("datasets:\n  - path: d.parquet\n    type: {field_output: a}", "datasets.0.type", "layout of rows"),
         ("datasets:\n  - path: d.parquet\n    type: completion\n    fild: a", "datasets.0.fild", "no such key"),
         ("plugins: [axolotl.integrations.diffusion.DiffusionPlugin]", "plugins", "trains in another way"),
-        ("special_tokens: {additional_special_tokens: [a]}", "special_tokens.additional_special_tokens", "tokens"),
+        ("fix_untrained_tokens: true", "fix_untrained_tokens", "weights"),
         ("lora_dropout: 1.5", "lora_dropout", "adapter.dropout: expected a number from 0 to below 1"),
     ] {
         let found = axolotl(lines);

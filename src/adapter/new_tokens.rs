@@ -1,0 +1,72 @@
+//! The rows of tokens that a base does not have. They train as PEFT's `trainable_token_indices`, or in tables that train whole.
+
+use std::collections::BTreeSet;
+
+use super::tables::{SAVED, TOKENS, refused};
+use super::target::named;
+use super::{Error, LoraConfig};
+use crate::model::{LinearSpec, Role};
+use crate::terms::TokenIndices;
+
+impl LoraConfig {
+    /// Adds rows of new tokens to what trains, in a model with these modules: those of embedding and head, but of a table that trains whole.
+    ///
+    /// # Errors
+    /// A table has low-rank matrices, or one of two that are one table trains whole.
+    pub fn add_token_rows(&mut self, rows: &BTreeSet<u32>, modules: &[LinearSpec]) -> Result<(), Error> {
+        let tables: Vec<&LinearSpec> = modules.iter().filter(|linear| linear.is_table()).collect();
+        let names: Vec<String> = tables.iter().map(|table| table.name.clone()).collect();
+        if let Some(target) = self.resolve(&names).unwrap_or_default().first() {
+            let message =
+                format!("`{}` has low-rank matrices by `target_modules`, which have no rows for new tokens", target.module);
+            let hint = "leave it out of `target_modules`, or train it whole: `modules_to_save: [embed_tokens, lm_head]`";
+            return Err(refused(TOKENS, message, hint));
+        }
+        let is_saved = |table: &LinearSpec| self.tables.saved.iter().any(|name| named(&table.name, name));
+        let left: Vec<&LinearSpec> = tables.iter().copied().filter(|table| !is_saved(table)).collect();
+        let is_tied = tables.iter().any(|table| table.role == Role::TiedHead);
+        if is_tied && left.len() == 1 {
+            let message = format!(
+                "embedding and head are one table in the base; one trains whole, and `{}` lacks the rows of new tokens",
+                left[0].name
+            );
+            return Err(refused(SAVED, message, "name both, `modules_to_save: [embed_tokens, lm_head]`, or none"));
+        }
+        if !left.is_empty() {
+            let said = self.tables.tokens.take();
+            self.tables.tokens = Some(with_rows(said, rows, &left));
+        }
+        Ok(())
+    }
+}
+
+/// What was said, and these rows in each table. A head that is the embedding's table has the embedding's rows.
+fn with_rows(said: Option<TokenIndices>, rows: &BTreeSet<u32>, tables: &[&LinearSpec]) -> TokenIndices {
+    let add = |mut tokens: Vec<u32>| {
+        let new: Vec<u32> = rows.iter().copied().filter(|row| !tokens.contains(row)).collect();
+        tokens.extend(new);
+        tokens
+    };
+    let has_own_head = tables.iter().any(|table| table.role == Role::Head);
+    let embedding = tables.iter().find(|table| table.role == Role::Embedding);
+    let mut by_name = match (said, embedding) {
+        (None, Some(_)) if !has_own_head => return TokenIndices::Embedding(add(Vec::new())),
+        (Some(TokenIndices::Embedding(tokens)), Some(_)) if !has_own_head => return TokenIndices::Embedding(add(tokens)),
+        (Some(TokenIndices::Embedding(tokens)), Some(embedding)) => vec![(last(&embedding.name), tokens)],
+        (Some(TokenIndices::Modules(by_name)), _) => by_name,
+        (None | Some(TokenIndices::Embedding(_)), _) => Vec::new(),
+    };
+    for table in tables {
+        match by_name.iter_mut().find(|(name, _)| named(&table.name, name)) {
+            Some((_, tokens)) => *tokens = add(std::mem::take(tokens)),
+            None if table.role == Role::TiedHead => {}
+            None => by_name.push((last(&table.name), add(Vec::new()))),
+        }
+    }
+    TokenIndices::Modules(by_name)
+}
+
+/// The name that PEFT finds a module by.
+fn last(module: &str) -> String {
+    module.rsplit('.').next().unwrap_or(module).to_owned()
+}
