@@ -27,6 +27,17 @@ def rows(table, new, copied):
     table[new[1]] = table[copied]
 
 
+def save(adapted, tokenizer, folder, family, save_embedding_layers):
+    """An adapter's folder without a place of this machine."""
+    adapted.save_pretrained(folder, save_embedding_layers=save_embedding_layers)
+    config = json.loads((folder / "adapter_config.json").read_text())
+    config["base_model_name_or_path"] = family
+    config["target_modules"].sort()
+    (folder / "adapter_config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+    (folder / "README.md").unlink(missing_ok=True)
+    tokenizer.save_pretrained(folder)
+
+
 def make(family):
     base = HERE / "archs" / family / "model"
     out = HERE / "new_tokens" / family
@@ -58,12 +69,10 @@ def make(family):
                 weight.add_(torch.randn_like(weight) * 0.1)
         logits = adapted(asked).logits[0]
     adapter = out / "adapter"
-    adapted.save_pretrained(adapter, save_embedding_layers=False)
-    config = json.loads((adapter / "adapter_config.json").read_text())
-    config["base_model_name_or_path"] = family
-    (adapter / "adapter_config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
-    (adapter / "README.md").unlink(missing_ok=True)
-    tokenizer.save_pretrained(adapter)
+    save(adapted, tokenizer, adapter, family, False)
+    if tied:
+        # As `save_pretrained` does it by itself where the vocabulary is not that of the base.
+        save(adapted, tokenizer, out / "adapter_with_tables", family, "auto")
     save_file({"start": start, "adapter": logits.contiguous()}, out / "golden.safetensors")
     facts = {"text": text, "ids": ids, "new": dict(zip(NEW, new)), "copied": tokenizer.convert_ids_to_tokens(copied), "rows": len(tokenizer), "tied": tied}
     (out / "golden.json").write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
