@@ -70,3 +70,57 @@ fn with_rows(said: Option<TokenIndices>, rows: &BTreeSet<u32>, tables: &[&Linear
 fn last(module: &str) -> String {
     module.rsplit('.').next().unwrap_or(module).to_owned()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::adapter::Targets;
+    use crate::model::LinearKind;
+    use crate::terms::Modules;
+
+    fn modules(head: Role) -> Vec<LinearSpec> {
+        let table = |name: &str, role| LinearSpec {
+            name: name.to_owned(),
+            inputs: 8,
+            outputs: 4,
+            bias: false,
+            role,
+            kind: LinearKind::Module,
+        };
+        vec![table("model.embed_tokens", Role::Embedding), table("lm_head", head)]
+    }
+
+    fn tokens(said: Option<TokenIndices>, saved: &[&str], head: Role) -> Result<Option<TokenIndices>, Error> {
+        let mut config = LoraConfig::all_linear(4, 8.0);
+        config.tables.tokens = said;
+        config.tables.saved = saved.iter().map(|name| (*name).to_owned()).collect();
+        config.add_token_rows(&BTreeSet::from([6, 7]), &modules(head)).map(|()| config.tables.tokens)
+    }
+
+    #[test]
+    fn rows_train_in_each_table_that_does_not_train_whole() {
+        let named = |entries: &[(&str, &[u32])]| {
+            Some(TokenIndices::Modules(entries.iter().map(|(name, tokens)| ((*name).to_owned(), tokens.to_vec())).collect()))
+        };
+        let of = |said, saved: &[&str], head| tokens(said, saved, head).expect("fits");
+        let plain = |tokens: &[u32]| Some(TokenIndices::Embedding(tokens.to_vec()));
+        assert_eq!(of(None, &[], Role::TiedHead), plain(&[6, 7]));
+        assert_eq!(of(plain(&[2, 7]), &[], Role::TiedHead), plain(&[2, 7, 6]));
+        assert_eq!(of(None, &[], Role::Head), named(&[("embed_tokens", &[6, 7]), ("lm_head", &[6, 7])]));
+        assert_eq!(of(plain(&[2]), &[], Role::Head), named(&[("embed_tokens", &[2, 6, 7]), ("lm_head", &[6, 7])]));
+        let both = named(&[("lm_head", &[1])]);
+        assert_eq!(of(both.clone(), &[], Role::Head), named(&[("lm_head", &[1, 6, 7]), ("embed_tokens", &[6, 7])]));
+        assert_eq!(of(both, &[], Role::TiedHead), named(&[("lm_head", &[1, 6, 7]), ("embed_tokens", &[6, 7])]));
+        assert_eq!(of(None, &["embed_tokens"], Role::Head), named(&[("lm_head", &[6, 7])]));
+        assert_eq!(of(None, &["embed_tokens", "lm_head"], Role::TiedHead), None);
+        assert!(tokens(None, &["lm_head"], Role::TiedHead).is_err(), "the embedding would lack them");
+    }
+
+    #[test]
+    fn matrices_of_a_table_have_no_rows_for_them() {
+        let mut config = LoraConfig::all_linear(4, 8.0);
+        config.targets = Targets { modules: Modules::Names(vec!["lm_head".to_owned()]), ..Targets::all_linear() };
+        let error = config.add_token_rows(&BTreeSet::from([6]), &modules(Role::Head)).expect_err("refused");
+        assert!(error.to_string().contains("`lm_head` has low-rank matrices"), "{error}");
+    }
+}

@@ -118,14 +118,23 @@ impl TokenizerFiles {
             let new: Vec<(String, Value)> = new.collect();
             self.edit(ADDED, |file| file.extend(new))?;
         }
-        let mut ends: Vec<u32> =
-            revision.roles.iter().filter(|(role, _)| *role == TokenRole::Eos).filter_map(|(_, token)| id(token)).collect();
-        ends.extend(revision.ends.iter().filter_map(id));
+        let eos = revision.roles.iter().find(|(role, _)| *role == TokenRole::Eos).and_then(|(_, token)| id(token));
+        let ends = revision.ends.iter().filter_map(id);
+        // What ended answers before still does.
+        let ends: Vec<u32> = match eos {
+            Some(eos) => [eos].into_iter().chain(ends).chain(tokenizer.eos_ids().iter().copied()).collect(),
+            None => tokenizer.eos_ids().iter().copied().chain(ends).collect(),
+        };
         let others = revision.roles.iter().filter(|(role, _)| [TokenRole::Bos, TokenRole::Pad].contains(role));
         let others: Vec<(String, Value)> = others.filter_map(|(role, token)| Some((role.id_key(), json!(id(token)?)))).collect();
-        if !ends.is_empty() || !others.is_empty() {
-            let known = tokenizer.eos_ids();
-            self.edit(GENERATION, |file| put_ids(file, &ends, known, others))?;
+        let changes_ends = eos.is_some() || !revision.ends.is_empty();
+        if changes_ends || !others.is_empty() {
+            self.edit(GENERATION, |file| {
+                if changes_ends {
+                    file.insert(TokenRole::Eos.id_key(), one_or_all(&ends));
+                }
+                file.extend(others);
+            })?;
         }
         Tokenizer::of(self)
     }
@@ -163,16 +172,100 @@ fn put_roles(file: &mut Map<String, Value>, revision: &Revision) {
     }
 }
 
-/// Ids at which generation stops: these, then those of before.
-fn put_ids(file: &mut Map<String, Value>, ends: &[u32], before: &[u32], others: Vec<(String, Value)>) {
-    if !ends.is_empty() {
-        let mut all: Vec<u32> = Vec::new();
-        for id in ends.iter().chain(before) {
-            if !all.contains(id) {
-                all.push(*id);
-            }
+/// Ids, each once; a single one stands alone.
+fn one_or_all(ids: &[u32]) -> Value {
+    let mut all: Vec<u32> = Vec::new();
+    for id in ids {
+        if !all.contains(id) {
+            all.push(*id);
         }
-        file.insert(TokenRole::Eos.id_key(), if let [only] = all[..] { json!(only) } else { json!(all) });
     }
-    file.extend(others);
+    if let [only] = all[..] { json!(only) } else { json!(all) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    fn files(contents: &[(&str, Value)]) -> (tempfile::TempDir, TokenizerFiles) {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let tokenizer = json!({
+            "version": "1.0", "truncation": null, "padding": null, "normalizer": {"type": "Lowercase"},
+            "added_tokens": [{"id": 0, "content": "<s>", "special": true, "single_word": false, "lstrip": false, "rstrip": false, "normalized": false}],
+            "pre_tokenizer": {"type": "WhitespaceSplit"}, "post_processor": null, "decoder": null,
+            "model": {"type": "WordLevel", "vocab": {"<s>": 0, "a": 1, "stop": 2}, "unk_token": "a"},
+        });
+        for (name, content) in contents.iter().chain(&[(TOKENIZER, tokenizer)]) {
+            std::fs::write(folder.path().join(name), content.to_string()).expect("written");
+        }
+        let files = TokenizerFiles::read(folder.path()).expect("files");
+        (folder, files)
+    }
+
+    fn revised(mut files: TokenizerFiles, revision: &Revision) -> (TokenizerFiles, Tokenizer) {
+        let tokenizer = Tokenizer::of(&files).expect("a tokenizer");
+        let revised = files.revise(&tokenizer, revision).expect("revised");
+        (files, revised)
+    }
+
+    /// What is written opens as what was trained with.
+    fn written(files: &TokenizerFiles) -> Tokenizer {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        crate::files::write_all(folder.path(), &files.contents()).expect("written");
+        Tokenizer::open(folder.path()).expect("a tokenizer")
+    }
+
+    #[test]
+    fn new_tokens_follow_on_those_that_any_file_names() {
+        let contents = [
+            (
+                CONFIG,
+                json!({"eos_token": "<s>", "added_tokens_decoder": {"0": {"content": "<s>", "special": true}, "3": {"content": "<old>", "special": false}}}),
+            ),
+            (ADDED, json!({"<old>": 3})),
+            (MAP, json!({"eos_token": "<s>"})),
+            (GENERATION, json!({"eos_token_id": 0, "temperature": 0.5})),
+        ];
+        let (_folder, files) = files(&contents);
+        let revision = Revision {
+            roles: vec![(TokenRole::Pad, "<New>".to_owned())],
+            ends: vec!["stop".to_owned()],
+            new: vec![("<New>".to_owned(), false), ("<b>".to_owned(), false)],
+        };
+        let (files, tokenizer) = revised(files, &revision);
+        let ids = |token: &str| tokenizer.token_to_id(token);
+        assert_eq!([ids("<old>"), ids("<New>"), ids("<b>")], [Some(3), Some(4), Some(5)]);
+        assert_eq!(
+            tokenizer.ids("a <New> STOP<b>", false).expect("ids"),
+            [1, 4, 1, 5],
+            "as it is written, before anything is lowered"
+        );
+        assert_eq!((tokenizer.is_special(4), tokenizer.is_special(5), tokenizer.is_special(2)), (true, false, true));
+        assert_eq!((tokenizer.eos_ids(), tokenizer.special().pad.as_deref()), (&[0, 2][..], Some("<New>")));
+        assert_eq!(files.json(ADDED).expect("JSON").values["<b>"], 5);
+        assert_eq!(files.json(MAP).expect("JSON").values["pad_token"], "<New>");
+        assert_eq!(files.json(CONFIG).expect("JSON").values[DECODER]["5"]["content"], "<b>");
+        let generation = files.json(GENERATION).expect("JSON").values;
+        assert_eq!(
+            (&generation["eos_token_id"], &generation["pad_token_id"], &generation["temperature"]),
+            (&json!([0, 2]), &json!(4), &json!(0.5))
+        );
+        assert_eq!(written(&files).hash(), tokenizer.hash());
+    }
+
+    #[test]
+    fn files_that_need_no_change_keep_their_bytes_and_missing_ones_come_where_they_are_needed() {
+        let (folder, files) = files(&[]);
+        let (same, _) = revised(files.clone(), &Revision::default());
+        assert_eq!(same.texts, files.texts);
+        let eos = Revision { roles: vec![(TokenRole::Eos, "stop".to_owned())], ..Revision::default() };
+        let (changed, tokenizer) = revised(files, &eos);
+        assert_eq!((tokenizer.eos_ids(), tokenizer.special().eos.as_deref()), (&[2][..], Some("stop")));
+        assert_eq!(changed.json(GENERATION).expect("JSON").values["eos_token_id"], 2);
+        let original = Tokenizer::open(folder.path()).expect("a tokenizer");
+        assert_eq!(tokenizer.ids_unlike(&original), [("eos_token_id".to_owned(), json!(2))]);
+        assert!(changed.folder == Path::new(folder.path()), "what is wrong is said of the base's folder");
+    }
 }
