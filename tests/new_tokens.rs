@@ -70,7 +70,7 @@ fn plan(desk: &Desk, words: &[&str]) -> Box<Plan> {
     let mut all = vec![path("base_model", "base"), path("datasets.0.path", "notes.parquet"), path("output_dir", "planned")];
     all.extend(words.iter().map(|word| (*word).to_owned()));
     let recipe = rankine::recipe::read(&desk.path("recipe.yaml"), &all).unwrap();
-    let Resolved::Plan(plan) = rankine::plan::resolve(recipe, None).unwrap() else { panic!("the base is a folder") };
+    let Resolved::Plan(plan) = rankine::plan::resolve(recipe, None, &|_| {}).unwrap() else { panic!("the base is a folder") };
     plan
 }
 

@@ -77,7 +77,7 @@ impl OwnVocabulary {
     /// Changes config.json; a model that does more than text has the vocabulary of the part that is text, and may name it twice.
     fn tell(&self, config: &mut Map<String, Value>) {
         let has_text = config.get("text_config").is_some_and(Value::is_object);
-        let mut put = |config: &mut Map<String, Value>, is_home: bool| {
+        let put = |config: &mut Map<String, Value>, is_home: bool| {
             let rows = (VOCABULARY.to_owned(), json!(self.rows));
             for (key, value) in self.ids.iter().chain([&rows]) {
                 if is_home || config.contains_key(key) {

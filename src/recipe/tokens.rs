@@ -22,7 +22,7 @@ pub struct Tokens {
 }
 
 /// A token that is added.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct AddedToken {
     /// As it is written in text.
     pub token: String,

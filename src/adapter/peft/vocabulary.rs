@@ -66,7 +66,7 @@ fn rows(adapter: &Path) -> Result<usize, Error> {
     let tokens = match config.tables.tokens {
         None => Vec::new(),
         Some(TokenIndices::Embedding(tokens)) => tokens,
-        Some(TokenIndices::Modules(named)) => named.into_values().flatten().collect(),
+        Some(TokenIndices::Modules(named)) => named.into_iter().flat_map(|(_, tokens)| tokens).collect(),
     };
     let of_tokens = tokens.into_iter().max().map_or(0, |token| token as usize + 1);
     let is_whole = |key: &str| config.tables.saved.iter().any(|name| key.ends_with(&format!("{name}.weight")));
