@@ -336,30 +336,31 @@ fn special_tokens_by_name_reach_templates_rows_stops_and_files() {
     let desk = desk("llama");
     let words = [
         "tokens.eos=<|end_of_text|>",
-        "tokens.pad=<|note|>",
+        "tokens.pad=<|pad|>",
         "tokens.bos=<|start_header_id|>",
         "tokens.unk=<|end_header_id|>",
         "tokens.end_of_turn=['<|turn|>']",
+        "tokens.add=['<|note|>', '<|turn|>', '<|pad|>']",
         "chat_template=template.jinja",
     ];
     desk.write("template.jinja", "{{ bos_token }}{% for m in messages %}{{ m.content }}{{ eos_token }}{% endfor %}");
-    let plan = plan(&desk, &[&words[..5], &[&*format!("chat_template={}", desk.path("template.jinja").display())]].concat());
+    let plan = plan(&desk, &[&words[..6], &[&*format!("chat_template={}", desk.path("template.jinja").display())]].concat());
     let special = plan.encoder.tokenizer.special();
     let named = [&special.bos, &special.eos, &special.pad, &special.unk].map(|token| token.as_deref().unwrap());
-    assert_eq!(named, ["<|start_header_id|>", "<|end_of_text|>", "<|note|>", "<|end_header_id|>"]);
+    assert_eq!(named, ["<|start_header_id|>", "<|end_of_text|>", "<|pad|>", "<|end_header_id|>"]);
     assert_eq!(plan.encoder.tokenizer.eos_ids(), [299, 305, 303]);
     desk.run(&[&["train", "recipe.yaml", "output_dir=run"], &words[..]].concat()).says("train", 0, &[]);
     let config = json(&desk.path("run/adapter/tokenizer_config.json"));
-    assert_eq!((&config["eos_token"], &config["pad_token"]), (&json!("<|end_of_text|>"), &json!("<|note|>")));
+    assert_eq!((&config["eos_token"], &config["pad_token"]), (&json!("<|end_of_text|>"), &json!("<|pad|>")));
     let generation = json(&desk.path("run/adapter/generation_config.json"));
-    assert_eq!((&generation["eos_token_id"], &generation["pad_token_id"]), (&json!([299, 305, 303]), &json!(304)));
+    assert_eq!((&generation["eos_token_id"], &generation["pad_token_id"]), (&json!([299, 305, 303]), &json!(306)));
     assert!(desk.read_text("run/adapter/chat_template.jinja").starts_with("{{ bos_token }}{% for m"));
     let shown = desk.run(&["preview", "recipe.yaml", words[0], words[4], "--rows", "1"]);
     assert!(shown.stdout.contains("<|end_of_text|>"), "{shown:?}");
     desk.run(&["merge", "--adapter", "run", "--out", "merged"]).says("merge", 0, &[]);
     let config = json(&desk.path("merged/config.json"));
     let ids = ["bos_token_id", "eos_token_id", "pad_token_id", "vocab_size"].map(|key| config[key].clone());
-    assert_eq!(ids, [json!(301), json!([299, 305, 303]), json!(304), json!(306)]);
+    assert_eq!(ids, [json!(301), json!([299, 305, 303]), json!(306), json!(307)]);
 }
 
 #[test]
@@ -413,10 +414,10 @@ fn what_is_there_what_is_unused_and_who_rejects_it_is_said() {
         0,
         &[
             "`<|eot_id|>` is in the base's vocabulary, id 303, and is used as it is; its row trains with `adapter.trainable_token_indices: [303]`",
-            "tokens.add: `<|unused|>` do not occur in the rows",
             "vLLM takes no rows of tokens in an adapter",
         ],
     );
+    desk.run(&["plan", "recipe.yaml", add]).says("plan", 0, &["tokens.add: `<|unused|>` do not occur in the rows"]);
     let ran = desk.run(&["check", "recipe.yaml", "--for", "vllm"]);
     ran.says("vLLM", 65, &["error: vLLM takes no rows of tokens", "hint: give it the model that `rankine merge` writes"]);
     for consumer in ["llamacpp", "ollama", "lmstudio", "peft"] {
