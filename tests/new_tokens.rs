@@ -379,7 +379,7 @@ fn what_cannot_be_is_refused_with_both_sides_and_the_next_step() {
         (&["tokens.add=['<|turn|>', '<|turn|>']"], &["tokens.add: `<|turn|>` is named twice"]),
         (
             &["tokens.add=['<|turn|>', {token: '<|a|>', from: '<|b|>'}]"],
-            &["tokens.add: `from` is `<|b|>`, which is not in the vocabulary of base `base`"],
+            &["tokens.add: `from` is `<|b|>`, which has no row in base `base`"],
         ),
         (&["tokens.add=['<|turn|>', {from: t}]"], &["missing key `token` in `tokens.add.1`"]),
         (

@@ -90,53 +90,64 @@ impl TokenizerFiles {
         inner.add_tokens(revision.tokens(tokenizer)).map_err(failed)?;
         let mut added: Vec<(u32, AddedToken)> = inner.get_added_tokens_decoder().into_iter().collect();
         added.sort_unstable_by_key(|(id, _)| *id);
-        let id = |token: &String| inner.token_to_id(token);
-        let before: Vec<(u32, String, bool)> = tokenizer.added_tokens();
-        let changed = |(id, token): &&(u32, AddedToken)| !before.contains(&(*id, token.content.clone(), token.special));
-        let changed: Vec<&(u32, AddedToken)> = added.iter().filter(changed).collect();
-        if !changed.is_empty() {
-            self.edit(TOKENIZER, |file| {
-                let token = |(id, token): &(u32, AddedToken)| {
-                    let mut entry = Map::from_iter([("id".to_owned(), json!(id))]);
-                    entry.extend(flags(token));
-                    Value::Object(entry)
-                };
-                file.insert("added_tokens".to_owned(), added.iter().map(token).collect());
-            })?;
+        self.add(tokenizer, revision, &added)?;
+        self.edit(CONFIG, |file| put_roles(file, revision))?;
+        if self.texts.contains_key(MAP) {
+            self.edit(MAP, |file| put_roles(file, revision))?;
         }
+        self.stop_at(tokenizer, revision, |token| inner.token_to_id(token))?;
+        Tokenizer::of(self)
+    }
+
+    /// Writes all added tokens where the files have such; `tokenizer` has them as they were before.
+    fn add(&mut self, tokenizer: &Tokenizer, revision: &Revision, added: &[(u32, AddedToken)]) -> Result<(), Error> {
+        let before = tokenizer.added_tokens();
+        let is_changed = |(id, token): &&(u32, AddedToken)| !before.contains(&(*id, token.content.clone(), token.special));
+        let changed: Vec<&(u32, AddedToken)> = added.iter().filter(is_changed).collect();
+        if changed.is_empty() {
+            return Ok(());
+        }
+        let with_id = |(id, token): &(u32, AddedToken)| {
+            let id = ("id".to_owned(), json!(id));
+            Value::Object([id].into_iter().chain(flags(token)).collect())
+        };
+        self.edit(TOKENIZER, |file| {
+            file.insert("added_tokens".to_owned(), added.iter().map(with_id).collect());
+        })?;
         self.edit(CONFIG, |file| {
             if let Some(Value::Object(decoder)) = file.get_mut(DECODER) {
                 decoder.extend(changed.iter().map(|(id, token)| (id.to_string(), Value::Object(flags(token)))));
             }
-            put_roles(file, revision);
         })?;
-        if self.texts.contains_key(MAP) {
-            self.edit(MAP, |file| put_roles(file, revision))?;
-        }
         if self.texts.contains_key(ADDED) {
-            let new = revision.new.iter().filter_map(|(token, _)| Some((token.clone(), json!(id(token)?))));
-            let new: Vec<(String, Value)> = new.collect();
+            let is_new = |(_, token): &&&(u32, AddedToken)| revision.new.iter().any(|(new, _)| *new == token.content);
+            let new = changed.iter().filter(is_new).map(|(id, token)| (token.content.clone(), json!(id)));
             self.edit(ADDED, |file| file.extend(new))?;
         }
-        let eos = revision.roles.iter().find(|(role, _)| *role == TokenRole::Eos).and_then(|(_, token)| id(token));
-        let ends = revision.ends.iter().filter_map(id);
-        // What ended answers before still does.
+        Ok(())
+    }
+
+    /// Writes the ids of special tokens, and those at which generation stops: what ended an answer before still does.
+    fn stop_at(&mut self, tokenizer: &Tokenizer, revision: &Revision, id: impl Fn(&str) -> Option<u32>) -> Result<(), Error> {
+        let of_role = |role: TokenRole| revision.roles.iter().find(|(found, _)| *found == role).and_then(|(_, token)| id(token));
+        let (eos, known) = (of_role(TokenRole::Eos), tokenizer.eos_ids().iter().copied());
+        let ends = revision.ends.iter().filter_map(|token| id(token));
         let ends: Vec<u32> = match eos {
-            Some(eos) => [eos].into_iter().chain(ends).chain(tokenizer.eos_ids().iter().copied()).collect(),
-            None => tokenizer.eos_ids().iter().copied().chain(ends).collect(),
+            Some(eos) => [eos].into_iter().chain(ends).chain(known).collect(),
+            None => known.chain(ends).collect(),
         };
-        let others = revision.roles.iter().filter(|(role, _)| [TokenRole::Bos, TokenRole::Pad].contains(role));
-        let others: Vec<(String, Value)> = others.filter_map(|(role, token)| Some((role.id_key(), json!(id(token)?)))).collect();
+        let others = [TokenRole::Bos, TokenRole::Pad].into_iter().filter_map(|role| Some((role.id_key(), json!(of_role(role)?))));
+        let others: Vec<(String, Value)> = others.collect();
         let changes_ends = eos.is_some() || !revision.ends.is_empty();
-        if changes_ends || !others.is_empty() {
-            self.edit(GENERATION, |file| {
-                if changes_ends {
-                    file.insert(TokenRole::Eos.id_key(), one_or_all(&ends));
-                }
-                file.extend(others);
-            })?;
+        if !changes_ends && others.is_empty() {
+            return Ok(());
         }
-        Tokenizer::of(self)
+        self.edit(GENERATION, |file| {
+            if changes_ends {
+                file.insert(TokenRole::Eos.id_key(), one_or_all(&ends));
+            }
+            file.extend(others);
+        })
     }
 
     /// Changes one of the JSON files, which comes to be where it is not there. One that the change leaves as it is keeps its bytes.

@@ -102,10 +102,8 @@ impl Source for Resized<'_> {
             return self.source.rows(name, rows, columns, dtype);
         }
         let stored = rows.start.min(self.stored_rows)..rows.end.min(self.stored_rows);
-        let mut bytes = match stored.is_empty() {
-            true => Vec::new(),
-            false => self.source.rows(name, stored, columns, dtype)?.as_bytes().to_vec(),
-        };
+        let mut bytes =
+            if stored.is_empty() { Vec::new() } else { self.source.rows(name, stored, columns, dtype)?.as_bytes().to_vec() };
         // What no token has is 0 in every type.
         let row_bytes = columns * dtype.size();
         bytes.resize(rows.len() * row_bytes, 0);

@@ -78,7 +78,14 @@ pub(super) fn tokens(recipe: &Recipe, base: &mut Base, filled: &mut Filled, faul
         None => (noted(TokenizerFiles::read(&base.folder), place, faults)?, None),
     };
     let before = faults.len();
-    let mut lookup = Lookup { tokenizer: &base.tokenizer, base: &base.name, add: &recipe.tokens.add, notes: Vec::new(), faults };
+    let mut lookup = Lookup {
+        tokenizer: &base.tokenizer,
+        base: &base.name,
+        rows: base.model.spec.vocabulary,
+        add: &recipe.tokens.add,
+        notes: Vec::new(),
+        faults,
+    };
     let (revision, from) = lookup.revision(&recipe.tokens);
     let notes = lookup.notes;
     if faults.len() > before {
@@ -124,6 +131,8 @@ fn roles(tokens: &recipe::Tokens) -> [(TokenRole, Option<&Said<String>>); 4] {
 struct Lookup<'a> {
     tokenizer: &'a Tokenizer,
     base: &'a str,
+    /// Rows of its embedding.
+    rows: usize,
     add: &'a [Said<AddedToken>],
     notes: Vec<String>,
     faults: &'a mut Vec<Fault>,
@@ -140,22 +149,17 @@ impl Lookup<'_> {
                 self.faults.push(fault.at(place).hint("name it once"));
                 continue;
             }
-            if let Some(id) = self.tokenizer.token_to_id(&value.token) {
-                let is_named = roles(tokens).into_iter().filter_map(|(_, said)| said).any(|said| said.value == value.token)
-                    || tokens.end_of_turn.iter().any(|said| said.value.contains(&value.token));
-                let note = || {
-                    format!(
-                        "tokens.add: `{}` is in the base's vocabulary, id {id}, and is used as it is; its row trains with `adapter.trainable_token_indices: [{id}]`",
-                        value.token
-                    )
-                };
-                self.notes.extend((!is_named).then(note));
+            let known = self.tokenizer.token_to_id(&value.token);
+            if let Some(id) = known.filter(|id| (*id as usize) < self.rows) {
+                self.note_known(value, id, tokens);
                 continue;
             }
             if let Some(id) = value.from.as_ref().and_then(|named| self.of_base(named)) {
                 from.insert(value.token.clone(), id);
             }
-            revision.new.push((value.token.clone(), value.special));
+            if known.is_none() {
+                revision.new.push((value.token.clone(), value.special));
+            }
         }
         for (role, said) in roles(tokens) {
             if let Some(said) = said.filter(|said| self.is_known(&format!("tokens.{}", role.name()), &said.value, &said.place)) {
@@ -170,12 +174,25 @@ impl Lookup<'_> {
         (revision, from)
     }
 
+    /// Says of a token that is to be added and is there, unless it is named for something else too.
+    fn note_known(&mut self, token: &AddedToken, id: u32, tokens: &recipe::Tokens) {
+        let AddedToken { token, from, .. } = token;
+        let is_named = roles(tokens).into_iter().filter_map(|(_, said)| said).any(|said| said.value == *token)
+            || tokens.end_of_turn.iter().any(|said| said.value.contains(token));
+        if is_named && from.is_none() {
+            return;
+        }
+        let passed_over = if from.is_some() { ", and `from` changes nothing" } else { "" };
+        self.notes.push(format!(
+            "tokens.add: `{token}` is in the base's vocabulary, id {id}, and is used as it is{passed_over}; its row trains with `adapter.trainable_token_indices: [{id}]`"
+        ));
+    }
+
     /// The id of a token whose row is to be copied.
     fn of_base(&mut self, said: &Said<String>) -> Option<u32> {
-        let id = self.tokenizer.token_to_id(&said.value);
+        let id = self.tokenizer.token_to_id(&said.value).filter(|id| (*id as usize) < self.rows);
         if id.is_none() {
-            let message =
-                format!("tokens.add: `from` is `{}`, which is not in the vocabulary of base `{}`", said.value, self.base);
+            let message = format!("tokens.add: `from` is `{}`, which has no row in base `{}`", said.value, self.base);
             let hint = self
                 .near(&said.value)
                 .unwrap_or_else(|| "name a token of the base, or leave `from` out for the mean of all rows".to_owned());
@@ -202,7 +219,7 @@ impl Lookup<'_> {
     }
 }
 
-/// The base with the tokenizer as it is revised, and with rows for what needs some.
+/// The base with the tokenizer as it is revised, and with rows for what needs some; and the tokenizer as it was.
 fn revised(
     recipe: &Recipe,
     base: &mut Base,
@@ -213,12 +230,12 @@ fn revised(
     let place = recipe.tokens.add.first().map_or(&recipe.base_model.as_ref()?.place, |first| &first.place);
     let revised = noted(files.revise(&base.tokenizer, revision), place, faults)?;
     let before = std::mem::replace(&mut base.tokenizer, revised);
-    let tokenizer = &base.tokenizer;
+    let (tokenizer, stored) = (&base.tokenizer, base.model.spec.vocabulary);
     let id = |token: &String| tokenizer.token_to_id(token);
     let mut new: Vec<(String, u32)> = revision.new.iter().filter_map(|(token, _)| Some((token.clone(), id(token)?))).collect();
     new.sort_by_key(|(_, id)| *id);
-    let stored = base.model.spec.vocabulary;
-    let named = revision.roles.iter().map(|(_, token)| token).chain(&revision.ends).filter_map(id);
+    let added = recipe.tokens.add.iter().map(|said| &said.value.token);
+    let named = revision.roles.iter().map(|(_, token)| token).chain(&revision.ends).chain(added).filter_map(id);
     let without_row = named.filter(|id| *id as usize >= stored);
     let mut rows: BTreeSet<u32> = new.iter().map(|(_, id)| *id).chain(without_row).collect();
     let vocabulary = rows.last().map_or(stored, |last| stored.max(*last as usize + 1));
@@ -231,18 +248,11 @@ fn revised(
         faults.push(Fault::new(message).at(&said.place).hint(hint));
         return None;
     }
-    let start = |id: u32| {
-        let token = new.iter().find(|(_, new)| *new == id).map(|(token, _)| token);
-        token.and_then(|token| from.get(token)).map_or(NewRow::Mean, |from| NewRow::Copy(*from))
-    };
-    if let Some((token, id)) = from.iter().find(|(_, id)| **id as usize >= stored) {
-        let message = format!("tokens.add: `{token}` starts as token {id}, which has no row in the base's embedding of {stored}");
-        faults.push(Fault::new(message).at(place).hint("name another token, or leave `from` out for the mean of all rows"));
-        return None;
-    }
+    let starts: BTreeMap<u32, u32> = from.iter().filter_map(|(token, from)| Some((id(token)?, *from))).collect();
+    let start = |id: &u32| starts.get(id).map_or(NewRow::Mean, |from| NewRow::Copy(*from));
     let mut notes = Vec::new();
     if !rows.is_empty() {
-        base.model.resize(NewRows { vocabulary, rows: rows.iter().map(|id| (*id, start(*id))).collect() });
+        base.model.resize(NewRows { vocabulary, rows: rows.iter().map(|id| (*id, start(id))).collect() });
         notes.push(of_rows(&new, &rows, stored, vocabulary));
     }
     notes.extend(begins_otherwise(tokenizer, revision));
