@@ -355,7 +355,7 @@ fn special_tokens_by_name_reach_templates_rows_stops_and_files() {
     let generation = json(&desk.path("run/adapter/generation_config.json"));
     assert_eq!((&generation["eos_token_id"], &generation["pad_token_id"]), (&json!([299, 305, 303]), &json!(306)));
     assert!(desk.read_text("run/adapter/chat_template.jinja").starts_with("{{ bos_token }}{% for m"));
-    let shown = desk.run(&["preview", "recipe.yaml", words[0], words[4], "--rows", "1"]);
+    let shown = desk.run(&["preview", "recipe.yaml", words[0], words[4], "-n", "1"]);
     assert!(shown.stdout.contains("<|end_of_text|>"), "{shown:?}");
     desk.run(&["merge", "--adapter", "run", "--out", "merged"]).says("merge", 0, &[]);
     let config = json(&desk.path("merged/config.json"));

@@ -173,7 +173,9 @@ impl Explain for Error {
             Self::Unknown { .. } => {
                 Some(format!("stock templates are {}; a path is relative to where the command is started", stock_names()))
             }
-            Self::Foreign { .. } => Some("name a template that was written for this base".to_owned()),
+            Self::Foreign { .. } => {
+                Some("name a template that was written for this base, or give it the tokens with `tokens.add`".to_owned())
+            }
             Self::File(error) => error.hint(),
         }
     }
