@@ -420,7 +420,9 @@ fn what_is_there_what_is_unused_and_who_rejects_it_is_said() {
     desk.run(&["plan", "recipe.yaml", add]).says("plan", 0, &["tokens.add: `<|unused|>` do not occur in the rows"]);
     let ran = desk.run(&["check", "recipe.yaml", "--for", "vllm"]);
     ran.says("vLLM", 65, &["error: vLLM takes no rows of tokens", "hint: give it the model that `rankine merge` writes"]);
-    for consumer in ["llamacpp", "ollama", "lmstudio", "peft"] {
+    let ran = desk.run(&["check", "recipe.yaml", "--for", "llamacpp"]);
+    ran.says("llama.cpp", 65, &["error: llama.cpp takes no rows of tokens", "`rankine export ADAPTER --to gguf"]);
+    for consumer in ["ollama", "lmstudio", "peft"] {
         desk.run(&["check", "recipe.yaml", "--for", consumer]).says(consumer, 0, &[]);
     }
     desk.run(&["train", "recipe.yaml", "output_dir=run"]).says("train", 0, &[]);

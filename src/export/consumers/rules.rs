@@ -144,7 +144,7 @@ fn llama_cpp(facts: &Facts, form: Option<Form>) -> Vec<Finding> {
                 "llama.cpp reads GGUF files, a folder in PEFT's format through its converter only",
                 TO_GGUF_ADAPTER,
             );
-            let rows = token_rows("llama.cpp", facts, TO_GGUF).map(|finding| Finding::rejects(finding.words, finding.next));
+            let rows = rejected_rows("llama.cpp", facts, TO_GGUF);
             found([rows, llama_cpp_stray(facts), rslora, patterns, Some(reads.of_form())])
         }
         None => {
@@ -154,7 +154,7 @@ fn llama_cpp(facts: &Facts, form: Option<Form>) -> Vec<Finding> {
                 "llama.cpp reads GGUF files, not PEFT's folder",
                 "write one with `rankine export --to gguf-adapter`",
             );
-            found([token_rows("llama.cpp", facts, TO_GGUF), llama_cpp_stray(facts), rslora, Some(reads.of_form())])
+            found([rejected_rows("llama.cpp", facts, TO_GGUF), llama_cpp_stray(facts), rslora, Some(reads.of_form())])
         }
     }
 }
@@ -163,6 +163,11 @@ fn llama_cpp(facts: &Facts, form: Option<Form>) -> Vec<Finding> {
 fn token_rows(name: &str, facts: &Facts, next: &str) -> Option<Finding> {
     let words = || format!("{name} takes no rows of tokens in an adapter (`trainable_token_indices`)");
     facts.has(Feature::TokenRows).then(|| Finding::changes(words(), next))
+}
+
+/// The same where the consumer takes adapters, and not this one.
+fn rejected_rows(name: &str, facts: &Facts, next: &str) -> Option<Finding> {
+    token_rows(name, facts, next).map(|finding| Finding::rejects(finding.words, finding.next))
 }
 
 fn llama_cpp_stray(facts: &Facts) -> Option<Finding> {
@@ -235,7 +240,7 @@ fn mlx(facts: &Facts, form: Option<Form>) -> Vec<Finding> {
         Some(Form::Mlx) => Vec::new(),
         Some(form) => unread(Consumer::Mlx, form, "adapters.safetensors and its own adapter_config.json", TO_MLX),
         None => {
-            let rows = token_rows("mlx-lm", facts, TO_MERGED).map(|finding| Finding::rejects(finding.words, finding.next));
+            let rows = rejected_rows("mlx-lm", facts, TO_MERGED);
             let stray = facts.stray.as_ref().filter(|_| rows.is_none()).map(|key| {
                 Finding::rejects(format!("mlx-lm's format has matrices A and B only, this adapter has `{key}`"), PLAIN)
             });
