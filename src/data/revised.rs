@@ -250,7 +250,7 @@ mod tests {
         assert_eq!([ids("<old>"), ids("<New>"), ids("<b>")], [Some(3), Some(4), Some(5)]);
         assert_eq!(
             tokenizer.ids("a <New> STOP<b>", false).expect("ids"),
-            [1, 4, 1, 5],
+            [1, 4, 2, 5],
             "as it is written, before anything is lowered"
         );
         assert_eq!((tokenizer.is_special(4), tokenizer.is_special(5), tokenizer.is_special(2)), (true, false, true));
