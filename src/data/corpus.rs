@@ -412,7 +412,7 @@ mod tests {
         assert_eq!((0..3).map(|index| corpus.number(index)).collect::<Vec<_>>(), [3, 4, 5]);
         let tally = total(corpus, 1);
         assert_eq!((tally.rows, tally.selected(), tally.not_selected, tally.kept(), tally.untrained), (8, 4, 4, 3, 1));
-        assert!((tally.dropped_share() - 0.25).abs() < 1e-12, "a share of the rows that are taken");
+        assert!((tally.unusable_share() - 0.25).abs() < 1e-12, "a share of the rows that are taken");
         source.selected = Some(vec![0..5, 3..3]);
         let corpus = bench.open(std::slice::from_ref(&source), LIMITS).expect("opened");
         assert_eq!((corpus.rows_read(), corpus.len()), (8, 5), "another choice is another entry of the cache");

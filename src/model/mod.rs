@@ -17,6 +17,7 @@ mod mlp;
 mod mxfp4;
 mod prequantized;
 mod repack;
+mod resized;
 mod save;
 mod spec;
 mod storage;
@@ -26,7 +27,7 @@ mod weights;
 use std::path::PathBuf;
 
 pub use assemble::PIECE_BYTES;
-pub use beside::{Beside, CHAT_TEMPLATE, OwnHead};
+pub use beside::{Beside, CHAT_TEMPLATE, OwnHead, OwnVocabulary};
 pub use block::{Block, Frame};
 pub use cache::Cache;
 pub use changed::Change;
@@ -35,6 +36,7 @@ pub use embedding::Untrained;
 pub use layout::{EXPERTS, LinearKind, LinearSpec, Names, Role, Slice};
 pub use load::Folder;
 pub use repack::{Repacking, Target};
+pub use resized::{NewRow, NewRows};
 pub use spec::{
     DecoderSpec, ExpertForm, ExpertsSpec, GatedSpec, GroupedSpec, LatentSpec, LayerSpec, MixerSpec, MlpSpec, Modules, NormKind,
     NormPlacement, PlainSpec, QueryKeyNorm,

@@ -9,6 +9,7 @@ use super::adapter::Trains;
 use super::peak::MemoryPlan;
 use super::resolve::Plan;
 use super::rows::RunData;
+use super::tokens::Vocabulary;
 use super::training::Warmup;
 use crate::adapter::{Extraction, LoraConfig, Part, Tables, attach, check_bases, peft};
 use crate::data::template::Sources;
@@ -101,7 +102,10 @@ impl Plan {
     /// What goes with the base's weights cannot be read.
     pub fn product(&self) -> Result<Product, Error> {
         Ok(match &self.trains {
-            Trains::Adapter(config) => Product::Adapter { config: config.clone(), base: self.pinned_base_name() },
+            Trains::Adapter(config) => {
+                let beside = self.vocabulary.as_ref().map(|vocabulary| vocabulary.contents(self.own_templates()));
+                Product::Adapter { config: config.clone(), base: self.pinned_base_name(), beside: beside.unwrap_or_default() }
+            }
             Trains::Everything => Product::Model { beside: self.beside()? },
         })
     }
@@ -118,17 +122,25 @@ impl Plan {
             Trains::Adapter(_) => 0,
         };
         let averaged = if self.training.optimizer.rule.averages() { 4 * self.trainable_parameters as u64 } else { 0 };
-        Ok(RunFolder::needed_bytes(self.trainable_parameters) + averaged + 2 * beside)
+        let tokenizer = self.vocabulary.as_ref().map_or(0, Vocabulary::bytes);
+        Ok(RunFolder::needed_bytes(self.trainable_parameters) + averaged + 2 * (beside + tokenizer))
     }
 
     /// What goes with the weights of the model that is trained; its chat template is the one that it is trained with.
     fn beside(&self) -> Result<Vec<(PathBuf, Vec<u8>)>, Error> {
-        let mut beside = Beside::of(&self.base_folder)?.read(Float::F32)?;
+        let rows = self.model.spec.vocabulary;
+        let own = self.vocabulary.as_ref().map(|vocabulary| vocabulary.of_model(rows, self.own_templates()));
+        let mut beside = Beside::of(&self.base_folder)?.read(Float::F32, own.as_ref())?;
         if let Some(sources) = &self.own_sources {
             beside.retain(|(name, _)| !Beside::is_template(name));
             beside.extend(sources.files().into_iter().map(|(name, source)| (name, source.into_bytes())));
         }
         Ok(beside)
+    }
+
+    /// The files of the chat template that the recipe names in place of the base's.
+    fn own_templates(&self) -> Option<Vec<(PathBuf, String)>> {
+        self.own_sources.as_ref().map(Sources::files)
     }
 
     /// The chat template that the recipe names in place of the base's, or the base's with the variables that the recipe sets.

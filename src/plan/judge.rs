@@ -10,6 +10,7 @@ use super::resolve::Plan;
 use super::rows::RunData;
 use super::training::Training;
 use crate::data::{Corpus, Divided, Ledger, Packing, Tally};
+use crate::files::listed;
 use crate::report::{Event, Reporter};
 use crate::terms::Truncation;
 
@@ -146,7 +147,7 @@ impl Plan {
             let message = format!("{name}: there is no token to score in {} rows{}", total.rows, reasons(&total));
             return Err(Error::Rows { message, hint: "correct the rows, or name another file".to_owned() });
         }
-        self.check_vocabulary(Census::of(&data.corpus, &[]).highest)
+        self.check_vocabulary(Census::of(&data.corpus, &[], &[]).highest)
     }
 
     fn check_vocabulary(&self, highest: Option<u32>) -> Result<(), Error> {
@@ -163,13 +164,22 @@ impl Plan {
     /// A tokenizer may know more tokens than the embedding has rows, and a model that never sees a turn end while it is trained does
     /// not end one afterwards.
     fn judge_tokens(&self, data: &RunData, report: Reporter) -> Result<(), Error> {
-        let of_training = Census::of(&data.datasets.corpus, data.end_ids());
-        let of_evaluation = Census::of(&data.evaluation.corpus, data.end_ids());
+        let new: Vec<u32> = self.new_tokens().map(|(_, id)| *id).collect();
+        let of_training = Census::of(&data.datasets.corpus, data.end_ids(), &new);
+        let of_evaluation = Census::of(&data.evaluation.corpus, data.end_ids(), &[]);
         self.check_vocabulary(of_training.highest.max(of_evaluation.highest))?;
         let has_ends = |source: &usize| of_training.ends.iter().any(|(with, _)| with == source);
         for source in (0..self.sources.len()).filter(|source| !has_ends(source)) {
             let (key, what) = (self.source_name(source).0, "no row trains a token that ends a turn or a document");
             report(Event::Note(format!("{key}: {what}: the model will not learn to stop from it")));
+        }
+        let unused: Vec<String> =
+            self.new_tokens().filter(|(_, id)| !of_training.found.contains(id)).map(|(token, _)| format!("`{token}`")).collect();
+        if !unused.is_empty() {
+            let names = listed(&unused).join(", ");
+            report(Event::Note(format!(
+                "tokens.add: {names} do not occur in the rows: what their rows begin as is all that they learn as input"
+            )));
         }
         let ends = of_training.ends.into_iter().map(|(_, id)| id).collect();
         self.notes_of_embeddings(&ends)?.into_iter().for_each(|note| report(Event::Note(note)));
@@ -198,16 +208,23 @@ struct Census {
     highest: Option<u32>,
     /// Tokens that end a turn or a document and are trained, each with a source of it.
     ends: BTreeSet<(usize, u32)>,
+    /// Those of the tokens that were asked for which are there.
+    found: BTreeSet<u32>,
 }
 
 impl Census {
-    fn of(corpus: &Corpus, end_ids: &[u32]) -> Self {
+    fn of(corpus: &Corpus, end_ids: &[u32], asked: &[u32]) -> Self {
         let count = |mut census: Self, index: usize| {
             let (row, source) = (corpus.row(index), corpus.source(index));
             census.highest = census.highest.max(row.highest_id());
             for id in end_ids {
                 if !census.ends.contains(&(source, *id)) && row.trains(*id) {
                     census.ends.insert((source, *id));
+                }
+            }
+            for id in asked {
+                if !census.found.contains(id) && row.has(*id) {
+                    census.found.insert(*id);
                 }
             }
             census
@@ -217,6 +234,7 @@ impl Census {
 
     fn and(mut self, other: Self) -> Self {
         self.ends.extend(other.ends);
-        Self { highest: self.highest.max(other.highest), ends: self.ends }
+        self.found.extend(other.found);
+        Self { highest: self.highest.max(other.highest), ..self }
     }
 }

@@ -31,6 +31,7 @@ mod rows;
 mod sample;
 mod score;
 mod selection;
+mod tokens;
 mod training;
 
 pub use adapter::Trains;
@@ -47,6 +48,7 @@ pub use portable::{map as entries_without_places, text as without_places};
 pub use resolve::{Fetched, Plan, Resolved, leftover_note, now, resolve, resolve_on};
 pub use rows::RunData;
 pub use score::{Comparison, Examined, Reading, Sheet};
+pub use tokens::Vocabulary;
 
 use crate::fault::{Exit, Explain, Fault};
 use crate::{data, device, files, model, train};

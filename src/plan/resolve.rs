@@ -18,6 +18,7 @@ use super::peak::Allowed;
 use super::prompts::prompts;
 use super::rates::check_lowest;
 use super::selection::{check_keys, selected};
+use super::tokens::{Vocabulary, tokens};
 use super::training::{Training, training};
 use crate::adapter::peft;
 use crate::data::template::Sources;
@@ -59,6 +60,8 @@ pub struct Plan {
     pub init_from: Option<PathBuf>,
     /// Tokenizer and template.
     pub encoder: Encoder,
+    /// What of the tokenizer is not the base's, where the recipe has `tokens` or the adapter to go on from brings some.
+    pub vocabulary: Option<Vocabulary>,
     /// The template's file, where the recipe names one.
     pub chat_template: Option<PathBuf>,
     /// What renders conversations, where that is not what the base's folder does by itself.
@@ -152,7 +155,8 @@ pub fn resolve_on(
     let mut filled = Filled::default();
     let started = started.unwrap_or_else(|| start(&mut faults));
     let hub_data = hub_data::place(&mut recipe, &fetched.datasets, &mut faults);
-    let base = base::find(&recipe, fetched.base, &mut filled, &mut faults);
+    let mut base = base::find(&recipe, fetched.base, &mut filled, &mut faults);
+    let vocabulary = if let Found::Folder(base) = &mut base { tokens(&recipe, base, &mut filled, &mut faults) } else { None };
     let folder = if let Found::Folder(base) = &base { Some(base.as_ref()) } else { None };
     let files = data_files::find(&recipe, &recipe.datasets, report);
     let validation_files = data_files::find(&recipe, &recipe.evaluation.datasets, report);
@@ -174,7 +178,8 @@ pub fn resolve_on(
     }
     let mut reading = Reading { has_template, hub: &hub_data.found, filled: &mut filled, faults: &mut faults };
     let sources = reading.sources("datasets", &recipe.datasets, files);
-    let (trains, init_from) = trains(&recipe.adapter, folder, &mut filled, &mut faults);
+    let rows = vocabulary.as_ref().map(|vocabulary| vocabulary.rows.clone()).unwrap_or_default();
+    let (trains, init_from) = trains(&recipe.adapter, (folder, &rows), &mut filled, &mut faults);
     check_rates(&recipe, trains.as_ref(), folder, &mut faults);
     let packing = packing(&recipe.adapter, trains.as_ref(), folder, &mut filled, &mut faults);
     let mixing = mixing(&recipe, &mut filled);
@@ -229,6 +234,7 @@ pub fn resolve_on(
         trainable_parameters,
         init_from,
         encoder: Encoder { tokenizer: base.tokenizer, template },
+        vocabulary,
         chat_template,
         own_sources,
         sources,
@@ -455,7 +461,9 @@ impl Plan {
         let left_out = self.model.in_training.iter().filter(|_| self.untrained.is_empty());
         let left_out =
             left_out.map(|(key, share)| format!("`{key}` {share} of the base is left out, as `training.base_dropout: 0` says"));
-        let of_base = (length > context).then_some(long).into_iter().chain(switches).chain(self.notes_of_base()).chain(left_out);
+        let of_tokens = self.vocabulary.iter().flat_map(|vocabulary| vocabulary.notes.clone());
+        let of_base =
+            of_tokens.chain((length > context).then_some(long)).chain(switches).chain(self.notes_of_base()).chain(left_out);
         let of_adapter = self.init_from.iter().flat_map(|folder| {
             let notes = peft::notes(folder, Some(&self.model.spec.modules())).unwrap_or_default();
             notes.into_iter().map(move |note| format!("adapter.init_from `{}`: {note}", folder.display()))

@@ -23,6 +23,7 @@ mod shape;
 mod source;
 mod split;
 mod synonyms;
+mod tokens;
 mod training;
 mod tree;
 
@@ -42,6 +43,7 @@ pub use output::Output;
 pub use place::{Place, Said};
 pub use schema::schema;
 pub use split::{Split, SplitPart};
+pub use tokens::{AddedToken, Tokens};
 pub use training::Training;
 
 use crate::fault::{Exit, Explain, Fault};
@@ -71,6 +73,8 @@ pub struct Recipe {
     pub chat_template: Option<Said<PathBuf>>,
     /// Variables of the template, by their names.
     pub chat_template_kwargs: BTreeMap<String, Said<serde_json::Value>>,
+    /// Special tokens by name, and those that the vocabulary gets.
+    pub tokens: Tokens,
     /// Where to compute.
     pub device: Option<Said<Device>>,
     /// Threads of the processor; 0 for all cores.
@@ -181,6 +185,7 @@ impl Recipe {
             base_model: section.text("base_model"),
             chat_template: section.path("chat_template"),
             chat_template_kwargs: section.shaped("chat_template_kwargs", Shape::Variables).map(variables).unwrap_or_default(),
+            tokens: section.section("tokens", Tokens::take),
             device: section.shaped("device", Shape::Pattern(DEVICES)).and_then(device),
             threads: section.whole("threads", 0..=MAX_THREADS),
             cache: section.word("cache", &[]),

@@ -13,7 +13,7 @@ use crate::terms::{Format, Term as _};
 /// Files of a data set that are listed.
 const MOST_FILES: usize = 30;
 /// Sections of a recipe whose values are hyperparameters.
-const SECTIONS: [&str; 3] = ["adapter.", "training.", "evaluation."];
+const SECTIONS: [&str; 4] = ["tokens.", "adapter.", "training.", "evaluation."];
 /// Of them, those that are data, or texts and places of their own.
 const ELSEWHERE: [&str; 2] = ["evaluation.datasets", "evaluation.prompts"];
 /// Values that are paths.

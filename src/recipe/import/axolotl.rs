@@ -8,11 +8,10 @@ use super::draft::{Data, Draft, is_off};
 use super::fate::Fate;
 use super::hugging_face as hf;
 use super::text::{flow, list, number, pairs, quoted, texts, unquoted, whole};
-use super::{Given, Rule, Table};
+use super::{Given, Rule, Table, tokens};
 
 const REWARDS: &str = "preference data, rewards and reinforcement learning are not supported";
 const IMAGES: &str = "images and audio are not supported";
-const TOKENS: &str = "tokens that the base's tokenizer does not have are not supported";
 const SERVICE: &str = "it configures a service beside the training";
 const CACHING: &str = "tokens are cached by content; nothing has to be said";
 const PLUGIN: &str = "this plugin trains in another way, which is not supported";
@@ -194,15 +193,15 @@ const TOP: Table = &[
     (&["chat_template"], Rule::Read(chat_template)),
     (&["chat_template_jinja"], Rule::Read(chat_template_jinja)),
     (&["chat_template_kwargs"], Rule::Same("chat_template_kwargs")),
-    (&["eot_tokens"], Rule::Read(eot_tokens)),
+    (&["eot_tokens"], Rule::Read(tokens::end_of_turn)),
     (&["default_system_message"], Rule::SameIfKnown("datasets.system", "a system message for rows without one is not supported; write it into the rows")),
     (&["fix_untrained_tokens"], Rule::Refused(WEIGHTS)),
     (&["special_tokens"], Rule::Within),
-    (&["tokens"], Rule::Refused(TOKENS)),
-    (&["added_tokens_overrides"], Rule::Refused(TOKENS)),
+    (&["tokens"], Rule::Read(tokens::added)),
+    (&["added_tokens_overrides"], Rule::Read(tokens::renamed)),
     (&["special_tokens.pad_token"], Rule::Dropped("nothing is padded")),
-    (&["special_tokens.eos_token", "special_tokens.bos_token", "special_tokens.unk_token"], Rule::Read(own_token)),
-    (&["special_tokens.additional_special_tokens"], Rule::Refused(TOKENS)),
+    (&["special_tokens.eos_token", "special_tokens.bos_token", "special_tokens.unk_token"], Rule::Read(tokens::special_token)),
+    (&["special_tokens.additional_special_tokens"], Rule::Read(tokens::added)),
     (&["plugins"], Rule::Read(plugins)),
     // Other ways to train.
     (&["rl", "trl", "ebft", "reward_model", "process_reward_model", "center_rewards_coefficient", "dpo_use_weighting", "dpo_label_smoothing",
@@ -538,17 +537,6 @@ fn chat_template_jinja(draft: &mut Draft, given: &Given) -> Fate {
         return Fate::refused("a template within the config is not supported: write it to a file and name that");
     }
     draft.set("chat_template", quoted(text))
-}
-
-fn eot_tokens(_: &mut Draft, _: &Given) -> Fate {
-    Fate::replaced("the token that ends an answer is found in the rendered template and trained; `rankine preview` shows it")
-}
-
-fn own_token(_: &mut Draft, given: &Given) -> Fate {
-    Fate::replaced(format!(
-        "the base's own {} is used, which `rankine inspect` shows; where it is another, rows start or end with that",
-        given.name
-    ))
 }
 
 /// Plugins that only change how something is computed.

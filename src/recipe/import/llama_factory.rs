@@ -11,8 +11,8 @@ use super::datasets::{Located, Part, is_slice, locate, on_hub};
 use super::draft::{Data, Draft, is_off};
 use super::fate::Fate;
 use super::hugging_face as hf;
-use super::text::{list, number, pairs, quoted, texts, unquoted, whole};
-use super::{Given, Rule, Table};
+use super::text::{flow, list, number, pairs, quoted, texts, unquoted, whole};
+use super::{Given, Rule, Table, tokens};
 use crate::files::{JSON_BYTES, read_text_up_to};
 
 const REWARDS: &str = "preference data, rewards and reinforcement learning are not supported";
@@ -24,7 +24,8 @@ const MEGATRON: &str = "training by Megatron is not supported";
 const KT: &str = "experts of KTransformers' own (other weights, added ones) are not supported";
 const SERVING: &str = "it is read when the model is used or exported, not when it is trained";
 const WEIGHTS: &str = "this change of the base's weights is not supported";
-const TOKENS: &str = "tokens that the base's tokenizer does not have are not supported";
+const SPLIT: &str = "special tokens in a text are found as tokens, unless tokenizer_config.json says otherwise";
+const DESCRIBED: &str = "new tokens that begin as what their descriptions say are not supported: name the token to begin as, with `from` in `tokens.add`";
 const NEWER: &str = "the newer form of LLaMA-Factory's configs (`v1`) is not read";
 
 pub(super) const TABLES: &[Table] = &[TOP, hf::TABLE];
@@ -90,7 +91,10 @@ const TOP: Table = &[
     (&["compute_dtype", "infer_dtype", "upcast_layernorm", "upcast_lmhead_output"], Rule::Dropped("norms, the head and what trains are in 32 bits")),
     (&["use_unsloth", "use_unsloth_gc", "enable_liger_kernel", "use_reentrant_gc", "use_v1_kernels", "device_map"], Rule::Dropped(hf::KERNELS)),
     (&["moe_aux_loss_coef"], Rule::Same("training.router_aux_loss_coef")),
-    (&["resize_vocab", "add_tokens", "add_special_tokens", "new_special_tokens_config", "split_special_tokens"], Rule::Refused(TOKENS)),
+    (&["resize_vocab"], Rule::Dropped("embedding and head get rows for new tokens by themselves")),
+    (&["add_tokens", "add_special_tokens"], Rule::Read(tokens::of_llama_factory)),
+    (&["new_special_tokens_config"], Rule::Refused(DESCRIBED)),
+    (&["split_special_tokens"], Rule::Refused(SPLIT)),
     (&["rope_scaling", "shift_attn", "mixture_of_depths", "train_from_scratch"], Rule::Refused(WEIGHTS)),
     (&["fp8", "fp8_backend", "fp8_enable_fsdp_float8_all_gather"], Rule::Refused("computing in 8 bits is not supported")),
     (&["use_galore", "galore_target", "galore_rank", "galore_update_interval", "galore_scale", "galore_proj_type", "galore_layerwise", "use_apollo",

@@ -181,7 +181,7 @@ fn refused_keys_are_named_with_their_reasons() {
         ("datasets:\n  - path: d.parquet\n    type: {field_output: a}", "datasets.0.type", "layout of rows"),
         ("datasets:\n  - path: d.parquet\n    type: completion\n    fild: a", "datasets.0.fild", "no such key"),
         ("plugins: [axolotl.integrations.diffusion.DiffusionPlugin]", "plugins", "trains in another way"),
-        ("special_tokens: {additional_special_tokens: [a]}", "special_tokens.additional_special_tokens", "tokens"),
+        ("fix_untrained_tokens: true", "fix_untrained_tokens", "weights"),
         ("lora_dropout: 1.5", "lora_dropout", "adapter.dropout: expected a number from 0 to below 1"),
     ] {
         let found = axolotl(lines);
@@ -413,4 +413,29 @@ fn optimizers_and_schedules_come_along() {
         line(&axolotl("lr_scheduler: cosine_with_restarts\nlr_scheduler_kwargs: {num_cycles: 3}"), "num_cycles").as_deref(),
         Some("3")
     );
+}
+
+#[test]
+fn tokens_are_named_and_added() {
+    let found = axolotl(
+        "special_tokens: {eos_token: <|im_end|>, pad_token: <pad>, additional_special_tokens: [<|a|>]}\ntokens: [<|im_start|>, <|im_end|>]\neot_tokens: [<|im_end|>]\nadded_tokens_overrides: {128011: <|b|>}",
+    );
+    let add = "[\"<|im_end|>\", \"<|im_start|>\", \"<|b|>\", {token: \"<|a|>\", special: true}]";
+    assert_eq!(line(&found, "add").as_deref(), Some(add), "{}", found.recipe);
+    assert_eq!(line(&found, "eos").as_deref(), Some("\"<|im_end|>\""));
+    assert_eq!(line(&found, "end_of_turn").as_deref(), Some("[\"<|im_end|>\"]"));
+    let words = ["special_tokens.eos_token", "special_tokens.pad_token", "tokens", "eot_tokens", "added_tokens_overrides"];
+    let fates = words.map(|key| fate(&found, key).word());
+    assert_eq!(fates, ["mapped", "dropped", "replaced", "mapped", "replaced"]);
+    let recipe = super::super::from_bytes(Path::new("x"), found.recipe.as_bytes(), &[]);
+    let added: Vec<(String, bool)> =
+        recipe.tokens.add.iter().map(|said| (said.value.token.clone(), said.value.special)).collect();
+    assert_eq!(added.len(), 4);
+    assert_eq!(added[3], ("<|a|>".to_owned(), true));
+
+    let found =
+        imported(Tool::LlamaFactory, "model_name_or_path: b\nadd_tokens: <x>,<y>\nadd_special_tokens: <z>\nresize_vocab: true");
+    assert_eq!(line(&found, "add").as_deref(), Some("[\"<x>\", \"<y>\", {token: \"<z>\", special: true}]"));
+    assert_eq!(line(&found, "modules_to_save").as_deref(), Some("[embed_tokens, lm_head]"), "{}", found.recipe);
+    assert_eq!(fate(&found, "resize_vocab").word(), "dropped");
 }
