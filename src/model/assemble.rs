@@ -6,8 +6,9 @@ use burn::tensor::{DType, Device, Tensor, TensorData};
 
 use super::block::Block;
 use super::decoder::Decoder;
+use super::frame::BlockPlace;
 use super::layout::{CORRECTION, LinearKind, LinearSpec, Names, Slice};
-use super::mixer::{Grouped, Latent, Mixer, Place, Query};
+use super::mixer::{Grouped, Latent, Mixer, Query};
 use super::mlp::Mlp;
 use super::spec::{
     DecoderSpec, ExpertForm, ExpertsSpec, GroupedSpec, LatentSpec, LayerSpec, MixerSpec, MlpSpec, Modules, NormKind,
@@ -69,7 +70,7 @@ pub(super) fn assemble(
     for (index, layer) in spec.layers.iter().enumerate() {
         let rope = layer.mixer.rope().map(|rope| position(&mut ropes, rope));
         let span = position(&mut spans, &layer.mixer.span());
-        blocks.push(assembly.block(layer, Place { layer: index, rope, span })?);
+        blocks.push(assembly.block(layer, BlockPlace { layer: index, rope, span })?);
         let (done, total) = (index as u64 + 1, spec.layers.len() as u64);
         report(Event::Progress { what: "loading the base model".to_owned(), done, total });
     }
@@ -172,7 +173,7 @@ impl Assembly<'_> {
         form.pack([outputs, inputs], &turned).map_err(|cause| Error::Packing { name: slice.tensor.clone(), cause })
     }
 
-    fn block(&self, layer: &LayerSpec, place: Place) -> Result<Block, Error> {
+    fn block(&self, layer: &LayerSpec, place: BlockPlace) -> Result<Block, Error> {
         let (names, index) = (&self.spec.names, place.layer);
         let [before_attention, after_attention, before_mlp, after_mlp] =
             layer.norms.names().map(|name| name.map(|name| self.norm(&names.in_layer(index, name), self.spec.width)).transpose());

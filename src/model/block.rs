@@ -1,95 +1,18 @@
-//! One decoder block, and what all blocks of a batch share.
+//! One decoder block.
 
-use std::sync::Arc;
+use burn::tensor::Tensor;
 
-use burn::tensor::{Int, Tensor};
-
-use super::cache::Past;
+use super::frame::{BlockPlace, Frame, LastRows, Site};
 use super::layout::Names;
-use super::mixer::{Mixer, Place};
+use super::mixer::Mixer;
 use super::mlp::Mlp;
+use super::past::Past;
 use super::spec::{LayerSpec, MixerSpec};
 use crate::nn::experts::Load;
 use crate::nn::norm::Norm;
 use crate::nn::projection::Projection;
-use crate::nn::rope::RopeTables;
 use crate::nn::weight::Weight;
-use crate::ops::Mask;
 use crate::terms::Method;
-
-/// What depends on the batch's documents, not on the block: made once a batch, used by forward and by every recomputation.
-#[derive(Debug)]
-pub struct Frame {
-    /// One for each distinct rotation of the model.
-    pub(super) ropes: Vec<RopeTables>,
-    /// One for each distinct span of the model: for every query the index of the first key that it sees; it sees all keys from there to
-    /// itself.
-    pub(super) first: Vec<Arc<[u32]>>,
-    /// The tables' row for each token of a row, [sequence].
-    pub(super) positions: Arc<[u32]>,
-    /// Share of features dropped and one key a token; `None` outside training.
-    pub(super) dropout: Option<(f64, Arc<[u64]>)>,
-    /// What is wanted of the last block; `None`: every token.
-    pub(super) wanted: Option<Rows>,
-}
-
-/// Tokens of a batch whose hidden rows are wanted of a block. Its keys and values are of every token, the rest of it is of these, but where
-/// its experts are to tell how many tokens came to each.
-#[derive(Debug)]
-pub(super) struct Rows {
-    pub(super) block: usize,
-    /// Places in the row, ascending.
-    pub(super) places: Tensor<1, Int>,
-    /// Their dropout keys; none outside training.
-    pub(super) keys: Arc<[u64]>,
-    /// Whether they are taken at the end of the block only.
-    pub(super) at_end: bool,
-}
-
-/// Projections that share an input share a dropout mask.
-#[derive(Clone, Copy)]
-pub(super) enum Site {
-    AttentionInput,
-    AttentionOutput,
-    MlpInput,
-    MlpOutput,
-    /// Narrow rows that queries, and keys and values, come from.
-    QueryRow,
-    KeyValueRow,
-}
-
-impl Site {
-    /// A number that no other site of a model has.
-    fn of(self, layer: usize) -> u64 {
-        match self {
-            Self::QueryRow | Self::KeyValueRow => 1 << 40 | (layer as u64 * 4 + self as u64),
-            _ => layer as u64 * 4 + self as u64,
-        }
-    }
-}
-
-impl Frame {
-    pub(super) fn mask(&self, layer: usize, site: Site) -> Option<Mask> {
-        let (probability, tokens) = self.dropout.as_ref()?;
-        let is_of_rows = matches!(site, Site::AttentionOutput | Site::MlpInput | Site::MlpOutput);
-        let tokens = match self.wanted_of(layer).filter(|rows| is_of_rows && !rows.at_end) {
-            Some(rows) => &rows.keys,
-            None => tokens,
-        };
-        Some(Mask { tokens: tokens.clone(), site: site.of(layer), probability: *probability })
-    }
-
-    /// The mask of what an adapter of the head is given, behind so many blocks: of the rows that are wanted of the last.
-    pub fn head_mask(&self, blocks: usize) -> Option<Mask> {
-        let (probability, tokens) = self.dropout.as_ref()?;
-        let tokens = self.wanted.as_ref().map_or(tokens, |rows| &rows.keys);
-        Some(Mask { tokens: tokens.clone(), site: blocks as u64 * 4, probability: *probability })
-    }
-
-    fn wanted_of(&self, layer: usize) -> Option<&Rows> {
-        self.wanted.as_ref().filter(|rows| rows.block == layer)
-    }
-}
 
 /// x + s norm(attention(norm(x))), then x + s norm(mlp(norm(x))); a family has some of the norms, and most an s of 1. Where both are
 /// parallel, the feed-forward does not see what attention added.
@@ -97,7 +20,7 @@ impl Frame {
 pub struct Block {
     pub(super) spec: LayerSpec,
     pub(super) names: Names,
-    pub(super) place: Place,
+    pub(super) place: BlockPlace,
     /// Before attention, after it, before the feed-forward, after it.
     pub(super) norms: [Option<Norm>; 4],
     pub(super) mixer: Mixer,
@@ -124,8 +47,8 @@ impl Block {
         let mut mixed = self.mixer.mix(seen.clone(), self.place, frame, past);
         // What the feed-forward sees where it does not wait for attention.
         let mut beside = is_parallel.then(|| if before_mlp.is_some() { x.clone() } else { seen });
-        let (mut x, wanted) = (x, frame.wanted_of(self.place.layer));
-        let at = |of: Tensor<3>, rows: &Rows| of.select(1, rows.places.clone());
+        let (mut x, wanted) = (x, frame.last_rows_of(self.place.layer));
+        let at = |of: Tensor<3>, rows: &LastRows| of.select(1, rows.places.clone());
         if let Some(rows) = wanted.filter(|rows| !rows.at_end) {
             (x, mixed, beside) = (at(x, rows), at(mixed, rows), beside.map(|beside| at(beside, rows)));
         }

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 
-use super::block::{Block, Frame, Rows};
+use super::block::Block;
+use super::frame::{Frame, LastRows};
 use super::layout::{Names, module_of};
 use super::spec::DecoderSpec;
 use crate::files::safetensors::Named;
@@ -65,7 +66,7 @@ impl Decoder {
             positions: places.into(),
             first: firsts.into_iter().map(Arc::from).collect(),
             dropout,
-            wanted: None,
+            last_rows: None,
         }
     }
 
@@ -74,14 +75,14 @@ impl Decoder {
     pub fn frame_for(&self, documents: &[usize], places: &[i32], dropout: Option<(f64, Arc<[u64]>)>) -> Frame {
         let keys = dropout.iter().flat_map(|(_, keys)| places.iter().map(|place| keys[*place as usize])).collect();
         let places = Tensor::from_data(TensorData::from(places), &self.device());
-        let wanted = self.blocks.len().checked_sub(1).map(|block| Rows { block, places, keys, at_end: false });
-        Frame { wanted, ..self.frame(documents, dropout) }
+        let last_rows = self.blocks.len().checked_sub(1).map(|block| LastRows { block, places, keys, at_end: false });
+        Frame { last_rows, ..self.frame(documents, dropout) }
     }
 
     /// [`Decoder::frame_for`] where the last block tells what came to its experts: of all tokens.
     pub fn frame_with_load(&self, documents: &[usize], places: &[i32], dropout: Option<(f64, Arc<[u64]>)>) -> Frame {
         let frame = self.frame_for(documents, places, dropout);
-        Frame { wanted: frame.wanted.map(|rows| Rows { at_end: true, ..rows }), ..frame }
+        Frame { last_rows: frame.last_rows.map(|rows| LastRows { at_end: true, ..rows }), ..frame }
     }
 
     /// What all blocks share for the tokens at some positions of a document of `length` tokens, whose keys are those from the first that
@@ -92,7 +93,7 @@ impl Decoder {
             positions: (0..positions.len() as u32).collect(),
             first: self.spans.iter().map(|span| span.first_keys(positions.clone(), 0).collect()).collect(),
             dropout: None,
-            wanted: None,
+            last_rows: None,
         }
     }
 

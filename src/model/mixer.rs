@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use burn::tensor::Tensor;
 
-use super::block::{Frame, Site};
-use super::cache::Past;
+use super::frame::{BlockPlace, Frame, Site};
+use super::past::Past;
 use super::spec::{GroupedSpec, LatentSpec, Modules, QueryKeyNorm};
 use crate::nn::norm::Norm;
 use crate::nn::projection::{Projection, side_by_side};
@@ -19,17 +19,9 @@ pub(super) enum Mixer {
     Latent(Box<Latent>),
 }
 
-/// Where a block stands among the others: its index, and those of its rotation and span among the model's.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Place {
-    pub(super) layer: usize,
-    pub(super) rope: Option<usize>,
-    pub(super) span: usize,
-}
-
 impl Mixer {
     /// What the heads see, before it is projected back, [batch, tokens, heads · width of values].
-    pub(super) fn mix(&self, x: Tensor<3>, place: Place, frame: &Frame, past: Option<&mut Past>) -> Tensor<3> {
+    pub(super) fn mix(&self, x: Tensor<3>, place: BlockPlace, frame: &Frame, past: Option<&mut Past>) -> Tensor<3> {
         match self {
             Self::Grouped(grouped) => grouped.mix(x, place, frame, past),
             Self::Latent(latent) => latent.mix(x, place, frame, past),
@@ -86,7 +78,7 @@ pub(super) struct Grouped {
 }
 
 impl Grouped {
-    fn mix(&self, x: Tensor<3>, place: Place, frame: &Frame, past: Option<&mut Past>) -> Tensor<3> {
+    fn mix(&self, x: Tensor<3>, place: BlockPlace, frame: &Frame, past: Option<&mut Past>) -> Tensor<3> {
         let [batch, length, _] = x.dims();
         let GroupedSpec { heads, kv_heads, head_dim, qk_norm, score_scale, softcap, .. } = self.spec;
         let mask = frame.mask(place.layer, Site::AttentionInput);
@@ -170,7 +162,7 @@ impl Latent {
         }
     }
 
-    fn mix(&self, x: Tensor<3>, place: Place, frame: &Frame, past: Option<&mut Past>) -> Tensor<3> {
+    fn mix(&self, x: Tensor<3>, place: BlockPlace, frame: &Frame, past: Option<&mut Past>) -> Tensor<3> {
         let [batch, length, _] = x.dims();
         let LatentSpec { heads, kv_rank, plain_dim, rope_dim, value_dim, score_scale, .. } = self.spec;
         let head_dim = self.spec.head_dim();
