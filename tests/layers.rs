@@ -177,11 +177,11 @@ const UNORDERED: [&str; 7] = [".sum()", ".mean()", "float_sum(", "float_mean(", 
 /// Those that decide no bits, with why.
 const HARMLESS: [(&str, &str, &str); 5] = [
     (
-        "train/step.rs",
+        "train/micro_batch.rs",
         "let surrogate = (self.output * gradient.autodiff()).sum() + (load.probabilities * of_load).sum();",
         "its gradient is taken, its value is never read",
     ),
-    ("train/step.rs", "leaf.sum().backward();", "its value is never read"),
+    ("train/micro_batch.rs", "leaf.sum().backward();", "its value is never read"),
     (
         "nn/experts.rs",
         "let mut weights = scores.clone().gather(1, places);",

@@ -1,8 +1,8 @@
 //! What the loop is handed: every value is filled, none has a default here.
 
+use super::micro_batch::StepConfig;
 use super::optimizer::OptimizerConfig;
 use super::schedule::Schedule;
-use super::step::StepConfig;
 use crate::data::Packing;
 use crate::terms::OnNonfinite;
 
