@@ -12,7 +12,6 @@ use crate::nn::experts::Load;
 use crate::nn::norm::Norm;
 use crate::nn::projection::Projection;
 use crate::nn::weight::Weight;
-use crate::terms::Method;
 
 /// x + s norm(attention(norm(x))), then x + s norm(mlp(norm(x))); a family has some of the norms, and most an s of 1. Where both are
 /// parallel, the feed-forward does not see what attention added.
@@ -90,22 +89,29 @@ impl Block {
 
     /// The same block with every weight that trains as a leaf of a new tape; frozen weights stay constants.
     #[must_use]
-    pub fn tracked(&self, trained: Method) -> Self {
+    pub fn tracked(&self) -> Self {
         let mut block = self.clone();
-        block.visit(trained, &mut |_, weight| weight.track());
+        block.visit(&mut |_, weight| weight.track());
         block
     }
 
     /// Visits the weights that train, with their names.
-    pub fn visit(&mut self, trained: Method, visit: &mut dyn FnMut(&str, Weight)) {
-        self.mixer.projections_mut().into_iter().for_each(|projection| projection.visit(trained, visit));
-        self.mlp.visit(trained, visit);
-        if trained == Method::Full {
-            for (name, norm) in self.norms_mut() {
-                visit(&format!("{name}.weight"), Weight::Vector(&mut norm.weight));
-                norm.bias.iter_mut().for_each(|bias| visit(&format!("{name}.bias"), Weight::Vector(bias)));
-            }
-        }
+    pub fn visit(&mut self, visit: &mut dyn FnMut(&str, Weight)) {
+        self.mixer.projections_mut().into_iter().for_each(|projection| projection.visit(visit));
+        self.mlp.visit(visit);
+        self.norms_mut().for_each(|(name, norm)| norm.visit(&name, visit));
+    }
+
+    /// Whether some weight of it trains.
+    pub fn trains(&self) -> bool {
+        self.projections().any(|projection| projection.trains || projection.lora.is_some())
+    }
+
+    /// Marks whether its own weights train.
+    pub(super) fn set_trains(&mut self, trains: bool) {
+        self.mixer.projections_mut().into_iter().for_each(|projection| projection.trains = trains);
+        self.mlp.set_trains(trains);
+        self.norms_mut().for_each(|(_, norm)| norm.trains = trains);
     }
 
     fn norms_mut(&mut self) -> impl Iterator<Item = (String, &mut Norm)> {

@@ -9,7 +9,6 @@ use crate::nn::experts::{Experts, Load};
 use crate::nn::projection::{Projection, side_by_side};
 use crate::nn::weight::Weight;
 use crate::ops::{Mask, gated};
-use crate::terms::Method;
 
 /// The feed-forward of a block.
 #[derive(Debug, Clone)]
@@ -77,11 +76,19 @@ impl Mlp {
         }
     }
 
+    /// Marks whether its own weights train.
+    pub(super) fn set_trains(&mut self, trains: bool) {
+        self.projections_mut().into_iter().for_each(|projection| projection.trains = trains);
+        if let Self::Experts(experts) = self {
+            experts.router.trains = trains;
+        }
+    }
+
     /// Visits the weights that train, with their names.
-    pub(super) fn visit(&mut self, trained: Method, visit: &mut dyn FnMut(&str, Weight)) {
+    pub(super) fn visit(&mut self, visit: &mut dyn FnMut(&str, Weight)) {
         match self {
-            Self::Experts(experts) => experts.visit(trained, visit),
-            other => other.projections_mut().into_iter().for_each(|projection| projection.visit(trained, visit)),
+            Self::Experts(experts) => experts.visit(visit),
+            other => other.projections_mut().into_iter().for_each(|projection| projection.visit(visit)),
         }
     }
 }

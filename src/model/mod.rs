@@ -32,7 +32,7 @@ pub use beside::{Beside, CHAT_TEMPLATE, OwnHead};
 pub use block::Block;
 pub use cache::Cache;
 pub use changed::Change;
-pub use decoder::Decoder;
+pub use decoder::{Decoder, Place};
 pub use embedding::Untrained;
 pub use frame::Frame;
 pub use layout::{EXPERTS, LinearKind, LinearSpec, Names, Role, Slice};

@@ -5,7 +5,6 @@ use burn::tensor::{DType, Tensor};
 use super::lora::{Lora, Vector};
 use super::weight::Weight;
 use crate::ops::{Adapter, Base, Linear, Linears, Mask, adapted, dropout};
-use crate::terms::Method;
 
 /// y = x W + b + (alpha / r) (drop(x) A) B, arXiv:2106.09685. Where the adapter trains, W and b never change and never get a
 /// gradient.
@@ -17,6 +16,8 @@ pub struct Projection {
     pub weight: Base,
     /// [out].
     pub bias: Option<Tensor<1>>,
+    /// Whether weight and bias train; an adapter then does not.
+    pub trains: bool,
     /// The adapter, where one is attached.
     pub lora: Option<Lora>,
 }
@@ -39,20 +40,18 @@ impl Projection {
     }
 
     /// Visits the weights that train, with their names.
-    pub fn visit(&mut self, trained: Method, visit: &mut dyn FnMut(&str, Weight)) {
-        let Self { name, weight, bias, lora } = self;
-        match (trained, lora) {
-            (Method::Lora, None) => {}
-            (Method::Lora, Some(lora)) => lora.visit(name, visit),
-            (Method::Full, _) => {
-                // What is packed never trains.
-                if let Some(weight) = weight.dense_mut() {
-                    visit(&format!("{name}.weight"), Weight::Turned(weight));
-                }
-                if let Some(bias) = bias {
-                    visit(&format!("{name}.bias"), Weight::Vector(bias));
-                }
+    pub fn visit(&mut self, visit: &mut dyn FnMut(&str, Weight)) {
+        let Self { name, weight, bias, trains, lora } = self;
+        if *trains {
+            // What is packed never trains.
+            if let Some(weight) = weight.dense_mut() {
+                visit(&format!("{name}.weight"), Weight::Turned(weight));
             }
+            if let Some(bias) = bias {
+                visit(&format!("{name}.bias"), Weight::Vector(bias));
+            }
+        } else if let Some(lora) = lora {
+            lora.visit(name, visit);
         }
     }
 

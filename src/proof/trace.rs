@@ -7,6 +7,7 @@ use burn::tensor::{Device, Tensor};
 
 use super::tiny::Tiny;
 use crate::data::Packing;
+use crate::objective::Objective;
 use crate::terms::OnNonfinite;
 use crate::train::{
     AdamWConfig, At, Border, Config, Memory, Observer, Optimizer, RateCourse, Schedule, StepConfig, StepOutcome, accumulate,
@@ -80,6 +81,7 @@ fn config(pass: &Pass) -> Config {
         schedule: Schedule { peak: 1e-2, course: RateCourse::Constant, warmup_steps: 0, total_steps: STEPS },
         optimizer: pass.optimizer.into(),
         max_grad_norm: 0.5,
+        objective: Objective::NextToken,
         // A few rows at a time, so that chunks of the head are joined.
         step: StepConfig { memory: pass.memory, head_chunk_rows: 48, dropout: pass.dropout },
         on_nonfinite: OnNonfinite::Abort,

@@ -5,7 +5,9 @@ use std::mem::replace;
 use burn::tensor::Tensor;
 
 use super::layout::Layout;
-use crate::model::Decoder;
+use super::observe::Observer;
+use crate::model::{Decoder, Place};
+use crate::nn::head::HeadGradients;
 use crate::ops::{add_at, sum_of_squares};
 
 /// Gradients of every weight that trains, summed over trained tokens; nothing before the first micro-batch.
@@ -80,11 +82,29 @@ impl Gradients {
 }
 
 impl Sum {
-    /// Adds the gradients of some weights that follow on each other, from the weight at `index`. All are added before any is scaled.
-    pub fn add(&mut self, index: usize, gradients: Vec<Tensor<1>>) {
-        let placed = (index..).map(|index| self.layout.place(index)).zip(gradients).collect();
+    /// Adds the gradients of the weights of a place, as the observer hands them on. All are added before any is scaled.
+    pub fn add(&mut self, place: Place, gradients: Vec<Tensor<1>>, observer: &mut impl Observer) {
+        if gradients.is_empty() {
+            return;
+        }
+        let first = self.layout.first(place);
+        let gradients = observer.weights(first, gradients);
+        let placed = (first..).map(|index| self.layout.place(index)).zip(gradients).collect();
         let nothing = Tensor::empty([0], &self.row.device());
         self.row = add_at(replace(&mut self.row, nothing), placed);
+    }
+
+    /// Adds the gradients of what trains of the readout; returns that of its input.
+    pub fn add_readout(&mut self, decoder: &Decoder, gradients: HeadGradients, observer: &mut impl Observer) -> Tensor<2> {
+        let HeadGradients { input, norm, table } = gradients;
+        let table: Vec<Tensor<1>> = table.into_iter().map(|of_table| of_table.reshape([-1])).collect();
+        if decoder.shares_tables() {
+            self.add(Place::Embedding, table, observer);
+            self.add(Place::Readout, norm, observer);
+        } else {
+            self.add(Place::Readout, norm.into_iter().chain(table).collect(), observer);
+        }
+        input
     }
 }
 
@@ -96,21 +116,23 @@ mod tests {
 
     use super::*;
     use crate::model::Folder;
-    use crate::terms::Method;
 
     #[test]
     fn they_are_added_where_they_belong_and_clipped_as_by_torch() {
         let base = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/archs/llama/model");
         let mut decoder =
             Folder::open(&base).expect("a base").load(crate::terms::ModelDtype::Auto, &Device::flex(), &|_| {}).expect("loaded");
-        decoder.trained = Method::Full;
+        decoder.train_everything();
         let (mut gradients, numbers) = (Gradients::default(), decoder.numbers());
         assert_eq!((gradients.norm().to_bits(), gradients.all().len()), (0, 0));
+        let blocks = (0..decoder.blocks.len()).map(Place::Segment);
+        let places: Vec<Place> = [Place::Embedding].into_iter().chain(blocks).chain([Place::Readout]).collect();
         let sum = gradients.sum(&decoder);
-        for index in (0..numbers.len()).step_by(2).chain((1..numbers.len()).step_by(2)) {
-            sum.add(index, vec![numbers[index].clone()]);
+        for place in places.iter().rev().chain(&places) {
+            let (first, end) = (sum.layout.first(*place), places.iter().find(|other| *other > place));
+            let end = end.map_or(numbers.len(), |next| sum.layout.first(*next));
+            sum.add(*place, numbers[first..end].to_vec(), &mut ());
         }
-        sum.add(0, numbers.clone());
         let expected: Vec<f32> = numbers.iter().flat_map(|numbers| numbers.to_data().iter::<f32>().collect::<Vec<_>>()).collect();
         let norm = expected.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt();
 

@@ -1,40 +1,22 @@
-//! Loss and gradients of one micro-batch, block by block. Where the base is frozen a step needs the gradient of activations and of the
-//! adapters only.
+//! Loss and gradients of one micro-batch: forward through the network, read its targets, judge the readings, and back.
 
+use std::ops::Add;
 use std::sync::Arc;
 
-use burn::tensor::{Int, Tensor, TensorData};
+use burn::tensor::Tensor;
 
 use super::balance::Balance;
 use super::gradients::Gradients;
-use super::observe::{Border, Observer};
+use super::observe::Observer;
+use super::walk::{Memory, Walk, ids};
 use crate::data::Batch;
 use crate::draws::mix;
-use crate::model::{Block, Decoder, Frame};
-use crate::nn::experts::Load;
-use crate::nn::head::{Scored, Wanted};
-use crate::ops::backward_from;
-use crate::terms::Method;
+use crate::model::Decoder;
+use crate::nn::head::{HeadGradients, HeadPass};
+use crate::objective::Objective;
+use crate::terms::{Readings, Slopes};
 
-/// What is held between forward and backward: of the lowest blocks their inputs, from which their forward is computed again in
-/// backward, and of all others their tapes.
-///
-/// The lowest, because backward comes to them last: a tape that is made again lives beside the tapes below it, so that above kept ones
-/// it would be held on top of the peak, and below them it takes the place of tapes that are gone by then.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Memory {
-    /// Blocks that are computed again, counted from the bottom of the model.
-    pub recomputed: usize,
-}
-
-impl Memory {
-    /// Every block's tape.
-    pub const KEEP: Self = Self { recomputed: 0 };
-    /// Every block's input.
-    pub const RECOMPUTE: Self = Self { recomputed: usize::MAX };
-}
-
-/// How a micro-batch is computed. But for dropout it changes cost and memory, never the result beyond rounding.
+/// How a micro-batch is computed. Except for dropout it changes cost and memory, never the result beyond rounding.
 #[derive(Debug, Clone, Copy)]
 pub struct StepConfig {
     /// What is held between forward and backward.
@@ -56,10 +38,24 @@ pub fn head_chunk_rows(vocabulary: usize) -> usize {
 /// What a micro-batch cost.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Loss {
-    /// Sum of -log p over trained tokens, nats.
+    /// Sum of losses, nats: of -log p over trained tokens.
     pub sum: f64,
+    /// What the sum is divided by, together with that of all micro-batches of a step.
+    pub weight: f64,
     /// Trained tokens.
     pub trained_tokens: u64,
+}
+
+impl Add for Loss {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self {
+            sum: self.sum + other.sum,
+            weight: self.weight + other.weight,
+            trained_tokens: self.trained_tokens + other.trained_tokens,
+        }
+    }
 }
 
 /// Adds a micro-batch's gradients to `gradients` and returns its loss. A loss that is not finite adds nothing.
@@ -72,13 +68,14 @@ pub fn forward_backward(
     stream: [u64; 2],
     gradients: &mut Gradients,
 ) -> Loss {
-    observed(decoder, batch, config, stream, gradients, &mut ())
+    observed(decoder, batch, &Objective::NextToken, config, stream, gradients, &mut ())
 }
 
-/// [`forward_backward`] while somebody looks on.
+/// [`forward_backward`] of any objective while somebody looks on: forward, read, judge, backward.
 pub(super) fn observed(
     decoder: &Decoder,
     batch: &Batch,
+    objective: &Objective,
     config: StepConfig,
     stream: [u64; 2],
     gradients: &mut Gradients,
@@ -89,88 +86,51 @@ pub(super) fn observed(
         return Loss::default();
     }
     let dropout = (config.dropout > 0.0).then(|| (config.dropout, token_keys(batch, stream)));
-    let mut balance = Balance::of(&decoder.spec);
-    let frame = match balance {
-        Some(_) => decoder.frame_with_load(&batch.lengths, &batch.positions, dropout),
-        None => decoder.frame_for(&batch.lengths, &batch.positions, dropout),
-    };
-    let (trained, to_embedding) = (decoder.trained, decoder.trains_embedding());
-    let lowest = if to_embedding { 0 } else { decoder.blocks.iter().position(has_adapter).unwrap_or(decoder.blocks.len()) };
-    // Below the lowest adapter nothing needs a gradient.
-    let goes_on = |index: usize| to_embedding || index > lowest;
+    let (walk, hidden) = Walk::forward(decoder, batch, dropout, config.memory, observer);
+    let shape = hidden.shape(); // [1, labelled, width]
 
-    let ids = ids(decoder, batch);
-    let mut x = decoder.embed(ids.clone()); // [1, tokens, width]
-    let mut kept = Vec::with_capacity(decoder.blocks.len());
-    for (index, block) in decoder.blocks.iter().enumerate() {
-        let saved = if index < lowest {
-            None
-        } else if index < config.memory.recomputed {
-            Some(Saved::Input(x.clone()))
-        } else {
-            Some(Saved::Tape(Box::new(Tape::record(block.tracked(trained), x.clone(), &frame, goes_on(index)))))
-        };
-        let load;
-        (x, load) = match &saved {
-            Some(Saved::Tape(tape)) => (tape.output.clone().inner(), tape.load.clone()),
-            _ => block.forward_with_load(x, &frame),
-        };
-        if let (Some(balance), Some(load)) = (&mut balance, &load) {
-            balance.add(load);
-        }
-        x = observer.border(Border::Output(index), x);
-        kept.extend(saved);
-    }
+    let mask = walk.head_mask();
+    let pass = HeadPass { chunk_rows: config.head_chunk_rows, scale: gradients.loss_scale(), mask: mask.as_ref() };
+    let (readings, read) = read(decoder, hidden.squeeze_dim(0), batch, objective, pass);
 
-    let shape = x.shape(); // [1, labelled, width]
-    let wanted = if trained == Method::Full { Wanted::InputAndWeights } else { Wanted::Input };
-    let mask = frame.head_mask(decoder.blocks.len());
-    let scaled = (gradients.loss_scale(), mask.as_ref());
-    let Scored { losses, gradient, norm, table } =
-        decoder.head.score(x.squeeze_dim(0), &batch.targets, config.head_chunk_rows, wanted, scaled);
-    let trained_tokens = batch.trained_tokens();
-    // The mean over tokens is taken behind the last micro-batch, so that what is added to it counts once a token.
-    let balance = balance.map(|balance| balance.scaled(trained_tokens as f64));
+    let judged = objective.judge(&readings, &batch.units);
+    // What is judged is divided behind the last micro-batch, so that what experts add counts once a token.
+    let balance = walk.balance().map(|balance| balance.clone().scaled(judged.weight));
     let of_experts = balance.as_ref().map_or(0.0, Balance::loss);
-    let loss = Loss { sum: ordered_sum(&losses) + of_experts, trained_tokens };
-    let of_load = balance.map(|balance| balance.gradient(gradients.loss_scale()));
+    let loss = Loss { sum: judged.loss_sum + of_experts, weight: judged.weight, trained_tokens: batch.trained_tokens() };
     if !loss.sum.is_finite() {
-        drop(kept);
-        sweep(decoder);
+        walk.abandon();
         return loss;
     }
 
-    let mut gradient: Option<Tensor<3>> = Some(gradient.expect("asked for").reshape(shape));
+    let of_readout = match read {
+        Read::Gradients(gradients) => gradients,
+        Read::Hidden(hidden) => decoder.head.backward(&hidden, &batch.targets, &judged.slopes, pass).1,
+    };
+    let of_load = balance.map(|balance| balance.gradient(gradients.loss_scale()));
     let sum = gradients.sum(decoder);
-    let mut end = sum.layout.weights();
-    if !table.is_empty() {
-        // A head that shares its table has the first place of all.
-        end -= if decoder.shares_tables() { 0 } else { table.len() };
-        let first = if decoder.shares_tables() { 0 } else { end };
-        sum.add(first, observer.weights(first, table.into_iter().map(|of_table| of_table.reshape([-1])).collect()));
-    }
-    if !norm.is_empty() {
-        end -= norm.len();
-        sum.add(end, observer.weights(end, norm));
-    }
-    for (index, saved) in kept.into_iter().enumerate().rev() {
-        let index = lowest + index;
-        let tape = match saved {
-            Saved::Tape(tape) => *tape,
-            Saved::Input(x) => Tape::record(decoder.blocks[index].tracked(trained), x, &frame, goes_on(index)),
-        };
-        // Handed over, so that backward may work in its place.
-        let of_output = observer.border(Border::Gradient(index), gradient.take().expect("the block above goes on"));
-        let (of_block, of_input) = tape.backward(trained, of_output, of_load.as_deref());
-        end -= of_block.len();
-        sum.add(end, observer.weights(end, of_block));
-        gradient = of_input;
-    }
-    if to_embedding {
-        let of_input = gradient.expect("where the embedding trains, it goes on to there");
-        sum.add(0, observer.weights(0, decoder.embedding_gradients(ids, of_input)));
-    }
+    let of_hidden = sum.add_readout(decoder, of_readout, observer);
+    walk.backward(of_hidden.reshape(shape), of_load.as_deref(), sum, observer);
     loss
+}
+
+/// What reading leaves for the way back.
+enum Read {
+    /// Of slopes that are known ahead.
+    Gradients(HeadGradients),
+    /// [labelled, width], to be read once more.
+    Hidden(Tensor<2>),
+}
+
+/// Reads the targets of a batch; where slopes are known ahead, gradients come out of the same pass.
+fn read(decoder: &Decoder, hidden: Tensor<2>, batch: &Batch, objective: &Objective, pass: HeadPass) -> (Readings, Read) {
+    match objective.slope_ahead() {
+        Some(slope) => {
+            let (readings, gradients) = decoder.head.backward(&hidden, &batch.targets, &Slopes::Same(slope), pass);
+            (readings, Read::Gradients(gradients))
+        }
+        None => (decoder.head.read(&hidden, &batch.targets, pass), Read::Hidden(hidden)),
+    }
 }
 
 /// Losses of a batch's trained tokens without a tape and without dropout, in the order of its targets.
@@ -178,7 +138,9 @@ pub fn score(decoder: &Decoder, batch: &Batch, head_chunk_rows: usize) -> Vec<f3
     if batch.targets.is_empty() {
         return Vec::new();
     }
-    decoder.head.score(hidden_of(decoder, batch), &batch.targets, head_chunk_rows, Wanted::Nothing, (1.0, None)).losses
+    let pass = HeadPass { chunk_rows: head_chunk_rows, scale: 1.0, mask: None };
+    let readings = decoder.head.read(&hidden_of(decoder, batch), &batch.targets, pass);
+    readings.values.into_iter().map(|log_p| -log_p).collect()
 }
 
 /// The hidden rows from which a batch's trained tokens are foretold, before the final norm, [trained tokens, width].
@@ -186,72 +148,11 @@ pub(super) fn hidden_of(decoder: &Decoder, batch: &Batch) -> Tensor<2> {
     decoder.hidden(ids(decoder, batch), &decoder.frame_for(&batch.lengths, &batch.positions, None)).squeeze_dim(0)
 }
 
-/// What a block left behind for its backward.
-#[allow(clippy::large_enum_variant, reason = "a tensor is a handle, and there is one a block")]
-enum Saved {
-    Tape(Box<Tape>),
-    Input(Tensor<3>),
-}
-
-/// A block's own tape, from a leaf copy of its input to its output.
-struct Tape {
-    input: Tensor<3>,
-    block: Block,
-    output: Tensor<3>,
-    /// What came to its experts.
-    load: Option<Load>,
-}
-
-impl Tape {
-    /// `block` is tracked; its input stays a constant where the gradient ends.
-    fn record(block: Block, x: Tensor<3>, frame: &Frame, wants_input_gradient: bool) -> Self {
-        let input = if wants_input_gradient { x.autodiff().require_grad() } else { x };
-        let (output, load) = block.forward_with_load(input.clone(), frame);
-        Self { input, block, output, load }
-    }
-
-    /// Gradients of the block's weights that train and of its input, given that of its output, and of the probabilities of its experts.
-    fn backward(mut self, trained: Method, gradient: Tensor<3>, of_load: Option<&[f32]>) -> (Vec<Tensor<1>>, Option<Tensor<3>>) {
-        let (mut gradients, mut of_weights) = match (self.load, of_load) {
-            (Some(load), Some(of_load)) => {
-                let of_load = Tensor::from_data(TensorData::from(of_load), &load.probabilities.device());
-                let surrogate = (self.output * gradient.autodiff()).sum() + (load.probabilities * of_load).sum();
-                (surrogate.backward(), Vec::new())
-            }
-            _ => (backward_from(self.output, gradient), Vec::new()),
-        };
-        self.block.visit(trained, &mut |_, weight| {
-            of_weights.push(weight.gradient(&mut gradients).expect("what trains is a leaf of this tape"));
-        });
-        (of_weights, self.input.grad_remove(&mut gradients))
-    }
-}
-
-fn has_adapter(block: &Block) -> bool {
-    block.projections().any(|projection| projection.lora.is_some())
-}
-
-/// Tapes that were dropped are swept by the next backward only.
-fn sweep(decoder: &Decoder) {
-    let leaf = Tensor::<1>::zeros([1], &decoder.device()).autodiff().require_grad();
-    leaf.sum().backward();
-}
-
-/// [1, tokens].
-fn ids(decoder: &Decoder, batch: &Batch) -> Tensor<2, Int> {
-    Tensor::from_data(TensorData::new(batch.ids.clone(), [1, batch.ids.len()]), &decoder.device())
-}
-
 /// One key a token: a hash of seed, epoch, row and place in the row, wherever that stands in the batch.
 fn token_keys(batch: &Batch, [seed, epoch]: [u64; 2]) -> Arc<[u64]> {
     let key = |row: u64, place: usize| mix(mix(mix(mix(seed) ^ epoch) ^ row) ^ place as u64);
     let rows = batch.rows.iter().zip(&batch.lengths);
     rows.flat_map(|(row, length)| (0..*length).map(move |place| key(*row, place))).collect()
-}
-
-/// Sums that decide anything are added in order and in f64.
-fn ordered_sum(values: &[f32]) -> f64 {
-    values.iter().map(|value| f64::from(*value)).sum()
 }
 
 #[cfg(test)]
@@ -268,13 +169,17 @@ mod tests {
     use crate::ops::in_tiles;
     use crate::terms::ModelDtype;
 
-    /// The loss of documents that end within, at the end of and behind a tile, and the gradients of every weight of an adapter whose B is
-    /// not zero.
-    fn step(family: &Path, tile: usize, head_chunk_rows: usize, memory: Memory) -> (f64, Vec<f32>) {
+    /// A family with an adapter whose B is not zero.
+    fn adapted(family: &Path) -> Decoder {
         let folder = Folder::open(&family.join("model")).expect("a base");
         let mut decoder = folder.load(ModelDtype::Auto, &Device::flex(), &|_| {}).expect("loaded");
         let config = LoraConfig { init_lora_weights: false, ..LoraConfig::all_linear(3, 6.0) };
         attach(&mut decoder, &config, 7, None).expect("attached");
+        decoder
+    }
+
+    /// The loss of documents that end within, at the end of and behind a tile, and the gradients of every weight that trains.
+    fn step(decoder: &Decoder, objective: &Objective, tile: usize, head_chunk_rows: usize, memory: Memory) -> (f64, Vec<f32>) {
         let vocabulary = decoder.spec.vocabulary as u64;
         let row = |length: u64| {
             let ids = (0..length).map(|place| (mix(length << 32 | place) % vocabulary) as u32).collect();
@@ -283,9 +188,13 @@ mod tests {
         let batch = Batch::new([3, 4, 5, 17, 70, 2].map(row));
         let mut gradients = Gradients::default();
         let config = StepConfig { memory, head_chunk_rows, dropout: 0.1 };
-        let loss = in_tiles(tile, || forward_backward(&decoder, &batch, config, [1, 2], &mut gradients));
+        let loss = in_tiles(tile, || observed(decoder, &batch, objective, config, [1, 2], &mut gradients, &mut ()));
         let numbers = gradients.all().into_iter().flat_map(|row| row.into_data().iter::<f32>().collect::<Vec<_>>());
         (loss.sum, numbers.collect())
+    }
+
+    fn furthest(left: &[f32], right: impl IntoIterator<Item = f32>) -> f32 {
+        left.iter().zip(right).fold(0.0, |most, (one, other)| most.max((one - other).abs()))
     }
 
     #[test]
@@ -294,17 +203,47 @@ mod tests {
         let families: Vec<_> = root.read_dir().expect("the golden files").map(|entry| entry.expect("an entry").path()).collect();
         assert_eq!(families.len(), 19);
         for path in &families {
-            let (family, (loss, gradients)) = (path.display(), step(path, 64, 1000, Memory::KEEP));
+            let (family, decoder, objective) = (path.display(), adapted(path), Objective::NextToken);
+            let (loss, gradients) = step(&decoder, &objective, 64, 1000, Memory::KEEP);
             let largest = gradients.iter().fold(0.0_f32, |largest, x| largest.max(x.abs()));
             assert!(loss.is_finite() && largest > 1e-3, "{family}: {loss}, {largest}");
             for (tile, chunk, memory) in
                 [(4, 3, Memory::KEEP), (4, 3, Memory::RECOMPUTE), (64, 3, Memory::KEEP), (16, 1000, Memory::KEEP)]
             {
-                let (other, others) = step(path, tile, chunk, memory);
+                let (other, others) = step(&decoder, &objective, tile, chunk, memory);
                 assert!((other / loss - 1.0).abs() < 1e-6, "{family}, tile {tile}, chunk {chunk}: loss {other}, not {loss}");
-                let furthest = gradients.iter().zip(&others).fold(0.0_f32, |most, (one, other)| most.max((one - other).abs()));
+                let furthest = furthest(&gradients, others);
                 assert!(furthest < 2e-6 * largest, "{family}, tile {tile}, chunk {chunk}: {furthest} of {largest}");
             }
+        }
+    }
+
+    /// Slopes that are known after reading only: logits are computed twice, and every row has a factor of its own. With every weight 1 it is
+    /// the fused pass; and a loss is linear in its weights.
+    #[test]
+    fn slopes_of_each_row_are_those_of_the_fused_pass() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/archs");
+        // With a cap of logits, with a scale of them, and with a head of its own.
+        for (family, trains_everything) in
+            [("gemma2", false), ("granite", false), ("llama", false), ("qwen2", true), ("gemma2", true)]
+        {
+            let mut decoder = adapted(&root.join(family));
+            if trains_everything {
+                decoder.train_everything();
+            }
+            let of = |objective: Objective| step(&decoder, &objective, 64, 5, Memory::KEEP);
+            let weighted = |weights: [f32; 6]| of(Objective::WeightedRows(weights.to_vec()));
+            let (loss, fused) = of(Objective::NextToken);
+            let largest = fused.iter().fold(0.0_f32, |largest, x| largest.max(x.abs()));
+            let (same_loss, same) = weighted([1.0; 6]);
+            assert_eq!(same_loss.to_bits(), loss.to_bits(), "{family}");
+            let off = furthest(&fused, same);
+            assert!(off <= 1e-6 * largest, "{family}: {off} of {largest}");
+            let ((one_loss, one), (other_loss, other)) =
+                (weighted([0.25, 0.0, 1.0, -2.0, 0.5, 1.0]), weighted([0.75, 1.0, 0.0, 3.0, 0.5, 0.0]));
+            assert!(((one_loss + other_loss) / loss - 1.0).abs() < 1e-6, "{family}: {one_loss} and {other_loss}, not {loss}");
+            let off = furthest(&fused, one.iter().zip(other).map(|(one, other)| one + other));
+            assert!(off <= 1e-5 * largest, "{family}: {off} of {largest}");
         }
     }
 }

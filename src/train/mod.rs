@@ -20,6 +20,7 @@ mod state;
 mod step;
 #[cfg(test)]
 mod sweep;
+mod walk;
 
 pub use checkpoint::{Product, RunFolder};
 pub use compare::{Compared, compare};
@@ -28,7 +29,7 @@ pub use course::{Course, StepRows};
 pub use evaluate::Score;
 pub use gradients::Gradients;
 pub use loss_scale::LossScale;
-pub use micro_batch::{Loss, Memory, StepConfig, forward_backward, head_chunk_rows, score};
+pub use micro_batch::{Loss, StepConfig, forward_backward, head_chunk_rows, score};
 pub use observe::{Border, Observer};
 pub use optimizer::{
     Adafactor, AdamW, AdamWConfig, AdjustLr, Average, ByShape, Muon, Optimizer, OptimizerConfig, Rule, STACK, Saved,
@@ -39,6 +40,7 @@ pub use samples::{Answer, Prompts};
 pub use schedule::{RateCourse, Schedule, WarmupStableDecay};
 pub use state::State;
 pub use step::{Accumulated, At, StepOutcome, Update, accumulate};
+pub use walk::Memory;
 
 use std::path::{Path, PathBuf};
 

@@ -70,12 +70,14 @@ mod tests {
 
     use burn::tensor::Device;
 
-    use super::super::micro_batch::{Memory, StepConfig, observed};
+    use super::super::micro_batch::{StepConfig, observed};
+    use super::super::walk::Memory;
     use super::super::{Error, Gradients};
     use super::*;
     use crate::adapter::{LoraConfig, attach};
     use crate::data::{Batch, TokenRow};
     use crate::model::DecoderSpec;
+    use crate::objective::Objective;
     use crate::terms::ModelDtype;
 
     fn row(values: [f32; 3]) -> Tensor<3> {
@@ -116,9 +118,9 @@ mod tests {
         let batch = Batch::new([(0, TokenRow { ids: vec![1, 2, 3, 4], trained: vec![true; 4] })]);
         let step = StepConfig { memory: Memory::KEEP, head_chunk_rows: 4, dropout: 0.0 };
         let (mut right, mut wrong) = (FiniteBorders::after(0), Wrong(FiniteBorders::after(0)));
-        observed(&decoder, &batch, step, [0, 0], &mut Gradients::default(), &mut right);
+        observed(&decoder, &batch, &Objective::NextToken, step, [0, 0], &mut Gradients::default(), &mut right);
         assert_eq!((right.sums.len(), right.first_not_finite()), (decoder.blocks.len(), None));
-        let loss = observed(&decoder, &batch, step, [0, 0], &mut Gradients::default(), &mut wrong);
+        let loss = observed(&decoder, &batch, &Objective::NextToken, step, [0, 0], &mut Gradients::default(), &mut wrong);
         let block = wrong.0.first_not_finite();
         assert_eq!(block, Some(0));
         let error = Error::Diverged { step: 1, in_a_row: 1, loss: loss.sum, grad_norm: f64::NAN, block, checkpoint: None };

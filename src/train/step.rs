@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use super::Config;
 use super::gradients::Gradients;
-use super::micro_batch::observed;
+use super::micro_batch::{Loss, observed};
 use super::observe::Observer;
 use super::optimizer::Optimizer;
 use crate::data::Batch;
@@ -23,7 +23,7 @@ pub struct At {
     pub loss_scale: f64,
 }
 
-/// Means over the trained tokens of all micro-batches of a step.
+/// Loss and gradients of a step, means over its trained tokens.
 #[derive(Debug)]
 pub struct Accumulated {
     step: u64,
@@ -44,14 +44,16 @@ pub fn accumulate(
     observer: &mut impl Observer,
 ) -> Accumulated {
     let started = Instant::now();
-    let (mut gradients, mut sum, mut trained_tokens, mut tokens) = (Gradients::of(at.loss_scale), 0.0, 0, 0);
+    let (mut gradients, mut sum, mut tokens, stream) =
+        (Gradients::of(at.loss_scale), Loss::default(), 0, [config.seed, at.epoch]);
     for batch in batches {
-        let loss = observed(decoder, &batch, config.step, [config.seed, at.epoch], &mut gradients, observer);
-        (sum, trained_tokens, tokens) = (sum + loss.sum, trained_tokens + loss.trained_tokens, tokens + batch.tokens());
+        sum = sum + observed(decoder, &batch, &config.objective, config.step, stream, &mut gradients, observer);
+        tokens += batch.tokens();
     }
-    // Once, by the trained tokens of the whole step: micro-batches of any size give the same mean.
-    let mean = 1.0 / trained_tokens as f64;
-    Accumulated { step: at.step, started, loss: sum * mean, tokens, trained_tokens, gradients: gradients.scaled(mean) }
+    // Once, by the weight of the whole step: micro-batches of any size give the same mean.
+    let mean = 1.0 / sum.weight;
+    let (loss, gradients) = (sum.sum * mean, gradients.scaled(mean));
+    Accumulated { step: at.step, started, loss, tokens, trained_tokens: sum.trained_tokens, gradients }
 }
 
 /// Result of a step.
