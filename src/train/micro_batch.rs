@@ -82,7 +82,7 @@ pub(super) fn observed(
     observer: &mut impl Observer,
 ) -> Loss {
     if batch.targets.is_empty() {
-        gradients.sum(decoder);
+        gradients.push(None);
         return Loss::default();
     }
     let dropout = (config.dropout > 0.0).then(|| (config.dropout, token_keys(batch, stream)));
@@ -100,6 +100,7 @@ pub(super) fn observed(
     let loss = Loss { sum: judged.loss_sum + of_experts, weight: judged.weight, trained_tokens: batch.trained_tokens() };
     if !loss.sum.is_finite() {
         walk.abandon();
+        gradients.push(None);
         return loss;
     }
 
@@ -108,9 +109,10 @@ pub(super) fn observed(
         Read::Hidden(hidden) => decoder.head.backward(&hidden, &batch.targets, &judged.slopes, pass).1,
     };
     let of_load = balance.map(|balance| balance.gradient(gradients.loss_scale()));
-    let sum = gradients.sum(decoder);
+    let mut sum = gradients.zeros(decoder);
     let of_hidden = sum.add_readout(decoder, of_readout, observer);
-    walk.backward(of_hidden.reshape(shape), of_load.as_deref(), sum, observer);
+    walk.backward(of_hidden.reshape(shape), of_load.as_deref(), &mut sum, observer);
+    gradients.push(Some(sum));
     loss
 }
 

@@ -20,6 +20,7 @@ mod state;
 mod step;
 #[cfg(test)]
 mod sweep;
+mod tree;
 mod walk;
 
 pub use checkpoint::{Product, RunFolder};

@@ -1,5 +1,6 @@
 //! One optimizer step: gradients of its micro-batches, then one update or none.
 
+use std::ops::Add;
 use std::time::Instant;
 
 use super::Config;
@@ -7,6 +8,7 @@ use super::gradients::Gradients;
 use super::micro_batch::{Loss, observed};
 use super::observe::Observer;
 use super::optimizer::Optimizer;
+use super::tree::TreeSum;
 use crate::data::Batch;
 use crate::device;
 use crate::model::Decoder;
@@ -44,12 +46,13 @@ pub fn accumulate(
     observer: &mut impl Observer,
 ) -> Accumulated {
     let started = Instant::now();
-    let (mut gradients, mut sum, mut tokens, stream) =
-        (Gradients::of(at.loss_scale), Loss::default(), 0, [config.seed, at.epoch]);
+    let (mut gradients, mut losses, mut tokens) = (Gradients::of(at.loss_scale), TreeSum::new(Loss::add), 0);
     for batch in batches {
-        sum = sum + observed(decoder, &batch, &config.objective, config.step, stream, &mut gradients, observer);
+        let stream = [config.seed, at.epoch];
+        losses.push(Some(observed(decoder, &batch, &config.objective, config.step, stream, &mut gradients, observer)));
         tokens += batch.tokens();
     }
+    let sum = losses.total().unwrap_or_default();
     // Once, by the weight of the whole step: micro-batches of any size give the same mean.
     let mean = 1.0 / sum.weight;
     let (loss, gradients) = (sum.sum * mean, gradients.scaled(mean));

@@ -26,15 +26,16 @@ pub(super) fn highest(load: &Load, memory: Memory) -> StepParts {
         _ => blocks[index].input() + blocks[index].kept(),
     };
 
-    // One flat row for all, made when the first micro-batch comes to its backward.
-    let gradients = load.trainable_parameters();
+    // One flat row a partial sum of the tree of micro-batches, see `train/tree.rs`; the last is made when a micro-batch comes to its backward.
+    let (row, partial) = (load.trainable_parameters(), u64::from(load.accumulated.max(1).ilog2()));
+    let gradients = row * (partial + 1);
     let widest = if memory.recomputed > lowest { blocks.iter().map(BlockForm::gate_up).max().unwrap_or(0) } else { 0 };
     let held_back = match load.place {
         Place::Processor { .. } => blocks.iter().map(BlockForm::input).sum::<u64>() / HELD_BACK + widest,
         Place::Gpu { .. } => 0,
     };
     let mut kept_numbers: u64 = held_back + (0..blocks.len()).map(kept).sum::<u64>();
-    let at_head = if load.accumulated > 1 || load.is_full() { gradients } else { 0 };
+    let at_head = if load.is_full() { gradients } else { row * partial };
     let head = head_bytes(load) + left_of_heads(load, head_bytes(load), kept_numbers * load.computed_bytes());
     let mut moments = vec![Moment { gradients: at_head, kept: kept_numbers, head, ..Moment::default() }];
     let [of_embedding, of_head] = load.trained_of_tables();
