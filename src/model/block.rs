@@ -7,8 +7,9 @@ use super::layout::Names;
 use super::mixer::Mixer;
 use super::mlp::Mlp;
 use super::past::Past;
-use super::spec::{LayerSpec, MixerSpec};
+use super::spec::{LayerSpec, MixerSpec, NormPlacement};
 use crate::nn::experts::Load;
+use crate::nn::footprint::{ProjectionGroup, RowShape, TrainedMaps};
 use crate::nn::norm::Norm;
 use crate::nn::projection::Projection;
 use crate::nn::weight::Weight;
@@ -134,6 +135,66 @@ impl Block {
     /// Its projections in checkpoint order.
     pub fn projections_mut(&mut self) -> impl Iterator<Item = &mut Projection> {
         self.mixer.projections_mut().into_iter().chain(self.mlp.projections_mut())
+    }
+}
+
+impl LayerSpec {
+    /// Bytes that a block's tape holds for its backward beside its input, which the first norm keeps. Sums onto the stream keep nothing.
+    pub fn saved_bytes(&self, width: usize, rows: RowShape, maps: TrainedMaps) -> u64 {
+        let groups = self.groups(width, rows, maps);
+        let [of_mixer, _] = groups.map(|groups| groups.map(|group| group.saved_bytes(rows)).into_iter().sum::<u64>());
+        let after_norms = if matches!(self.norms, NormPlacement::PreAndPost | NormPlacement::Post) { 2 } else { 0 };
+        let scaled: u64 = groups.as_flattened().iter().map(|group| group.scaled_bytes(rows)).sum();
+        of_mixer
+            + self.mixer.saved_bytes(rows)
+            + rows.bytes(after_norms * width as u64)
+            + scaled
+            + self.mlp_saved_bytes(width, rows, groups[1])
+    }
+
+    /// The most bytes that a forward without a tape computes with beside the input: a norm of it, and attention or the feed-forward. What is
+    /// scaled is there twice.
+    pub fn forward_bytes(&self, width: usize, rows: RowShape, maps: TrainedMaps) -> u64 {
+        let width = width as u64;
+        let most = self.mlp.computed_bytes(width, rows).max(self.mixer.computed_bytes(rows));
+        rows.bytes(width) + most + self.most_scaled_bytes(width as usize, rows, maps)
+    }
+
+    /// The most bytes that backward computes with beside the tape. When the tape is whole there are the block's output, what was added to it,
+    /// its gradient, and the mixture's tiles, which the allocator has not given back. The gradient of the gated unit takes the place of its
+    /// result, except for what is dropped of it. When it comes to attention, the feed-forward is gone from the tape, and there are the
+    /// gradients of x and of the mixture, those of queries, keys and values in tiles, and one of them as a whole.
+    pub fn backward_bytes(&self, width: usize, rows: RowShape, maps: TrainedMaps) -> u64 {
+        let (stream, [_, of_mlp]) = (rows.bytes(width as u64), self.groups(width, rows, maps));
+        let whole = 3 * stream + self.mixer.query_bytes(rows) + self.mlp.beside_bytes(width as u64, rows);
+        let dropped = if rows.drops { stream + self.mlp.gate_up_bytes(rows) } else { 0 };
+        // Of what is scaled: its gradient, that of what it was before, and both sides' product, which becomes that of the magnitudes.
+        let scaled = 3 * self.most_scaled_bytes(width, rows, maps);
+        let attention = stream + self.mixer.computed_bytes(rows);
+        whole.max(dropped + scaled).max(attention.saturating_sub(self.mlp_saved_bytes(width, rows, of_mlp)))
+    }
+
+    /// Bytes of the widest of its tensors.
+    pub fn widest_bytes(&self, rows: RowShape) -> u64 {
+        self.mlp.gate_up_bytes(rows)
+    }
+
+    /// x after attention, which the second norm keeps, and what the feed-forward and its projections keep.
+    fn mlp_saved_bytes(&self, width: usize, rows: RowShape, groups: [ProjectionGroup; 2]) -> u64 {
+        let of_projections: u64 = groups.iter().map(|group| group.saved_bytes(rows)).sum();
+        rows.bytes(width as u64) + of_projections + self.mlp.saved_bytes(width as u64, rows)
+    }
+
+    /// The most that magnitudes scale at once.
+    fn most_scaled_bytes(&self, width: usize, rows: RowShape, maps: TrainedMaps) -> u64 {
+        let groups = self.groups(width, rows, maps);
+        groups.as_flattened().iter().map(|group| group.scaled_bytes(rows)).max().unwrap_or(0)
+    }
+
+    /// Projections of attention and of the feed-forward, by their inputs.
+    fn groups(&self, width: usize, rows: RowShape, maps: TrainedMaps) -> [[ProjectionGroup; 2]; 2] {
+        let [of_mixer, of_mlp] = maps.split_at(self.mixer_maps());
+        [self.mixer.groups(width as u64, rows, of_mixer), self.mlp.groups(width as u64, of_mlp)]
     }
 }
 

@@ -4,6 +4,7 @@
 use burn::tensor::activation::sigmoid;
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 
+use super::footprint::{F32, RowShape};
 use super::lora::Portion;
 use super::projection::{Projection, side_by_side};
 use super::weight::Weight;
@@ -73,6 +74,14 @@ impl RouterSpec {
         };
         let groups = highest(chosen, &mut scores.chunks(size).map(of_group).enumerate());
         highest(self.chosen, &mut scores.iter().copied().enumerate().filter(|(index, _)| groups.contains(&(index / size))))
+    }
+}
+
+impl RouterSpec {
+    /// Bytes that [`Experts::forward`] keeps beside the maps of experts: rows by expert, what experts give by expert and by token, and what
+    /// the router computes, in f32.
+    pub fn saved_bytes(&self, width: u64, rows: RowShape) -> u64 {
+        rows.bytes(3 * self.chosen as u64 * width) + rows.tokens * 4 * self.experts as u64 * F32
     }
 }
 

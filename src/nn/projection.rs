@@ -2,6 +2,7 @@
 
 use burn::tensor::{DType, Tensor};
 
+use super::footprint::{F32, ProjectionGroup, RowShape};
 use super::lora::{Lora, Vector};
 use super::weight::Weight;
 use crate::ops::{Adapter, Base, Linear, Linears, Mask, adapted, dropout};
@@ -111,6 +112,19 @@ pub fn side_by_side(projections: &[Projection], x: Tensor<3>, onto: Option<Tenso
         y = y.clone() + of_all(projections, biases, 0.0).cast(y.dtype()).unsqueeze();
     }
     y.reshape([batch, sequence, outputs])
+}
+
+impl ProjectionGroup {
+    /// Bytes that [`side_by_side`] keeps for its backward: the input where a gradient of weights is taken, and x A of each adapter.
+    pub fn saved_bytes(self, rows: RowShape) -> u64 {
+        let takes_gradient = self.trains || self.ranks > 0;
+        rows.bytes(self.ranks + if takes_gradient { self.inputs } else { 0 })
+    }
+
+    /// Bytes of what magnitudes scale, in f32.
+    pub fn scaled_bytes(self, rows: RowShape) -> u64 {
+        rows.tokens * self.scaled * F32
+    }
 }
 
 /// `DoRA`'s c (x' W + s x' A B) + (x - x') W of each map, where x' is x as dropout leaves it and c the factor of each output: PEFT drops
