@@ -64,12 +64,11 @@ impl<'a> Walk<'a> {
         let mut walk = Self { decoder, frame, ids, lowest, saved: Vec::with_capacity(blocks.len()), balance };
         let mut x = decoder.embed(walk.ids.clone()); // [1, tokens, width]
         for (index, block) in blocks.iter().enumerate() {
-            let load;
-            (x, load) = walk.step(index, block, x, memory);
+            let (output, load) = walk.step(index, block, x, memory);
             if let (Some(balance), Some(load)) = (&mut walk.balance, &load) {
                 balance.add(load);
             }
-            x = observer.border(Border::Output(index), x);
+            x = observer.border(Border::Output(index), output);
         }
         (walk, x)
     }
