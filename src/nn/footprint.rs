@@ -48,7 +48,7 @@ pub struct TrainedMaps<'a> {
     pub trains: bool,
 }
 
-impl<'a> TrainedMaps<'a> {
+impl TrainedMaps<'_> {
     /// The first `count`, and the others.
     ///
     /// # Panics

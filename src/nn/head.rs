@@ -24,7 +24,7 @@ pub struct Head {
     pub softcap: Option<f64>,
 }
 
-/// How rows are computed in backward.
+/// How rows are read and differentiated.
 #[derive(Debug, Clone, Copy)]
 pub struct HeadPass<'a> {
     /// Rows of logits that exist at a time.
