@@ -29,7 +29,7 @@ fn encoder() -> Encoder {
 }
 
 fn glossary() -> Source {
-    let files = vec![of_repository("datasets/legal-glossary.parquet")];
+    let files = vec![of_repository("datasets/legal-glossary.parquet").into()];
     Source {
         files,
         format: Format::Chat,

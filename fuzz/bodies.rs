@@ -308,7 +308,7 @@ fn write_rows(path: &Path, format: Format, rows: &[&[u8]]) {
 /// The rows that were read, if they make a corpus, which is the same from the cache.
 fn open_rows(path: &Path, format: Format, train_on: TrainOn) -> Option<u64> {
     let sources = [Source {
-        files: vec![path.to_owned()],
+        files: vec![path.to_owned().into()],
         format,
         columns: BTreeMap::new(),
         roles: BTreeMap::new(),

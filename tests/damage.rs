@@ -34,7 +34,14 @@ fn no_flipped_bit_of_a_parquet_file_makes_a_panic() {
     let encoder = Encoder { tokenizer: Tokenizer::open(&desk.path("base")).unwrap(), template: None };
     let limits = Limits { sequence_len: 64, truncation: Truncation::Drop };
     let (files, columns) = (vec![desk.path("rows.parquet")], BTreeMap::new());
-    let source = [Source { files, format: Format::Text, columns, roles: BTreeMap::new(), train_on: TrainOn::All, system: None }];
+    let source = [Source {
+        files: files.into_iter().map(Into::into).collect(),
+        format: Format::Text,
+        columns,
+        roles: BTreeMap::new(),
+        train_on: TrainOn::All,
+        system: None,
+    }];
     flip(&desk, "rows.parquet", usize::MAX, 1, &[0xff, 0x80, 0x40, 0x01], || {
         let _ = Corpus::open(&source, &encoder, &limits, &desk.path("cache"), &|_| {});
         let _ = fs::remove_dir_all(desk.path("cache"));

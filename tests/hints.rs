@@ -150,16 +150,10 @@ fn a_file_of_another_kind_is_told_with_the_way_to_parquet() {
     desk.write("law.csv", "word,field,definition\nAbactor,law,One who steals\n");
     desk.write("law.tsv", "word\tfield\nAbactor\tlaw\n");
     desk.write("named.parquet", format!("{line}\n{line}\n"));
-    desk.write("law.jsonl.gz", b"\x1f\x8b\x08\x00rest");
     desk.write("law.txt", "a line of a text\nand another one\n");
     desk.write("law.feather", b"ARROW1\0\0rest");
     for (file, kind, hint) in [
-        ("law.jsonl", "JSON Lines", "`rankine convert law.jsonl --out law.parquet`"),
-        ("law.json", "JSON", "`rankine convert law.json --out law.parquet`"),
-        ("law.csv", "CSV", "`rankine convert law.csv --out law.parquet`"),
-        ("law.tsv", "TSV", "`rankine convert law.tsv --out law.parquet`"),
         ("named.parquet", "JSON Lines", "`rankine convert named.parquet --out named.converted.parquet`"),
-        ("law.jsonl.gz", "packed by gzip", "`rankine convert law.jsonl.gz --out law.parquet`"),
         ("law.feather", "an Arrow (Feather) file", "Parquet"),
     ] {
         let said = format!("`{file}` is {kind}, expected a Parquet file");
@@ -170,14 +164,24 @@ fn a_file_of_another_kind_is_told_with_the_way_to_parquet() {
         }
         desk.run(&["inspect", file]).says(&format!("inspect {file}"), 65, &[&said, hint]);
     }
-    let ran = desk.run(&["check", "recipe.yaml", "datasets.0.path=law.csv"]);
-    ran.says("a CSV", 65, &["`--format chat --columns prompt=COLUMN,completion=COLUMN`"]);
+    for (file, hint) in [
+        ("law.jsonl", "its columns are those of `format: chat`"),
+        ("law.json", "its columns are those of `format: chat`"),
+        ("law.csv", "say which column holds it"),
+        ("law.tsv", "say which column holds it"),
+    ] {
+        for verb in ["check", "plan", "train"] {
+            let ran = desk.run(&[verb, "recipe.yaml", &format!("datasets.0.path={file}")]);
+            ran.says(&format!("{verb} {file}"), 65, &[&format!("`{file}`"), "`text`", hint]);
+        }
+        desk.run(&["inspect", file]).says(&format!("inspect {file}"), 0, &["rows"]);
+    }
     let ran = desk.run(&["check", "recipe.yaml", "datasets.0.path=law.txt"]);
     ran.says("a text", 65, &["`law.txt` is text, expected a Parquet file", "rankine convert law.txt --out law.parquet"]);
     // A folder that holds no other files.
     fs::create_dir(desk.path("raw")).unwrap();
     desk.write("raw/law.csv", "word,field\nAbactor,law\n");
-    for path in ["raw", "raw/*.parquet", "raw/law.parquet"] {
+    for path in ["raw/*.parquet", "raw/law.parquet"] {
         let ran = desk.run(&["check", "recipe.yaml", &format!("datasets.0.path={path}")]);
         ran.says(path, 65, &["raw/law.csv`, which is CSV: `rankine convert "]);
     }

@@ -77,7 +77,7 @@ fn held_out(desk: &Desk) -> Vec<Batch> {
         format!("{key}={}", desk.path(name).display())
     });
     let recipe = rankine::recipe::read(&desk.path("recipe.yaml"), &overrides).unwrap();
-    let Resolved::Plan(plan) = rankine::plan::resolve(recipe, None).unwrap() else { panic!("the base is a folder") };
+    let Resolved::Plan(plan) = rankine::plan::resolve(recipe, None, &|_| {}).unwrap() else { panic!("the base is a folder") };
     let data = plan.read_data(&|_| {}).unwrap();
     let rows = data.rows();
     rows.validation.iter().flat_map(|rows| rows.batches(2, Packing::Off)).collect()

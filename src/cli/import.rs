@@ -65,7 +65,9 @@ fn tell(args: &ImportArgs, imported: &Imported) -> Result<(), Failure> {
     }
     let lines = report(imported);
     let Some(out) = &args.out else {
-        lines.iter().for_each(|line| terminal.say(line));
+        for line in &lines {
+            terminal.say(line);
+        }
         return print(imported.recipe.trim_end());
     };
     for line in lines {

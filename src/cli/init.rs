@@ -55,21 +55,23 @@ pub(super) fn init(args: &InitArgs, terminal: &Terminal) -> Result<(), Failure> 
         return Err(Failure::new(Exit::Exists, fault.hint("name a new file with `--out`, or remove it")));
     }
     let answers = Answers::take(args, terminal)?;
-    let sets = answers.data.iter().map(|path| look::look(path)).collect::<Result<Vec<_>, _>>()?;
+    let sets = answers.data.iter().map(|path| look::look(path, terminal)).collect::<Result<Vec<_>, _>>()?;
     let mut draft = Draft::new(&answers, &sets);
     let notes = fit(&mut draft, &args.out, terminal)?;
     write_atomic(&args.out, draft.text().as_bytes())?;
     for set in &sets {
         terminal.say(&format!("note: `{}` has {} rows and is read as `{}`, by its columns", set.path, set.rows, set.format));
     }
-    notes.iter().for_each(|note| terminal.say(&format!("note: {note}")));
+    for note in notes {
+        terminal.say(&format!("note: {note}"));
+    }
     terminal.say(&format!("next: read it, then `rankine train {}`", shell_word(&args.out.display().to_string())));
     print(format_args!("recipe      {}", args.out.display()))
 }
 
 /// Chooses the length of rows by the data, and the batch by the memory; says what it did.
 fn fit(draft: &mut Draft, out: &Path, terminal: &Terminal) -> Result<Vec<String>, Failure> {
-    let plan = match plan(draft, out)? {
+    let plan = match plan(draft, out, terminal)? {
         Resolved::Plan(plan) => plan,
         Resolved::Hub { id, .. } => {
             draft.set("training.sequence_len", USUAL.to_string());
@@ -82,7 +84,7 @@ fn fit(draft: &mut Draft, out: &Path, terminal: &Terminal) -> Result<Vec<String>
     plan.check_trains()?;
     let mut notes = vec![fit_length(draft, &plan, terminal)?];
     for round in 0..ROUNDS {
-        let Resolved::Plan(plan) = self::plan(draft, out)? else { break };
+        let Resolved::Plan(plan) = self::plan(draft, out, terminal)? else { break };
         let data = plan.read_data(&|event| terminal.take(&event))?;
         terminal.stop();
         let memory = plan.prepare(&data).1;
@@ -101,8 +103,8 @@ fn fit(draft: &mut Draft, out: &Path, terminal: &Terminal) -> Result<Vec<String>
     Ok(notes)
 }
 
-fn plan(draft: &Draft, out: &Path) -> Result<Resolved, Failure> {
-    let resolved = resolve(recipe::parse(out, &draft.text()), None)?;
+fn plan(draft: &Draft, out: &Path, terminal: &Terminal) -> Result<Resolved, Failure> {
+    let resolved = resolve(recipe::parse(out, &draft.text()), None, &|event| terminal.take(&event))?;
     let device = match &resolved {
         Resolved::Plan(plan) => plan.device,
         Resolved::Hub { device, .. } => *device,

@@ -152,7 +152,10 @@ impl RecipeArgs {
 
     /// The plan on a base that was fetched.
     fn resolve_on(&self, fetched: Option<Snapshot>) -> Result<Resolved, Failure> {
-        let resolved = crate::plan::resolve_on(recipe::read(&self.recipe, &self.overrides)?, None, fetched)?;
+        let terminal = Terminal::default();
+        let resolved =
+            crate::plan::resolve_on(recipe::read(&self.recipe, &self.overrides)?, None, fetched, &|event| terminal.take(&event))?;
+        terminal.stop();
         let chosen = match &resolved {
             Resolved::Plan(plan) => plan.device,
             Resolved::Hub { device, .. } => *device,

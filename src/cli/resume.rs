@@ -64,7 +64,7 @@ pub(super) fn resume(args: &ResumeArgs, terminal: &Terminal) -> Result<(), Failu
     places.apply(&before, &mut recipe)?;
     let fetched = before.pinned_base().map(|id| hub::locked(&id, &recipe, places.base(), terminal)).transpose()?;
     let since = SystemTime::now();
-    let plan = with_base(crate::plan::resolve_on(recipe, before.started(), fetched)?)?;
+    let plan = with_base(crate::plan::resolve_on(recipe, before.started(), fetched, &|event| terminal.take(&event))?)?;
     plan.check_trains()?;
     let threads = device::set_threads(plan.threads);
     let inputs = Inputs::of(&plan, since)?;
@@ -164,7 +164,7 @@ pub(super) fn plan_of(lock: &Lock, path: &Path, run: &Path, places: &Places, ter
     let mut recipe = Lock::recipe(path, run)?;
     places.apply(lock, &mut recipe)?;
     let cached = lock.pinned_base().map(|id| hub::pinned(&id, &recipe, places.base())).transpose()?;
-    let plan = with_base(crate::plan::resolve_on(recipe, lock.started(), cached)?)?;
+    let plan = with_base(crate::plan::resolve_on(recipe, lock.started(), cached, &|event| terminal.take(&event))?)?;
     device::check(plan.device)?;
     Ok(plan)
 }

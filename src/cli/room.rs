@@ -191,12 +191,16 @@ fn exists(message: String, hint: &str) -> Failure {
 }
 
 /// Everything that the run reads, with the key that names it.
-fn inputs(plan: &Plan) -> Vec<(&'static str, &PathBuf)> {
-    let base = [("base_model", &plan.base_folder)].into_iter();
-    let template = plan.chat_template.iter().map(|path| ("chat_template", path));
-    let adapter = plan.init_from.iter().map(|path| ("adapter.init_from", path));
-    let data =
-        plan.sources.iter().chain(&plan.validation_sources).flat_map(|source| &source.files).map(|path| ("datasets", path));
+fn inputs(plan: &Plan) -> Vec<(&'static str, &Path)> {
+    let base = [("base_model", plan.base_folder.as_path())].into_iter();
+    let template = plan.chat_template.iter().map(|path| ("chat_template", path.as_path()));
+    let adapter = plan.init_from.iter().map(|path| ("adapter.init_from", path.as_path()));
+    let data = plan
+        .sources
+        .iter()
+        .chain(&plan.validation_sources)
+        .flat_map(|source| &source.files)
+        .map(|file| ("datasets", file.path()));
     base.chain(template).chain(adapter).chain(data).collect()
 }
 

@@ -7,6 +7,7 @@ use rayon::prelude::*;
 
 use super::cache::{Cache, Entry, Row};
 use super::chosen::Chosen;
+use super::data_file::DataFile;
 use super::encode::{self, Encoder};
 use super::fate::Fate;
 use super::fill;
@@ -157,7 +158,7 @@ impl Corpus {
             for file in &of.files {
                 let (rows, is_new) = fill::open(file, of, encoder, &cache, report)?;
                 has_new |= is_new;
-                corpus.push(source, file.clone(), rows)?;
+                corpus.push(source, file.path().to_owned(), rows)?;
             }
             corpus.notes(source, &of.files).into_iter().for_each(|note| report(Event::Note(note)));
         }
@@ -168,7 +169,7 @@ impl Corpus {
     }
 
     /// What of a source's rows is not used, in words.
-    fn notes(&self, source: usize, files: &[PathBuf]) -> Vec<String> {
+    fn notes(&self, source: usize, files: &[DataFile]) -> Vec<String> {
         let parts = || self.parts.iter().filter(|part| part.source == source);
         let unread = parts().map(|part| Counts::from_text(part.cache.remarks())).fold(Counts::default(), Counts::and);
         unread.notes(files, parts().map(|part| part.cache.len() as u64).sum())
@@ -315,7 +316,7 @@ mod tests {
             let path = self.folder.path().join(name);
             write_table(&path, columns.iter().map(|(name, rows)| (*name, texts(*rows))).collect(), 2);
             Source {
-                files: vec![path],
+                files: vec![path.into()],
                 format,
                 columns: BTreeMap::new(),
                 roles: BTreeMap::new(),
@@ -412,7 +413,7 @@ mod tests {
             assert_eq!((tally.rows, tally.kept(), tally.broken, tally.duplicates), (5, 3, 2, 2), "{run}");
             let place = format!(
                 "`{}`, row group 1, row 3, column `messages`: message 0 has role \"narrator\\u001b\", expected",
-                source.files[0].display()
+                source.files[0].path().display()
             );
             let first = tally.first_broken.expect("one is broken");
             assert!(revealed(&first).starts_with(&place) && !without_data(&first).contains("narrator"), "{run}: {first}");

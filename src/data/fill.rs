@@ -10,6 +10,7 @@ use rayon::prelude::*;
 
 use super::cache::{Cache, Writer};
 use super::corpus::Error;
+use super::data_file::DataFile;
 use super::encode::{Encoder, TokenRow};
 use super::format::{self, Read};
 use super::parquet::{self, Batch, Place, Table};
@@ -38,7 +39,13 @@ enum Encoded {
 ///
 /// # Errors
 /// The file cannot be read, a row has a fault that others share, or the cache cannot be written.
-pub fn open(file: &Path, source: &Source, encoder: &Encoder, cache: &RowCache, report: Reporter) -> Result<(Cache, bool), Error> {
+pub fn open(
+    file: &DataFile,
+    source: &Source,
+    encoder: &Encoder,
+    cache: &RowCache,
+    report: Reporter,
+) -> Result<(Cache, bool), Error> {
     let stamp = stamp(file, source, encoder)?;
     let Some(folder) = cache.folder() else { return Ok((make_nameless(file, source, encoder, cache, stamp, report)?, false)) };
     let (name, path) = (stamp.name(), folder.join(stamp.name()));
@@ -72,7 +79,7 @@ pub fn tidy(cache: &RowCache, report: Reporter) {
 
 /// The tokens in a file that goes with the process.
 fn make_nameless(
-    file: &Path,
+    file: &DataFile,
     source: &Source,
     encoder: &Encoder,
     cache: &RowCache,
@@ -113,11 +120,14 @@ fn unreadable(path: &Path, reason: String) -> files::Error {
 
 /// The identity of the tokens of a file: all that decides them. The data file is hashed each time, because its date is no proof of
 /// its content.
-fn stamp(file: &Path, source: &Source, encoder: &Encoder) -> Result<Stamp, Error> {
+fn stamp(file: &DataFile, source: &Source, encoder: &Encoder) -> Result<Stamp, Error> {
     let columns = format::wanted(source.format, &source.columns);
     let is_rendered = format::is_rendered(source.format, &Table::open(file, &columns)?);
     let template = encoder.template.as_ref().filter(|_| is_rendered).map(|template| template.identity().to_string());
-    let hash = files::hash_file_in_parallel(file).map_err(parquet::Error::File)?;
+    let hash = files::hash_file_in_parallel(file.parquet()).map_err(parquet::Error::File)?;
+    // Of a file that was converted the cache can be asked by both.
+    let source_hash =
+        if file.is_converted() { files::hash_file_in_parallel(file.path()).map_err(parquet::Error::File)? } else { hash };
     let parts = (
         hash.to_string(),
         encoder.tokenizer.hash().to_string(),
@@ -128,12 +138,12 @@ fn stamp(file: &Path, source: &Source, encoder: &Encoder) -> Result<Stamp, Error
         &source.roles,
         &source.system,
     );
-    Ok(Stamp { kind: EntryKind::Tokens, key: files::hash_bytes(format!("{parts:?}").as_bytes()), source: hash })
+    Ok(Stamp { kind: EntryKind::Tokens, key: files::hash_bytes(format!("{parts:?}").as_bytes()), source: source_hash })
 }
 
-fn tokenise(file: &Path, source: &Source, encoder: &Encoder, writer: &mut Writer, report: Reporter) -> Result<(), Error> {
+fn tokenise(file: &DataFile, source: &Source, encoder: &Encoder, writer: &mut Writer, report: Reporter) -> Result<(), Error> {
     let table = Table::open(file, &format::wanted(source.format, &source.columns))?;
-    let what = format!("tokenising {}", file.file_name().unwrap_or_default().to_string_lossy());
+    let what = format!("tokenising {}", file.path().file_name().unwrap_or_default().to_string_lossy());
     let (mut done, mut unread) = (0, Counts::default());
     for row_group in table.row_groups() {
         for batch in table.read(&row_group)? {

@@ -68,6 +68,12 @@ const MAGIC: [(&[u8], Content); 14] = [
     (b"\xfe\xff", Content::Utf16),
 ];
 
+/// Whether a file begins as a Parquet file does.
+pub fn is_parquet(path: &Path) -> bool {
+    let mut head = [0; 4];
+    File::open(path).and_then(|mut file| file.read_exact(&mut head)).is_ok() && head == *b"PAR1"
+}
+
 impl Content {
     /// The kind of a file; `None` where it begins as a Parquet file does, is empty, cannot be read, or is of no kind that is known.
     pub fn of(path: &Path) -> Option<Self> {

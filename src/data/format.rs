@@ -1,15 +1,16 @@
 //! The four shapes of a row: which columns each reads, and how their cells become one example.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
 use super::cells::Kind;
+use super::data_file::DataFile;
+use super::likely::detected;
 use super::parquet::{self, Batch, Table, Wanted};
 use super::turns::{self, Chat, chat, history};
 use super::unread::Unread;
-use crate::terms::Format;
+use crate::terms::{Format, Term};
 
 /// One row, before it is tokenised.
 #[derive(Debug, Clone, PartialEq)]
@@ -132,14 +133,34 @@ pub fn main_column(format: Format, names: &BTreeMap<String, String>) -> String {
 ///
 /// # Errors
 /// The file is not whole, or a column is missing or holds something else.
-pub fn inspect(file: &Path, format: Format, names: &BTreeMap<String, String>) -> Result<u64, parquet::Error> {
+pub fn inspect(file: &DataFile, format: Format, names: &BTreeMap<String, String>) -> Result<u64, parquet::Error> {
     Ok(Table::open(file, &wanted(format, names))?.rows())
 }
 
+/// Canonical column name to the name in the file.
+pub type ColumnNames = BTreeMap<String, String>;
+
+/// The format whose columns all of the files have, else the one that the first file's look like; with the file's names of columns that are not
+/// called as the format calls them.
+///
+/// # Errors
+/// The first file cannot be opened.
+pub fn guessed(files: &[DataFile]) -> Result<Option<(Format, ColumnNames)>, parquet::Error> {
+    let fits = |format: Format, names: &ColumnNames| files.iter().all(|file| inspect(file, format, names).is_ok());
+    let plain = BTreeMap::new();
+    if let Some((_, format)) = Format::WORDS.iter().find(|(_, format)| fits(*format, &plain)) {
+        return Ok(Some((*format, plain)));
+    }
+    let Some(first) = files.first() else { return Ok(None) };
+    let Some((format, names)) = detected(&parquet::candidates(first)?) else { return Ok(None) };
+    let names = names.into_iter().map(|(own, name)| (own.to_owned(), name)).collect();
+    Ok(fits(format, &names).then_some((format, names)))
+}
+
 /// Columns of the files that the format does not read, each once. A file that cannot be opened has none.
-pub fn unread_columns(files: &[PathBuf], format: Format, names: &BTreeMap<String, String>) -> Vec<String> {
+pub fn unread_columns(files: &[DataFile], format: Format, names: &BTreeMap<String, String>) -> Vec<String> {
     let wanted = wanted(format, names);
-    let of_file = |file: &PathBuf| Table::open(file, &wanted).map(|table| table.unread_columns()).unwrap_or_default();
+    let of_file = |file: &DataFile| Table::open(file, &wanted).map(|table| table.unread_columns()).unwrap_or_default();
     let mut columns: Vec<String> = Vec::new();
     for column in files.iter().flat_map(of_file) {
         if !columns.contains(&column) {
@@ -150,8 +171,8 @@ pub fn unread_columns(files: &[PathBuf], format: Format, names: &BTreeMap<String
 }
 
 /// Whether a chat template renders rows of any of these files. Nothing is said here of one that cannot be opened.
-pub fn any_rendered(files: &[PathBuf], format: Format, names: &BTreeMap<String, String>) -> bool {
-    let is_table = |file: &PathBuf| Table::open(file, &wanted(format, names)).is_ok_and(|table| is_rendered(format, &table));
+pub fn any_rendered(files: &[DataFile], format: Format, names: &BTreeMap<String, String>) -> bool {
+    let is_table = |file: &DataFile| Table::open(file, &wanted(format, names)).is_ok_and(|table| is_rendered(format, &table));
     format == Format::Chat || (format == Format::Completion && files.iter().any(is_table))
 }
 
@@ -254,9 +275,10 @@ impl Cells<'_> {
 
     fn chat(&self) -> Result<Option<Read>, Error> {
         let (tools, system) = (self.parsed("tools", turns::tools)?, self.filled("system")?);
-        let (column, turns) = match self.batch.has("completion") {
-            true => ("completion", self.question()?),
-            false => ("messages", self.parsed("messages", turns::turns)?),
+        let (column, turns) = if self.batch.has("completion") {
+            ("completion", self.question()?)
+        } else {
+            ("messages", self.parsed("messages", turns::turns)?)
         };
         let Some(turns) = turns else { return Ok(None) };
         let mut chat = chat(turns, tools, self.roles).map_err(|cause| Error::Content { column, cause: cause.into() })?;
@@ -315,7 +337,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let path = folder.path().join("x.parquet");
         write_table(&path, columns, 1000);
-        let table = Table::open(&path, &wanted(format, &BTreeMap::new()))?;
+        let table = Table::open(&path.into(), &wanted(format, &BTreeMap::new()))?;
         let start = table.row_groups().next().expect("a row group");
         let batch = table.read(&start)?.next().expect("a batch")?;
         (0..batch.rows()).map(|row| read(format, &BTreeMap::new(), &batch, row)).collect()

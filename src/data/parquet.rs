@@ -1,6 +1,6 @@
 //! Parquet files as rows: the needed columns only, a batch at a time, each row with its place in the file.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use arrow::array::ArrayRef;
 use arrow::datatypes::DataType;
@@ -10,6 +10,7 @@ use parquet::file::metadata::ColumnChunkMetaData;
 use serde_json::Value;
 
 use super::cells::{self, Kind};
+use super::data_file::DataFile;
 use super::first_bytes::Content;
 use super::footer;
 use super::likely::{Candidate, Meant};
@@ -151,7 +152,7 @@ impl Explain for Error {
 /// An open file with its footer read and its columns checked.
 #[derive(Debug)]
 pub struct Table {
-    path: PathBuf,
+    file: DataFile,
     metadata: ArrowReaderMetadata,
     columns: Vec<Wanted>,
 }
@@ -160,16 +161,16 @@ pub struct Table {
 ///
 /// # Errors
 /// The file cannot be opened, or is not a whole Parquet file.
-pub fn candidates(path: &Path) -> Result<Vec<Candidate>, Error> {
-    Ok(Table::open(path, &[])?.candidates())
+pub fn candidates(file: &DataFile) -> Result<Vec<Candidate>, Error> {
+    Ok(Table::open(file, &[])?.candidates())
 }
 
 /// Every column of a file with what it holds, in words, and the file's rows.
 ///
 /// # Errors
 /// The file cannot be opened, or is not a whole Parquet file.
-pub fn columns(path: &Path) -> Result<(Vec<(String, String)>, u64), Error> {
-    let table = Table::open(path, &[])?;
+pub fn columns(file: &DataFile) -> Result<(Vec<(String, String)>, u64), Error> {
+    let table = Table::open(file, &[])?;
     let fields = table.metadata.schema().fields().iter();
     Ok((fields.map(|field| (field.name().clone(), cells::describe(field.data_type()))).collect(), table.rows()))
 }
@@ -179,14 +180,14 @@ impl Table {
     ///
     /// # Errors
     /// The file cannot be opened, is not a whole Parquet file, or a column is missing or holds something else.
-    pub fn open(path: &Path, wanted: &[Wanted]) -> Result<Self, Error> {
-        let file = files::open_file(path)?;
-        let metadata = footer::attempt(|| footer::read(&file)).map_err(|reason| match Content::of(path) {
+    pub fn open(file: &DataFile, wanted: &[Wanted]) -> Result<Self, Error> {
+        let (path, opened) = (file.path(), files::open_file(file.parquet())?);
+        let metadata = footer::attempt(|| footer::read(&opened)).map_err(|reason| match Content::of(file.parquet()) {
             Some(content) => Error::Other { path: path.to_owned(), content },
             None => Error::Damaged { path: path.to_owned(), reason },
         })?;
-        let mut table = Self { path: path.to_owned(), metadata, columns: Vec::new() };
-        table.check_rows(file.metadata().map_err(|cause| files::Error::new("read", path, cause))?.len())?;
+        let mut table = Self { file: file.clone(), metadata, columns: Vec::new() };
+        table.check_rows(opened.metadata().map_err(|cause| files::Error::new("read", path, cause))?.len())?;
         for column in wanted {
             match table.type_of(&column.name) {
                 Some(found) if column.kind.accepts(found) => table.columns.push(column.clone()),
@@ -222,7 +223,7 @@ impl Table {
         self.group_rows().enumerate().map(move |(row_group, rows)| {
             let row = next;
             next += rows;
-            Place { path: self.path.clone(), row_group, row }
+            Place { path: self.file.path().to_owned(), row_group, row }
         })
     }
 
@@ -233,10 +234,11 @@ impl Table {
     pub fn read(&self, start: &Place) -> Result<impl Iterator<Item = Result<Batch, Error>>, Error> {
         let unreadable = |row: u64, reason: String| Error::Unreadable { place: Place { row, ..start.clone() }, reason };
         let batch_rows = self.batch_rows(start.row_group).map_err(|reason| unreadable(start.row, reason))?;
-        let builder = ParquetRecordBatchReaderBuilder::new_with_metadata(files::open_file(&self.path)?, self.metadata.clone())
-            .with_row_groups(vec![start.row_group])
-            .with_projection(self.projection())
-            .with_batch_size(batch_rows);
+        let builder =
+            ParquetRecordBatchReaderBuilder::new_with_metadata(files::open_file(self.file.parquet())?, self.metadata.clone())
+                .with_row_groups(vec![start.row_group])
+                .with_projection(self.projection())
+                .with_batch_size(batch_rows);
         let mut reader = footer::attempt(|| builder.build()).map_err(|reason| unreadable(start.row, reason))?;
         let mut next = start.row;
         let batches = std::iter::from_fn(move || files::guarded(|| reader.next()).transpose());
@@ -258,7 +260,7 @@ impl Table {
     /// pages say that they unpack to is added up first.
     fn batch_rows(&self, row_group: usize) -> Result<usize, String> {
         let group = self.metadata.metadata().row_group(row_group);
-        let file = files::map(&self.path).map_err(|error| error.to_string())?;
+        let file = files::map(self.file.parquet()).map_err(|error| error.to_string())?;
         let (mut bytes, mut page_bytes, mut dictionary_bytes) = (0, 0, 0);
         for chunk in group.columns().iter().filter(|chunk| self.is_wanted(chunk)) {
             let (start, length) = footer::attempt(|| Ok(chunk.byte_range()))?;
@@ -290,7 +292,7 @@ impl Table {
         }
         let claimed = if fewest < 0 { fewest } else { rows };
         let reason = format!("its footer claims {claimed} rows, the file has {file_bytes} bytes");
-        Err(Error::Damaged { path: self.path.clone(), reason })
+        Err(Error::Damaged { path: self.file.path().to_owned(), reason })
     }
 
     fn group_rows(&self) -> impl Iterator<Item = u64> {
@@ -303,7 +305,7 @@ impl Table {
 
     fn missing(&self, column: &Wanted, wanted: &[Wanted]) -> Error {
         Error::Missing {
-            path: self.path.clone(),
+            path: self.file.path().to_owned(),
             canonical: column.canonical,
             name: column.name.clone(),
             found: self.metadata.schema().fields().iter().map(|field| field.name().clone()).collect(),
@@ -336,7 +338,7 @@ impl Table {
     /// Whether the first text of a column is JSON of a list of turns.
     fn holds_turns(&self, name: &str) -> bool {
         let wanted = Wanted { canonical: "messages", name: name.to_owned(), kind: Kind::Turns, optional: false };
-        let table = Self { path: self.path.clone(), metadata: self.metadata.clone(), columns: vec![wanted] };
+        let table = Self { file: self.file.clone(), metadata: self.metadata.clone(), columns: vec![wanted] };
         let first = || {
             let batch = table.read(&table.row_groups().next()?).ok()?.next()?.ok()?;
             (0..batch.rows()).find_map(|row| batch.cell("messages", row).ok()?.as_str().map(str::to_owned))
@@ -346,7 +348,7 @@ impl Table {
 
     fn unusable(&self, column: &Wanted, found: &DataType) -> Error {
         Error::Unusable {
-            path: self.path.clone(),
+            path: self.file.path().to_owned(),
             name: column.name.clone(),
             found: cells::describe(found),
             expected: column.kind.describe(),
@@ -406,6 +408,7 @@ impl Batch {
 #[cfg(test)]
 pub(super) mod tests {
     use std::fs::File;
+    use std::path::Path;
     use std::sync::Arc;
 
     use arrow::array::{Int64Array, RecordBatch, StringArray};
@@ -441,7 +444,7 @@ pub(super) mod tests {
     }
 
     fn read(path: &Path, column: Wanted) -> Result<Vec<Value>, Error> {
-        let table = Table::open(path, &[column])?;
+        let table = Table::open(&path.to_owned().into(), &[column])?;
         let mut values = Vec::new();
         for start in table.row_groups() {
             for batch in table.read(&start)? {
@@ -534,7 +537,7 @@ pub(super) mod tests {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let path = folder.path().join("x.parquet");
         write_table(&path, vec![("text", texts(["a", "b", "c", "d"]))], 2);
-        let metadata = Table::open(&path, &[]).expect("opened").metadata;
+        let metadata = Table::open(&path.clone().into(), &[]).expect("opened").metadata;
         let (start, length) = metadata.metadata().row_group(1).column(0).byte_range();
         let mut bytes = std::fs::read(&path).expect("read");
         bytes[start as usize..(start + length) as usize].fill(0xff);

@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 
 use glob::{MatchOptions, Pattern};
 
+use super::convert::is_convertible;
+use super::data_file::DataFile;
 use super::first_bytes::Content;
 use crate::fault::{Exit, Explain};
 use crate::terms::{Format, TrainOn};
@@ -17,8 +19,8 @@ const LISTED: usize = 5;
 /// One entry of a recipe's `datasets`, with its files found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Source {
-    /// The Parquet files, in the order in which their rows are counted.
-    pub files: Vec<PathBuf>,
+    /// Its files, in the order in which their rows are counted.
+    pub files: Vec<DataFile>,
     /// The shape of the rows.
     pub format: Format,
     /// Canonical column name to the name in the file; a name that is left out is itself.
@@ -84,7 +86,8 @@ impl Explain for Error {
     }
 }
 
-/// The files that a recipe's path stands for, sorted: a file, a glob, or every `*.parquet` in and below a folder. A folder that a glob
+/// The files that a recipe's path stands for, sorted: a file, a glob, or every `*.parquet` in and below a folder; of a folder without one, its
+/// JSON, JSONL, CSV and TSV files. A folder that a glob
 /// matches is read as one that is named: Spark writes a table as a folder `x.parquet`. Names that begin with a dot are passed over, as a
 /// shell does, and in a folder those of folders that begin with `_`, in which Spark and Delta Lake keep what is no data.
 ///
@@ -126,15 +129,24 @@ fn expand(pattern: &str) -> Result<Vec<PathBuf>, Error> {
     Ok(files)
 }
 
-/// The data in and below a folder.
+/// The data in and below a folder: Parquet files; where there are none, files that can be converted to them.
 fn in_folder(folder: &Path) -> Result<Vec<PathBuf>, Error> {
     let escaped = Pattern::escape(&folder.to_string_lossy());
     let escaped = if escaped.ends_with('/') { escaped } else { format!("{escaped}/") };
-    let mut files = matches(&format!("{escaped}**/*.parquet"))?;
-    files.retain(|path| !path.is_dir() && !is_apart(path.strip_prefix(folder).unwrap_or(path)));
-    files.retain(|path| path.is_file() || is_dangling(path));
-    files.sort();
-    Ok(files)
+    let below = |pattern: &str| {
+        let mut files = matches(&format!("{escaped}**/{pattern}"))?;
+        files.retain(|path| !path.is_dir() && !is_apart(path.strip_prefix(folder).unwrap_or(path)));
+        files.retain(|path| path.is_file() || is_dangling(path));
+        files.sort();
+        Ok(files)
+    };
+    let tables = below("*.parquet")?;
+    if !tables.is_empty() {
+        return Ok(tables);
+    }
+    let mut others: Vec<PathBuf> = below("*")?;
+    others.retain(|path| is_convertible(path));
+    Ok(others)
 }
 
 /// Whether a file lies in a folder for what is no data, such as `_temporary` or `_delta_log`. A partition, such as `_year=2020`, is data.

@@ -9,7 +9,9 @@ mod named;
 
 use std::path::{Path, PathBuf};
 
-pub use entry::{Entry, EntryKind, STAMP_BYTES, Stamp, Taken, entries, entry_count, leftovers, remove, remove_outdated, trim};
+pub use entry::{
+    Entry, EntryKind, STAMP_BYTES, Stamp, Taken, entries, entry_count, leftovers, mark_used, remove, remove_outdated, trim,
+};
 pub use lease::{Lease, hold};
 pub use named::give_name;
 

@@ -18,6 +18,17 @@ impl fmt::Display for Hash {
     }
 }
 
+impl Hash {
+    /// A digest from its 64 lower-case hexadecimal digits.
+    pub fn parse(digits: &str) -> Option<Self> {
+        let is_hash = digits.len() == 64 && digits.bytes().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'));
+        let byte = |place: usize| u8::from_str_radix(&digits[2 * place..2 * place + 2], 16).ok();
+        is_hash.then_some(())?;
+        let bytes: Vec<u8> = (0..32).map_while(byte).collect();
+        Some(Self(bytes.try_into().ok()?))
+    }
+}
+
 /// The hash of bytes in memory.
 pub fn hash_bytes(bytes: &[u8]) -> Hash {
     Hash(*blake3::hash(bytes).as_bytes())

@@ -24,7 +24,7 @@ pub use atomic::{
 };
 pub use cache::{
     Entry, EntryKind, LIMIT, Lease, RowCache, STAMP_BYTES, Stamp, Taken, cache_folder, cache_limit, entries, entry_count,
-    give_name, hold, home_folder, leftovers, private_cache_folder, remove, remove_outdated, trim,
+    give_name, hold, home_folder, leftovers, mark_used, private_cache_folder, remove, remove_outdated, trim,
 };
 pub use claim::{Claim, Refused};
 pub use float::Float;

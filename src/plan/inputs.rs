@@ -10,8 +10,8 @@ use super::Error;
 use super::adapter::Trains;
 use super::resolve::Plan;
 use crate::adapter::peft;
-use crate::data::Source;
 use crate::data::tokenize::named_template_files;
+use crate::data::{DataFile, Source};
 use crate::files::{self, hash_file};
 use crate::model::{Beside, shard_paths};
 
@@ -27,11 +27,14 @@ const BESIDE: [&str; 8] = [
     "chat_template.jinja",
 ];
 
+/// Kind of the Parquet files that were made of data files.
+pub(super) const CONVERTED: &str = "converted";
+
 /// The files, and how they looked before most of what is in them was read.
 #[derive(Debug)]
 pub struct Inputs {
     since: SystemTime,
-    by_kind: Vec<(&'static str, Vec<PathBuf>)>,
+    by_kind: Vec<(&'static str, Vec<DataFile>)>,
     seen: Vec<(PathBuf, Option<Look>)>,
 }
 
@@ -57,17 +60,21 @@ impl Inputs {
             beside.sort();
             beside.dedup();
         }
-        let data = |sources: &[Source]| sources.iter().flat_map(|source| source.files.clone()).collect();
+        let as_they_are = |paths: Vec<PathBuf>| paths.into_iter().map(DataFile::from).collect::<Vec<_>>();
+        let files = |sources: &[Source]| sources.iter().flat_map(|source| source.files.clone()).collect::<Vec<_>>();
+        let data = |sources| as_they_are(files(sources).iter().map(|file| file.path().to_owned()).collect());
+        let all = files(&plan.sources).into_iter().chain(files(&plan.validation_sources));
         let by_kind = vec![
-            ("base", shard_paths(&plan.base_folder)?),
-            ("tokenizer_and_config", beside),
-            ("chat_template", plan.chat_template.iter().cloned().collect()),
-            ("init_from", plan.init_from.iter().flat_map(|folder| peft::files(folder)).collect()),
+            ("base", as_they_are(shard_paths(&plan.base_folder)?)),
+            ("tokenizer_and_config", as_they_are(beside)),
+            ("chat_template", as_they_are(plan.chat_template.iter().cloned().collect())),
+            ("init_from", as_they_are(plan.init_from.iter().flat_map(|folder| peft::files(folder)).collect())),
             ("datasets", data(&plan.sources)),
             ("evaluation_datasets", data(&plan.validation_sources)),
+            (CONVERTED, all.filter(DataFile::is_converted).collect()),
         ];
-        let paths = by_kind.iter().flat_map(|(_, paths): &(_, Vec<PathBuf>)| paths);
-        let seen = paths.map(|path| (path.clone(), look(path))).collect();
+        let paths = by_kind.iter().filter(|(kind, _)| *kind != CONVERTED).flat_map(|(_, files)| files);
+        let seen = paths.map(|file| (file.path().to_owned(), look(file.path()))).collect();
         Ok(Self { since, by_kind, seen })
     }
 
@@ -100,12 +107,12 @@ fn look(path: &Path) -> Option<Look> {
     Some((metadata.len(), metadata.modified().ok()))
 }
 
-fn hashes(by_kind: &[(&str, Vec<PathBuf>)]) -> Result<Value, files::Error> {
+fn hashes(by_kind: &[(&str, Vec<DataFile>)]) -> Result<Value, files::Error> {
     let mut blake3 = Map::new();
-    for (kind, paths) in by_kind.iter().filter(|(_, paths)| !paths.is_empty()) {
+    for (kind, files) in by_kind.iter().filter(|(_, files)| !files.is_empty()) {
         let mut of = Map::new();
-        for path in paths {
-            of.insert(path.display().to_string(), json!(hash_file(path)?.to_string()));
+        for file in files {
+            of.insert(file.path().display().to_string(), json!(hash_file(file.parquet())?.to_string()));
         }
         blake3.insert((*kind).to_owned(), Value::Object(of));
     }

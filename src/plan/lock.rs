@@ -7,6 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::Error;
 use super::fill::Origin;
+use super::inputs::CONVERTED;
 use super::places::Places;
 use super::portable;
 use super::provenance::set_by;
@@ -19,13 +20,14 @@ use crate::recipe::{self, Recipe};
 use crate::terms::Device;
 
 /// Kinds of inputs, as a person calls them.
-const KINDS: [(&str, &str); 6] = [
+const KINDS: [(&str, &str); 7] = [
     ("base", "base"),
     ("tokenizer_and_config", "tokenizer or config"),
     ("chat_template", "chat template"),
     ("init_from", "adapter to go on from"),
     ("datasets", "data"),
     ("evaluation_datasets", "validation data"),
+    (CONVERTED, "data converted to Parquet"),
 ];
 /// Key of what the run has used of the cache.
 const CACHE: &str = "cache";

@@ -7,6 +7,7 @@ mod adapter;
 mod base;
 mod batches;
 mod build;
+mod data_files;
 mod embeddings;
 mod fill;
 mod frames;

@@ -10,7 +10,7 @@ use super::lock::Lock;
 use super::peak::MemoryPlan;
 use super::resolve::Plan;
 use super::rows::RunData;
-use crate::data::{self, Source};
+use crate::data::{self, DataFile, Source};
 use crate::terms::Term;
 use crate::train;
 
@@ -41,7 +41,8 @@ impl Plan {
         let each = sources.zip(&data.ledger().sources).enumerate();
         let set = |(index, (source, tally)): (usize, (&Source, &data::Tally))| {
             let (key, path) = self.source_name(index);
-            let file = |file: &std::path::PathBuf| {
+            let file = |file: &DataFile| {
+                let file = file.path();
                 let terms = data::terms(file, Path::new(&path));
                 json!({"path": file.display().to_string(), "licence": terms.licence, "said_in": terms.said_in, "notices": terms.notices})
             };

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use super::Error;
 use super::adapter::{Trains, check_rates, trains};
 use super::base::{self, Found, noted};
+use super::data_files;
 use super::fill::{Filled, Setting};
 use super::packing::packing;
 use super::peak::Allowed;
@@ -16,7 +17,7 @@ use super::rates::check_lowest;
 use super::training::{Training, training};
 use crate::adapter::peft;
 use crate::data::template::Sources;
-use crate::data::{self, Encoder, Limits, Packing, Source};
+use crate::data::{self, DataFile, Encoder, Limits, Packing, Source};
 use crate::device::{Choice, Halves};
 use crate::export::consumers::{Facts, portability};
 use crate::export::gguf::architecture_name;
@@ -27,7 +28,7 @@ use crate::infer::Question;
 use crate::model::Storage;
 use crate::proof::{Products, Tiny};
 use crate::recipe::{self, Dataset, Recipe, Said};
-use crate::report::mebibytes;
+use crate::report::{Reporter, mebibytes};
 use crate::terms::{CacheMode, Device, Format, Holdout, ModelDtype, Offload, Term, TrainOn};
 use crate::{device, model, panics, proof};
 
@@ -109,25 +110,34 @@ pub enum Resolved {
     },
 }
 
-/// Fills a recipe and looks up what it names, without network. `started` is when its run started, now where there is none yet.
+/// Fills a recipe and looks up what it names, without network. `started` is when its run started, now where there is none yet. Data files that
+/// are no Parquet files are converted into the cache, which `report` is told.
 ///
 /// # Errors
 /// Every fault of the recipe and of what it names, in the recipe's order.
-pub fn resolve(recipe: Recipe, started: Option<jiff::Timestamp>) -> Result<Resolved, Error> {
-    resolve_on(recipe, started, None)
+pub fn resolve(recipe: Recipe, started: Option<jiff::Timestamp>, report: Reporter) -> Result<Resolved, Error> {
+    resolve_on(recipe, started, None, report)
 }
 
 /// [`resolve`] on a base that was fetched.
 ///
 /// # Errors
 /// As for [`resolve`].
-pub fn resolve_on(recipe: Recipe, started: Option<jiff::Timestamp>, fetched: Option<Snapshot>) -> Result<Resolved, Error> {
+pub fn resolve_on(
+    recipe: Recipe,
+    started: Option<jiff::Timestamp>,
+    fetched: Option<Snapshot>,
+    report: Reporter,
+) -> Result<Resolved, Error> {
     let mut faults = recipe.faults.clone();
     let mut filled = Filled::default();
     let started = started.unwrap_or_else(|| start(&mut faults));
     let base = base::find(&recipe, fetched, &mut filled, &mut faults);
     let folder = if let Found::Folder(base) = &base { Some(base.as_ref()) } else { None };
-    let chats = recipe.chat_template.is_some() || recipe.datasets.iter().chain(&recipe.evaluation.datasets).any(is_rendered);
+    let files = data_files::find(&recipe, &recipe.datasets, report);
+    let validation_files = data_files::find(&recipe, &recipe.evaluation.datasets, report);
+    let mut with_files = recipe.datasets.iter().zip(&files).chain(recipe.evaluation.datasets.iter().zip(&validation_files));
+    let chats = recipe.chat_template.is_some() || with_files.any(|(dataset, files)| is_rendered(dataset, files));
     let before = faults.len();
     let template = folder.filter(|_| chats).and_then(|base| base::template(&recipe, base, started, &mut faults));
     // A template that is refused has its fault already.
@@ -144,21 +154,22 @@ pub fn resolve_on(recipe: Recipe, started: Option<jiff::Timestamp>, fetched: Opt
     for (name, said) in &recipe.chat_template_kwargs {
         filled.plain(&format!("chat_template_kwargs.{name}"), Some(said), Value::Null);
     }
-    let sources = sources("datasets", &recipe.datasets, has_template, &mut filled, &mut faults);
+    let sources = sources("datasets", (recipe.datasets.as_slice(), files), has_template, &mut filled, &mut faults);
     let (trains, init_from) = trains(&recipe.adapter, folder, &mut filled, &mut faults);
     check_rates(&recipe, trains.as_ref(), folder, &mut faults);
     let packing = packing(&recipe.adapter, trains.as_ref(), folder, &mut filled, &mut faults);
     let (limits, max_dropped, training) = training(&recipe, &mut filled);
     check_lowest(&recipe, training.learning_rate, &mut faults);
-    let validation_sources =
-        self::sources("evaluation.datasets", &recipe.evaluation.datasets, has_template, &mut filled, &mut faults);
+    let validation = (recipe.evaluation.datasets.as_slice(), validation_files);
+    let validation_sources = self::sources("evaluation.datasets", validation, has_template, &mut filled, &mut faults);
     let said = recipe.evaluation.val_set_size.as_ref();
     let holdout = filled.fill("evaluation.val_set_size", said, Holdout::Rows(0), as_written);
     let prompts = prompts(&recipe, folder, template.as_ref(), &mut filled, &mut faults);
     let said = filled.fill("device", recipe.device.as_ref(), Device::Auto, |device| json!(device.to_string()));
     let threads = filled.plain("threads", recipe.threads.as_ref(), 0);
     let cache = filled.word("cache", recipe.cache.as_ref(), CacheMode::User);
-    let output_dir = output_dir(&recipe, &mut filled);
+    let output_dir = output_dir(&recipe);
+    filled.fill("output_dir", recipe.output_dir.as_ref(), output_dir.clone(), |path| json!(path.display().to_string()));
     if !faults.is_empty() {
         return Err(Error::Faults { faults });
     }
@@ -217,12 +228,10 @@ pub fn resolve_on(recipe: Recipe, started: Option<jiff::Timestamp>, fetched: Opt
 }
 
 /// Whether rows of a dataset are rendered by a chat template.
-fn is_rendered(dataset: &Dataset) -> bool {
+fn is_rendered(dataset: &Dataset, files: &data_files::Found) -> bool {
     let Some(format) = dataset.format.as_ref().map(|said| said.value) else { return false };
-    let named = || dataset.path.as_ref().and_then(|path| data::find_files(&path.value).ok());
-    let files = dataset.files.clone().or_else(named).unwrap_or_default();
     let columns = dataset.columns.iter().map(|(name, said)| (name.clone(), said.value.clone())).collect();
-    data::any_rendered(&files, format, &columns)
+    data::any_rendered(files.as_deref().unwrap_or_default(), format, &columns)
 }
 
 /// Numbers that the recipe asks for and the device has not. Of a device that nobody lists, opening it tells.
@@ -286,10 +295,10 @@ fn start(faults: &mut Vec<Fault>) -> jiff::Timestamp {
     })
 }
 
-fn output_dir(recipe: &Recipe, filled: &mut Filled) -> PathBuf {
+/// The folder of the run of a recipe: the one that it names, or one with the recipe's name.
+pub(super) fn output_dir(recipe: &Recipe) -> PathBuf {
     let stem = recipe.path.file_stem().unwrap_or(recipe.path.as_os_str());
-    let default = Path::new("checkpoints").join(stem);
-    filled.fill("output_dir", recipe.output_dir.as_ref(), default, |path| json!(path.display().to_string()))
+    recipe.output_dir.as_ref().map_or_else(|| Path::new("checkpoints").join(stem), |said| said.value.clone())
 }
 
 fn as_written(holdout: &Holdout) -> Value {
@@ -309,16 +318,28 @@ pub fn now() -> Result<jiff::Timestamp, Fault> {
     parsed.ok_or_else(|| Fault::new(format!("SOURCE_DATE_EPOCH is `{epoch}`, expected whole seconds since 1970")))
 }
 
-fn sources(section: &str, datasets: &[Dataset], has_template: bool, filled: &mut Filled, faults: &mut Vec<Fault>) -> Vec<Source> {
-    let each = datasets.iter().enumerate();
-    each.filter_map(|(index, dataset)| source(&format!("{section}.{index}"), dataset, has_template, filled, faults)).collect()
+fn sources(
+    section: &str,
+    (datasets, files): (&[Dataset], Vec<data_files::Found>),
+    has_template: bool,
+    filled: &mut Filled,
+    faults: &mut Vec<Fault>,
+) -> Vec<Source> {
+    let each = datasets.iter().zip(files).enumerate();
+    each.filter_map(|(index, of)| source(&format!("{section}.{index}"), of, has_template, filled, faults)).collect()
 }
 
-fn source(section: &str, dataset: &Dataset, has_template: bool, filled: &mut Filled, faults: &mut Vec<Fault>) -> Option<Source> {
-    let path = filled.optional(&format!("{section}.path"), dataset.path.as_ref(), |path| json!(path));
+fn source(
+    section: &str,
+    (dataset, files): (&Dataset, data_files::Found),
+    has_template: bool,
+    filled: &mut Filled,
+    faults: &mut Vec<Fault>,
+) -> Option<Source> {
+    filled.optional(&format!("{section}.path"), dataset.path.as_ref(), |path| json!(path));
     let format = filled.optional(&format!("{section}.format"), dataset.format.as_ref(), |format| json!(format.word()));
     let Some(format) = format else {
-        propose(section, path.as_deref(), faults);
+        propose(section, files.as_deref().ok().and_then(<[_]>::first), faults);
         return None;
     };
     let columns = dataset.columns.iter().map(|(name, said)| (name.clone(), said.value.clone())).collect();
@@ -331,17 +352,16 @@ fn source(section: &str, dataset: &Dataset, has_template: bool, filled: &mut Fil
     let default = if format == Format::Text { TrainOn::All } else { TrainOn::Assistant };
     let train_on = filled.word(&format!("{section}.train_on"), dataset.train_on.as_ref(), default);
     let system = filled.optional(&format!("{section}.system"), dataset.system.as_ref(), |system| json!(system));
-    if !has_template && is_rendered(dataset) {
+    if !has_template && is_rendered(dataset, &files) {
         let place = &dataset.format.as_ref()?.place;
         let hint = "name a template file with `chat_template`, or use a base that was trained to chat";
         let rows = if format == Format::Chat { "`chat` needs" } else { "messages in `completion` need" };
         faults.push(Fault::new(format!("{section}.format: {rows} a chat template, the base has none")).at(place).hint(hint));
     }
     let place = &dataset.path.as_ref()?.place;
-    let files = match &dataset.files {
-        Some(files) => files.clone(),
-        None => noted(data::find_files(&path?), place, faults)?,
-    };
+    // A row that is wrong has a place of its own.
+    let placed = |fault: Fault| if fault.place.is_none() { fault.at(place) } else { fault };
+    let files = files.map_err(|found| faults.extend(found.into_iter().map(placed))).ok()?;
     for file in &files {
         noted(data::inspect(file, format, &columns), place, faults);
     }
@@ -349,19 +369,18 @@ fn source(section: &str, dataset: &Dataset, has_template: bool, filled: &mut Fil
 }
 
 /// Says in the fault of a missing format which one the rows seem to have.
-fn propose(section: &str, path: Option<&str>, faults: &mut [Fault]) {
+fn propose(section: &str, file: Option<&DataFile>, faults: &mut [Fault]) {
     let missing = format!("missing key `format` in `{section}`");
     let fault = faults.iter_mut().find(|fault| fault.message == missing);
-    let file = || data::find_files(path?).ok()?.into_iter().next();
-    let (Some(fault), Some(file)) = (fault, file()) else { return };
-    match data::candidates(&file) {
+    let (Some(fault), Some(file)) = (fault, file) else { return };
+    match data::candidates(file) {
         Ok(columns) => {
             let Some((format, names)) = data::detected(&columns) else { return };
             let names = if names.is_empty() { String::new() } else { format!(" with `columns: {}`", data::in_recipe(&names)) };
-            fault.hint = Some(format!("the columns of `{}` look like those of `format: {format}`{names}", file.display()));
+            fault.hint = Some(format!("the columns of `{}` look like those of `format: {format}`{names}", file.path().display()));
         }
         Err(error @ data::TableError::Other { .. }) => {
-            fault.hint = error.hint().map(|hint| format!("`{}` is no Parquet file: {hint}", file.display()));
+            fault.hint = error.hint().map(|hint| format!("`{}` is no Parquet file: {hint}", file.path().display()));
         }
         Err(_) => {}
     }

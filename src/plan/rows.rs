@@ -22,6 +22,8 @@ pub struct RunData {
     pub(super) overlaps: [Vec<Overlap>; 2],
     /// Sources of `datasets`.
     sources: usize,
+    /// Entries of the cache that hold data files as Parquet.
+    converted: Vec<String>,
     end_ids: Vec<u32>,
 }
 
@@ -57,7 +59,9 @@ impl Plan {
         let mut ledger = datasets.ledger(self.sources.len());
         ledger.sources.extend(evaluation.ledger(self.validation_sources.len()).sources);
         let (overlaps, end_ids) = (overlap::find(&datasets, &evaluation), self.encoder.tokenizer.end_ids());
-        Ok(RunData { datasets, evaluation, ledger, overlaps, sources: self.sources.len(), end_ids })
+        let files = self.sources.iter().chain(&self.validation_sources).flat_map(|source| &source.files);
+        let converted = files.filter_map(|file| file.cache_entry().map(str::to_owned)).collect();
+        Ok(RunData { datasets, evaluation, ledger, overlaps, sources: self.sources.len(), converted, end_ids })
     }
 
     /// Where rows are kept as tokens. What looks at a recipe that has no run yet leaves nothing behind, unless the cache of the user is
@@ -130,10 +134,10 @@ impl RunData {
         Record { source: record.source + self.sources, ..record }
     }
 
-    /// Names of the entries of the cache that hold the rows.
+    /// Names of the entries of the cache that hold the rows, as tokens and as Parquet files that were made of data files.
     pub fn cache_entries(&self) -> Vec<String> {
         let both = [&self.datasets.corpus, &self.evaluation.corpus];
-        both.into_iter().flat_map(Corpus::entries).map(str::to_owned).collect()
+        both.into_iter().flat_map(Corpus::entries).map(str::to_owned).chain(self.converted.iter().cloned()).collect()
     }
 
     /// Tokens that end a turn or a document.

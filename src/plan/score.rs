@@ -5,6 +5,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::Error;
+use super::data_files;
 use super::overlap::{self, Overlap};
 use super::resolve::Plan;
 use super::rows::RunData;
@@ -77,7 +78,7 @@ impl Plan {
     /// # Errors
     /// It is not there, cannot be read so, or has nothing to score.
     pub fn other_sheet(&self, name: &str, path: &str, reading: Reading, report: Reporter) -> Result<Sheet, Error> {
-        let source = self.other_source(name, path, reading)?;
+        let source = self.other_source(name, path, reading, report)?;
         let corpus = Corpus::open(&[source], &self.encoder, &self.limits, self.row_cache(), report)?;
         let mut split = Split::validation_only(corpus.len());
         if let Reading::Text { rows } = reading {
@@ -108,7 +109,7 @@ impl Plan {
         }
     }
 
-    fn other_source(&self, name: &str, path: &str, reading: Reading) -> Result<Source, Error> {
+    fn other_source(&self, name: &str, path: &str, reading: Reading, report: Reporter) -> Result<Source, Error> {
         let text = Source {
             files: Vec::new(),
             format: Format::Text,
@@ -118,9 +119,13 @@ impl Plan {
             system: None,
         };
         let of_recipe = self.sources.first().filter(|_| reading == Reading::FirstDataset).cloned();
-        let source = Source { files: find_files(path).map_err(|error| placed(name, &error))?, ..of_recipe.unwrap_or(text) };
+        let like = of_recipe.unwrap_or(text);
+        let paths = find_files(path).map_err(|error| placed(name, error.faults()))?;
+        let cache = data_files::cache(self.cache, &self.output_dir);
+        let files = data_files::readable(paths, Some(like.format), &like.columns, cache.as_ref(), report);
+        let source = Source { files: files.map_err(|faults| placed(name, faults))?, ..like };
         for file in &source.files {
-            inspect(file, source.format, &source.columns).map_err(|error| placed(name, &error))?;
+            inspect(file, source.format, &source.columns).map_err(|error| placed(name, error.faults()))?;
         }
         Ok(source)
     }
@@ -140,9 +145,12 @@ impl Plan {
     }
 }
 
-fn placed(name: &str, error: &dyn Explain) -> Error {
-    let faults = error.faults().into_iter().map(|fault| fault.at(name)).collect::<Vec<Fault>>();
-    Error::Faults { faults }
+fn placed(name: &str, faults: Vec<Fault>) -> Error {
+    let placed = |fault: Fault| match fault.place.clone() {
+        Some(place) => fault.at(format!("{name}: {place}")),
+        None => fault.at(name),
+    };
+    Error::Faults { faults: faults.into_iter().map(placed).collect() }
 }
 
 impl Sheet {

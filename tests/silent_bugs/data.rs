@@ -22,6 +22,7 @@ fn one_shard_with_an_extra_column() {
     desk.write_rows("shards/c.parquet", vec![("text", texts(["four four four"]))]);
     let base = encoder(&golden(BASE), None);
     let (files, train_on) = (find_files(&desk.path("shards").display().to_string()).unwrap(), rankine::terms::TrainOn::All);
+    let files = files.into_iter().map(Into::into).collect();
     let shards = rankine::data::Source {
         files,
         format: Format::Text,

@@ -45,7 +45,7 @@ pub fn stock(desk: &Desk, name: &str) -> (Encoder, String) {
 pub fn source(desk: &Desk, name: &str, format: Format, columns: Vec<(&str, ArrayRef)>) -> Source {
     desk.write_rows(name, columns);
     Source {
-        files: vec![desk.path(name)],
+        files: vec![desk.path(name).into()],
         format,
         columns: BTreeMap::new(),
         roles: BTreeMap::new(),

@@ -1,18 +1,19 @@
 //! A dataset: columns and rows from the footers of its files, and with a base the lengths of its rows in tokens.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 
 use serde_json::json;
 
 use super::{Found, InspectArgs};
 use crate::cli::base::find_base;
 use crate::cli::{Failure, grouped};
+use crate::data::convert::{Reading, data_files};
 use crate::data::template::{ChatTemplate, Sources};
 use crate::data::tokenize::Tokenizer;
-use crate::data::{Corpus, Encoder, Limits, Source, TableError, candidates, columns, detected, find_files, in_recipe, inspect};
+use crate::data::{Corpus, DataFile, Encoder, Limits, Source, TableError, columns, find_files, guessed, in_recipe, inspect};
 use crate::fault::{Exit, Explain, Fault};
-use crate::files::cache_folder;
+use crate::files::{RowCache, cache_folder};
+use crate::report::Terminal;
 use crate::terms::{Format, Term, TrainOn, Truncation};
 
 /// Longer than any row.
@@ -22,7 +23,11 @@ const BINS: usize = 10;
 const BAR: usize = 40;
 
 pub(super) fn look(args: &InspectArgs) -> Result<Found, Failure> {
-    let files = find_files(&args.subject.to_string_lossy())?;
+    let terminal = Terminal::default();
+    let (columns_of, cache) = (args.columns.iter().cloned().collect(), RowCache::from(&cache_folder()));
+    let reading = Reading { format: args.format, columns: &columns_of };
+    let files = data_files(find_files(&args.subject.to_string_lossy())?, reading, &cache, &|event| terminal.take(&event))?;
+    terminal.stop();
     let mut found = Found::new("dataset", &args.subject);
     let (mut rows, mut all) = (0, Vec::new());
     for file in &files {
@@ -32,7 +37,11 @@ pub(super) fn look(args: &InspectArgs) -> Result<Found, Failure> {
             all.push(column);
         }
     }
-    found.tell("files", files.len().to_string(), json!(files.iter().map(|file| file.display().to_string()).collect::<Vec<_>>()));
+    found.tell(
+        "files",
+        files.len().to_string(),
+        json!(files.iter().map(|file| file.path().display().to_string()).collect::<Vec<_>>()),
+    );
     found.tell("rows", grouped(rows), json!(rows));
     let value: Vec<_> = all.iter().map(|(name, kind)| json!({"name": name, "type": kind})).collect();
     found.tell("columns", all.len().to_string(), json!(value));
@@ -65,7 +74,7 @@ type Names = BTreeMap<String, String>;
 
 /// The format that was named, or the first whose columns are there, or the one that they look like; with the names of its columns that are
 /// not its own.
-fn format(args: &InspectArgs, files: &[PathBuf]) -> Result<Option<(Format, Names)>, Failure> {
+fn format(args: &InspectArgs, files: &[DataFile]) -> Result<Option<(Format, Names)>, Failure> {
     let names: Names = args.columns.iter().cloned().collect();
     let has_names = |format: &Format| names.keys().all(|name| format.columns().contains(&name.as_str()));
     if let Some(format) = args.format {
@@ -73,30 +82,25 @@ fn format(args: &InspectArgs, files: &[PathBuf]) -> Result<Option<(Format, Names
         files.iter().try_for_each(|file| inspect(file, format, &names).map(drop).map_err(|error| with_option(&error)))?;
         return Ok(Some((format, names)));
     }
-    let formats = || Format::WORDS.iter().map(|(_, format)| *format);
-    let fits = |format: &Format| has_names(format) && files.iter().all(|file| inspect(file, *format, &names).is_ok());
-    if let Some(format) = formats().find(fits) {
+    if names.is_empty() {
+        return Ok(guessed(files)?);
+    }
+    let of_names = Format::WORDS.iter().map(|(_, format)| *format).filter(has_names);
+    let fits = |format: &Format| files.iter().all(|file| inspect(file, *format, &names).is_ok());
+    let all: Vec<Format> = of_names.collect();
+    if let Some(format) = all.iter().copied().find(fits) {
         return Ok(Some((format, names)));
     }
-    match (formats().find(has_names), files) {
-        // Names were given: what is wrong with them is said of the format that has them.
-        (Some(format), _) if !names.is_empty() => {
-            files.iter().try_for_each(|file| inspect(file, format, &names).map(drop).map_err(|error| with_option(&error)))?;
-            Ok(Some((format, names)))
-        }
-        (None, _) => {
-            let given: Vec<&str> = names.keys().map(String::as_str).collect();
-            let fault = Fault::new(format!("--columns: no format has the columns `{}`", given.join("`, `")));
-            let all = formats().map(|format| format!("`{format}` has `{}`", format.columns().join("`, `"))).collect::<Vec<_>>();
-            Err(Failure::new(Exit::Usage, fault.hint(format!("the format's name comes first: {}", all.join("; ")))))
-        }
-        (_, [first, rest @ ..]) => {
-            let Some((format, names)) = detected(&candidates(first)?) else { return Ok(None) };
-            let names: Names = names.into_iter().map(|(own, name)| (own.to_owned(), name)).collect();
-            Ok(rest.iter().all(|file| inspect(file, format, &names).is_ok()).then_some((format, names)))
-        }
-        _ => Ok(None),
-    }
+    let Some(format) = all.first().copied() else {
+        let given: Vec<&str> = names.keys().map(String::as_str).collect();
+        let fault = Fault::new(format!("--columns: no format has the columns `{}`", given.join("`, `")));
+        let all = Format::WORDS.iter().map(|(_, format)| format!("`{format}` has `{}`", format.columns().join("`, `")));
+        let hint = format!("the format's name comes first: {}", all.collect::<Vec<_>>().join("; "));
+        return Err(Failure::new(Exit::Usage, fault.hint(hint)));
+    };
+    // What is wrong with the names is said of the format that has them.
+    files.iter().try_for_each(|file| inspect(file, format, &names).map(drop).map_err(|error| with_option(&error)))?;
+    Ok(Some((format, names)))
 }
 
 fn refuse_names(format: Format, names: &Names) -> Result<(), Failure> {

@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 
 use super::base::find_base;
 use super::{Failure, print};
+use crate::data::convert::is_convertible;
 use crate::data::{Content, SourceError, TableError, find_files};
 use crate::fault::{Exit, Fault};
 use crate::files::NotFolder;
@@ -21,7 +22,7 @@ use crate::plan::hub_id;
 use crate::terms::{Format, Term};
 use crate::train::RunFolder;
 
-const EXPECTED: &str = "give the folder of a model, an adapter or a run, or Parquet files";
+const EXPECTED: &str = "give the folder of a model, an adapter or a run, or data files";
 
 /// What `--json` prints is one object. `kind` is `model`, `adapter`, `run` or `dataset`, `path` is where it is; the other keys are those of
 /// the lines: of a model `parameters`, `tensors`, `projections`, `licence`, `chat_template`; of an adapter `modules` with norm and effective
@@ -121,7 +122,7 @@ fn look(args: &InspectArgs) -> Result<Found, Failure> {
 
 /// Why a file cannot be looked at, where it is no Parquet file.
 fn unlike(path: &Path) -> Option<Failure> {
-    if !path.is_file() {
+    if !path.is_file() || is_convertible(path) {
         return None;
     }
     let (is_called, content) = (path.extension().is_some_and(|end| end == "parquet"), Content::of(path));

@@ -131,7 +131,7 @@ fn in_folder(folder: &Path, notes: &mut Vec<String>) -> Result<Vec<Input>, Error
     found.sort();
     let form = |path: &PathBuf| Form::of_name(path);
     let is_texts = !found.iter().filter_map(form).any(|form| form != Form::Text);
-    let is_taken = |path: &&PathBuf| form(*path).is_some_and(|form| (form == Form::Text) == is_texts);
+    let is_taken = |path: &&PathBuf| form(path).is_some_and(|form| (form == Form::Text) == is_texts);
     let input = |path: &PathBuf| {
         let bytes = path.metadata().map_err(|cause| files::Error::new("read", path, cause))?.len();
         let name = path.strip_prefix(folder).unwrap_or(path).to_string_lossy().into_owned();

@@ -23,6 +23,8 @@ pub(super) struct Naming {
     pub format: Option<Format>,
     /// Names that are given: canonical to the file's.
     pub columns: BTreeMap<String, String>,
+    /// Whether columns keep the file's names, as a recipe reads them.
+    pub keeps_names: bool,
 }
 
 /// How rows become those of the Parquet file.
@@ -121,16 +123,24 @@ impl Layout {
             return Err(Error::columns("the rows have more than 256 different columns", hint));
         }
         let found: Vec<_> = fields.fields.iter().map(|field| (field.name.clone(), field.holds())).collect();
-        let proposal = proposal(&found, naming.format, &naming.columns)?;
+        let proposal = if naming.keeps_names {
+            // What does not fit the recipe is said of the recipe.
+            names::propose(&found, naming.format, &naming.columns)
+        } else {
+            proposal(&found, naming.format, &naming.columns)?
+        };
         let names = proposal.as_ref().map(|proposal| &proposal.columns);
-        let chat = proposal.as_ref().and_then(ChatOf::of);
+        let chat = proposal.as_ref().filter(|_| !naming.keeps_names).and_then(ChatOf::of);
         let canonical = |name: &str| names?.iter().find(|(_, source)| *source == name).map(|(canonical, _)| canonical.clone());
         let mut layout = Self { columns: Vec::new(), chat, proposal: proposal.clone() };
         for field in &fields.fields {
             let column = Column::of(field, fields.count);
             let column = match canonical(&field.name) {
                 Some(_) if layout.chat.is_some() => continue,
-                Some(name) => Column { kind: Some(asked_kind(&name)), name, ..column }.settled(),
+                Some(canonical) => {
+                    let name = if naming.keeps_names { column.name.clone() } else { canonical.clone() };
+                    Column { kind: Some(asked_kind(&canonical)), name, ..column }.settled()
+                }
                 None => column,
             };
             layout.columns.push(column);
@@ -214,14 +224,16 @@ impl Column {
         }
         let wrong = |expected: &str| Err(format!("column `{}` holds {}, expected {expected}", self.source, quoted(&value)));
         match (self.kind, &value) {
-            (Some(Kind::Text), Value::String(_)) | (None, _) => {}
+            (None, _)
+            | (Some(Kind::Text), Value::String(_))
+            | (Some(Kind::List), Value::Array(_))
+            | (Some(Kind::Object), Value::Object(_)) => {}
             (Some(Kind::Text), _) => return wrong("text"),
             (Some(Kind::Turns), Value::Array(turns)) => {
                 if let Some(other) = turns.iter().find(|turn| !turn.is_object()) {
                     return Err(format!("column `{}` has {} among its turns, expected objects", self.source, quoted(other)));
                 }
             }
-            (Some(Kind::List), Value::Array(_)) | (Some(Kind::Object), Value::Object(_)) => {}
             (Some(Kind::Object), Value::String(text)) if is_object(text) => return Ok(value),
             // A list as JSON text is read as well, and goes through as it is.
             (Some(Kind::Turns | Kind::List), Value::String(text)) if is_list(text) => return Ok(value),
@@ -236,7 +248,7 @@ fn is_list(text: &str) -> bool {
 }
 
 fn is_object(text: &str) -> bool {
-    text.trim().is_empty() || serde_json::from_str::<BTreeMap<String, serde::de::IgnoredAny>>(text).is_ok()
+    text.trim().is_empty() || serde_json::from_str::<Map<String, Value>>(text).is_ok()
 }
 
 /// A value's kind, with its beginning where that says more.

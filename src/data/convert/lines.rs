@@ -213,16 +213,15 @@ impl Reader {
     }
 
     fn check_end(&mut self) -> Result<bool, Error> {
-        match self.skip_space()? {
-            None => Ok(false),
-            Some(_) => {
-                let reason = format!("goes on behind the end of its array, in line {}", self.line);
-                Err(Error::source(self.stream.path(), reason, "give one array of objects, or an object a line"))
-            }
+        if self.skip_space()?.is_none() {
+            return Ok(false);
         }
+        let reason = format!("goes on behind the end of its array, in line {}", self.line);
+        Err(Error::source(self.stream.path(), reason, "give one array of objects, or an object a line"))
     }
 }
 
+#[expect(clippy::naive_bytecount, reason = "the compiler makes it as fast")]
 fn newlines(bytes: &[u8]) -> u64 {
     bytes.iter().filter(|byte| **byte == b'\n').count() as u64
 }

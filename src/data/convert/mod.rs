@@ -5,6 +5,7 @@
 
 mod delimited;
 mod error;
+mod in_cache;
 mod inputs;
 mod json;
 mod layout;
@@ -18,6 +19,7 @@ mod stream;
 mod walk;
 
 pub use error::Error;
+pub use in_cache::{Reading, data_files, is_convertible};
 pub use names::Proposal;
 
 use std::collections::BTreeMap;
@@ -105,12 +107,12 @@ pub fn convert(order: &Order, stop: &AtomicBool, report: Reporter) -> Result<Con
     let mut notes = Vec::new();
     let inputs = inputs::find(&order.sources, &mut notes)?;
     let license = order.license.clone().or_else(|| license_of(&inputs));
-    let naming = Naming { format: order.format, columns: order.columns.clone() };
+    let naming = Naming { format: order.format, columns: order.columns.clone(), keeps_names: false };
     let job = Job { inputs: &inputs, out: &order.out, naming: &naming, max_dropped: order.max_dropped, license };
     let mut converted = if inputs.iter().any(|input| input.form == Form::Parquet) {
         reshape::reshape(&job, stop, report)?
     } else {
-        files::guarded(|| job.run(stop, report)).map_err(|said| internal(&order.out, said))??
+        job.run_guarded(stop, report)?
     };
     notes.append(&mut converted.notes);
     converted.notes = notes;
@@ -139,6 +141,12 @@ struct Survey {
 }
 
 impl Job<'_> {
+    /// [`Job::run`], with a panic as an error.
+    fn run_guarded(self, stop: &AtomicBool, report: Reporter) -> Result<Converted, Error> {
+        let out = self.out;
+        files::guarded(|| self.run(stop, report)).map_err(|said| internal(out, said))?
+    }
+
     fn run(self, stop: &AtomicBool, report: Reporter) -> Result<Converted, Error> {
         let work = Work::new(self.inputs, 2, stop, report);
         let mut dropped = Dropped::new(self.max_dropped);
@@ -214,7 +222,9 @@ fn survey(work: &Work, dropped: &mut Dropped) -> Result<Survey, Error> {
         });
         for (of_unit, wrong) in seen {
             fields.merge(of_unit);
-            wrong.into_iter().for_each(|wrong| dropped.push(&input.path, wrong));
+            for wrong in wrong {
+                dropped.push(&input.path, wrong);
+            }
         }
         Ok(())
     })?;
@@ -245,7 +255,9 @@ fn write_piece(
     });
     let mut count = 0;
     for (batch, wrong) in made {
-        wrong.into_iter().for_each(|wrong| dropped.push(&input.path, wrong));
+        for wrong in wrong {
+            dropped.push(&input.path, wrong);
+        }
         let batch = batch.map_err(|said| internal(&input.path, said))?;
         if let Some(batch) = batch.filter(|batch| batch.num_rows() > 0) {
             count += batch.num_rows() as u64;
@@ -361,7 +373,7 @@ mod tests {
             let lines: String = rows.iter().map(|row| format!("{}\n", Value::Object(row.clone()))).collect();
             std::fs::write(&source, lines).expect("written");
             let inputs = inputs::find(&[source], &mut Vec::new()).expect("found");
-            let naming = Naming { format: None, columns: BTreeMap::new() };
+            let naming = Naming { format: None, columns: BTreeMap::new(), keeps_names: false };
             let job = Job { inputs: &inputs, out: &out, naming: &naming, max_dropped: 0, license: None };
             let converted = job.run(&AtomicBool::new(false), &|_| {}).expect("converted");
             prop_assert_eq!(converted.rows, rows.len() as u64);

@@ -86,7 +86,7 @@ fn common_schema(inputs: &[Input]) -> Result<SchemaRef, Error> {
 
 fn open(path: &Path) -> Result<ParquetRecordBatchReaderBuilder<std::fs::File>, Error> {
     // Its rows are held against its size.
-    parquet::columns(path)?;
+    parquet::columns(&path.to_owned().into())?;
     let file = open_file(path)?;
     footer::attempt(|| ParquetRecordBatchReaderBuilder::try_new(file)).map_err(|reason| damaged(path, reason))
 }

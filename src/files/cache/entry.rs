@@ -20,22 +20,27 @@ const LEFTOVER: Duration = Duration::from_mins(10);
 pub enum EntryKind {
     /// The rows of a data file as token ids with their labels.
     Tokens,
+    /// The rows of a data file that is no Parquet file, as a Parquet file.
+    Converted,
 }
 
 impl EntryKind {
-    const ALL: [Self; 1] = [Self::Tokens];
+    const ALL: [Self; 2] = [Self::Tokens, Self::Converted];
 
     /// The kind in a word, which is the ending of its files too.
     pub fn word(self) -> &'static str {
         match self {
             Self::Tokens => "tokens",
+            Self::Converted => "parquet",
         }
     }
 
-    /// The first bytes, and the version of the layout and of what is written into it.
-    fn magic(self) -> (&'static [u8; 7], u8) {
+    /// The first bytes, and the version of the layout and of what is written into it; none where the entry is a file of a known format, whose
+    /// name is its stamp.
+    fn magic(self) -> Option<(&'static [u8; 7], u8)> {
         match self {
-            Self::Tokens => (b"RKTOKEN", 3),
+            Self::Tokens => Some((b"RKTOKEN", 3)),
+            Self::Converted => None,
         }
     }
 
@@ -58,9 +63,12 @@ pub struct Stamp {
 
 impl Stamp {
     /// The first bytes of the entry.
+    ///
+    /// # Panics
+    /// An entry of this kind has no such bytes.
     pub fn bytes(&self) -> [u8; STAMP_BYTES] {
         let mut bytes = [0; STAMP_BYTES];
-        let (magic, version) = self.kind.magic();
+        let (magic, version) = self.kind.magic().expect("a kind whose entries begin with their stamp");
         bytes[..7].copy_from_slice(magic);
         bytes[7] = version;
         bytes[8..40].copy_from_slice(&self.key.0);
@@ -70,7 +78,16 @@ impl Stamp {
 
     /// The name of the entry's file: nothing of the data file's name.
     pub fn name(&self) -> String {
-        format!("{}.{}", self.key, self.kind.word())
+        match self.kind {
+            EntryKind::Tokens => format!("{}.{}", self.key, self.kind.word()),
+            EntryKind::Converted => format!("{}-{}.{}", self.source, self.key, self.kind.word()),
+        }
+    }
+
+    /// The stamp that is a name; none of a name that is no stamp.
+    fn of_name(name: &str, kind: EntryKind) -> Option<Self> {
+        let (source, key) = name.strip_suffix(kind.word())?.strip_suffix('.')?.split_once('-')?;
+        Some(Self { kind, key: Hash::parse(key)?, source: Hash::parse(source)? })
     }
 }
 
@@ -82,10 +99,10 @@ enum Said {
     Unknown,
 }
 
-fn read_stamp(path: &Path, kind: EntryKind) -> Said {
+fn read_stamp(path: &Path, name: &str, kind: EntryKind) -> Said {
+    let Some((magic, version)) = kind.magic() else { return Stamp::of_name(name, kind).map_or(Said::Unknown, Said::Stamp) };
     let mut bytes = Vec::with_capacity(STAMP_BYTES);
     let read = File::open(path).and_then(|file| file.take(STAMP_BYTES as u64).read_to_end(&mut bytes));
-    let (magic, version) = kind.magic();
     if read.is_err() || bytes.len() < 8 || bytes[..7] != magic[..] {
         return Said::Unknown;
     }
@@ -148,13 +165,23 @@ fn describe(file: &std::fs::DirEntry) -> Option<Entry> {
     let (name, path) = (file.file_name().to_str()?.to_owned(), file.path());
     let kind = EntryKind::of_name(&name)?;
     let metadata = file.metadata().ok().filter(std::fs::Metadata::is_file)?;
-    let (source, is_outdated) = match read_stamp(&path, kind) {
+    let said = read_stamp(&path, &name, kind);
+    // The folder that a user named for a cache may hold Parquet files of the user's.
+    if kind.magic().is_none() && matches!(said, Said::Unknown) {
+        return None;
+    }
+    let (source, is_outdated) = match said {
         Said::Stamp(stamp) => (Some(stamp.source), false),
         Said::Older => (None, true),
         Said::Unknown => (None, false),
     };
     let used = metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH);
     Some(Entry { path, name, kind, bytes: metadata.len(), made: metadata.created().ok(), used, source, is_outdated, user: None })
+}
+
+/// Dates an entry to now, as one that was used. Of a folder that is only read, the date of the last write has to do.
+pub fn mark_used(path: &Path) {
+    let _ = File::open(path).and_then(|file| file.set_modified(SystemTime::now()));
 }
 
 /// Removes an entry that nobody uses.
@@ -238,6 +265,20 @@ mod tests {
 
     fn names(cache: &RowCache) -> Vec<String> {
         entries(cache).into_iter().map(|entry| entry.name).collect()
+    }
+
+    #[test]
+    fn a_parquet_file_is_an_entry_only_by_its_name() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let stamp = Stamp { kind: EntryKind::Converted, key: Hash([1; 32]), source: Hash([0xab; 32]) };
+        for name in [stamp.name().as_str(), "terms.parquet", "a-b.parquet", ".parquet"] {
+            std::fs::write(dir.path().join(name), "PAR1").expect("written");
+        }
+        let cache = RowCache::OfRun(dir.path().to_owned());
+        let found: Vec<_> = entries(&cache).into_iter().map(|entry| (entry.name, entry.source)).collect();
+        assert_eq!(found, [(stamp.name(), Some(stamp.source))]);
+        trim(&cache, 0);
+        assert_eq!(std::fs::read_dir(dir.path()).expect("listed").count(), 3, "what a person put there stays");
     }
 
     #[test]

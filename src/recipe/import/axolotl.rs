@@ -371,13 +371,13 @@ fn shape(draft: &mut Draft, given: &Given, key: &str) -> Fate {
 }
 
 fn target_modules(draft: &mut Draft, given: &Given) -> Fate {
+    const LINEAR: [&str; 7] = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"];
     if is_full(draft) || draft.at("lora_model_dir").is_some() {
         return shape(draft, given, "adapter.target_modules");
     }
     if !draft.is_on("lora_target_linear") {
         return if given.node.is_empty() { Fate::dropped("empty: not set") } else { hf::targets(draft, given) };
     }
-    const LINEAR: [&str; 7] = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"];
     let more: Vec<String> = texts(given.node).into_iter().filter(|name| !LINEAR.contains(&name.as_str())).collect();
     if more.is_empty() {
         return Fate::dropped("`lora_target_linear` has them");
@@ -622,7 +622,7 @@ fn column(_: &mut Draft, given: &Given, ours: &str) -> Fate {
     }
 }
 
-/// Names within a message: those of OpenAI and of ShareGPT are both read.
+/// Names within a message: those of `OpenAI` and of `ShareGPT` are both read.
 fn property(_: &mut Draft, given: &Given, names: [&str; 2]) -> Fate {
     match given.node.text() {
         Some(name) if names.contains(&name) => Fate::dropped("both `role`, `content` and `from`, `value` are read"),

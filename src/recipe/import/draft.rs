@@ -245,8 +245,8 @@ impl<'a> Draft<'a> {
             // A key that is missing is nobody's line.
             let told = recipe.faults.iter().filter(|fault| !fault.message.starts_with("missing key"));
             let faults: Vec<(usize, String)> = told.filter_map(|fault| Some((line_of(fault)?, fault.message.clone()))).collect();
-            let faulty = faults.iter().find_map(|(line, message)| Some((owners.get(line - 1)?.clone()?, message.clone())));
-            let Some((key, message)) = faulty else { break };
+            let first = faults.iter().find_map(|(line, message)| Some((owners.get(line - 1)?.clone()?, message.clone())));
+            let Some((key, message)) = first else { break };
             let Some(line) = self.lines.remove(&key) else { break };
             match line.from {
                 Some(index) => self.fates[index].fate = Fate::refused(format!("the recipe does not take it: {message}")),

@@ -343,7 +343,7 @@ fn attention(_: &mut Draft, _: &Given) -> Fate {
     Fate::replaced("attention is exact whatever computes it; Rankine has kernels of its own")
 }
 
-/// KTransformers computes routed experts on the CPU.
+/// `KTransformers` computes routed experts on the CPU.
 fn use_kt(_: &mut Draft, given: &Given) -> Fate {
     if is_off(given.node) {
         return Fate::dropped("off");

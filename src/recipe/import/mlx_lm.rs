@@ -232,8 +232,9 @@ fn arguments(draft: &mut Draft, given: &Given) -> Fate {
     let numbers: Vec<f64> = given.iter().filter_map(number).collect();
     let (peak, steps, lowest) = match (draft.text("lr_schedule.name"), &numbers[..]) {
         (Some("cosine_decay"), [peak, steps]) => (*peak, *steps, 0.0),
-        (Some("cosine_decay"), [peak, steps, lowest]) => (*peak, *steps, *lowest),
-        (Some("linear_schedule"), [peak, lowest, steps]) => (*peak, *steps, *lowest),
+        (Some("cosine_decay"), [peak, steps, lowest]) | (Some("linear_schedule"), [peak, lowest, steps]) => {
+            (*peak, *steps, *lowest)
+        }
         _ => return Fate::refused("these arguments are not known"),
     };
     if numbers.len() != given.len() {
@@ -297,7 +298,7 @@ pub(super) fn finish(draft: &mut Draft) {
         if draft.at("num_layers").is_none() {
             match last_layers(draft, 16) {
                 Ok(layers) => {
-                    draft.add("adapter.layers_to_transform", layers, "mlx-lm adapts the last 16 layers unless it is told")
+                    draft.add("adapter.layers_to_transform", layers, "mlx-lm adapts the last 16 layers unless it is told");
                 }
                 Err(reason) => draft.refuse_whole("num_layers", &reason),
             }

@@ -433,8 +433,9 @@ fn clip(draft: &mut Draft, given: &Given) -> Fate {
 
 fn optimizer(draft: &mut Draft, given: &Given) -> Fate {
     match given.node.text().unwrap_or_default() {
-        "torch.optim.AdamW" => draft.set("training.optimizer", "adamw"),
-        "bitsandbytes.optim.AdamW" | "bitsandbytes.optim.AdamW32bit" => draft.set("training.optimizer", "adamw"),
+        "torch.optim.AdamW" | "bitsandbytes.optim.AdamW" | "bitsandbytes.optim.AdamW32bit" => {
+            draft.set("training.optimizer", "adamw")
+        }
         "bitsandbytes.optim.AdamW8bit" => draft.set("training.optimizer", "adamw_8bit"),
         "bitsandbytes.optim.PagedAdamW" | "bitsandbytes.optim.PagedAdamW32bit" => {
             draft.set("training.optimizer", "paged_adamw_32bit")

@@ -1,0 +1,66 @@
+//! The data files that a recipe's datasets lead to. Of files that are no Parquet files the cache has one, made now where it is missing.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use super::resolve::output_dir;
+use crate::data::convert::{Reading, data_files, is_convertible};
+use crate::data::{Content, DataFile, find_files};
+use crate::fault::{Explain, Fault};
+use crate::files::{RowCache, cache_folder};
+use crate::recipe::{Dataset, Recipe};
+use crate::report::Reporter;
+use crate::terms::{CacheMode, Format};
+use crate::train::RunFolder;
+
+/// The files of a dataset, or what is wrong with its path or with them.
+pub(super) type Found = Result<Vec<DataFile>, Vec<Fault>>;
+
+/// Where the files that are converted for a run are kept; none where it is to keep no copy of the data.
+pub(super) fn cache(mode: CacheMode, run: &Path) -> Option<RowCache> {
+    match mode {
+        CacheMode::User => Some(RowCache::from(&cache_folder())),
+        CacheMode::Run if run.is_dir() => Some(RowCache::OfRun(run.join(RunFolder::CACHE))),
+        // What looks at a recipe that has no run yet leaves nothing behind.
+        CacheMode::Run => Some(RowCache::Nameless(Vec::new())),
+        CacheMode::None => None,
+    }
+}
+
+/// The files of a recipe's datasets, each list in the recipe's order.
+pub(super) fn find(recipe: &Recipe, datasets: &[Dataset], report: Reporter) -> Vec<Found> {
+    let mode = recipe.cache.as_ref().map_or(CacheMode::User, |said| said.value);
+    let cache = cache(mode, &output_dir(recipe));
+    let columns_of = |dataset: &Dataset| -> BTreeMap<String, String> {
+        dataset.columns.iter().map(|(name, said)| (name.clone(), said.value.clone())).collect()
+    };
+    let of_dataset = |dataset: &Dataset| {
+        let paths = match (&dataset.files, &dataset.path) {
+            (Some(files), _) => files.clone(),
+            (None, Some(path)) => find_files(&path.value).map_err(|error| error.faults())?,
+            (None, None) => return Err(Vec::new()),
+        };
+        let (format, columns) = (dataset.format.as_ref().map(|said| said.value), columns_of(dataset));
+        readable(paths, format, &columns, cache.as_ref(), report)
+    };
+    datasets.iter().map(of_dataset).collect()
+}
+
+/// The data files at these paths, with `cache` as [`cache`] has it.
+pub(super) fn readable(
+    paths: Vec<PathBuf>,
+    format: Option<Format>,
+    columns: &BTreeMap<String, String>,
+    cache: Option<&RowCache>,
+    report: Reporter,
+) -> Found {
+    match (cache, paths.iter().find(|path| is_convertible(path))) {
+        (_, None) => Ok(paths.into_iter().map(DataFile::from).collect()),
+        (Some(cache), Some(_)) => data_files(paths, Reading { format, columns }, cache, report).map_err(|error| error.faults()),
+        (None, Some(path)) => {
+            let message = format!("`{}` is no Parquet file, and `cache: none` lets no copy of it be made", path.display());
+            let hint = Content::of(path).map(|content| content.hint(path));
+            Err(vec![Fault { hint, ..Fault::new(message) }])
+        }
+    }
+}
