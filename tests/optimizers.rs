@@ -353,7 +353,7 @@ fn adamw_by_shapes_is_adamw_of_a_model() {
         let decoder = || {
             let mut decoder = load(&folder.join("model"));
             match method {
-                Method::Lora => attach_peft(&mut decoder, &folder.join("adapter")),
+                Method::Lora => drop(attach_peft(&mut decoder, &folder.join("adapter"))),
                 Method::Full => decoder.train_everything(),
             }
             decoder
