@@ -16,8 +16,8 @@ use crate::data::template::Sources;
 use crate::fault::Fault;
 use crate::files::Float;
 use crate::model::{Beside, Decoder, Folder, LinearSpec, Role, Storage};
+use crate::objective::Objective;
 use crate::report::Reporter;
-use crate::terms::Method;
 use crate::train::{self, Checkpoint, Course, Product, RunFolder, Schedule, StepConfig};
 
 impl Plan {
@@ -42,7 +42,7 @@ impl Plan {
                         "the embedding is larger than a tensor of the device, and `method: full` trains it as one".to_owned();
                     return Err(Error::Memory { message, hint: "train an adapter with `adapter.method: lora`".to_owned() });
                 }
-                decoder.trained = Method::Full;
+                decoder.train_everything();
                 Ok(decoder)
             }
         }
@@ -171,6 +171,7 @@ impl Plan {
             schedule: Schedule { peak: of.learning_rate, course: of.course, warmup_steps: 0, total_steps: 0 },
             optimizer: of.optimizer,
             max_grad_norm: of.max_grad_norm,
+            objective: Objective::NextToken,
             step: StepConfig {
                 memory: train::Memory::KEEP,
                 head_chunk_rows: self.head_chunk_rows(),
