@@ -63,7 +63,7 @@ fn sentence(row: u64) -> String {
 /// The same with one of its words changed.
 fn edited(row: u64) -> String {
     let mut words = words(row);
-    words[row as usize % 20] = "other".to_owned();
+    "other".clone_into(&mut words[row as usize % 20]);
     words.join(" ")
 }
 
@@ -74,7 +74,8 @@ fn mixed_desk() -> Desk {
     for (name, rows, weight) in [("a", 30, "2"), ("b", 50, "1"), ("c", 10, "0.7")] {
         let texts = (0..rows).map(|row| format!("{name} {row} means {}", "so ".repeat(row % 7 + 1)));
         desk.write_rows(&format!("{name}.parquet"), vec![("text", support::texts(texts))]);
-        list += &format!("  - path: {name}.parquet\n    format: text\n    weight: {weight}\n");
+        let of_set = format!("  - path: {name}.parquet\n    format: text\n    weight: {weight}\n");
+        list.push_str(&of_set);
     }
     desk.edit("recipe.yaml", "  - path: rows.parquet\n    format: text\n", &list);
     desk
@@ -378,7 +379,7 @@ fn edit(text: &str, key: u64) -> String {
         2 => words[at].push(','),
         3 => words[at] = words[at].to_uppercase(),
         4 => words[at].insert(0, 'x'),
-        _ => words[at] = "thing".to_owned(),
+        _ => "thing".clone_into(&mut words[at]),
     }
     words.join(" ")
 }

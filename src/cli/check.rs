@@ -40,7 +40,9 @@ pub(super) fn check(CheckArgs { recipe: args, consumers }: &CheckArgs) -> Result
             let absent: Vec<_> = of_base.into_iter().chain(of_data).filter_map(|(error, what)| absence(error, what)).collect();
             let what: Vec<&str> = absent.iter().map(|(what, _)| what.as_str()).collect();
             print(format_args!("{recipe}: no faults; {}{unchecked}", what.join("; ")))?;
-            absent.iter().for_each(|(_, note)| terminal.say(note));
+            for (_, note) in &absent {
+                terminal.say(note);
+            }
         }
     }
     Ok(())

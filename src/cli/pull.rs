@@ -23,7 +23,7 @@ A data set is fetched as Parquet: its own Parquet files, or else those of the co
 pub(super) struct PullArgs {
     /// owner/name, or owner/name@revision; the revision is a branch, a tag or a commit. Of a data set, /GLOB behind it names files
     id: String,
-    /// Fetch a data set; hf://datasets/owner/name is one without this option
+    /// Fetch a data set; `hf://datasets/owner/name` is one without this option
     #[arg(long)]
     dataset: bool,
     /// Of a data set: the configuration, where there are several

@@ -66,7 +66,7 @@ pub(super) fn resume(args: &ResumeArgs, terminal: &Terminal) -> Result<(), Failu
     let datasets = hub::locked_datasets(&before, &mut recipe, &places, Some(terminal))?;
     let since = SystemTime::now();
     let plan = with_base(crate::plan::resolve_on(recipe, before.started(), Fetched { base, datasets }, &|event| {
-        terminal.take(&event)
+        terminal.take(&event);
     })?)?;
     plan.check_trains()?;
     let threads = device::set_threads(plan.threads);

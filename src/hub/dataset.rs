@@ -189,7 +189,7 @@ impl Environment {
     /// The error of what the cache has not; `pull` is what `rankine pull` is told to fetch it.
     pub fn not_cached(&self, id: &RepoId, pull: String, missing: Missing) -> Error {
         let offline = if let Network::Off(variable) = self.network { Some(variable) } else { None };
-        Error::NotCached { id: id.to_string(), pull, cache: self.cache.clone(), missing, offline }
+        Error::NotCached { id: id.to_string(), pull, cache: self.cache.clone(), missing: Box::new(missing), offline }
     }
 
     /// The files of a request that are in the cache, without network.

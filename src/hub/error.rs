@@ -76,7 +76,7 @@ pub enum Error {
         /// The cache's folder.
         cache: PathBuf,
         /// What is missing.
-        missing: Missing,
+        missing: Box<Missing>,
         /// The variable that switches the network off.
         offline: Option<&'static str>,
     },
@@ -324,9 +324,14 @@ impl Error {
 impl Explain for Error {
     fn exit(&self) -> Exit {
         match self {
-            Self::Id(_) | Self::NoWeights { .. } | Self::Endpoint { .. } => Exit::Input,
-            Self::DatasetLayout { .. } | Self::DatasetConfig { .. } | Self::DatasetSplit { .. } => Exit::Input,
-            Self::NoParquet { .. } | Self::NoFiles { .. } => Exit::Input,
+            Self::Id(_)
+            | Self::NoWeights { .. }
+            | Self::Endpoint { .. }
+            | Self::DatasetLayout { .. }
+            | Self::DatasetConfig { .. }
+            | Self::DatasetSplit { .. }
+            | Self::NoParquet { .. }
+            | Self::NoFiles { .. } => Exit::Input,
             Self::File(error) => error.exit(),
             _ => Exit::Unavailable,
         }

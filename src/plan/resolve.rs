@@ -210,14 +210,7 @@ pub fn resolve_on(
     let trainable_parameters = trains.parameters(&base.model.spec)?;
     let storage_with = |halves: Halves| storage(&base.model, &trains, packing.storage(training.model_dtype), halves);
     let tiny = |found: &device::Found| Tiny::of(&base.model.spec, storage_with(found.halves()), trains.method());
-    let takes = |found: &device::Found| found.takes(training.model_dtype);
-    // A device is opened for its proof already.
-    device::allow_tf32(training.allow_tf32);
-    let proven = |found: &device::Found| {
-        let products = Products::new(training.allow_tf32 && found.has_tf32());
-        is_proven(found, &tiny(found), products)
-    };
-    let Choice { device, reason: device_reason } = device::choose(said, &|found| takes(found) && proven(found));
+    let Choice { device, reason: device_reason } = choose_device(said, &training, &tiny);
     if let Some(fault) = refused_by_device(&recipe.training, device) {
         return Err(Error::Faults { faults: vec![fault] });
     }
@@ -265,6 +258,17 @@ fn is_rendered(dataset: &Dataset, files: &data_files::Found) -> bool {
     let Some(format) = dataset.format.as_ref().map(|said| said.value) else { return false };
     let columns = dataset.columns.iter().map(|(name, said)| (name.clone(), said.value.clone())).collect();
     data::any_rendered(files.as_deref().unwrap_or_default(), format, &columns)
+}
+
+/// The device that was named, or the best on which training is proven.
+fn choose_device(said: Device, training: &Training, tiny: &dyn Fn(&device::Found) -> Tiny) -> Choice {
+    // A device is opened for its proof already.
+    device::allow_tf32(training.allow_tf32);
+    let proven = |found: &device::Found| {
+        let products = Products::new(training.allow_tf32 && found.has_tf32());
+        is_proven(found, &tiny(found), products)
+    };
+    device::choose(said, &|found| found.takes(training.model_dtype) && proven(found))
 }
 
 /// Numbers that the recipe asks for and the device has not. Of a device that nobody lists, opening it tells.

@@ -92,8 +92,8 @@ pub(super) fn tokens(recipe: &Recipe, base: &mut Base, filled: &mut Filled, faul
         return None;
     }
     let mut vocabulary = revised(recipe, base, files, (&revision, &from), faults)?;
-    let unlike = |original: Tokenizer| base.tokenizer.ids_unlike(&original);
-    vocabulary.0.ids = unlike(original.unwrap_or(vocabulary.1));
+    let original = original.unwrap_or(vocabulary.1);
+    vocabulary.0.ids = base.tokenizer.ids_unlike(&original);
     vocabulary.0.notes.splice(0..0, notes);
     Some(vocabulary.0)
 }

@@ -64,7 +64,9 @@ mod tests {
 
     fn total(leaves: &[Option<f32>]) -> Option<f32> {
         let mut sum = TreeSum::new(f32::add);
-        leaves.iter().for_each(|leaf| sum.push(*leaf));
+        for leaf in leaves {
+            sum.push(*leaf);
+        }
         sum.total()
     }
 

@@ -30,7 +30,7 @@ const EXPECTED: &str = "give the folder of a model, an adapter or a run, or data
 /// rank of each; of a run `recipe`, `state` and `result`; of a dataset `columns`, `rows`, `format`, `format_columns` and `token_lengths`.
 #[derive(Debug, Args)]
 pub(super) struct InspectArgs {
-    /// The folder of a model, of an adapter, of a run or of a checkpoint, a Hub id that was pulled; or a Parquet file, a glob or a folder of them, or hf://datasets/owner/name that was pulled
+    /// The folder of a model, of an adapter, of a run or of a checkpoint, a Hub id that was pulled; or a Parquet file, a glob or a folder of them, or `hf://datasets/owner/name` that was pulled
     #[arg(value_name = "MODEL|ADAPTER|RUN|DATASET")]
     subject: PathBuf,
     /// Of a dataset: the model whose tokenizer and chat template count its tokens

@@ -11,7 +11,7 @@ use super::datasets::{Located, Part, is_slice, locate, on_hub};
 use super::draft::{Data, Draft, is_off};
 use super::fate::Fate;
 use super::hugging_face as hf;
-use super::text::{flow, list, number, pairs, quoted, texts, unquoted, whole};
+use super::text::{list, number, pairs, quoted, texts, unquoted, whole};
 use super::{Given, Rule, Table, tokens};
 use crate::files::{JSON_BYTES, read_text_up_to};
 

@@ -167,7 +167,7 @@ fn hub_set(node: &Node) -> Result<HubSet<'_>, String> {
     let mut of_config = BTreeMap::new();
     match entries.get("config").map(|entry| &entry.value.kind) {
         Some(Kind::Map(inner)) => {
-            of_config.extend(inner.iter().filter_map(|(key, entry)| Some((key.as_str(), entry.value.text()?))))
+            of_config.extend(inner.iter().filter_map(|(key, entry)| Some((key.as_str(), entry.value.text()?))));
         }
         None => {}
         Some(_) => return Err("`config` of a data set: expected keys with values".into()),
