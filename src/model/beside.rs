@@ -278,3 +278,25 @@ fn set_size(index: &mut Map<String, Value>, tensor_bytes: u64) {
         *size = json!(tensor_bytes);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_vocabulary_is_told_of_the_part_that_is_text() {
+        let vocabulary = OwnVocabulary { rows: 9, ids: vec![("eos_token_id".to_owned(), json!([1, 8]))], files: Vec::new() };
+        let told = |config: Value| {
+            let mut config = config.as_object().cloned().unwrap_or_default();
+            vocabulary.tell(&mut config);
+            Value::Object(config)
+        };
+        assert_eq!(told(json!({})), json!({"eos_token_id": [1, 8], "vocab_size": 9}));
+        assert_eq!(told(json!({"vocab_size": 7, "a": 1})), json!({"vocab_size": 9, "a": 1, "eos_token_id": [1, 8]}));
+        let text = json!({"text_config": {"vocab_size": 9, "eos_token_id": [1, 8]}});
+        assert_eq!(told(json!({"text_config": {"vocab_size": 7}})), text, "nothing is put beside it that was not there");
+        let both = json!({"eos_token_id": 1, "vocab_size": 7, "text_config": {"vocab_size": 7}});
+        let said = json!({"eos_token_id": [1, 8], "vocab_size": 9, "text_config": {"vocab_size": 9, "eos_token_id": [1, 8]}});
+        assert_eq!(told(both), said);
+    }
+}

@@ -91,11 +91,10 @@ pub(super) fn tokens(recipe: &Recipe, base: &mut Base, filled: &mut Filled, faul
     if faults.len() > before {
         return None;
     }
-    let mut vocabulary = revised(recipe, base, files, (&revision, &from), faults)?;
-    let original = original.unwrap_or(vocabulary.1);
-    vocabulary.0.ids = base.tokenizer.ids_unlike(&original);
-    vocabulary.0.notes.splice(0..0, notes);
-    Some(vocabulary.0)
+    let (mut vocabulary, before) = revised(recipe, base, files, (&revision, &from), faults)?;
+    vocabulary.ids = base.tokenizer.ids_unlike(&original.unwrap_or(before));
+    vocabulary.notes.splice(0..0, notes);
+    Some(vocabulary)
 }
 
 /// What was said, for the lock.
