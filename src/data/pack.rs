@@ -75,8 +75,8 @@ impl Packs {
     /// The rows that were drawn, where the packs were made of their places among the draws.
     #[must_use]
     pub fn of_draws(self, draws: &[Draw]) -> Self {
-        let drawn = self.rows.iter().map(|draw| draws[*draw as usize]);
-        let (rows, copies) = drawn.map(|Draw { place, copy }| (place, copy)).unzip();
+        let of_each = self.rows.iter().map(|draw| draws[*draw as usize]);
+        let (rows, copies) = of_each.map(|Draw { place, copy }| (place, copy)).unzip();
         Self { rows, copies: Some(copies), ends: self.ends }
     }
 

@@ -33,7 +33,7 @@ impl Plan {
         self.judge_sources(&Sources::new(0, datasets), report)?;
         data.datasets.split.check()?;
         self.check_straddling(data.straddling.as_ref())?.into_iter().for_each(|note| report(Event::Note(note)));
-        self.check_mixing(data)?;
+        data.check_mixing()?;
         self.check_epochs(data.training().per_epoch())?;
         self.judge_sources(&Sources::new(self.sources.len(), evaluation), report)?;
         let [held_out, of_files] = &data.overlaps;

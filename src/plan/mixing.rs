@@ -4,7 +4,6 @@ use serde_json::{Value, json};
 
 use super::Error;
 use super::fill::Filled;
-use super::resolve::Plan;
 use super::rows::RunData;
 use crate::data::Mixture;
 use crate::recipe::Recipe;
@@ -78,16 +77,16 @@ impl RunData {
     }
 }
 
-impl Plan {
+impl RunData {
     /// Refuses a dataset with a weight and no row to draw, and an epoch that cannot be counted.
-    pub(super) fn check_mixing(&self, data: &RunData) -> Result<(), Error> {
-        if let Some(share) = data.shares().iter().find(|share| share.rows == 0) {
+    pub(super) fn check_mixing(&self) -> Result<(), Error> {
+        if let Some(share) = self.shares().iter().find(|share| share.rows == 0) {
             return Err(Error::Rows {
                 message: format!("{}: it has a weight of {} and no row to train on", share.dataset, share.weight),
                 hint: "see with `rankine preview` what became of its rows, or take it out".to_owned(),
             });
         }
-        let rows = data.training();
+        let rows = self.training();
         match rows.mixture().filter(|mixture| mixture.is_too_long()) {
             None => Ok(()),
             Some(mixture) => Err(Error::Rows {

@@ -100,7 +100,7 @@ impl Trained {
         if let Some(weight) = set.get("weight").and_then(Value::as_f64) {
             let (draws, repeated) = (count("draws_per_epoch"), count("repeated_per_epoch"));
             let rows = count("trained");
-            lines += &format!("  - weight {weight}, {draws} draws an epoch from {rows} rows, {repeated} of them again\n");
+            lines.extend([format!("  - weight {weight}, {draws} draws an epoch from {rows} rows, {repeated} of them again\n")]);
         }
         let of_set = files(set);
         lines.extend(of_set.iter().take(MOST_FILES).map(|file| self.file(file)));
