@@ -32,6 +32,7 @@ fn glossary() -> Source {
     let files = vec![of_repository("datasets/legal-glossary.parquet").into()];
     Source {
         files,
+        selected: None,
         format: Format::Chat,
         columns: BTreeMap::new(),
         roles: BTreeMap::new(),

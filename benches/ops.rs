@@ -12,12 +12,13 @@ use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main};
 use rankine::draws::{mix, unit};
 use rankine::nn::attention::Span;
-use rankine::nn::head::{Head, Wanted};
+use rankine::nn::head::{Head, HeadPass};
 use rankine::nn::lora::{Lora, Portion};
 use rankine::nn::norm::Norm;
 use rankine::nn::projection::Projection;
 use rankine::nn::table::Table;
 use rankine::ops::{Activation, Score, attention as attend, gated, matmul};
+use rankine::terms::Slopes;
 
 const TOKENS: usize = 256;
 const WIDTH: usize = 576;
@@ -94,7 +95,7 @@ fn attention(criterion: &mut Criterion) {
 
 /// Numbers a second.
 fn pointwise(criterion: &mut Criterion) {
-    let norm = Norm { weight: drawn([WIDTH]), bias: None, epsilon: 1e-5, offset: 0.0 };
+    let norm = Norm { weight: drawn([WIDTH]), bias: None, epsilon: 1e-5, offset: 0.0, trains: false };
     let mut of_norm = group(criterion, "norm", TOKENS * WIDTH);
     forward_and_backward(&mut of_norm, drawn([1, TOKENS, WIDTH]), |x| norm.forward(x));
     of_norm.finish();
@@ -113,7 +114,13 @@ fn projection(criterion: &mut Criterion) {
         vector: None,
         initial: None,
     };
-    let projection = Projection { name: "q_proj".to_owned(), weight: drawn([WIDTH, WIDTH]).into(), bias: None, lora: Some(lora) };
+    let projection = Projection {
+        name: "q_proj".to_owned(),
+        weight: drawn([WIDTH, WIDTH]).into(),
+        bias: None,
+        trains: false,
+        lora: Some(lora),
+    };
     let mut group = group(criterion, "projection", TOKENS);
     forward_and_backward(&mut group, drawn([1, TOKENS, WIDTH]), |x| projection.forward(x, None));
     group.finish();
@@ -121,24 +128,21 @@ fn projection(criterion: &mut Criterion) {
 
 /// Labelled rows a second: losses alone, and with the gradient of the input.
 fn head(criterion: &mut Criterion) {
-    let norm = Norm { weight: drawn([WIDTH]), bias: None, epsilon: 1e-5, offset: 0.0 };
+    let norm = Norm { weight: drawn([WIDTH]), bias: None, epsilon: 1e-5, offset: 0.0, trains: false };
     let head = Head { norm, table: Table::from(drawn([VOCABULARY, WIDTH])), scale: 1.0, softcap: None };
     let hidden = drawn([TOKENS, WIDTH]);
     let targets: Vec<i32> = (0..TOKENS as u64).map(|row| (mix(row) % VOCABULARY as u64) as i32).collect();
     let mut group = group(criterion, "head", TOKENS);
     group.sample_size(10);
-    for (name, wanted) in [("losses", Wanted::Nothing), ("losses and gradient", Wanted::Input)] {
-        group.bench_function(name, |bencher| {
-            bencher.iter(|| {
-                let scored =
-                    head.score(hidden.clone(), &targets, rankine::train::head_chunk_rows(VOCABULARY), wanted, (1.0, None));
-                if let Some(gradient) = scored.gradient {
-                    computed(gradient);
-                }
-                black_box(scored.losses)
-            });
+    let pass = HeadPass { chunk_rows: rankine::train::head_chunk_rows(VOCABULARY), scale: 1.0, mask: None };
+    group.bench_function("losses", |bencher| bencher.iter(|| black_box(head.read(&hidden, &targets, pass))));
+    group.bench_function("losses and gradient", |bencher| {
+        bencher.iter(|| {
+            let (readings, gradients) = head.backward(&hidden, &targets, &Slopes::Same(-1.0), pass);
+            computed(gradients.input);
+            black_box(readings)
         });
-    }
+    });
     group.finish();
 }
 

@@ -309,6 +309,7 @@ fn write_rows(path: &Path, format: Format, rows: &[&[u8]]) {
 fn open_rows(path: &Path, format: Format, train_on: TrainOn) -> Option<u64> {
     let sources = [Source {
         files: vec![path.to_owned().into()],
+        selected: None,
         format,
         columns: BTreeMap::new(),
         roles: BTreeMap::new(),

@@ -15,7 +15,7 @@
 //! | 6 | [`plan`]: what will be done; fills every value and its origin, makes the parts, writes the lock |
 //! | 5 | [`proof`]: whether training on a device can be trusted |
 //! | 4 | [`train`]: the loop, step, schedule, optimizer, evaluation, checkpoints; [`infer`]: generation; [`export`]: what a run is turned into for others |
-//! | 3 | [`adapter`]: which projections get one, attaching, PEFT's files, what it adds to a weight |
+//! | 3 | [`adapter`]: which projections get one, attaching, PEFT's files, what it adds to a weight; [`objective`]: losses and their derivatives, numbers to numbers |
 //! | 2 | [`model`]: the decoder described by data, families, strict loading |
 //! | 1 | [`recipe`]: what the user wrote; [`data`]: Parquet to batches; [`nn`]: one mechanism a file; [`hub`]: ids to folders, the only module that knows the network |
 //! | 0 | [`files`], [`report`], [`device`], [`ops`], [`quant`], [`panics`], and the words all share: [`fault`], [`terms`], [`draws`] |
@@ -32,6 +32,7 @@ pub mod hub;
 pub mod infer;
 pub mod model;
 pub mod nn;
+pub mod objective;
 pub mod ops;
 pub mod panics;
 pub mod plan;

@@ -1,5 +1,9 @@
 //! The field's terms: the words that a recipe may use for a value, each with the type that the rest of the house acts on.
 
+mod readings;
+
+pub use readings::{Readings, Slopes, Unit};
+
 /// A choice with a fixed set of words.
 pub trait Term: Sized + Copy + PartialEq + 'static {
     /// Every word with its meaning, in the order in which they are listed to a person; of several words for one meaning the first is.

@@ -45,8 +45,14 @@ const BEFORE_TRAINING: [Fixture; 29] = [
         &["vLLM takes no `modules_to_save`, this adapter has `lm_head`", "hint: train a plain LoRA"],
     ),
     ("modules_to_save", &["adapter.modules_to_save=[lm_head]"], "llamacpp", 65, &["matrices A and B only", "`lm_head.weight`"]),
-    ("rows", &["adapter.trainable_token_indices=[3]"], "vllm", 65, &["matrices A and B only", "`trainable_tokens_delta`"]),
-    ("rows", &["adapter.trainable_token_indices=[3]"], "llamacpp", 65, &["matrices A and B only", "`trainable_tokens_delta`"]),
+    ("rows", &["adapter.trainable_token_indices=[3]"], "vllm", 65, &["vLLM takes no rows of tokens", "`rankine merge`"]),
+    (
+        "rows",
+        &["adapter.trainable_token_indices=[3]"],
+        "llamacpp",
+        65,
+        &["llama.cpp takes no rows of tokens", "`rankine export ADAPTER --to gguf"],
+    ),
     (
         "the embedding",
         &["adapter.target_modules=[q_proj, embed_tokens]"],

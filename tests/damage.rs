@@ -36,6 +36,7 @@ fn no_flipped_bit_of_a_parquet_file_makes_a_panic() {
     let (files, columns) = (vec![desk.path("rows.parquet")], BTreeMap::new());
     let source = [Source {
         files: files.into_iter().map(Into::into).collect(),
+        selected: None,
         format: Format::Text,
         columns,
         roles: BTreeMap::new(),

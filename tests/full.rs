@@ -14,7 +14,7 @@ use common::*;
 use rankine::data::Batch;
 use rankine::files::safetensors::Archive;
 use rankine::model::{Decoder, Folder};
-use rankine::terms::{Method, ModelDtype};
+use rankine::terms::ModelDtype;
 use rankine::train::{AdamW, AdamWConfig, Gradients, Memory, RateCourse, Schedule, StepConfig, forward_backward};
 
 const COSINE: RateCourse = RateCourse::Cosine { num_cycles: 0.5, min: 0.0 };
@@ -28,7 +28,7 @@ const FINAL_WEIGHT: f32 = 2e-5;
 fn full(family: &str) -> Decoder {
     let folder = Folder::open(&golden(&format!("archs/{family}/model"))).unwrap();
     let mut decoder = folder.load(ModelDtype::Float32, &Device::flex(), &|_| {}).unwrap();
-    decoder.trained = Method::Full;
+    decoder.train_everything();
     decoder
 }
 
@@ -39,14 +39,14 @@ fn first_batch(family: &str) -> Batch {
 /// Gradients of the summed loss by one tape over everything.
 fn by_one_tape(decoder: &Decoder, batch: &Batch) -> Vec<Vec<f32>> {
     let mut tracked = decoder.clone();
-    tracked.visit(&mut |_, weight| weight.track());
+    tracked.visit(&mut |_, _, weight| weight.track());
     let device = Device::flex();
     let logits = tracked.logits(ids(batch), &batch.lengths); // [tokens, vocabulary]
     let positions = Tensor::<1, Int>::from_data(TensorData::from(batch.positions.as_slice()), &device);
     let targets = Tensor::<2, Int>::from_data(TensorData::new(batch.targets.clone(), [batch.targets.len(), 1]), &device);
     let mut gradients = log_softmax(logits.select(0, positions), 1).gather(1, targets).sum().neg().backward();
     let mut all = Vec::new();
-    tracked.visit(&mut |name, weight| {
+    tracked.visit(&mut |_, name, weight| {
         let gradient = weight.gradient(&mut gradients).unwrap_or_else(|| panic!("{name} has no gradient"));
         all.push(gradient.into_data().iter().collect());
     });
@@ -90,7 +90,7 @@ fn here(path: String) -> PathBuf {
 fn twenty_steps_of_all_weights_are_those_of_torch() {
     for family in FIRST_FAMILIES {
         let mut decoder = load(&here(format!("archs/{family}/model")));
-        decoder.trained = Method::Full;
+        decoder.train_everything();
         let curve = json(&here(format!("full/{family}.json")));
         let [data, weights] = ["archs/{}/golden.safetensors", "full/{}.safetensors"]
             .map(|path| Archive::open(&here(path.replace("{}", family))).unwrap());

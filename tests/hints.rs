@@ -174,7 +174,7 @@ fn a_file_of_another_kind_is_told_with_the_way_to_parquet() {
             let ran = desk.run(&[verb, "recipe.yaml", &format!("datasets.0.path={file}")]);
             ran.says(&format!("{verb} {file}"), 65, &[&format!("`{file}`"), "`text`", hint]);
         }
-        desk.run(&["inspect", file]).says(&format!("inspect {file}"), 0, &["rows"]);
+        desk.run(&["inspect", file]).says(&format!("inspect {file}"), 0, &["converted to Parquet"]);
     }
     let ran = desk.run(&["check", "recipe.yaml", "datasets.0.path=law.txt"]);
     ran.says("a text", 65, &["`law.txt` is text, expected a Parquet file", "rankine convert law.txt --out law.parquet"]);

@@ -37,9 +37,9 @@ fn text(path: PathBuf) -> String {
 
 /// Configs that use the keys of each tool's published examples: mapped, dropped, replaced and refused.
 const SAMPLES: [(&str, &str, [u64; 4]); 5] = [
-    ("axolotl.yaml", "axolotl", [25, 33, 11, 0]),
-    ("llama-factory.yaml", "llama-factory", [17, 16, 6, 0]),
-    ("torchtune.yaml", "torchtune", [20, 26, 6, 0]),
+    ("axolotl.yaml", "axolotl", [27, 33, 9, 0]),
+    ("llama-factory.yaml", "llama-factory", [18, 16, 5, 0]),
+    ("torchtune.yaml", "torchtune", [22, 26, 4, 0]),
     ("mlx-lm.yaml", "mlx-lm", [24, 10, 1, 0]),
     ("peft-run", "peft-run", [19, 44, 1, 0]),
 ];

@@ -59,7 +59,7 @@ fn printed(stdout: &str) -> BTreeMap<String, BTreeMap<String, i64>> {
     let start = all.iter().position(|line| line.starts_with("rows read")).expect("a ledger");
     let heads: Vec<&str> = all[start - 1].split_whitespace().collect();
     let mut columns = BTreeMap::new();
-    for line in &all[start..start + 12] {
+    for line in &all[start..start + 13] {
         let words: Vec<&str> = line.split_whitespace().collect();
         let (what, counts) = words.split_at(words.len() - heads.len());
         for (head, count) in heads.iter().zip(counts) {
@@ -81,6 +81,7 @@ fn added_up<'a>(lines: impl Iterator<Item = &'a Line> + Clone) -> BTreeMap<Strin
     BTreeMap::from(
         [
             ("rows read", count(&|_| true)),
+            ("not selected", fate("not_selected")),
             ("kept", train + validation),
             ("trained on", train),
             ("held out for validation", validation),
@@ -104,8 +105,8 @@ fn adds_up(stdout: &str, lines: &[Line]) {
     for (head, counts) in &columns {
         let of_source = lines.iter().filter(|line| head == "total" || line.dataset == *head);
         assert_eq!(*counts, added_up(of_source), "{head}");
-        let sum = |names: [&str; 5]| names.iter().map(|name| counts[*name]).sum::<i64>();
-        let fates = ["trained on", "held out for validation", "too long", "no trained token", "broken"];
+        let sum = |names: [&str; 6]| names.iter().map(|name| counts[*name]).sum::<i64>();
+        let fates = ["trained on", "held out for validation", "not selected", "too long", "no trained token", "broken"];
         assert_eq!(sum(fates), counts["rows read"], "{head}: {counts:?}");
     }
     for name in columns["total"].keys() {

@@ -352,10 +352,10 @@ fn adamw_by_shapes_is_adamw_of_a_model() {
         let data = Archive::open(&folder.join("golden.safetensors")).unwrap();
         let decoder = || {
             let mut decoder = load(&folder.join("model"));
-            if method == Method::Lora {
-                attach_peft(&mut decoder, &folder.join("adapter"));
+            match method {
+                Method::Lora => drop(attach_peft(&mut decoder, &folder.join("adapter"))),
+                Method::Full => decoder.train_everything(),
             }
-            decoder.trained = method;
             decoder
         };
         let config = |rule| OptimizerConfig { rule, adamw: ADAMW };

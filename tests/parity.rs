@@ -374,7 +374,7 @@ fn dropout_of_scaled_outputs_is_as_in_peft() {
         vector: Some(Box::new(Vector::Magnitude(magnitude))),
         initial: None,
     };
-    let projection = Projection { name: String::new(), weight: weight.into(), bias: None, lora: Some(lora) };
+    let projection = Projection { name: String::new(), weight: weight.into(), bias: None, trains: false, lora: Some(lora) };
     let ours = projection.forward(x2.clone().unsqueeze(), Some(&mask)).reshape([tokens, outputs]);
 
     let values = |tensor: Tensor<2>| tensor.into_data().iter::<f32>().collect::<Vec<_>>();

@@ -13,15 +13,15 @@ use crate::nn::lora::{Lora, Portion, Vector, initial, initial_normal};
 use crate::nn::magnitude::Magnitude;
 use crate::nn::own::Own;
 use crate::ops::Base;
-use crate::terms::{AdapterVector, Method};
+use crate::terms::AdapterVector;
 
 /// The numbers of A [r, in] and B [out, r] by module, as PEFT's files have them; of a table, of rows of it, or of a vector, the first alone. Those that an
 /// adapter started as, where their product was taken out of the weight, stand under `MODULE.initial`.
 pub type Numbers = BTreeMap<String, [Vec<f32>; 2]>;
 
 /// Attaches an adapter to every module that the config chooses: with the numbers given, or with PEFT's initial distribution (A from draws
-/// keyed by `seed`, B zero unless the config says otherwise; of the embedding A is zero). Whatever was attached before is taken off, but that
-/// a table which trained whole stays as it is.
+/// keyed by `seed`, B zero unless the config says otherwise; of the embedding A is zero). Nothing else trains. Whatever was attached before is taken
+/// off, except that a table which trained whole keeps its numbers.
 ///
 /// # Errors
 /// See [`LoraConfig::resolve`], [`LoraConfig::check_vector`] and [`LoraConfig::table_targets`]; or a table is kept in a way in which it cannot train.
@@ -30,6 +30,7 @@ pub fn attach(decoder: &mut Decoder, config: &LoraConfig, seed: u64, numbers: Op
     let names: Vec<String> = modules.iter().map(|linear| linear.name.clone()).collect();
     let targets = config.resolve(&names)?;
     config.check_vector(&modules)?;
+    decoder.freeze();
     let lora = |linear: &LinearSpec| {
         let target = targets.iter().find(|target| target.module == linear.name)?;
         Some(match numbers.and_then(|numbers| numbers.get(&target.module)) {
@@ -51,7 +52,7 @@ pub fn attach(decoder: &mut Decoder, config: &LoraConfig, seed: u64, numbers: Op
         });
     }
     // Maps of one parameter share an A.
-    decoder.blocks.iter_mut().for_each(|block| block.visit(Method::Lora, &mut |_, _| {}));
+    decoder.blocks.iter_mut().for_each(|block| block.visit(&mut |_, _| {}));
     numbers.map_or(Ok(()), |numbers| tables::put_bases(decoder, &modules, numbers))?;
     for linear in modules.iter().filter(|linear| linear.is_table()) {
         let table = if linear.role == Role::Embedding { &mut decoder.embedding } else { &mut decoder.head.table };

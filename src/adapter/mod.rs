@@ -3,6 +3,7 @@
 mod attach;
 mod experts;
 pub mod merge;
+mod new_tokens;
 pub mod peft;
 mod pissa;
 mod singular;

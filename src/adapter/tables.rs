@@ -183,7 +183,7 @@ fn check_tokens(tokens: &[u32], module: &LinearSpec) -> Result<(), Error> {
     sorted.sort_unstable();
     if let Some(beyond) = sorted.last().filter(|token| **token as usize >= vocabulary) {
         let message = format!("token {beyond} has no row in `{}`, which has {vocabulary}", module.name);
-        return Err(refused(TOKENS, message, "use ids of the base's tokens; nothing is resized"));
+        return Err(refused(TOKENS, message, "use ids of the base's tokens, or add tokens by name with `tokens.add`"));
     }
     match sorted.windows(2).find(|pair| pair[0] == pair[1]) {
         Some(pair) => Err(refused(TOKENS, format!("token {} is named twice for `{}`", pair[0], module.name), "name it once")),
@@ -295,6 +295,6 @@ fn differing(table: &Table, module: &LinearSpec, numbers: &[f32]) -> Result<Opti
     Ok((read(theirs.clone()) != read(whole.clone())).then_some(theirs))
 }
 
-fn refused(key: &'static str, message: String, hint: &'static str) -> Error {
+pub(super) fn refused(key: &'static str, message: String, hint: &'static str) -> Error {
     Error::Table { key, message, hint }
 }

@@ -8,11 +8,12 @@ use super::{Failure, hub};
 use crate::adapter::{self, LoraConfig, Numbers, peft};
 use crate::data::template::{Sources, sources};
 use crate::data::tokenize::Tokenizer;
-use crate::export::card::formats_of;
+use crate::data::tokenizer_files::TokenizerFiles;
+use crate::export::card::{OwnTokenizer, formats_of};
 use crate::fault::{Exit, Fault, shell_word};
 use crate::files::NotFolder;
-use crate::hub::ModelId;
-use crate::model::{LinearSpec, Storage, shard_paths};
+use crate::hub::RepoId;
+use crate::model::{Folder, LinearSpec, Storage, shard_paths};
 use crate::plan::{Lock, Places, hub_id};
 use crate::report::Terminal;
 use crate::terms::{Format, ModelDtype, Technique, Term};
@@ -59,7 +60,7 @@ pub(super) fn find_named(base: &Path) -> Result<PathBuf, Failure> {
     }
     // The oldest models have no owner; any word looks like one of them.
     if let Some(snapshot) =
-        ModelId::parse(name).ok().filter(|id| id.owner_and_name().is_none()).and_then(|id| hub::cached(&id).ok())
+        RepoId::parse(name).ok().filter(|id| id.owner_and_name().is_none()).and_then(|id| hub::cached(&id).ok())
     {
         return Ok(snapshot.folder);
     }
@@ -152,6 +153,22 @@ pub(super) fn storage_of_run(adapter: &Path) -> Storage {
     let packing = lock_above(adapter).and_then(|path| Lock::read(&path).ok()?.packing());
     let (form, packs_head) = packing.map_or((None, false), |(form, packs_head)| (Some(form), packs_head));
     Storage { form, packs_head, ..ModelDtype::Auto.into() }
+}
+
+/// The base in a folder, with the rows of tokens that an adapter adds.
+pub(super) fn base_with(base: &Path, adapter: Option<&Path>) -> Result<Folder, Failure> {
+    let mut folder = Folder::open(base)?;
+    adapter.map_or(Ok(()), |adapter| peft::resize(&mut folder, adapter))?;
+    Ok(folder)
+}
+
+/// What a card says of the tokenizer that an adapter brings; `None` where it brings none.
+pub(super) fn own_tokenizer(base: &Path, adapter: &Path) -> Result<Option<OwnTokenizer>, Failure> {
+    if TokenizerFiles::beside(adapter, base)?.is_none() {
+        return Ok(None);
+    }
+    let folder = base_with(base, Some(adapter))?;
+    Ok(Some(OwnTokenizer { rows: Some(folder.spec.vocabulary).filter(|_| folder.is_resized()) }))
 }
 
 /// The adapter in a folder, for a model with these modules; what of it is read otherwise than it is written is said.

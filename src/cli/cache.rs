@@ -11,7 +11,8 @@ use super::{Failure, print, resume};
 use crate::data::find_files;
 use crate::fault::{Exit, Fault};
 use crate::files::{self, Entry, RowCache, cache_folder, cache_limit, entries, entry_count, hash_file, leftovers};
-use crate::plan::Lock;
+use crate::hub::DatasetPath;
+use crate::plan::{Lock, cached_files};
 use crate::report::Terminal;
 use crate::train::RunFolder;
 
@@ -91,7 +92,11 @@ impl DataFile {
 fn data_files(typed: &[String]) -> Result<Vec<DataFile>, Failure> {
     let mut files = Vec::new();
     for text in typed {
-        let found = if Path::new(text).is_file() { vec![PathBuf::from(text)] } else { find_files(text).unwrap_or_default() };
+        let found = match text {
+            _ if Path::new(text).is_file() => vec![PathBuf::from(text)],
+            _ if DatasetPath::is_one(text) => cached_files(text)?,
+            _ => find_files(text).unwrap_or_default(),
+        };
         let is_hash = text.len() >= LEAST_HASH && text.len() <= 64 && text.chars().all(|c| c.is_ascii_hexdigit());
         if found.is_empty() && is_hash {
             files.push(DataFile { hash: text.to_ascii_lowercase(), name: None });

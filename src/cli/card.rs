@@ -5,7 +5,7 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::{Failure, result};
-use crate::export::card::{Artefact, Base, CARD, Card, Part, Trained, card};
+use crate::export::card::{Artefact, Base, CARD, Card, OwnTokenizer, Part, Trained, card};
 use crate::files::licence::Notices;
 use crate::files::{hash_file, write_atomic};
 use crate::plan::{Lock, Plan, Trains};
@@ -34,7 +34,8 @@ pub(super) fn write_run_card(plan: &Plan, lock: &Lock, result: &Value, base: Bas
         Trains::Adapter(config) => (Artefact::Adapter, Some(config.saved())),
         Trains::Everything => (Artefact::Model, None),
     };
-    let part = Part { config, run: Some(run), ..Part::default() };
+    let tokenizer = plan.vocabulary.as_ref().map(|vocabulary| OwnTokenizer { rows: vocabulary.grown_to });
+    let part = Part { config, run: Some(run), tokenizer, ..Part::default() };
     let text = card(&Card { artefact, base, about: [about].into_iter().chain(packed).collect(), parts: vec![part], hashes });
     notices.write(&plan.output_dir)?;
     if plan.trains == Trains::Everything {

@@ -3,8 +3,8 @@
 use clap::Args;
 
 use super::consumers::ConsumerArgs;
-use super::{Failure, RecipeArgs, print};
-use crate::fault::shell_word;
+use super::{Failure, RecipeArgs, hub, print};
+use crate::hub::Error as HubError;
 use crate::plan::{Plan, Resolved};
 use crate::report::Terminal;
 
@@ -31,15 +31,25 @@ pub(super) fn check(CheckArgs { recipe: args, consumers }: &CheckArgs) -> Result
             judge_memory(&plan, &terminal)?;
             print(format_args!("{recipe}: no faults"))?;
         }
-        Resolved::Hub { id, .. } => {
+        Resolved::Hub { base, datasets, .. } => {
             let unchecked = if consumers.is_empty() { "" } else { ", and so is what `--for` asks" };
-            print(format_args!(
-                "{recipe}: no faults; `{id}` is a Hub id and not in the cache, so targets and chat template are unchecked{unchecked}"
-            ))?;
-            Terminal::default().say(&format!("note: `rankine pull {}` fetches it", shell_word(&id.to_string())));
+            let base = base.map(|(id, missing)| hub::not_cached(&id, missing));
+            let of_base =
+                base.map(|error| (error, "is a Hub id and not in the cache, so targets and chat template are unchecked"));
+            let of_data = datasets.into_iter().map(|error| (error, "is not in the cache, so its columns and rows are unchecked"));
+            let absent: Vec<_> = of_base.into_iter().chain(of_data).filter_map(|(error, what)| absence(error, what)).collect();
+            let what: Vec<&str> = absent.iter().map(|(what, _)| what.as_str()).collect();
+            print(format_args!("{recipe}: no faults; {}{unchecked}", what.join("; ")))?;
+            absent.iter().for_each(|(_, note)| terminal.say(note));
         }
     }
     Ok(())
+}
+
+/// What is not in the cache, and how it is fetched.
+fn absence(error: HubError, what: &str) -> Option<(String, String)> {
+    let HubError::NotCached { id, pull, .. } = error else { return None };
+    Some((format!("`{id}` {what}"), format!("note: `rankine pull {pull}` fetches it")))
 }
 
 /// Rows are not read here, so that only bounds are known: what no row is short enough for is refused, what rows of full length have no room

@@ -69,7 +69,8 @@ impl ConsumerArgs {
         let (facts, notes) = (plan.facts(), plan.notes());
         self.judge(terminal, |consumer| {
             let mut found = findings(consumer, &facts, None);
-            found.extend(model_findings(consumer, &plan.base_folder, plan.own_template().as_deref()));
+            let tokenizer = plan.vocabulary.is_some().then_some(&plan.encoder.tokenizer);
+            found.extend(model_findings(consumer, &plan.base_folder, (tokenizer, plan.own_template().as_deref())));
             found.retain(|finding| finding.severity == Severity::Rejects || !notes.contains(&finding.line()));
             found
         })

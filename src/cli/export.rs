@@ -7,7 +7,7 @@ use clap::{Args, ValueEnum};
 use indicatif::HumanBytes;
 use serde_json::{Value, json};
 
-use super::base::say_notes;
+use super::base::{base_with, say_notes};
 use super::consumers::ConsumerArgs;
 use super::merge::{LEFTOVER, interrupt};
 use super::shipped::Shipped;
@@ -18,10 +18,10 @@ use crate::export::card::Artefact;
 use crate::export::consumers::{self, Facts, findings, model_findings};
 use crate::export::gguf::{self, Kind, Written, architecture_name, write_gguf_adapter, write_gguf_model};
 use crate::export::merge::{Tally, check_tables};
-use crate::export::ollama::{self, Proof, prove, write_ollama};
+use crate::export::ollama::{self, Proof, prove_with, write_ollama};
 use crate::export::{write_folder, write_mlx, write_peft};
 use crate::fault::{Exit, Fault};
-use crate::files::{self, remove_leftovers, write_atomic};
+use crate::files::{self, remove_leftovers, write_all, write_atomic};
 use crate::model::Folder;
 use crate::report::Terminal;
 
@@ -118,7 +118,7 @@ pub(super) fn export(args: &ExportArgs, terminal: &Terminal) -> Result<(), Failu
     remove_leftovers(&[args.out.parent().filter(|above| !above.as_os_str().is_empty()).unwrap_or(Path::new("."))], LEFTOVER)?;
     let (base, report) = (shipped.base(args.base.as_deref())?, |event| terminal.take(&event));
     if let Shipped::Adapter(adapter) = &shipped {
-        say_notes(adapter, &Folder::open(&base)?.spec.modules(), terminal)?;
+        say_notes(adapter, &base_with(&base, Some(adapter))?.spec.modules(), terminal)?;
         // Of these files only matrices are a part, so what else the adapter changes would be lost.
         if matches!(args.to, Form::GgufAdapter | Form::Mlx) {
             check_tables(&base, adapter)?;
@@ -129,7 +129,9 @@ pub(super) fn export(args: &ExportArgs, terminal: &Terminal) -> Result<(), Failu
     let sources = if has_template { shipped.template(&base, args.chat_template.as_deref())? } else { None };
     let template = sources.as_ref().map(Sources::default_with_variables);
     let is_ollama = args.to == Form::Ollama;
-    let proof = is_ollama.then(|| prove(&base, template.as_deref(), args.template.as_deref())).transpose()?;
+    let tokenizer = is_ollama.then(|| shipped.tokenizer(&base)).transpose()?;
+    let proof =
+        tokenizer.map(|tokenizer| prove_with(&tokenizer, (&base, template.as_deref()), args.template.as_deref())).transpose()?;
     proof.iter().flat_map(|proof| &proof.notes).for_each(|note| terminal.say(&format!("note: {note}")));
     if let Some(note) = args.to.is_model().then(|| shipped.elsewhere_trained()).flatten() {
         terminal.say(&format!("note: {note}"));
@@ -141,6 +143,9 @@ pub(super) fn export(args: &ExportArgs, terminal: &Terminal) -> Result<(), Failu
     let model = || &made.as_ref().expect("made where a model is wanted").folder;
     let fill = |folder: &Path| match args.to {
         Form::Peft | Form::Mlx => {
+            if args.to == Form::Peft {
+                write_all(folder, &shipped.own_tokenizer(&base)?)?;
+            }
             for (name, source) in sources.iter().flat_map(Sources::files) {
                 write_template(&folder.join(name), &source)?;
             }
@@ -246,7 +251,7 @@ fn judge(args: &ExportArgs, shipped: &Shipped, terminal: &Terminal) -> Result<()
         let mut found = findings(consumer, &facts, Some(args.to.given()));
         // What goes into a GGUF file or a Modelfile is checked as it is written.
         if let (Form::Mlx, Some(base)) = (args.to, &base) {
-            found.extend(model_findings(consumer, base, None));
+            found.extend(model_findings(consumer, base, (None, None)));
         }
         found
     })
@@ -254,7 +259,7 @@ fn judge(args: &ExportArgs, shipped: &Shipped, terminal: &Terminal) -> Result<()
 
 /// An adapter in the format of PEFT or mlx-lm.
 fn write_adapter(args: &ExportArgs, adapter: &Path, base: &Path, folder: &Path) -> Result<Written, Failure> {
-    let modules = Folder::open(base)?.spec.modules();
+    let modules = base_with(base, Some(adapter))?.spec.modules();
     let named = peft::read_base(adapter)?.map_or_else(|| base.to_owned(), PathBuf::from);
     let pinned = peft::read_hub_base(adapter)?.filter(|id| args.to == Form::Peft && id.pinned().is_some());
     let name = match pinned {

@@ -1,23 +1,25 @@
-//! Bases of the Hub, as the verbs find them: in the cache, or fetched into it.
+//! Bases and data sets of the Hub, as the verbs find them: in the cache, or fetched into it.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::Failure;
 use crate::fault::Exit;
+use crate::fault::shell_word;
 use crate::files;
-use crate::hub::{Cache, Environment, Error, Missing, ModelId, Network, Snapshot};
+use crate::hub::{Cache, Environment, Error, Missing, RepoId, Snapshot};
+use crate::plan::{Lock, Places, Snapshots, requests};
 use crate::recipe::Recipe;
 use crate::report::{Terminal, say_now};
 
 /// A base for a run, fetched if need be.
-pub(super) fn fetch(id: &ModelId, terminal: &Terminal) -> Result<Snapshot, Error> {
+pub(super) fn fetch(id: &RepoId, terminal: &Terminal) -> Result<Snapshot, Error> {
     let fetched = crate::hub::fetch(&Environment::read(), id, &|event| terminal.take(&event));
     terminal.stop();
     fetched
 }
 
 /// The base of a run that goes on: the commit of its lock, called as its recipe calls it, from the folder that was named for it or fetched.
-pub(super) fn locked(pinned: &ModelId, recipe: &Recipe, named: Option<&Path>, terminal: &Terminal) -> Result<Snapshot, Error> {
+pub(super) fn locked(pinned: &RepoId, recipe: &Recipe, named: Option<&Path>, terminal: &Terminal) -> Result<Snapshot, Error> {
     match in_folder(pinned, named) {
         Some(snapshot) => Ok(called(snapshot, pinned, recipe)),
         None => Ok(called(fetch(pinned, terminal)?, pinned, recipe)),
@@ -25,31 +27,75 @@ pub(super) fn locked(pinned: &ModelId, recipe: &Recipe, named: Option<&Path>, te
 }
 
 /// [`locked`] without network.
-pub(super) fn pinned(pinned: &ModelId, recipe: &Recipe, named: Option<&Path>) -> Result<Snapshot, Error> {
+pub(super) fn pinned(pinned: &RepoId, recipe: &Recipe, named: Option<&Path>) -> Result<Snapshot, Error> {
     in_folder(pinned, named).map_or_else(|| cached(pinned), |snapshot| Ok(called(snapshot, pinned, recipe)))
 }
 
 /// A commit whose files are in a folder of their own.
-fn in_folder(pinned: &ModelId, folder: Option<&Path>) -> Option<Snapshot> {
+fn in_folder(pinned: &RepoId, folder: Option<&Path>) -> Option<Snapshot> {
     Some(Snapshot { id: pinned.clone(), commit: pinned.pinned()?, folder: folder?.to_owned() })
 }
 
-fn called(snapshot: Snapshot, pinned: &ModelId, recipe: &Recipe) -> Snapshot {
-    let said = recipe.base_model.as_ref().and_then(|said| ModelId::parse(&said.value).ok());
+fn called(snapshot: Snapshot, pinned: &RepoId, recipe: &Recipe) -> Snapshot {
+    let said = recipe.base_model.as_ref().and_then(|said| RepoId::parse(&said.value).ok());
     let said = said.filter(|said| said.repository() == pinned.repository());
     Snapshot { id: said.unwrap_or(snapshot.id), ..snapshot }
 }
 
+/// The data sets of a recipe that are of the Hub, fetched if need be.
+pub(super) fn fetch_datasets(recipe: &Recipe, terminal: &Terminal) -> Result<Snapshots, Error> {
+    let environment = Environment::read();
+    let fetch = |(key, request)| {
+        let fetched = crate::hub::fetch_dataset(&environment, &request, &|event| terminal.take(&event));
+        terminal.stop();
+        Ok((key, fetched?))
+    };
+    requests(recipe).into_iter().map(fetch).collect()
+}
+
+/// The data sets of the Hub that a run has read, at the commits of its lock: where `places` has found them by their content, else in the
+/// cache, else fetched; without a terminal nothing is fetched.
+pub(super) fn locked_datasets(
+    lock: &Lock,
+    recipe: &mut Recipe,
+    places: &Places,
+    terminal: Option<&Terminal>,
+) -> Result<Snapshots, Error> {
+    let (environment, mut found) = (Environment::read(), Snapshots::new());
+    let asked = requests(recipe);
+    for (key, snapshot) in lock.hub_data() {
+        // A recipe that was edited in its lock may name other rows, which are looked up as those of any other.
+        if !asked.get(&key).is_some_and(|request| snapshot.answers(request)) {
+            continue;
+        }
+        let moved: Option<Vec<PathBuf>> = snapshot.paths().iter().map(|path| places.found_by_content(lock, path)).collect();
+        let snapshot = match (moved, terminal) {
+            (Some(files), _) => {
+                if let Some(dataset) = recipe.dataset_mut(&key) {
+                    dataset.files = Some(files);
+                }
+                snapshot
+            }
+            (None, Some(terminal)) => {
+                let fetched = crate::hub::fetch_locked(&environment, snapshot, &|event| terminal.take(&event));
+                terminal.stop();
+                fetched?
+            }
+            (None, None) => snapshot.in_cache(&environment)?,
+        };
+        found.insert(key, snapshot);
+    }
+    Ok(found)
+}
+
 /// A base that is in the cache, without network.
-pub(super) fn cached(id: &ModelId) -> Result<Snapshot, Error> {
+pub(super) fn cached(id: &RepoId) -> Result<Snapshot, Error> {
     Cache::at(&Environment::read().cache).find(id).map_err(|missing| not_cached(id, missing))
 }
 
 /// Why a verb that uses no network has no base.
-pub(super) fn not_cached(id: &ModelId, missing: Missing) -> Error {
-    let environment = Environment::read();
-    let offline = if let Network::Off(variable) = environment.network { Some(variable) } else { None };
-    Error::NotCached { id: id.to_string(), cache: environment.cache, missing, offline }
+pub(super) fn not_cached(id: &RepoId, missing: Missing) -> Error {
+    Environment::read().not_cached(id, shell_word(&id.to_string()), missing)
 }
 
 /// While it lives SIGINT and SIGTERM end the process with 130 and a word about what stays. After it nobody hears them, so who goes on

@@ -10,10 +10,11 @@ use clap::Args;
 
 use self::answers::{Answers, Goal};
 use self::draft::Draft;
-use super::{Failure, print};
+use super::{Failure, hub, print};
 use crate::data::{Corpus, Limits};
 use crate::fault::{Exit, Explain, Fault, shell_word};
 use crate::files::{cache_folder, write_atomic};
+use crate::hub::Error as HubError;
 use crate::plan::{Plan, Resolved, resolve};
 use crate::recipe;
 use crate::report::Terminal;
@@ -73,12 +74,11 @@ pub(super) fn init(args: &InitArgs, terminal: &Terminal) -> Result<(), Failure> 
 fn fit(draft: &mut Draft, out: &Path, terminal: &Terminal) -> Result<Vec<String>, Failure> {
     let plan = match plan(draft, out, terminal)? {
         Resolved::Plan(plan) => plan,
-        Resolved::Hub { id, .. } => {
+        Resolved::Hub { base, datasets, .. } => {
+            let base = base.map(|(id, missing)| hub::not_cached(&id, missing));
+            let absent = base.iter().chain(&datasets);
             draft.set("training.sequence_len", USUAL.to_string());
-            return Ok(vec![format!(
-                "`{id}` is not in the cache, so neither lengths of rows nor memory are known: `rankine pull {id}`, then `rankine plan {}`",
-                shell_word(&out.display().to_string())
-            )]);
+            return Ok(absent.filter_map(|error| absence(error, out)).collect());
         }
     };
     plan.check_trains()?;
@@ -101,6 +101,15 @@ fn fit(draft: &mut Draft, out: &Path, terminal: &Terminal) -> Result<Vec<String>
         change.iter().filter_map(|change| change.split_once('=')).for_each(|(key, value)| draft.set(key, value));
     }
     Ok(notes)
+}
+
+/// What cannot be known without something of the Hub.
+fn absence(error: &HubError, out: &Path) -> Option<String> {
+    let HubError::NotCached { id, pull, .. } = error else { return None };
+    let plan = shell_word(&out.display().to_string());
+    Some(format!(
+        "`{id}` is not in the cache, so neither lengths of rows nor memory are known: `rankine pull {pull}`, then `rankine plan {plan}`"
+    ))
 }
 
 fn plan(draft: &Draft, out: &Path, terminal: &Terminal) -> Result<Resolved, Failure> {

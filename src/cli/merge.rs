@@ -9,7 +9,7 @@ use clap::{Args, ValueEnum};
 use indicatif::HumanBytes;
 use serde_json::{Value, json};
 
-use super::base::{find_adapter, find_base, lock_above, run_folder, say_notes};
+use super::base::{base_with, find_adapter, find_base, lock_above, run_folder, say_notes};
 use super::card::run_of;
 use super::eval::places;
 use super::merge_compared::{Gate, Outcome, REPORT, print_report};
@@ -18,7 +18,6 @@ use crate::export::gguf::Kind;
 use crate::export::merge::{Addend, Error, Onto, Order, OtherBase, Tally, TrainedOn, merge as write_merged};
 use crate::fault::{Exit, Fault};
 use crate::files::{self, Float, remove_leftovers};
-use crate::model::Folder;
 use crate::plan::Lock;
 use crate::report::{Terminal, peak_memory_bytes};
 
@@ -91,8 +90,9 @@ pub(super) fn merge(args: &MergeArgs, terminal: &Terminal) -> Result<(), Failure
         let folder = addend.folder.display();
         terminal.say(&format!("note: no lock of a run lies above `{folder}`: of its base only the shapes are checked"));
     }
-    let modules = Folder::open(&base)?.spec.modules();
-    adapters.iter().try_for_each(|addend| say_notes(&addend.folder, &modules, terminal))?;
+    adapters
+        .iter()
+        .try_for_each(|addend| say_notes(&addend.folder, &base_with(&base, Some(&addend.folder))?.spec.modules(), terminal))?;
     let other_base = if args.force { OtherBase::Note } else { OtherBase::Refuse };
     let order = Order {
         base,

@@ -56,8 +56,7 @@ use clap::{ArgAction, Args, Parser, Subcommand};
 
 use crate::data::template::sandbox;
 use crate::fault::{Exit, Explain, Fault, show_data, shown};
-use crate::hub::Snapshot;
-use crate::plan::{Plan, Resolved};
+use crate::plan::{Fetched, Plan, Resolved};
 use crate::report::Terminal;
 use crate::{device, files, recipe};
 use hub::Leaving;
@@ -101,7 +100,7 @@ enum Verb {
     Inspect(inspect::InspectArgs),
     /// Goes on from a text or answers in a conversation, with or without an adapter
     Generate(generate::GenerateArgs),
-    /// Fetches a model from the Hub into the cache that Python uses too, and prints its folder
+    /// Fetches a model or a data set from the Hub into the cache that Python uses too, and prints its folder
     Pull(pull::PullArgs),
     /// Uploads an adapter with its card to the Hub
     Push(push::PushArgs),
@@ -147,11 +146,11 @@ struct RecipeArgs {
 
 impl RecipeArgs {
     fn resolve(&self) -> Result<Resolved, Failure> {
-        self.resolve_on(None)
+        self.resolve_on(Fetched::default())
     }
 
-    /// The plan on a base that was fetched.
-    fn resolve_on(&self, fetched: Option<Snapshot>) -> Result<Resolved, Failure> {
+    /// The plan on what was fetched.
+    fn resolve_on(&self, fetched: Fetched) -> Result<Resolved, Failure> {
         let terminal = Terminal::default();
         let resolved =
             crate::plan::resolve_on(recipe::read(&self.recipe, &self.overrides)?, None, fetched, &|event| terminal.take(&event))?;
@@ -164,13 +163,18 @@ impl RecipeArgs {
         Ok(resolved)
     }
 
-    /// Fetches the base if it is of the Hub. Nothing is fetched for a recipe with faults.
-    fn fetch_base(&self, terminal: &Terminal) -> Result<Option<(Snapshot, Leaving)>, Failure> {
+    /// Fetches the base and the data sets that are of the Hub. Nothing is fetched for a recipe with faults.
+    fn fetch(&self, terminal: &Terminal) -> Result<(Fetched, Option<Leaving>), Failure> {
         let recipe = recipe::read(&self.recipe, &self.overrides)?;
-        let Some(id) = recipe.base_model.and_then(|said| crate::plan::hub_id(&said.value)) else { return Ok(None) };
+        let id = recipe.base_model.as_ref().and_then(|said| crate::plan::hub_id(&said.value));
+        if id.is_none() && crate::plan::requests(&recipe).is_empty() {
+            return Ok((Fetched::default(), None));
+        }
         self.resolve()?;
         let leaving = Leaving::listen()?;
-        Ok(Some((hub::fetch(&id, terminal)?, leaving)))
+        let base = id.map(|id| hub::fetch(&id, terminal)).transpose()?;
+        let datasets = hub::fetch_datasets(&recipe, terminal)?;
+        Ok((Fetched { base, datasets }, Some(leaving)))
     }
 
     /// The plan, for verbs that need the base.
@@ -179,11 +183,15 @@ impl RecipeArgs {
     }
 }
 
-/// The plan, if its base is here.
+/// The plan, if its base and data are here.
 fn with_base(resolved: Resolved) -> Result<Plan, Failure> {
     match resolved {
         Resolved::Plan(plan) => Ok(*plan),
-        Resolved::Hub { id, missing, .. } => Err(hub::not_cached(&id, missing).into()),
+        Resolved::Hub { base, datasets, .. } => {
+            let base = base.map(|(id, missing)| hub::not_cached(&id, missing));
+            let faults = base.iter().chain(&datasets).flat_map(Explain::faults).collect();
+            Err(Failure { exit: Exit::Unavailable, faults })
+        }
     }
 }
 

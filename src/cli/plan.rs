@@ -163,8 +163,9 @@ pub(super) fn facts(plan: &Plan, data: &RunData, (config, memory): (&train::Conf
         (
             "rows read",
             format!(
-                "{}, {} too long, {} cut, {} without a trained token, {} broken, {} duplicates{}",
+                "{}, {}{} too long, {} cut, {} without a trained token, {} broken, {} duplicates{}",
                 grouped(total.rows),
+                if total.not_selected > 0 { format!("{} not selected, ", grouped(total.not_selected)) } else { String::new() },
                 total.too_long,
                 total.truncated,
                 total.untrained,

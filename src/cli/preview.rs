@@ -85,6 +85,7 @@ fn describe(plan: &Plan, data: &RunData, record: &Record) -> String {
     let fate = match (record.fate, record.reason) {
         (Fate::Train, _) => "trained on".to_owned(),
         (Fate::Validation, _) => "held out for validation".to_owned(),
+        (Fate::NotSelected, _) => return "not selected by `split` or `max_rows`".to_owned(),
         (Fate::TooLong, _) => format!("left out, longer than `training.sequence_len`, {limit}"),
         (Fate::NoTrainedToken, _) if record.whole_tokens == 0 => "left out, nothing to learn".to_owned(),
         (Fate::NoTrainedToken, _) => "left out, no trained token".to_owned(),
@@ -111,8 +112,9 @@ fn other(data: &RunData, record: &Record) -> String {
 /// A line of the ledger.
 type Count = (&'static str, fn(&Tally) -> u64);
 
-const COUNTS: [Count; 12] = [
+const COUNTS: [Count; 13] = [
     ("rows read", |tally| tally.rows),
+    ("  not selected", |tally| tally.not_selected),
     ("  kept", |tally| tally.kept()),
     ("    trained on", |tally| tally.train),
     ("    held out for validation", |tally| tally.validation),

@@ -13,10 +13,12 @@ use super::base::{find_adapter, lock_above};
 use super::resume::is_finished;
 use super::{Failure, print};
 use crate::adapter::peft;
+use crate::data::tokenizer_files::{NAMES, named_template_files};
 use crate::fault::{Exit, Fault, shell_word};
 use crate::files::licence::notice_paths;
 use crate::files::{JSON_BYTES, read_text_up_to};
-use crate::hub::{Content, Environment, Error, ModelId, Pushed, Shipment, Visibility};
+use crate::hub::{Content, Environment, Error, Pushed, RepoId, Shipment, Visibility};
+use crate::model::CHAT_TEMPLATE;
 use crate::plan::Lock;
 use crate::report::Terminal;
 use crate::train::{Checkpoint, RunFolder};
@@ -64,8 +66,8 @@ pub(super) fn push(args: &PushArgs, terminal: &Terminal) -> Result<(), Failure> 
     if args.json { print(object(&pushed)) } else { print_lines(&pushed) }
 }
 
-fn id(args: &PushArgs) -> Result<ModelId, Failure> {
-    let id = ModelId::parse(&args.id).map_err(Error::from)?;
+fn id(args: &PushArgs) -> Result<RepoId, Failure> {
+    let id = RepoId::parse(&args.id).map_err(Error::from)?;
     if id.owner_and_name().is_none() || args.id.contains('@') {
         let fault = Fault::new(format!("`{}` is no repository to push to, expected `owner/name`", args.id));
         return Err(Failure::new(Exit::Usage, fault.hint("name your account before the `/`, and a branch with `--revision`")));
@@ -122,11 +124,29 @@ impl Parts {
         if let Some(lock) = &self.lock {
             files.push((LOCK.to_owned(), Content::Bytes(Lock::read(lock)?.portable_text().into_bytes())));
         }
+        files.extend(tokenizer_files(&self.adapter)?);
         let beside = self.card.iter().filter_map(|card| card.parent());
         files.extend(beside.flat_map(notice_paths).map(|path| (name(&path), Content::File(path))));
         files.push((name(&weights), Content::File(weights)));
         Ok(files)
     }
+}
+
+/// The files of the tokenizer that an adapter brings, its templates among them.
+fn tokenizer_files(adapter: &Path) -> Result<Vec<(String, Content)>, Failure> {
+    let tokenizer = adapter.join(NAMES[0]);
+    if !tokenizer.is_file() {
+        return Ok(Vec::new());
+    }
+    let configs = NAMES[1..].iter().map(|name| adapter.join(name)).filter(|path| path.is_file());
+    let mut files = configs.map(|path| small(&path)).collect::<Result<Vec<_>, _>>()?;
+    let template = Some(adapter.join(CHAT_TEMPLATE)).filter(|path| path.is_file());
+    files.extend([tokenizer].into_iter().chain(template).map(|path| (name(&path), Content::File(path))));
+    for path in named_template_files(adapter)? {
+        let folder = path.parent().map(name).unwrap_or_default();
+        files.push((format!("{folder}/{}", name(&path)), Content::File(path)));
+    }
+    Ok(files)
 }
 
 /// A small file as it is, unless it tells where this machine has its files.

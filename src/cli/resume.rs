@@ -14,7 +14,7 @@ use super::{Failure, hub, print, result, with_base};
 use crate::device;
 use crate::fault::{Exit, Fault};
 use crate::files::{self, NotFolder};
-use crate::plan::{Inputs, Lock, Named, Places, Plan};
+use crate::plan::{Fetched, Inputs, Lock, Named, Places, Plan};
 use crate::report::Terminal;
 use crate::train::{self, Checkpoint, RunFolder};
 
@@ -62,9 +62,12 @@ pub(super) fn resume(args: &ResumeArgs, terminal: &Terminal) -> Result<(), Failu
     enter(&places, terminal)?;
     let mut recipe = Lock::recipe(&path, &run)?;
     places.apply(&before, &mut recipe)?;
-    let fetched = before.pinned_base().map(|id| hub::locked(&id, &recipe, places.base(), terminal)).transpose()?;
+    let base = before.pinned_base().map(|id| hub::locked(&id, &recipe, places.base(), terminal)).transpose()?;
+    let datasets = hub::locked_datasets(&before, &mut recipe, &places, Some(terminal))?;
     let since = SystemTime::now();
-    let plan = with_base(crate::plan::resolve_on(recipe, before.started(), fetched, &|event| terminal.take(&event))?)?;
+    let plan = with_base(crate::plan::resolve_on(recipe, before.started(), Fetched { base, datasets }, &|event| {
+        terminal.take(&event)
+    })?)?;
     plan.check_trains()?;
     let threads = device::set_threads(plan.threads);
     let inputs = Inputs::of(&plan, since)?;
@@ -163,8 +166,10 @@ pub(super) fn plan_of(lock: &Lock, path: &Path, run: &Path, places: &Places, ter
     enter(places, terminal)?;
     let mut recipe = Lock::recipe(path, run)?;
     places.apply(lock, &mut recipe)?;
-    let cached = lock.pinned_base().map(|id| hub::pinned(&id, &recipe, places.base())).transpose()?;
-    let plan = with_base(crate::plan::resolve_on(recipe, lock.started(), cached, &|event| terminal.take(&event))?)?;
+    let base = lock.pinned_base().map(|id| hub::pinned(&id, &recipe, places.base())).transpose()?;
+    let datasets = hub::locked_datasets(lock, &mut recipe, places, None)?;
+    let fetched = Fetched { base, datasets };
+    let plan = with_base(crate::plan::resolve_on(recipe, lock.started(), fetched, &|event| terminal.take(&event))?)?;
     device::check(plan.device)?;
     Ok(plan)
 }

@@ -7,13 +7,14 @@ use tempfile::TempDir;
 
 use super::Failure;
 use super::base::{
-    base_of_run, find_adapter, find_base, lock_above, lock_of_model, no_folder, template_sources, trained_formats,
+    base_of_run, find_adapter, find_base, lock_above, lock_of_model, no_folder, own_tokenizer, template_sources, trained_formats,
 };
 use super::card::run_of;
 use super::merge::{addend_of, packed_lock};
 use crate::adapter::{self, peft};
 use crate::data::template::Sources;
 use crate::data::tokenize::Tokenizer;
+use crate::data::tokenizer_files::TokenizerFiles;
 use crate::export::card::{Artefact, Base, Card, Part, code};
 use crate::export::gguf::Kind;
 use crate::export::merge::{Onto, Order, OtherBase, Tally, merge};
@@ -95,8 +96,20 @@ impl Shipped {
             Self::Adapter(adapter) => Some(adapter.as_path()),
             Self::Model(_) => None,
         };
-        let (sources, is_own) = template_sources(named, adapter, &Tokenizer::open(base)?)?;
+        let (sources, is_own) = template_sources(named, adapter, &self.tokenizer(base)?)?;
         Ok(sources.filter(|_| is_own))
+    }
+
+    /// The tokenizer with which it was trained.
+    pub fn tokenizer(&self, base: &Path) -> Result<Tokenizer, Failure> {
+        let adapter = if let Self::Adapter(adapter) = self { Some(adapter.as_path()) } else { None };
+        Ok(Tokenizer::open_with(base, adapter)?)
+    }
+
+    /// The files of the tokenizer that an adapter brings.
+    pub fn own_tokenizer(&self, base: &Path) -> Result<Vec<(PathBuf, Vec<u8>)>, Failure> {
+        let Self::Adapter(adapter) = self else { return Ok(Vec::new()) };
+        Ok(TokenizerFiles::beside(adapter, base)?.map(|files| files.contents()).unwrap_or_default())
     }
 
     /// What the card of a folder says of it; with a proof also how its template was held against the model's own.
@@ -105,7 +118,8 @@ impl Shipped {
         let (parts, base) = match self {
             Self::Adapter(adapter) => {
                 let (config, run) = (Some(peft::read_config(adapter)?), run(lock_above(adapter))?);
-                (vec![Part { config, run, ..Part::default() }], base.to_owned())
+                let tokenizer = own_tokenizer(base, adapter)?;
+                (vec![Part { config, run, tokenizer, ..Part::default() }], base.to_owned())
             }
             Self::Model(model) => match run(lock_of_model(model))? {
                 Some(run) => {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use super::base::{find_adapter, find_base, read_adapter, storage_of_run, template_sources, trained_formats};
+use super::base::{base_with, find_adapter, find_base, read_adapter, storage_of_run, template_sources, trained_formats};
 use super::gradcheck::is_proven;
 use super::interrupt::Interrupt;
 use super::{Failure, print};
@@ -15,7 +15,7 @@ use crate::data::template::ChatTemplate;
 use crate::data::tokenize::Tokenizer;
 use crate::fault::{Exit, Fault, printable};
 use crate::infer::{Config, Frame, Generated, Sampling, TextStream, generate, stops};
-use crate::model::{Cache, Decoder, Folder};
+use crate::model::{Cache, Decoder};
 use crate::plan::leftover_note;
 use crate::report::Terminal;
 use crate::terms::Format;
@@ -114,8 +114,8 @@ impl Speaker {
         let sampling_rule = sampling.sampling()?;
         let adapter = model.adapter.as_deref().map(find_adapter).transpose()?;
         let base = find_base(model.base.as_deref(), adapter.as_deref())?;
-        let folder = Folder::open(&base)?;
-        let tokenizer = Tokenizer::open(&base)?;
+        let folder = base_with(&base, adapter.as_deref())?;
+        let tokenizer = Tokenizer::open_with(&base, adapter.as_deref())?;
         let leftover = folder.leftover_quantization.as_deref().map(leftover_note);
         let notes = leftover.into_iter().chain(tokenizer.notes(folder.spec.vocabulary));
         notes.for_each(|note| terminal.say(&format!("note: {note}")));

@@ -29,7 +29,7 @@ pub(super) struct TrainArgs {
 }
 
 pub(super) fn train(args: &TrainArgs, terminal: &Terminal) -> Result<(), Failure> {
-    let (fetched, leaving) = args.recipe.fetch_base(terminal)?.unzip();
+    let (fetched, leaving) = args.recipe.fetch(terminal)?;
     let since = SystemTime::now();
     let plan = with_base(args.recipe.resolve_on(fetched)?)?;
     plan.check_trains()?;

@@ -13,7 +13,8 @@ use serde_json::{Map, Value};
 use tokenizers::AddedToken;
 
 use super::renumbered::RenumberedToken;
-use super::tokenize::{Config, Error};
+use super::tokenize::Error;
+use super::tokenizer_files::{ADDED, Config, MAP, TokenizerFiles};
 
 /// Keys of single special tokens, in the order in which they are added.
 const NAMES: [&str; 7] = ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
@@ -22,11 +23,11 @@ const EXTRA: &str = "extra_special_tokens";
 /// Its name in transformers 4.
 const OLD_EXTRA: &str = "additional_special_tokens";
 /// Key of tokens by their ids.
-const DECODER: &str = "added_tokens_decoder";
+pub(super) const DECODER: &str = "added_tokens_decoder";
 
 /// The files beside tokenizer.json; one that is not there is empty.
 pub(super) struct Files {
-    pub config: Config,
+    config: Config,
     map: Config,
     added: Config,
 }
@@ -98,10 +99,9 @@ struct Named {
 }
 
 impl Files {
-    /// Reads those that are there in a model's folder; `config` is its `tokenizer_config.json`.
-    pub fn read(folder: &Path, config: Config) -> Result<Self, Error> {
-        let read = |name: &str| Config::read(folder.join(name));
-        Ok(Self { config, map: read("special_tokens_map.json")?, added: read("added_tokens.json")? })
+    /// Those among a tokenizer's files; `config` is its `tokenizer_config.json`.
+    pub fn of(files: &TokenizerFiles, config: Config) -> Result<Self, Error> {
+        Ok(Self { config, map: files.json(MAP)?, added: files.json(ADDED)? })
     }
 
     /// The file that gives tokens their ids, and what it says.

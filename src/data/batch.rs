@@ -1,6 +1,7 @@
 //! Rows to a batch: laid end to end in one row without padding, with the places that carry a loss.
 
 use super::encode::TokenRow;
+use crate::terms::Unit;
 
 /// Rows of one micro-batch.
 #[derive(Debug, Clone, Default)]
@@ -15,31 +16,34 @@ pub struct Batch {
     pub positions: Vec<i32>,
     /// The trained tokens.
     pub targets: Vec<i32>,
-    /// Index into `rows` of the row of each trained token.
-    of_row: Vec<u32>,
+    /// One for each of `rows`: which targets are of the same row.
+    pub units: Vec<Unit>,
 }
 
 impl Batch {
     /// Lays rows end to end; each comes with what identifies it. The first token of a row is never a target: nothing predicts it.
     pub fn new(rows: impl IntoIterator<Item = (u64, TokenRow)>) -> Self {
         let mut batch = Self::default();
-        for (index, (key, row)) in rows.into_iter().enumerate() {
-            let start = batch.ids.len();
+        for (key, row) in rows {
+            let (start, first_target) = (batch.ids.len(), batch.targets.len());
             for place in (1..row.ids.len()).filter(|place| row.trained[*place]) {
                 batch.positions.push(as_index(start + place - 1));
                 batch.targets.push(as_index(row.ids[place] as usize));
-                batch.of_row.push(index as u32);
             }
             batch.ids.extend(row.ids.iter().map(|id| as_index(*id as usize)));
             batch.lengths.push(row.ids.len());
             batch.rows.push(key);
+            batch.units.push(Unit { targets: first_target..batch.targets.len() });
         }
         batch
     }
 
     /// What identifies the row of a target.
+    ///
+    /// # Panics
+    /// There is no such target.
     pub fn row_of(&self, target: usize) -> u64 {
-        self.rows[self.of_row[target] as usize]
+        self.rows[self.units.partition_point(|unit| unit.targets.end <= target)]
     }
 
     /// Tokens of all rows.
@@ -69,5 +73,15 @@ mod tests {
         assert_eq!((batch.positions.as_slice(), batch.targets.as_slice()), ([1, 3].as_slice(), [7, 9].as_slice()));
         assert_eq!((batch.tokens(), batch.trained_tokens(), batch.rows.as_slice()), (5, 2, [7, 9].as_slice()));
         assert_eq!([batch.row_of(0), batch.row_of(1)], [7, 9]);
+        assert_eq!(batch.units, [Unit { targets: 0..1 }, Unit { targets: 1..2 }]);
+    }
+
+    #[test]
+    fn a_row_without_a_trained_token_is_an_empty_unit() {
+        let row = |trained: [bool; 2]| TokenRow { ids: vec![1, 2], trained: trained.to_vec() };
+        let batch =
+            Batch::new([(4, row([true, false])), (5, row([false, true])), (6, row([true, false])), (7, row([true, true]))]);
+        assert_eq!(batch.units.iter().map(|unit| unit.targets.clone()).collect::<Vec<_>>(), [0..0, 0..1, 1..1, 1..2]);
+        assert_eq!([batch.row_of(0), batch.row_of(1)], [5, 7]);
     }
 }

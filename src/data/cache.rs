@@ -80,6 +80,11 @@ impl Row<'_> {
         self.ids.iter().enumerate().any(|(token, other)| *other == id && bit(self.bits, token))
     }
 
+    /// Whether a token is somewhere in the row.
+    pub fn has(&self, id: u32) -> bool {
+        self.ids.contains(&id.to_le_bytes())
+    }
+
     /// A hash of ids and labels; equal for equal rows.
     pub fn content(&self) -> u64 {
         self.content.unwrap_or_else(|| content(self.ids.as_flattened(), &first_bits(self.bits, self.len())))

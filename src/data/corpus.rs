@@ -10,7 +10,7 @@ use super::chosen::Chosen;
 use super::data_file::DataFile;
 use super::encode::{self, Encoder};
 use super::fate::Fate;
-use super::fill;
+use super::fill::{self, Opened};
 use super::parquet::{self, Place};
 use super::source::Source;
 use super::unread::Counts;
@@ -116,8 +116,12 @@ pub(super) struct Part {
     pub source: usize,
     /// The file.
     pub file: PathBuf,
-    /// Its rows.
-    pub cache: Cache,
+    /// Its rows that are taken.
+    cache: Cache,
+    /// The first of them.
+    taken_from: u64,
+    /// All rows of the file.
+    rows: u64,
     /// The number of its first row.
     first: u64,
     /// Which of its rows are kept.
@@ -128,7 +132,13 @@ pub(super) struct Part {
 
 impl Part {
     fn end(&self) -> u64 {
-        self.first + self.cache.len() as u64
+        self.first + self.rows
+    }
+
+    /// A row of the file as the cache has it; `None` where it is not taken.
+    pub fn entry(&self, row: usize) -> Option<Entry<'_>> {
+        let place = (row as u64).checked_sub(self.taken_from)? as usize;
+        (place < self.cache.len()).then(|| self.cache.entry(place))
     }
 
     fn kept_end(&self) -> usize {
@@ -155,10 +165,11 @@ impl Corpus {
         }
         let (mut corpus, mut has_new) = (Self { parts: Vec::new(), limits: *limits }, false);
         for (source, of) in sources.iter().enumerate() {
-            for file in &of.files {
-                let (rows, is_new) = fill::open(file, of, encoder, &cache, report)?;
-                has_new |= is_new;
-                corpus.push(source, file.path().to_owned(), rows)?;
+            for (place, file) in of.files.iter().enumerate() {
+                let taken = of.selected.as_ref().and_then(|selected| selected.get(place).cloned());
+                let opened = fill::open(file, of, taken, encoder, &cache, report)?;
+                has_new |= opened.is_new;
+                corpus.push(source, file.path().to_owned(), opened)?;
             }
             corpus.notes(source, &of.files).into_iter().for_each(|note| report(Event::Note(note)));
         }
@@ -176,12 +187,14 @@ impl Corpus {
     }
 
     /// Keeps what the limits allow of a file.
-    fn push(&mut self, source: usize, file: PathBuf, cache: Cache) -> Result<(), Error> {
-        u32::try_from(cache.len()).map_err(|_| Error::TooMany)?;
-        let is_kept = |row: usize| matches!(cache.entry(row), Entry::Row(whole) if self.admit(whole).is_ok());
-        let kept = Chosen::of(cache.len(), is_kept);
+    fn push(&mut self, source: usize, file: PathBuf, opened: Opened) -> Result<(), Error> {
+        let Opened { cache, taken_from, rows, .. } = opened;
+        u32::try_from(rows).map_err(|_| Error::TooMany)?;
         let (first, kept_before) = (self.rows_read(), self.len());
-        self.parts.push(Part { source, file, cache, first, kept, kept_before });
+        let mut part = Part { source, file, cache, taken_from, rows, first, kept: Chosen::default(), kept_before };
+        let is_kept = |row: usize| matches!(part.entry(row), Some(Entry::Row(whole)) if self.admit(whole).is_ok());
+        part.kept = Chosen::of(rows as usize, is_kept);
+        self.parts.push(part);
         u32::try_from(self.len()).map_err(|_| Error::TooMany).map(drop)
     }
 
@@ -211,9 +224,9 @@ impl Corpus {
     /// There is no such row.
     pub fn row(&self, index: usize) -> Row<'_> {
         let (part, row) = self.slot(index);
-        match part.cache.entry(row) {
-            Entry::Row(whole) => self.cut(whole),
-            Entry::Broken(reason) => unreachable!("a broken row is not kept: {reason}"),
+        match part.entry(row) {
+            Some(Entry::Row(whole)) => self.cut(whole),
+            other => unreachable!("only a row with tokens is kept: {other:?}"),
         }
     }
 
@@ -326,6 +339,7 @@ mod tests {
             write_table(&path, columns.iter().map(|(name, rows)| (*name, texts(*rows))).collect(), 2);
             Source {
                 files: vec![path.into()],
+                selected: None,
                 format,
                 columns: BTreeMap::new(),
                 roles: BTreeMap::new(),
@@ -382,6 +396,28 @@ mod tests {
         let counts = (tally.kept(), tally.too_long, tally.truncated, tally.untrained);
         assert_eq!(counts, (5, 0, 2, 2), "a prompt alone trains nothing");
         assert!(bench.events.borrow().is_empty(), "other limits need no tokenising");
+    }
+
+    #[test]
+    fn rows_that_are_not_taken_are_counted_and_not_tokenised() {
+        let bench = Bench::new();
+        let mut source = bench.source("x.parquet", Format::Text, &[("text", ["a", "b", "c", "d", "e"])]);
+        let other = bench.source("y.parquet", Format::Text, &[("text", ["f", "", "h"])]);
+        source.files.extend(other.files);
+        source.selected = Some(vec![3..5, 0..2]);
+        let corpus = bench.open(std::slice::from_ref(&source), LIMITS).expect("opened");
+        let done = |event: &Event| if let Event::Progress { done, total, .. } = event { Some((*done, *total)) } else { None };
+        assert_eq!(bench.events.borrow().iter().filter_map(done).collect::<Vec<_>>(), [(1, 2), (2, 2), (2, 2)]);
+        assert_eq!((corpus.rows_read(), corpus.len()), (8, 3));
+        assert_eq!((0..3).map(|index| corpus.number(index)).collect::<Vec<_>>(), [3, 4, 5]);
+        let tally = total(corpus, 1);
+        assert_eq!((tally.rows, tally.selected(), tally.not_selected, tally.kept(), tally.untrained), (8, 4, 4, 3, 1));
+        assert!((tally.unusable_share() - 0.25).abs() < 1e-12, "a share of the rows that are taken");
+        source.selected = Some(vec![0..5, 3..3]);
+        let corpus = bench.open(std::slice::from_ref(&source), LIMITS).expect("opened");
+        assert_eq!((corpus.rows_read(), corpus.len()), (8, 5), "another choice is another entry of the cache");
+        source.selected = Some(vec![4..9, 0..3]);
+        assert_eq!(bench.open(&[source], LIMITS).expect("opened").len(), 3, "a file that is shorter now has no such rows");
     }
 
     #[test]

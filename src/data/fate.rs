@@ -20,6 +20,8 @@ pub enum Fate {
     Train,
     /// It only scores.
     Validation,
+    /// It is not taken: `split` or `max_rows` leaves it out.
+    NotSelected,
     /// It is left out: it is longer than the limit.
     TooLong,
     /// It is left out: nothing of it is trained. It is empty, or its answer was cut off.
@@ -40,6 +42,7 @@ impl Fate {
         match self {
             Self::Train => "train",
             Self::Validation => "validation",
+            Self::NotSelected => "not_selected",
             Self::TooLong => "too_long",
             Self::NoTrainedToken => "no_trained_token",
             Self::Broken => "broken",
@@ -138,9 +141,10 @@ impl Divided {
             duplicate_of: None,
             index: None,
         };
-        let whole = match part.cache.entry(row) {
-            Entry::Broken(reason) => return Record { reason: Some(reason), ..blank },
-            Entry::Row(whole) => whole,
+        let whole = match part.entry(row) {
+            None => return Record { fate: Fate::NotSelected, ..blank },
+            Some(Entry::Broken(reason)) => return Record { reason: Some(reason), ..blank },
+            Some(Entry::Row(whole)) => whole,
         };
         let read = Record { whole_tokens: whole.len(), ..blank };
         match self.corpus.admit(whole) {

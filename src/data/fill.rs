@@ -1,6 +1,7 @@
 //! Fills the token cache of a data file: its rows are encoded in parallel, a batch at a time. A row that makes no example is kept as
 //! its reason; what is wrong with more than the row stops at once.
 
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -35,19 +36,50 @@ enum Encoded {
     Broken(String),
 }
 
-/// The tokens of one data file, from the cache if they are there and whole; and whether an entry was written.
+/// A data file with the tokens of its rows.
+#[derive(Debug)]
+pub struct Opened {
+    /// The tokens of the rows that are taken.
+    pub cache: Cache,
+    /// The first of these rows in the file.
+    pub taken_from: u64,
+    /// All rows of the file.
+    pub rows: u64,
+    /// Whether an entry was written.
+    pub is_new: bool,
+}
+
+/// The tokens of the rows of one data file that are taken, all if none are chosen; from the cache if they are there and whole.
 ///
 /// # Errors
 /// The file cannot be read, a row has a fault that others share, or the cache cannot be written.
 pub fn open(
     file: &DataFile,
     source: &Source,
+    taken: Option<Range<u64>>,
     encoder: &Encoder,
     cache: &RowCache,
     report: Reporter,
+) -> Result<Opened, Error> {
+    let table = Table::open(file, &format::wanted(source.format, &source.columns))?;
+    let rows = table.rows();
+    let taken = taken.map(|taken| taken.start.min(rows)..taken.end.min(rows)).filter(|taken| *taken != (0..rows));
+    let stamp = stamp(file, source, taken.as_ref(), encoder)?;
+    let taken = taken.unwrap_or(0..rows);
+    let (cache, is_new) = from_cache(file, source, &taken, encoder, (cache, stamp), report)?;
+    Ok(Opened { cache, taken_from: taken.start, rows, is_new })
+}
+
+fn from_cache(
+    file: &DataFile,
+    source: &Source,
+    taken: &Range<u64>,
+    encoder: &Encoder,
+    (cache, stamp): (&RowCache, Stamp),
+    report: Reporter,
 ) -> Result<(Cache, bool), Error> {
-    let stamp = stamp(file, source, encoder)?;
-    let Some(folder) = cache.folder() else { return Ok((make_nameless(file, source, encoder, cache, stamp, report)?, false)) };
+    let tokenise = |writer: &mut Writer| tokenise(file, source, taken, encoder, writer, report);
+    let Some(folder) = cache.folder() else { return Ok((make_nameless(cache, stamp, tokenise)?, false)) };
     let (name, path) = (stamp.name(), folder.join(stamp.name()));
     if path.exists() {
         // Said before it is opened, so that nobody removes it between.
@@ -60,7 +92,7 @@ pub fn open(
     let failed = |cause| Error::Cache { cause };
     let folders = cache.prepare().map_err(failed)?;
     let mut writer = Writer::create(&folders[0], stamp).map_err(failed)?;
-    tokenise(file, source, encoder, &mut writer, report)?;
+    tokenise(&mut writer)?;
     let mut made = writer.finish().map_err(failed)?;
     files::give_name(&mut made, &path).map_err(|cause| failed(files::Error::new("write", &path, cause)))?;
     let lease = files::hold(&folder, &name);
@@ -79,19 +111,16 @@ pub fn tidy(cache: &RowCache, report: Reporter) {
 
 /// The tokens in a file that goes with the process.
 fn make_nameless(
-    file: &DataFile,
-    source: &Source,
-    encoder: &Encoder,
     cache: &RowCache,
     stamp: Stamp,
-    report: Reporter,
+    tokenise: impl FnOnce(&mut Writer) -> Result<(), Error>,
 ) -> Result<Cache, Error> {
     let failed = |cause| Error::Cache { cause };
     let folders = cache.prepare().map_err(failed)?;
     let folder = folders.iter().find(|folder| tempfile::tempfile_in(folder).is_ok()).or(folders.last());
     let folder = folder.expect("a cache without names has a folder for them");
     let mut writer = Writer::create(folder, stamp).map_err(failed)?;
-    tokenise(file, source, encoder, &mut writer, report)?;
+    tokenise(&mut writer)?;
     let made = writer.finish().map_err(failed)?;
     Cache::of(&made, folder, &stamp).map_err(|reason| failed(unreadable(folder, reason)))
 }
@@ -120,7 +149,7 @@ fn unreadable(path: &Path, reason: String) -> files::Error {
 
 /// The identity of the tokens of a file: all that decides them. The data file is hashed each time, because its date is no proof of
 /// its content.
-fn stamp(file: &DataFile, source: &Source, encoder: &Encoder) -> Result<Stamp, Error> {
+fn stamp(file: &DataFile, source: &Source, taken: Option<&Range<u64>>, encoder: &Encoder) -> Result<Stamp, Error> {
     let columns = format::wanted(source.format, &source.columns);
     let is_rendered = format::is_rendered(source.format, &Table::open(file, &columns)?);
     let template = encoder.template.as_ref().filter(|_| is_rendered).map(|template| template.identity().to_string());
@@ -138,18 +167,36 @@ fn stamp(file: &DataFile, source: &Source, encoder: &Encoder) -> Result<Stamp, E
         &source.roles,
         &source.system,
     );
-    Ok(Stamp { kind: EntryKind::Tokens, key: files::hash_bytes(format!("{parts:?}").as_bytes()), source: source_hash })
+    // Entries of whole files keep the names that they have.
+    let taken = taken.map_or_else(String::new, |taken| format!("{taken:?}"));
+    Ok(Stamp { kind: EntryKind::Tokens, key: files::hash_bytes(format!("{parts:?}{taken}").as_bytes()), source: source_hash })
 }
 
-fn tokenise(file: &DataFile, source: &Source, encoder: &Encoder, writer: &mut Writer, report: Reporter) -> Result<(), Error> {
+fn tokenise(
+    file: &DataFile,
+    source: &Source,
+    taken: &Range<u64>,
+    encoder: &Encoder,
+    writer: &mut Writer,
+    report: Reporter,
+) -> Result<(), Error> {
     let table = Table::open(file, &format::wanted(source.format, &source.columns))?;
     let what = format!("tokenising {}", file.path().file_name().unwrap_or_default().to_string_lossy());
     let (mut done, mut unread) = (0, Counts::default());
-    for row_group in table.row_groups() {
+    let total = taken.end - taken.start;
+    for (row_group, end) in table.row_groups_until() {
+        if taken.is_empty() || row_group.row >= taken.end || end <= taken.start {
+            continue;
+        }
         for batch in table.read(&row_group)? {
             let batch = batch?;
-            let encode = |row| encode_row(source, encoder, &batch, row);
-            for row in encode_rows(batch.rows(), |row| batch.place(row), encode)? {
+            let of_batch = batch.part(taken);
+            let (first, count) = (of_batch.start, of_batch.len());
+            if count == 0 {
+                continue;
+            }
+            let encode = |row| encode_row(source, encoder, &batch, first + row);
+            for row in encode_rows(count, |row| batch.place(first + row), encode)? {
                 let pushed = match row {
                     Encoded::Row(row, of_row) => {
                         unread.add(of_row);
@@ -159,8 +206,8 @@ fn tokenise(file: &DataFile, source: &Source, encoder: &Encoder, writer: &mut Wr
                 };
                 pushed.map_err(|cause| Error::Cache { cause })?;
             }
-            done += batch.rows() as u64;
-            report(Event::Progress { what: what.clone(), done, total: table.rows() });
+            done += count as u64;
+            report(Event::Progress { what: what.clone(), done, total });
         }
     }
     writer.remark(unread.to_text());

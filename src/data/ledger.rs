@@ -35,6 +35,8 @@ pub struct Tally {
     pub train: u64,
     /// Rows that only score.
     pub validation: u64,
+    /// Rows that are not taken, because of `split` or `max_rows`.
+    pub not_selected: u64,
     /// Rows that are left out because they are longer than the limit.
     pub too_long: u64,
     /// Rows that are left out because no token of them is trained: empty ones, and those whose answer was cut off.
@@ -84,7 +86,12 @@ impl Tally {
         self.train + self.validation
     }
 
-    /// Rows that are left out.
+    /// Rows that are taken.
+    pub fn selected(&self) -> u64 {
+        self.rows - self.not_selected
+    }
+
+    /// Rows that are left out of those that are taken.
     pub fn dropped(&self) -> u64 {
         self.unusable() + self.alike()
     }
@@ -99,9 +106,9 @@ impl Tally {
         self.exact_duplicates + self.near_duplicates + self.near_held_out
     }
 
-    /// Rows that are left out for what they are, as a share of all; 0 where there are none.
+    /// Rows that are left out for what they are, as a share of those that are taken; 0 where there are none.
     pub fn unusable_share(&self) -> f64 {
-        if self.rows == 0 { 0.0 } else { self.unusable() as f64 / self.rows as f64 }
+        if self.selected() == 0 { 0.0 } else { self.unusable() as f64 / self.selected() as f64 }
     }
 
     /// Counts a row.
@@ -110,6 +117,7 @@ impl Tally {
         *match record.fate {
             Fate::Train => &mut self.train,
             Fate::Validation => &mut self.validation,
+            Fate::NotSelected => &mut self.not_selected,
             Fate::TooLong => &mut self.too_long,
             Fate::NoTrainedToken => &mut self.untrained,
             Fate::Broken => &mut self.broken,
@@ -124,7 +132,8 @@ impl Tally {
             self.trained_tokens += record.trained_tokens() as u64;
         }
         let tokens = record.whole_tokens;
-        if self.longest.as_ref().is_none_or(|longest| tokens > longest.tokens) {
+        let is_read = record.fate != Fate::NotSelected;
+        if is_read && self.longest.as_ref().is_none_or(|longest| tokens > longest.tokens) {
             self.longest = Some(Longest { tokens, file: record.file.to_owned(), row: record.row });
         }
         if let (Some(reason), None) = (record.reason, &self.first_broken) {
@@ -138,6 +147,7 @@ impl Tally {
             rows: self.rows + other.rows,
             train: self.train + other.train,
             validation: self.validation + other.validation,
+            not_selected: self.not_selected + other.not_selected,
             too_long: self.too_long + other.too_long,
             untrained: self.untrained + other.untrained,
             broken: self.broken + other.broken,

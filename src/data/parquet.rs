@@ -1,5 +1,6 @@
 //! Parquet files as rows: the needed columns only, a batch at a time, each row with its place in the file.
 
+use std::ops::Range;
 use std::path::PathBuf;
 
 use arrow::array::ArrayRef;
@@ -227,6 +228,14 @@ impl Table {
         })
     }
 
+    /// The first row of each row group, and the row behind its last one.
+    pub fn row_groups_until(&self) -> impl Iterator<Item = (Place, u64)> {
+        self.row_groups().zip(self.group_rows()).map(|(start, rows)| {
+            let end = start.row + rows;
+            (start, end)
+        })
+    }
+
     /// The rows of the row group that starts at this place, a batch at a time.
     ///
     /// # Errors
@@ -386,6 +395,12 @@ impl Batch {
     /// Whether the file has a column, by its canonical name.
     pub fn has(&self, canonical: &str) -> bool {
         self.columns.iter().any(|(column, _)| column.canonical == canonical)
+    }
+
+    /// The rows of the batch that lie within a range of the file's rows.
+    pub fn part(&self, of_file: &Range<u64>) -> Range<usize> {
+        let within = |row: u64| row.saturating_sub(self.first.row).min(self.rows as u64) as usize;
+        within(of_file.start)..within(of_file.end)
     }
 
     /// Where a row of the batch is in the file.

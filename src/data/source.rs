@@ -1,6 +1,7 @@
 //! Where rows come from: a recipe's file, glob or folder becomes a sorted list of Parquet files.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use glob::{MatchOptions, Pattern};
@@ -21,6 +22,8 @@ const LISTED: usize = 5;
 pub struct Source {
     /// Its files, in the order in which their rows are counted.
     pub files: Vec<DataFile>,
+    /// The rows of each file that are taken; `None`: all.
+    pub selected: Option<Vec<Range<u64>>>,
     /// The shape of the rows.
     pub format: Format,
     /// Canonical column name to the name in the file; a name that is left out is itself.
@@ -76,6 +79,9 @@ impl Explain for Error {
             Self::NotFound { nearby, other: Some((path, content)), .. } if nearby.is_empty() => {
                 Some(format!("there is `{}`, which is {}: {}", path.display(), content.describe(), content.hint(path)))
             }
+            Self::NotFound { path, nearby, .. } if nearby.is_empty() && looks_like_an_id(path) => Some(format!(
+                "a data set of the Hub is written `hf://datasets/{path}`; a file, a glob or a folder needs its whole path"
+            )),
             Self::NotFound { nearby, .. } if nearby.is_empty() => {
                 Some("give a Parquet file, a glob or a folder that holds `*.parquet`".into())
             }
@@ -165,6 +171,16 @@ fn matches(pattern: &str) -> Result<Vec<PathBuf>, Error> {
     let paths = glob::glob_with(pattern, options)
         .map_err(|error| Error::Pattern { path: pattern.to_owned(), reason: error.to_string() })?;
     Ok(paths.flatten().collect())
+}
+
+/// Whether a path may be meant as the id of a repository: `owner/name`.
+fn looks_like_an_id(path: &str) -> bool {
+    let is_word = |word: &str| {
+        word.starts_with(|c: char| c.is_ascii_alphanumeric())
+            && word.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
+    };
+    let is_file = Path::new(path).extension().is_some_and(|end| end == "parquet");
+    path.split_once('/').is_some_and(|(owner, name)| is_word(owner) && is_word(name)) && !is_file
 }
 
 fn not_found(path: &str) -> Error {
@@ -264,6 +280,14 @@ mod tests {
             let error = find_files(&folder.path().join(path).to_string_lossy()).expect_err("nothing there");
             assert!(matches!(&error, Error::NotFound { folder: in_, .. } if *in_ == folder.path().join(looked_in)), "{error}");
             assert_eq!(error.hint().as_deref(), Some(hint));
+        }
+        for path in ["tatsu-lab/alpaca_none", "none/data.v2"] {
+            let hint = find_files(path).expect_err("nothing there").hint();
+            assert!(hint.is_some_and(|hint| hint.contains(&format!("`hf://datasets/{path}`"))), "{path}");
+        }
+        for path in ["none/rows.parquet", "none/*", "none", "./none/x"] {
+            let hint = find_files(path).expect_err("nothing there").hint();
+            assert!(hint.is_none_or(|hint| !hint.contains("hf://")), "{path}");
         }
         assert!(matches!(find_files("data/***"), Err(Error::Pattern { .. })));
         for path in ["./datasets/*.parquet", "././datasets/*.parquet", "datasets/../datasets/*.parquet", "datasets//*.parquet"] {

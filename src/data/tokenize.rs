@@ -1,23 +1,20 @@
 //! The base's tokenizer: text to token ids and back, with the special tokens and the chat template that come with it.
 
-use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use tokenizers::models::ModelWrapper;
 
 use super::added_tokens::{Added, Files};
 use super::renumbered::{self, RenumberedToken};
-use super::template::sources::{FILE, FOLDER};
-use super::template::{TEMPLATE_BYTES, Templates};
+use super::revised::TokenRole;
+use super::template::Templates;
+use super::tokenizer_files::{CONFIG, GENERATION, TOKENIZER, TokenizerFiles};
 use super::vet::vet;
 use crate::fault::{Exit, Explain};
-use crate::files::{self, is_there, listed};
-
-/// The most that is read of `tokenizer.json`; the largest in use has 33 MB.
-const TOKENIZER_BYTES: u64 = 64 << 20;
+use crate::files::{self, listed};
 
 /// The tokens with a meaning of their own, as they are written in text.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,7 +49,7 @@ pub struct Encoding {
 /// A Hugging Face tokenizer, used from many threads.
 #[derive(Debug)]
 pub struct Tokenizer {
-    inner: tokenizers::Tokenizer,
+    pub(super) inner: tokenizers::Tokenizer,
     special: SpecialTokens,
     eos_ids: Vec<u32>,
     chat_templates: Templates,
@@ -146,29 +143,41 @@ impl Tokenizer {
     /// # Errors
     /// The tokenizer is missing, or one of the files cannot be read or is broken.
     pub fn open(folder: &Path) -> Result<Self, Error> {
-        let path = folder.join("tokenizer.json");
-        let source = read_optional(&path, TOKENIZER_BYTES)?.ok_or_else(|| missing(folder))?;
-        let Parsed { mut inner, padding, dropout } = parse(&path, &source)?;
-        let config = Config::read(folder.join("tokenizer_config.json"))?;
+        Self::of(&TokenizerFiles::read(folder)?)
+    }
+
+    /// Opens the tokenizer that an adapter brings, else its base's: see [`TokenizerFiles::beside`].
+    ///
+    /// # Errors
+    /// As of [`Tokenizer::open`].
+    pub fn open_with(base: &Path, adapter: Option<&Path>) -> Result<Self, Error> {
+        let own = adapter.map(|adapter| TokenizerFiles::beside(adapter, base)).transpose()?.flatten();
+        own.map_or_else(|| Self::open(base), |own| Self::of(&own))
+    }
+
+    /// The tokenizer of these files.
+    ///
+    /// # Errors
+    /// As of [`Tokenizer::open`].
+    pub fn of(files: &TokenizerFiles) -> Result<Self, Error> {
+        let source = files.texts.get(TOKENIZER).ok_or_else(|| missing(&files.folder))?;
+        let Parsed { mut inner, padding, dropout } = parse(&files.folder.join(TOKENIZER), source)?;
+        let config = files.json(CONFIG)?;
         let splits_special = config.values.get("split_special_tokens") == Some(&Value::Bool(true));
         inner.set_encode_special_tokens(splits_special);
-        let mut renumbered = renumbered::find(&source, &inner);
-        let files = Files::read(folder, config)?;
-        let added = files.add_to(&mut inner, padding.as_deref())?;
+        let mut renumbered = renumbered::find(source, &inner);
+        let added = Files::of(files, config)?.add_to(&mut inner, padding.as_deref())?;
         let mut special = special_tokens(&inner, &added);
-        let chat_templates = match template_files(folder)? {
-            found if found == Templates::default() => files.config.chat_templates()?,
-            found => found,
-        };
+        let chat_templates = files.all_templates()?;
         let mut eos_ids: Vec<u32> = special.eos.iter().filter_map(|token| inner.token_to_id(token)).collect();
-        eos_ids.extend(Config::read(folder.join("generation_config.json"))?.eos_ids()?);
+        eos_ids.extend(files.json(GENERATION)?.eos_ids()?);
         let mut seen = std::collections::HashSet::new();
         eos_ids.retain(|id| seen.insert(*id));
         special.ends = eos_ids.iter().filter_map(|id| inner.id_to_token(*id)).collect();
         let mut changes = added.identity;
         changes.extend(splits_special.then(|| "split_special_tokens".to_owned()));
         changes.extend(dropout.map(|_| "dropout off".to_owned()));
-        let hash = hash(&source, &special, &eos_ids, &changes);
+        let hash = hash(source, &special, &eos_ids, &changes);
         renumbered.extend(added.renumbered);
         Ok(Self { inner, special, eos_ids, chat_templates, new: added.new, renumbered, dropout, hash })
     }
@@ -241,6 +250,11 @@ impl Tokenizer {
         self.inner.token_to_id(token)
     }
 
+    /// The token of an id, as it stands in the vocabulary.
+    pub fn token_of(&self, id: u32) -> Option<String> {
+        self.inner.id_to_token(id)
+    }
+
     /// Number of tokens, added ones included.
     pub fn vocab_size(&self) -> usize {
         self.inner.get_vocab_size(true)
@@ -302,6 +316,23 @@ impl Tokenizer {
         });
         let renumbered = self.renumbered.first().map(ToString::to_string);
         renumbered.into_iter().chain(added).chain(beyond).chain(dropout).collect()
+    }
+
+    /// Ids of special tokens that are not those of another tokenizer, by the keys of a model's config.
+    pub fn ids_unlike(&self, other: &Self) -> Vec<(String, Value)> {
+        let id = |of: &Self, token: Option<&str>| token.and_then(|token| of.token_to_id(token)).map(|id| json!(id));
+        let ends = |of: &Self| match of.eos_ids() {
+            [] => None,
+            [only] => Some(json!(only)),
+            all => Some(json!(all)),
+        };
+        let all = [
+            (TokenRole::Bos, id(self, self.special.bos.as_deref()), id(other, other.special.bos.as_deref())),
+            (TokenRole::Eos, ends(self), ends(other)),
+            (TokenRole::Pad, id(self, self.special.pad.as_deref()), id(other, other.special.pad.as_deref())),
+        ];
+        let changed = all.into_iter().filter(|(_, own, of_other)| own != of_other);
+        changed.filter_map(|(role, own, _)| Some((role.id_key(), own?))).collect()
     }
 
     /// The identity of the tokenizer: its file and its special tokens. The chat template is not part of it.
@@ -390,94 +421,6 @@ fn missing(folder: &Path) -> Error {
         () => "",
     };
     Error::Missing { folder: folder.to_owned(), instead }
-}
-
-/// The templates that are files of a model's folder.
-fn template_files(folder: &Path) -> Result<Templates, Error> {
-    let mut found = Vec::new();
-    for path in named_template_files(folder)? {
-        let name = path.file_stem().and_then(|name| name.to_str()).unwrap_or_default().to_owned();
-        found.extend(read_optional(&path, TEMPLATE_BYTES)?.map(|source| (name, source)));
-    }
-    let default = read_optional(&folder.join(FILE), TEMPLATE_BYTES)?;
-    Ok(found.into_iter().chain(default.map(|source| ("default".to_owned(), source))).collect())
-}
-
-/// The files of a model's further templates, in the order of their names.
-///
-/// # Errors
-/// Their folder cannot be read.
-pub fn named_template_files(folder: &Path) -> Result<Vec<PathBuf>, files::Error> {
-    let folder = folder.join(FOLDER);
-    if !folder.is_dir() {
-        return Ok(Vec::new());
-    }
-    let failed = |cause| files::Error::new("read", &folder, cause);
-    let entries = std::fs::read_dir(&folder).map_err(failed)?.collect::<Result<Vec<_>, _>>().map_err(failed)?;
-    let mut paths: Vec<PathBuf> = entries.into_iter().map(|entry| entry.path()).collect();
-    paths.retain(|path| path.extension().is_some_and(|end| end == "jinja") && path.to_str().is_some());
-    paths.sort();
-    Ok(paths)
-}
-
-fn read_optional(path: &Path, limit_bytes: u64) -> Result<Option<String>, Error> {
-    if !is_there(path)? {
-        return Ok(None);
-    }
-    match files::read_text_up_to(path, limit_bytes) {
-        Ok(text) => Ok(Some(text)),
-        Err(error) if error.cause.kind() == io::ErrorKind::InvalidData => {
-            Err(Error::Broken { path: path.to_owned(), expected: "UTF-8 text", cause: error.cause.to_string() })
-        }
-        Err(error) => Err(error.into()),
-    }
-}
-
-/// One of the JSON files beside the tokenizer; empty where it is not there.
-pub(super) struct Config {
-    pub path: PathBuf,
-    pub values: Map<String, Value>,
-}
-
-impl Config {
-    pub fn read(path: PathBuf) -> Result<Self, Error> {
-        let source = read_optional(&path, files::JSON_BYTES)?.unwrap_or_else(|| "{}".to_owned());
-        match serde_json::from_str(&source) {
-            Ok(values) => Ok(Self { path, values }),
-            Err(error) => Err(Error::Broken { path, expected: "a JSON object", cause: error.to_string() }),
-        }
-    }
-
-    /// One template, or a list of `{name, template}`, or an object of them.
-    fn chat_templates(&self) -> Result<Templates, Error> {
-        const KEY: &str = "chat_template";
-        let value = self.values.get(KEY).unwrap_or(&Value::Null);
-        let text = |value: &Value| value.as_str().map(str::to_owned);
-        let named = match value {
-            Value::Null => return Ok(Templates::default()),
-            Value::String(template) => return Ok(Templates::one(template.clone())),
-            Value::Array(all) => all.iter().map(|it| Some((text(&it["name"])?, text(&it["template"])?))).collect(),
-            Value::Object(all) => all.iter().map(|(name, template)| Some((name.clone(), text(template)?))).collect(),
-            _ => None,
-        };
-        named.ok_or_else(|| self.wrong(KEY, value, "a template or a list of named templates"))
-    }
-
-    fn eos_ids(&self) -> Result<Vec<u32>, Error> {
-        const KEY: &str = "eos_token_id";
-        let value = self.values.get(KEY).unwrap_or(&Value::Null);
-        let ids = match value {
-            Value::Null => &[],
-            Value::Array(ids) => ids.as_slice(),
-            id => std::slice::from_ref(id),
-        };
-        let id = |id: &Value| id.as_u64().and_then(|id| u32::try_from(id).ok());
-        ids.iter().map(id).collect::<Option<_>>().ok_or_else(|| self.wrong(KEY, value, "a token id or a list of them"))
-    }
-
-    pub fn wrong(&self, key: &str, value: &Value, expected: &'static str) -> Error {
-        Error::Value { path: self.path.clone(), key: key.to_owned(), found: format!("`{value}`"), expected }
-    }
 }
 
 impl Explain for Error {

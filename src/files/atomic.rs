@@ -1,7 +1,7 @@
 //! Atomic writes: a temporary sibling, fsync, rename, fsync of the folder. A reader never sees half a file.
 
 use std::fs::{self, File};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tempfile::{NamedTempFile, TempDir};
@@ -24,6 +24,14 @@ pub fn write_atomic(path: &Path, content: &[u8]) -> Result<(), Error> {
     disk::sync(file.as_file(), path).map_err(failed)?;
     disk::persist(file, path).map_err(failed)?;
     sync_folder(folder)
+}
+
+/// Writes files by their paths below a folder, each as [`write_atomic`] does.
+///
+/// # Errors
+/// One of them cannot be written.
+pub fn write_all(folder: &Path, files: &[(PathBuf, Vec<u8>)]) -> Result<(), Error> {
+    files.iter().try_for_each(|(path, content)| write_atomic(&folder.join(path), content))
 }
 
 /// Fills a file piece by piece so that it is whole or absent. Missing folders above it are made.

@@ -20,7 +20,7 @@ mod space;
 
 pub use atomic::{
     create_folder, link_atomic, move_folder, remove_folder, remove_leftovers, settle, temporary_folder_in, temporary_in,
-    write_atomic, write_folder_atomic, write_pieces_atomic,
+    write_all, write_atomic, write_folder_atomic, write_pieces_atomic,
 };
 pub use cache::{
     Entry, EntryKind, LIMIT, Lease, RowCache, STAMP_BYTES, Stamp, Taken, cache_folder, cache_limit, entries, entry_count,

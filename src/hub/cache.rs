@@ -1,4 +1,4 @@
-//! The cache that Python's `huggingface_hub` keeps too: `models--owner--name/` with `blobs/` (content by its hash), `snapshots/COMMIT/`
+//! The cache that Python's `huggingface_hub` keeps too: `models--owner--name/` or `datasets--owner--name/` with `blobs/` (content by its hash), `snapshots/COMMIT/`
 //! (links to it by name) and `refs/` (which commit a branch was)
 //! (<https://huggingface.co/docs/huggingface_hub/guides/manage-cache>). Looking needs no network.
 
@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use super::error::Missing;
-use super::id::{Commit, ModelId};
+use super::id::{Commit, RepoId, RepoKind};
 use crate::files::{self, JSON_BYTES, listed, read_text_up_to};
 
 const CONFIG: &str = "config.json";
@@ -23,7 +23,7 @@ pub struct Cache(PathBuf);
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Snapshot {
     /// What was asked for.
-    pub id: ModelId,
+    pub id: RepoId,
     /// What that is.
     pub commit: Commit,
     /// Where it is.
@@ -45,7 +45,7 @@ impl Cache {
     ///
     /// # Errors
     /// What is missing.
-    pub fn find(&self, id: &ModelId) -> Result<Snapshot, Missing> {
+    pub fn find(&self, id: &RepoId) -> Result<Snapshot, Missing> {
         let commit = id.pinned().or_else(|| self.commit_of(id)).ok_or(Missing::Everything)?;
         let snapshot = self.snapshot(id, commit);
         if !snapshot.folder.is_dir() {
@@ -58,23 +58,33 @@ impl Cache {
     }
 
     /// The commit that a branch or tag was when somebody last asked.
-    fn commit_of(&self, id: &ModelId) -> Option<Commit> {
+    pub(super) fn commit_of(&self, id: &RepoId) -> Option<Commit> {
         let text = read_text_up_to(&self.reference(id), 1 << 10).ok()?;
         Commit::parse(text.trim())
     }
 
     /// Where the files of a commit are, or would be.
-    pub(super) fn snapshot(&self, id: &ModelId, commit: Commit) -> Snapshot {
+    pub(super) fn snapshot(&self, id: &RepoId, commit: Commit) -> Snapshot {
         let folder = self.repository(id).join("snapshots").join(commit.as_str());
         Snapshot { id: id.clone(), commit, folder }
     }
 
-    fn repository(&self, id: &ModelId) -> PathBuf {
+    fn repository(&self, id: &RepoId) -> PathBuf {
         self.0.join(folder_name(id))
     }
 
-    fn reference(&self, id: &ModelId) -> PathBuf {
+    fn reference(&self, id: &RepoId) -> PathBuf {
         self.repository(id).join("refs").join(id.revision())
+    }
+
+    /// The names of all files of a commit, as a JSON list. Python's client knows no such file and leaves it alone.
+    fn names_file(&self, id: &RepoId, commit: &Commit) -> PathBuf {
+        self.repository(id).join(".rankine").join(format!("{commit}.json"))
+    }
+
+    /// The names of all files of a commit, where a pull of ours wrote them down.
+    pub(super) fn names(&self, id: &RepoId, commit: &Commit) -> Option<Vec<String>> {
+        serde_json::from_str(&read_text_up_to(&self.names_file(id, commit), JSON_BYTES).ok()?).ok()
     }
 }
 
@@ -82,17 +92,25 @@ impl Cache {
 #[cfg(feature = "hub")]
 impl Cache {
     /// The file of a content.
-    pub(super) fn blob(&self, id: &ModelId, hash: &str) -> PathBuf {
+    pub(super) fn blob(&self, id: &RepoId, hash: &str) -> PathBuf {
         self.repository(id).join("blobs").join(hash)
     }
 
     /// The file that Python's client locks while it writes a content.
-    pub(super) fn lock(&self, id: &ModelId, hash: &str) -> PathBuf {
+    pub(super) fn lock(&self, id: &RepoId, hash: &str) -> PathBuf {
         self.0.join(".locks").join(folder_name(id)).join(format!("{hash}.lock"))
     }
 
+    /// Writes down the names of all files of a commit, so that without network it is known which of them are missing.
+    pub(super) fn remember_names(&self, id: &RepoId, commit: &Commit, names: &[String]) -> Result<(), files::Error> {
+        if self.names(id, commit).as_deref() == Some(names) {
+            return Ok(());
+        }
+        files::write_atomic(&self.names_file(id, commit), serde_json::json!(names).to_string().as_bytes())
+    }
+
     /// Writes down which commit a branch or tag is.
-    pub(super) fn remember(&self, id: &ModelId, commit: &Commit) -> Result<(), files::Error> {
+    pub(super) fn remember(&self, id: &RepoId, commit: &Commit) -> Result<(), files::Error> {
         if id.pinned().is_some() || self.commit_of(id).as_ref() == Some(commit) {
             return Ok(());
         }
@@ -100,8 +118,12 @@ impl Cache {
     }
 }
 
-fn folder_name(id: &ModelId) -> String {
-    format!("models--{}", id.repository().replace('/', "--"))
+fn folder_name(id: &RepoId) -> String {
+    let kind = match id.kind() {
+        RepoKind::Model => "models",
+        RepoKind::Dataset => "datasets",
+    };
+    format!("{kind}--{}", id.repository().replace('/', "--"))
 }
 
 /// What a base needs and this folder has not; an adapter's folder needs its two files.
@@ -144,7 +166,7 @@ mod tests {
     fn a_snapshot_is_found_by_branch_and_by_commit_when_it_is_whole() {
         let dir = tempfile::tempdir().expect("a temporary folder");
         let cache = Cache::at(dir.path());
-        let id = ModelId::parse("owner/name").expect("an id");
+        let id = RepoId::parse("owner/name").expect("an id");
         assert_eq!(cache.find(&id), Err(Missing::Everything));
         let repository = dir.path().join("models--owner--name");
         let snapshot = repository.join("snapshots").join(COMMIT);
@@ -167,9 +189,9 @@ mod tests {
         assert_eq!(cache.find(&id), missing(&["m-2.safetensors"]));
         fs::write(snapshot.join("m-2.safetensors"), "").expect("written");
         assert_eq!(cache.find(&id).expect("whole").folder, snapshot);
-        let pinned = ModelId::parse(&format!("owner/name@{COMMIT}")).expect("an id");
+        let pinned = RepoId::parse(&format!("owner/name@{COMMIT}")).expect("an id");
         assert_eq!(cache.find(&pinned).expect("whole").folder, snapshot);
-        let branch = ModelId::parse("owner/name@dev").expect("an id");
+        let branch = RepoId::parse("owner/name@dev").expect("an id");
         assert_eq!(cache.find(&branch), Err(Missing::Everything));
         fs::write(repository.join("refs/main"), "../../../etc").expect("written");
         assert_eq!(cache.find(&id), Err(Missing::Everything), "a ref that is no commit leads nowhere");

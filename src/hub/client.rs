@@ -9,7 +9,7 @@ use ureq::{Agent, AsSendBody, Body};
 
 use super::environment::{Environment, Network, Token};
 use super::error::{Access, Error, TokenUse};
-use super::id::ModelId;
+use super::id::RepoId;
 use super::location::Location;
 use super::retry::{Failed, Next, Patience};
 use crate::fault::printable;
@@ -88,7 +88,7 @@ impl Client {
     }
 
     /// Gets what is at an address, and follows where it leads.
-    pub(super) fn get(&self, id: &ModelId, from: Location, range: Option<u64>) -> Result<Response<Body>, Failed> {
+    pub(super) fn get(&self, id: &RepoId, from: Location, range: Option<u64>) -> Result<Response<Body>, Failed> {
         let mut from = from;
         for _ in 0..=MOST_REDIRECTS {
             let mut request = Request::get(from.uri());
@@ -110,7 +110,7 @@ impl Client {
     }
 
     /// Gets a small answer whole.
-    pub(super) fn get_small(&self, id: &ModelId, from: Location, most_bytes: u64) -> Result<Vec<u8>, Failed> {
+    pub(super) fn get_small(&self, id: &RepoId, from: Location, most_bytes: u64) -> Result<Vec<u8>, Failed> {
         let place = from.shown();
         let response = self.get(id, from, None)?;
         self.read_small(&place, id, response, most_bytes)
@@ -119,7 +119,7 @@ impl Client {
     /// Sends a small body and gets a small answer whole. Redirects are not followed: a body goes where it was meant to.
     pub(super) fn post(
         &self,
-        id: &ModelId,
+        id: &RepoId,
         to: &Location,
         headers: &[(&str, &str)],
         body: &[u8],
@@ -161,7 +161,7 @@ impl Client {
     /// The response, if it is one of success.
     pub(super) fn checked(
         &self,
-        id: &ModelId,
+        id: &RepoId,
         from: &Location,
         access: Access,
         response: Response<Body>,
@@ -172,7 +172,7 @@ impl Client {
         }
         let (headers, is_hub) = (response.headers(), self.server.is_same_server(from));
         let code = header(headers, "x-error-code").unwrap_or_default();
-        let (endpoint, repository, revision) = (self.endpoint.clone(), id.repository().to_owned(), id.revision().to_owned());
+        let (endpoint, repository, revision) = (self.endpoint.clone(), id.page(), id.revision().to_owned());
         let wait = header(headers, "retry-after").and_then(|seconds| seconds.trim().parse().ok()).map(Duration::from_secs);
         let error = match status {
             401 | 403 if is_hub => Error::Denied { id: id.to_string(), endpoint, status, token: self.token_use(from), access },
@@ -204,7 +204,7 @@ impl Client {
     }
 
     /// A small answer whole. What is read of it may be shown, so the token may not be in it.
-    fn read_small(&self, place: &str, id: &ModelId, response: Response<Body>, most_bytes: u64) -> Result<Vec<u8>, Failed> {
+    fn read_small(&self, place: &str, id: &RepoId, response: Response<Body>, most_bytes: u64) -> Result<Vec<u8>, Failed> {
         let (mut bytes, started) = (Vec::new(), std::time::Instant::now());
         let mut body = response.into_body().into_reader().take(most_bytes + 1);
         let broken = |cause: String| Failed::again(Error::Connection { place: place.to_owned(), cause });

@@ -9,9 +9,9 @@ use ureq::http::Response;
 use super::Error;
 use super::client::{Client, header};
 use super::digest::Hasher;
-use super::id::{Commit, ModelId};
+use super::id::{Commit, RepoId};
 use super::listing::RemoteFile;
-use super::location::escaped;
+use super::location::escaped_name;
 use super::progress::Progress;
 use super::retry::{Failed, Next};
 use crate::files::{self, create_folder, settle};
@@ -23,7 +23,7 @@ const PROGRESS_BYTES: u64 = 1 << 20;
 
 /// A file that is wanted, and where it goes.
 pub(super) struct Wanted<'a> {
-    pub id: &'a ModelId,
+    pub id: &'a RepoId,
     pub commit: &'a Commit,
     pub file: &'a RemoteFile,
     pub blob: PathBuf,
@@ -113,7 +113,7 @@ impl<'a> Growing<'a> {
         if self.bytes == file.bytes {
             return Ok(());
         }
-        let path = format!("{}/resolve/{}/{}", id.repository(), self.wanted.commit, escaped(&file.name));
+        let path = format!("{}/resolve/{}/{}", id.page(), self.wanted.commit, escaped_name(&file.name));
         let range = (self.bytes > 0).then_some(self.bytes);
         let response = match client.get(id, client.address(&path)?, range) {
             Err(failed) if range.is_some() && failed.is_status(416) => return self.again(client, progress),

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::id::{Commit, IdError};
-use crate::fault::{Exit, Explain, shell_word};
+use crate::fault::{Exit, Explain};
 use crate::files;
 
 /// What the cache has not of a model.
@@ -66,11 +66,13 @@ pub enum Error {
         /// The variable.
         variable: &'static str,
     },
-    /// A model is not in the cache, and the network was not to be used.
+    /// A model or a data set is not in the cache, and the network was not to be used.
     #[error("`{id}` is not in the cache `{}`: {missing}{}", cache.display(), switched_off(*offline))]
     NotCached {
         /// As it was named.
         id: String,
+        /// What `rankine pull` is told to fetch it.
+        pull: String,
         /// The cache's folder.
         cache: PathBuf,
         /// What is missing.
@@ -183,6 +185,58 @@ pub enum Error {
         /// Pickle files that are there.
         pickles: Vec<String>,
     },
+    /// What a data set says of its own files cannot be used.
+    #[error("`{id}`: {reason}")]
+    DatasetLayout {
+        /// Repository and revision.
+        id: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The configuration that was named is not there, or none was where there are several.
+    #[error("{}", no_config(id, wanted.as_deref(), configs))]
+    DatasetConfig {
+        /// Repository and revision.
+        id: String,
+        /// The one that was named.
+        wanted: Option<String>,
+        /// Those that are there.
+        configs: Vec<String>,
+        /// The one that the repository calls the default.
+        usual: Option<String>,
+    },
+    /// A split is not there.
+    #[error("`{id}` has no split `{wanted}`{}, it has: {}", in_config(config.as_deref()), splits.join(", "))]
+    DatasetSplit {
+        /// The path.
+        id: String,
+        /// The configuration.
+        config: Option<String>,
+        /// The split that was named.
+        wanted: String,
+        /// Those that are there.
+        splits: Vec<String>,
+    },
+    /// A data set without Parquet files.
+    #[error("`{id}` has no Parquet files{}", without_copy(revision.as_deref(), found))]
+    NoParquet {
+        /// Repository and revision.
+        id: String,
+        /// The revision that was asked for, where the Hub has no copy of it.
+        revision: Option<String>,
+        /// Files that are there.
+        found: Vec<String>,
+    },
+    /// A glob that no file matches.
+    #[error("no Parquet file of `{id}` matches `{glob}`, it has: {}", or_none(found))]
+    NoFiles {
+        /// Repository and revision.
+        id: String,
+        /// The glob.
+        glob: String,
+        /// Parquet files that are there.
+        found: Vec<String>,
+    },
     /// A file of another size than the listing says.
     #[error("`{file}`: the server sends {found} bytes, the listing says {expected}")]
     Size {
@@ -232,6 +286,30 @@ fn only(pickles: &[String]) -> String {
     if pickles.is_empty() { String::new() } else { format!(", only {}", pickles.join(", ")) }
 }
 
+fn no_config(id: &str, wanted: Option<&str>, configs: &[String]) -> String {
+    let configs = or_none(configs);
+    match wanted {
+        Some(wanted) => format!("`{id}` has no configuration `{wanted}`, it has: {configs}"),
+        None => format!("`{id}` has several configurations: {configs}"),
+    }
+}
+
+fn in_config(config: Option<&str>) -> String {
+    config.map_or_else(String::new, |config| format!(" in configuration `{config}`"))
+}
+
+fn without_copy(revision: Option<&str>, found: &[String]) -> String {
+    let found = or_none(found);
+    match revision {
+        Some(revision) => format!(", it has: {found}; the Hub converts `main` only, not `{revision}`"),
+        None => format!(" and no branch `refs/convert/parquet`, it has: {found}"),
+    }
+}
+
+fn or_none(names: &[String]) -> String {
+    if names.is_empty() { "none".to_owned() } else { names.join(", ") }
+}
+
 impl Error {
     /// Whether a server that is well would have answered: what a cached copy may stand in for.
     pub fn is_network_away(&self) -> bool {
@@ -247,6 +325,8 @@ impl Explain for Error {
     fn exit(&self) -> Exit {
         match self {
             Self::Id(_) | Self::NoWeights { .. } | Self::Endpoint { .. } => Exit::Input,
+            Self::DatasetLayout { .. } | Self::DatasetConfig { .. } | Self::DatasetSplit { .. } => Exit::Input,
+            Self::NoParquet { .. } | Self::NoFiles { .. } => Exit::Input,
             Self::File(error) => error.exit(),
             _ => Exit::Unavailable,
         }
@@ -254,12 +334,12 @@ impl Explain for Error {
 
     fn hint(&self) -> Option<String> {
         let hint = match self {
-            Self::Id(_) => "write `owner/name` or `owner/name@revision`, as on the model's page".to_owned(),
+            Self::Id(_) => "write `owner/name` or `owner/name@revision`, as on its page".to_owned(),
             Self::NotBuilt => "name the folder of a model that is here, or build with `--features hub`".to_owned(),
             Self::Offline { variable, .. } => format!("unset {variable}"),
-            Self::NotCached { id, offline: None, .. } => format!("fetch it with `rankine pull {}`", shell_word(id)),
-            Self::NotCached { id, offline: Some(variable), .. } => {
-                format!("fetch it with `rankine pull {}` where there is a network, without {variable}", shell_word(id))
+            Self::NotCached { pull, offline: None, .. } => format!("fetch it with `rankine pull {pull}`"),
+            Self::NotCached { pull, offline: Some(variable), .. } => {
+                format!("fetch it with `rankine pull {pull}` where there is a network, without {variable}")
             }
             Self::Endpoint { .. } => "set it to an address such as `https://huggingface.co`, or unset it".to_owned(),
             Self::NoToken => "make one with write access in the settings of your account, and set HF_TOKEN".to_owned(),
@@ -280,6 +360,18 @@ impl Explain for Error {
             Self::NoWeights { .. } => {
                 "choose a repository with safetensors; pickle files can run code and are refused".to_owned()
             }
+            Self::DatasetLayout { .. } => {
+                "name its Parquet files in the path: `hf://datasets/OWNER/NAME/GLOB`".to_owned()
+            }
+            Self::DatasetConfig { usual: Some(usual), .. } => {
+                format!("name one with `config`; `config: {usual}` is the default of the repository")
+            }
+            Self::DatasetConfig { .. } => "name one with `config`".to_owned(),
+            Self::DatasetSplit { .. } => "name one with `split`".to_owned(),
+            Self::NoParquet { .. } => {
+                "download its files, make Parquet of them with `rankine convert FILES --out FILE.parquet`, and name that in `path`".to_owned()
+            }
+            Self::NoFiles { .. } => "correct the glob; `*` stands for a part of a name, `**` for any folders".to_owned(),
             Self::Size { .. } | Self::Hash { .. } => "try again; if it stays, the server or a proxy changes files".to_owned(),
             Self::Public { .. } => "choose another id, or make the repository private in its settings".to_owned(),
             Self::Status { .. } => return None,

@@ -1,4 +1,4 @@
-//! What a model is called on the Hub: `owner/name`, `owner/name@revision`, and for the oldest ones `name` alone.
+//! What a repository is called on the Hub: `owner/name`, `owner/name@revision`, and for the oldest models `name` alone.
 
 use std::fmt;
 
@@ -8,9 +8,19 @@ const LONGEST_WORD: usize = 96;
 const LONGEST_REVISION: usize = 200;
 const DEFAULT_REVISION: &str = "main";
 
+/// What a repository holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RepoKind {
+    /// A model or an adapter.
+    Model,
+    /// A data set.
+    Dataset,
+}
+
 /// A repository of the Hub and the revision that is wanted of it. Neither leads anywhere when it is joined to a path.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ModelId {
+pub struct RepoId {
+    kind: RepoKind,
     repository: String,
     revision: Option<String>,
 }
@@ -25,8 +35,8 @@ pub struct IdError {
     pub reason: &'static str,
 }
 
-impl ModelId {
-    /// Reads an id, under the rules that the Hub has for names
+impl RepoId {
+    /// Reads the id of a model, under the rules that the Hub has for names
     /// (<https://github.com/huggingface/huggingface_hub/blob/main/src/huggingface_hub/utils/_validators.py>).
     ///
     /// # Errors
@@ -43,7 +53,28 @@ impl ModelId {
         }
         words.into_iter().try_for_each(check_word).map_err(failed)?;
         revision.map_or(Ok(()), check_revision).map_err(failed)?;
-        Ok(Self { repository: repository.to_owned(), revision: revision.map(str::to_owned) })
+        Ok(Self { kind: RepoKind::Model, repository: repository.to_owned(), revision: revision.map(str::to_owned) })
+    }
+
+    /// Reads the id of a data set, under the same rules.
+    ///
+    /// # Errors
+    /// It is none; the reason.
+    pub fn parse_dataset(text: &str) -> Result<Self, IdError> {
+        Ok(Self { kind: RepoKind::Dataset, ..Self::parse(text)? })
+    }
+
+    /// What the repository holds.
+    pub fn kind(&self) -> RepoKind {
+        self.kind
+    }
+
+    /// Where its page is on the Hub: `owner/name`, or `datasets/owner/name`.
+    pub fn page(&self) -> String {
+        match self.kind {
+            RepoKind::Model => self.repository.clone(),
+            RepoKind::Dataset => format!("datasets/{}", self.repository),
+        }
     }
 
     /// `owner/name`, or `name`.
@@ -76,9 +107,9 @@ impl ModelId {
     }
 }
 
-impl fmt::Display for ModelId {
+impl fmt::Display for RepoId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.repository)?;
+        f.write_str(&self.page())?;
         self.revision.iter().try_for_each(|revision| write!(f, "@{revision}"))
     }
 }
@@ -146,17 +177,17 @@ mod tests {
 
     #[test]
     fn an_id_has_an_owner_a_name_and_a_revision() {
-        let id = ModelId::parse("Qwen/Qwen2.5-0.5B@refs/pr/1").expect("an id");
+        let id = RepoId::parse("Qwen/Qwen2.5-0.5B@refs/pr/1").expect("an id");
         assert_eq!(
             (id.repository(), id.revision(), id.owner_and_name()),
             ("Qwen/Qwen2.5-0.5B", "refs/pr/1", Some(("Qwen", "Qwen2.5-0.5B")))
         );
         assert_eq!(id.to_string(), "Qwen/Qwen2.5-0.5B@refs/pr/1");
-        let id = ModelId::parse("gpt2").expect("an old id");
+        let id = RepoId::parse("gpt2").expect("an old id");
         assert_eq!((id.revision(), id.owner_and_name(), id.pinned()), ("main", None, None));
         let commit = "0123456789abcdef0123456789abcdef01234567";
         assert_eq!(id.at(commit).expect("a revision").pinned().expect("a commit").as_str(), commit);
-        assert_eq!(ModelId::parse(&format!("a/b@{}", commit.to_uppercase())).expect("a branch").pinned(), None);
+        assert_eq!(RepoId::parse(&format!("a/b@{}", commit.to_uppercase())).expect("a branch").pinned(), None);
     }
 
     #[test]
@@ -198,10 +229,10 @@ mod tests {
             "a/b@x\ny",
         ];
         for text in wrong {
-            let error = ModelId::parse(text).expect_err(text);
+            let error = RepoId::parse(text).expect_err(text);
             assert_eq!(error.text, text);
         }
-        assert!(ModelId::parse(&format!("a/{}", "b".repeat(97))).is_err());
-        assert!(ModelId::parse(&format!("a/b@{}", "c".repeat(201))).is_err());
+        assert!(RepoId::parse(&format!("a/{}", "b".repeat(97))).is_err());
+        assert!(RepoId::parse(&format!("a/b@{}", "c".repeat(201))).is_err());
     }
 }

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::Error;
 use super::digest::Digest;
-use super::id::{Commit, ModelId, is_hex};
+use super::id::{Commit, RepoId, is_hex};
 use super::names::{Fate, fate, is_pickle, is_weights};
 use crate::fault::printable;
 use crate::files::listed;
@@ -35,19 +35,12 @@ impl Listing {
     ///
     /// # Errors
     /// A name leads elsewhere, a commit or hash is none, sizes or hashes are missing, or there are no weights in safetensors.
-    pub fn read(id: &ModelId, json: &[u8]) -> Result<Self, Error> {
+    pub fn read(id: &RepoId, json: &[u8]) -> Result<Self, Error> {
         let refused = |reason: String| Error::Refused { id: id.to_string(), reason: printable(&reason) };
-        let answer: Value = serde_json::from_slice(json).map_err(|error| refused(format!("it is not valid JSON: {error}")))?;
-        let sha = answer["sha"].as_str().ok_or_else(|| refused("it names no commit".to_owned()))?;
-        let commit =
-            Commit::parse(sha).ok_or_else(|| refused(format!("its commit is `{sha}`, expected 40 hexadecimal digits")))?;
-        if id.pinned().is_some_and(|pinned| pinned != commit) {
-            return Err(refused(format!("its commit is {commit}, asked was for {}", id.revision())));
-        }
-        let siblings = answer["siblings"].as_array().ok_or_else(|| refused("it lists no files".to_owned()))?;
+        let (commit, siblings) = commit_and_siblings(id, json).map_err(refused)?;
         let (mut files, mut pickles, mut skipped) = (BTreeMap::new(), Vec::new(), 0);
-        for sibling in siblings {
-            let name = sibling["rfilename"].as_str().ok_or_else(|| refused(format!("a file has no name: {sibling}")))?;
+        for sibling in &siblings {
+            let name = name_of(sibling).map_err(refused)?;
             match fate(name) {
                 Fate::Hostile(reason) => return Err(refused(format!("it names a file `{name}`, which {reason}"))),
                 Fate::Skipped => {
@@ -73,7 +66,27 @@ impl Listing {
     }
 }
 
-fn remote_file(name: &str, sibling: &Value) -> Result<RemoteFile, String> {
+/// The commit of an answer and its list of files, or why the answer is refused.
+pub(super) fn commit_and_siblings(id: &RepoId, json: &[u8]) -> Result<(Commit, Vec<Value>), String> {
+    let mut answer: Value = serde_json::from_slice(json).map_err(|error| format!("it is not valid JSON: {error}"))?;
+    let sha = answer["sha"].as_str().ok_or("it names no commit")?;
+    let commit = Commit::parse(sha).ok_or_else(|| format!("its commit is `{sha}`, expected 40 hexadecimal digits"))?;
+    if id.pinned().is_some_and(|pinned| pinned != commit) {
+        return Err(format!("its commit is {commit}, asked was for {}", id.revision()));
+    }
+    match answer["siblings"].take() {
+        Value::Array(siblings) => Ok((commit, siblings)),
+        _ => Err("it lists no files".to_owned()),
+    }
+}
+
+/// The name of a listed file.
+pub(super) fn name_of(sibling: &Value) -> Result<&str, String> {
+    sibling["rfilename"].as_str().ok_or_else(|| format!("a file has no name: {sibling}"))
+}
+
+/// A listed file with its size and hash.
+pub(super) fn remote_file(name: &str, sibling: &Value) -> Result<RemoteFile, String> {
     let size = |value: &Value| value["size"].as_u64();
     let hash = |text: Option<&str>, digits: usize| {
         let text = text.ok_or_else(|| format!("`{name}` has no hash"))?;
@@ -108,7 +121,7 @@ mod tests {
     const SHA: &str = "0123456789abcdef0123456789abcdef01234567";
 
     fn read(answer: &Value) -> Result<Listing, Error> {
-        Listing::read(&ModelId::parse("owner/name").expect("an id"), answer.to_string().as_bytes())
+        Listing::read(&RepoId::parse("owner/name").expect("an id"), answer.to_string().as_bytes())
     }
 
     fn file(name: &str) -> Value {
@@ -159,7 +172,7 @@ mod tests {
         let error =
             read(&json!({"sha": SHA, "siblings": [file("pytorch_model.bin"), file("config.json")]})).expect_err("pickles");
         assert!(error.to_string().ends_with("has no safetensors file, only `pytorch_model.bin`"), "{error}");
-        let other = ModelId::parse(&format!("owner/name@{}", SHA.replace('0', "1"))).expect("an id");
+        let other = RepoId::parse(&format!("owner/name@{}", SHA.replace('0', "1"))).expect("an id");
         let error =
             Listing::read(&other, json!({"sha": SHA, "siblings": []}).to_string().as_bytes()).expect_err("another commit");
         assert!(error.to_string().contains("asked was for 1123"), "{error}");

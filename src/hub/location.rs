@@ -84,6 +84,11 @@ pub(super) fn escaped(part: &str) -> String {
     utf8_percent_encode(part, ESCAPED).to_string()
 }
 
+/// The name of a file as parts of a path.
+pub(super) fn escaped_name(name: &str) -> String {
+    name.split('/').map(escaped).collect::<Vec<_>>().join("/")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -127,5 +132,6 @@ mod tests {
             assert!(!location(there).is_loopback(), "{there}");
         }
         assert_eq!(escaped("refs/pr/1 ä"), "refs%2Fpr%2F1%20%C3%A4");
+        assert_eq!(escaped_name("data/a b.parquet"), "data/a%20b.parquet");
     }
 }

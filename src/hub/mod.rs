@@ -1,4 +1,5 @@
-//! Models on the Hub: an id to a folder in the cache that Python's `huggingface_hub` uses too, and an adapter to a repository.
+//! Models and data sets on the Hub: an id to a folder in the cache that Python's `huggingface_hub` uses too, and an adapter to a
+//! repository.
 //!
 //! The only module that knows the network. What a server says is material: names pass an allow-list, commits and hashes their form, and
 //! every byte its hash, before anything of it is found under a name. Looking into the cache needs no network; under `HF_HUB_OFFLINE` a
@@ -7,6 +8,13 @@
 mod cache;
 #[cfg(feature = "hub")]
 mod client;
+mod dataset;
+mod dataset_card;
+mod dataset_layout;
+#[cfg(feature = "hub")]
+mod dataset_listing;
+mod dataset_path;
+mod dataset_select;
 #[cfg(feature = "hub")]
 mod digest;
 #[cfg(feature = "hub")]
@@ -27,6 +35,8 @@ mod progress;
 #[cfg(feature = "hub")]
 mod pull;
 #[cfg(feature = "hub")]
+mod pull_dataset;
+#[cfg(feature = "hub")]
 mod push;
 #[cfg(feature = "hub")]
 mod retry;
@@ -36,19 +46,26 @@ mod upload;
 pub use cache::{Cache, Snapshot};
 #[cfg(feature = "hub")]
 pub use client::Client;
+pub use dataset::{DatasetRequest, DatasetSnapshot};
+pub use dataset_layout::DatasetSplit;
+pub use dataset_path::DatasetPath;
 pub use environment::{Environment, Network, Token};
 pub use error::{Access, Error, Missing, TokenUse};
-pub use id::{Commit, IdError, ModelId};
+pub use id::{Commit, IdError, RepoId, RepoKind};
 #[cfg(not(feature = "hub"))]
-pub use no_network::{fetch, pull, push};
+pub use no_network::{fetch, fetch_dataset, fetch_locked, pull, pull_dataset, push};
 #[cfg(feature = "hub")]
 pub use pull::{fetch, pull, pull_with};
+#[cfg(feature = "hub")]
+pub use pull_dataset::{fetch_dataset, fetch_locked, pull_dataset};
 #[cfg(feature = "hub")]
 pub use push::{push, push_with};
 #[cfg(feature = "hub")]
 pub use retry::Patience;
 
 use std::path::PathBuf;
+
+use crate::files;
 
 /// What a pull came to.
 #[derive(Debug, Clone)]
@@ -61,6 +78,30 @@ pub struct Pulled {
     pub downloaded_bytes: u64,
     /// Files of the repository that are of no use here and stayed there.
     pub skipped: usize,
+}
+
+/// What a pull of a data set came to.
+#[derive(Debug, Clone)]
+pub struct PulledDataset {
+    /// Where the files are, and what they are.
+    pub snapshot: DatasetSnapshot,
+    /// Names and sizes in bytes, split after split.
+    pub files: Vec<(String, u64)>,
+    /// Bytes that came over the network.
+    pub downloaded_bytes: u64,
+}
+
+impl PulledDataset {
+    /// What is in the cache, as a pull that had nothing to do.
+    fn cached(snapshot: DatasetSnapshot) -> Result<Self, Error> {
+        let size = |name: &String| {
+            let path = snapshot.folder.join(name);
+            let found = path.metadata().map_err(|cause| files::Error::new("read", &path, cause))?;
+            Ok((name.clone(), found.len()))
+        };
+        let files = snapshot.files().map(size).collect::<Result<_, Error>>()?;
+        Ok(Self { snapshot, files, downloaded_bytes: 0 })
+    }
 }
 
 /// Who may see a repository that is made.
@@ -76,7 +117,7 @@ pub enum Visibility {
 #[derive(Debug, Clone)]
 pub struct Shipment {
     /// The repository, and the branch as its revision.
-    pub id: ModelId,
+    pub id: RepoId,
     /// Name in the repository and what is in it.
     pub files: Vec<(String, Content)>,
     /// Title of the commit.

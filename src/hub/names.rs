@@ -1,4 +1,4 @@
-//! Which files of a repository are fetched. Names come from a server: one that could lead out of its folder is refused with the whole
+//! Which files of a model are fetched, and which names of files are refused. Names come from a server: one that could lead out of its folder is refused with the whole
 //! repository, and of the others only what Rankine reads, or what tells of the licence, is taken.
 
 use std::path::Path;
@@ -66,7 +66,8 @@ pub(super) fn is_weights(name: &str) -> bool {
     name.ends_with(WEIGHTS)
 }
 
-fn leads_out(name: &str) -> Option<&'static str> {
+/// Why a name could lead out of its folder.
+pub(super) fn leads_out(name: &str) -> Option<&'static str> {
     let parts = || name.split(['/', '\\']);
     match name {
         "" => Some("is empty"),
@@ -86,18 +87,35 @@ fn is_wanted(name: &str) -> bool {
     if let Some(template) = name.strip_prefix(TEMPLATES) {
         return !template.contains('/') && Path::new(template).extension().is_some_and(|extension| extension == "jinja");
     }
-    let is_licence = || LICENCES.iter().any(|licence| name.starts_with(licence));
-    !name.contains('/') && (WANTED.contains(&name) || is_weights(name) || name.ends_with(INDEX) || is_licence())
+    !name.contains('/') && (WANTED.contains(&name) || is_weights(name) || name.ends_with(INDEX) || is_licence(name))
+}
+
+/// Whether a file tells of a repository, or of what one may do with it.
+pub(super) fn is_card(name: &str) -> bool {
+    name == "README.md" || (is_licence(name) && is_portable(name))
+}
+
+fn is_licence(name: &str) -> bool {
+    !name.contains('/') && LICENCES.iter().any(|licence| name.starts_with(licence))
+}
+
+/// Whether every system has room for the name of a data file: folders are called as people like, such as `lang=de`.
+pub(super) fn is_portable_path(name: &str) -> bool {
+    let is_plain = |c: char| !c.is_control() && !"<>:\"|?*\\".contains(c);
+    name.split('/').all(|part| part.chars().all(is_plain) && !part.ends_with(['.', ' ']) && !is_device(part))
 }
 
 fn is_portable(name: &str) -> bool {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_.+ ()".contains(c);
+    name.chars().all(is_plain) && !name.starts_with('.') && !name.ends_with(['.', ' ']) && !is_device(name)
+}
+
+fn is_device(name: &str) -> bool {
     let stem = name.split('.').next().unwrap_or_default().trim_end().to_ascii_lowercase();
     let is_numbered = ["com", "lpt"].iter().any(|device| {
         stem.strip_prefix(device).is_some_and(|number| number.len() == 1 && number.bytes().all(|digit| digit.is_ascii_digit()))
     });
-    let is_device = is_numbered || DEVICES.contains(&&*stem);
-    name.chars().all(is_plain) && !name.starts_with('.') && !name.ends_with(['.', ' ']) && !is_device
+    is_numbered || DEVICES.contains(&&*stem)
 }
 
 #[cfg(test)]
@@ -136,6 +154,17 @@ mod tests {
         ] {
             assert_eq!(fate(name), Fate::Skipped, "{name}");
         }
+    }
+
+    #[test]
+    fn folders_of_data_may_have_names_that_a_model_has_not() {
+        for name in ["data/train-00000-of-00001.parquet", "lang=de/x.parquet", "größe/a b,c.parquet", "_x/.y.parquet"] {
+            assert!(is_portable_path(name), "{name}");
+        }
+        for name in ["a:b.parquet", "a?.parquet", "con/x.parquet", "x/aux.parquet", "dir./x.parquet", "a\u{7}.parquet"] {
+            assert!(!is_portable_path(name), "{name}");
+        }
+        assert!(is_card("README.md") && is_card("LICENSE.txt") && !is_card("sub/LICENSE") && !is_card("data.json"));
     }
 
     #[test]

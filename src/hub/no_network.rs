@@ -1,13 +1,15 @@
 //! A build without the feature `hub`: bases of the cache are found, and everything else is refused in one sentence.
 
-use super::{Cache, Environment, Error, ModelId, Pulled, Pushed, Shipment, Snapshot};
+use super::{
+    Cache, DatasetRequest, DatasetSnapshot, Environment, Error, Pulled, PulledDataset, Pushed, RepoId, Shipment, Snapshot,
+};
 use crate::report::Reporter;
 
 /// A base that is in the cache.
 ///
 /// # Errors
 /// It is not there.
-pub fn fetch(environment: &Environment, id: &ModelId, _report: Reporter) -> Result<Snapshot, Error> {
+pub fn fetch(environment: &Environment, id: &RepoId, _report: Reporter) -> Result<Snapshot, Error> {
     Cache::at(&environment.cache).find(id).map_err(|_| Error::NotBuilt)
 }
 
@@ -15,7 +17,7 @@ pub fn fetch(environment: &Environment, id: &ModelId, _report: Reporter) -> Resu
 ///
 /// # Errors
 /// Always.
-pub fn pull(_environment: &Environment, _id: &ModelId, _report: Reporter) -> Result<Pulled, Error> {
+pub fn pull(_environment: &Environment, _id: &RepoId, _report: Reporter) -> Result<Pulled, Error> {
     Err(Error::NotBuilt)
 }
 
@@ -25,4 +27,28 @@ pub fn pull(_environment: &Environment, _id: &ModelId, _report: Reporter) -> Res
 /// Always.
 pub fn push(_environment: &Environment, _shipment: &Shipment, _report: Reporter) -> Result<Pushed, Error> {
     Err(Error::NotBuilt)
+}
+
+/// A data set that is in the cache.
+///
+/// # Errors
+/// It is not there.
+pub fn fetch_dataset(environment: &Environment, request: &DatasetRequest, _report: Reporter) -> Result<DatasetSnapshot, Error> {
+    environment.cached_dataset(request)
+}
+
+/// The files that a lock names, which are in the cache.
+///
+/// # Errors
+/// They are not there.
+pub fn fetch_locked(environment: &Environment, locked: DatasetSnapshot, _report: Reporter) -> Result<DatasetSnapshot, Error> {
+    locked.in_cache(environment)
+}
+
+/// A data set that is in the cache, as a pull that had nothing to do.
+///
+/// # Errors
+/// It is not there.
+pub fn pull_dataset(environment: &Environment, request: &DatasetRequest, _report: Reporter) -> Result<PulledDataset, Error> {
+    PulledDataset::cached(environment.cached_dataset(request)?)
 }

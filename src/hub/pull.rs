@@ -9,11 +9,12 @@ use super::client::Client;
 use super::download::Wanted;
 use super::environment::{Environment, Network};
 use super::error::Error;
-use super::id::ModelId;
-use super::listing::Listing;
+use super::id::{Commit, RepoId};
+use super::listing::{Listing, RemoteFile};
 use super::location::escaped;
 use super::progress::Progress;
 use super::retry::Patience;
+use crate::fault::shell_word;
 use crate::files::{self, JSON_BYTES, check_space, create_folder, link_atomic};
 use crate::report::{Event, Reporter};
 
@@ -22,7 +23,7 @@ use crate::report::{Event, Reporter};
 ///
 /// # Errors
 /// It is not in the cache and cannot be fetched.
-pub fn fetch(environment: &Environment, id: &ModelId, report: Reporter) -> Result<Snapshot, Error> {
+pub fn fetch(environment: &Environment, id: &RepoId, report: Reporter) -> Result<Snapshot, Error> {
     let cache = Cache::at(&environment.cache);
     let found = cache.find(id);
     match (found, environment.network) {
@@ -39,10 +40,7 @@ pub fn fetch(environment: &Environment, id: &ModelId, report: Reporter) -> Resul
                 listing => Ok(client.download(&cache, id, &listing?, report)?.snapshot),
             }
         }
-        (Err(missing), Network::Off(variable)) => {
-            let offline = Some(variable);
-            Err(Error::NotCached { id: id.to_string(), cache: environment.cache.clone(), missing, offline })
-        }
+        (Err(missing), Network::Off(_)) => Err(environment.not_cached(id, shell_word(&id.to_string()), missing)),
         (Err(_), Network::Allowed) => Ok(pull(environment, id, report)?.snapshot),
     }
 }
@@ -51,7 +49,7 @@ pub fn fetch(environment: &Environment, id: &ModelId, report: Reporter) -> Resul
 ///
 /// # Errors
 /// It is not there, not allowed, refused, damaged on its way, or there is no room for it.
-pub fn pull(environment: &Environment, id: &ModelId, report: Reporter) -> Result<Pulled, Error> {
+pub fn pull(environment: &Environment, id: &RepoId, report: Reporter) -> Result<Pulled, Error> {
     pull_with(environment, Patience::default(), id, report)
 }
 
@@ -59,11 +57,10 @@ pub fn pull(environment: &Environment, id: &ModelId, report: Reporter) -> Result
 ///
 /// # Errors
 /// As for [`pull`].
-pub fn pull_with(environment: &Environment, patience: Patience, id: &ModelId, report: Reporter) -> Result<Pulled, Error> {
+pub fn pull_with(environment: &Environment, patience: Patience, id: &RepoId, report: Reporter) -> Result<Pulled, Error> {
     let cache = Cache::at(&environment.cache);
-    if let Network::Off(variable) = environment.network {
-        let failed =
-            |missing| Error::NotCached { id: id.to_string(), cache: environment.cache.clone(), missing, offline: Some(variable) };
+    if let Network::Off(_) = environment.network {
+        let failed = |missing| environment.not_cached(id, shell_word(&id.to_string()), missing);
         return cached(cache.find(id).map_err(failed)?);
     }
     let client = Client::new(environment, patience, "a pull")?;
@@ -85,38 +82,51 @@ fn cached(snapshot: Snapshot) -> Result<Pulled, Error> {
 }
 
 impl Client {
-    fn listing(&self, id: &ModelId, attempts: u32, report: Reporter) -> Result<Listing, Error> {
+    fn listing(&self, id: &RepoId, attempts: u32, report: Reporter) -> Result<Listing, Error> {
         let path = format!("api/models/{}/revision/{}?blobs=true", id.repository(), escaped(id.revision()));
         let address = self.address(&path)?;
         let json = self.insist(attempts, report, || self.get_small(id, address.clone(), JSON_BYTES))?;
         Listing::read(id, &json)
     }
 
-    fn download(&self, cache: &Cache, id: &ModelId, listing: &Listing, report: Reporter) -> Result<Pulled, Error> {
+    fn download(&self, cache: &Cache, id: &RepoId, listing: &Listing, report: Reporter) -> Result<Pulled, Error> {
+        let downloaded_bytes = self.files(cache, id, &listing.commit, &listing.files, report)?;
+        cache.remember(id, &listing.commit)?;
+        let files = listing.files.iter().map(|file| (file.name.clone(), file.bytes)).collect();
         let snapshot = cache.snapshot(id, listing.commit.clone());
-        let wanted: Vec<Wanted> = listing
-            .files
+        Ok(Pulled { snapshot, files, downloaded_bytes, skipped: listing.skipped })
+    }
+
+    /// Fetches what is missing of these files of a commit, and links them into its snapshot. Returns the bytes that came.
+    pub(super) fn files(
+        &self,
+        cache: &Cache,
+        id: &RepoId,
+        commit: &Commit,
+        files: &[RemoteFile],
+        report: Reporter,
+    ) -> Result<u64, Error> {
+        let folder = cache.snapshot(id, commit.clone()).folder;
+        let wanted: Vec<Wanted> = files
             .iter()
             .map(|file| {
                 let hash = file.digest.text();
-                Wanted { id, commit: &listing.commit, file, blob: cache.blob(id, hash), lock: cache.lock(id, hash) }
+                Wanted { id, commit, file, blob: cache.blob(id, hash), lock: cache.lock(id, hash) }
             })
             .collect();
-        let total = listing.files.iter().fold(0_u64, |sum, file| sum.saturating_add(file.bytes));
+        let total = files.iter().fold(0_u64, |sum, file| sum.saturating_add(file.bytes));
         let have = |wanted: &Wanted| if wanted.is_there() { wanted.file.bytes } else { wanted.begun_bytes() };
         let done = wanted.iter().fold(0_u64, |sum, wanted| sum.saturating_add(have(wanted)));
-        create_folder(&snapshot.folder)?;
-        check_space(&snapshot.folder, total.saturating_sub(done))?;
+        create_folder(&folder)?;
+        check_space(&folder, total.saturating_sub(done))?;
         let mut progress = Progress::new(report, total, done);
         for wanted in &wanted {
             if !wanted.is_there() {
                 wanted.download(self, &mut progress)?;
             }
-            link(&wanted.blob, &snapshot.folder, &wanted.file.name)?;
+            link(&wanted.blob, &folder, &wanted.file.name)?;
         }
-        cache.remember(id, &listing.commit)?;
-        let files = listing.files.iter().map(|file| (file.name.clone(), file.bytes)).collect();
-        Ok(Pulled { snapshot, files, downloaded_bytes: progress.moved_bytes, skipped: listing.skipped })
+        Ok(progress.moved_bytes)
     }
 }
 

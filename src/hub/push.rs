@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::client::Client;
 use super::environment::Environment;
 use super::error::{Error, TokenUse};
-use super::id::{Commit, ModelId};
+use super::id::{Commit, RepoId};
 use super::location::escaped;
 use super::progress::Progress;
 use super::retry::Patience;
@@ -72,7 +72,7 @@ enum Mode {
 
 impl Client {
     /// Makes the repository, if it is not there.
-    fn create(&self, id: &ModelId, visibility: Visibility, report: Reporter) -> Result<(), Error> {
+    fn create(&self, id: &RepoId, visibility: Visibility, report: Reporter) -> Result<(), Error> {
         let (owner, name) = id.owner_and_name().unwrap_or(("", id.repository()));
         let mut body = json!({"type": "model", "name": name, "organization": owner});
         if visibility == Visibility::Private {
@@ -93,14 +93,14 @@ impl Client {
     }
 
     /// What the Hub says of a repository.
-    fn about(&self, id: &ModelId, report: Reporter) -> Result<Value, Error> {
+    fn about(&self, id: &RepoId, report: Reporter) -> Result<Value, Error> {
         let from = self.address(&format!("api/models/{}", id.repository()))?;
         let answer = self.insist(self.patience.attempts, report, || self.get_small(id, from.clone(), 16 * ANSWER_BYTES))?;
         read(id, &answer)
     }
 
     /// Asks which files are large, and which are there already.
-    fn modes(&self, id: &ModelId, files: &[Outgoing], report: Reporter) -> Result<Vec<Mode>, Error> {
+    fn modes(&self, id: &RepoId, files: &[Outgoing], report: Reporter) -> Result<Vec<Mode>, Error> {
         let entry = |file: &Outgoing| json!({"path": file.name, "sample": STANDARD.encode(&file.sample), "size": file.bytes});
         let body = json!({"files": files.iter().map(entry).collect::<Vec<_>>()}).to_string();
         let to = self.address(&format!("api/models/{}/preupload/{}", id.repository(), escaped(id.revision())))?;
@@ -153,7 +153,7 @@ fn mode(answer: &Value, file: &Outgoing) -> Result<Mode, String> {
     }
 }
 
-pub(super) fn read(id: &ModelId, answer: &[u8]) -> Result<Value, Error> {
+pub(super) fn read(id: &RepoId, answer: &[u8]) -> Result<Value, Error> {
     let refused = |error| Error::Refused { id: id.to_string(), reason: format!("it is not valid JSON: {error}") };
     serde_json::from_slice(answer).map_err(refused)
 }

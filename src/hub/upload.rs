@@ -11,7 +11,7 @@ use super::Content;
 use super::client::Client;
 use super::digest::{Digest, Hasher};
 use super::error::{Access, Error};
-use super::id::ModelId;
+use super::id::RepoId;
 use super::location::Location;
 use super::progress::Progress;
 use super::push::{ANSWER_BYTES, JSON, read};
@@ -88,7 +88,7 @@ struct Action {
 
 impl Client {
     /// Sends large files.
-    pub(super) fn upload(&self, id: &ModelId, files: &[&Outgoing], progress: &mut Progress) -> Result<(), Error> {
+    pub(super) fn upload(&self, id: &RepoId, files: &[&Outgoing], progress: &mut Progress) -> Result<(), Error> {
         if files.is_empty() {
             return Ok(());
         }
@@ -103,7 +103,7 @@ impl Client {
         files.iter().try_for_each(|file| self.upload_one(id, &answer, file, progress))
     }
 
-    fn upload_one(&self, id: &ModelId, answer: &Value, file: &Outgoing, progress: &mut Progress) -> Result<(), Error> {
+    fn upload_one(&self, id: &RepoId, answer: &Value, file: &Outgoing, progress: &mut Progress) -> Result<(), Error> {
         let refused =
             |reason: String| Error::Refused { id: id.to_string(), reason: printable(&format!("`{}`: {reason}", file.name)) };
         let mut objects = answer["objects"].as_array().into_iter().flatten();
@@ -143,7 +143,7 @@ impl Client {
     }
 
     /// One try, from the first byte. The address is signed and gets no token of ours.
-    fn put(&self, id: &ModelId, action: &Action, file: &Outgoing, progress: &mut Progress) -> Result<(), Failed> {
+    fn put(&self, id: &RepoId, action: &Action, file: &Outgoing, progress: &mut Progress) -> Result<(), Failed> {
         let mut request = Request::put(action.to.uri()).header("Content-Length", file.bytes);
         for (name, value) in &action.headers {
             request = request.header(name, value);

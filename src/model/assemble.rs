@@ -6,8 +6,9 @@ use burn::tensor::{DType, Device, Tensor, TensorData};
 
 use super::block::Block;
 use super::decoder::Decoder;
+use super::frame::BlockPlace;
 use super::layout::{CORRECTION, LinearKind, LinearSpec, Names, Slice};
-use super::mixer::{Grouped, Latent, Mixer, Place, Query};
+use super::mixer::{Grouped, Latent, Mixer, Query};
 use super::mlp::Mlp;
 use super::spec::{
     DecoderSpec, ExpertForm, ExpertsSpec, GroupedSpec, LatentSpec, LayerSpec, MixerSpec, MlpSpec, Modules, NormKind,
@@ -22,7 +23,7 @@ use crate::nn::table::Table;
 use crate::ops::{Base, Packed};
 use crate::quant::{Form, Quantized};
 use crate::report::{Event, Reporter};
-use crate::terms::{Method, ModelDtype};
+use crate::terms::ModelDtype;
 
 /// What a piece of a packed head may take on a GPU as numbers: no more than a projection of a large model.
 pub const PIECE_BYTES: u64 = 128 << 20;
@@ -69,7 +70,7 @@ pub(super) fn assemble(
     for (index, layer) in spec.layers.iter().enumerate() {
         let rope = layer.mixer.rope().map(|rope| position(&mut ropes, rope));
         let span = position(&mut spans, &layer.mixer.span());
-        blocks.push(assembly.block(layer, Place { layer: index, rope, span })?);
+        blocks.push(assembly.block(layer, BlockPlace { layer: index, rope, span })?);
         let (done, total) = (index as u64 + 1, spec.layers.len() as u64);
         report(Event::Progress { what: "loading the base model".to_owned(), done, total });
     }
@@ -83,7 +84,7 @@ pub(super) fn assemble(
     };
     let (norm, scale, softcap) = (assembly.norm(&spec.names.final_norm(), spec.width)?, spec.logit_scale, spec.final_softcap);
     let head = Head { norm, table, scale, softcap };
-    Ok(Decoder { trained: Method::Lora, computed, embedding, blocks, head, ropes, spans, spec })
+    Ok(Decoder { padding: spec.padding, computed, embedding, blocks, head, ropes, spans, spec })
 }
 
 struct Assembly<'a> {
@@ -140,7 +141,7 @@ impl Assembly<'_> {
     /// A norm by the mean square.
     fn inner_norm(&self, module: &str, width: usize, epsilon: f64) -> Result<Norm, Error> {
         let weight = self.vector(&format!("{module}.weight"), width)?;
-        Ok(Norm { weight, bias: None, epsilon, offset: self.spec.norm_offset })
+        Ok(Norm { weight, bias: None, epsilon, offset: self.spec.norm_offset, trains: false })
     }
 
     fn projection(&self, linear: &LinearSpec) -> Result<Projection, Error> {
@@ -159,7 +160,7 @@ impl Assembly<'_> {
         // Those of a stack are one tensor.
         let has_own = *bias && linear.is_whole();
         let bias = has_own.then(|| self.vector(&format!("{name}.bias"), *outputs)).transpose()?;
-        Ok(Projection { name: name.clone(), weight, bias, lora: None })
+        Ok(Projection { name: name.clone(), weight, bias, trains: false, lora: None })
     }
 
     /// One matrix of a stack as [out, in], packed.
@@ -172,7 +173,7 @@ impl Assembly<'_> {
         form.pack([outputs, inputs], &turned).map_err(|cause| Error::Packing { name: slice.tensor.clone(), cause })
     }
 
-    fn block(&self, layer: &LayerSpec, place: Place) -> Result<Block, Error> {
+    fn block(&self, layer: &LayerSpec, place: BlockPlace) -> Result<Block, Error> {
         let (names, index) = (&self.spec.names, place.layer);
         let [before_attention, after_attention, before_mlp, after_mlp] =
             layer.norms.names().map(|name| name.map(|name| self.norm(&names.in_layer(index, name), self.spec.width)).transpose());
@@ -244,6 +245,7 @@ impl Assembly<'_> {
             bias,
             correction,
             spec: spec.router.clone(),
+            trains: false,
         };
         let each =
             (0..count).map(|_| Expert { gate_up: from.by_ref().take(spec.maps() - 1).collect(), down: next(from) }).collect();

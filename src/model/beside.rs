@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value, json};
 
 use crate::files::licence::is_notice;
-use crate::files::{self, Error, Float, JSON_BYTES, is_there, open_file, read_text_up_to, read_up_to, write_atomic};
+use crate::files::{self, Error, Float, JSON_BYTES, is_there, open_file, read_text_up_to, read_up_to, write_all, write_atomic};
 
 /// config.json's names for the type of the weights: that of transformers 5, and that of 4.
 const DTYPE: [&str; 2] = ["dtype", "torch_dtype"];
@@ -59,6 +59,43 @@ impl OwnHead {
     }
 }
 
+/// config.json's key for the rows of embedding and head.
+const VOCABULARY: &str = "vocab_size";
+
+/// What a model's folder has otherwise than that of its base where it has another vocabulary.
+#[derive(Debug, Clone, Default)]
+pub struct OwnVocabulary {
+    /// Rows of embedding and head.
+    pub rows: usize,
+    /// Ids of special tokens, by config.json's keys.
+    pub ids: Vec<(String, Value)>,
+    /// Files of the tokenizer, relative to the folder.
+    pub files: Vec<(PathBuf, Vec<u8>)>,
+}
+
+impl OwnVocabulary {
+    /// Changes config.json; a model that does more than text has the vocabulary of the part that is text, and may name it twice.
+    fn tell(&self, config: &mut Map<String, Value>) {
+        let has_text = config.get("text_config").is_some_and(Value::is_object);
+        let put = |config: &mut Map<String, Value>, is_home: bool| {
+            let rows = (VOCABULARY.to_owned(), json!(self.rows));
+            for (key, value) in self.ids.iter().chain([&rows]) {
+                if is_home || config.contains_key(key) {
+                    config.insert(key.clone(), value.clone());
+                }
+            }
+        };
+        put(config, !has_text);
+        if let Some(Value::Object(text)) = config.get_mut("text_config") {
+            put(text, true);
+        }
+    }
+
+    fn has(&self, path: &Path) -> bool {
+        self.files.iter().any(|(name, _)| name == path)
+    }
+}
+
 /// Paths in a model's folder, relative to it.
 #[derive(Debug)]
 pub struct Beside<'a> {
@@ -100,14 +137,23 @@ impl<'a> Beside<'a> {
         self.paths.iter().filter_map(|path| Some(self.base.join(path).metadata().ok()?.len())).sum()
     }
 
-    /// Copies them beside weights that are plain numbers. Only a leftover of quantization, another type of numbers, or a head that was none
-    /// of its own changes config.json and the index, in the entries that tell it.
+    /// Copies them beside weights that are plain numbers. Only a leftover of quantization, another type of numbers, a head that was none
+    /// of its own, or another vocabulary changes config.json and the index, in the entries that tell it; the last brings its own tokenizer.
     ///
     /// # Errors
     /// One cannot be read or its copy not be written.
-    pub fn copy(&self, to: &Path, float: Option<Float>, tensor_bytes: u64, head: Option<&OwnHead>) -> Result<(), Error> {
+    pub fn copy(
+        &self,
+        to: &Path,
+        float: Option<Float>,
+        tensor_bytes: u64,
+        (head, vocabulary): (Option<&OwnHead>, Option<&OwnVocabulary>),
+    ) -> Result<(), Error> {
         let config = |config: &mut Map<String, Value>| {
             drop_quantization(config);
+            if let Some(vocabulary) = vocabulary {
+                vocabulary.tell(config);
+            }
             if let Some(float) = float {
                 set_dtype(config, float);
             }
@@ -120,14 +166,18 @@ impl<'a> Beside<'a> {
             }
         };
         let index = |index: &mut Map<String, Value>| {
-            if float.is_some() || head.is_some() {
+            if float.is_some() || head.is_some() || vocabulary.is_some() {
                 set_size(index, tensor_bytes);
             }
             if let Some(head) = head {
                 head.list(index);
             }
         };
-        self.copy_with(to, config, index)
+        let files = vocabulary.map_or(&[][..], |vocabulary| &vocabulary.files);
+        write_all(to, files)?;
+        let is_own = |path: &PathBuf| vocabulary.is_some_and(|vocabulary| vocabulary.has(path));
+        let rest = Self { base: self.base, paths: self.paths.iter().filter(|path| !is_own(path)).cloned().collect() };
+        rest.copy_with(to, config, index)
     }
 
     /// Copies them with something changed in config.json and in the index.
@@ -155,11 +205,11 @@ impl<'a> Beside<'a> {
         Ok(())
     }
 
-    /// What goes with one file of plain numbers of type `float`: paths, relative to the folder, and contents.
+    /// What goes with one file of plain numbers of type `float` and, where it has another, with its vocabulary: paths, relative to the folder, and contents.
     ///
     /// # Errors
     /// One cannot be read, or is larger than any model has.
-    pub fn read(&self, float: Float) -> Result<Vec<(PathBuf, Vec<u8>)>, Error> {
+    pub fn read(&self, float: Float, vocabulary: Option<&OwnVocabulary>) -> Result<Vec<(PathBuf, Vec<u8>)>, Error> {
         let content = |path: &PathBuf| {
             let from = self.base.join(path);
             match path.to_str() {
@@ -167,14 +217,19 @@ impl<'a> Beside<'a> {
                     let plain = |config: &mut Map<String, Value>| {
                         drop_quantization(config);
                         set_dtype(config, float);
+                        if let Some(vocabulary) = vocabulary {
+                            vocabulary.tell(config);
+                        }
                     };
                     Ok(edited(&from, plain)?.into_bytes())
                 }
                 _ => read_up_to(&from, FILE_BYTES),
             }
         };
-        let go = self.paths.iter().filter(|path| path.to_str() != Some(INDEX));
-        go.map(|path| Ok((path.clone(), content(path)?))).collect()
+        let is_own = |path: &PathBuf| vocabulary.is_some_and(|vocabulary| vocabulary.has(path));
+        let go = self.paths.iter().filter(|path| path.to_str() != Some(INDEX) && !is_own(path));
+        let own = vocabulary.into_iter().flat_map(|vocabulary| vocabulary.files.iter().cloned()).map(Ok);
+        go.map(|path| Ok((path.clone(), content(path)?))).chain(own).collect()
     }
 }
 

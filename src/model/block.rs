@@ -1,95 +1,18 @@
-//! One decoder block, and what all blocks of a batch share.
+//! One decoder block.
 
-use std::sync::Arc;
+use burn::tensor::Tensor;
 
-use burn::tensor::{Int, Tensor};
-
-use super::cache::Past;
+use super::frame::{BlockPlace, Frame, LastRows, Site};
 use super::layout::Names;
-use super::mixer::{Mixer, Place};
+use super::mixer::Mixer;
 use super::mlp::Mlp;
-use super::spec::{LayerSpec, MixerSpec};
+use super::past::Past;
+use super::spec::{LayerSpec, MixerSpec, NormPlacement};
 use crate::nn::experts::Load;
+use crate::nn::footprint::{ProjectionGroup, RowShape, TrainedMaps};
 use crate::nn::norm::Norm;
 use crate::nn::projection::Projection;
-use crate::nn::rope::RopeTables;
 use crate::nn::weight::Weight;
-use crate::ops::Mask;
-use crate::terms::Method;
-
-/// What depends on the batch's documents, not on the block: made once a batch, used by forward and by every recomputation.
-#[derive(Debug)]
-pub struct Frame {
-    /// One for each distinct rotation of the model.
-    pub(super) ropes: Vec<RopeTables>,
-    /// One for each distinct span of the model: for every query the index of the first key that it sees; it sees all keys from there to
-    /// itself.
-    pub(super) first: Vec<Arc<[u32]>>,
-    /// The tables' row for each token of a row, [sequence].
-    pub(super) positions: Arc<[u32]>,
-    /// Share of features dropped and one key a token; `None` outside training.
-    pub(super) dropout: Option<(f64, Arc<[u64]>)>,
-    /// What is wanted of the last block; `None`: every token.
-    pub(super) wanted: Option<Rows>,
-}
-
-/// Tokens of a batch whose hidden rows are wanted of a block. Its keys and values are of every token, the rest of it is of these, but where
-/// its experts are to tell how many tokens came to each.
-#[derive(Debug)]
-pub(super) struct Rows {
-    pub(super) block: usize,
-    /// Places in the row, ascending.
-    pub(super) places: Tensor<1, Int>,
-    /// Their dropout keys; none outside training.
-    pub(super) keys: Arc<[u64]>,
-    /// Whether they are taken at the end of the block only.
-    pub(super) at_end: bool,
-}
-
-/// Projections that share an input share a dropout mask.
-#[derive(Clone, Copy)]
-pub(super) enum Site {
-    AttentionInput,
-    AttentionOutput,
-    MlpInput,
-    MlpOutput,
-    /// Narrow rows that queries, and keys and values, come from.
-    QueryRow,
-    KeyValueRow,
-}
-
-impl Site {
-    /// A number that no other site of a model has.
-    fn of(self, layer: usize) -> u64 {
-        match self {
-            Self::QueryRow | Self::KeyValueRow => 1 << 40 | (layer as u64 * 4 + self as u64),
-            _ => layer as u64 * 4 + self as u64,
-        }
-    }
-}
-
-impl Frame {
-    pub(super) fn mask(&self, layer: usize, site: Site) -> Option<Mask> {
-        let (probability, tokens) = self.dropout.as_ref()?;
-        let is_of_rows = matches!(site, Site::AttentionOutput | Site::MlpInput | Site::MlpOutput);
-        let tokens = match self.wanted_of(layer).filter(|rows| is_of_rows && !rows.at_end) {
-            Some(rows) => &rows.keys,
-            None => tokens,
-        };
-        Some(Mask { tokens: tokens.clone(), site: site.of(layer), probability: *probability })
-    }
-
-    /// The mask of what an adapter of the head is given, behind so many blocks: of the rows that are wanted of the last.
-    pub fn head_mask(&self, blocks: usize) -> Option<Mask> {
-        let (probability, tokens) = self.dropout.as_ref()?;
-        let tokens = self.wanted.as_ref().map_or(tokens, |rows| &rows.keys);
-        Some(Mask { tokens: tokens.clone(), site: blocks as u64 * 4, probability: *probability })
-    }
-
-    fn wanted_of(&self, layer: usize) -> Option<&Rows> {
-        self.wanted.as_ref().filter(|rows| rows.block == layer)
-    }
-}
 
 /// x + s norm(attention(norm(x))), then x + s norm(mlp(norm(x))); a family has some of the norms, and most an s of 1. Where both are
 /// parallel, the feed-forward does not see what attention added.
@@ -97,7 +20,7 @@ impl Frame {
 pub struct Block {
     pub(super) spec: LayerSpec,
     pub(super) names: Names,
-    pub(super) place: Place,
+    pub(super) place: BlockPlace,
     /// Before attention, after it, before the feed-forward, after it.
     pub(super) norms: [Option<Norm>; 4],
     pub(super) mixer: Mixer,
@@ -124,8 +47,8 @@ impl Block {
         let mut mixed = self.mixer.mix(seen.clone(), self.place, frame, past);
         // What the feed-forward sees where it does not wait for attention.
         let mut beside = is_parallel.then(|| if before_mlp.is_some() { x.clone() } else { seen });
-        let (mut x, wanted) = (x, frame.wanted_of(self.place.layer));
-        let at = |of: Tensor<3>, rows: &Rows| of.select(1, rows.places.clone());
+        let (mut x, wanted) = (x, frame.last_rows_of(self.place.layer));
+        let at = |of: Tensor<3>, rows: &LastRows| of.select(1, rows.places.clone());
         if let Some(rows) = wanted.filter(|rows| !rows.at_end) {
             (x, mixed, beside) = (at(x, rows), at(mixed, rows), beside.map(|beside| at(beside, rows)));
         }
@@ -167,22 +90,29 @@ impl Block {
 
     /// The same block with every weight that trains as a leaf of a new tape; frozen weights stay constants.
     #[must_use]
-    pub fn tracked(&self, trained: Method) -> Self {
+    pub fn tracked(&self) -> Self {
         let mut block = self.clone();
-        block.visit(trained, &mut |_, weight| weight.track());
+        block.visit(&mut |_, weight| weight.track());
         block
     }
 
     /// Visits the weights that train, with their names.
-    pub fn visit(&mut self, trained: Method, visit: &mut dyn FnMut(&str, Weight)) {
-        self.mixer.projections_mut().into_iter().for_each(|projection| projection.visit(trained, visit));
-        self.mlp.visit(trained, visit);
-        if trained == Method::Full {
-            for (name, norm) in self.norms_mut() {
-                visit(&format!("{name}.weight"), Weight::Vector(&mut norm.weight));
-                norm.bias.iter_mut().for_each(|bias| visit(&format!("{name}.bias"), Weight::Vector(bias)));
-            }
-        }
+    pub fn visit(&mut self, visit: &mut dyn FnMut(&str, Weight)) {
+        self.mixer.projections_mut().into_iter().for_each(|projection| projection.visit(visit));
+        self.mlp.visit(visit);
+        self.norms_mut().for_each(|(name, norm)| norm.visit(&name, visit));
+    }
+
+    /// Whether some weight of it trains.
+    pub fn trains(&self) -> bool {
+        self.projections().any(|projection| projection.trains || projection.lora.is_some())
+    }
+
+    /// Marks whether its own weights train.
+    pub(super) fn set_trains(&mut self, trains: bool) {
+        self.mixer.projections_mut().into_iter().for_each(|projection| projection.trains = trains);
+        self.mlp.set_trains(trains);
+        self.norms_mut().for_each(|(_, norm)| norm.trains = trains);
     }
 
     fn norms_mut(&mut self) -> impl Iterator<Item = (String, &mut Norm)> {
@@ -205,6 +135,66 @@ impl Block {
     /// Its projections in checkpoint order.
     pub fn projections_mut(&mut self) -> impl Iterator<Item = &mut Projection> {
         self.mixer.projections_mut().into_iter().chain(self.mlp.projections_mut())
+    }
+}
+
+impl LayerSpec {
+    /// Bytes that a block's tape holds for its backward beside its input, which the first norm keeps. Sums onto the stream keep nothing.
+    pub fn saved_bytes(&self, width: usize, rows: RowShape, maps: TrainedMaps) -> u64 {
+        let groups = self.groups(width, rows, maps);
+        let [of_mixer, _] = groups.map(|groups| groups.map(|group| group.saved_bytes(rows)).into_iter().sum::<u64>());
+        let after_norms = if matches!(self.norms, NormPlacement::PreAndPost | NormPlacement::Post) { 2 } else { 0 };
+        let scaled: u64 = groups.as_flattened().iter().map(|group| group.scaled_bytes(rows)).sum();
+        of_mixer
+            + self.mixer.saved_bytes(rows)
+            + rows.bytes(after_norms * width as u64)
+            + scaled
+            + self.mlp_saved_bytes(width, rows, groups[1])
+    }
+
+    /// The most bytes that a forward without a tape computes with beside the input: a norm of it, and attention or the feed-forward. What is
+    /// scaled is there twice.
+    pub fn forward_bytes(&self, width: usize, rows: RowShape, maps: TrainedMaps) -> u64 {
+        let width = width as u64;
+        let most = self.mlp.computed_bytes(width, rows).max(self.mixer.computed_bytes(rows));
+        rows.bytes(width) + most + self.most_scaled_bytes(width as usize, rows, maps)
+    }
+
+    /// The most bytes that backward computes with beside the tape. When the tape is whole there are the block's output, what was added to it,
+    /// its gradient, and the mixture's tiles, which the allocator has not given back. The gradient of the gated unit takes the place of its
+    /// result, except for what is dropped of it. When it comes to attention, the feed-forward is gone from the tape, and there are the
+    /// gradients of x and of the mixture, those of queries, keys and values in tiles, and one of them as a whole.
+    pub fn backward_bytes(&self, width: usize, rows: RowShape, maps: TrainedMaps) -> u64 {
+        let (stream, [_, of_mlp]) = (rows.bytes(width as u64), self.groups(width, rows, maps));
+        let whole = 3 * stream + self.mixer.query_bytes(rows) + self.mlp.beside_bytes(width as u64, rows);
+        let dropped = if rows.drops { stream + self.mlp.gate_up_bytes(rows) } else { 0 };
+        // Of what is scaled: its gradient, that of what it was before, and both sides' product, which becomes that of the magnitudes.
+        let scaled = 3 * self.most_scaled_bytes(width, rows, maps);
+        let attention = stream + self.mixer.computed_bytes(rows);
+        whole.max(dropped + scaled).max(attention.saturating_sub(self.mlp_saved_bytes(width, rows, of_mlp)))
+    }
+
+    /// Bytes of the widest of its tensors.
+    pub fn widest_bytes(&self, rows: RowShape) -> u64 {
+        self.mlp.gate_up_bytes(rows)
+    }
+
+    /// x after attention, which the second norm keeps, and what the feed-forward and its projections keep.
+    fn mlp_saved_bytes(&self, width: usize, rows: RowShape, groups: [ProjectionGroup; 2]) -> u64 {
+        let of_projections: u64 = groups.iter().map(|group| group.saved_bytes(rows)).sum();
+        rows.bytes(width as u64) + of_projections + self.mlp.saved_bytes(width as u64, rows)
+    }
+
+    /// The most that magnitudes scale at once.
+    fn most_scaled_bytes(&self, width: usize, rows: RowShape, maps: TrainedMaps) -> u64 {
+        let groups = self.groups(width, rows, maps);
+        groups.as_flattened().iter().map(|group| group.scaled_bytes(rows)).max().unwrap_or(0)
+    }
+
+    /// Projections of attention and of the feed-forward, by their inputs.
+    fn groups(&self, width: usize, rows: RowShape, maps: TrainedMaps) -> [[ProjectionGroup; 2]; 2] {
+        let [of_mixer, of_mlp] = maps.split_at(self.mixer_maps());
+        [self.mixer.groups(width as u64, rows, of_mixer), self.mlp.groups(width as u64, of_mlp)]
     }
 }
 

@@ -5,6 +5,7 @@ use std::ops::Range;
 use burn::tensor::{Int, Tensor, TensorData};
 
 use super::decoder::Decoder;
+use super::past::Past;
 
 /// Tokens that are read at a time: what a block makes of a long prompt never exists as a whole.
 const CHUNK_TOKENS: usize = 512;
@@ -17,36 +18,6 @@ pub struct Cache {
     rotated_for: usize,
     /// One a block.
     pasts: Vec<Past>,
-}
-
-/// Keys and values of a block, [1, tokens, kv heads, d] each: those that the next token sees.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Past(Option<[Tensor<4>; 2]>);
-
-impl Past {
-    /// Takes in those of further tokens; returns all.
-    pub(super) fn extend(&mut self, new: [Tensor<4>; 2]) -> [Tensor<4>; 2] {
-        let all = match self.0.take() {
-            None => new,
-            Some([keys, values]) => {
-                let [key, value] = new;
-                [Tensor::cat(vec![keys, key], 1), Tensor::cat(vec![values, value], 1)]
-            }
-        };
-        self.0.insert(all).clone()
-    }
-
-    fn tokens(&self) -> usize {
-        self.0.as_ref().map_or(0, |[keys, _]| keys.dims()[1])
-    }
-
-    /// Leaves those of some tokens, counted from the first that is there.
-    fn keep(&mut self, tokens: Range<usize>) {
-        if tokens.len() < self.tokens() {
-            let kept = self.0.take().filter(|_| !tokens.is_empty());
-            self.0 = kept.map(|both| both.map(|of| of.narrow(1, tokens.start, tokens.len())));
-        }
-    }
 }
 
 impl Cache {

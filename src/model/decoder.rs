@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 
-use super::block::{Block, Frame, Rows};
+use super::block::Block;
+use super::frame::{Frame, LastRows};
 use super::layout::{Names, module_of};
 use super::spec::DecoderSpec;
 use crate::files::safetensors::Named;
@@ -15,17 +16,16 @@ use crate::nn::lora::Lora;
 use crate::nn::own::{Own, Use};
 use crate::nn::projection::Projection;
 use crate::nn::rope::{RopeSpec, RopeTables};
-use crate::nn::table::{Table, Whole};
+use crate::nn::table::Table;
 use crate::nn::weight::Weight;
-use crate::terms::Method;
 
 /// A causal language model and, where attached, its adapters. All tensors are untracked.
 #[derive(Debug, Clone)]
 pub struct Decoder {
     /// What it is.
     pub spec: DecoderSpec,
-    /// Which of its weights train.
-    pub trained: Method,
+    /// The token whose embedding, when it is looked up, gives what trains of the embedding no gradient.
+    pub(super) padding: Option<u32>,
     /// What goes from layer to layer: f32 on the CPU, as the matrices are on a GPU.
     pub computed: DType,
     /// [vocabulary, width].
@@ -36,6 +36,17 @@ pub struct Decoder {
     pub head: Head,
     pub(super) ropes: Vec<RopeSpec>,
     pub(super) spans: Vec<Span>,
+}
+
+/// Where a weight stands in a network; the order is that in which a forward comes to them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Place {
+    /// The table that tokens are looked up in.
+    Embedding,
+    /// The block at an index, counted from the bottom.
+    Segment(usize),
+    /// Final norm and head.
+    Readout,
 }
 
 impl Decoder {
@@ -65,7 +76,7 @@ impl Decoder {
             positions: places.into(),
             first: firsts.into_iter().map(Arc::from).collect(),
             dropout,
-            wanted: None,
+            last_rows: None,
         }
     }
 
@@ -74,14 +85,14 @@ impl Decoder {
     pub fn frame_for(&self, documents: &[usize], places: &[i32], dropout: Option<(f64, Arc<[u64]>)>) -> Frame {
         let keys = dropout.iter().flat_map(|(_, keys)| places.iter().map(|place| keys[*place as usize])).collect();
         let places = Tensor::from_data(TensorData::from(places), &self.device());
-        let wanted = self.blocks.len().checked_sub(1).map(|block| Rows { block, places, keys, at_end: false });
-        Frame { wanted, ..self.frame(documents, dropout) }
+        let last_rows = self.blocks.len().checked_sub(1).map(|block| LastRows { block, places, keys, at_end: false });
+        Frame { last_rows, ..self.frame(documents, dropout) }
     }
 
     /// [`Decoder::frame_for`] where the last block tells what came to its experts: of all tokens.
     pub fn frame_with_load(&self, documents: &[usize], places: &[i32], dropout: Option<(f64, Arc<[u64]>)>) -> Frame {
         let frame = self.frame_for(documents, places, dropout);
-        Frame { wanted: frame.wanted.map(|rows| Rows { at_end: true, ..rows }), ..frame }
+        Frame { last_rows: frame.last_rows.map(|rows| LastRows { at_end: true, ..rows }), ..frame }
     }
 
     /// What all blocks share for the tokens at some positions of a document of `length` tokens, whose keys are those from the first that
@@ -92,7 +103,7 @@ impl Decoder {
             positions: (0..positions.len() as u32).collect(),
             first: self.spans.iter().map(|span| span.first_keys(positions.clone(), 0).collect()).collect(),
             dropout: None,
-            wanted: None,
+            last_rows: None,
         }
     }
 
@@ -121,52 +132,61 @@ impl Decoder {
         self.head.logits(hidden.squeeze_dim(0))
     }
 
-    /// Visits the weights that train, with their names, in an order that never changes: the embedding, the blocks from the bottom, the
-    /// final norm and the head.
+    /// Marks every weight as one that trains; what is packed never does.
     ///
     /// # Panics
-    /// Every weight trains, and the embedding is in pieces.
-    pub fn visit(&mut self, visit: &mut dyn FnMut(&str, Weight)) {
-        let (embedding, final_norm) = (self.spec.names.embedding(), self.spec.names.final_norm());
-        match self.trained {
-            Method::Full => visit(&embedding, Weight::Matrix(whole(&mut self.embedding))),
-            Method::Lora => self.embedding.visit(module_of(&embedding), Use::Embedding, visit),
-        }
-        self.blocks.iter_mut().for_each(|block| block.visit(self.trained, visit));
-        if self.trained == Method::Full {
-            let norm = &mut self.head.norm;
-            visit(&format!("{final_norm}.weight"), Weight::Vector(&mut norm.weight));
-            norm.bias.iter_mut().for_each(|bias| visit(&format!("{final_norm}.bias"), Weight::Vector(bias)));
-        }
-        match (self.trained, self.spec.tied_head) {
-            (Method::Full, true) => self.head.table = self.embedding.clone(),
-            // What is packed never trains.
-            (Method::Full, false) => {
-                self.head.table.whole_mut().into_iter().for_each(|table| visit(Names::HEAD, Weight::Matrix(table)));
-            }
-            (Method::Lora, _) => {
-                if let (Some(Own::Shared(of_head)), Some(Own::Rows(rows))) = (&mut self.head.table.own, &self.embedding.own) {
-                    of_head.clone_from(rows);
-                }
-                self.head.table.visit(module_of(Names::HEAD), Use::Head, visit);
-            }
-        }
+    /// The embedding is in pieces or packed.
+    pub fn train_everything(&mut self) {
+        assert!(self.embedding.whole().is_some(), "a table that trains is whole");
+        self.set_trains(true);
+        // The token of padding is as any other: it may be the one that ends a turn.
+        self.padding = None;
+        self.embedding.own = Some(Own::Whole);
+        self.head.table.own = self.head.table.whole().map(|_| if self.spec.tied_head { Own::Tied } else { Own::Whole });
     }
 
-    /// Whether all numbers of embedding and head train.
-    fn tables(&self) -> Whole {
-        if self.trained == Method::Full { Whole::Trains } else { Whole::Frozen }
+    /// Marks every weight of the base as one that does not train.
+    pub fn freeze(&mut self) {
+        self.set_trains(false);
+        self.padding = self.spec.padding;
+        (self.embedding.own, self.head.table.own) = (None, None);
+    }
+
+    fn set_trains(&mut self, trains: bool) {
+        self.blocks.iter_mut().for_each(|block| block.set_trains(trains));
+        self.head.norm.trains = trains;
+    }
+
+    /// Visits the weights that train, with their places and names, in an order that never changes: that of [`Place`], and of the readout the
+    /// final norm first.
+    pub fn visit(&mut self, visit: &mut dyn FnMut(Place, &str, Weight)) {
+        let (embedding, final_norm) = (self.spec.names.embedding(), self.spec.names.final_norm());
+        let module = module_of(&embedding);
+        self.embedding.visit(module, Use::Embedding, &mut |name, weight| visit(Place::Embedding, name, weight));
+        for (index, block) in self.blocks.iter_mut().enumerate() {
+            block.visit(&mut |name, weight| visit(Place::Segment(index), name, weight));
+        }
+        self.head.norm.visit(&final_norm, &mut |name, weight| visit(Place::Readout, name, weight));
+        match (&mut self.head.table.own, &self.embedding.own) {
+            (Some(Own::Shared(of_head)), Some(Own::Rows(rows))) => of_head.clone_from(rows),
+            (Some(Own::Tied), _) => {
+                self.head.table = self.embedding.clone();
+                self.head.table.own = Some(Own::Tied);
+            }
+            _ => {}
+        }
+        let module = module_of(Names::HEAD);
+        self.head.table.visit(module, Use::Head, &mut |name, weight| visit(Place::Readout, name, weight));
     }
 
     /// Whether something of the embedding trains, so that gradients go through all blocks.
     pub fn trains_embedding(&self) -> bool {
-        self.tables() == Whole::Trains || self.embedding.own.is_some()
+        self.embedding.own.is_some()
     }
 
     /// Whether what trains of the head is what trains of the embedding.
     pub fn shares_tables(&self) -> bool {
-        let shares_rows = matches!(self.head.table.own, Some(Own::Shared(_)));
-        shares_rows || (self.tables() == Whole::Trains && self.spec.tied_head)
+        matches!(self.head.table.own, Some(Own::Tied | Own::Shared(_)))
     }
 
     /// Gradients of what trains of the embedding, each in memory order, given that of the embedded tokens.
@@ -177,9 +197,7 @@ impl Decoder {
         let [batch, sequence, width] = of_tokens.dims();
         let tokens = batch * sequence;
         let of_rows = of_tokens.reshape([tokens, width]).cast(DType::F32).mul_scalar(self.spec.embed_scale);
-        // Where all weights train, the token of padding is as any other: it may be the one that ends a turn.
-        let padding = self.spec.padding.filter(|_| self.trained == Method::Lora);
-        let gradients = self.embedding.of_rows(ids.reshape([tokens]), of_rows, self.tables(), padding);
+        let gradients = self.embedding.of_rows(ids.reshape([tokens]), of_rows, self.padding);
         gradients.into_iter().map(|gradient| gradient.reshape([-1])).collect()
     }
 
@@ -187,7 +205,7 @@ impl Decoder {
     pub fn weights<T>(&self, mut of: impl FnMut(&str, Weight) -> T) -> Vec<T> {
         let mut all = Vec::new();
         // Tensors are handles, and the copy is thrown away.
-        self.clone().visit(&mut |name, weight| all.push(of(name, weight)));
+        self.clone().visit(&mut |_, name, weight| all.push(of(name, weight)));
         all
     }
 
@@ -213,14 +231,14 @@ impl Decoder {
     /// Takes the numbers of the weights that train out of their places, so that nothing else holds them; [`Decoder::put`] is to follow.
     pub fn take(&mut self) -> Vec<Tensor<1>> {
         let mut all = Vec::new();
-        self.visit(&mut |_, weight| all.push(weight.take()));
+        self.visit(&mut |_, _, weight| all.push(weight.take()));
         all
     }
 
     /// Puts numbers, each in memory order, into the places of the weights that train.
     pub fn put(&mut self, numbers: Vec<Tensor<1>>) {
         let mut numbers = numbers.into_iter();
-        self.visit(&mut |_, weight| weight.put(numbers.next().expect("one a weight")));
+        self.visit(&mut |_, _, weight| weight.put(numbers.next().expect("one a weight")));
     }
 
     /// Parameters that train.
@@ -261,9 +279,4 @@ impl Decoder {
     pub fn adapters_mut(&mut self) -> impl Iterator<Item = &mut Lora> {
         self.projections_mut().filter_map(|projection| projection.lora.as_mut())
     }
-}
-
-/// A table that trains.
-fn whole(table: &mut Table) -> &mut Tensor<2> {
-    table.whole_mut().expect("a table that trains is whole")
 }

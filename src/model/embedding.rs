@@ -53,8 +53,8 @@ impl Folder {
         for path in paths {
             let shard = Archive::open(&path)?;
             if let Some(bytes) = shard.bytes(&name) {
-                let norms = norms(&shard, &name, self.spec.vocabulary)?;
-                let rows: Vec<&[u8]> = bytes.chunks(bytes.len() / self.spec.vocabulary).collect();
+                let norms = norms(&shard, &name, self.stored_rows)?;
+                let rows: Vec<&[u8]> = bytes.chunks(bytes.len() / self.stored_rows).collect();
                 return Ok(ids.iter().filter_map(|id| Some((*id, judge(*id, &norms, &rows)?))).collect());
             }
         }

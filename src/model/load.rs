@@ -7,11 +7,12 @@ use std::path::{Path, PathBuf};
 use burn::tensor::Device;
 use serde_json::Value;
 
-use super::assemble::assemble;
+use super::assemble::{Source, assemble};
 use super::changed::{Change, Changed};
 use super::config::Config;
 use super::decoder::Decoder;
 use super::layout::Names;
+use super::resized::{NewRows, Resized};
 use super::spec::DecoderSpec;
 use super::weights::{Weights, shard_paths};
 use super::{Error, Storage, families};
@@ -29,6 +30,9 @@ pub struct Folder {
     pub(super) path: PathBuf,
     /// What the decoder is.
     pub spec: DecoderSpec,
+    /// Rows of the tables in the files, and what the tables get in their place or besides.
+    pub(super) stored_rows: usize,
+    new_rows: Option<NewRows>,
     /// Keys that config.json does not name and what stands for them, as in transformers.
     pub filled: Vec<(String, Value)>,
     /// Shares and noises above 0 that act in training only, by their keys in config.json.
@@ -66,6 +70,8 @@ impl Folder {
         let spec = DecoderSpec { tied_head, ..described.spec };
         Ok(Self {
             path: path.to_owned(),
+            stored_rows: spec.vocabulary,
+            new_rows: None,
             spec,
             filled: described.filled,
             in_training: described.in_training,
@@ -75,13 +81,29 @@ impl Folder {
 
     /// The weights; where they do not fit, what was filled for keys that config.json does not name may be why.
     fn weights(&self) -> Result<Weights, Error> {
-        Weights::open(&self.path, &self.spec).map_err(|error| match error {
+        Weights::open(&self.path, &self.stored_spec()).map_err(|error| match error {
             Error::Tensors { folder, mut faults } => {
                 faults.splice(0..0, self.filled_sizes());
                 Error::Tensors { folder, faults }
             }
             error => error,
         })
+    }
+
+    /// What the files hold.
+    pub(super) fn stored_spec(&self) -> DecoderSpec {
+        DecoderSpec { vocabulary: self.stored_rows, ..self.spec.clone() }
+    }
+
+    /// Whether embedding and head have more rows than the files.
+    pub fn is_resized(&self) -> bool {
+        self.spec.vocabulary > self.stored_rows
+    }
+
+    /// Gives embedding and head other rows, and more of them.
+    pub fn resize(&mut self, rows: NewRows) {
+        self.spec.vocabulary = self.spec.vocabulary.max(rows.vocabulary);
+        self.new_rows = Some(rows);
     }
 
     /// Sizes that config.json does not name, in words.
@@ -109,8 +131,25 @@ impl Folder {
     pub fn load(&self, storage: impl Into<Storage>, device: &Device, report: Reporter) -> Result<Decoder, Error> {
         let weights = self.weights()?;
         let halves = if device::is_cpu(device) { Halves::Widened } else { Halves::Computed(None) };
-        let storage = weights.kept_in(storage.into(), &self.spec, halves)?;
-        assemble(&weights, self.spec.clone(), storage, device, report)
+        let storage = weights.kept_in(storage.into(), &self.stored_spec(), halves)?;
+        self.with_rows(&weights, storage, |source| assemble(source, self.spec.clone(), storage, device, report))
+    }
+
+    /// The weights as they are, or with rows of the tables that they do not have.
+    fn with_rows(
+        &self,
+        weights: &Weights,
+        storage: Storage,
+        make: impl FnOnce(&dyn Source) -> Result<Decoder, Error>,
+    ) -> Result<Decoder, Error> {
+        let Some(rows) = &self.new_rows else { return make(weights) };
+        if storage.packs_head {
+            let message = "the head is packed, and a packed table takes no rows of new tokens".to_owned();
+            let hint = Some("use a base whose head is not packed, and leave out `quantize_head`".to_owned());
+            return Err(Error::Config { path: self.path.clone(), message, hint });
+        }
+        let tables = [self.spec.names.embedding(), Names::HEAD.to_owned()];
+        make(&Resized::new(weights, rows, self.stored_rows, tables))
     }
 
     /// [`Folder::load`] with projections that are changed before they are kept or packed; those that the folder has packed are not.
@@ -126,9 +165,11 @@ impl Folder {
     ) -> Result<Decoder, Error> {
         let weights = self.weights()?;
         let halves = if device::is_cpu(device) { Halves::Widened } else { Halves::Computed(None) };
-        let storage = weights.kept_in(storage.into(), &self.spec, halves)?;
-        let changed = Changed { source: &weights, linears: self.spec.projections(), change: RefCell::new(change) };
-        assemble(&changed, self.spec.clone(), storage, device, report)
+        let storage = weights.kept_in(storage.into(), &self.stored_spec(), halves)?;
+        self.with_rows(&weights, storage, |source| {
+            let changed = Changed { source, linears: self.spec.projections(), change: RefCell::new(change) };
+            assemble(&changed, self.spec.clone(), storage, device, report)
+        })
     }
 
     /// The form in which the files have projections packed; `None` where they do not.
@@ -153,7 +194,7 @@ impl Folder {
     /// # Errors
     /// As of [`Folder::check_weights`].
     pub fn kept_in(&self, storage: impl Into<Storage>, halves: Halves) -> Result<Storage, Error> {
-        self.weights()?.kept_in(storage.into(), &self.spec, halves)
+        self.weights()?.kept_in(storage.into(), &self.stored_spec(), halves)
     }
 }
 

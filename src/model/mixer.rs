@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use burn::tensor::Tensor;
 
-use super::block::{Frame, Site};
-use super::cache::Past;
-use super::spec::{GroupedSpec, LatentSpec, Modules, QueryKeyNorm};
+use super::frame::{BlockPlace, Frame, Site};
+use super::past::Past;
+use super::spec::{GroupedSpec, LatentSpec, MixerSpec, Modules, QueryKeyNorm};
+use crate::nn::footprint::{ProjectionGroup, RowShape, TrainedMaps};
 use crate::nn::norm::Norm;
 use crate::nn::projection::{Projection, side_by_side};
 use crate::ops::{Mask, Score, attention_with_sinks};
@@ -19,17 +20,9 @@ pub(super) enum Mixer {
     Latent(Box<Latent>),
 }
 
-/// Where a block stands among the others: its index, and those of its rotation and span among the model's.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Place {
-    pub(super) layer: usize,
-    pub(super) rope: Option<usize>,
-    pub(super) span: usize,
-}
-
 impl Mixer {
     /// What the heads see, before it is projected back, [batch, tokens, heads · width of values].
-    pub(super) fn mix(&self, x: Tensor<3>, place: Place, frame: &Frame, past: Option<&mut Past>) -> Tensor<3> {
+    pub(super) fn mix(&self, x: Tensor<3>, place: BlockPlace, frame: &Frame, past: Option<&mut Past>) -> Tensor<3> {
         match self {
             Self::Grouped(grouped) => grouped.mix(x, place, frame, past),
             Self::Latent(latent) => latent.mix(x, place, frame, past),
@@ -72,6 +65,61 @@ impl Mixer {
     }
 }
 
+impl MixerSpec {
+    /// What projects the stream, and what projects back to it. The result of attention is kept once, except for what dropout leaves of it
+    /// where magnitudes scale.
+    pub(super) fn groups(&self, width: u64, rows: RowShape, maps: TrainedMaps) -> [ProjectionGroup; 2] {
+        let [input, output] = maps.split_last();
+        let [queries, _] = self.head_widths();
+        let dropped = if rows.drops && output.group(0).scaled > 0 { queries } else { 0 };
+        [input.group(width), output.group(dropped)]
+    }
+
+    /// Bytes that [`Mixer::mix`] keeps for its backward beside the input: what queries and keys are made of, queries, keys and values after
+    /// the rotation, the result, and the logarithm of each query's sum. The rotation keeps nothing.
+    pub(super) fn saved_bytes(&self, rows: RowShape) -> u64 {
+        let ([queries, keys], [heads, ..]) = (self.head_widths(), self.heads());
+        rows.bytes(self.way() + 2 * queries + 2 * keys + heads as u64)
+    }
+
+    /// Bytes that it computes with: queries, keys and values, and their mixture in tiles and as a whole; backward as many for their gradients.
+    pub(super) fn computed_bytes(&self, rows: RowShape) -> u64 {
+        let [queries, keys] = self.head_widths();
+        rows.bytes(3 * queries + 2 * keys + self.way())
+    }
+
+    /// Bytes of all query heads.
+    pub(super) fn query_bytes(&self, rows: RowShape) -> u64 {
+        rows.bytes(self.head_widths()[0])
+    }
+
+    /// Width of all query heads, and of all key heads, as attention has them.
+    fn head_widths(&self) -> [u64; 2] {
+        let [heads, kv_heads, head_dim] = self.heads();
+        let head_dim = match self {
+            Self::Grouped(_) => head_dim,
+            Self::Latent(latent) => head_dim.max(latent.value_dim),
+        };
+        [heads, kv_heads].map(|heads| (heads * head_dim) as u64)
+    }
+
+    /// Numbers that a token keeps on its way to queries, keys and values: before norms of heads; or narrow rows before and behind their
+    /// norms, and what is put together of pieces.
+    fn way(&self) -> u64 {
+        let numbers = match self {
+            Self::Grouped(GroupedSpec { heads, kv_heads, head_dim, qk_norm, qkv, .. }) => {
+                let before_norms = if *qk_norm == QueryKeyNorm::None { 0 } else { (heads + kv_heads) * head_dim };
+                // Groups are put in order.
+                before_norms + if *qkv == Modules::FusedByGroup { (heads + 2 * kv_heads) * head_dim } else { 0 }
+            }
+            Self::Latent(LatentSpec { query_rank, kv_rank, rope_dim, .. }) => {
+                2 * query_rank.unwrap_or(0) + 2 * (kv_rank + rope_dim)
+            }
+        };
+        numbers as u64
+    }
+}
+
 /// See [`GroupedSpec`].
 #[derive(Debug, Clone)]
 pub(super) struct Grouped {
@@ -86,7 +134,7 @@ pub(super) struct Grouped {
 }
 
 impl Grouped {
-    fn mix(&self, x: Tensor<3>, place: Place, frame: &Frame, past: Option<&mut Past>) -> Tensor<3> {
+    fn mix(&self, x: Tensor<3>, place: BlockPlace, frame: &Frame, past: Option<&mut Past>) -> Tensor<3> {
         let [batch, length, _] = x.dims();
         let GroupedSpec { heads, kv_heads, head_dim, qk_norm, score_scale, softcap, .. } = self.spec;
         let mask = frame.mask(place.layer, Site::AttentionInput);
@@ -170,7 +218,7 @@ impl Latent {
         }
     }
 
-    fn mix(&self, x: Tensor<3>, place: Place, frame: &Frame, past: Option<&mut Past>) -> Tensor<3> {
+    fn mix(&self, x: Tensor<3>, place: BlockPlace, frame: &Frame, past: Option<&mut Past>) -> Tensor<3> {
         let [batch, length, _] = x.dims();
         let LatentSpec { heads, kv_rank, plain_dim, rope_dim, value_dim, score_scale, .. } = self.spec;
         let head_dim = self.spec.head_dim();

@@ -4,12 +4,12 @@ use std::f64::consts::SQRT_2;
 
 use burn::tensor::Tensor;
 
-use super::spec::GatedSpec;
+use super::spec::{GatedSpec, MlpSpec};
 use crate::nn::experts::{Experts, Load};
+use crate::nn::footprint::{ProjectionGroup, RowShape, TrainedMaps};
 use crate::nn::projection::{Projection, side_by_side};
 use crate::nn::weight::Weight;
 use crate::ops::{Mask, gated};
-use crate::terms::Method;
 
 /// The feed-forward of a block.
 #[derive(Debug, Clone)]
@@ -77,12 +77,75 @@ impl Mlp {
         }
     }
 
-    /// Visits the weights that train, with their names.
-    pub(super) fn visit(&mut self, trained: Method, visit: &mut dyn FnMut(&str, Weight)) {
-        match self {
-            Self::Experts(experts) => experts.visit(trained, visit),
-            other => other.projections_mut().into_iter().for_each(|projection| projection.visit(trained, visit)),
+    /// Marks whether its own weights train.
+    pub(super) fn set_trains(&mut self, trains: bool) {
+        self.projections_mut().into_iter().for_each(|projection| projection.trains = trains);
+        if let Self::Experts(experts) = self {
+            experts.router.trains = trains;
         }
+    }
+
+    /// Visits the weights that train, with their names.
+    pub(super) fn visit(&mut self, visit: &mut dyn FnMut(&str, Weight)) {
+        match self {
+            Self::Experts(experts) => experts.visit(visit),
+            other => other.projections_mut().into_iter().for_each(|projection| projection.visit(visit)),
+        }
+    }
+}
+
+impl MlpSpec {
+    /// What projects the stream, and what projects back to it, a token. Adapters of routed experts are of the rows that are sent to them, and
+    /// all experts are alike; only the feed-forward that every token has beside them may have magnitudes.
+    pub(super) fn groups(&self, width: u64, maps: TrainedMaps) -> [ProjectionGroup; 2] {
+        let inner = self.rows_per_token() * self.inner() as u64;
+        let Self::Experts(experts) = self else {
+            let [input, output] = maps.split_last();
+            return [input.group(width), output.group(inner)];
+        };
+        let chosen = experts.router.chosen as u64;
+        let ([of_expert, _], [_, of_shared]) =
+            (maps.split_at(experts.maps()), maps.split_at(maps.ranks.len() - experts.shared_maps()));
+        let ([input, output], [shared_input, shared_output]) = (of_expert.split_last(), of_shared.split_last());
+        [(input, shared_input, width), (output, shared_output, inner)].map(|(routed, shared, inputs)| {
+            let group = routed.group(inputs);
+            ProjectionGroup { ranks: group.ranks * chosen, scaled: shared.group(0).scaled, ..group }
+        })
+    }
+
+    /// Bytes that [`Mlp::forward`] keeps for its backward beside its input and what its projections keep: gate and up, which the gated unit
+    /// keeps, and what is beside them.
+    pub(super) fn saved_bytes(&self, width: u64, rows: RowShape) -> u64 {
+        self.gate_up_bytes(rows) + self.beside_bytes(width, rows)
+    }
+
+    /// The most bytes that it computes with beside its input: gate and up with that input, or with the gated unit.
+    pub(super) fn computed_bytes(&self, width: u64, rows: RowShape) -> u64 {
+        let unit = rows.bytes(self.rows_per_token() * self.inner() as u64);
+        self.gate_up_bytes(rows) + unit.max(rows.bytes(width)) + self.beside_bytes(width, rows)
+    }
+
+    /// Bytes of gate and up, the widest of a block's tensors.
+    pub(super) fn gate_up_bytes(&self, rows: RowShape) -> u64 {
+        let maps = if let Self::Plain(_) = self { 1 } else { 2 };
+        rows.bytes(maps * self.rows_per_token() * self.inner() as u64)
+    }
+
+    /// Bytes of what it keeps beside gate and up: what the error function is given, and what it makes of it; or rows of experts, and the
+    /// feed-forward that every token has beside them.
+    pub(super) fn beside_bytes(&self, width: u64, rows: RowShape) -> u64 {
+        match self {
+            Self::Gated(_) => 0,
+            Self::Plain(plain) => rows.bytes(2 * plain.inner as u64),
+            Self::Experts(experts) => {
+                experts.router.saved_bytes(width, rows) + rows.bytes(3 * experts.shared.unwrap_or(0) as u64)
+            }
+        }
+    }
+
+    /// Rows that it computes of a token: one, or one a chosen expert.
+    fn rows_per_token(&self) -> u64 {
+        self.experts().map_or(1, |experts| experts.router.chosen as u64)
     }
 }
 

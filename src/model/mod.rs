@@ -10,13 +10,16 @@ mod decoder;
 mod drawn;
 mod embedding;
 mod families;
+mod frame;
 mod layout;
 mod load;
 mod mixer;
 mod mlp;
 mod mxfp4;
+mod past;
 mod prequantized;
 mod repack;
+mod resized;
 mod save;
 mod spec;
 mod storage;
@@ -26,15 +29,17 @@ mod weights;
 use std::path::PathBuf;
 
 pub use assemble::PIECE_BYTES;
-pub use beside::{Beside, CHAT_TEMPLATE, OwnHead};
-pub use block::{Block, Frame};
+pub use beside::{Beside, CHAT_TEMPLATE, OwnHead, OwnVocabulary};
+pub use block::Block;
 pub use cache::Cache;
 pub use changed::Change;
-pub use decoder::Decoder;
+pub use decoder::{Decoder, Place};
 pub use embedding::Untrained;
+pub use frame::Frame;
 pub use layout::{EXPERTS, LinearKind, LinearSpec, Names, Role, Slice};
 pub use load::Folder;
 pub use repack::{Repacking, Target};
+pub use resized::{NewRow, NewRows};
 pub use spec::{
     DecoderSpec, ExpertForm, ExpertsSpec, GatedSpec, GroupedSpec, LatentSpec, LayerSpec, MixerSpec, MlpSpec, Modules, NormKind,
     NormPlacement, PlainSpec, QueryKeyNorm,

@@ -58,7 +58,8 @@ impl Repacking {
     /// # Errors
     /// As of [`Folder::check_weights`].
     pub fn open(folder: &Folder, target: Target) -> Result<Self, Error> {
-        let (weights, spec) = (Weights::open(&folder.path, &folder.spec)?, &folder.spec);
+        let spec = &folder.stored_spec();
+        let weights = Weights::open(&folder.path, spec)?;
         let float = match target {
             Target::Dense(Some(float)) => float,
             _ => weights.stored(&spec.names.embedding())?.float,

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::{Decoder, Error};
 use crate::files::safetensors::write_f32_lazily;
-use crate::files::{create_folder, write_atomic};
+use crate::files::{create_folder, write_all};
 
 /// The file of weights.
 const WEIGHTS: &str = "model.safetensors";
@@ -16,11 +16,7 @@ impl Decoder {
     /// A file cannot be written.
     pub fn write(&self, folder: &Path, beside: &[(PathBuf, Vec<u8>)]) -> Result<(), Error> {
         create_folder(folder)?;
-        for (path, content) in beside {
-            let path = folder.join(path);
-            create_folder(path.parent().unwrap_or(folder))?;
-            write_atomic(&path, content)?;
-        }
+        write_all(folder, beside)?;
         let tensors = self.named_lazily(&self.numbers());
         Ok(write_f32_lazily(&folder.join(WEIGHTS), tensors, &[("format", "pt".to_owned())])?)
     }

@@ -4,11 +4,11 @@
 use burn::tensor::activation::sigmoid;
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 
+use super::footprint::{F32, RowShape};
 use super::lora::Portion;
 use super::projection::{Projection, side_by_side};
 use super::weight::Weight;
 use crate::ops::{Activation, Group, Linear, Linears, Mask, adapted_by_group, gated, matmul};
-use crate::terms::Method;
 
 /// How experts are chosen and weighed.
 #[derive(Debug, Clone, PartialEq)]
@@ -77,7 +77,15 @@ impl RouterSpec {
     }
 }
 
-/// The linear map that tells which experts a token is sent to. It trains where every weight does.
+impl RouterSpec {
+    /// Bytes that [`Experts::forward`] keeps beside the maps of experts: rows by expert, what experts give by expert and by token, and what
+    /// the router computes, in f32.
+    pub fn saved_bytes(&self, width: u64, rows: RowShape) -> u64 {
+        rows.bytes(3 * self.chosen as u64 * width) + rows.tokens * 4 * self.experts as u64 * F32
+    }
+}
+
+/// The linear map that tells which experts a token is sent to.
 #[derive(Debug, Clone)]
 pub struct Router {
     /// Its module's name.
@@ -90,6 +98,8 @@ pub struct Router {
     pub correction: Vec<f32>,
     /// How it chooses.
     pub spec: RouterSpec,
+    /// Whether weight and bias train.
+    pub trains: bool,
 }
 
 /// Where tokens go.
@@ -256,8 +266,8 @@ impl Experts {
     }
 
     /// Visits the weights that train, with their names.
-    pub fn visit(&mut self, trained: Method, visit: &mut dyn FnMut(&str, Weight)) {
-        if trained == Method::Full {
+    pub fn visit(&mut self, visit: &mut dyn FnMut(&str, Weight)) {
+        if self.router.trains {
             let Router { name, weight, bias, .. } = &mut self.router;
             visit(&format!("{name}.weight"), Weight::Matrix(weight));
             if let Some(bias) = bias {
@@ -265,10 +275,10 @@ impl Experts {
             }
         }
         for Expert { gate_up, down } in &mut self.each {
-            gate_up.iter_mut().chain([down]).for_each(|projection| projection.visit(trained, visit));
+            gate_up.iter_mut().chain([down]).for_each(|projection| projection.visit(visit));
             share_a(gate_up);
         }
-        self.shared.iter_mut().flatten().for_each(|projection| projection.visit(trained, visit));
+        self.shared.iter_mut().flatten().for_each(|projection| projection.visit(visit));
     }
 }
 

@@ -1,12 +1,15 @@
-//! The loss: final norm, vocabulary projection and cross-entropy over the labelled rows, in chunks, with a backward of its own. The batch's logits never exist.
+//! The readout of a language model: final norm, vocabulary projection and log p of the targets, in chunks of rows, with a backward of its
+//! own. The batch's logits never exist.
 
+use std::ops::Range;
 use std::sync::Arc;
 
-use burn::tensor::Tensor;
+use burn::tensor::{DType, Tensor, TensorData};
 
 use super::norm::Norm;
-use super::table::{Table, Whole};
+use super::table::Table;
 use crate::ops::{Mask, cross_entropy, cross_entropy_losses};
+use crate::terms::{Readings, Slopes};
 
 /// Final norm and vocabulary projection.
 #[derive(Debug, Clone)]
@@ -21,27 +24,25 @@ pub struct Head {
     pub softcap: Option<f64>,
 }
 
-/// Of what a gradient is wanted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Wanted {
-    /// Of nothing: losses only.
-    Nothing,
-    /// Of the head's input, and of what an adapter has of the table.
-    Input,
-    /// Of the input and of the head's own weights.
-    InputAndWeights,
+/// How rows are read and differentiated.
+#[derive(Debug, Clone, Copy)]
+pub struct HeadPass<'a> {
+    /// Rows of logits that exist at a time.
+    pub chunk_rows: usize,
+    /// What gradients are multiplied by, the loss scale.
+    pub scale: f64,
+    /// Features that are dropped of what an adapter of the table is given; as many tokens as rows.
+    pub mask: Option<&'a Mask>,
 }
 
-/// What labelled rows cost.
+/// Gradients of a sum of readings, each times its slope.
 #[derive(Debug, Clone)]
-pub struct Scored {
-    /// -log p of each row's target, nats.
-    pub losses: Vec<f32>,
-    /// Gradient of their sum with respect to the head's input, [rows, width]; `None` where it was not asked for.
-    pub gradient: Option<Tensor<2>>,
-    /// Gradients of the final norm's vectors, [width] each; none where they were not asked for.
+pub struct HeadGradients {
+    /// Of the head's input, [rows, width].
+    pub input: Tensor<2>,
+    /// Of the final norm's vectors, [width] each, where they train.
     pub norm: Vec<Tensor<1>>,
-    /// Gradients of what trains of the table, in its order.
+    /// Of what trains of the table, in its order.
     pub table: Vec<Tensor<2>>,
 }
 
@@ -69,58 +70,89 @@ impl Head {
         if is_one(self.scale) { gradient } else { gradient.mul_scalar(self.scale) }
     }
 
-    /// Losses of labelled rows, one target each, and the gradients of their sum that are wanted, times `scale`; that of the input is
-    /// Norm'(x) (softmax(z) - onehot) W. Logits, softmax and loss are f32. The mask drops features of what an adapter is given.
+    /// log p of the target of each row. Logits and softmax are f32.
     ///
     /// # Shapes
-    /// `hidden` [rows, width], untracked; a mask has as many tokens. At most `chunk_rows` rows of logits exist at a time.
+    /// `hidden` [rows, width], untracked, one target a row.
+    pub fn read(&self, hidden: &Tensor<2>, targets: &[i32], pass: HeadPass) -> Readings {
+        let mut values = Vec::with_capacity(targets.len());
+        for Chunk { x, mask, targets, .. } in chunks(hidden, targets, pass) {
+            let logits = self.capped(self.table.logits(&self.norm.forward(x), mask.as_ref())); // [rows of the chunk, vocabulary]
+            extend(&mut values, cross_entropy_losses(logits, targets));
+        }
+        Readings { values }
+    }
+
+    /// Gradients of the sum of all readings, each times its slope, and the readings too, for logits are computed anew: where slopes are known
+    /// ahead it is the only pass. For one reading and slope s the gradient of the input is s Norm'(x) (onehot - softmax(z)) W.
     ///
-    /// # Panics
-    /// Gradients of weights are wanted of a table in pieces.
-    pub fn score(
-        &self,
-        hidden: Tensor<2>,
-        targets: &[i32],
-        chunk_rows: usize,
-        wanted: Wanted,
-        (scale, mask): (f64, Option<&Mask>),
-    ) -> Scored {
-        let mut scored =
-            Scored { losses: Vec::with_capacity(targets.len()), gradient: None, norm: Vec::new(), table: Vec::new() };
-        let mut gradients = Vec::new();
-        let whole = if wanted == Wanted::InputAndWeights { Whole::Trains } else { Whole::Frozen };
+    /// # Shapes
+    /// `hidden` [rows, width], untracked, one target and slope a row.
+    pub fn backward(&self, hidden: &Tensor<2>, targets: &[i32], slopes: &Slopes, pass: HeadPass) -> (Readings, HeadGradients) {
+        let (mut values, mut of_inputs, mut of_norm, mut of_table) =
+            (Vec::with_capacity(targets.len()), Vec::new(), Vec::new(), Vec::new());
         let computed = hidden.dtype();
-        for (chunk, targets) in targets.chunks(chunk_rows).enumerate() {
-            let rows = chunk * chunk_rows..chunk * chunk_rows + targets.len();
-            let x = hidden.clone().slice(rows.clone()); // [rows of the chunk, width]
-            let mask = mask.map(|mask| Mask { tokens: mask.tokens[rows].into(), ..mask.clone() });
-            let targets: Arc<[u32]> = targets.iter().map(|target| target.cast_unsigned()).collect();
+        for Chunk { rows, x, mask, targets } in chunks(hidden, targets, pass) {
             let normed = self.norm.forward(x.clone());
             let logits = self.capped(self.table.logits(&normed, mask.as_ref())); // [rows of the chunk, vocabulary]
-            if wanted == Wanted::Nothing {
-                scored.losses.extend(cross_entropy_losses(logits, targets).into_data().iter::<f32>());
-                continue;
-            }
             // Without a cap the gradient takes the place of the logits.
             let capped = self.softcap.map(|_| logits.clone());
-            let (of_rows, d_logits) = cross_entropy(logits, targets);
-            scored.losses.extend(of_rows.into_data().iter::<f32>());
-            let d_logits = self.through_cap(capped, d_logits);
+            let (losses, d_logits) = cross_entropy(logits, targets);
+            extend(&mut values, losses);
             // Scaled before they are rounded.
-            let d_logits = if is_one(scale) { d_logits } else { d_logits.mul_scalar(scale) }.cast(computed);
-            let (d_normed, of_table) = self.table.backward(&normed, d_logits, mask.as_ref(), whole); // [rows of the chunk, width]
-            scored.table = added(scored.table, of_table);
-            gradients.push(match whole {
-                Whole::Frozen => self.norm.backward(x, d_normed),
-                Whole::Trains => {
-                    let (of_input, of_norm) = self.norm.gradients(x, d_normed);
-                    scored.norm = added(scored.norm, of_norm);
-                    of_input
-                }
+            let d_logits = sloped(self.through_cap(capped, d_logits), slopes, rows, pass.scale).cast(computed);
+            let (d_normed, of_chunk) = self.table.backward(&normed, d_logits, mask.as_ref()); // [rows of the chunk, width]
+            of_table = added(of_table, of_chunk);
+            of_inputs.push(if self.norm.trains {
+                let (of_input, of_chunk) = self.norm.gradients(x, d_normed);
+                of_norm = added(of_norm, of_chunk);
+                of_input
+            } else {
+                self.norm.backward(x, d_normed)
             });
         }
-        scored.gradient = (wanted != Wanted::Nothing).then(|| Tensor::cat(gradients, 0));
-        scored
+        (Readings { values }, HeadGradients { input: Tensor::cat(of_inputs, 0), norm: of_norm, table: of_table })
+    }
+}
+
+/// Some rows of a pass.
+struct Chunk {
+    rows: Range<usize>,
+    /// [rows, width].
+    x: Tensor<2>,
+    mask: Option<Mask>,
+    targets: Arc<[u32]>,
+}
+
+fn chunks<'a>(hidden: &'a Tensor<2>, targets: &'a [i32], pass: HeadPass<'a>) -> impl Iterator<Item = Chunk> + 'a {
+    targets.chunks(pass.chunk_rows).enumerate().map(move |(index, targets)| {
+        let rows = index * pass.chunk_rows..index * pass.chunk_rows + targets.len();
+        Chunk {
+            x: hidden.clone().slice(rows.clone()),
+            mask: pass.mask.map(|mask| Mask { tokens: mask.tokens[rows.clone()].into(), ..mask.clone() }),
+            targets: targets.iter().map(|target| target.cast_unsigned()).collect(),
+            rows,
+        }
+    })
+}
+
+/// log p, given the losses.
+fn extend(values: &mut Vec<f32>, losses: Tensor<1>) {
+    values.extend(losses.into_data().iter::<f32>().map(|loss| -loss));
+}
+
+/// The gradient of losses as that of readings, -losses, each times its slope, and all times `scale`; [rows, vocabulary].
+fn sloped(d_logits: Tensor<2>, slopes: &Slopes, rows: Range<usize>, scale: f64) -> Tensor<2> {
+    match slopes {
+        Slopes::Same(slope) => {
+            let factor = -f64::from(*slope) * scale;
+            if is_one(factor) { d_logits } else { d_logits.mul_scalar(factor) }
+        }
+        Slopes::Each(slopes) => {
+            let factors: Vec<f32> = slopes[rows].iter().map(|slope| (-f64::from(*slope) * scale) as f32).collect();
+            let factors = Tensor::<1>::from_data(TensorData::from(&factors[..]), (&d_logits.device(), DType::F32));
+            d_logits * factors.unsqueeze_dim::<2>(1)
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 
 pub mod attention;
 pub mod experts;
+pub mod footprint;
 pub mod head;
 pub mod lora;
 pub mod magnitude;

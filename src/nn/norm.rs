@@ -2,6 +2,7 @@
 
 use burn::tensor::{DType, Tensor};
 
+use super::weight::Weight;
 use crate::ops::{rms_norm, rms_norm_gradients, rms_norm_input};
 
 /// y = x / sqrt(mean(x²) + ε) · (o + w), Zhang and Sennrich 2019, arXiv:1910.07467. With a bias b it is the norm of layers, Ba et al. 2016,
@@ -16,6 +17,8 @@ pub struct Norm {
     pub epsilon: f64,
     /// o, which some families leave out of their files.
     pub offset: f64,
+    /// Whether w and b train.
+    pub trains: bool,
 }
 
 impl Norm {
@@ -55,6 +58,14 @@ impl Norm {
         self.centred(rms_norm_input(self.centred(x), self.factor(), gradient, self.epsilon))
     }
 
+    /// Visits w and b where they train; `module` is the norm's name.
+    pub fn visit(&mut self, module: &str, visit: &mut dyn FnMut(&str, Weight)) {
+        if self.trains {
+            visit(&format!("{module}.weight"), Weight::Vector(&mut self.weight));
+            self.bias.iter_mut().for_each(|bias| visit(&format!("{module}.bias"), Weight::Vector(bias)));
+        }
+    }
+
     /// The gradients of x and of w, and of b where there is one, [width], given that of y.
     ///
     /// # Shapes
@@ -86,7 +97,7 @@ mod tests {
         let (rows, width, epsilon) = (5, 7, 1e-5);
         let (x, gradient) = (drawn(0.7, [rows, width]), drawn(1.9, [rows, width]));
         let vector = |step| drawn(step, [1, width]).squeeze_dim::<1>(0);
-        let norm = Norm { weight: vector(0.4), bias: Some(vector(2.3)), epsilon, offset: 0.0 };
+        let norm = Norm { weight: vector(0.4), bias: Some(vector(2.3)), epsilon, offset: 0.0, trains: true };
         let (numbers, weight, bias) = (flat(x.clone()), flat(norm.weight.clone()), flat(vector(2.3)));
         let expected: Vec<f64> = numbers
             .chunks(width)

@@ -10,8 +10,10 @@ use crate::ops::{Base, Mask, dropout, times};
 /// What trains of a table beside a frozen base.
 #[derive(Debug, Clone)]
 pub enum Own {
-    /// All of its numbers, which are a copy of the base's.
+    /// All of its numbers: a copy of the base's, or the base's own where every weight trains.
     Whole,
+    /// All numbers of the embedding, in a head that is the same table.
+    Tied,
     /// Low-rank matrices. Of an embedding A is [vocabulary, r] and B [r, width], of a head A is [width, r] and B [r, vocabulary].
     Lora(Lora),
     /// Some rows.
@@ -54,7 +56,7 @@ impl Own {
             (Self::Rows(own), _) => {
                 visit(&format!("{module}.token_adapter.trainable_tokens_delta"), Weight::Matrix(&mut own.rows));
             }
-            (Self::Shared(_), _) => {}
+            (Self::Tied | Self::Shared(_), _) => {}
         }
     }
 }

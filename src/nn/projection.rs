@@ -2,10 +2,10 @@
 
 use burn::tensor::{DType, Tensor};
 
+use super::footprint::{F32, ProjectionGroup, RowShape};
 use super::lora::{Lora, Vector};
 use super::weight::Weight;
 use crate::ops::{Adapter, Base, Linear, Linears, Mask, adapted, dropout};
-use crate::terms::Method;
 
 /// y = x W + b + (alpha / r) (drop(x) A) B, arXiv:2106.09685. Where the adapter trains, W and b never change and never get a
 /// gradient.
@@ -17,6 +17,8 @@ pub struct Projection {
     pub weight: Base,
     /// [out].
     pub bias: Option<Tensor<1>>,
+    /// Whether weight and bias train; an adapter then does not.
+    pub trains: bool,
     /// The adapter, where one is attached.
     pub lora: Option<Lora>,
 }
@@ -39,20 +41,18 @@ impl Projection {
     }
 
     /// Visits the weights that train, with their names.
-    pub fn visit(&mut self, trained: Method, visit: &mut dyn FnMut(&str, Weight)) {
-        let Self { name, weight, bias, lora } = self;
-        match (trained, lora) {
-            (Method::Lora, None) => {}
-            (Method::Lora, Some(lora)) => lora.visit(name, visit),
-            (Method::Full, _) => {
-                // What is packed never trains.
-                if let Some(weight) = weight.dense_mut() {
-                    visit(&format!("{name}.weight"), Weight::Turned(weight));
-                }
-                if let Some(bias) = bias {
-                    visit(&format!("{name}.bias"), Weight::Vector(bias));
-                }
+    pub fn visit(&mut self, visit: &mut dyn FnMut(&str, Weight)) {
+        let Self { name, weight, bias, trains, lora } = self;
+        if *trains {
+            // What is packed never trains.
+            if let Some(weight) = weight.dense_mut() {
+                visit(&format!("{name}.weight"), Weight::Turned(weight));
             }
+            if let Some(bias) = bias {
+                visit(&format!("{name}.bias"), Weight::Vector(bias));
+            }
+        } else if let Some(lora) = lora {
+            lora.visit(name, visit);
         }
     }
 
@@ -112,6 +112,19 @@ pub fn side_by_side(projections: &[Projection], x: Tensor<3>, onto: Option<Tenso
         y = y.clone() + of_all(projections, biases, 0.0).cast(y.dtype()).unsqueeze();
     }
     y.reshape([batch, sequence, outputs])
+}
+
+impl ProjectionGroup {
+    /// Bytes that [`side_by_side`] keeps for its backward: the input where a gradient of weights is taken, and x A of each adapter.
+    pub fn saved_bytes(self, rows: RowShape) -> u64 {
+        let takes_gradient = self.trains || self.ranks > 0;
+        rows.bytes(self.ranks + if takes_gradient { self.inputs } else { 0 })
+    }
+
+    /// Bytes of what magnitudes scale, in f32.
+    pub fn scaled_bytes(self, rows: RowShape) -> u64 {
+        rows.tokens * self.scaled * F32
+    }
 }
 
 /// `DoRA`'s c (x' W + s x' A B) + (x - x') W of each map, where x' is x as dropout leaves it and c the factor of each output: PEFT drops

@@ -10,17 +10,8 @@ use crate::ops::{Base, Mask, times};
 #[derive(Debug, Clone)]
 pub struct Table {
     pieces: Vec<Base>,
-    /// What trains of it beside a frozen base.
+    /// What trains of it.
     pub own: Option<Own>,
-}
-
-/// Whether all numbers of a table train with all other weights.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Whole {
-    /// They do.
-    Trains,
-    /// They do not, unless an adapter has a copy of them.
-    Frozen,
 }
 
 impl From<Tensor<2>> for Table {
@@ -39,7 +30,7 @@ impl Table {
         Self { pieces, own: None }
     }
 
-    /// Visits what trains of it beside a frozen base, with its names.
+    /// Visits what trains of it, with its names.
     ///
     /// # Panics
     /// All of it trains, and it is in pieces.
@@ -84,28 +75,27 @@ impl Table {
     pub fn select(&self, ids: Tensor<1, Int>) -> Tensor<2> {
         let rows = self.select_frozen(ids.clone());
         match &self.own {
-            None | Some(Own::Whole) => rows,
+            None | Some(Own::Whole | Own::Tied) => rows,
             Some(Own::Lora(lora)) => rows.cast(DType::F32) + own::looked_up(lora, ids),
             Some(Own::Rows(rows_of_own) | Own::Shared(rows_of_own)) => rows_of_own.over_rows(rows, ids),
         }
     }
 
-    /// Gradients of what trains of it, `whole` or as an adapter has it, given that of looked up rows, [n, width]; rows of `padding` give
-    /// none.
-    pub fn of_rows(&self, ids: Tensor<1, Int>, of_rows: Tensor<2>, whole: Whole, padding: Option<u32>) -> Vec<Tensor<2>> {
+    /// Gradients of what trains of it, given that of looked up rows, [n, width]; rows of `padding` give none.
+    pub fn of_rows(&self, ids: Tensor<1, Int>, of_rows: Tensor<2>, padding: Option<u32>) -> Vec<Tensor<2>> {
         let of_rows = of_rows.cast(DType::F32);
-        match (&self.own, whole) {
-            (Some(Own::Whole), _) | (_, Whole::Trains) => {
+        match &self.own {
+            Some(Own::Whole | Own::Tied) => {
                 let zeros = Tensor::<2>::zeros(self.dims(), (&of_rows.device(), DType::F32));
                 let of_rows = own::without(padding, &ids, of_rows);
                 vec![zeros.select_assign(0, ids, of_rows, IndexingUpdateOp::Add)]
             }
-            (Some(Own::Lora(lora)), _) => own::of_looked_up(lora, ids, of_rows, padding),
-            (Some(Own::Rows(rows) | Own::Shared(rows)), _) => {
+            Some(Own::Lora(lora)) => own::of_looked_up(lora, ids, of_rows, padding),
+            Some(Own::Rows(rows) | Own::Shared(rows)) => {
                 let of_rows = own::without(padding, &ids, of_rows);
                 vec![rows.of_rows(ids, of_rows)]
             }
-            (None, _) => Vec::new(),
+            None => Vec::new(),
         }
     }
 
@@ -144,30 +134,24 @@ impl Table {
     pub fn logits(&self, hidden: &Tensor<2>, mask: Option<&Mask>) -> Tensor<2> {
         let logits = self.frozen_logits(hidden);
         match &self.own {
-            None | Some(Own::Whole) => logits,
+            None | Some(Own::Whole | Own::Tied) => logits,
             Some(Own::Lora(lora)) => logits + own::projected(lora, hidden, mask),
             Some(Own::Rows(own) | Own::Shared(own)) => own.over_logits(logits, hidden.clone()),
         }
     }
 
-    /// The gradient of the hidden numbers, [n, width], and those of what trains of the table, `whole` or as an adapter has it; given that
-    /// of the logits, [n, vocabulary] in the numbers of the hidden ones.
-    pub fn backward(
-        &self,
-        hidden: &Tensor<2>,
-        of_logits: Tensor<2>,
-        mask: Option<&Mask>,
-        whole: Whole,
-    ) -> (Tensor<2>, Vec<Tensor<2>>) {
+    /// The gradient of the hidden numbers, [n, width], and those of what trains of the table, given that of the logits, [n, vocabulary] in the
+    /// numbers of the hidden ones.
+    pub fn backward(&self, hidden: &Tensor<2>, of_logits: Tensor<2>, mask: Option<&Mask>) -> (Tensor<2>, Vec<Tensor<2>>) {
         let of_weight = |of_logits: Tensor<2>| times(of_logits.transpose(), Base::Dense(hidden.clone()), DType::F32);
-        match (&self.own, whole) {
-            (Some(Own::Whole), _) | (_, Whole::Trains) => (self.hidden_gradient(&of_logits), vec![of_weight(of_logits)]),
-            (None, _) => (self.hidden_gradient(&of_logits), Vec::new()),
-            (Some(Own::Lora(lora)), _) => {
+        match &self.own {
+            Some(Own::Whole | Own::Tied) => (self.hidden_gradient(&of_logits), vec![of_weight(of_logits)]),
+            None => (self.hidden_gradient(&of_logits), Vec::new()),
+            Some(Own::Lora(lora)) => {
                 let (of_hidden, of_own) = own::of_projected(lora, hidden, &of_logits, mask);
                 (self.hidden_gradient(&of_logits) + of_hidden, of_own)
             }
-            (Some(Own::Rows(own) | Own::Shared(own)), _) => {
+            Some(Own::Rows(own) | Own::Shared(own)) => {
                 let [of_base, of_own] = own.split(of_logits);
                 let through = times(of_own.clone(), Base::Dense(own.rows.clone()), hidden.dtype());
                 (self.hidden_gradient(&of_base) + through, vec![of_weight(of_own)])
@@ -210,7 +194,7 @@ mod tests {
         let (ids, of_rows) = (Tensor::<1, Int>::from_data([2, 0, 2, 4], &device), numbers(4, 3));
         let gradients = |own: Option<Own>, padding| {
             let table = Table { own, ..Table::from(numbers(5, 3)) };
-            let gradients = table.of_rows(ids.clone(), of_rows.clone(), Whole::Frozen, padding).into_iter();
+            let gradients = table.of_rows(ids.clone(), of_rows.clone(), padding).into_iter();
             gradients.map(|gradient| gradient.into_data().iter().collect::<Vec<f32>>()).collect::<Vec<_>>()
         };
         let lora = || {

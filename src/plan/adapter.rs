@@ -1,6 +1,6 @@
 //! The section `adapter`: what trains, filled and held against the base's projections.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use serde_json::json;
@@ -54,13 +54,13 @@ impl Trains {
 /// What trains, unless it is faulty, and the adapter's folder to go on from, where the recipe names one.
 pub(super) fn trains(
     recipe: &recipe::Adapter,
-    base: Option<&Base>,
+    (base, rows): (Option<&Base>, &BTreeSet<u32>),
     filled: &mut Filled,
     faults: &mut Vec<Fault>,
 ) -> (Option<Trains>, Option<PathBuf>) {
     match filled.word("adapter.method", recipe.method.as_ref(), Technique::Lora) {
         Technique::Lora | Technique::Qlora => {
-            let (config, init_from) = adapter(recipe, base, filled, faults);
+            let (config, init_from) = adapter(recipe, (base, rows), filled, faults);
             (config.map(Trains::Adapter), init_from)
         }
         Technique::Full => (Some(Trains::Everything), None),
@@ -69,7 +69,7 @@ pub(super) fn trains(
 
 fn adapter(
     recipe: &recipe::Adapter,
-    base: Option<&Base>,
+    (base, rows): (Option<&Base>, &BTreeSet<u32>),
     filled: &mut Filled,
     faults: &mut Vec<Fault>,
 ) -> (Option<LoraConfig>, Option<PathBuf>) {
@@ -95,7 +95,7 @@ fn adapter(
                 base.map_or_else(|| peft::read_config(folder), |base| peft::read_config_on(folder, &base.model.spec.modules()));
             noted(config, &said.place, faults)
         }
-        _ => Some(fresh_adapter(recipe, filled)),
+        _ => with_rows(fresh_adapter(recipe, filled), recipe, (base, rows), filled, faults),
     };
     // Dropout belongs to the training, not to the adapter that one goes on from.
     let dropout = filled.plain("adapter.dropout", recipe.dropout.as_ref(), 0.0);
@@ -110,7 +110,7 @@ fn adapter(
 }
 
 /// The folder of the adapter in what was named: an adapter, a run, a checkpoint, or a Hub id that is in the cache.
-fn within(named: PathBuf) -> PathBuf {
+pub(super) fn within(named: PathBuf) -> PathBuf {
     let id = named.to_str().filter(|_| !named.is_dir()).and_then(hub_id);
     let snapshot = id.and_then(|id| Cache::at(&Environment::read().cache).find(&id).ok());
     let named = snapshot.map_or(named, |snapshot| snapshot.folder);
@@ -176,6 +176,32 @@ fn fresh_adapter(recipe: &recipe::Adapter, filled: &mut Filled) -> LoraConfig {
                 peft::tokens_json,
             ),
         },
+    }
+}
+
+/// The config with which rows of new tokens train: in each table that does not train whole.
+fn with_rows(
+    mut config: LoraConfig,
+    recipe: &recipe::Adapter,
+    (base, rows): (Option<&Base>, &BTreeSet<u32>),
+    filled: &mut Filled,
+    faults: &mut Vec<Fault>,
+) -> Option<LoraConfig> {
+    let Some(base) = base.filter(|_| !rows.is_empty()) else { return Some(config) };
+    match config.add_token_rows(rows, &base.model.spec.modules()) {
+        Ok(()) => {
+            if let (Some(tokens), None) = (&config.tables.tokens, &recipe.trainable_token_indices) {
+                filled.put("adapter.trainable_token_indices", peft::tokens_json(tokens), Origin::Derived("from tokens"));
+            }
+            Some(config)
+        }
+        Err(error) => {
+            let said =
+                [recipe.modules_to_save.as_ref().map(|said| &said.place), recipe.target_modules.as_ref().map(|said| &said.place)];
+            let place = said.into_iter().flatten().next();
+            faults.extend(error.faults().into_iter().map(|fault| place.iter().fold(fault, |fault, place| fault.at(place))));
+            None
+        }
     }
 }
 

@@ -9,7 +9,7 @@ use crate::data::template::{ChatTemplate, Sources, sources};
 use crate::data::tokenize::Tokenizer;
 use crate::fault::{Explain, Fault};
 use crate::files::NotFolder;
-use crate::hub::{Cache, Environment, Missing, ModelId, Snapshot};
+use crate::hub::{Cache, Environment, Missing, RepoId, Snapshot};
 use crate::model::{Folder, shard_paths};
 use crate::recipe::{Place, Recipe, Said};
 use crate::terms::Technique;
@@ -37,7 +37,7 @@ pub(super) enum Found {
     /// A folder that was read.
     Folder(Box<Base>),
     /// A Hub id that is not in the cache.
-    Hub(ModelId, Missing),
+    Hub(RepoId, Missing),
     /// Neither; the faults say why.
     Nothing,
 }
@@ -47,7 +47,7 @@ pub(super) fn find(recipe: &Recipe, fetched: Option<Snapshot>, filled: &mut Fill
     let Some(said) = &recipe.base_model else { return Found::Nothing };
     let name = filled.plain("base_model", Some(said), String::new());
     // What was fetched for this name stays that, whatever folder has come to be called so since.
-    let fetched = fetched.filter(|fetched| ModelId::parse(&name).is_ok_and(|id| id.repository() == fetched.id.repository()));
+    let fetched = fetched.filter(|fetched| RepoId::parse(&name).is_ok_and(|id| id.repository() == fetched.id.repository()));
     let snapshot = match (fetched, hub_id(&name).filter(|_| recipe.base_folder.is_none())) {
         (None, Some(id)) => match Cache::at(&Environment::read().cache).find(&id) {
             Ok(snapshot) => Some(snapshot),
@@ -116,8 +116,8 @@ pub(super) fn untrained(recipe: &Recipe, model: &Folder) -> Vec<Fault> {
 
 /// The base of a recipe as a Hub id, if it is one: `owner/name`, with a revision or without, that is no folder. Where a folder `owner`
 /// is, a mistyped path is likelier.
-pub fn hub_id(name: &str) -> Option<ModelId> {
-    let id = ModelId::parse(name).ok().filter(|_| !Path::new(name).is_dir())?;
+pub fn hub_id(name: &str) -> Option<RepoId> {
+    let id = RepoId::parse(name).ok().filter(|_| !Path::new(name).is_dir())?;
     let (owner, _) = id.owner_and_name()?;
     (name.contains('@') || !Path::new(owner).exists()).then_some(id)
 }
@@ -125,7 +125,7 @@ pub fn hub_id(name: &str) -> Option<ModelId> {
 /// A base that is not there. Beside a folder of its owner's name an id needs its revision.
 fn no_base(name: &str, folder: &Path, place: &Place) -> Fault {
     let fault = missing("base_model", folder, "a folder or a Hub id", place);
-    match ModelId::parse(name).ok().as_ref().and_then(|id| Some((id, id.owner_and_name()?.0))) {
+    match RepoId::parse(name).ok().as_ref().and_then(|id| Some((id, id.owner_and_name()?.0))) {
         Some((id, owner)) if !name.contains('@') && NotFolder::of(folder) == Some(NotFolder::Missing) => {
             fault.hint(format!("correct the path; a Hub id is written `{id}@{}` where a folder `{owner}` is", id.revision()))
         }

@@ -9,14 +9,15 @@ use super::adapter::Trains;
 use super::peak::MemoryPlan;
 use super::resolve::Plan;
 use super::rows::RunData;
+use super::tokens::Vocabulary;
 use super::training::Warmup;
 use crate::adapter::{Extraction, LoraConfig, Part, Tables, attach, check_bases, peft};
 use crate::data::template::Sources;
 use crate::fault::Fault;
 use crate::files::Float;
 use crate::model::{Beside, Decoder, Folder, LinearSpec, Role, Storage};
+use crate::objective::Objective;
 use crate::report::Reporter;
-use crate::terms::Method;
 use crate::train::{self, Checkpoint, Course, Product, RunFolder, Schedule, StepConfig};
 
 impl Plan {
@@ -41,7 +42,7 @@ impl Plan {
                         "the embedding is larger than a tensor of the device, and `method: full` trains it as one".to_owned();
                     return Err(Error::Memory { message, hint: "train an adapter with `adapter.method: lora`".to_owned() });
                 }
-                decoder.trained = Method::Full;
+                decoder.train_everything();
                 Ok(decoder)
             }
         }
@@ -101,7 +102,10 @@ impl Plan {
     /// What goes with the base's weights cannot be read.
     pub fn product(&self) -> Result<Product, Error> {
         Ok(match &self.trains {
-            Trains::Adapter(config) => Product::Adapter { config: config.clone(), base: self.pinned_base_name() },
+            Trains::Adapter(config) => {
+                let beside = self.vocabulary.as_ref().map(|vocabulary| vocabulary.contents(self.own_templates()));
+                Product::Adapter { config: config.clone(), base: self.pinned_base_name(), beside: beside.unwrap_or_default() }
+            }
             Trains::Everything => Product::Model { beside: self.beside()? },
         })
     }
@@ -118,17 +122,25 @@ impl Plan {
             Trains::Adapter(_) => 0,
         };
         let averaged = if self.training.optimizer.rule.averages() { 4 * self.trainable_parameters as u64 } else { 0 };
-        Ok(RunFolder::needed_bytes(self.trainable_parameters) + averaged + 2 * beside)
+        let tokenizer = self.vocabulary.as_ref().map_or(0, Vocabulary::bytes);
+        Ok(RunFolder::needed_bytes(self.trainable_parameters) + averaged + 2 * (beside + tokenizer))
     }
 
     /// What goes with the weights of the model that is trained; its chat template is the one that it is trained with.
     fn beside(&self) -> Result<Vec<(PathBuf, Vec<u8>)>, Error> {
-        let mut beside = Beside::of(&self.base_folder)?.read(Float::F32)?;
+        let rows = self.model.spec.vocabulary;
+        let own = self.vocabulary.as_ref().map(|vocabulary| vocabulary.of_model(rows, self.own_templates()));
+        let mut beside = Beside::of(&self.base_folder)?.read(Float::F32, own.as_ref())?;
         if let Some(sources) = &self.own_sources {
             beside.retain(|(name, _)| !Beside::is_template(name));
             beside.extend(sources.files().into_iter().map(|(name, source)| (name, source.into_bytes())));
         }
         Ok(beside)
+    }
+
+    /// The files of the chat template that the recipe names in place of the base's.
+    fn own_templates(&self) -> Option<Vec<(PathBuf, String)>> {
+        self.own_sources.as_ref().map(Sources::files)
     }
 
     /// The chat template that the recipe names in place of the base's, or the base's with the variables that the recipe sets.
@@ -159,6 +171,7 @@ impl Plan {
             schedule: Schedule { peak: of.learning_rate, course: of.course, warmup_steps: 0, total_steps: 0 },
             optimizer: of.optimizer,
             max_grad_norm: of.max_grad_norm,
+            objective: Objective::NextToken,
             step: StepConfig {
                 memory: train::Memory::KEEP,
                 head_chunk_rows: self.head_chunk_rows(),

@@ -75,8 +75,17 @@ impl Filled {
 
     /// The values, with those of one section together.
     pub fn by_section(mut self) -> Vec<Setting> {
-        const SECTIONS: [&str; 8] =
-            ["base_model", "chat_template", "chat_template_kwargs", "datasets", "adapter", "training", "evaluation", "output"];
+        const SECTIONS: [&str; 9] = [
+            "base_model",
+            "chat_template",
+            "chat_template_kwargs",
+            "tokens",
+            "datasets",
+            "adapter",
+            "training",
+            "evaluation",
+            "output",
+        ];
         let rank = |setting: &Setting| {
             let section = setting.key.split('.').next().unwrap_or_default();
             SECTIONS.iter().position(|name| *name == section).unwrap_or(SECTIONS.len())

@@ -9,8 +9,9 @@ use serde_json::{Map, Value, json};
 use super::Error;
 use super::adapter::Trains;
 use super::resolve::Plan;
+use super::tokens::files_of;
 use crate::adapter::peft;
-use crate::data::tokenize::named_template_files;
+use crate::data::tokenizer_files::named_template_files;
 use crate::data::{DataFile, Source};
 use crate::files::{self, hash_file};
 use crate::model::{Beside, shard_paths};
@@ -64,11 +65,12 @@ impl Inputs {
         let files = |sources: &[Source]| sources.iter().flat_map(|source| source.files.clone()).collect::<Vec<_>>();
         let data = |sources| as_they_are(files(sources).iter().map(|file| file.path().to_owned()).collect());
         let all = files(&plan.sources).into_iter().chain(files(&plan.validation_sources));
+        let init_from = plan.init_from.iter().flat_map(|folder| peft::files(folder).into_iter().chain(files_of(folder)));
         let by_kind = vec![
             ("base", as_they_are(shard_paths(&plan.base_folder)?)),
             ("tokenizer_and_config", as_they_are(beside)),
             ("chat_template", as_they_are(plan.chat_template.iter().cloned().collect())),
-            ("init_from", as_they_are(plan.init_from.iter().flat_map(|folder| peft::files(folder)).collect())),
+            ("init_from", as_they_are(init_from.collect())),
             ("datasets", data(&plan.sources)),
             ("evaluation_datasets", data(&plan.validation_sources)),
             (CONVERTED, all.filter(DataFile::is_converted).collect()),

@@ -10,6 +10,7 @@ use super::resolve::Plan;
 use super::rows::RunData;
 use super::training::Training;
 use crate::data::{Corpus, Divided, Ledger, Packing, Tally};
+use crate::files::listed;
 use crate::report::{Event, Reporter};
 use crate::terms::Truncation;
 
@@ -58,7 +59,7 @@ impl Plan {
     }
 
     fn notes_of(&self, total: &Tally) -> Vec<String> {
-        let (rows, limit) = (total.rows, self.limits.sequence_len);
+        let (rows, limit) = (total.selected(), self.limits.sequence_len);
         let long = total.longest.as_ref().filter(|longest| longest.tokens > limit).map(|longest| {
             let (count, fate) = if total.truncated > 0 { (total.truncated, "cut") } else { (total.too_long, "left out") };
             format!(
@@ -97,7 +98,9 @@ impl Plan {
             (Truncation::Error, Some(longest)) if total.too_long > 0 => Err(Error::Rows {
                 message: format!(
                     "{} of {} rows are longer than sequence_len: {}, the longest is {longest}",
-                    total.too_long, total.rows, self.limits.sequence_len
+                    total.too_long,
+                    total.selected(),
+                    self.limits.sequence_len
                 ),
                 hint: format!(
                     "raise `training.sequence_len` to {}, or set `training.truncation` to `drop` or `truncate`",
@@ -113,7 +116,7 @@ impl Plan {
         let (key, path) = self.source_name(sources.first + index);
         let tally = &sources.tallies[index];
         Err(Error::Rows {
-            message: format!("{key}: `{path}` has no token to train in {} rows{}", tally.rows, reasons(tally)),
+            message: format!("{key}: `{path}` has no token to train in {} rows{}", tally.selected(), reasons(tally)),
             hint: "see its rows with `rankine preview`, and correct its `format`, `columns` or `train_on`, or take it out"
                 .to_owned(),
         })
@@ -125,7 +128,7 @@ impl Plan {
         }
         let of_length = "raise `training.sequence_len`, set `training.truncation: truncate`, or raise `training.max_dropped`";
         let of_rows = "see them with `rankine preview --ledger FILE.parquet`; correct the rows, or raise `training.max_dropped`";
-        let (dropped, rows, limit) = (total.unusable(), total.rows, self.max_dropped);
+        let (dropped, rows, limit) = (total.unusable(), total.selected(), self.max_dropped);
         let first = total.first_broken.as_ref().map_or_else(String::new, |first| format!("; the first broken one: {first}"));
         Err(Error::Rows {
             message: format!(
@@ -144,7 +147,7 @@ impl Plan {
             let message = format!("{name}: there is no token to score in {} rows{}", total.rows, reasons(&total));
             return Err(Error::Rows { message, hint: "correct the rows, or name another file".to_owned() });
         }
-        self.check_vocabulary(Census::of(&data.corpus, &[]).highest)
+        self.check_vocabulary(Census::of(&data.corpus, &[], &[]).highest)
     }
 
     fn check_vocabulary(&self, highest: Option<u32>) -> Result<(), Error> {
@@ -161,13 +164,22 @@ impl Plan {
     /// A tokenizer may know more tokens than the embedding has rows, and a model that never sees a turn end while it is trained does
     /// not end one afterwards.
     fn judge_tokens(&self, data: &RunData, report: Reporter) -> Result<(), Error> {
-        let of_training = Census::of(&data.datasets.corpus, data.end_ids());
-        let of_evaluation = Census::of(&data.evaluation.corpus, data.end_ids());
+        let new: Vec<u32> = self.new_tokens().map(|(_, id)| *id).collect();
+        let of_training = Census::of(&data.datasets.corpus, data.end_ids(), &new);
+        let of_evaluation = Census::of(&data.evaluation.corpus, data.end_ids(), &[]);
         self.check_vocabulary(of_training.highest.max(of_evaluation.highest))?;
         let has_ends = |source: &usize| of_training.ends.iter().any(|(with, _)| with == source);
         for source in (0..self.sources.len()).filter(|source| !has_ends(source)) {
             let (key, what) = (self.source_name(source).0, "no row trains a token that ends a turn or a document");
             report(Event::Note(format!("{key}: {what}: the model will not learn to stop from it")));
+        }
+        let unused: Vec<String> =
+            self.new_tokens().filter(|(_, id)| !of_training.found.contains(id)).map(|(token, _)| format!("`{token}`")).collect();
+        if !unused.is_empty() {
+            let names = listed(&unused).join(", ");
+            report(Event::Note(format!(
+                "tokens.add: {names} do not occur in the rows: what their rows begin as is all that they learn as input"
+            )));
         }
         let ends = of_training.ends.into_iter().map(|(_, id)| id).collect();
         self.notes_of_embeddings(&ends)?.into_iter().for_each(|note| report(Event::Note(note)));
@@ -196,16 +208,23 @@ struct Census {
     highest: Option<u32>,
     /// Tokens that end a turn or a document and are trained, each with a source of it.
     ends: BTreeSet<(usize, u32)>,
+    /// Those of the tokens that were asked for which are there.
+    found: BTreeSet<u32>,
 }
 
 impl Census {
-    fn of(corpus: &Corpus, end_ids: &[u32]) -> Self {
+    fn of(corpus: &Corpus, end_ids: &[u32], asked: &[u32]) -> Self {
         let count = |mut census: Self, index: usize| {
             let (row, source) = (corpus.row(index), corpus.source(index));
             census.highest = census.highest.max(row.highest_id());
             for id in end_ids {
                 if !census.ends.contains(&(source, *id)) && row.trains(*id) {
                     census.ends.insert((source, *id));
+                }
+            }
+            for id in asked {
+                if !census.found.contains(id) && row.has(*id) {
+                    census.found.insert(*id);
                 }
             }
             census
@@ -215,6 +234,7 @@ impl Census {
 
     fn and(mut self, other: Self) -> Self {
         self.ends.extend(other.ends);
-        Self { highest: self.highest.max(other.highest), ends: self.ends }
+        self.found.extend(other.found);
+        Self { highest: self.highest.max(other.highest), ..self }
     }
 }

@@ -15,7 +15,7 @@ use super::resolve::Plan;
 use crate::device::{self, cpu_features};
 use crate::fault::Fault;
 use crate::files::{read_text, write_atomic};
-use crate::hub::{Commit, ModelId};
+use crate::hub::{Commit, RepoId};
 use crate::recipe::{self, Recipe};
 use crate::terms::Device;
 
@@ -75,7 +75,9 @@ impl Lock {
             let (id, revision) = (snapshot.id.repository(), snapshot.id.revision());
             lock.insert("hub".to_owned(), json!({"id": id, "revision": revision, "commit": snapshot.commit.as_str()}));
         }
-        Self(lock)
+        let mut lock = Self(lock);
+        lock.record_hub_data(&plan.hub_data);
+        lock
     }
 
     /// Reads the lock of a run.
@@ -126,19 +128,22 @@ impl Lock {
     }
 
     /// The base on the Hub, at the commit that the run is of; `None` where the base is a folder.
-    pub fn pinned_base(&self) -> Option<ModelId> {
+    pub fn pinned_base(&self) -> Option<RepoId> {
         let hub = self.0.get("hub")?;
-        ModelId::parse(hub["id"].as_str()?).ok()?.at(self.commit()?.as_str()).ok()
+        RepoId::parse(hub["id"].as_str()?).ok()?.at(self.commit()?.as_str()).ok()
     }
 
     fn commit(&self) -> Option<Commit> {
         Commit::parse(self.0.get("hub")?["commit"].as_str()?)
     }
 
-    /// A file of a base of the Hub by its name alone, wherever the cache lies now.
-    fn name_in_base<'a>(&self, path: &'a str) -> &'a str {
+    /// A file of the Hub by its name alone, wherever the cache lies now: of the base without its commit, of a data set from its folder on.
+    pub(super) fn name_in_cache<'a>(&self, path: &'a str) -> &'a str {
         let folder = self.commit().map(|commit| format!("/snapshots/{commit}/"));
-        folder.and_then(|folder| path.split_once(&folder)).map_or(path, |(_, name)| name)
+        let of_base = folder.and_then(|folder| path.split_once(&folder)).map(|(_, name)| name);
+        let of_data =
+            || path.find("/datasets--").filter(|start| path[*start..].contains("/snapshots/")).map(|start| &path[start + 1..]);
+        of_base.or_else(of_data).unwrap_or(path)
     }
 
     /// The recipe that the lock at `path` holds, to be carried out in the folder `run`.
@@ -222,7 +227,7 @@ impl Lock {
     pub fn changed_inputs(&self, now: &Self, places: &Places) -> Vec<String> {
         // Each with its whole name in the lock, by the name that stays where a cache has moved.
         let files = |lock: &Self, kind: &str| {
-            let named = lock.locked(kind).into_iter().map(|(key, hash)| (lock.name_in_base(&key).to_owned(), (key, hash)));
+            let named = lock.locked(kind).into_iter().map(|(key, hash)| (lock.name_in_cache(&key).to_owned(), (key, hash)));
             named.collect::<BTreeMap<_, _>>()
         };
         let of_kind = |(kind, words): (&str, &'static str)| {

@@ -253,6 +253,13 @@ impl Places {
         }
     }
 
+    /// Where a file of a data set of the Hub was found by its content, in a folder that was named for data.
+    pub fn found_by_content(&self, lock: &Lock, path: &Path) -> Option<PathBuf> {
+        let path = path.to_string_lossy();
+        let is_same = |key: &str| lock.name_in_cache(key) == lock.name_in_cache(&path);
+        self.moved.iter().find(|(key, _)| is_same(key)).map(|(_, found)| found.clone())
+    }
+
     fn moved_to(&self, key: &str) -> Option<&Path> {
         self.moved.iter().find(|(moved, _)| moved == key).map(|(_, path)| path.as_path())
     }

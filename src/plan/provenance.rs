@@ -10,7 +10,7 @@ use super::lock::Lock;
 use super::peak::MemoryPlan;
 use super::resolve::Plan;
 use super::rows::RunData;
-use crate::data::{self, DataFile, Source};
+use crate::data::{self, DataFile, Source, Terms};
 use crate::terms::Term;
 use crate::train;
 
@@ -44,7 +44,7 @@ impl Plan {
             let (key, path) = self.source_name(index);
             let file = |file: &DataFile| {
                 let file = file.path();
-                let terms = data::terms(file, Path::new(&path));
+                let terms = self.terms(&key, Path::new(&path), file);
                 json!({"path": file.display().to_string(), "licence": terms.licence, "said_in": terms.said_in, "notices": terms.notices})
             };
             let share = shares.iter().find(|share| share.dataset == key);
@@ -53,6 +53,7 @@ impl Plan {
                 "rows": tally.rows,
                 "trained": tally.train,
                 "validation": tally.validation,
+                "not_selected": tally.not_selected,
                 "left_out": tally.dropped(),
                 "too_long": tally.too_long,
                 "no_trained_token": tally.untrained,
@@ -74,6 +75,15 @@ impl Plan {
             set
         };
         each.map(set).collect()
+    }
+}
+
+impl Plan {
+    /// The terms of a data file; of the Hub those of its repository, which a converted copy has not itself.
+    fn terms(&self, key: &str, path: &Path, file: &Path) -> Terms {
+        let Some(snapshot) = self.hub_data.get(key) else { return data::terms(file, path) };
+        let (found, cards) = (data::terms(file, &snapshot.folder), snapshot.card_folder());
+        if found == Terms::default() { data::terms(&cards.join("README.md"), &cards) } else { found }
     }
 }
 

@@ -11,11 +11,14 @@ use super::alike::{Alike, alike};
 use super::base::{self, Found, noted};
 use super::data_files;
 use super::fill::{Filled, Setting};
+use super::hub_data::{self, Snapshots};
 use super::mixing::{Mixing, mixing};
 use super::packing::packing;
 use super::peak::Allowed;
 use super::prompts::prompts;
 use super::rates::check_lowest;
+use super::selection::{check_keys, selected};
+use super::tokens::{Vocabulary, tokens};
 use super::training::{Training, training};
 use crate::adapter::peft;
 use crate::data::template::Sources;
@@ -25,7 +28,7 @@ use crate::export::consumers::{Facts, portability};
 use crate::export::gguf::architecture_name;
 use crate::fault::{Explain, Fault};
 use crate::files::{cache_folder, guarded};
-use crate::hub::{Missing, ModelId, Snapshot};
+use crate::hub::{DatasetSnapshot, Error as HubError, Missing, RepoId, Snapshot};
 use crate::infer::Question;
 use crate::model::Storage;
 use crate::proof::{Products, Tiny};
@@ -57,6 +60,8 @@ pub struct Plan {
     pub init_from: Option<PathBuf>,
     /// Tokenizer and template.
     pub encoder: Encoder,
+    /// What of the tokenizer is not the base's, where the recipe has `tokens` or the adapter to go on from brings some.
+    pub vocabulary: Option<Vocabulary>,
     /// The template's file, where the recipe names one.
     pub chat_template: Option<PathBuf>,
     /// What renders conversations, where that is not what the base's folder does by itself.
@@ -65,6 +70,8 @@ pub struct Plan {
     pub sources: Vec<Source>,
     /// What to score on, beside held-out rows.
     pub validation_sources: Vec<Source>,
+    /// Those of both that are of the Hub.
+    pub hub_data: Snapshots,
     /// Which training rows are held out.
     pub holdout: Holdout,
     /// How long a row may be.
@@ -105,15 +112,24 @@ pub struct Plan {
 pub enum Resolved {
     /// Everything.
     Plan(Box<Plan>),
-    /// Everything that does not need the base, which is a Hub id and not in the cache.
+    /// Everything that does not need what is on the Hub and not in the cache.
     Hub {
-        /// The id.
-        id: ModelId,
-        /// What the cache has not.
-        missing: Missing,
+        /// The base and what the cache has not of it.
+        base: Option<(RepoId, Missing)>,
+        /// Data sets, as errors that tell how they are fetched.
+        datasets: Vec<HubError>,
         /// Where to compute.
         device: Device,
     },
+}
+
+/// What of the Hub was fetched for a recipe, or is pinned by the lock of its run.
+#[derive(Debug, Default)]
+pub struct Fetched {
+    /// The base.
+    pub base: Option<Snapshot>,
+    /// Data sets.
+    pub datasets: Snapshots,
 }
 
 /// Fills a recipe and looks up what it names, without network. `started` is when its run started, now where there is none yet. Data files that
@@ -122,23 +138,25 @@ pub enum Resolved {
 /// # Errors
 /// Every fault of the recipe and of what it names, in the recipe's order.
 pub fn resolve(recipe: Recipe, started: Option<jiff::Timestamp>, report: Reporter) -> Result<Resolved, Error> {
-    resolve_on(recipe, started, None, report)
+    resolve_on(recipe, started, Fetched::default(), report)
 }
 
-/// [`resolve`] on a base that was fetched.
+/// [`resolve`] on what was fetched.
 ///
 /// # Errors
 /// As for [`resolve`].
 pub fn resolve_on(
-    recipe: Recipe,
+    mut recipe: Recipe,
     started: Option<jiff::Timestamp>,
-    fetched: Option<Snapshot>,
+    fetched: Fetched,
     report: Reporter,
 ) -> Result<Resolved, Error> {
     let mut faults = recipe.faults.clone();
     let mut filled = Filled::default();
     let started = started.unwrap_or_else(|| start(&mut faults));
-    let base = base::find(&recipe, fetched, &mut filled, &mut faults);
+    let hub_data = hub_data::place(&mut recipe, &fetched.datasets, &mut faults);
+    let mut base = base::find(&recipe, fetched.base, &mut filled, &mut faults);
+    let vocabulary = if let Found::Folder(base) = &mut base { tokens(&recipe, base, &mut filled, &mut faults) } else { None };
     let folder = if let Found::Folder(base) = &base { Some(base.as_ref()) } else { None };
     let files = data_files::find(&recipe, &recipe.datasets, report);
     let validation_files = data_files::find(&recipe, &recipe.evaluation.datasets, report);
@@ -151,25 +169,25 @@ pub fn resolve_on(
     let (own_sources, template) = template.unzip();
     let is_own = recipe.chat_template.is_some() || !recipe.chat_template_kwargs.is_empty();
     let own_sources = own_sources.filter(|_| is_own);
-    let has_template = match &base {
-        Found::Folder(_) => template.is_some() || is_refused || recipe.chat_template.is_some(),
-        _ => true,
-    };
+    let is_absent = !matches!(base, Found::Folder(_));
+    let has_template = is_absent || template.is_some() || is_refused || recipe.chat_template.is_some();
     let chat_template = filled.optional("chat_template", recipe.chat_template.as_ref(), |path| json!(path.display().to_string()));
     let chat_template = chat_template.filter(|path| path.is_file());
     for (name, said) in &recipe.chat_template_kwargs {
         filled.plain(&format!("chat_template_kwargs.{name}"), Some(said), Value::Null);
     }
-    let sources = sources("datasets", (recipe.datasets.as_slice(), files), has_template, &mut filled, &mut faults);
-    let (trains, init_from) = trains(&recipe.adapter, folder, &mut filled, &mut faults);
+    let mut reading = Reading { has_template, hub: &hub_data.found, filled: &mut filled, faults: &mut faults };
+    let sources = reading.sources("datasets", &recipe.datasets, files);
+    let rows = vocabulary.as_ref().map(|vocabulary| vocabulary.rows.clone()).unwrap_or_default();
+    let (trains, init_from) = trains(&recipe.adapter, (folder, &rows), &mut filled, &mut faults);
     check_rates(&recipe, trains.as_ref(), folder, &mut faults);
     let packing = packing(&recipe.adapter, trains.as_ref(), folder, &mut filled, &mut faults);
     let mixing = mixing(&recipe, &mut filled);
     let (limits, max_dropped, training) = training(&recipe, &mut filled);
     let alike = alike(&recipe, &mut filled);
     check_lowest(&recipe, training.learning_rate, &mut faults);
-    let validation = (recipe.evaluation.datasets.as_slice(), validation_files);
-    let validation_sources = self::sources("evaluation.datasets", validation, has_template, &mut filled, &mut faults);
+    let mut reading = Reading { has_template, hub: &hub_data.found, filled: &mut filled, faults: &mut faults };
+    let validation_sources = reading.sources("evaluation.datasets", &recipe.evaluation.datasets, validation_files);
     let said = recipe.evaluation.val_set_size.as_ref();
     let holdout = filled.fill("evaluation.val_set_size", said, Holdout::Rows(0), as_written);
     let prompts = prompts(&recipe, folder, template.as_ref(), &mut filled, &mut faults);
@@ -182,8 +200,11 @@ pub fn resolve_on(
         return Err(Error::Faults { faults });
     }
     let (base, trains) = match (base, trains) {
+        (Found::Hub(id, missing), _) => {
+            return Ok(Resolved::Hub { base: Some((id, missing)), datasets: hub_data.absent, device: said });
+        }
+        _ if !hub_data.absent.is_empty() => return Ok(Resolved::Hub { base: None, datasets: hub_data.absent, device: said }),
         (Found::Folder(base), Some(trains)) => (*base, trains),
-        (Found::Hub(id, missing), _) => return Ok(Resolved::Hub { id, missing, device: said }),
         _ => return Err(Error::Faults { faults: vec![Fault::new("the base model could not be read")] }),
     };
     let trainable_parameters = trains.parameters(&base.model.spec)?;
@@ -213,10 +234,12 @@ pub fn resolve_on(
         trainable_parameters,
         init_from,
         encoder: Encoder { tokenizer: base.tokenizer, template },
+        vocabulary,
         chat_template,
         own_sources,
         sources,
         validation_sources,
+        hub_data: hub_data.found,
         holdout,
         limits,
         prompts,
@@ -328,54 +351,64 @@ pub fn now() -> Result<jiff::Timestamp, Fault> {
     parsed.ok_or_else(|| Fault::new(format!("SOURCE_DATE_EPOCH is `{epoch}`, expected whole seconds since 1970")))
 }
 
-fn sources(
-    section: &str,
-    (datasets, files): (&[Dataset], Vec<data_files::Found>),
+/// What the datasets of a recipe are read with.
+struct Reading<'a> {
+    /// Whether there is a chat template.
     has_template: bool,
-    filled: &mut Filled,
-    faults: &mut Vec<Fault>,
-) -> Vec<Source> {
-    let each = datasets.iter().zip(files).enumerate();
-    each.filter_map(|(index, of)| source(&format!("{section}.{index}"), of, has_template, filled, faults)).collect()
+    hub: &'a Snapshots,
+    filled: &'a mut Filled,
+    faults: &'a mut Vec<Fault>,
 }
 
-fn source(
-    section: &str,
-    (dataset, files): (&Dataset, data_files::Found),
-    has_template: bool,
-    filled: &mut Filled,
-    faults: &mut Vec<Fault>,
-) -> Option<Source> {
-    filled.optional(&format!("{section}.path"), dataset.path.as_ref(), |path| json!(path));
-    let format = filled.optional(&format!("{section}.format"), dataset.format.as_ref(), |format| json!(format.word()));
-    let Some(format) = format else {
-        propose(section, files.as_deref().ok().and_then(<[_]>::first), faults);
-        return None;
-    };
-    let columns = dataset.columns.iter().map(|(name, said)| (name.clone(), said.value.clone())).collect();
-    for (name, said) in &dataset.columns {
-        filled.plain(&format!("{section}.columns.{name}"), Some(said), String::new());
+impl Reading<'_> {
+    fn sources(&mut self, section: &str, datasets: &[Dataset], files: Vec<data_files::Found>) -> Vec<Source> {
+        let each = datasets.iter().zip(files).enumerate();
+        each.filter_map(|(index, (dataset, files))| self.source(&format!("{section}.{index}"), dataset, files)).collect()
     }
-    let roles: BTreeMap<String, String> = dataset.roles.iter().map(|(word, said)| (word.clone(), said.value.clone())).collect();
-    let said = dataset.roles.values().next().map(|first| Said { value: roles.clone(), place: first.place.clone() });
-    filled.optional(&format!("{section}.roles"), said.as_ref(), |roles| json!(roles));
-    let default = if format == Format::Text { TrainOn::All } else { TrainOn::Assistant };
-    let train_on = filled.word(&format!("{section}.train_on"), dataset.train_on.as_ref(), default);
-    let system = filled.optional(&format!("{section}.system"), dataset.system.as_ref(), |system| json!(system));
-    if !has_template && is_rendered(dataset, &files) {
-        let place = &dataset.format.as_ref()?.place;
-        let hint = "name a template file with `chat_template`, or use a base that was trained to chat";
-        let rows = if format == Format::Chat { "`chat` needs" } else { "messages in `completion` need" };
-        faults.push(Fault::new(format!("{section}.format: {rows} a chat template, the base has none")).at(place).hint(hint));
+
+    fn source(&mut self, section: &str, dataset: &Dataset, files: data_files::Found) -> Option<Source> {
+        let (filled, faults, snapshot) = (&mut *self.filled, &mut *self.faults, self.hub.get(section));
+        filled.optional(&format!("{section}.path"), dataset.path.as_ref(), |path| json!(path));
+        filled.optional(&format!("{section}.config"), dataset.config.as_ref(), |config| json!(config));
+        filled.optional(&format!("{section}.split"), dataset.split.as_ref(), |split| json!(split.written));
+        filled.optional(&format!("{section}.max_rows"), dataset.max_rows.as_ref(), |rows| json!(rows));
+        let format = filled.optional(&format!("{section}.format"), dataset.format.as_ref(), |format| json!(format.word()));
+        let Some(format) = format else {
+            propose(section, files.as_deref().ok().and_then(<[_]>::first), faults);
+            return None;
+        };
+        let columns = dataset.columns.iter().map(|(name, said)| (name.clone(), said.value.clone())).collect();
+        for (name, said) in &dataset.columns {
+            filled.plain(&format!("{section}.columns.{name}"), Some(said), String::new());
+        }
+        let roles: BTreeMap<String, String> =
+            dataset.roles.iter().map(|(word, said)| (word.clone(), said.value.clone())).collect();
+        let said = dataset.roles.values().next().map(|first| Said { value: roles.clone(), place: first.place.clone() });
+        filled.optional(&format!("{section}.roles"), said.as_ref(), |roles| json!(roles));
+        let default = if format == Format::Text { TrainOn::All } else { TrainOn::Assistant };
+        let train_on = filled.word(&format!("{section}.train_on"), dataset.train_on.as_ref(), default);
+        let system = filled.optional(&format!("{section}.system"), dataset.system.as_ref(), |system| json!(system));
+        if !self.has_template && is_rendered(dataset, &files) {
+            let place = &dataset.format.as_ref()?.place;
+            let hint = "name a template file with `chat_template`, or use a base that was trained to chat";
+            let rows = if format == Format::Chat { "`chat` needs" } else { "messages in `completion` need" };
+            faults.push(Fault::new(format!("{section}.format: {rows} a chat template, the base has none")).at(place).hint(hint));
+        }
+        let place = &dataset.path.as_ref()?.place;
+        // A row that is wrong has a place of its own.
+        let placed = |fault: Fault| if fault.place.is_none() { fault.at(place) } else { fault };
+        let files = files.map_err(|found| faults.extend(found.into_iter().map(placed))).ok()?;
+        let rows: Vec<Option<u64>> =
+            files.iter().map(|file| noted(data::inspect(file, format, &columns), place, faults)).collect();
+        if snapshot.is_none() && hub_data::is_of_hub(dataset) {
+            return Some(Source { files, selected: None, format, columns, roles, train_on, system });
+        }
+        check_keys(section, dataset, snapshot, faults);
+        // Of a file that cannot be read there is a fault already.
+        let rows: Option<Vec<u64>> = rows.into_iter().collect();
+        let selected = selected(section, dataset, &rows?, snapshot, faults);
+        Some(Source { files, selected, format, columns, roles, train_on, system })
     }
-    let place = &dataset.path.as_ref()?.place;
-    // A row that is wrong has a place of its own.
-    let placed = |fault: Fault| if fault.place.is_none() { fault.at(place) } else { fault };
-    let files = files.map_err(|found| faults.extend(found.into_iter().map(placed))).ok()?;
-    for file in &files {
-        noted(data::inspect(file, format, &columns), place, faults);
-    }
-    Some(Source { files, format, columns, roles, train_on, system })
 }
 
 /// Says in the fault of a missing format which one the rows seem to have.
@@ -428,7 +461,9 @@ impl Plan {
         let left_out = self.model.in_training.iter().filter(|_| self.untrained.is_empty());
         let left_out =
             left_out.map(|(key, share)| format!("`{key}` {share} of the base is left out, as `training.base_dropout: 0` says"));
-        let of_base = (length > context).then_some(long).into_iter().chain(switches).chain(self.notes_of_base()).chain(left_out);
+        let of_tokens = self.vocabulary.iter().flat_map(|vocabulary| vocabulary.notes.clone());
+        let of_base =
+            of_tokens.chain((length > context).then_some(long)).chain(switches).chain(self.notes_of_base()).chain(left_out);
         let of_adapter = self.init_from.iter().flat_map(|folder| {
             let notes = peft::notes(folder, Some(&self.model.spec.modules())).unwrap_or_default();
             notes.into_iter().map(move |note| format!("adapter.init_from `{}`: {note}", folder.display()))
@@ -436,7 +471,7 @@ impl Plan {
         let of_base = of_base.chain(of_adapter).chain(self.unread_variables()).chain(self.notes_of_frames());
         let of_base =
             of_base.chain(self.untied()).chain(self.without_tf32()).chain(self.not_paged()).chain(portability(&self.facts()));
-        of_base.chain(self.unread_columns()).collect()
+        of_base.chain(self.unread_columns()).chain(self.notes_of_hub_data()).collect()
     }
 
     /// Columns of the data that are not read.
@@ -451,6 +486,15 @@ impl Plan {
             (!names.is_empty()).then(text)
         };
         sources.filter_map(note).collect()
+    }
+
+    /// Where rows of the Hub come from.
+    fn notes_of_hub_data(&self) -> impl Iterator<Item = String> {
+        let of = |(key, snapshot): (&String, &DatasetSnapshot)| {
+            let notes = snapshot.notes().into_iter();
+            notes.map(|note| format!("{key}: {note}")).collect::<Vec<_>>()
+        };
+        self.hub_data.iter().flat_map(of)
     }
 
     /// Variables of the recipe that no template reads.

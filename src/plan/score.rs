@@ -6,11 +6,13 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use super::Error;
 use super::data_files;
+use super::hub_data::cached_files;
 use super::overlap::{self, Overlap};
 use super::resolve::Plan;
 use super::rows::RunData;
 use crate::data::{Corpus, Divided, Packing, Rows, Source, Split, find_files, inspect};
 use crate::fault::{Explain, Fault};
+use crate::hub::DatasetPath;
 use crate::model::Decoder;
 use crate::report::{Event, Reporter};
 use crate::terms::{Format, TrainOn};
@@ -112,6 +114,7 @@ impl Plan {
     fn other_source(&self, name: &str, path: &str, reading: Reading, report: Reporter) -> Result<Source, Error> {
         let text = Source {
             files: Vec::new(),
+            selected: None,
             format: Format::Text,
             columns: BTreeMap::new(),
             roles: BTreeMap::new(),
@@ -120,10 +123,13 @@ impl Plan {
         };
         let of_recipe = self.sources.first().filter(|_| reading == Reading::FirstDataset).cloned();
         let like = of_recipe.unwrap_or(text);
-        let paths = find_files(path).map_err(|error| placed(name, error.faults()))?;
+        let paths = match path {
+            _ if DatasetPath::is_one(path) => cached_files(path).map_err(|error| placed(name, error.faults()))?,
+            _ => find_files(path).map_err(|error| placed(name, error.faults()))?,
+        };
         let cache = data_files::cache(self.cache, &self.output_dir);
         let files = data_files::readable(paths, Some(like.format), &like.columns, cache.as_ref(), report);
-        let source = Source { files: files.map_err(|faults| placed(name, faults))?, ..like };
+        let source = Source { files: files.map_err(|faults| placed(name, faults))?, selected: None, ..like };
         for file in &source.files {
             inspect(file, source.format, &source.columns).map_err(|error| placed(name, error.faults()))?;
         }

@@ -95,9 +95,8 @@ impl Tiny {
     /// The model on a device, its numbers drawn from a fixed seed: both matrices of every adapter, and norms that are not all 1.
     pub(super) fn draw(&self, device: &Device) -> Decoder {
         let mut decoder = self.spec.draw(SEED, self.storage, device).expect("numbers that are drawn are all there");
-        decoder.trained = Method::Full;
-        decoder.visit(&mut |name, weight| vary(name, weight, self.spec.norm_offset));
-        decoder.trained = self.trained;
+        decoder.train_everything();
+        decoder.visit(&mut |_, name, weight| vary(name, weight, self.spec.norm_offset));
         if self.trained == Method::Lora {
             let config = LoraConfig { init_lora_weights: false, ..LoraConfig::all_linear(RANK, 2.0 * RANK as f64) };
             attach(&mut decoder, &config, SEED, None).expect("every projection gets one");

@@ -7,10 +7,10 @@ use burn::tensor::{Device, Tensor};
 
 use super::tiny::Tiny;
 use crate::data::Packing;
-use crate::report::Step;
+use crate::objective::Objective;
 use crate::terms::OnNonfinite;
 use crate::train::{
-    AdamWConfig, At, Border, Config, Gradients, Memory, Observer, Optimizer, RateCourse, Schedule, StepConfig, take,
+    AdamWConfig, At, Border, Config, Memory, Observer, Optimizer, RateCourse, Schedule, StepConfig, StepOutcome, accumulate,
 };
 
 /// Stale buffers show in the second step only.
@@ -62,8 +62,10 @@ pub(super) fn trace(tiny: &Tiny, device: &Device, passes: &[Pass], through: &mut
             let mut recorder = Recorder { name, names: &names, micro_batch: 0, watch, sites: &mut sites, through };
             let batches = tiny.batches(step).into_iter();
             let at = At { step, epoch: 0, loss_scale };
-            let taken = take(&mut decoder, &mut optimizer, batches, &config, at, &mut recorder);
-            recorder.record_taken(&taken);
+            optimizer.go_on(&mut decoder);
+            let sums = accumulate(&decoder, batches, &config, at, &mut recorder);
+            recorder.record_all("gradient of all micro-batches of", sums.gradients.all());
+            recorder.record_outcome(&sums.update(&mut decoder, &mut optimizer, &config, None));
             recorder.record_all("new", decoder.numbers());
         }
     }
@@ -79,6 +81,7 @@ fn config(pass: &Pass) -> Config {
         schedule: Schedule { peak: 1e-2, course: RateCourse::Constant, warmup_steps: 0, total_steps: STEPS },
         optimizer: pass.optimizer.into(),
         max_grad_norm: 0.5,
+        objective: Objective::NextToken,
         // A few rows at a time, so that chunks of the head are joined.
         step: StepConfig { memory: pass.memory, head_chunk_rows: 48, dropout: pass.dropout },
         on_nonfinite: OnNonfinite::Abort,
@@ -118,9 +121,9 @@ impl<O> Recorder<'_, O> {
         }
     }
 
-    fn record_taken(&mut self, step: &Step) {
-        self.record("loss".to_owned(), vec![step.loss as f32]);
-        self.record("gradient norm".to_owned(), vec![step.grad_norm as f32]);
+    fn record_outcome(&mut self, outcome: &StepOutcome) {
+        self.record("loss".to_owned(), vec![outcome.loss as f32]);
+        self.record("gradient norm".to_owned(), vec![outcome.grad_norm as f32]);
     }
 }
 
@@ -147,10 +150,6 @@ impl<O: Observer> Observer for Recorder<'_, O> {
             }
         }
         gradients
-    }
-
-    fn step(&mut self, gradients: &Gradients) {
-        self.record_all("gradient of all micro-batches of", gradients.all());
     }
 }
 

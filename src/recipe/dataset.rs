@@ -1,12 +1,14 @@
-//! One element of `datasets` or `evaluation.datasets`: Parquet files and how their rows are read.
+//! One element of `datasets` or `evaluation.datasets`: Parquet files, which of their rows are taken, and how these are read.
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::path::PathBuf;
 
 use super::place::{Place, Said};
-use super::section::Section;
+use super::section::{Section, Value};
 use super::shape::Shape;
+use super::split::{self, Split};
+use crate::fault::Fault;
 use crate::terms::{Format, TrainOn};
 
 /// Parquet files of one format.
@@ -14,8 +16,14 @@ use crate::terms::{Format, TrainOn};
 pub struct Dataset {
     /// Where the element starts.
     pub place: Place,
-    /// A file, a glob or a folder.
+    /// A file, a glob or a folder; or a data set of the Hub.
     pub path: Option<Said<String>>,
+    /// The configuration of a data set of the Hub.
+    pub config: Option<Said<String>>,
+    /// Its splits, or slices of them; of other files a slice.
+    pub split: Option<Said<Split>>,
+    /// The most rows that are taken, after the slice.
+    pub max_rows: Option<Said<u64>>,
     /// Its files, where they are not those that the path leads to: data of a run that was moved.
     pub files: Option<Vec<PathBuf>>,
     /// The shape of its rows.
@@ -49,6 +57,9 @@ impl Dataset {
         Self {
             place: section.place().clone(),
             path: section.text("path"),
+            config: section.text("config"),
+            split: section.shaped("split", Shape::Pattern(split::PATTERN)).and_then(split_of),
+            max_rows: section.whole("max_rows", 1..),
             files: None,
             format: section.word("format", &["preference"]),
             columns: section.table_of("columns", Shape::Text, |_, value| value.text()),
@@ -56,6 +67,21 @@ impl Dataset {
             train_on: section.word("train_on", &[]),
             system: section.text("system"),
             weight: None,
+        }
+    }
+}
+
+fn split_of(value: Value) -> Option<Said<Split>> {
+    let (name, place) = (value.name.clone(), value.node.place.clone());
+    let Some(text) = value.node.text() else {
+        value.mismatch("a split such as `train` or `train[:20%]`, or a slice in quotes");
+        return None;
+    };
+    match Split::parse(text) {
+        Ok(split) => Some(Said { value: split, place }),
+        Err(reason) => {
+            value.refuse(Fault::new(format!("{name}: {reason}")));
+            None
         }
     }
 }

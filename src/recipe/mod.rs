@@ -21,7 +21,9 @@ mod schema;
 mod section;
 mod shape;
 mod source;
+mod split;
 mod synonyms;
+mod tokens;
 mod training;
 mod tree;
 
@@ -40,6 +42,8 @@ pub use import::quoted;
 pub use output::Output;
 pub use place::{Place, Said};
 pub use schema::schema;
+pub use split::{Split, SplitPart};
+pub use tokens::{AddedToken, Tokens};
 pub use training::Training;
 
 use crate::fault::{Exit, Explain, Fault};
@@ -69,6 +73,8 @@ pub struct Recipe {
     pub chat_template: Option<Said<PathBuf>>,
     /// Variables of the template, by their names.
     pub chat_template_kwargs: BTreeMap<String, Said<serde_json::Value>>,
+    /// Special tokens by name, and those that the vocabulary gets.
+    pub tokens: Tokens,
     /// Where to compute.
     pub device: Option<Said<Device>>,
     /// Threads of the processor; 0 for all cores.
@@ -165,6 +171,13 @@ fn read_tree(root: &Node, notes: &Notes) -> Recipe {
 }
 
 impl Recipe {
+    /// A dataset by its key, such as `evaluation.datasets.0`.
+    pub fn dataset_mut(&mut self, key: &str) -> Option<&mut Dataset> {
+        let (section, index) = key.rsplit_once('.')?;
+        let datasets = if section == "datasets" { &mut self.datasets } else { &mut self.evaluation.datasets };
+        datasets.get_mut(index.parse::<usize>().ok()?)
+    }
+
     fn take(section: &mut Section) -> Self {
         section.require("base_model", "base_model: checkpoints/rankine-tiny");
         section.require("datasets", "datasets: [{path: datasets/medical-glossary.parquet, format: chat}]");
@@ -172,6 +185,7 @@ impl Recipe {
             base_model: section.text("base_model"),
             chat_template: section.path("chat_template"),
             chat_template_kwargs: section.shaped("chat_template_kwargs", Shape::Variables).map(variables).unwrap_or_default(),
+            tokens: section.section("tokens", Tokens::take),
             device: section.shaped("device", Shape::Pattern(DEVICES)).and_then(device),
             threads: section.whole("threads", 0..=MAX_THREADS),
             cache: section.word("cache", &[]),

@@ -92,6 +92,10 @@ fn property(key: &Key, known: &[Key]) -> Value {
             let kind = if key.required { json!("array") } else { json!(["array", "null"]) };
             json!({"type": kind, "items": section(&path, known), "minItems": u8::from(key.required)})
         }
+        Shape::TextsOrSections => {
+            let items = json!({"anyOf": [Shape::Text.schema(), section(&path, known)]});
+            json!({"type": ["array", "null"], "items": items, "minItems": 0})
+        }
         shape if key.required => shape.schema(),
         shape => shape.schema_or_blank(),
     };

@@ -205,6 +205,10 @@ fn with_value(key: &Key, value: &str) -> String {
             let rest: String = rest.map(|(key, value)| format!(", {key}: {value}")).collect();
             format!("{needed}evaluation: {{datasets: [{{{name}: {value}{rest}}}]}}\n")
         }
+        ("tokens.add", name) => {
+            let rest = if name == "token" { "" } else { ", token: x" };
+            format!("{needed}tokens: {{add: [{{{name}: {value}{rest}}}]}}\n")
+        }
         (section, name) => format!("{needed}{section}: {{{name}: {value}}}\n"),
     }
 }

@@ -72,6 +72,27 @@ impl<'a> Section<'a> {
         elements.into_iter().filter_map(|element| element.section(take)).collect()
     }
 
+    /// Takes a list of which each element is a text or a section; an element that is neither is left out, with its fault.
+    pub fn texts_or_sections<T>(
+        &mut self,
+        key: &'static str,
+        of_text: fn(String) -> T,
+        take: fn(&mut Section) -> T,
+    ) -> Vec<Said<T>> {
+        let elements = self.shaped(key, Shape::TextsOrSections).and_then(Value::list).unwrap_or_default();
+        if self.notes.is_describing() {
+            take(&mut Section { name: self.name_of(key), place: self.place, entries: BTreeMap::new(), notes: self.notes });
+        }
+        let element = |element: Value<'a>| {
+            let place = element.node.place.clone();
+            match element.node.kind {
+                Kind::Map(_) => Some(Said { value: element.section(take)?, place }),
+                _ => Some(element.text()?.map(of_text)),
+            }
+        };
+        elements.into_iter().filter_map(element).collect()
+    }
+
     /// Takes a table whose keys the user chooses; `shape` is what each of them may hold.
     pub fn table_of<T>(
         &mut self,

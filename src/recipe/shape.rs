@@ -31,6 +31,8 @@ pub(super) enum Shape {
     Section,
     /// A list of sections; `filled`: of one at least.
     Sections,
+    /// A list of which each element is a text or a section.
+    TextsOrSections,
     /// Any of several.
     OneOf(Vec<Shape>),
     /// `false` or `none`: nothing.
@@ -70,7 +72,7 @@ impl Shape {
     /// The shape in JSON Schema; sections are filled in by the schema.
     pub fn schema(&self) -> Value {
         match self {
-            Self::Section | Self::Sections => json!({}),
+            Self::Section | Self::Sections | Self::TextsOrSections => json!({}),
             Self::Text => json!({"type": "string", "minLength": 1}),
             Self::Pattern(pattern) => json!({"type": "string", "pattern": pattern}),
             Self::Flag => json!({"type": "boolean"}),

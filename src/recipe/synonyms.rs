@@ -19,7 +19,7 @@ use Here::{Key, Line, Nothing};
 const LOGS: &str = "a run writes its numbers to `metrics.jsonl` and TensorBoard's files by itself";
 const KERNELS: &str = "the fastest kernels of the device are taken by themselves";
 const MACHINES: &str = "a run is on one device";
-const TOKENIZER: &str = "the base's own tokenizer is used, with its special tokens";
+const TOKENIZER: &str = "the base's own tokenizer is used, with its special tokens and those of `tokens`";
 const FAMILY: &str = "the base's config.json says what it is, and no code of a model is run";
 const WORKERS: &str = "all cores are used, or as many as `threads` says";
 const CACHES: &str = "tokens are kept in Rankine's own cache";
@@ -70,12 +70,36 @@ const KEYS: &[(Here, &[&str])] = &[
         ],
     ),
     (Key("", "output_dir"), &["output", "output_path", "save_path", "save_dir", "adapter_path", "out", "out_dir"]),
+    (Line("tokens: {eos: NAME, pad: NAME, bos: NAME, unk: NAME, add: [NAME]}"), &["special_tokens"]),
+    (Key("tokens", "eos"), &["eos_token"]),
+    (Key("tokens", "pad"), &["pad_token"]),
+    (Key("tokens", "bos"), &["bos_token"]),
+    (Key("tokens", "unk"), &["unk_token"]),
+    (Key("tokens", "end_of_turn"), &["eot_tokens", "eot_token", "stop_words"]),
+    (
+        Key("tokens", "add"),
+        &[
+            "add_tokens",
+            "new_tokens",
+            "add_special_tokens",
+            "new_special_tokens",
+            "additional_special_tokens",
+            "added_tokens_overrides",
+        ],
+    ),
     (Key("", "device"), &["device_type", "accelerator", "use_cpu", "device_map"]),
     // Rows.
     (
         Key("datasets", "path"),
-        &["datasets.name", "datasets.file", "datasets.file_name", "datasets.data_files", "datasets.source", "datasets.files"],
+        &["datasets.file", "datasets.file_name", "datasets.data_files", "datasets.source", "datasets.files"],
     ),
+    (
+        Key("datasets", "config"),
+        &["datasets.name", "datasets.subset", "datasets.config_name", "dataset_config", "dataset_config_name"],
+    ),
+    (Key("datasets", "split"), &["split", "dataset_split", "dataset_train_split", "train_split"]),
+    (Key("datasets", "max_rows"), &["max_samples", "num_samples", "max_train_samples"]),
+    (Nothing("it is a part of `path`: `hf://datasets/owner/name@REVISION`"), &["datasets.revision", "dataset_revision"]),
     (
         Key("datasets", "format"),
         &[
@@ -125,10 +149,7 @@ const KEYS: &[(Here, &[&str])] = &[
     (Line("training.deduplicate: exact"), &["dataset_exact_deduplication", "dedup"]),
     (Line("datasets: [{path: FILE.parquet, format: chat, weight: 1}]"), &["interleave_probs", "mix_strategy"]),
     (Nothing("data are Parquet files"), &["ds_type", "file_format", "datasets.data_format"]),
-    (
-        Nothing("all rows of the file are read; a part of them needs a file of its own"),
-        &["split", "datasets.subset", "datasets.shards", "max_samples", "num_samples", "dataset_split"],
-    ),
+    (Nothing("every file is read; a glob in `path` or a slice in `split` takes some"), &["datasets.shards"]),
     (
         Line("train_on: assistant"),
         &[
@@ -505,12 +526,7 @@ const KEYS: &[(Here, &[&str])] = &[
             "tokenizer_type",
             "tokenizer_config",
             "tokenizer_name",
-            "special_tokens",
-            "tokens",
-            "added_tokens_overrides",
             "use_fast_tokenizer",
-            "pad_token",
-            "eos_token",
             "processor_type",
             "padding_side",
         ],

@@ -133,7 +133,7 @@ pub(super) const BROKEN: &[(&str, &str)] = &[
     ),
     (
         "foo_bar_baz: 3",
-        "x.yaml:5:1: unknown key `foo_bar_baz` | known keys here: `adapter`, `base_model`, `cache`, `chat_template`, `chat_template_kwargs`, `datasets`, `device`, `evaluation`, `output`, `output_dir`, `threads` and `training`",
+        "x.yaml:5:1: unknown key `foo_bar_baz` | known keys here: `adapter`, `base_model`, `cache`, `chat_template`, `chat_template_kwargs`, `datasets`, `device`, `evaluation`, `output`, `output_dir`, `threads`, `tokens` and `training`",
     ),
     ("~: 3", "x.yaml:5:1: expected a name before the colon, found nothing"),
     ("adapter:\n  dropout: 1", "x.yaml:6:12: adapter.dropout: expected a number from 0 to below 1, found `1`"),

@@ -8,7 +8,7 @@ use super::Error;
 use super::optimizer::Optimizer;
 use super::state::State;
 use crate::adapter::{LoraConfig, peft};
-use crate::files::{self, check_space, files_in, write_atomic, write_folder_atomic, write_manifest};
+use crate::files::{self, check_space, files_in, write_all, write_atomic, write_folder_atomic, write_manifest};
 use crate::model::Decoder;
 use crate::report::JsonLines;
 
@@ -28,6 +28,8 @@ pub enum Product {
         config: LoraConfig,
         /// The base as a reader of the adapter is to find it.
         base: String,
+        /// Files of its tokenizer, where that is not the base's.
+        beside: Vec<(PathBuf, Vec<u8>)>,
     },
     /// A folder in Hugging Face's format.
     Model {
@@ -48,14 +50,17 @@ impl Product {
     /// Bytes of what goes with what trains.
     fn beside_bytes(&self, decoder: &Decoder) -> u64 {
         match self {
-            Self::Adapter { .. } => 4 * decoder.initial_numbers() as u64,
-            Self::Model { beside } => beside.iter().map(|(_, content)| content.len() as u64).sum(),
+            Self::Adapter { beside, .. } => 4 * decoder.initial_numbers() as u64 + bytes_of(beside),
+            Self::Model { beside } => bytes_of(beside),
         }
     }
 
     fn write(&self, folder: &Path, decoder: &Decoder) -> Result<(), Error> {
         match self {
-            Self::Adapter { config, base } => Ok(peft::write(folder, decoder, config, base)?),
+            Self::Adapter { config, base, beside } => {
+                peft::write(folder, decoder, config, base)?;
+                Ok(write_all(folder, beside)?)
+            }
             Self::Model { beside } => Ok(decoder.write(folder, beside)?),
         }
     }
@@ -192,6 +197,10 @@ pub(super) fn checkpoints_of(run: &Path) -> Result<Vec<(u64, PathBuf)>, files::E
 /// Folder of a step's checkpoint.
 pub(super) fn name(step: u64) -> String {
     format!("step-{step}")
+}
+
+fn bytes_of(files: &[(PathBuf, Vec<u8>)]) -> u64 {
+    files.iter().map(|(_, content)| content.len() as u64).sum()
 }
 
 fn product_bytes(parameters: usize) -> u64 {

@@ -3,7 +3,7 @@
 use burn::tensor::Tensor;
 use rayon::prelude::*;
 
-use super::step::hidden_of;
+use super::micro_batch::hidden_of;
 use crate::data::Batch;
 use crate::model::Decoder;
 

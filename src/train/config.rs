@@ -1,9 +1,10 @@
 //! What the loop is handed: every value is filled, none has a default here.
 
+use super::micro_batch::StepConfig;
 use super::optimizer::OptimizerConfig;
 use super::schedule::Schedule;
-use super::step::StepConfig;
 use crate::data::Packing;
+use crate::objective::Objective;
 use crate::terms::OnNonfinite;
 
 /// Everything that decides a run beside the model, the adapter and the rows.
@@ -21,6 +22,8 @@ pub struct Config {
     pub optimizer: OptimizerConfig,
     /// Global L2 norm to which gradients are clipped; 0: not at all.
     pub max_grad_norm: f64,
+    /// What is minimized.
+    pub objective: Objective,
     /// How a micro-batch is computed.
     pub step: StepConfig,
     /// What a loss or gradient that is not finite leads to.

@@ -3,8 +3,8 @@
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use super::Config;
+use super::micro_batch::score;
 use super::run::Data;
-use super::step::score;
 use crate::model::Decoder;
 use crate::report::{Evaluation, Event, Reporter};
 

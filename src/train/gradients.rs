@@ -1,17 +1,22 @@
-//! The gradients of a step, in one flat row that micro-batches are added to in place.
+//! The gradients of a step: each micro-batch has one flat row, and rows are added by one tree.
 
 use std::mem::replace;
 
 use burn::tensor::Tensor;
 
 use super::layout::Layout;
-use crate::model::Decoder;
+use super::observe::Observer;
+use super::tree::TreeSum;
+use crate::model::{Decoder, Place};
+use crate::nn::head::HeadGradients;
 use crate::ops::{add_at, sum_of_squares};
 
-/// Gradients of every weight that trains, summed over trained tokens; nothing before the first micro-batch.
+/// Gradients of every weight that trains, summed over micro-batches in the order of one binary tree, see [`TreeSum`].
 #[derive(Debug, Clone)]
 pub struct Gradients {
-    sum: Option<Sum>,
+    /// Of the first micro-batch on.
+    layout: Option<Layout>,
+    sums: TreeSum<Sum>,
     loss_scale: f64,
 }
 
@@ -21,7 +26,8 @@ impl Default for Gradients {
     }
 }
 
-/// What was added up, and what it is to be multiplied by when it is used: a mean and a clip cost no pass of their own.
+/// Gradients of one micro-batch or of several, and what they are multiplied by when they are used: a mean and a clip cost no pass of their
+/// own.
 #[derive(Debug, Clone)]
 pub(super) struct Sum {
     pub layout: Layout,
@@ -33,37 +39,43 @@ pub(super) struct Sum {
 impl Gradients {
     /// Those that are multiplied by so much while they are computed, see [`super::LossScale`]; what is read of them is not.
     pub fn of(loss_scale: f64) -> Self {
-        Self { sum: None, loss_scale }
+        Self { layout: None, sums: TreeSum::new(Sum::and), loss_scale }
     }
 
     pub(super) fn loss_scale(&self) -> f64 {
         self.loss_scale
     }
 
-    /// One a weight in the decoder's order, each in memory order.
+    /// One a weight in the decoder's order, each in memory order; none before the first micro-batch with a trained token.
     pub fn all(&self) -> Vec<Tensor<1>> {
-        let of = |sum: &Sum| sum.layout.split(&sum.row.clone().mul_scalar(sum.scale));
-        self.sum.as_ref().map_or_else(Vec::new, of)
+        let of = |sum: Sum| sum.layout.split(&sum.row.mul_scalar(sum.scale));
+        self.clone().into_sum().map_or_else(Vec::new, of)
     }
 
     /// What was added up, if anything.
     pub(super) fn into_sum(self) -> Option<Sum> {
-        self.sum
+        self.sums.total()
     }
 
-    /// What a micro-batch's gradients are added to.
-    pub(super) fn sum(&mut self, decoder: &Decoder) -> &mut Sum {
-        self.sum.get_or_insert_with(|| {
-            let layout = Layout::of(decoder);
-            Sum { row: layout.zeros(&decoder.device()), layout, scale: 1.0 / self.loss_scale }
-        })
+    /// Zeros, to which the gradients of the next micro-batch are added.
+    pub(super) fn zeros(&mut self, decoder: &Decoder) -> Sum {
+        let layout = self.layout.get_or_insert_with(|| Layout::of(decoder)).clone();
+        Sum { row: layout.zeros(&decoder.device()), layout, scale: 1.0 / self.loss_scale }
+    }
+
+    /// Adds the next micro-batch; `None` where it has no gradients.
+    pub(super) fn push(&mut self, micro_batch: Option<Sum>) {
+        self.sums.push(micro_batch);
     }
 
     /// Every gradient times `factor`.
     #[must_use]
     pub fn scaled(self, factor: f64) -> Self {
-        let sum = self.sum.map(|sum| Sum { scale: sum.scale * factor, ..sum });
-        Self { sum, ..self }
+        let Self { layout, sums, loss_scale } = self;
+        let scaled = sums.total().map(|sum| Sum { scale: sum.scale * factor, ..sum });
+        let mut sums = TreeSum::new(Sum::and);
+        sums.push(scaled);
+        Self { layout, sums, loss_scale }
     }
 
     /// The gradients scaled down to `max_norm` if their global L2 norm is above it, as torch's `clip_grad_norm_` does.
@@ -75,16 +87,40 @@ impl Gradients {
 
     /// The L2 norm of all of them together, summed in a fixed order.
     pub fn norm(&self) -> f64 {
-        self.sum.as_ref().map_or(0.0, |sum| sum.scale * sum_of_squares(&sum.row).sqrt())
+        self.clone().into_sum().map_or(0.0, |sum| sum.scale * sum_of_squares(&sum.row).sqrt())
     }
 }
 
 impl Sum {
-    /// Adds the gradients of some weights that follow on each other, from the weight at `index`. All are added before any is scaled.
-    pub fn add(&mut self, index: usize, gradients: Vec<Tensor<1>>) {
-        let placed = (index..).map(|index| self.layout.place(index)).zip(gradients).collect();
+    /// The gradients of lower micro-batches and of those that follow.
+    fn and(self, upper: Self) -> Self {
+        let place = 0..self.row.dims()[0];
+        Self { row: add_at(self.row, vec![(place, upper.row)]), ..self }
+    }
+
+    /// Adds the gradients of the weights of a place, as the observer hands them on. All are added before any is scaled.
+    pub fn add(&mut self, place: Place, gradients: Vec<Tensor<1>>, observer: &mut impl Observer) {
+        if gradients.is_empty() {
+            return;
+        }
+        let first = self.layout.first(place);
+        let gradients = observer.weights(first, gradients);
+        let placed = (first..).map(|index| self.layout.place(index)).zip(gradients).collect();
         let nothing = Tensor::empty([0], &self.row.device());
         self.row = add_at(replace(&mut self.row, nothing), placed);
+    }
+
+    /// Adds the gradients of what trains of the readout; returns that of its input.
+    pub fn add_readout(&mut self, decoder: &Decoder, gradients: HeadGradients, observer: &mut impl Observer) -> Tensor<2> {
+        let HeadGradients { input, norm, table } = gradients;
+        let table: Vec<Tensor<1>> = table.into_iter().map(|of_table| of_table.reshape([-1])).collect();
+        if decoder.shares_tables() {
+            self.add(Place::Embedding, table, observer);
+            self.add(Place::Readout, norm, observer);
+        } else {
+            self.add(Place::Readout, norm.into_iter().chain(table).collect(), observer);
+        }
+        input
     }
 }
 
@@ -96,21 +132,24 @@ mod tests {
 
     use super::*;
     use crate::model::Folder;
-    use crate::terms::Method;
 
     #[test]
     fn they_are_added_where_they_belong_and_clipped_as_by_torch() {
         let base = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/archs/llama/model");
         let mut decoder =
             Folder::open(&base).expect("a base").load(crate::terms::ModelDtype::Auto, &Device::flex(), &|_| {}).expect("loaded");
-        decoder.trained = Method::Full;
+        decoder.train_everything();
         let (mut gradients, numbers) = (Gradients::default(), decoder.numbers());
         assert_eq!((gradients.norm().to_bits(), gradients.all().len()), (0, 0));
-        let sum = gradients.sum(&decoder);
-        for index in (0..numbers.len()).step_by(2).chain((1..numbers.len()).step_by(2)) {
-            sum.add(index, vec![numbers[index].clone()]);
+        let blocks = (0..decoder.blocks.len()).map(Place::Segment);
+        let places: Vec<Place> = [Place::Embedding].into_iter().chain(blocks).chain([Place::Readout]).collect();
+        let mut sum = gradients.zeros(&decoder);
+        for place in places.iter().rev().chain(&places) {
+            let (first, end) = (sum.layout.first(*place), places.iter().find(|other| *other > place));
+            let end = end.map_or(numbers.len(), |next| sum.layout.first(*next));
+            sum.add(*place, numbers[first..end].to_vec(), &mut ());
         }
-        sum.add(0, numbers.clone());
+        gradients.push(Some(sum));
         let expected: Vec<f32> = numbers.iter().flat_map(|numbers| numbers.to_data().iter::<f32>().collect::<Vec<_>>()).collect();
         let norm = expected.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt();
 

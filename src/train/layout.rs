@@ -6,47 +6,50 @@ use std::ops::Range;
 
 use burn::tensor::{DType, Device, Tensor};
 
-use crate::model::Decoder;
+use crate::model::{Decoder, Place};
 use crate::nn::weight::Group;
 
-/// The group and the place of each weight that trains, in the decoder's order.
+/// Places in the network, groups and stretches of the row of all weights that train, in the decoder's order.
 #[derive(Debug, Clone)]
-pub(super) struct Layout(Vec<(Group, Range<usize>)>);
+pub(super) struct Layout(Vec<(Place, Group, Range<usize>)>);
 
 impl Layout {
     /// The layout for the weights of `decoder` that train.
     pub fn of(decoder: &Decoder) -> Self {
-        let weights = decoder.weights(|_, weight| (weight.group(), weight.shape().into_iter().product::<usize>()));
-        let mut places: Vec<_> = weights.iter().map(|(group, length)| (*group, 0..*length)).collect();
+        let mut weights = Vec::new();
+        // Tensors are handles, and the copy is thrown away.
+        decoder.clone().visit(&mut |place, _, weight| {
+            weights.push((place, weight.group(), 0..weight.shape().into_iter().product::<usize>()));
+        });
         let mut order: Vec<usize> = (0..weights.len()).collect();
-        order.sort_by_key(|index| weights[*index].0);
+        order.sort_by_key(|index| weights[*index].1);
         let mut start = 0;
         for index in order {
-            let length = weights[index].1;
-            places[index].1 = start..start + length;
-            start += length;
+            let (.., stretch) = &mut weights[index];
+            *stretch = start..start + stretch.len();
+            start = stretch.end;
         }
-        Self(places)
+        Self(weights)
     }
 
-    /// Weights that train.
-    pub fn weights(&self) -> usize {
-        self.0.len()
+    /// Index of the first weight at a place of the network or behind it.
+    pub fn first(&self, place: Place) -> usize {
+        self.0.partition_point(|(other, ..)| *other < place)
     }
 
     /// Where the numbers of a weight are.
     pub fn place(&self, index: usize) -> Range<usize> {
-        self.0[index].1.clone()
+        self.0[index].2.clone()
     }
 
     /// Groups and places, in the decoder's order.
     pub fn places(&self) -> impl Iterator<Item = (Group, Range<usize>)> {
-        self.0.iter().cloned()
+        self.0.iter().map(|(_, group, stretch)| (*group, stretch.clone()))
     }
 
     /// A row of zeros.
     pub fn zeros(&self, device: &Device) -> Tensor<1> {
-        let count: usize = self.0.iter().map(|(_, place)| place.len()).sum();
+        let count: usize = self.0.iter().map(|(.., stretch)| stretch.len()).sum();
         Tensor::zeros([count], (device, DType::F32))
     }
 
@@ -68,7 +71,6 @@ mod tests {
 
     use super::*;
     use crate::model::Folder;
-    use crate::terms::Method;
 
     #[test]
     fn places_cover_the_row_by_groups_and_numbers_come_back() {
@@ -76,7 +78,7 @@ mod tests {
         let device = Device::flex();
         let mut decoder =
             Folder::open(&base).expect("a base").load(crate::terms::ModelDtype::Auto, &device, &|_| {}).expect("loaded");
-        decoder.trained = Method::Full;
+        decoder.train_everything();
         let layout = Layout::of(&decoder);
         let mut places: Vec<_> = layout.places().collect();
         places.sort_by_key(|(_, place)| place.start);

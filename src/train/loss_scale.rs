@@ -4,7 +4,7 @@
 use burn::tensor::DType;
 use serde::{Deserialize, Serialize};
 
-use crate::report::Step;
+use super::step::StepOutcome;
 
 /// What a run begins with. Gradients are of a sum over tokens, not of a mean, so it need not make up for the number of tokens.
 const FIRST: u32 = 8;
@@ -33,34 +33,24 @@ impl LossScale {
         scale.map_or(1.0, |scale| f64::from(1_u32 << scale.exponent))
     }
 
-    /// A step at a scale, taken again at half of it while its loss is finite and its gradients are not: nothing of such a step is kept, so
-    /// no row is left out. The scale of the next step follows, as it was where the step is skipped at the last.
-    pub(super) fn carry<T>(
-        scale: Option<Self>,
-        mut attempt: impl FnMut(f64) -> (Step, T),
-        note: impl Fn(String),
-    ) -> (Step, T, Option<Self>) {
-        let mut tried = scale;
-        loop {
-            let (step, beside) = attempt(Self::factor(tried));
-            match tried.and_then(Self::halved) {
-                Some(half) if step.skipped && step.loss.is_finite() => tried = Some(half),
-                _ => {
-                    let next = if step.skipped { scale } else { tried.map(Self::after_step) };
-                    return (step, beside, next);
-                }
-            }
-            let (step, half) = (step.step, Self::factor(tried));
-            note(format!("step {step} has no finite gradients: the loss scale is halved to {half}, and it is taken again"));
-        }
+    /// Half of the scale of a step that was skipped although its loss is finite: its gradients may be finite there. `None` where the step
+    /// is not to be taken again.
+    pub(super) fn to_retry(scale: Option<Self>, outcome: &StepOutcome) -> Option<Self> {
+        scale.filter(|_| outcome.is_skipped() && outcome.loss.is_finite())?.halved()
+    }
+
+    /// What is said of a step that is taken again at this scale.
+    pub(super) fn note(self, step: u64) -> String {
+        let half = Self::factor(Some(self));
+        format!("step {step} has no finite gradients: the loss scale is halved to {half}, and it is taken again")
     }
 
     fn halved(self) -> Option<Self> {
         self.exponent.checked_sub(1).map(|exponent| Self { exponent, steps: 0 })
     }
 
-    /// After a step whose gradients were finite.
-    fn after_step(self) -> Self {
+    /// The scale after a step whose gradients were finite.
+    pub(super) fn after_step(self) -> Self {
         if self.steps + 1 >= PATIENCE && self.exponent < LARGEST {
             Self { exponent: self.exponent + 1, steps: 0 }
         } else {
@@ -71,55 +61,42 @@ impl LossScale {
 
 #[cfg(test)]
 mod tests {
-    use std::cell::RefCell;
-
+    use super::super::step::Update;
     use super::*;
 
-    fn step(skipped: bool, loss: f64) -> Step {
-        Step {
-            step: 7,
-            epoch: 0.0,
-            loss,
-            learning_rate: 0.0,
-            grad_norm: 1.0,
-            tokens: 1,
-            trained_tokens: 1,
-            tokens_per_second: 1.0,
-            peak_memory_bytes: None,
-            device_peak_memory_bytes: None,
-            skipped,
-        }
+    fn outcome(is_skipped: bool, loss: f64) -> StepOutcome {
+        let update = if is_skipped { Update::Skipped { block: None } } else { Update::Made };
+        StepOutcome { step: 7, loss, grad_norm: 1.0, learning_rate: 0.0, tokens: 1, trained_tokens: 1, seconds: 1.0, update }
     }
 
-    /// The scales that a step is tried at where it holds up to `most`, whether it is skipped, the scale after it, and what was said.
-    fn carried(scale: Option<LossScale>, most: f64, loss: f64) -> (Vec<f64>, bool, Option<LossScale>, Vec<String>) {
-        let (mut tried, notes) = (Vec::new(), RefCell::new(Vec::new()));
-        let attempt = |scale| {
-            tried.push(scale);
-            (step(scale > most, loss), ())
-        };
-        let (taken, (), next) = LossScale::carry(scale, attempt, |note| notes.borrow_mut().push(note));
-        (tried, taken.skipped, next, notes.into_inner())
+    /// The scales that a step is tried at where gradients are finite up to `most`, and whether it is skipped in the end.
+    fn tried(mut scale: Option<LossScale>, most: f64, loss: f64) -> (Vec<f64>, bool) {
+        let mut tried = Vec::new();
+        loop {
+            let factor = LossScale::factor(scale);
+            tried.push(factor);
+            let outcome = outcome(factor > most, loss);
+            let Some(half) = LossScale::to_retry(scale, &outcome) else { return (tried, outcome.is_skipped()) };
+            scale = Some(half);
+        }
     }
 
     #[test]
     fn a_step_beyond_float16_is_taken_again_at_half_the_scale() {
         let start = LossScale::of(DType::F16, None);
-        let (tried, skipped, next, notes) = carried(start, 64.0, 2.0);
-        assert_eq!((tried, skipped), (vec![256.0, 128.0, 64.0], false));
-        assert_eq!(next, Some(LossScale { exponent: 6, steps: 1 }));
+        assert_eq!(tried(start, 64.0, 2.0), (vec![256.0, 128.0, 64.0], false));
+        assert_eq!(tried(start, 1e9, 2.0), (vec![256.0], false));
+        let half = LossScale { exponent: 7, steps: 0 };
+        assert_eq!(LossScale::to_retry(start, &outcome(true, 2.0)), Some(half));
         let said = "step 7 has no finite gradients: the loss scale is halved to 128, and it is taken again";
-        assert_eq!((notes.len(), notes[0].as_str()), (2, said));
-        assert_eq!(carried(start, 1e9, 2.0), (vec![256.0], false, Some(LossScale { exponent: 8, steps: 1 }), Vec::new()));
+        assert_eq!((half.note(7).as_str(), half.after_step()), (said, LossScale { exponent: 7, steps: 1 }));
     }
 
     #[test]
-    fn what_no_scale_helps_is_skipped_and_leaves_it_as_it_was() {
+    fn what_no_scale_helps_is_skipped() {
         let start = LossScale::of(DType::F16, Some(LossScale { exponent: 3, steps: 5 }));
-        let (tried, skipped, next, _) = carried(start, 0.0, 2.0);
-        assert_eq!((tried, skipped, next), (vec![8.0, 4.0, 2.0, 1.0], true, start));
-        let (tried, skipped, next, notes) = carried(start, 0.0, f64::NAN);
-        assert_eq!((tried, skipped, next, notes.len()), (vec![8.0], true, start, 0), "a loss is not scaled");
+        assert_eq!(tried(start, 0.0, 2.0), (vec![8.0, 4.0, 2.0, 1.0], true));
+        assert_eq!(tried(start, 0.0, f64::NAN), (vec![8.0], true), "a loss is not scaled");
     }
 
     #[test]
@@ -136,7 +113,7 @@ mod tests {
         for computed in [DType::F32, DType::BF16] {
             let scale = LossScale::of(computed, Some(LossScale { exponent: 3, steps: 5 }));
             assert_eq!(scale, None);
-            assert_eq!(carried(scale, 0.0, 2.0), (vec![1.0], true, None, Vec::new()));
+            assert_eq!(tried(scale, 0.0, 2.0), (vec![1.0], true));
         }
     }
 }

@@ -9,6 +9,7 @@ mod evaluate;
 mod gradients;
 mod layout;
 mod loss_scale;
+mod micro_batch;
 mod observe;
 mod optimizer;
 mod resume;
@@ -19,6 +20,8 @@ mod state;
 mod step;
 #[cfg(test)]
 mod sweep;
+mod tree;
+mod walk;
 
 pub use checkpoint::{Product, RunFolder};
 pub use compare::{Compared, compare};
@@ -27,16 +30,18 @@ pub use course::{Course, StepRows};
 pub use evaluate::Score;
 pub use gradients::Gradients;
 pub use loss_scale::LossScale;
+pub use micro_batch::{Loss, StepConfig, forward_backward, head_chunk_rows, score};
 pub use observe::{Border, Observer};
 pub use optimizer::{
     Adafactor, AdamW, AdamWConfig, AdjustLr, Average, ByShape, Muon, Optimizer, OptimizerConfig, Rule, STACK, Saved,
 };
 pub use resume::{Checkpoint, Start};
-pub use run::{At, Data, first_step, run, take};
+pub use run::{Data, first_step, run};
 pub use samples::{Answer, Prompts};
 pub use schedule::{RateCourse, Schedule, WarmupStableDecay};
 pub use state::State;
-pub use step::{Loss, Memory, StepConfig, forward_backward, head_chunk_rows, score};
+pub use step::{Accumulated, At, StepOutcome, Update, accumulate};
+pub use walk::Memory;
 
 use std::path::{Path, PathBuf};
 

@@ -3,8 +3,6 @@
 
 use burn::tensor::{DType, Tensor};
 
-use super::gradients::Gradients;
-
 /// What goes from block to block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Border {
@@ -26,14 +24,6 @@ pub trait Observer {
     fn weights(&mut self, _first: usize, gradients: Vec<Tensor<1>>) -> Vec<Tensor<1>> {
         gradients
     }
-
-    /// The gradients of all micro-batches of a step, a mean over trained tokens, before they are clipped.
-    fn step(&mut self, _: &Gradients) {}
-
-    /// Whether the step may change the weights; asked once, behind its last micro-batch.
-    fn accepts(&mut self) -> bool {
-        true
-    }
 }
 
 impl Observer for () {}
@@ -48,14 +38,19 @@ const CHECKED_STEPS: u64 = 10;
 pub(super) struct FiniteBorders {
     is_checked: bool,
     sums: Vec<(usize, Tensor<3>)>,
-    /// The first block on the way back into which something went that was not finite.
-    pub block: Option<usize>,
 }
 
 impl FiniteBorders {
     /// For the step after so many steps of this process.
     pub fn after(taken: u64) -> Self {
-        Self { is_checked: taken < CHECKED_STEPS, sums: Vec::new(), block: None }
+        Self { is_checked: taken < CHECKED_STEPS, sums: Vec::new() }
+    }
+
+    /// The first block on the way back into which something went that is not finite. Read when all is under way, so that a device does not
+    /// wait between blocks.
+    pub fn first_not_finite(&self) -> Option<usize> {
+        let is_finite = |sum: &Tensor<3>| sum.to_data().iter::<f32>().all(f32::is_finite);
+        self.sums.iter().find(|(_, sum)| !is_finite(sum)).map(|(block, _)| *block)
     }
 }
 
@@ -67,13 +62,6 @@ impl Observer for FiniteBorders {
         }
         value
     }
-
-    fn accepts(&mut self) -> bool {
-        // Read when all is under way, so that a device does not wait between blocks.
-        let is_finite = |sum: &Tensor<3>| sum.to_data().iter::<f32>().all(f32::is_finite);
-        self.block = self.sums.drain(..).find(|(_, sum)| !is_finite(sum)).map(|(block, _)| block);
-        self.block.is_none()
-    }
 }
 
 #[cfg(test)]
@@ -82,12 +70,14 @@ mod tests {
 
     use burn::tensor::Device;
 
-    use super::super::step::{Memory, StepConfig, observed};
+    use super::super::micro_batch::{StepConfig, observed};
+    use super::super::walk::Memory;
     use super::super::{Error, Gradients};
     use super::*;
     use crate::adapter::{LoraConfig, attach};
     use crate::data::{Batch, TokenRow};
     use crate::model::DecoderSpec;
+    use crate::objective::Objective;
     use crate::terms::ModelDtype;
 
     fn row(values: [f32; 3]) -> Tensor<3> {
@@ -104,7 +94,7 @@ mod tests {
                     borders.border(Border::Output(block), row(wrong));
                     borders.border(Border::Gradient(block), row(values));
                 }
-                assert_eq!((borders.accepts(), borders.block), (expected.is_none(), expected), "{wrong:?} after {taken} steps");
+                assert_eq!(borders.first_not_finite(), expected, "{wrong:?} after {taken} steps");
             }
         }
     }
@@ -128,12 +118,12 @@ mod tests {
         let batch = Batch::new([(0, TokenRow { ids: vec![1, 2, 3, 4], trained: vec![true; 4] })]);
         let step = StepConfig { memory: Memory::KEEP, head_chunk_rows: 4, dropout: 0.0 };
         let (mut right, mut wrong) = (FiniteBorders::after(0), Wrong(FiniteBorders::after(0)));
-        observed(&decoder, &batch, step, [0, 0], &mut Gradients::default(), &mut right);
-        assert_eq!((right.sums.len(), right.accepts(), right.block), (decoder.blocks.len(), true, None));
-        let loss = observed(&decoder, &batch, step, [0, 0], &mut Gradients::default(), &mut wrong);
-        assert_eq!((wrong.0.accepts(), wrong.0.block), (false, Some(0)));
-        let error =
-            Error::Diverged { step: 1, in_a_row: 1, loss: loss.sum, grad_norm: f64::NAN, block: wrong.0.block, checkpoint: None };
+        observed(&decoder, &batch, &Objective::NextToken, step, [0, 0], &mut Gradients::default(), &mut right);
+        assert_eq!((right.sums.len(), right.first_not_finite()), (decoder.blocks.len(), None));
+        let loss = observed(&decoder, &batch, &Objective::NextToken, step, [0, 0], &mut Gradients::default(), &mut wrong);
+        let block = wrong.0.first_not_finite();
+        assert_eq!(block, Some(0));
+        let error = Error::Diverged { step: 1, in_a_row: 1, loss: loss.sum, grad_norm: f64::NAN, block, checkpoint: None };
         let said = "and gradient norm NaN, and what goes back into `model.layers.0` is not finite, expected finite numbers";
         assert!(error.to_string().contains(said), "{error}");
     }

@@ -6,19 +6,17 @@ use std::time::{Duration, Instant};
 use super::checkpoint::RunFolder;
 use super::course::{Course, StepRows};
 use super::evaluate::evaluate;
-use super::gradients::Gradients;
 use super::loss_scale::LossScale;
-use super::observe::{FiniteBorders, Observer};
+use super::observe::FiniteBorders;
 use super::optimizer::Optimizer;
 use super::resume::Start;
 use super::samples::{Prompts, samples};
 use super::state::State;
-use super::step::{Loss, observed};
+use super::step::{At, StepOutcome, Update, accumulate};
 use super::{Config, Error};
 use crate::data::{Batch, Rows};
-use crate::device;
 use crate::model::Decoder;
-use crate::report::{Event, Reporter, Step, peak_memory_bytes};
+use crate::report::{Evaluation, Event, Reporter, Sample, Step};
 use crate::terms::OnNonfinite;
 
 const SAVE_EVERY: Duration = Duration::from_mins(5);
@@ -54,138 +52,113 @@ pub fn run(
     report: Reporter,
 ) -> Result<State, Error> {
     let Start { mut state, mut optimizer } = start;
-    let (started, before) = (Instant::now(), state.seconds);
+    let (started, seconds_before, steps_before) = (Instant::now(), state.seconds, state.step);
+    let (rows, last) = (data.training.per_epoch(), config.schedule.total_steps);
     let (mut is_new, mut saved_at, mut course) = (false, Instant::now(), Course::new(config, &data.training));
-    let (rows, last, first, computed) = (data.training.per_epoch(), config.schedule.total_steps, state.step, decoder.computed);
     loop {
+        // Evaluate.
         if state.evaluation_due {
             optimizer.rest(decoder);
+            if let Ok(evaluation) = evaluate(decoder, data, config, state.step, interrupt, report)
+                && let Ok(samples) = samples(decoder, data.prompts.as_ref(), state.step, report)
+            {
+                log_evaluation(folder, evaluation.as_ref(), samples, report)?;
+                if state.judge(evaluation.as_ref()) {
+                    folder.save_product(decoder)?;
+                }
+                is_new = state.step > 0;
+            }
         }
-        if state.evaluation_due
-            && let Ok(evaluation) = evaluate(decoder, data, config, state.step, interrupt, report)
-            && let Ok(samples) = samples(decoder, data.prompts.as_ref(), state.step, report)
-        {
-            if let Some(evaluation) = &evaluation {
-                folder.metrics.append(evaluation)?;
-                report(Event::Evaluated(evaluation.clone()));
-            }
-            for sample in samples {
-                folder.samples.as_mut().map_or(Ok(()), |lines| lines.append(&sample))?;
-                report(Event::Sampled(sample));
-            }
-            if state.judge(evaluation.as_ref()) {
-                folder.save_product(decoder)?;
-            }
-            is_new = state.step > 0;
-        }
-        state.seconds = before + started.elapsed().as_secs_f64();
-        let (done, stopped, ends_epoch) = (config.is_done(&state), interrupt.load(Relaxed), state.place == rows as u64);
-        let due = done || stopped || state.best_step == Some(state.step);
-        let due = due || is_due(state.step, config.save_steps, ends_epoch || saved_at.elapsed() >= SAVE_EVERY);
-        if due && is_new {
+
+        // Save.
+        state.seconds = seconds_before + started.elapsed().as_secs_f64();
+        let (is_done, is_stopped, ends_epoch) = (config.is_done(&state), interrupt.load(Relaxed), state.place == rows as u64);
+        let is_best = state.best_step == Some(state.step);
+        let save_is_due = is_due(state.step, config.save_steps, ends_epoch || saved_at.elapsed() >= SAVE_EVERY);
+        if is_new && (is_done || is_stopped || is_best || save_is_due) {
             optimizer.rest(decoder);
             let path = folder.save_checkpoint(decoder, &optimizer, &state, config.save_total_limit)?;
             report(Event::Saved { path, step: state.step });
             saved_at = Instant::now();
         }
-        match (done, stopped, state.best_step) {
+
+        // Stop.
+        match (is_done, is_stopped, state.best_step) {
             (true, _, None) => return Err(Error::NothingLearned { steps: state.step }),
             (true, ..) => return Ok(state),
             (_, true, _) => return Err(Error::Stopped { step: state.step, run: folder.path.clone() }),
             _ => {}
         }
 
-        let of_step = course.after(state.epoch, state.place);
-        let attempt = |loss_scale| {
-            let mut borders = FiniteBorders::after(state.step - first);
-            let at = At { step: state.step + 1, epoch: of_step.epoch, loss_scale };
-            (take(decoder, &mut optimizer, batches(data, &of_step), config, at, &mut borders), borders)
+        // Step.
+        let step_rows = course.after(state.epoch, state.place);
+        state.loss_scale = LossScale::of(decoder.computed, state.loss_scale);
+        let mut scale = state.loss_scale;
+        let outcome = loop {
+            let at = At { step: state.step + 1, epoch: step_rows.epoch, loss_scale: LossScale::factor(scale) };
+            let mut borders = FiniteBorders::after(state.step - steps_before);
+            optimizer.go_on(decoder);
+            let sums = accumulate(decoder, batches(data, &step_rows), config, at, &mut borders);
+            let outcome = sums.update(decoder, &mut optimizer, config, borders.first_not_finite());
+            // Nothing of a skipped step is kept, so no row is left out when it is taken again.
+            let Some(half) = LossScale::to_retry(scale, &outcome) else { break outcome };
+            report(Event::Note(half.note(at.step)));
+            scale = Some(half);
         };
-        let scale = LossScale::of(computed, state.loss_scale);
-        let (taken, borders, scale) = LossScale::carry(scale, attempt, |note| report(Event::Note(note)));
-        state.loss_scale = scale;
-        if taken.skipped && config.gives_up(&state) {
+        if let Update::Skipped { block } = outcome.update
+            && config.gives_up(&state)
+        {
             optimizer.rest(decoder);
             let save = || folder.save_checkpoint(decoder, &optimizer, &state, config.save_total_limit);
-            let (step, in_a_row) = (taken.step, state.skipped_in_a_row + 1);
             let checkpoint = (state.step > 0).then(save).transpose()?;
-            let Step { loss, grad_norm, .. } = taken;
-            return Err(Error::Diverged { step, in_a_row, loss, grad_norm, block: borders.block, checkpoint });
+            let StepOutcome { step, loss, grad_norm, .. } = outcome;
+            return Err(Error::Diverged { step, in_a_row: state.skipped_in_a_row + 1, loss, grad_norm, block, checkpoint });
         }
-        (state, is_new) = (state.after(&taken, &optimizer, &of_step), true);
-        state.evaluation_due = state.step == last || is_due(state.step, config.eval_steps, of_step.places.end == rows);
-        let taken = Step { epoch: of_step.epoch as f64 + of_step.places.end as f64 / rows as f64, ..taken };
-        folder.metrics.append(&taken)?;
-        report(Event::Step(taken));
+
+        // Log.
+        let step = outcome.report(decoder, step_rows.epoch as f64 + step_rows.places.end as f64 / rows as f64);
+        if !step.skipped {
+            // The scale of a skipped step tells nothing.
+            state.loss_scale = scale.map(LossScale::after_step);
+        }
+        (state, is_new) = (state.after(&step, &optimizer, &step_rows), true);
+        state.evaluation_due = state.step == last || is_due(state.step, config.eval_steps, step_rows.places.end == rows);
+        folder.metrics.append(&step)?;
+        report(Event::Step(step));
     }
+}
+
+fn log_evaluation(
+    folder: &mut RunFolder,
+    evaluation: Option<&Evaluation>,
+    samples: Vec<Sample>,
+    report: Reporter,
+) -> Result<(), Error> {
+    if let Some(evaluation) = evaluation {
+        folder.metrics.append(evaluation)?;
+        report(Event::Evaluated(evaluation.clone()));
+    }
+    for sample in samples {
+        folder.samples.as_mut().map_or(Ok(()), |lines| lines.append(&sample))?;
+        report(Event::Sampled(sample));
+    }
+    Ok(())
 }
 
 /// Takes the step that a run would take first, to tell how fast it is.
 pub fn first_step(decoder: &mut Decoder, data: &Data, config: &Config) -> Step {
     let mut optimizer = Optimizer::new(config.optimizer, decoder);
-    let of_step = Course::new(config, &data.training).after(0, 0);
+    let rows = Course::new(config, &data.training).after(0, 0);
     let at = At { step: 1, epoch: 0, loss_scale: LossScale::factor(LossScale::of(decoder.computed, None)) };
-    take(decoder, &mut optimizer, batches(data, &of_step), config, at, &mut ())
+    optimizer.go_on(decoder);
+    let sums = accumulate(decoder, batches(data, &rows), config, at, &mut ());
+    let outcome = sums.update(decoder, &mut optimizer, config, None);
+    outcome.report(decoder, rows.places.end as f64 / data.training.len() as f64)
 }
 
 /// The micro-batches of a step, each made when it is its turn.
 fn batches<'a>(data: &'a Data, of_step: &'a StepRows) -> impl Iterator<Item = Batch> + 'a {
     of_step.micro_batches.iter().map(|rows| data.training.batch(rows))
-}
-
-/// Which step is taken.
-#[derive(Debug, Clone, Copy)]
-pub struct At {
-    /// Its number, from 1.
-    pub step: u64,
-    /// From 0.
-    pub epoch: u64,
-    /// What gradients are multiplied by while they are computed.
-    pub loss_scale: f64,
-}
-
-/// One optimizer step over micro-batches; skipped, with the weights as they were, if a loss, gradient or new weight is not finite, or who
-/// looks on does not accept it.
-pub fn take(
-    decoder: &mut Decoder,
-    optimizer: &mut Optimizer,
-    batches: impl Iterator<Item = Batch>,
-    config: &Config,
-    At { step, epoch, loss_scale }: At,
-    observer: &mut impl Observer,
-) -> Step {
-    let started = Instant::now();
-    optimizer.go_on(decoder);
-    let (mut gradients, mut sum, mut trained_tokens, mut tokens) = (Gradients::of(loss_scale), 0.0, 0, 0);
-    for batch in batches {
-        let loss: Loss = observed(decoder, &batch, config.step, [config.seed, epoch], &mut gradients, observer);
-        (sum, trained_tokens, tokens) = (sum + loss.sum, trained_tokens + loss.trained_tokens, tokens + batch.tokens());
-    }
-    // Once, by the trained tokens of the whole step: micro-batches of any size give the same mean.
-    let mean = 1.0 / trained_tokens as f64;
-    let gradients = gradients.scaled(mean);
-    observer.step(&gradients);
-    let (loss, grad_norm) = (sum * mean, gradients.norm());
-    let learning_rate = optimizer.learning_rate(config.schedule.lr_at(step - 1));
-    let is_finite = observer.accepts() && loss.is_finite() && grad_norm.is_finite();
-    let clipped = if config.max_grad_norm > 0.0 { gradients.clipped(grad_norm, config.max_grad_norm) } else { gradients };
-    let skipped = !(is_finite && optimizer.update(decoder, clipped, learning_rate));
-    let tokens_per_second = tokens as f64 / started.elapsed().as_secs_f64();
-    let device_peak_memory_bytes = device::peak_memory_bytes(&decoder.device());
-    let peak_memory_bytes = peak_memory_bytes();
-    Step {
-        step,
-        epoch: 0.0,
-        loss,
-        learning_rate,
-        grad_norm,
-        tokens,
-        trained_tokens,
-        tokens_per_second,
-        peak_memory_bytes,
-        device_peak_memory_bytes,
-        skipped,
-    }
 }
 
 fn is_due(step: u64, every: u64, otherwise: bool) -> bool {

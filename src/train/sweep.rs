@@ -50,7 +50,7 @@ impl Bench {
     fn save(&self, run: &Path, step: u64) -> Result<(), super::Error> {
         fs::create_dir_all(run).expect("made");
         let metrics = JsonLines::open(&run.join(RunFolder::METRICS), 0, &|_: Event| {})?;
-        let product = Product::Adapter { config: adapter(), base: "base".to_owned() };
+        let product = Product::Adapter { config: adapter(), base: "base".to_owned(), beside: Vec::new() };
         let folder = RunFolder { path: run.to_owned(), product, lock: "lock".to_owned(), metrics, samples: None };
         let optimizer = Start::fresh(OPTIMIZER.into(), &self.decoder).optimizer;
         let state = State { step, best_step: Some(step), ..State::start() };

@@ -1,7 +1,7 @@
 //! Who gets the token, and what a person is told who may not have something.
 
 use rankine::fault::Explain;
-use rankine::hub::{Error, ModelId, TokenUse, pull_with};
+use rankine::hub::{Error, RepoId, TokenUse, pull_with};
 
 use super::repository::*;
 use super::server::{Answer, Server};
@@ -10,7 +10,7 @@ const TOKEN: &str = "hf_canaryQ7xv2mPzR4";
 
 fn pull_with_token(place: &Place, endpoint: &str) -> Result<rankine::hub::Pulled, Error> {
     let environment = place.environment(endpoint, &[("HF_TOKEN", TOKEN)]);
-    pull_with(&environment, PATIENCE, &ModelId::parse(ID).unwrap(), &|_| {})
+    pull_with(&environment, PATIENCE, &RepoId::parse(ID).unwrap(), &|_| {})
 }
 
 #[test]
@@ -101,7 +101,7 @@ fn a_token_goes_over_plain_http_to_this_machine_only() {
     // Nobody answers at this address (RFC 5737), and nobody is asked: a push would need the token.
     let environment = place.environment("http://192.0.2.1", &[("HF_TOKEN", TOKEN)]);
     let shipment = rankine::hub::Shipment {
-        id: ModelId::parse(ID).unwrap(),
+        id: RepoId::parse(ID).unwrap(),
         files: Vec::new(),
         message: String::new(),
         visibility: rankine::hub::Visibility::AsOwner,
@@ -120,7 +120,7 @@ fn an_endpoint_that_is_none_is_told_and_a_secret_in_it_is_not() {
         ("https://", "no http or https address"),
     ] {
         let environment = place.environment(endpoint, &[]);
-        let error = pull_with(&environment, PATIENCE, &ModelId::parse(ID).unwrap(), &|_| {}).unwrap_err();
+        let error = pull_with(&environment, PATIENCE, &RepoId::parse(ID).unwrap(), &|_| {}).unwrap_err();
         assert!(matches!(error, Error::Endpoint { .. }) && error.to_string().contains(part), "{endpoint}: {error}");
         assert!(!error.to_string().contains("secret"), "{error}");
     }

@@ -4,6 +4,7 @@
 
 mod access;
 mod binary;
+mod datasets;
 mod hostile;
 mod interrupted;
 mod pull;

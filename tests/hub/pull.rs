@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use rankine::hub::{Cache, Error, Missing, ModelId};
+use rankine::hub::{Cache, Error, Missing, RepoId};
 
 use super::repository::*;
 use super::server::Answer;
@@ -38,7 +38,7 @@ fn a_branch_of_several_parts_is_one_part_of_an_address() {
     });
     place.pull_id(&server, "owner/name@refs/pr/1").unwrap();
     assert_eq!(fs::read_to_string(place.repository().join("refs/refs/pr/1")).unwrap(), COMMIT);
-    let found = Cache::at(&place.cache()).find(&ModelId::parse("owner/name@refs/pr/1").unwrap()).unwrap();
+    let found = Cache::at(&place.cache()).find(&RepoId::parse("owner/name@refs/pr/1").unwrap()).unwrap();
     assert_eq!(found.folder, place.snapshot());
 }
 
@@ -75,7 +75,7 @@ fn a_cache_of_pythons_client_is_found_and_goes_on() {
     fs::write(place.cache().join("version.txt"), "1").unwrap();
     fs::write(repository.join("refs/main"), COMMIT).unwrap();
     let cache = Cache::at(&place.cache());
-    let id = ModelId::parse(ID).unwrap();
+    let id = RepoId::parse(ID).unwrap();
     for name in ["config.json", "tokenizer.json", "model.safetensors"] {
         assert!(matches!(cache.find(&id), Err(Missing::Files { .. })), "before {name}");
         let content = &files[name];
@@ -123,7 +123,7 @@ fn weights_in_shards_leave_the_makers_own_copy_there() {
     let server = hub(&files);
     place.pull(&server).unwrap();
     assert!(!place.snapshot().join("consolidated.safetensors").exists());
-    assert!(Cache::at(&place.cache()).find(&ModelId::parse(ID).unwrap()).is_ok());
+    assert!(Cache::at(&place.cache()).find(&RepoId::parse(ID).unwrap()).is_ok());
 }
 
 #[test]

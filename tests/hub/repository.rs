@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rankine::hub::{Environment, Error, ModelId, Patience, Pulled, pull_with};
+use rankine::hub::{Environment, Error, Patience, Pulled, RepoId, pull_with};
 use rankine::report::Event;
 use serde_json::{Value, json};
 use sha1::{Digest as _, Sha1};
@@ -43,14 +43,19 @@ pub fn git_hash(content: &[u8]) -> String {
     hex(&Sha1::new_with_prefix(format!("blob {}\0", content.len())).chain_update(content).finalize())
 }
 
-/// The name that the cache has for a file: weights are large files.
+/// Weights and rows are large files.
+fn is_large(name: &str) -> bool {
+    name.ends_with(".safetensors") || name.ends_with(".parquet")
+}
+
+/// The name that the cache has for a file.
 pub fn hash(name: &str, content: &[u8]) -> String {
-    if name.ends_with(".safetensors") { sha256(content) } else { git_hash(content) }
+    if is_large(name) { sha256(content) } else { git_hash(content) }
 }
 
 pub fn sibling(name: &str, content: &[u8]) -> Value {
     let mut sibling = json!({"rfilename": name, "size": content.len(), "blobId": git_hash(content)});
-    if name.ends_with(".safetensors") {
+    if is_large(name) {
         sibling["lfs"] = json!({"sha256": sha256(content), "size": content.len(), "pointerSize": 130});
     }
     sibling
@@ -137,7 +142,7 @@ impl Place {
     }
 
     pub fn pull_with(&self, endpoint: &str, id: &str, patience: Patience) -> Result<Pulled, Error> {
-        pull_with(&self.environment(endpoint, &[]), patience, &ModelId::parse(id).unwrap(), &|event| {
+        pull_with(&self.environment(endpoint, &[]), patience, &RepoId::parse(id).unwrap(), &|event| {
             if let Event::Note(note) = event {
                 println!("note: {note}");
             }

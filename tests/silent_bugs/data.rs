@@ -25,6 +25,7 @@ fn one_shard_with_an_extra_column() {
     let files = files.into_iter().map(Into::into).collect();
     let shards = rankine::data::Source {
         files,
+        selected: None,
         format: Format::Text,
         columns: BTreeMap::new(),
         roles: BTreeMap::new(),

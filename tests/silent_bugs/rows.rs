@@ -46,6 +46,7 @@ pub fn source(desk: &Desk, name: &str, format: Format, columns: Vec<(&str, Array
     desk.write_rows(name, columns);
     Source {
         files: vec![desk.path(name).into()],
+        selected: None,
         format,
         columns: BTreeMap::new(),
         roles: BTreeMap::new(),

@@ -9,7 +9,7 @@ use super::values::judge;
 use crate::adapter::tables::Tables;
 use crate::adapter::{Error, LoraConfig, Targets};
 use crate::files::{JSON_BYTES, read_text_up_to};
-use crate::hub::{Commit, ModelId};
+use crate::hub::{Commit, RepoId};
 use crate::terms::{AdapterVector, MAX_RANK, Modules, TokenIndices};
 
 /// The release of PEFT whose files these are.
@@ -114,9 +114,9 @@ pub fn read_base(folder: &Path) -> Result<Option<String>, Error> {
 ///
 /// # Errors
 /// The file is missing or not valid.
-pub fn read_hub_base(folder: &Path) -> Result<Option<ModelId>, Error> {
+pub fn read_hub_base(folder: &Path) -> Result<Option<RepoId>, Error> {
     let config = read_json(&folder.join(CONFIG))?;
-    let id = config["base_model_name_or_path"].as_str().and_then(|name| ModelId::parse(name).ok());
+    let id = config["base_model_name_or_path"].as_str().and_then(|name| RepoId::parse(name).ok());
     let revision = config["revision"].as_str().filter(|revision| !revision.is_empty());
     Ok(id.and_then(|id| revision.map_or(Some(id.clone()), |revision| id.at(revision).ok())))
 }

@@ -5,12 +5,14 @@ mod contents;
 mod fitted;
 mod keys;
 mod values;
+mod vocabulary;
 mod weights;
 
 use std::path::{Path, PathBuf};
 
 pub use config::{config_text, modules_json, read_base, read_config, read_hub_base, read_json_config, tokens_json};
 pub use contents::contents_in;
+pub use vocabulary::resize;
 pub use weights::{Contents, LastB, Stored, StoredTable, open, read_numbers, stored_in};
 
 use super::experts::Routed;
@@ -98,6 +100,9 @@ pub fn notes(folder: &Path, modules: Option<&[LinearSpec]>) -> Result<Vec<String
             let fitted = fitted::fitted(read_config(folder)?, &archive, modules)?;
             let bases = contents_in(&archive, &fitted.config, modules)?.bases;
             notes.extend(fitted.notes);
+            if vocabulary::has_tokenizer(folder)? {
+                notes.push("it brings a tokenizer of its own, which is used in place of the base's".to_owned());
+            }
             notes.extend(bases.iter().map(|(module, key)| {
                 format!("`{key}` is the base's table `{module}`, which PEFT saves with a resized vocabulary; where it differs from this base's it takes its place")
             }));

@@ -121,5 +121,6 @@ pub fn stored_in(archive: &Archive, config: &LoraConfig, modules: &[LinearSpec])
     let contents = contents_in(archive, config, modules)?;
     let Some(table) = contents.tables.first() else { return Ok(contents.pairs) };
     let message = format!("tensor `{}` is no low-rank matrix, and nothing else can be written in this format", table.key);
-    Err(Error::Config { place: archive.path().display().to_string(), message })
+    let hint = "merge the adapter with `rankine merge`, and export the merged model".to_owned();
+    Err(Error::Mixed { place: archive.path().display().to_string(), message, hint })
 }

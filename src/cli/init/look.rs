@@ -7,6 +7,8 @@ use crate::data::convert::{Reading, data_files};
 use crate::data::{columns, find_files, guessed, inspect};
 use crate::fault::{Exit, Fault};
 use crate::files::{RowCache, cache_folder};
+use crate::hub::DatasetPath;
+use crate::plan::cached_files;
 use crate::report::Terminal;
 use crate::terms::Format;
 
@@ -23,7 +25,8 @@ pub(super) struct Set {
 pub(super) fn look(path: &str, terminal: &Terminal) -> Result<Set, Failure> {
     let (none, cache) = (BTreeMap::new(), RowCache::from(&cache_folder()));
     let reading = Reading { format: None, columns: &none };
-    let files = data_files(find_files(path)?, reading, &cache, &|event| terminal.take(&event))?;
+    let paths = if DatasetPath::is_one(path) { cached_files(path)? } else { find_files(path)? };
+    let files = data_files(paths, reading, &cache, &|event| terminal.take(&event))?;
     terminal.stop();
     let Some((format, columns)) = guessed(&files)? else {
         let names = columns(&files[0])?.0;

@@ -13,6 +13,8 @@ use crate::data::tokenize::Tokenizer;
 use crate::data::{Corpus, DataFile, Encoder, Limits, Source, TableError, columns, find_files, guessed, in_recipe, inspect};
 use crate::fault::{Exit, Explain, Fault};
 use crate::files::{RowCache, cache_folder};
+use crate::hub::DatasetPath;
+use crate::plan::cached_files;
 use crate::report::Terminal;
 use crate::terms::{Format, Term, TrainOn, Truncation};
 
@@ -26,7 +28,9 @@ pub(super) fn look(args: &InspectArgs) -> Result<Found, Failure> {
     let terminal = Terminal::default();
     let (columns_of, cache) = (args.columns.iter().cloned().collect(), RowCache::from(&cache_folder()));
     let reading = Reading { format: args.format, columns: &columns_of };
-    let files = data_files(find_files(&args.subject.to_string_lossy())?, reading, &cache, &|event| terminal.take(&event))?;
+    let path = args.subject.to_string_lossy();
+    let paths = if DatasetPath::is_one(&path) { cached_files(&path)? } else { find_files(&path)? };
+    let files = data_files(paths, reading, &cache, &|event| terminal.take(&event))?;
     terminal.stop();
     let mut found = Found::new("dataset", &args.subject);
     let (mut rows, mut all) = (0, Vec::new());
@@ -64,7 +68,15 @@ pub(super) fn look(args: &InspectArgs) -> Result<Found, Failure> {
         return Ok(found);
     };
     let folder = find_base(Some(base), None)?;
-    let source = Source { files, format, columns: names, roles: BTreeMap::new(), train_on: TrainOn::Assistant, system: None };
+    let source = Source {
+        files,
+        selected: None,
+        format,
+        columns: names,
+        roles: BTreeMap::new(),
+        train_on: TrainOn::Assistant,
+        system: None,
+    };
     lengths(&encoder(&folder, format)?, source, &mut found)?;
     Ok(found)
 }

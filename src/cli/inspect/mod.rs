@@ -18,6 +18,7 @@ use crate::data::convert::is_convertible;
 use crate::data::{Content, SourceError, TableError, find_files};
 use crate::fault::{Exit, Fault};
 use crate::files::NotFolder;
+use crate::hub::DatasetPath;
 use crate::plan::hub_id;
 use crate::terms::{Format, Term};
 use crate::train::RunFolder;
@@ -29,7 +30,7 @@ const EXPECTED: &str = "give the folder of a model, an adapter or a run, or data
 /// rank of each; of a run `recipe`, `state` and `result`; of a dataset `columns`, `rows`, `format`, `format_columns` and `token_lengths`.
 #[derive(Debug, Args)]
 pub(super) struct InspectArgs {
-    /// The folder of a model, of an adapter, of a run or of a checkpoint, a Hub id that was pulled; or a Parquet file, a glob or a folder of them
+    /// The folder of a model, of an adapter, of a run or of a checkpoint, a Hub id that was pulled; or a Parquet file, a glob or a folder of them, or hf://datasets/owner/name that was pulled
     #[arg(value_name = "MODEL|ADAPTER|RUN|DATASET")]
     subject: PathBuf,
     /// Of a dataset: the model whose tokenizer and chat template count its tokens
@@ -95,6 +96,9 @@ pub(super) fn inspect(args: &InspectArgs) -> Result<(), Failure> {
 fn look(args: &InspectArgs) -> Result<Found, Failure> {
     let path = &args.subject;
     let written = path.to_string_lossy();
+    if DatasetPath::is_one(&written) {
+        return dataset::look(args);
+    }
     if path.is_dir() {
         return match kind_of(path) {
             Some(kind) => kind.look(path),

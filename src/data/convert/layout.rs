@@ -123,24 +123,20 @@ impl Layout {
             return Err(Error::columns("the rows have more than 256 different columns", hint));
         }
         let found: Vec<_> = fields.fields.iter().map(|field| (field.name.clone(), field.holds())).collect();
-        let proposal = if naming.keeps_names {
-            // What does not fit the recipe is said of the recipe.
-            names::propose(&found, naming.format, &naming.columns)
-        } else {
-            proposal(&found, naming.format, &naming.columns)?
-        };
+        if naming.keeps_names {
+            let columns = fields.fields.iter().map(|field| Column::as_read(field, fields.count, naming)).collect();
+            return Ok(Self { columns, chat: None, proposal: None });
+        }
+        let proposal = proposal(&found, naming.format, &naming.columns)?;
         let names = proposal.as_ref().map(|proposal| &proposal.columns);
-        let chat = proposal.as_ref().filter(|_| !naming.keeps_names).and_then(ChatOf::of);
+        let chat = proposal.as_ref().and_then(ChatOf::of);
         let canonical = |name: &str| names?.iter().find(|(_, source)| *source == name).map(|(canonical, _)| canonical.clone());
         let mut layout = Self { columns: Vec::new(), chat, proposal: proposal.clone() };
         for field in &fields.fields {
             let column = Column::of(field, fields.count);
             let column = match canonical(&field.name) {
                 Some(_) if layout.chat.is_some() => continue,
-                Some(canonical) => {
-                    let name = if naming.keeps_names { column.name.clone() } else { canonical.clone() };
-                    Column { kind: Some(asked_kind(&canonical)), name, ..column }.settled()
-                }
+                Some(name) => Column { kind: Some(asked_kind(&name)), name, ..column }.settled(),
                 None => column,
             };
             layout.columns.push(column);
@@ -201,6 +197,19 @@ impl Column {
             nulls: field.nulls,
             missing: rows - field.count,
         }
+    }
+
+    /// A column under its own name. Of one that the format reads as text, values of another kind are wrong where there is text at all; what
+    /// does not fit the format otherwise is said of the recipe that names it.
+    fn as_read(field: &super::shape::Field, rows: u64, naming: &Naming) -> Self {
+        let name_of = |own: &str| naming.columns.get(own).map_or_else(|| own.to_owned(), Clone::clone);
+        let own = naming.format.and_then(|format| format.columns().iter().find(|own| name_of(own) == field.name));
+        let kind = own.map(|own| asked_kind(own)).filter(|kind| match kind {
+            Kind::Text => field.texts > 0 && matches!(field.shape, Shape::Text | Shape::Mixed),
+            Kind::Turns => field.holds() == names::Holds::Turns,
+            _ => false,
+        });
+        Self { kind, ..Self::of(field, rows) }.settled()
     }
 
     fn of_chat() -> Self {

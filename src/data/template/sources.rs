@@ -95,6 +95,12 @@ impl Templates {
         Self::from_iter([(DEFAULT.to_owned(), source)])
     }
 
+    /// The files of a model's folder that hold them.
+    pub fn files(&self) -> impl Iterator<Item = (PathBuf, String)> {
+        let path = |name: &str| if name == DEFAULT { FILE.to_owned() } else { format!("{FOLDER}/{name}.jinja") };
+        self.0.iter().map(move |(name, source)| (path(name).into(), source.clone()))
+    }
+
     /// The one of conversations without tools.
     pub fn default_source(&self) -> Option<&str> {
         self.0.get(DEFAULT).map(String::as_str)
@@ -167,7 +173,9 @@ impl Explain for Error {
             Self::Unknown { .. } => {
                 Some(format!("stock templates are {}; a path is relative to where the command is started", stock_names()))
             }
-            Self::Foreign { .. } => Some("name a template that was written for this base".to_owned()),
+            Self::Foreign { .. } => {
+                Some("name a template that was written for this base, or give it the tokens with `tokens.add`".to_owned())
+            }
             Self::File(error) => error.hint(),
         }
     }

@@ -80,6 +80,15 @@ pub struct Part {
     pub config: Option<LoraConfig>,
     /// The run; `None` where nothing of it is known.
     pub run: Option<Trained>,
+    /// The tokenizer that it brings; `None` where it has its base's.
+    pub tokenizer: Option<OwnTokenizer>,
+}
+
+/// A tokenizer that is not the base's.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct OwnTokenizer {
+    /// Rows of the tables, where the base has fewer.
+    pub rows: Option<usize>,
 }
 
 /// The card as Markdown.

@@ -13,7 +13,7 @@ use crate::terms::{Format, Term as _};
 /// Files of a data set that are listed.
 const MOST_FILES: usize = 30;
 /// Sections of a recipe whose values are hyperparameters.
-const SECTIONS: [&str; 3] = ["adapter.", "training.", "evaluation."];
+const SECTIONS: [&str; 4] = ["tokens.", "adapter.", "training.", "evaluation."];
 /// Of them, those that are data, or texts and places of their own.
 const ELSEWHERE: [&str; 2] = ["evaluation.datasets", "evaluation.prompts"];
 /// Values that are paths.
@@ -87,16 +87,20 @@ impl Trained {
         // `datasets.0` is at /datasets/0 of the recipe.
         let of_recipe = self.lock.get("recipe").and_then(|recipe| recipe.pointer(&format!("/{}", key.replace('.', "/"))));
         let word = |key: &str| code(of_recipe.and_then(|recipe| text(recipe, key)).unwrap_or("not recorded"));
+        let not_selected = set.get("not_selected").and_then(Value::as_u64).filter(|rows| *rows > 0);
+        let not_selected = not_selected.map_or_else(String::new, |rows| format!("{} not selected, ", grouped(rows)));
         let mut lines = format!(
-            "- {} ({}, trains {}): {} rows read, {} trained on, {} held out, {} left out\n",
+            "- {} ({}, trains {}): {} rows read, {}{} trained on, {} held out, {} left out\n",
             code(key),
             word("format"),
             word("train_on"),
             count("rows"),
+            not_selected,
             count("trained"),
             count("validation"),
             count("left_out"),
         );
+        lines.extend(self.parts(key));
         if let Some(weight) = set.get("weight").and_then(Value::as_f64) {
             let (draws, repeated) = (count("draws_per_epoch"), count("repeated_per_epoch"));
             let rows = count("trained");
@@ -107,6 +111,19 @@ impl Trained {
         let more = of_set.len().saturating_sub(MOST_FILES);
         lines.extend((more > 0).then(|| format!("  - and {more} more files, which the lock of the run lists\n")));
         lines
+    }
+
+    /// Splits of a data set of the Hub that are not whole.
+    fn parts(&self, key: &str) -> Vec<String> {
+        let splits = self.lock.get("hub_datasets").and_then(|sets| sets.get(key)?.get("splits")?.as_array());
+        let partial = splits.into_iter().flatten().filter(|split| split.get("partial").and_then(Value::as_bool) == Some(true));
+        let line = |split: &Value| {
+            format!(
+                "  - split {} is not whole: the Hub has converted its first 5 GB only\n",
+                code(text(split, "name").unwrap_or_default())
+            )
+        };
+        partial.map(line).collect()
     }
 
     fn file(&self, file: &Value) -> String {

@@ -86,18 +86,7 @@ fn adapter(card: &Card) -> String {
         legend(card),
         "`ADAPTER` stands for the folder with `adapter_config.json`: that of this card, or `adapter` beside it.\n\n".to_owned(),
         notes,
-        block(
-            "PEFT, transformers",
-            ":",
-            "python",
-            &[
-                "from peft import PeftModel".to_owned(),
-                "from transformers import AutoModelForCausalLM, AutoTokenizer".to_owned(),
-                String::new(),
-                format!("tokenizer = AutoTokenizer.from_pretrained({python})"),
-                format!("model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained({python}), \"ADAPTER\")"),
-            ],
-        ),
+        block("PEFT, transformers", ":", "python", &in_peft(card, &python)),
         vllm,
         block(
             "llama.cpp",
@@ -137,6 +126,28 @@ fn adapter(card: &Card) -> String {
         ),
     ]
     .concat()
+}
+
+/// An adapter that was trained with more tokens than its base has needs the room for them; what stands in the new rows is in the adapter.
+fn in_peft(card: &Card, base: &str) -> Vec<String> {
+    let own = card.parts.iter().find_map(|part| part.tokenizer);
+    let tokenizer = if own.is_some() { "\"ADAPTER\"" } else { base };
+    let head = [
+        "from peft import PeftModel".to_owned(),
+        "from transformers import AutoModelForCausalLM, AutoTokenizer".to_owned(),
+        String::new(),
+        format!("tokenizer = AutoTokenizer.from_pretrained({tokenizer})"),
+    ];
+    let loaded = format!("AutoModelForCausalLM.from_pretrained({base})");
+    let rest = match own.and_then(|own| own.rows) {
+        None => vec![format!("model = PeftModel.from_pretrained({loaded}, \"ADAPTER\")")],
+        Some(rows) => vec![
+            format!("base = {loaded}"),
+            format!("base.resize_token_embeddings({rows}, mean_resizing=False)  # the new rows are in the adapter"),
+            "model = PeftModel.from_pretrained(base, \"ADAPTER\")".to_owned(),
+        ],
+    };
+    head.into_iter().chain(rest).collect()
 }
 
 fn model() -> String {

@@ -25,6 +25,8 @@ pub enum Feature {
     Dora,
     /// There are biases in it.
     Biases,
+    /// Rows of tokens train, those of new tokens among them.
+    TokenRows,
     /// Of them one for a map to which the base has none to add it to: it cannot be merged.
     LoneBiases,
 }
@@ -90,6 +92,7 @@ impl Facts {
                 (Feature::Patterns, !config.rank_pattern.is_empty() || !config.alpha_pattern.is_empty()),
                 (Feature::Dora, config.has(AdapterVector::Magnitude)),
                 (Feature::Biases, config.has(AdapterVector::Bias)),
+                (Feature::TokenRows, tokens.is_some()),
             ]),
             architecture,
             saved_modules: saved.clone(),
@@ -141,6 +144,7 @@ impl Facts {
                 (Feature::Patterns, !values("rank_pattern").is_empty() || !values("alpha_pattern").is_empty()),
                 (Feature::Dora, is_true("use_dora")),
                 (Feature::Biases, has_bias),
+                (Feature::TokenRows, keys.keys().any(|key| key.contains(".trainable_tokens"))),
             ]),
             saved_modules: names(&config["modules_to_save"]),
             outside_layers,

@@ -3,7 +3,7 @@
 //! Sources, read in November 2026: vLLM's `peft_helper.py` and `config/lora.py` (<https://github.com/vllm-project/vllm>), llama.cpp's
 //! `convert_lora_to_gguf.py` and `llama-adapter.cpp` (<https://github.com/ggml-org/llama.cpp>), Ollama's `convert/convert.go` and `parser/`
 //! (<https://github.com/ollama/ollama>), mlx-lm's `tuner/utils.py` (<https://github.com/ml-explore/mlx-lm>), PEFT's `save_and_load.py`
-//! (<https://github.com/huggingface/peft>), LM Studio's documentation (<https://lmstudio.ai/docs>).
+//! (<https://github.com/huggingface/peft>; of rows of tokens in vLLM its issue 36501 and pull request 23540), LM Studio's documentation (<https://lmstudio.ai/docs>).
 
 mod facts;
 mod model;

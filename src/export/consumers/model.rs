@@ -5,6 +5,7 @@ use std::path::Path;
 use serde_json::{Map, Value};
 
 use super::{Consumer, Finding};
+use crate::data::tokenize::Tokenizer;
 use crate::export::{gguf, ollama};
 use crate::fault::Explain;
 use crate::files::{JSON_BYTES, read_text_up_to};
@@ -33,14 +34,18 @@ const MLX_LOCAL_THETA: f64 = 1e4;
 const MLX_WINDOWS_BY_PERIOD: [&str; 1] = ["gemma3_text"];
 const MLX_WINDOWS_BY_LAYER: [&str; 3] = ["llama", "mistral", "smollm3"];
 
-/// What a consumer does with models made from the base in `folder`; `source` is the chat template, where it is not the folder's own. Nothing
-/// is written, and no weights are read.
-pub fn model_findings(consumer: Consumer, folder: &Path, source: Option<&str>) -> Vec<Finding> {
+/// What a consumer does with models made from the base in `folder`; `tokenizer` and the chat template `source` are there where they are not
+/// the folder's own. Nothing is written, and no weights are read.
+pub fn model_findings(
+    consumer: Consumer,
+    folder: &Path,
+    (tokenizer, source): (Option<&Tokenizer>, Option<&str>),
+) -> Vec<Finding> {
     let found = match consumer {
         Consumer::Vllm | Consumer::Peft => [None, None],
         Consumer::Mlx => [mlx_rope(folder), mlx_window(folder)],
         Consumer::LlamaCpp | Consumer::LmStudio => [told(consumer, folder), None],
-        Consumer::Ollama => [told(consumer, folder), proven(folder, source)],
+        Consumer::Ollama => [told(consumer, folder), proven(folder, tokenizer, source)],
     };
     found.into_iter().flatten().collect()
 }
@@ -52,8 +57,12 @@ fn told(consumer: Consumer, folder: &Path) -> Option<Finding> {
 }
 
 /// Whether a template of Ollama's is known that renders as the chat template does.
-fn proven(folder: &Path, source: Option<&str>) -> Option<Finding> {
-    let error = ollama::prove(folder, source, None).err()?;
+fn proven(folder: &Path, tokenizer: Option<&Tokenizer>, source: Option<&str>) -> Option<Finding> {
+    let proof = match tokenizer {
+        None => ollama::prove(folder, source, None),
+        Some(tokenizer) => ollama::prove_with(tokenizer, (folder, source), None),
+    };
+    let error = proof.err()?;
     let (words, next) = (format!("Ollama cannot be given this chat template: {error}"), error.hint().unwrap_or_default());
     // A template of the user's may still do.
     let is_mended_later = matches!(error, ollama::Error::Different { .. });

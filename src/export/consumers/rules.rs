@@ -16,6 +16,8 @@ const TO_MLX: &str = "give it what `rankine export ADAPTER --to mlx --out DIR` w
 /// What adds a bias where the base has none can be given to nobody as a merged model.
 const LONE: &str = "takes no biases in an adapter, and this one cannot be merged: the base has no biases to add them to";
 const WITHOUT_BIAS: &str = "train without `lora_bias`";
+/// What programs of which an adapter can be no more than matrices are given in its place.
+const TO_MERGED: &str = "give it the model that `rankine merge` writes, which has the rows";
 const PLAIN: &str = "train a plain LoRA on attention and MLP projections";
 
 /// What a consumer does with an adapter of which these are the facts: before training where there is no form yet.
@@ -96,7 +98,14 @@ fn vllm(facts: &Facts, form: Option<Form>) -> Vec<Finding> {
     let stray = facts
         .stray
         .as_ref()
-        .filter(|_| facts.saved_modules.is_empty() && !facts.has(Feature::Dora) && !facts.has(Feature::Biases));
+        .filter(|_| facts.saved_modules.is_empty())
+        .filter(|_| ![Feature::Dora, Feature::Biases, Feature::TokenRows].into_iter().any(|feature| facts.has(feature)));
+    let rows = facts.has(Feature::TokenRows).then(|| {
+        Finding::rejects(
+            "vLLM takes no rows of tokens in an adapter (`trainable_token_indices`), and no tokens that the base does not have",
+            TO_MERGED,
+        )
+    });
     let stray =
         stray.map(|key| Finding::rejects(format!("vLLM takes matrices A and B only, this adapter has tensor `{key}`"), PLAIN));
     let patterns = facts.has(Feature::Patterns).then(|| {
@@ -104,7 +113,7 @@ fn vllm(facts: &Facts, form: Option<Form>) -> Vec<Finding> {
             "vLLM's older releases scale every module by the one `lora_alpha` and `r`, not by `rank_pattern` and `alpha_pattern`";
         Finding::changes(words, "use a release whose `PEFTHelper` reads the patterns, or merge the adapter")
     });
-    found([saved, dora, bias, outside, misnamed, stray, vllm_rank(facts.rank), patterns])
+    found([saved, dora, bias, outside, misnamed, rows, stray, vllm_rank(facts.rank), patterns])
 }
 
 /// vLLM takes ranks up to an option's value, of which there are a few.
@@ -135,7 +144,8 @@ fn llama_cpp(facts: &Facts, form: Option<Form>) -> Vec<Finding> {
                 "llama.cpp reads GGUF files, a folder in PEFT's format through its converter only",
                 TO_GGUF_ADAPTER,
             );
-            found([llama_cpp_stray(facts), rslora, patterns, Some(reads.of_form())])
+            let rows = rejected_rows("llama.cpp", facts, TO_GGUF);
+            found([rows, llama_cpp_stray(facts), rslora, patterns, Some(reads.of_form())])
         }
         None => {
             let scaled = "llama.cpp's converter ignores `use_rslora` and scales the adapter wrongly";
@@ -144,13 +154,24 @@ fn llama_cpp(facts: &Facts, form: Option<Form>) -> Vec<Finding> {
                 "llama.cpp reads GGUF files, not PEFT's folder",
                 "write one with `rankine export --to gguf-adapter`",
             );
-            found([llama_cpp_stray(facts), rslora, Some(reads.of_form())])
+            found([rejected_rows("llama.cpp", facts, TO_GGUF), llama_cpp_stray(facts), rslora, Some(reads.of_form())])
         }
     }
 }
 
+/// An adapter whose rows of tokens only a merged model has.
+fn token_rows(name: &str, facts: &Facts, next: &str) -> Option<Finding> {
+    let words = || format!("{name} takes no rows of tokens in an adapter (`trainable_token_indices`)");
+    facts.has(Feature::TokenRows).then(|| Finding::changes(words(), next))
+}
+
+/// The same where the consumer takes adapters, and not this one.
+fn rejected_rows(name: &str, facts: &Facts, next: &str) -> Option<Finding> {
+    token_rows(name, facts, next).map(|finding| Finding::rejects(finding.words, finding.next))
+}
+
 fn llama_cpp_stray(facts: &Facts) -> Option<Finding> {
-    let key = facts.stray.as_ref()?;
+    let key = facts.stray.as_ref().filter(|_| !facts.has(Feature::TokenRows))?;
     Some(Finding::rejects(format!("llama.cpp's converter takes matrices A and B only, this adapter has tensor `{key}`"), PLAIN))
 }
 
@@ -181,6 +202,7 @@ fn ollama(facts: &Facts, form: Option<Form>) -> Vec<Finding> {
             let reads = "Ollama needs a Modelfile with template and stops".to_owned();
             found([
                 lone,
+                token_rows("Ollama", facts, TO_OLLAMA),
                 alpha,
                 Some(Finding::changes(family.unwrap_or(reads), "write it with `rankine export --to ollama`").of_form()),
             ])
@@ -218,11 +240,12 @@ fn mlx(facts: &Facts, form: Option<Form>) -> Vec<Finding> {
         Some(Form::Mlx) => Vec::new(),
         Some(form) => unread(Consumer::Mlx, form, "adapters.safetensors and its own adapter_config.json", TO_MLX),
         None => {
-            let stray = facts.stray.as_ref().map(|key| {
+            let rows = rejected_rows("mlx-lm", facts, TO_MERGED);
+            let stray = facts.stray.as_ref().filter(|_| rows.is_none()).map(|key| {
                 Finding::rejects(format!("mlx-lm's format has matrices A and B only, this adapter has `{key}`"), PLAIN)
             });
             let reads = Finding::changes("mlx-lm does not read PEFT's files", "write its own with `rankine export --to mlx`");
-            found([stray, Some(reads.of_form())])
+            found([rows, stray, Some(reads.of_form())])
         }
     }
 }

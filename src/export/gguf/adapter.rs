@@ -26,7 +26,9 @@ pub fn write_gguf_adapter(
     interrupt: &AtomicBool,
     report: Reporter,
 ) -> Result<Written, Error> {
-    let spec = Folder::open(base)?.spec;
+    let mut folder = Folder::open(base)?;
+    peft::resize(&mut folder, adapter)?;
+    let spec = folder.spec;
     let architecture = Architecture::of(&spec)?;
     let (config, archive) = (peft::read_config_on(adapter, &spec.modules())?, peft::open(adapter)?);
     let stored = peft::stored_in(&archive, &config, &spec.modules())?;

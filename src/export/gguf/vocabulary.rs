@@ -8,7 +8,7 @@ use serde_json::Value as Json;
 
 use super::Error;
 use super::container::Value;
-use crate::data::tokenize::Tokenizer;
+use crate::data::tokenize::{ENDS_OF_TURNS, Tokenizer};
 use crate::files::read_text_up_to;
 
 /// As much as a tokenizer that was opened may have.
@@ -76,9 +76,14 @@ fn special(tokenizer: &Tokenizer) -> Result<Vec<(&'static str, Value)>, Error> {
     let ids = tokenizer.encode("a", true)?.ids;
     let begins = tokenizer.bos_id().is_some() && ids.first().copied() == tokenizer.bos_id();
     let ends = ids.last().is_some_and(|last| tokenizer.eos_ids().contains(last));
+    // Ends of a turn by their known names llama.cpp finds itself.
+    let is_known = |id: &u32| ENDS_OF_TURNS.iter().any(|known| tokenizer.token_to_id(known) == Some(*id));
+    let mut further = tokenizer.eos_ids().iter().copied().skip(1).filter(|id| !is_known(id));
     let found = [
         ("ggml.bos_token_id", id(&words.bos)),
         ("ggml.eos_token_id", tokenizer.eos_id().map(Value::U32)),
+        ("ggml.eot_token_id", further.next().map(Value::U32)),
+        ("ggml.eom_token_id", further.next().map(Value::U32)),
         ("ggml.padding_token_id", id(&words.pad)),
         ("ggml.unknown_token_id", id(&words.unk)),
         ("ggml.add_bos_token", Some(Value::Bool(begins))),

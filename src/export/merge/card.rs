@@ -40,7 +40,7 @@ fn about(order: &Order, tally: &Tally) -> String {
 fn part(addend: &Addend, name: String) -> Result<Part, Error> {
     let config = Some(peft::read_config(&addend.folder)?);
     let run = addend.trained_on.as_ref().map(|known| known.run.clone());
-    Ok(Part { name: Some(name), weight: Some(addend.weight), config, run })
+    Ok(Part { name: Some(name), weight: Some(addend.weight), config, run, tokenizer: None })
 }
 
 /// An adapter by its folder; that of a run, which every run calls alike, by the run's.

@@ -5,6 +5,7 @@ mod change;
 mod order;
 mod shard;
 mod tally;
+mod vocabulary;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -16,6 +17,7 @@ pub use tally::Tally;
 use shard::{Rewriting, Untied};
 
 use crate::adapter::merge::Source;
+use crate::adapter::peft;
 use crate::export::card::CARD;
 use crate::export::repack::{self, repack, repacked_bytes};
 use crate::fault::{Exit, Explain, Fault};
@@ -23,7 +25,7 @@ use crate::files::safetensors::Archive;
 use crate::files::{self, Float, Hash, check_space, hash_file, temporary_folder_in, write_atomic, write_folder_atomic};
 use crate::model::{self, Beside, Folder, LinearSpec, OwnHead, Repacking, Role, Target, shard_paths};
 use crate::report::{Event, Reporter};
-use crate::{adapter, files::safetensors};
+use crate::{adapter, data, files::safetensors};
 
 /// For the card and the folders themselves.
 const SMALL_FILES_BYTES: u64 = 64 << 10;
@@ -38,7 +40,7 @@ pub fn merge(order: &Order, interrupt: &AtomicBool, report: Reporter) -> Result<
     if order.out.exists() {
         return Err(Error::Exists { path: order.out.clone() });
     }
-    let folder = Folder::open(&order.base)?;
+    let folder = resized(&order.base, &order.adapters)?;
     if folder.is_packed()? {
         return merge_onto_unpacked(order, interrupt, report);
     }
@@ -65,7 +67,14 @@ fn merge_onto_unpacked(order: &Order, interrupt: &AtomicBool, report: Reporter) 
     repack(&order.base, dense, temporary.path(), interrupt, report)?;
     let base = temporary.path().to_owned();
     let unpacked = Order { base, other_base: OtherBase::Compared, onto: Onto::Stored, ..order.clone() };
-    merge_as(&unpacked, &Folder::open(&unpacked.base)?, Some((&order.base, hashes)), interrupt, report)
+    merge_as(&unpacked, &resized(&unpacked.base, &order.adapters)?, Some((&order.base, hashes)), interrupt, report)
+}
+
+/// The base with the rows of tokens that adapters add.
+fn resized(base: &Path, adapters: &[Addend]) -> Result<Folder, Error> {
+    let mut folder = Folder::open(base)?;
+    adapters.iter().try_for_each(|addend| peft::resize(&mut folder, &addend.folder))?;
+    Ok(folder)
 }
 
 /// Where the base was unpacked for the time being, `origin` is what a person knows as the base, with the hashes of its files.
@@ -103,6 +112,7 @@ fn merge_as(
     let rewriting = Rewriting { adapters: &adapters, linears, untied, float, packing: packing.as_ref(), counts_q8_0, interrupt };
     let own_head = own_head(&rewriting, &old, apart)?;
     let beside = Beside::of(&order.base)?;
+    let vocabulary = vocabulary::of(order, folder.spec.vocabulary)?;
     if let Some(method) = &folder.leftover_quantization {
         report(Event::Note(format!(
             "config.json of the base has a `quantization_config` ({method}), and its weights are plain numbers: the merged model gets none"
@@ -114,7 +124,7 @@ fn merge_as(
     check_space(existing(&order.out), tally.bytes + beside.bytes() + SMALL_FILES_BYTES)?;
     write_folder_atomic(&order.out, |new| {
         let hashes = write_weights(order, &rewriting, &old, new, &mut tally, report)?;
-        beside.copy(new, order.float, tensor_bytes, own_head.as_ref())?;
+        beside.copy(new, order.float, tensor_bytes, (own_head.as_ref(), vocabulary.as_ref()))?;
         let (base, hashes) = origin.unwrap_or((&order.base, hashes));
         Ok::<_, Error>(write_atomic(&new.join(CARD), card::card(order, base, &tally, &hashes)?.as_bytes())?)
     })?;
@@ -126,7 +136,8 @@ fn merge_as(
 /// # Errors
 /// There is such a table, or a file cannot be read.
 pub fn check_tables(base: &Path, adapter: &Path) -> Result<(), Error> {
-    let folder = Folder::open(base)?;
+    let mut folder = Folder::open(base)?;
+    peft::resize(&mut folder, adapter)?;
     let mut source = Source::open(adapter, 1.0, &folder.spec.modules())?;
     if !source.has_bases() {
         return Ok(());
@@ -226,6 +237,17 @@ pub enum Error {
         /// Where.
         path: PathBuf,
     },
+    /// The tokenizer of the base or of an adapter cannot be opened.
+    #[error(transparent)]
+    Tokenizer(#[from] data::tokenize::Error),
+    /// Adapters that were trained with different tokens.
+    #[error("`{}` and `{}` bring different tokenizers, and a model has one", first.display(), second.display())]
+    TwoTokenizers {
+        /// An adapter.
+        first: PathBuf,
+        /// Another one.
+        second: PathBuf,
+    },
     /// The base is not the one that an adapter was trained on.
     #[error("{message}")]
     OtherBase {
@@ -253,6 +275,7 @@ impl Error {
             Self::Model(error) => Some(error),
             Self::Repack(error) => Some(error),
             Self::Adapter(error) => Some(error),
+            Self::Tokenizer(error) => Some(error),
             _ => None,
         }
     }
@@ -271,6 +294,7 @@ impl Explain for Error {
     fn hint(&self) -> Option<String> {
         match self {
             Self::Exists { .. } => Some("choose another `--out`, or remove it first".into()),
+            Self::TwoTokenizers { .. } => Some("merge them one after the other".into()),
             Self::OtherBase { .. } => {
                 Some("name the base that it was trained on with `--base`, or merge into this one with `--force`".into())
             }

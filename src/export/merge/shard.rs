@@ -55,23 +55,32 @@ pub(super) struct Untied {
 impl Rewriting<'_> {
     /// The header of the new file.
     pub fn header(&self, old: &Archive) -> Result<Vec<u8>, Error> {
-        Ok(match (self.head(old)?, self.float) {
-            (Some(head), float) => old.header_with(float, &head)?,
-            (None, Some(float)) => old.header_in(float)?,
-            (None, None) => old.header().to_vec(),
-        })
+        let entries = self.entries(old)?.into_iter().chain(self.head(old)?);
+        Ok(old.header_for(&entries.collect::<Vec<_>>(), self.float)?)
+    }
+
+    /// The old file's tensors as the new one has them: tables of the vocabulary may have more rows.
+    fn entries(&self, old: &Archive) -> Result<Vec<Entry>, Error> {
+        Ok(old.entries()?.into_iter().map(|entry| self.grown(entry)).collect())
+    }
+
+    fn grown(&self, mut entry: Entry) -> Entry {
+        if let Some(table) = self.maps(&entry).first().filter(|linear| linear.is_table()) {
+            entry.shape = table.weight_shape().to_vec();
+        }
+        entry
     }
 
     /// Bytes of the new file's tensors.
     pub fn tensor_bytes(&self, old: &Archive) -> Result<u64, Error> {
         let of = |entry: &Entry| (entry.numbers() * self.float.unwrap_or(entry.float).bytes()) as u64;
-        Ok(old.entries()?.iter().chain(&self.head(old)?).map(of).sum())
+        Ok(self.entries(old)?.iter().chain(&self.head(old)?).map(of).sum())
     }
 
     /// The head that comes behind the tensors of a file: behind those among which the embedding is.
     pub fn head(&self, old: &Archive) -> Result<Option<Entry>, Error> {
         let Some(untied) = &self.untied else { return Ok(None) };
-        let embedding = old.entries()?.into_iter().find(|entry| entry.name == untied.embedding);
+        let embedding = self.entries(old)?.into_iter().find(|entry| entry.name == untied.embedding);
         Ok(embedding.map(|embedding| Entry { name: untied.head.clone(), ..embedding }))
     }
 
@@ -122,7 +131,9 @@ impl Rewriting<'_> {
         let mut is_taken = pieces.send(self.header(old)?).is_ok();
         for entry in old.entries()? {
             let next = |_| blocks.recv().ok();
-            tally.add(&self.tensor(&entry, next, &mut spare, |piece| is_taken &= pieces.send(piece).is_ok())?);
+            let stored = entry.numbers();
+            let entry = self.grown(entry);
+            tally.add(&self.tensor((&entry, stored), next, &mut spare, |piece| is_taken &= pieces.send(piece).is_ok())?);
             if !is_taken {
                 return Ok(tally);
             }
@@ -130,14 +141,16 @@ impl Rewriting<'_> {
         if let (Some(head), Some(untied)) = (self.head(old)?, &self.untied) {
             let (numbers, size) = (old.bytes(&untied.embedding).unwrap_or_default(), head.float.bytes());
             let next = |of: Range<usize>| numbers.get(of.start * size..of.end * size).map(<[u8]>::to_vec);
-            tally.add(&self.tensor(&head, next, &mut spare, |piece| is_taken &= pieces.send(piece).is_ok())?);
+            let stored = numbers.len() / size;
+            tally.add(&self.tensor((&head, stored), next, &mut spare, |piece| is_taken &= pieces.send(piece).is_ok())?);
         }
         Ok(tally)
     }
 
+    /// Sends a tensor of which `next` has the first `stored` numbers; behind them are rows that take the places of zeros.
     fn tensor(
         &self,
-        entry: &Entry,
+        (entry, stored): (&Entry, usize),
         mut next: impl FnMut(Range<usize>) -> Option<Vec<u8>>,
         spare: &mut Vec<u8>,
         mut send: impl FnMut(Vec<u8>),
@@ -158,7 +171,10 @@ impl Rewriting<'_> {
                 matrix = Some(index);
             }
             // Where none comes the reader has ended, and says why.
-            let Some(mut piece) = next(numbers.clone()) else { break };
+            let here = numbers.start.min(stored)..numbers.end.min(stored);
+            let piece = if here.is_empty() { Some(Vec::new()) } else { next(here) };
+            let Some(mut piece) = piece else { break };
+            piece.resize(numbers.len() * entry.float.bytes(), 0);
             if let Some(packed) = &packed {
                 piece = unpacked(packed, numbers.clone());
             }

@@ -11,7 +11,7 @@ use std::sync::atomic::AtomicBool;
 
 pub use go::Error as TemplateError;
 pub use modelfile::WEIGHTS;
-pub use prove::{Proof, prove};
+pub use prove::{Proof, prove, prove_with};
 
 use serde_json::{Map, Value};
 

@@ -40,20 +40,27 @@ struct Expected {
 /// # Errors
 /// There is no chat template, none of the Go templates renders as it does, or nothing ends an answer.
 pub fn prove(folder: &Path, source: Option<&str>, named: Option<&Path>) -> Result<Proof, Error> {
-    let tokenizer = Tokenizer::open(folder)?;
+    prove_with(&Tokenizer::open(folder)?, (folder, source), named)
+}
+
+/// [`prove`] with a tokenizer that is not the folder's own.
+///
+/// # Errors
+/// As of [`prove`].
+pub fn prove_with(tokenizer: &Tokenizer, (folder, source): (&Path, Option<&str>), named: Option<&Path>) -> Result<Proof, Error> {
     let source = source.or(tokenizer.chat_template()).ok_or_else(|| Error::NoTemplate { folder: folder.to_owned() })?;
-    let (expected, refused) = expected(source, &tokenizer)?;
+    let (expected, refused) = expected(source, tokenizer)?;
     let candidates = match named {
         Some(path) => own(path)?,
-        None => known(&expected, &tokenizer),
+        None => known(&expected, tokenizer),
     };
     let (name, template) = first_equal(candidates, &expected)?;
-    let stops = stops(&expected, &tokenizer)?;
+    let stops = stops(&expected, tokenizer)?;
     let mut notes = Vec::new();
     if refused > 0 {
         notes.push(format!("the chat template refuses {refused} of {} conversations, those with a system message among them or others; Ollama refuses none", refused + expected.len()));
     }
-    if trims(source, &tokenizer)? {
+    if trims(source, tokenizer)? {
         notes.push("the chat template takes blanks around a message away, which Ollama's templates cannot".to_owned());
     }
     Ok(Proof { name, template: template.source().to_owned(), stops, conversations: expected.len(), notes })

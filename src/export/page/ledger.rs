@@ -6,8 +6,9 @@ use super::html::Html;
 use super::{RunRecord, said, table, with_groups};
 
 /// Counts of a set in the lock, as a person calls them.
-const COUNTS: [(&str, &str); 15] = [
+const COUNTS: [(&str, &str); 16] = [
     ("rows", "rows read"),
+    ("not_selected", "not selected by `split` or `max_rows`"),
     ("trained", "trained on"),
     ("validation", "held out to validate"),
     ("too_long", "left out, too long"),

@@ -42,25 +42,17 @@ impl Archive {
         self.metadata.offset_keys().into_iter().map(entry).collect()
     }
 
-    /// The header of the same tensors in the same order, all of type `float`; the file's own, byte for byte, where they are already.
+    /// The header of tensors in this order, all of type `float` or of their own: those of the file, perhaps of other shapes, and others. The
+    /// file's own, byte for byte, where nothing differs.
     ///
     /// # Errors
     /// A tensor is not of f32, f16 or bf16.
-    pub fn header_in(&self, float: Float) -> Result<Vec<u8>, Error> {
-        let entries = self.entries()?;
-        if entries.iter().all(|entry| entry.float == float) {
+    pub fn header_for(&self, entries: &[Entry], float: Option<Float>) -> Result<Vec<u8>, Error> {
+        let is_kept = |entry: &Entry| float.is_none_or(|float| entry.float == float);
+        if entries == self.entries()? && entries.iter().all(is_kept) {
             return Ok(self.header().to_vec());
         }
-        self.header_of(&entries, Some(float))
-    }
-
-    /// The header of the same tensors and one more behind them, all of type `float` or of their own.
-    ///
-    /// # Errors
-    /// A tensor is not of f32, f16 or bf16.
-    pub fn header_with(&self, float: Option<Float>, last: &Entry) -> Result<Vec<u8>, Error> {
-        let entries = [self.entries()?, vec![last.clone()]].concat();
-        self.header_of(&entries, float)
+        self.header_of(entries, float)
     }
 
     fn header_of(&self, entries: &[Entry], float: Option<Float>) -> Result<Vec<u8>, Error> {
@@ -97,10 +89,11 @@ mod tests {
         let tensors = [("x".to_owned(), vec![2, 3], vec![1.0; 6]), ("a".to_owned(), vec![5], vec![2.0; 5])];
         write_f32(&path, &tensors, &[("format", "pt".into())]).expect("written");
         let archive = Archive::open(&path).expect("opened");
-        assert_eq!(archive.header_in(Float::F32).expect("floats"), archive.header());
+        let stored = archive.entries().expect("floats");
+        assert_eq!(archive.header_for(&stored, Some(Float::F32)).expect("floats"), archive.header());
         let names: Vec<String> = archive.entries().expect("floats").into_iter().map(|entry| entry.name).collect();
 
-        let mut halved = archive.header_in(Float::F16).expect("floats");
+        let mut halved = archive.header_for(&stored, Some(Float::F16)).expect("floats");
         halved.resize(halved.len() + 11 * 2, 0);
         std::fs::write(&other, halved).expect("written");
         let halved = Archive::open(&other).expect("a whole file");

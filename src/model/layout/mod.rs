@@ -36,6 +36,11 @@ impl ExpertsSpec {
             ExpertForm::Stacked { .. } => 2,
         }
     }
+
+    /// Linear maps of the feed-forward that every token has beside them.
+    pub fn shared_maps(&self) -> usize {
+        if self.shared.is_some() { 3 } else { 0 }
+    }
 }
 
 /// The module of a weight.

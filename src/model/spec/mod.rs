@@ -92,7 +92,7 @@ impl LayerSpec {
         match &self.mlp {
             MlpSpec::Gated(gated) if gated.gate_up == Modules::Separate => 3,
             MlpSpec::Gated(_) | MlpSpec::Plain(_) => 2,
-            MlpSpec::Experts(experts) => experts.maps() * experts.router.experts + if experts.shared.is_some() { 3 } else { 0 },
+            MlpSpec::Experts(experts) => experts.maps() * experts.router.experts + experts.shared_maps(),
         }
     }
 

@@ -2,10 +2,8 @@
 //! the rows of a micro-batch, and how many blocks recompute.
 //!
 //! What every moment of a run holds is the process, the base, the adapters and the optimizer's state; on top comes what one of its phases
-//! needs, and the largest phase makes the peak. `block.rs` has what one block keeps and works with, op by op: an op that keeps less changes
-//! one line there.
+//! needs, and the largest phase makes the peak. What a mechanism keeps and works with stands beside its forward, in `model` and `nn`.
 
-mod block;
 mod fit;
 mod parts;
 mod step;
@@ -15,17 +13,16 @@ pub use fit::{Hint, fewest_recomputed, longest_that_fits};
 pub use parts::{Parts, Phase, StepParts};
 pub use trained::Trained;
 
-use self::block::BlockForm;
+use self::step::BlockBytes;
 use self::trained::OfTable;
 use crate::data::Batch;
 use crate::device::{self, Found, Halves, Kind};
 use crate::model::{DecoderSpec, LinearSpec, Names, PIECE_BYTES, Storage};
+use crate::nn::footprint::F32;
 use crate::quant::Form;
 use crate::terms::{self, Method, ModelDtype};
 use crate::train::{Memory, Rule, STACK, head_chunk_rows};
 
-/// Bytes of a number that training computes in.
-const F32: u64 = 4;
 /// The program itself, its threads' stacks, and ends of pages. Measured: 14 to 17 MiB for `bench` with two threads on a model of 60 KB, 18
 /// to 20 MiB on models of 10 MB to 2 GB, and 10 MiB more with the code of wgpu.
 const PROCESS_BYTES: u64 = if cfg!(feature = "wgpu") { 29 } else { 19 } << 20;
@@ -358,8 +355,8 @@ impl Load {
     /// The largest tensor in bytes, and what it is of. Tables of the vocabulary may be in pieces.
     pub fn largest_tensor(&self) -> (u64, Largest) {
         let rows = [Some(self.rows), self.evaluation].into_iter().flatten();
-        let widest = |rows: Rows| (0..self.spec.layers.len()).map(|index| BlockForm::new(self, index, rows).gate_up()).max();
-        let of_tokens = rows.filter_map(widest).max().unwrap_or(0) * self.computed_bytes();
+        let widest = |rows: Rows| BlockBytes::of(self, rows).into_iter().map(|block| block.widest).max();
+        let of_tokens = rows.filter_map(widest).max().unwrap_or(0);
         let logits = self.head_chunk_rows(usize::MAX) * self.spec.vocabulary as u64 * F32;
         let matrix = self.spec.projections().iter().map(|linear| linear.inputs * linear.outputs).max().unwrap_or(0) as u64;
         let whole = self.trainable_parameters() * F32;

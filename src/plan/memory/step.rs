@@ -1,9 +1,9 @@
 //! A training step as a walk over its moments: what is held when the head computes, and when each block goes backward.
 
-use super::block::BlockForm;
-use super::{F32, Load, OfTable, Place, Purpose, Rows, StepParts};
+use super::{F32, Load, OfTable, Place, Purpose, Rows, StepParts, Trained};
 use crate::model::LayerSpec;
-use crate::terms::Method;
+use crate::nn::footprint::{RowShape, TrainedMaps};
+use crate::terms::{AdapterVector, Method};
 use crate::train::Memory;
 
 /// What is as large is mapped from the system and given back to it: glibc's largest `M_MMAP_THRESHOLD`, mallopt(3).
@@ -13,81 +13,97 @@ const MAPPED_BYTES: u64 = 32 << 20;
 /// what smaller tensors leave has no room for them. Measured: 17 of 25 MB more where all blocks recompute, and nothing where none does.
 pub(super) const HELD_BACK: u64 = 8;
 
+/// Bytes of one block at some rows.
+pub(super) struct BlockBytes {
+    /// Its input and output, [tokens, width].
+    input: u64,
+    /// What its tape holds beside the input.
+    saved: u64,
+    /// What a forward without a tape computes with beside the input.
+    forward: u64,
+    /// What backward computes with beside the tape.
+    backward: u64,
+    /// The widest of its tensors.
+    pub widest: u64,
+}
+
+impl BlockBytes {
+    /// Those of all blocks of a run.
+    pub fn of(load: &Load, rows: Rows) -> Vec<Self> {
+        let Trained { method, ranks, outputs, vector, .. } = &load.trained;
+        let (width, has_magnitudes) = (load.spec.width, *vector == Some(AdapterVector::Magnitude));
+        let rows = RowShape { tokens: rows.tokens as u64, number_bytes: load.computed_bytes(), drops: load.dropout > 0.0 };
+        let mut rest = TrainedMaps { ranks, outputs, has_magnitudes, trains: *method == Method::Full };
+        let of_layer = |layer: &LayerSpec| {
+            let [maps, above] = rest.split_at(layer.mixer_maps() + layer.mlp_maps());
+            rest = above;
+            Self {
+                input: rows.bytes(width as u64),
+                saved: layer.saved_bytes(width, rows, maps),
+                forward: layer.forward_bytes(width, rows, maps),
+                backward: layer.backward_bytes(width, rows, maps),
+                widest: layer.widest_bytes(rows),
+            }
+        };
+        load.spec.layers.iter().map(of_layer).collect()
+    }
+}
+
 /// The highest moment of a step.
 pub(super) fn highest(load: &Load, memory: Memory) -> StepParts {
-    let blocks: Vec<BlockForm> = (0..load.spec.layers.len()).map(|index| BlockForm::new(load, index, load.rows)).collect();
+    let blocks = BlockBytes::of(load, load.rows);
     let of_block = trainable_of_blocks(load);
     let lowest =
         if load.trains_embedding() { 0 } else { of_block.iter().position(|numbers| *numbers > 0).unwrap_or(blocks.len()) };
     let recomputes = |index: usize| index < memory.recomputed;
     let kept = |index: usize| match index {
         _ if index < lowest => 0,
-        _ if recomputes(index) => blocks[index].input(),
-        _ => blocks[index].input() + blocks[index].kept(),
+        _ if recomputes(index) => blocks[index].input,
+        _ => blocks[index].input + blocks[index].saved,
     };
 
-    // One flat row for all, made when the first micro-batch comes to its backward.
-    let gradients = load.trainable_parameters();
-    let widest = if memory.recomputed > lowest { blocks.iter().map(BlockForm::gate_up).max().unwrap_or(0) } else { 0 };
+    // One flat row a partial sum of the tree of micro-batches, see `train/tree.rs`; the last is made when a micro-batch comes to its backward.
+    let (row_bytes, partial) = (load.trainable_parameters() * F32, u64::from(load.accumulated.max(1).ilog2()));
+    let gradients_bytes = row_bytes * (partial + 1);
+    let widest = if memory.recomputed > lowest { blocks.iter().map(|block| block.widest).max().unwrap_or(0) } else { 0 };
     let held_back = match load.place {
-        Place::Processor { .. } => blocks.iter().map(BlockForm::input).sum::<u64>() / HELD_BACK + widest,
+        Place::Processor { .. } => blocks.iter().map(|block| block.input).sum::<u64>() / HELD_BACK + widest,
         Place::Gpu { .. } => 0,
     };
-    let mut kept_numbers: u64 = held_back + (0..blocks.len()).map(kept).sum::<u64>();
-    let at_head = if load.accumulated > 1 || load.is_full() { gradients } else { 0 };
-    let head = head_bytes(load) + left_of_heads(load, head_bytes(load), kept_numbers * load.computed_bytes());
-    let mut moments = vec![Moment { gradients: at_head, kept: kept_numbers, head, ..Moment::default() }];
-    let [of_embedding, of_head] = load.trained_of_tables();
+    let mut kept_bytes: u64 = held_back + (0..blocks.len()).map(kept).sum::<u64>();
+    let at_head = if load.is_full() { gradients_bytes } else { row_bytes * partial };
+    let head_bytes = head_bytes(load) + left_of_heads(load, head_bytes(load), kept_bytes);
+    let mut moments = vec![StepParts { gradients_bytes: at_head, kept_bytes, head_bytes, ..StepParts::default() }];
+    let [of_embedding, of_head] = load.trained_of_tables().map(|numbers| numbers * F32);
     if of_head > 0 {
         // Its gradients wait for the row that they are added to.
-        moments.push(Moment { gradients, kept: kept_numbers, own: of_head, ..Moment::default() });
+        moments.push(StepParts { gradients_bytes, kept_bytes, block_bytes: of_head, ..StepParts::default() });
     }
     for (index, block) in blocks.iter().enumerate().skip(lowest).rev() {
-        kept_numbers -= kept(index);
-        let again = if recomputes(index) { block.kept() } else { 0 };
-        let kept = kept_numbers + block.input() + if recomputes(index) { 0 } else { block.kept() };
-        // A block's own gradients, before they are added to the row.
-        let own = of_block[index];
-        moments.push(Moment { gradients, kept, recomputed: again, block: block.backward(), own, head: 0 });
+        kept_bytes -= kept(index);
+        let (tape_bytes, recomputed_bytes) = if recomputes(index) { (0, block.saved) } else { (block.saved, 0) };
+        moments.push(StepParts {
+            gradients_bytes,
+            kept_bytes: kept_bytes + block.input + tape_bytes,
+            recomputed_bytes,
+            // A block's own gradients, before they are added to the row.
+            block_bytes: block.backward + of_block[index] * F32,
+            head_bytes: 0,
+        });
     }
     if of_embedding > 0 {
-        let input = 2 * blocks.first().map_or(0, BlockForm::input);
-        moments.push(Moment { gradients, kept: kept_numbers, block: input, own: of_embedding, ..Moment::default() });
+        let input = 2 * blocks.first().map_or(0, |block| block.input);
+        moments.push(StepParts { gradients_bytes, kept_bytes, block_bytes: input + of_embedding, ..StepParts::default() });
     }
     // A block below the lowest adapter, or one that recomputes, first runs forward without a tape.
-    let forward = |index: usize| Moment {
-        kept: held_back + (0..index).map(kept).sum::<u64>(),
-        block: blocks[index].forward(),
-        ..Moment::default()
+    let forward = |index: usize| StepParts {
+        kept_bytes: held_back + (0..index).map(kept).sum::<u64>(),
+        block_bytes: blocks[index].forward,
+        ..StepParts::default()
     };
     moments.extend((0..blocks.len()).filter(|index| *index < lowest || recomputes(*index)).map(forward));
-    let highest = moments.into_iter().map(|moment| moment.bytes(load.computed_bytes())).max_by_key(|parts| parts.bytes());
-    let highest = highest.unwrap_or_default();
+    let highest = moments.into_iter().max_by_key(|parts| parts.bytes()).unwrap_or_default();
     StepParts { block_bytes: highest.block_bytes + load.unpacked_bytes(), ..highest }
-}
-
-/// One moment, in numbers, but the head in bytes.
-#[derive(Debug, Clone, Copy, Default)]
-struct Moment {
-    gradients: u64,
-    kept: u64,
-    recomputed: u64,
-    block: u64,
-    /// Gradients of a block's own weights.
-    own: u64,
-    head: u64,
-}
-
-impl Moment {
-    fn bytes(self, computed_bytes: u64) -> StepParts {
-        StepParts {
-            gradients_bytes: self.gradients * F32,
-            kept_bytes: self.kept * computed_bytes,
-            recomputed_bytes: self.recomputed * computed_bytes,
-            block_bytes: self.block * computed_bytes + self.own * F32,
-            head_bytes: self.head,
-        }
-    }
 }
 
 /// Numbers that train in each block.
@@ -135,10 +151,9 @@ fn left_of_heads(load: &Load, head: u64, kept: u64) -> u64 {
 
 /// Bytes of scoring rows without a tape: a block's forward, or the logits of a chunk.
 pub(super) fn evaluation_bytes(load: &Load, rows: Rows) -> u64 {
-    let forward =
-        (0..load.spec.layers.len()).map(|index| BlockForm::new(load, index, rows)).map(|block| block.input() + block.forward());
     let (width, chunk) = (load.spec.width as u64, load.head_chunk_rows(rows.labelled));
     let computed = load.computed_bytes();
     let head = rows.tokens as u64 * width * computed + chunk * (load.spec.vocabulary as u64 * F32 + 3 * width * computed);
-    forward.map(|numbers| numbers * computed).chain([head]).max().unwrap_or(0)
+    let of_blocks = BlockBytes::of(load, rows).into_iter().map(|block| block.input + block.forward);
+    of_blocks.chain([head]).max().unwrap_or(0)
 }

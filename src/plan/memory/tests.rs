@@ -70,6 +70,17 @@ fn two_small_blocks_are_counted_by_hand() {
     assert_eq!(fewest_recomputed(&load, again.peak_bytes() - 1), None);
 }
 
+/// One row of gradients for each partial sum of the tree of micro-batches, and one for the micro-batch that is computed.
+#[test]
+fn partial_sums_of_micro_batches_are_counted() {
+    let load = load(2, 1, Rows::dense(1, 3));
+    let gradients = |accumulated| Load { accumulated, ..load.clone() }.parts(Memory::KEEP).step.gradients_bytes;
+    let row = 4 * load.trainable_parameters();
+    for (accumulated, rows) in [(1, 1), (2, 2), (3, 2), (4, 3), (7, 3), (8, 4), (64, 7)] {
+        assert_eq!(gradients(accumulated), rows * row, "{accumulated} micro-batches");
+    }
+}
+
 /// A vocabulary of 10 and a width of 4, one table that is embedding and head: 40 numbers.
 #[test]
 fn what_trains_of_embedding_and_head_is_counted_by_hand() {

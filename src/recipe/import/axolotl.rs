@@ -3,16 +3,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::super::tree::{Kind, Node};
-use super::datasets::{Located, locate};
+use super::datasets::{Located, Part, is_slice, locate, on_hub};
 use super::draft::{Data, Draft, is_off};
 use super::fate::Fate;
 use super::hugging_face as hf;
 use super::text::{flow, list, number, pairs, quoted, texts, unquoted, whole};
-use super::{Given, Rule, Table};
+use super::{Given, Rule, Table, tokens};
 
 const REWARDS: &str = "preference data, rewards and reinforcement learning are not supported";
 const IMAGES: &str = "images and audio are not supported";
-const TOKENS: &str = "tokens that the base's tokenizer does not have are not supported";
 const SERVICE: &str = "it configures a service beside the training";
 const CACHING: &str = "tokens are cached by content; nothing has to be said";
 const PLUGIN: &str = "this plugin trains in another way, which is not supported";
@@ -194,15 +193,15 @@ const TOP: Table = &[
     (&["chat_template"], Rule::Read(chat_template)),
     (&["chat_template_jinja"], Rule::Read(chat_template_jinja)),
     (&["chat_template_kwargs"], Rule::Same("chat_template_kwargs")),
-    (&["eot_tokens"], Rule::Read(eot_tokens)),
+    (&["eot_tokens"], Rule::Read(tokens::end_of_turn)),
     (&["default_system_message"], Rule::SameIfKnown("datasets.system", "a system message for rows without one is not supported; write it into the rows")),
     (&["fix_untrained_tokens"], Rule::Refused(WEIGHTS)),
     (&["special_tokens"], Rule::Within),
-    (&["tokens"], Rule::Refused(TOKENS)),
-    (&["added_tokens_overrides"], Rule::Refused(TOKENS)),
+    (&["tokens"], Rule::Read(tokens::added)),
+    (&["added_tokens_overrides"], Rule::Read(tokens::renamed)),
     (&["special_tokens.pad_token"], Rule::Dropped("nothing is padded")),
-    (&["special_tokens.eos_token", "special_tokens.bos_token", "special_tokens.unk_token"], Rule::Read(own_token)),
-    (&["special_tokens.additional_special_tokens"], Rule::Refused(TOKENS)),
+    (&["special_tokens.eos_token", "special_tokens.bos_token", "special_tokens.unk_token"], Rule::Read(tokens::special_token)),
+    (&["special_tokens.additional_special_tokens"], Rule::Read(tokens::added)),
     (&["plugins"], Rule::Read(plugins)),
     // Other ways to train.
     (&["rl", "trl", "ebft", "reward_model", "process_reward_model", "center_rewards_coefficient", "dpo_use_weighting", "dpo_label_smoothing",
@@ -540,17 +539,6 @@ fn chat_template_jinja(draft: &mut Draft, given: &Given) -> Fate {
     draft.set("chat_template", quoted(text))
 }
 
-fn eot_tokens(_: &mut Draft, _: &Given) -> Fate {
-    Fate::replaced("the token that ends an answer is found in the rendered template and trained; `rankine preview` shows it")
-}
-
-fn own_token(_: &mut Draft, given: &Given) -> Fate {
-    Fate::replaced(format!(
-        "the base's own {} is used, which `rankine inspect` shows; where it is another, rows start or end with that",
-        given.name
-    ))
-}
-
 /// Plugins that only change how something is computed.
 fn plugins(_: &mut Draft, given: &Given) -> Fate {
     const HARMLESS: [&str; 6] = ["cut_cross_entropy", "liger", "kernels", "expert_parallel", "swanlab", "lm_eval"];
@@ -570,8 +558,23 @@ fn beside<'a>(given: &Given<'a>, key: &str) -> Option<&'a Node> {
 }
 
 fn located(draft: &Draft, dataset: &Node) -> Option<Located> {
+    let path = entry(dataset, "path")?.text()?;
+    let files = entry(dataset, "data_files").map(texts).unwrap_or_default();
+    let is_shard = ["shards", "shards_idx"].iter().any(|key| entry(dataset, key).is_some());
+    let of_hub = on_hub(path, Part { files: &files, ..wanted_part(dataset) }, &draft.folder).filter(|_| !is_shard);
+    Some(of_hub.unwrap_or_else(|| locate(path, &draft.folder)))
+}
+
+/// A value of a dataset.
+fn entry<'a>(dataset: &'a Node, key: &str) -> Option<&'a Node> {
     let Kind::Map(entries) = &dataset.kind else { return None };
-    Some(locate(entries.get("path")?.value.text()?, &draft.folder))
+    entries.get(key).map(|entry| &entry.value).filter(|node| !node.is_blank())
+}
+
+/// The part of a dataset that is wanted, without its files.
+fn wanted_part(dataset: &Node) -> Part<'_> {
+    let text = |key: &str| entry(dataset, key).and_then(Node::text);
+    Part { config: text("name"), split: text("split"), revision: text("revision"), files: &[] }
 }
 
 fn path(draft: &mut Draft, given: &Given) -> Fate {
@@ -582,9 +585,18 @@ fn path(draft: &mut Draft, given: &Given) -> Fate {
     }
 }
 
-/// Which part of a data set: a split, a configuration, files. It is part of what has to be put where the recipe looks.
+/// Which part of a data set: a split, a configuration, files. Of data that are not fetched by the recipe it is part of what has to be put where the
+/// recipe looks.
 fn part(draft: &mut Draft, given: &Given) -> Fate {
+    let said = given.node.text().unwrap_or_default();
     match located(draft, given.parent) {
+        Some(located) if located.is_of_hub() => match given.name {
+            "split" if said == "train" => Fate::dropped("the split that is read without a word"),
+            "split" => Fate::Mapped(format!("datasets.split: {}", quoted(said))),
+            "name" => Fate::Mapped(format!("datasets.config: {}", quoted(said))),
+            _ => Fate::Mapped(format!("datasets.path: {}", located.path)),
+        },
+        Some(_) if given.name == "split" && is_slice(said) => Fate::Mapped(format!("datasets.split: {}", quoted(said))),
         Some(Located { path, task: Some(_) }) => Fate::replaced(format!("put only this part into `{path}`")),
         _ if given.name == "split" && given.node.text() == Some("train") => Fate::dropped("a file has one split"),
         _ => Fate::refused("a part of local files: write those rows to a file of their own and name it in `path`"),
@@ -727,15 +739,17 @@ fn data(draft: &Draft, dataset: &Node) -> Option<Data> {
     let value = |key: &str| entries.get(key).map(|entry| &entry.value).filter(|node| !node.is_blank());
     let (located, format) = (located(draft, dataset)?, format_of(dataset).ok()?);
     let mut data = Data::default();
+    let split = value("split").and_then(Node::text).is_some_and(is_slice);
     let parts: Vec<String> = ["split", "name", "data_files", "revision", "shards", "shards_idx"]
         .iter()
+        .filter(|key| **key != "split" || !split)
         .filter_map(|key| Some(format!("{key} `{}`", value(key)?.shown())))
         .collect();
     if let Some(task) = &located.task {
         let parts = if parts.is_empty() { String::new() } else { format!(" (only {})", parts.join(", ")) };
         data.notes.push(format!("{task}{parts}."));
     }
-    data.lines.push(("path", located.path));
+    data.lines = located.lines(wanted_part(dataset));
     data.lines.push(("format", format.to_owned()));
     let columns: &[(&str, &str)] = match format {
         "text" => &[("text", "field")],

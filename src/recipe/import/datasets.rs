@@ -1,7 +1,9 @@
-//! Where the data of a config are. Rankine reads Parquet; what lies elsewhere or in another form is named by the path where it is looked for.
+//! Where the data of a config are, and which of their rows. Data sets of the Hub are named as such; of others Rankine reads Parquet, and what lies
+//! elsewhere or in another form is named by the path where it is looked for.
 
 use std::path::Path;
 
+use super::super::split::Split;
 use super::text::quoted;
 
 /// File names that are data of another form.
@@ -23,7 +25,57 @@ impl Located {
     }
 }
 
-/// Where data of a path or Hub id are looked for.
+/// A part of a data set, as far as a config says it.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Part<'a> {
+    pub config: Option<&'a str>,
+    pub split: Option<&'a str>,
+    pub revision: Option<&'a str>,
+    pub files: &'a [String],
+}
+
+/// A data set of the Hub as `datasets.path` says it; `None` where the path is no id, or the recipe has no words for the part.
+pub(super) fn on_hub(path: &str, part: Part, folder: &Path) -> Option<Located> {
+    let is_word = |word: &str| {
+        word.starts_with(|c: char| c.is_ascii_alphanumeric())
+            && word.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
+    };
+    let (owner, name) = path.split_once('/').filter(|(owner, name)| is_word(owner) && is_word(name))?;
+    let is_file = path.ends_with(".parquet") || OTHER_FORMS.iter().any(|end| path.ends_with(end));
+    if is_file || folder.join(path).exists() || part.split.is_some_and(|split| Split::parse(split).is_err()) {
+        return None;
+    }
+    let files = match part.files {
+        [] => String::new(),
+        [file] if file.ends_with(".parquet") && !file.contains("://") && part.config.is_none() => format!("/{file}"),
+        _ => return None,
+    };
+    let revision = part.revision.map_or_else(String::new, |revision| format!("@{revision}"));
+    Some(Located { path: quoted(&format!("hf://datasets/{owner}/{name}{revision}{files}")), task: None })
+}
+
+/// Whether a split of local data is one that a recipe can say of them: a slice of `train`.
+pub(super) fn is_slice(split: &str) -> bool {
+    Split::parse(split)
+        .is_ok_and(|split| split.parts.len() == 1 && split.parts[0].name() == Split::TRAIN && split.written != Split::TRAIN)
+}
+
+impl Located {
+    /// Whether it is a data set of the Hub.
+    pub fn is_of_hub(&self) -> bool {
+        self.path.trim_start_matches('"').starts_with("hf://")
+    }
+
+    /// The lines of a recipe's dataset that name it.
+    pub fn lines(&self, part: Part) -> Vec<(&'static str, String)> {
+        let config = part.config.filter(|_| self.is_of_hub()).map(|config| ("config", quoted(config)));
+        let split = part.split.filter(|split| self.is_of_hub() && *split != Split::TRAIN || is_slice(split));
+        let split = split.map(|split| ("split", quoted(split)));
+        [("path", self.path.clone())].into_iter().chain(config).chain(split).collect()
+    }
+}
+
+/// Where data of a path or Hub id are looked for, once they were put there.
 pub(super) fn locate(path: &str, folder: &Path) -> Located {
     let is_there = folder.join(path).exists();
     if path.ends_with(".parquet") && !path.contains("://") {
@@ -50,6 +102,30 @@ pub(super) fn locate(path: &str, folder: &Path) -> Located {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn data_sets_of_the_hub_are_named_with_their_part() {
+        let nowhere = Path::new("nowhere");
+        let at = |path: &str, part: Part| on_hub(path, part, nowhere).map(|located| located.path);
+        let none = Part::default();
+        assert_eq!(at("tatsu-lab/alpaca", none).as_deref(), Some("\"hf://datasets/tatsu-lab/alpaca\""));
+        let files = ["data/train-*.parquet".to_owned()];
+        let part = Part { revision: Some("v1"), files: &files, ..none };
+        assert_eq!(at("a/b", part).as_deref(), Some("\"hf://datasets/a/b@v1/data/train-*.parquet\""));
+        for path in ["squad", "a/b/c", "./a", "a/b.jsonl", "a/b.parquet", "s3://a/b", "/a/b", "../b"] {
+            assert_eq!(at(path, none), None, "{path}");
+        }
+        let files = ["train.jsonl".to_owned()];
+        assert_eq!(at("a/b", Part { files: &files, ..none }), None);
+        assert_eq!(at("a/b", Part { split: Some("train[:5%](x)"), ..none }), None);
+        let part = Part { config: Some("en"), split: Some("train[:20%]"), ..none };
+        let lines = on_hub("a/b", part, nowhere).expect("an id").lines(part);
+        let expected = [("path", "\"hf://datasets/a/b\""), ("config", "en"), ("split", "\"train[:20%]\"")];
+        assert_eq!(lines.iter().map(|(key, value)| (*key, &**value)).collect::<Vec<_>>(), expected);
+        let local = locate("d.parquet", nowhere);
+        assert_eq!(local.lines(Part { split: Some("train[5:]"), ..none }).len(), 2);
+        assert_eq!(local.lines(Part { split: Some("train"), config: Some("x"), ..none }).len(), 1);
+    }
 
     #[test]
     fn data_are_looked_for_where_they_can_be_put() {

@@ -13,7 +13,7 @@ use super::text::{flow, unquoted};
 use super::{Given, Imported, Rule, Table, Tool, rule};
 
 /// Sections of a recipe in their order; the empty one is its top.
-const SECTIONS: [&str; 4] = ["adapter", "training", "evaluation", "output"];
+const SECTIONS: [&str; 5] = ["tokens", "adapter", "training", "evaluation", "output"];
 /// Faults of the reader are found a line at a time; a recipe has fewer lines.
 const MOST_ROUNDS: usize = 200;
 

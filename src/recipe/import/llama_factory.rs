@@ -7,12 +7,12 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use super::super::tree::Kind;
-use super::datasets::{Located, locate};
+use super::datasets::{Located, Part, is_slice, locate, on_hub};
 use super::draft::{Data, Draft, is_off};
 use super::fate::Fate;
 use super::hugging_face as hf;
-use super::text::{flow, list, number, pairs, quoted, texts, unquoted};
-use super::{Given, Rule, Table};
+use super::text::{flow, list, number, pairs, quoted, texts, unquoted, whole};
+use super::{Given, Rule, Table, tokens};
 use crate::files::{JSON_BYTES, read_text_up_to};
 
 const REWARDS: &str = "preference data, rewards and reinforcement learning are not supported";
@@ -24,7 +24,8 @@ const MEGATRON: &str = "training by Megatron is not supported";
 const KT: &str = "experts of KTransformers' own (other weights, added ones) are not supported";
 const SERVING: &str = "it is read when the model is used or exported, not when it is trained";
 const WEIGHTS: &str = "this change of the base's weights is not supported";
-const TOKENS: &str = "tokens that the base's tokenizer does not have are not supported";
+const SPLIT: &str = "special tokens in a text are found as tokens, unless tokenizer_config.json says otherwise";
+const DESCRIBED: &str = "new tokens that begin as what their descriptions say are not supported: name the token to begin as, with `from` in `tokens.add`";
 const NEWER: &str = "the newer form of LLaMA-Factory's configs (`v1`) is not read";
 
 pub(super) const TABLES: &[Table] = &[TOP, hf::TABLE];
@@ -90,7 +91,10 @@ const TOP: Table = &[
     (&["compute_dtype", "infer_dtype", "upcast_layernorm", "upcast_lmhead_output"], Rule::Dropped("norms, the head and what trains are in 32 bits")),
     (&["use_unsloth", "use_unsloth_gc", "enable_liger_kernel", "use_reentrant_gc", "use_v1_kernels", "device_map"], Rule::Dropped(hf::KERNELS)),
     (&["moe_aux_loss_coef"], Rule::Same("training.router_aux_loss_coef")),
-    (&["resize_vocab", "add_tokens", "add_special_tokens", "new_special_tokens_config", "split_special_tokens"], Rule::Refused(TOKENS)),
+    (&["resize_vocab"], Rule::Dropped("embedding and head get rows for new tokens by themselves")),
+    (&["add_tokens", "add_special_tokens"], Rule::Read(tokens::of_llama_factory)),
+    (&["new_special_tokens_config"], Rule::Refused(DESCRIBED)),
+    (&["split_special_tokens"], Rule::Refused(SPLIT)),
     (&["rope_scaling", "shift_attn", "mixture_of_depths", "train_from_scratch"], Rule::Refused(WEIGHTS)),
     (&["fp8", "fp8_backend", "fp8_enable_fsdp_float8_all_gather"], Rule::Refused("computing in 8 bits is not supported")),
     (&["use_galore", "galore_target", "galore_rank", "galore_update_interval", "galore_scale", "galore_proj_type", "galore_layerwise", "use_apollo",
@@ -278,13 +282,11 @@ fn mask_history(_: &mut Draft, given: &Given) -> Fate {
     }
 }
 
-fn max_samples(draft: &mut Draft, given: &Given) -> Fate {
-    let names = names(draft, "dataset");
-    let files_are_open = names.iter().filter_map(|name| entry(draft, name).ok()).all(|entry| entry.located.is_open());
-    if files_are_open {
-        Fate::replaced(format!("put only the first {} rows of each data set where the recipe looks for it", given.node.shown()))
-    } else {
-        Fate::refused("a part of a file: write those rows to a file of their own and name it")
+/// The first rows of each data set, as here.
+fn max_samples(_: &mut Draft, given: &Given) -> Fate {
+    match whole(given.node).filter(|rows| *rows > 0) {
+        Some(rows) => Fate::Mapped(format!("datasets.max_rows: {rows}")),
+        None => Fate::refused("expected a whole number of rows"),
     }
 }
 
@@ -445,6 +447,8 @@ fn info(draft: &Draft) -> Result<(PathBuf, Value), String> {
 /// An entry of `dataset_info.json`.
 struct Entry {
     located: Located,
+    /// Lines of the recipe that name it and its part.
+    part: Vec<(&'static str, String)>,
     columns: Vec<(&'static str, String)>,
     /// Words of the data for roles.
     roles: BTreeMap<String, String>,
@@ -489,8 +493,24 @@ fn entry(draft: &Draft, name: &str) -> Result<Entry, String> {
         (None, Some(file)) => locate(&format!("{}/{file}", data_dir(draft)), &draft.folder),
         (None, None) => return Err(format!("`{name}` has neither a Hub id nor a file")),
     };
-    let mut found = Entry { located, columns: Vec::new(), roles: BTreeMap::new(), notes: Vec::new() };
-    let parts: Vec<String> = PART.iter().filter_map(|key| Some(format!("{key} {}", entry.get(*key)?))).collect();
+    let new = |located| Entry { located, part: Vec::new(), columns: Vec::new(), roles: BTreeMap::new(), notes: Vec::new() };
+    // A data set of the Hub is named as such where its rows need not be written anew.
+    let part = Part { config: text("subset"), split: text("split"), ..Part::default() };
+    let is_whole = !["folder", "num_samples"].iter().any(|key| entry.contains_key(*key));
+    if let Some(located) = text("hf_hub_url").filter(|_| is_whole).and_then(|id| on_hub(id, part, &draft.folder)) {
+        let mut found = Entry { part: located.lines(part), ..new(located) };
+        if layout(draft, name, entry, &mut found).is_ok() {
+            return Ok(found);
+        }
+    }
+    let mut found = new(located);
+    let slice = text("split").filter(|split| is_slice(split));
+    found.part = found.located.lines(Part { split: slice, ..Part::default() });
+    let parts: Vec<String> = PART
+        .iter()
+        .filter(|key| **key != "split" || slice.is_none())
+        .filter_map(|key| Some(format!("{key} {}", entry.get(*key)?)))
+        .collect();
     if !parts.is_empty() && !found.located.is_open() {
         return Err(format!("`{name}` is a part of a file: write those rows to a file of their own"));
     }
@@ -651,9 +671,10 @@ pub(super) fn finish(draft: &mut Draft) {
 
 fn data(draft: &Draft, entry: Entry) -> Data {
     let is_text = draft.text("stage") == Some("pt");
-    let limit = draft.at("max_samples").map(|rows| format!("Only the first {} rows.", flow(rows)));
+    let limit = draft.at("max_samples").and_then(whole).filter(|rows| *rows > 0);
     let task = entry.located.task.iter().map(|task| format!("{task}."));
-    let mut data = Data { notes: task.chain(entry.notes).chain(limit).collect(), lines: vec![("path", entry.located.path)] };
+    let mut data = Data { notes: task.chain(entry.notes).collect(), lines: entry.part };
+    data.lines.extend(limit.map(|rows| ("max_rows", rows.to_string())));
     data.lines.push(("format", if is_text { "text" } else { "chat" }.into()));
     let columns: Vec<String> = entry
         .columns

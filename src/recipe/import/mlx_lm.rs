@@ -1,7 +1,10 @@
 //! mlx-lm. Keys: `CONFIG_DEFAULTS` in `mlx_lm/lora.py` of 22 August 2026, which also says what a config leaves out.
 
-use super::super::tree::Kind;
-use super::datasets::{Located, locate};
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use super::super::tree::{Kind, Node};
+use super::datasets::{Located, Part, locate, on_hub};
 use super::draft::{Data, Draft, is_off};
 use super::fate::Fate;
 use super::hugging_face as hf;
@@ -27,7 +30,7 @@ const TOP: Table = &[
     (&["optimizer_config.adamw.bias_correction"], Rule::Read(bias_correction)),
     (&["optimizer_config.adam", "optimizer_config.muon", "optimizer_config.sgd", "optimizer_config.adafactor"], Rule::Refused(OPTIMIZER)),
     (&["data"], Rule::Read(data_path)),
-    (&["hf_dataset"], Rule::Refused("data of several columns by `hf_dataset` are not read; write them as Parquet and name them in `datasets`")),
+    (&["hf_dataset"], Rule::Read(hf_dataset)),
     (&["seed"], Rule::Same("training.seed")),
     (&["num_layers"], Rule::Read(num_layers)),
     (&["batch_size"], Rule::Same("training.micro_batch_size")),
@@ -115,8 +118,113 @@ fn bias_correction(_: &mut Draft, given: &Given) -> Fate {
     }
 }
 
+/// Data sets of the Hub with their splits and columns.
+fn hf_dataset(draft: &mut Draft, given: &Given) -> Fate {
+    match hub_sets(given.node) {
+        Ok(sets) if sets.iter().any(|set| set.data(set.splits[0], "all", &draft.folder).is_none()) => {
+            Fate::refused("a `path` is no id of a data set, or a split is none that is read")
+        }
+        Ok(sets) => Fate::Mapped(format!("datasets: {}", sets.iter().map(|set| set.path).collect::<Vec<_>>().join(", "))),
+        Err(reason) => Fate::refused(reason),
+    }
+}
+
+/// An element of `hf_dataset`.
+struct HubSet<'a> {
+    path: &'a str,
+    config: Option<&'a str>,
+    revision: Option<&'a str>,
+    /// Splits to train on and to validate on; mlx-lm's own where none are said.
+    splits: [&'a str; 2],
+    format: &'static str,
+    columns: Vec<(&'static str, &'a str)>,
+}
+
+fn hub_sets(node: &Node) -> Result<Vec<HubSet<'_>>, String> {
+    match &node.kind {
+        Kind::List(nodes) if !nodes.is_empty() => nodes.iter().map(hub_set).collect(),
+        _ => Ok(vec![hub_set(node)?]),
+    }
+}
+
+fn hub_set(node: &Node) -> Result<HubSet<'_>, String> {
+    const READ: [&str; 9] = [
+        "path",
+        "config",
+        "train_split",
+        "valid_split",
+        "test_split",
+        "prompt_feature",
+        "completion_feature",
+        "chat_feature",
+        "text_feature",
+    ];
+    let Kind::Map(entries) = &node.kind else { return Err("expected keys with values".into()) };
+    if let Some(key) = entries.keys().find(|key| !READ.contains(&key.as_str())) {
+        return Err(format!("`{key}` of a data set is not supported"));
+    }
+    let text = |key: &str| entries.get(key).and_then(|entry| entry.value.text());
+    let mut of_config = BTreeMap::new();
+    match entries.get("config").map(|entry| &entry.value.kind) {
+        Some(Kind::Map(inner)) => {
+            of_config.extend(inner.iter().filter_map(|(key, entry)| Some((key.as_str(), entry.value.text()?))))
+        }
+        None => {}
+        Some(_) => return Err("`config` of a data set: expected keys with values".into()),
+    }
+    if let Some(key) = of_config.keys().find(|key| !["name", "revision"].contains(key)) {
+        return Err(format!("`config.{key}` of a data set is not supported"));
+    }
+    let named = |key: &str| text(&format!("{key}_feature"));
+    let is_pair = named("prompt").is_some() || named("completion").is_some();
+    let (format, columns) = match (named("chat"), named("text")) {
+        _ if is_pair => (
+            "chat",
+            vec![("prompt", named("prompt").unwrap_or("prompt")), ("completion", named("completion").unwrap_or("completion"))],
+        ),
+        (Some(messages), _) => ("chat", vec![("messages", messages)]),
+        (None, Some(text)) => ("text", vec![("text", text)]),
+        (None, None) => {
+            return Err(
+                "no `prompt_feature`, `completion_feature`, `chat_feature` or `text_feature` says what the rows are".into()
+            );
+        }
+    };
+    Ok(HubSet {
+        path: text("path").ok_or("a data set has no `path`")?,
+        config: of_config.get("name").copied(),
+        revision: of_config.get("revision").copied(),
+        splits: [text("train_split").unwrap_or("train[:80%]"), text("valid_split").unwrap_or("train[-10%:]")],
+        format,
+        columns,
+    })
+}
+
+impl HubSet<'_> {
+    /// The dataset of the recipe for one of the splits.
+    fn data(&self, split: &str, train_on: &str, folder: &Path) -> Option<Data> {
+        let part = Part { config: self.config, split: Some(split), revision: self.revision, files: &[] };
+        let mut lines = on_hub(self.path, part, folder)?.lines(part);
+        lines.push(("format", self.format.into()));
+        let columns: Vec<String> = self.columns.iter().map(|(ours, name)| format!("{ours}: {}", quoted(name))).collect();
+        lines.push(("columns", format!("{{{}}}", columns.join(", "))));
+        if self.format == "chat" {
+            lines.push(("train_on", train_on.into()));
+        }
+        Some(Data { notes: Vec::new(), lines })
+    }
+}
+
 /// A folder of `train.jsonl`, `valid.jsonl` and `test.jsonl`, or a Hub id. What its rows are, the files say.
-fn data_path(_: &mut Draft, _: &Given) -> Fate {
+fn data_path(draft: &mut Draft, given: &Given) -> Fate {
+    if draft.at("hf_dataset").is_some() {
+        return Fate::dropped("`hf_dataset` says it");
+    }
+    if given.node.text().is_some_and(|path| on_hub(path, Part::default(), &draft.folder).is_some()) {
+        return Fate::replaced(
+            "the recipe reads its splits `train` and `valid`; `format` is `chat` for rows of `messages`, `completion` for `prompt` and `completion`, `text` for `text`",
+        );
+    }
     Fate::replaced(
         "write its `train` and `valid` rows as Parquet; `format` is `chat` for rows of `messages`, `completion` for `prompt` and `completion`, `text` for `text`",
     )
@@ -304,11 +412,28 @@ pub(super) fn finish(draft: &mut Draft) {
             }
         }
     }
+    let train_on = if draft.is_on("mask_prompt") { "last" } else { "all" };
+    if let Some(Ok(sets)) = draft.at("hf_dataset").map(hub_sets) {
+        let of = |split: usize| sets.iter().filter_map(|set| set.data(set.splits[split], train_on, &draft.folder)).collect();
+        let (train, validation) = (of(0), of(1));
+        (draft.train, draft.validation) = (train, validation);
+        return;
+    }
     let Some(path) = draft.text("data").or(Some("mlx-community/WikiSQL")) else { return };
+    if on_hub(path, Part::default(), &draft.folder).is_some() {
+        let set = |split: &str| {
+            let part = Part { split: Some(split), ..Part::default() };
+            let mut lines = on_hub(path, part, &draft.folder)?.lines(part);
+            lines.extend([("format", "chat".into()), ("train_on", train_on.into())]);
+            Some(Data { notes: vec!["Say what its rows are in `format`.".into()], lines })
+        };
+        let (train, validation) = (set("train"), set("valid"));
+        (draft.train, draft.validation) = (train.into_iter().collect(), validation.into_iter().collect());
+        return;
+    }
     // A word alone is a folder to mlx-lm first.
     let located = if path.contains('/') { locate(path, &draft.folder) } else { Located { path: quoted(path), task: None } };
     let folder = located.path.trim_matches('"').trim_end_matches('/').to_owned();
-    let train_on = if draft.is_on("mask_prompt") { "last" } else { "all" };
     let set = |file: &str| {
         let note = format!("Write the rows of `{file}.jsonl` there as Parquet, and say what they are in `format`.");
         let path = quoted(&format!("{folder}/{file}.parquet"));

@@ -14,6 +14,7 @@ mod llama_factory;
 mod mlx_lm;
 mod peft_run;
 mod text;
+mod tokens;
 mod torchtune;
 
 #[cfg(test)]

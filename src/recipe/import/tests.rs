@@ -131,6 +131,19 @@ fn traps_of_axolotl() {
     assert_eq!(line(&found, "val_set_size").as_deref(), Some("200"));
     let found = axolotl("datasets:\n  - path: org/d\n    type: alpaca\ntrain_on_inputs: true");
     assert_eq!((line(&found, "train_on").as_deref(), line(&found, "format").as_deref()), (Some("all"), Some("instruction")));
+    let found = axolotl("datasets:\n  - path: org/d\n    name: en\n    revision: v1\n    type: alpaca\n    split: train[:5%]");
+    assert_eq!(
+        (line(&found, "path").as_deref(), line(&found, "config").as_deref()),
+        (Some("\"hf://datasets/org/d@v1\""), Some("en"))
+    );
+    assert_eq!((line(&found, "split").as_deref(), fate(&found, "datasets.0.split").word()), (Some("\"train[:5%]\""), "mapped"));
+    let found = axolotl("datasets:\n  - path: org/d\n    data_files: a.jsonl\n    type: alpaca");
+    assert_eq!(
+        (line(&found, "path").as_deref(), fate(&found, "datasets.0.data_files").word()),
+        (Some("datasets/org/d"), "replaced")
+    );
+    let found = axolotl("datasets:\n  - path: d.parquet\n    type: completion\n    split: train[:10%]");
+    assert_eq!((line(&found, "split").as_deref(), fate(&found, "datasets.0.split").word()), (Some("\"train[:10%]\""), "mapped"));
     let found = axolotl("lora_model_dir: old\nlora_alpha: 16");
     assert_eq!((line(&found, "init_from").as_deref(), line(&found, "alpha"), line(&found, "r")), (Some("old"), None, None));
     let found = axolotl("cosine_min_lr_ratio: 0.1");
@@ -164,15 +177,11 @@ fn refused_keys_are_named_with_their_reasons() {
         ("num_epochs: 1.5", "num_epochs", "a part of an epoch"),
         ("optimizer: muon_of_mine", "optimizer", "not supported"),
         ("lora_target_linear: false", "adapter", "no modules are named"),
-        (
-            "datasets:\n  - path: d.parquet\n    type: completion\n    split: train[:10%]",
-            "datasets.0.split",
-            "a part of local files",
-        ),
+        ("datasets:\n  - path: d.parquet\n    type: completion\n    split: test", "datasets.0.split", "a part of local files"),
         ("datasets:\n  - path: d.parquet\n    type: {field_output: a}", "datasets.0.type", "layout of rows"),
         ("datasets:\n  - path: d.parquet\n    type: completion\n    fild: a", "datasets.0.fild", "no such key"),
         ("plugins: [axolotl.integrations.diffusion.DiffusionPlugin]", "plugins", "trains in another way"),
-        ("special_tokens: {additional_special_tokens: [a]}", "special_tokens.additional_special_tokens", "tokens"),
+        ("fix_untrained_tokens: true", "fix_untrained_tokens", "weights"),
         ("lora_dropout: 1.5", "lora_dropout", "adapter.dropout: expected a number from 0 to below 1"),
     ] {
         let found = axolotl(lines);
@@ -239,6 +248,28 @@ fn traps_of_the_others() {
     let mlx = fs::read_to_string(sample("mlx-lm.yaml")).expect("a sample");
     let found = imported(Tool::MlxLm, &mlx);
     assert!(matches!(fate(&found, "num_layers"), Fate::Refused(reason) if reason.contains("the last 2 layers")));
+    for (sets, said) in [
+        ("path: a/b\n  prompt_feature: q\n  completion_feature: a", Ok("{prompt: q, completion: a}")),
+        ("path: a/b\n  config: {name: en}\n  train_split: train[:1000]\n  text_feature: body", Ok("{text: body}")),
+        ("path: a/b", Err("says what the rows are")),
+        ("path: a/b\n  chat_feature: m\n  config: {data_dir: x}", Err("`config.data_dir` of a data set is not supported")),
+        ("path: a/b\n  chat_feature: m\n  shuffled: true", Err("`shuffled` of a data set is not supported")),
+    ] {
+        let found = imported(
+            Tool::MlxLm,
+            &mlx.replace("data: org/questions", &format!("hf_dataset:\n  {sets}")).replace("num_layers: 2", "num_layers: -1"),
+        );
+        match said {
+            Ok(columns) => {
+                assert_eq!(line(&found, "columns").as_deref(), Some(columns), "{}", found.recipe);
+                let slices = found.recipe.contains("train[:80%]") || found.recipe.contains("train[:1000]");
+                assert!(slices && found.recipe.contains("train[-10%:]"), "{}", found.recipe);
+                let recipe = super::super::from_bytes(Path::new("x"), found.recipe.as_bytes(), &[]);
+                assert_eq!(recipe.faults, [], "{}", found.recipe);
+            }
+            Err(part) => assert!(matches!(fate(&found, "hf_dataset"), Fate::Refused(reason) if reason.contains(part)), "{sets}"),
+        }
+    }
     let found = import(&sample("mlx-lm.yaml"), None).expect("a sample");
     assert_eq!((line(&found, "alpha").as_deref(), line(&found, "layers_to_transform").as_deref()), (Some("160"), Some("[4, 5]")));
 }
@@ -382,4 +413,29 @@ fn optimizers_and_schedules_come_along() {
         line(&axolotl("lr_scheduler: cosine_with_restarts\nlr_scheduler_kwargs: {num_cycles: 3}"), "num_cycles").as_deref(),
         Some("3")
     );
+}
+
+#[test]
+fn tokens_are_named_and_added() {
+    let found = axolotl(
+        "special_tokens: {eos_token: <|im_end|>, pad_token: <pad>, additional_special_tokens: [<|a|>]}\ntokens: [<|im_start|>, <|im_end|>]\neot_tokens: [<|im_end|>]\nadded_tokens_overrides: {128011: <|b|>}",
+    );
+    let add = "[\"<|im_end|>\", \"<|im_start|>\", \"<|b|>\", {token: \"<|a|>\", special: true}]";
+    assert_eq!(line(&found, "add").as_deref(), Some(add), "{}", found.recipe);
+    assert_eq!(line(&found, "eos").as_deref(), Some("\"<|im_end|>\""));
+    assert_eq!(line(&found, "end_of_turn").as_deref(), Some("[\"<|im_end|>\"]"));
+    let words = ["special_tokens.eos_token", "special_tokens.pad_token", "tokens", "eot_tokens", "added_tokens_overrides"];
+    let fates = words.map(|key| fate(&found, key).word());
+    assert_eq!(fates, ["mapped", "dropped", "replaced", "mapped", "replaced"]);
+    let recipe = super::super::from_bytes(Path::new("x"), found.recipe.as_bytes(), &[]);
+    let added: Vec<(String, bool)> =
+        recipe.tokens.add.iter().map(|said| (said.value.token.clone(), said.value.special)).collect();
+    assert_eq!(added.len(), 4);
+    assert_eq!(added[3], ("<|a|>".to_owned(), true));
+
+    let found =
+        imported(Tool::LlamaFactory, "model_name_or_path: b\nadd_tokens: <x>,<y>\nadd_special_tokens: <z>\nresize_vocab: true");
+    assert_eq!(line(&found, "add").as_deref(), Some("[\"<x>\", \"<y>\", {token: \"<z>\", special: true}]"));
+    assert_eq!(line(&found, "modules_to_save").as_deref(), Some("[embed_tokens, lm_head]"), "{}", found.recipe);
+    assert_eq!(fate(&found, "resize_vocab").word(), "dropped");
 }

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use super::super::tree::{Entry, Kind, Node};
-use super::datasets::{Located, locate};
+use super::datasets::{Located, Part, is_slice, locate, on_hub};
 use super::draft::{Data, Draft, is_off};
 use super::fate::Fate;
 use super::hugging_face as hf;
@@ -325,7 +325,16 @@ fn place(draft: &Draft, part: &str) -> Option<Located> {
         (Some(source), _) => source.to_owned(),
         (None, _) => layout.source?.to_owned(),
     };
-    Some(locate(&path, &draft.folder))
+    // Rows that become conversations first are written by a person.
+    let is_read_as_it_is = layout.note.is_none() && draft.at(&format!("{part}.partition")).is_none();
+    let of_hub = on_hub(&path, Part { files: &files, ..wanted_part(draft, part) }, &draft.folder).filter(|_| is_read_as_it_is);
+    Some(of_hub.unwrap_or_else(|| locate(&path, &draft.folder)))
+}
+
+/// The part of a data set that is wanted, without its files.
+fn wanted_part<'a>(draft: &Draft<'a>, part: &str) -> Part<'a> {
+    let text = |key: &str| draft.text(&format!("{part}.{key}"));
+    Part { config: text("name").or_else(|| text("subset")), split: text("split"), revision: None, files: &[] }
 }
 
 fn component(draft: &mut Draft, given: &Given) -> Fate {
@@ -355,7 +364,14 @@ fn source(draft: &mut Draft, given: &Given) -> Fate {
 }
 
 fn part(draft: &mut Draft, given: &Given) -> Fate {
+    let said = given.node.text().unwrap_or_default();
     match place(draft, part_of(draft, given)) {
+        Some(located) if located.is_of_hub() => match given.name {
+            "split" if said == "train" => Fate::dropped("the split that is read without a word"),
+            "split" => Fate::Mapped(format!("datasets.split: {}", quoted(said))),
+            _ => Fate::Mapped(format!("datasets.config: {}", quoted(said))),
+        },
+        Some(_) if given.name == "split" && is_slice(said) => Fate::Mapped(format!("datasets.split: {}", quoted(said))),
         Some(Located { path, task: Some(_) }) => Fate::replaced(format!("put only this part into `{path}`")),
         _ if given.node.text() == Some("train") => Fate::dropped("a file has one split"),
         _ => Fate::refused("a part of local files: write those rows to a file of their own"),
@@ -543,8 +559,10 @@ pub(super) fn finish(draft: &mut Draft) {
 fn data(draft: &Draft, part: &str) -> Option<Data> {
     let (layout, located) = (layout(builder(draft, part))?, place(draft, part)?);
     let said = |key: &str| draft.at(&format!("{part}.{key}"));
+    let is_sliced = said("split").and_then(Node::text).is_some_and(is_slice);
     let parts: Vec<String> = ["split", "subset", "name", "partition"]
         .iter()
+        .filter(|key| **key != "split" || !is_sliced)
         .filter_map(|key| Some(format!("{key} `{}`", said(key)?.shown())))
         .collect();
     let mut data = Data::default();
@@ -553,7 +571,7 @@ fn data(draft: &Draft, part: &str) -> Option<Data> {
         data.notes.push(format!("{task}{parts}."));
         data.notes.extend(layout.note.map(str::to_owned));
     }
-    data.lines.push(("path", located.path));
+    data.lines = located.lines(wanted_part(draft, part));
     data.lines.push(("format", layout.format.to_owned()));
     let named = said("conversation_column").or_else(|| said("column")).and_then(Node::text);
     let column = match (layout.column, named) {

@@ -1,0 +1,171 @@
+//! The text files that a tokenizer is opened from: those of a model's folder, or those beside an adapter that has a tokenizer of its own.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value};
+
+use super::template::sources::{FILE, FOLDER};
+use super::template::{TEMPLATE_BYTES, Templates};
+use super::tokenize::Error;
+use crate::files::{self, is_there};
+
+/// The most that is read of `tokenizer.json`; the largest in use has 33 MB.
+const TOKENIZER_BYTES: u64 = 64 << 20;
+
+pub(super) const TOKENIZER: &str = "tokenizer.json";
+pub(super) const CONFIG: &str = "tokenizer_config.json";
+pub(super) const MAP: &str = "special_tokens_map.json";
+pub(super) const ADDED: &str = "added_tokens.json";
+pub(super) const GENERATION: &str = "generation_config.json";
+
+/// The JSON files; all but the last say together which tokens there are.
+pub const NAMES: [&str; 5] = [TOKENIZER, CONFIG, MAP, ADDED, GENERATION];
+
+/// The text files of a tokenizer.
+#[derive(Debug, Clone)]
+pub struct TokenizerFiles {
+    pub(super) folder: PathBuf,
+    /// Those of [`NAMES`] that are there.
+    pub(super) texts: BTreeMap<&'static str, String>,
+    /// Templates that are files.
+    pub(super) templates: Templates,
+}
+
+impl TokenizerFiles {
+    /// Reads those of a folder.
+    ///
+    /// # Errors
+    /// One is there and cannot be read.
+    pub fn read(folder: &Path) -> Result<Self, Error> {
+        let mut texts = BTreeMap::new();
+        for name in NAMES {
+            let limit_bytes = if name == TOKENIZER { TOKENIZER_BYTES } else { files::JSON_BYTES };
+            texts.extend(read_optional(&folder.join(name), limit_bytes)?.map(|text| (name, text)));
+        }
+        Ok(Self { templates: template_files(folder)?, folder: folder.to_owned(), texts })
+    }
+
+    /// Reads those that lie beside an adapter; of its base's what it does not bring: the generation config, and the templates where it has
+    /// none. `None` where the adapter has no tokenizer.
+    ///
+    /// # Errors
+    /// A file is there and cannot be read, or is no JSON object.
+    pub fn beside(adapter: &Path, base: &Path) -> Result<Option<Self>, Error> {
+        if !is_there(&adapter.join(TOKENIZER))? {
+            return Ok(None);
+        }
+        let (mut own, of_base) = (Self::read(adapter)?, Self::read(base)?);
+        if own.all_templates()? == Templates::default() {
+            own.templates = of_base.all_templates()?;
+        }
+        if let Some(text) = of_base.texts.get(GENERATION) {
+            own.texts.entry(GENERATION).or_insert_with(|| text.clone());
+        }
+        Ok(Some(own))
+    }
+
+    /// One of the JSON files; empty where it is not there.
+    pub(super) fn json(&self, name: &'static str) -> Result<Config, Error> {
+        Config::of(self.folder.join(name), self.texts.get(name).map(String::as_str))
+    }
+
+    /// The templates that are files, else those in `tokenizer_config.json`.
+    pub(super) fn all_templates(&self) -> Result<Templates, Error> {
+        if self.templates == Templates::default() { self.json(CONFIG)?.chat_templates() } else { Ok(self.templates.clone()) }
+    }
+
+    /// Every file by its name in a folder, with its content. Templates that `tokenizer_config.json` has stay there.
+    pub fn contents(&self) -> Vec<(PathBuf, Vec<u8>)> {
+        let texts = self.texts.iter().map(|(name, text)| (PathBuf::from(name), text.clone().into_bytes()));
+        texts.chain(self.templates.files().map(|(path, source)| (path, source.into_bytes()))).collect()
+    }
+}
+
+/// The templates that are files of a model's folder.
+fn template_files(folder: &Path) -> Result<Templates, Error> {
+    let mut found = Vec::new();
+    for path in named_template_files(folder)? {
+        let name = path.file_stem().and_then(|name| name.to_str()).unwrap_or_default().to_owned();
+        found.extend(read_optional(&path, TEMPLATE_BYTES)?.map(|source| (name, source)));
+    }
+    let default = read_optional(&folder.join(FILE), TEMPLATE_BYTES)?;
+    Ok(found.into_iter().chain(default.map(|source| ("default".to_owned(), source))).collect())
+}
+
+/// The files of a model's further templates, in the order of their names.
+///
+/// # Errors
+/// Their folder cannot be read.
+pub fn named_template_files(folder: &Path) -> Result<Vec<PathBuf>, files::Error> {
+    let folder = folder.join(FOLDER);
+    if !folder.is_dir() {
+        return Ok(Vec::new());
+    }
+    let failed = |cause| files::Error::new("read", &folder, cause);
+    let entries = std::fs::read_dir(&folder).map_err(failed)?.collect::<Result<Vec<_>, _>>().map_err(failed)?;
+    let mut paths: Vec<PathBuf> = entries.into_iter().map(|entry| entry.path()).collect();
+    paths.retain(|path| path.extension().is_some_and(|end| end == "jinja") && path.to_str().is_some());
+    paths.sort();
+    Ok(paths)
+}
+
+fn read_optional(path: &Path, limit_bytes: u64) -> Result<Option<String>, Error> {
+    if !is_there(path)? {
+        return Ok(None);
+    }
+    match files::read_text_up_to(path, limit_bytes) {
+        Ok(text) => Ok(Some(text)),
+        Err(error) if error.cause.kind() == io::ErrorKind::InvalidData => {
+            Err(Error::Broken { path: path.to_owned(), expected: "UTF-8 text", cause: error.cause.to_string() })
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// One of the JSON files beside the tokenizer; empty where it is not there.
+pub(super) struct Config {
+    pub path: PathBuf,
+    pub values: Map<String, Value>,
+}
+
+impl Config {
+    fn of(path: PathBuf, source: Option<&str>) -> Result<Self, Error> {
+        match serde_json::from_str(source.unwrap_or("{}")) {
+            Ok(values) => Ok(Self { path, values }),
+            Err(error) => Err(Error::Broken { path, expected: "a JSON object", cause: error.to_string() }),
+        }
+    }
+
+    /// One template, or a list of `{name, template}`, or an object of them.
+    pub fn chat_templates(&self) -> Result<Templates, Error> {
+        const KEY: &str = "chat_template";
+        let value = self.values.get(KEY).unwrap_or(&Value::Null);
+        let text = |value: &Value| value.as_str().map(str::to_owned);
+        let named = match value {
+            Value::Null => return Ok(Templates::default()),
+            Value::String(template) => return Ok(Templates::one(template.clone())),
+            Value::Array(all) => all.iter().map(|it| Some((text(&it["name"])?, text(&it["template"])?))).collect(),
+            Value::Object(all) => all.iter().map(|(name, template)| Some((name.clone(), text(template)?))).collect(),
+            _ => None,
+        };
+        named.ok_or_else(|| self.wrong(KEY, value, "a template or a list of named templates"))
+    }
+
+    pub fn eos_ids(&self) -> Result<Vec<u32>, Error> {
+        const KEY: &str = "eos_token_id";
+        let value = self.values.get(KEY).unwrap_or(&Value::Null);
+        let ids = match value {
+            Value::Null => &[],
+            Value::Array(ids) => ids.as_slice(),
+            id => std::slice::from_ref(id),
+        };
+        let id = |id: &Value| id.as_u64().and_then(|id| u32::try_from(id).ok());
+        ids.iter().map(id).collect::<Option<_>>().ok_or_else(|| self.wrong(KEY, value, "a token id or a list of them"))
+    }
+
+    pub fn wrong(&self, key: &str, value: &Value, expected: &'static str) -> Error {
+        Error::Value { path: self.path.clone(), key: key.to_owned(), found: format!("`{value}`"), expected }
+    }
+}

@@ -1,0 +1,130 @@
+//! Data sets of the Hub in a recipe: their files in the cache, without network, or what is missing of them.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde_json::{Map, Value};
+
+use super::lock::Lock;
+use crate::fault::{Explain, Fault};
+use crate::hub::{Cache, DatasetPath, DatasetRequest, DatasetSnapshot, Environment, Error as HubError};
+use crate::recipe::{Dataset, Place, Recipe, Split};
+
+/// Key of the lock.
+const LOCK: &str = "hub_datasets";
+
+/// Snapshots by the keys of their datasets in the recipe, such as `datasets.0`.
+pub type Snapshots = BTreeMap<String, DatasetSnapshot>;
+
+/// The data sets of the Hub that a recipe names.
+#[derive(Debug, Default)]
+pub(super) struct HubData {
+    pub found: Snapshots,
+    /// What the cache has not.
+    pub absent: Vec<HubError>,
+}
+
+/// The request of a dataset, where its path is one of the Hub.
+///
+/// # Errors
+/// The path names nothing there.
+pub fn request(dataset: &Dataset) -> Option<Result<DatasetRequest, HubError>> {
+    let path = dataset.path.as_ref().map(|said| &said.value).filter(|path| DatasetPath::is_one(path))?;
+    let request = DatasetPath::parse(path).map(|path| DatasetRequest {
+        config: dataset.config.as_ref().filter(|_| path.files.is_none()).map(|said| said.value.clone()),
+        splits: Some(split_of(dataset).parts.iter().map(|part| part.name().to_owned()).collect()),
+        path,
+    });
+    Some(request.map_err(HubError::Id))
+}
+
+/// Whether a dataset's path is one of the Hub.
+pub(super) fn is_of_hub(dataset: &Dataset) -> bool {
+    dataset.path.as_ref().is_some_and(|said| DatasetPath::is_one(&said.value))
+}
+
+/// The requests of all datasets of a recipe, by their keys. Paths that name nothing are left out.
+pub fn requests(recipe: &Recipe) -> BTreeMap<String, DatasetRequest> {
+    keyed(recipe).filter_map(|(key, dataset)| Some((key, request(dataset)?.ok()?))).collect()
+}
+
+/// The files of a path of the Hub that are in the cache: all that a glob matches, or the split `train`.
+///
+/// # Errors
+/// The path names nothing there, or some of it is not in the cache.
+pub fn cached_files(path: &str) -> Result<Vec<PathBuf>, HubError> {
+    let path = DatasetPath::parse(path)?;
+    let request = DatasetRequest { path, config: None, splits: Some(vec![Split::TRAIN.to_owned()]) };
+    Ok(Environment::read().cached_dataset(&request)?.paths())
+}
+
+fn keyed(recipe: &Recipe) -> impl Iterator<Item = (String, &Dataset)> {
+    let sections = [("datasets", &recipe.datasets), ("evaluation.datasets", &recipe.evaluation.datasets)];
+    sections.into_iter().flat_map(|(section, datasets)| {
+        datasets.iter().enumerate().map(move |(index, dataset)| (format!("{section}.{index}"), dataset))
+    })
+}
+
+/// What a dataset says of its splits.
+pub(super) fn split_of(dataset: &Dataset) -> Split {
+    dataset.split.as_ref().map_or_else(|| Split::whole(Split::TRAIN), |said| said.value.clone())
+}
+
+/// Looks up the data sets of the Hub, and puts their files into the recipe; of those that a run has pinned, or that were fetched, the
+/// files are known. What is wrong joins `faults`.
+pub(super) fn place(recipe: &mut Recipe, known: &Snapshots, faults: &mut Vec<Fault>) -> HubData {
+    let mut data = HubData::default();
+    let environment = Environment::read();
+    let sections = [("datasets", &mut recipe.datasets), ("evaluation.datasets", &mut recipe.evaluation.datasets)];
+    for (section, datasets) in sections {
+        for (index, dataset) in datasets.iter_mut().enumerate() {
+            let (key, Some(request)) = (format!("{section}.{index}"), request(dataset)) else { continue };
+            let found = match known.get(&key) {
+                Some(snapshot) => Ok(snapshot.clone()),
+                None => request.and_then(|request| environment.cached_dataset(&request)),
+            };
+            // Nothing is looked for on the disk under such a path.
+            let files = dataset.files.get_or_insert_default();
+            match found {
+                Ok(snapshot) => {
+                    if files.len() != snapshot.files().count() {
+                        *files = snapshot.paths();
+                    }
+                    data.found.insert(key, snapshot);
+                }
+                Err(error @ HubError::NotCached { .. }) => data.absent.push(error),
+                Err(error) => faults.extend(error.faults().into_iter().map(|fault| said_at(&key, dataset, &error, fault))),
+            }
+        }
+    }
+    data
+}
+
+/// The fault at the key that it is about.
+fn said_at(key: &str, dataset: &Dataset, error: &HubError, fault: Fault) -> Fault {
+    let path = dataset.path.as_ref().map(|said| &said.place);
+    let (name, place): (&str, Option<&Place>) = match error {
+        HubError::DatasetConfig { .. } => ("config", dataset.config.as_ref().map(|said| &said.place).or(path)),
+        HubError::DatasetSplit { .. } => ("split", dataset.split.as_ref().map(|said| &said.place).or(path)),
+        _ => ("path", path),
+    };
+    let fault = Fault { message: format!("{key}.{name}: {}", fault.message), ..fault };
+    fault.at(place.unwrap_or(&dataset.place))
+}
+
+impl Lock {
+    /// Writes down which commits and files the data sets of the Hub are.
+    pub(super) fn record_hub_data(&mut self, found: &Snapshots) {
+        if !found.is_empty() {
+            let entries: Map<_, _> = found.iter().map(|(key, snapshot)| (key.clone(), snapshot.to_value())).collect();
+            self.0.insert(LOCK.to_owned(), Value::Object(entries));
+        }
+    }
+
+    /// The data sets of the Hub that the run has read, in the cache as it lies now.
+    pub fn hub_data(&self) -> Snapshots {
+        let cache = Cache::at(&Environment::read().cache);
+        let entries = self.0.get(LOCK).and_then(Value::as_object).into_iter().flatten();
+        entries.filter_map(|(key, value)| Some((key.clone(), DatasetSnapshot::of_value(value, &cache)?))).collect()
+    }
+}
