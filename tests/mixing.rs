@@ -336,7 +336,10 @@ fn keys_that_do_not_go_together_are_faults() {
     };
     with(&["datasets.0.weight=0"], &["datasets.0.weight: expected a number above 0"]);
     with(&["training.stopping_strategy=all_exhausted"], &["`all_exhausted` needs datasets with a `weight`"]);
-    with(&["training.near_threshold=0.8"], &["training.near_threshold needs `deduplicate: near` or rows that are only scored"]);
+    with(
+        &["training.near_threshold=0.8"],
+        &["training.near_threshold goes with `deduplicate: near` or with rows that are only scored"],
+    );
     with(&["training.deduplicate=fuzzy"], &["training.deduplicate: expected `none`, `exact` or `near`"]);
     with(&["evaluation.near_duplicates=refuse"], &["needs rows that are only scored, and there are none"]);
     let list = "evaluation:\n  datasets:\n    - path: a.parquet\n      format: text\n      weight: 2\noutput_dir: run";

@@ -37,13 +37,9 @@ pub(super) fn alike(recipe: &Recipe, filled: &mut Filled) -> Alike {
     let drops = deduplicate == Deduplicate::Near && holds_out;
     let default = if drops { NearDuplicates::Drop } else { NearDuplicates::Keep };
     let held_out = filled.word("evaluation.near_duplicates", said, default);
-    let is_near = deduplicate == Deduplicate::Near || held_out != NearDuplicates::Keep;
+    let is_used = deduplicate == Deduplicate::Near || holds_out;
     let said = training.near_threshold.as_ref();
-    let threshold = if is_near {
-        filled.plain("training.near_threshold", said, THRESHOLD)
-    } else {
-        said.map_or(THRESHOLD, |said| said.value)
-    };
+    let threshold = if is_used { filled.plain("training.near_threshold", said, THRESHOLD) } else { THRESHOLD };
     Alike { deduplicate, threshold, held_out }
 }
 

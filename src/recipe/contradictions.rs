@@ -296,8 +296,7 @@ fn in_mixing(recipe: &Recipe, notes: &Notes) {
     let is_near = training.deduplicate.as_ref().is_some_and(|said| said.value == Deduplicate::Near);
     let is_compared = is_near || held_out || unclear || notes.is_refused("training.deduplicate");
     if let Some(said) = training.near_threshold.as_ref().filter(|_| !is_compared) {
-        let fault =
-            Fault::new("training.near_threshold needs `deduplicate: near` or rows that are only scored, and there are none");
+        let fault = Fault::new("training.near_threshold goes with `deduplicate: near` or with rows that are only scored");
         notes.say(&said.place, fault.hint("set `deduplicate: near`, or remove `near_threshold`"));
     }
     if let Some(said) = evaluation.near_duplicates.as_ref().filter(|said| said.value != NearDuplicates::Keep)
