@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use rankine::data::template::ChatTemplate;
 use rankine::data::tokenize::Tokenizer;
-use rankine::data::{Corpus, Encoder, Limits, Packing, Packs, Rows, Source, Visit, shuffled};
-use rankine::draws::mix;
+use rankine::data::{Corpus, Encoder, Limits, Packing, Packs, Rows, DataSource, Visit, shuffled};
+use rankine::keyed_random::mix;
 use rankine::terms::{Format, TrainOn, Truncation};
 
 const LIMITS: Limits = Limits { sequence_len: 256, truncation: Truncation::Truncate };
@@ -28,9 +28,9 @@ fn encoder() -> Encoder {
     Encoder { tokenizer, template: Some(template) }
 }
 
-fn glossary() -> Source {
+fn glossary() -> DataSource {
     let files = vec![of_repository("datasets/legal-glossary.parquet").into()];
-    Source {
+    DataSource {
         files,
         selected: None,
         format: Format::Chat,

@@ -10,13 +10,13 @@ use std::sync::Arc;
 use burn::tensor::{Device, Tensor, TensorData};
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main};
-use rankine::draws::{mix, unit};
+use rankine::keyed_random::{mix, unit};
 use rankine::nn::attention::Span;
 use rankine::nn::head::{Head, HeadPass};
 use rankine::nn::lora::{Lora, Portion};
 use rankine::nn::norm::Norm;
 use rankine::nn::projection::Projection;
-use rankine::nn::table::Table;
+use rankine::nn::table::EmbeddingTable;
 use rankine::ops::{Activation, Score, attention as attend, gated, matmul};
 use rankine::terms::Slopes;
 
@@ -129,7 +129,7 @@ fn projection(criterion: &mut Criterion) {
 /// Labelled rows a second: losses alone, and with the gradient of the input.
 fn head(criterion: &mut Criterion) {
     let norm = Norm { weight: drawn([WIDTH]), bias: None, epsilon: 1e-5, offset: 0.0, trains: false };
-    let head = Head { norm, table: Table::from(drawn([VOCABULARY, WIDTH])), scale: 1.0, softcap: None };
+    let head = Head { norm, table: EmbeddingTable::from(drawn([VOCABULARY, WIDTH])), scale: 1.0, softcap: None };
     let hidden = drawn([TOKENS, WIDTH]);
     let targets: Vec<i32> = (0..TOKENS as u64).map(|row| (mix(row) % VOCABULARY as u64) as i32).collect();
     let mut group = group(criterion, "head", TOKENS);

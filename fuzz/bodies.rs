@@ -13,8 +13,8 @@ use parquet::arrow::ArrowWriter;
 use rankine::adapter::{LoraConfig, TableTarget, peft};
 use rankine::data::template::{ChatTemplate, Conversation, Rendered};
 use rankine::data::tokenize::{SpecialTokens, Tokenizer};
-use rankine::data::{Corpus, Divided, Encoder, Limits, Source, duplicates, split};
-use rankine::export::consumers::{Consumer, Facts, Form, findings, portability};
+use rankine::data::{Corpus, Divided, Encoder, Limits, DataSource, duplicates, split};
+use rankine::export::consumers::{Consumer, Features, ShippedForm, findings, portability};
 use rankine::fault::{Exit, Explain, Fault};
 use rankine::files::safetensors::Archive;
 use rankine::files::{verify_manifest, write_manifest};
@@ -128,8 +128,8 @@ pub fn adapter_config(bytes: &[u8]) {
     let folder = folder();
     write(&folder.path().join("adapter_config.json"), bytes);
     write(&folder.path().join("adapter_model.safetensors"), b"\x02\0\0\0\0\0\0\0{}");
-    if let Ok(facts) = Facts::read(folder.path(), None) {
-        let _ = Consumer::ALL.map(|consumer| findings(consumer, &facts, Some(Form::Peft)));
+    if let Ok(facts) = Features::read(folder.path(), None) {
+        let _ = Consumer::ALL.map(|consumer| findings(consumer, &facts, Some(ShippedForm::Peft)));
     }
     match peft::read_config(folder.path()) {
         Ok(config) => check_adapter(&config),
@@ -139,7 +139,7 @@ pub fn adapter_config(bytes: &[u8]) {
 
 fn check_adapter(config: &LoraConfig) {
     assert!(config.rank > 0 && config.alpha > 0.0, "{config:?}");
-    portability(&Facts::of(config, None));
+    portability(&Features::of(config, None));
     let module = |name: String, role| LinearSpec { name, inputs: 8, outputs: 16, bias: false, kind: LinearKind::Module, role };
     let parts = ["self_attn.q_proj", "self_attn.o_proj", "mlp.up_proj"];
     let in_layers = |layer| parts.map(|part| module(format!("model.layers.{layer}.{part}"), Role::Projection));
@@ -199,7 +199,7 @@ fn multiplies(source: &str) -> bool {
     numbers.any(|digits| digits.len() > MOST_DIGITS && !(digits.len() == 4 && digits.starts_with("20")))
 }
 
-fn template(source: &str, special: &SpecialTokens) -> Result<ChatTemplate, rankine::data::template::Error> {
+fn template(source: &str, special: &SpecialTokens) -> Result<ChatTemplate, rankine::data::template::TemplateError> {
     ChatTemplate::new(source, special, "2025-01-01T00:00:00Z".parse().expect("a time"))
 }
 
@@ -307,7 +307,7 @@ fn write_rows(path: &Path, format: Format, rows: &[&[u8]]) {
 
 /// The rows that were read, if they make a corpus, which is the same from the cache.
 fn open_rows(path: &Path, format: Format, train_on: TrainOn) -> Option<u64> {
-    let sources = [Source {
+    let sources = [DataSource {
         files: vec![path.to_owned().into()],
         selected: None,
         format,

@@ -18,13 +18,13 @@
 //! | 3 | [`adapter`]: which projections get one, attaching, PEFT's files, what it adds to a weight; [`objective`]: losses and their derivatives, numbers to numbers |
 //! | 2 | [`model`]: the decoder described by data, families, strict loading |
 //! | 1 | [`recipe`]: what the user wrote; [`data`]: Parquet to batches; [`nn`]: one mechanism a file; [`hub`]: ids to folders, the only module that knows the network |
-//! | 0 | [`files`], [`report`], [`device`], [`ops`], [`quant`], [`panics`], and the words all share: [`fault`], [`terms`], [`draws`] |
+//! | 0 | [`files`], [`report`], [`device`], [`ops`], [`quant`], [`panics`], and the words all share: [`fault`], [`terms`], [`keyed_random`] |
 
 pub mod adapter;
 pub mod cli;
 pub mod data;
 pub mod device;
-pub mod draws;
+pub mod keyed_random;
 pub mod export;
 pub mod fault;
 pub mod files;

@@ -11,7 +11,7 @@ use std::sync::atomic::AtomicBool;
 use common::{batch, difference, json, largest, load};
 use rankine::adapter::{attach, peft};
 use rankine::data::TokenRow;
-use rankine::export::merge::{Addend, Onto, Order, OtherBase, merge};
+use rankine::export::merge::{Addend, Onto, MergeRequest, OtherBase, merge};
 use rankine::fault::Explain;
 use rankine::files::safetensors::{Archive, Named, write_f32};
 use rankine::model::{Decoder, Folder, shard_paths};
@@ -127,7 +127,7 @@ fn values(value: &Value) -> Vec<f32> {
 }
 
 /// A decoder with an adapter.
-fn attached(base: &Path, adapter: &Path) -> Result<Decoder, rankine::adapter::Error> {
+fn attached(base: &Path, adapter: &Path) -> Result<Decoder, rankine::adapter::AdapterError> {
     let mut decoder = load(base);
     let modules = decoder.spec.modules();
     let config = peft::read_config_on(adapter, &modules)?;
@@ -136,10 +136,10 @@ fn attached(base: &Path, adapter: &Path) -> Result<Decoder, rankine::adapter::Er
     Ok(decoder)
 }
 
-fn merged(base: &Path, adapter: &Path, out: &Path) -> Result<Decoder, rankine::export::merge::Error> {
+fn merged(base: &Path, adapter: &Path, out: &Path) -> Result<Decoder, rankine::export::merge::MergeError> {
     let adapters = vec![Addend { folder: adapter.to_owned(), weight: 1.0, trained_on: None }];
     let (base, out) = (base.to_owned(), out.to_owned());
-    let order = Order {
+    let order = MergeRequest {
         base,
         adapters,
         out: out.clone(),

@@ -6,9 +6,9 @@ use std::fs;
 use std::path::Path;
 
 use rankine::adapter::LoraConfig;
-use rankine::export::card::{Artefact, Base, Card, HubPlace, Part, Trained, card};
+use rankine::export::card::{Artefact, Base, Card, HubPlace, TrainedPart, Trained, card};
 use rankine::files::hash_bytes;
-use rankine::files::licence::Licence;
+use rankine::files::license::Licence;
 use serde_json::{Map, Value, json};
 use support::*;
 
@@ -64,7 +64,7 @@ fn base() -> Base {
 }
 
 fn of(artefact: Artefact) -> Card {
-    let part = Part { config: Some(adapter(32)), run: Some(run()), ..Part::default() };
+    let part = TrainedPart { config: Some(adapter(32)), run: Some(run()), ..TrainedPart::default() };
     let hashes = vec![("adapter_model.safetensors".to_owned(), hash_bytes(b"weights"))];
     Card { artefact, base: base(), about: Vec::new(), parts: vec![part], hashes }
 }

@@ -3,7 +3,7 @@
 mod common;
 
 use common::golden;
-use rankine::data::template::{ChatTemplate, Conversation, Error};
+use rankine::data::template::{ChatTemplate, Conversation, TemplateError};
 use rankine::data::tokenize::{SpecialTokens, Tokenizer};
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -77,7 +77,7 @@ fn check(template: &ChatTemplate, tokenizer: &Tokenizer, cases: &[Case]) {
         let name = format!("{}, add_generation_prompt {}", case.name, case.add_generation_prompt);
         let rendered = template.render_with_spans(&conversation, case.add_generation_prompt);
         if let Some(expected) = &case.error {
-            let Err(Error::Raised { message }) = rendered else { panic!("{name}: {rendered:?}, expected {expected}") };
+            let Err(TemplateError::Raised { message }) = rendered else { panic!("{name}: {rendered:?}, expected {expected}") };
             assert_eq!(format!("TemplateError: {message}"), *expected, "{name}");
             continue;
         }

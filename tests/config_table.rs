@@ -12,7 +12,7 @@ use std::fs;
 use burn::tensor::Device;
 use common::{committed, json, loss_and_mark};
 use rankine::fault::Explain;
-use rankine::model::{DecoderSpec, Error, Folder};
+use rankine::model::{DecoderSpec, ModelError, Folder};
 use rankine::terms::ModelDtype;
 use serde_json::{Map, Value, json};
 
@@ -62,7 +62,7 @@ fn computed(folder: &Folder) -> Result<[f64; 2], String> {
     Ok(loss_and_mark(&decoder))
 }
 
-fn in_full(error: &Error) -> String {
+fn in_full(error: &ModelError) -> String {
     error.faults().into_iter().map(|fault| fault.message).collect::<Vec<_>>().join("; ")
 }
 

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::fs;
 
 use rankine::data::tokenize::Tokenizer;
-use rankine::data::{Corpus, Encoder, Limits, Source};
+use rankine::data::{Corpus, Encoder, Limits, DataSource};
 use rankine::files::guarded;
 use rankine::model::Folder;
 use rankine::terms::{Format, TrainOn, Truncation};
@@ -34,7 +34,7 @@ fn no_flipped_bit_of_a_parquet_file_makes_a_panic() {
     let encoder = Encoder { tokenizer: Tokenizer::open(&desk.path("base")).unwrap(), template: None };
     let limits = Limits { sequence_len: 64, truncation: Truncation::Drop };
     let (files, columns) = (vec![desk.path("rows.parquet")], BTreeMap::new());
-    let source = [Source {
+    let source = [DataSource {
         files: files.into_iter().map(Into::into).collect(),
         selected: None,
         format: Format::Text,

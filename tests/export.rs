@@ -14,7 +14,7 @@ use std::sync::atomic::AtomicBool;
 use common::*;
 use half::{bf16, f16};
 use rankine::adapter::peft;
-use rankine::export::gguf::{Kind, check_model, write_gguf_adapter, write_gguf_model};
+use rankine::export::gguf::{GgmlType, check_model, write_gguf_adapter, write_gguf_model};
 use rankine::fault::{Exit, Explain};
 use rankine::files::hash_file;
 use rankine::files::safetensors::{Archive, Named, write_f32};
@@ -130,7 +130,7 @@ fn read(path: &Path) -> Gguf {
     Gguf { pairs, tensors: infos.into_iter().map(tensor).collect() }
 }
 
-fn exported(model: &Path, kind: Kind) -> (Gguf, rankine::files::Hash) {
+fn exported(model: &Path, kind: GgmlType) -> (Gguf, rankine::files::Hash) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("model.gguf");
     let written = write_gguf_model(model, &path, kind, &AtomicBool::new(false), &|_| {}).unwrap();
@@ -223,7 +223,7 @@ fn keys_names_and_shapes_are_those_of_llama_cpps_converter() {
     for family in EXPORTED {
         let golden = json(&committed(&format!("gguf/{family}.json")));
         let (case, _folder) = exportable(&committed(&format!("archs/{family}")), family);
-        let (gguf, _) = exported(&case.join("model"), Kind::F32);
+        let (gguf, _) = exported(&case.join("model"), GgmlType::F32);
         let architecture = golden["architecture"].as_str().unwrap();
         assert_eq!(gguf.pairs["general.architecture"], architecture, "{family}");
         let mut theirs = golden["keys"].as_object().unwrap().clone();
@@ -245,7 +245,7 @@ fn keys_names_and_shapes_are_those_of_llama_cpps_converter() {
         let theirs: BTreeMap<String, Vec<usize>> = serde_json::from_value(golden["tensors"].clone()).unwrap();
         assert_eq!(shapes, theirs, "{family}");
     }
-    let (gguf, _) = exported(&committed("archs/gemma3_text/model"), Kind::F32);
+    let (gguf, _) = exported(&committed("archs/gemma3_text/model"), GgmlType::F32);
     assert_eq!(gguf.pairs["gemma3.attention.sliding_window_pattern"], "true\nfalse");
 }
 
@@ -311,7 +311,7 @@ fn a_model_has_the_numbers_of_its_folder() {
     for family in EXPORTED {
         let (case, _folder) = exportable(&golden(&format!("archs/{family}")), family);
         let model = case.join("model");
-        let (gguf, _) = exported(&model, Kind::F32);
+        let (gguf, _) = exported(&model, GgmlType::F32);
         let (spec, config) = (Folder::open(&model).unwrap().spec, json(&model.join("config.json")));
         let mixer = spec.layers[0].mixer.grouped().unwrap();
         assert_eq!(gguf.pairs["tokenizer.ggml.tokens"].split('\n').count(), spec.vocabulary, "{family}");
@@ -392,7 +392,7 @@ fn the_files_are_those_from_which_llama_cpp_computed_right() {
     let mut found = BTreeMap::new();
     for family in EXPORTED {
         let (case, _folder) = exportable(&committed(&format!("archs/{family}")), family);
-        found.insert(family.to_owned(), exported(&case.join("model"), Kind::F32).1.to_string());
+        found.insert(family.to_owned(), exported(&case.join("model"), GgmlType::F32).1.to_string());
     }
     let variants = [
         ("llama", "rslora", "variants/rslora/adapter"),
@@ -414,8 +414,8 @@ fn the_files_are_those_from_which_llama_cpp_computed_right() {
 #[test]
 fn halves_and_blocks_are_near_the_numbers() {
     let model = golden("archs/llama/model");
-    let exact = exported(&model, Kind::F32).0;
-    for (kind, bound) in [(Kind::F16, 5e-4), (Kind::Bf16, 4e-3), (Kind::Q8_0, 5e-3)] {
+    let exact = exported(&model, GgmlType::F32).0;
+    for (kind, bound) in [(GgmlType::F16, 5e-4), (GgmlType::Bf16, 4e-3), (GgmlType::Q8_0, 5e-3)] {
         let (gguf, _) = exported(&model, kind);
         for (name, (shape, numbers)) in &gguf.tensors {
             let (expected_shape, expected) = &exact.tensors[name];
@@ -431,7 +431,7 @@ fn halves_and_blocks_are_near_the_numbers() {
 #[test]
 fn routers_stay_in_f32() {
     let model = golden("archs/mixtral/model");
-    let router = exported(&model, Kind::Q8_0).0.tensors["blk.1.ffn_gate_inp.weight"].1.clone();
+    let router = exported(&model, GgmlType::Q8_0).0.tensors["blk.1.ffn_gate_inp.weight"].1.clone();
     assert_eq!(router, weight(&model, "model.layers.1.block_sparse_moe.gate.weight"));
 }
 
@@ -445,11 +445,11 @@ fn a_wrapped_decoder_is_the_decoder() {
     }
     let config = serde_json::json!({"model_type": "gemma3", "text_config": json(&plain.join("config.json"))});
     fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
-    let expected = exported(&plain, Kind::F32).0.tensors;
+    let expected = exported(&plain, GgmlType::F32).0.tensors;
     for stem in ["language_model.model.", "model.language_model."] {
         fs::copy(plain.join("model.safetensors"), folder.path().join("model.safetensors")).unwrap();
         retold(&folder.path().join("model.safetensors"), |name| vec![name.replacen("model.", stem, 1)]);
-        assert_eq!(exported(folder.path(), Kind::F32).0.tensors, expected, "{stem}");
+        assert_eq!(exported(folder.path(), GgmlType::F32).0.tensors, expected, "{stem}");
     }
 }
 
@@ -463,7 +463,7 @@ fn a_part_of_each_head_is_turned_where_llama_cpp_can() {
     let mut config = json(&folder.path().join("config.json"));
     config["rope_parameters"]["partial_rotary_factor"] = 0.5.into();
     fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
-    let pairs = exported(folder.path(), Kind::F32).0.pairs;
+    let pairs = exported(folder.path(), GgmlType::F32).0.pairs;
     assert_eq!((&*pairs["phi3.rope.dimension_count"], &*pairs["phi3.attention.key_length"]), ("4", "8"));
 }
 
@@ -645,7 +645,7 @@ fn what_no_architecture_of_llama_cpp_computes_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let (model, path) = (committed("archs/smollm3/model"), folder.path().join("new/x.gguf"));
     let adapter = committed("archs/smollm3/adapter");
-    assert!(write_gguf_model(&model, &path, Kind::F32, &AtomicBool::new(false), &|_| {}).is_err());
+    assert!(write_gguf_model(&model, &path, GgmlType::F32, &AtomicBool::new(false), &|_| {}).is_err());
     assert!(write_gguf_adapter(&adapter, &model, &path, &AtomicBool::new(false), &|_| {}).is_err());
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0, "not even a folder");
 }
@@ -663,7 +663,7 @@ fn tokenizers_of_the_families_are_told() {
         let mut tokenizer = json(&path);
         edit(&mut tokenizer);
         fs::write(&path, tokenizer.to_string()).unwrap();
-        let mut pairs = exported(folder.path(), Kind::F16).0.pairs;
+        let mut pairs = exported(folder.path(), GgmlType::F16).0.pairs;
         pairs.remove("general.name");
         pairs
     };
@@ -751,7 +751,7 @@ fn what_is_at_the_place_of_the_output_stays() {
 #[test]
 fn who_stops_an_export_finds_nothing_left() {
     let (desk, stopped) = (Desk::new(), AtomicBool::new(true));
-    let error = write_gguf_model(&desk.path("base"), &desk.path("new/x.gguf"), Kind::F16, &stopped, &|_| {}).unwrap_err();
+    let error = write_gguf_model(&desk.path("base"), &desk.path("new/x.gguf"), GgmlType::F16, &stopped, &|_| {}).unwrap_err();
     assert_eq!((error.exit(), error.to_string().as_str()), (Exit::Signal, "stopped: nothing was written"));
     assert_eq!(fs::read_dir(desk.path("new")).unwrap().count(), 0);
 }

@@ -16,7 +16,7 @@ use arrow::array::{Array, AsArray, RecordBatch, StringArray};
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::file::properties::WriterProperties;
-use rankine::draws::mix;
+use rankine::keyed_random::mix;
 use support::Desk;
 
 const RECIPE: &str = "\

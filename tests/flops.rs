@@ -14,7 +14,7 @@ use rankine::adapter::attach;
 use rankine::data::TokenRow;
 use rankine::model::{Decoder, Folder, Storage};
 use rankine::ops::product_flops;
-use rankine::quant::Form;
+use rankine::quant::QuantFormat;
 use rankine::terms::ModelDtype;
 use rankine::train::{Gradients, Memory, StepConfig, forward_backward};
 
@@ -113,7 +113,7 @@ fn a_step_costs_4n_and_attention_and_copies_no_frozen_weight() {
     println!("Recompute: {:.3} times the operations of Keep", again as f64 / flops as f64);
     assert!(again > flops && most <= 1 && left == 0);
 
-    let storage = Storage { form: Some(Form::QLORA), ..ModelDtype::Auto.into() };
+    let storage = Storage { form: Some(QuantFormat::QLORA), ..ModelDtype::Auto.into() };
     let mut packed = Folder::open(&base).unwrap().load(storage, &Device::flex(), &|_| {}).unwrap();
     attach(&mut packed, &config, 1, None).unwrap();
     let unpacked = packed.projections().next().unwrap().weight.dense();

@@ -10,7 +10,7 @@ use std::path::Path;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use common::*;
 use rankine::data::tokenize::Tokenizer;
-use rankine::infer::{Config, Generated, Sampling, Stop, TextStream, generate};
+use rankine::infer::{GenerateConfig, Generated, Sampling, Stop, TextStream, generate};
 use rankine::model::{Cache, Decoder};
 use rankine::nn::attention::Span;
 use serde_json::{Value, json as object};
@@ -35,13 +35,13 @@ fn text(tokens: usize) -> Vec<u32> {
     (0..tokens).map(|place| ((place * place * 7 + place * 31 + 5) % 290) as u32).collect()
 }
 
-fn say(decoder: &Decoder, prompt: &[u32], config: &Config) -> Generated {
+fn say(decoder: &Decoder, prompt: &[u32], config: &GenerateConfig) -> Generated {
     let mut each = |_| ControlFlow::Continue(());
     generate(decoder, &mut Cache::new(decoder), prompt, config, &mut each).unwrap()
 }
 
-fn greedy(max_tokens: usize) -> Config {
-    Config { max_tokens, sampling: Sampling::GREEDY, stops: Vec::new() }
+fn greedy(max_tokens: usize) -> GenerateConfig {
+    GenerateConfig { max_tokens, sampling: Sampling::GREEDY, stops: Vec::new() }
 }
 
 /// Every family without and with an adapter.
@@ -150,20 +150,20 @@ fn greedy_tokens_are_the_likeliest_of_the_full_forward() {
 fn sampled_tokens_are_those_of_the_seed() {
     let decoder = load(&golden("archs/llama/model"));
     let sampling = |seed| Sampling { temperature: 1.0, seed, ..Sampling::GREEDY };
-    let said = |seed| say(&decoder, &text(5), &Config { sampling: sampling(seed), ..greedy(30) }).tokens;
+    let said = |seed| say(&decoder, &text(5), &GenerateConfig { sampling: sampling(seed), ..greedy(30) }).tokens;
     assert_eq!(said(1), said(1));
     assert_ne!(said(1), said(2));
     // Token by token: what was drawn before does not matter.
     let seed_1 = said(1);
     let on = [text(5), seed_1[..10].to_vec()].concat();
-    assert_eq!(say(&decoder, &on, &Config { sampling: sampling(1), ..greedy(20) }).tokens, seed_1[10..]);
+    assert_eq!(say(&decoder, &on, &GenerateConfig { sampling: sampling(1), ..greedy(20) }).tokens, seed_1[10..]);
 }
 
 #[test]
 fn an_answer_ends_at_a_stop_at_its_limit_at_the_context_or_when_nobody_listens() {
     let decoder = load(&golden("archs/qwen3/model"));
     let prompt: Vec<u32> = vec![167, 241, 300, 283, 209]; // Greedy: 250, 281, 5, 173, ..
-    let said = say(&decoder, &prompt, &Config { stops: vec![9, 5], ..greedy(8) });
+    let said = say(&decoder, &prompt, &GenerateConfig { stops: vec![9, 5], ..greedy(8) });
     assert_eq!(said, Generated { tokens: vec![250, 281], stop: Stop::End(5) });
     assert_eq!(say(&decoder, &prompt, &greedy(2)).stop, Stop::MaxTokens);
     let long = say(&decoder, &prompt, &greedy(1000));

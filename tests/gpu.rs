@@ -15,7 +15,7 @@ use rankine::data::{Batch, TokenRow};
 use rankine::device;
 use rankine::files::safetensors::Archive;
 use rankine::model::{DecoderSpec, Folder, Storage};
-use rankine::quant::{BlockSize, Form, Kind};
+use rankine::quant::{BlockSize, QuantFormat, FourBitType};
 use rankine::terms::ModelDtype;
 use rankine::train::{AdamW, AdamWConfig, Gradients, Memory, RateCourse, Schedule, StepConfig, forward_backward};
 
@@ -105,7 +105,7 @@ fn adapters_train_on_packed_bases_as_in_peft() {
     let Some(device) = adapter() else { return };
     let model = golden("archs/llama/model");
     for (name, double_quant) in [("llama_nf4", false), ("llama_nf4_double", true)] {
-        let form = Form::FourBit { kind: Kind::Nf4, block_size: BlockSize::DEFAULT, double_quant };
+        let form = QuantFormat::FourBit { kind: FourBitType::Nf4, block_size: BlockSize::DEFAULT, double_quant };
         let storage = Storage { form: Some(form), offloads_embedding: true, ..ModelDtype::Float32.into() };
         check(name, &model, storage, &golden(&format!("quant/{name}")), &device, Memory::RECOMPUTE, 3);
     }

@@ -9,7 +9,7 @@ use common::*;
 use rankine::adapter::{LoraConfig, attach};
 use rankine::data::{Batch, Packs, TokenRow, Visit};
 use rankine::model::{Decoder, Folder, Storage};
-use rankine::quant::Form;
+use rankine::quant::QuantFormat;
 use rankine::terms::{AdapterVector, ModelDtype};
 use rankine::train::{Gradients, Memory, StepConfig, forward_backward, score};
 
@@ -31,35 +31,35 @@ fn models() -> impl Iterator<Item = (String, Decoder)> {
     // Its rotation depends on the longest row of a micro-batch, as in transformers.
     let families = FAMILIES.into_iter().filter(|family| *family != "phi3_longrope");
     let plain = families.map(|family| (family.to_owned(), model(family, None)));
-    let packed = [("llama", Form::QLORA), ("qwen3", Form::Int8)];
+    let packed = [("llama", QuantFormat::QLORA), ("qwen3", QuantFormat::Int8)];
     let packed = packed.map(|(family, form)| (format!("{family}, {form}"), model(family, Some(form))));
     // With what trains of embedding and head, one base packed.
     let tables = TABLES.map(|(family, variant)| {
-        let form = (family == "llama").then_some(Form::QLORA);
+        let form = (family == "llama").then_some(QuantFormat::QLORA);
         let mut decoder = base(family, form);
         attach_peft(&mut decoder, &golden(&format!("archs/{family}/variants/{variant}/adapter")));
         (format!("{variant} on {family}"), decoder)
     });
     // With vectors: a family with biases of its own, one whose projections are fused, and one that is packed.
-    let vectors = [("qwen2", None), ("phi3", None), ("llama", Some(Form::QLORA))].into_iter().flat_map(|(family, form)| {
+    let vectors = [("qwen2", None), ("phi3", None), ("llama", Some(QuantFormat::QLORA))].into_iter().flat_map(|(family, form)| {
         [AdapterVector::Bias, AdapterVector::Magnitude]
             .map(|vector| (format!("{family}, {vector:?}"), model_with(family, form, Some(vector))))
     });
     plain.chain(packed).chain(tables).chain(vectors)
 }
 
-fn base(family: &str, form: Option<Form>) -> Decoder {
+fn base(family: &str, form: Option<QuantFormat>) -> Decoder {
     let folder = Folder::open(&golden(&format!("archs/{family}/model"))).unwrap();
     let storage = Storage { form, ..ModelDtype::Auto.into() };
     folder.load(storage, &Device::flex(), &|_| {}).unwrap()
 }
 
 /// A model with an adapter whose B is not zero, so that every gradient flows.
-fn model(family: &str, form: Option<Form>) -> Decoder {
+fn model(family: &str, form: Option<QuantFormat>) -> Decoder {
     model_with(family, form, None)
 }
 
-fn model_with(family: &str, form: Option<Form>, vector: Option<AdapterVector>) -> Decoder {
+fn model_with(family: &str, form: Option<QuantFormat>, vector: Option<AdapterVector>) -> Decoder {
     let mut decoder = base(family, form);
     let config = LoraConfig { vector, ..lora(4, 8.0) };
     attach(&mut decoder, &config, 7, None).unwrap();

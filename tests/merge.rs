@@ -15,21 +15,21 @@ use burn::tensor::Device;
 use common::*;
 use half::{bf16, f16};
 use rankine::adapter::{LoraConfig, Targets, attach, peft};
-use rankine::export::merge::{Addend, Error, Onto, Order, OtherBase, Tally, merge};
+use rankine::export::merge::{Addend, MergeError, Onto, MergeRequest, OtherBase, Tally, merge};
 use rankine::files::Float;
 use rankine::files::safetensors::{Archive, Named, write_f32};
 use rankine::model::{Decoder, Folder, Storage, shard_paths};
-use rankine::quant::Form;
+use rankine::quant::QuantFormat;
 use rankine::terms::{AdapterVector, ModelDtype, Modules};
 use support::Desk;
 use tempfile::TempDir;
 
 const LOGITS: f32 = 5e-5;
 
-fn order(base: &Path, adapters: &[(&Path, f64)], out: &Path, float: Option<Float>) -> Order {
+fn order(base: &Path, adapters: &[(&Path, f64)], out: &Path, float: Option<Float>) -> MergeRequest {
     let addend = |(folder, weight): &(&Path, f64)| Addend { folder: folder.to_path_buf(), weight: *weight, trained_on: None };
     let adapters = adapters.iter().map(addend).collect();
-    Order {
+    MergeRequest {
         base: base.to_owned(),
         adapters,
         out: out.to_owned(),
@@ -239,7 +239,7 @@ fn magnitudes_are_merged_as_in_peft() {
         let order = order(&llama.join("model"), adapters, &out.path().join("merged"), None);
         let error = merge(&order, &AtomicBool::new(false), &|_| {}).unwrap_err();
         assert!(error.to_string().contains("it is DoRA, whose magnitudes go with the base and itself alone"), "{error}");
-        assert!(matches!(error, Error::Adapter(_)) && !order.out.exists());
+        assert!(matches!(error, MergeError::Adapter(_)) && !order.out.exists());
     }
 }
 
@@ -248,11 +248,11 @@ fn magnitudes_are_merged_as_in_peft() {
 fn magnitudes_are_merged_onto_what_remains_of_a_packed_base() {
     let (llama, case) = (llama(), llama().join("variants/dora"));
     let folder = tempfile::tempdir().unwrap();
-    let onto = Onto::Unpacked { form: Form::QLORA, packs_head: false };
+    let onto = Onto::Unpacked { form: QuantFormat::QLORA, packs_head: false };
     let order =
-        Order { onto, ..order(&llama.join("model"), &[(&case.join("adapter"), 1.0)], &folder.path().join("merged"), None) };
+        MergeRequest { onto, ..order(&llama.join("model"), &[(&case.join("adapter"), 1.0)], &folder.path().join("merged"), None) };
     merge(&order, &AtomicBool::new(false), &|_| {}).unwrap();
-    let storage = Storage { form: Some(Form::QLORA), ..ModelDtype::Auto.into() };
+    let storage = Storage { form: Some(QuantFormat::QLORA), ..ModelDtype::Auto.into() };
     let mut packed = Folder::open(&llama.join("model")).unwrap().load(storage, &Device::flex(), &|_| {}).unwrap();
     attach_peft(&mut packed, &case.join("adapter"));
     let batch = batch(rows(&Archive::open(&llama.join("golden.safetensors")).unwrap(), "", None));
@@ -440,10 +440,10 @@ fn a_sum_that_its_type_cannot_hold_is_refused() {
     let refused =
         |weight: f64, float| merge(&order(&mistral, &[(&adapter, weight)], &out, float), &AtomicBool::new(false), &|_| {});
     let error = refused(1.0, None).expect_err("beyond f16");
-    assert!(matches!(&error, Error::NotFinite { tensor, float: Float::F16 } if tensor.starts_with("model.layers.")), "{error}");
+    assert!(matches!(&error, MergeError::NotFinite { tensor, float: Float::F16 } if tensor.starts_with("model.layers.")), "{error}");
     refused(1.0, Some(Float::Bf16)).expect("bf16 goes as far as f32");
     fs::remove_dir_all(&out).unwrap();
-    assert!(matches!(refused(1e300, Some(Float::F32)), Err(Error::NotFinite { .. })));
+    assert!(matches!(refused(1e300, Some(Float::F32)), Err(MergeError::NotFinite { .. })));
     let left: Vec<_> = fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert_eq!(left, ["adapter"], "nothing half is left");
 }

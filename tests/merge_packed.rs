@@ -15,7 +15,7 @@ use rankine::data::{Batch, Packing, TokenRow};
 use rankine::files::safetensors::{Archive, Named, write_f32};
 use rankine::model::{Folder, Storage};
 use rankine::plan::Resolved;
-use rankine::quant::Form;
+use rankine::quant::QuantFormat;
 use rankine::terms::ModelDtype;
 use serde_json::Value;
 use support::{Desk, RECIPE};
@@ -105,7 +105,7 @@ fn with_a_large_error_of_packing_the_unpacked_base_is_taken() {
     assert!(ran.stdout.contains("into the dequantized base, chosen"), "{}", ran.stdout);
 
     // The divergence once more, from whole logits and by its definition.
-    let storage = Storage { form: Some(Form::QLORA), ..ModelDtype::Auto.into() };
+    let storage = Storage { form: Some(QuantFormat::QLORA), ..ModelDtype::Auto.into() };
     let mut trained = Folder::open(&desk.path("base")).unwrap().load(storage, &Device::flex(), &|_| {}).unwrap();
     common::attach_peft(&mut trained, &desk.path("run/adapter"));
     desk.run(&["merge", "--adapter", "run/adapter", "--out", "dense", "--uncompared"]).says("uncompared", 0, &[]);
@@ -152,7 +152,7 @@ fn an_adapter_that_adds_nothing_leaves_the_trained_model() {
     assert!(of(&report, "dequantized base")["kl"].as_f64().unwrap() < 1e-12, "{report}");
     assert!(of(&report, "base")["kl"].as_f64().unwrap() > 0.0, "{report}");
     // What is merged are the numbers that packing left.
-    let storage = Storage { form: Some(Form::QLORA), ..ModelDtype::Auto.into() };
+    let storage = Storage { form: Some(QuantFormat::QLORA), ..ModelDtype::Auto.into() };
     let base = Folder::open(&desk.path("base")).unwrap().load(storage, &Device::flex(), &|_| {}).unwrap();
     let merged = common::load(&desk.path("merged"));
     let row = TokenRow { ids: (5..25).collect(), trained: vec![true; 20] };

@@ -12,7 +12,7 @@ use arrow::datatypes::Int64Type;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use rankine::data::near_duplicates;
 use rankine::data::tokenize::Tokenizer;
-use rankine::draws::mix;
+use rankine::keyed_random::mix;
 use serde_json::Value;
 use support::*;
 

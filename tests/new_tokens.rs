@@ -15,7 +15,7 @@ use common::{attach_peft, batch, committed, difference, json, load, logits};
 use rankine::adapter::{peft, tensors};
 use rankine::data::TokenRow;
 use rankine::data::tokenize::Tokenizer;
-use rankine::export::merge::{Addend, Onto, Order, OtherBase, merge};
+use rankine::export::merge::{Addend, Onto, MergeRequest, OtherBase, merge};
 use rankine::files::safetensors::Archive;
 use rankine::model::{Decoder, Folder, shard_paths};
 use rankine::plan::{Plan, Resolved};
@@ -128,7 +128,7 @@ fn adapters_of_peft_with_new_tokens_have_pefts_logits_and_so_have_merged_models(
         let dir = tempfile::tempdir().unwrap();
         let out = dir.path().join("merged");
         let adapters = vec![Addend { folder: adapter.clone(), weight: 1.0, trained_on: None }];
-        let order = Order {
+        let order = MergeRequest {
             base: base.clone(),
             adapters,
             out: out.clone(),

@@ -8,7 +8,7 @@ use std::fs;
 use std::path::Path;
 
 use common::golden;
-use rankine::export::ollama::{Error, prove};
+use rankine::export::ollama::{OllamaError, prove};
 use serde_json::{Value, json};
 use support::Desk;
 
@@ -90,10 +90,10 @@ fn the_chat_templates_of_the_field_are_proven() {
         let found = prove(&llama, Some(source), None).map(|proof| proof.name);
         match (what, found) {
             (_, Ok(name)) => assert_eq!(Some(name.as_str()), expected, "{what}"),
-            ("day", Err(Error::TellsTheDay))
-            | ("no BOS" | "ChatML", Err(Error::AddedBos { .. }))
-            | ("refusing", Err(Error::RefusesAll { .. })) => {}
-            ("no end", Err(Error::Different { expected, .. })) => assert!(expected.contains("[user] What is"), "{expected}"),
+            ("day", Err(OllamaError::TellsTheDay))
+            | ("no BOS" | "ChatML", Err(OllamaError::AddedBos { .. }))
+            | ("refusing", Err(OllamaError::RefusesAll { .. })) => {}
+            ("no end", Err(OllamaError::Different { expected, .. })) => assert!(expected.contains("[user] What is"), "{expected}"),
             (what, Err(error)) => panic!("{what}: {error}"),
         }
     }

@@ -15,7 +15,7 @@ use rankine::adapter::LoraConfig;
 use rankine::files::safetensors::Archive;
 use rankine::model::{DecoderSpec, GatedSpec, GroupedSpec, LayerSpec};
 use rankine::nn::rope::{RopeScaling, RopeSpec};
-use rankine::plan::memory::{Load, Place, Purpose, Rows, Trained};
+use rankine::plan::memory::{Load, MemoryPlace, Purpose, RowShape, Trained};
 use rankine::terms::{AdjustLr, Curve, Method, ModelDtype};
 use rankine::train::{
     Adafactor, AdamW, AdamWConfig, ByShape, Gradients, Memory, Muon, Optimizer, OptimizerConfig, RateCourse, Rule, Schedule,
@@ -470,11 +470,11 @@ fn smollm2(rule: Rule) -> Load {
         storage: ModelDtype::Float32.into(),
         rule,
         dropout: 0.0,
-        rows: Rows::dense(1, 512),
+        rows: RowShape::dense(1, 512),
         accumulated: 1,
         evaluation: None,
         purpose: Purpose::Run,
-        place: Place::Processor { threads: 2 },
+        place: MemoryPlace::Processor { threads: 2 },
     }
 }
 

@@ -16,7 +16,7 @@ use rankine::nn::lora::{Lora, Portion, Vector};
 use rankine::nn::magnitude::Magnitude;
 use rankine::nn::projection::Projection;
 use rankine::ops::{Adapter, Mask, dropout, matmul};
-use rankine::quant::{BlockSize, Form, Kind};
+use rankine::quant::{BlockSize, QuantFormat, FourBitType};
 use rankine::terms::{AdapterVector, ModelDtype};
 use rankine::train::{AdamW, AdamWConfig, Gradients, Memory, RateCourse, Schedule, StepConfig, forward_backward};
 
@@ -287,7 +287,7 @@ fn adapters_train_on_packed_bases_as_in_peft() {
     for (name, double_quant) in [("llama_nf4", false), ("llama_nf4_double", true)] {
         let case = golden(&format!("quant/{name}"));
         let (golden_file, adapter) = (case.join("golden.safetensors"), case.join("adapter"));
-        let form = Form::FourBit { kind: Kind::Nf4, block_size: BlockSize::DEFAULT, double_quant };
+        let form = QuantFormat::FourBit { kind: FourBitType::Nf4, block_size: BlockSize::DEFAULT, double_quant };
         let storage = Storage { form: Some(form), ..ModelDtype::Auto.into() };
         let base = Folder::open(&golden("archs/llama/model")).unwrap();
         let packed = || base.load(storage, &Device::flex(), &|_| {}).unwrap();
@@ -322,7 +322,7 @@ fn fresh_magnitudes_are_norms() {
         let ours: Vec<f32> = lora.magnitude().unwrap().vector.to_data().iter().collect();
         assert!(difference(&ours, &saved[&format!("{module}.lora_magnitude_vector")][0]) < 1e-6, "{module}");
     }
-    for form in [None, Some(Form::QLORA), Some(Form::Int8)] {
+    for form in [None, Some(QuantFormat::QLORA), Some(QuantFormat::Int8)] {
         let plain = base.load(Storage { form, ..ModelDtype::Auto.into() }, &Device::flex(), &|_| {}).unwrap();
         let mut adapted = plain.clone();
         attach(&mut adapted, &LoraConfig { vector: Some(AdapterVector::Magnitude), ..lora(4, 8.0) }, 3, None).unwrap();
@@ -338,7 +338,7 @@ fn fresh_magnitudes_are_norms() {
 fn dropout_of_scaled_outputs_is_as_in_peft() {
     let [tokens, inputs, outputs, rank] = [7, 12, 5, 2];
     let drawn = |seed: u64, shape: [usize; 2]| {
-        let number = |index| rankine::draws::unit(rankine::draws::mix(seed ^ rankine::draws::mix(index))) as f32 - 0.5;
+        let number = |index| rankine::keyed_random::unit(rankine::keyed_random::mix(seed ^ rankine::keyed_random::mix(index))) as f32 - 0.5;
         Tensor::<2>::from_data(
             TensorData::new((0..(shape[0] * shape[1]) as u64).map(number).collect::<Vec<_>>(), shape),
             &Device::flex(),

@@ -11,7 +11,7 @@ use rankine::adapter::{Extraction, LoraConfig, attach, peft};
 use rankine::files::safetensors::Archive;
 use rankine::model::{Decoder, Folder, Storage};
 use rankine::ops::{Base, Packed};
-use rankine::quant::Form;
+use rankine::quant::QuantFormat;
 use rankine::terms::ModelDtype;
 use serde_json::Value;
 use support::Desk;
@@ -112,15 +112,15 @@ fn what_remains_is_packed() {
     let base = Folder::open(&golden("archs/llama/model")).unwrap();
     let batch = rows_of_llama();
     let exact = logits(&base.load(ModelDtype::Auto, &Device::flex(), &|_| {}).unwrap(), &batch);
-    for (form, furthest) in [(Form::QLORA, 2.0), (Form::Int8, 0.2)] {
+    for (form, furthest) in [(QuantFormat::QLORA, 2.0), (QuantFormat::Int8, 0.2)] {
         let storage = Storage { form: Some(form), ..ModelDtype::Auto.into() };
         let [dense, packed] = [ModelDtype::Auto.into(), storage].map(|storage| principal(storage, &config(), None));
         for (dense, packed) in dense.projections().zip(packed.projections()) {
             let [inputs, outputs] = dense.weight.dims();
             let remains = values(dense.weight.dense().unwrap().clone().transpose());
             let remains = match form {
-                Form::Int8 => form.pack([outputs, inputs], &remains.iter().map(|x| half::f16::from_f32(*x)).collect::<Vec<_>>()),
-                Form::FourBit { .. } => form.pack([outputs, inputs], &remains),
+                QuantFormat::Int8 => form.pack([outputs, inputs], &remains.iter().map(|x| half::f16::from_f32(*x)).collect::<Vec<_>>()),
+                QuantFormat::FourBit { .. } => form.pack([outputs, inputs], &remains),
             };
             let remains = Base::Packed(Packed::new(remains.unwrap(), &Device::flex())).transposed();
             assert!(packed.weight.dense().is_none());

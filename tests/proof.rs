@@ -6,10 +6,10 @@ mod common;
 
 use burn::tensor::{Device, Tensor};
 use common::{golden, tested_families, tested_gpu};
-use rankine::device::{self, Found, Halves};
+use rankine::device::{self, FoundDevice, HalfPrecision};
 use rankine::model::{DecoderSpec, Storage};
-use rankine::proof::{Tiny, prove};
-use rankine::quant::Form;
+use rankine::proof::{ProbeModel, prove};
+use rankine::quant::QuantFormat;
 use rankine::terms::{Method, ModelDtype};
 
 /// The GPU, if a product of it comes back.
@@ -24,7 +24,7 @@ fn adapter() -> Option<Device> {
 fn training_on_an_adapter_is_that_on_the_cpu() {
     let Some(device) = adapter() else { return };
     for trained in [Method::Lora, Method::Full] {
-        let verdict = prove(&Tiny::of_all_mechanisms(ModelDtype::Auto, trained), &device).unwrap();
+        let verdict = prove(&ProbeModel::of_all_mechanisms(ModelDtype::Auto, trained), &device).unwrap();
         println!("all mechanisms, {trained}: {verdict}");
         assert!(verdict.is_proven(), "{trained}: {verdict}");
     }
@@ -34,9 +34,9 @@ fn training_on_an_adapter_is_that_on_the_cpu() {
 #[test]
 fn training_on_packed_bases_is_that_on_the_cpu() {
     let Some(device) = adapter() else { return };
-    for form in [Form::QLORA, Form::Int8] {
+    for form in [QuantFormat::QLORA, QuantFormat::Int8] {
         let storage = Storage { form: Some(form), packs_head: true, offloads_embedding: true, ..ModelDtype::Auto.into() };
-        let verdict = prove(&Tiny::of_all_mechanisms(storage, Method::Lora), &device).unwrap();
+        let verdict = prove(&ProbeModel::of_all_mechanisms(storage, Method::Lora), &device).unwrap();
         println!("all mechanisms, {form}: {verdict}");
         assert!(verdict.is_proven(), "{form}: {verdict}");
     }
@@ -47,7 +47,7 @@ fn every_family_is_proven_on_an_adapter() {
     let Some(device) = adapter() else { return };
     for family in tested_families() {
         let spec = DecoderSpec::read(&golden(&format!("archs/{family}/model/config.json"))).unwrap();
-        let verdict = prove(&Tiny::of(&spec, ModelDtype::Auto, Method::Lora), &device).unwrap();
+        let verdict = prove(&ProbeModel::of(&spec, ModelDtype::Auto, Method::Lora), &device).unwrap();
         println!("{family}: {verdict}");
         assert!(verdict.is_proven(), "{family}: {verdict}");
     }
@@ -56,17 +56,17 @@ fn every_family_is_proven_on_an_adapter() {
 #[test]
 fn training_in_16_bits_is_that_on_the_cpu_but_for_rounding() {
     let Some(device) = adapter() else { return };
-    let found = tested_gpu().map(Found::halves);
-    let Some(Halves::Computed(Some(half))) = found else {
+    let found = tested_gpu().map(FoundDevice::halves);
+    let Some(HalfPrecision::Computed(Some(half))) = found else {
         println!("skipped: the adapter computes in 32 bits only");
         return;
     };
-    let verdict = prove(&Tiny::of_all_mechanisms(half, Method::Lora), &device).unwrap();
+    let verdict = prove(&ProbeModel::of_all_mechanisms(half, Method::Lora), &device).unwrap();
     println!("all mechanisms, {half}: {verdict}");
     assert!(verdict.is_proven(), "{half}: {verdict}");
     for family in tested_families() {
         let spec = DecoderSpec::read(&golden(&format!("archs/{family}/model/config.json"))).unwrap();
-        let verdict = prove(&Tiny::of(&spec, half, Method::Lora), &device).unwrap();
+        let verdict = prove(&ProbeModel::of(&spec, half, Method::Lora), &device).unwrap();
         println!("{family}, {half}: {verdict}");
         assert!(verdict.is_proven(), "{family}: {verdict}");
     }

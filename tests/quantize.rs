@@ -16,7 +16,7 @@ use rankine::adapter::{LoraConfig, attach};
 use rankine::data::TokenRow;
 use rankine::files::safetensors::{Archive, Named, data_bytes, write_f32, write_lazily};
 use rankine::model::{Folder, Storage};
-use rankine::quant::{BlockSize, Form, Kind};
+use rankine::quant::{BlockSize, QuantFormat, FourBitType};
 use rankine::terms::ModelDtype;
 use rankine::train::{Gradients, Memory, StepConfig, forward_backward};
 use serde_json::{Value, json};
@@ -71,13 +71,13 @@ fn the_folder_is_that_of_transformers() {
 #[test]
 fn a_packed_folder_loads_to_what_its_model_is_packed_to() {
     let four_bit =
-        |kind, block_size, double_quant| Form::FourBit { kind, block_size: BlockSize::new(block_size).unwrap(), double_quant };
+        |kind, block_size, double_quant| QuantFormat::FourBit { kind, block_size: BlockSize::new(block_size).unwrap(), double_quant };
     let cases = [
-        ("llama", vec![], four_bit(Kind::Nf4, 64, true), false),
-        ("llama", vec!["--double-quant", "false", "--quantize-head"], four_bit(Kind::Nf4, 64, false), true),
-        ("mistral", vec!["--quantization", "fp4", "--block-size", "128"], four_bit(Kind::Fp4, 128, true), false),
-        ("qwen2", vec!["--quantization", "int8"], Form::Int8, false),
-        ("qwen3", vec!["--quantization", "nf4", "--block-size", "32"], four_bit(Kind::Nf4, 32, true), false),
+        ("llama", vec![], four_bit(FourBitType::Nf4, 64, true), false),
+        ("llama", vec!["--double-quant", "false", "--quantize-head"], four_bit(FourBitType::Nf4, 64, false), true),
+        ("mistral", vec!["--quantization", "fp4", "--block-size", "128"], four_bit(FourBitType::Fp4, 128, true), false),
+        ("qwen2", vec!["--quantization", "int8"], QuantFormat::Int8, false),
+        ("qwen3", vec!["--quantization", "nf4", "--block-size", "32"], four_bit(FourBitType::Nf4, 32, true), false),
     ];
     for (family, options, form, packs_head) in cases {
         let desk = Desk::new();
@@ -105,7 +105,7 @@ fn a_packed_folder_loads_to_what_its_model_is_packed_to() {
 fn what_is_packed_computes_as_the_numbers_that_are_left() {
     let (base, dense) = (golden("archs/llama/model"), tempfile::tempdir().unwrap());
     fs::copy(base.join("config.json"), dense.path().join("config.json")).unwrap();
-    for form in [Form::QLORA, Form::Int8] {
+    for form in [QuantFormat::QLORA, QuantFormat::Int8] {
         let archive = Archive::open(&base.join("model.safetensors")).unwrap();
         let left = |(name, shape): (String, Vec<usize>)| {
             let numbers = archive.read_f32(&name).unwrap().unwrap();
@@ -114,7 +114,7 @@ fn what_is_packed_computes_as_the_numbers_that_are_left() {
             let halves = || numbers.iter().map(|number| half::f16::from_f32(*number)).collect::<Vec<_>>();
             let numbers = match (matrix, form) {
                 (None, _) => numbers,
-                (Some(matrix), Form::Int8) => form.pack(matrix, &halves()).unwrap().unpack(),
+                (Some(matrix), QuantFormat::Int8) => form.pack(matrix, &halves()).unwrap().unpack(),
                 (Some(matrix), _) => form.pack(matrix, &numbers).unwrap().unpack(),
             };
             (name, shape, numbers)
@@ -275,7 +275,7 @@ fn packed_in_part(skipped: &[&str]) -> (Tensors, Vec<Named>) {
                 part.insert(name.clone(), (safetensors::Dtype::BF16, shape.clone(), bytes));
                 halves.iter().map(|number| number.to_f32()).collect()
             }
-            Some(matrix) => Form::QLORA.pack(matrix, &of_base).unwrap().unpack(),
+            Some(matrix) => QuantFormat::QLORA.pack(matrix, &of_base).unwrap().unpack(),
             None => of_base,
         };
         numbers.push((name, shape, left));
@@ -285,7 +285,7 @@ fn packed_in_part(skipped: &[&str]) -> (Tensors, Vec<Named>) {
 
 fn write_tensors(path: &Path, all: &Tensors) {
     let described = all.iter().map(|(name, (dtype, shape, _))| (name.clone(), *dtype, shape.clone())).collect();
-    write_lazily::<rankine::files::safetensors::Error>(path, described, &[], |name| Ok(all[name].2.clone().into())).unwrap();
+    write_lazily::<rankine::files::safetensors::SafetensorsError>(path, described, &[], |name| Ok(all[name].2.clone().into())).unwrap();
 }
 
 #[test]
@@ -322,8 +322,8 @@ fn a_folder_that_is_packed_in_part_computes_as_the_numbers_that_are_left() {
         assert!(left < 2e-6 && whole > 1e-3, "{skipped:?}: {left}, {whole}");
 
         let kept = Folder::open(folder.path()).unwrap();
-        assert_eq!(kept.stored_form().unwrap(), Some(Form::QLORA), "{skipped:?}");
-        let storage = kept.kept_in(ModelDtype::Auto, rankine::device::Halves::Widened).unwrap();
+        assert_eq!(kept.stored_form().unwrap(), Some(QuantFormat::QLORA), "{skipped:?}");
+        let storage = kept.kept_in(ModelDtype::Auto, rankine::device::HalfPrecision::Widened).unwrap();
         let left = numbers.iter().filter(|(name, ..)| name.contains("proj") && skipped.iter().any(|part| name.contains(part)));
         assert_eq!(storage.left_dense, left.map(|(_, _, numbers)| numbers.len() as u64).sum::<u64>(), "{skipped:?}");
     }
@@ -346,7 +346,7 @@ fn a_base_that_is_packed_in_part_trains_and_its_adapter_is_merged() {
     // The plan counts what is not packed in full: three projections of 48 x 32 in f32 in place of a bit more than half a byte a number.
     fs::copy(golden("quant/llama_nf4_double/model/model.safetensors"), desk.path("base/model.safetensors")).unwrap();
     let difference = in_part - parts(&desk);
-    let expected = 3 * 48 * 32 * 4 - Form::QLORA.bytes([1, 3 * 48 * 32]);
+    let expected = 3 * 48 * 32 * 4 - QuantFormat::QLORA.bytes([1, 3 * 48 * 32]);
     assert_eq!(difference, expected);
 }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use rankine::draws::mix;
+use rankine::keyed_random::mix;
 use rankine::files::safetensors::{Archive, write_f32};
 use rankine::files::write_manifest;
 use serde_json::Value;
@@ -135,7 +135,7 @@ fn interrupted(desk: &Desk, run: &str, overrides: &[&str], signal: Signal, momen
 
 /// `count` moments of a run whose metrics come to `lines`.
 fn moments(seed: u64, count: usize, lines: usize) -> Vec<Moment> {
-    let draw = |key: u64| rankine::draws::unit(mix(seed) ^ key);
+    let draw = |key: u64| rankine::keyed_random::unit(mix(seed) ^ key);
     let moment = |index| Moment {
         lines: (draw(2 * index) * lines as f64) as usize,
         later: Duration::from_millis(40).mul_f64(draw(2 * index + 1)),

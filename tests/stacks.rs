@@ -12,7 +12,7 @@ use burn::tensor::Device;
 use common::*;
 use half::bf16;
 use rankine::adapter::{LoraConfig, Targets, attach, peft};
-use rankine::export::merge::{Addend, Onto, Order, OtherBase, merge};
+use rankine::export::merge::{Addend, Onto, MergeRequest, OtherBase, merge};
 use rankine::files::Float;
 use rankine::files::safetensors::Archive;
 use rankine::model::Folder;
@@ -108,7 +108,7 @@ fn stacks_load_and_adapters_of_them_are_merged() {
         peft::write(&trained, &decoder, &config(), "base").unwrap();
         let addends = vec![Addend { folder: trained, weight: 1.0, trained_on: None }];
         let (base, float) = (path(name), Some(Float::F32));
-        let order = Order {
+        let order = MergeRequest {
             base,
             adapters: addends,
             out: out.clone(),

@@ -9,7 +9,7 @@ use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use common::golden;
-use rankine::data::template::{ChatTemplate, Conversation, Error};
+use rankine::data::template::{ChatTemplate, Conversation, TemplateError};
 use rankine::data::tokenize::SpecialTokens;
 use serde_json::{Value, json};
 use support::*;
@@ -412,7 +412,7 @@ fn joined(spans: &[Span]) -> Vec<Span> {
     joined
 }
 
-fn first_difference(found: &Result<String, Error>, expected: Option<&str>) -> String {
+fn first_difference(found: &Result<String, TemplateError>, expected: Option<&str>) -> String {
     let (Ok(found), Some(expected)) = (found, expected) else { return format!("{found:?}, expected {expected:?}") };
     let same = found.bytes().zip(expected.bytes()).take_while(|(left, right)| left == right).count();
     let around = |text: &str| text[text.floor_char_boundary(same.saturating_sub(40))..].chars().take(100).collect::<String>();

@@ -6,12 +6,12 @@ use burn::tensor::{DType, Device, Tensor, TensorData};
 
 use super::experts::joined;
 use super::pissa::INITIAL;
-use super::{Error, LoraConfig, Target, tables};
+use super::{AdapterError, LoraConfig, Target, tables};
 use crate::files::safetensors::Named;
 use crate::model::{Decoder, LinearSpec, Role};
 use crate::nn::lora::{Lora, Portion, Vector, initial, initial_normal};
 use crate::nn::magnitude::Magnitude;
-use crate::nn::own::Own;
+use crate::nn::trainable_table::TrainableTable;
 use crate::ops::Base;
 use crate::terms::AdapterVector;
 
@@ -25,7 +25,7 @@ pub type Numbers = BTreeMap<String, [Vec<f32>; 2]>;
 ///
 /// # Errors
 /// See [`LoraConfig::resolve`], [`LoraConfig::check_vector`] and [`LoraConfig::table_targets`]; or a table is kept in a way in which it cannot train.
-pub fn attach(decoder: &mut Decoder, config: &LoraConfig, seed: u64, numbers: Option<&Numbers>) -> Result<(), Error> {
+pub fn attach(decoder: &mut Decoder, config: &LoraConfig, seed: u64, numbers: Option<&Numbers>) -> Result<(), AdapterError> {
     let (modules, device) = (decoder.spec.modules(), decoder.device());
     let names: Vec<String> = modules.iter().map(|linear| linear.name.clone()).collect();
     let targets = config.resolve(&names)?;
@@ -56,7 +56,7 @@ pub fn attach(decoder: &mut Decoder, config: &LoraConfig, seed: u64, numbers: Op
     numbers.map_or(Ok(()), |numbers| tables::put_bases(decoder, &modules, numbers))?;
     for linear in modules.iter().filter(|linear| linear.is_table()) {
         let table = if linear.role == Role::Embedding { &mut decoder.embedding } else { &mut decoder.head.table };
-        table.own = lora(linear).map(Own::Lora);
+        table.own = lora(linear).map(TrainableTable::Lora);
     }
     tables::attach(decoder, &config.table_targets(&modules)?, numbers)
 }

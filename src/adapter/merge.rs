@@ -5,20 +5,20 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use super::peft::{self, Contents, LastB, Stored, StoredTable};
-use super::{Error, Part};
+use super::peft::{self, Contents, LastB, AdapterTensors, StoredTable};
+use super::{AdapterError, TablePart};
 use crate::files::safetensors::Archive;
 use crate::model::{LinearSpec, Role};
 use crate::terms::AdapterVector;
 
 /// An adapter folder that is to be merged. Its numbers stay in the file until they are asked for.
 #[derive(Debug)]
-pub struct Source {
+pub struct MergeSource {
     weight: f64,
     vector: Option<AdapterVector>,
     archive: Archive,
     last: LastB,
-    pairs: BTreeMap<String, Stored>,
+    pairs: BTreeMap<String, AdapterTensors>,
     tables: Vec<StoredTable>,
     /// Tables of the base that came with it, by module.
     bases: BTreeMap<String, String>,
@@ -30,12 +30,12 @@ pub struct Source {
     pub unties: bool,
 }
 
-impl Source {
+impl MergeSource {
     /// Opens a PEFT folder for a model with these modules; what it adds counts `weight` times.
     ///
     /// # Errors
     /// The folder is not whole, asks for what is not built, or was made for another model.
-    pub fn open(folder: &Path, weight: f64, modules: &[LinearSpec]) -> Result<Self, Error> {
+    pub fn open(folder: &Path, weight: f64, modules: &[LinearSpec]) -> Result<Self, AdapterError> {
         let (config, archive) = (peft::read_config_on(folder, modules)?, peft::open(folder)?);
         let Contents { pairs, tables, bases } = peft::contents_in(&archive, &config, modules)?;
         let pairs: BTreeMap<_, _> = pairs.into_iter().map(|stored| (stored.target.module.clone(), stored)).collect();
@@ -44,9 +44,9 @@ impl Source {
             && let Some(linear) = modules.iter().find(lacks_bias)
         {
             let reason = format!("it has a bias for `{}`, where the base has none to add it to", linear.name);
-            return Err(Error::Unmergeable { folder: folder.display().to_string(), reason });
+            return Err(AdapterError::Unmergeable { folder: folder.display().to_string(), reason });
         }
-        let shares_rows = config.table_targets(modules)?.iter().any(|target| matches!(target.part, Part::Shared(_)));
+        let shares_rows = config.table_targets(modules)?.iter().any(|target| matches!(target.part, TablePart::Shared(_)));
         let (vector, unties) = (config.vector, config.unties(modules));
         let bases = bases.into_iter().collect();
         let embedding = modules.iter().find(|linear| linear.role == Role::Embedding).map(|linear| linear.name.clone());
@@ -57,25 +57,25 @@ impl Source {
     ///
     /// # Errors
     /// One has magnitudes, and there is another one or a weight that is not 1.
-    pub fn check_sum(sources: &[Self]) -> Result<(), Error> {
+    pub fn check_sum(sources: &[Self]) -> Result<(), AdapterError> {
         let is_alone = |source: &Self| sources.len() == 1 && source.weight.to_bits() == 1_f64.to_bits();
         match sources.iter().find(|source| source.vector == Some(AdapterVector::Magnitude) && !is_alone(source)) {
             None => Ok(()),
             Some(source) => {
                 let folder = source.archive.path().parent().unwrap_or(source.archive.path()).display().to_string();
                 let reason = "it is DoRA, whose magnitudes go with the base and itself alone, and with weight 1".to_owned();
-                Err(Error::Unmergeable { folder, reason })
+                Err(AdapterError::Unmergeable { folder, reason })
             }
         }
     }
 
     /// The vector of a module, where it has one.
-    fn vector(&self, module: &str) -> Result<Option<Vec<f32>>, Error> {
+    fn vector(&self, module: &str) -> Result<Option<Vec<f32>>, AdapterError> {
         self.pairs.get(module).map_or(Ok(None), |stored| stored.read_vector(&self.archive))
     }
 
     /// A [r, columns] and B [rows, r] of a weight [rows, columns], with everything that scales the adapter in B.
-    fn scaled(&self, linear: &LinearSpec) -> Option<Result<[Vec<f32>; 2], Error>> {
+    fn scaled(&self, linear: &LinearSpec) -> Option<Result<[Vec<f32>; 2], AdapterError>> {
         let stored = self.pairs.get(&linear.name)?;
         let scale = self.weight * stored.target.scale;
         // Of some the weight is the transpose of B A.
@@ -87,7 +87,7 @@ impl Source {
     }
 
     /// What takes the place of a table or of some of its rows.
-    fn replaced(&self, linear: &LinearSpec) -> Result<Option<Replacement>, Error> {
+    fn replaced(&self, linear: &LinearSpec) -> Result<Option<Replacement>, AdapterError> {
         let rows = self.rows(linear)?;
         let Some(key) = self.base_key(linear) else { return Ok(rows) };
         let (mut numbers, [_, width]) = (self.archive.read_f32(key)?.unwrap_or_default(), linear.weight_shape());
@@ -105,7 +105,7 @@ impl Source {
     }
 
     /// The table that trained, or its rows.
-    fn rows(&self, linear: &LinearSpec) -> Result<Option<Replacement>, Error> {
+    fn rows(&self, linear: &LinearSpec) -> Result<Option<Replacement>, AdapterError> {
         let shares = self.shares_rows && linear.role == Role::TiedHead;
         let is_it = |stored: &&StoredTable| {
             let module = &stored.target.module;
@@ -113,8 +113,8 @@ impl Source {
         };
         let Some(stored) = self.tables.iter().find(is_it) else { return Ok(None) };
         let tokens = match &stored.target.part {
-            Part::Whole => None,
-            Part::Rows(tokens) | Part::Shared(tokens) => {
+            TablePart::Whole => None,
+            TablePart::Rows(tokens) | TablePart::Shared(tokens) => {
                 Some(tokens.iter().enumerate().map(|(place, token)| (*token as usize, place)).collect())
             }
         };
@@ -131,7 +131,7 @@ impl Source {
 
     /// Whether a head that was the embedding trained whole by itself.
     fn unties_own(&self, linear: &LinearSpec) -> bool {
-        self.tables.iter().any(|stored| stored.target.module.name == linear.name && stored.target.part == Part::Whole)
+        self.tables.iter().any(|stored| stored.target.module.name == linear.name && stored.target.part == TablePart::Whole)
     }
 
     /// Whether tables of the base came with it.
@@ -149,7 +149,7 @@ impl Source {
         base: &[Archive],
         is_alone: bool,
         stored: impl Fn(&str) -> String,
-    ) -> Result<Vec<String>, Error> {
+    ) -> Result<Vec<String>, AdapterError> {
         let mut differing = BTreeMap::new();
         for (module, key) in std::mem::take(&mut self.bases) {
             let weight = |module: &str| stored(&format!("{module}.weight"));
@@ -166,7 +166,7 @@ impl Source {
         }
         match differing.keys().next() {
             Some(module) if !is_alone || self.weight.to_bits() != 1_f64.to_bits() => {
-                Err(Error::OtherTable { module: module.clone() })
+                Err(AdapterError::OtherTable { module: module.clone() })
             }
             _ => {
                 self.bases = differing;
@@ -204,22 +204,22 @@ impl Replacement {
     ///
     /// # Errors
     /// Numbers cannot be read, or another adapter changes the table too.
-    pub fn of(sources: &[Source], linear: &LinearSpec) -> Result<Option<Self>, Error> {
+    pub fn of(sources: &[MergeSource], linear: &LinearSpec) -> Result<Option<Self>, AdapterError> {
         let mut found = None;
         for (index, source) in sources.iter().enumerate() {
             let Some(replaced) = source.replaced(linear)? else { continue };
             if found.is_some() {
-                return Err(Error::TwoTables { module: linear.name.clone() });
+                return Err(AdapterError::TwoTables { module: linear.name.clone() });
             }
             found = Some((index, replaced));
         }
         let Some((found, replacement)) = found else { return Ok(None) };
         // Matrices over a table of the base that came with them are in it.
-        let changes = |(index, source): (usize, &Source)| {
+        let changes = |(index, source): (usize, &MergeSource)| {
             source.pairs.contains_key(&linear.name) && (index != found || source.base_key(linear).is_none())
         };
         if sources.iter().enumerate().any(changes) {
-            return Err(Error::TwoTables { module: linear.name.clone() });
+            return Err(AdapterError::TwoTables { module: linear.name.clone() });
         }
         Ok(Some(replacement))
     }
@@ -252,9 +252,9 @@ impl Delta {
     ///
     /// # Errors
     /// Numbers cannot be read.
-    pub fn of(sources: &[Source], linear: &LinearSpec) -> Result<Option<Self>, Error> {
+    pub fn of(sources: &[MergeSource], linear: &LinearSpec) -> Result<Option<Self>, AdapterError> {
         let pairs = sources.iter().filter_map(|source| source.scaled(linear)).collect::<Result<Vec<_>, _>>()?;
-        let has_some = |source: &&Source| source.vector == Some(AdapterVector::Magnitude);
+        let has_some = |source: &&MergeSource| source.vector == Some(AdapterVector::Magnitude);
         let magnitudes = sources.iter().find(has_some).map(|source| source.vector(&linear.name)).transpose()?.flatten();
         Ok((!pairs.is_empty()).then_some(Self { inputs: linear.weight_shape()[1], pairs, magnitudes }))
     }
@@ -263,7 +263,7 @@ impl Delta {
     ///
     /// # Errors
     /// Numbers cannot be read.
-    pub fn of_bias(sources: &[Source], linear: &LinearSpec) -> Result<Option<Self>, Error> {
+    pub fn of_bias(sources: &[MergeSource], linear: &LinearSpec) -> Result<Option<Self>, AdapterError> {
         let mut pairs = Vec::new();
         for source in sources.iter().filter(|source| source.vector == Some(AdapterVector::Bias)) {
             if let (Some(stored), Some(bias)) = (source.pairs.get(&linear.name), source.vector(&linear.name)?) {

@@ -7,7 +7,7 @@ mod new_tokens;
 pub mod peft;
 mod pissa;
 mod singular;
-pub mod spectrum;
+pub mod singular_values;
 mod tables;
 mod target;
 
@@ -18,7 +18,7 @@ use crate::terms::AdapterVector;
 
 pub use attach::{Numbers, attach, tensors};
 pub use pissa::Extraction;
-pub use tables::{Part, TableTarget, Tables, check_bases};
+pub use tables::{TablePart, TableTarget, Tables, check_bases};
 pub use target::{Target, Targets};
 
 /// What an adapter is, as PEFT's `LoraConfig` has it.
@@ -78,14 +78,14 @@ impl LoraConfig {
     ///
     /// # Errors
     /// There is such a module. And see [`LoraConfig::resolve`].
-    pub fn check_vector(&self, modules: &[LinearSpec]) -> Result<(), Error> {
+    pub fn check_vector(&self, modules: &[LinearSpec]) -> Result<(), AdapterError> {
         let Some(vector) = self.vector else { return Ok(()) };
         let names: Vec<String> = modules.iter().map(|linear| linear.name.clone()).collect();
         let is_table = |module: &str| modules.iter().any(|linear| linear.name == module && linear.is_table());
         let is_one = |target: &&Target| is_table(&target.module) || experts::Routed::of(&target.module).is_some();
         match self.resolve(&names)?.iter().find(is_one) {
             None => Ok(()),
-            Some(target) => Err(Error::Vector { vector, module: target.module.clone() }),
+            Some(target) => Err(AdapterError::Vector { vector, module: target.module.clone() }),
         }
     }
 
@@ -93,7 +93,7 @@ impl LoraConfig {
     ///
     /// # Errors
     /// There is such a module. And see [`LoraConfig::resolve`].
-    pub fn check_principal(&self, modules: &[LinearSpec]) -> Result<(), Error> {
+    pub fn check_principal(&self, modules: &[LinearSpec]) -> Result<(), AdapterError> {
         if !self.is_principal {
             return Ok(());
         }
@@ -102,11 +102,11 @@ impl LoraConfig {
             let Some(linear) = modules.iter().find(|linear| linear.name == target.module) else { continue };
             let (module, values) = (&target.module, linear.inputs.min(linear.outputs));
             if linear.is_table() || !linear.is_whole() || experts::Routed::of(module).is_some() {
-                return Err(Error::Principal { message: format!("`pissa` does not go with an adapter of `{module}` yet") });
+                return Err(AdapterError::Principal { message: format!("`pissa` does not go with an adapter of `{module}` yet") });
             }
             if target.rank > values {
                 let message = format!("`pissa` of rank {}, and `{module}` has {values} singular values", target.rank);
-                return Err(Error::Principal { message });
+                return Err(AdapterError::Principal { message });
             }
         }
         Ok(())
@@ -120,13 +120,13 @@ impl LoraConfig {
 
 /// An adapter that cannot be made, read or written.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub enum AdapterError {
     /// A file cannot be read or written.
     #[error(transparent)]
-    File(#[from] files::Error),
+    File(#[from] files::FileError),
     /// A safetensors file is damaged.
     #[error(transparent)]
-    Safetensors(#[from] files::safetensors::Error),
+    Safetensors(#[from] files::safetensors::SafetensorsError),
     /// A pattern is not a regular expression.
     #[error("`{pattern}` is not a valid regular expression: {reason}")]
     Pattern {
@@ -245,7 +245,7 @@ pub enum Error {
     },
 }
 
-impl Explain for Error {
+impl Explain for AdapterError {
     fn exit(&self) -> Exit {
         match self {
             Self::File(error) => error.exit(),

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::tables::{SAVED, TOKENS, refused};
 use super::target::named;
-use super::{Error, LoraConfig};
+use super::{AdapterError, LoraConfig};
 use crate::model::{LinearSpec, Role};
 use crate::terms::TokenIndices;
 
@@ -13,7 +13,7 @@ impl LoraConfig {
     ///
     /// # Errors
     /// A table has low-rank matrices, or one of two that are one table trains whole.
-    pub fn add_token_rows(&mut self, rows: &BTreeSet<u32>, modules: &[LinearSpec]) -> Result<(), Error> {
+    pub fn add_token_rows(&mut self, rows: &BTreeSet<u32>, modules: &[LinearSpec]) -> Result<(), AdapterError> {
         let tables: Vec<&LinearSpec> = modules.iter().filter(|linear| linear.is_table()).collect();
         let names: Vec<String> = tables.iter().map(|table| table.name.clone()).collect();
         if let Some(target) = self.resolve(&names).unwrap_or_default().first() {
@@ -90,7 +90,7 @@ mod tests {
         vec![table("model.embed_tokens", Role::Embedding), table("lm_head", head)]
     }
 
-    fn tokens(said: Option<TokenIndices>, saved: &[&str], head: Role) -> Result<Option<TokenIndices>, Error> {
+    fn tokens(said: Option<TokenIndices>, saved: &[&str], head: Role) -> Result<Option<TokenIndices>, AdapterError> {
         let mut config = LoraConfig::all_linear(4, 8.0);
         config.tables.tokens = said;
         config.tables.saved = saved.iter().map(|name| (*name).to_owned()).collect();

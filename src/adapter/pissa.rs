@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use super::attach::Numbers;
 use super::singular::principal;
-use super::{Error, LoraConfig, Target};
+use super::{AdapterError, LoraConfig, Target};
 use crate::files::safetensors::Named;
 use crate::model::{Change, Decoder, LinearSpec};
 
@@ -27,7 +27,7 @@ impl Extraction {
     ///
     /// # Errors
     /// See [`LoraConfig::resolve`].
-    pub fn new(config: &LoraConfig, modules: &[LinearSpec], saved: Option<Numbers>) -> Result<Self, Error> {
+    pub fn new(config: &LoraConfig, modules: &[LinearSpec], saved: Option<Numbers>) -> Result<Self, AdapterError> {
         let names: Vec<String> = modules.iter().map(|linear| linear.name.clone()).collect();
         let targets: BTreeMap<_, _> = config.resolve(&names)?.into_iter().map(|target| (target.module.clone(), target)).collect();
         let mut numbers = Numbers::new();

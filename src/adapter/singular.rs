@@ -6,8 +6,8 @@
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use rayon::prelude::*;
 
-use super::spectrum::eigen;
-use crate::draws::{mix, unit};
+use super::singular_values::eigen;
+use crate::keyed_random::{mix, unit};
 use crate::ops::matmul;
 
 /// Directions of a space that is small enough to be taken whole.

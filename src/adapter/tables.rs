@@ -5,10 +5,10 @@ use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 
 use super::attach::Numbers;
 use super::target::named;
-use super::{Error, LoraConfig};
+use super::{AdapterError, LoraConfig};
 use crate::model::{Decoder, LinearSpec, Role};
-use crate::nn::own::{Own, TokenRows};
-use crate::nn::table::Table;
+use crate::nn::trainable_table::{TrainableTable, TokenRows};
+use crate::nn::table::EmbeddingTable;
 use crate::terms::TokenIndices;
 
 /// Keys of a recipe, and of PEFT's config.
@@ -30,12 +30,12 @@ pub struct TableTarget {
     /// The module.
     pub module: LinearSpec,
     /// What of it.
-    pub part: Part,
+    pub part: TablePart,
 }
 
 /// A part of a table.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Part {
+pub enum TablePart {
     /// All of it.
     Whole,
     /// The rows of these tokens.
@@ -49,17 +49,17 @@ impl TableTarget {
     pub fn shape(&self) -> Option<[usize; 2]> {
         let [rows, width] = self.module.weight_shape();
         match &self.part {
-            Part::Whole => Some([rows, width]),
-            Part::Rows(tokens) => Some([tokens.len(), width]),
-            Part::Shared(_) => None,
+            TablePart::Whole => Some([rows, width]),
+            TablePart::Rows(tokens) => Some([tokens.len(), width]),
+            TablePart::Shared(_) => None,
         }
     }
 
     /// The tensor that is saved, below `base_model.model.`.
     pub fn tensor(&self) -> String {
         match self.part {
-            Part::Whole => self.module.weight(),
-            Part::Rows(_) | Part::Shared(_) => format!("{}.token_adapter.trainable_tokens_delta", self.module.name),
+            TablePart::Whole => self.module.weight(),
+            TablePart::Rows(_) | TablePart::Shared(_) => format!("{}.token_adapter.trainable_tokens_delta", self.module.name),
         }
     }
 }
@@ -79,18 +79,18 @@ impl LoraConfig {
     ///
     /// # Errors
     /// A name is of no table, a token is of no row, or a table is trained in two ways.
-    pub fn table_targets(&self, modules: &[LinearSpec]) -> Result<Vec<TableTarget>, Error> {
+    pub fn table_targets(&self, modules: &[LinearSpec]) -> Result<Vec<TableTarget>, AdapterError> {
         if self.tables.is_empty() {
             return Ok(Vec::new());
         }
         let mut targets = Vec::new();
         for name in &self.tables.saved {
-            add(&mut targets, TableTarget { module: find(SAVED, name, modules)?.clone(), part: Part::Whole }, SAVED)?;
+            add(&mut targets, TableTarget { module: find(SAVED, name, modules)?.clone(), part: TablePart::Whole }, SAVED)?;
         }
         for (module, tokens) in self.tables.tokens.iter().flat_map(|tokens| of_tokens(tokens, modules)) {
             let module = module?;
             check_tokens(tokens, module)?;
-            add(&mut targets, TableTarget { module: module.clone(), part: Part::Rows(tokens.clone()) }, TOKENS)?;
+            add(&mut targets, TableTarget { module: module.clone(), part: TablePart::Rows(tokens.clone()) }, TOKENS)?;
         }
         share(&mut targets, modules)?;
         self.check_matrices(&targets, modules)?;
@@ -103,35 +103,35 @@ impl LoraConfig {
         let names: Vec<String> = modules.iter().filter(|module| module.is_table()).map(|module| module.name.clone()).collect();
         let has_matrices = self.resolve(&names).is_ok_and(|targets| !targets.is_empty());
         let targets = self.table_targets(modules).unwrap_or_default();
-        let is_shared = targets.iter().any(|target| matches!(target.part, Part::Shared(_)));
+        let is_shared = targets.iter().any(|target| matches!(target.part, TablePart::Shared(_)));
         modules.iter().any(|module| module.role == Role::TiedHead) && (has_matrices || (!targets.is_empty() && !is_shared))
     }
 
     /// PEFT wraps no module twice.
-    fn check_matrices(&self, targets: &[TableTarget], modules: &[LinearSpec]) -> Result<(), Error> {
+    fn check_matrices(&self, targets: &[TableTarget], modules: &[LinearSpec]) -> Result<(), AdapterError> {
         let names: Vec<String> = modules.iter().map(|module| module.name.clone()).collect();
         let with_matrices = self.resolve(&names)?;
         let Some(twice) = targets.iter().find(|table| with_matrices.iter().any(|target| target.module == table.module.name))
         else {
             return Ok(());
         };
-        let key = if twice.part == Part::Whole { SAVED } else { TOKENS };
+        let key = if twice.part == TablePart::Whole { SAVED } else { TOKENS };
         Err(refused(key, format!("`{}` is among the `target_modules` too", twice.module.name), "name it in one of the two"))
     }
 }
 
 /// Where the head is the embedding's table, PEFT lets it have the embedding's rows: unless it names others for it.
-fn share(targets: &mut Vec<TableTarget>, modules: &[LinearSpec]) -> Result<(), Error> {
+fn share(targets: &mut Vec<TableTarget>, modules: &[LinearSpec]) -> Result<(), AdapterError> {
     let Some(head) = modules.iter().find(|module| module.role == Role::TiedHead) else { return Ok(()) };
     let of_embedding = targets.iter().find_map(|target| match &target.part {
-        Part::Rows(tokens) if target.module.role == Role::Embedding => Some(tokens.clone()),
+        TablePart::Rows(tokens) if target.module.role == Role::Embedding => Some(tokens.clone()),
         _ => None,
     });
     let Some(tokens) = of_embedding else { return Ok(()) };
     match targets.iter_mut().find(|target| target.module == *head) {
-        None => targets.push(TableTarget { module: head.clone(), part: Part::Shared(tokens) }),
-        Some(target) if target.part == Part::Rows(tokens.clone()) => target.part = Part::Shared(tokens),
-        Some(target) if target.part == Part::Whole => {
+        None => targets.push(TableTarget { module: head.clone(), part: TablePart::Shared(tokens) }),
+        Some(target) if target.part == TablePart::Rows(tokens.clone()) => target.part = TablePart::Shared(tokens),
+        Some(target) if target.part == TablePart::Whole => {
             let message = format!("the rows of the embedding are those of `{}` too, which is among the `{SAVED}`", head.name);
             return Err(refused(TOKENS, message, "remove one of the two"));
         }
@@ -140,7 +140,7 @@ fn share(targets: &mut Vec<TableTarget>, modules: &[LinearSpec]) -> Result<(), E
     Ok(())
 }
 
-fn add(targets: &mut Vec<TableTarget>, target: TableTarget, key: &'static str) -> Result<(), Error> {
+fn add(targets: &mut Vec<TableTarget>, target: TableTarget, key: &'static str) -> Result<(), AdapterError> {
     if targets.iter().any(|other| other.module == target.module) {
         let message = format!("`{}` is named twice, here and in `{SAVED}` or `{TOKENS}`", target.module.name);
         return Err(refused(key, message, "name it once"));
@@ -150,7 +150,7 @@ fn add(targets: &mut Vec<TableTarget>, target: TableTarget, key: &'static str) -
 }
 
 /// The modules and their tokens.
-fn of_tokens<'a>(tokens: &'a TokenIndices, modules: &'a [LinearSpec]) -> Vec<(Result<&'a LinearSpec, Error>, &'a Vec<u32>)> {
+fn of_tokens<'a>(tokens: &'a TokenIndices, modules: &'a [LinearSpec]) -> Vec<(Result<&'a LinearSpec, AdapterError>, &'a Vec<u32>)> {
     match tokens {
         TokenIndices::Embedding(tokens) => {
             let embedding = modules.iter().find(|module| module.role == Role::Embedding);
@@ -162,7 +162,7 @@ fn of_tokens<'a>(tokens: &'a TokenIndices, modules: &'a [LinearSpec]) -> Vec<(Re
 }
 
 /// The table of a name.
-fn find<'a>(key: &'static str, name: &str, modules: &'a [LinearSpec]) -> Result<&'a LinearSpec, Error> {
+fn find<'a>(key: &'static str, name: &str, modules: &'a [LinearSpec]) -> Result<&'a LinearSpec, AdapterError> {
     modules.iter().find(|module| module.is_table() && named(&module.name, name)).ok_or_else(|| {
         let known: Vec<String> =
             modules.iter().filter(|module| module.is_table()).map(|module| format!("`{}`", module.name)).collect();
@@ -177,7 +177,7 @@ fn find<'a>(key: &'static str, name: &str, modules: &'a [LinearSpec]) -> Result<
 }
 
 /// Each once, and with a row.
-fn check_tokens(tokens: &[u32], module: &LinearSpec) -> Result<(), Error> {
+fn check_tokens(tokens: &[u32], module: &LinearSpec) -> Result<(), AdapterError> {
     let [vocabulary, _] = module.weight_shape();
     let mut sorted = tokens.to_vec();
     sorted.sort_unstable();
@@ -195,36 +195,36 @@ fn check_tokens(tokens: &[u32], module: &LinearSpec) -> Result<(), Error> {
 }
 
 /// Makes copies of tables and of rows that train, with the numbers given or with the base's.
-pub(super) fn attach(decoder: &mut Decoder, targets: &[TableTarget], numbers: Option<&Numbers>) -> Result<(), Error> {
+pub(super) fn attach(decoder: &mut Decoder, targets: &[TableTarget], numbers: Option<&Numbers>) -> Result<(), AdapterError> {
     let device = decoder.device();
     for TableTarget { module, part } in targets {
         let given = numbers.and_then(|numbers| numbers.get(&module.name)).map(|[numbers, _]| &numbers[..]);
         let of_embedding = decoder.embedding.own.clone();
         let table = if module.role == Role::Embedding { &mut decoder.embedding } else { &mut decoder.head.table };
         match (part, of_embedding) {
-            (Part::Whole, _) => *table = copied(table, module, given, &device)?,
-            (Part::Rows(tokens), _) => table.own = Some(Own::Rows(rows(table, module, tokens, given, &device)?)),
-            (Part::Shared(_), Some(Own::Rows(rows))) => table.own = Some(Own::Shared(rows)),
-            (Part::Shared(_), _) => unreachable!("what is shared stands behind the embedding's"),
+            (TablePart::Whole, _) => *table = copied(table, module, given, &device)?,
+            (TablePart::Rows(tokens), _) => table.own = Some(TrainableTable::Rows(rows(table, module, tokens, given, &device)?)),
+            (TablePart::Shared(_), Some(TrainableTable::Rows(rows))) => table.own = Some(TrainableTable::Shared(rows)),
+            (TablePart::Shared(_), _) => unreachable!("what is shared stands behind the embedding's"),
         }
     }
     Ok(())
 }
 
 /// A table that trains whole, in f32.
-fn copied(table: &Table, module: &LinearSpec, given: Option<&[f32]>, device: &Device) -> Result<Table, Error> {
+fn copied(table: &EmbeddingTable, module: &LinearSpec, given: Option<&[f32]>, device: &Device) -> Result<EmbeddingTable, AdapterError> {
     let whole = table.whole().filter(|whole| whole.device() == *device).ok_or_else(|| kept_otherwise(SAVED, module))?;
     let numbers = match given {
         Some(given) => matrix(given, module.weight_shape(), device),
         None => whole.clone().cast(DType::F32),
     };
-    let mut copy = Table::from(numbers);
-    copy.own = Some(Own::Whole);
+    let mut copy = EmbeddingTable::from(numbers);
+    copy.own = Some(TrainableTable::Whole);
     Ok(copy)
 }
 
 /// Rows that train, in f32.
-fn rows(table: &Table, module: &LinearSpec, tokens: &[u32], given: Option<&[f32]>, device: &Device) -> Result<TokenRows, Error> {
+fn rows(table: &EmbeddingTable, module: &LinearSpec, tokens: &[u32], given: Option<&[f32]>, device: &Device) -> Result<TokenRows, AdapterError> {
     let [vocabulary, width] = module.weight_shape();
     if table.is_packed() {
         return Err(kept_otherwise(TOKENS, module));
@@ -241,7 +241,7 @@ fn matrix(numbers: &[f32], shape: [usize; 2], device: &Device) -> Tensor<2> {
     Tensor::from_data(TensorData::new(numbers.to_vec(), shape), (device, DType::F32))
 }
 
-fn kept_otherwise(key: &'static str, module: &LinearSpec) -> Error {
+fn kept_otherwise(key: &'static str, module: &LinearSpec) -> AdapterError {
     let message =
         format!("`{}` is packed, on another device, or larger than a tensor of the device, and trains as one", module.name);
     refused(key, message, "remove `quantize_head` or `offload_embedding`, or train it by low-rank matrices with `target_modules`")
@@ -251,12 +251,12 @@ fn kept_otherwise(key: &'static str, module: &LinearSpec) -> Error {
 ///
 /// # Errors
 /// One is another than the base's, which is packed or in pieces.
-pub(super) fn put_bases(decoder: &mut Decoder, modules: &[LinearSpec], numbers: &Numbers) -> Result<(), Error> {
+pub(super) fn put_bases(decoder: &mut Decoder, modules: &[LinearSpec], numbers: &Numbers) -> Result<(), AdapterError> {
     let is_tied = modules.iter().any(|linear| linear.role == Role::TiedHead);
     for (linear, theirs) in bases(modules, numbers) {
         let table = if linear.role == Role::Embedding { &mut decoder.embedding } else { &mut decoder.head.table };
         let Some(theirs) = differing(table, linear, theirs)? else { continue };
-        *table = Table::from(theirs);
+        *table = EmbeddingTable::from(theirs);
         if is_tied && linear.role == Role::Embedding {
             decoder.head.table = decoder.embedding.clone();
         }
@@ -268,11 +268,11 @@ pub(super) fn put_bases(decoder: &mut Decoder, modules: &[LinearSpec], numbers: 
 ///
 /// # Errors
 /// There is such a table.
-pub fn check_bases(decoder: &Decoder, numbers: &Numbers) -> Result<(), Error> {
+pub fn check_bases(decoder: &Decoder, numbers: &Numbers) -> Result<(), AdapterError> {
     for (linear, theirs) in bases(&decoder.spec.modules(), numbers) {
         let table = if linear.role == Role::Embedding { &decoder.embedding } else { &decoder.head.table };
         if differing(table, linear, theirs)?.is_some() {
-            return Err(Error::OtherTable { module: linear.name.clone() });
+            return Err(AdapterError::OtherTable { module: linear.name.clone() });
         }
     }
     Ok(())
@@ -288,13 +288,13 @@ fn bases<'a>(modules: &'a [LinearSpec], numbers: &'a Numbers) -> Vec<(&'a Linear
 }
 
 /// A table in the numbers of the base's, where it is another.
-fn differing(table: &Table, module: &LinearSpec, numbers: &[f32]) -> Result<Option<Tensor<2>>, Error> {
-    let whole = table.whole().ok_or_else(|| Error::OtherTable { module: module.name.clone() })?;
+fn differing(table: &EmbeddingTable, module: &LinearSpec, numbers: &[f32]) -> Result<Option<Tensor<2>>, AdapterError> {
+    let whole = table.whole().ok_or_else(|| AdapterError::OtherTable { module: module.name.clone() })?;
     let theirs = matrix(numbers, module.weight_shape(), &whole.device()).cast(whole.dtype());
     let read = |tensor: Tensor<2>| tensor.cast(DType::F32).into_data().iter::<f32>().collect::<Vec<_>>();
     Ok((read(theirs.clone()) != read(whole.clone())).then_some(theirs))
 }
 
-pub(super) fn refused(key: &'static str, message: String, hint: &'static str) -> Error {
-    Error::Table { key, message, hint }
+pub(super) fn refused(key: &'static str, message: String, hint: &'static str) -> AdapterError {
+    AdapterError::Table { key, message, hint }
 }

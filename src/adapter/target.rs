@@ -7,7 +7,7 @@ use regex::Regex;
 
 use super::experts::Routed;
 use super::tables::TableTarget;
-use super::{Error, LoraConfig};
+use super::{AdapterError, LoraConfig};
 use crate::model::LinearSpec;
 use crate::nn::lora::Portion;
 use crate::terms::Modules;
@@ -53,13 +53,13 @@ impl LoraConfig {
     ///
     /// # Errors
     /// A pattern is not a regular expression, or nothing is chosen.
-    pub fn resolve(&self, projections: &[String]) -> Result<Vec<Target>, Error> {
+    pub fn resolve(&self, projections: &[String]) -> Result<Vec<Target>, AdapterError> {
         let of_parameters = |module: &String| Routed::of(module).filter(|routed| routed.is_of(&self.target_parameters));
         let has_parameters =
             !self.target_parameters.is_empty() && projections.iter().any(|module| of_parameters(module).is_some());
         let chosen = match self.targets.choose(projections) {
             // Parameters alone are enough.
-            Err(Error::NoMatch { .. }) if has_parameters => BTreeSet::new(),
+            Err(AdapterError::NoMatch { .. }) if has_parameters => BTreeSet::new(),
             chosen => chosen?.into_iter().collect(),
         };
         let (ranks, alphas) = (Patterns::new(&self.rank_pattern)?, Patterns::new(&self.alpha_pattern)?);
@@ -82,7 +82,7 @@ impl LoraConfig {
     ///
     /// # Errors
     /// A pattern is not a regular expression.
-    pub(super) fn rank_and_alpha(&self, module: &str) -> Result<(usize, f64), Error> {
+    pub(super) fn rank_and_alpha(&self, module: &str) -> Result<(usize, f64), AdapterError> {
         let (ranks, alphas) = (Patterns::new(&self.rank_pattern)?, Patterns::new(&self.alpha_pattern)?);
         Ok((ranks.find(module).unwrap_or(self.rank), alphas.find(module).unwrap_or(self.alpha)))
     }
@@ -91,7 +91,7 @@ impl LoraConfig {
     ///
     /// # Errors
     /// See [`LoraConfig::resolve`] and [`LoraConfig::table_targets`].
-    pub fn parameters(&self, projections: &[LinearSpec]) -> Result<usize, Error> {
+    pub fn parameters(&self, projections: &[LinearSpec]) -> Result<usize, AdapterError> {
         let names: Vec<String> = projections.iter().map(|linear| linear.name.clone()).collect();
         let targets = self.resolve(&names)?;
         let of = |target: &Target| {
@@ -108,7 +108,7 @@ impl LoraConfig {
     ///
     /// # Errors
     /// The first key that has one.
-    pub fn check_names(&self, projections: &[String]) -> Result<(), Error> {
+    pub fn check_names(&self, projections: &[String]) -> Result<(), AdapterError> {
         if let Modules::Names(names) = &self.targets.modules {
             let idle = |name: &&String| !projections.iter().any(|module| named(module, name));
             none_idle("target_modules", names.iter().filter(idle), projections)?;
@@ -150,7 +150,7 @@ impl Targets {
         self
     }
 
-    fn choose(&self, projections: &[String]) -> Result<Vec<String>, Error> {
+    fn choose(&self, projections: &[String]) -> Result<Vec<String>, AdapterError> {
         let included = Matcher::new(&self.modules)?;
         let excluded = self.exclude.as_ref().map(Matcher::new).transpose()?;
         let layers = self.layer_filter()?;
@@ -184,7 +184,7 @@ impl Targets {
     }
 
     /// PEFT looks at `layers_to_transform` only where the end of a name chooses, not a whole name or a regular expression.
-    fn layer_filter(&self) -> Result<Option<LayerFilter>, Error> {
+    fn layer_filter(&self) -> Result<Option<LayerFilter>, AdapterError> {
         let Some(layers) = self.layers.as_ref().filter(|layers| !layers.is_empty()) else { return Ok(None) };
         if matches!(self.modules, Modules::Regex(_)) {
             return Ok(None);
@@ -218,7 +218,7 @@ enum Matcher<'a> {
 }
 
 impl<'a> Matcher<'a> {
-    fn new(modules: &'a Modules) -> Result<Self, Error> {
+    fn new(modules: &'a Modules) -> Result<Self, AdapterError> {
         Ok(match modules {
             Modules::AllLinear => Self::All,
             Modules::Names(names) => Self::Names(names),
@@ -252,9 +252,9 @@ impl LayerFilter {
 struct Patterns<T>(Vec<(Regex, T)>);
 
 impl<T: Copy> Patterns<T> {
-    fn new(patterns: &[(String, T)]) -> Result<Self, Error> {
+    fn new(patterns: &[(String, T)]) -> Result<Self, AdapterError> {
         let compile = |(key, value): &(String, T)| Ok((compiled(key, &format!(r"^(?:.*\.)?(?:{key})$"))?, *value));
-        Ok(Self(patterns.iter().map(compile).collect::<Result<_, Error>>()?))
+        Ok(Self(patterns.iter().map(compile).collect::<Result<_, AdapterError>>()?))
     }
 
     /// Indexes of the patterns that match nothing.
@@ -274,20 +274,20 @@ pub(super) fn named(module: &str, name: &str) -> bool {
 }
 
 /// The anchored form of a pattern; an error shows it as it was written.
-fn compiled(pattern: &str, anchored: &str) -> Result<Regex, Error> {
+fn compiled(pattern: &str, anchored: &str) -> Result<Regex, AdapterError> {
     let reason =
         |error: regex::Error| error.to_string().lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned();
-    Regex::new(anchored).map_err(|error| Error::Pattern { pattern: pattern.to_owned(), reason: reason(error) })
+    Regex::new(anchored).map_err(|error| AdapterError::Pattern { pattern: pattern.to_owned(), reason: reason(error) })
 }
 
-fn none_idle<'a>(what: &'static str, idle: impl Iterator<Item = &'a String>, projections: &[String]) -> Result<(), Error> {
+fn none_idle<'a>(what: &'static str, idle: impl Iterator<Item = &'a String>, projections: &[String]) -> Result<(), AdapterError> {
     let idle: Vec<String> = idle.cloned().collect();
     if idle.is_empty() { Ok(()) } else { Err(no_match(what, &idle, projections)) }
 }
 
-fn no_match(what: &'static str, idle: &[String], projections: &[String]) -> Error {
+fn no_match(what: &'static str, idle: &[String], projections: &[String]) -> AdapterError {
     let quoted = |names: &mut dyn Iterator<Item = &str>| names.map(|name| format!("`{name}`")).collect::<Vec<_>>();
     let leaves: BTreeSet<&str> = projections.iter().filter_map(|module| module.rsplit('.').next()).collect();
     let unmatched = quoted(&mut idle.iter().map(String::as_str));
-    Error::NoMatch { what, unmatched, known: quoted(&mut leaves.into_iter()).join(", ") }
+    AdapterError::NoMatch { what, unmatched, known: quoted(&mut leaves.into_iter()).join(", ") }
 }

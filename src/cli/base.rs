@@ -123,7 +123,7 @@ pub(super) fn template_sources(
     let chosen = named.or(of_run.as_deref());
     let is_own = chosen.is_some() || !variables.is_empty();
     match Sources::choose(chosen, tokenizer) {
-        Err(sources::Error::Unknown { name, .. }) => {
+        Err(sources::TemplateSourceError::Unknown { name, .. }) => {
             let fault = Fault::new(format!("chat template `{name}` does not exist"));
             let hint = format!("give a template with `--chat-template FILE`; stock templates are {}", sources::stock_names());
             Err(Failure::new(Exit::NoInput, fault.hint(hint)))
@@ -210,7 +210,7 @@ fn no_adapter(folder: &Path) -> Option<Failure> {
         return Some(no_folder("adapter ", folder, "a folder or a Hub id", hint));
     }
     if peft::is_of_mlx(folder) {
-        return Some(adapter::Error::OfMlx { folder: shown.to_string() }.into());
+        return Some(adapter::AdapterError::OfMlx { folder: shown.to_string() }.into());
     }
     let fault = if folder.join("config.json").exists() {
         let fault =

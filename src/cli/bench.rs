@@ -13,12 +13,12 @@ use super::{Failure, grouped, print};
 use crate::adapter::{LoraConfig, attach, peft};
 use crate::data::{Batch, TokenRow};
 use crate::device;
-use crate::draws::mix;
+use crate::keyed_random::mix;
 use crate::fault::{Exit, Fault};
 use crate::files::safetensors::Archive;
 use crate::model::{Decoder, DecoderSpec, Folder, Storage};
-use crate::plan::memory::{Load, Place, Purpose, Rows, Trained};
-use crate::quant::{BlockSize, Form};
+use crate::plan::memory::{Load, MemoryPlace, Purpose, RowShape, Trained};
+use crate::quant::{BlockSize, QuantFormat};
 use crate::report::peak_memory_bytes;
 use crate::terms;
 use crate::train::{AdamW, AdamWConfig, Gradients, LossScale, Memory, Rule, StepConfig, forward_backward, head_chunk_rows};
@@ -121,7 +121,7 @@ pub(super) fn bench(args: &BenchArgs, started: Instant) -> Result<(), Failure> {
     measured.seconds.drain(..args.warmup as usize);
     measured.seconds.sort_by(f64::total_cmp);
     let peak_memory_bytes = peak_memory_bytes();
-    let planned = planned(args, storage, &decoder.spec, Rows::of(&batch), Place::of(chosen, threads))?.parts(memory);
+    let planned = planned(args, storage, &decoder.spec, RowShape::of(&batch), MemoryPlace::of(chosen, threads))?.parts(memory);
     let seconds = measured.seconds[measured.seconds.len() / 2];
     let flops = flops_a_token(&decoder.spec, batch.lengths[0]) * batch.tokens() as f64;
     let kernels = args.kernels.then(|| {
@@ -182,7 +182,7 @@ fn storage(args: &BenchArgs, chosen: terms::Device) -> Result<Storage, Failure> 
         let fault = Fault::new(format!("--model-dtype: {refusal}"));
         return Err(Failure::new(Exit::Input, fault.hint("leave it out, or choose another device")));
     }
-    let form = Form::of(args.quantization, BlockSize::DEFAULT, args.double_quant);
+    let form = QuantFormat::of(args.quantization, BlockSize::DEFAULT, args.double_quant);
     let (packs_head, offloads_embedding) = (args.quantize_head, args.offload_embedding);
     let asked = Storage { dtype: args.model_dtype, form, left_dense: 0, packs_head, offloads_embedding };
     let kept_in = |folder: &PathBuf| Folder::open(folder)?.kept_in(asked, device::halves(chosen));
@@ -211,7 +211,7 @@ fn fresh(rank: u64) -> LoraConfig {
 }
 
 /// What the memory of these steps follows from.
-fn planned(args: &BenchArgs, storage: Storage, spec: &DecoderSpec, rows: Rows, place: Place) -> Result<Load, Failure> {
+fn planned(args: &BenchArgs, storage: Storage, spec: &DecoderSpec, rows: RowShape, place: MemoryPlace) -> Result<Load, Failure> {
     let config =
         args.init_from.as_ref().map_or_else(|| Ok(fresh(args.rank)), |folder| peft::read_config_on(folder, &spec.modules()))?;
     let (spec, trained) = (spec.clone(), Trained::adapter(&config, spec)?);

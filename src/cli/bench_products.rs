@@ -66,7 +66,7 @@ fn products(args: &BenchProductsArgs) -> Result<Vec<Value>, Failure> {
         terms::ModelDtype::Float16 => DType::F16,
     };
     let drawn = |rows: usize, columns: usize, seed: u64| {
-        let number = |index: u64| (2.0 * crate::draws::unit(crate::draws::mix(seed ^ crate::draws::mix(index))) - 1.0) as f32;
+        let number = |index: u64| (2.0 * crate::keyed_random::unit(crate::keyed_random::mix(seed ^ crate::keyed_random::mix(index))) - 1.0) as f32;
         let numbers: Vec<f32> = (0..(rows * columns) as u64).map(number).collect();
         let data = burn::tensor::TensorData::new(numbers, [rows, columns]);
         Tensor::<2>::from_data(data, &opened).cast(dtype)

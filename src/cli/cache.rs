@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::{Failure, print, resume};
 use crate::data::find_files;
 use crate::fault::{Exit, Fault};
-use crate::files::{self, Entry, RowCache, cache_folder, cache_limit, entries, entry_count, hash_file, leftovers};
+use crate::files::{self, CacheEntry, RowCache, cache_folder, cache_limit, entries, entry_count, hash_file, leftovers};
 use crate::hub::DatasetPath;
 use crate::plan::{Lock, cached_files};
 use crate::report::Terminal;
@@ -84,7 +84,7 @@ struct DataFile {
 }
 
 impl DataFile {
-    fn is_source_of(&self, entry: &Entry) -> bool {
+    fn is_source_of(&self, entry: &CacheEntry) -> bool {
         entry.source.is_some_and(|hash| hash.to_string().starts_with(&self.hash))
     }
 }
@@ -116,7 +116,7 @@ fn list(args: &ListArgs) -> Result<(), Failure> {
     let (folder, data) = (cache_folder(), data_files(&args.data)?);
     check_readable(&RowCache::from(&folder))?;
     let all = entries(&RowCache::from(&folder));
-    let name_of = |entry: &Entry| data.iter().find(|file| file.is_source_of(entry)).and_then(|file| file.name.clone());
+    let name_of = |entry: &CacheEntry| data.iter().find(|file| file.is_source_of(entry)).and_then(|file| file.name.clone());
     let limit = cache_limit().map_err(|found| {
         let fault = Fault::new(format!("{} is `{found}`, expected a number of bytes, such as `5GB`", files::LIMIT));
         Failure::new(Exit::Input, fault)
@@ -155,7 +155,7 @@ fn list(args: &ListArgs) -> Result<(), Failure> {
     Ok(())
 }
 
-fn object(entry: &Entry, file: Option<String>) -> Value {
+fn object(entry: &CacheEntry, file: Option<String>) -> Value {
     let time = |at: SystemTime| jiff::Timestamp::try_from(at).ok().map(|at| at.to_string());
     json!({
         "entry": entry.name,
@@ -178,7 +178,7 @@ fn since(time: SystemTime) -> Duration {
 fn check_readable(cache: &RowCache) -> Result<(), Failure> {
     let Some(folder) = cache.folder() else { return Ok(()) };
     match std::fs::read_dir(&folder) {
-        Err(cause) if cause.kind() != std::io::ErrorKind::NotFound => Err(files::Error::new("read", &folder, cause).into()),
+        Err(cause) if cause.kind() != std::io::ErrorKind::NotFound => Err(files::FileError::new("read", &folder, cause).into()),
         _ => Ok(()),
     }
 }
@@ -211,7 +211,7 @@ impl Used {
         lock.cache_entries().map_or_else(|| Self::Data(by_data()), |names| Self::Names(and_scored(names)))
     }
 
-    fn has(&self, entry: &Entry) -> bool {
+    fn has(&self, entry: &CacheEntry) -> bool {
         match self {
             Self::Names(names) => names.contains(&entry.name),
             Self::Data(files) => files.iter().any(|file| file.is_source_of(entry)),
@@ -239,12 +239,12 @@ fn purge(args: &PurgeArgs, terminal: &Terminal) -> Result<(), Failure> {
     }
     let of_run = run.map(|run| RowCache::OfRun(run.join(RunFolder::CACHE)));
     // All that is in the run's folder is the run's.
-    let own: Vec<Entry> = of_run.iter().flat_map(entries).collect();
-    let is_old = |entry: &Entry| args.older.is_none_or(|days| since(entry.used) >= DAY * days);
-    let is_named = |entry: &Entry| data.is_empty() || data.iter().any(|file| file.is_source_of(entry));
-    let fits = |entry: &&Entry| is_old(entry) && is_named(entry) && used.as_ref().is_none_or(|used| used.has(entry));
-    let own_fits = |entry: &&Entry| is_old(entry) && is_named(entry);
-    let chosen: Vec<&Entry> = all.iter().filter(fits).chain(own.iter().filter(own_fits)).collect();
+    let own: Vec<CacheEntry> = of_run.iter().flat_map(entries).collect();
+    let is_old = |entry: &CacheEntry| args.older.is_none_or(|days| since(entry.used) >= DAY * days);
+    let is_named = |entry: &CacheEntry| data.is_empty() || data.iter().any(|file| file.is_source_of(entry));
+    let fits = |entry: &&CacheEntry| is_old(entry) && is_named(entry) && used.as_ref().is_none_or(|used| used.has(entry));
+    let own_fits = |entry: &&CacheEntry| is_old(entry) && is_named(entry);
+    let chosen: Vec<&CacheEntry> = all.iter().filter(fits).chain(own.iter().filter(own_fits)).collect();
     let unknown = all.iter().chain(&own).filter(|entry| entry.source.is_none()).count();
     if unknown > 0 && !data.is_empty() {
         terminal.say(&format!(
@@ -252,13 +252,13 @@ fn purge(args: &PurgeArgs, terminal: &Terminal) -> Result<(), Failure> {
             entry_count(unknown)
         ));
     }
-    let (in_use, free): (Vec<&Entry>, Vec<&Entry>) = chosen.into_iter().partition(|entry| entry.user.is_some());
+    let (in_use, free): (Vec<&CacheEntry>, Vec<&CacheEntry>) = chosen.into_iter().partition(|entry| entry.user.is_some());
     let has_filter = used.is_some() || !data.is_empty() || args.older.is_some();
     let rests = if has_filter { Vec::new() } else { leftovers(&shared) };
     if !args.dry_run {
         free.iter().try_for_each(|entry| files::remove(entry))?;
         for (path, _) in &rests {
-            std::fs::remove_file(path).map_err(|cause| files::Error::new("remove", path, cause))?;
+            std::fs::remove_file(path).map_err(|cause| files::FileError::new("remove", path, cause))?;
         }
     }
     report(args, &free, &rests, &in_use)?;
@@ -266,7 +266,7 @@ fn purge(args: &PurgeArgs, terminal: &Terminal) -> Result<(), Failure> {
 }
 
 /// What a run has used and is not there, and what is there of its data and is not the run's.
-fn tell(lock: &Lock, used: &Used, all: &[Entry], terminal: &Terminal) {
+fn tell(lock: &Lock, used: &Used, all: &[CacheEntry], terminal: &Terminal) {
     let folder = cache_folder();
     if let Used::Data(_) = used {
         terminal.say("note: the run was made by a version that did not record its cache entries, so all entries made from its data are chosen");
@@ -282,10 +282,10 @@ fn tell(lock: &Lock, used: &Used, all: &[Entry], terminal: &Terminal) {
     }
 }
 
-fn report(args: &PurgeArgs, free: &[&Entry], rests: &[(PathBuf, u64)], in_use: &[&Entry]) -> Result<(), Failure> {
+fn report(args: &PurgeArgs, free: &[&CacheEntry], rests: &[(PathBuf, u64)], in_use: &[&CacheEntry]) -> Result<(), Failure> {
     let bytes = free.iter().map(|entry| entry.bytes).sum::<u64>() + rests.iter().map(|(_, bytes)| bytes).sum::<u64>();
     if args.json {
-        let objects = |entries: &[&Entry]| entries.iter().map(|entry| object(entry, None)).collect::<Vec<_>>();
+        let objects = |entries: &[&CacheEntry]| entries.iter().map(|entry| object(entry, None)).collect::<Vec<_>>();
         return print(json!({
             "removed": objects(free),
             "removed_temporary_files": rests.len(),
@@ -315,7 +315,7 @@ fn report(args: &PurgeArgs, free: &[&Entry], rests: &[(PathBuf, u64)], in_use: &
 }
 
 /// A purge that left something is no purge: who deletes data must hear of it.
-fn left(in_use: &[&Entry]) -> Failure {
+fn left(in_use: &[&CacheEntry]) -> Failure {
     let mut processes: Vec<u32> = in_use.iter().filter_map(|entry| entry.user).collect();
     processes.sort_unstable();
     processes.dedup();

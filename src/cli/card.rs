@@ -5,8 +5,8 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::{Failure, result};
-use crate::export::card::{Artefact, Base, CARD, Card, OwnTokenizer, Part, Trained, card};
-use crate::files::licence::Notices;
+use crate::export::card::{Artefact, Base, CARD, Card, OwnTokenizer, TrainedPart, Trained, card};
+use crate::files::license::Notices;
 use crate::files::{hash_file, write_atomic};
 use crate::plan::{Lock, Plan, Trains};
 use crate::train::RunFolder;
@@ -35,7 +35,7 @@ pub(super) fn write_run_card(plan: &Plan, lock: &Lock, result: &Value, base: Bas
         Trains::Everything => (Artefact::Model, None),
     };
     let tokenizer = plan.vocabulary.as_ref().map(|vocabulary| OwnTokenizer { rows: vocabulary.grown_to });
-    let part = Part { config, run: Some(run), tokenizer, ..Part::default() };
+    let part = TrainedPart { config, run: Some(run), tokenizer, ..TrainedPart::default() };
     let text = card(&Card { artefact, base, about: [about].into_iter().chain(packed).collect(), parts: vec![part], hashes });
     notices.write(&plan.output_dir)?;
     if plan.trains == Trains::Everything {

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::Failure;
 use super::generate::note;
 use super::interrupt::Interrupt;
-use super::speaker::{ModelArgs, SamplingArgs, Speaker, end_line, show};
+use super::loaded_model::{ModelArgs, SamplingArgs, LoadedModel, end_line, show};
 use super::typed::{Lines, Typed};
 use crate::data::template::Conversation;
 use crate::fault::Exit;
@@ -36,9 +36,9 @@ enum Line<'a> {
 }
 
 pub(super) fn chat(args: &ChatArgs, terminal: &Terminal) -> Result<(), Failure> {
-    let speaker = Speaker::open(&args.model, &args.sampling, terminal)?;
+    let speaker = LoadedModel::open(&args.model, &args.sampling, terminal)?;
     if speaker.template.is_none() {
-        return Err(infer::Error::NoTemplate.into());
+        return Err(infer::InferError::NoTemplate.into());
     }
     speaker.note_mismatch(Frame::Chat, terminal);
     let opening = opening(args.system.as_deref(), &speaker, terminal)?;
@@ -74,13 +74,13 @@ fn parse(line: &str) -> Line<'_> {
 }
 
 /// The messages before the first question. A template that drops or refuses a system message is reported before the first question.
-fn opening(system: Option<&str>, speaker: &Speaker, terminal: &Terminal) -> Result<Vec<Value>, Failure> {
+fn opening(system: Option<&str>, speaker: &LoadedModel, terminal: &Terminal) -> Result<Vec<Value>, Failure> {
     let Some(system) = system else { return Ok(Vec::new()) };
     let messages = vec![json!({"role": "system", "content": system})];
-    let template = speaker.template.as_ref().ok_or(infer::Error::NoTemplate)?;
+    let template = speaker.template.as_ref().ok_or(infer::InferError::NoTemplate)?;
     let asked = messages.iter().cloned().chain([json!({"role": "user", "content": "a"})]).collect();
     let rendered =
-        template.render(&Conversation { messages: asked, ..Conversation::default() }, true).map_err(infer::Error::from)?;
+        template.render(&Conversation { messages: asked, ..Conversation::default() }, true).map_err(infer::InferError::from)?;
     if !rendered.contains(system.trim()) {
         terminal.say("note: the chat template leaves the message of `--system` out: the model does not see it");
     }
@@ -89,7 +89,7 @@ fn opening(system: Option<&str>, speaker: &Speaker, terminal: &Terminal) -> Resu
 
 /// A conversation and how far the model has read it.
 struct Talk {
-    speaker: Speaker,
+    speaker: LoadedModel,
     cache: Cache,
     messages: Vec<Value>,
 }

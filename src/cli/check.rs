@@ -4,7 +4,7 @@ use clap::Args;
 
 use super::consumers::ConsumerArgs;
 use super::{Failure, RecipeArgs, hub, print};
-use crate::hub::Error as HubError;
+use crate::hub::HubError;
 use crate::plan::{Plan, Resolved};
 use crate::report::Terminal;
 

@@ -12,14 +12,14 @@ use crate::files::write_atomic;
 #[derive(Debug, Args)]
 pub(super) struct CompletionsArgs {
     /// For which shell; `man` writes the pages of the manual
-    shell: Kind,
+    shell: CompletionKind,
     /// Of `man`: the folder that gets a page a verb
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, ValueEnum)]
-enum Kind {
+enum CompletionKind {
     Bash,
     Elvish,
     Fish,
@@ -29,7 +29,7 @@ enum Kind {
     Man,
 }
 
-impl Kind {
+impl CompletionKind {
     fn shell(self) -> Option<Shell> {
         match self {
             Self::Bash => Some(Shell::Bash),

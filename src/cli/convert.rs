@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::merge::{LEFTOVER, interrupt};
 use super::{Failure, grouped, print};
-use crate::data::convert::{ColumnFound, Converted, Order, convert as write_parquet};
+use crate::data::convert::{ColumnFound, Converted, ConvertRequest, convert as write_parquet};
 use crate::fault::{Exit, Fault};
 use crate::files::remove_leftovers;
 use crate::report::{Terminal, peak_memory_bytes};
@@ -51,7 +51,7 @@ fn format(word: &str) -> Result<Format, String> {
 
 pub(super) fn convert(args: &ConvertArgs, terminal: &Terminal) -> Result<(), Failure> {
     let started = Instant::now();
-    let order = Order {
+    let order = ConvertRequest {
         sources: args.sources.clone(),
         out: args.out.clone(),
         format: args.format,

@@ -7,7 +7,7 @@ use super::Failure;
 use crate::fault::{Exit, Fault, quoted, shell_word};
 use crate::panics::{Cause, DeviceFault};
 use crate::plan::Plan;
-use crate::train::{Checkpoint, Error};
+use crate::train::{Checkpoint, TrainError};
 
 impl Failure {
     /// How a command ends that panicked: a device ran out of memory, it failed, or the bug is Rankine's.
@@ -58,7 +58,7 @@ impl GoingOn<'_> {
         let saved = if self.has_begun { Checkpoint::latest(&self.plan.output_dir, &|_| {}) } else { Ok(None) };
         match saved {
             Ok(saved) => continuation(saved.as_ref().map(|from| (from.path(), from.state.step)), &resume, self.start),
-            Err(Error::NoneWhole { checkpoints, .. }) => format!("none of the {checkpoints} checkpoints is whole"),
+            Err(TrainError::NoneWhole { checkpoints, .. }) => format!("none of the {checkpoints} checkpoints is whole"),
             Err(error) => format!("the checkpoints cannot be read ({error}); once they can, {resume} continues"),
         }
     }

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::bench::parse_dtype;
 use super::gradcheck::{Asked, gradcheck, is_proven};
 use super::{Failure, print};
-use crate::device::{self, Choice, Found, Kind};
+use crate::device::{self, Choice, FoundDevice, DeviceClass};
 use crate::report::mebibytes;
 use crate::terms::{self, ModelDtype};
 
@@ -51,8 +51,8 @@ pub(super) fn doctor(args: &DoctorArgs) -> Result<(), Failure> {
     Ok(args.device.map_or(Ok(()), device::check)?)
 }
 
-fn object(devices: &[Found], choice: &Choice) -> Value {
-    let device = |found: &Found| {
+fn object(devices: &[FoundDevice], choice: &Choice) -> Value {
+    let device = |found: &FoundDevice| {
         let mut value = json!(found);
         value["proven"] = json!(is_proven(found));
         value
@@ -67,7 +67,7 @@ fn object(devices: &[Found], choice: &Choice) -> Value {
     })
 }
 
-fn print_lines(devices: &[Found], choice: &Choice) -> Result<(), Failure> {
+fn print_lines(devices: &[FoundDevice], choice: &Choice) -> Result<(), Failure> {
     for found in devices {
         let mut name = found.device.to_string();
         for line in lines(found) {
@@ -93,7 +93,7 @@ fn print_lines(devices: &[Found], choice: &Choice) -> Result<(), Failure> {
 }
 
 /// Where a part of CUDA is and of which version, or why it cannot be used.
-fn place(part: &device::Part) -> String {
+fn place(part: &device::ToolkitPart) -> String {
     match (&part.fault, &part.path, &part.version) {
         (Some(_) | None, None, _) => "not found".to_owned(),
         (Some(_), Some(path), _) => format!("{}, cannot be used", path.display()),
@@ -103,12 +103,12 @@ fn place(part: &device::Part) -> String {
 }
 
 /// A device in a few lines: its name, what it has, what its kernels may have.
-fn lines(found: &Found) -> Vec<String> {
+fn lines(found: &FoundDevice) -> Vec<String> {
     let identity = found.identity();
     let proven = if is_proven(found) { "proven" } else { "not proven" };
     let first = match found.kind {
-        Kind::Processor => format!("{}, {}", found.name, device::cpu_features().join(" ")),
-        Kind::Software => format!("{}, computes on the CPU, {}", found.name, identity.driver),
+        DeviceClass::Processor => format!("{}, {}", found.name, device::cpu_features().join(" ")),
+        DeviceClass::Software => format!("{}, computes on the CPU, {}", found.name, identity.driver),
         _ => format!("{}, {}", found.name, identity.driver),
     };
     let free = found.free_memory_bytes.map_or_else(String::new, |bytes| format!(", {} free", mebibytes(bytes)));

@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 
 use super::base::{find_adapter, find_named, lock_above, run_folder};
 use super::cache::CACHE_ENTRIES;
-use super::scores::{Row, object, print_table};
+use super::eval_table::{ScoreRow, object, print_table};
 use super::trained::{Opened, Trained};
 use super::{Failure, RecipeArgs, print, resume};
 use crate::adapter::peft;
@@ -82,8 +82,8 @@ pub(super) fn eval(args: &EvalArgs, terminal: &Terminal) -> Result<(), Failure> 
     };
     terminal.stop();
     let sets = all().flat_map(|sheet| &sheet.sets);
-    let rows = sets.zip(of_base).zip(of_trained).map(|((set, base), trained)| Row { set: set.clone(), base, trained });
-    let mut rows: Vec<Row> = rows.filter(|row| row.set.rows > 0).collect();
+    let rows = sets.zip(of_base).zip(of_trained).map(|((set, base), trained)| ScoreRow { set: set.clone(), base, trained });
+    let mut rows: Vec<ScoreRow> = rows.filter(|row| row.set.rows > 0).collect();
     let forgotten = if general.is_some() { rows.pop() } else { None };
     let whole = || whole(&plan, trained.as_ref(), &rows, forgotten.as_ref(), started.elapsed());
     if let Some(run) = &run {
@@ -222,14 +222,14 @@ pub(super) fn sheets(plan: &Plan, data: Option<&Path>, has_other: bool, terminal
 }
 
 /// The object of `--json`.
-fn whole(plan: &Plan, trained: Option<&Trained>, rows: &[Row], forgotten: Option<&Row>, elapsed: Duration) -> Value {
+fn whole(plan: &Plan, trained: Option<&Trained>, rows: &[ScoreRow], forgotten: Option<&ScoreRow>, elapsed: Duration) -> Value {
     let name = trained.map_or("adapter", Trained::name);
-    let object = |row: &Row| object(row, name);
+    let object = |row: &ScoreRow| object(row, name);
     json!({
         "base": plan.base_name,
         name: trained.map(|trained| trained.path().display().to_string()),
         "sets": rows.iter().map(object).collect::<Vec<_>>(),
-        "total": Row::total(rows).as_ref().map(object),
+        "total": ScoreRow::total(rows).as_ref().map(object),
         "forgetting": forgotten.map(object),
         "seconds": elapsed.as_secs_f64(),
         "peak_memory_bytes": peak_memory_bytes(),

@@ -10,13 +10,13 @@ use serde_json::{Value, json};
 use super::base::{base_with, say_notes};
 use super::consumers::ConsumerArgs;
 use super::merge::{LEFTOVER, interrupt};
-use super::shipped::Shipped;
+use super::artifact::Shipped;
 use super::{Failure, print};
 use crate::adapter::peft;
 use crate::data::template::Sources;
 use crate::export::card::Artefact;
-use crate::export::consumers::{self, Facts, findings, model_findings};
-use crate::export::gguf::{self, Kind, Written, architecture_name, write_gguf_adapter, write_gguf_model};
+use crate::export::consumers::{self, Features, findings, model_findings};
+use crate::export::gguf::{self, GgmlType, Written, architecture_name, write_gguf_adapter, write_gguf_model};
 use crate::export::merge::{Tally, check_tables};
 use crate::export::ollama::{self, Proof, prove_with, write_ollama};
 use crate::export::{write_folder, write_mlx, write_peft};
@@ -35,7 +35,7 @@ pub(super) struct ExportArgs {
     adapter: Option<PathBuf>,
     /// What to write
     #[arg(long, value_enum)]
-    to: Form,
+    to: ExportForm,
     /// The file or folder, which may not exist yet; a GGUF file with a `/` at the end of this is laid into a folder, with a card and the
     /// base's licences
     #[arg(long, value_name = "PATH|FOLDER/")]
@@ -60,7 +60,7 @@ pub(super) struct ExportArgs {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Form {
+enum ExportForm {
     /// An adapter as a folder in PEFT's format
     Peft,
     /// A model as one GGUF file; an adapter is merged first
@@ -73,14 +73,14 @@ enum Form {
     Mlx,
 }
 
-impl Form {
-    fn given(self) -> consumers::Form {
+impl ExportForm {
+    fn given(self) -> consumers::ShippedForm {
         match self {
-            Self::Peft => consumers::Form::Peft,
-            Self::Gguf => consumers::Form::Gguf,
-            Self::GgufAdapter => consumers::Form::GgufAdapter,
-            Self::Ollama => consumers::Form::Ollama,
-            Self::Mlx => consumers::Form::Mlx,
+            Self::Peft => consumers::ShippedForm::Peft,
+            Self::Gguf => consumers::ShippedForm::Gguf,
+            Self::GgufAdapter => consumers::ShippedForm::GgufAdapter,
+            Self::Ollama => consumers::ShippedForm::Ollama,
+            Self::Mlx => consumers::ShippedForm::Mlx,
         }
     }
 }
@@ -95,12 +95,12 @@ enum Dtype {
 }
 
 impl Dtype {
-    fn kind(self) -> Kind {
+    fn kind(self) -> GgmlType {
         match self {
-            Self::F32 => Kind::F32,
-            Self::F16 => Kind::F16,
-            Self::Bf16 => Kind::Bf16,
-            Self::Q8_0 => Kind::Q8_0,
+            Self::F32 => GgmlType::F32,
+            Self::F16 => GgmlType::F16,
+            Self::Bf16 => GgmlType::Bf16,
+            Self::Q8_0 => GgmlType::Q8_0,
         }
     }
 }
@@ -120,15 +120,15 @@ pub(super) fn export(args: &ExportArgs, terminal: &Terminal) -> Result<(), Failu
     if let Shipped::Adapter(adapter) = &shipped {
         say_notes(adapter, &base_with(&base, Some(adapter))?.spec.modules(), terminal)?;
         // Of these files only matrices are a part, so what else the adapter changes would be lost.
-        if matches!(args.to, Form::GgufAdapter | Form::Mlx) {
+        if matches!(args.to, ExportForm::GgufAdapter | ExportForm::Mlx) {
             check_tables(&base, adapter)?;
         }
     }
     // A model without an adapter has its templates in its folder.
-    let has_template = args.to.is_model() || (args.to == Form::Peft && matches!(shipped, Shipped::Adapter(_)));
+    let has_template = args.to.is_model() || (args.to == ExportForm::Peft && matches!(shipped, Shipped::Adapter(_)));
     let sources = if has_template { shipped.template(&base, args.chat_template.as_deref())? } else { None };
     let template = sources.as_ref().map(Sources::default_with_variables);
-    let is_ollama = args.to == Form::Ollama;
+    let is_ollama = args.to == ExportForm::Ollama;
     let tokenizer = is_ollama.then(|| shipped.tokenizer(&base)).transpose()?;
     let proof =
         tokenizer.map(|tokenizer| prove_with(&tokenizer, (&base, template.as_deref()), args.template.as_deref())).transpose()?;
@@ -142,8 +142,8 @@ pub(super) fn export(args: &ExportArgs, terminal: &Terminal) -> Result<(), Failu
     let made = made.transpose()?;
     let model = || &made.as_ref().expect("made where a model is wanted").folder;
     let fill = |folder: &Path| match args.to {
-        Form::Peft | Form::Mlx => {
-            if args.to == Form::Peft {
+        ExportForm::Peft | ExportForm::Mlx => {
+            if args.to == ExportForm::Peft {
                 write_all(folder, &shipped.own_tokenizer(&base)?)?;
             }
             for (name, source) in sources.iter().flat_map(Sources::files) {
@@ -151,29 +151,29 @@ pub(super) fn export(args: &ExportArgs, terminal: &Terminal) -> Result<(), Failu
             }
             write_adapter(args, shipped.adapter()?, &base, folder)
         }
-        Form::GgufAdapter => Ok(write_gguf_adapter(shipped.adapter()?, &base, &folder.join(ADAPTER_FILE), &interrupt, &report)?),
-        Form::Gguf => Ok(write_gguf_model(model(), &folder.join(MODEL_FILE), args.kind(), &interrupt, &report)?),
-        Form::Ollama => {
+        ExportForm::GgufAdapter => Ok(write_gguf_adapter(shipped.adapter()?, &base, &folder.join(ADAPTER_FILE), &interrupt, &report)?),
+        ExportForm::Gguf => Ok(write_gguf_model(model(), &folder.join(MODEL_FILE), args.kind(), &interrupt, &report)?),
+        ExportForm::Ollama => {
             let proof = proof.as_ref().expect("proven for this form");
             Ok::<_, Failure>(write_ollama(model(), proof, folder, args.kind(), &interrupt, &report)?)
         }
     };
     let is_folder = args.out.as_os_str().as_encoded_bytes().ends_with(b"/");
     let written = match args.to {
-        Form::Gguf if !is_folder => write_gguf_model(model(), &args.out, args.kind(), &interrupt, &report).map_err(Failure::from),
-        Form::GgufAdapter if !is_folder => {
+        ExportForm::Gguf if !is_folder => write_gguf_model(model(), &args.out, args.kind(), &interrupt, &report).map_err(Failure::from),
+        ExportForm::GgufAdapter if !is_folder => {
             write_gguf_adapter(shipped.adapter()?, &base, &args.out, &interrupt, &report).map_err(Failure::from)
         }
         _ => write_folder(&args.out, &base, shipped.card(&base, args.artefact(), proof.as_ref())?, |folder| {
             let written = fill(folder)?;
-            if interrupt.load(Relaxed) { Err(gguf::Error::Stopped.into()) } else { Ok(written) }
+            if interrupt.load(Relaxed) { Err(gguf::GgufError::Stopped.into()) } else { Ok(written) }
         }),
     };
     terminal.stop();
     print_result(args, written?, proof.as_ref(), made.and_then(|made| made.tally).as_ref())
 }
 
-impl Form {
+impl ExportForm {
     /// Whether a whole model is written.
     fn is_model(self) -> bool {
         matches!(self, Self::Gguf | Self::Ollama)
@@ -181,25 +181,25 @@ impl Form {
 }
 
 impl ExportArgs {
-    fn kind(&self) -> Kind {
+    fn kind(&self) -> GgmlType {
         self.dtype.unwrap_or(Dtype::F16).kind()
     }
 
     /// What the folder's card is about.
     fn artefact(&self) -> Artefact {
         match self.to {
-            Form::Peft => Artefact::Adapter,
-            Form::Mlx => Artefact::Mlx,
-            Form::Gguf => Artefact::Gguf { file: MODEL_FILE.to_owned(), is_quantised: self.dtype == Some(Dtype::Q8_0) },
-            Form::GgufAdapter => Artefact::GgufAdapter { file: ADAPTER_FILE.to_owned() },
-            Form::Ollama => Artefact::Ollama { file: ollama::WEIGHTS.to_owned() },
+            ExportForm::Peft => Artefact::Adapter,
+            ExportForm::Mlx => Artefact::Mlx,
+            ExportForm::Gguf => Artefact::Gguf { file: MODEL_FILE.to_owned(), is_quantised: self.dtype == Some(Dtype::Q8_0) },
+            ExportForm::GgufAdapter => Artefact::GgufAdapter { file: ADAPTER_FILE.to_owned() },
+            ExportForm::Ollama => Artefact::Ollama { file: ollama::WEIGHTS.to_owned() },
         }
     }
 }
 
 /// Refuses what would be passed over, and an output that is there, before anything is read.
 fn check_options(args: &ExportArgs) -> Result<(), Failure> {
-    if args.template.is_some() && args.to != Form::Ollama {
+    if args.template.is_some() && args.to != ExportForm::Ollama {
         let fault = Fault::new("--template: only `--to ollama` has a Go template");
         return Err(Failure::new(Exit::Usage, fault.hint("name the model's own template with `--chat-template`")));
     }
@@ -244,13 +244,13 @@ fn judge(args: &ExportArgs, shipped: &Shipped, terminal: &Terminal) -> Result<()
     let spec = base.as_deref().and_then(|base| Folder::open(base).ok()).map(|folder| folder.spec);
     let architecture = spec.and_then(|spec| architecture_name(&spec).ok());
     let facts = match shipped {
-        Shipped::Adapter(adapter) => Facts::read(adapter, architecture)?,
-        Shipped::Model(_) => Facts::of_model(architecture),
+        Shipped::Adapter(adapter) => Features::read(adapter, architecture)?,
+        Shipped::Model(_) => Features::of_model(architecture),
     };
     args.consumers.judge(terminal, |consumer| {
         let mut found = findings(consumer, &facts, Some(args.to.given()));
         // What goes into a GGUF file or a Modelfile is checked as it is written.
-        if let (Form::Mlx, Some(base)) = (args.to, &base) {
+        if let (ExportForm::Mlx, Some(base)) = (args.to, &base) {
             found.extend(model_findings(consumer, base, (None, None)));
         }
         found
@@ -261,20 +261,20 @@ fn judge(args: &ExportArgs, shipped: &Shipped, terminal: &Terminal) -> Result<()
 fn write_adapter(args: &ExportArgs, adapter: &Path, base: &Path, folder: &Path) -> Result<Written, Failure> {
     let modules = base_with(base, Some(adapter))?.spec.modules();
     let named = peft::read_base(adapter)?.map_or_else(|| base.to_owned(), PathBuf::from);
-    let pinned = peft::read_hub_base(adapter)?.filter(|id| args.to == Form::Peft && id.pinned().is_some());
+    let pinned = peft::read_hub_base(adapter)?.filter(|id| args.to == ExportForm::Peft && id.pinned().is_some());
     let name = match pinned {
         Some(id) => id.to_string(),
         None if named.is_absolute() => name_of(&named),
         None => named.display().to_string(),
     };
-    let write = if args.to == Form::Mlx { write_mlx } else { write_peft };
+    let write = if args.to == ExportForm::Mlx { write_mlx } else { write_peft };
     Ok(write(adapter, &name, &modules, folder)?)
 }
 
 /// A chat template, so that whoever loads the adapter renders conversations as its training did.
 fn write_template(path: &Path, source: &str) -> Result<(), Failure> {
     let folder = path.parent().expect("a file in a folder");
-    std::fs::create_dir_all(folder).map_err(|cause| files::Error::new("create", folder, cause))?;
+    std::fs::create_dir_all(folder).map_err(|cause| files::FileError::new("create", folder, cause))?;
     Ok(write_atomic(path, source.as_bytes())?)
 }
 

@@ -8,7 +8,7 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::interrupt::Interrupt;
-use super::speaker::{Answer, ModelArgs, SamplingArgs, Speaker, end_line, show};
+use super::loaded_model::{Answer, ModelArgs, SamplingArgs, LoadedModel, end_line, show};
 use super::{Failure, print};
 use crate::fault::{Exit, Fault};
 use crate::infer::{Frame, Prompt, Stop, read_messages};
@@ -50,7 +50,7 @@ struct PromptArgs {
 
 pub(super) fn generate(args: &GenerateArgs, terminal: &Terminal) -> Result<(), Failure> {
     let prompt = args.prompt.read(args.input.as_deref())?;
-    let speaker = Speaker::open(&args.model, &args.sampling, terminal)?;
+    let speaker = LoadedModel::open(&args.model, &args.sampling, terminal)?;
     let tokens = prompt.tokens(&speaker.tokenizer, speaker.template.as_ref())?;
     if !args.prompt.is_framed_by_hand(&speaker, &tokens) {
         speaker.note_mismatch(args.prompt.frame(), terminal);
@@ -86,7 +86,7 @@ impl PromptArgs {
     }
 
     /// Whether a bare text has a frame in it already: Alpaca's, or the special tokens of a template behind its first.
-    fn is_framed_by_hand(&self, speaker: &Speaker, tokens: &[u32]) -> bool {
+    fn is_framed_by_hand(&self, speaker: &LoadedModel, tokens: &[u32]) -> bool {
         let has_tokens = || tokens.iter().skip(1).any(|id| speaker.tokenizer.is_added(*id));
         self.prompt.as_ref().is_some_and(|text| text.contains("### Instruction:") || has_tokens())
     }
@@ -109,7 +109,7 @@ impl PromptArgs {
 }
 
 /// What a person should know of an answer that the model did not end.
-pub(super) fn note(stop: Stop, speaker: &Speaker) -> Option<String> {
+pub(super) fn note(stop: Stop, speaker: &LoadedModel) -> Option<String> {
     match stop {
         Stop::End(_) | Stop::Interrupted => None,
         Stop::MaxTokens => Some(format!("note: answer cut at {} tokens; more with `--max-tokens`", speaker.max_tokens())),

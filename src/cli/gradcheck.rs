@@ -6,12 +6,12 @@ use burn::tensor::Device;
 use serde_json::{Value, json};
 
 use super::{Failure, print};
-use crate::device::{self, Found, Kind};
+use crate::device::{self, FoundDevice, DeviceClass};
 use crate::fault::{Exit, Fault};
 use crate::files::cache_folder;
 use crate::model::{Folder, Storage};
 use crate::plan::Plan;
-use crate::proof::{self, Error, Key, Numbers, Products, Tiny, Verdict};
+use crate::proof::{self, ProofError, Key, Numbers, Products, ProbeModel, Verdict};
 use crate::report::{Event, Reporter};
 use crate::terms::{self, Method, ModelDtype};
 
@@ -24,8 +24,8 @@ pub(super) fn before_training(
     force: bool,
     report: Reporter,
 ) -> Result<(), Failure> {
-    let Some(found) = device::find(plan.device).filter(|found| found.kind != Kind::Processor) else { return Ok(()) };
-    let tiny = Tiny::of(&plan.model.spec, storage, plan.trains.method());
+    let Some(found) = device::find(plan.device).filter(|found| found.kind != DeviceClass::Processor) else { return Ok(()) };
+    let tiny = ProbeModel::of(&plan.model.spec, storage, plan.trains.method());
     match proof::prove_once(&found, &tiny, device, plan.products(), &cache_folder()) {
         Ok(verdict) => report(Event::Note(format!("training on `{}` is proven: {verdict}", plan.device))),
         Err(error) if force => report(Event::Note(format!("{error}; going on because of `--force`"))),
@@ -35,8 +35,8 @@ pub(super) fn before_training(
 }
 
 /// Whether some model's training is proven on a device, and none is refused. Nothing is proven here.
-pub(super) fn is_proven(found: &Found) -> bool {
-    found.kind == Kind::Processor || proof::is_proven(found, &cache_folder()).unwrap_or(false)
+pub(super) fn is_proven(found: &FoundDevice) -> bool {
+    found.kind == DeviceClass::Processor || proof::is_proven(found, &cache_folder()).unwrap_or(false)
 }
 
 /// What is proven of a device.
@@ -60,9 +60,9 @@ pub(super) fn gradcheck(Asked { device: asked, model, dtype, with_tf32 }: Asked,
         Some(folder) => {
             let folder = Folder::open(folder)?;
             let dtype = folder.kept_in(dtype, device::halves(asked))?;
-            Tiny::of(&folder.spec, dtype, Method::Lora)
+            ProbeModel::of(&folder.spec, dtype, Method::Lora)
         }
-        None => Tiny::of_all_mechanisms(dtype, Method::Lora),
+        None => ProbeModel::of_all_mechanisms(dtype, Method::Lora),
     };
     let opened = device::open(asked)?;
     let verdict = proven(asked, &tiny, &opened, Products::Float32)?;
@@ -83,16 +83,16 @@ pub(super) fn gradcheck(Asked { device: asked, model, dtype, with_tf32 }: Asked,
 }
 
 /// A new verdict, which is kept.
-fn proven(asked: terms::Device, tiny: &Tiny, opened: &Device, products: Products) -> Result<Verdict, Failure> {
+fn proven(asked: terms::Device, tiny: &ProbeModel, opened: &Device, products: Products) -> Result<Verdict, Failure> {
     let numbers = Numbers { dtype: tiny.storage.dtype, products };
-    let verdict = proof::prove_in(tiny, opened, products).map_err(|words| Error::Ended { device: asked, numbers, words })?;
+    let verdict = proof::prove_in(tiny, opened, products).map_err(|words| ProofError::Ended { device: asked, numbers, words })?;
     if let Some(found) = device::find(asked) {
         Key::of(&found.identity(), tiny, products).keep(&cache_folder(), &verdict)?;
     }
     Ok(verdict)
 }
 
-fn object(asked: terms::Device, tiny: &Tiny, verdict: &Verdict, in_tf32: Option<&Verdict>) -> Value {
+fn object(asked: terms::Device, tiny: &ProbeModel, verdict: &Verdict, in_tf32: Option<&Verdict>) -> Value {
     let mut object = json!({
         "device": asked.to_string(),
         "model": tiny.spec.describe(),

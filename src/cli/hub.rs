@@ -6,20 +6,20 @@ use super::Failure;
 use crate::fault::Exit;
 use crate::fault::shell_word;
 use crate::files;
-use crate::hub::{Cache, Environment, Error, Missing, RepoId, Snapshot};
+use crate::hub::{Cache, Environment, HubError, Missing, RepoId, Snapshot};
 use crate::plan::{Lock, Places, Snapshots, requests};
 use crate::recipe::Recipe;
 use crate::report::{Terminal, say_now};
 
 /// A base for a run, fetched if need be.
-pub(super) fn fetch(id: &RepoId, terminal: &Terminal) -> Result<Snapshot, Error> {
+pub(super) fn fetch(id: &RepoId, terminal: &Terminal) -> Result<Snapshot, HubError> {
     let fetched = crate::hub::fetch(&Environment::read(), id, &|event| terminal.take(&event));
     terminal.stop();
     fetched
 }
 
 /// The base of a run that goes on: the commit of its lock, called as its recipe calls it, from the folder that was named for it or fetched.
-pub(super) fn locked(pinned: &RepoId, recipe: &Recipe, named: Option<&Path>, terminal: &Terminal) -> Result<Snapshot, Error> {
+pub(super) fn locked(pinned: &RepoId, recipe: &Recipe, named: Option<&Path>, terminal: &Terminal) -> Result<Snapshot, HubError> {
     match in_folder(pinned, named) {
         Some(snapshot) => Ok(called(snapshot, pinned, recipe)),
         None => Ok(called(fetch(pinned, terminal)?, pinned, recipe)),
@@ -27,7 +27,7 @@ pub(super) fn locked(pinned: &RepoId, recipe: &Recipe, named: Option<&Path>, ter
 }
 
 /// [`locked`] without network.
-pub(super) fn pinned(pinned: &RepoId, recipe: &Recipe, named: Option<&Path>) -> Result<Snapshot, Error> {
+pub(super) fn pinned(pinned: &RepoId, recipe: &Recipe, named: Option<&Path>) -> Result<Snapshot, HubError> {
     in_folder(pinned, named).map_or_else(|| cached(pinned), |snapshot| Ok(called(snapshot, pinned, recipe)))
 }
 
@@ -43,7 +43,7 @@ fn called(snapshot: Snapshot, pinned: &RepoId, recipe: &Recipe) -> Snapshot {
 }
 
 /// The data sets of a recipe that are of the Hub, fetched if need be.
-pub(super) fn fetch_datasets(recipe: &Recipe, terminal: &Terminal) -> Result<Snapshots, Error> {
+pub(super) fn fetch_datasets(recipe: &Recipe, terminal: &Terminal) -> Result<Snapshots, HubError> {
     let environment = Environment::read();
     let fetch = |(key, request)| {
         let fetched = crate::hub::fetch_dataset(&environment, &request, &|event| terminal.take(&event));
@@ -60,7 +60,7 @@ pub(super) fn locked_datasets(
     recipe: &mut Recipe,
     places: &Places,
     terminal: Option<&Terminal>,
-) -> Result<Snapshots, Error> {
+) -> Result<Snapshots, HubError> {
     let (environment, mut found) = (Environment::read(), Snapshots::new());
     let asked = requests(recipe);
     for (key, snapshot) in lock.hub_data() {
@@ -89,12 +89,12 @@ pub(super) fn locked_datasets(
 }
 
 /// A base that is in the cache, without network.
-pub(super) fn cached(id: &RepoId) -> Result<Snapshot, Error> {
+pub(super) fn cached(id: &RepoId) -> Result<Snapshot, HubError> {
     Cache::at(&Environment::read().cache).find(id).map_err(|missing| not_cached(id, missing))
 }
 
 /// Why a verb that uses no network has no base.
-pub(super) fn not_cached(id: &RepoId, missing: Missing) -> Error {
+pub(super) fn not_cached(id: &RepoId, missing: Missing) -> HubError {
     Environment::read().not_cached(id, shell_word(&id.to_string()), missing)
 }
 
@@ -110,7 +110,7 @@ impl Leaving {
     #[cfg(unix)]
     pub fn listen() -> Result<Self, Failure> {
         use signal_hook::consts::{SIGINT, SIGTERM};
-        let failed = |cause| files::Error::new("listen for", std::path::Path::new("SIGINT"), cause);
+        let failed = |cause| files::FileError::new("listen for", std::path::Path::new("SIGINT"), cause);
         let mut arriving = signal_hook::iterator::Signals::new([SIGINT, SIGTERM]).map_err(failed)?;
         let handle = arriving.handle();
         std::thread::spawn(move || {

@@ -14,7 +14,7 @@ use super::{Failure, hub, print};
 use crate::data::{Corpus, Limits};
 use crate::fault::{Exit, Explain, Fault, shell_word};
 use crate::files::{cache_folder, write_atomic};
-use crate::hub::Error as HubError;
+use crate::hub::HubError;
 use crate::plan::{Plan, Resolved, resolve};
 use crate::recipe;
 use crate::report::Terminal;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
-use crate::files::Error;
+use crate::files::FileError;
 
 /// Whether an answer is to end.
 #[derive(Debug)]
@@ -15,7 +15,7 @@ impl Interrupt {
     /// # Errors
     /// The system does not let a process listen.
     #[cfg(unix)]
-    pub fn listen() -> Result<Self, Error> {
+    pub fn listen() -> Result<Self, FileError> {
         use signal_hook::consts::SIGINT;
         use signal_hook::flag::{register, register_conditional_shutdown};
         let raised = Arc::new(AtomicBool::new(false));
@@ -23,7 +23,7 @@ impl Interrupt {
         // They act in this order.
         register_conditional_shutdown(SIGINT, leave, Arc::clone(&raised))
             .and_then(|_| register(SIGINT, Arc::clone(&raised)))
-            .map_err(|cause| Error::new("listen for", std::path::Path::new("SIGINT"), cause))?;
+            .map_err(|cause| FileError::new("listen for", std::path::Path::new("SIGINT"), cause))?;
         Ok(Self(raised))
     }
 
@@ -33,7 +33,7 @@ impl Interrupt {
     /// None.
     #[cfg(not(unix))]
     #[allow(clippy::unnecessary_wraps, reason = "elsewhere it can fail")]
-    pub fn listen() -> Result<Self, Error> {
+    pub fn listen() -> Result<Self, FileError> {
         Ok(Self(Arc::default()))
     }
 

@@ -14,8 +14,8 @@ use super::card::run_of;
 use super::eval::places;
 use super::merge_compared::{Gate, Outcome, REPORT, print_report};
 use super::{Failure, grouped, print, resume};
-use crate::export::gguf::Kind;
-use crate::export::merge::{Addend, Error, Onto, Order, OtherBase, Tally, TrainedOn, merge as write_merged};
+use crate::export::gguf::GgmlType;
+use crate::export::merge::{Addend, MergeError, Onto, MergeRequest, OtherBase, Tally, TrainedOn, merge as write_merged};
 use crate::fault::{Exit, Fault};
 use crate::files::{self, Float, remove_leftovers};
 use crate::plan::Lock;
@@ -94,7 +94,7 @@ pub(super) fn merge(args: &MergeArgs, terminal: &Terminal) -> Result<(), Failure
         .iter()
         .try_for_each(|addend| say_notes(&addend.folder, &base_with(&base, Some(&addend.folder))?.spec.modules(), terminal))?;
     let other_base = if args.force { OtherBase::Note } else { OtherBase::Refuse };
-    let order = Order {
+    let order = MergeRequest {
         base,
         adapters,
         out: args.out.clone(),
@@ -127,7 +127,7 @@ pub(super) fn merge(args: &MergeArgs, terminal: &Terminal) -> Result<(), Failure
 }
 
 /// The lock of the run where the only adapter was trained on a packed base and is to be compared.
-fn packed_run(args: &MergeArgs, order: &Order, terminal: &Terminal) -> Result<Option<PathBuf>, Failure> {
+fn packed_run(args: &MergeArgs, order: &MergeRequest, terminal: &Terminal) -> Result<Option<PathBuf>, Failure> {
     let packed: Vec<&Path> = order.adapters.iter().filter_map(packed_lock).collect();
     let lock = match (&packed[..], &order.adapters[..]) {
         ([], _) => None,
@@ -155,18 +155,18 @@ pub(super) fn packed_lock(addend: &Addend) -> Option<&Path> {
 /// The merge that is closest to what was trained. Paths are made absolute, because the run's own are relative to where it was started.
 fn merge_compared(
     args: &MergeArgs,
-    order: &Order,
+    order: &MergeRequest,
     lock: &Path,
     interrupt: &AtomicBool,
     terminal: &Terminal,
 ) -> Result<Outcome, Failure> {
     let steady = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     let adapters = order.adapters.iter().map(|addend| Addend { folder: steady(&addend.folder), ..addend.clone() }).collect();
-    let order = Order { base: steady(&order.base), out: steady(&order.out), adapters, ..order.clone() };
+    let order = MergeRequest { base: steady(&order.base), out: steady(&order.out), adapters, ..order.clone() };
     // What an earlier comparison left is no model.
     let left = std::fs::read_dir(&order.out).map(|entries| entries.flatten().map(|entry| entry.file_name()).collect::<Vec<_>>());
     if left.is_ok_and(|names| names != [REPORT]) || (order.out.symlink_metadata().is_ok() && !order.out.is_dir()) {
-        return Err(Error::Exists { path: args.out.clone() }.into());
+        return Err(MergeError::Exists { path: args.out.clone() }.into());
     }
     let (lock, data) = (steady(lock), args.data.as_deref().map(steady));
     let known = Lock::read(&lock)?;
@@ -233,19 +233,19 @@ fn common_base(named: Option<&Path>, adapters: &[Addend]) -> Result<PathBuf, Fai
 }
 
 /// Raised by SIGINT and SIGTERM, so that what is half written goes before the process does.
-pub(super) fn interrupt(out: &Path) -> Result<Arc<AtomicBool>, files::Error> {
+pub(super) fn interrupt(out: &Path) -> Result<Arc<AtomicBool>, files::FileError> {
     let raised = Arc::new(AtomicBool::new(false));
     #[cfg(unix)]
     for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
         let listening = signal_hook::flag::register(signal, Arc::clone(&raised));
-        listening.map_err(|cause| files::Error::new("listen for signals of", out, cause))?;
+        listening.map_err(|cause| files::FileError::new("listen for signals of", out, cause))?;
     }
     #[cfg(not(unix))]
     let _ = out;
     Ok(raised)
 }
 
-fn object(order: &Order, tally: &Tally, report: Option<&Value>, elapsed: Duration) -> Value {
+fn object(order: &MergeRequest, tally: &Tally, report: Option<&Value>, elapsed: Duration) -> Value {
     let adapter = |addend: &Addend| {
         let lock = addend.trained_on.as_ref().map(|known| known.lock.display().to_string());
         json!({"path": addend.folder.display().to_string(), "weight": addend.weight, "trained_on": lock})
@@ -260,7 +260,7 @@ fn object(order: &Order, tally: &Tally, report: Option<&Value>, elapsed: Duratio
         "numbers": tally.numbers,
         "changed_numbers": tally.changed,
         "rounding": tally.rounding(),
-        "rounding_by_dtype": rounding_by_dtype(tally, &[Kind::F32, Kind::F16, Kind::Bf16]),
+        "rounding_by_dtype": rounding_by_dtype(tally, &[GgmlType::F32, GgmlType::F16, GgmlType::Bf16]),
         "bytes": tally.bytes,
         "comparison": report,
         "seconds": elapsed.as_secs_f64(),
@@ -269,11 +269,11 @@ fn object(order: &Order, tally: &Tally, report: Option<&Value>, elapsed: Duratio
 }
 
 /// What rounding to each type takes of the change.
-pub(super) fn rounding_by_dtype(tally: &Tally, kinds: &[Kind]) -> Value {
+pub(super) fn rounding_by_dtype(tally: &Tally, kinds: &[GgmlType]) -> Value {
     kinds.iter().map(|kind| (kind.option().to_owned(), json!(tally.rounding_in(*kind)))).collect()
 }
 
-fn print_lines(order: &Order, tally: &Tally) -> Result<(), Failure> {
+fn print_lines(order: &MergeRequest, tally: &Tally) -> Result<(), Failure> {
     let Tally { tensors, merged_tensors, changed, numbers, bytes, .. } = tally;
     print(format_args!("merged model  {} ({})", order.out.display(), HumanBytes(*bytes)))?;
     print(format_args!("base          {}", order.base.display()))?;

@@ -12,7 +12,7 @@ use super::eval::sheets;
 use super::{Failure, print};
 use crate::adapter::attach;
 use crate::device;
-use crate::export::merge::{Error, Onto, Order, Tally, merge};
+use crate::export::merge::{MergeError, Onto, MergeRequest, Tally, merge};
 use crate::fault::{Exit, Fault};
 use crate::files::{
     self, Float, create_folder, move_folder, remove_folder, temporary_folder_in, write_atomic, write_folder_atomic,
@@ -60,11 +60,11 @@ impl Gate {
 
     /// Merges into the base's own numbers and into those that packing leaves of them, and moves the closest to the trained model to its place
     /// with a report. Where that is not close enough, only the report goes there.
-    pub fn merge(&self, order: &Order, interrupt: &AtomicBool, terminal: &Terminal) -> Result<Outcome, Failure> {
+    pub fn merge(&self, order: &MergeRequest, interrupt: &AtomicBool, terminal: &Terminal) -> Result<Outcome, Failure> {
         let report = |event: Event| terminal.take(&event);
         let above = order.out.parent().expect("the path is absolute");
         create_folder(above)?;
-        let temporary = temporary_folder_in(above).map_err(|cause| files::Error::new("create a folder in", above, cause))?;
+        let temporary = temporary_folder_in(above).map_err(|cause| files::FileError::new("create a folder in", above, cause))?;
         let storage = self.plan.storage;
         let unpacked = storage.form.map(|form| (UNPACKED, Onto::Unpacked { form, packs_head: storage.packs_head }));
         let folder = Folder::open(&order.base)?;
@@ -76,7 +76,7 @@ impl Gate {
         self.check_memory(&folder, order.float)?;
         let mut candidates = Vec::new();
         for (into, onto) in ways {
-            let order = Order { out: temporary.path().join(into), onto, ..order.clone() };
+            let order = MergeRequest { out: temporary.path().join(into), onto, ..order.clone() };
             let tally = merge(&order, interrupt, &report)?;
             let comparison = self.compare(&order.out, into, interrupt, &report)?;
             candidates.push(Candidate { into, folder: order.out, tally, comparison });
@@ -144,12 +144,12 @@ impl Gate {
 
     fn compare(&self, folder: &Path, into: &str, interrupt: &AtomicBool, report: Reporter) -> Result<Comparison, Failure> {
         if interrupt.load(Relaxed) {
-            return Err(Error::Interrupted.into());
+            return Err(MergeError::Interrupted.into());
         }
         let merged = Folder::open(folder)?.load(self.dtype(), &self.trained.device(), report)?;
         let what = format!("the merge into the {into}");
         let each = self.sheets.iter().map(|sheet| sheet.compare([&self.trained, &merged], &what, interrupt, report));
-        let all = each.collect::<Option<Vec<Comparison>>>().ok_or_else(|| Failure::from(Error::Interrupted))?;
+        let all = each.collect::<Option<Vec<Comparison>>>().ok_or_else(|| Failure::from(MergeError::Interrupted))?;
         Ok(all.into_iter().fold(Comparison::default(), Comparison::and))
     }
 

@@ -14,7 +14,7 @@ mod device_fault;
 mod doctor;
 mod eval;
 mod export;
-mod fits;
+mod memory_table;
 mod generate;
 mod gradcheck;
 mod hub;
@@ -30,18 +30,18 @@ mod preview;
 mod pull;
 mod push;
 mod quantize;
-mod ran_out;
+mod out_of_memory;
 mod report;
 mod result;
 mod resume;
-mod room;
+mod run_folder;
 mod row_text;
 mod schema;
-mod scores;
+mod eval_table;
 mod session;
-mod shipped;
+mod artifact;
 mod signals;
-mod speaker;
+mod loaded_model;
 mod train;
 mod trained;
 mod try_template;
@@ -272,7 +272,7 @@ impl Command {
 fn print(line: impl std::fmt::Display) -> Result<(), Failure> {
     match writeln!(std::io::stdout(), "{}", shown(&line.to_string())) {
         Err(cause) if cause.kind() != std::io::ErrorKind::BrokenPipe => {
-            Err(files::Error::new("write", Path::new("stdout"), cause).into())
+            Err(files::FileError::new("write", Path::new("stdout"), cause).into())
         }
         _ => Ok(()),
     }

@@ -8,13 +8,13 @@ use indicatif::HumanDuration;
 use serde_json::{Value, json};
 
 use super::consumers::ConsumerArgs;
-use super::{Failure, RecipeArgs, fits, grouped, print};
-use crate::data::{Packing, Tally};
+use super::{Failure, RecipeArgs, memory_table, grouped, print};
+use crate::data::{Packing, RowCounts};
 use crate::device;
 use crate::fault::{Exit, Fault};
 use crate::plan::{MemoryPlan, Plan, RunData, Share};
 use crate::report::{Reporter, Step, Terminal};
-use crate::train::{self, Course};
+use crate::train::{self, StepSampler};
 
 #[derive(Debug, Args)]
 pub(super) struct PlanArgs {
@@ -35,8 +35,8 @@ pub(super) struct PlanArgs {
 
 pub(super) fn plan(args: &PlanArgs) -> Result<(), Failure> {
     let recipe = match (&args.fits[..], &args.recipe) {
-        ([config], _) => return fits::print_table(config, args.json),
-        ([_, ..], _) => return fits::print_needs(&args.fits, args.json),
+        ([config], _) => return memory_table::print_table(config, args.json),
+        ([_, ..], _) => return memory_table::print_needs(&args.fits, args.json),
         ([], Some(recipe)) => recipe,
         ([], None) => return Err(Failure::new(Exit::Usage, Fault::new("expected a recipe"))),
     };
@@ -78,7 +78,7 @@ pub(super) fn plan(args: &PlanArgs) -> Result<(), Failure> {
 fn trial(
     plan: &Plan,
     data: &RunData,
-    (config, memory): (&train::Config, &MemoryPlan),
+    (config, memory): (&train::TrainConfig, &MemoryPlan),
     report: Reporter,
 ) -> Result<Step, Failure> {
     let mut decoder = plan.load_model(memory.storage(), &device::open(plan.device)?, None, report)?;
@@ -86,8 +86,8 @@ fn trial(
 }
 
 /// Seconds of a run whose every step is as fast.
-fn seconds(step: &Step, data: &RunData, config: &train::Config) -> f64 {
-    let epochs = config.schedule.total_steps as f64 / Course::new(config, &data.training()).steps_of(0) as f64;
+fn seconds(step: &Step, data: &RunData, config: &train::TrainConfig) -> f64 {
+    let epochs = config.schedule.total_steps as f64 / StepSampler::new(config, &data.training()).steps_of(0) as f64;
     epochs * data.training_tokens().0 as f64 / step.tokens_per_second
 }
 
@@ -95,7 +95,7 @@ fn duration(seconds: f64) -> String {
     format!("about {}", HumanDuration(Duration::from_secs_f64(seconds.clamp(1.0, 1e12))))
 }
 
-fn object(plan: &Plan, data: &RunData, config: &train::Config, memory: &MemoryPlan, trial: Option<&Step>) -> Value {
+fn object(plan: &Plan, data: &RunData, config: &train::TrainConfig, memory: &MemoryPlan, trial: Option<&Step>) -> Value {
     let setting = |setting: &crate::plan::Setting| json!({"key": setting.key, "value": setting.value, "origin": setting.origin.to_string()});
     let ((tokens, trained), total) = (data.training_tokens(), data.ledger().total());
     json!({
@@ -114,7 +114,7 @@ fn object(plan: &Plan, data: &RunData, config: &train::Config, memory: &MemoryPl
         "tokens_per_epoch": tokens,
         "trained_tokens_per_epoch": trained,
         "steps": config.schedule.total_steps,
-        "steps_per_epoch": Course::new(config, &data.training()).steps_of(0),
+        "steps_per_epoch": StepSampler::new(config, &data.training()).steps_of(0),
         "output_dir": plan.output_dir.display().to_string(),
         "memory": {
             "peak_bytes": memory.parts.peak_bytes(),
@@ -146,14 +146,14 @@ fn print_settings(plan: &Plan) -> Result<(), Failure> {
 }
 
 /// What follows from the values and the data.
-pub(super) fn facts(plan: &Plan, data: &RunData, (config, memory): (&train::Config, &MemoryPlan)) -> Vec<(&'static str, String)> {
+pub(super) fn facts(plan: &Plan, data: &RunData, (config, memory): (&train::TrainConfig, &MemoryPlan)) -> Vec<(&'static str, String)> {
     let (total, spec) = (data.ledger().total(), &plan.model.spec);
     let (tokens, trained) = data.training_tokens();
     let parameters = spec.parameters() as u64;
     let trainable = plan.trainable_parameters as u64;
     let share = 100.0 * trainable as f64 / parameters as f64;
     let rows = data.training();
-    let course = Course::new(config, &rows);
+    let course = StepSampler::new(config, &rows);
     let of_epoch = if config.packing == Packing::Off { "an epoch" } else { "in the first epoch" };
     let before = [
         ("model", format!("{}, {} parameters", spec.describe(), grouped(parameters))),
@@ -187,16 +187,16 @@ pub(super) fn facts(plan: &Plan, data: &RunData, (config, memory): (&train::Conf
 }
 
 /// What is left out for being like another row, where anything is.
-fn alike(total: &Tally) -> String {
+fn alike(total: &RowCounts) -> String {
     if total.alike() == 0 {
         return String::new();
     }
-    let Tally { exact_duplicates, near_duplicates, near_held_out, .. } = total;
+    let RowCounts { exact_duplicates, near_duplicates, near_held_out, .. } = total;
     format!("; left out: {exact_duplicates} equal, {near_duplicates} nearly equal, {near_held_out} nearly a scored row")
 }
 
 /// What packing comes to, where there is any.
-fn packed(config: &train::Config, course: &Course, tokens: u64) -> Option<(&'static str, String)> {
+fn packed(config: &train::TrainConfig, course: &StepSampler, tokens: u64) -> Option<(&'static str, String)> {
     let Packing::BestFit { tokens: room } = config.packing else { return None };
     let packs = course.packs(0).len();
     let empty = 100.0 * (1.0 - tokens as f64 / (packs * room) as f64);

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use super::{Failure, RecipeArgs, grouped, print, row_text};
-use crate::data::{Fate, Record, Tally, visible};
+use crate::data::{RowStatus, RowRecord, RowCounts, visible};
 use crate::export::{Line, write_ledger};
 use crate::fault::{Exit, Fault, revealed};
 use crate::plan::{Plan, RunData};
@@ -80,19 +80,19 @@ fn print_rows(plan: &Plan, data: &RunData, numbers: &[u64]) -> Result<(), Failur
 }
 
 /// What becomes of a row, in one line.
-fn describe(plan: &Plan, data: &RunData, record: &Record) -> String {
+fn describe(plan: &Plan, data: &RunData, record: &RowRecord) -> String {
     let limit = plan.limits.sequence_len;
     let fate = match (record.fate, record.reason) {
-        (Fate::Train, _) => "trained on".to_owned(),
-        (Fate::Validation, _) => "held out for validation".to_owned(),
-        (Fate::NotSelected, _) => return "not selected by `split` or `max_rows`".to_owned(),
-        (Fate::TooLong, _) => format!("left out, longer than `training.sequence_len`, {limit}"),
-        (Fate::NoTrainedToken, _) if record.whole_tokens == 0 => "left out, nothing to learn".to_owned(),
-        (Fate::NoTrainedToken, _) => "left out, no trained token".to_owned(),
-        (Fate::Duplicate, _) => format!("left out, the same as {}", other(data, record)),
-        (Fate::NearDuplicate, _) => format!("left out, nearly the same as {}", other(data, record)),
-        (Fate::NearHeldOut, _) => format!("left out, nearly the same as {}, which is only scored", other(data, record)),
-        (Fate::Broken, reason) => format!("left out, broken: {}", revealed(reason.unwrap_or_default())),
+        (RowStatus::Train, _) => "trained on".to_owned(),
+        (RowStatus::Validation, _) => "held out for validation".to_owned(),
+        (RowStatus::NotSelected, _) => return "not selected by `split` or `max_rows`".to_owned(),
+        (RowStatus::TooLong, _) => format!("left out, longer than `training.sequence_len`, {limit}"),
+        (RowStatus::NoTrainedToken, _) if record.whole_tokens == 0 => "left out, nothing to learn".to_owned(),
+        (RowStatus::NoTrainedToken, _) => "left out, no trained token".to_owned(),
+        (RowStatus::Duplicate, _) => format!("left out, the same as {}", other(data, record)),
+        (RowStatus::NearDuplicate, _) => format!("left out, nearly the same as {}", other(data, record)),
+        (RowStatus::NearHeldOut, _) => format!("left out, nearly the same as {}, which is only scored", other(data, record)),
+        (RowStatus::Broken, reason) => format!("left out, broken: {}", revealed(reason.unwrap_or_default())),
     };
     let cut = match record.len() {
         tokens if tokens < record.whole_tokens => format!(", cut from {} tokens", record.whole_tokens),
@@ -103,14 +103,14 @@ fn describe(plan: &Plan, data: &RunData, record: &Record) -> String {
 }
 
 /// The row that one is left out for.
-fn other(data: &RunData, record: &Record) -> String {
+fn other(data: &RunData, record: &RowRecord) -> String {
     let Some(number) = record.duplicate_of else { return "another row".to_owned() };
     let other = data.record(number);
     format!("row {number} (row {} of `{}`)", other.row, visible(&other.file.display().to_string()))
 }
 
 /// A line of the ledger.
-type Count = (&'static str, fn(&Tally) -> u64);
+type Count = (&'static str, fn(&RowCounts) -> u64);
 
 const COUNTS: [Count; 13] = [
     ("rows read", |tally| tally.rows),
@@ -143,7 +143,7 @@ fn counts(plan: &Plan) -> Vec<Count> {
 
 /// One column a source and one for all of them.
 fn print_ledger(plan: &Plan, data: &RunData) -> Result<(), Failure> {
-    let tallies: Vec<Tally> = data.ledger().sources.iter().cloned().chain([data.ledger().total()]).collect();
+    let tallies: Vec<RowCounts> = data.ledger().sources.iter().cloned().chain([data.ledger().total()]).collect();
     let names: Vec<(String, String)> = (0..data.ledger().sources.len()).map(|source| plan.source_name(source)).collect();
     let heads = names.iter().map(|(key, _)| key.as_str()).chain(["total"]);
     let counts = counts(plan);
@@ -168,8 +168,8 @@ fn print_ledger(plan: &Plan, data: &RunData) -> Result<(), Failure> {
 fn write(path: &Path, plan: &Plan, data: &RunData, is_accepted: bool) -> Result<(), Failure> {
     let names: Vec<String> = (0..data.ledger().sources.len()).map(|source| plan.source_name(source).0).collect();
     let times = if is_accepted { data.times_trained(&plan.prepare(data).0) } else { Vec::new() };
-    let times_trained = |record: &Record| match (record.fate, record.index) {
-        (Fate::Train, Some(index)) => times.get(index as usize).copied().unwrap_or(0),
+    let times_trained = |record: &RowRecord| match (record.fate, record.index) {
+        (RowStatus::Train, Some(index)) => times.get(index as usize).copied().unwrap_or(0),
         _ => 0,
     };
     let lines = data.records().map(|record| {

@@ -47,7 +47,7 @@ pub(super) fn pull(args: &PullArgs, terminal: &Terminal) -> Result<(), Failure> 
         return Err(Failure::new(Exit::Usage, fault.hint("add `--dataset`")));
     }
     let started = Instant::now();
-    let id = RepoId::parse(&args.id).map_err(crate::hub::Error::from)?;
+    let id = RepoId::parse(&args.id).map_err(crate::hub::HubError::from)?;
     let leaving = Leaving::listen()?;
     let pulled = crate::hub::pull(&Environment::read(), &id, &|event| terminal.take(&event));
     terminal.stop();
@@ -64,7 +64,7 @@ pub(super) fn pull(args: &PullArgs, terminal: &Terminal) -> Result<(), Failure> 
 fn pull_dataset(args: &PullArgs, terminal: &Terminal) -> Result<(), Failure> {
     let started = Instant::now();
     let path = if DatasetPath::is_one(&args.id) { DatasetPath::parse(&args.id) } else { DatasetPath::parse_id(&args.id) };
-    let path = path.map_err(crate::hub::Error::from)?;
+    let path = path.map_err(crate::hub::HubError::from)?;
     if let (Some(files), true) = (&path.files, args.config.is_some() || !args.split.is_empty()) {
         let fault = Fault::new(format!("--config and --split do not go with `{files}`, which names files"));
         return Err(Failure::new(Exit::Usage, fault.hint("leave out the one or the other")));

@@ -15,9 +15,9 @@ use super::{Failure, print};
 use crate::adapter::peft;
 use crate::data::tokenizer_files::{NAMES, named_template_files};
 use crate::fault::{Exit, Fault, shell_word};
-use crate::files::licence::notice_paths;
+use crate::files::license::notice_paths;
 use crate::files::{JSON_BYTES, read_text_up_to};
-use crate::hub::{Content, Environment, Error, Pushed, RepoId, Shipment, Visibility};
+use crate::hub::{Content, Environment, HubError, Pushed, RepoId, Shipment, Visibility};
 use crate::model::CHAT_TEMPLATE;
 use crate::plan::Lock;
 use crate::report::Terminal;
@@ -54,7 +54,7 @@ pub(super) struct PushArgs {
 
 pub(super) fn push(args: &PushArgs, terminal: &Terminal) -> Result<(), Failure> {
     let id = id(args)?;
-    let parts = Parts::find(&args.subject)?;
+    let parts = UploadParts::find(&args.subject)?;
     for note in parts.notes() {
         terminal.say(&format!("note: {note}"));
     }
@@ -67,23 +67,23 @@ pub(super) fn push(args: &PushArgs, terminal: &Terminal) -> Result<(), Failure> 
 }
 
 fn id(args: &PushArgs) -> Result<RepoId, Failure> {
-    let id = RepoId::parse(&args.id).map_err(Error::from)?;
+    let id = RepoId::parse(&args.id).map_err(HubError::from)?;
     if id.owner_and_name().is_none() || args.id.contains('@') {
         let fault = Fault::new(format!("`{}` is no repository to push to, expected `owner/name`", args.id));
         return Err(Failure::new(Exit::Usage, fault.hint("name your account before the `/`, and a branch with `--revision`")));
     }
-    Ok(id.at(&args.revision).map_err(Error::from)?)
+    Ok(id.at(&args.revision).map_err(HubError::from)?)
 }
 
 /// What is uploaded.
-struct Parts {
+struct UploadParts {
     adapter: PathBuf,
     run: Option<PathBuf>,
     card: Option<PathBuf>,
     lock: Option<PathBuf>,
 }
 
-impl Parts {
+impl UploadParts {
     /// The adapter of a run, with what the run says of it, or an adapter with what lies around it.
     fn find(subject: &Path) -> Result<Self, Failure> {
         let is_there = |path: PathBuf| Some(path).filter(|path| path.is_file());

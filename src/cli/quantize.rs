@@ -15,7 +15,7 @@ use crate::export::{RepackError, repack, repacked_bytes, write_folder};
 use crate::fault::{Exit, Fault};
 use crate::files::{check_space, create_folder, remove_leftovers};
 use crate::model::{Folder, Target};
-use crate::quant::{BlockSize, Form};
+use crate::quant::{BlockSize, QuantFormat};
 use crate::report::Terminal;
 use crate::terms::{Quantization, Term};
 
@@ -97,14 +97,14 @@ pub(super) fn quantize(args: &QuantizeArgs, terminal: &Terminal) -> Result<(), F
 }
 
 impl QuantizeArgs {
-    fn form(&self) -> Result<Form, Failure> {
+    fn form(&self) -> Result<QuantFormat, Failure> {
         if self.quantization == Quantization::Int8 && (self.double_quant.is_some() || self.block_size.is_some()) {
             let fault = Fault::new("--double-quant and --block-size are of 4-bit blocks, and `int8` has rows");
             return Err(Failure::new(Exit::Usage, fault.hint("leave them out, or choose `nf4` or `fp4`")));
         }
         let block_size = self.block_size.map_or(Ok(BlockSize::DEFAULT), BlockSize::new);
         let block_size = block_size.map_err(|error| Failure::new(Exit::Usage, Fault::new(format!("--block-size: {error}"))))?;
-        let form = Form::of(self.quantization, block_size, self.double_quant.unwrap_or(true));
+        let form = QuantFormat::of(self.quantization, block_size, self.double_quant.unwrap_or(true));
         Ok(form.expect("`none` is not one of the words"))
     }
 

@@ -58,7 +58,7 @@ fn refuse_foreign(out: &Path) -> Result<(), Failure> {
     Err(Failure::new(Exit::Exists, fault.hint("choose another `--out`, or remove it")))
 }
 
-fn is_page(path: &Path) -> Result<bool, files::Error> {
+fn is_page(path: &Path) -> Result<bool, files::FileError> {
     let mut begins = vec![0; PAGE_BEGINS.len()];
     Ok(open_file(path)?.read_exact(&mut begins).is_ok() && begins == PAGE_BEGINS.as_bytes())
 }
@@ -115,7 +115,7 @@ fn lines<T: Default>(path: &Path, read: impl FnOnce(BufReader<io::Take<File>>) -
         return Ok(T::default());
     }
     let file = open_file(path)?.take(LINES_BYTES);
-    Ok(read(BufReader::new(file)).map_err(|cause| files::Error::new("read", path, cause))?)
+    Ok(read(BufReader::new(file)).map_err(|cause| files::FileError::new("read", path, cause))?)
 }
 
 /// The run's files with the hash of each.

@@ -7,7 +7,7 @@ use std::time::SystemTime;
 use clap::Args;
 
 use super::base::{find_named, no_folder};
-use super::room::Room;
+use super::run_folder::ClaimedRunFolder;
 use super::session::Session;
 use super::signals::Signals;
 use super::{Failure, hub, print, result, with_base};
@@ -44,7 +44,7 @@ pub(super) fn resume(args: &ResumeArgs, terminal: &Terminal) -> Result<(), Failu
     if is_finished(&run) {
         return print_finished(&run, args.json);
     }
-    let room = Room::reopen(&run)?;
+    let room = ClaimedRunFolder::reopen(&run)?;
     let signals = Signals::listen(&run)?;
     let checkpoint = latest(&run, args.force, terminal)?;
     signals.saved.store(checkpoint.is_some(), Relaxed);
@@ -141,7 +141,7 @@ fn print_finished(run: &Path, json: bool) -> Result<(), Failure> {
 /// The checkpoint to go on from. Where there are some and none is whole, only who says so loses them.
 fn latest(run: &Path, force: bool, terminal: &Terminal) -> Result<Option<Checkpoint>, Failure> {
     match Checkpoint::latest(run, &|event| terminal.take(&event)) {
-        Err(train::Error::NoneWhole { .. }) if force => Ok(None),
+        Err(train::TrainError::NoneWhole { .. }) if force => Ok(None),
         found => Ok(found?),
     }
 }
@@ -181,7 +181,7 @@ fn enter(places: &Places, terminal: &Terminal) -> Result<(), Failure> {
     }
     let (here, home) = (std::env::current_dir().unwrap_or_default(), places.home());
     if here != home {
-        std::env::set_current_dir(home).map_err(|cause| files::Error::new("enter", home, cause))?;
+        std::env::set_current_dir(home).map_err(|cause| files::FileError::new("enter", home, cause))?;
     }
     Ok(())
 }

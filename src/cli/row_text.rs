@@ -4,7 +4,7 @@
 use anstyle::{AnsiColor, Style};
 
 use crate::data::tokenize::Tokenizer;
-use crate::data::{Piece, visible};
+use crate::data::{TokenText, visible};
 
 const OPEN: char = '⟦';
 const CLOSE: char = '⟧';
@@ -51,7 +51,7 @@ pub(super) fn legend(tokenizer: &Tokenizer, end_ids: &[u32]) -> String {
 }
 
 /// The pieces of a row as indented lines.
-pub(super) fn rendered(pieces: &[Piece], palette: &Palette) -> String {
+pub(super) fn rendered(pieces: &[TokenText], palette: &Palette) -> String {
     let mut text = INDENT[1..].to_owned();
     for run in pieces.chunk_by(|left, right| left.trained == right.trained) {
         let joined = run.iter().map(|piece| shown(&piece.text)).collect::<Vec<_>>().join(&BAR.to_string());
@@ -97,8 +97,8 @@ mod tests {
 
     const PLAIN: Palette = Palette { trained: Style::new() };
 
-    fn piece(text: &str, trained: bool) -> Piece {
-        Piece { text: text.to_owned(), trained }
+    fn piece(text: &str, trained: bool) -> TokenText {
+        TokenText { text: text.to_owned(), trained }
     }
 
     #[test]

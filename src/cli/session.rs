@@ -12,13 +12,13 @@ use super::card::write_run_card;
 use super::device_fault::GoingOn;
 use super::gradcheck;
 use super::next::print_next;
-use super::room::Room;
+use super::run_folder::ClaimedRunFolder;
 use super::signals::Signals;
-use super::{Failure, plan::facts, print, ran_out, result};
+use super::{Failure, plan::facts, print, out_of_memory, result};
 use crate::device;
 use crate::export::card::Base;
 use crate::fault::{Exit, Fault, shell_word};
-use crate::files::licence::Notices;
+use crate::files::license::Notices;
 use crate::infer::Answerer;
 use crate::model::Decoder;
 use crate::panics::Cause;
@@ -37,7 +37,7 @@ pub(super) struct Session<'a> {
     pub inputs: Inputs,
     pub signals: &'a Signals,
     pub terminal: &'a Terminal,
-    pub room: &'a Room,
+    pub room: &'a ClaimedRunFolder,
     /// Where the run goes on.
     pub checkpoint: Option<Checkpoint>,
     /// Train on a device that is not proven.
@@ -70,7 +70,7 @@ impl Session<'_> {
             terminal.stop();
             let run = GoingOn { plan, start, has_begun: seen.has_begun.get(), options };
             match Cause::of(&*panic) {
-                Cause::OutOfMemory(said) => Err(ran_out::during(&run, seen.planned.get(), &said)),
+                Cause::OutOfMemory(said) => Err(out_of_memory::during(&run, seen.planned.get(), &said)),
                 Cause::Device(fault) => Err(run.after(&fault)),
                 Cause::Internal(_) => resume_unwind(panic),
             }
@@ -135,7 +135,7 @@ impl Session<'_> {
         }
         drop(folder);
         let state = outcome.map_err(|error| match error {
-            train::Error::Stopped { step, .. } => self.stopped(step),
+            train::TrainError::Stopped { step, .. } => self.stopped(step),
             error => going_on(error, &plan.output_dir),
         })?;
 
@@ -194,10 +194,10 @@ impl Session<'_> {
         &self,
         decoder: &mut Decoder,
         data: &RunData,
-        config: &train::Config,
+        config: &train::TrainConfig,
         folder: &mut RunFolder,
         start: Start,
-    ) -> Result<State, train::Error> {
+    ) -> Result<State, train::TrainError> {
         let (plan, terminal, interrupt) = (self.plan, self.terminal, &self.signals.interrupt);
         let answerer = Answerer::new(&plan.encoder);
         let texts: Vec<String> = plan.prompts.iter().map(|question| question.text.clone()).collect();
@@ -244,7 +244,7 @@ fn show_on_board(plan: &Plan, state: &State) -> TensorBoard {
 }
 
 /// The error of a run that ended, and for one that a disk ended how to go on.
-fn going_on(error: train::Error, run: &Path) -> Failure {
+fn going_on(error: train::TrainError, run: &Path) -> Failure {
     let mut failure = Failure::from(error);
     if let (Exit::Io, Some(last)) = (failure.exit, failure.faults.last_mut()) {
         let mend = last.hint.take().unwrap_or_else(|| "mend that".to_owned());
@@ -258,7 +258,7 @@ fn changed_meanwhile(path: &Path) -> String {
 }
 
 /// What a person should know of how the run went.
-fn remarks(state: &State, config: &train::Config) -> Vec<String> {
+fn remarks(state: &State, config: &train::TrainConfig) -> Vec<String> {
     let (skipped, last) = (state.step - state.updates, config.schedule.total_steps);
     let without = state.evaluations_without_improvement;
     let early = || format!("stopped at step {} of {last}: {without} evaluations without a lower loss", state.step);
@@ -274,7 +274,7 @@ fn announce(
     terminal: &Terminal,
     plan: &Plan,
     data: &RunData,
-    (config, memory): (&train::Config, &MemoryPlan),
+    (config, memory): (&train::TrainConfig, &MemoryPlan),
     done: u64,
     flops_per_second: f64,
 ) {

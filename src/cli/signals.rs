@@ -4,9 +4,9 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::room::Traces;
+use super::run_folder::Traces;
 use crate::fault::{Exit, shell_word};
-use crate::files::Error;
+use crate::files::FileError;
 use crate::report::say_now;
 
 /// What signals and the run tell each other.
@@ -30,12 +30,12 @@ impl Signals {
     /// # Errors
     /// The system does not let a process listen.
     #[cfg(unix)]
-    pub fn listen(run: &Path) -> Result<Arc<Self>, Error> {
+    pub fn listen(run: &Path) -> Result<Arc<Self>, FileError> {
         use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
         let signals = Arc::new(Self::default());
         let heard = [SIGINT, SIGTERM].into_iter().chain((!is_hangup_ignored()).then_some(SIGHUP));
         let mut arriving =
-            signal_hook::iterator::Signals::new(heard).map_err(|cause| Error::new("listen for signals of", run, cause))?;
+            signal_hook::iterator::Signals::new(heard).map_err(|cause| FileError::new("listen for signals of", run, cause))?;
         let (shared, run) = (Arc::clone(&signals), run.display().to_string());
         std::thread::spawn(move || {
             for signal in arriving.forever() {
@@ -59,7 +59,7 @@ impl Signals {
     /// None.
     #[cfg(not(unix))]
     #[allow(clippy::unnecessary_wraps, reason = "elsewhere it can fail")]
-    pub fn listen(_run: &Path) -> Result<Arc<Self>, Error> {
+    pub fn listen(_run: &Path) -> Result<Arc<Self>, FileError> {
         Ok(Arc::default())
     }
 

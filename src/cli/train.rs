@@ -4,7 +4,7 @@ use std::time::SystemTime;
 
 use clap::Args;
 
-use super::room::Room;
+use super::run_folder::ClaimedRunFolder;
 use super::session::Session;
 use super::signals::Signals;
 use super::{Failure, RecipeArgs, with_base};
@@ -35,7 +35,7 @@ pub(super) fn train(args: &TrainArgs, terminal: &Terminal) -> Result<(), Failure
     plan.check_trains()?;
     let command = command(args, &[]);
     let again = self::command(args, &["output_dir", "adapter.init_from"]);
-    let room = Room::find(&plan, args.overwrite, &command)?;
+    let room = ClaimedRunFolder::find(&plan, args.overwrite, &command)?;
     let signals = Signals::listen(&plan.output_dir)?;
     signals.leaves(room.traces(false));
     drop(leaving);

@@ -9,7 +9,7 @@ use crate::data::template::sandbox;
 use crate::files;
 
 pub(super) fn try_template() -> Result<(), Failure> {
-    let failed = |cause| files::Error::new("read", Path::new("stdin"), cause);
+    let failed = |cause| files::FileError::new("read", Path::new("stdin"), cause);
     let mut request = String::new();
     std::io::stdin().read_to_string(&mut request).map_err(failed)?;
     confine(sandbox::memory_bytes(&request)).map_err(failed)?;

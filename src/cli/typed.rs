@@ -118,7 +118,7 @@ fn edited(editor: &mut Editor<Watch, MemHistory>, terminal: &Terminal) -> Result
 
 /// Ctrl-C leaves meanwhile: the terminal itself reads the keys.
 fn plain(interrupt: &Interrupt) -> Result<Typed, Failure> {
-    let failed = |cause| files::Error::new("read", Path::new("stdin"), cause);
+    let failed = |cause| files::FileError::new("read", Path::new("stdin"), cause);
     let is_terminal = std::io::stdin().is_terminal();
     if is_terminal {
         let mut stdout = std::io::stdout();
@@ -139,5 +139,5 @@ fn failed(error: ReadlineError) -> Failure {
         ReadlineError::Io(cause) => cause,
         other => std::io::Error::other(other.to_string()),
     };
-    files::Error::new("read", Path::new("the terminal"), cause).into()
+    files::FileError::new("read", Path::new("the terminal"), cause).into()
 }

@@ -12,8 +12,8 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value};
 use tokenizers::AddedToken;
 
-use super::renumbered::RenumberedToken;
-use super::tokenize::Error;
+use super::renumbered_tokens::RenumberedToken;
+use super::tokenize::TokenizeError;
 use super::tokenizer_files::{ADDED, Config, MAP, TokenizerFiles};
 
 /// Keys of single special tokens, in the order in which they are added.
@@ -100,12 +100,12 @@ struct Named {
 
 impl Files {
     /// Those among a tokenizer's files; `config` is its `tokenizer_config.json`.
-    pub fn of(files: &TokenizerFiles, config: Config) -> Result<Self, Error> {
+    pub fn of(files: &TokenizerFiles, config: Config) -> Result<Self, TokenizeError> {
         Ok(Self { config, map: files.json(MAP)?, added: files.json(ADDED)? })
     }
 
     /// The file that gives tokens their ids, and what it says.
-    fn ids(&self) -> Result<(&PathBuf, BTreeMap<u32, Token>), Error> {
+    fn ids(&self) -> Result<(&PathBuf, BTreeMap<u32, Token>), TokenizeError> {
         let Some(decoder) = self.decoder()? else {
             let said = |(token, id): (&String, &Value)| {
                 let id = id.as_u64().and_then(|id| u32::try_from(id).ok());
@@ -121,7 +121,7 @@ impl Files {
         Ok((&self.config.path, decoder.iter().map(said).collect::<Result<_, _>>()?))
     }
 
-    fn decoder(&self) -> Result<Option<&Map<String, Value>>, Error> {
+    fn decoder(&self) -> Result<Option<&Map<String, Value>>, TokenizeError> {
         match self.config.values.get(DECODER) {
             None => Ok(None),
             Some(Value::Object(decoder)) => Ok(Some(decoder)),
@@ -130,7 +130,7 @@ impl Files {
     }
 
     /// Everything that is named; `own` are tokenizer.json's own tokens, `padding` is what it pads with.
-    fn named(&self, own: &BTreeMap<u32, Token>, padding: Option<&str>) -> Result<Named, Error> {
+    fn named(&self, own: &BTreeMap<u32, Token>, padding: Option<&str>) -> Result<Named, TokenizeError> {
         let (mut values, hides) = (self.config.values.clone(), self.decoder()?.is_some());
         if values.contains_key(OLD_EXTRA) && is_nothing(values.get(EXTRA)) {
             let old = values.shift_remove(OLD_EXTRA).unwrap_or_default();
@@ -164,7 +164,7 @@ impl Files {
         let of_model: Vec<_> = late.collect::<Vec<_>>().into_iter().chain(of_model).collect();
         let named = NAMES.iter().filter_map(|key| Some(((*key).to_owned(), values.get(*key)?.clone())));
         let single = named.chain(of_model).filter(|(_, value)| !value.is_null());
-        let single = single.map(|(key, value)| Ok((self.token(&key, &value)?, key))).collect::<Result<Vec<_>, Error>>()?;
+        let single = single.map(|(key, value)| Ok((self.token(&key, &value)?, key))).collect::<Result<Vec<_>, TokenizeError>>()?;
         let as_in_table = |token: Token| by_id.values().find(|known| known.content == token.content).cloned().unwrap_or(token);
         let single = single.into_iter().map(|(token, key)| (key, as_in_table(token))).collect();
         let extra = self.list(values.get(EXTRA))?;
@@ -193,16 +193,16 @@ impl Files {
     }
 
     /// Contents of the tokens that are special by what is said so far.
-    fn special_words(&self, values: &Map<String, Value>) -> Result<BTreeSet<String>, Error> {
+    fn special_words(&self, values: &Map<String, Value>) -> Result<BTreeSet<String>, TokenizeError> {
         let single = NAMES.iter().filter_map(|key| Token::read(values.get(*key)?));
         Ok(single.chain(self.list(values.get(EXTRA))?).map(|token| token.content).collect())
     }
 
-    fn token(&self, key: &str, value: &Value) -> Result<Token, Error> {
+    fn token(&self, key: &str, value: &Value) -> Result<Token, TokenizeError> {
         Token::read(value).ok_or_else(|| self.file_of(key).wrong(key, value, "a token"))
     }
 
-    fn list(&self, value: Option<&Value>) -> Result<Vec<Token>, Error> {
+    fn list(&self, value: Option<&Value>) -> Result<Vec<Token>, TokenizeError> {
         match value {
             None | Some(Value::Null) => Ok(Vec::new()),
             Some(Value::Array(items)) => items.iter().map(|item| self.token(EXTRA, item)).collect(),
@@ -219,7 +219,7 @@ impl Files {
     ///
     /// # Errors
     /// A value has another type, or a file gives a token the id of another one.
-    pub fn add_to(&self, tokenizer: &mut tokenizers::Tokenizer, padding: Option<&str>) -> Result<Added, Error> {
+    pub fn add_to(&self, tokenizer: &mut tokenizers::Tokenizer, padding: Option<&str>) -> Result<Added, TokenizeError> {
         let own: BTreeMap<_, _> =
             tokenizer.get_added_tokens_decoder().into_iter().map(|(id, token)| (id, Token::known(&token))).collect();
         self.check_ids(tokenizer)?;
@@ -229,7 +229,7 @@ impl Files {
             all.iter().filter(|token| own.values().all(|known| known != *token)).map(|token| format!("{token:?}")).collect();
         let contents: Vec<String> = all.iter().map(|token| token.content.clone()).collect();
         // The crate fails only at a normalizer that does.
-        let failed = |error: tokenizers::Error| Error::Broken {
+        let failed = |error: tokenizers::Error| TokenizeError::Broken {
             path: self.config.path.clone(),
             expected: "a list of tokens that can be added",
             cause: error.to_string(),
@@ -250,11 +250,11 @@ impl Files {
     }
 
     /// An id that is another token's would be passed over without a word: the model may have been trained with either.
-    fn check_ids(&self, tokenizer: &tokenizers::Tokenizer) -> Result<(), Error> {
+    fn check_ids(&self, tokenizer: &tokenizers::Tokenizer) -> Result<(), TokenizeError> {
         let (path, said) = self.ids()?;
         for (id, Token { content, .. }) in said {
             if let Some(other) = tokenizer.id_to_token(id).filter(|other| *other != content) {
-                return Err(Error::Collision { path: path.clone(), token: content, id, other });
+                return Err(TokenizeError::Collision { path: path.clone(), token: content, id, other });
             }
         }
         Ok(())

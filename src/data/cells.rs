@@ -16,7 +16,7 @@ const MAX_ITEMS: usize = 100_000;
 
 /// A cell that cannot be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Error {
+pub enum CellError {
     /// A text is not UTF-8.
     #[error(transparent)]
     NotUtf8(#[from] Utf8Error),
@@ -39,7 +39,7 @@ pub enum Error {
 
 /// What a column must hold to be of use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum ColumnKind {
     /// Text.
     Text,
     /// A list of objects, or JSON text of one.
@@ -52,7 +52,7 @@ pub enum Kind {
     Object,
 }
 
-impl Kind {
+impl ColumnKind {
     /// Whether a column of this type can be read as this kind; a column of nulls only can.
     pub fn accepts(self, data_type: &DataType) -> bool {
         match data_type {
@@ -125,7 +125,7 @@ pub fn describe(data_type: &DataType) -> String {
 ///
 /// # Errors
 /// A text is not UTF-8, a text or list is longer than any row that could be trained, or a value has no form as text.
-pub fn cell(column: &dyn Array, row: usize) -> Result<Value, Error> {
+pub fn cell(column: &dyn Array, row: usize) -> Result<Value, CellError> {
     if column.is_null(row) {
         return Ok(Value::Null);
     }
@@ -136,7 +136,7 @@ pub fn cell(column: &dyn Array, row: usize) -> Result<Value, Error> {
         DataType::List(_) => {
             let items = column.as_list::<i32>().value(row);
             if items.len() > MAX_ITEMS {
-                return Err(Error::LongList { items: items.len() });
+                return Err(CellError::LongList { items: items.len() });
             }
             (0..items.len()).map(|item| cell(&items, item)).collect::<Result<_, _>>()?
         }
@@ -149,19 +149,19 @@ pub fn cell(column: &dyn Array, row: usize) -> Result<Value, Error> {
         DataType::Map(..) => {
             let entries = column.as_map().value(row);
             let (keys, values) = (entries.column(0), entries.column(1));
-            let names = (0..entries.len()).map(|entry| Ok(name(&cell(keys, entry)?))).collect::<Result<Vec<_>, Error>>()?;
+            let names = (0..entries.len()).map(|entry| Ok(name(&cell(keys, entry)?))).collect::<Result<Vec<_>, CellError>>()?;
             object(names.into_iter().zip((0..entries.len()).map(|entry| cell(values, entry))))?.into()
         }
         other if other.is_integer() || other.is_floating() => number(column, row),
-        _ => Value::from(super::times::text(column, row).ok_or(Error::NoForm)?),
+        _ => Value::from(super::times::text(column, row).ok_or(CellError::NoForm)?),
     })
 }
 
-fn text(bytes: &[u8]) -> Result<&str, Error> {
-    if bytes.len() > MAX_TEXT_BYTES { Err(Error::LongText { bytes: bytes.len() }) } else { Ok(str::from_utf8(bytes)?) }
+fn text(bytes: &[u8]) -> Result<&str, CellError> {
+    if bytes.len() > MAX_TEXT_BYTES { Err(CellError::LongText { bytes: bytes.len() }) } else { Ok(str::from_utf8(bytes)?) }
 }
 
-fn object(entries: impl Iterator<Item = (String, Result<Value, Error>)>) -> Result<Map<String, Value>, Error> {
+fn object(entries: impl Iterator<Item = (String, Result<Value, CellError>)>) -> Result<Map<String, Value>, CellError> {
     entries.map(|(name, value)| Ok((name, value?))).collect()
 }
 
@@ -224,7 +224,7 @@ mod tests {
             Arc::new(words.iter().copied().collect::<DictionaryArray<Int32Type>>()),
         ];
         for column in columns {
-            assert_eq!(read_column(column, Kind::Text), words.iter().map(|word| json!(word)).collect::<Vec<_>>());
+            assert_eq!(read_column(column, ColumnKind::Text), words.iter().map(|word| json!(word)).collect::<Vec<_>>());
         }
     }
 
@@ -248,7 +248,7 @@ mod tests {
             DataType::ListView(item.clone()),
             DataType::LargeListView(item),
         ] {
-            assert_eq!(read_column(cast(&list, &kind).expect("cast"), Kind::Turns), expected, "{kind}");
+            assert_eq!(read_column(cast(&list, &kind).expect("cast"), ColumnKind::Turns), expected, "{kind}");
         }
     }
 
@@ -269,12 +269,12 @@ mod tests {
             ("arguments", Arc::new(arguments.finish())),
         ];
         let expected = json!([{"weight": 1, "score": 0.5, "train": true, "at": "1970-01-01 00:00:00", "arguments": {"city": "Bern", "unit": "C"}}]);
-        assert_eq!(read_column(objects(columns, &[1]), Kind::Turns), [expected]);
+        assert_eq!(read_column(objects(columns, &[1]), ColumnKind::Turns), [expected]);
     }
 
     #[test]
     fn a_column_of_nulls_is_any_kind() {
-        for kind in [Kind::Text, Kind::Turns, Kind::TextOrTurns, Kind::List] {
+        for kind in [ColumnKind::Text, ColumnKind::Turns, ColumnKind::TextOrTurns, ColumnKind::List] {
             assert_eq!(read_column(Arc::new(NullArray::new(2)), kind), [Value::Null, Value::Null]);
         }
     }

@@ -5,14 +5,14 @@ use std::path::PathBuf;
 
 use rayon::prelude::*;
 
-use super::cache::{Cache, Entry, Row};
-use super::chosen::Chosen;
+use super::token_cache::{Cache, CachedRow, TokenSlice};
+use super::row_set::RowSet;
 use super::data_file::DataFile;
 use super::encode::{self, Encoder};
-use super::fate::Fate;
-use super::fill::{self, Opened};
-use super::parquet::{self, Place};
-use super::source::Source;
+use super::row_status::RowStatus;
+use super::build_cache::{self, Opened};
+use super::parquet::{self, RowLocation};
+use super::source::DataSource;
 use super::unread::Counts;
 use crate::fault::{Exit, Explain};
 use crate::files::{self, RowCache};
@@ -30,28 +30,28 @@ pub struct Limits {
 
 /// Data that makes no corpus.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub enum CorpusError {
     /// A data file cannot be read.
     #[error(transparent)]
-    Table(#[from] parquet::Error),
+    Table(#[from] parquet::TableError),
     /// An example makes no tokens, for a reason that other rows will share.
     #[error("{place}, column `{column}`: {said}")]
     Encode {
         /// The row.
-        place: Place,
+        place: RowLocation,
         /// Its main column in the file.
         column: String,
         /// What is wrong with it, text of the row marked.
         said: String,
         /// The same as an error.
         #[source]
-        cause: Box<encode::Error>,
+        cause: Box<encode::EncodeError>,
     },
     /// The work on a row panicked.
     #[error("{place}: internal error: {said}")]
     Panicked {
         /// The row.
-        place: Place,
+        place: RowLocation,
         /// The panic's words.
         said: String,
     },
@@ -60,7 +60,7 @@ pub enum Error {
     Cache {
         /// What failed.
         #[source]
-        cause: files::Error,
+        cause: files::FileError,
     },
     /// The variable for the size of the cache is no size.
     #[error("{} is `{found}`, expected a number of bytes, such as `5GB` or `20 GiB`", files::LIMIT)]
@@ -73,7 +73,7 @@ pub enum Error {
     TooMany,
 }
 
-impl Explain for Error {
+impl Explain for CorpusError {
     fn exit(&self) -> Exit {
         match self {
             Self::Table(error) => error.exit(),
@@ -105,13 +105,13 @@ impl Explain for Error {
 /// first.
 #[derive(Debug)]
 pub struct Corpus {
-    parts: Vec<Part>,
+    parts: Vec<CorpusFile>,
     limits: Limits,
 }
 
 /// A data file.
 #[derive(Debug)]
-pub(super) struct Part {
+pub(super) struct CorpusFile {
     /// Its source's place among the sources.
     pub source: usize,
     /// The file.
@@ -125,18 +125,18 @@ pub(super) struct Part {
     /// The number of its first row.
     first: u64,
     /// Which of its rows are kept.
-    kept: Chosen,
+    kept: RowSet,
     /// Kept rows of the files before it.
     kept_before: usize,
 }
 
-impl Part {
+impl CorpusFile {
     fn end(&self) -> u64 {
         self.first + self.rows
     }
 
     /// A row of the file as the cache has it; `None` where it is not taken.
-    pub fn entry(&self, row: usize) -> Option<Entry<'_>> {
+    pub fn entry(&self, row: usize) -> Option<CachedRow<'_>> {
         let place = (row as u64).checked_sub(self.taken_from)? as usize;
         (place < self.cache.len()).then(|| self.cache.entry(place))
     }
@@ -153,28 +153,28 @@ impl Corpus {
     /// # Errors
     /// A file cannot be read or a row not be encoded, with its place; or the cache folder cannot be written.
     pub fn open(
-        sources: &[Source],
+        sources: &[DataSource],
         encoder: &Encoder,
         limits: &Limits,
         cache: impl Into<RowCache>,
         report: Reporter,
-    ) -> Result<Self, Error> {
+    ) -> Result<Self, CorpusError> {
         let cache = cache.into();
         if let (RowCache::Shared(_), Err(found)) = (&cache, files::cache_limit()) {
-            return Err(Error::Limit { found });
+            return Err(CorpusError::Limit { found });
         }
         let (mut corpus, mut has_new) = (Self { parts: Vec::new(), limits: *limits }, false);
         for (source, of) in sources.iter().enumerate() {
             for (place, file) in of.files.iter().enumerate() {
                 let taken = of.selected.as_ref().and_then(|selected| selected.get(place).cloned());
-                let opened = fill::open(file, of, taken, encoder, &cache, report)?;
+                let opened = build_cache::open(file, of, taken, encoder, &cache, report)?;
                 has_new |= opened.is_new;
                 corpus.push(source, file.path().to_owned(), opened)?;
             }
             corpus.notes(source, &of.files).into_iter().for_each(|note| report(Event::Note(note)));
         }
         if has_new {
-            fill::tidy(&cache, report);
+            build_cache::tidy(&cache, report);
         }
         Ok(corpus)
     }
@@ -187,15 +187,15 @@ impl Corpus {
     }
 
     /// Keeps what the limits allow of a file.
-    fn push(&mut self, source: usize, file: PathBuf, opened: Opened) -> Result<(), Error> {
+    fn push(&mut self, source: usize, file: PathBuf, opened: Opened) -> Result<(), CorpusError> {
         let Opened { cache, taken_from, rows, .. } = opened;
-        u32::try_from(rows).map_err(|_| Error::TooMany)?;
+        u32::try_from(rows).map_err(|_| CorpusError::TooMany)?;
         let (first, kept_before) = (self.rows_read(), self.len());
-        let mut part = Part { source, file, cache, taken_from, rows, first, kept: Chosen::default(), kept_before };
-        let is_kept = |row: usize| matches!(part.entry(row), Some(Entry::Row(whole)) if self.admit(whole).is_ok());
-        part.kept = Chosen::of(rows as usize, is_kept);
+        let mut part = CorpusFile { source, file, cache, taken_from, rows, first, kept: RowSet::default(), kept_before };
+        let is_kept = |row: usize| matches!(part.entry(row), Some(CachedRow::Row(whole)) if self.admit(whole).is_ok());
+        part.kept = RowSet::of(rows as usize, is_kept);
         self.parts.push(part);
-        u32::try_from(self.len()).map_err(|_| Error::TooMany).map(drop)
+        u32::try_from(self.len()).map_err(|_| CorpusError::TooMany).map(drop)
     }
 
     /// Names of the entries of the cache that hold the rows.
@@ -205,12 +205,12 @@ impl Corpus {
 
     /// Rows that were read.
     pub fn rows_read(&self) -> u64 {
-        self.parts.last().map_or(0, Part::end)
+        self.parts.last().map_or(0, CorpusFile::end)
     }
 
     /// Rows that are kept.
     pub fn len(&self) -> usize {
-        self.parts.last().map_or(0, Part::kept_end)
+        self.parts.last().map_or(0, CorpusFile::kept_end)
     }
 
     /// Whether no row is kept.
@@ -222,10 +222,10 @@ impl Corpus {
     ///
     /// # Panics
     /// There is no such row.
-    pub fn row(&self, index: usize) -> Row<'_> {
+    pub fn row(&self, index: usize) -> TokenSlice<'_> {
         let (part, row) = self.slot(index);
         match part.entry(row) {
-            Some(Entry::Row(whole)) => self.cut(whole),
+            Some(CachedRow::Row(whole)) => self.cut(whole),
             other => unreachable!("only a row with tokens is kept: {other:?}"),
         }
     }
@@ -270,13 +270,13 @@ impl Corpus {
     }
 
     /// Where a kept row is.
-    fn slot(&self, index: usize) -> (&Part, usize) {
+    fn slot(&self, index: usize) -> (&CorpusFile, usize) {
         let part = &self.parts[self.parts.partition_point(|part| part.kept_end() <= index)];
         (part, part.kept.row(index - part.kept_before))
     }
 
     /// Where the row of a number is.
-    pub(super) fn locate(&self, number: u64) -> (&Part, usize) {
+    pub(super) fn locate(&self, number: u64) -> (&CorpusFile, usize) {
         let part = &self.parts[self.parts.partition_point(|part| part.end() <= number)];
         (part, (number - part.first) as usize)
     }
@@ -288,19 +288,19 @@ impl Corpus {
     }
 
     /// The row as it is used, or why it is left out.
-    pub(super) fn admit<'a>(&self, whole: Row<'a>) -> Result<Row<'a>, Fate> {
+    pub(super) fn admit<'a>(&self, whole: TokenSlice<'a>) -> Result<TokenSlice<'a>, RowStatus> {
         let row = self.cut(whole);
         if row.len() < whole.len() && self.limits.truncation != Truncation::Truncate {
-            Err(Fate::TooLong)
+            Err(RowStatus::TooLong)
         } else if row.trained_tokens() == 0 {
-            Err(Fate::NoTrainedToken)
+            Err(RowStatus::NoTrainedToken)
         } else {
             Ok(row)
         }
     }
 
     /// The row, no longer than the limit.
-    pub(super) fn cut<'a>(&self, whole: Row<'a>) -> Row<'a> {
+    pub(super) fn cut<'a>(&self, whole: TokenSlice<'a>) -> TokenSlice<'a> {
         whole.first(self.limits.sequence_len)
     }
 }
@@ -311,9 +311,9 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::super::encode::tests::encoder;
-    use super::super::fate::{Divided, duplicates};
-    use super::super::ledger::Tally;
-    use super::super::order::split;
+    use super::super::row_status::{Divided, duplicates};
+    use super::super::row_counts::RowCounts;
+    use super::super::shuffle::split;
     use super::super::parquet::tests::{texts, write_table};
     use super::*;
     use crate::fault::{revealed, without_data};
@@ -334,10 +334,10 @@ mod tests {
             Self { folder, encoder, events: RefCell::default() }
         }
 
-        fn source<const ROWS: usize>(&self, name: &str, format: Format, columns: &[(&str, [&str; ROWS])]) -> Source {
+        fn source<const ROWS: usize>(&self, name: &str, format: Format, columns: &[(&str, [&str; ROWS])]) -> DataSource {
             let path = self.folder.path().join(name);
             write_table(&path, columns.iter().map(|(name, rows)| (*name, texts(*rows))).collect(), 2);
-            Source {
+            DataSource {
                 files: vec![path.into()],
                 selected: None,
                 format,
@@ -348,7 +348,7 @@ mod tests {
             }
         }
 
-        fn open(&self, sources: &[Source], limits: Limits) -> Result<Corpus, Error> {
+        fn open(&self, sources: &[DataSource], limits: Limits) -> Result<Corpus, CorpusError> {
             self.events.borrow_mut().clear();
             let report = |event| self.events.borrow_mut().push(event);
             Corpus::open(sources, &self.encoder, &limits, &self.folder.path().join("cache"), &report)
@@ -361,7 +361,7 @@ mod tests {
         }
     }
 
-    fn total(corpus: Corpus, sources: usize) -> Tally {
+    fn total(corpus: Corpus, sources: usize) -> RowCounts {
         let contents = corpus.contents();
         let divided = Divided {
             split: split(&contents, Holdout::Rows(0)),

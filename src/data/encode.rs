@@ -35,13 +35,13 @@ pub struct TokenRow {
 
 /// An example that makes no row.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub enum EncodeError {
     /// The template does not render it.
     #[error(transparent)]
-    Template(#[from] template::Error),
+    Template(#[from] template::TemplateError),
     /// The tokenizer fails.
     #[error(transparent)]
-    Tokenizer(#[from] tokenize::Error),
+    Tokenizer(#[from] tokenize::TokenizeError),
     /// A conversation without a template.
     #[error("a conversation needs a chat template, the base model has none")]
     NoTemplate,
@@ -97,13 +97,13 @@ pub enum Error {
     },
 }
 
-impl Error {
+impl EncodeError {
     /// Whether it says something about this row alone, which can be left out and counted. The others will be true of other rows too.
     pub fn is_of_the_row(&self) -> bool {
         let is_told = matches!(
             self,
-            Self::Template(template::Error::Raised { .. } | template::Error::Render { .. })
-                | Self::Tokenizer(tokenize::Error::Encode { .. })
+            Self::Template(template::TemplateError::Raised { .. } | template::TemplateError::Render { .. })
+                | Self::Tokenizer(tokenize::TokenizeError::Encode { .. })
         );
         is_told || self.is_of_marks()
     }
@@ -112,7 +112,7 @@ impl Error {
     fn is_of_marks(&self) -> bool {
         matches!(
             self,
-            Self::Template(template::Error::NoSpans { .. } | template::Error::Nested)
+            Self::Template(template::TemplateError::NoSpans { .. } | template::TemplateError::Nested)
                 | Self::LastTurnUnclear { .. }
                 | Self::AnswersUnclear { .. }
                 | Self::UntrainedEnd { .. }
@@ -130,7 +130,7 @@ impl Error {
     }
 }
 
-impl Explain for Error {
+impl Explain for EncodeError {
     fn exit(&self) -> Exit {
         match self {
             Self::Template(error) => error.exit(),
@@ -169,7 +169,7 @@ impl Encoder {
     /// # Errors
     /// The template refuses the conversation or there is none, the row would begin with two bos or end with no eos, or its labels
     /// would teach the model to pad or not to stop.
-    pub fn encode(&self, example: &Example, train_on: TrainOn) -> Result<TokenRow, Error> {
+    pub fn encode(&self, example: &Example, train_on: TrainOn) -> Result<TokenRow, EncodeError> {
         let mut row = match example {
             Example::Text(text) => self.plain(text, None)?,
             Example::Completion { prompt, completion } => self.completion(prompt, completion, train_on)?,
@@ -179,7 +179,7 @@ impl Encoder {
         if let ([first, second, ..], Some(bos)) = (row.ids.as_slice(), self.tokenizer.bos_id())
             && [*first, *second] == [bos, bos]
         {
-            return Err(Error::DoubledBos { bos });
+            return Err(EncodeError::DoubledBos { bos });
         }
         if let Some(first) = row.trained.first_mut() {
             *first = false;
@@ -190,13 +190,13 @@ impl Encoder {
 
     /// Prompt and completion as one string, so that its tokens are those that the model will meet; a token that straddles the
     /// border belongs to the completion.
-    fn completion(&self, prompt: &str, completion: &str, train_on: TrainOn) -> Result<TokenRow, Error> {
+    fn completion(&self, prompt: &str, completion: &str, train_on: TrainOn) -> Result<TokenRow, EncodeError> {
         let border = (train_on != TrainOn::All).then_some(prompt.len());
         self.plain(&format!("{prompt}{completion}"), border)
     }
 
     /// A text with the special tokens that its tokenizer adds and an eos at its end, trained from a byte on or all of it.
-    fn plain(&self, text: &str, trained_from: Option<usize>) -> Result<TokenRow, Error> {
+    fn plain(&self, text: &str, trained_from: Option<usize>) -> Result<TokenRow, EncodeError> {
         let mut row = if let Some(border) = trained_from {
             let encoding = self.tokenizer.encode(text, true)?;
             let is_trained = |&(_, end): &(usize, usize)| end > border;
@@ -205,7 +205,7 @@ impl Encoder {
             let ids = self.tokenizer.ids(text, true)?;
             TokenRow { trained: vec![true; ids.len()], ids }
         };
-        let eos = self.tokenizer.eos_id().ok_or(Error::NoEos)?;
+        let eos = self.tokenizer.eos_id().ok_or(EncodeError::NoEos)?;
         if row.ids.last() == Some(&eos) {
             // One that the tokenizer added stands for no byte of the text.
             row.trained.pop();
@@ -216,8 +216,8 @@ impl Encoder {
         Ok(row)
     }
 
-    fn chat(&self, chat: &Chat, train_on: TrainOn) -> Result<TokenRow, Error> {
-        let template = self.template.as_ref().ok_or(Error::NoTemplate)?;
+    fn chat(&self, chat: &Chat, train_on: TrainOn) -> Result<TokenRow, EncodeError> {
+        let template = self.template.as_ref().ok_or(EncodeError::NoTemplate)?;
         let conversation = template.fit(&chat.conversation);
         let (text, spans) = spans(template, &conversation, &chat.trained_answers(train_on), train_on)?;
         let (ids, trained) = self.tokenizer.encode_with_spans(&text, &spans)?;
@@ -257,11 +257,11 @@ impl Encoder {
 
     /// [`alpaca`] with a system prompt and earlier answers, as LLaMA-Factory's template of that name has them: the prompt in the place of
     /// the first sentence, each answer with an eos.
-    fn alpaca(&self, task: &Instruction) -> Result<String, Error> {
+    fn alpaca(&self, task: &Instruction) -> Result<String, EncodeError> {
         let input = task.input.as_deref();
         let mut prompt = task.system.clone().unwrap_or_else(|| opening(input));
         for (said, answer) in &task.history {
-            let eos = self.tokenizer.special().eos.as_deref().ok_or(Error::NoEos)?;
+            let eos = self.tokenizer.special().eos.as_deref().ok_or(EncodeError::NoEos)?;
             prompt.extend(["\n\n### Instruction:\n", said, "\n\n### Response:", answer, eos]);
         }
         Ok(prompt + &asked(&task.instruction, input))
@@ -289,7 +289,7 @@ fn spans(
     conversation: &Conversation,
     answers: &[bool],
     train_on: TrainOn,
-) -> Result<(String, Vec<Range<usize>>), Error> {
+) -> Result<(String, Vec<Range<usize>>), EncodeError> {
     let all = !answers.contains(&false);
     if train_on == TrainOn::All && all || train_on != TrainOn::All && !answers.contains(&true) {
         let text = template.render(conversation, false)?;
@@ -300,13 +300,13 @@ fn spans(
     let (spans, turns) = (rendered.assistant, answers.len());
     if train_on == TrainOn::Last {
         if spans.len() > turns {
-            return Err(Error::LastTurnUnclear { spans: spans.len(), turns });
+            return Err(EncodeError::LastTurnUnclear { spans: spans.len(), turns });
         }
         let is_trained = answers.last() == Some(&true);
         return Ok((rendered.text, spans.into_iter().next_back().filter(|_| is_trained).into_iter().collect()));
     }
     if !all && spans.len() != turns {
-        return Err(Error::AnswersUnclear { spans: spans.len(), turns });
+        return Err(EncodeError::AnswersUnclear { spans: spans.len(), turns });
     }
     let chosen =
         |wanted: bool| spans.iter().zip(answers).filter(move |(_, trained)| **trained == wanted).map(|(span, _)| span.clone());
@@ -383,7 +383,7 @@ pub(super) mod tests {
         let messages = vec![json!({"role": "assistant", "content": "yes"})];
         let example = Example::Chat(Conversation { messages, ..Conversation::default() }.into());
         let refused = encoder.encode(&example, TrainOn::Last).expect_err("unclear");
-        assert!(matches!(refused, Error::LastTurnUnclear { spans: 2, turns: 1 }), "{refused}");
+        assert!(matches!(refused, EncodeError::LastTurnUnclear { spans: 2, turns: 1 }), "{refused}");
         assert!(encoder.encode(&example, TrainOn::Assistant).is_ok());
     }
 

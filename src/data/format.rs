@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use super::cells::Kind;
+use super::cells::ColumnKind;
 use super::data_file::DataFile;
 use super::likely::detected;
-use super::parquet::{self, Batch, Table, Wanted};
+use super::parquet::{self, Batch, ParquetTable, WantedColumn};
 use super::turns::{self, Chat, chat, history};
 use super::unread::Unread;
 use crate::terms::{Format, Term};
@@ -62,10 +62,10 @@ impl From<Example> for Read {
 
 /// A row whose cells make no example.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub enum FormatError {
     /// A cell cannot be read.
     #[error(transparent)]
-    Cell(#[from] parquet::Error),
+    Cell(#[from] parquet::TableError),
     /// What is in a cell cannot be used.
     #[error("{cause}")]
     Content {
@@ -73,28 +73,28 @@ pub enum Error {
         column: &'static str,
         /// What is wrong with it.
         #[source]
-        cause: Box<turns::Error>,
+        cause: Box<turns::ConversationError>,
     },
 }
 
 /// What a canonical column of a format holds, and whether a file may do without it.
-fn shape(format: Format, column: &str) -> (Kind, bool) {
+fn shape(format: Format, column: &str) -> (ColumnKind, bool) {
     match (format, column) {
-        (_, "messages") => (Kind::Turns, false),
-        (_, "tools" | "history") => (Kind::List, true),
-        (_, "input" | "system") => (Kind::Text, true),
-        (_, "chat_template_kwargs") => (Kind::Object, true),
-        (Format::Completion, _) => (Kind::TextOrTurns, false),
-        _ => (Kind::Text, false),
+        (_, "messages") => (ColumnKind::Turns, false),
+        (_, "tools" | "history") => (ColumnKind::List, true),
+        (_, "input" | "system") => (ColumnKind::Text, true),
+        (_, "chat_template_kwargs") => (ColumnKind::Object, true),
+        (Format::Completion, _) => (ColumnKind::TextOrTurns, false),
+        _ => (ColumnKind::Text, false),
     }
 }
 
 /// The columns that a format reads from a file. One that the recipe names must be there, optional or not.
-pub fn wanted(format: Format, names: &BTreeMap<String, String>) -> Vec<Wanted> {
+pub fn wanted(format: Format, names: &BTreeMap<String, String>) -> Vec<WantedColumn> {
     let wanted = |canonical: &&'static str| {
         let (kind, optional) = shape(format, canonical);
         let optional = optional && !names.contains_key(*canonical);
-        Wanted { canonical, name: column_name(canonical, names), kind, optional }
+        WantedColumn { canonical, name: column_name(canonical, names), kind, optional }
     };
     format.columns().iter().filter(|canonical| is_read(format, names, canonical)).map(wanted).collect()
 }
@@ -133,8 +133,8 @@ pub fn main_column(format: Format, names: &BTreeMap<String, String>) -> String {
 ///
 /// # Errors
 /// The file is not whole, or a column is missing or holds something else.
-pub fn inspect(file: &DataFile, format: Format, names: &BTreeMap<String, String>) -> Result<u64, parquet::Error> {
-    Ok(Table::open(file, &wanted(format, names))?.rows())
+pub fn inspect(file: &DataFile, format: Format, names: &BTreeMap<String, String>) -> Result<u64, parquet::TableError> {
+    Ok(ParquetTable::open(file, &wanted(format, names))?.rows())
 }
 
 /// Canonical column name to the name in the file.
@@ -145,7 +145,7 @@ pub type ColumnNames = BTreeMap<String, String>;
 ///
 /// # Errors
 /// The first file cannot be opened.
-pub fn guessed(files: &[DataFile]) -> Result<Option<(Format, ColumnNames)>, parquet::Error> {
+pub fn guessed(files: &[DataFile]) -> Result<Option<(Format, ColumnNames)>, parquet::TableError> {
     let fits = |format: Format, names: &ColumnNames| files.iter().all(|file| inspect(file, format, names).is_ok());
     let plain = BTreeMap::new();
     if let Some((_, format)) = Format::WORDS.iter().find(|(_, format)| fits(*format, &plain)) {
@@ -160,7 +160,7 @@ pub fn guessed(files: &[DataFile]) -> Result<Option<(Format, ColumnNames)>, parq
 /// Columns of the files that the format does not read, each once. A file that cannot be opened has none.
 pub fn unread_columns(files: &[DataFile], format: Format, names: &BTreeMap<String, String>) -> Vec<String> {
     let wanted = wanted(format, names);
-    let of_file = |file: &DataFile| Table::open(file, &wanted).map(|table| table.unread_columns()).unwrap_or_default();
+    let of_file = |file: &DataFile| ParquetTable::open(file, &wanted).map(|table| table.unread_columns()).unwrap_or_default();
     let mut columns: Vec<String> = Vec::new();
     for column in files.iter().flat_map(of_file) {
         if !columns.contains(&column) {
@@ -172,12 +172,12 @@ pub fn unread_columns(files: &[DataFile], format: Format, names: &BTreeMap<Strin
 
 /// Whether a chat template renders rows of any of these files. Nothing is said here of one that cannot be opened.
 pub fn any_rendered(files: &[DataFile], format: Format, names: &BTreeMap<String, String>) -> bool {
-    let is_table = |file: &DataFile| Table::open(file, &wanted(format, names)).is_ok_and(|table| is_rendered(format, &table));
+    let is_table = |file: &DataFile| ParquetTable::open(file, &wanted(format, names)).is_ok_and(|table| is_rendered(format, &table));
     format == Format::Chat || (format == Format::Completion && files.iter().any(is_table))
 }
 
 /// Whether rows of a table are rendered by a chat template.
-pub fn is_rendered(format: Format, table: &Table) -> bool {
+pub fn is_rendered(format: Format, table: &ParquetTable) -> bool {
     match format {
         Format::Text | Format::Instruction => false,
         Format::Completion => table.has_lists("completion"),
@@ -190,7 +190,7 @@ pub fn is_rendered(format: Format, table: &Table) -> bool {
 ///
 /// # Errors
 /// A cell cannot be read, or a conversation is not one.
-pub fn read(format: Format, roles: &BTreeMap<String, String>, batch: &Batch, row: usize) -> Result<Option<Read>, Error> {
+pub fn read(format: Format, roles: &BTreeMap<String, String>, batch: &Batch, row: usize) -> Result<Option<Read>, FormatError> {
     let cells = Cells { roles, batch, row };
     Ok(match format {
         Format::Text => cells.filled("text")?.map(|text| Example::Text(text).into()),
@@ -208,24 +208,24 @@ struct Cells<'a> {
 }
 
 impl Cells<'_> {
-    fn cell(&self, column: &str) -> Result<Value, Error> {
+    fn cell(&self, column: &str) -> Result<Value, FormatError> {
         Ok(self.batch.cell(column, self.row)?)
     }
 
-    fn text(&self, column: &str) -> Result<Option<String>, Error> {
+    fn text(&self, column: &str) -> Result<Option<String>, FormatError> {
         Ok(self.cell(column)?.as_str().map(str::to_owned))
     }
 
-    fn filled(&self, column: &str) -> Result<Option<String>, Error> {
+    fn filled(&self, column: &str) -> Result<Option<String>, FormatError> {
         Ok(self.text(column)?.filter(|text| !text.is_empty()))
     }
 
     /// What a cell holds, by one of the readers of conversations.
-    fn parsed<T>(&self, column: &'static str, read: impl Fn(Value) -> Result<T, turns::Error>) -> Result<T, Error> {
-        read(self.cell(column)?).map_err(|cause| Error::Content { column, cause: cause.into() })
+    fn parsed<T>(&self, column: &'static str, read: impl Fn(Value) -> Result<T, turns::ConversationError>) -> Result<T, FormatError> {
+        read(self.cell(column)?).map_err(|cause| FormatError::Content { column, cause: cause.into() })
     }
 
-    fn instruction(&self) -> Result<Option<Instruction>, Error> {
+    fn instruction(&self) -> Result<Option<Instruction>, FormatError> {
         let (instruction, output) = (self.text("instruction")?, self.filled("output")?);
         let (input, system) = (self.filled("input")?, self.filled("system")?);
         let history = self.parsed("history", history)?;
@@ -234,7 +234,7 @@ impl Cells<'_> {
     }
 
     /// Texts, or TRL's conversational form: messages before and messages to learn.
-    fn completion(&self) -> Result<Option<Read>, Error> {
+    fn completion(&self) -> Result<Option<Read>, FormatError> {
         let (prompt, completion) = (self.cell("prompt")?, self.cell("completion")?);
         let tools = self.parsed("tools", turns::tools)?;
         match (prompt, completion) {
@@ -246,16 +246,16 @@ impl Cells<'_> {
             }
             (prompt, completion) if prompt.is_string() || completion.is_string() => {
                 let form = |value: &Value| if value.is_string() { "text" } else { "a list of messages" };
-                let cause = turns::Error::Mixed { found: form(&completion), prompt: form(&prompt) };
-                Err(Error::Content { column: "completion", cause: cause.into() })
+                let cause = turns::ConversationError::Mixed { found: form(&completion), prompt: form(&prompt) };
+                Err(FormatError::Content { column: "completion", cause: cause.into() })
             }
             _ => self.turns_of_both(tools),
         }
     }
 
-    fn turns_of_both(&self, tools: Option<Vec<Value>>) -> Result<Option<Read>, Error> {
+    fn turns_of_both(&self, tools: Option<Vec<Value>>) -> Result<Option<Read>, FormatError> {
         let Some(completion) = self.parsed("completion", turns::turns)? else { return Ok(None) };
-        let read = |column, turns| chat(turns, None, self.roles).map_err(|cause| Error::Content { column, cause: cause.into() });
+        let read = |column, turns| chat(turns, None, self.roles).map_err(|cause| FormatError::Content { column, cause: cause.into() });
         let mut whole = read("prompt", self.parsed("prompt", turns::turns)?.unwrap_or_default())?;
         let learned = read("completion", completion)?;
         whole.prompt_turns = whole.trained.len();
@@ -267,13 +267,13 @@ impl Cells<'_> {
     }
 
     /// The turns of a question and its answer; none where one of them is missing.
-    fn question(&self) -> Result<Option<Vec<Value>>, Error> {
+    fn question(&self) -> Result<Option<Vec<Value>>, FormatError> {
         let (prompt, completion) = (self.text("prompt")?, self.filled("completion")?);
         let turn = |role: &str, content: String| json!({"role": role, "content": content});
         Ok(prompt.zip(completion).map(|(prompt, completion)| vec![turn("user", prompt), turn("assistant", completion)]))
     }
 
-    fn chat(&self) -> Result<Option<Read>, Error> {
+    fn chat(&self) -> Result<Option<Read>, FormatError> {
         let (tools, system) = (self.parsed("tools", turns::tools)?, self.filled("system")?);
         let (column, turns) = if self.batch.has("completion") {
             ("completion", self.question()?)
@@ -281,7 +281,7 @@ impl Cells<'_> {
             ("messages", self.parsed("messages", turns::turns)?)
         };
         let Some(turns) = turns else { return Ok(None) };
-        let mut chat = chat(turns, tools, self.roles).map_err(|cause| Error::Content { column, cause: cause.into() })?;
+        let mut chat = chat(turns, tools, self.roles).map_err(|cause| FormatError::Content { column, cause: cause.into() })?;
         chat.conversation.variables = self.parsed("chat_template_kwargs", turns::variables)?;
         Ok(Some(match system {
             Some(system) => with_system(chat, &system),
@@ -333,17 +333,17 @@ mod tests {
     use super::super::parquet::tests::{texts, write_table};
     use super::*;
 
-    fn read_all(format: Format, columns: Vec<(&str, ArrayRef)>) -> Result<Vec<Option<Read>>, Error> {
+    fn read_all(format: Format, columns: Vec<(&str, ArrayRef)>) -> Result<Vec<Option<Read>>, FormatError> {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let path = folder.path().join("x.parquet");
         write_table(&path, columns, 1000);
-        let table = Table::open(&path.into(), &wanted(format, &BTreeMap::new()))?;
+        let table = ParquetTable::open(&path.into(), &wanted(format, &BTreeMap::new()))?;
         let start = table.row_groups().next().expect("a row group");
         let batch = table.read(&start)?.next().expect("a batch")?;
         (0..batch.rows()).map(|row| read(format, &BTreeMap::new(), &batch, row)).collect()
     }
 
-    fn examples(format: Format, columns: Vec<(&str, ArrayRef)>) -> Result<Vec<Option<Example>>, Error> {
+    fn examples(format: Format, columns: Vec<(&str, ArrayRef)>) -> Result<Vec<Option<Example>>, FormatError> {
         Ok(read_all(format, columns)?.into_iter().map(|read| read.map(|read| read.example)).collect())
     }
 
@@ -401,7 +401,7 @@ mod tests {
         let good = r#"[{"role": "user", "content": "q"}]"#;
         for (messages, tools, expected) in [(good, "5", "tools"), ("5", "[]", "messages")] {
             let error = read_all(Format::Chat, vec![("messages", texts([messages])), ("tools", texts([tools]))]);
-            assert!(matches!(error, Err(Error::Content { column, .. }) if column == expected), "{error:?}");
+            assert!(matches!(error, Err(FormatError::Content { column, .. }) if column == expected), "{error:?}");
         }
     }
 }

@@ -4,7 +4,7 @@ use serde_json::Value;
 
 /// Text that does not give the value that its writer meant.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Error {
+pub enum JsonTextError {
     /// It is not JSON.
     #[error("{reason}")]
     NotJson {
@@ -23,13 +23,13 @@ pub enum Error {
 ///
 /// # Errors
 /// It is not JSON, or a number in it cannot be kept to the last digit.
-pub fn parse(text: &str) -> Result<Value, Error> {
+pub fn parse(text: &str) -> Result<Value, JsonTextError> {
     if text.trim().is_empty() {
         return Ok(Value::Null);
     }
-    let value = serde_json::from_str(text).map_err(|error| Error::NotJson { reason: error.to_string() })?;
+    let value = serde_json::from_str(text).map_err(|error| JsonTextError::NotJson { reason: error.to_string() })?;
     match long_number(text) {
-        Some(number) => Err(Error::LongNumber { number: number.to_owned() }),
+        Some(number) => Err(JsonTextError::LongNumber { number: number.to_owned() }),
         None => Ok(value),
     }
 }
@@ -38,13 +38,13 @@ pub fn parse(text: &str) -> Result<Value, Error> {
 ///
 /// # Errors
 /// A number in it cannot be kept to the last digit.
-pub fn object(text: &str) -> Result<Option<Value>, Error> {
+pub fn object(text: &str) -> Result<Option<Value>, JsonTextError> {
     if !text.trim_start().starts_with('{') {
         return Ok(None);
     }
     match parse(text) {
         Ok(value) => Ok(Some(value)),
-        Err(Error::NotJson { .. }) => Ok(None),
+        Err(JsonTextError::NotJson { .. }) => Ok(None),
         Err(error) => Err(error),
     }
 }
@@ -96,7 +96,7 @@ mod tests {
         }
         for number in ["18446744073709551616", "-9223372036854775809", "123456789012345678901234567890"] {
             let found = parse(&format!("{{\"id \\\" 99999999999999999999\": [1, {number}]}}")).expect_err(number);
-            assert_eq!(found, Error::LongNumber { number: number.to_owned() });
+            assert_eq!(found, JsonTextError::LongNumber { number: number.to_owned() });
         }
         assert_eq!(parse("\"99999999999999999999\""), Ok(Value::from("99999999999999999999")), "text stays text");
     }

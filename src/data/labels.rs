@@ -1,14 +1,14 @@
 //! Labels that would teach the wrong thing without a word: an answer whose end is not trained, so that the model never stops, and
 //! padding that is trained.
 
-use super::encode::{Error, TokenRow};
+use super::encode::{EncodeError, TokenRow};
 use super::tokenize::Tokenizer;
 
 /// Refuses a conversation in which a trained answer is not ended by a trained token. White space between the two does not count.
 ///
 /// # Errors
 /// The token that ends an answer is not trained, or there is none, or the one that begins the next turn is trained in its place.
-pub fn check_ends(tokenizer: &Tokenizer, row: &TokenRow) -> Result<(), Error> {
+pub fn check_ends(tokenizer: &Tokenizer, row: &TokenRow) -> Result<(), EncodeError> {
     let ends = tokenizer.end_ids();
     let opener = row.ids.iter().find(|id| Some(**id) != tokenizer.bos_id()).copied().filter(|id| tokenizer.is_special(*id));
     for (last, next) in borders(tokenizer, row) {
@@ -16,12 +16,12 @@ pub fn check_ends(tokenizer: &Tokenizer, row: &TokenRow) -> Result<(), Error> {
         match next {
             _ if last.is_some_and(|id| ends.contains(&id)) => {}
             _ if last.is_some() && last == opener => {
-                return Err(Error::TrainedOpener { token: tokenizer.decode(opener.as_slice(), false)? });
+                return Err(EncodeError::TrainedOpener { token: tokenizer.decode(opener.as_slice(), false)? });
             }
             None if last_is(Tokenizer::is_special) => {}
-            None => return Err(Error::NoEnd),
+            None => return Err(EncodeError::NoEnd),
             Some(id) if ends.contains(&id) || (tokenizer.is_added(id) && !last_is(Tokenizer::is_special)) => {
-                return Err(Error::UntrainedEnd { token: tokenizer.decode(&[id], false)? });
+                return Err(EncodeError::UntrainedEnd { token: tokenizer.decode(&[id], false)? });
             }
             Some(_) => {}
         }
@@ -52,13 +52,13 @@ fn borders(tokenizer: &Tokenizer, row: &TokenRow) -> Vec<(Option<u32>, Option<u3
 ///
 /// # Errors
 /// The padding token is trained.
-pub fn check_padding(tokenizer: &Tokenizer, row: &TokenRow) -> Result<(), Error> {
+pub fn check_padding(tokenizer: &Tokenizer, row: &TokenRow) -> Result<(), EncodeError> {
     let special = tokenizer.special();
     let Some(token) = &special.pad else { return Ok(()) };
     let Some(pad) = tokenizer.token_to_id(token) else { return Ok(()) };
     let is_more = [&special.bos, &special.unk].contains(&&special.pad) || tokenizer.end_ids().contains(&pad);
     match row.ids.iter().zip(&row.trained).position(|(id, trained)| *trained && *id == pad) {
-        Some(place) if !is_more => Err(Error::TrainedPadding { token: token.clone(), place }),
+        Some(place) if !is_more => Err(EncodeError::TrainedPadding { token: token.clone(), place }),
         _ => Ok(()),
     }
 }
@@ -71,7 +71,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::super::encode::tests::encoder;
-    use super::super::encode::{Encoder, Error};
+    use super::super::encode::{Encoder, EncodeError};
     use super::super::format::Example;
     use super::super::template::{self, ChatTemplate, Conversation};
     use super::super::tokenize::SpecialTokens;
@@ -85,7 +85,7 @@ mod tests {
         )
     }
 
-    fn encode(answer: &str, train_on: TrainOn) -> Result<TokenRow, Error> {
+    fn encode(answer: &str, train_on: TrainOn) -> Result<TokenRow, EncodeError> {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let mut encoder = encoder(folder.path());
         let source = format!(
@@ -101,7 +101,7 @@ mod tests {
         let untrained = "{% generation %}{{ m.content }}{% endgeneration %} <|im_end|>";
         for train_on in [TrainOn::Assistant, TrainOn::Last] {
             let error = encode(untrained, train_on).expect_err("untrained");
-            assert!(matches!(&error, Error::UntrainedEnd { token } if token == "<|im_end|>"), "{error}");
+            assert!(matches!(&error, EncodeError::UntrainedEnd { token } if token == "<|im_end|>"), "{error}");
         }
         assert!(encode(untrained, TrainOn::All).is_ok(), "all is trained, the end too");
         assert!(encode("{% generation %}{{ m.content }}<|im_end|>{% endgeneration %} </s>", TrainOn::Assistant).is_ok());
@@ -112,15 +112,15 @@ mod tests {
     #[test]
     fn the_token_that_begins_the_next_turn_ends_no_answer() {
         let opener = "{% generation %}{{ m.content }}<|im_start|>{% endgeneration %} then ";
-        assert!(matches!(encode(opener, TrainOn::Assistant), Err(Error::TrainedOpener { token }) if token == "<|im_start|>"));
+        assert!(matches!(encode(opener, TrainOn::Assistant), Err(EncodeError::TrainedOpener { token }) if token == "<|im_start|>"));
     }
 
     #[test]
     fn an_answer_that_nothing_ends_is_refused() {
         let answer = "{% generation %}{{ m.content }}{% endgeneration %}";
         assert!(encode(&format!("{answer} then "), TrainOn::Last).is_ok(), "text follows, which nobody can judge");
-        assert!(matches!(encode(&format!("{answer} "), TrainOn::Last), Err(Error::NoEnd)));
-        assert!(matches!(encode(answer, TrainOn::Assistant), Err(Error::UntrainedEnd { token }) if token == "<|im_start|>"));
+        assert!(matches!(encode(&format!("{answer} "), TrainOn::Last), Err(EncodeError::NoEnd)));
+        assert!(matches!(encode(answer, TrainOn::Assistant), Err(EncodeError::UntrainedEnd { token }) if token == "<|im_start|>"));
     }
 
     #[test]
@@ -170,7 +170,7 @@ mod tests {
             };
             match encoder.encode(&Example::Chat(conversation.into()), TrainOn::Assistant) {
                 Ok(_) => true,
-                Err(Error::Template(template::Error::NoSpans { .. })) => false,
+                Err(EncodeError::Template(template::TemplateError::NoSpans { .. })) => false,
                 Err(error) => panic!("{} of {source}: {error}", case["name"]),
             }
         };

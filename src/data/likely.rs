@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use super::cells::Kind;
+use super::cells::ColumnKind;
 use super::format;
-use super::parquet::Wanted;
+use super::parquet::WantedColumn;
 use crate::fault::nearest;
 use crate::terms::{Format, Term};
 
@@ -73,16 +73,16 @@ pub struct Candidate {
     /// Its name.
     pub name: String,
     /// Kinds that it is likely meant to be.
-    pub kinds: Vec<Kind>,
+    pub kinds: Vec<ColumnKind>,
     /// What it fills of the file.
     pub bytes: i64,
 }
 
 impl Candidate {
     /// Whether a column of a kind may be in it.
-    fn holds(&self, kind: Kind) -> bool {
+    fn holds(&self, kind: ColumnKind) -> bool {
         let is_among = |kind| self.kinds.contains(&kind);
-        is_among(kind) || kind == Kind::TextOrTurns && (is_among(Kind::Text) || is_among(Kind::Turns))
+        is_among(kind) || kind == ColumnKind::TextOrTurns && (is_among(ColumnKind::Text) || is_among(ColumnKind::Turns))
     }
 }
 
@@ -101,7 +101,7 @@ pub enum Meant {
 
 impl Meant {
     /// What was meant by the column `missing` of `wanted`, of which some are in the file.
-    pub fn find(missing: &Wanted, wanted: &[Wanted], columns: &[Candidate]) -> Self {
+    pub fn find(missing: &WantedColumn, wanted: &[WantedColumn], columns: &[Candidate]) -> Self {
         let is_there = |name: &str| columns.iter().any(|column| column.name == name);
         let taken: Vec<&str> = wanted.iter().map(|of| of.name.as_str()).filter(|name| is_there(name)).collect();
         let free: Vec<&Candidate> = columns.iter().filter(|column| !taken.contains(&column.name.as_str())).collect();
@@ -179,7 +179,7 @@ fn in_option(names: &[(&'static str, String)]) -> String {
 }
 
 /// The column whose name is nearly that of `missing`, of those that no other column of the format is.
-fn near(missing: &Wanted, free: &[&Candidate]) -> Option<String> {
+fn near(missing: &WantedColumn, free: &[&Candidate]) -> Option<String> {
     let usable: Vec<&str> = free.iter().filter(|column| column.holds(missing.kind)).map(|column| column.name.as_str()).collect();
     if let Some(name) = nearest(&missing.name, usable.iter().copied()) {
         return Some(name.to_owned());
@@ -195,7 +195,7 @@ fn near(missing: &Wanted, free: &[&Candidate]) -> Option<String> {
 
 /// A name for each column that the format needs, in the format's order: the one that is said and there, else the likeliest of those that
 /// are free; optional ones where they are there under a name that is not the format's.
-fn names_of(wanted: &[Wanted], free: &[&Candidate], is_there: &dyn Fn(&str) -> bool) -> Vec<(&'static str, Option<String>)> {
+fn names_of(wanted: &[WantedColumn], free: &[&Candidate], is_there: &dyn Fn(&str) -> bool) -> Vec<(&'static str, Option<String>)> {
     let (mut used, mut names): (Vec<String>, Vec<_>) = (Vec::new(), Vec::new());
     for of in wanted {
         let said = Some(of.name.clone()).filter(|name| is_there(name));
@@ -214,13 +214,13 @@ fn names_of(wanted: &[Wanted], free: &[&Candidate], is_there: &dyn Fn(&str) -> b
     names
 }
 
-fn by_name(canonical: &str, kind: Kind, free: &[&&Candidate]) -> Option<String> {
+fn by_name(canonical: &str, kind: ColumnKind, free: &[&&Candidate]) -> Option<String> {
     let (_, names) = NAMES.iter().find(|(of, _)| *of == canonical)?;
     let called = |name: &&str| free.iter().find(|column| column.name.eq_ignore_ascii_case(name) && column.holds(kind));
     names.iter().find_map(called).map(|column| column.name.clone())
 }
 
-fn largest(kind: Kind, free: &[&&Candidate]) -> Option<String> {
+fn largest(kind: ColumnKind, free: &[&&Candidate]) -> Option<String> {
     free.iter().filter(|column| column.holds(kind)).max_by_key(|column| column.bytes).map(|column| column.name.clone())
 }
 
@@ -261,7 +261,7 @@ pub fn detected(columns: &[Candidate]) -> Option<(Format, Vec<(&'static str, Str
 }
 
 fn is_text(column: &Candidate) -> bool {
-    column.holds(Kind::Text)
+    column.holds(ColumnKind::Text)
 }
 
 /// A single column of text is a text, whatever it is called.
@@ -273,8 +273,8 @@ fn only_text(columns: &[Candidate]) -> Option<Format> {
 mod tests {
     use super::*;
 
-    fn columns(names: &[(&str, Kind)]) -> Vec<Candidate> {
-        let column = |(index, (name, kind)): (usize, &(&str, Kind))| Candidate {
+    fn columns(names: &[(&str, ColumnKind)]) -> Vec<Candidate> {
+        let column = |(index, (name, kind)): (usize, &(&str, ColumnKind))| Candidate {
             name: (*name).to_owned(),
             kinds: vec![*kind],
             bytes: i64::try_from(index).expect("few columns"),
@@ -283,7 +283,7 @@ mod tests {
     }
 
     fn texts(names: &[&str]) -> Vec<Candidate> {
-        columns(&names.iter().map(|name| (*name, Kind::Text)).collect::<Vec<_>>())
+        columns(&names.iter().map(|name| (*name, ColumnKind::Text)).collect::<Vec<_>>())
     }
 
     /// The hint of the first column of a format that is not there.
@@ -324,13 +324,13 @@ mod tests {
 
     #[test]
     fn a_format_is_known_by_what_columns_hold() {
-        let found = |names: &[(&str, Kind)]| detected(&columns(names)).map(|(format, names)| (format, in_recipe(&names)));
-        let text = |names: &[&str]| found(&names.iter().map(|name| (*name, Kind::Text)).collect::<Vec<_>>());
+        let found = |names: &[(&str, ColumnKind)]| detected(&columns(names)).map(|(format, names)| (format, in_recipe(&names)));
+        let text = |names: &[&str]| found(&names.iter().map(|name| (*name, ColumnKind::Text)).collect::<Vec<_>>());
         assert_eq!(
-            found(&[("id", Kind::List), ("conversations", Kind::Turns)]),
+            found(&[("id", ColumnKind::List), ("conversations", ColumnKind::Turns)]),
             Some((Format::Chat, "{messages: conversations}".into()))
         );
-        assert_eq!(found(&[("x", Kind::Turns)]), Some((Format::Chat, "{messages: x}".into())));
+        assert_eq!(found(&[("x", ColumnKind::Turns)]), Some((Format::Chat, "{messages: x}".into())));
         assert_eq!(text(&["question", "answer"]), Some((Format::Completion, "{prompt: question, completion: answer}".into())));
         assert_eq!(text(&["prompt", "completion"]), Some((Format::Completion, "{}".into())));
         assert_eq!(text(&["instruction", "input", "output"]), Some((Format::Instruction, "{}".into())));

@@ -9,8 +9,8 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::order::shuffled;
-use crate::draws::mix;
+use super::shuffle::shuffled;
+use crate::keyed_random::mix;
 use crate::terms::EpochEnd;
 
 /// Decimal places of a weight that count.

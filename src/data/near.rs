@@ -15,7 +15,7 @@ use std::collections::{HashMap, HashSet};
 
 use rayon::prelude::*;
 
-use crate::draws::mix;
+use crate::keyed_random::mix;
 use crate::report::{Event, Reporter};
 
 /// Tokens of a shingle.
@@ -188,7 +188,7 @@ fn jaccard(one: &[u64], other: &[u64]) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::draws::unit;
+    use crate::keyed_random::unit;
 
     fn places(pairs: Vec<Pair>) -> Vec<(u32, u32)> {
         pairs.into_iter().map(|Pair { row, of }| (row, of)).collect()

@@ -8,8 +8,8 @@
 use std::collections::BTreeSet;
 
 use super::mixture::Draw;
-use super::order::shuffled;
-use crate::draws::mix;
+use super::shuffle::shuffled;
+use crate::keyed_random::mix;
 
 /// What a row of a micro-batch holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -157,7 +157,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::draws::unit;
+    use crate::keyed_random::unit;
 
     const VISIT: Visit = Visit::Shuffled { seed: 42, epoch: 0 };
 

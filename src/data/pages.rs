@@ -18,7 +18,7 @@ impl Pages {
         const DICTIONARY: u64 = 2;
         let (mut pages, mut rest) = (Self::default(), chunk);
         while !rest.is_empty() {
-            let mut header = Reader { rest };
+            let mut header = PageReader { rest };
             let [kind, unpacked, packed] = header.page_header()?;
             pages.largest_bytes = pages.largest_bytes.max(unpacked);
             if kind == DICTIONARY {
@@ -34,11 +34,11 @@ impl Pages {
 const MAX_DEPTH: usize = 8;
 const I32: u8 = 5;
 
-struct Reader<'a> {
+struct PageReader<'a> {
     rest: &'a [u8],
 }
 
-impl Reader<'_> {
+impl PageReader<'_> {
     /// Type, unpacked size and packed size, which are the first three fields.
     fn page_header(&mut self) -> Option<[u64; 3]> {
         let (mut first, mut id) = ([0; 3], 0);

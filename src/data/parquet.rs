@@ -10,7 +10,7 @@ use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ParquetRecordBatchReader
 use parquet::file::metadata::ColumnChunkMetaData;
 use serde_json::Value;
 
-use super::cells::{self, Kind};
+use super::cells::{self, ColumnKind};
 use super::data_file::DataFile;
 use super::first_bytes::Content;
 use super::footer;
@@ -32,20 +32,20 @@ const MAX_ROWS_PER_BYTE: i128 = 64;
 
 /// A column that a format reads.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Wanted {
+pub struct WantedColumn {
     /// The name that the format knows.
     pub canonical: &'static str,
     /// The name in the file.
     pub name: String,
     /// What it must hold.
-    pub kind: Kind,
+    pub kind: ColumnKind,
     /// Whether a file may do without it.
     pub optional: bool,
 }
 
 /// Where a row is.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Place {
+pub struct RowLocation {
     /// The file.
     pub path: PathBuf,
     /// Its row group, from 0.
@@ -54,7 +54,7 @@ pub struct Place {
     pub row: u64,
 }
 
-impl std::fmt::Display for Place {
+impl std::fmt::Display for RowLocation {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "`{}`, row group {}, row {}", self.path.display(), self.row_group, self.row)
     }
@@ -62,10 +62,10 @@ impl std::fmt::Display for Place {
 
 /// A Parquet file that could not be used.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub enum TableError {
     /// The file cannot be opened.
     #[error(transparent)]
-    File(#[from] files::Error),
+    File(#[from] files::FileError),
     /// The footer is not there or not what the format says.
     #[error("`{path}` is not a whole Parquet file: {reason}")]
     Damaged {
@@ -112,7 +112,7 @@ pub enum Error {
     #[error("{place}: the rows from here on cannot be read: {reason}")]
     Unreadable {
         /// The first row of the batch.
-        place: Place,
+        place: RowLocation,
         /// What the reader found.
         reason: String,
     },
@@ -120,15 +120,15 @@ pub enum Error {
     #[error("{place}, column `{column}`: {reason}")]
     Cell {
         /// The row.
-        place: Place,
+        place: RowLocation,
         /// The column in the file.
         column: String,
         /// What is wrong with it.
-        reason: cells::Error,
+        reason: cells::CellError,
     },
 }
 
-impl Explain for Error {
+impl Explain for TableError {
     fn exit(&self) -> Exit {
         match self {
             Self::File(error) => error.exit(),
@@ -143,7 +143,7 @@ impl Explain for Error {
             Self::Other { path, content } => Some(content.hint(path)),
             Self::Missing { meant, .. } => Some(meant.hint()),
             Self::Unreadable { .. } => Some("download or copy the file again and compare its size with the original".into()),
-            Self::Cell { reason: cells::Error::NotUtf8(_), .. } => Some("write the column as UTF-8 text".into()),
+            Self::Cell { reason: cells::CellError::NotUtf8(_), .. } => Some("write the column as UTF-8 text".into()),
             Self::Cell { .. } => Some("split what is that long into rows".into()),
             Self::Unusable { .. } => None,
         }
@@ -152,43 +152,43 @@ impl Explain for Error {
 
 /// An open file with its footer read and its columns checked.
 #[derive(Debug)]
-pub struct Table {
+pub struct ParquetTable {
     file: DataFile,
     metadata: ArrowReaderMetadata,
-    columns: Vec<Wanted>,
+    columns: Vec<WantedColumn>,
 }
 
 /// Every column of a file as what it may be meant to be.
 ///
 /// # Errors
 /// The file cannot be opened, or is not a whole Parquet file.
-pub fn candidates(file: &DataFile) -> Result<Vec<Candidate>, Error> {
-    Ok(Table::open(file, &[])?.candidates())
+pub fn candidates(file: &DataFile) -> Result<Vec<Candidate>, TableError> {
+    Ok(ParquetTable::open(file, &[])?.candidates())
 }
 
 /// Every column of a file with what it holds, in words, and the file's rows.
 ///
 /// # Errors
 /// The file cannot be opened, or is not a whole Parquet file.
-pub fn columns(file: &DataFile) -> Result<(Vec<(String, String)>, u64), Error> {
-    let table = Table::open(file, &[])?;
+pub fn columns(file: &DataFile) -> Result<(Vec<(String, String)>, u64), TableError> {
+    let table = ParquetTable::open(file, &[])?;
     let fields = table.metadata.schema().fields().iter();
     Ok((fields.map(|field| (field.name().clone(), cells::describe(field.data_type()))).collect(), table.rows()))
 }
 
-impl Table {
+impl ParquetTable {
     /// Reads the footer, no data, and checks that every wanted column is there and can be read.
     ///
     /// # Errors
     /// The file cannot be opened, is not a whole Parquet file, or a column is missing or holds something else.
-    pub fn open(file: &DataFile, wanted: &[Wanted]) -> Result<Self, Error> {
+    pub fn open(file: &DataFile, wanted: &[WantedColumn]) -> Result<Self, TableError> {
         let (path, opened) = (file.path(), files::open_file(file.parquet())?);
         let metadata = footer::attempt(|| footer::read(&opened)).map_err(|reason| match Content::of(file.parquet()) {
-            Some(content) => Error::Other { path: path.to_owned(), content },
-            None => Error::Damaged { path: path.to_owned(), reason },
+            Some(content) => TableError::Other { path: path.to_owned(), content },
+            None => TableError::Damaged { path: path.to_owned(), reason },
         })?;
         let mut table = Self { file: file.clone(), metadata, columns: Vec::new() };
-        table.check_rows(opened.metadata().map_err(|cause| files::Error::new("read", path, cause))?.len())?;
+        table.check_rows(opened.metadata().map_err(|cause| files::FileError::new("read", path, cause))?.len())?;
         for column in wanted {
             match table.type_of(&column.name) {
                 Some(found) if column.kind.accepts(found) => table.columns.push(column.clone()),
@@ -219,17 +219,17 @@ impl Table {
     }
 
     /// The first row of each row group.
-    pub fn row_groups(&self) -> impl Iterator<Item = Place> {
+    pub fn row_groups(&self) -> impl Iterator<Item = RowLocation> {
         let mut next = 0;
         self.group_rows().enumerate().map(move |(row_group, rows)| {
             let row = next;
             next += rows;
-            Place { path: self.file.path().to_owned(), row_group, row }
+            RowLocation { path: self.file.path().to_owned(), row_group, row }
         })
     }
 
     /// The first row of each row group, and the row behind its last one.
-    pub fn row_groups_until(&self) -> impl Iterator<Item = (Place, u64)> {
+    pub fn row_groups_until(&self) -> impl Iterator<Item = (RowLocation, u64)> {
         self.row_groups().zip(self.group_rows()).map(|(start, rows)| {
             let end = start.row + rows;
             (start, end)
@@ -240,8 +240,8 @@ impl Table {
     ///
     /// # Errors
     /// The file cannot be opened again; each batch may be unreadable.
-    pub fn read(&self, start: &Place) -> Result<impl Iterator<Item = Result<Batch, Error>>, Error> {
-        let unreadable = |row: u64, reason: String| Error::Unreadable { place: Place { row, ..start.clone() }, reason };
+    pub fn read(&self, start: &RowLocation) -> Result<impl Iterator<Item = Result<Batch, TableError>>, TableError> {
+        let unreadable = |row: u64, reason: String| TableError::Unreadable { place: RowLocation { row, ..start.clone() }, reason };
         let batch_rows = self.batch_rows(start.row_group).map_err(|reason| unreadable(start.row, reason))?;
         let builder =
             ParquetRecordBatchReaderBuilder::new_with_metadata(files::open_file(self.file.parquet())?, self.metadata.clone())
@@ -254,7 +254,7 @@ impl Table {
         Ok(batches.map(move |batch| {
             let batch = batch.and_then(|batch| batch.map_err(|error| error.to_string()));
             let batch = batch.map_err(|reason| unreadable(next, reason))?;
-            let first = Place { row: next, ..start.clone() };
+            let first = RowLocation { row: next, ..start.clone() };
             next += batch.num_rows() as u64;
             let columns = self.columns.iter().filter_map(|column| Some((column, batch.column_by_name(&column.name)?.clone())));
             Ok(Batch {
@@ -293,7 +293,7 @@ impl Table {
     }
 
     /// The footer's word on rows, against the size of the file.
-    fn check_rows(&self, file_bytes: u64) -> Result<(), Error> {
+    fn check_rows(&self, file_bytes: u64) -> Result<(), TableError> {
         let groups = self.metadata.metadata().row_groups().iter().map(|group| i128::from(group.num_rows()));
         let (fewest, rows) = groups.fold((0, 0), |(fewest, sum): (i128, i128), rows| (fewest.min(rows), sum + rows));
         if fewest == 0 && rows <= i128::from(file_bytes) * MAX_ROWS_PER_BYTE {
@@ -301,7 +301,7 @@ impl Table {
         }
         let claimed = if fewest < 0 { fewest } else { rows };
         let reason = format!("its footer claims {claimed} rows, the file has {file_bytes} bytes");
-        Err(Error::Damaged { path: self.file.path().to_owned(), reason })
+        Err(TableError::Damaged { path: self.file.path().to_owned(), reason })
     }
 
     fn group_rows(&self) -> impl Iterator<Item = u64> {
@@ -312,8 +312,8 @@ impl Table {
         self.metadata.schema().field_with_name(column).ok().map(|field| field.data_type())
     }
 
-    fn missing(&self, column: &Wanted, wanted: &[Wanted]) -> Error {
-        Error::Missing {
+    fn missing(&self, column: &WantedColumn, wanted: &[WantedColumn]) -> TableError {
+        TableError::Missing {
             path: self.file.path().to_owned(),
             canonical: column.canonical,
             name: column.name.clone(),
@@ -334,19 +334,19 @@ impl Table {
     }
 
     /// A text that is JSON of a conversation is one.
-    fn kinds(&self, name: &str, data_type: &DataType) -> Vec<Kind> {
+    fn kinds(&self, name: &str, data_type: &DataType) -> Vec<ColumnKind> {
         match data_type {
-            DataType::Binary if self.holds_turns(name) => vec![Kind::Turns],
-            DataType::Binary => vec![Kind::Text],
-            DataType::List(item) if cells::is_turn(item.data_type()) => vec![Kind::Turns],
-            DataType::List(_) => vec![Kind::List],
+            DataType::Binary if self.holds_turns(name) => vec![ColumnKind::Turns],
+            DataType::Binary => vec![ColumnKind::Text],
+            DataType::List(item) if cells::is_turn(item.data_type()) => vec![ColumnKind::Turns],
+            DataType::List(_) => vec![ColumnKind::List],
             _ => Vec::new(),
         }
     }
 
     /// Whether the first text of a column is JSON of a list of turns.
     fn holds_turns(&self, name: &str) -> bool {
-        let wanted = Wanted { canonical: "messages", name: name.to_owned(), kind: Kind::Turns, optional: false };
+        let wanted = WantedColumn { canonical: "messages", name: name.to_owned(), kind: ColumnKind::Turns, optional: false };
         let table = Self { file: self.file.clone(), metadata: self.metadata.clone(), columns: vec![wanted] };
         let first = || {
             let batch = table.read(&table.row_groups().next()?).ok()?.next()?.ok()?;
@@ -355,8 +355,8 @@ impl Table {
         first().and_then(|text| serde_json::from_str(&text).ok()).is_some_and(|value: Value| cells::are_turns(&value))
     }
 
-    fn unusable(&self, column: &Wanted, found: &DataType) -> Error {
-        Error::Unusable {
+    fn unusable(&self, column: &WantedColumn, found: &DataType) -> TableError {
+        TableError::Unusable {
             path: self.file.path().to_owned(),
             name: column.name.clone(),
             found: cells::describe(found),
@@ -381,9 +381,9 @@ impl Table {
 /// Some rows of a file, in memory.
 #[derive(Debug)]
 pub struct Batch {
-    first: Place,
+    first: RowLocation,
     rows: usize,
-    columns: Vec<(Wanted, ArrayRef)>,
+    columns: Vec<(WantedColumn, ArrayRef)>,
 }
 
 impl Batch {
@@ -404,19 +404,19 @@ impl Batch {
     }
 
     /// Where a row of the batch is in the file.
-    pub fn place(&self, row: usize) -> Place {
-        Place { row: self.first.row + row as u64, ..self.first.clone() }
+    pub fn place(&self, row: usize) -> RowLocation {
+        RowLocation { row: self.first.row + row as u64, ..self.first.clone() }
     }
 
     /// A cell by the column's canonical name; null if the file does without that column.
     ///
     /// # Errors
     /// A text is not UTF-8, or too long.
-    pub fn cell(&self, canonical: &str, row: usize) -> Result<Value, Error> {
+    pub fn cell(&self, canonical: &str, row: usize) -> Result<Value, TableError> {
         let Some((column, values)) = self.columns.iter().find(|(column, _)| column.canonical == canonical) else {
             return Ok(Value::Null);
         };
-        cells::cell(values, row).map_err(|reason| Error::Cell { place: self.place(row), column: column.name.clone(), reason })
+        cells::cell(values, row).map_err(|reason| TableError::Cell { place: self.place(row), column: column.name.clone(), reason })
     }
 }
 
@@ -447,19 +447,19 @@ pub(super) mod tests {
     }
 
     /// What comes back of a column that was written to a file.
-    pub(in super::super) fn read_column(column: ArrayRef, kind: Kind) -> Vec<Value> {
+    pub(in super::super) fn read_column(column: ArrayRef, kind: ColumnKind) -> Vec<Value> {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let path = folder.path().join("x.parquet");
         write_table(&path, vec![("x", column)], 1000);
         read(&path, wanted("x", kind, false)).expect("read")
     }
 
-    fn wanted(name: &str, kind: Kind, optional: bool) -> Wanted {
-        Wanted { canonical: "text", name: name.to_owned(), kind, optional }
+    fn wanted(name: &str, kind: ColumnKind, optional: bool) -> WantedColumn {
+        WantedColumn { canonical: "text", name: name.to_owned(), kind, optional }
     }
 
-    fn read(path: &Path, column: Wanted) -> Result<Vec<Value>, Error> {
-        let table = Table::open(&path.to_owned().into(), &[column])?;
+    fn read(path: &Path, column: WantedColumn) -> Result<Vec<Value>, TableError> {
+        let table = ParquetTable::open(&path.to_owned().into(), &[column])?;
         let mut values = Vec::new();
         for start in table.row_groups() {
             for batch in table.read(&start)? {
@@ -484,16 +484,16 @@ pub(super) mod tests {
             vec![("text", texts(["a", "b", "c", "d", "e"])), ("id", ids)],
         ] {
             write_table(&path, columns, 2);
-            assert_eq!(read(&path, wanted("text", Kind::Text, false)).expect("read"), ["a", "b", "c", "d", "e"]);
+            assert_eq!(read(&path, wanted("text", ColumnKind::Text, false)).expect("read"), ["a", "b", "c", "d", "e"]);
         }
-        assert_eq!(read(&path, wanted("note", Kind::Text, true)).expect("read"), vec![Value::Null; 5]);
+        assert_eq!(read(&path, wanted("note", ColumnKind::Text, true)).expect("read"), vec![Value::Null; 5]);
     }
 
     #[test]
     fn more_rows_than_a_batch_keep_their_numbers() {
         let rows = BATCH_ROWS * 2 + 3;
         let numbers: Vec<String> = (0..rows).map(|row| row.to_string()).collect();
-        assert_eq!(read_column(Arc::new(StringArray::from(numbers.clone())), Kind::Text), numbers);
+        assert_eq!(read_column(Arc::new(StringArray::from(numbers.clone())), ColumnKind::Text), numbers);
     }
 
     #[test]
@@ -506,13 +506,13 @@ pub(super) mod tests {
             vec![("term", texts(["a", "b"])), ("definition", texts(["long text", "longer text"])), ("id", ids)],
             10,
         );
-        let error = read(&path, wanted("text", Kind::Text, false)).expect_err("no such column");
+        let error = read(&path, wanted("text", ColumnKind::Text, false)).expect_err("no such column");
         assert_eq!(error.to_string(), format!("`{}` has no column `text`, it has: term, definition, id", path.display()));
         assert_eq!(error.hint().as_deref(), Some("say which column holds it, such as `columns: {text: definition}`"));
-        let error = read(&path, wanted("messages", Kind::Turns, false)).expect_err("no such column");
+        let error = read(&path, wanted("messages", ColumnKind::Turns, false)).expect_err("no such column");
         let said = "say which column holds it, in `columns: {text: ..}`";
         assert_eq!(error.hint().as_deref(), Some(said), "text may be JSON, and this is none");
-        let error = read(&path, wanted("id", Kind::Text, false)).expect_err("numbers");
+        let error = read(&path, wanted("id", ColumnKind::Text, false)).expect_err("numbers");
         assert_eq!(error.to_string(), format!("column `id` of `{}` holds numbers, expected text", path.display()));
     }
 
@@ -528,7 +528,7 @@ pub(super) mod tests {
             }
         }
         std::fs::write(&path, bytes).expect("written");
-        let error = read(&path, wanted("text", Kind::Text, false)).expect_err("not UTF-8");
+        let error = read(&path, wanted("text", ColumnKind::Text, false)).expect_err("not UTF-8");
         let expected = "row group 1, row 4, column `text`: invalid utf-8 sequence of 1 bytes from index 2";
         assert_eq!(error.to_string(), format!("`{}`, {expected}", path.display()));
         assert_eq!(error.exit(), Exit::Input);
@@ -542,8 +542,8 @@ pub(super) mod tests {
         let whole = std::fs::read(&path).expect("read");
         for length in 0..whole.len() {
             std::fs::write(&path, &whole[..length]).expect("written");
-            let error = read(&path, wanted("text", Kind::Text, false)).expect_err("cut off");
-            assert!(matches!(error, Error::Damaged { .. }) && error.exit() == Exit::Input, "{length}: {error}");
+            let error = read(&path, wanted("text", ColumnKind::Text, false)).expect_err("cut off");
+            assert!(matches!(error, TableError::Damaged { .. }) && error.exit() == Exit::Input, "{length}: {error}");
         }
     }
 
@@ -552,12 +552,12 @@ pub(super) mod tests {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let path = folder.path().join("x.parquet");
         write_table(&path, vec![("text", texts(["a", "b", "c", "d"]))], 2);
-        let metadata = Table::open(&path.clone().into(), &[]).expect("opened").metadata;
+        let metadata = ParquetTable::open(&path.clone().into(), &[]).expect("opened").metadata;
         let (start, length) = metadata.metadata().row_group(1).column(0).byte_range();
         let mut bytes = std::fs::read(&path).expect("read");
         bytes[start as usize..(start + length) as usize].fill(0xff);
         std::fs::write(&path, bytes).expect("written");
-        let error = read(&path, wanted("text", Kind::Text, false)).expect_err("damaged");
+        let error = read(&path, wanted("text", ColumnKind::Text, false)).expect_err("damaged");
         assert!(error.to_string().contains("row group 1, row 2: the rows from here on cannot be read: "), "{error}");
     }
 }

@@ -1,6 +1,6 @@
 //! Token ids as pieces of text that a person can read, each with its label. A character that takes several tokens is one piece.
 
-use super::tokenize::{Error, Tokenizer};
+use super::tokenize::{TokenizeError, Tokenizer};
 
 /// Tokens that one character takes at most.
 const MAX_TOKENS: usize = 4;
@@ -10,7 +10,7 @@ const PART: char = '\u{fffd}';
 
 /// The text of one token, or of a few that share a character.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Piece {
+pub struct TokenText {
     /// As it stands in the row.
     pub text: String,
     /// Whether the tokens are targets.
@@ -21,7 +21,7 @@ pub struct Piece {
 ///
 /// # Errors
 /// The tokenizer's decoder fails.
-pub fn pieces(tokenizer: &Tokenizer, ids: &[u32], trained: &[bool]) -> Result<Vec<Piece>, Error> {
+pub fn pieces(tokenizer: &Tokenizer, ids: &[u32], trained: &[bool]) -> Result<Vec<TokenText>, TokenizeError> {
     let (mut pieces, mut before, mut start) = (Vec::new(), 0, 0);
     for end in 1..=ids.len() {
         let text = behind(tokenizer, &ids[before..start], &ids[start..end])?;
@@ -29,14 +29,14 @@ pub fn pieces(tokenizer: &Tokenizer, ids: &[u32], trained: &[bool]) -> Result<Ve
         if text.ends_with(PART) && end - start < MAX_TOKENS && !is_last {
             continue;
         }
-        pieces.push(Piece { text, trained: trained[start] });
+        pieces.push(TokenText { text, trained: trained[start] });
         (before, start) = (start, end);
     }
     Ok(pieces)
 }
 
 /// The text that `ids` add to that of `before`.
-fn behind(tokenizer: &Tokenizer, before: &[u32], ids: &[u32]) -> Result<String, Error> {
+fn behind(tokenizer: &Tokenizer, before: &[u32], ids: &[u32]) -> Result<String, TokenizeError> {
     let (head, whole) = (tokenizer.decode(before, false)?, tokenizer.decode(&[before, ids].concat(), false)?);
     match whole.strip_prefix(&head) {
         Some(text) => Ok(text.to_owned()),
@@ -75,7 +75,7 @@ mod tests {
         let ids = tokenizer.encode("🩺", false).expect("encoded").ids;
         assert!(ids.len() > 1, "{ids:?}");
         let mut trained = vec![true; ids.len()];
-        assert_eq!(pieces(&tokenizer, &ids, &trained).expect("pieces"), [Piece { text: "🩺".into(), trained: true }]);
+        assert_eq!(pieces(&tokenizer, &ids, &trained).expect("pieces"), [TokenText { text: "🩺".into(), trained: true }]);
         trained[0] = false;
         let split = pieces(&tokenizer, &ids, &trained).expect("pieces");
         assert!(split.len() > 1 && !split[0].trained && split[1].trained, "{split:?}");

@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 use tokenizers::AddedToken;
 
 use super::added_tokens::DECODER;
-use super::tokenize::{Error, Tokenizer};
+use super::tokenize::{TokenizeError, Tokenizer};
 use super::tokenizer_files::{ADDED, CONFIG, GENERATION, MAP, TOKENIZER, TokenizerFiles};
 
 /// What a special token is for.
@@ -80,9 +80,9 @@ impl TokenizerFiles {
     ///
     /// # Errors
     /// A file is no JSON object, or a token cannot be added.
-    pub fn revise(&mut self, tokenizer: &Tokenizer, revision: &Revision) -> Result<Tokenizer, Error> {
+    pub fn revise(&mut self, tokenizer: &Tokenizer, revision: &Revision) -> Result<Tokenizer, TokenizeError> {
         let mut inner = tokenizer.inner.clone();
-        let failed = |error: tokenizers::Error| Error::Broken {
+        let failed = |error: tokenizers::Error| TokenizeError::Broken {
             path: self.folder.join(TOKENIZER),
             expected: "a tokenizer that takes these tokens",
             cause: error.to_string(),
@@ -100,7 +100,7 @@ impl TokenizerFiles {
     }
 
     /// Writes all added tokens where the files have such; `tokenizer` has them as they were before.
-    fn add(&mut self, tokenizer: &Tokenizer, revision: &Revision, added: &[(u32, AddedToken)]) -> Result<(), Error> {
+    fn add(&mut self, tokenizer: &Tokenizer, revision: &Revision, added: &[(u32, AddedToken)]) -> Result<(), TokenizeError> {
         let before = tokenizer.added_tokens();
         let is_changed = |(id, token): &&(u32, AddedToken)| !before.contains(&(*id, token.content.clone(), token.special));
         let changed: Vec<&(u32, AddedToken)> = added.iter().filter(is_changed).collect();
@@ -128,7 +128,7 @@ impl TokenizerFiles {
     }
 
     /// Writes the ids of special tokens, and those at which generation stops: what ended an answer before still does.
-    fn stop_at(&mut self, tokenizer: &Tokenizer, revision: &Revision, id: impl Fn(&str) -> Option<u32>) -> Result<(), Error> {
+    fn stop_at(&mut self, tokenizer: &Tokenizer, revision: &Revision, id: impl Fn(&str) -> Option<u32>) -> Result<(), TokenizeError> {
         let of_role = |role: TokenRole| revision.roles.iter().find(|(found, _)| *found == role).and_then(|(_, token)| id(token));
         let (eos, known) = (of_role(TokenRole::Eos), tokenizer.eos_ids().iter().copied());
         let ends = revision.ends.iter().filter_map(|token| id(token));
@@ -151,7 +151,7 @@ impl TokenizerFiles {
     }
 
     /// Changes one of the JSON files, which comes to be where it is not there. One that the change leaves as it is keeps its bytes.
-    fn edit(&mut self, name: &'static str, change: impl FnOnce(&mut Map<String, Value>)) -> Result<(), Error> {
+    fn edit(&mut self, name: &'static str, change: impl FnOnce(&mut Map<String, Value>)) -> Result<(), TokenizeError> {
         let old = self.json(name)?.values;
         let mut new = old.clone();
         change(&mut new);

@@ -19,7 +19,7 @@ const LISTED: usize = 5;
 
 /// One entry of a recipe's `datasets`, with its files found.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Source {
+pub struct DataSource {
     /// Its files, in the order in which their rows are counted.
     pub files: Vec<DataFile>,
     /// The rows of each file that are taken; `None`: all.
@@ -38,7 +38,7 @@ pub struct Source {
 
 /// A path that leads to no file.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub enum SourceError {
     /// Neither a file nor a folder, or a glob or folder without a match.
     #[error("no data file at `{path}`, looked in `{folder}`")]
     NotFound {
@@ -69,7 +69,7 @@ pub enum Error {
     },
 }
 
-impl Explain for Error {
+impl Explain for SourceError {
     fn exit(&self) -> Exit {
         Exit::Input
     }
@@ -99,7 +99,7 @@ impl Explain for Error {
 ///
 /// # Errors
 /// Nothing is there; the error names the folder in which it was looked. Or a link leads nowhere.
-pub fn find_files(path: &str) -> Result<Vec<PathBuf>, Error> {
+pub fn find_files(path: &str) -> Result<Vec<PathBuf>, SourceError> {
     let named = Path::new(path);
     let found = match () {
         () if named.is_file() => vec![named.to_owned()],
@@ -108,14 +108,14 @@ pub fn find_files(path: &str) -> Result<Vec<PathBuf>, Error> {
         () => expand(path)?,
     };
     match found.iter().find(|path| is_dangling(path)) {
-        Some(link) => Err(Error::Dangling { path: link.clone(), target: link.read_link().unwrap_or_default() }),
+        Some(link) => Err(SourceError::Dangling { path: link.clone(), target: link.read_link().unwrap_or_default() }),
         None if found.is_empty() => Err(not_found(path)),
         None => Ok(found),
     }
 }
 
 /// Files that a glob matches, and those of the folders that it matches; links that lead nowhere are among them.
-fn expand(pattern: &str) -> Result<Vec<PathBuf>, Error> {
+fn expand(pattern: &str) -> Result<Vec<PathBuf>, SourceError> {
     // What is written out is meant, whatever it is called.
     let written = pattern.find(['*', '?', '[']).map_or(pattern, |start| &pattern[..start]);
     let written = written[..written.rfind('/').map_or(0, |slash| slash + 1)].trim_start_matches("./");
@@ -136,7 +136,7 @@ fn expand(pattern: &str) -> Result<Vec<PathBuf>, Error> {
 }
 
 /// The data in and below a folder: Parquet files; where there are none, files that can be converted to them.
-fn in_folder(folder: &Path) -> Result<Vec<PathBuf>, Error> {
+fn in_folder(folder: &Path) -> Result<Vec<PathBuf>, SourceError> {
     let escaped = Pattern::escape(&folder.to_string_lossy());
     let escaped = if escaped.ends_with('/') { escaped } else { format!("{escaped}/") };
     let below = |pattern: &str| {
@@ -166,10 +166,10 @@ fn is_dangling(path: &Path) -> bool {
     path.is_symlink() && !path.exists()
 }
 
-fn matches(pattern: &str) -> Result<Vec<PathBuf>, Error> {
+fn matches(pattern: &str) -> Result<Vec<PathBuf>, SourceError> {
     let options = MatchOptions { require_literal_leading_dot: true, ..MatchOptions::default() };
     let paths = glob::glob_with(pattern, options)
-        .map_err(|error| Error::Pattern { path: pattern.to_owned(), reason: error.to_string() })?;
+        .map_err(|error| SourceError::Pattern { path: pattern.to_owned(), reason: error.to_string() })?;
     Ok(paths.flatten().collect())
 }
 
@@ -183,7 +183,7 @@ fn looks_like_an_id(path: &str) -> bool {
     path.split_once('/').is_some_and(|(owner, name)| is_word(owner) && is_word(name)) && !is_file
 }
 
-fn not_found(path: &str) -> Error {
+fn not_found(path: &str) -> SourceError {
     let literal = path.find(['*', '?', '[']).map_or(path, |start| &path[..=start]);
     let folder = if Path::new(path).is_dir() { Path::new(path) } else { Path::new(literal).parent().unwrap_or(Path::new("")) };
     let folder = std::path::absolute(if folder.as_os_str().is_empty() { Path::new(".") } else { folder })
@@ -193,7 +193,7 @@ fn not_found(path: &str) -> Error {
     let nearby: Vec<String> = nearby.into_iter().filter_map(name).take(LISTED).collect();
     let named = if Path::new(path).is_dir() { Path::new(path) } else { folder.as_path() };
     let other = if nearby.is_empty() { first_with_rows(named) } else { None };
-    Error::NotFound { path: path.to_owned(), folder, nearby, other }
+    SourceError::NotFound { path: path.to_owned(), folder, nearby, other }
 }
 
 /// The first file of a folder in whose text rows can be found.
@@ -278,7 +278,7 @@ mod tests {
             ("empty", "empty", "give a Parquet file, a glob or a folder that holds `*.parquet`"),
         ] {
             let error = find_files(&folder.path().join(path).to_string_lossy()).expect_err("nothing there");
-            assert!(matches!(&error, Error::NotFound { folder: in_, .. } if *in_ == folder.path().join(looked_in)), "{error}");
+            assert!(matches!(&error, SourceError::NotFound { folder: in_, .. } if *in_ == folder.path().join(looked_in)), "{error}");
             assert_eq!(error.hint().as_deref(), Some(hint));
         }
         for path in ["tatsu-lab/alpaca_none", "none/data.v2"] {
@@ -289,7 +289,7 @@ mod tests {
             let hint = find_files(path).expect_err("nothing there").hint();
             assert!(hint.is_none_or(|hint| !hint.contains("hf://")), "{path}");
         }
-        assert!(matches!(find_files("data/***"), Err(Error::Pattern { .. })));
+        assert!(matches!(find_files("data/***"), Err(SourceError::Pattern { .. })));
         for path in ["./datasets/*.parquet", "././datasets/*.parquet", "datasets/../datasets/*.parquet", "datasets//*.parquet"] {
             assert!(!find_files(path).expect("datasets of the project").is_empty(), "{path}");
         }

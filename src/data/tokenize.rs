@@ -8,11 +8,11 @@ use serde_json::{Value, json};
 use tokenizers::models::ModelWrapper;
 
 use super::added_tokens::{Added, Files};
-use super::renumbered::{self, RenumberedToken};
+use super::renumbered_tokens::{self, RenumberedToken};
 use super::revised::TokenRole;
 use super::template::Templates;
 use super::tokenizer_files::{CONFIG, GENERATION, TOKENIZER, TokenizerFiles};
-use super::vet::vet;
+use super::tokenizer_limits::vet;
 use crate::fault::{Exit, Explain};
 use crate::files::{self, listed};
 
@@ -63,10 +63,10 @@ pub struct Tokenizer {
 
 /// A tokenizer that cannot be opened or used.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub enum TokenizeError {
     /// A file is there and cannot be read.
     #[error(transparent)]
-    File(#[from] files::Error),
+    File(#[from] files::FileError),
     /// The folder has no `tokenizer.json`.
     #[error("`{folder}` holds no `tokenizer.json`{instead}")]
     Missing {
@@ -142,7 +142,7 @@ impl Tokenizer {
     ///
     /// # Errors
     /// The tokenizer is missing, or one of the files cannot be read or is broken.
-    pub fn open(folder: &Path) -> Result<Self, Error> {
+    pub fn open(folder: &Path) -> Result<Self, TokenizeError> {
         Self::of(&TokenizerFiles::read(folder)?)
     }
 
@@ -150,7 +150,7 @@ impl Tokenizer {
     ///
     /// # Errors
     /// As of [`Tokenizer::open`].
-    pub fn open_with(base: &Path, adapter: Option<&Path>) -> Result<Self, Error> {
+    pub fn open_with(base: &Path, adapter: Option<&Path>) -> Result<Self, TokenizeError> {
         let own = adapter.map(|adapter| TokenizerFiles::beside(adapter, base)).transpose()?.flatten();
         own.map_or_else(|| Self::open(base), |own| Self::of(&own))
     }
@@ -159,13 +159,13 @@ impl Tokenizer {
     ///
     /// # Errors
     /// As of [`Tokenizer::open`].
-    pub fn of(files: &TokenizerFiles) -> Result<Self, Error> {
+    pub fn of(files: &TokenizerFiles) -> Result<Self, TokenizeError> {
         let source = files.texts.get(TOKENIZER).ok_or_else(|| missing(&files.folder))?;
         let Parsed { mut inner, padding, dropout } = parse(&files.folder.join(TOKENIZER), source)?;
         let config = files.json(CONFIG)?;
         let splits_special = config.values.get("split_special_tokens") == Some(&Value::Bool(true));
         inner.set_encode_special_tokens(splits_special);
-        let mut renumbered = renumbered::find(source, &inner);
+        let mut renumbered = renumbered_tokens::find(source, &inner);
         let added = Files::of(files, config)?.add_to(&mut inner, padding.as_deref())?;
         let mut special = special_tokens(&inner, &added);
         let chat_templates = files.all_templates()?;
@@ -202,11 +202,11 @@ impl Tokenizer {
     ///
     /// # Errors
     /// The tokenizer has no tokens for the text.
-    pub fn encode(&self, text: &str, add_special_tokens: bool) -> Result<Encoding, Error> {
+    pub fn encode(&self, text: &str, add_special_tokens: bool) -> Result<Encoding, TokenizeError> {
         // A regular expression that backtracks too often makes its crate panic.
         let encoding = files::guarded(|| self.inner.encode(text, add_special_tokens));
-        let encoding = encoding.map_err(|cause| Error::Panicked { bytes: text.len(), cause })?;
-        let encoding = encoding.map_err(|error| Error::Encode { bytes: text.len(), cause: error.to_string() })?;
+        let encoding = encoding.map_err(|cause| TokenizeError::Panicked { bytes: text.len(), cause })?;
+        let encoding = encoding.map_err(|error| TokenizeError::Encode { bytes: text.len(), cause: error.to_string() })?;
         Ok(Encoding { ids: encoding.get_ids().to_vec(), offsets: encoding.get_offsets().to_vec() })
     }
 
@@ -214,10 +214,10 @@ impl Tokenizer {
     ///
     /// # Errors
     /// The tokenizer has no tokens for the text.
-    pub fn ids(&self, text: &str, add_special_tokens: bool) -> Result<Vec<u32>, Error> {
+    pub fn ids(&self, text: &str, add_special_tokens: bool) -> Result<Vec<u32>, TokenizeError> {
         let encoding = files::guarded(|| self.inner.encode_fast(text, add_special_tokens));
-        let encoding = encoding.map_err(|cause| Error::Panicked { bytes: text.len(), cause })?;
-        let encoding = encoding.map_err(|error| Error::Encode { bytes: text.len(), cause: error.to_string() })?;
+        let encoding = encoding.map_err(|cause| TokenizeError::Panicked { bytes: text.len(), cause })?;
+        let encoding = encoding.map_err(|error| TokenizeError::Encode { bytes: text.len(), cause: error.to_string() })?;
         Ok(encoding.get_ids().to_vec())
     }
 
@@ -226,7 +226,7 @@ impl Tokenizer {
     ///
     /// # Errors
     /// The tokenizer has no tokens for the text.
-    pub fn encode_with_spans(&self, text: &str, spans: &[Range<usize>]) -> Result<(Vec<u32>, Vec<bool>), Error> {
+    pub fn encode_with_spans(&self, text: &str, spans: &[Range<usize>]) -> Result<(Vec<u32>, Vec<bool>), TokenizeError> {
         let Encoding { ids, offsets } = self.encode(text, false)?;
         let mut trained = vec![false; ids.len()];
         for span in spans {
@@ -239,8 +239,8 @@ impl Tokenizer {
     ///
     /// # Errors
     /// The tokenizer's decoder fails.
-    pub fn decode(&self, ids: &[u32], skip_special_tokens: bool) -> Result<String, Error> {
-        let failed = |cause: String| Error::Decode { tokens: ids.len(), cause };
+    pub fn decode(&self, ids: &[u32], skip_special_tokens: bool) -> Result<String, TokenizeError> {
+        let failed = |cause: String| TokenizeError::Decode { tokens: ids.len(), cause };
         let text = files::guarded(|| self.inner.decode(ids, skip_special_tokens)).map_err(failed)?;
         text.map_err(|error| failed(error.to_string()))
     }
@@ -363,9 +363,9 @@ struct Parsed {
     dropout: Option<f32>,
 }
 
-fn parse(path: &Path, source: &str) -> Result<Parsed, Error> {
+fn parse(path: &Path, source: &str) -> Result<Parsed, TokenizeError> {
     let broken =
-        |error: tokenizers::Error| Error::Broken { path: path.to_owned(), expected: "a tokenizer", cause: error.to_string() };
+        |error: tokenizers::Error| TokenizeError::Broken { path: path.to_owned(), expected: "a tokenizer", cause: error.to_string() };
     vet(source).map_err(|reason| broken(reason.into()))?;
     let parsed = files::guarded(|| {
         let mut inner = tokenizers::Tokenizer::from_bytes(source)?;
@@ -413,17 +413,17 @@ fn hash(source: &str, special: &SpecialTokens, eos_ids: &[u32], changes: &[Strin
     files::hash_bytes(Value::Array(identity).to_string().as_bytes())
 }
 
-fn missing(folder: &Path) -> Error {
+fn missing(folder: &Path) -> TokenizeError {
     let has = |name: &str| folder.join(name).exists();
     let instead = match () {
         () if has("tokenizer.model") || has("spiece.model") => ", only a sentencepiece model",
         () if has("vocab.json") && has("merges.txt") => ", only `vocab.json` and `merges.txt`",
         () => "",
     };
-    Error::Missing { folder: folder.to_owned(), instead }
+    TokenizeError::Missing { folder: folder.to_owned(), instead }
 }
 
-impl Explain for Error {
+impl Explain for TokenizeError {
     fn exit(&self) -> Exit {
         match self {
             Self::File(error) => error.exit(),

@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 
 use super::template::sources::{FILE, FOLDER};
 use super::template::{TEMPLATE_BYTES, Templates};
-use super::tokenize::Error;
+use super::tokenize::TokenizeError;
 use crate::files::{self, is_there};
 
 /// The most that is read of `tokenizer.json`; the largest in use has 33 MB.
@@ -38,7 +38,7 @@ impl TokenizerFiles {
     ///
     /// # Errors
     /// One is there and cannot be read.
-    pub fn read(folder: &Path) -> Result<Self, Error> {
+    pub fn read(folder: &Path) -> Result<Self, TokenizeError> {
         let mut texts = BTreeMap::new();
         for name in NAMES {
             let limit_bytes = if name == TOKENIZER { TOKENIZER_BYTES } else { files::JSON_BYTES };
@@ -52,7 +52,7 @@ impl TokenizerFiles {
     ///
     /// # Errors
     /// A file is there and cannot be read, or is no JSON object.
-    pub fn beside(adapter: &Path, base: &Path) -> Result<Option<Self>, Error> {
+    pub fn beside(adapter: &Path, base: &Path) -> Result<Option<Self>, TokenizeError> {
         if !is_there(&adapter.join(TOKENIZER))? {
             return Ok(None);
         }
@@ -67,12 +67,12 @@ impl TokenizerFiles {
     }
 
     /// One of the JSON files; empty where it is not there.
-    pub(super) fn json(&self, name: &'static str) -> Result<Config, Error> {
+    pub(super) fn json(&self, name: &'static str) -> Result<Config, TokenizeError> {
         Config::of(self.folder.join(name), self.texts.get(name).map(String::as_str))
     }
 
     /// The templates that are files, else those in `tokenizer_config.json`.
-    pub(super) fn all_templates(&self) -> Result<Templates, Error> {
+    pub(super) fn all_templates(&self) -> Result<Templates, TokenizeError> {
         if self.templates == Templates::default() { self.json(CONFIG)?.chat_templates() } else { Ok(self.templates.clone()) }
     }
 
@@ -84,7 +84,7 @@ impl TokenizerFiles {
 }
 
 /// The templates that are files of a model's folder.
-fn template_files(folder: &Path) -> Result<Templates, Error> {
+fn template_files(folder: &Path) -> Result<Templates, TokenizeError> {
     let mut found = Vec::new();
     for path in named_template_files(folder)? {
         let name = path.file_stem().and_then(|name| name.to_str()).unwrap_or_default().to_owned();
@@ -98,12 +98,12 @@ fn template_files(folder: &Path) -> Result<Templates, Error> {
 ///
 /// # Errors
 /// Their folder cannot be read.
-pub fn named_template_files(folder: &Path) -> Result<Vec<PathBuf>, files::Error> {
+pub fn named_template_files(folder: &Path) -> Result<Vec<PathBuf>, files::FileError> {
     let folder = folder.join(FOLDER);
     if !folder.is_dir() {
         return Ok(Vec::new());
     }
-    let failed = |cause| files::Error::new("read", &folder, cause);
+    let failed = |cause| files::FileError::new("read", &folder, cause);
     let entries = std::fs::read_dir(&folder).map_err(failed)?.collect::<Result<Vec<_>, _>>().map_err(failed)?;
     let mut paths: Vec<PathBuf> = entries.into_iter().map(|entry| entry.path()).collect();
     paths.retain(|path| path.extension().is_some_and(|end| end == "jinja") && path.to_str().is_some());
@@ -111,14 +111,14 @@ pub fn named_template_files(folder: &Path) -> Result<Vec<PathBuf>, files::Error>
     Ok(paths)
 }
 
-fn read_optional(path: &Path, limit_bytes: u64) -> Result<Option<String>, Error> {
+fn read_optional(path: &Path, limit_bytes: u64) -> Result<Option<String>, TokenizeError> {
     if !is_there(path)? {
         return Ok(None);
     }
     match files::read_text_up_to(path, limit_bytes) {
         Ok(text) => Ok(Some(text)),
         Err(error) if error.cause.kind() == io::ErrorKind::InvalidData => {
-            Err(Error::Broken { path: path.to_owned(), expected: "UTF-8 text", cause: error.cause.to_string() })
+            Err(TokenizeError::Broken { path: path.to_owned(), expected: "UTF-8 text", cause: error.cause.to_string() })
         }
         Err(error) => Err(error.into()),
     }
@@ -131,15 +131,15 @@ pub(super) struct Config {
 }
 
 impl Config {
-    fn of(path: PathBuf, source: Option<&str>) -> Result<Self, Error> {
+    fn of(path: PathBuf, source: Option<&str>) -> Result<Self, TokenizeError> {
         match serde_json::from_str(source.unwrap_or("{}")) {
             Ok(values) => Ok(Self { path, values }),
-            Err(error) => Err(Error::Broken { path, expected: "a JSON object", cause: error.to_string() }),
+            Err(error) => Err(TokenizeError::Broken { path, expected: "a JSON object", cause: error.to_string() }),
         }
     }
 
     /// One template, or a list of `{name, template}`, or an object of them.
-    pub fn chat_templates(&self) -> Result<Templates, Error> {
+    pub fn chat_templates(&self) -> Result<Templates, TokenizeError> {
         const KEY: &str = "chat_template";
         let value = self.values.get(KEY).unwrap_or(&Value::Null);
         let text = |value: &Value| value.as_str().map(str::to_owned);
@@ -153,7 +153,7 @@ impl Config {
         named.ok_or_else(|| self.wrong(KEY, value, "a template or a list of named templates"))
     }
 
-    pub fn eos_ids(&self) -> Result<Vec<u32>, Error> {
+    pub fn eos_ids(&self) -> Result<Vec<u32>, TokenizeError> {
         const KEY: &str = "eos_token_id";
         let value = self.values.get(KEY).unwrap_or(&Value::Null);
         let ids = match value {
@@ -165,7 +165,7 @@ impl Config {
         ids.iter().map(id).collect::<Option<_>>().ok_or_else(|| self.wrong(KEY, value, "a token id or a list of them"))
     }
 
-    pub fn wrong(&self, key: &str, value: &Value, expected: &'static str) -> Error {
-        Error::Value { path: self.path.clone(), key: key.to_owned(), found: format!("`{value}`"), expected }
+    pub fn wrong(&self, key: &str, value: &Value, expected: &'static str) -> TokenizeError {
+        TokenizeError::Value { path: self.path.clone(), key: key.to_owned(), found: format!("`{value}`"), expected }
     }
 }

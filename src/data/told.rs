@@ -27,38 +27,38 @@ pub trait Told: Display {
     fn quotes(&self, template: Option<&ChatTemplate>) -> Vec<String>;
 }
 
-impl Told for cells::Error {
+impl Told for cells::CellError {
     fn quotes(&self, _: Option<&ChatTemplate>) -> Vec<String> {
         Vec::new()
     }
 }
 
-impl Told for turns::Error {
+impl Told for turns::ConversationError {
     fn quotes(&self, _: Option<&ChatTemplate>) -> Vec<String> {
         self.quotes()
     }
 }
 
-impl Told for encode::Error {
+impl Told for encode::EncodeError {
     fn message(&self) -> String {
         self.reason()
     }
 
     fn quotes(&self, template: Option<&ChatTemplate>) -> Vec<String> {
         let quote = match self {
-            Self::Template(template::Error::Raised { message }) => not_of_template(message, template),
+            Self::Template(template::TemplateError::Raised { message }) => not_of_template(message, template),
             // Behind the kind of fault stands what the engine says, often with the value that it is about.
-            Self::Template(template::Error::Render { cause, .. }) => detail(cause),
+            Self::Template(template::TemplateError::Render { cause, .. }) => detail(cause),
             // The reason may be what became of a part of the conversation.
-            Self::Template(template::Error::NoSpans { reason }) => match reason.split_once("refuses the conversation: ") {
+            Self::Template(template::TemplateError::NoSpans { reason }) => match reason.split_once("refuses the conversation: ") {
                 Some((_, message)) => not_of_template(message, template),
                 None => reason
                     .split_once("fails at line ")
                     .and_then(|(_, rest)| rest.split_once(": "))
                     .map_or("", |(_, cause)| detail(cause)),
             },
-            Self::Template(template::Error::Panicked { cause })
-            | Self::Tokenizer(tokenize::Error::Encode { cause, .. } | tokenize::Error::Panicked { cause, .. }) => cause,
+            Self::Template(template::TemplateError::Panicked { cause })
+            | Self::Tokenizer(tokenize::TokenizeError::Encode { cause, .. } | tokenize::TokenizeError::Panicked { cause, .. }) => cause,
             _ => "",
         };
         if quote.is_empty() { Vec::new() } else { vec![quote.to_owned()] }

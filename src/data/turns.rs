@@ -71,7 +71,7 @@ impl From<Conversation> for Chat {
 
 /// A cell that is no conversation, or no tools or history of one.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
-pub enum Error {
+pub enum ConversationError {
     /// The text of a list is not JSON.
     #[error("expected a list in JSON: {reason}")]
     NotJson {
@@ -80,7 +80,7 @@ pub enum Error {
     },
     /// A number cannot be kept to the last digit.
     #[error(transparent)]
-    Number(json_text::Error),
+    Number(json_text::JsonTextError),
     /// It is not a list.
     #[error("expected a list in JSON: it is `{found}`")]
     NotAList {
@@ -195,11 +195,11 @@ pub enum Error {
     },
 }
 
-impl Error {
+impl ConversationError {
     /// The parts of the words that are text of the row.
     pub fn quotes(&self) -> Vec<String> {
         match self {
-            Self::Number(json_text::Error::LongNumber { number }) => vec![number.clone()],
+            Self::Number(json_text::JsonTextError::LongNumber { number }) => vec![number.clone()],
             // A role that other data sets use is no secret.
             Self::Role { found, .. } if found.is_null() || found.as_str().and_then(meant).is_some() => Vec::new(),
             Self::Role { found, .. }
@@ -213,7 +213,7 @@ impl Error {
             | Self::NotATool { found, .. }
             | Self::NotAPair { found, .. } => vec![found.to_string()],
             Self::NotJson { .. }
-            | Self::Number(json_text::Error::NotJson { .. })
+            | Self::Number(json_text::JsonTextError::NotJson { .. })
             | Self::Uneven { .. }
             | Self::Reserved { .. }
             | Self::NoContent { .. }
@@ -222,11 +222,11 @@ impl Error {
     }
 }
 
-impl From<json_text::Error> for Error {
-    fn from(error: json_text::Error) -> Self {
+impl From<json_text::JsonTextError> for ConversationError {
+    fn from(error: json_text::JsonTextError) -> Self {
         match error {
-            json_text::Error::NotJson { reason } => Self::NotJson { reason },
-            number @ json_text::Error::LongNumber { .. } => Self::Number(number),
+            json_text::JsonTextError::NotJson { reason } => Self::NotJson { reason },
+            number @ json_text::JsonTextError::LongNumber { .. } => Self::Number(number),
         }
     }
 }
@@ -274,7 +274,7 @@ fn unknown_roles(turns: &[Value], roles: &BTreeMap<String, String>) -> Vec<Strin
 ///
 /// # Errors
 /// It is something else.
-pub fn turns(cell: Value) -> Result<Option<Vec<Value>>, Error> {
+pub fn turns(cell: Value) -> Result<Option<Vec<Value>>, ConversationError> {
     let cell = match parsed(cell)? {
         Value::Object(columns) if columns.contains_key("role") || columns.contains_key("from") => by_turn(columns)?,
         other => other,
@@ -286,11 +286,11 @@ pub fn turns(cell: Value) -> Result<Option<Vec<Value>>, Error> {
 ///
 /// # Errors
 /// A turn is none: it has no role that is known, says nothing, or says something that is not text.
-pub fn chat(turns: Vec<Value>, tools: Option<Vec<Value>>, roles: &BTreeMap<String, String>) -> Result<Chat, Error> {
+pub fn chat(turns: Vec<Value>, tools: Option<Vec<Value>>, roles: &BTreeMap<String, String>) -> Result<Chat, ConversationError> {
     let unknown = unknown_roles(&turns, roles);
     let read = turns.into_iter().enumerate().map(|(index, turn)| message(index, turn, roles));
     let read = read.collect::<Result<Vec<_>, _>>().map_err(|error| match error {
-        Error::Role { message, found, .. } => Error::Role { message, found, unknown: unknown.clone() },
+        ConversationError::Role { message, found, .. } => ConversationError::Role { message, found, unknown: unknown.clone() },
         other => other,
     });
     let (messages, trained) = read?.into_iter().unzip();
@@ -301,7 +301,7 @@ pub fn chat(turns: Vec<Value>, tools: Option<Vec<Value>>, roles: &BTreeMap<Strin
 ///
 /// # Errors
 /// A turn or a tool is none.
-pub fn conversation(turns: Vec<Value>, tools: Option<Vec<Value>>) -> Result<Conversation, Error> {
+pub fn conversation(turns: Vec<Value>, tools: Option<Vec<Value>>) -> Result<Conversation, ConversationError> {
     let tools = tools.map(|tools| self::tools(tools.into())).transpose()?.flatten();
     Ok(chat(turns, tools, &BTreeMap::new())?.conversation)
 }
@@ -310,14 +310,14 @@ pub fn conversation(turns: Vec<Value>, tools: Option<Vec<Value>>) -> Result<Conv
 ///
 /// # Errors
 /// It is something else.
-pub fn tools(cell: Value) -> Result<Option<Vec<Value>>, Error> {
+pub fn tools(cell: Value) -> Result<Option<Vec<Value>>, ConversationError> {
     let items = match parsed(cell)? {
         tool @ Value::Object(_) => vec![tool],
         other => list(other)?.unwrap_or_default(),
     };
     let tool = |(index, mut item): (usize, Value)| {
         if !item.is_object() {
-            return Err(Error::NotATool { tool: index, found: item });
+            return Err(ConversationError::NotATool { tool: index, found: item });
         }
         parse_object(item.get_mut("function"))?;
         parse_object(item.get_mut("parameters"))?;
@@ -332,14 +332,14 @@ pub fn tools(cell: Value) -> Result<Option<Vec<Value>>, Error> {
 ///
 /// # Errors
 /// It is something else, or a variable has the name of a part of the conversation.
-pub fn variables(cell: Value) -> Result<Map<String, Value>, Error> {
+pub fn variables(cell: Value) -> Result<Map<String, Value>, ConversationError> {
     let variables = match parsed(cell)? {
         Value::Null => Map::new(),
         Value::Object(variables) => variables,
-        found => return Err(Error::NoVariables { found }),
+        found => return Err(ConversationError::NoVariables { found }),
     };
     match variables.keys().find(|name| NOT_VARIABLES.contains(&name.as_str())) {
-        Some(name) => Err(Error::Reserved { name: name.clone() }),
+        Some(name) => Err(ConversationError::Reserved { name: name.clone() }),
         None => Ok(variables),
     }
 }
@@ -348,20 +348,20 @@ pub fn variables(cell: Value) -> Result<Map<String, Value>, Error> {
 ///
 /// # Errors
 /// The cell is no list of pairs.
-pub fn history(cell: Value) -> Result<Vec<(String, String)>, Error> {
+pub fn history(cell: Value) -> Result<Vec<(String, String)>, ConversationError> {
     let pair = |(entry, pair): (usize, Value)| {
         let texts = pair.as_array().map(|texts| texts.iter().map(Value::as_str).collect::<Vec<_>>());
         match texts.as_deref() {
             Some([Some(said), Some(answer)]) => Ok(((*said).to_owned(), (*answer).to_owned())),
-            _ => Err(Error::NotAPair { entry, found: pair }),
+            _ => Err(ConversationError::NotAPair { entry, found: pair }),
         }
     };
     list(parsed(cell)?)?.unwrap_or_default().into_iter().enumerate().map(pair).collect()
 }
 
 /// A turn as templates expect it, and whether the data says to train it.
-fn message(index: usize, turn: Value, roles: &BTreeMap<String, String>) -> Result<(Value, Option<bool>), Error> {
-    let Value::Object(turn) = turn else { return Err(Error::NotAMessage { message: index, found: turn }) };
+fn message(index: usize, turn: Value, roles: &BTreeMap<String, String>) -> Result<(Value, Option<bool>), ConversationError> {
+    let Value::Object(turn) = turn else { return Err(ConversationError::NotAMessage { message: index, found: turn }) };
     let present = |key, other| if turn.get(key).is_some_and(|value| !value.is_null()) { key } else { other };
     let (role_key, content_key) = (present("role", "from"), present("content", "value"));
     let role = role(index, turn.get(role_key).unwrap_or(&Value::Null), roles)?;
@@ -381,7 +381,7 @@ fn message(index: usize, turn: Value, roles: &BTreeMap<String, String>) -> Resul
         }
     }
     if !message.contains_key("content") && !message.contains_key("tool_calls") {
-        return Err(Error::NoContent { message: index });
+        return Err(ConversationError::NoContent { message: index });
     }
     Ok((message.into(), trained))
 }
@@ -391,35 +391,35 @@ fn is_nothing(key: &str, value: &Value) -> bool {
     value.is_null() || value.as_array().is_some_and(Vec::is_empty) || (REASONING.contains(&key) && value == "")
 }
 
-fn role(index: usize, said: &Value, roles: &BTreeMap<String, String>) -> Result<String, Error> {
+fn role(index: usize, said: &Value, roles: &BTreeMap<String, String>) -> Result<String, ConversationError> {
     let own = said.as_str().and_then(|word| roles.get(word).cloned());
     let known = || ROLES.iter().find(|(word, _)| said == *word).map(|(_, role)| (*role).to_owned());
-    own.or_else(known).ok_or_else(|| Error::Role { message: index, found: said.clone(), unknown: Vec::new() })
+    own.or_else(known).ok_or_else(|| ConversationError::Role { message: index, found: said.clone(), unknown: Vec::new() })
 }
 
-fn is_trained(index: usize, key: &str, value: Value) -> Result<bool, Error> {
+fn is_trained(index: usize, key: &str, value: Value) -> Result<bool, ConversationError> {
     let word = value.as_str().map_or_else(|| value.to_string(), str::to_lowercase);
     match word.as_str() {
         "1" | "1.0" | "true" => Ok(true),
         "0" | "0.0" | "-0.0" | "false" => Ok(false),
-        _ => Err(Error::Weight { message: index, key: key.to_owned(), found: value }),
+        _ => Err(ConversationError::Weight { message: index, key: key.to_owned(), found: value }),
     }
 }
 
 /// What a turn says: text, a list of text parts, or, where a tool answers, any value. Which of these forms the template gets is
 /// decided where it is known, in [`super::template::ChatTemplate::fit`].
-fn content(index: usize, role: &str, value: Value) -> Result<Value, Error> {
+fn content(index: usize, role: &str, value: Value) -> Result<Value, ConversationError> {
     let is_of_tool = ["tool", "ipython", "function"].contains(&role);
     match value {
         Value::String(_) => Ok(value),
         Value::Array(parts) => match parts.iter().map(|part| text_part(part).map(str::to_owned)).collect::<Result<Vec<_>, _>>() {
             Ok(texts) => Ok(texts.into_iter().map(|text| json!({"type": "text", "text": text})).collect()),
             Err(_) if is_of_tool => Ok(parts.into()),
-            Err(found) => Err(Error::Part { message: index, found }),
+            Err(found) => Err(ConversationError::Part { message: index, found }),
         },
         Value::Object(_) if text_part(&value).is_ok() => content(index, role, json!([value])),
         _ if is_of_tool => Ok(value),
-        _ => Err(Error::Content { message: index, found: value }),
+        _ => Err(ConversationError::Content { message: index, found: value }),
     }
 }
 
@@ -432,9 +432,9 @@ fn text_part(part: &Value) -> Result<&str, Value> {
 }
 
 /// The calls of a turn: a list of objects or of their JSON texts, the JSON text of one, or one object.
-fn calls(index: usize, value: Value) -> Result<Option<Vec<Value>>, Error> {
-    let no_calls = |found: &Value| Error::Call { message: index, found: found.clone() };
-    let no_calls_or_number = |error: Error| if matches!(error, Error::Number(_)) { error } else { no_calls(&value) };
+fn calls(index: usize, value: Value) -> Result<Option<Vec<Value>>, ConversationError> {
+    let no_calls = |found: &Value| ConversationError::Call { message: index, found: found.clone() };
+    let no_calls_or_number = |error: ConversationError| if matches!(error, ConversationError::Number(_)) { error } else { no_calls(&value) };
     let items = match parsed(value.clone()).map_err(no_calls_or_number)? {
         call @ Value::Object(_) => vec![call],
         other => list(other).map_err(no_calls_or_number)?.unwrap_or_default(),
@@ -452,7 +452,7 @@ fn calls(index: usize, value: Value) -> Result<Option<Vec<Value>>, Error> {
 }
 
 /// Puts the object in the place of its JSON text.
-fn parse_object(value: Option<&mut Value>) -> Result<(), Error> {
+fn parse_object(value: Option<&mut Value>) -> Result<(), ConversationError> {
     if let Some(value) = value
         && let Some(text) = value.as_str()
         && let Some(object) = json_text::object(text)?
@@ -463,18 +463,18 @@ fn parse_object(value: Option<&mut Value>) -> Result<(), Error> {
 }
 
 /// Turns from a list for each key.
-fn by_turn(columns: Map<String, Value>) -> Result<Value, Error> {
+fn by_turn(columns: Map<String, Value>) -> Result<Value, ConversationError> {
     let mut turns: Vec<Map<String, Value>> = Vec::new();
     let mut first: Option<String> = None;
     for (key, column) in columns.into_iter().filter(|(_, column)| !column.is_null()) {
-        let Value::Array(values) = column else { return Err(Error::NotAList { found: json!({key: column}) }) };
+        let Value::Array(values) = column else { return Err(ConversationError::NotAList { found: json!({key: column}) }) };
         match &first {
             None => {
                 turns = vec![Map::new(); values.len()];
                 first = Some(key.clone());
             }
             Some(first) if values.len() != turns.len() => {
-                return Err(Error::Uneven { first: first.clone(), expected: turns.len(), key, found: values.len() });
+                return Err(ConversationError::Uneven { first: first.clone(), expected: turns.len(), key, found: values.len() });
             }
             Some(_) => {}
         }
@@ -486,19 +486,19 @@ fn by_turn(columns: Map<String, Value>) -> Result<Value, Error> {
 }
 
 /// A list whose items may be JSON texts; null is none.
-fn list(value: Value) -> Result<Option<Vec<Value>>, Error> {
+fn list(value: Value) -> Result<Option<Vec<Value>>, ConversationError> {
     let item = |item: Value| match item.as_str().filter(|text| text.trim_start().starts_with(['{', '['])) {
         Some(text) => Ok(parse(text)?),
         None => Ok(item),
     };
     match value {
         Value::Null => Ok(None),
-        Value::Array(items) => items.into_iter().map(item).collect::<Result<_, Error>>().map(Some),
-        found => Err(Error::NotAList { found }),
+        Value::Array(items) => items.into_iter().map(item).collect::<Result<_, ConversationError>>().map(Some),
+        found => Err(ConversationError::NotAList { found }),
     }
 }
 
-fn parsed(cell: Value) -> Result<Value, Error> {
+fn parsed(cell: Value) -> Result<Value, ConversationError> {
     Ok(match cell {
         Value::String(text) => parse(&text)?,
         other => other,
@@ -509,7 +509,7 @@ fn parsed(cell: Value) -> Result<Value, Error> {
 mod tests {
     use super::*;
 
-    fn read(messages: Value) -> Result<Chat, Error> {
+    fn read(messages: Value) -> Result<Chat, ConversationError> {
         chat(turns(messages)?.unwrap_or_default(), None, &BTreeMap::new())
     }
 

@@ -7,7 +7,7 @@ use burn::tensor::wgpu::wgpu::{AdapterInfo, Backend, DeviceType, Features, Insta
 use burn::tensor::wgpu::{WgpuBackend, WgpuInitError, wgpu};
 use burn::tensor::{Device, DeviceKind};
 
-use super::list::{Found, Kind, Limits};
+use super::list::{FoundDevice, DeviceClass, Limits};
 use crate::terms;
 
 /// The native interface of each system. OpenGL is left out: training through it was never tried.
@@ -19,20 +19,20 @@ const APIS: [(Backend, WgpuBackend, &str); 3] = [
 
 /// The adapters of the first interface that has a GPU, or of the first that has any; GPUs before others. Of adapters that burn cannot be
 /// told to open none is listed: those of no kind, and all software ones but the first.
-pub(super) fn list() -> Vec<Found> {
+pub(super) fn list() -> Vec<FoundDevice> {
     let each = APIS.iter().map(|(backend, _, api)| on(*backend, api)).filter(|found| !found.is_empty());
-    let mut reached: Vec<Vec<Found>> = each.collect();
-    let has_gpu = |found: &Vec<Found>| found.iter().any(|found| found.kind != Kind::Software);
+    let mut reached: Vec<Vec<FoundDevice>> = each.collect();
+    let has_gpu = |found: &Vec<FoundDevice>| found.iter().any(|found| found.kind != DeviceClass::Software);
     let best = reached.iter().position(has_gpu).unwrap_or(0);
     let mut adapters = if reached.is_empty() { Vec::new() } else { reached.swap_remove(best) };
     adapters.sort_by_key(|found| found.kind as u8);
-    let first_software = adapters.iter().position(|found| found.kind == Kind::Software);
+    let first_software = adapters.iter().position(|found| found.kind == DeviceClass::Software);
     adapters.truncate(first_software.map_or(adapters.len(), |first| first + 1));
     let numbered = adapters.into_iter().enumerate();
-    numbered.map(|(index, found)| Found { device: terms::Device::Wgpu(index), ..found }).collect()
+    numbered.map(|(index, found)| FoundDevice { device: terms::Device::Wgpu(index), ..found }).collect()
 }
 
-fn on(backend: Backend, api: &'static str) -> Vec<Found> {
+fn on(backend: Backend, api: &'static str) -> Vec<FoundDevice> {
     let described = InstanceDescriptor { backends: backend.into(), ..InstanceDescriptor::new_without_display_handle() };
     let instance = Instance::new(described);
     let found = now(instance.enumerate_adapters(backend.into())).iter().filter_map(|adapter| describe(adapter, api)).collect();
@@ -41,10 +41,10 @@ fn on(backend: Backend, api: &'static str) -> Vec<Found> {
     found
 }
 
-fn describe(adapter: &wgpu::Adapter, api: &'static str) -> Option<Found> {
+fn describe(adapter: &wgpu::Adapter, api: &'static str) -> Option<FoundDevice> {
     let (info, limits, features) = (adapter.get_info(), adapter.limits(), adapter.features());
     let half = features.contains(Features::SHADER_F16).then_some("float16");
-    Some(Found {
+    Some(FoundDevice {
         device: terms::Device::Wgpu(0),
         kind: kind(info.device_type)?,
         api,
@@ -70,26 +70,26 @@ fn driver(info: &AdapterInfo) -> String {
     parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(" ")
 }
 
-fn kind(of: DeviceType) -> Option<Kind> {
+fn kind(of: DeviceType) -> Option<DeviceClass> {
     match of {
-        DeviceType::DiscreteGpu => Some(Kind::Discrete),
-        DeviceType::IntegratedGpu => Some(Kind::Integrated),
-        DeviceType::VirtualGpu => Some(Kind::Virtual),
-        DeviceType::Cpu => Some(Kind::Software),
+        DeviceType::DiscreteGpu => Some(DeviceClass::Discrete),
+        DeviceType::IntegratedGpu => Some(DeviceClass::Integrated),
+        DeviceType::VirtualGpu => Some(DeviceClass::Virtual),
+        DeviceType::Cpu => Some(DeviceClass::Software),
         DeviceType::Other => None,
     }
 }
 
 /// Opens an adapter of the list. burn counts each kind from 0 on the interface that it is told, in the order of this list; that it
 /// opened another one is an error.
-pub(super) fn open(list: &[Found], wanted: &Found) -> Result<Device, String> {
+pub(super) fn open(list: &[FoundDevice], wanted: &FoundDevice) -> Result<Device, String> {
     let before = list.iter().take_while(|found| found.device != wanted.device);
     let place = before.filter(|found| found.kind == wanted.kind).count();
     let kind = match wanted.kind {
-        Kind::Discrete => DeviceKind::DiscreteGpu(place),
-        Kind::Integrated => DeviceKind::IntegratedGpu(place),
-        Kind::Virtual => DeviceKind::VirtualGpu(place),
-        Kind::Software | Kind::Processor => DeviceKind::Cpu,
+        DeviceClass::Discrete => DeviceKind::DiscreteGpu(place),
+        DeviceClass::Integrated => DeviceKind::IntegratedGpu(place),
+        DeviceClass::Virtual => DeviceKind::VirtualGpu(place),
+        DeviceClass::Software | DeviceClass::Processor => DeviceKind::Cpu,
     };
     let api = APIS.iter().find(|(.., api)| *api == wanted.api).map_or(WgpuBackend::Auto, |(_, api, _)| *api);
     let opened = Device::wgpu_options().device_kind(kind).graphics_api(api).init_with_setup();

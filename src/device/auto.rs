@@ -1,6 +1,6 @@
 //! `device: auto`: the first device on which training is proven.
 
-use super::list::{self, Found, Kind};
+use super::list::{self, FoundDevice, DeviceClass};
 use crate::terms;
 
 /// The device of a run.
@@ -14,7 +14,7 @@ pub struct Choice {
 
 /// What a recipe's device stands for: itself, or for `auto` NVIDIA's GPUs, then discrete and integrated adapters of wgpu, then the CPU, of
 /// these the first for which `is_proven`. A software adapter computes on the CPU, only slower, and is taken by name only.
-pub fn choose(said: terms::Device, is_proven: &dyn Fn(&Found) -> bool) -> Choice {
+pub fn choose(said: terms::Device, is_proven: &dyn Fn(&FoundDevice) -> bool) -> Choice {
     if said != terms::Device::Auto {
         return Choice { device: said, reason: None };
     }
@@ -22,9 +22,9 @@ pub fn choose(said: terms::Device, is_proven: &dyn Fn(&Found) -> bool) -> Choice
     of(&found, is_proven)
 }
 
-fn of(found: &[Found], is_proven: &dyn Fn(&Found) -> bool) -> Choice {
+fn of(found: &[FoundDevice], is_proven: &dyn Fn(&FoundDevice) -> bool) -> Choice {
     let mut passed_over = Vec::new();
-    for gpu in found.iter().filter(|found| [Kind::Discrete, Kind::Integrated].contains(&found.kind)) {
+    for gpu in found.iter().filter(|found| [DeviceClass::Discrete, DeviceClass::Integrated].contains(&found.kind)) {
         if is_proven(gpu) {
             let reason = format!("the first on which training is proven: {}", gpu.describe());
             return Choice { device: gpu.device, reason: Some(reason) };
@@ -40,16 +40,16 @@ fn of(found: &[Found], is_proven: &dyn Fn(&Found) -> bool) -> Choice {
 mod tests {
     use super::*;
 
-    fn found(device: terms::Device, kind: Kind, name: &str) -> Found {
-        Found { device, kind, name: name.to_owned(), api: "Vulkan", driver: "1.2".to_owned(), ..list::cpu() }
+    fn found(device: terms::Device, kind: DeviceClass, name: &str) -> FoundDevice {
+        FoundDevice { device, kind, name: name.to_owned(), api: "Vulkan", driver: "1.2".to_owned(), ..list::cpu() }
     }
 
     #[test]
     fn auto_takes_the_first_proven_gpu_and_never_a_software_adapter() {
         let there = [
-            found(terms::Device::Wgpu(0), Kind::Discrete, "large"),
-            found(terms::Device::Wgpu(1), Kind::Integrated, "small"),
-            found(terms::Device::Wgpu(2), Kind::Software, "slow"),
+            found(terms::Device::Wgpu(0), DeviceClass::Discrete, "large"),
+            found(terms::Device::Wgpu(1), DeviceClass::Integrated, "small"),
+            found(terms::Device::Wgpu(2), DeviceClass::Software, "slow"),
             list::cpu(),
         ];
         let chosen = |names: &[&str]| of(&there, &|found| names.contains(&found.name.as_str()));

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use super::list::{Found, Kind};
+use super::list::{FoundDevice, DeviceClass};
 use crate::terms;
 
 /// Whether a GPU of NVIDIA's is in this machine, with or without its driver: the kernel shows it on the bus, or WSL hands it in.
@@ -22,7 +22,7 @@ const ASKED: &str = "--query-gpu=index,uuid,name,driver_version,memory.total,mem
 const CAPABILITY: &str = ",compute_cap";
 
 /// The GPUs that the driver shows to this process, in the order of its indices. `nvidia-smi` comes with the driver.
-pub(super) fn list() -> Vec<Found> {
+pub(super) fn list() -> Vec<FoundDevice> {
     let ask = |what: String| {
         let output = Command::new("nvidia-smi").args([&*what, "--format=csv,noheader,nounits"]).output().ok()?;
         output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
@@ -35,7 +35,7 @@ pub(super) fn list() -> Vec<Found> {
 struct Card {
     index: String,
     uuid: String,
-    found: Found,
+    found: FoundDevice,
 }
 
 /// 86 of `8.6`.
@@ -50,10 +50,10 @@ fn parse(said: &str) -> Vec<Card> {
         let [index, uuid, name, driver, total, free, pci] = *fields.first_chunk()?;
         let capability = fields.get(7).and_then(|number| capability(number));
         let mebibytes = |number: &str| number.parse::<u64>().ok().map(|mebibytes| mebibytes << 20);
-        let found = Found {
+        let found = FoundDevice {
             device: terms::Device::Cuda(0),
             name: name.to_owned(),
-            kind: Kind::Discrete,
+            kind: DeviceClass::Discrete,
             api: "CUDA",
             driver: driver.to_owned(),
             bus: Some(pci.to_lowercase()),
@@ -74,15 +74,15 @@ fn parse(said: &str) -> Vec<Card> {
 
 /// The GPUs that CUDA sees, numbered as it numbers them: the first name that fits no GPU ends the list
 /// (<https://docs.nvidia.com/cuda/cuda-c-programming-guide/#cuda-environment-variables>).
-fn visible(cards: Vec<Card>, said: Option<&str>) -> Vec<Found> {
+fn visible(cards: Vec<Card>, said: Option<&str>) -> Vec<FoundDevice> {
     let is = |card: &Card, name: &str| card.index == name || (name.len() > 4 && card.uuid.starts_with(name));
-    let named = |said: &str| -> Vec<Found> {
+    let named = |said: &str| -> Vec<FoundDevice> {
         let each = said.split(',').map(str::trim).map_while(|name| cards.iter().find(|card| is(card, name)));
         each.map(|card| card.found.clone()).collect()
     };
     let shown = said.map_or_else(|| cards.iter().map(|card| card.found.clone()).collect(), named);
     let numbered = shown.into_iter().enumerate();
-    numbered.map(|(index, found)| Found { device: terms::Device::Cuda(index), ..found }).collect()
+    numbered.map(|(index, found)| FoundDevice { device: terms::Device::Cuda(index), ..found }).collect()
 }
 
 #[cfg(test)]

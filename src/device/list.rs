@@ -12,7 +12,7 @@ use crate::terms;
 /// What a device is made of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Kind {
+pub enum DeviceClass {
     /// The processor.
     Processor,
     /// A GPU with memory of its own.
@@ -27,14 +27,14 @@ pub enum Kind {
 
 /// A device of this machine.
 #[derive(Debug, Clone, Serialize)]
-pub struct Found {
+pub struct FoundDevice {
     /// As a recipe names it.
     #[serde(serialize_with = "as_word")]
     pub device: terms::Device,
     /// As it names itself.
     pub name: String,
     /// What it is made of.
-    pub kind: Kind,
+    pub kind: DeviceClass,
     /// How it is reached.
     pub api: &'static str,
     /// The driver with its version.
@@ -82,7 +82,7 @@ pub struct Identity {
     pub version: &'static str,
 }
 
-impl Found {
+impl FoundDevice {
     /// What its proof is kept under.
     pub fn identity(&self) -> Identity {
         let backend = match self.device {
@@ -97,7 +97,7 @@ impl Found {
     /// `wgpu:0` with the name of what that is.
     pub fn describe(&self) -> String {
         let (device, Identity { name, driver, .. }) = (self.device, self.identity());
-        if self.kind == Kind::Processor { device.to_string() } else { format!("{device} ({name}, {driver})") }
+        if self.kind == DeviceClass::Processor { device.to_string() } else { format!("{device} ({name}, {driver})") }
     }
 }
 
@@ -107,11 +107,11 @@ fn as_word<S: Serializer>(device: &terms::Device, serializer: S) -> Result<S::Ok
 }
 
 /// The processor.
-pub fn cpu() -> Found {
-    Found {
+pub fn cpu() -> FoundDevice {
+    FoundDevice {
         device: terms::Device::Cpu,
         name: processor::name(),
-        kind: Kind::Processor,
+        kind: DeviceClass::Processor,
         api: "",
         driver: String::new(),
         bus: None,
@@ -124,26 +124,26 @@ pub fn cpu() -> Found {
 }
 
 /// The GPUs that CUDA sees, whether or not this build can use them.
-pub fn cuda_gpus() -> &'static [Found] {
-    static FOUND: OnceLock<Vec<Found>> = OnceLock::new();
+pub fn cuda_gpus() -> &'static [FoundDevice] {
+    static FOUND: OnceLock<Vec<FoundDevice>> = OnceLock::new();
     FOUND.get_or_init(cuda::list)
 }
 
 /// The adapters that wgpu reaches, the fittest first.
 #[cfg(feature = "wgpu")]
-pub fn wgpu_adapters() -> &'static [Found] {
-    static FOUND: OnceLock<Vec<Found>> = OnceLock::new();
+pub fn wgpu_adapters() -> &'static [FoundDevice] {
+    static FOUND: OnceLock<Vec<FoundDevice>> = OnceLock::new();
     FOUND.get_or_init(|| super::adapters::list().into_iter().map(with_memory).collect())
 }
 
 /// This build has no wgpu.
 #[cfg(not(feature = "wgpu"))]
-pub fn wgpu_adapters() -> &'static [Found] {
+pub fn wgpu_adapters() -> &'static [FoundDevice] {
     &[]
 }
 
 /// The devices that a run of this build could use, in the order in which `auto` looks at them, and the CPU.
-pub fn usable() -> Vec<Found> {
+pub fn usable() -> Vec<FoundDevice> {
     let cuda = if cfg!(feature = "cuda") { cuda_gpus() } else { &[] };
     [cuda, wgpu_adapters()].concat().into_iter().chain([cpu()]).collect()
 }
@@ -159,20 +159,20 @@ pub(super) fn may_have_gpu() -> bool {
 
 /// wgpu does not tell an adapter's memory; CUDA or the kernel may know the same card, and what computes in the processor's memory has that.
 #[cfg(feature = "wgpu")]
-fn with_memory(found: Found) -> Found {
-    if [Kind::Integrated, Kind::Software].contains(&found.kind) {
-        return Found { memory_bytes: total_memory_bytes(), free_memory_bytes: free_memory_bytes(), ..found };
+fn with_memory(found: FoundDevice) -> FoundDevice {
+    if [DeviceClass::Integrated, DeviceClass::Software].contains(&found.kind) {
+        return FoundDevice { memory_bytes: total_memory_bytes(), free_memory_bytes: free_memory_bytes(), ..found };
     }
     let Some(bus) = found.bus.clone() else { return found };
     // The domain has eight digits in one, four in the other.
-    let is_same = |other: &&Found| other.bus.as_deref().is_some_and(|other| other.ends_with(&bus));
+    let is_same = |other: &&FoundDevice| other.bus.as_deref().is_some_and(|other| other.ends_with(&bus));
     let of_cuda = if Path::new("/dev/nvidiactl").exists() { cuda_gpus().iter().find(is_same) } else { None };
     let told = |name: &str| {
         let path = Path::new("/sys/bus/pci/devices").join(&bus).join(name);
         std::fs::read_to_string(path).ok()?.trim().parse::<u64>().ok()
     };
     let (total, used) = (told("mem_info_vram_total"), told("mem_info_vram_used"));
-    Found {
+    FoundDevice {
         memory_bytes: total.or_else(|| of_cuda?.memory_bytes),
         free_memory_bytes: total.zip(used).map(|(total, used)| total.saturating_sub(used)).or_else(|| of_cuda?.free_memory_bytes),
         ..found

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use super::list::Kind;
+use super::list::DeviceClass;
 use super::{cuda, libraries, list, toolkit};
 
 /// Something that is missing.
@@ -31,7 +31,7 @@ fn of_wgpu() -> Option<Missing> {
     if !cfg!(feature = "wgpu") {
         return Some(Missing::new("`wgpu` is not in this build", "build with `--features wgpu`"));
     }
-    let gpus = list::wgpu_adapters().iter().filter(|found| found.kind != Kind::Software).count();
+    let gpus = list::wgpu_adapters().iter().filter(|found| found.kind != DeviceClass::Software).count();
     if gpus > 0 {
         return None;
     }

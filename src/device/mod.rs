@@ -4,7 +4,7 @@
 mod adapters;
 mod auto;
 mod cuda;
-mod halves;
+mod half_precision;
 mod kernel_times;
 #[cfg(any(feature = "wgpu", feature = "cuda"))]
 mod kernels;
@@ -17,14 +17,14 @@ mod tf32;
 mod toolkit;
 
 pub use auto::{Choice, choose};
-pub use halves::{Halves, halves, is_cpu};
+pub use half_precision::{HalfPrecision, halves, is_cpu};
 pub use kernel_times::{KernelTime, kernel_times};
-pub use list::{Found, Identity, Kind, Limits, cpu, cuda_gpus, usable, wgpu_adapters};
+pub use list::{FoundDevice, Identity, DeviceClass, Limits, cpu, cuda_gpus, usable, wgpu_adapters};
 pub use memory::{free_memory_bytes, largest_tensor_bytes, peak_memory_bytes};
 pub use missing::{Missing, missing};
 pub use processor::{cpu_features, product_flops_per_second, set_threads};
 pub use tf32::{allow_tf32, is_tf32_allowed};
-pub use toolkit::{Fault as ToolkitFault, Part, parts};
+pub use toolkit::{ToolkitFault, ToolkitPart, parts};
 
 use std::sync::{Mutex, PoisonError};
 
@@ -37,14 +37,14 @@ use crate::terms;
 
 /// A device that cannot be used.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub enum DeviceError {
     /// This build has no such backend.
     #[error("device `{asked}` is not in this build, which has {}", words(usable))]
     NotBuilt {
         /// As the recipe says.
         asked: terms::Device,
         /// What there is.
-        usable: Vec<Found>,
+        usable: Vec<FoundDevice>,
     },
     /// This machine has no such device.
     #[error("device `{asked}` is not there, there is {}", words(usable))]
@@ -52,7 +52,7 @@ pub enum Error {
         /// As the recipe says.
         asked: terms::Device,
         /// What there is.
-        usable: Vec<Found>,
+        usable: Vec<FoundDevice>,
     },
     /// A part of CUDA is missing, or does not fit another.
     #[error("device `{asked}` cannot be used: {fault}")]
@@ -72,15 +72,15 @@ pub enum Error {
     },
 }
 
-fn words(usable: &[Found]) -> String {
+fn words(usable: &[FoundDevice]) -> String {
     let each = usable.iter().map(|found| match found.kind {
-        Kind::Processor => format!("`{}`", found.device),
+        DeviceClass::Processor => format!("`{}`", found.device),
         _ => format!("`{}` ({})", found.device, found.name),
     });
     each.collect::<Vec<_>>().join(", ")
 }
 
-impl Explain for Error {
+impl Explain for DeviceError {
     fn exit(&self) -> Exit {
         Exit::Unavailable
     }
@@ -99,7 +99,7 @@ impl Explain for Error {
 }
 
 /// A device of this machine by its name in a recipe; nothing for `auto`.
-pub fn find(choice: terms::Device) -> Option<Found> {
+pub fn find(choice: terms::Device) -> Option<FoundDevice> {
     match choice {
         terms::Device::Auto => None,
         terms::Device::Cpu => Some(cpu()),
@@ -112,24 +112,24 @@ pub fn find(choice: terms::Device) -> Option<Found> {
 ///
 /// # Errors
 /// It is not.
-pub fn check(choice: terms::Device) -> Result<(), Error> {
+pub fn check(choice: terms::Device) -> Result<(), DeviceError> {
     let is_built = match choice {
         terms::Device::Auto | terms::Device::Cpu => return Ok(()),
         terms::Device::Wgpu(_) => cfg!(feature = "wgpu"),
         terms::Device::Cuda(_) => cfg!(feature = "cuda"),
     };
     if !is_built {
-        return Err(Error::NotBuilt { asked: choice, usable: usable() });
+        return Err(DeviceError::NotBuilt { asked: choice, usable: usable() });
     }
     #[cfg(feature = "cuda")]
     if let terms::Device::Cuda(index) = choice {
-        check_toolkit(index).map_err(|fault| Error::Toolkit { asked: choice, fault })?;
+        check_toolkit(index).map_err(|fault| DeviceError::Toolkit { asked: choice, fault })?;
         if cuda_gpus().is_empty() {
             // Nobody lists them; opening one tells.
             return Ok(());
         }
     }
-    find(choice).map(|_| ()).ok_or_else(|| Error::NotThere { asked: choice, usable: usable() })
+    find(choice).map(|_| ()).ok_or_else(|| DeviceError::NotThere { asked: choice, usable: usable() })
 }
 
 /// Checks that kernels can be compiled for a GPU of NVIDIA's.
@@ -146,7 +146,7 @@ fn check_toolkit(index: usize) -> Result<(), ToolkitFault> {
 ///
 /// # Errors
 /// See [`check`]; or its driver refuses.
-pub fn open(choice: terms::Device) -> Result<Device, Error> {
+pub fn open(choice: terms::Device) -> Result<Device, DeviceError> {
     static OPENED: Mutex<Vec<(terms::Device, Device)>> = Mutex::new(Vec::new());
     check(choice)?;
     let mut opened = OPENED.lock().unwrap_or_else(PoisonError::into_inner);
@@ -157,9 +157,9 @@ pub fn open(choice: terms::Device) -> Result<Device, Error> {
     kernels::configure();
     #[cfg(feature = "cuda")]
     if matches!(choice, terms::Device::Cuda(_)) {
-        kernels::configure_cuda().map_err(|fault| Error::Toolkit { asked: choice, fault })?;
+        kernels::configure_cuda().map_err(|fault| DeviceError::Toolkit { asked: choice, fault })?;
     }
-    let device = open_anew(choice).map_err(|reason| Error::NotOpened { asked: choice, reason })?;
+    let device = open_anew(choice).map_err(|reason| DeviceError::NotOpened { asked: choice, reason })?;
     opened.push((choice, device.clone()));
     Ok(device)
 }

@@ -3,7 +3,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::list::Found;
+use super::list::FoundDevice;
 
 /// Of the process, because the kernels of a device are chosen by what it is opened with.
 static ALLOWED: AtomicBool = AtomicBool::new(false);
@@ -18,7 +18,7 @@ pub fn is_tf32_allowed() -> bool {
     ALLOWED.load(Ordering::Relaxed)
 }
 
-impl Found {
+impl FoundDevice {
     /// Whether it has TF32, which came with Ampere.
     pub fn has_tf32(&self) -> bool {
         self.capability.is_some_and(|capability| capability >= 80)
@@ -34,16 +34,16 @@ impl Found {
 
 #[cfg(test)]
 mod tests {
-    use super::super::list::{Kind, cpu};
+    use super::super::list::{DeviceClass, cpu};
     use super::*;
     use crate::terms::Device;
 
     #[test]
     fn only_newer_cards_of_nvidia_have_it() {
-        let gpu = |device, capability| Found { device, kind: Kind::Discrete, capability, ..cpu() };
+        let gpu = |device, capability| FoundDevice { device, kind: DeviceClass::Discrete, capability, ..cpu() };
         let [ampere, turing, silent] = [Some(80), Some(75), None].map(|capability| gpu(Device::Cuda(0), capability));
         let adapter = gpu(Device::Wgpu(0), None);
-        assert_eq!([&ampere, &turing, &silent, &adapter, &cpu()].map(Found::has_tf32), [true, false, false, false, false]);
+        assert_eq!([&ampere, &turing, &silent, &adapter, &cpu()].map(FoundDevice::has_tf32), [true, false, false, false, false]);
         let said = "device `wgpu:0` has no TF32, which NVIDIA GPUs of compute capability 8.0 or later have";
         assert_eq!((ampere.tf32_refusal(), adapter.tf32_refusal().as_deref()), (None, Some(said)));
     }

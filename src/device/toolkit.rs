@@ -14,7 +14,7 @@ use super::libraries;
 
 /// A part of CUDA and whether it can be used.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Part {
+pub struct ToolkitPart {
     /// As a person calls it.
     pub name: &'static str,
     /// Where it lies, where it was found.
@@ -22,27 +22,27 @@ pub struct Part {
     /// The version of CUDA that it is of, or that it supports.
     pub version: Option<String>,
     /// Why it cannot be used.
-    pub fault: Option<Fault>,
+    pub fault: Option<ToolkitFault>,
 }
 
 /// Why a part of CUDA cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, thiserror::Error)]
 #[error("{problem}")]
-pub struct Fault {
+pub struct ToolkitFault {
     /// Both sides of what does not fit.
     pub problem: String,
     /// What to do about it.
     pub advice: String,
 }
 
-impl Fault {
+impl ToolkitFault {
     fn new(problem: impl Into<String>, advice: impl Into<String>) -> Self {
         Self { problem: problem.into(), advice: advice.into() }
     }
 }
 
-impl Part {
-    fn new(name: &'static str, found: Result<(PathBuf, Option<String>), (Option<PathBuf>, Fault)>) -> Self {
+impl ToolkitPart {
+    fn new(name: &'static str, found: Result<(PathBuf, Option<String>), (Option<PathBuf>, ToolkitFault)>) -> Self {
         match found {
             Ok((path, version)) => Self { name, path: Some(path), version, fault: None },
             Err((path, fault)) => Self { name, path, version: None, fault: Some(fault) },
@@ -88,19 +88,19 @@ fn include_folders(root: &Path) -> Vec<PathBuf> {
 }
 
 /// The folders in which all headers are found, of the first toolkit that has any.
-fn headers(roots: &[PathBuf]) -> Result<Vec<PathBuf>, Fault> {
+fn headers(roots: &[PathBuf]) -> Result<Vec<PathBuf>, ToolkitFault> {
     let has = |folders: &[PathBuf], header: &str| folders.iter().any(|folder| folder.join(header).exists());
     let each = roots.iter().map(|root| include_folders(root));
     let Some(folders) = each.into_iter().find(|folders| has(folders, HEADERS[0].0)) else {
         let places: Vec<String> = roots.iter().map(|root| format!("`{}`", root.join("include").display())).collect();
-        return Err(Fault::new(format!("the CUDA headers (cuda_fp16.h) are not found in {}", places.join(", ")), ENTIRE));
+        return Err(ToolkitFault::new(format!("the CUDA headers (cuda_fp16.h) are not found in {}", places.join(", ")), ENTIRE));
     };
     match HEADERS.into_iter().find(|(header, _)| !has(&folders, header)) {
         None => Ok(folders),
         Some((header, package)) => {
             let places: Vec<String> = folders.iter().map(|folder| format!("`{}`", folder.display())).collect();
             let problem = format!("the CUDA header {header} is not found in {}", places.join(", "));
-            Err(Fault::new(problem, format!("install {package}, or set CUDA_PATH to a whole toolkit")))
+            Err(ToolkitFault::new(problem, format!("install {package}, or set CUDA_PATH to a whole toolkit")))
         }
     }
 }
@@ -130,8 +130,8 @@ impl Toolkit {
     ///
     /// # Errors
     /// The first that is missing or does not fit.
-    pub fn find() -> Result<&'static Self, Fault> {
-        static FOUND: OnceLock<Result<Toolkit, Fault>> = OnceLock::new();
+    pub fn find() -> Result<&'static Self, ToolkitFault> {
+        static FOUND: OnceLock<Result<Toolkit, ToolkitFault>> = OnceLock::new();
         let look = || {
             let roots = roots();
             let (_, driver) = driver()?;
@@ -145,7 +145,7 @@ impl Toolkit {
     ///
     /// # Errors
     /// NVRTC does not know it.
-    pub fn check(&self, capability: u32, card: &str) -> Result<(), Fault> {
+    pub fn check(&self, capability: u32, card: &str) -> Result<(), ToolkitFault> {
         let known = self.nvrtc.capabilities().unwrap_or_default();
         if known.is_empty() || known.contains(&capability) {
             return Ok(());
@@ -165,42 +165,42 @@ impl Toolkit {
             _ if known.iter().all(|known| *known < capability) => "install a newer CUDA toolkit, and set CUDA_PATH to it",
             _ => "install the CUDA toolkit of an older version, such as 12.8, and set CUDA_PATH to it",
         };
-        Err(Fault::new(problem, advice))
+        Err(ToolkitFault::new(problem, advice))
     }
 }
 
 #[cfg(feature = "cuda")]
-fn driver() -> Result<(PathBuf, Version), Fault> {
+fn driver() -> Result<(PathBuf, Version), ToolkitFault> {
     let beginning = if cfg!(windows) { "nvcuda.dll" } else { "libcuda.so" };
     let advice = "install NVIDIA's driver; in a container start it with the GPU, such as `docker run --gpus all`";
-    let path = libraries::find(beginning).ok_or_else(|| Fault::new("the NVIDIA driver (libcuda) is not found", advice))?;
+    let path = libraries::find(beginning).ok_or_else(|| ToolkitFault::new("the NVIDIA driver (libcuda) is not found", advice))?;
     match cubecl_llvm::driver_version(&path) {
         Ok(version) => Ok((path, version)),
         Err(error) => {
-            Err(Fault::new(format!("the NVIDIA driver: {error}"), "reinstall NVIDIA's driver; `nvidia-smi` should work first"))
+            Err(ToolkitFault::new(format!("the NVIDIA driver: {error}"), "reinstall NVIDIA's driver; `nvidia-smi` should work first"))
         }
     }
 }
 
 /// The first NVRTC that the driver takes kernels of.
 #[cfg(feature = "cuda")]
-fn nvrtc(roots: &[PathBuf], driver: Version) -> Result<Nvrtc, (Option<PathBuf>, Fault)> {
+fn nvrtc(roots: &[PathBuf], driver: Version) -> Result<Nvrtc, (Option<PathBuf>, ToolkitFault)> {
     let mut first = None;
     for path in compilers(roots) {
-        let loaded = Nvrtc::load(&path).map_err(|error| Fault::new(format!("NVRTC: {error}"), ENTIRE));
+        let loaded = Nvrtc::load(&path).map_err(|error| ToolkitFault::new(format!("NVRTC: {error}"), ENTIRE));
         match loaded.and_then(|nvrtc| fits(nvrtc.version(), &path, driver).map(|()| nvrtc)) {
             Ok(nvrtc) => return Ok(nvrtc),
             Err(fault) => first = first.or(Some((Some(path), fault))),
         }
     }
     let advice = "install the CUDA toolkit, or set CUDA_PATH or LD_LIBRARY_PATH to the folder of libnvrtc";
-    Err(first.unwrap_or_else(|| (None, Fault::new("NVRTC (libnvrtc) is not found", advice))))
+    Err(first.unwrap_or_else(|| (None, ToolkitFault::new("NVRTC (libnvrtc) is not found", advice))))
 }
 
 /// Machine code runs on a driver of the same major version or a later one; PTX, which an NVRTC before 11.1 makes, on none older than itself.
 /// Source: <https://docs.nvidia.com/deploy/cuda-compatibility/minor-version-compatibility.html>.
 #[cfg(feature = "cuda")]
-fn fits(nvrtc: Version, path: &Path, driver: Version) -> Result<(), Fault> {
+fn fits(nvrtc: Version, path: &Path, driver: Version) -> Result<(), ToolkitFault> {
     let makes_machine_code = nvrtc >= Version { major: 11, minor: 1 };
     let is_fit = if makes_machine_code { nvrtc.major <= driver.major } else { nvrtc <= driver };
     if is_fit {
@@ -211,11 +211,11 @@ fn fits(nvrtc: Version, path: &Path, driver: Version) -> Result<(), Fault> {
         "update the driver to one of CUDA {}, or install NVRTC of CUDA {} and set CUDA_PATH to its toolkit",
         nvrtc.major, driver.major
     );
-    Err(Fault::new(problem, advice))
+    Err(ToolkitFault::new(problem, advice))
 }
 
 /// The GPUs of this machine that kernels cannot be compiled for.
-pub(super) fn unknown_cards() -> Vec<Fault> {
+pub(super) fn unknown_cards() -> Vec<ToolkitFault> {
     #[cfg(not(feature = "cuda"))]
     return Vec::new();
     #[cfg(feature = "cuda")]
@@ -227,7 +227,7 @@ pub(super) fn unknown_cards() -> Vec<Fault> {
 }
 
 /// Every part of CUDA on this machine; nothing in a build without it.
-pub fn parts() -> Vec<Part> {
+pub fn parts() -> Vec<ToolkitPart> {
     #[cfg(not(feature = "cuda"))]
     return Vec::new();
     #[cfg(feature = "cuda")]
@@ -239,9 +239,9 @@ pub fn parts() -> Vec<Part> {
         let with_version = |(path, version): (PathBuf, Version)| (path, Some(version.to_string()));
         let first = |folders: Vec<PathBuf>| (folders[0].clone(), None);
         vec![
-            Part::new("the NVIDIA driver (libcuda)", driver.map(with_version).map_err(|fault| (None, fault))),
-            Part::new("NVRTC (libnvrtc)", compiler),
-            Part::new("the CUDA headers", headers(&roots).map(first).map_err(|fault| (None, fault))),
+            ToolkitPart::new("the NVIDIA driver (libcuda)", driver.map(with_version).map_err(|fault| (None, fault))),
+            ToolkitPart::new("NVRTC (libnvrtc)", compiler),
+            ToolkitPart::new("the CUDA headers", headers(&roots).map(first).map_err(|fault| (None, fault))),
         ]
     }
 }

@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use super::card::{CARD, Card, card};
-use crate::files::licence::Notices;
-use crate::files::{Error, JSON_BYTES, files_in, hash_file, read_text_up_to, write_atomic, write_folder_atomic};
+use crate::files::license::Notices;
+use crate::files::{FileError, JSON_BYTES, files_in, hash_file, read_text_up_to, write_atomic, write_folder_atomic};
 
 /// The name under which the card of the folder that was converted lies beside the new one.
 const SOURCE_CARD: &str = "MODEL_CARD.md";
@@ -14,7 +14,7 @@ const SOURCE_CARD: &str = "MODEL_CARD.md";
 ///
 /// # Errors
 /// `fill` fails, a licence or the card of `from` cannot be read, or a file cannot be written.
-pub fn write_folder<T, E: From<Error>>(
+pub fn write_folder<T, E: From<FileError>>(
     out: &Path,
     from: &Path,
     mut about: Card,

@@ -8,7 +8,7 @@ use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::properties::WriterProperties;
 
-use crate::data::Record;
+use crate::data::RowRecord;
 use crate::fault::shown;
 use crate::files::{self, write_atomic};
 
@@ -21,7 +21,7 @@ pub struct Line<'a> {
     /// Its source's key in the recipe.
     pub dataset: &'a str,
     /// The row and its fate.
-    pub record: Record<'a>,
+    pub record: RowRecord<'a>,
     /// How often the run trains it.
     pub times_trained: u32,
 }
@@ -30,8 +30,8 @@ pub struct Line<'a> {
 ///
 /// # Errors
 /// The file cannot be written; one that was there stays as it is.
-pub fn write_ledger<'a>(path: &Path, lines: impl Iterator<Item = Line<'a>>) -> Result<(), files::Error> {
-    let failed = |cause| files::Error::new("write", path, std::io::Error::other(cause));
+pub fn write_ledger<'a>(path: &Path, lines: impl Iterator<Item = Line<'a>>) -> Result<(), files::FileError> {
+    let failed = |cause| files::FileError::new("write", path, std::io::Error::other(cause));
     let properties = WriterProperties::builder().set_compression(Compression::ZSTD(ZstdLevel::default())).build();
     let mut writer = ArrowWriter::try_new(Vec::new(), batch(&[]).schema(), Some(properties)).map_err(failed)?;
     let mut lines = lines.peekable();
@@ -46,7 +46,7 @@ fn batch(lines: &[Line]) -> RecordBatch {
     let number = |of: fn(&Line) -> u64| -> ArrayRef {
         Arc::new(lines.iter().map(|line| i64::try_from(of(line)).ok()).collect::<Int64Array>())
     };
-    let flag = |of: fn(&Record) -> bool| -> ArrayRef {
+    let flag = |of: fn(&RowRecord) -> bool| -> ArrayRef {
         Arc::new(lines.iter().map(|line| Some(of(&line.record))).collect::<BooleanArray>())
     };
     let files = lines.iter().map(|line| Some(line.record.file.to_string_lossy()));

@@ -9,8 +9,8 @@ use std::path::Path;
 use serde_json::json;
 
 use super::gguf::Written;
-use crate::adapter::peft::{self, LastB, Stored};
-use crate::adapter::{Error, LoraConfig};
+use crate::adapter::peft::{self, LastB, AdapterTensors};
+use crate::adapter::{AdapterError, LoraConfig};
 use crate::files::safetensors::{Archive, Named, write_f32};
 use crate::files::{self, write_atomic};
 use crate::model::{LinearKind, LinearSpec};
@@ -22,23 +22,23 @@ const CONFIG: &str = "adapter_config.json";
 ///
 /// # Errors
 /// The adapter is not whole or not one of this base, or a file cannot be written.
-pub fn write_mlx(adapter: &Path, base: &str, projections: &[LinearSpec], folder: &Path) -> Result<Written, Error> {
+pub fn write_mlx(adapter: &Path, base: &str, projections: &[LinearSpec], folder: &Path) -> Result<Written, AdapterError> {
     let (config, archive) = (peft::read_config_on(adapter, projections)?, peft::open(adapter)?);
     let stored = peft::stored_in(&archive, &config, projections)?;
     if let Some(vector) = config.vector {
-        return Err(Error::NoPlace { format: "mlx-lm's", vector });
+        return Err(AdapterError::NoPlace { format: "mlx-lm's", vector });
     }
     if let Some(outside) = stored.iter().find(|stored| place(&stored.target.module).is_none()) {
         let message = format!("`{}` is in no layer, and mlx-lm has adapters of layers only", outside.target.module);
-        return Err(Error::Config { place: archive.path().display().to_string(), message });
+        return Err(AdapterError::Config { place: archive.path().display().to_string(), message });
     }
-    let is_routed = |stored: &&Stored| {
+    let is_routed = |stored: &&AdapterTensors| {
         projections.iter().any(|linear| linear.name == stored.target.module && linear.kind != LinearKind::Module)
     };
     if let Some(routed) = stored.iter().find(is_routed) {
         let message =
             format!("`{}` is of one expert, and mlx-lm has one module for all experts of a layer", routed.target.module);
-        return Err(Error::Config { place: archive.path().display().to_string(), message });
+        return Err(AdapterError::Config { place: archive.path().display().to_string(), message });
     }
     let rank = stored.iter().map(|stored| stored.target.rank).max().unwrap_or(config.rank);
     let scale = stored.first().map_or(1.0, |first| first.target.scale);
@@ -49,12 +49,12 @@ pub fn write_mlx(adapter: &Path, base: &str, projections: &[LinearSpec], folder:
     let weights = folder.join(WEIGHTS);
     write_f32(&weights, &tensors, &[("format", "mlx".to_owned())])?;
     write_atomic(&folder.join(CONFIG), config_text(&config, &stored, projections, base, [rank as f64, scale]).as_bytes())?;
-    let bytes = weights.metadata().map_err(|cause| files::Error::new("read", &weights, cause))?.len();
+    let bytes = weights.metadata().map_err(|cause| files::FileError::new("read", &weights, cause))?.len();
     Ok(Written { tensors: tensors.len(), bytes })
 }
 
 /// A and B of a module, turned and widened to `rank`.
-fn pair(stored: &Stored, archive: &Archive, rank: usize, scale: f64) -> Result<[Named; 2], Error> {
+fn pair(stored: &AdapterTensors, archive: &Archive, rank: usize, scale: f64) -> Result<[Named; 2], AdapterError> {
     let (module, own_rank) = (&stored.target.module, stored.target.rank);
     let [a, b] = stored.read(archive, &LastB::default())?;
     let (inputs, outputs) = (a.len() / own_rank, b.len() / own_rank);
@@ -70,7 +70,7 @@ fn pair(stored: &Stored, archive: &Archive, rank: usize, scale: f64) -> Result<[
 /// mlx-lm makes adapters of all modules of these names in the last layers; one that has no tensors adds nothing, for its B is zero.
 fn config_text(
     config: &LoraConfig,
-    stored: &[Stored],
+    stored: &[AdapterTensors],
     projections: &[LinearSpec],
     base: &str,
     [rank, scale]: [f64; 2],

@@ -18,4 +18,4 @@ pub use ledger::{Line, write_ledger};
 pub use mlx::write_mlx;
 pub use page::{EvaluationLine, Metrics, PAGE_BEGINS, Progress, RunRecord, Sample, ScoredRun, StepLine, page};
 pub use peft::write_peft;
-pub use repack::{Error as RepackError, Repacked, repack, repacked_bytes};
+pub use repack::{RepackError, Repacked, repack, repacked_bytes};

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::gguf::Written;
-use crate::adapter::{Error, peft};
+use crate::adapter::{AdapterError, peft};
 use crate::files::safetensors::{self, Archive, write_lazily};
 use crate::files::{self, copy, write_atomic};
 use crate::model::LinearSpec;
@@ -15,7 +15,7 @@ use crate::model::LinearSpec;
 ///
 /// # Errors
 /// The adapter is not whole or not one of this base, or a file cannot be written.
-pub fn write_peft(adapter: &Path, base: &str, projections: &[LinearSpec], folder: &Path) -> Result<Written, Error> {
+pub fn write_peft(adapter: &Path, base: &str, projections: &[LinearSpec], folder: &Path) -> Result<Written, AdapterError> {
     let (config, archive) = (peft::read_config_on(adapter, projections)?, peft::open(adapter)?);
     let stored = peft::contents_in(&archive, &config, projections)?.pairs;
     let modules: Vec<&str> = stored.iter().map(|stored| stored.target.module.as_str()).collect();
@@ -29,19 +29,19 @@ pub fn write_peft(adapter: &Path, base: &str, projections: &[LinearSpec], folder
         write_renamed(&archive, &renamed, &weights)?;
     }
     write_atomic(&folder.join(&config_name), peft::config_text(&config, &modules, base).as_bytes())?;
-    let bytes = weights.metadata().map_err(|cause| files::Error::new("read", &weights, cause))?.len();
+    let bytes = weights.metadata().map_err(|cause| files::FileError::new("read", &weights, cause))?.len();
     Ok(Written { tensors: archive.tensors(), bytes })
 }
 
 /// The same tensors by the names that PEFT gives them; `keys` are the file's by those that differ.
-fn write_renamed(archive: &Archive, keys: &BTreeMap<String, String>, path: &Path) -> Result<(), Error> {
+fn write_renamed(archive: &Archive, keys: &BTreeMap<String, String>, path: &Path) -> Result<(), AdapterError> {
     let names: BTreeMap<&str, &str> = keys.iter().map(|(name, key)| (key.as_str(), name.as_str())).collect();
     let stored = archive.described().into_iter();
     let described =
         stored.map(|(key, dtype, shape)| (names.get(key.as_str()).map_or(key.clone(), |name| (*name).to_owned()), dtype, shape));
     write_lazily(path, described.collect(), &[("format", "pt".to_owned())], |name| {
         let key = keys.get(name).map_or(name, String::as_str);
-        Ok::<_, safetensors::Error>(Cow::Borrowed(archive.bytes(key).unwrap_or_default()))
+        Ok::<_, safetensors::SafetensorsError>(Cow::Borrowed(archive.bytes(key).unwrap_or_default()))
     })?;
     Ok(())
 }

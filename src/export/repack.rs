@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 use crate::fault::{Exit, Explain, Fault};
 use crate::files::safetensors::{data_bytes, write_lazily};
 use crate::files::{self, safetensors};
-use crate::model::{self, Beside, Folder, Repacking, Target};
+use crate::model::{self, CompanionFiles, Folder, Repacking, Target};
 use crate::report::{Event, Reporter};
 
 /// What was written.
@@ -29,7 +29,7 @@ pub struct Repacked {
 ///
 /// # Errors
 /// The model is damaged or unknown, a weight cannot be packed, a file cannot be written, or `interrupt` was raised.
-pub fn repack(from: &Path, target: Target, to: &Path, interrupt: &AtomicBool, report: Reporter) -> Result<Repacked, Error> {
+pub fn repack(from: &Path, target: Target, to: &Path, interrupt: &AtomicBool, report: Reporter) -> Result<Repacked, RepackError> {
     let repacking = Repacking::open(&Folder::open(from)?, target)?;
     let (all, metadata) = (bytes_of(&repacking), [("format", "pt".to_owned())]);
     let mut done = Repacked { before: 0, bytes: 0, tensors: 0 };
@@ -41,19 +41,19 @@ pub fn repack(from: &Path, target: Target, to: &Path, interrupt: &AtomicBool, re
         done.before += path.metadata().map_or(0, |file| file.len());
         done.bytes += write_lazily(&to.join(&name), tensors.clone(), &metadata, |tensor| {
             if interrupt.load(Relaxed) {
-                return Err(Error::Stopped);
+                return Err(RepackError::Stopped);
             }
             let bytes = repacking.bytes(tensor)?;
             read += bytes.len() as u64;
             report(Event::Progress { what: "writing (MiB)".to_owned(), done: read >> 20, total: all >> 20 });
-            Ok::<_, Error>(bytes)
+            Ok::<_, RepackError>(bytes)
         })?;
     }
     let config = |config: &mut Map<String, Value>| match repacking.config() {
         Some(stored) => drop(config.insert(QUANTIZATION.to_owned(), stored)),
         None => drop(config.shift_remove(QUANTIZATION)),
     };
-    Beside::of(from)?.copy_with(to, config, |index| {
+    CompanionFiles::of(from)?.copy_with(to, config, |index| {
         index.insert("weight_map".to_owned(), Value::Object(weight_map.clone()));
         index.insert("metadata".to_owned(), json!({"total_size": all}));
     })?;
@@ -64,8 +64,8 @@ pub fn repack(from: &Path, target: Target, to: &Path, interrupt: &AtomicBool, re
 ///
 /// # Errors
 /// As of [`repack`].
-pub fn repacked_bytes(from: &Path, target: Target) -> Result<u64, Error> {
-    Ok(bytes_of(&Repacking::open(&Folder::open(from)?, target)?) + Beside::of(from)?.bytes())
+pub fn repacked_bytes(from: &Path, target: Target) -> Result<u64, RepackError> {
+    Ok(bytes_of(&Repacking::open(&Folder::open(from)?, target)?) + CompanionFiles::of(from)?.bytes())
 }
 
 fn bytes_of(repacking: &Repacking) -> u64 {
@@ -78,16 +78,16 @@ const QUANTIZATION: &str = "quantization_config";
 
 /// A model that cannot be written in another form.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub enum RepackError {
     /// A file cannot be read or written.
     #[error(transparent)]
-    File(#[from] files::Error),
+    File(#[from] files::FileError),
     /// A file of weights cannot be written.
     #[error(transparent)]
-    Safetensors(#[from] safetensors::Error),
+    Safetensors(#[from] safetensors::SafetensorsError),
     /// The model cannot be used.
     #[error(transparent)]
-    Model(#[from] model::Error),
+    Model(#[from] model::ModelError),
     /// It is packed already.
     #[error("the weights of `{}` are packed already", folder.display())]
     Packed {
@@ -99,7 +99,7 @@ pub enum Error {
     Stopped,
 }
 
-impl Error {
+impl RepackError {
     fn inner(&self) -> Option<&dyn Explain> {
         match self {
             Self::File(error) => Some(error),
@@ -110,7 +110,7 @@ impl Error {
     }
 }
 
-impl Explain for Error {
+impl Explain for RepackError {
     fn exit(&self) -> Exit {
         match self {
             Self::Stopped => Exit::Signal,

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tempfile::{NamedTempFile, TempDir};
 
-use super::{Error, NewFile, disk};
+use super::{FileError, NewFile, disk};
 
 /// How temporary names begin. Under these names nothing is ever read.
 const TEMPORARY: [&str; 2] = [".rankine-tmp-", ".rankine-old-"];
@@ -15,10 +15,10 @@ const TEMPORARY: [&str; 2] = [".rankine-tmp-", ".rankine-old-"];
 ///
 /// # Errors
 /// Any of the steps failed; the old file is then untouched and no temporary file is left.
-pub fn write_atomic(path: &Path, content: &[u8]) -> Result<(), Error> {
+pub fn write_atomic(path: &Path, content: &[u8]) -> Result<(), FileError> {
     let folder = parent(path);
     create_folder(folder)?;
-    let failed = |cause| Error::writing(path, content.len() as u64, cause);
+    let failed = |cause| FileError::writing(path, content.len() as u64, cause);
     let mut file = temporary(folder).map_err(failed)?;
     disk::write(file.as_file_mut(), path, content).map_err(failed)?;
     disk::sync(file.as_file(), path).map_err(failed)?;
@@ -30,7 +30,7 @@ pub fn write_atomic(path: &Path, content: &[u8]) -> Result<(), Error> {
 ///
 /// # Errors
 /// One of them cannot be written.
-pub fn write_all(folder: &Path, files: &[(PathBuf, Vec<u8>)]) -> Result<(), Error> {
+pub fn write_all(folder: &Path, files: &[(PathBuf, Vec<u8>)]) -> Result<(), FileError> {
     files.iter().try_for_each(|(path, content)| write_atomic(&folder.join(path), content))
 }
 
@@ -38,10 +38,10 @@ pub fn write_all(folder: &Path, files: &[(PathBuf, Vec<u8>)]) -> Result<(), Erro
 ///
 /// # Errors
 /// It could not be written or renamed, or `fill` failed; `path` is then as it was.
-pub fn write_pieces_atomic<E: From<Error>>(path: &Path, fill: impl FnOnce(&mut NewFile) -> Result<(), E>) -> Result<(), E> {
+pub fn write_pieces_atomic<E: From<FileError>>(path: &Path, fill: impl FnOnce(&mut NewFile) -> Result<(), E>) -> Result<(), E> {
     let folder = parent(path);
     create_folder(folder)?;
-    let failed = |cause| Error::new("write", path, cause);
+    let failed = |cause| FileError::new("write", path, cause);
     let temporary = temporary(folder).map_err(failed)?;
     let mut new = NewFile::over(temporary.as_file().try_clone().map_err(failed)?, path);
     fill(&mut new)?;
@@ -54,8 +54,8 @@ pub fn write_pieces_atomic<E: From<Error>>(path: &Path, fill: impl FnOnce(&mut N
 ///
 /// # Errors
 /// The disk is full, or fails.
-pub fn settle(file: &File, written: &Path, path: &Path) -> Result<(), Error> {
-    let failed = |cause| Error::new("write", path, cause);
+pub fn settle(file: &File, written: &Path, path: &Path) -> Result<(), FileError> {
+    let failed = |cause| FileError::new("write", path, cause);
     disk::sync(file, written).map_err(failed)?;
     disk::rename(written, path).map_err(failed)?;
     sync_folder(parent(path))
@@ -66,9 +66,9 @@ pub fn settle(file: &File, written: &Path, path: &Path) -> Result<(), Error> {
 ///
 /// # Errors
 /// It cannot be made.
-pub fn link_atomic(target: &Path, path: &Path) -> Result<(), Error> {
+pub fn link_atomic(target: &Path, path: &Path) -> Result<(), FileError> {
     let folder = parent(path);
-    let failed = |cause| Error::new("link", path, cause);
+    let failed = |cause| FileError::new("link", path, cause);
     let aside = tempfile::Builder::new().prefix(TEMPORARY[0]).tempdir_in(folder).map_err(failed)?;
     let link = aside.path().join("link");
     #[cfg(unix)]
@@ -93,10 +93,10 @@ fn temporary(folder: &Path) -> std::io::Result<NamedTempFile> {
 ///
 /// # Errors
 /// A file could not be written or the folder not renamed; `path` is then as it was. Or the folder above could not be synced.
-pub fn write_folder_atomic<E: From<Error>>(path: &Path, fill: impl FnOnce(&Path) -> Result<(), E>) -> Result<(), E> {
+pub fn write_folder_atomic<E: From<FileError>>(path: &Path, fill: impl FnOnce(&Path) -> Result<(), E>) -> Result<(), E> {
     let above = parent(path);
     create_folder(above)?;
-    let failed = |cause| Error::new("write", path, cause);
+    let failed = |cause| FileError::new("write", path, cause);
     let new = tempfile::Builder::new().prefix(TEMPORARY[0]).tempdir_in(above).map_err(failed)?;
     fill(new.path())?;
     sync_folder(new.path())?;
@@ -113,9 +113,9 @@ pub fn write_folder_atomic<E: From<Error>>(path: &Path, fill: impl FnOnce(&Path)
 ///
 /// # Errors
 /// It cannot be renamed, or the folder above not be synced.
-pub fn move_folder(from: &Path, to: &Path) -> Result<(), Error> {
+pub fn move_folder(from: &Path, to: &Path) -> Result<(), FileError> {
     sync_folder(from)?;
-    disk::rename(from, to).map_err(|cause| Error::new("write", to, cause))?;
+    disk::rename(from, to).map_err(|cause| FileError::new("write", to, cause))?;
     sync_folder(parent(to))
 }
 
@@ -123,9 +123,9 @@ pub fn move_folder(from: &Path, to: &Path) -> Result<(), Error> {
 ///
 /// # Errors
 /// One cannot be made.
-pub fn create_folder(folder: &Path) -> Result<(), Error> {
+pub fn create_folder(folder: &Path) -> Result<(), FileError> {
     let missing: Vec<&Path> = folder.ancestors().take_while(|path| !path.as_os_str().is_empty() && !path.exists()).collect();
-    fs::create_dir_all(folder).map_err(|cause| Error::new("create", folder, cause))?;
+    fs::create_dir_all(folder).map_err(|cause| FileError::new("create", folder, cause))?;
     missing.into_iter().try_for_each(|made| sync_folder(parent(made)))
 }
 
@@ -134,13 +134,13 @@ pub fn create_folder(folder: &Path) -> Result<(), Error> {
 ///
 /// # Errors
 /// A leftover cannot be removed.
-pub fn remove_leftovers(folders: &[&Path], age: Duration) -> Result<(), Error> {
+pub fn remove_leftovers(folders: &[&Path], age: Duration) -> Result<(), FileError> {
     let is_leftover = |name: &str| TEMPORARY.iter().any(|prefix| name.starts_with(prefix));
     for entry in folders.iter().filter_map(|folder| fs::read_dir(folder).ok()).flatten().flatten() {
         if entry.file_name().to_str().is_some_and(is_leftover) && is_older(&entry, age) {
             let path = entry.path();
             let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
-            removed.map_err(|cause| Error::new("remove", &path, cause))?;
+            removed.map_err(|cause| FileError::new("remove", &path, cause))?;
         }
     }
     Ok(())
@@ -171,8 +171,8 @@ pub fn temporary_folder_in(folder: &Path) -> std::io::Result<TempDir> {
 ///
 /// # Errors
 /// It cannot be removed.
-pub fn remove_folder(path: &Path) -> Result<(), Error> {
-    disk::remove_folder(path).map_err(|cause| Error::new("remove", path, cause))
+pub fn remove_folder(path: &Path) -> Result<(), FileError> {
+    disk::remove_folder(path).map_err(|cause| FileError::new("remove", path, cause))
 }
 
 /// Moves the old folder aside and the new one to its name; puts the old one back if that fails.
@@ -189,9 +189,9 @@ fn parent(path: &Path) -> &Path {
     path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-fn sync_folder(folder: &Path) -> Result<(), Error> {
+fn sync_folder(folder: &Path) -> Result<(), FileError> {
     if cfg!(unix) {
-        File::open(folder).and_then(|file| disk::sync(&file, folder)).map_err(|cause| Error::new("sync", folder, cause))?;
+        File::open(folder).and_then(|file| disk::sync(&file, folder)).map_err(|cause| FileError::new("sync", folder, cause))?;
     }
     Ok(())
 }
@@ -204,14 +204,14 @@ mod tests {
     fn a_failed_fill_leaves_the_old_folder() {
         let dir = tempfile::tempdir().expect("a temporary folder");
         let path = dir.path().join("adapter");
-        write_folder_atomic::<Error>(&path, |new| write_atomic(&new.join("a"), b"old")).expect("first write");
-        let failed = write_folder_atomic::<Error>(&path, |new| {
+        write_folder_atomic::<FileError>(&path, |new| write_atomic(&new.join("a"), b"old")).expect("first write");
+        let failed = write_folder_atomic::<FileError>(&path, |new| {
             write_atomic(&new.join("a"), b"new")?;
-            Err(Error::new("write", new, std::io::Error::other("full")))
+            Err(FileError::new("write", new, std::io::Error::other("full")))
         });
         assert!(failed.is_err());
         assert_eq!(fs::read(path.join("a")).expect("still there"), b"old");
-        write_folder_atomic::<Error>(&path, |new| write_atomic(&new.join("b"), b"new")).expect("replaced");
+        write_folder_atomic::<FileError>(&path, |new| write_atomic(&new.join("b"), b"new")).expect("replaced");
         assert!(!path.join("a").exists() && path.join("b").exists(), "the new folder is whole and alone");
         let new = tempfile::tempdir_in(dir.path()).expect("a temporary folder");
         fs::write(new.path().join("a"), b"old").expect("written");

@@ -10,12 +10,12 @@ mod named;
 use std::path::{Path, PathBuf};
 
 pub use entry::{
-    Entry, EntryKind, STAMP_BYTES, Stamp, Taken, entries, entry_count, leftovers, mark_used, remove, remove_outdated, trim,
+    CacheEntry, EntryKind, STAMP_BYTES, Stamp, Taken, entries, entry_count, leftovers, mark_used, remove, remove_outdated, trim,
 };
 pub use lease::{Lease, hold};
 pub use named::give_name;
 
-use super::{Error, parse_bytes};
+use super::{FileError, parse_bytes};
 
 /// The room of the cache folder that holds what is made of data files.
 const ROWS: &str = "rows";
@@ -87,7 +87,7 @@ impl RowCache {
     ///
     /// # Errors
     /// It cannot be made.
-    pub fn prepare(&self) -> Result<Vec<PathBuf>, Error> {
+    pub fn prepare(&self) -> Result<Vec<PathBuf>, FileError> {
         match self {
             Self::Nameless(folders) => Ok(folders.clone()),
             Self::Shared(root) => {
@@ -108,14 +108,14 @@ impl RowCache {
 ///
 /// # Errors
 /// It cannot be made.
-pub fn private_cache_folder(root: &Path) -> Result<(), Error> {
+pub fn private_cache_folder(root: &Path) -> Result<(), FileError> {
     private_folder(root, root == default_folder() && of_variable("RANKINE_CACHE").is_none())
 }
 
 /// Makes a folder that only this user can enter, and takes the rights of others from one that is there.
-fn private_folder(folder: &Path, tightens: bool) -> Result<(), Error> {
+fn private_folder(folder: &Path, tightens: bool) -> Result<(), FileError> {
     if !folder.is_dir() {
-        let failed = |cause| Error::new("create", folder, cause);
+        let failed = |cause| FileError::new("create", folder, cause);
         std::fs::create_dir_all(folder.parent().unwrap_or(folder)).map_err(failed)?;
         let mut builder = std::fs::DirBuilder::new();
         #[cfg(unix)]

@@ -4,7 +4,7 @@ use std::fs::{File, OpenOptions, TryLockError};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use super::Error;
+use super::FileError;
 
 /// A process that was killed holds its locks until the system has taken its memory back.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -25,7 +25,7 @@ pub enum Refused {
         pid: Option<u32>,
     },
     /// It cannot be opened.
-    File(Error),
+    File(FileError),
 }
 
 impl Claim {
@@ -48,7 +48,7 @@ impl Claim {
     pub fn take(folder: &Path) -> Result<Self, Refused> {
         let folder = std::path::absolute(folder).unwrap_or_else(|_| folder.to_owned());
         let pid_file = folder.join(Self::PID_FILE);
-        let failed = |cause| Refused::File(Error::new("claim", &folder, cause));
+        let failed = |cause| Refused::File(FileError::new("claim", &folder, cause));
         let locked = open(&folder, &pid_file).map_err(failed)?;
         match try_for(PATIENCE, &locked) {
             Err(TryLockError::WouldBlock) => {

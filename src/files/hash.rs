@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::Path;
 
-use super::{Error, Map, map};
+use super::{FileError, Map, map};
 
 /// Bytes that are hashed at a time: enough for all threads, and little to have in memory.
 const PIECE_BYTES: usize = 4 << 20;
@@ -38,7 +38,7 @@ pub fn hash_bytes(bytes: &[u8]) -> Hash {
 ///
 /// # Errors
 /// The file cannot be read.
-pub fn hash_file(path: &Path) -> Result<Hash, Error> {
+pub fn hash_file(path: &Path) -> Result<Hash, FileError> {
     let (map, mut hasher) = (map(path)?, blake3::Hasher::new());
     pieces(&map, 0).for_each(|piece| _ = hasher.update(piece));
     Ok(Hash(*hasher.finalize().as_bytes()))
@@ -48,7 +48,7 @@ pub fn hash_file(path: &Path) -> Result<Hash, Error> {
 ///
 /// # Errors
 /// The file cannot be read.
-pub fn hash_file_in_parallel(path: &Path) -> Result<Hash, Error> {
+pub fn hash_file_in_parallel(path: &Path) -> Result<Hash, FileError> {
     let (map, mut hasher) = (map(path)?, blake3::Hasher::new());
     update_in_parallel(&mut hasher, &map, 0);
     Ok(Hash(*hasher.finalize().as_bytes()))

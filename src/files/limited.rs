@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::{self, ErrorKind, Read};
 use std::path::Path;
 
-use super::Error;
+use super::FileError;
 
 /// The most that is read of a JSON file beside the tokenizer. The largest in use has a tenth of it.
 pub const JSON_BYTES: u64 = 16 << 20;
@@ -23,8 +23,8 @@ pub fn listed(items: &[String]) -> Vec<String> {
 ///
 /// # Errors
 /// It cannot be looked up, or is such a link.
-pub fn is_there(path: &Path) -> Result<bool, Error> {
-    let failed = |cause| Error::new("read", path, told(path, cause));
+pub fn is_there(path: &Path) -> Result<bool, FileError> {
+    let failed = |cause| FileError::new("read", path, told(path, cause));
     match path.symlink_metadata() {
         Err(cause) if matches!(cause.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(false),
         Err(cause) => Err(failed(cause)),
@@ -46,8 +46,8 @@ fn told(path: &Path, cause: io::Error) -> io::Error {
 ///
 /// # Errors
 /// It is not there, cannot be read, or is not a file.
-pub fn open_file(path: &Path) -> Result<File, Error> {
-    let failed = |cause| Error::new("open", path, told(path, cause));
+pub fn open_file(path: &Path) -> Result<File, FileError> {
+    let failed = |cause| FileError::new("open", path, told(path, cause));
     if !std::fs::metadata(path).map_err(failed)?.is_file() {
         return Err(failed(io::Error::new(ErrorKind::InvalidInput, "it is not a file")));
     }
@@ -58,8 +58,8 @@ pub fn open_file(path: &Path) -> Result<File, Error> {
 ///
 /// # Errors
 /// It cannot be read, is not a file, is larger, or is not UTF-8.
-pub fn read_text_up_to(path: &Path, limit_bytes: u64) -> Result<String, Error> {
-    let failed = |cause| Error::new("read", path, cause);
+pub fn read_text_up_to(path: &Path, limit_bytes: u64) -> Result<String, FileError> {
+    let failed = |cause| FileError::new("read", path, cause);
     let not_text = |error| failed(io::Error::new(ErrorKind::InvalidData, format!("not UTF-8: {error}")));
     String::from_utf8(read_up_to(path, limit_bytes)?).map_err(not_text)
 }
@@ -68,8 +68,8 @@ pub fn read_text_up_to(path: &Path, limit_bytes: u64) -> Result<String, Error> {
 ///
 /// # Errors
 /// It cannot be read, is not a file, or is larger.
-pub fn read_up_to(path: &Path, limit_bytes: u64) -> Result<Vec<u8>, Error> {
-    let failed = |cause| Error::new("read", path, cause);
+pub fn read_up_to(path: &Path, limit_bytes: u64) -> Result<Vec<u8>, FileError> {
+    let failed = |cause| FileError::new("read", path, cause);
     let (mut bytes, mut file) = (Vec::new(), open_file(path)?.take(limit_bytes + 1));
     file.read_to_end(&mut bytes).map_err(failed)?;
     if bytes.len() as u64 > limit_bytes {

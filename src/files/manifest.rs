@@ -7,14 +7,14 @@ use std::path::{Component, Path};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Error, copy, create_folder, hash_file, read_text, write_atomic, write_folder_atomic};
+use super::{FileError, copy, create_folder, hash_file, read_text, write_atomic, write_folder_atomic};
 
 /// The file that lists the others.
 pub const MANIFEST: &str = "manifest.json";
 
 /// A file as it was written.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Entry {
+struct ManifestEntry {
     bytes: u64,
     blake3: String,
 }
@@ -23,7 +23,7 @@ struct Entry {
 ///
 /// # Errors
 /// A file cannot be read, or the list not be written.
-pub fn write_manifest(folder: &Path) -> Result<(), Error> {
+pub fn write_manifest(folder: &Path) -> Result<(), FileError> {
     let entries = entries(folder)?;
     let text = serde_json::to_string_pretty(&entries).expect("names and numbers can be printed");
     write_atomic(&folder.join(MANIFEST), (text + "\n").as_bytes())
@@ -37,7 +37,7 @@ pub enum Unproven {
     Differs(String),
     /// It cannot be read, which says nothing of what it holds.
     #[error(transparent)]
-    File(#[from] Error),
+    File(#[from] FileError),
 }
 
 /// Checks that a folder holds what its list says. Other files in it, such as those that file managers leave, do not count.
@@ -46,7 +46,7 @@ pub enum Unproven {
 /// It does not, or it cannot be read.
 pub fn verify_manifest(folder: &Path) -> Result<(), Unproven> {
     let text = read_text(&folder.join(MANIFEST)).map_err(unproven)?;
-    let said: BTreeMap<String, Entry> =
+    let said: BTreeMap<String, ManifestEntry> =
         serde_json::from_str(&text).map_err(|error| Unproven::Differs(format!("its {MANIFEST} is not valid: {error}")))?;
     for (name, said) in said {
         let is_below = Path::new(&name).components().all(|part| matches!(part, Component::Normal(_)));
@@ -66,7 +66,7 @@ pub fn verify_manifest(folder: &Path) -> Result<(), Unproven> {
 }
 
 /// What an error of reading a file that should be there tells of it: that it is not, or nothing, where the disk fails.
-pub fn unproven(error: Error) -> Unproven {
+pub fn unproven(error: FileError) -> Unproven {
     use ErrorKind::{InvalidData, InvalidFilename, InvalidInput, IsADirectory, NotADirectory, NotFound};
     match error.cause.kind() {
         NotFound => Unproven::Differs(format!("`{}` is missing", error.path.display())),
@@ -79,7 +79,7 @@ pub fn unproven(error: Error) -> Unproven {
 ///
 /// # Errors
 /// The other one cannot be read, or this one not be written.
-pub fn mirror(from: &Path, to: &Path) -> Result<(), Error> {
+pub fn mirror(from: &Path, to: &Path) -> Result<(), FileError> {
     let entries = entries(from)?;
     if entries.iter().all(|(name, entry)| self::entry(&to.join(name)).is_ok_and(|found| found == *entry)) {
         return Ok(());
@@ -93,20 +93,20 @@ pub fn mirror(from: &Path, to: &Path) -> Result<(), Error> {
     })
 }
 
-fn entry(path: &Path) -> Result<Entry, Error> {
-    let bytes = path.metadata().map_err(|cause| Error::new("read", path, cause))?.len();
-    Ok(Entry { bytes, blake3: hash_file(path)?.to_string() })
+fn entry(path: &Path) -> Result<ManifestEntry, FileError> {
+    let bytes = path.metadata().map_err(|cause| FileError::new("read", path, cause))?.len();
+    Ok(ManifestEntry { bytes, blake3: hash_file(path)?.to_string() })
 }
 
 /// Every file below the folder but the list itself, by its name with `/` in it.
-fn entries(folder: &Path) -> Result<BTreeMap<String, Entry>, Error> {
+fn entries(folder: &Path) -> Result<BTreeMap<String, ManifestEntry>, FileError> {
     let mut entries = BTreeMap::new();
     collect(folder, "", &mut entries)?;
     Ok(entries)
 }
 
-fn collect(folder: &Path, prefix: &str, entries: &mut BTreeMap<String, Entry>) -> Result<(), Error> {
-    let failed = |cause| Error::new("read", folder, cause);
+fn collect(folder: &Path, prefix: &str, entries: &mut BTreeMap<String, ManifestEntry>) -> Result<(), FileError> {
+    let failed = |cause| FileError::new("read", folder, cause);
     for entry in fs::read_dir(folder).map_err(failed)? {
         let entry = entry.map_err(failed)?;
         let (path, name) = (entry.path(), format!("{prefix}{}", entry.file_name().to_string_lossy()));

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 
 use memmap2::Mmap;
 
-use super::{Error, open_file};
+use super::{FileError, open_file};
 
 /// What Linux maps at a fault (`fault_around_bytes`).
 const WINDOW_BYTES: usize = 64 << 10;
@@ -35,7 +35,7 @@ pub struct Map {
 ///
 /// # Errors
 /// The file cannot be opened or mapped.
-pub fn map(path: &Path) -> Result<Map, Error> {
+pub fn map(path: &Path) -> Result<Map, FileError> {
     map_file(&open_file(path)?, path)
 }
 
@@ -43,10 +43,10 @@ pub fn map(path: &Path) -> Result<Map, Error> {
 ///
 /// # Errors
 /// It cannot be mapped.
-pub fn map_file(file: &File, path: &Path) -> Result<Map, Error> {
+pub fn map_file(file: &File, path: &Path) -> Result<Map, FileError> {
     // SAFETY: the map is read-only. Base models, data sets and cache files are replaced by rename, never written in place
     // by us; another program that truncates one under a run ends the run with SIGBUS, which no reader can prevent.
-    let map = unsafe { Mmap::map(file) }.map_err(|cause| Error::new("map", path, cause))?;
+    let map = unsafe { Mmap::map(file) }.map_err(|cause| FileError::new("map", path, cause))?;
     MAPS.fetch_add(1, Relaxed);
     let words = map.len().div_ceil(WINDOW_BYTES).div_ceil(64);
     Ok(Map { map, seen: (0..words).map(|_| AtomicU64::new(0)).collect(), windows_seen: AtomicUsize::new(0) })

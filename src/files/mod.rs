@@ -8,7 +8,7 @@ pub(crate) mod disk;
 pub mod float;
 mod guard;
 mod hash;
-pub mod licence;
+pub mod license;
 mod limited;
 mod manifest;
 mod mmap;
@@ -23,7 +23,7 @@ pub use atomic::{
     write_all, write_atomic, write_folder_atomic, write_pieces_atomic,
 };
 pub use cache::{
-    Entry, EntryKind, LIMIT, Lease, RowCache, STAMP_BYTES, Stamp, Taken, cache_folder, cache_limit, entries, entry_count,
+    CacheEntry, EntryKind, LIMIT, Lease, RowCache, STAMP_BYTES, Stamp, Taken, cache_folder, cache_limit, entries, entry_count,
     give_name, hold, home_folder, leftovers, mark_used, private_cache_folder, remove, remove_outdated, trim,
 };
 pub use claim::{Claim, Refused};
@@ -45,7 +45,7 @@ use crate::fault::{Exit, Explain};
 /// A file that could not be read or written.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot {action} `{path}`: {cause}")]
-pub struct Error {
+pub struct FileError {
     /// `read`, `write`, ...
     pub action: &'static str,
     /// The file or folder.
@@ -55,7 +55,7 @@ pub struct Error {
     pub cause: std::io::Error,
 }
 
-impl Error {
+impl FileError {
     /// An error of doing `action` on `path`.
     pub fn new(action: &'static str, path: &Path, cause: std::io::Error) -> Self {
         Self { action, path: path.to_owned(), cause }
@@ -71,7 +71,7 @@ impl Error {
     }
 }
 
-impl Explain for Error {
+impl Explain for FileError {
     fn exit(&self) -> Exit {
         Exit::Io
     }
@@ -93,8 +93,8 @@ impl Explain for Error {
 ///
 /// # Errors
 /// The folder cannot be read.
-pub fn files_in(folder: &Path) -> Result<Vec<PathBuf>, Error> {
-    let failed = |cause| Error::new("read", folder, cause);
+pub fn files_in(folder: &Path) -> Result<Vec<PathBuf>, FileError> {
+    let failed = |cause| FileError::new("read", folder, cause);
     let entries = std::fs::read_dir(folder).map_err(failed)?.collect::<Result<Vec<_>, _>>().map_err(failed)?;
     let mut paths: Vec<PathBuf> = entries.into_iter().map(|entry| entry.path()).filter(|path| path.is_file()).collect();
     paths.sort();
@@ -105,6 +105,6 @@ pub fn files_in(folder: &Path) -> Result<Vec<PathBuf>, Error> {
 ///
 /// # Errors
 /// The file cannot be read or is not UTF-8.
-pub fn read_text(path: &Path) -> Result<String, Error> {
-    std::fs::read_to_string(path).map_err(|cause| Error::new("read", path, cause))
+pub fn read_text(path: &Path) -> Result<String, FileError> {
+    std::fs::read_to_string(path).map_err(|cause| FileError::new("read", path, cause))
 }

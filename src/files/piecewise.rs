@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread::JoinHandle;
 
-use super::{Error, Hash, disk, open_file};
+use super::{FileError, Hash, disk, open_file};
 
 /// Bytes of a copied file that are in memory.
 const PIECE_BYTES: usize = 1 << 20;
@@ -50,8 +50,8 @@ impl NewFile {
     ///
     /// # Errors
     /// It cannot be made.
-    pub fn create(path: &Path) -> Result<Self, Error> {
-        let file = File::create(path).map_err(|cause| Error::new("create", path, cause))?;
+    pub fn create(path: &Path) -> Result<Self, FileError> {
+        let file = File::create(path).map_err(|cause| FileError::new("create", path, cause))?;
         Ok(Self::over(file, path))
     }
 
@@ -64,8 +64,8 @@ impl NewFile {
     ///
     /// # Errors
     /// The disk is full, or fails.
-    pub fn write(&mut self, piece: &[u8]) -> Result<(), Error> {
-        let failed = |cause| Error::new("write", &self.path, cause);
+    pub fn write(&mut self, piece: &[u8]) -> Result<(), FileError> {
+        let failed = |cause| FileError::new("write", &self.path, cause);
         disk::write(&mut self.file, &self.path, piece).map_err(failed)?;
         self.waiting_bytes += piece.len() as u64;
         if self.waiting_bytes >= AHEAD_BYTES {
@@ -83,9 +83,9 @@ impl NewFile {
     ///
     /// # Errors
     /// The disk is full, or fails.
-    pub fn finish(self) -> Result<(), Error> {
-        self.flusher.map_or(Ok(()), Flusher::finish).map_err(|cause| Error::new("write", &self.path, cause))?;
-        disk::sync(&self.file, &self.path).map_err(|cause| Error::new("write", &self.path, cause))
+    pub fn finish(self) -> Result<(), FileError> {
+        self.flusher.map_or(Ok(()), Flusher::finish).map_err(|cause| FileError::new("write", &self.path, cause))?;
+        disk::sync(&self.file, &self.path).map_err(|cause| FileError::new("write", &self.path, cause))
     }
 }
 
@@ -102,7 +102,7 @@ impl OldFile {
     ///
     /// # Errors
     /// It cannot be opened.
-    pub fn open(path: &Path) -> Result<Self, Error> {
+    pub fn open(path: &Path) -> Result<Self, FileError> {
         Ok(Self { file: open_file(path)?, path: path.to_owned(), hasher: blake3::Hasher::new() })
     }
 
@@ -110,8 +110,8 @@ impl OldFile {
     ///
     /// # Errors
     /// The file ends before them, or cannot be read.
-    pub fn fill(&mut self, piece: &mut [u8]) -> Result<(), Error> {
-        self.file.read_exact(piece).map_err(|cause| Error::new("read", &self.path, cause))?;
+    pub fn fill(&mut self, piece: &mut [u8]) -> Result<(), FileError> {
+        self.file.read_exact(piece).map_err(|cause| FileError::new("read", &self.path, cause))?;
         self.hasher.update(piece);
         Ok(())
     }
@@ -126,11 +126,11 @@ impl OldFile {
 ///
 /// # Errors
 /// One cannot be read or the other not be written.
-pub fn copy(from: &Path, to: &Path) -> Result<(), Error> {
+pub fn copy(from: &Path, to: &Path) -> Result<(), FileError> {
     let (mut source, mut copy) = (open_file(from)?, NewFile::create(to)?);
     let mut piece = vec![0; PIECE_BYTES];
     loop {
-        match source.read(&mut piece).map_err(|cause| Error::new("read", from, cause))? {
+        match source.read(&mut piece).map_err(|cause| FileError::new("read", from, cause))? {
             0 => return copy.finish(),
             bytes => copy.write(&piece[..bytes])?,
         }

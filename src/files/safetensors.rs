@@ -13,10 +13,10 @@ use rayon::prelude::*;
 use safetensors::tensor::Metadata;
 use safetensors::{Dtype, SafeTensors};
 
-use super::{Error as FileError, Float, Map, map};
+use super::{FileError, Float, Map, map};
 use crate::fault::{Exit, Explain};
 
-pub use layout::Entry;
+pub use layout::TensorEntry;
 pub use write::{Described, Named, data_bytes, write_f32, write_f32_lazily, write_lazily};
 
 /// The largest header that is parsed. That of a shard of the largest models has a tenth of it, and parsing takes fifty times its size.
@@ -28,7 +28,7 @@ const PICKLES: [&[u8]; 5] = [b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04
 
 /// A safetensors file that could not be used.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub enum SafetensorsError {
     /// The file cannot be opened.
     #[error(transparent)]
     File(#[from] FileError),
@@ -58,7 +58,7 @@ pub enum Error {
     },
 }
 
-impl Explain for Error {
+impl Explain for SafetensorsError {
     fn exit(&self) -> Exit {
         match self {
             Self::File(error) => error.exit(),
@@ -92,11 +92,11 @@ impl Archive {
     ///
     /// # Errors
     /// The file cannot be read, is truncated or has a header that is not valid.
-    pub fn open(path: &Path) -> Result<Self, Error> {
+    pub fn open(path: &Path) -> Result<Self, SafetensorsError> {
         let map = map(path)?;
-        let damaged = |reason: String| Error::Damaged { path: path.to_owned(), reason };
+        let damaged = |reason: String| SafetensorsError::Damaged { path: path.to_owned(), reason };
         check_start(&map).map_err(|start| match start {
-            Start::Pickle => Error::Pickle { path: path.to_owned() },
+            Start::Pickle => SafetensorsError::Pickle { path: path.to_owned() },
             Start::Header(bytes) => damaged(format!("its header claims {bytes} bytes, at most {MAX_HEADER_BYTES} are read")),
         })?;
         let (header_bytes, metadata) = SafeTensors::read_metadata(&map).map_err(|error| damaged(error.to_string()))?;
@@ -147,19 +147,19 @@ impl Archive {
     ///
     /// # Errors
     /// The tensor is not of f32, f16 or bf16.
-    pub fn stored(&self, name: &str) -> Result<Option<Stored<'_>>, Error> {
+    pub fn stored(&self, name: &str) -> Result<Option<TensorBytes<'_>>, SafetensorsError> {
         let Some(info) = self.metadata.info(name) else { return Ok(None) };
-        let unread = || Error::Dtype { path: self.path.clone(), name: name.to_owned(), dtype: info.dtype };
+        let unread = || SafetensorsError::Dtype { path: self.path.clone(), name: name.to_owned(), dtype: info.dtype };
         let (start, end) = info.data_offsets;
         let bytes = self.data_start + start..self.data_start + end;
-        Ok(Some(Stored { float: Float::of(info.dtype).ok_or_else(unread)?, map: &self.map, bytes }))
+        Ok(Some(TensorBytes { float: Float::of(info.dtype).ok_or_else(unread)?, map: &self.map, bytes }))
     }
 
     /// A tensor's numbers in f32, row by row; `None` if there is no such tensor.
     ///
     /// # Errors
     /// The tensor is not of f32, f16 or bf16.
-    pub fn read_f32(&self, name: &str) -> Result<Option<Vec<f32>>, Error> {
+    pub fn read_f32(&self, name: &str) -> Result<Option<Vec<f32>>, SafetensorsError> {
         Ok(self.stored(name)?.map(|stored| stored.to_f32(0..stored.len())))
     }
 
@@ -170,7 +170,7 @@ impl Archive {
     ///
     /// # Panics
     /// There are no such rows.
-    pub fn read_rows_f32(&self, name: &str, rows: Range<usize>) -> Result<Option<Vec<f32>>, Error> {
+    pub fn read_rows_f32(&self, name: &str, rows: Range<usize>) -> Result<Option<Vec<f32>>, SafetensorsError> {
         let Some((stored, [count, ..])) = self.stored(name)?.zip(self.shape(name)) else { return Ok(None) };
         let width = stored.len() / (*count).max(1);
         Ok(Some(stored.to_f32(rows.start * width..rows.end * width)))
@@ -184,14 +184,14 @@ impl Archive {
 
 /// A tensor as a file holds it.
 #[derive(Debug, Clone)]
-pub struct Stored<'a> {
+pub struct TensorBytes<'a> {
     /// The type of its numbers.
     pub float: Float,
     map: &'a Map,
     bytes: Range<usize>,
 }
 
-impl<'a> Stored<'a> {
+impl<'a> TensorBytes<'a> {
     /// Numbers of the tensor.
     pub fn len(&self) -> usize {
         self.bytes.len() / self.float.bytes()

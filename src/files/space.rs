@@ -2,14 +2,14 @@
 
 use std::path::Path;
 
-use super::Error;
+use super::FileError;
 
 /// Checks that the disk of a folder has room for so many bytes.
 ///
 /// # Errors
 /// It has not, with both numbers. Where the system does not tell, there is none.
 #[cfg(unix)]
-pub fn check_space(folder: &Path, needed_bytes: u64) -> Result<(), Error> {
+pub fn check_space(folder: &Path, needed_bytes: u64) -> Result<(), FileError> {
     let Ok(disk) = nix::sys::statvfs::statvfs(folder) else { return Ok(()) };
     // The types differ from system to system.
     #[allow(clippy::unnecessary_cast, clippy::useless_conversion)]
@@ -18,7 +18,7 @@ pub fn check_space(folder: &Path, needed_bytes: u64) -> Result<(), Error> {
         return Ok(());
     }
     let numbers = format!("{needed_bytes} bytes are needed, the disk has {free_bytes} free");
-    Err(Error::new("write in", folder, std::io::Error::new(std::io::ErrorKind::StorageFull, numbers)))
+    Err(FileError::new("write in", folder, std::io::Error::new(std::io::ErrorKind::StorageFull, numbers)))
 }
 
 /// Checks nothing: this system does not tell.
@@ -26,7 +26,7 @@ pub fn check_space(folder: &Path, needed_bytes: u64) -> Result<(), Error> {
 /// # Errors
 /// None.
 #[cfg(not(unix))]
-pub fn check_space(_folder: &Path, _needed_bytes: u64) -> Result<(), Error> {
+pub fn check_space(_folder: &Path, _needed_bytes: u64) -> Result<(), FileError> {
     Ok(())
 }
 

@@ -102,7 +102,7 @@ impl Cache {
     }
 
     /// Writes down the names of all files of a commit, so that without network it is known which of them are missing.
-    pub(super) fn remember_names(&self, id: &RepoId, commit: &Commit, names: &[String]) -> Result<(), files::Error> {
+    pub(super) fn remember_names(&self, id: &RepoId, commit: &Commit, names: &[String]) -> Result<(), files::FileError> {
         if self.names(id, commit).as_deref() == Some(names) {
             return Ok(());
         }
@@ -110,7 +110,7 @@ impl Cache {
     }
 
     /// Writes down which commit a branch or tag is.
-    pub(super) fn remember(&self, id: &RepoId, commit: &Commit) -> Result<(), files::Error> {
+    pub(super) fn remember(&self, id: &RepoId, commit: &Commit) -> Result<(), files::FileError> {
         if id.pinned().is_some() || self.commit_of(id).as_ref() == Some(commit) {
             return Ok(());
         }
@@ -146,7 +146,7 @@ fn missing_files(folder: &Path) -> Vec<String> {
 }
 
 /// The files that an index names, each once.
-fn shards(index: &Path) -> Result<Vec<String>, files::Error> {
+fn shards(index: &Path) -> Result<Vec<String>, files::FileError> {
     let text = read_text_up_to(index, JSON_BYTES)?;
     let index: Value = serde_json::from_str(&text).unwrap_or_default();
     let names = index["weight_map"].as_object().into_iter().flatten().filter_map(|(_, name)| name.as_str());

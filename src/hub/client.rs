@@ -8,7 +8,7 @@ use ureq::tls::{RootCerts, TlsConfig};
 use ureq::{Agent, AsSendBody, Body};
 
 use super::environment::{Environment, Network, Token};
-use super::error::{Access, Error, TokenUse};
+use super::error::{Access, HubError, TokenUse};
 use super::id::RepoId;
 use super::location::Location;
 use super::retry::{Failed, Next, Patience};
@@ -36,13 +36,13 @@ impl Client {
     ///
     /// # Errors
     /// The network is switched off, the Hub's address is none, or the token cannot be read.
-    pub fn new(environment: &Environment, patience: Patience, doing: &str) -> Result<Self, Error> {
+    pub fn new(environment: &Environment, patience: Patience, doing: &str) -> Result<Self, HubError> {
         if let Network::Off(variable) = environment.network {
-            return Err(Error::Offline { doing: doing.to_owned(), variable });
+            return Err(HubError::Offline { doing: doing.to_owned(), variable });
         }
         let endpoint = environment.endpoint.clone();
         let server =
-            Location::parse(&endpoint).map_err(|reason| Error::Endpoint { endpoint: shown_endpoint(&endpoint), reason })?;
+            Location::parse(&endpoint).map_err(|reason| HubError::Endpoint { endpoint: shown_endpoint(&endpoint), reason })?;
         // The roots of the system, so that a mirror inside the building can have a certificate of its own.
         let tls = TlsConfig::builder().root_certs(RootCerts::PlatformVerifier).build();
         let config = Agent::config_builder()
@@ -66,8 +66,8 @@ impl Client {
     }
 
     /// The address of a path of the Hub.
-    pub(super) fn address(&self, path: &str) -> Result<Location, Error> {
-        let failed = |reason| Error::Endpoint { endpoint: self.endpoint.clone(), reason };
+    pub(super) fn address(&self, path: &str) -> Result<Location, HubError> {
+        let failed = |reason| HubError::Endpoint { endpoint: self.endpoint.clone(), reason };
         Location::parse(&format!("{}/{path}", self.endpoint)).map_err(failed)
     }
 
@@ -99,14 +99,14 @@ impl Client {
             let Some(next) = header(response.headers(), "location").filter(|_| response.status().is_redirection()) else {
                 return self.checked(id, &from, Access::Read, response);
             };
-            let refused = |reason: &str| Error::Redirect { place: from.shown(), reason: format!("redirects to {reason}") };
+            let refused = |reason: &str| HubError::Redirect { place: from.shown(), reason: format!("redirects to {reason}") };
             if self.says_token(next.as_bytes()) {
                 return Err(refused("an address with the token in it").into());
             }
             from = from.follow(&next).map_err(refused)?;
         }
         let reason = format!("redirects more than {MOST_REDIRECTS} times");
-        Err(Error::Redirect { place: from.shown(), reason }.into())
+        Err(HubError::Redirect { place: from.shown(), reason }.into())
     }
 
     /// Gets a small answer whole.
@@ -154,7 +154,7 @@ impl Client {
         to: &Location,
         body: impl AsSendBody,
     ) -> Result<Response<Body>, Failed> {
-        let request = request.body(body).map_err(|_| Error::Connection { place: to.shown(), cause: BAD_HEADER.to_owned() })?;
+        let request = request.body(body).map_err(|_| HubError::Connection { place: to.shown(), cause: BAD_HEADER.to_owned() })?;
         self.agent.run(request).map_err(|error| failed_request(to, &error))
     }
 
@@ -175,10 +175,10 @@ impl Client {
         let (endpoint, repository, revision) = (self.endpoint.clone(), id.page(), id.revision().to_owned());
         let wait = header(headers, "retry-after").and_then(|seconds| seconds.trim().parse().ok()).map(Duration::from_secs);
         let error = match status {
-            401 | 403 if is_hub => Error::Denied { id: id.to_string(), endpoint, status, token: self.token_use(from), access },
-            404 if is_hub && code == "RevisionNotFound" => Error::NoRevision { repository, revision, endpoint },
-            404 | 410 if is_hub && code != "EntryNotFound" => Error::NoRepository { repository, revision, endpoint, status },
-            _ => Error::Status { place: from.shown(), status, said: self.words_of(response) },
+            401 | 403 if is_hub => HubError::Denied { id: id.to_string(), endpoint, status, token: self.token_use(from), access },
+            404 if is_hub && code == "RevisionNotFound" => HubError::NoRevision { repository, revision, endpoint },
+            404 | 410 if is_hub && code != "EntryNotFound" => HubError::NoRepository { repository, revision, endpoint, status },
+            _ => HubError::Status { place: from.shown(), status, said: self.words_of(response) },
         };
         // The address of a file at another server is signed for a while only: another try has a new one.
         let is_stale = !is_hub && matches!(status, 401 | 403);
@@ -207,7 +207,7 @@ impl Client {
     fn read_small(&self, place: &str, id: &RepoId, response: Response<Body>, most_bytes: u64) -> Result<Vec<u8>, Failed> {
         let (mut bytes, started) = (Vec::new(), std::time::Instant::now());
         let mut body = response.into_body().into_reader().take(most_bytes + 1);
-        let broken = |cause: String| Failed::again(Error::Connection { place: place.to_owned(), cause });
+        let broken = |cause: String| Failed::again(HubError::Connection { place: place.to_owned(), cause });
         let mut piece = [0; 16 << 10];
         loop {
             match body.read(&mut piece) {
@@ -221,10 +221,10 @@ impl Client {
         }
         if bytes.len() as u64 > most_bytes {
             let reason = format!("it is longer than {} MiB", most_bytes >> 20);
-            return Err(Error::Refused { id: id.to_string(), reason }.into());
+            return Err(HubError::Refused { id: id.to_string(), reason }.into());
         }
         if self.says_token(&bytes) {
-            return Err(Error::Refused { id: id.to_string(), reason: "it says the token back".to_owned() }.into());
+            return Err(HubError::Refused { id: id.to_string(), reason: "it says the token back".to_owned() }.into());
         }
         Ok(bytes)
     }
@@ -248,7 +248,7 @@ pub(super) fn header(headers: &HeaderMap, name: &str) -> Option<String> {
 
 /// What is wrong with a certificate or an address stays wrong.
 fn failed_request(to: &Location, error: &ureq::Error) -> Failed {
-    let connection = |cause: String| Error::Connection { place: to.shown(), cause };
+    let connection = |cause: String| HubError::Connection { place: to.shown(), cause };
     match error {
         ureq::Error::Io(cause) if cause.kind() == std::io::ErrorKind::InvalidData => connection(cause.to_string()).into(),
         ureq::Error::Io(cause) => Failed::again(connection(cause.to_string())),

@@ -13,7 +13,7 @@ use super::dataset_layout::DatasetSplit;
 use super::dataset_path::DatasetPath;
 use super::dataset_select::{CONVERTED, Contents, select};
 use super::environment::{Environment, Network};
-use super::error::{Error, Missing};
+use super::error::{HubError, Missing};
 use super::id::{Commit, RepoId};
 use crate::fault::shell_word;
 use crate::files::{JSON_BYTES, listed, read_text_up_to};
@@ -158,7 +158,7 @@ impl DatasetSnapshot {
     }
 
     /// The snapshot, if all its files are there.
-    pub(super) fn whole(self, environment: &Environment, pull: String) -> Result<Self, Error> {
+    pub(super) fn whole(self, environment: &Environment, pull: String) -> Result<Self, HubError> {
         let names = self.missing();
         if names.is_empty() {
             return Ok(self);
@@ -179,7 +179,7 @@ impl DatasetSnapshot {
     ///
     /// # Errors
     /// Some are missing.
-    pub fn in_cache(self, environment: &Environment) -> Result<Self, Error> {
+    pub fn in_cache(self, environment: &Environment) -> Result<Self, HubError> {
         let pull = self.request().pull_words();
         self.whole(environment, pull)
     }
@@ -187,16 +187,16 @@ impl DatasetSnapshot {
 
 impl Environment {
     /// The error of what the cache has not; `pull` is what `rankine pull` is told to fetch it.
-    pub fn not_cached(&self, id: &RepoId, pull: String, missing: Missing) -> Error {
+    pub fn not_cached(&self, id: &RepoId, pull: String, missing: Missing) -> HubError {
         let offline = if let Network::Off(variable) = self.network { Some(variable) } else { None };
-        Error::NotCached { id: id.to_string(), pull, cache: self.cache.clone(), missing: Box::new(missing), offline }
+        HubError::NotCached { id: id.to_string(), pull, cache: self.cache.clone(), missing: Box::new(missing), offline }
     }
 
     /// The files of a request that are in the cache, without network.
     ///
     /// # Errors
     /// Something is not in the cache, or the request does not go with what the repository holds.
-    pub fn cached_dataset(&self, request: &DatasetRequest) -> Result<DatasetSnapshot, Error> {
+    pub fn cached_dataset(&self, request: &DatasetRequest) -> Result<DatasetSnapshot, HubError> {
         let cache = Cache::at(&self.cache);
         let pull = || request.pull_words();
         let missing = |id: &RepoId| self.not_cached(id, pull(), Missing::Everything);

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::Error;
+use super::HubError;
 use super::id::{Commit, RepoId};
 use super::listing::{RemoteFile, commit_and_siblings, name_of, remote_file};
 use super::names::{is_card, is_portable_path, leads_out};
@@ -23,8 +23,8 @@ impl DatasetListing {
     ///
     /// # Errors
     /// A name leads elsewhere, a commit or hash is none, or sizes or hashes are missing.
-    pub fn read(id: &RepoId, json: &[u8]) -> Result<Self, Error> {
-        let refused = |reason: String| Error::Refused { id: id.to_string(), reason: printable(&reason) };
+    pub fn read(id: &RepoId, json: &[u8]) -> Result<Self, HubError> {
+        let refused = |reason: String| HubError::Refused { id: id.to_string(), reason: printable(&reason) };
         let (commit, siblings) = commit_and_siblings(id, json).map_err(refused)?;
         let (mut names, mut files, mut lower) = (Vec::new(), BTreeMap::new(), BTreeMap::new());
         for sibling in &siblings {
@@ -89,7 +89,7 @@ mod tests {
             (json!({"rfilename": "x.parquet", "size": 1}), "`x.parquet` has no hash"),
         ] {
             let error = read(json!([sibling])).expect_err(part);
-            assert!(matches!(error, Error::Refused { .. }) && error.to_string().contains(part), "{error}");
+            assert!(matches!(error, HubError::Refused { .. }) && error.to_string().contains(part), "{error}");
         }
     }
 }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::dataset::{DatasetRequest, DatasetSnapshot};
 use super::dataset_layout::{Config, DatasetSplit, is_conversion, of_conversion, of_glob, of_repository};
-use super::error::Error;
+use super::error::HubError;
 use super::id::{Commit, RepoId};
 use crate::fault::printable;
 
@@ -27,14 +27,14 @@ pub(super) struct Contents {
 /// Which files are asked for. `contents` looks at a revision, and is asked for the converted one only if the repository has no Parquet.
 pub(super) fn select(
     request: &DatasetRequest,
-    contents: &mut dyn FnMut(&RepoId) -> Result<Contents, Error>,
-) -> Result<DatasetSnapshot, Error> {
+    contents: &mut dyn FnMut(&RepoId) -> Result<Contents, HubError>,
+) -> Result<DatasetSnapshot, HubError> {
     let id = &request.path.id;
     let here = contents(id)?;
     if let Some(glob) = &request.path.files {
         return of_files(request, glob, here);
     }
-    let layout = |reason| Error::DatasetLayout { id: id.to_string(), reason };
+    let layout = |reason| HubError::DatasetLayout { id: id.to_string(), reason };
     let is_converted = id.revision() == CONVERTED || is_conversion(&here.names);
     let configs = if is_converted {
         of_conversion(&here.names)
@@ -50,9 +50,9 @@ pub(super) fn select(
     if is_converted || id.revision() != MAIN {
         return Err(no_parquet(id, &here.names, Some(id.revision())));
     }
-    let converted = id.at(CONVERTED).map_err(Error::Id)?;
+    let converted = id.at(CONVERTED).map_err(HubError::Id)?;
     let there = contents(&converted).map_err(|error| match error {
-        Error::NoRevision { .. } => no_parquet(id, &here.names, None),
+        HubError::NoRevision { .. } => no_parquet(id, &here.names, None),
         other => other,
     })?;
     let configs = of_conversion(&there.names);
@@ -62,12 +62,12 @@ pub(super) fn select(
 }
 
 /// Files that were named are one split, as `data_files` are to `datasets`.
-fn of_files(request: &DatasetRequest, glob: &str, here: Contents) -> Result<DatasetSnapshot, Error> {
+fn of_files(request: &DatasetRequest, glob: &str, here: Contents) -> Result<DatasetSnapshot, HubError> {
     let id = &request.path.id;
-    let files = of_glob(&here.names, glob).map_err(|reason| Error::DatasetLayout { id: id.to_string(), reason })?;
+    let files = of_glob(&here.names, glob).map_err(|reason| HubError::DatasetLayout { id: id.to_string(), reason })?;
     if files.is_empty() && !here.is_unlisted {
         let parquet: Vec<String> = here.names.iter().filter(|name| name.ends_with(".parquet")).cloned().collect();
-        return Err(Error::NoFiles { id: id.to_string(), glob: glob.to_owned(), found: shortened(&parquet) });
+        return Err(HubError::NoFiles { id: id.to_string(), glob: glob.to_owned(), found: shortened(&parquet) });
     }
     let split =
         DatasetSplit { name: "train".to_owned(), files, is_partial: glob.split('/').any(|part| part.starts_with("partial-")) };
@@ -75,13 +75,13 @@ fn of_files(request: &DatasetRequest, glob: &str, here: Contents) -> Result<Data
     picked(request, &all, here, None).map(|snapshot| DatasetSnapshot { config: None, ..snapshot })
 }
 
-fn choose<'a>(request: &DatasetRequest, configs: &'a [Config]) -> Result<&'a Config, Error> {
+fn choose<'a>(request: &DatasetRequest, configs: &'a [Config]) -> Result<&'a Config, HubError> {
     let found = match (&request.config, configs) {
         (Some(wanted), _) => configs.iter().find(|config| config.name == *wanted),
         (None, [only]) => Some(only),
         (None, _) => None,
     };
-    found.ok_or_else(|| Error::DatasetConfig {
+    found.ok_or_else(|| HubError::DatasetConfig {
         id: request.path.id.to_string(),
         wanted: request.config.clone(),
         configs: shortened(&configs.iter().map(|config| config.name.clone()).collect::<Vec<_>>()),
@@ -90,9 +90,9 @@ fn choose<'a>(request: &DatasetRequest, configs: &'a [Config]) -> Result<&'a Con
 }
 
 /// The wanted splits of a configuration; `asked` is the commit of the revision that was asked for, where the files are from another one.
-fn picked(request: &DatasetRequest, config: &Config, from: Contents, asked: Option<Commit>) -> Result<DatasetSnapshot, Error> {
+fn picked(request: &DatasetRequest, config: &Config, from: Contents, asked: Option<Commit>) -> Result<DatasetSnapshot, HubError> {
     let of = |wanted: &String| {
-        config.splits.iter().find(|split| split.name == *wanted).cloned().ok_or_else(|| Error::DatasetSplit {
+        config.splits.iter().find(|split| split.name == *wanted).cloned().ok_or_else(|| HubError::DatasetSplit {
             id: request.path.to_string(),
             config: Some(config.name.clone()).filter(|name| !name.is_empty()),
             wanted: wanted.clone(),
@@ -116,9 +116,9 @@ fn picked(request: &DatasetRequest, config: &Config, from: Contents, asked: Opti
 }
 
 /// `revision` is the one that was asked for, where the Hub converts no such one.
-fn no_parquet(id: &RepoId, names: &[String], revision: Option<&str>) -> Error {
+fn no_parquet(id: &RepoId, names: &[String], revision: Option<&str>) -> HubError {
     let others: Vec<String> = names.iter().filter(|name| !name.starts_with('.') && *name != "README.md").cloned().collect();
-    Error::NoParquet { id: id.to_string(), revision: revision.map(str::to_owned), found: shortened(&others) }
+    HubError::NoParquet { id: id.to_string(), revision: revision.map(str::to_owned), found: shortened(&others) }
 }
 
 /// The first names, and how many more there are.
@@ -146,14 +146,14 @@ mod tests {
         }
     }
 
-    fn select_of(request: &DatasetRequest, main: &[&str], converted: Option<&[&str]>) -> Result<DatasetSnapshot, Error> {
+    fn select_of(request: &DatasetRequest, main: &[&str], converted: Option<&[&str]>) -> Result<DatasetSnapshot, HubError> {
         let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
         select(request, &mut |id| {
             let (commit, names) = match (id.revision(), converted) {
                 ("refs/convert/parquet", Some(converted)) => ("f".repeat(40), names(converted)),
                 ("refs/convert/parquet", None) => {
                     let (repository, revision) = (id.page(), id.revision().to_owned());
-                    return Err(Error::NoRevision { repository, revision, endpoint: String::new() });
+                    return Err(HubError::NoRevision { repository, revision, endpoint: String::new() });
                 }
                 _ => (COMMIT.to_owned(), names(main)),
             };

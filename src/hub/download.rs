@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use ureq::http::Response;
 
-use super::Error;
+use super::HubError;
 use super::client::{Client, header};
 use super::digest::Hasher;
 use super::id::{Commit, RepoId};
@@ -22,7 +22,7 @@ const PIECE_BYTES: usize = 256 << 10;
 const PROGRESS_BYTES: u64 = 1 << 20;
 
 /// A file that is wanted, and where it goes.
-pub(super) struct Wanted<'a> {
+pub(super) struct WantedFile<'a> {
     pub id: &'a RepoId,
     pub commit: &'a Commit,
     pub file: &'a RemoteFile,
@@ -32,7 +32,7 @@ pub(super) struct Wanted<'a> {
 
 /// A file that grows.
 struct Growing<'a> {
-    wanted: &'a Wanted<'a>,
+    wanted: &'a WantedFile<'a>,
     path: PathBuf,
     file: File,
     bytes: u64,
@@ -40,7 +40,7 @@ struct Growing<'a> {
     has_restarted: bool,
 }
 
-impl Wanted<'_> {
+impl WantedFile<'_> {
     /// Whether it is whole. Nothing has the name of its hash that was not hashed, so its size is enough.
     pub fn is_there(&self) -> bool {
         self.blob.metadata().is_ok_and(|found| found.is_file() && found.len() == self.file.bytes)
@@ -58,7 +58,7 @@ impl Wanted<'_> {
     }
 
     /// Fetches it, unless somebody else does so meanwhile.
-    pub fn download(&self, client: &Client, progress: &mut Progress) -> Result<(), Error> {
+    pub fn download(&self, client: &Client, progress: &mut Progress) -> Result<(), HubError> {
         [&self.blob, &self.lock].into_iter().filter_map(|path| path.parent()).try_for_each(create_folder)?;
         let _locked = hold(&self.lock, &self.file.name, progress.reporter())?;
         if self.is_there() {
@@ -72,10 +72,10 @@ impl Wanted<'_> {
 }
 
 impl<'a> Growing<'a> {
-    fn open(wanted: &'a Wanted<'a>) -> Result<Self, Error> {
+    fn open(wanted: &'a WantedFile<'a>) -> Result<Self, HubError> {
         let path = wanted.begun();
         let options = OpenOptions::new().create(true).truncate(false).read(true).write(true).open(&path);
-        let file = options.map_err(|cause| files::Error::new("write", &path, cause))?;
+        let file = options.map_err(|cause| files::FileError::new("write", &path, cause))?;
         let hasher = wanted.file.digest.hasher(wanted.file.bytes);
         let mut growing = Self { wanted, path, file, bytes: 0, hasher, has_restarted: false };
         growing.go_on()?;
@@ -83,8 +83,8 @@ impl<'a> Growing<'a> {
     }
 
     /// Hashes what is there.
-    fn go_on(&mut self) -> Result<(), Error> {
-        let failed = |cause| files::Error::new("read", &self.path, cause);
+    fn go_on(&mut self) -> Result<(), HubError> {
+        let failed = |cause| files::FileError::new("read", &self.path, cause);
         if self.file.metadata().map_err(failed)?.len() > self.wanted.file.bytes {
             return self.start_over();
         }
@@ -99,9 +99,9 @@ impl<'a> Growing<'a> {
         }
     }
 
-    fn start_over(&mut self) -> Result<(), Error> {
+    fn start_over(&mut self) -> Result<(), HubError> {
         let emptied = self.file.set_len(0).and_then(|()| self.file.seek(SeekFrom::Start(0)));
-        emptied.map_err(|cause| files::Error::new("write", &self.path, cause))?;
+        emptied.map_err(|cause| files::FileError::new("write", &self.path, cause))?;
         self.hasher = self.wanted.file.digest.hasher(self.wanted.file.bytes);
         self.bytes = 0;
         Ok(())
@@ -127,7 +127,7 @@ impl<'a> Growing<'a> {
                 self.start_over()?;
             }
             (Some(_), 206) => return self.again(client, progress),
-            (_, status) => return Err(Error::Status { place: path, status, said: String::new() }.into()),
+            (_, status) => return Err(HubError::Status { place: path, status, said: String::new() }.into()),
         }
         let said = header(response.headers(), "content-length").and_then(|length| length.parse::<u64>().ok());
         if let Some(length) = said.filter(|length| *length != file.bytes - self.bytes) {
@@ -140,7 +140,7 @@ impl<'a> Growing<'a> {
     fn again(&mut self, client: &Client, progress: &mut Progress) -> Result<(), Failed> {
         if self.has_restarted {
             let reason = format!("of `{}` it sends another part than the one that is missing", self.wanted.file.name);
-            return Err(Error::Refused { id: self.wanted.id.to_string(), reason }.into());
+            return Err(HubError::Refused { id: self.wanted.id.to_string(), reason }.into());
         }
         self.has_restarted = true;
         progress.lost(self.bytes);
@@ -154,7 +154,7 @@ impl<'a> Growing<'a> {
             let place = format!("{} of `{}`", file.name, self.wanted.id);
             let cause = format!("broke off after {bytes} of {} bytes: {cause}", file.bytes);
             let next = if bytes - before >= PROGRESS_BYTES { Next::GoOn } else { Next::Again { wait: None } };
-            Failed::new(Error::Connection { place, cause }, next)
+            Failed::new(HubError::Connection { place, cause }, next)
         };
         loop {
             let length = match body.read(&mut piece) {
@@ -167,7 +167,7 @@ impl<'a> Growing<'a> {
             if self.bytes + length as u64 > file.bytes {
                 return Err(self.wrong_size(format!("more than {}", file.bytes)).into());
             }
-            let failed = |cause| files::Error::writing(&self.path, file.bytes - self.bytes, cause);
+            let failed = |cause| files::FileError::writing(&self.path, file.bytes - self.bytes, cause);
             self.file.write_all(&piece[..length]).map_err(failed)?;
             self.hasher.update(&piece[..length]);
             self.bytes += length as u64;
@@ -175,26 +175,26 @@ impl<'a> Growing<'a> {
         }
     }
 
-    fn wrong_size(&self, found: String) -> Error {
-        Error::Size { file: self.wanted.file.name.clone(), expected: self.wanted.file.bytes, found }
+    fn wrong_size(&self, found: String) -> HubError {
+        HubError::Size { file: self.wanted.file.name.clone(), expected: self.wanted.file.bytes, found }
     }
 
     /// Gives it its name if it is what the listing says, and removes it if not.
-    fn finish(self) -> Result<(), Error> {
+    fn finish(self) -> Result<(), HubError> {
         let (file, found) = (self.wanted.file, self.hasher.finish());
         if found == file.digest.text() {
             return Ok(settle(&self.file, &self.path, &self.wanted.blob)?);
         }
-        std::fs::remove_file(&self.path).map_err(|cause| files::Error::new("remove", &self.path, cause))?;
+        std::fs::remove_file(&self.path).map_err(|cause| files::FileError::new("remove", &self.path, cause))?;
         let expected = file.digest.text().to_owned();
-        Err(Error::Hash { file: file.name.clone(), kind: file.digest.kind(), expected, found })
+        Err(HubError::Hash { file: file.name.clone(), kind: file.digest.kind(), expected, found })
     }
 
     /// The error, and what there is to go on from.
-    fn kept(&self, error: Error) -> Error {
+    fn kept(&self, error: HubError) -> HubError {
         let kept = format!("; {} of {} bytes of `{}` are kept", self.bytes, self.wanted.file.bytes, self.wanted.file.name);
         match error {
-            Error::GaveUp { error, attempts, .. } => Error::GaveUp { error, attempts, kept },
+            HubError::GaveUp { error, attempts, .. } => HubError::GaveUp { error, attempts, kept },
             other => other,
         }
     }
@@ -210,8 +210,8 @@ fn continues(response: &Response<ureq::Body>, start: u64, total: u64) -> bool {
 
 /// The lock that Python's client takes too; given back when the file is closed. Where the file system knows no locks nothing is held:
 /// what is written is hashed all the same.
-fn hold(path: &Path, name: &str, report: Reporter) -> Result<File, Error> {
-    let failed = |cause| files::Error::new("lock", path, cause);
+fn hold(path: &Path, name: &str, report: Reporter) -> Result<File, HubError> {
+    let failed = |cause| files::FileError::new("lock", path, cause);
     let file = OpenOptions::new().create(true).truncate(false).write(true).open(path).map_err(failed)?;
     match file.try_lock() {
         Err(TryLockError::WouldBlock) => {

@@ -6,7 +6,7 @@ use std::fmt;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use super::Error;
+use super::HubError;
 use crate::files;
 
 const ENDPOINT: &str = "https://huggingface.co";
@@ -92,7 +92,7 @@ impl Environment {
     ///
     /// # Errors
     /// The file is there and cannot be read.
-    pub fn token(&self) -> Result<Option<Token>, Error> {
+    pub fn token(&self) -> Result<Option<Token>, HubError> {
         if self.token.is_some() {
             return Ok(self.token.clone());
         }

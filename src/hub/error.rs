@@ -51,7 +51,7 @@ pub enum Access {
 
 /// A model that cannot be fetched, or an adapter that cannot be uploaded.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub enum HubError {
     /// A text names nothing.
     #[error(transparent)]
     Id(#[from] IdError),
@@ -109,7 +109,7 @@ pub enum Error {
     #[error("{error}; tried {attempts} times{kept}")]
     GaveUp {
         /// How it failed last.
-        error: Box<Error>,
+        error: Box<HubError>,
         /// How often it was tried.
         attempts: u32,
         /// What stays for another time.
@@ -267,7 +267,7 @@ pub enum Error {
     },
     /// A file cannot be read or written.
     #[error(transparent)]
-    File(#[from] files::Error),
+    File(#[from] files::FileError),
 }
 
 fn switched_off(offline: Option<&str>) -> String {
@@ -310,7 +310,7 @@ fn or_none(names: &[String]) -> String {
     if names.is_empty() { "none".to_owned() } else { names.join(", ") }
 }
 
-impl Error {
+impl HubError {
     /// Whether a server that is well would have answered: what a cached copy may stand in for.
     pub fn is_network_away(&self) -> bool {
         match self {
@@ -321,7 +321,7 @@ impl Error {
     }
 }
 
-impl Explain for Error {
+impl Explain for HubError {
     fn exit(&self) -> Exit {
         match self {
             Self::Id(_)

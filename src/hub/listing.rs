@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use super::Error;
+use super::HubError;
 use super::digest::Digest;
 use super::id::{Commit, RepoId, is_hex};
-use super::names::{Fate, fate, is_pickle, is_weights};
+use super::names::{FileStatus, fate, is_pickle, is_weights};
 use crate::fault::printable;
 use crate::files::listed;
 
@@ -35,19 +35,19 @@ impl Listing {
     ///
     /// # Errors
     /// A name leads elsewhere, a commit or hash is none, sizes or hashes are missing, or there are no weights in safetensors.
-    pub fn read(id: &RepoId, json: &[u8]) -> Result<Self, Error> {
-        let refused = |reason: String| Error::Refused { id: id.to_string(), reason: printable(&reason) };
+    pub fn read(id: &RepoId, json: &[u8]) -> Result<Self, HubError> {
+        let refused = |reason: String| HubError::Refused { id: id.to_string(), reason: printable(&reason) };
         let (commit, siblings) = commit_and_siblings(id, json).map_err(refused)?;
         let (mut files, mut pickles, mut skipped) = (BTreeMap::new(), Vec::new(), 0);
         for sibling in &siblings {
             let name = name_of(sibling).map_err(refused)?;
             match fate(name) {
-                Fate::Hostile(reason) => return Err(refused(format!("it names a file `{name}`, which {reason}"))),
-                Fate::Skipped => {
+                FileStatus::Hostile(reason) => return Err(refused(format!("it names a file `{name}`, which {reason}"))),
+                FileStatus::Skipped => {
                     skipped += 1;
                     pickles.extend(is_pickle(name).then(|| format!("`{}`", printable(name))));
                 }
-                Fate::Wanted => {
+                FileStatus::Wanted => {
                     let file = remote_file(name, sibling).map_err(refused)?;
                     // On some systems `A` and `a` are one file.
                     if let Some(twin) = files.insert(name.to_lowercase(), file) {
@@ -59,7 +59,7 @@ impl Listing {
         let mut files: Vec<RemoteFile> = files.into_values().collect();
         skipped += drop_consolidated(&mut files);
         if !files.iter().any(|file| is_weights(&file.name)) {
-            return Err(Error::NoWeights { id: id.to_string(), pickles: listed(&pickles) });
+            return Err(HubError::NoWeights { id: id.to_string(), pickles: listed(&pickles) });
         }
         files.sort_by(|left, right| left.name.cmp(&right.name));
         Ok(Self { commit, files, skipped })
@@ -120,7 +120,7 @@ mod tests {
 
     const SHA: &str = "0123456789abcdef0123456789abcdef01234567";
 
-    fn read(answer: &Value) -> Result<Listing, Error> {
+    fn read(answer: &Value) -> Result<Listing, HubError> {
         Listing::read(&RepoId::parse("owner/name").expect("an id"), answer.to_string().as_bytes())
     }
 
@@ -166,7 +166,7 @@ mod tests {
         ];
         for (answer, part) in cases {
             let error = read(&answer).expect_err(part);
-            assert!(matches!(error, Error::Refused { .. }) && error.to_string().contains(part), "{part}: {error}");
+            assert!(matches!(error, HubError::Refused { .. }) && error.to_string().contains(part), "{part}: {error}");
             assert!(error.hint().is_some());
         }
         let error =

@@ -50,7 +50,7 @@ pub use dataset::{DatasetRequest, DatasetSnapshot};
 pub use dataset_layout::DatasetSplit;
 pub use dataset_path::DatasetPath;
 pub use environment::{Environment, Network, Token};
-pub use error::{Access, Error, Missing, TokenUse};
+pub use error::{Access, HubError, Missing, TokenUse};
 pub use id::{Commit, IdError, RepoId, RepoKind};
 #[cfg(not(feature = "hub"))]
 pub use no_network::{fetch, fetch_dataset, fetch_locked, pull, pull_dataset, push};
@@ -93,13 +93,13 @@ pub struct PulledDataset {
 
 impl PulledDataset {
     /// What is in the cache, as a pull that had nothing to do.
-    fn cached(snapshot: DatasetSnapshot) -> Result<Self, Error> {
+    fn cached(snapshot: DatasetSnapshot) -> Result<Self, HubError> {
         let size = |name: &String| {
             let path = snapshot.folder.join(name);
-            let found = path.metadata().map_err(|cause| files::Error::new("read", &path, cause))?;
+            let found = path.metadata().map_err(|cause| files::FileError::new("read", &path, cause))?;
             Ok((name.clone(), found.len()))
         };
-        let files = snapshot.files().map(size).collect::<Result<_, Error>>()?;
+        let files = snapshot.files().map(size).collect::<Result<_, HubError>>()?;
         Ok(Self { snapshot, files, downloaded_bytes: 0 })
     }
 }

@@ -36,7 +36,7 @@ const LONGEST: usize = 255;
 
 /// What becomes of a file of a repository.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Fate {
+pub(super) enum FileStatus {
     /// It is fetched.
     Wanted,
     /// It stays there.
@@ -46,14 +46,14 @@ pub(super) enum Fate {
 }
 
 /// What becomes of a file of this name.
-pub(super) fn fate(name: &str) -> Fate {
+pub(super) fn fate(name: &str) -> FileStatus {
     if let Some(reason) = leads_out(name) {
-        return Fate::Hostile(reason);
+        return FileStatus::Hostile(reason);
     }
     match (is_wanted(name), is_portable(name.strip_prefix(TEMPLATES).unwrap_or(name))) {
-        (false, _) => Fate::Skipped,
-        (true, true) => Fate::Wanted,
-        (true, false) => Fate::Hostile("is no name that every system has room for"),
+        (false, _) => FileStatus::Skipped,
+        (true, true) => FileStatus::Wanted,
+        (true, false) => FileStatus::Hostile("is no name that every system has room for"),
     }
 }
 
@@ -136,7 +136,7 @@ mod tests {
             "tokenizer.model",
             "additional_chat_templates/tool_use.jinja",
         ] {
-            assert_eq!(fate(name), Fate::Wanted, "{name}");
+            assert_eq!(fate(name), FileStatus::Wanted, "{name}");
         }
         for name in [
             "pytorch_model.bin",
@@ -152,7 +152,7 @@ mod tests {
             "config.json.bak",
             "näme.txt",
         ] {
-            assert_eq!(fate(name), Fate::Skipped, "{name}");
+            assert_eq!(fate(name), FileStatus::Skipped, "{name}");
         }
     }
 
@@ -200,7 +200,7 @@ mod tests {
             &long,
         ];
         for name in hostile {
-            assert!(matches!(fate(name), Fate::Hostile(_)), "{name:?}: {:?}", fate(name));
+            assert!(matches!(fate(name), FileStatus::Hostile(_)), "{name:?}: {:?}", fate(name));
         }
     }
 }

@@ -6,9 +6,9 @@ use std::path::Path;
 use super::Pulled;
 use super::cache::{Cache, Snapshot};
 use super::client::Client;
-use super::download::Wanted;
+use super::download::WantedFile;
 use super::environment::{Environment, Network};
-use super::error::Error;
+use super::error::HubError;
 use super::id::{Commit, RepoId};
 use super::listing::{Listing, RemoteFile};
 use super::location::escaped;
@@ -23,7 +23,7 @@ use crate::report::{Event, Reporter};
 ///
 /// # Errors
 /// It is not in the cache and cannot be fetched.
-pub fn fetch(environment: &Environment, id: &RepoId, report: Reporter) -> Result<Snapshot, Error> {
+pub fn fetch(environment: &Environment, id: &RepoId, report: Reporter) -> Result<Snapshot, HubError> {
     let cache = Cache::at(&environment.cache);
     let found = cache.find(id);
     match (found, environment.network) {
@@ -49,7 +49,7 @@ pub fn fetch(environment: &Environment, id: &RepoId, report: Reporter) -> Result
 ///
 /// # Errors
 /// It is not there, not allowed, refused, damaged on its way, or there is no room for it.
-pub fn pull(environment: &Environment, id: &RepoId, report: Reporter) -> Result<Pulled, Error> {
+pub fn pull(environment: &Environment, id: &RepoId, report: Reporter) -> Result<Pulled, HubError> {
     pull_with(environment, Patience::default(), id, report)
 }
 
@@ -57,7 +57,7 @@ pub fn pull(environment: &Environment, id: &RepoId, report: Reporter) -> Result<
 ///
 /// # Errors
 /// As for [`pull`].
-pub fn pull_with(environment: &Environment, patience: Patience, id: &RepoId, report: Reporter) -> Result<Pulled, Error> {
+pub fn pull_with(environment: &Environment, patience: Patience, id: &RepoId, report: Reporter) -> Result<Pulled, HubError> {
     let cache = Cache::at(&environment.cache);
     if let Network::Off(_) = environment.network {
         let failed = |missing| environment.not_cached(id, shell_word(&id.to_string()), missing);
@@ -69,8 +69,8 @@ pub fn pull_with(environment: &Environment, patience: Patience, id: &RepoId, rep
 }
 
 /// What is in the cache, as a pull that had nothing to do.
-fn cached(snapshot: Snapshot) -> Result<Pulled, Error> {
-    let failed = |cause| files::Error::new("read", &snapshot.folder, cause);
+fn cached(snapshot: Snapshot) -> Result<Pulled, HubError> {
+    let failed = |cause| files::FileError::new("read", &snapshot.folder, cause);
     let mut files = Vec::new();
     for entry in snapshot.folder.read_dir().map_err(failed)? {
         let path = entry.map_err(failed)?.path();
@@ -82,14 +82,14 @@ fn cached(snapshot: Snapshot) -> Result<Pulled, Error> {
 }
 
 impl Client {
-    fn listing(&self, id: &RepoId, attempts: u32, report: Reporter) -> Result<Listing, Error> {
+    fn listing(&self, id: &RepoId, attempts: u32, report: Reporter) -> Result<Listing, HubError> {
         let path = format!("api/models/{}/revision/{}?blobs=true", id.repository(), escaped(id.revision()));
         let address = self.address(&path)?;
         let json = self.insist(attempts, report, || self.get_small(id, address.clone(), JSON_BYTES))?;
         Listing::read(id, &json)
     }
 
-    fn download(&self, cache: &Cache, id: &RepoId, listing: &Listing, report: Reporter) -> Result<Pulled, Error> {
+    fn download(&self, cache: &Cache, id: &RepoId, listing: &Listing, report: Reporter) -> Result<Pulled, HubError> {
         let downloaded_bytes = self.files(cache, id, &listing.commit, &listing.files, report)?;
         cache.remember(id, &listing.commit)?;
         let files = listing.files.iter().map(|file| (file.name.clone(), file.bytes)).collect();
@@ -105,17 +105,17 @@ impl Client {
         commit: &Commit,
         files: &[RemoteFile],
         report: Reporter,
-    ) -> Result<u64, Error> {
+    ) -> Result<u64, HubError> {
         let folder = cache.snapshot(id, commit.clone()).folder;
-        let wanted: Vec<Wanted> = files
+        let wanted: Vec<WantedFile> = files
             .iter()
             .map(|file| {
                 let hash = file.digest.text();
-                Wanted { id, commit, file, blob: cache.blob(id, hash), lock: cache.lock(id, hash) }
+                WantedFile { id, commit, file, blob: cache.blob(id, hash), lock: cache.lock(id, hash) }
             })
             .collect();
         let total = files.iter().fold(0_u64, |sum, file| sum.saturating_add(file.bytes));
-        let have = |wanted: &Wanted| if wanted.is_there() { wanted.file.bytes } else { wanted.begun_bytes() };
+        let have = |wanted: &WantedFile| if wanted.is_there() { wanted.file.bytes } else { wanted.begun_bytes() };
         let done = wanted.iter().fold(0_u64, |sum, wanted| sum.saturating_add(have(wanted)));
         create_folder(&folder)?;
         check_space(&folder, total.saturating_sub(done))?;
@@ -131,7 +131,7 @@ impl Client {
 }
 
 /// Puts a name of the snapshot onto its content: `../../blobs/HASH`, from a folder in it `../../../blobs/HASH`.
-fn link(blob: &Path, snapshot: &Path, name: &str) -> Result<(), Error> {
+fn link(blob: &Path, snapshot: &Path, name: &str) -> Result<(), HubError> {
     let up = "../".repeat(name.matches('/').count());
     let target = Path::new(&up).join("../../blobs").join(blob.file_name().unwrap_or_default());
     let name = &snapshot.join(name);

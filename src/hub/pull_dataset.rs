@@ -9,7 +9,7 @@ use super::dataset::{DatasetRequest, DatasetSnapshot};
 use super::dataset_listing::DatasetListing;
 use super::dataset_select::{Contents, select};
 use super::environment::{Environment, Network};
-use super::error::Error;
+use super::error::HubError;
 use super::id::RepoId;
 use super::location::escaped;
 use super::retry::Patience;
@@ -24,7 +24,7 @@ const DOING: &str = "a pull";
 ///
 /// # Errors
 /// It is not in the cache and cannot be fetched, or the request does not go with what the repository holds.
-pub fn fetch_dataset(environment: &Environment, request: &DatasetRequest, report: Reporter) -> Result<DatasetSnapshot, Error> {
+pub fn fetch_dataset(environment: &Environment, request: &DatasetRequest, report: Reporter) -> Result<DatasetSnapshot, HubError> {
     let found = environment.cached_dataset(request);
     match (found, environment.network) {
         (found, Network::Off(_)) => found,
@@ -44,7 +44,7 @@ pub fn fetch_dataset(environment: &Environment, request: &DatasetRequest, report
 ///
 /// # Errors
 /// It is not there, not allowed, refused, damaged on its way, has no Parquet, or there is no room for it.
-pub fn pull_dataset(environment: &Environment, request: &DatasetRequest, report: Reporter) -> Result<PulledDataset, Error> {
+pub fn pull_dataset(environment: &Environment, request: &DatasetRequest, report: Reporter) -> Result<PulledDataset, HubError> {
     if let Network::Off(_) = environment.network {
         return PulledDataset::cached(environment.cached_dataset(request)?);
     }
@@ -56,7 +56,7 @@ pub fn pull_dataset(environment: &Environment, request: &DatasetRequest, report:
 ///
 /// # Errors
 /// As for [`pull_dataset`].
-pub fn fetch_locked(environment: &Environment, locked: DatasetSnapshot, report: Reporter) -> Result<DatasetSnapshot, Error> {
+pub fn fetch_locked(environment: &Environment, locked: DatasetSnapshot, report: Reporter) -> Result<DatasetSnapshot, HubError> {
     if locked.missing().is_empty() || matches!(environment.network, Network::Off(_)) {
         return locked.in_cache(environment);
     }
@@ -74,7 +74,7 @@ fn pull_with(
     request: &DatasetRequest,
     attempts: u32,
     report: Reporter,
-) -> Result<PulledDataset, Error> {
+) -> Result<PulledDataset, HubError> {
     let (client, cache) = (Client::new(environment, patience, DOING)?, Cache::at(&environment.cache));
     let mut listings: BTreeMap<String, (RepoId, DatasetListing)> = BTreeMap::new();
     let mut moved_bytes = 0;
@@ -102,7 +102,7 @@ fn pull_with(
 }
 
 impl Client {
-    fn dataset_listing(&self, id: &RepoId, attempts: u32, report: Reporter) -> Result<DatasetListing, Error> {
+    fn dataset_listing(&self, id: &RepoId, attempts: u32, report: Reporter) -> Result<DatasetListing, HubError> {
         let path = format!("api/datasets/{}/revision/{}?blobs=true", id.repository(), escaped(id.revision()));
         let address = self.address(&path)?;
         let json = self.insist(attempts, report, || self.get_small(id, address.clone(), JSON_BYTES))?;

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::client::Client;
 use super::environment::Environment;
-use super::error::{Error, TokenUse};
+use super::error::{HubError, TokenUse};
 use super::id::{Commit, RepoId};
 use super::location::escaped;
 use super::progress::Progress;
@@ -28,7 +28,7 @@ pub(super) const JSON: (&str, &str) = ("Content-Type", "application/json");
 ///
 /// # Errors
 /// There is no network, token or right, the Hub refuses, or a file cannot be read.
-pub fn push(environment: &Environment, shipment: &Shipment, report: Reporter) -> Result<Pushed, Error> {
+pub fn push(environment: &Environment, shipment: &Shipment, report: Reporter) -> Result<Pushed, HubError> {
     push_with(environment, Patience::default(), shipment, report)
 }
 
@@ -36,12 +36,12 @@ pub fn push(environment: &Environment, shipment: &Shipment, report: Reporter) ->
 ///
 /// # Errors
 /// As for [`push`].
-pub fn push_with(environment: &Environment, patience: Patience, shipment: &Shipment, report: Reporter) -> Result<Pushed, Error> {
+pub fn push_with(environment: &Environment, patience: Patience, shipment: &Shipment, report: Reporter) -> Result<Pushed, HubError> {
     let client = Client::new(environment, patience, "a push")?;
     match client.token_at_hub() {
         TokenUse::Sent => {}
-        TokenUse::Withheld => return Err(Error::PlainHttp { endpoint: client.endpoint().to_owned() }),
-        TokenUse::None => return Err(Error::NoToken),
+        TokenUse::Withheld => return Err(HubError::PlainHttp { endpoint: client.endpoint().to_owned() }),
+        TokenUse::None => return Err(HubError::NoToken),
     }
     let files = shipment.files.iter().map(|(name, content)| Outgoing::new(name, content)).collect::<Result<Vec<_>, _>>()?;
     client.create(&shipment.id, shipment.visibility, report)?;
@@ -72,7 +72,7 @@ enum Mode {
 
 impl Client {
     /// Makes the repository, if it is not there.
-    fn create(&self, id: &RepoId, visibility: Visibility, report: Reporter) -> Result<(), Error> {
+    fn create(&self, id: &RepoId, visibility: Visibility, report: Reporter) -> Result<(), HubError> {
         let (owner, name) = id.owner_and_name().unwrap_or(("", id.repository()));
         let mut body = json!({"type": "model", "name": name, "organization": owner});
         if visibility == Visibility::Private {
@@ -81,37 +81,37 @@ impl Client {
         let (to, body) = (self.address("api/repos/create")?, body.to_string());
         let made = self.insist(self.patience.attempts, report, || self.post(id, &to, &[JSON], body.as_bytes(), ANSWER_BYTES));
         match made {
-            Ok(_) | Err(Error::Status { status: 409, .. }) => {}
+            Ok(_) | Err(HubError::Status { status: 409, .. }) => {}
             // A token for this repository alone may write there and make none.
-            Err(Error::Denied { .. }) if self.about(id, report).is_ok() => {}
+            Err(HubError::Denied { .. }) if self.about(id, report).is_ok() => {}
             Err(error) => return Err(error),
         }
         if visibility == Visibility::Private && self.about(id, report)?["private"] != json!(true) {
-            return Err(Error::Public { id: id.repository().to_owned() });
+            return Err(HubError::Public { id: id.repository().to_owned() });
         }
         Ok(())
     }
 
     /// What the Hub says of a repository.
-    fn about(&self, id: &RepoId, report: Reporter) -> Result<Value, Error> {
+    fn about(&self, id: &RepoId, report: Reporter) -> Result<Value, HubError> {
         let from = self.address(&format!("api/models/{}", id.repository()))?;
         let answer = self.insist(self.patience.attempts, report, || self.get_small(id, from.clone(), 16 * ANSWER_BYTES))?;
         read(id, &answer)
     }
 
     /// Asks which files are large, and which are there already.
-    fn modes(&self, id: &RepoId, files: &[Outgoing], report: Reporter) -> Result<Vec<Mode>, Error> {
+    fn modes(&self, id: &RepoId, files: &[Outgoing], report: Reporter) -> Result<Vec<Mode>, HubError> {
         let entry = |file: &Outgoing| json!({"path": file.name, "sample": STANDARD.encode(&file.sample), "size": file.bytes});
         let body = json!({"files": files.iter().map(entry).collect::<Vec<_>>()}).to_string();
         let to = self.address(&format!("api/models/{}/preupload/{}", id.repository(), escaped(id.revision())))?;
         let answer =
             self.insist(self.patience.attempts, report, || self.post(id, &to, &[JSON], body.as_bytes(), ANSWER_BYTES))?;
         let answer = read(id, &answer)?;
-        files.iter().map(|file| mode(&answer, file).map_err(|reason| Error::Refused { id: id.to_string(), reason })).collect()
+        files.iter().map(|file| mode(&answer, file).map_err(|reason| HubError::Refused { id: id.to_string(), reason })).collect()
     }
 
     /// Makes the commit. It is not tried again: where an answer is lost it may have been made.
-    fn commit(&self, shipment: &Shipment, files: &[(&Outgoing, Mode)], report: Reporter) -> Result<Commit, Error> {
+    fn commit(&self, shipment: &Shipment, files: &[(&Outgoing, Mode)], report: Reporter) -> Result<Commit, HubError> {
         let id = &shipment.id;
         let mut lines = vec![json!({"key": "header", "value": {"summary": shipment.message, "description": ""}})];
         for (file, mode) in files {
@@ -129,7 +129,7 @@ impl Client {
         let once = || self.post(id, &to, &headers, body.as_bytes(), ANSWER_BYTES);
         let answer = read(id, &self.insist(1, report, once)?)?;
         let commit = answer["commitOid"].as_str().and_then(Commit::parse);
-        commit.ok_or_else(|| Error::Refused { id: id.to_string(), reason: "it made a commit and names none".to_owned() })
+        commit.ok_or_else(|| HubError::Refused { id: id.to_string(), reason: "it made a commit and names none".to_owned() })
     }
 }
 
@@ -153,7 +153,7 @@ fn mode(answer: &Value, file: &Outgoing) -> Result<Mode, String> {
     }
 }
 
-pub(super) fn read(id: &RepoId, answer: &[u8]) -> Result<Value, Error> {
-    let refused = |error| Error::Refused { id: id.to_string(), reason: format!("it is not valid JSON: {error}") };
+pub(super) fn read(id: &RepoId, answer: &[u8]) -> Result<Value, HubError> {
+    let refused = |error| HubError::Refused { id: id.to_string(), reason: format!("it is not valid JSON: {error}") };
     serde_json::from_slice(answer).map_err(refused)
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::client::Client;
-use super::error::Error;
+use super::error::HubError;
 use crate::report::{Event, Reporter};
 
 /// How long one waits, and how often one tries.
@@ -36,7 +36,7 @@ impl Default for Patience {
 /// Why a try failed, and whether another may not.
 #[derive(Debug)]
 pub(super) struct Failed {
-    pub error: Box<Error>,
+    pub error: Box<HubError>,
     pub next: Next,
 }
 
@@ -52,20 +52,20 @@ pub(super) enum Next {
 }
 
 impl Failed {
-    pub fn new(error: Error, next: Next) -> Self {
+    pub fn new(error: HubError, next: Next) -> Self {
         Self { error: Box::new(error), next }
     }
 
-    pub fn again(error: Error) -> Self {
+    pub fn again(error: HubError) -> Self {
         Self::new(error, Next::Again { wait: None })
     }
 
     pub fn is_status(&self, expected: u16) -> bool {
-        matches!(*self.error, Error::Status { status, .. } if status == expected)
+        matches!(*self.error, HubError::Status { status, .. } if status == expected)
     }
 }
 
-impl<E: Into<Error>> From<E> for Failed {
+impl<E: Into<HubError>> From<E> for Failed {
     fn from(error: E) -> Self {
         Self::new(error.into(), Next::GiveUp)
     }
@@ -78,7 +78,7 @@ impl Client {
         attempts: u32,
         report: Reporter,
         mut work: impl FnMut() -> Result<T, Failed>,
-    ) -> Result<T, Error> {
+    ) -> Result<T, HubError> {
         let mut tried = 0;
         loop {
             let failed = match work() {
@@ -90,7 +90,7 @@ impl Client {
                 return Err(*failed.error);
             }
             if tried >= attempts {
-                return Err(Error::GaveUp { error: failed.error, attempts, kept: String::new() });
+                return Err(HubError::GaveUp { error: failed.error, attempts, kept: String::new() });
             }
             let grown = self.patience.first_wait * 2_u32.saturating_pow(tried - 1);
             let asked = if let Next::Again { wait } = failed.next { wait } else { None };

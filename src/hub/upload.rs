@@ -10,7 +10,7 @@ use ureq::http::Request;
 use super::Content;
 use super::client::Client;
 use super::digest::{Digest, Hasher};
-use super::error::{Access, Error};
+use super::error::{Access, HubError};
 use super::id::RepoId;
 use super::location::Location;
 use super::progress::Progress;
@@ -36,10 +36,10 @@ pub(super) struct Outgoing<'a> {
 
 impl<'a> Outgoing<'a> {
     /// Reads the file once.
-    pub fn new(name: &str, content: &'a Content) -> Result<Self, Error> {
+    pub fn new(name: &str, content: &'a Content) -> Result<Self, HubError> {
         let bytes = match content {
             Content::Bytes(bytes) => bytes.len() as u64,
-            Content::File(path) => open_file(path)?.metadata().map_err(|cause| files::Error::new("read", path, cause))?.len(),
+            Content::File(path) => open_file(path)?.metadata().map_err(|cause| files::FileError::new("read", path, cause))?.len(),
         };
         let mut hashers = [Digest::Sha256(String::new()).hasher(bytes), Hasher::git_blob(bytes)];
         let (mut reader, mut sample, mut piece) = (open(content)?, Vec::new(), vec![0; PIECE_BYTES]);
@@ -58,26 +58,26 @@ impl<'a> Outgoing<'a> {
     }
 
     /// All of it.
-    pub fn read(&self) -> Result<Vec<u8>, Error> {
+    pub fn read(&self) -> Result<Vec<u8>, HubError> {
         let mut bytes = Vec::new();
         open(self.content)?.read_to_end(&mut bytes).map_err(|cause| unreadable(self.content, cause))?;
         Ok(bytes)
     }
 }
 
-fn open(content: &Content) -> Result<Box<dyn Read + '_>, Error> {
+fn open(content: &Content) -> Result<Box<dyn Read + '_>, HubError> {
     Ok(match content {
         Content::Bytes(bytes) => Box::new(&bytes[..]),
         Content::File(path) => Box::new(open_file(path)?),
     })
 }
 
-fn unreadable(content: &Content, cause: io::Error) -> Error {
+fn unreadable(content: &Content, cause: io::Error) -> HubError {
     let path = match content {
         Content::Bytes(_) => std::path::Path::new("memory"),
         Content::File(path) => path,
     };
-    files::Error::new("read", path, cause).into()
+    files::FileError::new("read", path, cause).into()
 }
 
 /// An address that the Hub gives, and headers that a request there needs.
@@ -88,7 +88,7 @@ struct Action {
 
 impl Client {
     /// Sends large files.
-    pub(super) fn upload(&self, id: &RepoId, files: &[&Outgoing], progress: &mut Progress) -> Result<(), Error> {
+    pub(super) fn upload(&self, id: &RepoId, files: &[&Outgoing], progress: &mut Progress) -> Result<(), HubError> {
         if files.is_empty() {
             return Ok(());
         }
@@ -103,9 +103,9 @@ impl Client {
         files.iter().try_for_each(|file| self.upload_one(id, &answer, file, progress))
     }
 
-    fn upload_one(&self, id: &RepoId, answer: &Value, file: &Outgoing, progress: &mut Progress) -> Result<(), Error> {
+    fn upload_one(&self, id: &RepoId, answer: &Value, file: &Outgoing, progress: &mut Progress) -> Result<(), HubError> {
         let refused =
-            |reason: String| Error::Refused { id: id.to_string(), reason: printable(&format!("`{}`: {reason}", file.name)) };
+            |reason: String| HubError::Refused { id: id.to_string(), reason: printable(&format!("`{}`: {reason}", file.name)) };
         let mut objects = answer["objects"].as_array().into_iter().flatten();
         let object = objects.find(|object| object["oid"] == json!(file.sha256));
         let object = object.ok_or_else(|| refused("it does not say where that is to be sent".to_owned()))?;

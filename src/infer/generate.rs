@@ -2,12 +2,12 @@
 
 use std::ops::ControlFlow;
 
-use super::{Error, Sampling};
+use super::{InferError, Sampling};
 use crate::model::{Cache, Decoder, DecoderSpec};
 
 /// How far and by what rule a model goes on.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Config {
+pub struct GenerateConfig {
     /// Tokens at most.
     pub max_tokens: usize,
     /// The rule.
@@ -47,9 +47,9 @@ pub fn generate(
     decoder: &Decoder,
     cache: &mut Cache,
     prompt: &[u32],
-    config: &Config,
+    config: &GenerateConfig,
     each: &mut dyn FnMut(u32) -> ControlFlow<()>,
-) -> Result<Generated, Error> {
+) -> Result<Generated, InferError> {
     check(&decoder.spec, prompt)?;
     let decoder = &decoder.settled();
     let room = decoder.spec.longest().map_or(usize::MAX, |longest| longest - prompt.len());
@@ -79,23 +79,23 @@ pub fn generate(
 }
 
 /// Whether a model has room for an answer to a prompt and knows its tokens.
-pub(super) fn check(spec: &DecoderSpec, prompt: &[u32]) -> Result<(), Error> {
+pub(super) fn check(spec: &DecoderSpec, prompt: &[u32]) -> Result<(), InferError> {
     let (tokens, vocabulary) = (prompt.len(), spec.vocabulary);
     if tokens == 0 {
-        return Err(Error::Empty);
+        return Err(InferError::Empty);
     }
     if let Some(id) = prompt.iter().copied().find(|id| *id as usize >= vocabulary) {
-        return Err(Error::UnknownToken { id, vocabulary });
+        return Err(InferError::UnknownToken { id, vocabulary });
     }
     match spec.longest().filter(|context| tokens >= *context) {
-        Some(context) => Err(Error::TooLong { tokens, context }),
+        Some(context) => Err(InferError::TooLong { tokens, context }),
         None => Ok(()),
     }
 }
 
-fn finite<'a>(logits: &'a [f32], text: &[u32]) -> Result<&'a [f32], Error> {
+fn finite<'a>(logits: &'a [f32], text: &[u32]) -> Result<&'a [f32], InferError> {
     match logits.iter().find(|logit| !logit.is_finite()) {
-        Some(found) => Err(Error::NotFinite { tokens: text.len(), found: *found }),
+        Some(found) => Err(InferError::NotFinite { tokens: text.len(), found: *found }),
         None => Ok(logits),
     }
 }

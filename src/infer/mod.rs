@@ -1,21 +1,21 @@
 //! A model that speaks: prompts to tokens, tokens one after the other, and their text as it comes.
 
-mod choose;
+mod sampling;
 mod frame;
 mod generate;
 mod prompt;
-mod question;
-mod stops;
+mod sample_prompt;
+mod stop_tokens;
 mod stream;
 
 use std::path::PathBuf;
 
-pub use choose::Sampling;
+pub use sampling::Sampling;
 pub use frame::{Frame, listed as listed_formats};
-pub use generate::{Config, Generated, Stop, generate};
+pub use generate::{GenerateConfig, Generated, Stop, generate};
 pub use prompt::{Prompt, read_messages};
-pub use question::{Answerer, Question};
-pub use stops::stops;
+pub use sample_prompt::{Answerer, SamplePrompt};
+pub use stop_tokens::stops;
 pub use stream::TextStream;
 
 use crate::data::{ConversationError, template, tokenize};
@@ -24,16 +24,16 @@ use crate::files;
 
 /// A prompt that cannot be answered.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub enum InferError {
     /// A file cannot be read.
     #[error(transparent)]
-    File(#[from] files::Error),
+    File(#[from] files::FileError),
     /// The template does not render the conversation.
     #[error(transparent)]
-    Template(#[from] template::Error),
+    Template(#[from] template::TemplateError),
     /// The tokenizer fails.
     #[error(transparent)]
-    Tokenizer(#[from] tokenize::Error),
+    Tokenizer(#[from] tokenize::TokenizeError),
     /// A file of messages holds something else.
     #[error("`{path}` holds {found}, expected a list of messages or an object with `messages` and, if there are any, `tools`", path = path.display())]
     NotMessages {
@@ -94,7 +94,7 @@ pub enum Error {
     },
 }
 
-impl Explain for Error {
+impl Explain for InferError {
     fn exit(&self) -> Exit {
         match self {
             Self::File(error) => error.exit(),

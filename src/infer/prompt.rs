@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
-use super::{Error, Frame};
+use super::{InferError, Frame};
 use crate::data::template::{ChatTemplate, Conversation};
 use crate::data::tokenize::Tokenizer;
 use crate::data::{alpaca, conversation};
@@ -45,26 +45,26 @@ impl Prompt {
     ///
     /// # Errors
     /// There is no template, or it does not render the conversation; or the text would begin with two bos tokens.
-    pub fn tokens(&self, tokenizer: &Tokenizer, template: Option<&ChatTemplate>) -> Result<Vec<u32>, Error> {
+    pub fn tokens(&self, tokenizer: &Tokenizer, template: Option<&ChatTemplate>) -> Result<Vec<u32>, InferError> {
         let tokens = match self {
             Self::Text(text) => plain(tokenizer, text)?,
             Self::Chat(conversation) => {
                 let text = {
-                    let template = template.ok_or(Error::NoTemplate)?;
+                    let template = template.ok_or(InferError::NoTemplate)?;
                     template.render(&template.fit(conversation), true)?
                 };
                 tokenizer.encode(&text, false)?.ids
             }
         };
         match (tokens.as_slice(), tokenizer.bos_id()) {
-            ([first, second, ..], Some(bos)) if [*first, *second] == [bos, bos] => Err(Error::DoubledBos { bos }),
+            ([first, second, ..], Some(bos)) if [*first, *second] == [bos, bos] => Err(InferError::DoubledBos { bos }),
             _ => Ok(tokens),
         }
     }
 }
 
 /// Without the eos that some tokenizers put behind a text: nothing would follow on it.
-fn plain(tokenizer: &Tokenizer, text: &str) -> Result<Vec<u32>, Error> {
+fn plain(tokenizer: &Tokenizer, text: &str) -> Result<Vec<u32>, InferError> {
     let encoding = tokenizer.encode(text, true)?;
     let mut ids = encoding.ids;
     let is_added = encoding.offsets.last() == Some(&(0, 0));
@@ -79,9 +79,9 @@ fn plain(tokenizer: &Tokenizer, text: &str) -> Result<Vec<u32>, Error> {
 ///
 /// # Errors
 /// The file cannot be read, holds something else, or ends with what the assistant says.
-pub fn read_messages(path: &Path) -> Result<Conversation, Error> {
+pub fn read_messages(path: &Path) -> Result<Conversation, InferError> {
     let text = read_text_up_to(path, JSON_BYTES)?;
-    let refused = |found: &str| Error::NotMessages { path: path.to_owned(), found: found.to_owned() };
+    let refused = |found: &str| InferError::NotMessages { path: path.to_owned(), found: found.to_owned() };
     let value = serde_json::from_str(&text).map_err(|error| refused(&format!("no JSON ({error})")))?;
     let mut variables = Map::new();
     let (messages, tools) = match value {
@@ -109,11 +109,11 @@ pub fn read_messages(path: &Path) -> Result<Conversation, Error> {
         other => return Err(refused(&format!("`{other}`"))),
     };
     let conversation =
-        conversation(messages, tools).map_err(|cause| Error::Message { path: path.to_owned(), cause: Box::new(cause) })?;
+        conversation(messages, tools).map_err(|cause| InferError::Message { path: path.to_owned(), cause: Box::new(cause) })?;
     let conversation = Conversation { variables, ..conversation };
     match conversation.messages.last() {
         None => Err(refused("no message")),
-        Some(last) if last["role"] == "assistant" => Err(Error::Answered { path: path.to_owned() }),
+        Some(last) if last["role"] == "assistant" => Err(InferError::Answered { path: path.to_owned() }),
         Some(_) => Ok(conversation),
     }
 }

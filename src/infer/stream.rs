@@ -1,6 +1,6 @@
 //! Tokens to text as they come, whole characters only.
 
-use crate::data::tokenize::{Error, Tokenizer};
+use crate::data::tokenize::{TokenizeError, Tokenizer};
 
 /// Tokens that are held back at most for one character, which has four bytes: a model that says no characters at all is not waited for.
 const HELD_TOKENS: usize = 16;
@@ -28,7 +28,7 @@ impl<'a> TextStream<'a> {
     ///
     /// # Errors
     /// The tokenizer's decoder fails.
-    pub fn push(&mut self, token: u32) -> Result<String, Error> {
+    pub fn push(&mut self, token: u32) -> Result<String, TokenizeError> {
         self.tokens.push(token);
         let text = self.text()?;
         let held = self.tokens.len() - self.out;
@@ -46,12 +46,12 @@ impl<'a> TextStream<'a> {
     ///
     /// # Errors
     /// The tokenizer's decoder fails.
-    pub fn finish(self) -> Result<String, Error> {
+    pub fn finish(self) -> Result<String, TokenizeError> {
         self.text()
     }
 
     /// The text of the tokens that are not out.
-    fn text(&self) -> Result<String, Error> {
+    fn text(&self) -> Result<String, TokenizeError> {
         let before = self.tokenizer.decode(&self.tokens[..self.out], true)?;
         let text = self.tokenizer.decode(&self.tokens, true)?;
         // A decoder that cleans up may change what was out; that stays as it is.

@@ -13,15 +13,15 @@ use super::mlp::Mlp;
 use super::spec::{
     DecoderSpec, ExpertForm, ExpertsSpec, GroupedSpec, LatentSpec, LayerSpec, MixerSpec, MlpSpec, Modules, NormKind,
 };
-use super::{Error, Storage};
+use super::{ModelError, Storage};
 use crate::device;
 use crate::nn::experts::{Expert, Experts, Router, Unit};
 use crate::nn::head::Head;
 use crate::nn::norm::Norm;
 use crate::nn::projection::Projection;
-use crate::nn::table::Table;
+use crate::nn::table::EmbeddingTable;
 use crate::ops::{Base, Packed};
-use crate::quant::{Form, Quantized};
+use crate::quant::{QuantFormat, Quantized};
 use crate::report::{Event, Reporter};
 use crate::terms::ModelDtype;
 
@@ -38,29 +38,29 @@ pub(super) fn numbers_of(dtype: ModelDtype) -> DType {
 }
 
 /// Where the numbers of a decoder come from; names and shapes are of [`DecoderSpec::tensors`].
-pub(super) trait Source {
+pub(super) trait WeightSource {
     /// Those of a vector.
-    fn vector(&self, name: &str, length: usize) -> Result<Vec<f32>, Error>;
+    fn vector(&self, name: &str, length: usize) -> Result<Vec<f32>, ModelError>;
     /// Those of some rows of a matrix in the order of a checkpoint, f32, bf16 or f16.
-    fn rows(&self, name: &str, rows: Range<usize>, columns: usize, dtype: DType) -> Result<TensorData, Error>;
+    fn rows(&self, name: &str, rows: Range<usize>, columns: usize, dtype: DType) -> Result<TensorData, ModelError>;
     /// Those of a matrix, which a checkpoint has as [rows, columns], as [columns, rows], f32, bf16 or f16.
-    fn transposed(&self, name: &str, shape: [usize; 2], dtype: DType) -> Result<TensorData, Error>;
+    fn transposed(&self, name: &str, shape: [usize; 2], dtype: DType) -> Result<TensorData, ModelError>;
     /// One matrix [in, out] of a stack, f32, bf16 or f16.
-    fn slice(&self, slice: &Slice, shape: [usize; 2], dtype: DType) -> Result<TensorData, Error>;
+    fn slice(&self, slice: &Slice, shape: [usize; 2], dtype: DType) -> Result<TensorData, ModelError>;
     /// Whether a matrix stays as numbers where others are packed.
     fn stays_dense(&self, name: &str, shape: [usize; 2]) -> bool;
     /// A matrix [rows, columns], packed.
-    fn packed(&self, name: &str, shape: [usize; 2], form: Form) -> Result<Quantized, Error>;
+    fn packed(&self, name: &str, shape: [usize; 2], form: QuantFormat) -> Result<Quantized, ModelError>;
 }
 
 /// Makes the decoder. Its matrices are kept as this says, but that the CPU keeps f16 as f32.
 pub(super) fn assemble(
-    source: &dyn Source,
+    source: &dyn WeightSource,
     spec: DecoderSpec,
     storage: Storage,
     device: &Device,
     report: Reporter,
-) -> Result<Decoder, Error> {
+) -> Result<Decoder, ModelError> {
     let (is_cpu, dtype) = (device::is_cpu(device), numbers_of(storage.dtype));
     let kept = if is_cpu && dtype == DType::F16 { DType::F32 } else { dtype };
     let computed = if is_cpu { DType::F32 } else { dtype };
@@ -88,10 +88,10 @@ pub(super) fn assemble(
 }
 
 struct Assembly<'a> {
-    source: &'a dyn Source,
+    source: &'a dyn WeightSource,
     spec: &'a DecoderSpec,
     /// How projections are packed.
-    form: Option<Form>,
+    form: Option<QuantFormat>,
     /// As they are read.
     dtype: DType,
     /// As they are kept.
@@ -100,26 +100,26 @@ struct Assembly<'a> {
 }
 
 impl Assembly<'_> {
-    fn vector(&self, name: &str, length: usize) -> Result<Tensor<1>, Error> {
+    fn vector(&self, name: &str, length: usize) -> Result<Tensor<1>, ModelError> {
         Ok(Tensor::from_data(TensorData::new(self.source.vector(name, length)?, [length]), self.device))
     }
 
     /// A matrix [vocabulary, width], in as few pieces as the device takes.
-    fn table(&self, name: &str, device: &Device) -> Result<Table, Error> {
-        let piece = |rows: Range<usize>| -> Result<Base, Error> {
+    fn table(&self, name: &str, device: &Device) -> Result<EmbeddingTable, ModelError> {
+        let piece = |rows: Range<usize>| -> Result<Base, ModelError> {
             let rows = self.source.rows(name, rows, self.spec.width, self.dtype)?;
             Ok(Base::Dense(Tensor::from_data(rows, (device, self.kept))))
         };
         let most = device::largest_tensor_bytes(device).unwrap_or(u64::MAX);
-        Ok(Table::of(self.pieces(most).map(piece).collect::<Result<_, _>>()?))
+        Ok(EmbeddingTable::of(self.pieces(most).map(piece).collect::<Result<_, _>>()?))
     }
 
     /// The same packed. On a GPU a piece becomes numbers at a time, which take no more than [`PIECE_BYTES`].
-    fn packed_table(&self, name: &str, form: Form) -> Result<Table, Error> {
+    fn packed_table(&self, name: &str, form: QuantFormat) -> Result<EmbeddingTable, ModelError> {
         let whole = self.source.packed(name, [self.spec.vocabulary, self.spec.width], form)?;
         let whole = Packed::new(whole, self.device);
         let most = if device::is_cpu(self.device) { u64::MAX } else { PIECE_BYTES };
-        Ok(Table::of(self.pieces(most).map(|rows| Base::Packed(whole.rows(rows))).collect()))
+        Ok(EmbeddingTable::of(self.pieces(most).map(|rows| Base::Packed(whole.rows(rows))).collect()))
     }
 
     /// The rows of a table in pieces of so many bytes at most, but for the last of as many rows.
@@ -132,19 +132,19 @@ impl Assembly<'_> {
     }
 
     /// A norm of the stream.
-    fn norm(&self, module: &str, width: usize) -> Result<Norm, Error> {
+    fn norm(&self, module: &str, width: usize) -> Result<Norm, ModelError> {
         let bias = self.spec.norm == NormKind::Layer;
         let bias = bias.then(|| self.vector(&format!("{module}.bias"), width)).transpose()?;
         Ok(Norm { bias, ..self.inner_norm(module, width, self.spec.norm_epsilon)? })
     }
 
     /// A norm by the mean square.
-    fn inner_norm(&self, module: &str, width: usize, epsilon: f64) -> Result<Norm, Error> {
+    fn inner_norm(&self, module: &str, width: usize, epsilon: f64) -> Result<Norm, ModelError> {
         let weight = self.vector(&format!("{module}.weight"), width)?;
         Ok(Norm { weight, bias: None, epsilon, offset: self.spec.norm_offset, trains: false })
     }
 
-    fn projection(&self, linear: &LinearSpec) -> Result<Projection, Error> {
+    fn projection(&self, linear: &LinearSpec) -> Result<Projection, ModelError> {
         let LinearSpec { name, inputs, outputs, bias, kind, .. } = linear;
         let (key, shape) = (linear.weight(), [*outputs, *inputs]);
         let dense = |data: TensorData| Base::Dense(Tensor::from_data(data, (self.device, self.kept)));
@@ -164,16 +164,16 @@ impl Assembly<'_> {
     }
 
     /// One matrix of a stack as [out, in], packed.
-    fn packed_slice(&self, slice: &Slice, [outputs, inputs]: [usize; 2], form: Form) -> Result<Quantized, Error> {
+    fn packed_slice(&self, slice: &Slice, [outputs, inputs]: [usize; 2], form: QuantFormat) -> Result<Quantized, ModelError> {
         let numbers: Vec<f32> = self.source.slice(slice, [inputs, outputs], DType::F32)?.iter().collect();
         let turned: Vec<f32> = (0..outputs)
             .flat_map(|row| (0..inputs).map(move |column| (row, column)))
             .map(|(row, column)| numbers[column * outputs + row])
             .collect();
-        form.pack([outputs, inputs], &turned).map_err(|cause| Error::Packing { name: slice.tensor.clone(), cause })
+        form.pack([outputs, inputs], &turned).map_err(|cause| ModelError::Packing { name: slice.tensor.clone(), cause })
     }
 
-    fn block(&self, layer: &LayerSpec, place: BlockPlace) -> Result<Block, Error> {
+    fn block(&self, layer: &LayerSpec, place: BlockPlace) -> Result<Block, ModelError> {
         let (names, index) = (&self.spec.names, place.layer);
         let [before_attention, after_attention, before_mlp, after_mlp] =
             layer.norms.names().map(|name| name.map(|name| self.norm(&names.in_layer(index, name), self.spec.width)).transpose());
@@ -202,11 +202,11 @@ impl Assembly<'_> {
         })
     }
 
-    fn grouped(&self, index: usize, spec: &GroupedSpec, from: &mut impl Iterator<Item = Projection>) -> Result<Grouped, Error> {
+    fn grouped(&self, index: usize, spec: &GroupedSpec, from: &mut impl Iterator<Item = Projection>) -> Result<Grouped, ModelError> {
         let [query, key] = self.spec.names.query_key_norms(index);
         let epsilon = self.spec.norm_epsilon;
         let of_heads = |[of_query, of_key]: [usize; 2]| {
-            Ok::<_, Error>([self.inner_norm(&query, of_query, epsilon)?, self.inner_norm(&key, of_key, epsilon)?])
+            Ok::<_, ModelError>([self.inner_norm(&query, of_query, epsilon)?, self.inner_norm(&key, of_key, epsilon)?])
         };
         let sinks = spec.sinks.then(|| self.source.vector(&self.spec.names.sinks(index), spec.heads)).transpose()?;
         Ok(Grouped {
@@ -218,7 +218,7 @@ impl Assembly<'_> {
         })
     }
 
-    fn latent(&self, index: usize, spec: &LatentSpec, from: &mut impl Iterator<Item = Projection>) -> Result<Latent, Error> {
+    fn latent(&self, index: usize, spec: &LatentSpec, from: &mut impl Iterator<Item = Projection>) -> Result<Latent, ModelError> {
         let [of_query, of_key] = self.spec.names.latent_norms(index);
         let query = match spec.query_rank {
             None => Query::Straight(next(from)),
@@ -231,7 +231,7 @@ impl Assembly<'_> {
         Ok(Latent { query, kv_a: next(from), kv_norm, kv_b: next(from), output: next(from), spec: spec.clone() })
     }
 
-    fn experts(&self, index: usize, spec: &ExpertsSpec, from: &mut impl Iterator<Item = Projection>) -> Result<Experts, Error> {
+    fn experts(&self, index: usize, spec: &ExpertsSpec, from: &mut impl Iterator<Item = Projection>) -> Result<Experts, ModelError> {
         let (count, name) = (spec.router.experts, self.spec.names.in_layer(index, &spec.router_name()));
         let rows = self.source.rows(&format!("{name}.weight"), 0..count, self.spec.width, DType::F32)?;
         let vector = |end: &str, is_there: bool| {
@@ -253,14 +253,14 @@ impl Assembly<'_> {
             ExpertForm::Apart { .. } => Unit::SideBySide(spec.expert.activation),
             ExpertForm::Stacked { alpha, limit } => Unit::InTurns { alpha, limit },
         };
-        let of_stack = |part: usize, outputs: usize| -> Result<Tensor<2>, Error> {
+        let of_stack = |part: usize, outputs: usize| -> Result<Tensor<2>, ModelError> {
             let stack = self.spec.layer_projections(index).into_iter().filter(|linear| !linear.is_whole()).nth(part);
             let name = format!("{}_bias", stack.expect("experts are stacked").weight());
             let rows = self.source.rows(&name, 0..count, outputs, DType::F32)?;
             Ok(Tensor::from_data(rows, (self.device, DType::F32)))
         };
         let is_biased = matches!(spec.form, ExpertForm::Stacked { .. }) && spec.expert.bias;
-        let biases = is_biased.then(|| Ok::<_, Error>([of_stack(0, 2 * spec.expert.inner)?, of_stack(1, self.spec.width)?]));
+        let biases = is_biased.then(|| Ok::<_, ModelError>([of_stack(0, 2 * spec.expert.inner)?, of_stack(1, self.spec.width)?]));
         let shared = spec.shared.map(|_| [next(from), next(from), next(from)]);
         Ok(Experts { router, each, biases: biases.transpose()?, unit, shared })
     }

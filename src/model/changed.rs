@@ -6,9 +6,9 @@ use std::ops::Range;
 use burn::tensor::{DType, TensorData};
 use half::{bf16, f16};
 
-use super::assemble::Source;
-use super::{Error, LinearSpec, Slice};
-use crate::quant::{Form, Quantized};
+use super::assemble::WeightSource;
+use super::{ModelError, LinearSpec, Slice};
+use crate::quant::{QuantFormat, Quantized};
 
 /// What changes weights of projections.
 pub trait Change {
@@ -21,14 +21,14 @@ pub trait Change {
 
 /// A source whose projections are changed.
 pub(super) struct Changed<'a> {
-    pub source: &'a dyn Source,
+    pub source: &'a dyn WeightSource,
     pub linears: Vec<LinearSpec>,
     pub change: RefCell<&'a mut dyn Change>,
 }
 
 impl Changed<'_> {
     /// A weight [out, in] as it is changed; `None` where it stays.
-    fn changed(&self, name: &str, [rows, columns]: [usize; 2]) -> Result<Option<Vec<f32>>, Error> {
+    fn changed(&self, name: &str, [rows, columns]: [usize; 2]) -> Result<Option<Vec<f32>>, ModelError> {
         let mut change = self.change.borrow_mut();
         let is_it = |linear: &&LinearSpec| linear.weight() == name && change.changes(linear);
         let Some(linear) = self.linears.iter().find(is_it) else { return Ok(None) };
@@ -38,16 +38,16 @@ impl Changed<'_> {
     }
 }
 
-impl Source for Changed<'_> {
-    fn vector(&self, name: &str, length: usize) -> Result<Vec<f32>, Error> {
+impl WeightSource for Changed<'_> {
+    fn vector(&self, name: &str, length: usize) -> Result<Vec<f32>, ModelError> {
         self.source.vector(name, length)
     }
 
-    fn rows(&self, name: &str, rows: Range<usize>, columns: usize, dtype: DType) -> Result<TensorData, Error> {
+    fn rows(&self, name: &str, rows: Range<usize>, columns: usize, dtype: DType) -> Result<TensorData, ModelError> {
         self.source.rows(name, rows, columns, dtype)
     }
 
-    fn transposed(&self, name: &str, shape: [usize; 2], dtype: DType) -> Result<TensorData, Error> {
+    fn transposed(&self, name: &str, shape: [usize; 2], dtype: DType) -> Result<TensorData, ModelError> {
         let Some(weight) = self.changed(name, shape)? else { return self.source.transposed(name, shape, dtype) };
         let [rows, columns] = shape;
         let turned = (0..columns).flat_map(|column| weight.iter().skip(column).step_by(columns));
@@ -58,7 +58,7 @@ impl Source for Changed<'_> {
         })
     }
 
-    fn slice(&self, slice: &Slice, shape: [usize; 2], dtype: DType) -> Result<TensorData, Error> {
+    fn slice(&self, slice: &Slice, shape: [usize; 2], dtype: DType) -> Result<TensorData, ModelError> {
         self.source.slice(slice, shape, dtype)
     }
 
@@ -66,13 +66,13 @@ impl Source for Changed<'_> {
         self.source.stays_dense(name, shape)
     }
 
-    fn packed(&self, name: &str, shape: [usize; 2], form: Form) -> Result<Quantized, Error> {
+    fn packed(&self, name: &str, shape: [usize; 2], form: QuantFormat) -> Result<Quantized, ModelError> {
         let Some(weight) = self.changed(name, shape)? else { return self.source.packed(name, shape, form) };
         let packed = match form {
             // As bitsandbytes does.
-            Form::Int8 => form.pack(shape, &weight.iter().map(|number| f16::from_f32(*number)).collect::<Vec<_>>()),
-            Form::FourBit { .. } => form.pack(shape, &weight),
+            QuantFormat::Int8 => form.pack(shape, &weight.iter().map(|number| f16::from_f32(*number)).collect::<Vec<_>>()),
+            QuantFormat::FourBit { .. } => form.pack(shape, &weight),
         };
-        packed.map_err(|cause| Error::Packing { name: name.to_owned(), cause })
+        packed.map_err(|cause| ModelError::Packing { name: name.to_owned(), cause })
     }
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
-use super::Error;
+use super::ModelError;
 use super::families::Class;
 use crate::files::{JSON_BYTES, is_there, read_text_up_to};
 
@@ -14,7 +14,7 @@ const LARGEST: usize = 1 << 24;
 
 /// An open config.json.
 #[derive(Debug, Clone)]
-pub(super) struct Config {
+pub(super) struct ConfigJson {
     path: PathBuf,
     values: Map<String, Value>,
     /// What stands for keys that the file does not name.
@@ -46,20 +46,20 @@ fn instead_of_a_model(folder: &Path) -> (String, String) {
     }
 }
 
-impl Config {
+impl ConfigJson {
     /// Reads `config.json` of a base's folder.
-    pub fn open(folder: &Path) -> Result<Self, Error> {
+    pub fn open(folder: &Path) -> Result<Self, ModelError> {
         let path = folder.join("config.json");
         if !is_there(&path)? {
             let (message, hint) = instead_of_a_model(folder);
-            return Err(Error::Config { path, message, hint: Some(hint) });
+            return Err(ModelError::Config { path, message, hint: Some(hint) });
         }
         Self::read(&path)
     }
 
     /// Reads a file of that kind, whatever its name.
-    pub fn read(path: &Path) -> Result<Self, Error> {
-        let fault = |message| Err(Error::Config { path: path.to_owned(), message, hint: None });
+    pub fn read(path: &Path) -> Result<Self, ModelError> {
+        let fault = |message| Err(ModelError::Config { path: path.to_owned(), message, hint: None });
         match serde_json::from_str(&read_text_up_to(path, JSON_BYTES)?) {
             Ok(Value::Object(values)) => Ok(Self { path: path.to_owned(), values, class: None }),
             Ok(_) => fault("expected a JSON object".to_owned()),
@@ -68,12 +68,12 @@ impl Config {
     }
 
     /// An error about this file.
-    pub fn fault(&self, message: impl Into<String>) -> Error {
-        Error::Config { path: self.path.clone(), message: message.into(), hint: None }
+    pub fn fault(&self, message: impl Into<String>) -> ModelError {
+        ModelError::Config { path: self.path.clone(), message: message.into(), hint: None }
     }
 
     /// An object inside the file as a config of its own; `None` where it is absent or null.
-    pub fn section(&self, key: &str) -> Result<Option<Self>, Error> {
+    pub fn section(&self, key: &str) -> Result<Option<Self>, ModelError> {
         match self.get(key) {
             None => Ok(None),
             Some(Value::Object(values)) => Ok(Some(Self { path: self.path.clone(), values: values.clone(), class: None })),
@@ -85,13 +85,13 @@ impl Config {
     ///
     /// # Errors
     /// The first such null.
-    pub fn of_class(self, class: &'static Class) -> Result<Self, Error> {
+    pub fn of_class(self, class: &'static Class) -> Result<Self, ModelError> {
         let idle =
             self.values.iter().filter(|(_, value)| value.is_null()).find_map(|(key, _)| Some((key, class.refuses_null(key)?)));
         if let Some((key, default)) = idle {
             let hint = Some(format!("remove `{key}` for the default, `{default}`"));
             let message = format!("`{key}` is `null`, expected {}", kind_of(default));
-            return Err(Error::Config { path: self.path.clone(), message, hint });
+            return Err(ModelError::Config { path: self.path.clone(), message, hint });
         }
         Ok(Self { class: Some(class), ..self })
     }
@@ -125,12 +125,12 @@ impl Config {
     }
 
     /// A whole number that must be there.
-    pub fn size(&self, key: &str) -> Result<usize, Error> {
+    pub fn size(&self, key: &str) -> Result<usize, ModelError> {
         self.size_or_none(key)?.ok_or_else(|| self.fault(format!("`{key}` is missing, expected a whole number from 1")))
     }
 
     /// A whole number, if there.
-    pub fn size_or_none(&self, key: &str) -> Result<Option<usize>, Error> {
+    pub fn size_or_none(&self, key: &str) -> Result<Option<usize>, ModelError> {
         let convert = |value: &Value| {
             let size = value.as_u64().and_then(|size| usize::try_from(size).ok()).filter(|size| (1..=LARGEST).contains(size));
             size.ok_or_else(|| self.wrong(key, &format!("a whole number from 1 to {LARGEST}"), value))
@@ -139,17 +139,17 @@ impl Config {
     }
 
     /// A whole number, with a default.
-    pub fn size_or(&self, key: &str, default: usize) -> Result<usize, Error> {
+    pub fn size_or(&self, key: &str, default: usize) -> Result<usize, ModelError> {
         Ok(self.size_or_none(key)?.unwrap_or(default))
     }
 
     /// A whole number from 0 on, with a default.
-    pub fn count_or(&self, key: &str, default: usize) -> Result<usize, Error> {
+    pub fn count_or(&self, key: &str, default: usize) -> Result<usize, ModelError> {
         if self.get(key).and_then(Value::as_u64) == Some(0) { Ok(0) } else { self.size_or(key, default) }
     }
 
     /// The number of a token, if there; below 0 it counts from the end of the vocabulary.
-    pub fn token(&self, key: &str) -> Result<Option<isize>, Error> {
+    pub fn token(&self, key: &str) -> Result<Option<isize>, ModelError> {
         let convert = |value: &Value| {
             let id = value.as_i64().and_then(|id| isize::try_from(id).ok()).filter(|id| id.unsigned_abs() <= LARGEST);
             id.ok_or_else(|| self.wrong(key, "the number of a token", value))
@@ -158,7 +158,7 @@ impl Config {
     }
 
     /// A list of layers, empty where there is none.
-    pub fn layers(&self, key: &str) -> Result<Vec<usize>, Error> {
+    pub fn layers(&self, key: &str) -> Result<Vec<usize>, ModelError> {
         let Some(value) = self.get(key) else { return Ok(Vec::new()) };
         let layer = |value: &Value| value.as_u64().and_then(|layer| usize::try_from(layer).ok());
         let layers = value.as_array().and_then(|layers| layers.iter().map(layer).collect());
@@ -181,7 +181,7 @@ impl Config {
     ///
     /// # Errors
     /// It is.
-    pub fn not_null(&self, key: &str, expected: &str) -> Result<(), Error> {
+    pub fn not_null(&self, key: &str, expected: &str) -> Result<(), ModelError> {
         match self.values.get(key) {
             Some(value @ Value::Null) => Err(self.wrong(key, expected, value)),
             _ => Ok(()),
@@ -208,12 +208,12 @@ impl Config {
     }
 
     /// A number from 0 on, if there.
-    pub fn number_or_zero(&self, key: &str) -> Result<Option<f64>, Error> {
+    pub fn number_or_zero(&self, key: &str) -> Result<Option<f64>, ModelError> {
         if self.get(key).and_then(Value::as_f64) == Some(0.0) { Ok(Some(0.0)) } else { self.number_or_none(key) }
     }
 
     /// A positive number, if there.
-    pub fn number_or_none(&self, key: &str) -> Result<Option<f64>, Error> {
+    pub fn number_or_none(&self, key: &str) -> Result<Option<f64>, ModelError> {
         let convert = |value: &Value| {
             let number = value.as_f64().filter(|number| number.is_finite() && *number > 0.0);
             number.ok_or_else(|| self.wrong(key, "a number above 0", value))
@@ -222,24 +222,24 @@ impl Config {
     }
 
     /// A positive number that must be there.
-    pub fn number(&self, key: &str) -> Result<f64, Error> {
+    pub fn number(&self, key: &str) -> Result<f64, ModelError> {
         self.number_or_none(key)?.ok_or_else(|| self.fault(format!("`{key}` is missing, expected a number above 0")))
     }
 
     /// True or false, with a default.
-    pub fn flag(&self, key: &str, default: bool) -> Result<bool, Error> {
+    pub fn flag(&self, key: &str, default: bool) -> Result<bool, ModelError> {
         let convert = |value: &Value| value.as_bool().ok_or_else(|| self.wrong(key, "true or false", value));
         self.get(key).map_or(Ok(default), convert)
     }
 
     /// Text, if there.
-    pub fn text(&self, key: &str) -> Result<Option<&str>, Error> {
+    pub fn text(&self, key: &str) -> Result<Option<&str>, ModelError> {
         let convert = |value| Value::as_str(value).ok_or_else(|| self.wrong(key, "text", value));
         self.get(key).map(convert).transpose()
     }
 
     /// Positive numbers.
-    pub fn numbers(&self, key: &str) -> Result<Vec<f64>, Error> {
+    pub fn numbers(&self, key: &str) -> Result<Vec<f64>, ModelError> {
         let values = self
             .get(key)
             .and_then(Value::as_array)
@@ -252,14 +252,14 @@ impl Config {
     }
 
     /// Refuses a value that would change the mathematics and is not one of `known`.
-    pub fn only(&self, key: &str, known: &[&str]) -> Result<(), Error> {
+    pub fn only(&self, key: &str, known: &[&str]) -> Result<(), ModelError> {
         match self.text(key)? {
             Some(value) if !known.contains(&value) => Err(self.fault(format!("`{key}` is `{value}`, known are {}", list(known)))),
             _ => Ok(()),
         }
     }
 
-    fn wrong(&self, key: &str, expected: &str, found: &Value) -> Error {
+    fn wrong(&self, key: &str, expected: &str, found: &Value) -> ModelError {
         self.fault(format!("`{key}` is `{found}`, expected {expected}"))
     }
 }

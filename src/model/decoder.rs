@@ -13,10 +13,10 @@ use crate::files::safetensors::Named;
 use crate::nn::attention::Span;
 use crate::nn::head::Head;
 use crate::nn::lora::Lora;
-use crate::nn::own::{Own, Use};
+use crate::nn::trainable_table::{TrainableTable, Use};
 use crate::nn::projection::Projection;
 use crate::nn::rope::{RopeSpec, RopeTables};
-use crate::nn::table::Table;
+use crate::nn::table::EmbeddingTable;
 use crate::nn::weight::Weight;
 
 /// A causal language model and, where attached, its adapters. All tensors are untracked.
@@ -29,7 +29,7 @@ pub struct Decoder {
     /// What goes from layer to layer: f32 on the CPU, as the matrices are on a GPU.
     pub computed: DType,
     /// [vocabulary, width].
-    pub embedding: Table,
+    pub embedding: EmbeddingTable,
     /// Bottom first.
     pub blocks: Vec<Block>,
     /// Final norm and vocabulary projection.
@@ -141,8 +141,8 @@ impl Decoder {
         self.set_trains(true);
         // The token of padding is as any other: it may be the one that ends a turn.
         self.padding = None;
-        self.embedding.own = Some(Own::Whole);
-        self.head.table.own = self.head.table.whole().map(|_| if self.spec.tied_head { Own::Tied } else { Own::Whole });
+        self.embedding.own = Some(TrainableTable::Whole);
+        self.head.table.own = self.head.table.whole().map(|_| if self.spec.tied_head { TrainableTable::Tied } else { TrainableTable::Whole });
     }
 
     /// Marks every weight of the base as one that does not train.
@@ -168,10 +168,10 @@ impl Decoder {
         }
         self.head.norm.visit(&final_norm, &mut |name, weight| visit(Place::Readout, name, weight));
         match (&mut self.head.table.own, &self.embedding.own) {
-            (Some(Own::Shared(of_head)), Some(Own::Rows(rows))) => of_head.clone_from(rows),
-            (Some(Own::Tied), _) => {
+            (Some(TrainableTable::Shared(of_head)), Some(TrainableTable::Rows(rows))) => of_head.clone_from(rows),
+            (Some(TrainableTable::Tied), _) => {
                 self.head.table = self.embedding.clone();
-                self.head.table.own = Some(Own::Tied);
+                self.head.table.own = Some(TrainableTable::Tied);
             }
             _ => {}
         }
@@ -186,7 +186,7 @@ impl Decoder {
 
     /// Whether what trains of the head is what trains of the embedding.
     pub fn shares_tables(&self) -> bool {
-        matches!(self.head.table.own, Some(Own::Tied | Own::Shared(_)))
+        matches!(self.head.table.own, Some(TrainableTable::Tied | TrainableTable::Shared(_)))
     }
 
     /// Gradients of what trains of the embedding, each in memory order, given that of the embedded tokens.

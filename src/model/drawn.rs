@@ -7,12 +7,12 @@ use burn::tensor::{DType, Device, TensorData};
 use half::{bf16, f16};
 use rayon::prelude::*;
 
-use super::assemble::{Source, assemble};
-use super::config::Config;
+use super::assemble::{WeightSource, assemble};
+use super::config::ConfigJson;
 use super::layout::Slice;
-use super::{Decoder, DecoderSpec, Error, Storage, families};
-use crate::draws::{mix, unit};
-use crate::quant::{Form, Quantized};
+use super::{Decoder, DecoderSpec, ModelError, Storage, families};
+use crate::keyed_random::{mix, unit};
+use crate::quant::{QuantFormat, Quantized};
 
 /// Standard deviation of a weight, as transformers initialises most families.
 const DEVIATION: f64 = 0.02;
@@ -42,24 +42,24 @@ fn made(shape: [usize; 2], dtype: DType, number: impl Fn(usize) -> f32 + Send + 
     }
 }
 
-impl Source for Drawn {
+impl WeightSource for Drawn {
     /// Norms scale nothing.
-    fn vector(&self, name: &str, length: usize) -> Result<Vec<f32>, Error> {
+    fn vector(&self, name: &str, length: usize) -> Result<Vec<f32>, ModelError> {
         let is_norm = name.ends_with(".weight");
         Ok(if is_norm { vec![self.norm; length] } else { (0..length).map(self.numbers(name)).collect() })
     }
 
-    fn rows(&self, name: &str, rows: Range<usize>, columns: usize, dtype: DType) -> Result<TensorData, Error> {
+    fn rows(&self, name: &str, rows: Range<usize>, columns: usize, dtype: DType) -> Result<TensorData, ModelError> {
         let number = self.numbers(name);
         Ok(made([rows.len(), columns], dtype, |place| number(rows.start * columns + place)))
     }
 
-    fn transposed(&self, name: &str, [rows, columns]: [usize; 2], dtype: DType) -> Result<TensorData, Error> {
+    fn transposed(&self, name: &str, [rows, columns]: [usize; 2], dtype: DType) -> Result<TensorData, ModelError> {
         let number = self.numbers(name);
         Ok(made([columns, rows], dtype, |place| number(place % rows * columns + place / rows)))
     }
 
-    fn slice(&self, slice: &Slice, [inputs, outputs]: [usize; 2], dtype: DType) -> Result<TensorData, Error> {
+    fn slice(&self, slice: &Slice, [inputs, outputs]: [usize; 2], dtype: DType) -> Result<TensorData, ModelError> {
         let (number, before) = (self.numbers(&slice.tensor), slice.index * inputs * outputs);
         Ok(made([inputs, outputs], dtype, |place| number(before + place)))
     }
@@ -68,9 +68,9 @@ impl Source for Drawn {
         false
     }
 
-    fn packed(&self, name: &str, shape: [usize; 2], form: Form) -> Result<Quantized, Error> {
+    fn packed(&self, name: &str, shape: [usize; 2], form: QuantFormat) -> Result<Quantized, ModelError> {
         let numbers: Vec<f16> = (0..shape[0] * shape[1]).into_par_iter().map(self.numbers(name)).map(f16::from_f32).collect();
-        form.pack(shape, &numbers).map_err(|cause| Error::Packing { name: name.to_owned(), cause })
+        form.pack(shape, &numbers).map_err(|cause| ModelError::Packing { name: name.to_owned(), cause })
     }
 }
 
@@ -79,15 +79,15 @@ impl DecoderSpec {
     ///
     /// # Errors
     /// The file is missing, or describes a model that is not known.
-    pub fn read(config: &Path) -> Result<Self, Error> {
-        Ok(families::describe(Config::read(config)?)?.spec)
+    pub fn read(config: &Path) -> Result<Self, ModelError> {
+        Ok(families::describe(ConfigJson::read(config)?)?.spec)
     }
 
     /// A decoder with weights that follow from `seed` alone; `auto` is f32. What is packed was f16.
     ///
     /// # Errors
     /// None; numbers from files could be missing.
-    pub fn draw(&self, seed: u64, storage: impl Into<Storage>, device: &Device) -> Result<Decoder, Error> {
+    pub fn draw(&self, seed: u64, storage: impl Into<Storage>, device: &Device) -> Result<Decoder, ModelError> {
         let norm = (1.0 - self.norm_offset) as f32;
         assemble(&Drawn { seed, norm }, self.clone(), storage.into(), device, &|_| {})
     }

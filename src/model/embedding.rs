@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use super::Error;
+use super::ModelError;
 use super::load::Folder;
 use super::weights::shard_paths;
 use crate::files::safetensors::Archive;
@@ -47,7 +47,7 @@ impl Folder {
     ///
     /// # Errors
     /// A file of the weights cannot be read.
-    pub fn untrained_embeddings(&self, ids: &[u32]) -> Result<Vec<(u32, Untrained)>, Error> {
+    pub fn untrained_embeddings(&self, ids: &[u32]) -> Result<Vec<(u32, Untrained)>, ModelError> {
         let name = self.spec.names.embedding();
         let paths = if ids.is_empty() { Vec::new() } else { shard_paths(&self.path)? };
         for path in paths {
@@ -62,7 +62,7 @@ impl Folder {
     }
 }
 
-fn norms(shard: &Archive, name: &str, rows: usize) -> Result<Vec<f32>, Error> {
+fn norms(shard: &Archive, name: &str, rows: usize) -> Result<Vec<f32>, ModelError> {
     let chunks: Vec<usize> = (0..rows).step_by(CHUNK_ROWS).collect();
     let norms = chunks.into_par_iter().map(|start| {
         let count = CHUNK_ROWS.min(rows - start);
@@ -70,7 +70,7 @@ fn norms(shard: &Archive, name: &str, rows: usize) -> Result<Vec<f32>, Error> {
         let norm = |row: &[f32]| row.iter().map(|value| value * value).sum::<f32>().sqrt();
         Ok(values.chunks((values.len() / count).max(1)).map(norm).collect::<Vec<_>>())
     });
-    Ok(norms.collect::<Result<Vec<_>, Error>>()?.concat())
+    Ok(norms.collect::<Result<Vec<_>, ModelError>>()?.concat())
 }
 
 fn judge(id: u32, norms: &[f32], rows: &[&[u8]]) -> Option<Untrained> {

@@ -7,18 +7,18 @@ use std::path::{Path, PathBuf};
 use burn::tensor::Device;
 use serde_json::Value;
 
-use super::assemble::{Source, assemble};
+use super::assemble::{WeightSource, assemble};
 use super::changed::{Change, Changed};
-use super::config::Config;
+use super::config::ConfigJson;
 use super::decoder::Decoder;
 use super::layout::Names;
 use super::resized::{NewRows, Resized};
 use super::spec::DecoderSpec;
 use super::weights::{Weights, shard_paths};
-use super::{Error, Storage, families};
-use crate::device::{self, Halves};
+use super::{ModelError, Storage, families};
+use crate::device::{self, HalfPrecision};
 use crate::files::safetensors::Archive;
-use crate::quant::Form;
+use crate::quant::QuantFormat;
 use crate::report::Reporter;
 
 /// config.json's key for how weights are quantized.
@@ -59,8 +59,8 @@ impl Folder {
     ///
     /// # Errors
     /// The folder or file is missing, or describes a model that is not known.
-    pub fn open(path: &Path) -> Result<Self, Error> {
-        let config = Config::open(path)?;
+    pub fn open(path: &Path) -> Result<Self, ModelError> {
+        let config = ConfigJson::open(path)?;
         let leftover_quantization = leftover_quantization(&config, path)?;
         // What is said of weights that are not there is no reason to refuse those that are.
         let config = if leftover_quantization.is_some() { config.without(QUANTIZATION) } else { config };
@@ -80,11 +80,11 @@ impl Folder {
     }
 
     /// The weights; where they do not fit, what was filled for keys that config.json does not name may be why.
-    fn weights(&self) -> Result<Weights, Error> {
+    fn weights(&self) -> Result<Weights, ModelError> {
         Weights::open(&self.path, &self.stored_spec()).map_err(|error| match error {
-            Error::Tensors { folder, mut faults } => {
+            ModelError::Tensors { folder, mut faults } => {
                 faults.splice(0..0, self.filled_sizes());
-                Error::Tensors { folder, faults }
+                ModelError::Tensors { folder, faults }
             }
             error => error,
         })
@@ -118,7 +118,7 @@ impl Folder {
     ///
     /// # Errors
     /// Tensors are missing, left over or of another shape (all of them are listed), or a file is damaged.
-    pub fn check_weights(&self) -> Result<(), Error> {
+    pub fn check_weights(&self) -> Result<(), ModelError> {
         self.weights().map(drop)
     }
 
@@ -128,9 +128,9 @@ impl Folder {
     /// # Errors
     /// Tensors are missing, left over or of another shape (all of them are listed), a number does not fit into the dtype, or a file is
     /// damaged.
-    pub fn load(&self, storage: impl Into<Storage>, device: &Device, report: Reporter) -> Result<Decoder, Error> {
+    pub fn load(&self, storage: impl Into<Storage>, device: &Device, report: Reporter) -> Result<Decoder, ModelError> {
         let weights = self.weights()?;
-        let halves = if device::is_cpu(device) { Halves::Widened } else { Halves::Computed(None) };
+        let halves = if device::is_cpu(device) { HalfPrecision::Widened } else { HalfPrecision::Computed(None) };
         let storage = weights.kept_in(storage.into(), &self.stored_spec(), halves)?;
         self.with_rows(&weights, storage, |source| assemble(source, self.spec.clone(), storage, device, report))
     }
@@ -140,13 +140,13 @@ impl Folder {
         &self,
         weights: &Weights,
         storage: Storage,
-        make: impl FnOnce(&dyn Source) -> Result<Decoder, Error>,
-    ) -> Result<Decoder, Error> {
+        make: impl FnOnce(&dyn WeightSource) -> Result<Decoder, ModelError>,
+    ) -> Result<Decoder, ModelError> {
         let Some(rows) = &self.new_rows else { return make(weights) };
         if storage.packs_head {
             let message = "the head is packed, and a packed table takes no rows of new tokens".to_owned();
             let hint = Some("use a base whose head is not packed, and leave out `quantize_head`".to_owned());
-            return Err(Error::Config { path: self.path.clone(), message, hint });
+            return Err(ModelError::Config { path: self.path.clone(), message, hint });
         }
         let tables = [self.spec.names.embedding(), Names::HEAD.to_owned()];
         make(&Resized::new(weights, rows, self.stored_rows, tables))
@@ -162,9 +162,9 @@ impl Folder {
         device: &Device,
         change: &mut dyn Change,
         report: Reporter,
-    ) -> Result<Decoder, Error> {
+    ) -> Result<Decoder, ModelError> {
         let weights = self.weights()?;
-        let halves = if device::is_cpu(device) { Halves::Widened } else { Halves::Computed(None) };
+        let halves = if device::is_cpu(device) { HalfPrecision::Widened } else { HalfPrecision::Computed(None) };
         let storage = weights.kept_in(storage.into(), &self.stored_spec(), halves)?;
         self.with_rows(&weights, storage, |source| {
             let changed = Changed { source, linears: self.spec.projections(), change: RefCell::new(change) };
@@ -176,7 +176,7 @@ impl Folder {
     ///
     /// # Errors
     /// As of [`Folder::check_weights`].
-    pub fn stored_form(&self) -> Result<Option<Form>, Error> {
+    pub fn stored_form(&self) -> Result<Option<QuantFormat>, ModelError> {
         Ok(self.weights()?.form(&self.spec))
     }
 
@@ -184,7 +184,7 @@ impl Folder {
     ///
     /// # Errors
     /// As of [`Folder::check_weights`].
-    pub fn is_packed(&self) -> Result<bool, Error> {
+    pub fn is_packed(&self) -> Result<bool, ModelError> {
         let weights = self.weights()?;
         Ok(weights.form(&self.spec).is_some() || self.spec.tensors().iter().any(|(name, _)| weights.is_mxfp4(name)))
     }
@@ -193,14 +193,14 @@ impl Folder {
     ///
     /// # Errors
     /// As of [`Folder::check_weights`].
-    pub fn kept_in(&self, storage: impl Into<Storage>, halves: Halves) -> Result<Storage, Error> {
+    pub fn kept_in(&self, storage: impl Into<Storage>, halves: HalfPrecision) -> Result<Storage, ModelError> {
         self.weights()?.kept_in(storage.into(), &self.stored_spec(), halves)
     }
 }
 
 /// See [`Folder::leftover_quantization`]. Without a method, bitsandbytes is known by its keys, as in transformers.
-fn leftover_quantization(config: &Config, path: &Path) -> Result<Option<String>, Error> {
-    let of_text = || Ok::<_, Error>(config.section("text_config")?.map(|text| text.section(QUANTIZATION)).transpose()?.flatten());
+fn leftover_quantization(config: &ConfigJson, path: &Path) -> Result<Option<String>, ModelError> {
+    let of_text = || Ok::<_, ModelError>(config.section("text_config")?.map(|text| text.section(QUANTIZATION)).transpose()?.flatten());
     let Some(stored) = config.section(QUANTIZATION)?.map_or_else(of_text, |stored| Ok(Some(stored)))? else { return Ok(None) };
     if !holds_numbers(path) {
         return Ok(None);
@@ -217,7 +217,7 @@ const PACKED_PARTS: [&str; 9] =
 /// Whether the files can be read and no tensor of them is a part of a packed one.
 fn holds_numbers(path: &Path) -> bool {
     let names = |path: &PathBuf| Ok(Archive::open(path)?.shapes().into_keys().collect::<Vec<_>>());
-    let names = shard_paths(path).and_then(|paths| paths.iter().map(names).collect::<Result<Vec<_>, Error>>());
+    let names = shard_paths(path).and_then(|paths| paths.iter().map(names).collect::<Result<Vec<_>, ModelError>>());
     let names = names.unwrap_or_default().concat();
     !names.is_empty() && !names.iter().any(|name| PACKED_PARTS.iter().any(|part| name.ends_with(part)))
 }
@@ -226,7 +226,7 @@ fn holds_numbers(path: &Path) -> bool {
 /// transformers. Of files that cannot be read, the weights tell when they are opened.
 fn has_own_head(path: &Path, names: &Names) -> bool {
     let shards =
-        shard_paths(path).and_then(|paths| paths.iter().map(|path| Ok(Archive::open(path)?)).collect::<Result<Vec<_>, Error>>());
+        shard_paths(path).and_then(|paths| paths.iter().map(|path| Ok(Archive::open(path)?)).collect::<Result<Vec<_>, ModelError>>());
     let shards = shards.unwrap_or_default();
     let bytes = |name: &str| {
         let stored = |archive: &Archive| archive.shapes().into_keys().find(|stored| names.canonical(stored) == name);

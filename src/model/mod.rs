@@ -1,9 +1,9 @@
 //! One decoder, described by data: a family's file turns config.json into a [`DecoderSpec`], `load` fills a [`Decoder`].
 
 mod assemble;
-mod beside;
+mod companion_files;
 mod block;
-mod cache;
+mod kv_cache;
 mod changed;
 mod config;
 mod decoder;
@@ -29,9 +29,9 @@ mod weights;
 use std::path::PathBuf;
 
 pub use assemble::PIECE_BYTES;
-pub use beside::{Beside, CHAT_TEMPLATE, OwnHead, OwnVocabulary};
+pub use companion_files::{CompanionFiles, CHAT_TEMPLATE, OwnHead, OwnVocabulary};
 pub use block::Block;
-pub use cache::Cache;
+pub use kv_cache::Cache;
 pub use changed::Change;
 pub use decoder::{Decoder, Place};
 pub use embedding::Untrained;
@@ -52,13 +52,13 @@ use crate::{files, quant};
 
 /// A base model that cannot be used.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub enum ModelError {
     /// A file cannot be read.
     #[error(transparent)]
-    File(#[from] files::Error),
+    File(#[from] files::FileError),
     /// A safetensors file is damaged or of another type.
     #[error(transparent)]
-    Safetensors(#[from] files::safetensors::Error),
+    Safetensors(#[from] files::safetensors::SafetensorsError),
     /// config.json is missing, not JSON, or describes something that is not known.
     #[error("{}: {message}", path.display())]
     Config {
@@ -89,7 +89,7 @@ pub enum Error {
         /// The tensor.
         name: String,
         /// Why.
-        cause: quant::Error,
+        cause: quant::QuantError,
     },
     /// There are no weights in a format that is read.
     #[error("`{}` has no model.safetensors and no model.safetensors.index.json{found}", folder.display())]
@@ -101,7 +101,7 @@ pub enum Error {
     },
 }
 
-impl Explain for Error {
+impl Explain for ModelError {
     fn exit(&self) -> Exit {
         match self {
             Self::File(error) => error.exit(),

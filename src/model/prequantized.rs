@@ -10,19 +10,19 @@ use serde_json::{Value, json};
 
 use crate::files::Float;
 use crate::files::safetensors::Described;
-use crate::quant::{Absmax, BlockSize, DYNAMIC_CODE, Form, Int8, Kind, Nested, Packed, Quantized};
+use crate::quant::{Absmax, BlockSize, DYNAMIC_CODE, QuantFormat, Int8, FourBitType, Nested, Packed, Quantized};
 
 /// How the name of the state of 4-bit weights ends, before the kind.
 const STATE: &str = "quant_state.bitsandbytes__";
 /// The kinds of 4-bit weights.
-const KINDS: [Kind; 2] = [Kind::Nf4, Kind::Fp4];
+const KINDS: [FourBitType; 2] = [FourBitType::Nf4, FourBitType::Fp4];
 /// `SCB` of a layer and its order of rows, of which one is known.
 const SCB: &str = "SCB";
 const WEIGHT_FORMAT: &str = "weight_format";
 
 /// The parts of a packed weight, found by their names.
-pub(super) enum Parts<'a> {
-    FourBit { kind: Kind, block_size: BlockSize, codes: &'a [u8], absmax: AbsmaxPart<'a> },
+pub(super) enum QuantizedParts<'a> {
+    FourBit { kind: FourBitType, block_size: BlockSize, codes: &'a [u8], absmax: AbsmaxPart<'a> },
     Int8 { codes: &'a [u8], absmax: &'a [u8] },
 }
 
@@ -35,14 +35,14 @@ pub(super) enum AbsmaxPart<'a> {
 /// Bytes that a state takes in a file, the blanks behind it included: its length must be known before the weight is packed.
 const STATE_BYTES: usize = 256;
 
-impl<'a> Parts<'a> {
+impl<'a> QuantizedParts<'a> {
     /// The parts of the weight `name` [out, in]; `None` where it is not packed.
     pub fn find(bytes: impl Fn(&str) -> Option<&'a [u8]>, name: &str, shape: [usize; 2]) -> Option<Result<Self, String>> {
         let numbers = || {
             let numbers = shape[0].checked_mul(shape[1]).filter(|numbers| *numbers > 0);
             numbers.ok_or_else(|| format!("config.json gives it the shape {shape:?}"))
         };
-        let state = |kind: &Kind| bytes(&format!("{name}.{STATE}{}", kind.name())).map(|state| (*kind, state));
+        let state = |kind: &FourBitType| bytes(&format!("{name}.{STATE}{}", kind.name())).map(|state| (*kind, state));
         if let Some((kind, state)) = KINDS.iter().find_map(state) {
             return Some(numbers().and_then(|numbers| Self::four_bit(&bytes, name, (shape, numbers), kind, state)));
         }
@@ -66,7 +66,7 @@ impl<'a> Parts<'a> {
         bytes: &impl Fn(&str) -> Option<&'a [u8]>,
         name: &str,
         (shape, numbers): ([usize; 2], usize),
-        kind: Kind,
+        kind: FourBitType,
         state: &[u8],
     ) -> Result<Self, String> {
         let part = |end: &str| bytes(&format!("{name}.{end}")).ok_or_else(|| format!("`{name}.{end}` is missing"));
@@ -103,13 +103,13 @@ impl<'a> Parts<'a> {
     }
 
     /// How it is packed.
-    pub fn form(&self) -> Form {
+    pub fn form(&self) -> QuantFormat {
         match self {
             Self::FourBit { kind, block_size, absmax, .. } => {
                 let double_quant = matches!(absmax, AbsmaxPart::Nested { .. });
-                Form::FourBit { kind: *kind, block_size: *block_size, double_quant }
+                QuantFormat::FourBit { kind: *kind, block_size: *block_size, double_quant }
             }
-            Self::Int8 { .. } => Form::Int8,
+            Self::Int8 { .. } => QuantFormat::Int8,
         }
     }
 
@@ -145,10 +145,10 @@ pub(super) fn is_part(name: &str) -> bool {
 }
 
 /// The parts of a weight `name` [out, in] that is packed in this form, as a file has them.
-pub(super) fn described(name: &str, shape: [usize; 2], form: Form) -> Vec<Described> {
+pub(super) fn described(name: &str, shape: [usize; 2], form: QuantFormat) -> Vec<Described> {
     let (numbers, part) = (shape.into_iter().product::<usize>(), |end: &str| format!("{name}.{end}"));
     match form {
-        Form::FourBit { kind, block_size, double_quant } => {
+        QuantFormat::FourBit { kind, block_size, double_quant } => {
             let blocks = numbers.div_ceil(block_size.numbers());
             let mut parts = vec![
                 (name.to_owned(), Dtype::U8, vec![numbers.div_ceil(2), 1]),
@@ -162,7 +162,7 @@ pub(super) fn described(name: &str, shape: [usize; 2], form: Form) -> Vec<Descri
             }
             parts
         }
-        Form::Int8 => {
+        QuantFormat::Int8 => {
             let module = module_of(name);
             vec![
                 (name.to_owned(), Dtype::I8, shape.to_vec()),
@@ -174,12 +174,12 @@ pub(super) fn described(name: &str, shape: [usize; 2], form: Form) -> Vec<Descri
 }
 
 /// The bytes of a part that is the same for every weight of its form; `None` for the others.
-pub(super) fn constant(part: &str, form: Form) -> Option<Vec<u8>> {
+pub(super) fn constant(part: &str, form: QuantFormat) -> Option<Vec<u8>> {
     let bytes = |numbers: &[f32]| numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
     match (form, part.rsplit('.').next()?) {
-        (Form::FourBit { kind, .. }, "quant_map") => Some(bytes(kind.code())),
-        (Form::FourBit { .. }, "nested_quant_map") => Some(bytes(&DYNAMIC_CODE)),
-        (Form::Int8, WEIGHT_FORMAT) => Some(vec![0]),
+        (QuantFormat::FourBit { kind, .. }, "quant_map") => Some(bytes(kind.code())),
+        (QuantFormat::FourBit { .. }, "nested_quant_map") => Some(bytes(&DYNAMIC_CODE)),
+        (QuantFormat::Int8, WEIGHT_FORMAT) => Some(vec![0]),
         _ => None,
     }
 }
@@ -222,9 +222,9 @@ fn state(packed: &Packed, float: Float) -> Vec<u8> {
 
 /// What config.json says of weights that are packed in this form: transformers' `BitsAndBytesConfig`. `computed` is the type in which it is to
 /// compute; a head is packed only where nothing is to be left as it is.
-pub(super) fn config(form: Form, packs_head: bool, computed: Float) -> Value {
+pub(super) fn config(form: QuantFormat, packs_head: bool, computed: Float) -> Value {
     let skipped = if packs_head { json!([]) } else { Value::Null };
-    let is_int8 = form == Form::Int8;
+    let is_int8 = form == QuantFormat::Int8;
     let mut config = json!({
         "_load_in_4bit": !is_int8,
         "_load_in_8bit": is_int8,
@@ -240,7 +240,7 @@ pub(super) fn config(form: Form, packs_head: bool, computed: Float) -> Value {
         "load_in_8bit": is_int8,
         "quant_method": "bitsandbytes",
     });
-    if let Form::FourBit { kind, double_quant, .. } = form {
+    if let QuantFormat::FourBit { kind, double_quant, .. } = form {
         config["bnb_4bit_quant_type"] = json!(kind.name());
         config["bnb_4bit_use_double_quant"] = json!(double_quant);
     }

@@ -10,15 +10,15 @@ use burn::tensor::DType;
 use safetensors::Dtype;
 use serde_json::Value;
 
-use super::assemble::Source;
+use super::assemble::WeightSource;
 use super::layout::{Names, Slice};
 use super::load::Folder;
 use super::spec::DecoderSpec;
 use super::weights::Weights;
-use super::{Error, mxfp4, prequantized};
+use super::{ModelError, mxfp4, prequantized};
 use crate::files::Float;
 use crate::files::safetensors::Described;
-use crate::quant::{Form, Quantized};
+use crate::quant::{QuantFormat, Quantized};
 
 /// The form in which weights are to be written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,7 +26,7 @@ pub enum Target {
     /// Projections packed.
     Packed {
         /// How.
-        form: Form,
+        form: QuantFormat,
         /// Whether a head of its own is packed too.
         packs_head: bool,
     },
@@ -57,7 +57,7 @@ impl Repacking {
     ///
     /// # Errors
     /// As of [`Folder::check_weights`].
-    pub fn open(folder: &Folder, target: Target) -> Result<Self, Error> {
+    pub fn open(folder: &Folder, target: Target) -> Result<Self, ModelError> {
         let spec = &folder.stored_spec();
         let weights = Weights::open(&folder.path, spec)?;
         let float = match target {
@@ -108,7 +108,7 @@ impl Repacking {
     ///
     /// # Panics
     /// There is no such tensor.
-    pub fn bytes(&self, tensor: &str) -> Result<Cow<'_, [u8]>, Error> {
+    pub fn bytes(&self, tensor: &str) -> Result<Cow<'_, [u8]>, ModelError> {
         if let Some(shape) = self.stacks.get(tensor) {
             return Ok(Cow::Owned(self.stack(tensor, *shape)?));
         }
@@ -140,7 +140,7 @@ impl Repacking {
 
 impl Repacking {
     /// The numbers of a stack, one matrix after the other.
-    fn stack(&self, tensor: &str, [count, inputs, outputs]: [usize; 3]) -> Result<Vec<u8>, Error> {
+    fn stack(&self, tensor: &str, [count, inputs, outputs]: [usize; 3]) -> Result<Vec<u8>, ModelError> {
         let matrix_bytes = inputs * outputs * self.float.bytes();
         let mut bytes = vec![0; count * matrix_bytes];
         for (index, bytes) in bytes.chunks_mut(matrix_bytes.max(1)).enumerate() {
@@ -155,13 +155,13 @@ impl Repacking {
     ///
     /// # Errors
     /// It has numbers that cannot be packed.
-    pub fn weight(&self, name: &str) -> Result<Option<Quantized>, Error> {
+    pub fn weight(&self, name: &str) -> Result<Option<Quantized>, ModelError> {
         self.made.get(name).map(|(_, shape)| self.packed(name, *shape)).transpose()
     }
 
     /// What the files have packed is as they have it.
-    fn packed(&self, name: &str, shape: [usize; 2]) -> Result<Quantized, Error> {
-        let form = if let Target::Packed { form, .. } = self.target { form } else { Form::QLORA };
+    fn packed(&self, name: &str, shape: [usize; 2]) -> Result<Quantized, ModelError> {
+        let form = if let Target::Packed { form, .. } = self.target { form } else { QuantFormat::QLORA };
         self.weights.packed(name, shape, form)
     }
 }

@@ -9,9 +9,9 @@ use std::ops::Range;
 use burn::tensor::{DType, TensorData};
 use half::{bf16, f16};
 
-use super::assemble::Source;
-use super::{Error, Slice};
-use crate::quant::{Form, Quantized};
+use super::assemble::WeightSource;
+use super::{ModelError, Slice};
+use crate::quant::{QuantFormat, Quantized};
 
 /// Rows that are read at a time for a mean.
 const CHUNK_ROWS: usize = 1024;
@@ -36,7 +36,7 @@ pub struct NewRows {
 
 /// A source whose tables have new rows.
 pub(super) struct Resized<'a> {
-    source: &'a dyn Source,
+    source: &'a dyn WeightSource,
     rows: &'a NewRows,
     stored_rows: usize,
     tables: [String; 2],
@@ -46,12 +46,12 @@ pub(super) struct Resized<'a> {
 
 impl<'a> Resized<'a> {
     /// `tables` are the names of the tensors of embedding and head, which have `stored_rows` rows.
-    pub fn new(source: &'a dyn Source, rows: &'a NewRows, stored_rows: usize, tables: [String; 2]) -> Self {
+    pub fn new(source: &'a dyn WeightSource, rows: &'a NewRows, stored_rows: usize, tables: [String; 2]) -> Self {
         Self { source, rows, stored_rows, tables, means: RefCell::default() }
     }
 
     /// A new row, [columns].
-    fn row(&self, name: &str, row: NewRow, columns: usize) -> Result<Vec<f32>, Error> {
+    fn row(&self, name: &str, row: NewRow, columns: usize) -> Result<Vec<f32>, ModelError> {
         match row {
             NewRow::Copy(from) => {
                 let from = from as usize;
@@ -69,7 +69,7 @@ impl<'a> Resized<'a> {
     }
 
     /// Summed in f64 in the order of the rows.
-    fn mean(&self, name: &str, columns: usize) -> Result<Vec<f32>, Error> {
+    fn mean(&self, name: &str, columns: usize) -> Result<Vec<f32>, ModelError> {
         let mut sums = vec![0.0; columns];
         for first in (0..self.stored_rows).step_by(CHUNK_ROWS) {
             let chunk = first..self.stored_rows.min(first + CHUNK_ROWS);
@@ -91,12 +91,12 @@ fn encoded(numbers: &[f32], dtype: DType) -> Vec<u8> {
     }
 }
 
-impl Source for Resized<'_> {
-    fn vector(&self, name: &str, length: usize) -> Result<Vec<f32>, Error> {
+impl WeightSource for Resized<'_> {
+    fn vector(&self, name: &str, length: usize) -> Result<Vec<f32>, ModelError> {
         self.source.vector(name, length)
     }
 
-    fn rows(&self, name: &str, rows: Range<usize>, columns: usize, dtype: DType) -> Result<TensorData, Error> {
+    fn rows(&self, name: &str, rows: Range<usize>, columns: usize, dtype: DType) -> Result<TensorData, ModelError> {
         let is_new = |row: usize| row >= self.stored_rows || self.rows.rows.contains_key(&(row as u32));
         if !self.tables.iter().any(|table| table == name) || !rows.clone().any(is_new) {
             return self.source.rows(name, rows, columns, dtype);
@@ -114,11 +114,11 @@ impl Source for Resized<'_> {
         Ok(TensorData::from_bytes_vec(bytes, [rows.len(), columns], dtype))
     }
 
-    fn transposed(&self, name: &str, shape: [usize; 2], dtype: DType) -> Result<TensorData, Error> {
+    fn transposed(&self, name: &str, shape: [usize; 2], dtype: DType) -> Result<TensorData, ModelError> {
         self.source.transposed(name, shape, dtype)
     }
 
-    fn slice(&self, slice: &Slice, shape: [usize; 2], dtype: DType) -> Result<TensorData, Error> {
+    fn slice(&self, slice: &Slice, shape: [usize; 2], dtype: DType) -> Result<TensorData, ModelError> {
         self.source.slice(slice, shape, dtype)
     }
 
@@ -126,7 +126,7 @@ impl Source for Resized<'_> {
         self.source.stays_dense(name, shape)
     }
 
-    fn packed(&self, name: &str, shape: [usize; 2], form: Form) -> Result<Quantized, Error> {
+    fn packed(&self, name: &str, shape: [usize; 2], form: QuantFormat) -> Result<Quantized, ModelError> {
         self.source.packed(name, shape, form)
     }
 }
@@ -138,22 +138,22 @@ mod tests {
     /// Tables of 3 rows of 2: 0 to 5 in `embedding`, ten times that in `head`.
     struct Stored;
 
-    impl Source for Stored {
-        fn vector(&self, _: &str, length: usize) -> Result<Vec<f32>, Error> {
+    impl WeightSource for Stored {
+        fn vector(&self, _: &str, length: usize) -> Result<Vec<f32>, ModelError> {
             Ok(vec![1.0; length])
         }
 
-        fn rows(&self, name: &str, rows: Range<usize>, columns: usize, dtype: DType) -> Result<TensorData, Error> {
+        fn rows(&self, name: &str, rows: Range<usize>, columns: usize, dtype: DType) -> Result<TensorData, ModelError> {
             let scale = if name == "head" { 10.0 } else { 1.0 };
             let numbers: Vec<f32> = (rows.start * columns..rows.end * columns).map(|number| number as f32 * scale).collect();
             Ok(TensorData::from_bytes_vec(encoded(&numbers, dtype), [rows.len(), columns], dtype))
         }
 
-        fn transposed(&self, _: &str, _: [usize; 2], _: DType) -> Result<TensorData, Error> {
+        fn transposed(&self, _: &str, _: [usize; 2], _: DType) -> Result<TensorData, ModelError> {
             unreachable!()
         }
 
-        fn slice(&self, _: &Slice, _: [usize; 2], _: DType) -> Result<TensorData, Error> {
+        fn slice(&self, _: &Slice, _: [usize; 2], _: DType) -> Result<TensorData, ModelError> {
             unreachable!()
         }
 
@@ -161,7 +161,7 @@ mod tests {
             false
         }
 
-        fn packed(&self, _: &str, _: [usize; 2], _: Form) -> Result<Quantized, Error> {
+        fn packed(&self, _: &str, _: [usize; 2], _: QuantFormat) -> Result<Quantized, ModelError> {
             unreachable!()
         }
     }

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{Decoder, Error};
+use super::{Decoder, ModelError};
 use crate::files::safetensors::write_f32_lazily;
 use crate::files::{create_folder, write_all};
 
@@ -10,11 +10,11 @@ use crate::files::{create_folder, write_all};
 const WEIGHTS: &str = "model.safetensors";
 
 impl Decoder {
-    /// Writes all weights, which train, in f32 with what goes beside them: see [`super::Beside::read`].
+    /// Writes all weights, which train, in f32 with what goes beside them: see [`super::CompanionFiles::read`].
     ///
     /// # Errors
     /// A file cannot be written.
-    pub fn write(&self, folder: &Path, beside: &[(PathBuf, Vec<u8>)]) -> Result<(), Error> {
+    pub fn write(&self, folder: &Path, beside: &[(PathBuf, Vec<u8>)]) -> Result<(), ModelError> {
         create_folder(folder)?;
         write_all(folder, beside)?;
         let tensors = self.named_lazily(&self.numbers());

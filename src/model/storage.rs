@@ -1,6 +1,6 @@
 //! How the weights of a base are kept in memory.
 
-use crate::quant::Form;
+use crate::quant::QuantFormat;
 use crate::terms::ModelDtype;
 
 /// How the weights of a base are kept. Norms and biases are f32 always.
@@ -9,7 +9,7 @@ pub struct Storage {
     /// The numbers of matrices that are not packed, and on a GPU those that go from layer to layer.
     pub dtype: ModelDtype,
     /// How projections are packed; `None`: they are not.
-    pub form: Option<Form>,
+    pub form: Option<QuantFormat>,
     /// Numbers of projections that are not, because the base's files have only the others packed (`llm_int8_skip_modules` of bitsandbytes).
     pub left_dense: u64,
     /// Whether a head of its own is packed as they are.

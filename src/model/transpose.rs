@@ -9,7 +9,7 @@ use rayon::prelude::*;
 
 use crate::files::Float;
 use crate::files::float::{Bf16, F16, F32, Number};
-use crate::files::safetensors::Stored;
+use crate::files::safetensors::TensorBytes;
 
 /// Rows and columns of a tile: a line of the processor's cache has as many f32.
 const TILE: usize = 16;
@@ -61,7 +61,7 @@ impl Element for f16 {
 }
 
 /// Some numbers in the order in which they are stored.
-pub fn read_straight<T: Element>(stored: &Stored, numbers: Range<usize>) -> Vec<T> {
+pub fn read_straight<T: Element>(stored: &TensorBytes, numbers: Range<usize>) -> Vec<T> {
     match stored.float {
         Float::F32 => straight::<F32, T>(stored, numbers),
         Float::F16 => straight::<F16, T>(stored, numbers),
@@ -69,7 +69,7 @@ pub fn read_straight<T: Element>(stored: &Stored, numbers: Range<usize>) -> Vec<
     }
 }
 
-fn straight<S: Number<Bytes: Sync>, T: Element>(stored: &Stored, numbers: Range<usize>) -> Vec<T> {
+fn straight<S: Number<Bytes: Sync>, T: Element>(stored: &TensorBytes, numbers: Range<usize>) -> Vec<T> {
     let (mut output, piece) = (T::zeros(numbers.len()), BAND_BYTES / stored.float.bytes());
     output.chunks_mut(piece).enumerate().for_each(|(index, output)| {
         let start = numbers.start + index * piece;
@@ -81,7 +81,7 @@ fn straight<S: Number<Bytes: Sync>, T: Element>(stored: &Stored, numbers: Range<
 }
 
 /// A stored matrix [rows, columns] as [columns, rows].
-pub fn read_transposed<T: Element>(stored: &Stored, rows: usize, columns: usize) -> Vec<T> {
+pub fn read_transposed<T: Element>(stored: &TensorBytes, rows: usize, columns: usize) -> Vec<T> {
     match stored.float {
         Float::F32 => read::<F32, T>(stored, rows, columns),
         Float::F16 => read::<F16, T>(stored, rows, columns),
@@ -89,7 +89,7 @@ pub fn read_transposed<T: Element>(stored: &Stored, rows: usize, columns: usize)
     }
 }
 
-fn read<S: Number<Bytes: Sync>, T: Element>(stored: &Stored, rows: usize, columns: usize) -> Vec<T> {
+fn read<S: Number<Bytes: Sync>, T: Element>(stored: &TensorBytes, rows: usize, columns: usize) -> Vec<T> {
     let mut output = T::zeros(rows * columns);
     let band_rows = (BAND_BYTES / (columns * stored.float.bytes()).max(1)).next_multiple_of(TILE);
     for first in (0..rows).step_by(band_rows) {

@@ -8,16 +8,16 @@ use burn::tensor::{DType, TensorData};
 use half::{bf16, f16};
 use serde_json::{Map, Value};
 
-use super::assemble::Source;
+use super::assemble::WeightSource;
 use super::layout::{LinearSpec, Names, Slice};
-use super::prequantized::Parts;
+use super::prequantized::QuantizedParts;
 use super::spec::DecoderSpec;
 use super::transpose::{Element, read_straight, read_transposed};
-use super::{Error, Storage, mxfp4, prequantized};
-use crate::device::Halves;
-use crate::files::safetensors::{Archive, Stored};
+use super::{ModelError, Storage, mxfp4, prequantized};
+use crate::device::HalfPrecision;
+use crate::files::safetensors::{Archive, TensorBytes};
 use crate::files::{Float, JSON_BYTES, is_there, listed, read_text_up_to};
-use crate::quant::{Form, Quantized};
+use crate::quant::{QuantFormat, Quantized};
 use crate::terms::ModelDtype;
 
 /// More tensors than any model has.
@@ -29,7 +29,7 @@ const PICKLES: [&str; 6] = ["bin", "pt", "pth", "ckpt", "pkl", "pickle"];
 ///
 /// # Errors
 /// There are none, the index is not valid, or a file that it names is missing.
-pub fn shard_paths(folder: &Path) -> Result<Vec<PathBuf>, Error> {
+pub fn shard_paths(folder: &Path) -> Result<Vec<PathBuf>, ModelError> {
     let (single, index) = (folder.join("model.safetensors"), folder.join("model.safetensors.index.json"));
     // Where both are there, transformers reads the single file.
     if is_there(&single)? {
@@ -38,7 +38,7 @@ pub fn shard_paths(folder: &Path) -> Result<Vec<PathBuf>, Error> {
     if !is_there(&index)? {
         return Err(no_weights(folder));
     }
-    let fault = |message: String| Error::Config { path: index.clone(), message, hint: None };
+    let fault = |message: String| ModelError::Config { path: index.clone(), message, hint: None };
     let content = read_text_up_to(&index, JSON_BYTES)?;
     let content: Value = serde_json::from_str(&content).map_err(|error| fault(format!("not valid JSON: {error}")))?;
     let map = content.get("weight_map").and_then(Value::as_object).ok_or_else(|| fault("`weight_map` is missing".to_owned()))?;
@@ -67,25 +67,25 @@ fn shard_names(map: &Map<String, Value>) -> Result<BTreeSet<&str>, String> {
     map.values().map(|name| name.as_str().filter(is_shard).ok_or_else(|| refused(name))).collect()
 }
 
-fn no_weights(folder: &Path) -> Error {
+fn no_weights(folder: &Path) -> ModelError {
     let names = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.file_name());
     let pickles: Vec<_> = names
         .filter(|name| Path::new(name).extension().is_some_and(|end| PICKLES.iter().any(|pickle| end == *pickle)))
         .map(|name| format!("`{}`", name.display()))
         .collect();
     let found = if pickles.is_empty() { String::new() } else { format!(", only {}", listed(&pickles).join(", ")) };
-    Error::NoWeights { folder: folder.to_owned(), found }
+    ModelError::NoWeights { folder: folder.to_owned(), found }
 }
 
 /// Opens every shard; their headers together may describe no more than memory can take.
-fn open_shards(folder: &Path) -> Result<Vec<Archive>, Error> {
+fn open_shards(folder: &Path) -> Result<Vec<Archive>, ModelError> {
     let (mut shards, mut tensors) = (Vec::new(), 0);
     for path in shard_paths(folder)? {
         let shard = Archive::open(&path)?;
         tensors += shard.tensors();
         if tensors > MAX_TENSORS {
             let message = format!("with this file the base has {tensors} tensors, expected at most {MAX_TENSORS}");
-            return Err(Error::Config { path, message, hint: None });
+            return Err(ModelError::Config { path, message, hint: None });
         }
         shards.push(shard);
     }
@@ -103,7 +103,7 @@ pub(super) struct Weights {
 }
 
 impl Weights {
-    pub(super) fn open(folder: &Path, spec: &DecoderSpec) -> Result<Self, Error> {
+    pub(super) fn open(folder: &Path, spec: &DecoderSpec) -> Result<Self, ModelError> {
         let shards = open_shards(folder)?;
         let (mut found, mut place, mut faults) = (BTreeMap::new(), BTreeMap::new(), Vec::new());
         for (index, shard) in shards.iter().enumerate() {
@@ -157,7 +157,7 @@ impl Weights {
         let extra = found.iter().filter(|(name, _)| !harmless(name));
         faults.extend(extra.map(|(name, shape)| format!("tensor `{name}` of shape {shape:?} is not part of the model")));
         faults.extend(weights.tied_head_fault(spec));
-        if faults.is_empty() { Ok(weights) } else { Err(Error::Tensors { folder: folder.to_owned(), faults }) }
+        if faults.is_empty() { Ok(weights) } else { Err(ModelError::Tensors { folder: folder.to_owned(), faults }) }
     }
 
     /// Those projections that are packed are packed alike, and there may be others; so may be a head, and the embedding never is.
@@ -200,7 +200,7 @@ impl Weights {
         &self.place[name].1
     }
 
-    pub(super) fn stored(&self, name: &str) -> Result<Stored<'_>, Error> {
+    pub(super) fn stored(&self, name: &str) -> Result<TensorBytes<'_>, ModelError> {
         let (shard, stored) = &self.place[name];
         Ok(self.shards[*shard].stored(stored)?.expect("names were taken from the shards"))
     }
@@ -221,7 +221,7 @@ impl Weights {
     }
 
     /// One matrix of a stack, [in, out].
-    fn slice_of<T: Element>(&self, slice: &Slice, shape: [usize; 2]) -> Result<Vec<T>, Error> {
+    fn slice_of<T: Element>(&self, slice: &Slice, shape: [usize; 2]) -> Result<Vec<T>, ModelError> {
         let Slice { tensor, index, .. } = slice;
         if self.is_mxfp4(tensor) {
             let parts = mxfp4::parts(tensor).map(|part| self.bytes(&part).expect("it was checked when the files were opened"));
@@ -232,16 +232,16 @@ impl Weights {
     }
 
     /// The parts of a packed weight [out, in]; `None` where it is not packed.
-    pub(super) fn parts(&self, name: &str, shape: [usize; 2]) -> Option<Result<Parts<'_>, String>> {
-        Parts::find(|name| self.bytes(name), name, shape)
+    pub(super) fn parts(&self, name: &str, shape: [usize; 2]) -> Option<Result<QuantizedParts<'_>, String>> {
+        QuantizedParts::find(|name| self.bytes(name), name, shape)
     }
 
-    fn form_of(&self, name: &str, linear: &LinearSpec) -> Option<Form> {
+    fn form_of(&self, name: &str, linear: &LinearSpec) -> Option<QuantFormat> {
         self.parts(name, [linear.outputs, linear.inputs])?.ok().map(|parts| parts.form())
     }
 
     /// How the projections are packed, where they are: as the first of them is.
-    pub(super) fn form(&self, spec: &DecoderSpec) -> Option<Form> {
+    pub(super) fn form(&self, spec: &DecoderSpec) -> Option<QuantFormat> {
         spec.projections().iter().find_map(|linear| self.form_of(&linear.weight(), linear))
     }
 
@@ -253,7 +253,7 @@ impl Weights {
     }
 
     /// How a model is kept.
-    pub(super) fn kept_in(&self, asked: Storage, spec: &DecoderSpec, halves: Halves) -> Result<Storage, Error> {
+    pub(super) fn kept_in(&self, asked: Storage, spec: &DecoderSpec, halves: HalfPrecision) -> Result<Storage, ModelError> {
         let stored = self.form(spec);
         let has_packed_head = self.parts(Names::HEAD, [spec.vocabulary, spec.width]).is_some();
         Ok(Storage {
@@ -266,7 +266,7 @@ impl Weights {
     }
 
     /// The dtype of matrices that are not packed.
-    fn dtype(&self, asked: ModelDtype, spec: &DecoderSpec, halves: Halves) -> Result<ModelDtype, Error> {
+    fn dtype(&self, asked: ModelDtype, spec: &DecoderSpec, halves: HalfPrecision) -> Result<ModelDtype, ModelError> {
         if asked != ModelDtype::Auto {
             return Ok(asked);
         }
@@ -276,31 +276,31 @@ impl Weights {
             _ => false,
         };
         let of_matrices = spec.tensors().into_iter().filter(is_numbers);
-        let floats = of_matrices.map(|(name, _)| Ok(self.stored(&name)?.float)).collect::<Result<Vec<_>, Error>>()?;
+        let floats = of_matrices.map(|(name, _)| Ok(self.stored(&name)?.float)).collect::<Result<Vec<_>, ModelError>>()?;
         Ok(match halves {
-            Halves::Widened if floats.iter().all(|float| *float == Float::Bf16) => ModelDtype::Bfloat16,
-            Halves::Computed(Some(half)) if !floats.contains(&Float::F32) => half,
+            HalfPrecision::Widened if floats.iter().all(|float| *float == Float::Bf16) => ModelDtype::Bfloat16,
+            HalfPrecision::Computed(Some(half)) if !floats.contains(&Float::F32) => half,
             _ => ModelDtype::Float32,
         })
     }
 }
 
 /// The numbers, of which none became infinite on its way into 16 bits.
-fn finite(name: &str, numbers: Vec<f16>) -> Result<Vec<f16>, Error> {
+fn finite(name: &str, numbers: Vec<f16>) -> Result<Vec<f16>, ModelError> {
     if numbers.iter().any(|number| number.is_infinite()) {
-        Err(Error::BeyondFloat16 { name: name.to_owned() })
+        Err(ModelError::BeyondFloat16 { name: name.to_owned() })
     } else {
         Ok(numbers)
     }
 }
 
-impl Source for Weights {
-    fn vector(&self, name: &str, _length: usize) -> Result<Vec<f32>, Error> {
+impl WeightSource for Weights {
+    fn vector(&self, name: &str, _length: usize) -> Result<Vec<f32>, ModelError> {
         let stored = self.stored(name)?;
         Ok(read_straight(&stored, 0..stored.len()))
     }
 
-    fn rows(&self, name: &str, rows: Range<usize>, columns: usize, dtype: DType) -> Result<TensorData, Error> {
+    fn rows(&self, name: &str, rows: Range<usize>, columns: usize, dtype: DType) -> Result<TensorData, ModelError> {
         let (stored, shape) = (self.stored(name)?, [rows.len(), columns]);
         let numbers = rows.start * columns..rows.end * columns;
         Ok(match dtype {
@@ -310,7 +310,7 @@ impl Source for Weights {
         })
     }
 
-    fn transposed(&self, name: &str, [rows, columns]: [usize; 2], dtype: DType) -> Result<TensorData, Error> {
+    fn transposed(&self, name: &str, [rows, columns]: [usize; 2], dtype: DType) -> Result<TensorData, ModelError> {
         let stored = self.stored(name)?;
         Ok(match dtype {
             DType::BF16 => TensorData::new(read_transposed::<bf16>(&stored, rows, columns), [columns, rows]),
@@ -319,7 +319,7 @@ impl Source for Weights {
         })
     }
 
-    fn slice(&self, slice: &Slice, shape: [usize; 2], dtype: DType) -> Result<TensorData, Error> {
+    fn slice(&self, slice: &Slice, shape: [usize; 2], dtype: DType) -> Result<TensorData, ModelError> {
         Ok(match dtype {
             DType::BF16 => TensorData::new(self.slice_of::<bf16>(slice, shape)?, shape),
             DType::F16 => TensorData::new(finite(&slice.tensor, self.slice_of::<f16>(slice, shape)?)?, shape),
@@ -332,17 +332,17 @@ impl Source for Weights {
     }
 
     /// From the numbers that the file has, whatever the others are kept in; int8 from float16, as bitsandbytes does.
-    fn packed(&self, name: &str, shape: [usize; 2], form: Form) -> Result<Quantized, Error> {
+    fn packed(&self, name: &str, shape: [usize; 2], form: QuantFormat) -> Result<Quantized, ModelError> {
         if let Some(parts) = self.parts(name, shape) {
             return Ok(parts.expect("it was checked when the files were opened").read(shape));
         }
         let (stored, whole) = (self.stored(name)?, 0..shape[0] * shape[1]);
         let packed = match (form, stored.float) {
-            (Form::Int8, _) => form.pack(shape, &finite(name, read_straight::<f16>(&stored, whole))?),
+            (QuantFormat::Int8, _) => form.pack(shape, &finite(name, read_straight::<f16>(&stored, whole))?),
             (_, Float::Bf16) => form.pack(shape, &read_straight::<bf16>(&stored, whole)),
             (_, Float::F16) => form.pack(shape, &read_straight::<f16>(&stored, whole)),
             (_, Float::F32) => form.pack(shape, &read_straight::<f32>(&stored, whole)),
         };
-        packed.map_err(|cause| Error::Packing { name: name.to_owned(), cause })
+        packed.map_err(|cause| ModelError::Packing { name: name.to_owned(), cause })
     }
 }

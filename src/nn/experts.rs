@@ -221,7 +221,7 @@ impl Experts {
     pub fn forward(&self, x: Tensor<2>, masks: Masks) -> (Tensor<2>, Load) {
         let ([tokens, width], device, chosen) = (x.dims(), x.device(), self.router.spec.chosen);
         let Routed { experts, weights, probabilities } = self.router.route(x.clone());
-        let order = Order::new(&experts, self.each.len());
+        let order = ExpertOrder::new(&experts, self.each.len());
         let token_of = |choice: &usize| choice / chosen;
         let of_rows = masks.map(|mask| mask.map(|mask| mask.gathered(order.choices.iter().map(token_of))));
         let rows = x.clone().select(0, ints(order.choices.iter().map(token_of), &device)); // [choices, width]
@@ -239,7 +239,7 @@ impl Experts {
     }
 
     /// What the expert of each row makes of it.
-    fn by_expert(&self, rows: Tensor<2>, order: &Order, masks: &[Option<Mask>; 2]) -> Tensor<2> {
+    fn by_expert(&self, rows: Tensor<2>, order: &ExpertOrder, masks: &[Option<Mask>; 2]) -> Tensor<2> {
         let maps = |of: &dyn Fn(&Expert) -> Vec<Linear>| -> Vec<Group> {
             let group = |(expert, count): (&Expert, &u64)| Group {
                 rows: *count as usize,
@@ -310,14 +310,14 @@ impl Unit {
 }
 
 /// The choices of all tokens, by expert and within one by token.
-struct Order {
+struct ExpertOrder {
     /// The choice of each row; that of token t and its j-th expert is t · chosen + j.
     choices: Vec<usize>,
     /// Rows of each expert.
     counts: Vec<u64>,
 }
 
-impl Order {
+impl ExpertOrder {
     fn new(experts: &[usize], count: usize) -> Self {
         let mut counts = vec![0; count];
         for expert in experts {
@@ -370,7 +370,7 @@ mod tests {
 
     #[test]
     fn rows_are_ordered_by_expert_and_come_back() {
-        let order = Order::new(&[2, 0, 1, 2, 2, 0], 4);
+        let order = ExpertOrder::new(&[2, 0, 1, 2, 2, 0], 4);
         assert_eq!((&order.choices[..], &order.counts[..]), (&[1, 5, 2, 0, 3, 4][..], &[2, 1, 3, 0][..]));
         let rows: Vec<usize> = order.rows().collect();
         assert!(order.choices.iter().enumerate().all(|(row, choice)| rows[*choice] == row), "{rows:?}");

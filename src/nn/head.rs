@@ -7,7 +7,7 @@ use std::sync::Arc;
 use burn::tensor::{DType, Tensor, TensorData};
 
 use super::norm::Norm;
-use super::table::Table;
+use super::table::EmbeddingTable;
 use crate::ops::{Mask, cross_entropy, cross_entropy_losses};
 use crate::terms::{Readings, Slopes};
 
@@ -17,7 +17,7 @@ pub struct Head {
     /// The norm before the projection.
     pub norm: Norm,
     /// [vocabulary, width]; the embedding itself where the family ties them.
-    pub table: Table,
+    pub table: EmbeddingTable,
     /// What logits are multiplied by.
     pub scale: f64,
     /// c, where a logit z becomes c tanh(z / c) after that.

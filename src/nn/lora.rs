@@ -4,7 +4,7 @@ use burn::tensor::Tensor;
 
 use super::magnitude::Magnitude;
 use super::weight::Weight;
-use crate::draws::{mix, unit};
+use crate::keyed_random::{mix, unit};
 use crate::ops::Adapter;
 use crate::terms::AdapterVector;
 

@@ -61,9 +61,9 @@ mod tests {
     use burn::tensor::Device;
 
     use super::*;
-    use crate::draws::{mix, unit};
+    use crate::keyed_random::{mix, unit};
     use crate::ops::Packed;
-    use crate::quant::Form;
+    use crate::quant::QuantFormat;
 
     fn drawn(seed: u64, shape: [usize; 2]) -> Vec<f32> {
         (0..(shape[0] * shape[1]) as u64).map(|index| unit(mix(seed ^ mix(index))) as f32 - 0.5).collect()
@@ -77,7 +77,7 @@ mod tests {
     fn norms_are_those_of_the_sum_on_numbers_and_on_what_is_packed() {
         let (inputs, outputs) = (96, 40);
         let (turned, device) = (drawn(1, [outputs, inputs]), Device::flex());
-        let packed = Form::QLORA.pack([outputs, inputs], &turned).expect("finite");
+        let packed = QuantFormat::QLORA.pack([outputs, inputs], &turned).expect("finite");
         for rank in [1, 3, 8, 20] {
             let (a, b) = (drawn(2, [inputs, rank]), drawn(3, [rank, outputs]));
             let adapter = Adapter { a: tensor(&a, [inputs, rank]), b: tensor(&b, [rank, outputs]), scale: 1.7 };

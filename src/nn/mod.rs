@@ -7,7 +7,7 @@ pub mod head;
 pub mod lora;
 pub mod magnitude;
 pub mod norm;
-pub mod own;
+pub mod trainable_table;
 pub mod projection;
 pub mod rope;
 pub mod table;

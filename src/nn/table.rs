@@ -2,25 +2,25 @@
 
 use burn::tensor::{DType, IndexingUpdateOp, Int, Tensor};
 
-use super::own::{self, Own, Use};
+use super::trainable_table::{self, TrainableTable, Use};
 use super::weight::Weight;
 use crate::ops::{Base, Mask, times};
 
 /// A matrix [vocabulary, width] in pieces of rows, each of which a device takes as one tensor. All but the last have as many rows.
 #[derive(Debug, Clone)]
-pub struct Table {
+pub struct EmbeddingTable {
     pieces: Vec<Base>,
     /// What trains of it.
-    pub own: Option<Own>,
+    pub own: Option<TrainableTable>,
 }
 
-impl From<Tensor<2>> for Table {
+impl From<Tensor<2>> for EmbeddingTable {
     fn from(whole: Tensor<2>) -> Self {
         Self::of(vec![whole.into()])
     }
 }
 
-impl Table {
+impl EmbeddingTable {
     /// The pieces one below the other.
     ///
     /// # Panics
@@ -75,9 +75,9 @@ impl Table {
     pub fn select(&self, ids: Tensor<1, Int>) -> Tensor<2> {
         let rows = self.select_frozen(ids.clone());
         match &self.own {
-            None | Some(Own::Whole | Own::Tied) => rows,
-            Some(Own::Lora(lora)) => rows.cast(DType::F32) + own::looked_up(lora, ids),
-            Some(Own::Rows(rows_of_own) | Own::Shared(rows_of_own)) => rows_of_own.over_rows(rows, ids),
+            None | Some(TrainableTable::Whole | TrainableTable::Tied) => rows,
+            Some(TrainableTable::Lora(lora)) => rows.cast(DType::F32) + trainable_table::looked_up(lora, ids),
+            Some(TrainableTable::Rows(rows_of_own) | TrainableTable::Shared(rows_of_own)) => rows_of_own.over_rows(rows, ids),
         }
     }
 
@@ -85,14 +85,14 @@ impl Table {
     pub fn of_rows(&self, ids: Tensor<1, Int>, of_rows: Tensor<2>, padding: Option<u32>) -> Vec<Tensor<2>> {
         let of_rows = of_rows.cast(DType::F32);
         match &self.own {
-            Some(Own::Whole | Own::Tied) => {
+            Some(TrainableTable::Whole | TrainableTable::Tied) => {
                 let zeros = Tensor::<2>::zeros(self.dims(), (&of_rows.device(), DType::F32));
-                let of_rows = own::without(padding, &ids, of_rows);
+                let of_rows = trainable_table::without(padding, &ids, of_rows);
                 vec![zeros.select_assign(0, ids, of_rows, IndexingUpdateOp::Add)]
             }
-            Some(Own::Lora(lora)) => own::of_looked_up(lora, ids, of_rows, padding),
-            Some(Own::Rows(rows) | Own::Shared(rows)) => {
-                let of_rows = own::without(padding, &ids, of_rows);
+            Some(TrainableTable::Lora(lora)) => trainable_table::of_looked_up(lora, ids, of_rows, padding),
+            Some(TrainableTable::Rows(rows) | TrainableTable::Shared(rows)) => {
+                let of_rows = trainable_table::without(padding, &ids, of_rows);
                 vec![rows.of_rows(ids, of_rows)]
             }
             None => Vec::new(),
@@ -134,9 +134,9 @@ impl Table {
     pub fn logits(&self, hidden: &Tensor<2>, mask: Option<&Mask>) -> Tensor<2> {
         let logits = self.frozen_logits(hidden);
         match &self.own {
-            None | Some(Own::Whole | Own::Tied) => logits,
-            Some(Own::Lora(lora)) => logits + own::projected(lora, hidden, mask),
-            Some(Own::Rows(own) | Own::Shared(own)) => own.over_logits(logits, hidden.clone()),
+            None | Some(TrainableTable::Whole | TrainableTable::Tied) => logits,
+            Some(TrainableTable::Lora(lora)) => logits + trainable_table::projected(lora, hidden, mask),
+            Some(TrainableTable::Rows(own) | TrainableTable::Shared(own)) => own.over_logits(logits, hidden.clone()),
         }
     }
 
@@ -145,13 +145,13 @@ impl Table {
     pub fn backward(&self, hidden: &Tensor<2>, of_logits: Tensor<2>, mask: Option<&Mask>) -> (Tensor<2>, Vec<Tensor<2>>) {
         let of_weight = |of_logits: Tensor<2>| times(of_logits.transpose(), Base::Dense(hidden.clone()), DType::F32);
         match &self.own {
-            Some(Own::Whole | Own::Tied) => (self.hidden_gradient(&of_logits), vec![of_weight(of_logits)]),
+            Some(TrainableTable::Whole | TrainableTable::Tied) => (self.hidden_gradient(&of_logits), vec![of_weight(of_logits)]),
             None => (self.hidden_gradient(&of_logits), Vec::new()),
-            Some(Own::Lora(lora)) => {
-                let (of_hidden, of_own) = own::of_projected(lora, hidden, &of_logits, mask);
+            Some(TrainableTable::Lora(lora)) => {
+                let (of_hidden, of_own) = trainable_table::of_projected(lora, hidden, &of_logits, mask);
                 (self.hidden_gradient(&of_logits) + of_hidden, of_own)
             }
-            Some(Own::Rows(own) | Own::Shared(own)) => {
+            Some(TrainableTable::Rows(own) | TrainableTable::Shared(own)) => {
                 let [of_base, of_own] = own.split(of_logits);
                 let through = times(of_own.clone(), Base::Dense(own.rows.clone()), hidden.dtype());
                 (self.hidden_gradient(&of_base) + through, vec![of_weight(of_own)])
@@ -180,7 +180,7 @@ mod tests {
     use burn::tensor::{Device, TensorData};
 
     use super::super::lora::{Lora, Portion};
-    use super::super::own::TokenRows;
+    use super::super::trainable_table::TokenRows;
     use super::*;
 
     /// As torch's `padding_idx` has it. B of an adapter is multiplied by the row of A, and gets its gradient.
@@ -192,13 +192,13 @@ mod tests {
             Tensor::<2>::from_data(TensorData::new(numbers, [rows, columns]), &device)
         };
         let (ids, of_rows) = (Tensor::<1, Int>::from_data([2, 0, 2, 4], &device), numbers(4, 3));
-        let gradients = |own: Option<Own>, padding| {
-            let table = Table { own, ..Table::from(numbers(5, 3)) };
+        let gradients = |own: Option<TrainableTable>, padding| {
+            let table = EmbeddingTable { own, ..EmbeddingTable::from(numbers(5, 3)) };
             let gradients = table.of_rows(ids.clone(), of_rows.clone(), padding).into_iter();
             gradients.map(|gradient| gradient.into_data().iter().collect::<Vec<f32>>()).collect::<Vec<_>>()
         };
         let lora = || {
-            Own::Lora(Lora {
+            TrainableTable::Lora(Lora {
                 a: numbers(5, 2),
                 b: numbers(2, 3),
                 scale: 0.5,
@@ -207,8 +207,8 @@ mod tests {
                 initial: None,
             })
         };
-        let rows = || Own::Rows(TokenRows::new(numbers(2, 3), &[4, 2], 5));
-        for (own, width, place) in [(&(|| Own::Whole) as &dyn Fn() -> Own, 3, 2), (&lora, 2, 2), (&rows, 3, 1)] {
+        let rows = || TrainableTable::Rows(TokenRows::new(numbers(2, 3), &[4, 2], 5));
+        for (own, width, place) in [(&(|| TrainableTable::Whole) as &dyn Fn() -> TrainableTable, 3, 2), (&lora, 2, 2), (&rows, 3, 1)] {
             let (mut with, without) = (gradients(Some(own()), Some(2)), gradients(Some(own()), None));
             let row = place * width..(place + 1) * width;
             assert!(with[0][row.clone()].iter().all(|number| *number == 0.0));
@@ -227,10 +227,10 @@ mod tests {
         };
         let (table, hidden, of_logits) = (numbers(11, 3, 0.7), numbers(5, 3, 1.3), numbers(5, 11, 0.3));
         let ids = Tensor::<1, Int>::from_data([10, 0, 4, 3, 7, 8, 4], &device);
-        let whole = Table::from(table.clone());
+        let whole = EmbeddingTable::from(table.clone());
         for rows in [1, 4, 10] {
             let pieces = (0..11).step_by(rows).map(|first| table.clone().narrow(0, first, rows.min(11 - first)).into());
-            let split = Table::of(pieces.collect());
+            let split = EmbeddingTable::of(pieces.collect());
             assert!(split.whole().is_none());
             split.select(ids.clone()).into_data().assert_eq(&whole.select(ids.clone()).into_data(), true);
             split.logits(&hidden, None).into_data().assert_eq(&whole.logits(&hidden, None).into_data(), true);

@@ -94,9 +94,9 @@ fn on_host(state: AdamWState, gradients: &[f32], segments: &[Segment], rule: Ada
     let mut in_order: Vec<_> = segments.iter().zip(weights.iter_mut().map(Host::numbers_mut)).collect();
     in_order.sort_by_key(|(segment, _)| segment.place.start);
     let pieces = pieces(in_order, gradients, [first.numbers_mut(), second.numbers_mut()], rule);
-    let is_finite = pieces.par_iter().all(Piece::stays_finite);
+    let is_finite = pieces.par_iter().all(RowPiece::stays_finite);
     if is_finite {
-        pieces.into_par_iter().for_each(Piece::update);
+        pieces.into_par_iter().for_each(RowPiece::update);
     }
     let weights = weights.into_iter().map(Host::into_tensor).collect();
     let state = AdamWState { weights, first: first.into_tensor(), second: second.into_tensor() };
@@ -109,7 +109,7 @@ fn pieces<'a>(
     mut gradients: &'a [f32],
     [mut first, mut second]: [&'a mut [f32]; 2],
     rule: AdamWRule,
-) -> Vec<Piece<'a>> {
+) -> Vec<RowPiece<'a>> {
     let mut pieces = Vec::new();
     for (segment, weight) in weights {
         let (constants, length) = (rule.constants(segment), weight.len());
@@ -117,7 +117,7 @@ fn pieces<'a>(
         let [first, second] = [&mut first, &mut second].map(|row| row.split_off_mut(..length).expect("moments for each number"));
         let moments = first.chunks_mut(PIECE).zip(second.chunks_mut(PIECE));
         let numbers = weight.chunks_mut(PIECE).zip(gradients.chunks(PIECE)).zip(moments);
-        pieces.extend(numbers.map(|((weight, gradient), (first, second))| Piece { constants, weight, gradient, first, second }));
+        pieces.extend(numbers.map(|((weight, gradient), (first, second))| RowPiece { constants, weight, gradient, first, second }));
     }
     pieces
 }
@@ -152,7 +152,7 @@ impl Constants {
 }
 
 /// What a thread takes at a time; its rows are equally long.
-struct Piece<'a> {
+struct RowPiece<'a> {
     constants: Constants,
     weight: &'a mut [f32],
     gradient: &'a [f32],
@@ -160,7 +160,7 @@ struct Piece<'a> {
     second: &'a mut [f32],
 }
 
-impl Piece<'_> {
+impl RowPiece<'_> {
     /// Whether all that the update makes of it is finite.
     fn stays_finite(&self) -> bool {
         let numbers = self.weight.iter().zip(self.gradient).zip(self.first.iter().zip(&*self.second));

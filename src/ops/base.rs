@@ -121,20 +121,20 @@ impl From<Tensor<2>> for Base {
 /// A packed matrix, or some rows of it, as it lies or the other way round. A handle, as tensors are.
 #[derive(Debug, Clone)]
 pub struct Packed {
-    kept: Kept,
+    kept: Placement,
     rows: Range<usize>,
     turned: bool,
 }
 
 /// Where it is.
 #[derive(Debug, Clone)]
-pub(super) enum Kept {
+pub(super) enum Placement {
     Host(Arc<Quantized>),
     #[cfg(any(feature = "wgpu", feature = "cuda"))]
     Gpu(Arc<OnGpu>),
 }
 
-impl Kept {
+impl Placement {
     fn shape(&self) -> [usize; 2] {
         match self {
             Self::Host(weight) => weight.shape(),
@@ -148,7 +148,7 @@ impl Packed {
     /// [out, in] on a device: on the CPU as it is, on a GPU with its absmax as f32.
     pub fn new(weight: Quantized, device: &Device) -> Self {
         let rows = 0..weight.shape()[0];
-        let kept = if device::is_cpu(device) { Kept::Host(Arc::new(weight)) } else { on_gpu(&weight, device) };
+        let kept = if device::is_cpu(device) { Placement::Host(Arc::new(weight)) } else { on_gpu(&weight, device) };
         Self { kept, rows, turned: false }
     }
 
@@ -178,21 +178,21 @@ impl Packed {
     fn numbers(&self) -> Vec<f32> {
         let rows = self.kept_rows();
         match &self.kept {
-            Kept::Host(weight) => {
+            Placement::Host(weight) => {
                 let width = weight.shape()[1];
                 let mut numbers = vec![0.0; rows.len() * width];
                 weight.unpack_range(rows.start * width, &mut numbers);
                 numbers
             }
             #[cfg(any(feature = "wgpu", feature = "cuda"))]
-            Kept::Gpu(weight) => {
+            Placement::Gpu(weight) => {
                 let numbers = super::cube::packed::unpack(weight, rows, DType::F32);
                 on_host(Tensor::from_primitive::<burn::backend::Cube>(numbers))
             }
         }
     }
 
-    pub(super) fn kept(&self) -> &Kept {
+    pub(super) fn kept(&self) -> &Placement {
         &self.kept
     }
 
@@ -207,26 +207,26 @@ impl Packed {
 }
 
 #[cfg(any(feature = "wgpu", feature = "cuda"))]
-fn on_gpu(weight: &Quantized, device: &Device) -> Kept {
-    Kept::Gpu(Arc::new(OnGpu::new(weight, device)))
+fn on_gpu(weight: &Quantized, device: &Device) -> Placement {
+    Placement::Gpu(Arc::new(OnGpu::new(weight, device)))
 }
 
 #[cfg(not(any(feature = "wgpu", feature = "cuda")))]
-fn on_gpu(_: &Quantized, device: &Device) -> Kept {
+fn on_gpu(_: &Quantized, device: &Device) -> Placement {
     unreachable!("{device:?} is not in this build")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::quant::Form;
+    use crate::quant::QuantFormat;
 
     #[test]
     fn columns_have_the_squares_of_their_numbers_however_they_lie() {
         let (rows, columns) = (70, 96);
         let numbers: Vec<f32> = (0..rows * columns).map(|index| ((index * 37) % 101) as f32 / 50.0 - 1.0).collect();
         let device = Device::flex();
-        let packed = Form::QLORA.pack([rows, columns], &numbers).expect("finite");
+        let packed = QuantFormat::QLORA.pack([rows, columns], &numbers).expect("finite");
         let unpacked = packed.unpack();
         let lies = |numbers: &[f32]| {
             let data = burn::tensor::TensorData::new(numbers.to_vec(), [rows, columns]);

@@ -15,7 +15,7 @@ use burn::backend::{Autodiff, Backend, Dispatch, Flex, TensorMetadata, backend_e
 use burn::tensor::{Tensor, TensorData};
 use rayon::prelude::*;
 
-use crate::draws::{mix, unit};
+use crate::keyed_random::{mix, unit};
 
 /// Which features of which tokens are dropped.
 #[derive(Debug, Clone)]

@@ -15,7 +15,7 @@ use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, Backend, Dispatch, Flex, TensorMetadata, backend_extension};
 use burn::tensor::{DType, Tensor};
 
-use super::base::{Base, Kept, Packed};
+use super::base::{Base, Placement, Packed};
 use super::gemm::{self, Matrix, Numbers};
 use super::host::Host;
 use super::numbers::{row_major, tensor};
@@ -87,14 +87,14 @@ pub(super) type Term<T> = (T, Vec<Base<T>>);
 /// A matrix that is wanted: some sums of products, their columns side by side, and what is added to all of it. A product is computed in the
 /// numbers of its left matrix.
 #[derive(Debug)]
-pub(super) struct Wanted<T> {
+pub(super) struct ProductInputs<T> {
     pub sums: Vec<Vec<Term<T>>>,
     pub added: Option<T>,
     /// Whether it is given in f32 whatever it is computed in, as the gradient of a weight is.
     pub is_wide: bool,
 }
 
-impl<T> Wanted<T> {
+impl<T> ProductInputs<T> {
     /// A sum of products.
     pub fn sum(terms: Vec<Term<T>>) -> Self {
         Self::side_by_side(vec![terms], None)
@@ -110,10 +110,10 @@ impl<T> Wanted<T> {
         Self { is_wide: true, ..Self::sum(vec![(left, vec![Base::Dense(right)])]) }
     }
 
-    fn map<U>(self, mut of: impl FnMut(T) -> U) -> Wanted<U> {
+    fn map<U>(self, mut of: impl FnMut(T) -> U) -> ProductInputs<U> {
         let mut term = |(left, right): Term<T>| (of(left), right.into_iter().map(|piece| piece.map(&mut of)).collect());
         let sums = self.sums.into_iter().map(|terms| terms.into_iter().map(&mut term).collect()).collect();
-        Wanted { sums, added: self.added.map(of), is_wide: self.is_wide }
+        ProductInputs { sums, added: self.added.map(of), is_wide: self.is_wide }
     }
 
     fn terms(&self) -> impl Iterator<Item = &Term<T>> {
@@ -124,7 +124,7 @@ impl<T> Wanted<T> {
 /// Products that are computed together, counted too.
 pub(super) trait Products: Product {
     /// Matrices of which none depends on another.
-    fn products(wanted: Vec<Wanted<FloatTensor<Self>>>) -> Vec<FloatTensor<Self>>;
+    fn products(wanted: Vec<ProductInputs<FloatTensor<Self>>>) -> Vec<FloatTensor<Self>>;
 }
 
 impl Product for Flex {
@@ -133,17 +133,17 @@ impl Product for Flex {
         if lhs.shape().num_dims() != 2 || rhs.shape().num_dims() != 2 {
             return Self::float_matmul(lhs, rhs);
         }
-        let wanted = Wanted::sum(vec![(lhs, vec![Base::Dense(rhs)])]);
+        let wanted = ProductInputs::sum(vec![(lhs, vec![Base::Dense(rhs)])]);
         if has_few_rows(&wanted) { composed::<Self>(wanted, in_f32) } else { by_kernel(vec![wanted]).remove(0) }
     }
 
     fn product_with_packed(lhs: FloatTensor<Self>, rhs: Packed, _: DType) -> FloatTensor<Self> {
-        <Self as Products>::products(vec![Wanted::sum(vec![(lhs, vec![Base::Packed(rhs)])])]).remove(0)
+        <Self as Products>::products(vec![ProductInputs::sum(vec![(lhs, vec![Base::Packed(rhs)])])]).remove(0)
     }
 }
 
 impl Products for Flex {
-    fn products(wanted: Vec<Wanted<FloatTensor<Self>>>) -> Vec<FloatTensor<Self>> {
+    fn products(wanted: Vec<ProductInputs<FloatTensor<Self>>>) -> Vec<FloatTensor<Self>> {
         wanted.iter().for_each(count_wanted::<Self>);
         if !wanted.iter().any(has_few_rows) {
             return by_kernel(wanted);
@@ -162,18 +162,18 @@ fn in_f32(lhs: FloatTensor<Flex>, rhs: Base<FloatTensor<Flex>>, _: DType) -> Flo
     }
 }
 
-fn has_few_rows(wanted: &Wanted<FloatTensor<Flex>>) -> bool {
+fn has_few_rows(wanted: &ProductInputs<FloatTensor<Flex>>) -> bool {
     let is_f32 = |right: &Base<FloatTensor<Flex>>| right.dense().is_some_and(|right| right.dtype() == DType::F32);
     wanted.terms().flat_map(|(_, right)| right).all(is_f32) && wanted.terms().all(|(left, _)| left.shape()[0] < FEW_ROWS)
 }
 
 /// By our own kernel.
-fn by_kernel(wanted: Vec<Wanted<FloatTensor<Flex>>>) -> Vec<FloatTensor<Flex>> {
+fn by_kernel(wanted: Vec<ProductInputs<FloatTensor<Flex>>>) -> Vec<FloatTensor<Flex>> {
     let wanted: Vec<_> = wanted
         .into_iter()
-        .map(|wanted| Wanted { added: wanted.added.map(row_major), ..wanted }.map(in_rows_or_columns))
+        .map(|wanted| ProductInputs { added: wanted.added.map(row_major), ..wanted }.map(in_rows_or_columns))
         .collect();
-    let borrowed: Vec<gemm::Wanted> = wanted.iter().map(borrow).collect();
+    let borrowed: Vec<gemm::ProductSum> = wanted.iter().map(borrow).collect();
     gemm::matrices(&borrowed)
         .into_iter()
         .zip(&wanted)
@@ -185,8 +185,8 @@ fn by_kernel(wanted: Vec<Wanted<FloatTensor<Flex>>>) -> Vec<FloatTensor<Flex>> {
         .collect()
 }
 
-fn borrow(Wanted { sums, added, .. }: &Wanted<FloatTensor<Flex>>) -> gemm::Wanted<'_> {
-    gemm::Wanted {
+fn borrow(ProductInputs { sums, added, .. }: &ProductInputs<FloatTensor<Flex>>) -> gemm::ProductSum<'_> {
+    gemm::ProductSum {
         sums: sums.iter().map(|terms| terms.iter().map(borrow_term).collect()).collect(),
         added: added.as_ref().map(|added| matrix(added, added.storage())),
     }
@@ -208,12 +208,12 @@ fn packed_matrix(packed: &Packed) -> Matrix<Numbers<'_>> {
     let ([rows, columns], turned) = (packed.dims(), packed.is_turned());
     let stride = if turned { rows } else { columns };
     match packed.kept() {
-        Kept::Host(weight) => {
+        Placement::Host(weight) => {
             let numbers = Numbers::Packed { weight, start: packed.kept_rows().start * stride };
             Matrix { numbers, rows, columns, stride, turned }
         }
         #[cfg(any(feature = "wgpu", feature = "cuda"))]
-        Kept::Gpu(_) => unreachable!("its left matrix is on the CPU"),
+        Placement::Gpu(_) => unreachable!("its left matrix is on the CPU"),
     }
 }
 
@@ -260,7 +260,7 @@ fn on_gpu(
     let rhs = match rhs {
         Base::Dense(rhs) => rhs,
         Base::Packed(packed) => {
-            let Kept::Gpu(weight) = packed.kept() else { unreachable!("its left matrix is on a GPU") };
+            let Placement::Gpu(weight) = packed.kept() else { unreachable!("its left matrix is on a GPU") };
             let numbers = super::cube::packed::unpack(weight, packed.kept_rows(), lhs.dtype());
             if packed.is_turned() { burn::backend::Cube::float_transpose(numbers) } else { numbers }
         }
@@ -270,7 +270,7 @@ fn on_gpu(
 
 #[cfg(any(feature = "wgpu", feature = "cuda"))]
 impl Products for burn::backend::Cube {
-    fn products(wanted: Vec<Wanted<FloatTensor<Self>>>) -> Vec<FloatTensor<Self>> {
+    fn products(wanted: Vec<ProductInputs<FloatTensor<Self>>>) -> Vec<FloatTensor<Self>> {
         wanted.iter().for_each(count_wanted::<Self>);
         wanted.into_iter().map(|wanted| composed::<Self>(wanted, on_gpu)).collect()
     }
@@ -325,7 +325,7 @@ impl<B: Backend + Product> Backward<B, 2> for ProductBackward {
 type Multiply<B> = fn(FloatTensor<B>, Base<FloatTensor<B>>, DType) -> FloatTensor<B>;
 
 /// A wanted matrix, product by product.
-fn composed<B: Backend>(Wanted { sums, added, is_wide }: Wanted<FloatTensor<B>>, product: Multiply<B>) -> FloatTensor<B> {
+fn composed<B: Backend>(ProductInputs { sums, added, is_wide }: ProductInputs<FloatTensor<B>>, product: Multiply<B>) -> FloatTensor<B> {
     let of_terms = |terms: Vec<Term<FloatTensor<B>>>| {
         let products = terms.into_iter().flat_map(|(left, right)| {
             let mut before = 0;
@@ -354,7 +354,7 @@ pub(super) fn columns_of<B: Backend>(matrix: &FloatTensor<B>, columns: Range<usi
     if columns == (0..width) { matrix.clone() } else { B::float_slice(matrix.clone(), &[(0..rows).into(), columns.into()]) }
 }
 
-fn count_wanted<B: Backend>(wanted: &Wanted<FloatTensor<B>>) {
+fn count_wanted<B: Backend>(wanted: &ProductInputs<FloatTensor<B>>) {
     for (left, right) in wanted.terms() {
         count_base::<B>(left, &right[0]);
     }

@@ -67,16 +67,16 @@ impl fmt::Display for Cause {
 }
 
 /// What the panics of this process said.
-struct Record {
+struct PanicRecord {
     /// The first that came of a device: it is the cause of the others.
     device: Option<Cause>,
     /// Its words with their place, or those of the last panic where none came of a device.
     words: Option<String>,
 }
 
-static RECORD: Mutex<Record> = Mutex::new(Record { device: None, words: None });
+static RECORD: Mutex<PanicRecord> = Mutex::new(PanicRecord { device: None, words: None });
 
-fn record() -> MutexGuard<'static, Record> {
+fn record() -> MutexGuard<'static, PanicRecord> {
     RECORD.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -98,7 +98,7 @@ pub fn hear(panic: &PanicHookInfo) {
 
 /// Forgets the fault of a device that was caught and told, so that no later panic is taken for its consequence.
 pub fn forget() {
-    *record() = Record { device: None, words: None };
+    *record() = PanicRecord { device: None, words: None };
 }
 
 /// All that the panic said that is to blame, with the line of source that it came from, up to 16 KiB.

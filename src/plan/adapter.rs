@@ -6,12 +6,12 @@ use std::path::{Path, PathBuf};
 use serde_json::json;
 
 use super::base::{Base, hub_id, missing, noted};
-use super::fill::{Filled, Origin};
-use crate::adapter::{Error, LoraConfig, Tables, Targets, peft};
+use super::filled::{Filled, Origin};
+use crate::adapter::{AdapterError, LoraConfig, Tables, Targets, peft};
 use crate::fault::{Explain, Fault};
 use crate::hub::{Cache, Environment};
 use crate::model::{DecoderSpec, Role};
-use crate::recipe::{self, Place, Said};
+use crate::recipe::{self, Location, Said};
 use crate::terms::{AdapterVector, Initial, Method, Modules, Technique};
 use crate::train::RunFolder;
 
@@ -30,7 +30,7 @@ impl Trains {
     ///
     /// # Errors
     /// See [`LoraConfig::resolve`].
-    pub(super) fn parameters(&self, spec: &DecoderSpec) -> Result<usize, Error> {
+    pub(super) fn parameters(&self, spec: &DecoderSpec) -> Result<usize, AdapterError> {
         match self {
             Self::Adapter(config) => config.parameters(&spec.modules()),
             Self::Everything => Ok(spec.parameters()),
@@ -117,7 +117,7 @@ pub(super) fn within(named: PathBuf) -> PathBuf {
     RunFolder::adapter_in(&named).unwrap_or(named)
 }
 
-fn no_adapter(folder: &Path, place: &Place) -> Fault {
+fn no_adapter(folder: &Path, place: &Location) -> Fault {
     match folder.to_str().and_then(hub_id) {
         Some(id) => {
             let fault = Fault::new(format!("adapter.init_from: `{id}` is neither a folder nor in the Hub's cache")).at(place);
@@ -275,15 +275,15 @@ pub(super) fn check_rates(recipe: &recipe::Recipe, trains: Option<&Trains>, base
 }
 
 /// Where the recipe says what does not fit.
-fn place_of<'a>(recipe: &'a recipe::Adapter, error: &Error) -> Option<&'a Place> {
+fn place_of<'a>(recipe: &'a recipe::Adapter, error: &AdapterError) -> Option<&'a Location> {
     let targets = recipe.target_modules.as_ref().map(|said| &said.place);
     let (what, unmatched) = match error {
-        Error::NoMatch { what, unmatched, .. } => (what, unmatched),
-        Error::Table { key: "modules_to_save", .. } => return recipe.modules_to_save.as_ref().map(|said| &said.place),
-        Error::Vector { vector: AdapterVector::Bias, .. } => return recipe.lora_bias.as_ref().map(|said| &said.place),
-        Error::Principal { .. } => return recipe.init_lora_weights.as_ref().map(|said| &said.place),
-        Error::Vector { .. } => return recipe.use_dora.as_ref().map(|said| &said.place),
-        Error::Table { .. } => return recipe.trainable_token_indices.as_ref().map(|said| &said.place),
+        AdapterError::NoMatch { what, unmatched, .. } => (what, unmatched),
+        AdapterError::Table { key: "modules_to_save", .. } => return recipe.modules_to_save.as_ref().map(|said| &said.place),
+        AdapterError::Vector { vector: AdapterVector::Bias, .. } => return recipe.lora_bias.as_ref().map(|said| &said.place),
+        AdapterError::Principal { .. } => return recipe.init_lora_weights.as_ref().map(|said| &said.place),
+        AdapterError::Vector { .. } => return recipe.use_dora.as_ref().map(|said| &said.place),
+        AdapterError::Table { .. } => return recipe.trainable_token_indices.as_ref().map(|said| &said.place),
         _ => return targets,
     };
     let is_unmatched = |pattern: &String| unmatched.contains(&format!("`{pattern}`"));

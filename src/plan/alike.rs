@@ -3,12 +3,12 @@
 
 use std::collections::BTreeMap;
 
-use super::Error;
-use super::fill::Filled;
+use super::PlanError;
+use super::filled::Filled;
 use super::overlap::TrainedRows;
 use super::resolve::Plan;
 use crate::data::{
-    Corpus, Divided, Duplicate, Fate, Source, Split, Tally, duplicates, near_duplicates, near_duplicates_of, split, visible,
+    Corpus, Divided, Duplicate, RowStatus, DataSource, Split, RowCounts, duplicates, near_duplicates, near_duplicates_of, split, visible,
 };
 use crate::recipe::Recipe;
 use crate::report::Reporter;
@@ -106,8 +106,8 @@ impl Plan {
     ///
     /// # Errors
     /// They cannot be read.
-    pub(super) fn trained_rows(&self, report: Reporter) -> Result<TrainedRows, Error> {
-        let open = |sources: &[Source]| Corpus::open(sources, &self.encoder, &self.limits, self.row_cache(), report);
+    pub(super) fn trained_rows(&self, report: Reporter) -> Result<TrainedRows, PlanError> {
+        let open = |sources: &[DataSource]| Corpus::open(sources, &self.encoder, &self.limits, self.row_cache(), report);
         let compared = if self.alike.held_out == NearDuplicates::Drop { &self.validation_sources[..] } else { &[] };
         let corpus = open(&self.sources)?;
         let contents = corpus.contents();
@@ -116,19 +116,19 @@ impl Plan {
     }
 
     /// Tells of rows that train and are nearly the same as rows that score, or refuses them, as the recipe asks.
-    pub(super) fn check_straddling(&self, straddling: Option<&Straddling>) -> Result<Option<String>, Error> {
+    pub(super) fn check_straddling(&self, straddling: Option<&Straddling>) -> Result<Option<String>, PlanError> {
         let Some(Straddling { rows, first: [row, of] }) = straddling else { return Ok(None) };
         let are = if *rows == 1 { "row to train on is a near-duplicate" } else { "rows to train on are near-duplicates" };
         let message = format!("{rows} {are} of rows that are only scored, the first: {row}, of {of}");
         if self.alike.held_out == NearDuplicates::Refuse {
             let hint = "set `near_duplicates: drop` to leave them out of training, or take them out of the data".to_owned();
-            return Err(Error::Rows { message: format!("evaluation.near_duplicates: {message}"), hint });
+            return Err(PlanError::Rows { message: format!("evaluation.near_duplicates: {message}"), hint });
         }
         Ok(Some(format!("{message}; `evaluation.near_duplicates` can leave them out")))
     }
 
     /// What a person should know of the rows that are left out for being alike.
-    pub(super) fn notes_of_alike(&self, total: &Tally) -> Vec<String> {
+    pub(super) fn notes_of_alike(&self, total: &RowCounts) -> Vec<String> {
         let (rows, threshold) = (total.rows, self.alike.threshold);
         let note = |count: u64, how: String| (count > 0).then(|| format!("{count} of {rows} rows are left out: {how}"));
         let near = |of: &str| format!("nearly the same as {of} (Jaccard similarity of at least {threshold})");
@@ -151,7 +151,7 @@ impl Compare<'_> {
         let same = order.chunk_by(|one, other| contents[*one as usize] == contents[*other as usize]);
         let later = same.flat_map(|rows| {
             let of = self.corpus.number(rows[0] as usize);
-            rows[1..].iter().map(move |row| (*row, Duplicate { fate: Fate::Duplicate, of }))
+            rows[1..].iter().map(move |row| (*row, Duplicate { fate: RowStatus::Duplicate, of }))
         });
         later.collect()
     }
@@ -163,7 +163,7 @@ impl Compare<'_> {
         let pairs = near_duplicates(rest.len(), ids, self.threshold, report);
         let number = |place: u32| self.corpus.number(rest[place as usize] as usize);
         left_out.extend(
-            pairs.into_iter().map(|pair| (rest[pair.row as usize], Duplicate { fate: Fate::NearDuplicate, of: number(pair.of) })),
+            pairs.into_iter().map(|pair| (rest[pair.row as usize], Duplicate { fate: RowStatus::NearDuplicate, of: number(pair.of) })),
         );
     }
 
@@ -183,7 +183,7 @@ impl Compare<'_> {
             None => self.corpus.number(validation[place] as usize),
             Some(of_set) => self.corpus.rows_read() + self.evaluation.number(of_set),
         };
-        let duplicate = |of: u32| Duplicate { fate: Fate::NearHeldOut, of: number(of as usize) };
+        let duplicate = |of: u32| Duplicate { fate: RowStatus::NearHeldOut, of: number(of as usize) };
         pairs.into_iter().map(|pair| (training[pair.row as usize - scored], duplicate(pair.of))).collect()
     }
 

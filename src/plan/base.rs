@@ -4,14 +4,14 @@ use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
-use super::fill::Filled;
+use super::filled::Filled;
 use crate::data::template::{ChatTemplate, Sources, sources};
 use crate::data::tokenize::Tokenizer;
 use crate::fault::{Explain, Fault};
 use crate::files::NotFolder;
 use crate::hub::{Cache, Environment, Missing, RepoId, Snapshot};
 use crate::model::{Folder, shard_paths};
-use crate::recipe::{Place, Recipe, Said};
+use crate::recipe::{Location, Recipe, Said};
 use crate::terms::Technique;
 
 /// What a template is expected to be.
@@ -33,7 +33,7 @@ pub(super) struct Base {
 }
 
 /// What a recipe's `base_model` turned out to be.
-pub(super) enum Found {
+pub(super) enum BaseFound {
     /// A folder that was read.
     Folder(Box<Base>),
     /// A Hub id that is not in the cache.
@@ -43,15 +43,15 @@ pub(super) enum Found {
 }
 
 /// Looks the base up, without network; what is wrong with it joins `faults`. A base of the Hub is `fetched`, or what the cache has.
-pub(super) fn find(recipe: &Recipe, fetched: Option<Snapshot>, filled: &mut Filled, faults: &mut Vec<Fault>) -> Found {
-    let Some(said) = &recipe.base_model else { return Found::Nothing };
+pub(super) fn find(recipe: &Recipe, fetched: Option<Snapshot>, filled: &mut Filled, faults: &mut Vec<Fault>) -> BaseFound {
+    let Some(said) = &recipe.base_model else { return BaseFound::Nothing };
     let name = filled.plain("base_model", Some(said), String::new());
     // What was fetched for this name stays that, whatever folder has come to be called so since.
     let fetched = fetched.filter(|fetched| RepoId::parse(&name).is_ok_and(|id| id.repository() == fetched.id.repository()));
     let snapshot = match (fetched, hub_id(&name).filter(|_| recipe.base_folder.is_none())) {
         (None, Some(id)) => match Cache::at(&Environment::read().cache).find(&id) {
             Ok(snapshot) => Some(snapshot),
-            Err(missing) => return Found::Hub(id, missing),
+            Err(missing) => return BaseFound::Hub(id, missing),
         },
         (fetched, _) => fetched,
     };
@@ -59,14 +59,14 @@ pub(super) fn find(recipe: &Recipe, fetched: Option<Snapshot>, filled: &mut Fill
     let folder = snapshot.as_ref().map_or_else(named, |snapshot| &snapshot.folder);
     if !folder.is_dir() {
         faults.push(no_base(&name, folder, &said.place));
-        return Found::Nothing;
+        return BaseFound::Nothing;
     }
     let holds = |name: &str| folder.join(name).exists();
     if !holds("config.json") && ["adapter_config.json", "adapter/adapter_config.json", "model/config.json"].into_iter().any(holds)
     {
         // It is something else: what it lacks to be a model is of no interest.
         noted(Folder::open(folder), &said.place, faults);
-        return Found::Nothing;
+        return BaseFound::Nothing;
     }
     let before = faults.len();
     let model = noted(Folder::open(folder), &said.place, faults).map(|model| fitted(recipe, model, filled, faults));
@@ -76,9 +76,9 @@ pub(super) fn find(recipe: &Recipe, fetched: Option<Snapshot>, filled: &mut Fill
     match (model, tokenizer) {
         (Some(model), Some(tokenizer)) if faults.len() == before => {
             let folder = folder.to_owned();
-            Found::Folder(Box::new(Base { name, snapshot, folder, model, tokenizer }))
+            BaseFound::Folder(Box::new(Base { name, snapshot, folder, model, tokenizer }))
         }
-        _ => Found::Nothing,
+        _ => BaseFound::Nothing,
     }
 }
 
@@ -123,7 +123,7 @@ pub fn hub_id(name: &str) -> Option<RepoId> {
 }
 
 /// A base that is not there. Beside a folder of its owner's name an id needs its revision.
-fn no_base(name: &str, folder: &Path, place: &Place) -> Fault {
+fn no_base(name: &str, folder: &Path, place: &Location) -> Fault {
     let fault = missing("base_model", folder, "a folder or a Hub id", place);
     match RepoId::parse(name).ok().as_ref().and_then(|id| Some((id, id.owner_and_name()?.0))) {
         Some((id, owner)) if !name.contains('@') && NotFolder::of(folder) == Some(NotFolder::Missing) => {
@@ -145,7 +145,7 @@ pub(super) fn template(
         None => (None, &recipe.base_model.as_ref()?.place),
     };
     let mut sources = match Sources::choose(named, &base.tokenizer) {
-        Err(sources::Error::Unknown { names, .. }) => {
+        Err(sources::TemplateSourceError::Unknown { names, .. }) => {
             let of_base = names.iter().map(|name| format!("`{name}`")).chain([sources::stock_names()]);
             let expected = format!("a file, or one of {}", of_base.collect::<Vec<_>>().join(", "));
             faults.push(missing("chat_template", named.unwrap_or(Path::new("")), &expected, place));
@@ -159,12 +159,12 @@ pub(super) fn template(
 }
 
 /// The value, or its error among the faults, at the place that led to it.
-pub(super) fn noted<T, E: Explain>(result: Result<T, E>, place: &Place, faults: &mut Vec<Fault>) -> Option<T> {
+pub(super) fn noted<T, E: Explain>(result: Result<T, E>, place: &Location, faults: &mut Vec<Fault>) -> Option<T> {
     result.map_err(|error| faults.extend(error.faults().into_iter().map(|fault| fault.at(place)))).ok()
 }
 
 /// A path that is not there, with the folder in which it was looked up.
-pub(super) fn missing(key: &str, path: &Path, expected: &str, place: &Place) -> Fault {
+pub(super) fn missing(key: &str, path: &Path, expected: &str, place: &Location) -> Fault {
     let looked = std::env::current_dir().map_or_else(|_| path.to_owned(), |folder| folder.join(path));
     let folder = looked.parent().map_or_else(String::new, |folder| format!(", looked in `{}`", folder.display()));
     let why = NotFolder::of(path).filter(|_| expected != A_FILE);

@@ -3,19 +3,19 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
-use super::memory::Rows;
+use super::memory::RowShape;
 use super::rows::RunData;
 use crate::data::{self, Packing, Visit};
-use crate::train::{self, Course};
+use crate::train::{self, StepSampler};
 
 /// Rows that are looked at; a run that trains more of them is taken to have its longest rows beside those with most labels.
 const MOST_LOOKED_AT: u64 = 1 << 20;
 
 impl RunData {
     /// With as many tokens as the micro-batch that has most of those that a run trains, and as many labels as the one that has most.
-    pub(super) fn largest_trained(&self, config: &train::Config) -> Option<Rows> {
+    pub(super) fn largest_trained(&self, config: &train::TrainConfig) -> Option<RowShape> {
         let (rows, steps) = (self.training(), config.schedule.total_steps);
-        let mut course = Course::new(config, &rows);
+        let mut course = StepSampler::new(config, &rows);
         if (steps as f64 / course.steps_of(0) as f64 * rows.per_epoch() as f64) > MOST_LOOKED_AT as f64 {
             return bound(&rows, config.micro_batch_size, config.packing);
         }
@@ -33,7 +33,7 @@ impl RunData {
     }
 
     /// The same of batches that are scored, which come in order.
-    pub(super) fn largest_scored(&self, size: usize, packing: Packing) -> Option<Rows> {
+    pub(super) fn largest_scored(&self, size: usize, packing: Packing) -> Option<RowShape> {
         let of = |rows: &data::Rows| {
             let packs = rows.packs(packing, Visit::InOrder);
             let ends = (0..packs.len()).step_by(size).map(|first| first..packs.len().min(first + size));
@@ -44,19 +44,19 @@ impl RunData {
 }
 
 /// A micro-batch of the rows at these places.
-fn counted(rows: &data::Rows, places: &[u32], size: usize, packing: Packing) -> Rows {
+fn counted(rows: &data::Rows, places: &[u32], size: usize, packing: Packing) -> RowShape {
     let (mut length, mut tokens, mut labelled) = (0, 0, 0);
     for (of_row, labels) in places.iter().map(|place| rows.counts(*place)) {
         (length, tokens, labelled) = (length.max(of_row), tokens + of_row, labelled + labels);
     }
     // Rows that share a pack become shorter or fewer together.
     let length = if let Packing::BestFit { tokens: room } = packing { room.min(tokens) } else { length };
-    Rows { count: places.len().min(size), length, tokens, labelled }
+    RowShape { count: places.len().min(size), length, tokens, labelled }
 }
 
 /// What is as large as either in everything.
-fn both(one: Rows, other: Rows) -> Rows {
-    Rows {
+fn both(one: RowShape, other: RowShape) -> RowShape {
+    RowShape {
         count: one.count.max(other.count),
         length: one.length.max(other.length),
         tokens: one.tokens.max(other.tokens),
@@ -65,9 +65,9 @@ fn both(one: Rows, other: Rows) -> Rows {
 }
 
 /// The longest rows beside the rows with most labels, or full packs of nothing but labels: no order of rows makes a larger batch.
-fn bound(rows: &data::Rows, size: usize, packing: Packing) -> Option<Rows> {
+fn bound(rows: &data::Rows, size: usize, packing: Packing) -> Option<RowShape> {
     if let Packing::BestFit { tokens: room } = packing {
-        return Some(Rows { count: size, length: room, tokens: size * room, labelled: size * room });
+        return Some(RowShape { count: size, length: room, tokens: size * room, labelled: size * room });
     }
     let places = 0..u32::try_from(rows.len()).unwrap_or(u32::MAX);
     // The `size` largest of each.
@@ -85,7 +85,7 @@ fn bound(rows: &data::Rows, size: usize, packing: Packing) -> Option<Rows> {
     let (length, labels) = (most(&lengths)?, most(&labelled)?);
     if rows.mixture().is_some() {
         // A row may stand in a batch several times.
-        return Some(Rows { count: size, length, tokens: size * length, labelled: size * labels });
+        return Some(RowShape { count: size, length, tokens: size * length, labelled: size * labels });
     }
-    Some(Rows { count: lengths.len(), length, tokens: sum(&lengths), labelled: sum(&labelled) })
+    Some(RowShape { count: lengths.len(), length, tokens: sum(&lengths), labelled: sum(&labelled) })
 }

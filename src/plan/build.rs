@@ -4,21 +4,21 @@ use std::path::PathBuf;
 
 use burn::tensor::Device;
 
-use super::Error;
+use super::PlanError;
 use super::adapter::Trains;
 use super::peak::MemoryPlan;
 use super::resolve::Plan;
 use super::rows::RunData;
 use super::tokens::Vocabulary;
 use super::training::Warmup;
-use crate::adapter::{Extraction, LoraConfig, Part, Tables, attach, check_bases, peft};
+use crate::adapter::{Extraction, LoraConfig, TablePart, Tables, attach, check_bases, peft};
 use crate::data::template::Sources;
 use crate::fault::Fault;
 use crate::files::Float;
-use crate::model::{Beside, Decoder, Folder, LinearSpec, Role, Storage};
+use crate::model::{CompanionFiles, Decoder, Folder, LinearSpec, Role, Storage};
 use crate::objective::Objective;
 use crate::report::Reporter;
-use crate::train::{self, Checkpoint, Course, Product, RunFolder, Schedule, StepConfig};
+use crate::train::{self, Checkpoint, StepSampler, Product, RunFolder, Schedule, StepConfig};
 
 impl Plan {
     /// Loads what trains: as a checkpoint has it, as the recipe says to go on from, or fresh; the base as [`MemoryPlan::storage`] has it.
@@ -31,7 +31,7 @@ impl Plan {
         device: &Device,
         checkpoint: Option<&Checkpoint>,
         report: Reporter,
-    ) -> Result<Decoder, Error> {
+    ) -> Result<Decoder, PlanError> {
         match &self.trains {
             Trains::Adapter(config) => self.load_adapter(config, (storage, device), checkpoint, report),
             Trains::Everything => {
@@ -40,7 +40,7 @@ impl Plan {
                 if !decoder.has_whole_tables() {
                     let message =
                         "the embedding is larger than a tensor of the device, and `method: full` trains it as one".to_owned();
-                    return Err(Error::Memory { message, hint: "train an adapter with `adapter.method: lora`".to_owned() });
+                    return Err(PlanError::Memory { message, hint: "train an adapter with `adapter.method: lora`".to_owned() });
                 }
                 decoder.train_everything();
                 Ok(decoder)
@@ -49,12 +49,12 @@ impl Plan {
     }
 
     /// The weights of a checkpoint under the base's config, which is what the run's model gets.
-    fn folder_of(&self, checkpoint: &Checkpoint) -> Result<Folder, Error> {
+    fn folder_of(&self, checkpoint: &Checkpoint) -> Result<Folder, PlanError> {
         let mut folder = Folder::open(&checkpoint.model())?;
         let (path, base) = (checkpoint.path().display(), self.base_folder.display());
         if let Some(message) = folder.spec.mismatch(&format!("`{path}`"), &self.model.spec, &format!("base `{base}`")) {
             let hint = "put back the base that the run was started on, or start over with `--overwrite`";
-            return Err(Error::Faults { faults: vec![Fault::new(message).hint(hint)] });
+            return Err(PlanError::Faults { faults: vec![Fault::new(message).hint(hint)] });
         }
         folder.spec.clone_from(&self.model.spec);
         Ok(folder)
@@ -66,7 +66,7 @@ impl Plan {
         (storage, device): (Storage, &Device),
         checkpoint: Option<&Checkpoint>,
         report: Reporter,
-    ) -> Result<Decoder, Error> {
+    ) -> Result<Decoder, PlanError> {
         let modules = self.model.spec.modules();
         let numbers = match (checkpoint, &self.init_from) {
             (Some(checkpoint), _) => Some(checkpoint.numbers(&config.saved(), &modules)?),
@@ -100,7 +100,7 @@ impl Plan {
     ///
     /// # Errors
     /// What goes with the base's weights cannot be read.
-    pub fn product(&self) -> Result<Product, Error> {
+    pub fn product(&self) -> Result<Product, PlanError> {
         Ok(match &self.trains {
             Trains::Adapter(config) => {
                 let beside = self.vocabulary.as_ref().map(|vocabulary| vocabulary.contents(self.own_templates()));
@@ -114,9 +114,9 @@ impl Plan {
     ///
     /// # Errors
     /// The base's folder cannot be read.
-    pub fn needed_bytes(&self) -> Result<u64, Error> {
+    pub fn needed_bytes(&self) -> Result<u64, PlanError> {
         let beside = match &self.trains {
-            Trains::Everything => Beside::of(&self.base_folder)?.bytes(),
+            Trains::Everything => CompanionFiles::of(&self.base_folder)?.bytes(),
             // What they started as is saved with them.
             Trains::Adapter(_) if self.takes_parts_out() => 4 * self.trainable_parameters as u64,
             Trains::Adapter(_) => 0,
@@ -127,12 +127,12 @@ impl Plan {
     }
 
     /// What goes with the weights of the model that is trained; its chat template is the one that it is trained with.
-    fn beside(&self) -> Result<Vec<(PathBuf, Vec<u8>)>, Error> {
+    fn beside(&self) -> Result<Vec<(PathBuf, Vec<u8>)>, PlanError> {
         let rows = self.model.spec.vocabulary;
         let own = self.vocabulary.as_ref().map(|vocabulary| vocabulary.of_model(rows, self.own_templates()));
-        let mut beside = Beside::of(&self.base_folder)?.read(Float::F32, own.as_ref())?;
+        let mut beside = CompanionFiles::of(&self.base_folder)?.read(Float::F32, own.as_ref())?;
         if let Some(sources) = &self.own_sources {
-            beside.retain(|(name, _)| !Beside::is_template(name));
+            beside.retain(|(name, _)| !CompanionFiles::is_template(name));
             beside.extend(sources.files().into_iter().map(|(name, source)| (name, source.into_bytes())));
         }
         Ok(beside)
@@ -154,7 +154,7 @@ impl Plan {
     }
 
     /// The loop's config for these rows, and the memory that a run with it needs.
-    pub fn prepare(&self, data: &RunData) -> (train::Config, MemoryPlan) {
+    pub fn prepare(&self, data: &RunData) -> (train::TrainConfig, MemoryPlan) {
         let mut config = self.config(data);
         let memory = self.memory(data, &config);
         config.step.memory = memory.chosen;
@@ -162,9 +162,9 @@ impl Plan {
     }
 
     /// The same while no block recomputes.
-    fn config(&self, data: &RunData) -> train::Config {
+    fn config(&self, data: &RunData) -> train::TrainConfig {
         let of = &self.training;
-        let mut config = train::Config {
+        let mut config = train::TrainConfig {
             micro_batch_size: of.micro_batch_size,
             packing: of.packing,
             gradient_accumulation_steps: of.gradient_accumulation_steps,
@@ -185,7 +185,7 @@ impl Plan {
             save_steps: of.save_steps as u64,
             save_total_limit: of.save_total_limit,
         };
-        let epochs = || Course::new(&config, &data.training()).steps(of.num_epochs as u64);
+        let epochs = || StepSampler::new(&config, &data.training()).steps(of.num_epochs as u64);
         config.schedule.total_steps = of.max_steps.map_or_else(epochs, |steps| steps as u64);
         config.schedule.warmup_steps = match of.warmup {
             Warmup::Steps(steps) => steps as u64,
@@ -199,7 +199,7 @@ impl Plan {
         match &self.trains {
             Trains::Adapter(config) => {
                 let targets = config.table_targets(&self.model.spec.modules()).unwrap_or_default();
-                targets.iter().any(|target| target.part == Part::Whole && is_head(&target.module))
+                targets.iter().any(|target| target.part == TablePart::Whole && is_head(&target.module))
             }
             Trains::Everything => true,
         }
@@ -207,11 +207,11 @@ impl Plan {
 
     /// Floating-point operations of the whole run: 4 a frozen parameter and token, 6 one that trains, forward again where blocks
     /// recompute, and the products of attention.
-    pub fn training_flops(&self, data: &RunData, config: &train::Config) -> f64 {
+    pub fn training_flops(&self, data: &RunData, config: &train::TrainConfig) -> f64 {
         let spec = &self.model.spec;
         let (tokens, labelled) = data.training_tokens();
         let rows = data.training().per_epoch() as f64;
-        let epochs = config.schedule.total_steps as f64 / Course::new(config, &data.training()).steps_of(0) as f64;
+        let epochs = config.schedule.total_steps as f64 / StepSampler::new(config, &data.training()).steps_of(0) as f64;
         let mean_length = tokens as f64 / rows;
         // Half of all pairs are seen; backward makes the scores again, five products to two.
         let layer = |layer: &crate::model::LayerSpec| 2.0 * layer.mixer.query_width() as f64 * mean_length;

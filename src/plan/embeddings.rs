@@ -3,15 +3,15 @@
 
 use std::collections::BTreeSet;
 
-use super::Error;
+use super::PlanError;
 use super::adapter::Trains;
 use super::resolve::Plan;
-use crate::adapter::Part;
+use crate::adapter::TablePart;
 use crate::model::Role;
 
 impl Plan {
     /// A note for each of these ends of a turn, and for the padding token, whose embedding looks untrained.
-    pub(super) fn notes_of_embeddings(&self, ends: &BTreeSet<u32>) -> Result<Vec<String>, Error> {
+    pub(super) fn notes_of_embeddings(&self, ends: &BTreeSet<u32>) -> Result<Vec<String>, PlanError> {
         let tokenizer = &self.encoder.tokenizer;
         let pad = tokenizer.special().pad.as_deref().and_then(|pad| tokenizer.token_to_id(pad));
         let ids: BTreeSet<u32> = ends.iter().copied().chain(pad).collect();
@@ -31,8 +31,8 @@ impl Plan {
         let Trains::Adapter(config) = &self.trains else { return false };
         let targets = config.table_targets(&self.model.spec.modules()).unwrap_or_default();
         targets.iter().filter(|target| target.module.role == Role::Embedding).any(|target| match &target.part {
-            Part::Whole => true,
-            Part::Rows(tokens) | Part::Shared(tokens) => tokens.contains(&id),
+            TablePart::Whole => true,
+            TablePart::Rows(tokens) | TablePart::Shared(tokens) => tokens.contains(&id),
         })
     }
 }

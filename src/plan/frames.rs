@@ -1,18 +1,18 @@
 //! Frames that do not go together: those of the rows, the base's chat template, and that of the prompts.
 
 use super::resolve::Plan;
-use crate::data::{Source, any_rendered};
+use crate::data::{DataSource, any_rendered};
 use crate::infer::{Frame, listed_formats};
 use crate::terms::{Format, Term};
 
-fn is_rendered(source: &Source) -> bool {
+fn is_rendered(source: &DataSource) -> bool {
     any_rendered(&source.files, source.format, &source.columns)
 }
 
 impl Plan {
     /// Formats of the rows that are trained.
     pub fn trained_formats(&self) -> Vec<Format> {
-        let format = |source: &Source| if is_rendered(source) { Format::Chat } else { source.format };
+        let format = |source: &DataSource| if is_rendered(source) { Format::Chat } else { source.format };
         self.sources.iter().map(format).collect()
     }
 

@@ -7,8 +7,8 @@ use serde_json::{Map, Value};
 
 use super::lock::Lock;
 use crate::fault::{Explain, Fault};
-use crate::hub::{Cache, DatasetPath, DatasetRequest, DatasetSnapshot, Environment, Error as HubError};
-use crate::recipe::{Dataset, Place, Recipe, Split};
+use crate::hub::{Cache, DatasetPath, DatasetRequest, DatasetSnapshot, Environment, HubError};
+use crate::recipe::{Dataset, Location, Recipe, Split};
 
 /// Key of the lock.
 const LOCK: &str = "hub_datasets";
@@ -103,7 +103,7 @@ pub(super) fn place(recipe: &mut Recipe, known: &Snapshots, faults: &mut Vec<Fau
 /// The fault at the key that it is about.
 fn said_at(key: &str, dataset: &Dataset, error: &HubError, fault: Fault) -> Fault {
     let path = dataset.path.as_ref().map(|said| &said.place);
-    let (name, place): (&str, Option<&Place>) = match error {
+    let (name, place): (&str, Option<&Location>) = match error {
         HubError::DatasetConfig { .. } => ("config", dataset.config.as_ref().map(|said| &said.place).or(path)),
         HubError::DatasetSplit { .. } => ("split", dataset.split.as_ref().map(|said| &said.place).or(path)),
         _ => ("path", path),

@@ -6,15 +6,15 @@ use std::time::SystemTime;
 
 use serde_json::{Map, Value, json};
 
-use super::Error;
+use super::PlanError;
 use super::adapter::Trains;
 use super::resolve::Plan;
 use super::tokens::files_of;
 use crate::adapter::peft;
 use crate::data::tokenizer_files::named_template_files;
-use crate::data::{DataFile, Source};
+use crate::data::{DataFile, DataSource};
 use crate::files::{self, hash_file};
-use crate::model::{Beside, shard_paths};
+use crate::model::{CompanionFiles, shard_paths};
 
 /// What of the base's folder is read beside the weights.
 const BESIDE: [&str; 8] = [
@@ -44,25 +44,25 @@ type Look = (u64, Option<SystemTime>);
 
 /// Hashes being computed by a thread of their own, while rows are tokenised and the base is loaded.
 #[derive(Debug)]
-pub struct Hashing(JoinHandle<Result<Value, files::Error>>);
+pub struct Hashing(JoinHandle<Result<Value, files::FileError>>);
 
 impl Inputs {
     /// The inputs of a plan, of which nothing was read before `since`.
     ///
     /// # Errors
     /// The base's index cannot be read.
-    pub fn of(plan: &Plan, since: SystemTime) -> Result<Self, Error> {
+    pub fn of(plan: &Plan, since: SystemTime) -> Result<Self, PlanError> {
         let beside = BESIDE.into_iter().map(|name| plan.base_folder.join(name)).filter(|path| path.symlink_metadata().is_ok());
         let mut beside: Vec<PathBuf> = beside.collect();
         beside.extend(named_template_files(&plan.base_folder)?);
         if plan.trains == Trains::Everything {
             // All that the model's folder gets.
-            beside.extend(Beside::of(&plan.base_folder)?.files());
+            beside.extend(CompanionFiles::of(&plan.base_folder)?.files());
             beside.sort();
             beside.dedup();
         }
         let as_they_are = |paths: Vec<PathBuf>| paths.into_iter().map(DataFile::from).collect::<Vec<_>>();
-        let files = |sources: &[Source]| sources.iter().flat_map(|source| source.files.clone()).collect::<Vec<_>>();
+        let files = |sources: &[DataSource]| sources.iter().flat_map(|source| source.files.clone()).collect::<Vec<_>>();
         let data = |sources| as_they_are(files(sources).iter().map(|file| file.path().to_owned()).collect());
         let all = files(&plan.sources).into_iter().chain(files(&plan.validation_sources));
         let init_from = plan.init_from.iter().flat_map(|folder| peft::files(folder).into_iter().chain(files_of(folder)));
@@ -99,7 +99,7 @@ impl Hashing {
     ///
     /// # Errors
     /// A file could not be read.
-    pub fn finish(self) -> Result<Value, Error> {
+    pub fn finish(self) -> Result<Value, PlanError> {
         Ok(self.0.join().expect("hashing does not panic")?)
     }
 }
@@ -109,7 +109,7 @@ fn look(path: &Path) -> Option<Look> {
     Some((metadata.len(), metadata.modified().ok()))
 }
 
-fn hashes(by_kind: &[(&str, Vec<DataFile>)]) -> Result<Value, files::Error> {
+fn hashes(by_kind: &[(&str, Vec<DataFile>)]) -> Result<Value, files::FileError> {
     let mut blake3 = Map::new();
     for (kind, files) in by_kind.iter().filter(|(_, files)| !files.is_empty()) {
         let mut of = Map::new();

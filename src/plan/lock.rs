@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
 
-use super::Error;
-use super::fill::Origin;
+use super::PlanError;
+use super::filled::Origin;
 use super::inputs::CONVERTED;
 use super::places::Places;
-use super::portable;
+use super::redact;
 use super::provenance::set_by;
 use super::resolve::Plan;
 use crate::device::{self, cpu_features};
@@ -84,21 +84,21 @@ impl Lock {
     ///
     /// # Errors
     /// It cannot be read, or is not one.
-    pub fn read(path: &Path) -> Result<Self, Error> {
+    pub fn read(path: &Path) -> Result<Self, PlanError> {
         let text = read_text(path)?;
         let map = serde_yaml::from_str::<Map<String, Value>>(&text).map_err(|error| error.to_string());
         let is_lock = |map: &Map<String, Value>| map.contains_key("recipe") && map.contains_key("blake3");
         let map = map.and_then(|map| if is_lock(&map) { Ok(map) } else { Err("it has no `recipe` and `blake3`".to_owned()) });
         let lines = |reason: String| reason.lines().next().unwrap_or_default().to_owned();
         let fault = |reason| Fault::new(format!("`{}` is not the lock of a run: {}", path.display(), lines(reason)));
-        map.map(Self).map_err(|reason| Error::Faults { faults: vec![fault(reason)] })
+        map.map(Self).map_err(|reason| PlanError::Faults { faults: vec![fault(reason)] })
     }
 
     /// Writes the lock.
     ///
     /// # Errors
     /// The file cannot be written.
-    pub fn write(&self, path: &Path) -> Result<(), Error> {
+    pub fn write(&self, path: &Path) -> Result<(), PlanError> {
         Ok(write_atomic(path, self.text().as_bytes())?)
     }
 
@@ -115,14 +115,14 @@ impl Lock {
 
     /// The lock for others: as [`Lock::text`], without the places that this machine has for its files.
     pub fn portable_text(&self) -> String {
-        Self(portable::map(&self.0)).text()
+        Self(redact::map(&self.0)).text()
     }
 
     /// Its values for a page that others read: as [`Lock::portable_text`], and the command with the last parts of its paths.
     pub fn portable_values(&self) -> Map<String, Value> {
-        let mut values = portable::map(&self.0);
+        let mut values = redact::map(&self.0);
         if let Some(command) = self.word("command") {
-            values.insert("command".to_owned(), json!(portable::text(command)));
+            values.insert("command".to_owned(), json!(redact::text(command)));
         }
         values
     }
@@ -150,7 +150,7 @@ impl Lock {
     ///
     /// # Errors
     /// The file cannot be read.
-    pub fn recipe(path: &Path, run: &Path) -> Result<Recipe, Error> {
+    pub fn recipe(path: &Path, run: &Path) -> Result<Recipe, PlanError> {
         Ok(recipe::read_locked(path, &read_text(path)?, run))
     }
 

@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 
-use super::Error;
-use super::fill::Filled;
+use super::PlanError;
+use super::filled::Filled;
 use super::rows::RunData;
 use crate::data::Mixture;
 use crate::recipe::Recipe;
@@ -79,9 +79,9 @@ impl RunData {
 
 impl RunData {
     /// Refuses a dataset with a weight and no row to draw, and an epoch that cannot be counted.
-    pub(super) fn check_mixing(&self) -> Result<(), Error> {
+    pub(super) fn check_mixing(&self) -> Result<(), PlanError> {
         if let Some(share) = self.shares().iter().find(|share| share.rows == 0) {
-            return Err(Error::Rows {
+            return Err(PlanError::Rows {
                 message: format!("{}: it has a weight of {} and no row to train on", share.dataset, share.weight),
                 hint: "see with `rankine preview` what became of its rows, or take it out".to_owned(),
             });
@@ -89,7 +89,7 @@ impl RunData {
         let rows = self.training();
         match rows.mixture().filter(|mixture| mixture.is_too_long()) {
             None => Ok(()),
-            Some(mixture) => Err(Error::Rows {
+            Some(mixture) => Err(PlanError::Rows {
                 message: format!(
                     "datasets: an epoch would have {} draws until each dataset was drawn whole, at most {} can be counted",
                     mixture.draws_per_epoch(),

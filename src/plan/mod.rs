@@ -10,26 +10,26 @@ mod batches;
 mod build;
 mod data_files;
 mod embeddings;
-mod fill;
+mod filled;
 mod frames;
 mod hub_data;
 mod inputs;
-mod judge;
+mod data_checks;
 mod lock;
 pub mod memory;
 mod mixing;
 mod overlap;
-mod packing;
+mod quantization;
 mod peak;
 mod places;
-mod portable;
+mod redact;
 mod prompts;
 mod provenance;
 mod rates;
 mod resolve;
 mod rows;
 mod sample;
-mod score;
+mod eval_sets;
 mod selection;
 mod tokens;
 mod training;
@@ -37,17 +37,17 @@ mod training;
 pub use adapter::Trains;
 pub use alike::Alike;
 pub use base::hub_id;
-pub use fill::{Origin, Setting};
+pub use filled::{Origin, Setting};
 pub use hub_data::{Snapshots, cached_files, requests};
 pub use inputs::{Hashing, Inputs};
 pub use lock::Lock;
 pub use mixing::{Mixing, Share};
 pub use peak::{Allowed, MemoryPlan};
 pub use places::{Named, Places};
-pub use portable::{map as entries_without_places, text as without_places};
+pub use redact::{map as entries_without_places, text as without_places};
 pub use resolve::{Fetched, Plan, Resolved, leftover_note, now, resolve, resolve_on};
 pub use rows::RunData;
-pub use score::{Comparison, Examined, Reading, Sheet};
+pub use eval_sets::{Comparison, Examined, Reading, Sheet};
 pub use tokens::Vocabulary;
 
 use crate::fault::{Exit, Explain, Fault};
@@ -55,7 +55,7 @@ use crate::{data, device, files, model, train};
 
 /// A plan that cannot be made or carried out.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub enum PlanError {
     /// The recipe is wrong; every fault is in the list.
     #[error("{} in the recipe", count(faults.len()))]
     Faults {
@@ -64,7 +64,7 @@ pub enum Error {
     },
     /// The data cannot be read.
     #[error(transparent)]
-    Data(#[from] data::Error),
+    Data(#[from] data::CorpusError),
     /// Nothing is left to train on.
     #[error(transparent)]
     Split(#[from] data::SplitError),
@@ -86,26 +86,26 @@ pub enum Error {
     },
     /// The base cannot be loaded.
     #[error(transparent)]
-    Model(#[from] model::Error),
+    Model(#[from] model::ModelError),
     /// The adapter cannot be made.
     #[error(transparent)]
-    Adapter(#[from] crate::adapter::Error),
+    Adapter(#[from] crate::adapter::AdapterError),
     /// The checkpoint to go on from does not fit.
     #[error(transparent)]
-    Train(#[from] train::Error),
+    Train(#[from] train::TrainError),
     /// The device cannot be used.
     #[error(transparent)]
-    Device(#[from] device::Error),
+    Device(#[from] device::DeviceError),
     /// A file cannot be read or written.
     #[error(transparent)]
-    File(#[from] files::Error),
+    File(#[from] files::FileError),
 }
 
 fn count(faults: usize) -> String {
     if faults == 1 { "1 fault".to_owned() } else { format!("{faults} faults") }
 }
 
-impl Error {
+impl PlanError {
     fn inner(&self) -> Option<&dyn Explain> {
         match self {
             Self::Faults { .. } | Self::Rows { .. } | Self::Memory { .. } => None,
@@ -120,7 +120,7 @@ impl Error {
     }
 }
 
-impl Explain for Error {
+impl Explain for PlanError {
     fn exit(&self) -> Exit {
         match self {
             Self::Memory { .. } => Exit::Memory,

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use rayon::prelude::*;
 
-use super::Error;
+use super::PlanError;
 use super::resolve::Plan;
 use crate::data::{Corpus, Divided, visible};
 use crate::report::Reporter;
@@ -90,7 +90,7 @@ impl Plan {
     ///
     /// # Errors
     /// Rows cannot be read, or the recipe refuses near-duplicates of what is only scored and there are some.
-    pub fn notes_of_likeness(&self, report: Reporter) -> Result<Vec<String>, Error> {
+    pub fn notes_of_likeness(&self, report: Reporter) -> Result<Vec<String>, PlanError> {
         if self.validation_sources.is_empty() && !self.alike.leaves_out() {
             return Ok(Vec::new());
         }

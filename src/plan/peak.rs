@@ -1,8 +1,8 @@
 //! The memory of a plan: what its rows make of the closed form, how many blocks recompute, and the refusal of what does not fit.
 
-use super::Error;
+use super::PlanError;
 use super::adapter::Trains;
-use super::memory::{Largest, Load, Parts, Phase, Place, Purpose, Rows, Trained, fewest_recomputed};
+use super::memory::{Largest, Load, MemoryParts, Phase, MemoryPlace, Purpose, RowShape, Trained, fewest_recomputed};
 use super::resolve::Plan;
 use super::rows::RunData;
 use crate::device;
@@ -22,7 +22,7 @@ pub struct MemoryPlan {
     /// How many blocks recompute.
     pub chosen: Memory,
     /// What the run needs so.
-    pub parts: Parts,
+    pub parts: MemoryParts,
     /// The rank that a change of the recipe could lower; `None` where the recipe does not set it for all.
     rank: Option<usize>,
     /// What it may have; `None` where the system does not tell and the recipe does not say.
@@ -116,7 +116,7 @@ impl MemoryPlan {
         let step = parts.step;
         let working = step.recomputed_bytes + step.block_bytes + step.head_bytes;
         let held = [
-            (if matches!(self.load.place, Place::Gpu { .. }) { "  pools" } else { "  process" }, parts.process_bytes),
+            (if matches!(self.load.place, MemoryPlace::Gpu { .. }) { "  pools" } else { "  process" }, parts.process_bytes),
             ("  frozen weights", parts.base_bytes),
             ("  trained weights", parts.trained_bytes),
         ];
@@ -152,7 +152,7 @@ impl MemoryPlan {
     ///
     /// # Errors
     /// It would; with both sides and the smallest change of the recipe with which it would not.
-    pub fn check(&self) -> Result<(), Error> {
+    pub fn check(&self) -> Result<(), PlanError> {
         self.check_largest()?;
         let Some(allowed) = self.allowed.filter(|_| !self.fits()) else { return Ok(()) };
         let parts = &self.parts;
@@ -171,11 +171,11 @@ impl MemoryPlan {
         } else {
             message
         };
-        Err(Error::Memory { message, hint: self.hint(allowed) })
+        Err(PlanError::Memory { message, hint: self.hint(allowed) })
     }
 
     /// Refuses a run with a tensor that the device does not take.
-    fn check_largest(&self) -> Result<(), Error> {
+    fn check_largest(&self) -> Result<(), PlanError> {
         let (bytes, of) = self.load.largest_tensor();
         let Some(largest) = self.largest_tensor_bytes.filter(|largest| bytes > *largest) else { return Ok(()) };
         let message =
@@ -188,7 +188,7 @@ impl MemoryPlan {
             (Largest::Trained, true) => "train an adapter with `adapter.method: lora`, or train on another device",
             (Largest::Base, _) => "train on another device",
         };
-        Err(Error::Memory { message, hint: hint.to_owned() })
+        Err(PlanError::Memory { message, hint: hint.to_owned() })
     }
 
     /// The smallest change of the recipe that needs less than what ran out, which is what the device held by then, where that is known.
@@ -269,7 +269,7 @@ fn doing(phase: Phase) -> &'static str {
 
 impl Plan {
     /// The memory that a run over these rows needs. All of its micro-batches are looked at.
-    pub(super) fn memory(&self, data: &RunData, config: &train::Config) -> MemoryPlan {
+    pub(super) fn memory(&self, data: &RunData, config: &train::TrainConfig) -> MemoryPlan {
         self.memory_of(self.load(data, config))
     }
 
@@ -284,20 +284,20 @@ impl Plan {
 
     /// The memory that a run needs at least, whatever its rows are.
     pub fn least_memory(&self) -> MemoryPlan {
-        self.memory_of(self.load_of(Rows::dense(1, 2), None))
+        self.memory_of(self.load_of(RowShape::dense(1, 2), None))
     }
 
     /// The memory that a run needs where each row is as long as `training.sequence_len` allows.
     pub fn memory_of_full_rows(&self) -> MemoryPlan {
-        self.memory_of(self.load_of(Rows::dense(self.training.micro_batch_size, self.limits.sequence_len), None))
+        self.memory_of(self.load_of(RowShape::dense(self.training.micro_batch_size, self.limits.sequence_len), None))
     }
 
-    fn load(&self, data: &RunData, config: &train::Config) -> Load {
-        let rows = data.largest_trained(config).unwrap_or(Rows::dense(self.training.micro_batch_size, 2));
+    fn load(&self, data: &RunData, config: &train::TrainConfig) -> Load {
+        let rows = data.largest_trained(config).unwrap_or(RowShape::dense(self.training.micro_batch_size, 2));
         self.load_of(rows, data.largest_scored(config.micro_batch_size, config.packing))
     }
 
-    fn load_of(&self, rows: Rows, evaluation: Option<Rows>) -> Load {
+    fn load_of(&self, rows: RowShape, evaluation: Option<RowShape>) -> Load {
         let spec = self.model.spec.clone();
         let trained = match &self.trains {
             Trains::Adapter(config) => Trained::adapter(config, &spec).expect("the plan counted its parameters"),
@@ -306,7 +306,7 @@ impl Plan {
         let dropout = self.trains.dropout();
         let accumulated = self.training.gradient_accumulation_steps;
         let cores = || std::thread::available_parallelism().map_or(1, usize::from);
-        let place = Place::of(self.device, if self.threads == 0 { cores() } else { self.threads });
+        let place = MemoryPlace::of(self.device, if self.threads == 0 { cores() } else { self.threads });
         let (rule, purpose) = (self.training.optimizer.rule, Purpose::Run);
         Load { spec, storage: self.storage, trained, rule, dropout, rows, accumulated, evaluation, purpose, place }
     }
@@ -318,12 +318,12 @@ mod tests {
     use crate::adapter::{LoraConfig, Tables};
     use crate::model::{DecoderSpec, GatedSpec, GroupedSpec, LayerSpec};
     use crate::nn::rope::{RopeScaling, RopeSpec};
-    use crate::quant::Form;
+    use crate::quant::QuantFormat;
     use crate::terms::ModelDtype;
 
     #[test]
     fn a_run_that_goes_on_with_less_memory_recomputes_more() {
-        let load = super::super::memory::tests::load(4, 2, Rows::dense(4, 64));
+        let load = super::super::memory::tests::load(4, 2, RowShape::dense(4, 64));
         let plan = |allowed| {
             let allowed = Allowed { bytes: allowed, is_said: true };
             MemoryPlan::new(load.clone(), Checkpointing::None, None, Some(allowed), Device::Cpu)
@@ -337,7 +337,7 @@ mod tests {
 
     #[test]
     fn a_tensor_that_the_device_does_not_take_is_refused_with_what_makes_it_smaller() {
-        let load = super::super::memory::tests::load(2, 2, Rows::dense(64, 512));
+        let load = super::super::memory::tests::load(2, 2, RowShape::dense(64, 512));
         let (bytes, of) = load.largest_tensor();
         let gate_up = 64 * 512 * 2 * 6 * 4;
         let logits = 4096 * 10 * 4;
@@ -348,24 +348,24 @@ mod tests {
         };
         assert!(plan(&load, gate_up).check().is_ok());
         let said = |load: &Load, largest| match plan(load, largest).check() {
-            Err(Error::Memory { message, hint }) => format!("{message}; {hint}"),
+            Err(PlanError::Memory { message, hint }) => format!("{message}; {hint}"),
             other => panic!("{other:?}"),
         };
         let refused = said(&load, gate_up - 1);
         assert!(refused.contains("takes tensors up to 1.5 MiB; lower `training.micro_batch_size`"), "{refused}");
-        let short = load.with_rows(Rows::dense(1, 2));
+        let short = load.with_rows(RowShape::dense(1, 2));
         assert_eq!(short.largest_tensor(), (logits, Largest::Base));
         assert!(said(&short, logits - 1).ends_with("; train on another device"));
     }
 
     /// Llama 3 8B: 32 blocks of width 4096, 32 heads on 8, 14336 between, 128256 tokens, embedding and head apart.
-    fn eight_billion(rows: Rows) -> Load {
+    fn eight_billion(rows: RowShape) -> Load {
         let rope = RopeSpec { head_dim: 128, theta: 5e5, scaling: RopeScaling::Default };
         let layer = LayerSpec::new(GroupedSpec::new([32, 8, 128], rope), GatedSpec::new(14_336));
         let spec = DecoderSpec { tied_head: false, context: 8192, ..DecoderSpec::new(128_256, 4096, vec![layer; 32]) };
         let trained = Trained::adapter(&LoraConfig::all_linear(16, 32.0), &spec).expect("all projections are chosen");
-        let place = Place::Gpu { half: Some(ModelDtype::Bfloat16), is_shared: false };
-        let storage = Storage { form: Some(Form::QLORA), ..ModelDtype::Bfloat16.into() };
+        let place = MemoryPlace::Gpu { half: Some(ModelDtype::Bfloat16), is_shared: false };
+        let storage = Storage { form: Some(QuantFormat::QLORA), ..ModelDtype::Bfloat16.into() };
         let (rule, purpose) = (Rule::AdamW, Purpose::Run);
         Load { spec, storage, trained, rule, dropout: 0.0, rows, accumulated: 1, evaluation: None, purpose, place }
     }
@@ -382,14 +382,14 @@ mod tests {
 
     fn refusal(plan: &MemoryPlan) -> String {
         match plan.check() {
-            Err(Error::Memory { message, hint }) => format!("{message}; {hint}"),
+            Err(PlanError::Memory { message, hint }) => format!("{message}; {hint}"),
             other => panic!("{other:?}"),
         }
     }
 
     #[test]
     fn an_embedding_for_which_a_gpu_has_no_room_stays_in_the_processors_memory() {
-        let load = eight_billion(Rows::dense(1, 2048));
+        let load = eight_billion(RowShape::dense(1, 2048));
         // 24 and 10 GB have room for all of it.
         for room in [24.0, 10.0] {
             let plan = on_gpu(load.clone(), room, Offload::Auto);
@@ -414,7 +414,7 @@ mod tests {
 
     #[test]
     fn a_quantized_head_is_named_with_what_it_saves_and_never_chosen() {
-        let plan = on_gpu(eight_billion(Rows::dense(1, 2048)), 7.2, Offload::Auto);
+        let plan = on_gpu(eight_billion(RowShape::dense(1, 2048)), 7.2, Offload::Auto);
         assert!(!plan.fits() && plan.storage().offloads_embedding && !plan.storage().packs_head);
         let refused = refusal(&plan);
         for said in [
@@ -436,7 +436,7 @@ mod tests {
 
     #[test]
     fn nothing_is_moved_where_that_frees_nothing() {
-        let load = eight_billion(Rows::dense(1, 2048));
+        let load = eight_billion(RowShape::dense(1, 2048));
         let mut tied = load.clone();
         tied.spec.tied_head = true;
         let mut trained = load.clone();
@@ -445,8 +445,8 @@ mod tests {
             ..LoraConfig::all_linear(16, 32.0)
         };
         trained.trained = Trained::adapter(&config, &load.spec).expect("both are chosen");
-        let processor = Load { place: Place::Processor { threads: 2 }, ..load.clone() };
-        let shared = Load { place: Place::Gpu { half: Some(ModelDtype::Bfloat16), is_shared: true }, ..load.clone() };
+        let processor = Load { place: MemoryPlace::Processor { threads: 2 }, ..load.clone() };
+        let shared = Load { place: MemoryPlace::Gpu { half: Some(ModelDtype::Bfloat16), is_shared: true }, ..load.clone() };
         let full = Load { trained: Trained::everything(&load.spec), ..load };
         for (what, load) in [("tied", tied), ("trained", trained), ("processor", processor), ("shared", shared), ("full", full)] {
             let plan = on_gpu(load, 4.0, Offload::Auto);

@@ -7,7 +7,7 @@ use std::path::{Component, Path, PathBuf};
 use glob::{MatchOptions, Pattern};
 use serde_json::{Map, Value};
 
-use super::Error;
+use super::PlanError;
 use super::lock::Lock;
 use crate::fault::Fault;
 use crate::files::hash_file;
@@ -56,7 +56,7 @@ impl Places {
     ///
     /// # Errors
     /// Something is nowhere, or a file of the data's folder cannot be read.
-    pub fn find(lock: &Lock, run: &Path, named: &Named) -> Result<Self, Error> {
+    pub fn find(lock: &Lock, run: &Path, named: &Named) -> Result<Self, PlanError> {
         let homes = homes(lock, run);
         let home = home_among(&homes, lock);
         let others = homes.into_iter().filter(|other| *other != home).collect();
@@ -187,7 +187,7 @@ impl Places {
     ///
     /// # Errors
     /// Files are nowhere: all of them are listed.
-    pub fn apply(&self, lock: &Lock, recipe: &mut Recipe) -> Result<(), Error> {
+    pub fn apply(&self, lock: &Lock, recipe: &mut Recipe) -> Result<(), PlanError> {
         recipe.base_folder.clone_from(&self.base);
         if let Some(base) = lock.base_folder().filter(|base| self.base.is_none() && base.is_absolute()) {
             recipe.base_folder = Some(self.at_home(&base)).filter(|found| *found != base && found.is_dir());
@@ -209,7 +209,7 @@ impl Places {
             }
         }
         let faults = self.missing(lock, recipe);
-        if faults.is_empty() { Ok(()) } else { Err(Error::Faults { faults }) }
+        if faults.is_empty() { Ok(()) } else { Err(PlanError::Faults { faults }) }
     }
 
     /// Faults for a base, a template and datasets of which there is nothing at all.
@@ -398,7 +398,7 @@ fn wanted(lock: &Lock) -> BTreeMap<String, String> {
 }
 
 /// The files in and below a folder that have these contents. Those of the same names are looked at first, and no more than needed.
-fn by_content(folder: &Path, wanted: &BTreeMap<String, String>) -> Result<BTreeMap<String, PathBuf>, Error> {
+fn by_content(folder: &Path, wanted: &BTreeMap<String, String>) -> Result<BTreeMap<String, PathBuf>, PlanError> {
     let mut files = Vec::new();
     walk(&absolute(folder), &mut files);
     files.sort_by_key(|path| (!wanted.values().any(|name| *name == name_of(path)), path.clone()));

@@ -3,10 +3,10 @@
 use serde_json::json;
 
 use super::base::{Base, noted};
-use super::fill::Filled;
+use super::filled::Filled;
 use crate::data::template::ChatTemplate;
 use crate::fault::Fault;
-use crate::infer::{Frame, Question};
+use crate::infer::{Frame, SamplePrompt};
 use crate::recipe::{Recipe, Said};
 use crate::terms::Format;
 
@@ -17,7 +17,7 @@ pub(super) fn prompts(
     template: Option<&ChatTemplate>,
     filled: &mut Filled,
     faults: &mut Vec<Fault>,
-) -> Vec<Question> {
+) -> Vec<SamplePrompt> {
     let prompts = &recipe.evaluation.prompts;
     let texts: Vec<&str> = prompts.iter().map(|said| said.value.as_str()).collect();
     let said = prompts.first().map(|first| Said { value: texts, place: first.place.clone() });
@@ -25,7 +25,7 @@ pub(super) fn prompts(
     let Some(base) = base else { return Vec::new() };
     let frame = frame(recipe, template.is_some());
     let asked = |said: &Said<String>| {
-        let question = Question::new(&said.value, frame, &base.tokenizer, template, &base.model.spec);
+        let question = SamplePrompt::new(&said.value, frame, &base.tokenizer, template, &base.model.spec);
         noted(question, &said.place, faults)
     };
     prompts.iter().filter_map(asked).collect()

@@ -5,12 +5,12 @@ use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
-use super::fill::{Origin, Setting};
+use super::filled::{Origin, Setting};
 use super::lock::Lock;
 use super::peak::MemoryPlan;
 use super::resolve::Plan;
 use super::rows::RunData;
-use crate::data::{self, DataFile, Source, Terms};
+use crate::data::{self, DataFile, DataSource, Terms};
 use crate::terms::Term;
 use crate::train;
 
@@ -40,7 +40,7 @@ impl Plan {
         let sources = self.sources.iter().chain(&self.validation_sources);
         let each = sources.zip(&data.ledger().sources).enumerate();
         let shares = data.shares();
-        let set = |(index, (source, tally)): (usize, (&Source, &data::Tally))| {
+        let set = |(index, (source, tally)): (usize, (&DataSource, &data::RowCounts))| {
             let (key, path) = self.source_name(index);
             let file = |file: &DataFile| {
                 let file = file.path();

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::fill::Filled;
+use super::filled::Filled;
 use super::training::Warmup;
 use crate::fault::Fault;
 use crate::recipe::{Recipe, Training};

@@ -5,15 +5,15 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use super::Error;
+use super::PlanError;
 use super::adapter::{Trains, check_rates, trains};
 use super::alike::{Alike, alike};
-use super::base::{self, Found, noted};
+use super::base::{self, BaseFound, noted};
 use super::data_files;
-use super::fill::{Filled, Setting};
+use super::filled::{Filled, Setting};
 use super::hub_data::{self, Snapshots};
 use super::mixing::{Mixing, mixing};
-use super::packing::packing;
+use super::quantization::packing;
 use super::peak::Allowed;
 use super::prompts::prompts;
 use super::rates::check_lowest;
@@ -22,16 +22,16 @@ use super::tokens::{Vocabulary, tokens};
 use super::training::{Training, training};
 use crate::adapter::peft;
 use crate::data::template::Sources;
-use crate::data::{self, DataFile, Encoder, Limits, Packing, Source};
-use crate::device::{Choice, Halves};
-use crate::export::consumers::{Facts, portability};
+use crate::data::{self, DataFile, Encoder, Limits, Packing, DataSource};
+use crate::device::{Choice, HalfPrecision};
+use crate::export::consumers::{Features, portability};
 use crate::export::gguf::architecture_name;
 use crate::fault::{Explain, Fault};
 use crate::files::{cache_folder, guarded};
-use crate::hub::{DatasetSnapshot, Error as HubError, Missing, RepoId, Snapshot};
-use crate::infer::Question;
+use crate::hub::{DatasetSnapshot, HubError, Missing, RepoId, Snapshot};
+use crate::infer::SamplePrompt;
 use crate::model::Storage;
-use crate::proof::{Products, Tiny};
+use crate::proof::{Products, ProbeModel};
 use crate::recipe::{self, Dataset, Recipe, Said};
 use crate::report::{Reporter, mebibytes};
 use crate::terms::{CacheMode, Device, Format, Holdout, ModelDtype, Offload, Term, TrainOn};
@@ -67,9 +67,9 @@ pub struct Plan {
     /// What renders conversations, where that is not what the base's folder does by itself.
     pub own_sources: Option<Sources>,
     /// What to train on.
-    pub sources: Vec<Source>,
+    pub sources: Vec<DataSource>,
     /// What to score on, beside held-out rows.
-    pub validation_sources: Vec<Source>,
+    pub validation_sources: Vec<DataSource>,
     /// Those of both that are of the Hub.
     pub hub_data: Snapshots,
     /// Which training rows are held out.
@@ -77,7 +77,7 @@ pub struct Plan {
     /// How long a row may be.
     pub limits: Limits,
     /// What is asked at each evaluation.
-    pub prompts: Vec<Question>,
+    pub prompts: Vec<SamplePrompt>,
     /// How `datasets` are mixed; `None`: each row once an epoch.
     pub mixing: Option<Mixing>,
     /// Which rows are left out because another one is like them.
@@ -137,7 +137,7 @@ pub struct Fetched {
 ///
 /// # Errors
 /// Every fault of the recipe and of what it names, in the recipe's order.
-pub fn resolve(recipe: Recipe, started: Option<jiff::Timestamp>, report: Reporter) -> Result<Resolved, Error> {
+pub fn resolve(recipe: Recipe, started: Option<jiff::Timestamp>, report: Reporter) -> Result<Resolved, PlanError> {
     resolve_on(recipe, started, Fetched::default(), report)
 }
 
@@ -150,14 +150,14 @@ pub fn resolve_on(
     started: Option<jiff::Timestamp>,
     fetched: Fetched,
     report: Reporter,
-) -> Result<Resolved, Error> {
+) -> Result<Resolved, PlanError> {
     let mut faults = recipe.faults.clone();
     let mut filled = Filled::default();
     let started = started.unwrap_or_else(|| start(&mut faults));
     let hub_data = hub_data::place(&mut recipe, &fetched.datasets, &mut faults);
     let mut base = base::find(&recipe, fetched.base, &mut filled, &mut faults);
-    let vocabulary = if let Found::Folder(base) = &mut base { tokens(&recipe, base, &mut filled, &mut faults) } else { None };
-    let folder = if let Found::Folder(base) = &base { Some(base.as_ref()) } else { None };
+    let vocabulary = if let BaseFound::Folder(base) = &mut base { tokens(&recipe, base, &mut filled, &mut faults) } else { None };
+    let folder = if let BaseFound::Folder(base) = &base { Some(base.as_ref()) } else { None };
     let files = data_files::find(&recipe, &recipe.datasets, report);
     let validation_files = data_files::find(&recipe, &recipe.evaluation.datasets, report);
     let mut with_files = recipe.datasets.iter().zip(&files).chain(recipe.evaluation.datasets.iter().zip(&validation_files));
@@ -169,7 +169,7 @@ pub fn resolve_on(
     let (own_sources, template) = template.unzip();
     let is_own = recipe.chat_template.is_some() || !recipe.chat_template_kwargs.is_empty();
     let own_sources = own_sources.filter(|_| is_own);
-    let is_absent = !matches!(base, Found::Folder(_));
+    let is_absent = !matches!(base, BaseFound::Folder(_));
     let has_template = is_absent || template.is_some() || is_refused || recipe.chat_template.is_some();
     let chat_template = filled.optional("chat_template", recipe.chat_template.as_ref(), |path| json!(path.display().to_string()));
     let chat_template = chat_template.filter(|path| path.is_file());
@@ -197,22 +197,22 @@ pub fn resolve_on(
     let output_dir = output_dir(&recipe);
     filled.fill("output_dir", recipe.output_dir.as_ref(), output_dir.clone(), |path| json!(path.display().to_string()));
     if !faults.is_empty() {
-        return Err(Error::Faults { faults });
+        return Err(PlanError::Faults { faults });
     }
     let (base, trains) = match (base, trains) {
-        (Found::Hub(id, missing), _) => {
+        (BaseFound::Hub(id, missing), _) => {
             return Ok(Resolved::Hub { base: Some((id, missing)), datasets: hub_data.absent, device: said });
         }
         _ if !hub_data.absent.is_empty() => return Ok(Resolved::Hub { base: None, datasets: hub_data.absent, device: said }),
-        (Found::Folder(base), Some(trains)) => (*base, trains),
-        _ => return Err(Error::Faults { faults: vec![Fault::new("the base model could not be read")] }),
+        (BaseFound::Folder(base), Some(trains)) => (*base, trains),
+        _ => return Err(PlanError::Faults { faults: vec![Fault::new("the base model could not be read")] }),
     };
     let trainable_parameters = trains.parameters(&base.model.spec)?;
-    let storage_with = |halves: Halves| storage(&base.model, &trains, packing.storage(training.model_dtype), halves);
-    let tiny = |found: &device::Found| Tiny::of(&base.model.spec, storage_with(found.halves()), trains.method());
+    let storage_with = |halves: HalfPrecision| storage(&base.model, &trains, packing.storage(training.model_dtype), halves);
+    let tiny = |found: &device::FoundDevice| ProbeModel::of(&base.model.spec, storage_with(found.halves()), trains.method());
     let Choice { device, reason: device_reason } = choose_device(said, &training, &tiny);
     if let Some(fault) = refused_by_device(&recipe.training, device) {
-        return Err(Error::Faults { faults: vec![fault] });
+        return Err(PlanError::Faults { faults: vec![fault] });
     }
     let storage = storage_with(device::halves(device));
     let untrained = base::untrained(&recipe, &base.model);
@@ -261,10 +261,10 @@ fn is_rendered(dataset: &Dataset, files: &data_files::Found) -> bool {
 }
 
 /// The device that was named, or the best on which training is proven.
-fn choose_device(said: Device, training: &Training, tiny: &dyn Fn(&device::Found) -> Tiny) -> Choice {
+fn choose_device(said: Device, training: &Training, tiny: &dyn Fn(&device::FoundDevice) -> ProbeModel) -> Choice {
     // A device is opened for its proof already.
     device::allow_tf32(training.allow_tf32);
-    let proven = |found: &device::Found| {
+    let proven = |found: &device::FoundDevice| {
         let products = Products::new(training.allow_tf32 && found.has_tf32());
         is_proven(found, &tiny(found), products)
     };
@@ -290,14 +290,14 @@ impl Plan {
     ///
     /// # Errors
     /// Each key of config.json that acts in training and is not built.
-    pub fn check_trains(&self) -> Result<(), Error> {
+    pub fn check_trains(&self) -> Result<(), PlanError> {
         let faults = self.untrained.clone();
-        if faults.is_empty() { Ok(()) } else { Err(Error::Faults { faults }) }
+        if faults.is_empty() { Ok(()) } else { Err(PlanError::Faults { faults }) }
     }
 }
 
 /// How the base is kept on a device. What trains is f32.
-fn storage(base: &model::Folder, trains: &Trains, asked: Storage, halves: Halves) -> Storage {
+fn storage(base: &model::Folder, trains: &Trains, asked: Storage, halves: HalfPrecision) -> Storage {
     match trains {
         Trains::Everything => ModelDtype::Float32.into(),
         // Of weights that cannot be read, loading tells.
@@ -307,7 +307,7 @@ fn storage(base: &model::Folder, trains: &Trains, asked: Storage, halves: Halves
 
 /// Whether training is proven on a GPU, so that `auto` may take it: where nobody has proven it yet, it is proven now. One that fails is
 /// passed over, and nothing that goes wrong later is blamed on it.
-fn is_proven(found: &device::Found, tiny: &Tiny, products: Products) -> bool {
+fn is_proven(found: &device::FoundDevice, tiny: &ProbeModel, products: Products) -> bool {
     let prove = || {
         device::open(found.device).is_ok_and(|device| proof::prove_once(found, tiny, &device, products, &cache_folder()).is_ok())
     };
@@ -365,12 +365,12 @@ struct Reading<'a> {
 }
 
 impl Reading<'_> {
-    fn sources(&mut self, section: &str, datasets: &[Dataset], files: Vec<data_files::Found>) -> Vec<Source> {
+    fn sources(&mut self, section: &str, datasets: &[Dataset], files: Vec<data_files::Found>) -> Vec<DataSource> {
         let each = datasets.iter().zip(files).enumerate();
         each.filter_map(|(index, (dataset, files))| self.source(&format!("{section}.{index}"), dataset, files)).collect()
     }
 
-    fn source(&mut self, section: &str, dataset: &Dataset, files: data_files::Found) -> Option<Source> {
+    fn source(&mut self, section: &str, dataset: &Dataset, files: data_files::Found) -> Option<DataSource> {
         let (filled, faults, snapshot) = (&mut *self.filled, &mut *self.faults, self.hub.get(section));
         filled.optional(&format!("{section}.path"), dataset.path.as_ref(), |path| json!(path));
         filled.optional(&format!("{section}.config"), dataset.config.as_ref(), |config| json!(config));
@@ -405,13 +405,13 @@ impl Reading<'_> {
         let rows: Vec<Option<u64>> =
             files.iter().map(|file| noted(data::inspect(file, format, &columns), place, faults)).collect();
         if snapshot.is_none() && hub_data::is_of_hub(dataset) {
-            return Some(Source { files, selected: None, format, columns, roles, train_on, system });
+            return Some(DataSource { files, selected: None, format, columns, roles, train_on, system });
         }
         check_keys(section, dataset, snapshot, faults);
         // Of a file that cannot be read there is a fault already.
         let rows: Option<Vec<u64>> = rows.into_iter().collect();
         let selected = selected(section, dataset, &rows?, snapshot, faults);
-        Some(Source { files, selected, format, columns, roles, train_on, system })
+        Some(DataSource { files, selected, format, columns, roles, train_on, system })
     }
 }
 
@@ -481,7 +481,7 @@ impl Plan {
     /// Columns of the data that are not read.
     fn unread_columns(&self) -> Vec<String> {
         let sources = self.sources.iter().chain(&self.validation_sources).enumerate();
-        let note = |(index, source): (usize, &Source)| {
+        let note = |(index, source): (usize, &DataSource)| {
             let columns = data::unread_columns(&source.files, source.format, &source.columns);
             let names: Vec<String> = columns.iter().map(|column| format!("`{}`", data::visible(column))).collect();
             let (key, path) = self.source_name(index);
@@ -559,11 +559,11 @@ impl Plan {
     }
 
     /// What consumers ask of the adapter, or of the model where there is none.
-    pub fn facts(&self) -> Facts {
+    pub fn facts(&self) -> Features {
         let architecture = architecture_name(&self.model.spec).ok();
         match &self.trains {
-            Trains::Adapter(config) => Facts::of(&config.saved(), architecture).on(config, &self.model.spec.projections()),
-            Trains::Everything => Facts::of_model(architecture),
+            Trains::Adapter(config) => Features::of(&config.saved(), architecture).on(config, &self.model.spec.projections()),
+            Trains::Everything => Features::of_model(architecture),
         }
     }
 

@@ -4,16 +4,16 @@ use std::collections::BTreeMap;
 
 use rayon::prelude::*;
 
-use super::Error;
+use super::PlanError;
 use super::alike::Straddling;
 use super::mixing::Mixing;
 use super::overlap::{self, Overlap};
 use super::resolve::Plan;
-use crate::data::{Corpus, Divided, Ledger, Packing, Record, Rows, Source, Split, duplicates};
+use crate::data::{Corpus, Divided, Ledger, Packing, RowRecord, Rows, DataSource, Split, duplicates};
 use crate::files::{RowCache, cache_folder};
 use crate::report::{Event, Reporter};
 use crate::terms::CacheMode;
-use crate::train::{self, Course, RunFolder};
+use crate::train::{self, StepSampler, RunFolder};
 
 /// The rows of a plan, as tokens.
 #[derive(Debug)]
@@ -40,7 +40,7 @@ impl Plan {
     ///
     /// # Errors
     /// A row cannot be read or rendered, too many are left out, or nothing is left to train on.
-    pub fn read_data(&self, report: Reporter) -> Result<RunData, Error> {
+    pub fn read_data(&self, report: Reporter) -> Result<RunData, PlanError> {
         let data = self.open_data(report)?;
         self.judge(&data, report)?;
         Ok(data)
@@ -51,14 +51,14 @@ impl Plan {
     ///
     /// # Errors
     /// A row cannot be read or rendered, for a reason that other rows will share.
-    pub fn open_data(&self, report: Reporter) -> Result<RunData, Error> {
+    pub fn open_data(&self, report: Reporter) -> Result<RunData, PlanError> {
         self.notes().into_iter().for_each(|note| report(Event::Note(note)));
         self.open_rows(report)
     }
 
     /// The same without what is to be said of the plan.
-    pub(super) fn open_rows(&self, report: Reporter) -> Result<RunData, Error> {
-        let open = |sources: &[Source]| Corpus::open(sources, &self.encoder, &self.limits, self.row_cache(), report);
+    pub(super) fn open_rows(&self, report: Reporter) -> Result<RunData, PlanError> {
+        let open = |sources: &[DataSource]| Corpus::open(sources, &self.encoder, &self.limits, self.row_cache(), report);
         let (corpus, evaluation) = (open(&self.sources)?, open(&self.validation_sources)?);
         let mut contents = corpus.contents();
         let datasets = self.divide(corpus, &contents, &evaluation, report);
@@ -135,7 +135,7 @@ impl RunData {
     ///
     /// # Panics
     /// There is no such row.
-    pub fn record(&self, number: u64) -> Record<'_> {
+    pub fn record(&self, number: u64) -> RowRecord<'_> {
         match number.checked_sub(self.datasets.corpus.rows_read()) {
             None => self.datasets.record(number),
             Some(number) => self.behind(self.evaluation.record(number)),
@@ -143,13 +143,13 @@ impl RunData {
     }
 
     /// Every row that was read, in order.
-    pub fn records(&self) -> impl Iterator<Item = Record<'_>> {
+    pub fn records(&self) -> impl Iterator<Item = RowRecord<'_>> {
         self.datasets.records().chain(self.evaluation.records().map(|record| self.behind(record)))
     }
 
     /// A record of a validation set, whose source is counted behind the others.
-    fn behind<'a>(&self, record: Record<'a>) -> Record<'a> {
-        Record { source: record.source + self.sources, ..record }
+    fn behind<'a>(&self, record: RowRecord<'a>) -> RowRecord<'a> {
+        RowRecord { source: record.source + self.sources, ..record }
     }
 
     /// Names of the entries of the cache that hold the rows, as tokens and as Parquet files that were made of data files.
@@ -193,10 +193,10 @@ impl RunData {
     }
 
     /// How often a run trains each of its kept rows, by index: the same rows of the same steps as the loop takes.
-    pub fn times_trained(&self, config: &train::Config) -> Vec<u32> {
+    pub fn times_trained(&self, config: &train::TrainConfig) -> Vec<u32> {
         let (training, rows) = (&self.datasets.split.training, self.training());
         let (mut course, mut times, mut epoch, mut place) =
-            (Course::new(config, &rows), vec![0; self.datasets.corpus.len()], 0, 0);
+            (StepSampler::new(config, &rows), vec![0; self.datasets.corpus.len()], 0, 0);
         for _ in 0..config.schedule.total_steps {
             let of_step = course.after(epoch, place);
             (epoch, place) = (of_step.epoch, of_step.places.end as u64);

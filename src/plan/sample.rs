@@ -1,7 +1,7 @@
 //! Some rows of a run to look at, spread over its sources.
 
 use super::rows::RunData;
-use crate::data::Tally;
+use crate::data::RowCounts;
 
 impl RunData {
     /// Numbers of `count` rows, ascending: the same number of each source, at equal distances among the rows that it keeps or leaves out for
@@ -33,7 +33,7 @@ impl RunData {
 }
 
 /// Rows that are kept, or are left out only because another one is like them.
-fn within_limits(tally: &Tally) -> u64 {
+fn within_limits(tally: &RowCounts) -> u64 {
     tally.kept() + tally.alike()
 }
 

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::adapter::within;
 use super::base::{Base, noted};
-use super::fill::Filled;
+use super::filled::Filled;
 use super::resolve::Plan;
 use crate::adapter::peft;
 use crate::data::tokenize::Tokenizer;
@@ -16,8 +16,8 @@ use crate::data::tokenizer_files::{NAMES, TokenizerFiles};
 use crate::data::{Revision, TokenRole};
 use crate::fault::{Fault, nearest};
 use crate::files::listed;
-use crate::model::{Beside, NewRow, NewRows, OwnVocabulary};
-use crate::recipe::{self, AddedToken, Place, Recipe, Said};
+use crate::model::{CompanionFiles, NewRow, NewRows, OwnVocabulary};
+use crate::recipe::{self, AddedToken, Location, Recipe, Said};
 
 /// What the run's tokenizer and tables have that the base's do not.
 #[derive(Debug)]
@@ -51,7 +51,7 @@ impl Vocabulary {
     pub(super) fn contents(&self, templates: Option<Vec<(PathBuf, String)>>) -> Vec<(PathBuf, Vec<u8>)> {
         let mut files = self.files.contents();
         if let Some(templates) = templates {
-            files.retain(|(path, _)| !Beside::is_template(path));
+            files.retain(|(path, _)| !CompanionFiles::is_template(path));
             files.extend(templates.into_iter().map(|(path, source)| (path, source.into_bytes())));
         }
         files
@@ -200,7 +200,7 @@ impl Lookup<'_> {
         id
     }
 
-    fn is_known(&mut self, key: &str, token: &str, place: &Place) -> bool {
+    fn is_known(&mut self, key: &str, token: &str, place: &Location) -> bool {
         let is_known = self.tokenizer.token_to_id(token).is_some() || self.add.iter().any(|added| added.value.token == token);
         if !is_known {
             let message = format!("{key}: `{token}` is neither in the vocabulary of base `{}` nor in `tokens.add`", self.base);

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::fill::Filled;
+use super::filled::Filled;
 use super::rates::{course, optimizer};
 use crate::data::{Limits, Packing};
 use crate::recipe::Recipe;

@@ -8,7 +8,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use super::Products;
-use super::trace::Site;
+use super::recording::Site;
 use crate::terms::ModelDtype;
 
 /// How far a device may be off.

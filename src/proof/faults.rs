@@ -11,7 +11,7 @@ use crate::train::{AdamWConfig, Border};
 
 /// What goes wrong.
 #[derive(Debug, Clone, Copy)]
-enum Kind {
+enum FaultKind {
     /// One number is none.
     NotANumber,
     /// All numbers are zero.
@@ -24,21 +24,21 @@ enum Kind {
 
 /// Where it does.
 #[derive(Debug, Clone, Copy, PartialEq)]
-enum Place {
+enum FaultSite {
     Border(Border),
     /// The weight at an index.
     Weight(usize),
 }
 
 /// Spoils what goes over one place at the second micro-batch of the second step.
-struct Fault {
-    kind: Kind,
-    place: Place,
+struct InjectedFault {
+    kind: FaultKind,
+    place: FaultSite,
     turns: usize,
     last: Option<Vec<f32>>,
 }
 
-impl Fault {
+impl InjectedFault {
     fn pass<const D: usize>(&mut self, value: Tensor<D>) -> Tensor<D> {
         self.turns += 1;
         let (shape, device) = (value.dims(), value.device());
@@ -47,23 +47,23 @@ impl Fault {
         match (self.turns, self.kind) {
             // The same micro-batch a step before.
             (2, _) => self.last = Some(values.clone()),
-            (4, Kind::NotANumber) => values[middle] = f32::NAN,
-            (4, Kind::Zeroed) => values.fill(0.0),
-            (4, Kind::OneElement) => values[middle] = 2.0 * values.iter().fold(0.0, |largest, value| value.abs().max(largest)),
-            (4, Kind::Stale) => values = self.last.take().expect("a step before"),
+            (4, FaultKind::NotANumber) => values[middle] = f32::NAN,
+            (4, FaultKind::Zeroed) => values.fill(0.0),
+            (4, FaultKind::OneElement) => values[middle] = 2.0 * values.iter().fold(0.0, |largest, value| value.abs().max(largest)),
+            (4, FaultKind::Stale) => values = self.last.take().expect("a step before"),
             _ => {}
         }
         Tensor::from_data(TensorData::new(values, shape), &device)
     }
 }
 
-impl Observer for Fault {
+impl Observer for InjectedFault {
     fn border(&mut self, border: Border, value: Tensor<3>) -> Tensor<3> {
-        if self.place == Place::Border(border) { self.pass(value) } else { value }
+        if self.place == FaultSite::Border(border) { self.pass(value) } else { value }
     }
 
     fn weights(&mut self, first: usize, mut gradients: Vec<Tensor<1>>) -> Vec<Tensor<1>> {
-        if let Place::Weight(index) = self.place
+        if let FaultSite::Weight(index) = self.place
             && (first..first + gradients.len()).contains(&index)
         {
             let gradient = gradients.remove(index - first);
@@ -73,12 +73,12 @@ impl Observer for Fault {
     }
 }
 
-fn tiny() -> Tiny {
-    Tiny::of_all_mechanisms(ModelDtype::Auto, Method::Lora)
+fn tiny() -> ProbeModel {
+    ProbeModel::of_all_mechanisms(ModelDtype::Auto, Method::Lora)
 }
 
 /// What a device with a fault in one pass is told.
-fn verdict(pass: usize, mut fault: Fault, bound: Bound) -> Verdict {
+fn verdict(pass: usize, mut fault: InjectedFault, bound: Bound) -> Verdict {
     static RIGHT: [OnceLock<Vec<Site>>; 3] = [const { OnceLock::new() }; 3];
     let passes = &PASSES[pass..=pass];
     let right = RIGHT[pass].get_or_init(|| trace(&tiny(), &Device::flex(), passes, &mut ()));
@@ -89,7 +89,7 @@ fn verdict(pass: usize, mut fault: Fault, bound: Bound) -> Verdict {
 #[test]
 fn the_cpu_is_itself_to_the_last_bit() {
     for trained in [Method::Lora, Method::Full] {
-        let verdict = prove(&Tiny::of_all_mechanisms(ModelDtype::Auto, trained), &Device::flex()).expect("no panic");
+        let verdict = prove(&ProbeModel::of_all_mechanisms(ModelDtype::Auto, trained), &Device::flex()).expect("no panic");
         assert!(verdict.is_proven(), "{verdict}");
         assert_eq!(verdict.worst.difference, Difference::Error { norm: 0.0, largest: 0.0 }, "{verdict}");
     }
@@ -109,21 +109,21 @@ fn another_number_of_threads_is_proven() {
 fn every_fault_is_refused_and_named() {
     let first_weight = tiny().draw(&Device::flex()).weights(|name, _| name.to_owned()).swap_remove(0);
     let places = [
-        (Place::Border(Border::Output(1)), "output of block 1".to_owned()),
-        (Place::Border(Border::Gradient(1)), "gradient into block 1".to_owned()),
-        (Place::Weight(0), format!("gradient of `{first_weight}`")),
+        (FaultSite::Border(Border::Output(1)), "output of block 1".to_owned()),
+        (FaultSite::Border(Border::Gradient(1)), "gradient into block 1".to_owned()),
+        (FaultSite::Weight(0), format!("gradient of `{first_weight}`")),
     ];
     for (place, site) in places {
-        let kinds = [Kind::NotANumber, Kind::Zeroed, Kind::OneElement, Kind::Stale];
+        let kinds = [FaultKind::NotANumber, FaultKind::Zeroed, FaultKind::OneElement, FaultKind::Stale];
         let bounds = [Bound::FLOAT32, Bound::TF32, Bound::FLOAT16, Bound::BFLOAT16];
         for (kind, bound) in kinds.into_iter().flat_map(|kind| bounds.map(|bound| (kind, bound))) {
-            let verdict = verdict(0, Fault { kind, place, turns: 0, last: None }, bound);
+            let verdict = verdict(0, InjectedFault { kind, place, turns: 0, last: None }, bound);
             let first = verdict.first.as_ref().expect("refused");
             assert_eq!(first.site, format!("kept tapes, step 2, micro-batch 2, {site}"), "{kind:?}, {bound}");
             let is_named = match kind {
-                Kind::NotANumber => first.difference == Difference::NotFinite { numbers: 1 },
-                Kind::Zeroed => first.difference == Difference::Zero,
-                Kind::OneElement | Kind::Stale => matches!(first.difference, Difference::Error { .. }),
+                FaultKind::NotANumber => first.difference == Difference::NotFinite { numbers: 1 },
+                FaultKind::Zeroed => first.difference == Difference::Zero,
+                FaultKind::OneElement | FaultKind::Stale => matches!(first.difference, Difference::Error { .. }),
             };
             assert!(is_named, "{kind:?} in {site}: {verdict}");
         }
@@ -133,8 +133,8 @@ fn every_fault_is_refused_and_named() {
 /// In the last pass nothing between blocks is read: what a step leaves shows the fault.
 #[test]
 fn a_fault_that_only_an_undisturbed_step_has_is_refused() {
-    for kind in [Kind::NotANumber, Kind::Zeroed, Kind::OneElement, Kind::Stale] {
-        let verdict = verdict(2, Fault { kind, place: Place::Border(Border::Gradient(1)), turns: 0, last: None }, Bound::FLOAT32);
+    for kind in [FaultKind::NotANumber, FaultKind::Zeroed, FaultKind::OneElement, FaultKind::Stale] {
+        let verdict = verdict(2, InjectedFault { kind, place: FaultSite::Border(Border::Gradient(1)), turns: 0, last: None }, Bound::FLOAT32);
         let first = verdict.first.as_ref().expect("refused");
         assert!(first.site.starts_with("undisturbed, step 2, gradient of all micro-batches of"), "{kind:?}: {verdict}");
     }
@@ -197,7 +197,7 @@ fn what_is_kept_is_not_proven_again() {
 #[test]
 fn a_verdict_in_tf32_stops_nobody_else_and_one_in_float32_everybody() {
     let (cache, cpu) = (tempfile::tempdir().expect("a temporary folder"), device::cpu());
-    let all = |dtype| Tiny::of_all_mechanisms(dtype, Method::Lora);
+    let all = |dtype| ProbeModel::of_all_mechanisms(dtype, Method::Lora);
     let verdict = |failures| {
         let difference = Difference::Error { norm: 1e-2 * failures as f64, largest: 0.0 };
         let finding = Finding { site: "loss".to_owned(), difference };

@@ -7,9 +7,9 @@
 mod compare;
 #[cfg(test)]
 mod faults;
-mod kept;
-mod tiny;
-mod trace;
+mod verdict_cache;
+mod probe_model;
+mod recording;
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -18,18 +18,18 @@ use std::path::Path;
 use burn::tensor::Device;
 
 pub use compare::{Bound, Difference, Finding, Verdict};
-pub use kept::Key;
-pub use tiny::Tiny;
-pub use trace::Site;
+pub use verdict_cache::Key;
+pub use probe_model::ProbeModel;
+pub use recording::Site;
 
-use crate::device::Found;
+use crate::device::FoundDevice;
 use crate::fault::{Exit, Explain};
 use crate::model::Storage;
 use crate::ops::in_float32;
 use crate::panics::Cause;
 use crate::terms::{self, ModelDtype};
 use crate::train::Observer;
-use trace::{PASSES, Pass, trace};
+use recording::{PASSES, Pass, trace};
 
 /// What products of float32 operands are computed in. Products of 16-bit operands are what they are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -86,7 +86,7 @@ impl fmt::Display for Numbers {
 
 /// Training on a device is not proven.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub enum ProofError {
     /// It computes something else than the CPU.
     #[error("training on `{device}` is refused, its gradients in {numbers} are not those of the CPU: {verdict}")]
     Refused {
@@ -109,7 +109,7 @@ pub enum Error {
     },
 }
 
-impl Explain for Error {
+impl Explain for ProofError {
     fn exit(&self) -> Exit {
         Exit::Unavailable
     }
@@ -125,7 +125,7 @@ impl Explain for Error {
 ///
 /// # Errors
 /// As for [`prove_in`].
-pub fn prove(tiny: &Tiny, device: &Device) -> Result<Verdict, String> {
+pub fn prove(tiny: &ProbeModel, device: &Device) -> Result<Verdict, String> {
     prove_in(tiny, device, Products::Float32)
 }
 
@@ -136,14 +136,14 @@ pub fn prove(tiny: &Tiny, device: &Device) -> Result<Verdict, String> {
 ///
 /// # Panics
 /// The device failed or ran out of memory, as anywhere else.
-pub fn prove_in(tiny: &Tiny, device: &Device, products: Products) -> Result<Verdict, String> {
+pub fn prove_in(tiny: &ProbeModel, device: &Device, products: Products) -> Result<Verdict, String> {
     let found = products.compute(|| on_device(tiny, device, &PASSES, &mut ()))?;
     let expected = trace(tiny, &Device::flex(), &PASSES, &mut ());
     Ok(Verdict::of(&found, &expected, Bound::of(tiny.storage.dtype, products)))
 }
 
 /// What some passes compute there.
-fn on_device(tiny: &Tiny, device: &Device, passes: &[Pass], through: &mut impl Observer) -> Result<Vec<Site>, String> {
+fn on_device(tiny: &ProbeModel, device: &Device, passes: &[Pass], through: &mut impl Observer) -> Result<Vec<Site>, String> {
     let traced = catch_unwind(AssertUnwindSafe(|| trace(tiny, device, passes, through)));
     traced.map_err(|panic| match Cause::of(&*panic) {
         Cause::Internal(said) => said,
@@ -159,17 +159,17 @@ fn on_device(tiny: &Tiny, device: &Device, passes: &[Pass], through: &mut impl O
 ///
 /// # Errors
 /// Training there is not proven. What cannot be kept is no error: the next start proves it again.
-pub fn prove_once(found: &Found, tiny: &Tiny, device: &Device, products: Products, cache: &Path) -> Result<Verdict, Error> {
+pub fn prove_once(found: &FoundDevice, tiny: &ProbeModel, device: &Device, products: Products, cache: &Path) -> Result<Verdict, ProofError> {
     let numbers = Numbers { dtype: tiny.storage.dtype, products };
     if numbers != Numbers::FLOAT32 {
         let storage = Storage { dtype: ModelDtype::Float32, ..tiny.storage };
-        prove_once(found, &Tiny { storage, ..tiny.clone() }, device, Products::Float32, cache)?;
+        prove_once(found, &ProbeModel { storage, ..tiny.clone() }, device, Products::Float32, cache)?;
     }
     let key = Key::of(&found.identity(), tiny, products);
     let verdict = if let Some(kept) = key.verdict(cache) {
         kept
     } else {
-        let ended = |words| Error::Ended { device: found.device, numbers, words };
+        let ended = |words| ProofError::Ended { device: found.device, numbers, words };
         let verdict = prove_in(tiny, device, products).map_err(ended)?;
         let _ = key.keep(cache, &verdict);
         verdict
@@ -179,8 +179,8 @@ pub fn prove_once(found: &Found, tiny: &Tiny, device: &Device, products: Product
 
 /// Whether training on a device in 32 bits was proven and is nowhere refused, of all models of which a cache folder keeps a verdict; `None` where it
 /// keeps none.
-pub fn is_proven(found: &Found, cache: &Path) -> Option<bool> {
-    let verdicts = kept::all_of(&found.identity(), cache);
+pub fn is_proven(found: &FoundDevice, cache: &Path) -> Option<bool> {
+    let verdicts = verdict_cache::all_of(&found.identity(), cache);
     (!verdicts.is_empty()).then(|| verdicts.iter().all(Verdict::is_proven))
 }
 
@@ -189,7 +189,7 @@ impl Verdict {
     ///
     /// # Errors
     /// It is not.
-    pub fn check(&self, device: terms::Device, numbers: Numbers) -> Result<(), Error> {
-        if self.is_proven() { Ok(()) } else { Err(Error::Refused { device, numbers, verdict: Box::new(self.clone()) }) }
+    pub fn check(&self, device: terms::Device, numbers: Numbers) -> Result<(), ProofError> {
+        if self.is_proven() { Ok(()) } else { Err(ProofError::Refused { device, numbers, verdict: Box::new(self.clone()) }) }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use super::{Error, check_length, dynamic};
+use super::{QuantError, check_length, dynamic};
 
 /// The largest magnitude of each block.
 #[derive(Debug, Clone, PartialEq)]
@@ -68,7 +68,7 @@ impl Nested {
     pub const BLOCK: usize = dynamic::BLOCK;
 
     /// What a checkpoint has: a code for each absmax, and an absmax for each 256 codes.
-    pub fn new(codes: Vec<u8>, absmax: Vec<f32>, offset: f32) -> Result<Self, Error> {
+    pub fn new(codes: Vec<u8>, absmax: Vec<f32>, offset: f32) -> Result<Self, QuantError> {
         check_length("nested absmax", absmax.len(), codes.len().div_ceil(Self::BLOCK))?;
         Ok(Self { codes, absmax, offset })
     }

@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use super::{Error, absmax_of, check_finite, check_length, count};
+use super::{QuantError, absmax_of, check_finite, check_length, count};
 
 /// 1.5 · 2²³: a sum with it has no fraction, ties having gone to even, and ends in the bits of the other summand.
 const WHOLE: f32 = 12_582_912.0;
@@ -21,7 +21,7 @@ impl Int8 {
     pub const UNIT: f32 = 0.007_874_016;
 
     /// What a checkpoint has: a code for each number and an absmax for each row.
-    pub fn new(shape: [usize; 2], codes: Vec<i8>, absmax: Vec<f32>) -> Result<Self, Error> {
+    pub fn new(shape: [usize; 2], codes: Vec<i8>, absmax: Vec<f32>) -> Result<Self, QuantError> {
         check_length("8-bit codes", codes.len(), count(shape))?;
         check_length("absmax", absmax.len(), shape[0])?;
         Ok(Self { shape, codes, absmax })
@@ -29,7 +29,7 @@ impl Int8 {
 
     /// Quantises numbers [out, in]. The layers of bitsandbytes round a weight to float16 before; who wants their bytes does as
     /// well.
-    pub fn pack<T: Copy + Sync + Into<f32>>(shape: [usize; 2], numbers: &[T]) -> Result<Self, Error> {
+    pub fn pack<T: Copy + Sync + Into<f32>>(shape: [usize; 2], numbers: &[T]) -> Result<Self, QuantError> {
         check_length("numbers", numbers.len(), count(shape))?;
         let [rows, columns] = [shape[0], shape[1].max(1)];
         let (mut codes, mut absmax) = (vec![0; numbers.len()], vec![0.0; rows]);

@@ -2,14 +2,14 @@
 
 /// A 4-bit data type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Kind {
+pub enum FourBitType {
     /// Quantiles of the normal distribution, Dettmers et al. 2023, arXiv:2305.14314, appendix E.
     Nf4,
     /// A sign, two bits of exponent and one of fraction, over its largest number, 12.
     Fp4,
 }
 
-impl Kind {
+impl FourBitType {
     /// The name in bitsandbytes and so in config.json.
     pub fn name(self) -> &'static str {
         match self {
@@ -23,7 +23,7 @@ impl Kind {
         &self.table().code
     }
 
-    pub(super) fn table(self) -> &'static Table {
+    pub(super) fn table(self) -> &'static CodeTable {
         match self {
             Self::Nf4 => &NF4,
             Self::Fp4 => &FP4,
@@ -33,7 +33,7 @@ impl Kind {
 
 /// What packing and unpacking look up.
 #[derive(Debug)]
-pub(super) struct Table {
+pub(super) struct CodeTable {
     /// The number of each code.
     pub code: [f32; 16],
     /// The codes by their numbers, ascending.
@@ -42,7 +42,7 @@ pub(super) struct Table {
     pub midpoints: [f32; 15],
 }
 
-impl Table {
+impl CodeTable {
     const fn new(code: [f32; 16], order: [u8; 16]) -> Self {
         let (mut midpoints, mut rank) = ([0.0; 15], 0);
         while rank < 15 {
@@ -53,7 +53,7 @@ impl Table {
     }
 }
 
-static NF4: Table = Table::new(
+static NF4: CodeTable = CodeTable::new(
     [
         -1.0,
         -0.696_192_8,
@@ -76,7 +76,7 @@ static NF4: Table = Table::new(
 );
 
 /// Both zeros are codes, and 0 lies halfway between them: it is 0, and what is a little above it is 8.
-static FP4: Table = Table::new(
+static FP4: CodeTable = CodeTable::new(
     [
         0.0,
         0.0625 / 12.0,

@@ -19,13 +19,13 @@ mod weight;
 pub use absmax::{Absmax, Nested};
 pub use dynamic::{BLOCK as STATE_BLOCK, DYNAMIC_CODE, DynamicMap};
 pub use int8::Int8;
-pub use kind::Kind;
+pub use kind::FourBitType;
 pub use packed::{BlockSize, Packed};
-pub use weight::{Form, Quantized};
+pub use weight::{QuantFormat, Quantized};
 
 /// Numbers that cannot be packed, or packed parts that do not belong together.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
-pub enum Error {
+pub enum QuantError {
     /// Infinite, or not a number: one of them leaves nothing of its block or row.
     #[error("number {index} of the weight is {number}, expected a finite one")]
     NotFinite {
@@ -52,8 +52,8 @@ pub enum Error {
     },
 }
 
-fn check_length(part: &'static str, found: usize, expected: usize) -> Result<(), Error> {
-    if found == expected { Ok(()) } else { Err(Error::Length { part, found, expected }) }
+fn check_length(part: &'static str, found: usize, expected: usize) -> Result<(), QuantError> {
+    if found == expected { Ok(()) } else { Err(QuantError::Length { part, found, expected }) }
 }
 
 /// Numbers of a matrix; more than memory can hold if the product does not fit.
@@ -68,9 +68,9 @@ fn absmax_of<T: Copy + Into<f32>>(numbers: &[T]) -> f32 {
 }
 
 /// Refuses numbers of which some absmax is not finite. `group` is how many numbers an absmax is of.
-fn check_finite<T: Copy + Into<f32>>(numbers: &[T], absmax: &[f32], group: usize) -> Result<(), Error> {
+fn check_finite<T: Copy + Into<f32>>(numbers: &[T], absmax: &[f32], group: usize) -> Result<(), QuantError> {
     let Some(first) = absmax.iter().position(|absmax| !absmax.is_finite()) else { return Ok(()) };
     let numbers = numbers.iter().map(|number| (*number).into()).enumerate().skip(first * group);
     let found = numbers.into_iter().find(|(_, number)| !number.is_finite());
-    found.map_or(Ok(()), |(index, number)| Err(Error::NotFinite { index, number }))
+    found.map_or(Ok(()), |(index, number)| Err(QuantError::NotFinite { index, number }))
 }

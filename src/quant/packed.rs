@@ -2,8 +2,8 @@
 
 use rayon::prelude::*;
 
-use super::kind::Table;
-use super::{Absmax, Error, Kind, absmax_of, check_finite, check_length, count};
+use super::kind::CodeTable;
+use super::{Absmax, QuantError, FourBitType, absmax_of, check_finite, check_length, count};
 
 /// Numbers that are compared at a time; a block has at least as many.
 const LANES: usize = 32;
@@ -21,9 +21,9 @@ impl BlockSize {
     pub const DEFAULT: Self = Self(64);
 
     /// A size, if bitsandbytes has it.
-    pub fn new(numbers: usize) -> Result<Self, Error> {
+    pub fn new(numbers: usize) -> Result<Self, QuantError> {
         let known = numbers.is_power_of_two() && (32..=4096).contains(&numbers);
-        if known { Ok(Self(numbers)) } else { Err(Error::BlockSize { found: numbers }) }
+        if known { Ok(Self(numbers)) } else { Err(QuantError::BlockSize { found: numbers }) }
     }
 
     /// The numbers of a block.
@@ -36,7 +36,7 @@ impl BlockSize {
 /// the last one may be short. Two codes share a byte, the first in its upper half.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Packed {
-    kind: Kind,
+    kind: FourBitType,
     block_size: BlockSize,
     shape: [usize; 2],
     codes: Vec<u8>,
@@ -45,14 +45,14 @@ pub struct Packed {
 
 impl Packed {
     /// What a checkpoint has: half a byte for each number of the shape, and an absmax for each block.
-    pub fn new(kind: Kind, block_size: BlockSize, shape: [usize; 2], codes: Vec<u8>, absmax: Absmax) -> Result<Self, Error> {
+    pub fn new(kind: FourBitType, block_size: BlockSize, shape: [usize; 2], codes: Vec<u8>, absmax: Absmax) -> Result<Self, QuantError> {
         check_length("bytes of 4-bit codes", codes.len(), count(shape).div_ceil(2))?;
         check_length("absmax", absmax.blocks(), count(shape).div_ceil(block_size.numbers()))?;
         Ok(Self { kind, block_size, shape, codes, absmax })
     }
 
     /// Quantises f32, bf16 or f16 numbers [out, in]. The bytes are the same for any number of threads.
-    pub fn pack<T>(kind: Kind, block_size: BlockSize, shape: [usize; 2], numbers: &[T]) -> Result<Self, Error>
+    pub fn pack<T>(kind: FourBitType, block_size: BlockSize, shape: [usize; 2], numbers: &[T]) -> Result<Self, QuantError>
     where
         T: Copy + Sync + Into<f32>,
     {
@@ -76,7 +76,7 @@ impl Packed {
     }
 
     /// The data type of the codes.
-    pub fn kind(&self) -> Kind {
+    pub fn kind(&self) -> FourBitType {
         self.kind
     }
 
@@ -125,7 +125,7 @@ impl Packed {
 }
 
 /// Codes of a block of `size` numbers, or fewer if it is the last one, and its absmax.
-fn pack_block<T: Copy + Into<f32>>(table: &Table, size: usize, numbers: &[T], codes: &mut [u8]) -> f32 {
+fn pack_block<T: Copy + Into<f32>>(table: &CodeTable, size: usize, numbers: &[T], codes: &mut [u8]) -> f32 {
     let absmax = absmax_of(numbers);
     if !absmax.is_finite() {
         return absmax;
@@ -143,7 +143,7 @@ fn pack_block<T: Copy + Into<f32>>(table: &Table, size: usize, numbers: &[T], co
 }
 
 /// Codes of numbers that `scale` brings into [-1, 1]. An odd one shares its byte with a 0.
-fn pack_scaled<T: Copy + Into<f32>>(table: &Table, numbers: &[T], codes: &mut [u8], scale: impl Fn(f32) -> f32) {
+fn pack_scaled<T: Copy + Into<f32>>(table: &CodeTable, numbers: &[T], codes: &mut [u8], scale: impl Fn(f32) -> f32) {
     for (numbers, codes) in numbers.chunks(LANES).zip(codes.chunks_mut(LANES / 2)) {
         let mut scaled = [0.0; LANES];
         scaled.iter_mut().zip(numbers).for_each(|(scaled, number)| *scaled = scale((*number).into()));
@@ -153,7 +153,7 @@ fn pack_scaled<T: Copy + Into<f32>>(table: &Table, numbers: &[T], codes: &mut [u
 }
 
 /// The codes of numbers in [-1, 1].
-fn nearest(table: &Table, scaled: &[f32; LANES]) -> [u8; LANES] {
+fn nearest(table: &CodeTable, scaled: &[f32; LANES]) -> [u8; LANES] {
     let mut ranks = [0_u32; LANES];
     for midpoint in &table.midpoints {
         ranks.iter_mut().zip(scaled).for_each(|(rank, number)| *rank += u32::from(number > midpoint));

@@ -9,10 +9,10 @@ use rayon::ThreadPoolBuilder;
 use safetensors::SafeTensors;
 use serde_json::Value;
 
-use super::{Absmax, BlockSize, DYNAMIC_CODE, Error, Int8, Kind, Nested, Packed, dynamic};
-use crate::draws::{mix, unit};
+use super::{Absmax, BlockSize, DYNAMIC_CODE, QuantError, Int8, FourBitType, Nested, Packed, dynamic};
+use crate::keyed_random::{mix, unit};
 
-const BOTH: [Kind; 2] = [Kind::Nf4, Kind::Fp4];
+const BOTH: [FourBitType; 2] = [FourBitType::Nf4, FourBitType::Fp4];
 
 /// A file of tests/golden, or of the set of the same layout that `RANKINE_GOLDEN` names.
 fn golden(path: &str) -> PathBuf {
@@ -189,7 +189,7 @@ fn a_checkpoint_of_transformers_is_what_its_base_packs_to() {
         let offset = state["nested_offset"].as_f64().unwrap() as f32;
         let absmax = file.bytes(&format!("{weight}.absmax"));
         let theirs = Nested::new(absmax, file.f32(&format!("{weight}.nested_absmax")), offset).unwrap();
-        let packed = Packed::pack(Kind::Nf4, BlockSize::DEFAULT, base.shape(weight), &base.f32(weight)).unwrap();
+        let packed = Packed::pack(FourBitType::Nf4, BlockSize::DEFAULT, base.shape(weight), &base.f32(weight)).unwrap();
         assert!(packed.codes() == file.bytes(weight), "{weight}");
         assert_nested(plain(packed.absmax()), &theirs, weight);
     }
@@ -198,7 +198,7 @@ fn a_checkpoint_of_transformers_is_what_its_base_packs_to() {
 #[test]
 fn an_odd_number_shares_its_byte_with_a_zero_and_a_short_block_of_zeros_keeps_what_it_is_divided_by() {
     // bitsandbytes 0.50.2 on a CPU: `quantize_4bit(torch.zeros(1, 5), blocksize=32, quant_type=..)`
-    for (kind, codes) in [(Kind::Nf4, [119; 3]), (Kind::Fp4, [0; 3])] {
+    for (kind, codes) in [(FourBitType::Nf4, [119; 3]), (FourBitType::Fp4, [0; 3])] {
         let packed = Packed::pack(kind, BlockSize::new(32).unwrap(), [1, 5], &[0.0_f32; 5]).unwrap();
         assert_eq!(packed.codes(), codes);
         assert_eq!(bits(plain(packed.absmax())), bits(&[1e-38]));
@@ -217,7 +217,7 @@ fn what_is_not_finite_is_refused_with_its_place() {
     for number in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
         let mut numbers = vec![1.0; 300];
         numbers[201] = number;
-        let place = |error| matches!(error, Error::NotFinite { index: 201, .. });
+        let place = |error| matches!(error, QuantError::NotFinite { index: 201, .. });
         assert!(BOTH.iter().all(|kind| place(Packed::pack(*kind, BlockSize::DEFAULT, [3, 100], &numbers).unwrap_err())));
         assert!(place(Int8::pack([3, 100], &numbers).unwrap_err()));
     }
@@ -226,21 +226,21 @@ fn what_is_not_finite_is_refused_with_its_place() {
 #[test]
 fn parts_that_do_not_belong_together_are_refused() {
     let size = BlockSize::DEFAULT;
-    let packed = |codes, absmax| Packed::new(Kind::Nf4, size, [3, 43], vec![0; codes], Absmax::Plain(vec![1.0; absmax]));
+    let packed = |codes, absmax| Packed::new(FourBitType::Nf4, size, [3, 43], vec![0; codes], Absmax::Plain(vec![1.0; absmax]));
     assert!(packed(65, 3).is_ok());
     let errors = [packed(64, 3).err(), packed(65, 2).err(), Nested::new(vec![0; 257], vec![1.0], 0.0).err()];
     let errors = errors.map(|error| error.expect("it is refused").to_string());
     let expected = ["64 bytes of 4-bit codes, expected 65", "2 absmax, expected 3", "1 nested absmax, expected 2"];
     assert_eq!(errors, expected.map(|text| format!("there are {text}")));
     assert!(Int8::new([usize::MAX, 2], vec![0; 2], vec![1.0]).is_err());
-    assert!(Packed::pack(Kind::Nf4, size, [2, 3], &[1.0_f32; 5]).is_err());
-    assert!([0, 16, 48, 8192].iter().all(|size| BlockSize::new(*size) == Err(Error::BlockSize { found: *size })));
+    assert!(Packed::pack(FourBitType::Nf4, size, [2, 3], &[1.0_f32; 5]).is_err());
+    assert!([0, 16, 48, 8192].iter().all(|size| BlockSize::new(*size) == Err(QuantError::BlockSize { found: *size })));
 }
 
 #[test]
 fn nothing_packs_to_nothing() {
     for shape in [[0, 0], [0, 7], [7, 0]] {
-        let packed = Packed::pack::<f32>(Kind::Nf4, BlockSize::DEFAULT, shape, &[]).unwrap().nested();
+        let packed = Packed::pack::<f32>(FourBitType::Nf4, BlockSize::DEFAULT, shape, &[]).unwrap().nested();
         let int8 = Int8::pack::<f32>(shape, &[]).unwrap();
         assert!(packed.unpack().is_empty() && packed.absmax().values().is_empty() && int8.unpack().is_empty());
         packed.unpack_range(0, &mut []);
@@ -250,11 +250,11 @@ fn nothing_packs_to_nothing() {
 
 #[test]
 fn the_number_of_threads_changes_nothing() {
-    let (shape, numbers) = ([331, 517], numbers(331 * 517, 5, Kind::Nf4));
+    let (shape, numbers) = ([331, 517], numbers(331 * 517, 5, FourBitType::Nf4));
     let of_threads = [1, 2, 5].map(|threads| {
         let pool = ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
         pool.install(|| {
-            let packed = Packed::pack(Kind::Nf4, BlockSize::DEFAULT, shape, &numbers).unwrap().nested();
+            let packed = Packed::pack(FourBitType::Nf4, BlockSize::DEFAULT, shape, &numbers).unwrap().nested();
             let int8 = Int8::pack(shape, &numbers).unwrap();
             (bits(&packed.unpack()), bits(&int8.unpack()), packed, int8)
         })
@@ -263,7 +263,7 @@ fn the_number_of_threads_changes_nothing() {
 }
 
 /// Numbers of many sizes with runs of zeros, the largest of blocks, and numbers halfway between two codes.
-fn numbers(count: usize, seed: u64, kind: Kind) -> Vec<f32> {
+fn numbers(count: usize, seed: u64, kind: FourBitType) -> Vec<f32> {
     let number = |index: usize| {
         let key = seed.wrapping_mul(0x1_0000_0001).wrapping_add(index as u64);
         let group = mix(seed ^ (index as u64 / 96));
@@ -282,7 +282,7 @@ fn numbers(count: usize, seed: u64, kind: Kind) -> Vec<f32> {
 }
 
 /// Where the number of a code ends, with the code, ascending; the last one is without end.
-fn thresholds(kind: Kind) -> Vec<(f32, u8)> {
+fn thresholds(kind: FourBitType) -> Vec<(f32, u8)> {
     let mut ascending: Vec<u8> = (0..16).collect();
     ascending.sort_by(|one, other| kind.code()[usize::from(*one)].total_cmp(&kind.code()[usize::from(*other)]));
     let number = |rank: usize| ascending.get(rank).map(|code| kind.code()[usize::from(*code)]);
@@ -291,7 +291,7 @@ fn thresholds(kind: Kind) -> Vec<(f32, u8)> {
 }
 
 /// A code for each number and an absmax for each block, one after the other.
-fn reference(kind: Kind, size: usize, numbers: &[f32]) -> (Vec<u8>, Vec<f32>) {
+fn reference(kind: FourBitType, size: usize, numbers: &[f32]) -> (Vec<u8>, Vec<f32>) {
     let (thresholds, mut codes, mut absmax) = (thresholds(kind), Vec::new(), Vec::new());
     for block in numbers.chunks(size) {
         let largest = block.iter().fold(0.0_f32, |largest, number| largest.max(number.abs()));
@@ -305,9 +305,9 @@ fn reference(kind: Kind, size: usize, numbers: &[f32]) -> (Vec<u8>, Vec<f32>) {
 }
 
 /// Numbers of a checkpoint's type, and what they are as f32.
-fn in_type(name: &str, kind: Kind, size: BlockSize, shape: [usize; 2], numbers: &[f32]) -> (Packed, Int8, Vec<f32>) {
+fn in_type(name: &str, kind: FourBitType, size: BlockSize, shape: [usize; 2], numbers: &[f32]) -> (Packed, Int8, Vec<f32>) {
     fn pack<T: Copy + Sync + Into<f32>>(
-        kind: Kind,
+        kind: FourBitType,
         size: BlockSize,
         shape: [usize; 2],
         numbers: &[T],

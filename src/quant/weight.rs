@@ -1,15 +1,15 @@
 //! A weight in whichever form, and how a weight is to be packed.
 
-use super::{BlockSize, Error, Int8, Kind, Packed};
+use super::{BlockSize, QuantError, Int8, FourBitType, Packed};
 use crate::terms::Quantization;
 
 /// How weights are packed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Form {
+pub enum QuantFormat {
     /// 4 bits a number, in blocks with an absmax each.
     FourBit {
         /// The data type.
-        kind: Kind,
+        kind: FourBitType,
         /// Numbers of a block.
         block_size: BlockSize,
         /// Whether the absmax are quantised too.
@@ -19,16 +19,16 @@ pub enum Form {
     Int8,
 }
 
-impl Form {
+impl QuantFormat {
     /// The form of QLoRA: NF4 in blocks of 64 with double quantisation, arXiv:2305.14314.
-    pub const QLORA: Self = Self::FourBit { kind: Kind::Nf4, block_size: BlockSize::DEFAULT, double_quant: true };
+    pub const QLORA: Self = Self::FourBit { kind: FourBitType::Nf4, block_size: BlockSize::DEFAULT, double_quant: true };
 
     /// What a recipe's words come to; `None`: not packed.
     pub fn of(word: Quantization, block_size: BlockSize, double_quant: bool) -> Option<Self> {
         match word {
             Quantization::None => None,
-            Quantization::Nf4 => Some(Self::FourBit { kind: Kind::Nf4, block_size, double_quant }),
-            Quantization::Fp4 => Some(Self::FourBit { kind: Kind::Fp4, block_size, double_quant }),
+            Quantization::Nf4 => Some(Self::FourBit { kind: FourBitType::Nf4, block_size, double_quant }),
+            Quantization::Fp4 => Some(Self::FourBit { kind: FourBitType::Fp4, block_size, double_quant }),
             Quantization::Int8 => Some(Self::Int8),
         }
     }
@@ -36,8 +36,8 @@ impl Form {
     /// The recipe's word for it.
     pub fn word(self) -> Quantization {
         match self {
-            Self::FourBit { kind: Kind::Nf4, .. } => Quantization::Nf4,
-            Self::FourBit { kind: Kind::Fp4, .. } => Quantization::Fp4,
+            Self::FourBit { kind: FourBitType::Nf4, .. } => Quantization::Nf4,
+            Self::FourBit { kind: FourBitType::Fp4, .. } => Quantization::Fp4,
             Self::Int8 => Quantization::Int8,
         }
     }
@@ -46,7 +46,7 @@ impl Form {
     ///
     /// # Errors
     /// One of the numbers is not finite, or there are more or fewer than the shape says.
-    pub fn pack<T: Copy + Sync + Into<f32>>(self, shape: [usize; 2], numbers: &[T]) -> Result<Quantized, Error> {
+    pub fn pack<T: Copy + Sync + Into<f32>>(self, shape: [usize; 2], numbers: &[T]) -> Result<Quantized, QuantError> {
         Ok(match self {
             Self::FourBit { kind, block_size, double_quant } => {
                 let packed = Packed::pack(kind, block_size, shape, numbers)?;
@@ -69,7 +69,7 @@ impl Form {
     }
 }
 
-impl std::fmt::Display for Form {
+impl std::fmt::Display for QuantFormat {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::FourBit { kind, block_size, double_quant } => {
@@ -100,12 +100,12 @@ impl Quantized {
     }
 
     /// How it is packed.
-    pub fn form(&self) -> Form {
+    pub fn form(&self) -> QuantFormat {
         match self {
             Self::FourBit(packed) => {
-                Form::FourBit { kind: packed.kind(), block_size: packed.block_size(), double_quant: packed.absmax().is_nested() }
+                QuantFormat::FourBit { kind: packed.kind(), block_size: packed.block_size(), double_quant: packed.absmax().is_nested() }
             }
-            Self::Int8(_) => Form::Int8,
+            Self::Int8(_) => QuantFormat::Int8,
         }
     }
 

@@ -8,7 +8,7 @@ use regex::Regex;
 use super::place::Said;
 use super::section::{ABOVE_ZERO, Section, Value};
 use super::shape::Shape;
-use super::tree::{Kind, shorten};
+use super::tree::{NodeValue, shorten};
 use crate::fault::Fault;
 use crate::quant::BlockSize;
 use crate::terms::{Initial, MAX_RANK, Modules, Offload, Quantization, Technique, TokenIndices};
@@ -126,12 +126,12 @@ fn tokens_shape() -> Shape {
 fn targets(value: Value) -> Option<Said<Modules>> {
     let place = value.node.place.clone();
     let targets = match &value.node.kind {
-        Kind::List(nodes) if !nodes.is_empty() => {
+        NodeValue::List(nodes) if !nodes.is_empty() => {
             let names = value.list()?.into_iter().filter_map(Value::text);
             Modules::Names(names.map(|name| name.value).collect())
         }
-        Kind::Scalar { text, .. } if text.eq_ignore_ascii_case("all-linear") => Modules::AllLinear,
-        Kind::Scalar { text, .. } if !text.is_empty() => {
+        NodeValue::Scalar { text, .. } if text.eq_ignore_ascii_case("all-linear") => Modules::AllLinear,
+        NodeValue::Scalar { text, .. } if !text.is_empty() => {
             if let Some(hint) = value.of_others().or_else(|| list_of(text)) {
                 let expected = "`all-linear`, a regular expression or a list of names";
                 value.refuse(Fault::new(format!("{}: expected {expected}, found {}", value.name, value.node.found())).hint(hint));
@@ -174,7 +174,7 @@ fn tokens(value: Value) -> Option<Said<TokenIndices>> {
         Some(ids.map(|id| id.value).collect())
     };
     let value = match &value.node.kind {
-        Kind::Map(_) => {
+        NodeValue::Map(_) => {
             let named = value.table()?.into_iter().filter_map(|(name, value)| Some((name.to_owned(), ids(value)?)));
             TokenIndices::Modules(named.collect())
         }
@@ -208,7 +208,7 @@ fn offload(value: Value) -> Option<Said<Offload>> {
 fn layers(value: Value) -> Option<Said<Vec<usize>>> {
     let place = value.node.place.clone();
     match &value.node.kind {
-        Kind::List(nodes) if !nodes.is_empty() => {
+        NodeValue::List(nodes) if !nodes.is_empty() => {
             let layers = value.list()?.into_iter().filter_map(|layer| layer.whole(0..=MAX_LAYER));
             Some(Said { value: layers.map(|layer| layer.value).collect(), place })
         }

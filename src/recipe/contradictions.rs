@@ -5,7 +5,7 @@
 use super::notes::{Notes, listed};
 use super::synonyms;
 use super::tree::shorten;
-use super::{Adapter, Dataset, Evaluation, Place, Recipe, Said, Training};
+use super::{Adapter, Dataset, Evaluation, Location, Recipe, Said, Training};
 use crate::fault::Fault;
 use crate::terms::{
     Deduplicate, EpochEnd, Format, Initial, ModelDtype, Modules, NearDuplicates, Offload, Optimizer, Quantization, Scheduler,
@@ -135,7 +135,7 @@ fn in_adapter(adapter: &Adapter, notes: &Notes) {
     ];
     let place_of_true = |said: &Option<Said<bool>>| said.as_ref().filter(|said| said.value).map(|said| said.place.clone());
     let [dora, bias] = [place_of_true(&adapter.use_dora), place_of_true(&adapter.lora_bias)];
-    let of_shape: [(&str, Option<&Place>); 13] = [
+    let of_shape: [(&str, Option<&Location>); 13] = [
         ("r", adapter.r.as_ref().map(|said| &said.place)),
         ("alpha", adapter.alpha.as_ref().map(|said| &said.place)),
         ("target_modules", adapter.target_modules.as_ref().map(|said| &said.place)),

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::path::PathBuf;
 
-use super::place::{Place, Said};
+use super::place::{Location, Said};
 use super::section::{Section, Value};
 use super::shape::Shape;
 use super::split::{self, Split};
@@ -15,7 +15,7 @@ use crate::terms::{Format, TrainOn};
 #[derive(Debug, Clone, PartialEq)]
 pub struct Dataset {
     /// Where the element starts.
-    pub place: Place,
+    pub place: Location,
     /// A file, a glob or a folder; or a data set of the Hub.
     pub path: Option<Said<String>>,
     /// The configuration of a data set of the Hub.

@@ -40,7 +40,7 @@ pub use dataset::Dataset;
 pub use evaluation::Evaluation;
 pub use import::quoted;
 pub use output::Output;
-pub use place::{Place, Said};
+pub use place::{Location, Said};
 pub use schema::schema;
 pub use split::{Split, SplitPart};
 pub use tokens::{AddedToken, Tokens};
@@ -99,7 +99,7 @@ pub struct Recipe {
 
 /// A recipe that could not be opened. What is wrong within one is in [`Recipe::faults`].
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub enum RecipeError {
     /// There is no such file.
     #[error("recipe `{path}` does not exist")]
     Missing {
@@ -108,10 +108,10 @@ pub enum Error {
     },
     /// The file is there and cannot be read.
     #[error(transparent)]
-    File(#[from] files::Error),
+    File(#[from] files::FileError),
 }
 
-impl Explain for Error {
+impl Explain for RecipeError {
     fn exit(&self) -> Exit {
         match self {
             Self::Missing { .. } => Exit::NoInput,
@@ -131,7 +131,7 @@ impl Explain for Error {
 ///
 /// # Errors
 /// The file does not exist or cannot be read. Anything wrong in it is no error but one of the recipe's faults.
-pub fn read(path: &Path, overrides: &[String]) -> Result<Recipe, Error> {
+pub fn read(path: &Path, overrides: &[String]) -> Result<Recipe, RecipeError> {
     Ok(from_bytes(path, &source::read(path)?, overrides))
 }
 
@@ -148,7 +148,7 @@ pub fn description(key: &str) -> Option<&'static str> {
 /// Reads the recipe in the lock of a run, which stands there under `recipe`; `run` is the folder of the run, wherever it lies now.
 pub fn read_locked(path: &Path, lock: &str, run: &Path) -> Recipe {
     let notes = Notes::default();
-    let at = |mark: &Marker| Place::File { path: path.to_owned(), line: mark.line(), column: mark.col() + 1 };
+    let at = |mark: &Marker| Location::File { path: path.to_owned(), line: mark.line(), column: mark.col() + 1 };
     let root = tree::parse(lock, &at, &notes).and_then(|root| root.into_entry("recipe"));
     let recipe = root.map(|root| read_tree(&root, &notes)).unwrap_or_default();
     let output_dir = recipe.output_dir.clone().map(|said| said.map(|_| run.to_owned()));

@@ -3,11 +3,11 @@
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 
-use super::place::Place;
+use super::place::Location;
 use super::schema::Key;
 use super::shape::Shape;
 use super::synonyms::{self, Scope};
-use super::tree::{Entry, Node, shorten};
+use super::tree::{KeyValue, Node, shorten};
 use crate::fault::{Fault, nearest};
 
 /// The faults of one recipe and the names that its schema knows.
@@ -15,7 +15,7 @@ use crate::fault::{Fault, nearest};
 /// Readers of sections hold it by shared reference, hence the cells.
 #[derive(Debug, Default)]
 pub(super) struct Notes {
-    faults: RefCell<Vec<(Place, Fault)>>,
+    faults: RefCell<Vec<(Location, Fault)>>,
     refused: RefCell<BTreeSet<String>>,
     known: RefCell<BTreeSet<(String, &'static str)>>,
     unknown: RefCell<Vec<Unknown>>,
@@ -29,7 +29,7 @@ struct Unknown {
     section: String,
     key: String,
     value: Node,
-    place: Place,
+    place: Location,
 }
 
 impl Notes {
@@ -66,12 +66,12 @@ impl Notes {
     }
 
     /// Adds a fault.
-    pub fn say(&self, place: &Place, fault: Fault) {
+    pub fn say(&self, place: &Location, fault: Fault) {
         self.faults.borrow_mut().push((place.clone(), fault.at(place)));
     }
 
     /// Adds a fault of a named value, such as `adapter.r`.
-    pub fn refuse(&self, name: &str, place: &Place, fault: Fault) {
+    pub fn refuse(&self, name: &str, place: &Location, fault: Fault) {
         self.refused.borrow_mut().insert(name.to_owned());
         self.say(place, fault);
     }
@@ -87,8 +87,8 @@ impl Notes {
     }
 
     /// Adds a key that the schema does not know. The nearest name is sought at the end, when every name is known.
-    pub fn unknown(&self, section: &str, key: &str, entry: &Entry) {
-        let Entry { place, value } = entry.clone();
+    pub fn unknown(&self, section: &str, key: &str, entry: &KeyValue) {
+        let KeyValue { place, value } = entry.clone();
         self.unknown.borrow_mut().push(Unknown { section: section.into(), key: key.into(), value, place });
     }
 

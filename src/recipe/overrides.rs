@@ -3,22 +3,22 @@
 use std::collections::BTreeMap;
 
 use super::notes::Notes;
-use super::place::Place;
+use super::place::Location;
 use super::synonyms;
-use super::tree::{Entry, Kind, MAX_DEPTH, Node, parse, shorten};
+use super::tree::{KeyValue, NodeValue, MAX_DEPTH, Node, parse, shorten};
 use crate::fault::Fault;
 
 /// Puts the value of each override in the place of what the file says; of two for one key the later wins.
 pub(super) fn apply(root: &mut Node, overrides: &[String], notes: &Notes) {
     for typed in overrides {
-        let place = Place::Override(shorten(typed));
+        let place = Location::Override(shorten(typed));
         if let Err(fault) = apply_one(root, typed, &place, notes) {
             notes.say(&place, fault);
         }
     }
 }
 
-fn apply_one(root: &mut Node, typed: &str, place: &Place, notes: &Notes) -> Result<(), Fault> {
+fn apply_one(root: &mut Node, typed: &str, place: &Location, notes: &Notes) -> Result<(), Fault> {
     let form = || Fault::new("expected `key=value`").hint("write it as in `training.learning_rate=1e-4`");
     let (path, value) = typed.split_once('=').ok_or_else(form)?;
     let keys: Vec<&str> = path.trim().split('.').collect();
@@ -33,25 +33,25 @@ fn apply_one(root: &mut Node, typed: &str, place: &Place, notes: &Notes) -> Resu
 }
 
 /// The node that the keys lead to; keys that the file lacks are made.
-fn find<'a>(root: &'a mut Node, keys: &[&str], place: &Place) -> Result<&'a mut Node, Fault> {
+fn find<'a>(root: &'a mut Node, keys: &[&str], place: &Location) -> Result<&'a mut Node, Fault> {
     let mut node = root;
     for (depth, key) in keys.iter().enumerate() {
         let parent = keys[..depth].join(".");
         if node.is_blank() {
-            *node = Node { place: place.clone(), kind: Kind::Map(BTreeMap::new()) };
+            *node = Node { place: place.clone(), kind: NodeValue::Map(BTreeMap::new()) };
         }
         node = match &mut node.kind {
-            Kind::Map(entries) => {
-                let blank = || Entry { place: place.clone(), value: Node::blank(place.clone()) };
+            NodeValue::Map(entries) => {
+                let blank = || KeyValue { place: place.clone(), value: Node::blank(place.clone()) };
                 &mut entries.entry((*key).to_owned()).or_insert_with(blank).value
             }
-            Kind::List(nodes) => element(nodes, &parent, key)?,
-            Kind::Scalar { text, .. } => {
+            NodeValue::List(nodes) => element(nodes, &parent, key)?,
+            NodeValue::Scalar { text, .. } => {
                 let mut fault = Fault::new(format!("`{parent}` holds no keys, so `{key}` cannot be set in it"));
                 fault.hint = synonyms::of_value(&parent, text);
                 return Err(fault);
             }
-            Kind::Refused => return Err(Fault::new(format!("`{parent}` holds no keys, so `{key}` cannot be set in it"))),
+            NodeValue::Refused => return Err(Fault::new(format!("`{parent}` holds no keys, so `{key}` cannot be set in it"))),
         };
     }
     Ok(node)

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 /// Where a value comes from. Places of a file sort before overrides, and by line.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Place {
+pub enum Location {
     /// The recipe file, printed as `recipes/quickstart.yaml:3:5`.
     File {
         /// The file as it was named.
@@ -19,7 +19,7 @@ pub enum Place {
     Override(String),
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for Location {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::File { path, line, column } => write!(f, "{}:{line}:{column}", path.display()),
@@ -34,7 +34,7 @@ pub struct Said<T> {
     /// The value.
     pub value: T,
     /// Where it was written.
-    pub place: Place,
+    pub place: Location,
 }
 
 impl<T> Said<T> {

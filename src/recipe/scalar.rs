@@ -5,14 +5,14 @@
 
 use serde_json::Value;
 
-use super::tree::{Entry, Kind, Node};
+use super::tree::{KeyValue, NodeValue, Node};
 use crate::files::parse_bytes;
 
 impl Node {
     /// Text without quotes.
     pub fn plain(&self) -> Option<&str> {
         match &self.kind {
-            Kind::Scalar { text, plain: true, .. } => Some(text),
+            NodeValue::Scalar { text, plain: true, .. } => Some(text),
             _ => None,
         }
     }
@@ -20,7 +20,7 @@ impl Node {
     /// Text with or without quotes; an empty one is none.
     pub fn text(&self) -> Option<&str> {
         match &self.kind {
-            Kind::Scalar { text, .. } if !text.is_empty() => Some(text),
+            NodeValue::Scalar { text, .. } if !text.is_empty() => Some(text),
             _ => None,
         }
     }
@@ -65,14 +65,14 @@ impl Node {
     /// Any value as JSON. Text without quotes that reads as a boolean or a number is one.
     pub fn json(&self) -> Option<Value> {
         Some(match &self.kind {
-            Kind::List(nodes) => nodes.iter().map(Self::json).collect::<Option<_>>()?,
-            Kind::Map(entries) => {
-                let entry = |(key, entry): (&String, &Entry)| Some((key.clone(), entry.value.json()?));
+            NodeValue::List(nodes) => nodes.iter().map(Self::json).collect::<Option<_>>()?,
+            NodeValue::Map(entries) => {
+                let entry = |(key, entry): (&String, &KeyValue)| Some((key.clone(), entry.value.json()?));
                 Value::Object(entries.iter().map(entry).collect::<Option<_>>()?)
             }
-            Kind::Refused => return None,
-            Kind::Scalar { .. } if self.is_blank() => Value::Null,
-            Kind::Scalar { text, .. } => {
+            NodeValue::Refused => return None,
+            NodeValue::Scalar { .. } if self.is_blank() => Value::Null,
+            NodeValue::Scalar { text, .. } => {
                 let whole = || self.plain()?.parse::<i64>().ok().filter(|number| number.to_string() == *text).map(Value::from);
                 let number = || self.whole().map(Value::from).or_else(|| self.number().map(Value::from));
                 self.flag().map(Value::from).or_else(whole).or_else(number).unwrap_or_else(|| text.clone().into())
@@ -83,10 +83,10 @@ impl Node {
     /// Whether the value holds nothing: blank or an empty collection.
     pub fn is_empty(&self) -> bool {
         match &self.kind {
-            Kind::List(nodes) => nodes.is_empty(),
-            Kind::Map(entries) => entries.is_empty(),
-            Kind::Scalar { .. } => self.is_blank(),
-            Kind::Refused => false,
+            NodeValue::List(nodes) => nodes.is_empty(),
+            NodeValue::Map(entries) => entries.is_empty(),
+            NodeValue::Scalar { .. } => self.is_blank(),
+            NodeValue::Refused => false,
         }
     }
 
@@ -98,12 +98,12 @@ impl Node {
 
 #[cfg(test)]
 mod tests {
-    use super::super::place::Place;
+    use super::super::place::Location;
     use super::*;
 
     fn plain(text: &str) -> Node {
-        let kind = Kind::Scalar { text: text.into(), written: text.into(), plain: true };
-        Node { place: Place::Override(text.into()), kind }
+        let kind = NodeValue::Scalar { text: text.into(), written: text.into(), plain: true };
+        Node { place: Location::Override(text.into()), kind }
     }
 
     #[test]

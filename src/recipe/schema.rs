@@ -10,8 +10,8 @@ use super::keys;
 use super::notes::Notes;
 use super::section::Value as Read;
 use super::shape::Shape;
-use super::tree::{Kind, Node};
-use super::{Place, Recipe};
+use super::tree::{NodeValue, Node};
+use super::{Location, Recipe};
 
 /// A key of the recipe, as the reader takes it.
 #[derive(Debug, Clone, PartialEq)]
@@ -36,8 +36,8 @@ impl Key {
 /// Every key, in the order in which the reader takes them.
 pub(super) fn known() -> Vec<Key> {
     let notes = Notes::describing();
-    let kind = Kind::Map(std::collections::BTreeMap::new());
-    let root = Node { place: Place::Override(String::new()), kind };
+    let kind = NodeValue::Map(std::collections::BTreeMap::new());
+    let root = Node { place: Location::Override(String::new()), kind };
     Read { name: String::new(), node: &root, notes: &notes }.section(Recipe::take);
     notes.into_keys()
 }

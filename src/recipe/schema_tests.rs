@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::schema::{Key, known};
 use super::tests::{BROKEN, NEEDED};
-use super::tree::{Kind, Node};
+use super::tree::{NodeValue, Node};
 use super::*;
 
 /// What JSON Schema says of a value, for the words that the recipe's schema uses. Any other word fails the test that meets it.
@@ -66,7 +66,7 @@ fn has_type(says: &Value, value: &Value) -> bool {
 fn to_json(node: &Node) -> Value {
     let is_number = Regex::new(r"^[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?$").expect("a pattern");
     match &node.kind {
-        Kind::Scalar { text, plain: true, .. } => match text.as_str() {
+        NodeValue::Scalar { text, plain: true, .. } => match text.as_str() {
             "" | "~" | "null" | "Null" | "NULL" => Value::Null,
             "true" | "True" | "TRUE" => json!(true),
             "false" | "False" | "FALSE" => json!(false),
@@ -77,12 +77,12 @@ fn to_json(node: &Node) -> Value {
                 .unwrap_or_default(),
             text => json!(text),
         },
-        Kind::Scalar { text, .. } => json!(text),
-        Kind::List(nodes) => nodes.iter().map(to_json).collect(),
-        Kind::Map(entries) => {
+        NodeValue::Scalar { text, .. } => json!(text),
+        NodeValue::List(nodes) => nodes.iter().map(to_json).collect(),
+        NodeValue::Map(entries) => {
             Value::Object(entries.iter().map(|(key, entry)| (key.clone(), to_json(&entry.value))).collect::<Map<_, _>>())
         }
-        Kind::Refused => Value::Null,
+        NodeValue::Refused => Value::Null,
     }
 }
 

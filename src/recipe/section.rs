@@ -5,10 +5,10 @@ use std::ops::{Bound, RangeBounds};
 use std::path::PathBuf;
 
 use super::notes::{Notes, listed};
-use super::place::{Place, Said};
+use super::place::{Location, Said};
 use super::shape::Shape;
 use super::synonyms;
-use super::tree::{Entry, Kind, Node, shorten};
+use super::tree::{KeyValue, NodeValue, Node, shorten};
 use crate::fault::{Fault, nearest};
 use crate::terms::Term;
 
@@ -18,8 +18,8 @@ pub(super) const ABOVE_ZERO: (Bound<f64>, Bound<f64>) = (Bound::Excluded(0.0), B
 /// The keys of one section that are not taken yet.
 pub(super) struct Section<'a> {
     name: String,
-    place: &'a Place,
-    entries: BTreeMap<&'a str, &'a Entry>,
+    place: &'a Location,
+    entries: BTreeMap<&'a str, &'a KeyValue>,
     notes: &'a Notes,
 }
 
@@ -32,7 +32,7 @@ pub(super) struct Value<'a> {
 
 impl<'a> Section<'a> {
     /// Where the section starts.
-    pub fn place(&self) -> &Place {
+    pub fn place(&self) -> &Location {
         self.place
     }
 
@@ -86,7 +86,7 @@ impl<'a> Section<'a> {
         let element = |element: Value<'a>| {
             let place = element.node.place.clone();
             match element.node.kind {
-                Kind::Map(_) => Some(Said { value: element.section(take)?, place }),
+                NodeValue::Map(_) => Some(Said { value: element.section(take)?, place }),
                 _ => Some(element.text()?.map(of_text)),
             }
         };
@@ -147,7 +147,7 @@ impl<'a> Section<'a> {
 impl<'a> Value<'a> {
     /// Reads the value as a section; keys that `take` leaves are unknown.
     pub fn section<T>(self, take: fn(&mut Section) -> T) -> Option<T> {
-        let Kind::Map(entries) = &self.node.kind else {
+        let NodeValue::Map(entries) = &self.node.kind else {
             let mut fault = self.unexpected("keys with values");
             fault.hint = self.of_others().or_else(|| self.of_a_dataset());
             self.refuse(fault);
@@ -164,7 +164,7 @@ impl<'a> Value<'a> {
 
     /// The elements of a list.
     pub fn list(self) -> Option<Vec<Value<'a>>> {
-        let Kind::List(nodes) = &self.node.kind else {
+        let NodeValue::List(nodes) = &self.node.kind else {
             let hint =
                 self.of_a_dataset().map_or_else(|| "start each element with `- `".to_owned(), |one| format!("{one} in a list"));
             self.refuse(self.unexpected("a list").hint(hint));
@@ -176,11 +176,11 @@ impl<'a> Value<'a> {
 
     /// The entries of a table whose keys the user chooses; blank ones are left out.
     pub fn table(self) -> Option<Vec<(&'a str, Value<'a>)>> {
-        let Kind::Map(entries) = &self.node.kind else {
+        let NodeValue::Map(entries) = &self.node.kind else {
             self.mismatch("keys with values");
             return None;
         };
-        let named = |(key, entry): (&'a String, &'a Entry)| {
+        let named = |(key, entry): (&'a String, &'a KeyValue)| {
             let value = Value { name: format!("{}.{key}", self.name), node: &entry.value, notes: self.notes };
             (key.as_str(), value)
         };
@@ -234,7 +234,7 @@ impl<'a> Value<'a> {
         }
         let fault = self.unexpected(expected);
         let is_quoted = |text: &str, written: &str| !text.is_empty() && written.starts_with(['"', '\'']);
-        let quoted = matches!(&self.node.kind, Kind::Scalar { text, written, .. } if is_quoted(text, written));
+        let quoted = matches!(&self.node.kind, NodeValue::Scalar { text, written, .. } if is_quoted(text, written));
         self.refuse(match self.of_others() {
             Some(hint) => fault.hint(hint),
             None if quoted => fault.hint("remove the quotes: a value in quotes is a text"),
@@ -257,7 +257,7 @@ impl<'a> Value<'a> {
 
     /// Adds a fault of this value, unless it has one already.
     pub fn refuse(&self, fault: Fault) {
-        if self.node.kind != Kind::Refused {
+        if self.node.kind != NodeValue::Refused {
             self.notes.refuse(&self.name, &self.node.place, fault);
         }
     }

@@ -5,8 +5,8 @@ use std::io::{ErrorKind, Read};
 use std::path::Path;
 
 use super::notes::Notes;
-use super::tree::{self, Kind, Node};
-use super::{Error, Place};
+use super::tree::{self, NodeValue, Node};
+use super::{RecipeError, Location};
 use crate::fault::Fault;
 use crate::files;
 
@@ -15,23 +15,23 @@ const MAX_BYTES: usize = 256 * 1024;
 const BEGINNING: &str = "begin with `base_model: checkpoints/rankine-tiny`, then `datasets:`";
 
 /// The bytes of a recipe; of one that is too large no more than tells that it is.
-pub(super) fn read(path: &Path) -> Result<Vec<u8>, Error> {
+pub(super) fn read(path: &Path) -> Result<Vec<u8>, RecipeError> {
     let file = File::open(path).map_err(|cause| match cause.kind() {
-        ErrorKind::NotFound => Error::Missing { path: path.to_owned() },
-        _ => files::Error::new("open", path, cause).into(),
+        ErrorKind::NotFound => RecipeError::Missing { path: path.to_owned() },
+        _ => files::FileError::new("open", path, cause).into(),
     })?;
     let mut content = Vec::new();
     let mut limited = file.take(MAX_BYTES as u64 + 1);
-    limited.read_to_end(&mut content).map_err(|cause| files::Error::new("read", path, cause))?;
+    limited.read_to_end(&mut content).map_err(|cause| files::FileError::new("read", path, cause))?;
     Ok(content)
 }
 
 /// The tree of a recipe, whose root is a map; `None` with a fault where there is none.
 pub(super) fn tree(path: &Path, content: &[u8], notes: &Notes) -> Option<Node> {
-    let at = |line, column| Place::File { path: path.to_owned(), line, column };
+    let at = |line, column| Location::File { path: path.to_owned(), line, column };
     let text = text(content).map_err(|((line, column), fault)| notes.say(&at(line, column), fault)).ok()?;
     let root = tree::parse(text, &|mark| at(mark.line(), mark.col() + 1), notes)?;
-    if matches!(root.kind, Kind::Map(_)) {
+    if matches!(root.kind, NodeValue::Map(_)) {
         return Some(root);
     }
     notes.say(&root.place, Fault::new(format!("expected keys with values, found {}", root.found())).hint(BEGINNING));

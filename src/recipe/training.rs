@@ -2,7 +2,7 @@
 
 use std::ops::Bound;
 
-use super::place::{Place, Said};
+use super::place::{Location, Said};
 use super::section::{ABOVE_ZERO, Section, Value};
 use super::shape::Shape;
 use crate::terms::{
@@ -235,8 +235,8 @@ fn bytes() -> Shape {
 
 impl Training {
     /// Where a key that only some optimizers or schedules have is said.
-    pub(super) fn place_of(&self, key: &str) -> Option<&Place> {
-        fn place<T>(said: Option<&Said<T>>) -> Option<&Place> {
+    pub(super) fn place_of(&self, key: &str) -> Option<&Location> {
+        fn place<T>(said: Option<&Said<T>>) -> Option<&Location> {
             said.map(|said| &said.place)
         }
         match key {

@@ -8,7 +8,7 @@ use std::collections::btree_map::Entry as Slot;
 use serde_yaml::granit_parser::{Event, Marker, Options, Parser, ScalarStyle, Span, StrInput, options};
 
 use super::notes::Notes;
-use super::place::Place;
+use super::place::Location;
 use crate::fault::Fault;
 
 /// Collections within collections; the schema needs five.
@@ -19,13 +19,13 @@ const MAX_SHOWN: usize = 60;
 /// A value and where it starts.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Node {
-    pub place: Place,
-    pub kind: Kind,
+    pub place: Location,
+    pub kind: NodeValue,
 }
 
 /// What a node holds.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) enum Kind {
+pub(super) enum NodeValue {
     /// Text after escapes; `plain` is false for text in quotes, `written` is the source with them.
     Scalar {
         text: String,
@@ -33,27 +33,27 @@ pub(super) enum Kind {
         plain: bool,
     },
     List(Vec<Node>),
-    Map(BTreeMap<String, Entry>),
+    Map(BTreeMap<String, KeyValue>),
     /// Something that has its fault already; who reads it takes it as unset and adds no other fault.
     Refused,
 }
 
 /// A key's place and its value.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Entry {
-    pub place: Place,
+pub(super) struct KeyValue {
+    pub place: Location,
     pub value: Node,
 }
 
 impl Node {
     /// A value that is not there.
-    pub fn blank(place: Place) -> Self {
-        Self { place, kind: Kind::Scalar { text: String::new(), written: String::new(), plain: true } }
+    pub fn blank(place: Location) -> Self {
+        Self { place, kind: NodeValue::Scalar { text: String::new(), written: String::new(), plain: true } }
     }
 
     /// The value of a key; `None` where this is no map or has no such key.
     pub fn into_entry(self, key: &str) -> Option<Self> {
-        let Kind::Map(mut entries) = self.kind else { return None };
+        let NodeValue::Map(mut entries) = self.kind else { return None };
         Some(entries.remove(key)?.value)
     }
 
@@ -65,13 +65,13 @@ impl Node {
     /// The value as it was written, collections in flow style, cut where a message would grow too long.
     pub fn shown(&self) -> String {
         let whole = match &self.kind {
-            Kind::Scalar { written, .. } => written.clone(),
-            Kind::List(nodes) => format!("[{}]", nodes.iter().map(Self::shown).collect::<Vec<_>>().join(", ")),
-            Kind::Map(entries) => {
+            NodeValue::Scalar { written, .. } => written.clone(),
+            NodeValue::List(nodes) => format!("[{}]", nodes.iter().map(Self::shown).collect::<Vec<_>>().join(", ")),
+            NodeValue::Map(entries) => {
                 let pairs: Vec<_> = entries.iter().map(|(key, entry)| format!("{key}: {}", entry.value.shown())).collect();
                 format!("{{{}}}", pairs.join(", "))
             }
-            Kind::Refused => "...".into(),
+            NodeValue::Refused => "...".into(),
         };
         shorten(&whole)
     }
@@ -87,7 +87,7 @@ pub(super) fn shorten(text: &str) -> String {
 /// Reads YAML into a tree; a text without a value is a blank node. `locate` turns the parser's marks into places.
 ///
 /// `None` when the text has no tree, with the fault in `notes`. Other faults leave a tree to go on with.
-pub(super) fn parse(text: &str, locate: &dyn Fn(&Marker) -> Place, notes: &Notes) -> Option<Node> {
+pub(super) fn parse(text: &str, locate: &dyn Fn(&Marker) -> Location, notes: &Notes) -> Option<Node> {
     let parser = Parser::new_from_str_with_options(text, strict());
     let mut builder = Builder { text, parser, locate, notes };
     let mut root = None;
@@ -114,7 +114,7 @@ fn strict() -> Options {
 struct Builder<'a> {
     text: &'a str,
     parser: Parser<'a, StrInput<'a>>,
-    locate: &'a dyn Fn(&Marker) -> Place,
+    locate: &'a dyn Fn(&Marker) -> Location,
     notes: &'a Notes,
 }
 
@@ -154,33 +154,33 @@ impl<'a> Builder<'a> {
                 let fault =
                     Fault::new(format!("alias `{}` is not allowed in a recipe", shorten(span.slice(self.text).unwrap_or("*"))));
                 self.say(&span.start, fault.hint("write the value out; a text that starts with `*` needs quotes"));
-                Kind::Refused
+                NodeValue::Refused
             }
         };
         Some(Node { place: (self.locate)(&span.start), kind })
     }
 
-    fn scalar(&self, text: String, style: ScalarStyle, span: &Span) -> Kind {
+    fn scalar(&self, text: String, style: ScalarStyle, span: &Span) -> NodeValue {
         let plain = style == ScalarStyle::Plain;
         let written = if plain { text.clone() } else { span.slice(self.text).unwrap_or(&text).to_owned() };
-        Kind::Scalar { text, written, plain }
+        NodeValue::Scalar { text, written, plain }
     }
 
-    fn list(&mut self, depth: usize) -> Option<Kind> {
+    fn list(&mut self, depth: usize) -> Option<NodeValue> {
         let mut nodes = Vec::new();
         loop {
             match self.next()? {
-                (Event::SequenceEnd, _) => return Some(Kind::List(nodes)),
+                (Event::SequenceEnd, _) => return Some(NodeValue::List(nodes)),
                 (event, span) => nodes.push(self.node(event, &span, depth + 1)?),
             }
         }
     }
 
-    fn map(&mut self, depth: usize) -> Option<Kind> {
+    fn map(&mut self, depth: usize) -> Option<NodeValue> {
         let mut entries = BTreeMap::new();
         loop {
             let key = match self.next()? {
-                (Event::MappingEnd, _) => return Some(Kind::Map(entries)),
+                (Event::MappingEnd, _) => return Some(NodeValue::Map(entries)),
                 (event, span) => self.node(event, &span, depth + 1)?,
             };
             let (event, span) = self.next()?;
@@ -190,10 +190,10 @@ impl<'a> Builder<'a> {
     }
 
     /// Adds an entry; of a double key the first one stays.
-    fn insert(&self, entries: &mut BTreeMap<String, Entry>, key: Node, value: Node) {
+    fn insert(&self, entries: &mut BTreeMap<String, KeyValue>, key: Node, value: Node) {
         let name = match &key.kind {
-            Kind::Scalar { text, .. } if !key.is_blank() => text.clone(),
-            Kind::Refused => return,
+            NodeValue::Scalar { text, .. } if !key.is_blank() => text.clone(),
+            NodeValue::Refused => return,
             _ => {
                 let fault = Fault::new(format!("expected a name before the colon, found {}", key.found()));
                 return self.notes.say(&key.place, fault);
@@ -201,7 +201,7 @@ impl<'a> Builder<'a> {
         };
         match entries.entry(name) {
             Slot::Vacant(slot) => {
-                slot.insert(Entry { place: key.place, value });
+                slot.insert(KeyValue { place: key.place, value });
             }
             Slot::Occupied(slot) => {
                 let fault = Fault::new(format!("double key `{}`, first at {}", shorten(slot.key()), slot.get().place));

@@ -23,8 +23,8 @@ impl JsonLines {
     ///
     /// # Errors
     /// It cannot be made or cut.
-    pub fn open(path: &Path, bytes: u64, report: Reporter) -> Result<Self, files::Error> {
-        let failed = |cause| files::Error::new("write", path, cause);
+    pub fn open(path: &Path, bytes: u64, report: Reporter) -> Result<Self, files::FileError> {
+        let failed = |cause| files::FileError::new("write", path, cause);
         let mut file = OpenOptions::new().create(true).truncate(false).read(true).write(true).open(path).map_err(failed)?;
         let found = file.metadata().map_err(failed)?.len();
         if found < bytes {
@@ -40,11 +40,11 @@ impl JsonLines {
     ///
     /// # Errors
     /// It cannot be written.
-    pub fn append(&mut self, line: &impl Serialize) -> Result<(), files::Error> {
+    pub fn append(&mut self, line: &impl Serialize) -> Result<(), files::FileError> {
         let line = serde_json::to_string(line).expect("numbers can be printed") + "\n";
         self.file.write_all(line.as_bytes()).map_err(|cause| {
             let _ = self.file.set_len(self.bytes);
-            files::Error::writing(&self.path, line.len() as u64, cause)
+            files::FileError::writing(&self.path, line.len() as u64, cause)
         })?;
         self.bytes += line.len() as u64;
         Ok(())
@@ -54,8 +54,8 @@ impl JsonLines {
     ///
     /// # Errors
     /// The disk fails.
-    pub fn sync(&self) -> Result<u64, files::Error> {
-        self.file.sync_all().map_err(|cause| files::Error::new("sync", &self.path, cause))?;
+    pub fn sync(&self) -> Result<u64, files::FileError> {
+        self.file.sync_all().map_err(|cause| files::FileError::new("sync", &self.path, cause))?;
         Ok(self.bytes)
     }
 }

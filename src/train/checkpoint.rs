@@ -4,7 +4,7 @@ use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use super::Error;
+use super::TrainError;
 use super::optimizer::Optimizer;
 use super::state::State;
 use crate::adapter::{LoraConfig, peft};
@@ -33,7 +33,7 @@ pub enum Product {
     },
     /// A folder in Hugging Face's format.
     Model {
-        /// What goes with its weights: see [`crate::model::Beside::read`].
+        /// What goes with its weights: see [`crate::model::CompanionFiles::read`].
         beside: Vec<(PathBuf, Vec<u8>)>,
     },
 }
@@ -55,7 +55,7 @@ impl Product {
         }
     }
 
-    fn write(&self, folder: &Path, decoder: &Decoder) -> Result<(), Error> {
+    fn write(&self, folder: &Path, decoder: &Decoder) -> Result<(), TrainError> {
         match self {
             Self::Adapter { config, base, beside } => {
                 peft::write(folder, decoder, config, base)?;
@@ -127,12 +127,12 @@ impl RunFolder {
     ///
     /// # Errors
     /// The folder cannot be read.
-    pub fn product_files(run: &Path) -> Result<Vec<PathBuf>, files::Error> {
+    pub fn product_files(run: &Path) -> Result<Vec<PathBuf>, files::FileError> {
         Self::product_in(run).map_or_else(|| Ok(Vec::new()), |folder| files_in(&folder))
     }
 
     /// Writes the product: the best by validation loss, or the last without validation.
-    pub(super) fn save_product(&self, decoder: &Decoder) -> Result<(), Error> {
+    pub(super) fn save_product(&self, decoder: &Decoder) -> Result<(), TrainError> {
         check_space(&self.path, product_bytes(decoder.trainable_parameters()) + self.product.beside_bytes(decoder))?;
         write_folder_atomic(&self.path.join(self.product.folder()), |folder| self.product.write(folder, decoder))
     }
@@ -144,7 +144,7 @@ impl RunFolder {
         optimizer: &Optimizer,
         state: &State,
         limit: usize,
-    ) -> Result<PathBuf, Error> {
+    ) -> Result<PathBuf, TrainError> {
         let checkpoints = self.path.join(Self::CHECKPOINTS);
         let path = checkpoints.join(name(state.step));
         let parameters = decoder.trainable_parameters();
@@ -153,7 +153,7 @@ impl RunFolder {
         let mut state = state.clone();
         state.metrics_bytes = self.metrics.sync()?;
         state.samples_bytes = self.samples.as_ref().map_or(Ok(0), JsonLines::sync)?;
-        write_folder_atomic::<Error>(&path, |folder| {
+        write_folder_atomic::<TrainError>(&path, |folder| {
             self.product.write(&folder.join(self.product.folder()), decoder)?;
             optimizer.write(&folder.join(OPTIMIZER), decoder)?;
             let text = serde_json::to_string_pretty(&state).expect("a state can be printed");
@@ -166,7 +166,7 @@ impl RunFolder {
     }
 
     /// Leaves `limit` checkpoints, the newest and the best among them. Those of later steps were not whole when the run was resumed.
-    fn remove_oldest(&self, state: &State, limit: usize) -> Result<(), Error> {
+    fn remove_oldest(&self, state: &State, limit: usize) -> Result<(), TrainError> {
         let found: Vec<_> = checkpoints_of(&self.path)?.into_iter().filter(|(step, _)| *step <= state.step).collect();
         let is_best = |step: u64| state.best_step == Some(step);
         let best_is_old = found.iter().skip(limit).any(|(step, _)| is_best(*step));
@@ -179,13 +179,13 @@ impl RunFolder {
 }
 
 /// The checkpoints of a run with their steps, newest first, whole or not.
-pub(super) fn checkpoints_of(run: &Path) -> Result<Vec<(u64, PathBuf)>, files::Error> {
+pub(super) fn checkpoints_of(run: &Path) -> Result<Vec<(u64, PathBuf)>, files::FileError> {
     let folder = run.join(RunFolder::CHECKPOINTS);
     // A link that leads nowhere is a disk that is not there, not a run without checkpoints.
     if folder.symlink_metadata().is_err_and(|cause| cause.kind() == ErrorKind::NotFound) {
         return Ok(Vec::new());
     }
-    let failed = |cause| files::Error::new("read", &folder, cause);
+    let failed = |cause| files::FileError::new("read", &folder, cause);
     let step = |path: &Path| path.file_name()?.to_str()?.strip_prefix("step-")?.parse::<u64>().ok();
     let paths: Result<Vec<PathBuf>, _> = fs::read_dir(&folder).map_err(failed)?.map(|entry| Ok(entry?.path())).collect();
     let paths = paths.map_err(failed)?.into_iter();

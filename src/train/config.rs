@@ -9,7 +9,7 @@ use crate::terms::OnNonfinite;
 
 /// Everything that decides a run beside the model, the adapter and the rows.
 #[derive(Debug, Clone)]
-pub struct Config {
+pub struct TrainConfig {
     /// Rows of a micro-batch, or packs of rows.
     pub micro_batch_size: usize,
     /// Whether short rows share a pack.

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
-use super::Config;
+use super::TrainConfig;
 use super::micro_batch::score;
 use super::run::Data;
 use crate::model::Decoder;
@@ -16,7 +16,7 @@ pub(super) struct Stopped;
 pub(super) fn evaluate(
     decoder: &Decoder,
     data: &Data,
-    config: &Config,
+    config: &TrainConfig,
     step: u64,
     interrupt: &AtomicBool,
     report: Reporter,

@@ -4,7 +4,7 @@ use std::mem::replace;
 
 use burn::tensor::Tensor;
 
-use super::layout::Layout;
+use super::layout::WeightGroups;
 use super::observe::Observer;
 use super::tree::TreeSum;
 use crate::model::{Decoder, Place};
@@ -15,7 +15,7 @@ use crate::ops::{add_at, sum_of_squares};
 #[derive(Debug, Clone)]
 pub struct Gradients {
     /// Of the first micro-batch on.
-    layout: Option<Layout>,
+    layout: Option<WeightGroups>,
     sums: TreeSum<Sum>,
     loss_scale: f64,
 }
@@ -30,7 +30,7 @@ impl Default for Gradients {
 /// own.
 #[derive(Debug, Clone)]
 pub(super) struct Sum {
-    pub layout: Layout,
+    pub layout: WeightGroups,
     /// In the order of the layout, [n].
     pub row: Tensor<1>,
     pub scale: f64,
@@ -59,7 +59,7 @@ impl Gradients {
 
     /// Zeros, to which the gradients of the next micro-batch are added.
     pub(super) fn zeros(&mut self, decoder: &Decoder) -> Sum {
-        let layout = self.layout.get_or_insert_with(|| Layout::of(decoder)).clone();
+        let layout = self.layout.get_or_insert_with(|| WeightGroups::of(decoder)).clone();
         Sum { row: layout.zeros(&decoder.device()), layout, scale: 1.0 / self.loss_scale }
     }
 

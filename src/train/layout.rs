@@ -11,9 +11,9 @@ use crate::nn::weight::Group;
 
 /// Places in the network, groups and stretches of the row of all weights that train, in the decoder's order.
 #[derive(Debug, Clone)]
-pub(super) struct Layout(Vec<(Place, Group, Range<usize>)>);
+pub(super) struct WeightGroups(Vec<(Place, Group, Range<usize>)>);
 
-impl Layout {
+impl WeightGroups {
     /// The layout for the weights of `decoder` that train.
     pub fn of(decoder: &Decoder) -> Self {
         let mut weights = Vec::new();
@@ -58,7 +58,7 @@ impl Layout {
         self.places().map(|(_, place)| row.clone().slice([place])).collect()
     }
 
-    /// The inverse of [`Layout::split`].
+    /// The inverse of [`WeightGroups::split`].
     pub fn join(&self, numbers: Vec<Tensor<1>>, device: &Device) -> Tensor<1> {
         let placed = self.places().zip(numbers);
         placed.fold(self.zeros(device), |row, ((_, place), numbers)| row.slice_assign([place], numbers))
@@ -79,7 +79,7 @@ mod tests {
         let mut decoder =
             Folder::open(&base).expect("a base").load(crate::terms::ModelDtype::Auto, &device, &|_| {}).expect("loaded");
         decoder.train_everything();
-        let layout = Layout::of(&decoder);
+        let layout = WeightGroups::of(&decoder);
         let mut places: Vec<_> = layout.places().collect();
         places.sort_by_key(|(_, place)| place.start);
         assert!(places.is_sorted_by_key(|(group, _)| *group), "{places:?}");

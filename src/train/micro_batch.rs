@@ -10,7 +10,7 @@ use super::gradients::Gradients;
 use super::observe::Observer;
 use super::walk::{Memory, Walk, ids};
 use crate::data::Batch;
-use crate::draws::mix;
+use crate::keyed_random::mix;
 use crate::model::Decoder;
 use crate::nn::head::{HeadGradients, HeadPass};
 use crate::objective::Objective;
@@ -166,7 +166,7 @@ mod tests {
     use super::*;
     use crate::adapter::{LoraConfig, attach};
     use crate::data::TokenRow;
-    use crate::draws::mix;
+    use crate::keyed_random::mix;
     use crate::model::Folder;
     use crate::ops::in_tiles;
     use crate::terms::ModelDtype;

@@ -4,7 +4,7 @@ mod balance;
 mod checkpoint;
 mod compare;
 mod config;
-mod course;
+mod sampler;
 mod evaluate;
 mod gradients;
 mod layout;
@@ -19,14 +19,14 @@ mod schedule;
 mod state;
 mod step;
 #[cfg(test)]
-mod sweep;
+mod crash_points;
 mod tree;
 mod walk;
 
 pub use checkpoint::{Product, RunFolder};
 pub use compare::{Compared, compare};
-pub use config::Config;
-pub use course::{Course, StepRows};
+pub use config::TrainConfig;
+pub use sampler::{StepSampler, StepRows};
 pub use evaluate::Score;
 pub use gradients::Gradients;
 pub use loss_scale::LossScale;
@@ -63,7 +63,7 @@ fn into_block(block: Option<usize>) -> String {
 
 /// A run that cannot go on.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub enum TrainError {
     /// A loss, gradient or new weight was not finite; the weights are those of the step before.
     #[error("step {step} has loss {loss} and gradient norm {grad_norm}{}, expected finite numbers and finite weights after it{}; {}", into_block(*block), row_of(*in_a_row), kept(checkpoint.as_deref()))]
     Diverged {
@@ -116,19 +116,19 @@ pub enum Error {
     },
     /// A file could not be written.
     #[error(transparent)]
-    File(#[from] files::Error),
+    File(#[from] files::FileError),
     /// A safetensors file could not be written.
     #[error(transparent)]
-    Safetensors(#[from] files::safetensors::Error),
+    Safetensors(#[from] files::safetensors::SafetensorsError),
     /// The adapter could not be written.
     #[error(transparent)]
-    Adapter(#[from] adapter::Error),
+    Adapter(#[from] adapter::AdapterError),
     /// The model could not be written.
     #[error(transparent)]
-    Model(#[from] model::Error),
+    Model(#[from] model::ModelError),
 }
 
-impl Explain for Error {
+impl Explain for TrainError {
     fn exit(&self) -> Exit {
         match self {
             Self::Diverged { .. } | Self::NothingLearned { .. } => Exit::Diverged,

@@ -72,7 +72,7 @@ mod tests {
 
     use super::super::micro_batch::{StepConfig, observed};
     use super::super::walk::Memory;
-    use super::super::{Error, Gradients};
+    use super::super::{TrainError, Gradients};
     use super::*;
     use crate::adapter::{LoraConfig, attach};
     use crate::data::{Batch, TokenRow};
@@ -123,7 +123,7 @@ mod tests {
         let loss = observed(&decoder, &batch, &Objective::NextToken, step, [0, 0], &mut Gradients::default(), &mut wrong);
         let block = wrong.0.first_not_finite();
         assert_eq!(block, Some(0));
-        let error = Error::Diverged { step: 1, in_a_row: 1, loss: loss.sum, grad_norm: f64::NAN, block, checkpoint: None };
+        let error = TrainError::Diverged { step: 1, in_a_row: 1, loss: loss.sum, grad_norm: f64::NAN, block, checkpoint: None };
         let said = "and gradient norm NaN, and what goes back into `model.layers.0` is not finite, expected finite numbers";
         assert!(error.to_string().contains(said), "{error}");
     }

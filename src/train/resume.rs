@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::Error;
+use super::TrainError;
 use super::checkpoint::{OPTIMIZER, RunFolder, STATE, checkpoints_of, name};
 use super::optimizer::{Optimizer, OptimizerConfig};
 use super::state::State;
@@ -35,7 +35,7 @@ impl Checkpoint {
     ///
     /// # Errors
     /// One cannot be read, so that it is not known whether it is whole; or there are some and none is whole.
-    pub fn latest(run: &Path, report: Reporter) -> Result<Option<Self>, Error> {
+    pub fn latest(run: &Path, report: Reporter) -> Result<Option<Self>, TrainError> {
         let found = checkpoints_of(run)?;
         for (step, path) in &found {
             match Self::open(path, *step) {
@@ -44,7 +44,7 @@ impl Checkpoint {
                 Err(reason) => report(Event::Note(format!("`{}` is passed over: {reason}", path.display()))),
             }
         }
-        if found.is_empty() { Ok(None) } else { Err(Error::NoneWhole { run: run.to_owned(), checkpoints: found.len() }) }
+        if found.is_empty() { Ok(None) } else { Err(TrainError::NoneWhole { run: run.to_owned(), checkpoints: found.len() }) }
     }
 
     /// The folder of the newest checkpoint of a run, whole or not.
@@ -80,7 +80,7 @@ impl Checkpoint {
     ///
     /// # Errors
     /// They are not those of this adapter on this model.
-    pub fn numbers(&self, config: &LoraConfig, modules: &[LinearSpec]) -> Result<Numbers, Error> {
+    pub fn numbers(&self, config: &LoraConfig, modules: &[LinearSpec]) -> Result<Numbers, TrainError> {
         Ok(peft::read_numbers(&self.path.join(RunFolder::ADAPTER), config, modules)?)
     }
 
@@ -88,7 +88,7 @@ impl Checkpoint {
     ///
     /// # Errors
     /// The optimizer's state is not that of the weights that train.
-    pub fn start(self, optimizer: OptimizerConfig, decoder: &Decoder) -> Result<Start, Error> {
+    pub fn start(self, optimizer: OptimizerConfig, decoder: &Decoder) -> Result<Start, TrainError> {
         let archive = Archive::open(&self.path.join(OPTIMIZER))?;
         let optimizer = Optimizer::read(optimizer, decoder, &self.state, &archive)?;
         Ok(Start { optimizer, state: self.state })
@@ -99,7 +99,7 @@ impl Checkpoint {
     ///
     /// # Errors
     /// It cannot be written.
-    pub fn restore_product(&self, run: &Path) -> Result<(), Error> {
+    pub fn restore_product(&self, run: &Path) -> Result<(), TrainError> {
         let Some(best) = self.state.best_step else { return Ok(()) };
         let folder = run.join(RunFolder::CHECKPOINTS).join(name(best));
         if verify_manifest(&folder).is_err() {

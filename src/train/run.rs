@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use super::checkpoint::RunFolder;
-use super::course::{Course, StepRows};
+use super::sampler::{StepSampler, StepRows};
 use super::evaluate::evaluate;
 use super::loss_scale::LossScale;
 use super::observe::FiniteBorders;
@@ -13,7 +13,7 @@ use super::resume::Start;
 use super::samples::{Prompts, samples};
 use super::state::State;
 use super::step::{At, StepOutcome, Update, accumulate};
-use super::{Config, Error};
+use super::{TrainConfig, TrainError};
 use crate::data::{Batch, Rows};
 use crate::model::Decoder;
 use crate::report::{Evaluation, Event, Reporter, Sample, Step};
@@ -45,16 +45,16 @@ pub struct Data<'a> {
 pub fn run(
     decoder: &mut Decoder,
     data: &Data,
-    config: &Config,
+    config: &TrainConfig,
     folder: &mut RunFolder,
     start: Start,
     interrupt: &AtomicBool,
     report: Reporter,
-) -> Result<State, Error> {
+) -> Result<State, TrainError> {
     let Start { mut state, mut optimizer } = start;
     let (started, seconds_before, steps_before) = (Instant::now(), state.seconds, state.step);
     let (rows, last) = (data.training.per_epoch(), config.schedule.total_steps);
-    let (mut is_new, mut saved_at, mut course) = (false, Instant::now(), Course::new(config, &data.training));
+    let (mut is_new, mut saved_at, mut course) = (false, Instant::now(), StepSampler::new(config, &data.training));
     loop {
         // Evaluate.
         if state.evaluation_due {
@@ -84,9 +84,9 @@ pub fn run(
 
         // Stop.
         match (is_done, is_stopped, state.best_step) {
-            (true, _, None) => return Err(Error::NothingLearned { steps: state.step }),
+            (true, _, None) => return Err(TrainError::NothingLearned { steps: state.step }),
             (true, ..) => return Ok(state),
-            (_, true, _) => return Err(Error::Stopped { step: state.step, run: folder.path.clone() }),
+            (_, true, _) => return Err(TrainError::Stopped { step: state.step, run: folder.path.clone() }),
             _ => {}
         }
 
@@ -112,7 +112,7 @@ pub fn run(
             let save = || folder.save_checkpoint(decoder, &optimizer, &state, config.save_total_limit);
             let checkpoint = (state.step > 0).then(save).transpose()?;
             let StepOutcome { step, loss, grad_norm, .. } = outcome;
-            return Err(Error::Diverged { step, in_a_row: state.skipped_in_a_row + 1, loss, grad_norm, block, checkpoint });
+            return Err(TrainError::Diverged { step, in_a_row: state.skipped_in_a_row + 1, loss, grad_norm, block, checkpoint });
         }
 
         // Log.
@@ -133,7 +133,7 @@ fn log_evaluation(
     evaluation: Option<&Evaluation>,
     samples: Vec<Sample>,
     report: Reporter,
-) -> Result<(), Error> {
+) -> Result<(), TrainError> {
     if let Some(evaluation) = evaluation {
         folder.metrics.append(evaluation)?;
         report(Event::Evaluated(evaluation.clone()));
@@ -146,9 +146,9 @@ fn log_evaluation(
 }
 
 /// Takes the step that a run would take first, to tell how fast it is.
-pub fn first_step(decoder: &mut Decoder, data: &Data, config: &Config) -> Step {
+pub fn first_step(decoder: &mut Decoder, data: &Data, config: &TrainConfig) -> Step {
     let mut optimizer = Optimizer::new(config.optimizer, decoder);
-    let rows = Course::new(config, &data.training).after(0, 0);
+    let rows = StepSampler::new(config, &data.training).after(0, 0);
     let at = At { step: 1, epoch: 0, loss_scale: LossScale::factor(LossScale::of(decoder.computed, None)) };
     optimizer.go_on(decoder);
     let sums = accumulate(decoder, batches(data, &rows), config, at, &mut ());
@@ -165,7 +165,7 @@ fn is_due(step: u64, every: u64, otherwise: bool) -> bool {
     if every > 0 { step.is_multiple_of(every) } else { otherwise }
 }
 
-impl Config {
+impl TrainConfig {
     /// Whether there is nothing left to do.
     fn is_done(&self, state: &State) -> bool {
         let patience = self.early_stopping_patience;

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::course::StepRows;
+use super::sampler::StepRows;
 use super::loss_scale::LossScale;
 use super::optimizer::{Average, Optimizer};
 use crate::report::{Evaluation, Step};

@@ -3,7 +3,7 @@
 use std::ops::Add;
 use std::time::Instant;
 
-use super::Config;
+use super::TrainConfig;
 use super::gradients::Gradients;
 use super::micro_batch::{Loss, observed};
 use super::observe::Observer;
@@ -41,7 +41,7 @@ pub struct Accumulated {
 pub fn accumulate(
     decoder: &Decoder,
     batches: impl Iterator<Item = Batch>,
-    config: &Config,
+    config: &TrainConfig,
     at: At,
     observer: &mut impl Observer,
 ) -> Accumulated {
@@ -99,7 +99,7 @@ impl Accumulated {
         self,
         decoder: &mut Decoder,
         optimizer: &mut Optimizer,
-        config: &Config,
+        config: &TrainConfig,
         not_finite: Option<usize>,
     ) -> StepOutcome {
         let Self { step, started, loss, tokens, trained_tokens, gradients } = self;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use rankine::adapter::{LoraConfig, attach, peft};
 use rankine::data::{Batch, TokenRow};
-use rankine::device::{self, Found};
+use rankine::device::{self, FoundDevice};
 use rankine::files::safetensors::Archive;
 use rankine::model::{Decoder, Folder};
 use serde_json::Value;
@@ -47,7 +47,7 @@ pub fn tested_backend() -> String {
 }
 
 /// The GPU that is tested, a software one included. Without one a test says so and is skipped, but where `RANKINE_TEST_DEVICE` asks for it.
-pub fn tested_gpu() -> Option<&'static Found> {
+pub fn tested_gpu() -> Option<&'static FoundDevice> {
     let backend = tested_backend();
     let found = match backend.as_str() {
         "cuda" => device::cuda_gpus().first(),

@@ -1,14 +1,14 @@
 //! Who gets the token, and what a person is told who may not have something.
 
 use rankine::fault::Explain;
-use rankine::hub::{Error, RepoId, TokenUse, pull_with};
+use rankine::hub::{HubError, RepoId, TokenUse, pull_with};
 
 use super::repository::*;
 use super::server::{Answer, Server};
 
 const TOKEN: &str = "hf_canaryQ7xv2mPzR4";
 
-fn pull_with_token(place: &Place, endpoint: &str) -> Result<rankine::hub::Pulled, Error> {
+fn pull_with_token(place: &Place, endpoint: &str) -> Result<rankine::hub::Pulled, HubError> {
     let environment = place.environment(endpoint, &[("HF_TOKEN", TOKEN)]);
     pull_with(&environment, PATIENCE, &RepoId::parse(ID).unwrap(), &|_| {})
 }
@@ -55,7 +55,7 @@ fn an_address_of_a_file_that_has_run_out_is_asked_for_again() {
     place.holds(&files);
 }
 
-fn refusal(token: bool, answer: Answer) -> (Error, Server) {
+fn refusal(token: bool, answer: Answer) -> (HubError, Server) {
     let place = Place::new();
     let server = Server::start(move |_| answer.clone());
     let error = if token { pull_with_token(&place, &server.address) } else { place.pull(&server) }.unwrap_err();
@@ -68,7 +68,7 @@ fn refusal(token: bool, answer: Answer) -> (Error, Server) {
 #[test]
 fn who_may_not_is_told_what_to_do() {
     let (error, server) = refusal(false, Answer::new(401, ""));
-    assert!(matches!(error, Error::Denied { status: 401, token: TokenUse::None, .. }));
+    assert!(matches!(error, HubError::Denied { status: 401, token: TokenUse::None, .. }));
     assert!(error.to_string().contains("answered 401, no token was sent"), "{error}");
     let hint = error.hint().unwrap();
     assert!(
@@ -107,7 +107,7 @@ fn a_token_goes_over_plain_http_to_this_machine_only() {
         visibility: rankine::hub::Visibility::AsOwner,
     };
     let error = rankine::hub::push_with(&environment, PATIENCE, &shipment, &|_| {}).unwrap_err();
-    assert!(matches!(error, Error::PlainHttp { .. }), "{error}");
+    assert!(matches!(error, HubError::PlainHttp { .. }), "{error}");
 }
 
 #[test]
@@ -121,7 +121,7 @@ fn an_endpoint_that_is_none_is_told_and_a_secret_in_it_is_not() {
     ] {
         let environment = place.environment(endpoint, &[]);
         let error = pull_with(&environment, PATIENCE, &RepoId::parse(ID).unwrap(), &|_| {}).unwrap_err();
-        assert!(matches!(error, Error::Endpoint { .. }) && error.to_string().contains(part), "{endpoint}: {error}");
+        assert!(matches!(error, HubError::Endpoint { .. }) && error.to_string().contains(part), "{endpoint}: {error}");
         assert!(!error.to_string().contains("secret"), "{error}");
     }
 }

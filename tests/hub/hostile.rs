@@ -1,6 +1,6 @@
 //! A server that means harm: nothing of it is found under a name, and nothing at all outside the cache.
 
-use rankine::hub::Error;
+use rankine::hub::HubError;
 use serde_json::{Value, json};
 
 use super::repository::*;
@@ -21,7 +21,7 @@ fn refused(what: &str, server: &Server, part: &str) {
     let place = Place::new();
     let error = place.pull(server).expect_err(what);
     println!("{what}: {error}");
-    assert!(matches!(error, Error::Refused { .. }) && error.to_string().contains(part), "{what}: {error}");
+    assert!(matches!(error, HubError::Refused { .. }) && error.to_string().contains(part), "{what}: {error}");
     assert_eq!(server.requests().len(), 1, "{what}: nothing else was asked for");
     assert_eq!(place.files(), Vec::<String>::new(), "{what}");
 }
@@ -138,7 +138,7 @@ fn redirects_end_and_go_to_servers_only() {
     for to in ["file:///etc/passwd", "ftp://x/y", "", "gopher://x", "http://user:secret@127.0.0.1/x"] {
         let server = Server::start(move |_| Answer::redirect(to));
         let error = place.pull(&server).unwrap_err();
-        assert!(matches!(error, Error::Redirect { .. }) && !error.to_string().contains("secret"), "{to}: {error}");
+        assert!(matches!(error, HubError::Redirect { .. }) && !error.to_string().contains("secret"), "{to}: {error}");
         assert_eq!(server.requests().len(), 1);
     }
 }

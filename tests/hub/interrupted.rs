@@ -4,7 +4,7 @@ use std::fs;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
 
-use rankine::hub::{Error, Patience};
+use rankine::hub::{HubError, Patience};
 
 use super::repository::*;
 use super::server::{Answer, Request};
@@ -40,7 +40,7 @@ fn a_pull_goes_on_with_what_an_earlier_one_left() {
     let server = hub_but(&files, wrong(usize::MAX, |request, content| Answer::content(request, content).cut(1000)));
     let error = place.pull(&server).unwrap_err();
     let message = error.to_string();
-    assert!(matches!(error, Error::GaveUp { attempts: 5, .. }), "{message}");
+    assert!(matches!(error, HubError::GaveUp { attempts: 5, .. }), "{message}");
     assert!(message.contains("tried 5 times; 5000 of ") && message.contains("are kept"), "{message}");
     let incomplete = place.incomplete(&sha256(&files[WEIGHTS]));
     assert_eq!(fs::metadata(&incomplete).unwrap().len(), 5000);
@@ -80,7 +80,7 @@ fn another_content_is_removed_and_told_with_both_hashes() {
     let server = hub_but(&files, move |request| is_weights(request).then(|| Answer::content(request, &other)));
     let error = place.pull(&server).unwrap_err();
     let message = error.to_string();
-    assert!(matches!(error, Error::Hash { .. }) && message.contains(&expected) && message.contains(&found), "{message}");
+    assert!(matches!(error, HubError::Hash { .. }) && message.contains(&expected) && message.contains(&found), "{message}");
     assert!(
         !place.files().iter().any(|name| name.contains(&expected) && !name.starts_with("hub/.locks/")),
         "{:?}",
@@ -107,7 +107,7 @@ fn a_rest_of_another_content_is_found_out() {
     fs::create_dir_all(incomplete.parent().unwrap()).unwrap();
     fs::write(&incomplete, [0; 4000]).unwrap();
     let error = place.pull(&hub(&files)).unwrap_err();
-    assert!(matches!(error, Error::Hash { .. }), "{error}");
+    assert!(matches!(error, HubError::Hash { .. }), "{error}");
     assert!(!incomplete.exists());
     place.pull(&hub(&files)).unwrap();
     place.holds(&files);
@@ -160,7 +160,7 @@ fn another_part_than_the_one_that_was_asked_for_starts_the_file_over_once() {
     // Without a range nothing can be a part.
     let (files, place) = (llama(), Place::new());
     let server = hub_but(&files, wrong(usize::MAX, |_, content| Answer::new(206, &content[5..])));
-    assert!(matches!(place.pull(&server), Err(Error::Status { status: 206, .. })));
+    assert!(matches!(place.pull(&server), Err(HubError::Status { status: 206, .. })));
 }
 
 #[test]

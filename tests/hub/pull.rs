@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use rankine::hub::{Cache, Error, Missing, RepoId};
+use rankine::hub::{Cache, HubError, Missing, RepoId};
 
 use super::repository::*;
 use super::server::Answer;
@@ -108,7 +108,7 @@ fn a_model_that_this_disk_has_no_room_for_is_refused_before_its_first_byte() {
         }
     });
     let error = place.pull(&server).unwrap_err();
-    assert!(matches!(&error, Error::File(_)) && error.to_string().contains("bytes are needed, the disk has"), "{error}");
+    assert!(matches!(&error, HubError::File(_)) && error.to_string().contains("bytes are needed, the disk has"), "{error}");
     assert_eq!(server.take().len(), 1);
     assert_eq!(place.files(), Vec::<String>::new());
 }

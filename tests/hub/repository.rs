@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rankine::hub::{Environment, Error, Patience, Pulled, RepoId, pull_with};
+use rankine::hub::{Environment, HubError, Patience, Pulled, RepoId, pull_with};
 use rankine::report::Event;
 use serde_json::{Value, json};
 use sha1::{Digest as _, Sha1};
@@ -129,19 +129,19 @@ impl Place {
         Environment::of(&of)
     }
 
-    pub fn pull(&self, server: &Server) -> Result<Pulled, Error> {
+    pub fn pull(&self, server: &Server) -> Result<Pulled, HubError> {
         self.pull_id(server, ID)
     }
 
-    pub fn pull_id(&self, server: &Server, id: &str) -> Result<Pulled, Error> {
+    pub fn pull_id(&self, server: &Server, id: &str) -> Result<Pulled, HubError> {
         self.pull_at(&server.address, id)
     }
 
-    pub fn pull_at(&self, endpoint: &str, id: &str) -> Result<Pulled, Error> {
+    pub fn pull_at(&self, endpoint: &str, id: &str) -> Result<Pulled, HubError> {
         self.pull_with(endpoint, id, PATIENCE)
     }
 
-    pub fn pull_with(&self, endpoint: &str, id: &str, patience: Patience) -> Result<Pulled, Error> {
+    pub fn pull_with(&self, endpoint: &str, id: &str, patience: Patience) -> Result<Pulled, HubError> {
         pull_with(&self.environment(endpoint, &[]), patience, &RepoId::parse(id).unwrap(), &|event| {
             if let Event::Note(note) = event {
                 println!("note: {note}");

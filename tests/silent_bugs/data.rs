@@ -23,7 +23,7 @@ fn one_shard_with_an_extra_column() {
     let base = encoder(&golden(BASE), None);
     let (files, train_on) = (find_files(&desk.path("shards").display().to_string()).unwrap(), rankine::terms::TrainOn::All);
     let files = files.into_iter().map(Into::into).collect();
-    let shards = rankine::data::Source {
+    let shards = rankine::data::DataSource {
         files,
         selected: None,
         format: Format::Text,

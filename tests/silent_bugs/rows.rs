@@ -7,7 +7,7 @@ use std::path::Path;
 use arrow::array::ArrayRef;
 use rankine::data::template::ChatTemplate;
 use rankine::data::tokenize::Tokenizer;
-use rankine::data::{Batch, Corpus, Divided, Encoder, Limits, Rows, Source, Tally, duplicates, split};
+use rankine::data::{Batch, Corpus, Divided, Encoder, Limits, Rows, DataSource, RowCounts, duplicates, split};
 use rankine::terms::{Format, Holdout, TrainOn, Truncation};
 use serde_json::json;
 
@@ -42,9 +42,9 @@ pub fn stock(desk: &Desk, name: &str) -> (Encoder, String) {
 }
 
 /// A data file on the desk as a recipe's entry.
-pub fn source(desk: &Desk, name: &str, format: Format, columns: Vec<(&str, ArrayRef)>) -> Source {
+pub fn source(desk: &Desk, name: &str, format: Format, columns: Vec<(&str, ArrayRef)>) -> DataSource {
     desk.write_rows(name, columns);
-    Source {
+    DataSource {
         files: vec![desk.path(name).into()],
         selected: None,
         format,
@@ -56,7 +56,7 @@ pub fn source(desk: &Desk, name: &str, format: Format, columns: Vec<(&str, Array
 }
 
 /// Conversations as a recipe's entry: role and words of each turn.
-pub fn chats(desk: &Desk, conversations: &[&[(&str, &str)]]) -> Source {
+pub fn chats(desk: &Desk, conversations: &[&[(&str, &str)]]) -> DataSource {
     let messages = |turns: &&[(&str, &str)]| {
         json!(turns.iter().map(|(role, content)| json!({"role": role, "content": content})).collect::<Vec<_>>()).to_string()
     };
@@ -64,12 +64,12 @@ pub fn chats(desk: &Desk, conversations: &[&[(&str, &str)]]) -> Source {
 }
 
 /// The rows of sources, through the desk's token cache.
-pub fn open(desk: &Desk, encoder: &Encoder, sources: &[Source], limits: Limits) -> Result<Corpus, String> {
+pub fn open(desk: &Desk, encoder: &Encoder, sources: &[DataSource], limits: Limits) -> Result<Corpus, String> {
     Corpus::open(sources, encoder, &limits, &desk.path("cache"), &|_| {}).map_err(|error| error.to_string())
 }
 
 /// What became of every row of a corpus.
-pub fn tally(corpus: Corpus) -> Tally {
+pub fn tally(corpus: Corpus) -> RowCounts {
     let contents = corpus.contents();
     let divided = Divided {
         split: split(&contents, Holdout::Rows(0)),
@@ -87,7 +87,7 @@ pub fn batch(corpus: &Corpus) -> Batch {
 }
 
 /// Every row of the sources as the loop gets it.
-pub fn seen(desk: &Desk, encoder: &Encoder, sources: &[Source]) -> Vec<String> {
+pub fn seen(desk: &Desk, encoder: &Encoder, sources: &[DataSource]) -> Vec<String> {
     let corpus = open(desk, encoder, sources, ALL).unwrap();
     let batch = batch(&corpus);
     (0..corpus.len()).map(|row| written(encoder, &batch, row, corpus.row(row).len())).collect()

@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 use super::CONFIG;
 use super::values::judge;
 use crate::adapter::tables::Tables;
-use crate::adapter::{Error, LoraConfig, Targets};
+use crate::adapter::{AdapterError, LoraConfig, Targets};
 use crate::files::{JSON_BYTES, read_text_up_to};
 use crate::hub::{Commit, RepoId};
 use crate::terms::{AdapterVector, MAX_RANK, Modules, TokenIndices};
@@ -105,7 +105,7 @@ fn number(value: f64) -> Value {
 ///
 /// # Errors
 /// The file is missing or not valid.
-pub fn read_base(folder: &Path) -> Result<Option<String>, Error> {
+pub fn read_base(folder: &Path) -> Result<Option<String>, AdapterError> {
     let named = read_json(&folder.join(CONFIG))?["base_model_name_or_path"].as_str().map(str::to_owned);
     Ok(named.filter(|name| !name.is_empty()))
 }
@@ -114,7 +114,7 @@ pub fn read_base(folder: &Path) -> Result<Option<String>, Error> {
 ///
 /// # Errors
 /// The file is missing or not valid.
-pub fn read_hub_base(folder: &Path) -> Result<Option<RepoId>, Error> {
+pub fn read_hub_base(folder: &Path) -> Result<Option<RepoId>, AdapterError> {
     let config = read_json(&folder.join(CONFIG))?;
     let id = config["base_model_name_or_path"].as_str().and_then(|name| RepoId::parse(name).ok());
     let revision = config["revision"].as_str().filter(|revision| !revision.is_empty());
@@ -125,7 +125,7 @@ pub fn read_hub_base(folder: &Path) -> Result<Option<RepoId>, Error> {
 ///
 /// # Errors
 /// The file is missing or not valid.
-pub fn read_json_config(folder: &Path) -> Result<Value, Error> {
+pub fn read_json_config(folder: &Path) -> Result<Value, AdapterError> {
     read_json(&folder.join(CONFIG))
 }
 
@@ -135,11 +135,11 @@ fn is_of_mlx(config: &Value) -> bool {
     config["peft_type"].is_null() && config["lora_alpha"].is_null() && KEYS.iter().any(|key| !config[*key].is_null())
 }
 
-fn read_json(path: &Path) -> Result<Value, Error> {
-    let fault = |error| Error::Config { place: path.display().to_string(), message: format!("not valid JSON: {error}") };
+fn read_json(path: &Path) -> Result<Value, AdapterError> {
+    let fault = |error| AdapterError::Config { place: path.display().to_string(), message: format!("not valid JSON: {error}") };
     let config = serde_json::from_str(&read_text_up_to(path, JSON_BYTES)?).map_err(fault)?;
     match path.parent().filter(|_| is_of_mlx(&config)) {
-        Some(folder) => Err(Error::OfMlx { folder: folder.display().to_string() }),
+        Some(folder) => Err(AdapterError::OfMlx { folder: folder.display().to_string() }),
         None => Ok(config),
     }
 }
@@ -148,9 +148,9 @@ fn read_json(path: &Path) -> Result<Value, Error> {
 ///
 /// # Errors
 /// The file is missing or not valid, or asks for what is not built.
-pub fn read_config(folder: &Path) -> Result<LoraConfig, Error> {
+pub fn read_config(folder: &Path) -> Result<LoraConfig, AdapterError> {
     let path = folder.join(CONFIG);
-    let fault = |message: String| Error::Config { place: path.display().to_string(), message };
+    let fault = |message: String| AdapterError::Config { place: path.display().to_string(), message };
     let config = read_json(&path)?;
     judge(&config, &path.display().to_string(), &known())?;
     let missing = |key: &str, expected: &str| fault(format!("`{key}` is `{}`, expected {expected}", config[key]));
@@ -219,7 +219,7 @@ pub fn read_config(folder: &Path) -> Result<LoraConfig, Error> {
 ///
 /// # Errors
 /// As of [`read_config`].
-pub(super) fn notes(folder: &Path) -> Result<Vec<String>, Error> {
+pub(super) fn notes(folder: &Path) -> Result<Vec<String>, AdapterError> {
     let path = folder.join(CONFIG);
     judge(&read_json(&path)?, &path.display().to_string(), &known())
 }

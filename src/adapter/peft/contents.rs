@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::keys::{Keys, PREFIX};
-use super::weights::{Contents, Stored, StoredTable};
+use super::weights::{Contents, AdapterTensors, StoredTable};
 use crate::adapter::experts::{Routed, Stack, stacks};
-use crate::adapter::tables::{Part, TableTarget};
-use crate::adapter::{Error, LoraConfig, Target};
+use crate::adapter::tables::{TablePart, TableTarget};
+use crate::adapter::{AdapterError, LoraConfig, Target};
 use crate::files::safetensors::Archive;
 use crate::model::{LinearSpec, Role};
 use crate::nn::lora::Portion;
@@ -25,7 +25,7 @@ const OTHER_BASE: &str = "the adapter was trained on another base, or its files 
 ///
 /// # Errors
 /// A tensor is missing, left over or of another shape; all of them are listed.
-pub fn contents_in(archive: &Archive, config: &LoraConfig, modules: &[LinearSpec]) -> Result<Contents, Error> {
+pub fn contents_in(archive: &Archive, config: &LoraConfig, modules: &[LinearSpec]) -> Result<Contents, AdapterError> {
     let shapes = archive.shapes();
     let keys = Keys::read(shapes.keys()).on(modules);
     let place = archive.path().display().to_string();
@@ -37,18 +37,18 @@ pub fn contents_in(archive: &Archive, config: &LoraConfig, modules: &[LinearSpec
         contents.tables.extend(finder.table(target));
     }
     for linear in modules.iter().filter(|linear| linear.is_table()) {
-        let trains = contents.tables.iter().any(|stored| stored.target.module == *linear && stored.target.part == Part::Whole);
+        let trains = contents.tables.iter().any(|stored| stored.target.module == *linear && stored.target.part == TablePart::Whole);
         if let Some(key) = finder.base(linear).filter(|_| !trains) {
             contents.bases.push((linear.name.clone(), key));
         }
     }
     let (faults, hint) = finder.finish();
-    if faults.is_empty() { Ok(contents) } else { Err(Error::Tensors { place, faults, hint }) }
+    if faults.is_empty() { Ok(contents) } else { Err(AdapterError::Tensors { place, faults, hint }) }
 }
 
 /// Refuses the file of several adapters, two tensors of one name, and tensors that were saved without their numbers.
-fn check_whole(keys: &Keys, shapes: &BTreeMap<String, Vec<usize>>, place: &str) -> Result<(), Error> {
-    let refused = |message: String, hint: &str| Err(Error::Mixed { place: place.to_owned(), message, hint: hint.to_owned() });
+fn check_whole(keys: &Keys, shapes: &BTreeMap<String, Vec<usize>>, place: &str) -> Result<(), AdapterError> {
+    let refused = |message: String, hint: &str| Err(AdapterError::Mixed { place: place.to_owned(), message, hint: hint.to_owned() });
     if keys.adapters.len() > 1 {
         let names: Vec<String> = keys.adapters.iter().map(|name| format!("`{name}`")).collect();
         let message = format!("it holds the tensors of {} adapters, {}, expected one", names.len(), names.join(", "));
@@ -126,7 +126,7 @@ impl<'a> Finder<'a> {
     }
 
     /// A and B of every module, and their vectors.
-    fn pairs(&mut self, config: &LoraConfig, modules: &[LinearSpec]) -> Result<Vec<Stored>, Error> {
+    fn pairs(&mut self, config: &LoraConfig, modules: &[LinearSpec]) -> Result<Vec<AdapterTensors>, AdapterError> {
         let names: Vec<String> = modules.iter().map(|linear| linear.name.clone()).collect();
         let targets = config.resolve(&names)?;
         let linear_of: BTreeMap<&str, &LinearSpec> = modules.iter().map(|linear| (linear.name.as_str(), linear)).collect();
@@ -148,7 +148,7 @@ impl<'a> Finder<'a> {
         linear: &LinearSpec,
         stacks: &BTreeMap<String, Arc<Stack>>,
         of_stacks: &mut BTreeMap<String, [String; 2]>,
-    ) -> Stored {
+    ) -> AdapterTensors {
         let routed = Routed::of(&target.module).filter(|_| target.portion != Portion::Whole);
         let slice = routed.map(|routed| (stacks[&routed.parameter].clone(), routed));
         let (module, count, outputs) = match &slice {
@@ -169,7 +169,7 @@ impl<'a> Finder<'a> {
             let key = self.take(&name, &[outputs]);
             (name, key)
         });
-        Stored { target, keys, vector, slice }
+        AdapterTensors { target, keys, vector, slice }
     }
 
     /// A table that trains whole, or rows of it. PEFT saves it by its module's name, and below `modules_to_save` too where all of an
@@ -188,7 +188,7 @@ impl<'a> Finder<'a> {
             }
             return None;
         };
-        if target.part != Part::Whole {
+        if target.part != TablePart::Whole {
             return Some(StoredTable { key: self.take(&name, &shape), target });
         }
         let copies = COPIES.map(|end| format!("{module}.{end}"));

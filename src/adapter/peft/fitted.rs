@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use super::keys::Keys;
-use crate::adapter::{Error, LoraConfig, Targets};
+use crate::adapter::{AdapterError, LoraConfig, Targets};
 use crate::files::safetensors::Archive;
 use crate::model::LinearSpec;
 use crate::nn::lora::Portion;
@@ -20,7 +20,7 @@ pub(super) struct Fitted {
 ///
 /// # Errors
 /// A pattern of ranks or alphas is not a regular expression, or neither config nor tensors name a module.
-pub(super) fn fitted(config: LoraConfig, archive: &Archive, modules: &[LinearSpec]) -> Result<Fitted, Error> {
+pub(super) fn fitted(config: LoraConfig, archive: &Archive, modules: &[LinearSpec]) -> Result<Fitted, AdapterError> {
     let keys = Keys::read(archive.shapes().keys()).on(modules);
     let ours: Vec<String> = modules.iter().map(|linear| linear.name.clone()).collect();
     let in_file: BTreeSet<&str> = keys.modules();
@@ -32,7 +32,7 @@ pub(super) fn fitted(config: LoraConfig, archive: &Archive, modules: &[LinearSpe
         Err(_) if keys.moved.is_some() && config.resolve(&ours).is_ok() => {
             return Ok(Fitted { config, notes: keys.notes() });
         }
-        Err(error @ (Error::Pattern { .. } | Error::NoMatch { .. })) if !held.is_empty() => {
+        Err(error @ (AdapterError::Pattern { .. } | AdapterError::NoMatch { .. })) if !held.is_empty() => {
             let names = held.iter().map(|index| theirs[*index].clone()).collect();
             let by_tensors = LoraConfig { targets: Targets::of(Modules::Names(names)), ..config.clone() };
             by_tensors.resolve(&theirs)?;
@@ -54,9 +54,9 @@ fn as_in_file(name: &str, moved: Option<&[String; 2]>) -> String {
 }
 
 /// Why the config does not say where the adapter is.
-fn told(config: &LoraConfig, error: &Error) -> String {
+fn told(config: &LoraConfig, error: &AdapterError) -> String {
     let why = match (error, &config.targets.modules) {
-        (Error::Pattern { pattern, reason }, modules) => {
+        (AdapterError::Pattern { pattern, reason }, modules) => {
             let key = if *modules == Modules::Regex(pattern.clone()) { "target_modules" } else { "exclude_modules" };
             format!("`{key}` is `{pattern}`, a regular expression of Python that is not read here ({reason})")
         }
@@ -67,7 +67,7 @@ fn told(config: &LoraConfig, error: &Error) -> String {
 }
 
 /// The config by the base's names: ranks and alphas are those that its patterns give to the names in the file.
-fn renamed(config: &LoraConfig, [theirs, ours]: [&[String]; 2], moved: &[String; 2]) -> Result<LoraConfig, Error> {
+fn renamed(config: &LoraConfig, [theirs, ours]: [&[String]; 2], moved: &[String; 2]) -> Result<LoraConfig, AdapterError> {
     let own = |name: &String| match name.strip_prefix(moved[0].as_str()).filter(|_| !moved[0].is_empty()) {
         Some(rest) => format!("{}{rest}", moved[1]),
         None => name.clone(),

@@ -13,11 +13,11 @@ use std::path::{Path, PathBuf};
 pub use config::{config_text, modules_json, read_base, read_config, read_hub_base, read_json_config, tokens_json};
 pub use contents::contents_in;
 pub use vocabulary::resize;
-pub use weights::{Contents, LastB, Stored, StoredTable, open, read_numbers, stored_in};
+pub use weights::{Contents, LastB, AdapterTensors, StoredTable, open, read_numbers, stored_in};
 
 use super::experts::Routed;
 use super::pissa::converted;
-use super::{Error, LoraConfig, tensors};
+use super::{AdapterError, LoraConfig, tensors};
 use crate::files::safetensors::{Archive, write_f32};
 use crate::files::write_atomic;
 use crate::model::{Decoder, LinearSpec};
@@ -33,7 +33,7 @@ const WEIGHTS: &str = "adapter_model.safetensors";
 ///
 /// # Errors
 /// A file cannot be written.
-pub fn write(folder: &Path, decoder: &Decoder, config: &LoraConfig, base: &str) -> Result<(), Error> {
+pub fn write(folder: &Path, decoder: &Decoder, config: &LoraConfig, base: &str) -> Result<(), AdapterError> {
     let (config, all) = (&config.saved(), converted(decoder, tensors(decoder, &decoder.numbers())));
     write_f32(&folder.join(WEIGHTS), &all, &[("format", "pt".to_owned())])?;
     // Full names choose whatever `layers_to_transform` says, so with it only those of its layers may be written.
@@ -84,7 +84,7 @@ pub fn renamed_in(archive: &Archive, modules: &[LinearSpec]) -> Vec<(String, Str
 ///
 /// # Errors
 /// As of [`read_config`] and [`open`]; or neither the config nor a tensor names one of these modules.
-pub fn read_config_on(folder: &Path, modules: &[LinearSpec]) -> Result<LoraConfig, Error> {
+pub fn read_config_on(folder: &Path, modules: &[LinearSpec]) -> Result<LoraConfig, AdapterError> {
     Ok(fitted::fitted(read_config(folder)?, &open(folder)?, modules)?.config)
 }
 
@@ -92,7 +92,7 @@ pub fn read_config_on(folder: &Path, modules: &[LinearSpec]) -> Result<LoraConfi
 ///
 /// # Errors
 /// As of [`read_config`], [`read_config_on`] and [`open`].
-pub fn notes(folder: &Path, modules: Option<&[LinearSpec]>) -> Result<Vec<String>, Error> {
+pub fn notes(folder: &Path, modules: Option<&[LinearSpec]>) -> Result<Vec<String>, AdapterError> {
     let (mut notes, archive) = (config::notes(folder)?, open(folder)?);
     match modules {
         None => notes.extend(keys::Keys::read(archive.shapes().keys()).notes()),

@@ -3,7 +3,7 @@
 
 use serde_json::Value;
 
-use crate::adapter::Error;
+use crate::adapter::AdapterError;
 
 /// Keys of PEFT's config that change what the adapter computes, with the only values that are built.
 const BUILT: [(&str, &[&str]); 17] = [
@@ -43,8 +43,8 @@ const MOVING_STARTS: [&str; 4] = ["pissa", "olora", "corda", "lora_ga"];
 ///
 /// # Errors
 /// The first key with such a value.
-pub(super) fn judge(config: &Value, place: &str, known: &Value) -> Result<Vec<String>, Error> {
-    let refused = |key: &str, value: &Value, hint: Option<String>| Error::Unsupported {
+pub(super) fn judge(config: &Value, place: &str, known: &Value) -> Result<Vec<String>, AdapterError> {
+    let refused = |key: &str, value: &Value, hint: Option<String>| AdapterError::Unsupported {
         place: place.to_owned(),
         key: key.to_owned(),
         value: value.to_string(),

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use super::{CONFIG, open, read_config, read_config_on};
-use crate::adapter::{Error, Part};
+use crate::adapter::{AdapterError, TablePart};
 use crate::files::is_there;
 use crate::model::{Folder, NewRows, Role};
 use crate::terms::TokenIndices;
@@ -17,7 +17,7 @@ const TOKENIZER: &str = "tokenizer.json";
 ///
 /// # Errors
 /// The adapter cannot be read, or lacks one of the rows.
-pub fn resize(folder: &mut Folder, adapter: &Path) -> Result<(), Error> {
+pub fn resize(folder: &mut Folder, adapter: &Path) -> Result<(), AdapterError> {
     if !has_tokenizer(adapter)? {
         return Ok(());
     }
@@ -32,13 +32,13 @@ pub fn resize(folder: &mut Folder, adapter: &Path) -> Result<(), Error> {
         let mut own = BTreeSet::new();
         for target in targets.iter().filter(|target| target.module == *table) {
             match &target.part {
-                Part::Whole => own.extend(stored as u32..rows as u32),
-                Part::Rows(tokens) | Part::Shared(tokens) => own.extend(tokens),
+                TablePart::Whole => own.extend(stored as u32..rows as u32),
+                TablePart::Rows(tokens) | TablePart::Shared(tokens) => own.extend(tokens),
             }
         }
         if let Some(row) = (stored as u32..rows as u32).find(|row| !own.contains(row)) {
             let is_tied = table.role == Role::TiedHead;
-            return Err(Error::Mixed {
+            return Err(AdapterError::Mixed {
                 place: adapter.join(CONFIG).display().to_string(),
                 message: format!(
                     "it was trained with {rows} tokens, the base has {stored}, and `{}` has no row for token {row}",
@@ -56,12 +56,12 @@ pub fn resize(folder: &mut Folder, adapter: &Path) -> Result<(), Error> {
 }
 
 /// Whether an adapter brings a tokenizer.
-pub(super) fn has_tokenizer(adapter: &Path) -> Result<bool, Error> {
+pub(super) fn has_tokenizer(adapter: &Path) -> Result<bool, AdapterError> {
     Ok(is_there(&adapter.join(TOKENIZER))?)
 }
 
 /// How many rows an adapter needs of the tables: those up to its highest token, and as many as a table has that it brings whole.
-fn rows(adapter: &Path) -> Result<usize, Error> {
+fn rows(adapter: &Path) -> Result<usize, AdapterError> {
     let (config, archive) = (read_config(adapter)?, open(adapter)?);
     let tokens = match config.tables.tokens {
         None => Vec::new(),

@@ -8,7 +8,7 @@ use super::contents::contents_in;
 use crate::adapter::attach::Numbers;
 use crate::adapter::experts::{Routed, Stack, b_of};
 use crate::adapter::tables::TableTarget;
-use crate::adapter::{Error, LoraConfig, Target};
+use crate::adapter::{AdapterError, LoraConfig, Target};
 use crate::files::safetensors::Archive;
 use crate::model::LinearSpec;
 
@@ -19,12 +19,12 @@ const PICKLE: &str = "adapter_model.bin";
 ///
 /// # Errors
 /// The file is damaged, or a tensor is missing, left over or of another shape; all of them are listed.
-pub fn read_numbers(folder: &Path, config: &LoraConfig, modules: &[LinearSpec]) -> Result<Numbers, Error> {
+pub fn read_numbers(folder: &Path, config: &LoraConfig, modules: &[LinearSpec]) -> Result<Numbers, AdapterError> {
     let archive = open(folder)?;
     let Contents { pairs, tables, bases } = contents_in(&archive, config, modules)?;
-    let one = |key: &str| Ok::<_, Error>([archive.read_f32(key)?.unwrap_or_default(), Vec::new()]);
+    let one = |key: &str| Ok::<_, AdapterError>([archive.read_f32(key)?.unwrap_or_default(), Vec::new()]);
     let last = LastB::default();
-    let vector = |stored: &Stored| stored.vector.as_ref().map(|(name, key)| Ok((name.clone(), one(key)?)));
+    let vector = |stored: &AdapterTensors| stored.vector.as_ref().map(|(name, key)| Ok((name.clone(), one(key)?)));
     let vectors: Vec<_> = pairs.iter().filter_map(vector).collect();
     let pairs = pairs.into_iter().map(|stored| Ok((stored.target.module.clone(), stored.read(&archive, &last)?)));
     let tables = tables.into_iter().map(|stored| Ok((stored.target.module.name.clone(), one(&stored.key)?)));
@@ -36,14 +36,14 @@ pub fn read_numbers(folder: &Path, config: &LoraConfig, modules: &[LinearSpec]) 
 ///
 /// # Errors
 /// The file is missing or damaged.
-pub fn open(folder: &Path) -> Result<Archive, Error> {
+pub fn open(folder: &Path) -> Result<Archive, AdapterError> {
     let path = folder.join(WEIGHTS);
     if super::is_of_mlx(folder) {
-        return Err(Error::OfMlx { folder: folder.display().to_string() });
+        return Err(AdapterError::OfMlx { folder: folder.display().to_string() });
     }
     if !path.exists() && folder.join(PICKLE).exists() {
         let message = format!("there is no such file, only `{PICKLE}`; pickle files can run code and are refused");
-        return Err(Error::Config { place: path.display().to_string(), message });
+        return Err(AdapterError::Config { place: path.display().to_string(), message });
     }
     Ok(Archive::open(&path)?)
 }
@@ -52,7 +52,7 @@ pub fn open(folder: &Path) -> Result<Archive, Error> {
 #[derive(Debug, Default)]
 pub struct Contents {
     /// Matrices A and B.
-    pub pairs: Vec<Stored>,
+    pub pairs: Vec<AdapterTensors>,
     /// Tables, and rows of them.
     pub tables: Vec<StoredTable>,
     /// Embedding or head, and the key of the base's table that PEFT saved with it.
@@ -70,7 +70,7 @@ pub struct StoredTable {
 
 /// An adapter's A [r, in] and B [out, r] where they lie in an open file; names and shapes are right.
 #[derive(Debug)]
-pub struct Stored {
+pub struct AdapterTensors {
     /// The adapter.
     pub target: Target,
     pub(super) keys: [String; 2],
@@ -83,12 +83,12 @@ pub struct Stored {
 /// The B of all experts that was read last, by its key: each of them asks for its part of it.
 pub type LastB = Mutex<Option<(String, Vec<f32>)>>;
 
-impl Stored {
+impl AdapterTensors {
     /// The numbers of A and B.
     ///
     /// # Errors
     /// They are not of f32, f16 or bf16.
-    pub fn read(&self, archive: &Archive, last: &LastB) -> Result<[Vec<f32>; 2], Error> {
+    pub fn read(&self, archive: &Archive, last: &LastB) -> Result<[Vec<f32>; 2], AdapterError> {
         if let Some((stack, Routed { expert, place, .. })) = &self.slice {
             let ([of_a, of_b], rank) = (&self.keys, self.target.rank);
             let a = archive.read_rows_f32(of_a, expert * rank..(expert + 1) * rank)?.unwrap_or_default();
@@ -107,7 +107,7 @@ impl Stored {
     ///
     /// # Errors
     /// They are not of f32, f16 or bf16.
-    pub fn read_vector(&self, archive: &Archive) -> Result<Option<Vec<f32>>, Error> {
+    pub fn read_vector(&self, archive: &Archive) -> Result<Option<Vec<f32>>, AdapterError> {
         let Some((_, key)) = &self.vector else { return Ok(None) };
         Ok(Some(archive.read_f32(key)?.unwrap_or_default()))
     }
@@ -117,10 +117,10 @@ impl Stored {
 ///
 /// # Errors
 /// A tensor is missing, left over or of another shape; all of them are listed. Or there is more than matrices.
-pub fn stored_in(archive: &Archive, config: &LoraConfig, modules: &[LinearSpec]) -> Result<Vec<Stored>, Error> {
+pub fn stored_in(archive: &Archive, config: &LoraConfig, modules: &[LinearSpec]) -> Result<Vec<AdapterTensors>, AdapterError> {
     let contents = contents_in(archive, config, modules)?;
     let Some(table) = contents.tables.first() else { return Ok(contents.pairs) };
     let message = format!("tensor `{}` is no low-rank matrix, and nothing else can be written in this format", table.key);
     let hint = "merge the adapter with `rankine merge`, and export the merged model".to_owned();
-    Err(Error::Mixed { place: archive.path().display().to_string(), message, hint })
+    Err(AdapterError::Mixed { place: archive.path().display().to_string(), message, hint })
 }

@@ -85,7 +85,7 @@ fn ask<T>(terminal: &Terminal, question: &str, read: impl Fn(&str) -> Option<T>)
         let mut line = String::new();
         let bytes = std::io::stdin()
             .read_line(&mut line)
-            .map_err(|cause| files::Error::new("read", std::path::Path::new("stdin"), cause))?;
+            .map_err(|cause| files::FileError::new("read", std::path::Path::new("stdin"), cause))?;
         if bytes == 0 {
             return Err(Failure::new(
                 Exit::Usage,

@@ -5,8 +5,8 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::Found;
-use crate::adapter::{peft, spectrum};
+use super::Findings;
+use crate::adapter::{peft, singular_values};
 use crate::cli::{Failure, grouped};
 use crate::files::safetensors::Archive;
 
@@ -18,8 +18,8 @@ struct Module {
     effective_rank: f64,
 }
 
-pub(super) fn look(path: &Path) -> Result<Found, Failure> {
-    let (mut found, config, archive) = (Found::new("adapter", path), peft::read_json_config(path)?, peft::open(path)?);
+pub(super) fn look(path: &Path) -> Result<Findings, Failure> {
+    let (mut found, config, archive) = (Findings::new("adapter", path), peft::read_json_config(path)?, peft::open(path)?);
     let word = |key: &str| config[key].as_str().unwrap_or("not told").to_owned();
     found.tell("base", word("base_model_name_or_path"), config["base_model_name_or_path"].clone());
     let is_on = |key: &str| config[key].as_bool().unwrap_or(false);
@@ -51,14 +51,14 @@ fn modules(config: &Value, archive: &Archive) -> Result<Vec<Module>, Failure> {
         let ends = |pattern: &&String| name == **pattern || name.ends_with(&format!(".{pattern}"));
         let alpha = alphas.and_then(|alphas| alphas.iter().find(|(pattern, _)| ends(pattern))?.1.as_f64()).unwrap_or(alpha);
         let divisor = if is_rslora { (rank as f64).sqrt() } else { rank as f64 };
-        let singular = spectrum::singular_values(&a, &b, rank, alpha / divisor);
-        let (norm, effective_rank) = (spectrum::norm(&singular), spectrum::effective_rank(&singular));
+        let singular = singular_values::singular_values(&a, &b, rank, alpha / divisor);
+        let (norm, effective_rank) = (singular_values::norm(&singular), singular_values::effective_rank(&singular));
         modules.push(Module { name, rank, norm, effective_rank });
     }
     Ok(modules)
 }
 
-fn targets(modules: &[Module], archive: &Archive, found: &mut Found) {
+fn targets(modules: &[Module], archive: &Archive, found: &mut Findings) {
     let mut leaves: BTreeMap<&str, usize> = BTreeMap::new();
     for module in modules {
         *leaves.entry(module.name.rsplit('.').next().unwrap_or_default()).or_default() += 1;
@@ -73,7 +73,7 @@ fn targets(modules: &[Module], archive: &Archive, found: &mut Found) {
 }
 
 /// Norms of s B A by layer, and how many directions count.
-fn deltas(modules: &[Module], found: &mut Found) {
+fn deltas(modules: &[Module], found: &mut Findings) {
     let each: Vec<Value> = modules
         .iter()
         .map(

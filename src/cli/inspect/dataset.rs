@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 
 use serde_json::json;
 
-use super::{Found, InspectArgs};
+use super::{Findings, InspectArgs};
 use crate::cli::base::find_base;
 use crate::cli::{Failure, grouped};
 use crate::data::convert::{Reading, data_files};
 use crate::data::template::{ChatTemplate, Sources};
 use crate::data::tokenize::Tokenizer;
-use crate::data::{Corpus, DataFile, Encoder, Limits, Source, TableError, columns, find_files, guessed, in_recipe, inspect};
+use crate::data::{Corpus, DataFile, Encoder, Limits, DataSource, TableError, columns, find_files, guessed, in_recipe, inspect};
 use crate::fault::{Exit, Explain, Fault};
 use crate::files::{RowCache, cache_folder};
 use crate::hub::DatasetPath;
@@ -24,7 +24,7 @@ const LONGEST: usize = 1 << 30;
 const BINS: usize = 10;
 const BAR: usize = 40;
 
-pub(super) fn look(args: &InspectArgs) -> Result<Found, Failure> {
+pub(super) fn look(args: &InspectArgs) -> Result<Findings, Failure> {
     let terminal = Terminal::default();
     let (columns_of, cache) = (args.columns.iter().cloned().collect(), RowCache::from(&cache_folder()));
     let reading = Reading { format: args.format, columns: &columns_of };
@@ -32,7 +32,7 @@ pub(super) fn look(args: &InspectArgs) -> Result<Found, Failure> {
     let paths = if DatasetPath::is_one(&path) { cached_files(&path)? } else { find_files(&path)? };
     let files = data_files(paths, reading, &cache, &|event| terminal.take(&event))?;
     terminal.stop();
-    let mut found = Found::new("dataset", &args.subject);
+    let mut found = Findings::new("dataset", &args.subject);
     let (mut rows, mut all) = (0, Vec::new());
     for file in &files {
         let (of_file, count) = columns(file)?;
@@ -68,7 +68,7 @@ pub(super) fn look(args: &InspectArgs) -> Result<Found, Failure> {
         return Ok(found);
     };
     let folder = find_base(Some(base), None)?;
-    let source = Source {
+    let source = DataSource {
         files,
         selected: None,
         format,
@@ -148,7 +148,7 @@ fn encoder(folder: &std::path::Path, format: Format) -> Result<Encoder, Failure>
 }
 
 /// Lengths of rows, and of what of them is trained.
-fn lengths(encoder: &Encoder, source: Source, found: &mut Found) -> Result<(), Failure> {
+fn lengths(encoder: &Encoder, source: DataSource, found: &mut Findings) -> Result<(), Failure> {
     let limits = Limits { sequence_len: LONGEST, truncation: Truncation::Drop };
     let corpus = Corpus::open(&[source], encoder, &limits, &cache_folder(), &|_| {})?;
     let mut lengths: Vec<usize> = (0..corpus.len()).map(|row| corpus.row(row).len()).collect();

@@ -59,13 +59,13 @@ fn parse_column(word: &str) -> Result<(String, String), String> {
 }
 
 /// What was found, for a person and for a program.
-struct Found {
+struct Findings {
     /// A name, and what there is to say of it.
     lines: Vec<(String, String)>,
     object: Value,
 }
 
-impl Found {
+impl Findings {
     fn new(kind: &str, path: &Path) -> Self {
         let (shown, object) = (path.display().to_string(), json!({"kind": kind, "path": path.display().to_string()}));
         Self { lines: vec![(kind.to_owned(), shown)], object }
@@ -93,7 +93,7 @@ pub(super) fn inspect(args: &InspectArgs) -> Result<(), Failure> {
 }
 
 /// What the subject is follows from what is there.
-fn look(args: &InspectArgs) -> Result<Found, Failure> {
+fn look(args: &InspectArgs) -> Result<Findings, Failure> {
     let path = &args.subject;
     let written = path.to_string_lossy();
     if DatasetPath::is_one(&written) {
@@ -113,7 +113,7 @@ fn look(args: &InspectArgs) -> Result<Found, Failure> {
         Ok(_) => dataset::look(args),
         Err(_) if hub_id(&written).is_some() => {
             let folder = find_base(Some(path), None)?;
-            kind_of(&folder).unwrap_or(Kind::Model).look(&folder)
+            kind_of(&folder).unwrap_or(FolderKind::Model).look(&folder)
         }
         Err(error) if written.contains(['*', '?', '[']) => Err(Failure { exit: Exit::NoInput, ..error.into() }),
         Err(error @ SourceError::Dangling { .. }) => Err(Failure { exit: Exit::NoInput, ..error.into() }),
@@ -157,14 +157,14 @@ fn begins_as_parquet(path: &Path) -> bool {
     File::open(path).and_then(|mut file| file.read_exact(&mut head)).is_ok_and(|()| head == *b"PAR1")
 }
 
-enum Kind {
+enum FolderKind {
     Run,
     Adapter,
     Model,
 }
 
-impl Kind {
-    fn look(self, path: &Path) -> Result<Found, Failure> {
+impl FolderKind {
+    fn look(self, path: &Path) -> Result<Findings, Failure> {
         match self {
             Self::Run => run::look(path),
             Self::Adapter => adapter::look(&RunFolder::adapter_in(path).unwrap_or_else(|| path.to_owned())),
@@ -173,12 +173,12 @@ impl Kind {
     }
 }
 
-fn kind_of(folder: &Path) -> Option<Kind> {
+fn kind_of(folder: &Path) -> Option<FolderKind> {
     match folder {
-        folder if folder.join(RunFolder::LOCK).exists() && folder.join(RunFolder::METRICS).exists() => Some(Kind::Run),
-        folder if run::is_running(folder) => Some(Kind::Run),
-        folder if RunFolder::adapter_in(folder).is_some() => Some(Kind::Adapter),
-        folder if folder.join("config.json").exists() => Some(Kind::Model),
+        folder if folder.join(RunFolder::LOCK).exists() && folder.join(RunFolder::METRICS).exists() => Some(FolderKind::Run),
+        folder if run::is_running(folder) => Some(FolderKind::Run),
+        folder if RunFolder::adapter_in(folder).is_some() => Some(FolderKind::Adapter),
+        folder if folder.join("config.json").exists() => Some(FolderKind::Model),
         _ => None,
     }
 }

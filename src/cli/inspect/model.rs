@@ -5,20 +5,20 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::{Found, share};
+use super::{Findings, share};
 use crate::cli::{Failure, grouped};
 use crate::data::tokenize::Tokenizer;
-use crate::files::licence::{Licence, notice_paths, readme_head};
+use crate::files::license::{Licence, notice_paths, readme_head};
 use crate::files::safetensors::Archive;
 use crate::files::{is_there, read_text};
 use crate::model::{DecoderSpec, Folder, LinearKind, Names, shard_paths};
 use crate::plan::leftover_note;
 use crate::report::mebibytes;
 
-pub(super) fn look(path: &Path) -> Result<Found, Failure> {
+pub(super) fn look(path: &Path) -> Result<Findings, Failure> {
     let folder = Folder::open(path)?;
     folder.check_weights()?;
-    let (spec, mut found) = (&folder.spec, Found::new("model", path));
+    let (spec, mut found) = (&folder.spec, Findings::new("model", path));
     let config: Value = serde_json::from_str(&read_text(&path.join("config.json"))?).unwrap_or_default();
     let family = config["model_type"].as_str().unwrap_or_default();
     found.tell("architecture", format!("{family}: {}", spec.describe()), json!({"model_type": family, "words": spec.describe()}));
@@ -43,7 +43,7 @@ pub(super) fn look(path: &Path) -> Result<Found, Failure> {
 }
 
 /// Keys that config.json does not name, with what stands for them as in transformers; and those that act in training only.
-fn defaults(folder: &Folder, found: &mut Found) {
+fn defaults(folder: &Folder, found: &mut Findings) {
     let told = |(key, value): &(String, Value)| format!("{key} {value}");
     let said = folder.filled.iter().map(told).collect::<Vec<_>>().join(", ");
     let object = |pairs: &[(String, Value)]| pairs.iter().cloned().collect::<serde_json::Map<String, Value>>();
@@ -58,7 +58,7 @@ fn defaults(folder: &Folder, found: &mut Found) {
 }
 
 /// By what they do: tables, attention, feed-forward, experts that a token is sent to, and norms and other vectors.
-fn parameters(spec: &DecoderSpec, found: &mut Found) {
+fn parameters(spec: &DecoderSpec, found: &mut Findings) {
     let mut parts: BTreeMap<&str, u64> = BTreeMap::new();
     let experts: u64 = spec
         .projections()
@@ -95,7 +95,7 @@ fn parameters(spec: &DecoderSpec, found: &mut Found) {
 }
 
 /// Types of numbers with how many tensors have them, from the headers.
-fn tensors(path: &Path, found: &mut Found) -> Result<(), Failure> {
+fn tensors(path: &Path, found: &mut Findings) -> Result<(), Failure> {
     let (mut types, mut count, mut bytes): (BTreeMap<String, u64>, u64, u64) = (BTreeMap::new(), 0, 0);
     let shards = shard_paths(path)?;
     for shard in &shards {
@@ -119,7 +119,7 @@ fn tensors(path: &Path, found: &mut Found) -> Result<(), Failure> {
 }
 
 /// What adapters can be attached to, by the last part of a name and its shape.
-fn projections(spec: &DecoderSpec, found: &mut Found) {
+fn projections(spec: &DecoderSpec, found: &mut Findings) {
     let mut groups: Vec<(String, [usize; 2], bool, usize)> = Vec::new();
     for linear in spec.projections() {
         let is_routed = linear.kind != LinearKind::Module;
@@ -147,7 +147,7 @@ fn projections(spec: &DecoderSpec, found: &mut Found) {
     }
 }
 
-fn licence(path: &Path, found: &mut Found) {
+fn licence(path: &Path, found: &mut Findings) {
     let files: Vec<String> =
         notice_paths(path).iter().filter_map(|path| Some(path.file_name()?.to_string_lossy().into_owned())).collect();
     let stated = Licence::stated(&readme_head(&path.join("README.md")));
@@ -157,7 +157,7 @@ fn licence(path: &Path, found: &mut Found) {
     found.tell("licence", format!("{said}{beside}"), json!({"stated": stated, "files": files}));
 }
 
-fn tokenizer(path: &Path, rows: usize, found: &mut Found) -> Result<(), Failure> {
+fn tokenizer(path: &Path, rows: usize, found: &mut Findings) -> Result<(), Failure> {
     let tokenizer = Tokenizer::open(path)?;
     let ends = tokenizer.eos_ids().iter().map(|id| tokenizer.decode(&[*id], false)).collect::<Result<Vec<_>, _>>()?;
     let quoted = ends.iter().map(|end| format!("`{end}`")).collect::<Vec<_>>().join(", ");

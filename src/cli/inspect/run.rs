@@ -4,14 +4,14 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::{Found, adapter};
+use super::{Findings, adapter};
 use crate::cli::{Failure, result};
 use crate::files::{Claim, read_text};
 use crate::plan::Lock;
 use crate::train::RunFolder;
 
-pub(super) fn look(path: &Path) -> Result<Found, Failure> {
-    let mut found = Found::new("run", path);
+pub(super) fn look(path: &Path) -> Result<Findings, Failure> {
+    let mut found = Findings::new("run", path);
     if is_running(path) && !path.join(RunFolder::METRICS).exists() {
         found.tell("state", "running: rows and weights are being read, there is no step yet", json!("running"));
         return Ok(found);

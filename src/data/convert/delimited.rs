@@ -5,8 +5,8 @@ use std::ops::Range;
 
 use csv_core::{ReadRecordResult, ReaderBuilder};
 
-use super::error::Error;
-use super::piece::{Content, MAX_ROW_BYTES, Piece, Record};
+use super::error::ConvertError;
+use super::piece::{Content, MAX_ROW_BYTES, RecordBlock, Record};
 use super::stream::Stream;
 
 /// More columns than any table has.
@@ -15,7 +15,7 @@ const MAX_COLUMNS: usize = 2000;
 const SEPARATORS: [u8; 3] = [b',', b';', b'\t'];
 
 /// Takes a table apart.
-pub(super) struct Reader {
+pub(super) struct DelimitedReader {
     stream: Stream,
     parser: csv_core::Reader,
     header: Vec<String>,
@@ -31,19 +31,19 @@ enum Read {
     End,
 }
 
-impl Reader {
+impl DelimitedReader {
     /// Reads the header.
     ///
     /// # Errors
     /// The file cannot be read or is empty, or its header has a name twice.
-    pub fn new(mut stream: Stream, separator: Option<u8>) -> Result<Self, Error> {
+    pub fn new(mut stream: Stream, separator: Option<u8>) -> Result<Self, ConvertError> {
         let separator = match separator {
             Some(separator) => separator,
             None => common_separator(stream.buffer()?),
         };
         let parser = ReaderBuilder::new().delimiter(separator).build();
         let mut reader = Self { stream, parser, header: Vec::new(), separator, is_done: false };
-        let mut piece = Piece::default();
+        let mut piece = RecordBlock::default();
         let cells = match reader.read(&mut piece)? {
             Read::Record { cells, .. } => cells,
             Read::TooLong { .. } => return Err(reader.refused("has a header of more than 16 MiB", "give it a line of names")),
@@ -90,8 +90,8 @@ impl Reader {
     ///
     /// # Errors
     /// The file cannot be read.
-    pub fn next_piece(&mut self) -> Result<Option<Piece>, Error> {
-        let mut piece = Piece::default();
+    pub fn next_piece(&mut self) -> Result<Option<RecordBlock>, ConvertError> {
+        let mut piece = RecordBlock::default();
         while !piece.is_full() {
             match self.read(&mut piece)? {
                 Read::Record { line, cells } => piece.records.push(Record { line, content: Content::Cells(cells) }),
@@ -108,7 +108,7 @@ impl Reader {
         Ok((!piece.records.is_empty()).then_some(piece))
     }
 
-    fn read(&mut self, piece: &mut Piece) -> Result<Read, Error> {
+    fn read(&mut self, piece: &mut RecordBlock) -> Result<Read, ConvertError> {
         if self.is_done {
             return Ok(Read::End);
         }
@@ -154,8 +154,8 @@ impl Reader {
         Ok(Read::Record { line, cells })
     }
 
-    fn refused(&self, reason: &str, hint: &str) -> Error {
-        Error::source(self.stream.path(), reason, hint)
+    fn refused(&self, reason: &str, hint: &str) -> ConvertError {
+        ConvertError::source(self.stream.path(), reason, hint)
     }
 }
 
@@ -181,11 +181,11 @@ fn common_separator(head: &[u8]) -> u8 {
 mod tests {
     use super::*;
 
-    fn read(content: &[u8]) -> Result<Vec<(u64, Vec<String>)>, Error> {
+    fn read(content: &[u8]) -> Result<Vec<(u64, Vec<String>)>, ConvertError> {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let path = folder.path().join("a.csv");
         std::fs::write(&path, content).expect("written");
-        let mut reader = Reader::new(Stream::open(&path)?, None)?;
+        let mut reader = DelimitedReader::new(Stream::open(&path)?, None)?;
         let mut rows = vec![(0, reader.header().to_vec())];
         while let Some(piece) = reader.next_piece()? {
             for record in &piece.records {

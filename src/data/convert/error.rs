@@ -12,13 +12,13 @@ pub(super) const LISTED: usize = 10;
 
 /// A conversion that came to nothing; the output is as it was.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub enum ConvertError {
     /// A file cannot be read or written.
     #[error(transparent)]
-    File(#[from] files::Error),
+    File(#[from] files::FileError),
     /// A Parquet file cannot be read.
     #[error(transparent)]
-    Table(#[from] parquet::Error),
+    Table(#[from] parquet::TableError),
     /// A file as a whole is not what its name or its first bytes say.
     #[error("`{path}` {reason}")]
     Source {
@@ -52,7 +52,7 @@ pub enum Error {
     Stopped,
 }
 
-impl Error {
+impl ConvertError {
     pub(super) fn source(path: &Path, reason: impl Into<String>, hint: impl Into<String>) -> Self {
         Self::Source { path: path.to_owned(), reason: reason.into(), hint: hint.into() }
     }
@@ -62,7 +62,7 @@ impl Error {
     }
 }
 
-impl Explain for Error {
+impl Explain for ConvertError {
     fn exit(&self) -> Exit {
         match self {
             Self::File(error) => error.exit(),

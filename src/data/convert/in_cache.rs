@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use super::super::data_file::{DataFile, Keep};
 use super::super::first_bytes::{Content, is_parquet};
-use super::inputs::{self, Form};
+use super::inputs::{self, FileForm};
 use super::layout::Naming;
-use super::{Converted, Error, Job, license_of};
+use super::{Converted, ConvertError, Job, license_of};
 use crate::files::{self, EntryKind, RowCache, Stamp, hash_bytes, hash_file};
 use crate::report::{Event, Reporter};
 use crate::terms::{Format, Term};
@@ -35,7 +35,7 @@ pub struct Reading<'a> {
 ///
 /// # Errors
 /// A file cannot be read or written, or a row is wrong; the cache may keep nothing.
-pub fn data_files(paths: Vec<PathBuf>, reading: Reading, cache: &RowCache, report: Reporter) -> Result<Vec<DataFile>, Error> {
+pub fn data_files(paths: Vec<PathBuf>, reading: Reading, cache: &RowCache, report: Reporter) -> Result<Vec<DataFile>, ConvertError> {
     paths
         .into_iter()
         .map(|path| if is_convertible(&path) { converted(path, reading, cache, report) } else { Ok(DataFile::from(path)) })
@@ -44,7 +44,7 @@ pub fn data_files(paths: Vec<PathBuf>, reading: Reading, cache: &RowCache, repor
 
 /// Whether a name and the first bytes are those of rows that can be converted.
 pub fn is_convertible(path: &Path) -> bool {
-    let is_named = matches!(Form::of_name(path), Some(Form::Json | Form::JsonLines | Form::Csv | Form::Tsv));
+    let is_named = matches!(FileForm::of_name(path), Some(FileForm::Json | FileForm::JsonLines | FileForm::Csv | FileForm::Tsv));
     is_named
         && match Content::of(path) {
             // An empty file, or one that is none of its name; converting tells.
@@ -54,7 +54,7 @@ pub fn is_convertible(path: &Path) -> bool {
         }
 }
 
-fn converted(path: PathBuf, reading: Reading, cache: &RowCache, report: Reporter) -> Result<DataFile, Error> {
+fn converted(path: PathBuf, reading: Reading, cache: &RowCache, report: Reporter) -> Result<DataFile, ConvertError> {
     let source = hash_file(&path)?;
     let parts = (VERSION, source.to_string(), reading.format.map(Term::word), reading.columns);
     let name = Stamp { kind: EntryKind::Converted, key: hash_bytes(format!("{parts:?}").as_bytes()), source }.name();
@@ -74,15 +74,15 @@ fn converted(path: PathBuf, reading: Reading, cache: &RowCache, report: Reporter
 }
 
 /// Converts into a folder that goes with the process.
-fn temporary(path: PathBuf, name: &str, reading: Reading, report: Reporter) -> Result<DataFile, Error> {
-    let failed = |cause| files::Error::new("create a folder in", &std::env::temp_dir(), cause);
+fn temporary(path: PathBuf, name: &str, reading: Reading, report: Reporter) -> Result<DataFile, ConvertError> {
+    let failed = |cause| files::FileError::new("create a folder in", &std::env::temp_dir(), cause);
     let folder = tempfile::Builder::new().prefix("rankine-").tempdir().map_err(failed)?;
     let parquet = folder.path().join(name);
     told(&path, &write(&path, &parquet, reading, report)?, "removed at the end", report);
     Ok(DataFile::converted(path, parquet, Keep::Temporary(Arc::new(folder))))
 }
 
-fn write(path: &Path, parquet: &Path, reading: Reading, report: Reporter) -> Result<Converted, Error> {
+fn write(path: &Path, parquet: &Path, reading: Reading, report: Reporter) -> Result<Converted, ConvertError> {
     let mut notes = Vec::new();
     let inputs = inputs::find(std::slice::from_ref(&path.to_owned()), &mut notes)?;
     let naming = Naming { format: reading.format, columns: reading.columns.clone(), keeps_names: true };

@@ -4,9 +4,9 @@ use std::path::{Path, PathBuf};
 
 use super::super::first_bytes;
 use super::delimited;
-use super::error::Error;
+use super::error::ConvertError;
 use super::lines;
-use super::piece::{Content, MAX_ROW_BYTES, Piece, Record, counted};
+use super::piece::{Content, MAX_ROW_BYTES, RecordBlock, Record, counted};
 use super::stream::Stream;
 use crate::files;
 
@@ -21,7 +21,7 @@ const PARQUET: &[u8] = b"PAR1";
 
 /// How the rows of a file are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Form {
+pub(super) enum FileForm {
     /// An array of objects, or an object a line.
     Json,
     /// An object a line.
@@ -36,7 +36,7 @@ pub(super) enum Form {
     Parquet,
 }
 
-impl Form {
+impl FileForm {
     /// What a name says.
     pub fn of_name(path: &Path) -> Option<Self> {
         let end = |path: &Path| path.extension().map(|end| end.to_string_lossy().to_lowercase()).unwrap_or_default();
@@ -66,7 +66,7 @@ impl Form {
         }
     }
 
-    fn of(path: &Path) -> Result<Self, Error> {
+    fn of(path: &Path) -> Result<Self, ConvertError> {
         let named = Self::of_name(path);
         if let Some(form) = named.filter(|form| *form != Self::Parquet).or_else(|| Self::of_content(path)).or(named) {
             return Ok(form);
@@ -77,7 +77,7 @@ impl Form {
         match sign {
             Some(b'{' | b'[') => Ok(Self::Json),
             _ if head.starts_with(PARQUET) => Ok(Self::Parquet),
-            _ => Err(Error::source(
+            _ => Err(ConvertError::source(
                 path,
                 "has a name that does not say what it is",
                 "give it the ending .json, .jsonl, .csv, .tsv, .txt or .parquet; any of them may be packed, such as .jsonl.gz",
@@ -92,7 +92,7 @@ pub(super) struct Input {
     pub path: PathBuf,
     /// As it was named, or from the folder that was.
     pub name: String,
-    pub form: Form,
+    pub form: FileForm,
     pub bytes: u64,
     /// The file or folder that was named.
     pub top: PathBuf,
@@ -102,46 +102,46 @@ pub(super) struct Input {
 ///
 /// # Errors
 /// There is no such file, or a folder has none that is known.
-pub(super) fn find(sources: &[PathBuf], notes: &mut Vec<String>) -> Result<Vec<Input>, Error> {
+pub(super) fn find(sources: &[PathBuf], notes: &mut Vec<String>) -> Result<Vec<Input>, ConvertError> {
     let mut inputs = Vec::new();
     for source in sources {
         if source.is_dir() {
             inputs.extend(in_folder(source, notes)?);
         } else {
-            let bytes = files::open_file(source)?.metadata().map_err(|cause| files::Error::new("read", source, cause))?.len();
+            let bytes = files::open_file(source)?.metadata().map_err(|cause| files::FileError::new("read", source, cause))?.len();
             if bytes == 0 {
-                return Err(Error::source(source, "is empty, expected rows", "give a file with rows"));
+                return Err(ConvertError::source(source, "is empty, expected rows", "give a file with rows"));
             }
             let name = source.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            inputs.push(Input { path: source.clone(), name, form: Form::of(source)?, bytes, top: source.clone() });
+            inputs.push(Input { path: source.clone(), name, form: FileForm::of(source)?, bytes, top: source.clone() });
         }
     }
-    let has_tables = inputs.iter().any(|input| input.form == Form::Parquet);
-    if let Some(other) = inputs.iter().find(|input| has_tables && input.form != Form::Parquet) {
+    let has_tables = inputs.iter().any(|input| input.form == FileForm::Parquet);
+    if let Some(other) = inputs.iter().find(|input| has_tables && input.form != FileForm::Parquet) {
         let hint = "convert the others first, then all Parquet files together";
-        return Err(Error::source(&other.path, "is no Parquet file, and others of the command are", hint));
+        return Err(ConvertError::source(&other.path, "is no Parquet file, and others of the command are", hint));
     }
     Ok(inputs)
 }
 
 /// Files with rows; where there are none, texts.
-fn in_folder(folder: &Path, notes: &mut Vec<String>) -> Result<Vec<Input>, Error> {
+fn in_folder(folder: &Path, notes: &mut Vec<String>) -> Result<Vec<Input>, ConvertError> {
     let mut found = Vec::new();
     walk(folder, &mut found)?;
     found.sort();
-    let form = |path: &PathBuf| Form::of_name(path);
-    let is_texts = !found.iter().filter_map(form).any(|form| form != Form::Text);
-    let is_taken = |path: &&PathBuf| form(path).is_some_and(|form| (form == Form::Text) == is_texts);
+    let form = |path: &PathBuf| FileForm::of_name(path);
+    let is_texts = !found.iter().filter_map(form).any(|form| form != FileForm::Text);
+    let is_taken = |path: &&PathBuf| form(path).is_some_and(|form| (form == FileForm::Text) == is_texts);
     let input = |path: &PathBuf| {
-        let bytes = path.metadata().map_err(|cause| files::Error::new("read", path, cause))?.len();
+        let bytes = path.metadata().map_err(|cause| files::FileError::new("read", path, cause))?.len();
         let name = path.strip_prefix(folder).unwrap_or(path).to_string_lossy().into_owned();
-        let form = if is_texts { Form::Text } else { Form::of(path)? };
-        Ok::<_, Error>(Input { path: path.clone(), name, form, bytes, top: folder.to_owned() })
+        let form = if is_texts { FileForm::Text } else { FileForm::of(path)? };
+        Ok::<_, ConvertError>(Input { path: path.clone(), name, form, bytes, top: folder.to_owned() })
     };
-    let inputs = found.iter().filter(is_taken).map(input).collect::<Result<Vec<_>, Error>>()?;
+    let inputs = found.iter().filter(is_taken).map(input).collect::<Result<Vec<_>, ConvertError>>()?;
     if inputs.is_empty() {
         let reason = format!("has no file that can be converted among {}", counted(found.len(), "file"));
-        return Err(Error::source(folder, reason, "put .jsonl, .json, .csv, .tsv, .parquet, .txt or .md files into it"));
+        return Err(ConvertError::source(folder, reason, "put .jsonl, .json, .csv, .tsv, .parquet, .txt or .md files into it"));
     }
     let others: Vec<String> = found.iter().filter(|path| !is_taken(path)).map(|path| format!("`{}`", path.display())).collect();
     if !others.is_empty() {
@@ -150,8 +150,8 @@ fn in_folder(folder: &Path, notes: &mut Vec<String>) -> Result<Vec<Input>, Error
     Ok(inputs)
 }
 
-fn walk(folder: &Path, found: &mut Vec<PathBuf>) -> Result<(), Error> {
-    let failed = |cause| files::Error::new("read", folder, cause);
+fn walk(folder: &Path, found: &mut Vec<PathBuf>) -> Result<(), ConvertError> {
+    let failed = |cause| files::FileError::new("read", folder, cause);
     for entry in std::fs::read_dir(folder).map_err(failed)? {
         let entry = entry.map_err(failed)?;
         let (path, is_hidden) = (entry.path(), entry.file_name().as_encoded_bytes().starts_with(b"."));
@@ -164,32 +164,32 @@ fn walk(folder: &Path, found: &mut Vec<PathBuf>) -> Result<(), Error> {
             found.push(path);
         }
         if found.len() > MAX_FILES {
-            return Err(Error::source(folder, "has more than a million files", "convert parts of it"));
+            return Err(ConvertError::source(folder, "has more than a million files", "convert parts of it"));
         }
     }
     Ok(())
 }
 
 /// An open input.
-pub(super) enum Reader {
-    Lines(lines::Reader),
-    Table(Box<delimited::Reader>),
+pub(super) enum InputReader {
+    Lines(lines::JsonReader),
+    Table(Box<delimited::DelimitedReader>),
     Text { stream: Stream, name: String, header: Vec<String>, is_done: bool },
 }
 
-impl Reader {
+impl InputReader {
     /// Opens a file that is not Parquet.
     ///
     /// # Errors
     /// It cannot be read, or its header is wrong.
-    pub fn open(input: &Input) -> Result<Self, Error> {
+    pub fn open(input: &Input) -> Result<Self, ConvertError> {
         let stream = Stream::open(&input.path)?;
         Ok(match input.form {
-            Form::Json => Self::Lines(lines::Reader::new(stream, false)),
-            Form::JsonLines => Self::Lines(lines::Reader::new(stream, true)),
-            Form::Csv => Self::Table(Box::new(delimited::Reader::new(stream, None)?)),
-            Form::Tsv => Self::Table(Box::new(delimited::Reader::new(stream, Some(b'\t'))?)),
-            Form::Text | Form::Parquet => {
+            FileForm::Json => Self::Lines(lines::JsonReader::new(stream, false)),
+            FileForm::JsonLines => Self::Lines(lines::JsonReader::new(stream, true)),
+            FileForm::Csv => Self::Table(Box::new(delimited::DelimitedReader::new(stream, None)?)),
+            FileForm::Tsv => Self::Table(Box::new(delimited::DelimitedReader::new(stream, Some(b'\t'))?)),
+            FileForm::Text | FileForm::Parquet => {
                 Self::Text { stream, name: input.name.clone(), header: TEXT_COLUMNS.map(str::to_owned).to_vec(), is_done: false }
             }
         })
@@ -224,7 +224,7 @@ impl Reader {
     pub fn note(&self, input: &Input) -> Option<String> {
         let said = match self {
             Self::Lines(lines) if lines.blank > 0 => counted(lines.blank as usize, "blank line") + " passed over",
-            Self::Table(table) if input.form == Form::Csv => table.separator_note()?.to_owned(),
+            Self::Table(table) if input.form == FileForm::Csv => table.separator_note()?.to_owned(),
             _ => return None,
         };
         Some(format!("`{}`: {said}", input.path.display()))
@@ -234,7 +234,7 @@ impl Reader {
     ///
     /// # Errors
     /// The file cannot be read.
-    pub fn next_piece(&mut self) -> Result<Option<Piece>, Error> {
+    pub fn next_piece(&mut self) -> Result<Option<RecordBlock>, ConvertError> {
         match self {
             Self::Lines(lines) => lines.next_piece(),
             Self::Table(table) => table.next_piece(),
@@ -248,7 +248,7 @@ impl Reader {
 }
 
 /// A whole file as one row.
-fn text(stream: &mut Stream, name: &str) -> Result<Piece, Error> {
+fn text(stream: &mut Stream, name: &str) -> Result<RecordBlock, ConvertError> {
     let mut bytes = Vec::new();
     loop {
         let buffer = stream.buffer()?;
@@ -260,13 +260,13 @@ fn text(stream: &mut Stream, name: &str) -> Result<Piece, Error> {
         stream.consume(count);
         if bytes.len() > MAX_ROW_BYTES {
             let reason = format!("a text of more than {MAX_ROW_BYTES} bytes: split what is that long into rows");
-            return Ok(Piece { bytes: Vec::new(), records: vec![Record { line: 1, content: Content::Broken(reason) }] });
+            return Ok(RecordBlock { bytes: Vec::new(), records: vec![Record { line: 1, content: Content::Broken(reason) }] });
         }
     }
     let end = bytes.len();
     bytes.extend_from_slice(name.as_bytes());
     let cells = vec![0..end, end..bytes.len()];
-    Ok(Piece { bytes, records: vec![Record { line: 1, content: Content::Cells(cells) }] })
+    Ok(RecordBlock { bytes, records: vec![Record { line: 1, content: Content::Cells(cells) }] })
 }
 
 #[cfg(test)]
@@ -276,16 +276,16 @@ mod tests {
     #[test]
     fn names_say_what_a_file_is() {
         for (name, form) in [
-            ("a.json", Some(Form::Json)),
-            ("a.JSONL.gz", Some(Form::JsonLines)),
-            ("a.ndjson.zst", Some(Form::JsonLines)),
-            ("a.csv.zstd", Some(Form::Csv)),
-            ("a.tsv", Some(Form::Tsv)),
-            ("a.txt", Some(Form::Text)),
+            ("a.json", Some(FileForm::Json)),
+            ("a.JSONL.gz", Some(FileForm::JsonLines)),
+            ("a.ndjson.zst", Some(FileForm::JsonLines)),
+            ("a.csv.zstd", Some(FileForm::Csv)),
+            ("a.tsv", Some(FileForm::Tsv)),
+            ("a.txt", Some(FileForm::Text)),
             ("a.gz", None),
             ("json", None),
         ] {
-            assert_eq!(Form::of_name(Path::new(name)), form, "{name}");
+            assert_eq!(FileForm::of_name(Path::new(name)), form, "{name}");
         }
     }
 }

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use arrow::datatypes::{DataType, Field as ArrowField, Schema};
 use serde_json::{Map, Value, json};
 
-use super::super::cells::Kind;
-use super::error::Error;
+use super::super::cells::ColumnKind;
+use super::error::ConvertError;
 use super::json::kind;
 use super::names::{self, Proposal};
 use super::piece::Row;
@@ -29,7 +29,7 @@ pub(super) struct Naming {
 
 /// How rows become those of the Parquet file.
 #[derive(Debug)]
-pub(super) struct Layout {
+pub(super) struct ColumnLayout {
     pub columns: Vec<Column>,
     /// Columns that become a conversation.
     pub chat: Option<ChatOf>,
@@ -43,7 +43,7 @@ pub(super) struct Column {
     pub source: String,
     pub name: String,
     /// What a format asks of it.
-    pub kind: Option<Kind>,
+    pub kind: Option<ColumnKind>,
     pub data_type: DataType,
     /// Whether its values are kept as their JSON text.
     pub is_json: bool,
@@ -63,12 +63,12 @@ pub(super) struct ChatOf {
 }
 
 /// What a format asks of a column.
-fn asked_kind(canonical: &str) -> Kind {
+fn asked_kind(canonical: &str) -> ColumnKind {
     match canonical {
-        "messages" => Kind::Turns,
-        "tools" | "history" => Kind::List,
-        "chat_template_kwargs" => Kind::Object,
-        _ => Kind::Text,
+        "messages" => ColumnKind::Turns,
+        "tools" | "history" => ColumnKind::List,
+        "chat_template_kwargs" => ColumnKind::Object,
+        _ => ColumnKind::Text,
     }
 }
 
@@ -86,17 +86,17 @@ pub(super) fn proposal(
     found: &[(String, names::Holds)],
     format: Option<Format>,
     said: &BTreeMap<String, String>,
-) -> Result<Option<Proposal>, Error> {
+) -> Result<Option<Proposal>, ConvertError> {
     let there: Vec<String> = found.iter().map(|(name, _)| format!("`{name}`")).collect();
     let there = listed(&there).join(", ");
     let known = |canonical: &String| Format::WORDS.iter().any(|(_, format)| format.columns().contains(&canonical.as_str()));
     if let Some((canonical, name)) = said.iter().find(|(canonical, _)| !known(canonical)) {
         let hint = format!("the format's name comes first, such as `--columns prompt={name}`");
-        return Err(Error::columns(format!("--columns: no format has a column `{canonical}`"), hint));
+        return Err(ConvertError::columns(format!("--columns: no format has a column `{canonical}`"), hint));
     }
     if let Some((canonical, name)) = said.iter().find(|(_, name)| !found.iter().any(|(other, _)| other == *name)) {
         let message = format!("--columns: `{canonical}={name}`, the rows have no `{name}`; they have {there}");
-        return Err(Error::columns(message, "name one that they have"));
+        return Err(ConvertError::columns(message, "name one that they have"));
     }
     match (names::propose(found, format, said), format) {
         (Some(proposal), _) => Ok(Some(proposal)),
@@ -107,20 +107,20 @@ pub(super) fn proposal(
                 None => ("the other columns of its format".into(), "`--columns`".into()),
             };
             let message = format!("{what} needs {asked} of text or turns; the rows have {there}");
-            Err(Error::columns(message, "say which column holds what, such as `--columns prompt=question,completion=answer`"))
+            Err(ConvertError::columns(message, "say which column holds what, such as `--columns prompt=question,completion=answer`"))
         }
     }
 }
 
-impl Layout {
+impl ColumnLayout {
     /// The layout of rows with these columns.
     ///
     /// # Errors
     /// They do not make the format that was asked for.
-    pub fn of(fields: &Fields, naming: &Naming) -> Result<Self, Error> {
+    pub fn of(fields: &Fields, naming: &Naming) -> Result<Self, ConvertError> {
         if fields.is_crowded {
             let hint = "put what belongs together into one object, such as `{\"meta\": {..}}`";
-            return Err(Error::columns("the rows have more than 256 different columns", hint));
+            return Err(ConvertError::columns("the rows have more than 256 different columns", hint));
         }
         let found: Vec<_> = fields.fields.iter().map(|field| (field.name.clone(), field.holds())).collect();
         if naming.keeps_names {
@@ -148,7 +148,7 @@ impl Layout {
         Ok(layout)
     }
 
-    fn check_names(&self) -> Result<(), Error> {
+    fn check_names(&self) -> Result<(), ConvertError> {
         let is_twice = |column: &&Column| self.columns.iter().filter(|other| other.name == column.name).count() > 1;
         let renamed = |column: &&Column| column.name != column.source;
         match self.columns.iter().filter(is_twice).find(renamed) {
@@ -156,7 +156,7 @@ impl Layout {
             Some(column) => {
                 let (name, source) = (&column.name, if column.source.is_empty() { "messages" } else { &column.source });
                 let message = format!("`{source}` would be the column `{name}`, and the rows have another `{name}`");
-                Err(Error::columns(message, "rename that one in the source, or choose other columns with `--columns`"))
+                Err(ConvertError::columns(message, "rename that one in the source, or choose other columns with `--columns`"))
             }
         }
     }
@@ -205,15 +205,15 @@ impl Column {
         let name_of = |own: &str| naming.columns.get(own).map_or_else(|| own.to_owned(), Clone::clone);
         let own = naming.format.and_then(|format| format.columns().iter().find(|own| name_of(own) == field.name));
         let kind = own.map(|own| asked_kind(own)).filter(|kind| match kind {
-            Kind::Text => field.texts > 0 && matches!(field.shape, Shape::Text | Shape::Mixed),
-            Kind::Turns => field.holds() == names::Holds::Turns,
+            ColumnKind::Text => field.texts > 0 && matches!(field.shape, Shape::Text | Shape::Mixed),
+            ColumnKind::Turns => field.holds() == names::Holds::Turns,
             _ => false,
         });
         Self { kind, ..Self::of(field, rows) }.settled()
     }
 
     fn of_chat() -> Self {
-        let kind = Some(Kind::Turns);
+        let kind = Some(ColumnKind::Turns);
         let (source, name, holds) = (String::new(), "messages".to_owned(), "a list of objects".to_owned());
         Self { source, name, kind, data_type: turns_type(), is_json: false, holds, nulls: 0, missing: 0 }
     }
@@ -221,7 +221,7 @@ impl Column {
     /// Text is text whatever there was. Turns that are texts of JSON in some rows stay what they are in each.
     fn settled(self) -> Self {
         match self.kind {
-            Some(Kind::Text) => Self { data_type: DataType::Utf8, is_json: false, ..self },
+            Some(ColumnKind::Text) => Self { data_type: DataType::Utf8, is_json: false, ..self },
             _ => self,
         }
     }
@@ -234,18 +234,18 @@ impl Column {
         let wrong = |expected: &str| Err(format!("column `{}` holds {}, expected {expected}", self.source, quoted(&value)));
         match (self.kind, &value) {
             (None, _)
-            | (Some(Kind::Text), Value::String(_))
-            | (Some(Kind::List), Value::Array(_))
-            | (Some(Kind::Object), Value::Object(_)) => {}
-            (Some(Kind::Text), _) => return wrong("text"),
-            (Some(Kind::Turns), Value::Array(turns)) => {
+            | (Some(ColumnKind::Text), Value::String(_))
+            | (Some(ColumnKind::List), Value::Array(_))
+            | (Some(ColumnKind::Object), Value::Object(_)) => {}
+            (Some(ColumnKind::Text), _) => return wrong("text"),
+            (Some(ColumnKind::Turns), Value::Array(turns)) => {
                 if let Some(other) = turns.iter().find(|turn| !turn.is_object()) {
                     return Err(format!("column `{}` has {} among its turns, expected objects", self.source, quoted(other)));
                 }
             }
-            (Some(Kind::Object), Value::String(text)) if is_object(text) => return Ok(value),
+            (Some(ColumnKind::Object), Value::String(text)) if is_object(text) => return Ok(value),
             // A list as JSON text is read as well, and goes through as it is.
-            (Some(Kind::Turns | Kind::List), Value::String(text)) if is_list(text) => return Ok(value),
+            (Some(ColumnKind::Turns | ColumnKind::List), Value::String(text)) if is_list(text) => return Ok(value),
             (Some(kind), _) => return wrong(kind.describe()),
         }
         Ok(if self.is_json { Value::String(value.to_string()) } else { value })
@@ -295,7 +295,7 @@ impl ChatOf {
 
 /// Whether a shape had values of several kinds, for a note.
 pub(super) fn is_mixed(column: &Column) -> bool {
-    column.is_json && column.kind != Some(Kind::Text)
+    column.is_json && column.kind != Some(ColumnKind::Text)
 }
 
 /// The shape of nothing that was seen, for files without rows.

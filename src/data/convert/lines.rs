@@ -2,14 +2,14 @@
 
 use serde_json::{Map, Value};
 
-use super::error::Error;
+use super::error::ConvertError;
 use super::names::is_turns;
-use super::piece::{Content, MAX_ROW_BYTES, Piece, Record};
+use super::piece::{Content, MAX_ROW_BYTES, RecordBlock, Record};
 use super::stream::Stream;
 
 /// Where the reader is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Place {
+enum ReaderState {
     /// Before the first sign.
     Start,
     /// In a file of lines.
@@ -21,9 +21,9 @@ enum Place {
 }
 
 /// Takes JSON apart.
-pub(super) struct Reader {
+pub(super) struct JsonReader {
     stream: Stream,
-    place: Place,
+    place: ReaderState,
     line: u64,
     /// Lines without anything in them.
     pub blank: u64,
@@ -32,9 +32,9 @@ pub(super) struct Reader {
     rows: u64,
 }
 
-impl Reader {
+impl JsonReader {
     pub fn new(stream: Stream, by_lines: bool) -> Self {
-        Self { stream, place: Place::Start, line: 1, blank: 0, by_lines, rows: 0 }
+        Self { stream, place: ReaderState::Start, line: 1, blank: 0, by_lines, rows: 0 }
     }
 
     pub fn stream(&self) -> &Stream {
@@ -49,14 +49,14 @@ impl Reader {
     ///
     /// # Errors
     /// The file cannot be read, or is no array of rows.
-    pub fn next_piece(&mut self) -> Result<Option<Piece>, Error> {
-        let mut piece = Piece::default();
+    pub fn next_piece(&mut self) -> Result<Option<RecordBlock>, ConvertError> {
+        let mut piece = RecordBlock::default();
         while !piece.is_full() {
             let goes_on = match self.place {
-                Place::Start => self.begin()?,
-                Place::Lines => self.take_line(&mut piece)?,
-                Place::Array => self.take_element(&mut piece)?,
-                Place::Behind => self.check_end()?,
+                ReaderState::Start => self.begin()?,
+                ReaderState::Lines => self.take_line(&mut piece)?,
+                ReaderState::Array => self.take_element(&mut piece)?,
+                ReaderState::Behind => self.check_end()?,
             };
             if !goes_on {
                 break;
@@ -67,21 +67,21 @@ impl Reader {
         Ok((!piece.records.is_empty()).then_some(piece))
     }
 
-    fn begin(&mut self) -> Result<bool, Error> {
+    fn begin(&mut self) -> Result<bool, ConvertError> {
         let first = self.skip_space()?;
         self.place = match first {
             None => return Ok(false),
             Some(b'[') => {
                 self.stream.consume(1);
-                Place::Array
+                ReaderState::Array
             }
-            Some(_) => Place::Lines,
+            Some(_) => ReaderState::Lines,
         };
         Ok(true)
     }
 
     /// The next byte that is no space, which stays.
-    fn skip_space(&mut self) -> Result<Option<u8>, Error> {
+    fn skip_space(&mut self) -> Result<Option<u8>, ConvertError> {
         loop {
             let buffer = self.stream.buffer()?;
             if buffer.is_empty() {
@@ -99,7 +99,7 @@ impl Reader {
     }
 
     /// Takes a line without its end. What of it is over the limit is dropped.
-    fn take_line(&mut self, piece: &mut Piece) -> Result<bool, Error> {
+    fn take_line(&mut self, piece: &mut RecordBlock) -> Result<bool, ConvertError> {
         let (start, mut length, mut is_ended, line) = (piece.bytes.len(), 0, false, self.line);
         while !is_ended {
             let buffer = self.stream.buffer()?;
@@ -134,7 +134,7 @@ impl Reader {
     }
 
     /// An object that goes over many lines is one row in the eyes of nobody.
-    fn check_first(&self, bytes: &[u8], line: u64, before: usize) -> Result<(), Error> {
+    fn check_first(&self, bytes: &[u8], line: u64, before: usize) -> Result<(), ConvertError> {
         if self.by_lines || self.rows > 0 || before > 0 {
             return Ok(());
         }
@@ -147,9 +147,9 @@ impl Reader {
     }
 
     /// A file of one object whose values are lists or objects has its rows in there.
-    fn check_only(&mut self, piece: &Piece) -> Result<(), Error> {
+    fn check_only(&mut self, piece: &RecordBlock) -> Result<(), ConvertError> {
         let [Record { content: Content::Json(range), .. }] = &piece.records[..] else { return Ok(()) };
-        let may_be = !self.by_lines && self.rows == 0 && self.place == Place::Lines;
+        let may_be = !self.by_lines && self.rows == 0 && self.place == ReaderState::Lines;
         if !may_be || !self.stream.buffer()?.is_empty() {
             return Ok(());
         }
@@ -164,9 +164,9 @@ impl Reader {
         Ok(())
     }
 
-    fn one_object(&self, found: &str) -> Error {
+    fn one_object(&self, found: &str) -> ConvertError {
         let reason = format!("{found}; expected an array of objects, or an object a line");
-        Error::source(
+        ConvertError::source(
             self.stream.path(),
             reason,
             "if its rows are a list in that object, take it out: `jq -c '.KEY[]' IN > OUT.jsonl`",
@@ -174,11 +174,11 @@ impl Reader {
     }
 
     /// Takes an element of the array and the comma or bracket behind it.
-    fn take_element(&mut self, piece: &mut Piece) -> Result<bool, Error> {
+    fn take_element(&mut self, piece: &mut RecordBlock) -> Result<bool, ConvertError> {
         let Some(first) = self.skip_space()? else { return Err(self.cut_off(self.line)) };
         if first == b']' && self.rows == 0 && piece.records.is_empty() {
             self.stream.consume(1);
-            self.place = Place::Behind;
+            self.place = ReaderState::Behind;
             return Ok(true);
         }
         let (start, line) = (piece.bytes.len(), self.line);
@@ -197,27 +197,27 @@ impl Reader {
             if piece.bytes.len() - start > MAX_ROW_BYTES {
                 let reason =
                     format!("has a row of more than {MAX_ROW_BYTES} bytes from line {line} on, or one that does not end");
-                return Err(Error::source(self.stream.path(), reason, "look for a quote or bracket that is not closed there"));
+                return Err(ConvertError::source(self.stream.path(), reason, "look for a quote or bracket that is not closed there"));
             }
             if let Some(last) = last {
-                self.place = if last == b']' { Place::Behind } else { Place::Array };
+                self.place = if last == b']' { ReaderState::Behind } else { ReaderState::Array };
                 piece.records.push(Record { line, content: Content::Json(start..piece.bytes.len()) });
                 return Ok(true);
             }
         }
     }
 
-    fn cut_off(&self, line: u64) -> Error {
+    fn cut_off(&self, line: u64) -> ConvertError {
         let reason = format!("ends within its array, in the row that starts in line {line}");
-        Error::source(self.stream.path(), reason, "it is cut off: download or copy it again")
+        ConvertError::source(self.stream.path(), reason, "it is cut off: download or copy it again")
     }
 
-    fn check_end(&mut self) -> Result<bool, Error> {
+    fn check_end(&mut self) -> Result<bool, ConvertError> {
         if self.skip_space()?.is_none() {
             return Ok(false);
         }
         let reason = format!("goes on behind the end of its array, in line {}", self.line);
-        Err(Error::source(self.stream.path(), reason, "give one array of objects, or an object a line"))
+        Err(ConvertError::source(self.stream.path(), reason, "give one array of objects, or an object a line"))
     }
 }
 
@@ -263,11 +263,11 @@ mod tests {
     use super::*;
     use crate::fault::{Exit, Explain};
 
-    fn read(content: &[u8], by_lines: bool) -> Result<Vec<(u64, String)>, Error> {
+    fn read(content: &[u8], by_lines: bool) -> Result<Vec<(u64, String)>, ConvertError> {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let path = folder.path().join("a");
         std::fs::write(&path, content).expect("written");
-        let mut reader = Reader::new(Stream::open(&path)?, by_lines);
+        let mut reader = JsonReader::new(Stream::open(&path)?, by_lines);
         let mut rows = Vec::new();
         while let Some(piece) = reader.next_piece()? {
             let row = |record: &Record| match &record.content {

@@ -18,7 +18,7 @@ mod shape;
 mod stream;
 mod walk;
 
-pub use error::Error;
+pub use error::ConvertError;
 pub use in_cache::{Reading, data_files, is_convertible};
 pub use names::Proposal;
 
@@ -28,21 +28,21 @@ use std::sync::atomic::AtomicBool;
 
 use serde_json::Value;
 
-use super::licence;
+use super::license;
 use crate::fault::quoted;
 use crate::files::{self, Hash, listed};
 use crate::report::Reporter;
 use crate::terms::Format;
-use inputs::{Form, Input};
-use layout::{Column, Layout, Naming};
-use output::Table;
-use piece::{Piece, Record, Row, Wrong, in_parallel};
+use inputs::{FileForm, Input};
+use layout::{Column, ColumnLayout, Naming};
+use output::ParquetOutput;
+use piece::{RecordBlock, Record, Row, Wrong, in_parallel};
 use shape::Fields;
 use walk::{Dropped, Work};
 
 /// What is to be converted.
 #[derive(Debug)]
-pub struct Order {
+pub struct ConvertRequest {
     /// Files and folders.
     pub sources: Vec<PathBuf>,
     /// The Parquet file.
@@ -103,13 +103,13 @@ pub struct ColumnFound {
 ///
 /// # Errors
 /// A source cannot be read, too many rows are wrong, the columns do not make the format, or the disk is full.
-pub fn convert(order: &Order, stop: &AtomicBool, report: Reporter) -> Result<Converted, Error> {
+pub fn convert(order: &ConvertRequest, stop: &AtomicBool, report: Reporter) -> Result<Converted, ConvertError> {
     let mut notes = Vec::new();
     let inputs = inputs::find(&order.sources, &mut notes)?;
     let license = order.license.clone().or_else(|| license_of(&inputs));
     let naming = Naming { format: order.format, columns: order.columns.clone(), keeps_names: false };
     let job = Job { inputs: &inputs, out: &order.out, naming: &naming, max_dropped: order.max_dropped, license };
-    let mut converted = if inputs.iter().any(|input| input.form == Form::Parquet) {
+    let mut converted = if inputs.iter().any(|input| input.form == FileForm::Parquet) {
         reshape::reshape(&job, stop, report)?
     } else {
         job.run_guarded(stop, report)?
@@ -119,9 +119,9 @@ pub fn convert(order: &Order, stop: &AtomicBool, report: Reporter) -> Result<Con
     Ok(converted)
 }
 
-fn internal(out: &Path, said: String) -> Error {
+fn internal(out: &Path, said: String) -> ConvertError {
     // What went wrong may hold the row that it was about.
-    files::Error::new("write", out, std::io::Error::other(format!("internal error: {}", quoted(said)))).into()
+    files::FileError::new("write", out, std::io::Error::other(format!("internal error: {}", quoted(said)))).into()
 }
 
 /// A conversion whose inputs are known.
@@ -142,20 +142,20 @@ struct Survey {
 
 impl Job<'_> {
     /// [`Job::run`], with a panic as an error.
-    fn run_guarded(self, stop: &AtomicBool, report: Reporter) -> Result<Converted, Error> {
+    fn run_guarded(self, stop: &AtomicBool, report: Reporter) -> Result<Converted, ConvertError> {
         let out = self.out;
         files::guarded(|| self.run(stop, report)).map_err(|said| internal(out, said))?
     }
 
-    fn run(self, stop: &AtomicBool, report: Reporter) -> Result<Converted, Error> {
+    fn run(self, stop: &AtomicBool, report: Reporter) -> Result<Converted, ConvertError> {
         let work = Work::new(self.inputs, 2, stop, report);
         let mut dropped = Dropped::new(self.max_dropped);
         let survey = survey(&work, &mut dropped)?;
         dropped.check()?;
         if layout::is_empty(&survey.fields) {
-            return Err(Error::source(&self.inputs[0].path, "has no rows", "give a file with rows"));
+            return Err(ConvertError::source(&self.inputs[0].path, "has no rows", "give a file with rows"));
         }
-        let layout = Layout::of(&survey.fields, self.naming)?;
+        let layout = ColumnLayout::of(&survey.fields, self.naming)?;
         let (mut rows, schema) = (0, layout.schema());
         let metadata = self.metadata(&survey.hash, &layout.columns);
         // The second pass meets the same broken rows again.
@@ -167,7 +167,7 @@ impl Job<'_> {
             })?;
             dropped.check()?;
             if rows == 0 {
-                return Err(Error::source(&self.inputs[0].path, "has no row that can be converted", "correct its rows"));
+                return Err(ConvertError::source(&self.inputs[0].path, "has no row that can be converted", "correct its rows"));
             }
             self.unchanged(hash == survey.hash)
         })?;
@@ -178,11 +178,11 @@ impl Job<'_> {
         self.converted((rows, dropped.count), layout.proposal, columns, survey.hash, notes)
     }
 
-    fn unchanged(&self, is_same: bool) -> Result<(), Error> {
+    fn unchanged(&self, is_same: bool) -> Result<(), ConvertError> {
         if is_same {
             return Ok(());
         }
-        Err(Error::source(&self.inputs[0].path, "or a file beside it was changed while it was converted", "convert it again"))
+        Err(ConvertError::source(&self.inputs[0].path, "or a file beside it was changed while it was converted", "convert it again"))
     }
 
     fn metadata(&self, hash: &Hash, columns: &[Column]) -> Vec<(&'static str, String)> {
@@ -199,15 +199,15 @@ impl Job<'_> {
         columns: Vec<ColumnFound>,
         source_hash: Hash,
         notes: Vec<String>,
-    ) -> Result<Converted, Error> {
-        let bytes = self.out.metadata().map_err(|cause| files::Error::new("read", self.out, cause))?.len();
+    ) -> Result<Converted, ConvertError> {
+        let bytes = self.out.metadata().map_err(|cause| files::FileError::new("read", self.out, cause))?.len();
         let source_bytes = self.inputs.iter().map(|input| input.bytes).sum();
         Ok(Converted { rows, dropped, proposal, columns, source_hash, license: self.license, source_bytes, bytes, notes })
     }
 }
 
 /// The first pass: columns and their shapes, and rows that are none.
-fn survey(work: &Work, dropped: &mut Dropped) -> Result<Survey, Error> {
+fn survey(work: &Work, dropped: &mut Dropped) -> Result<Survey, ConvertError> {
     let mut fields = Fields::default();
     let (hash, notes) = work.pass(|input, header, piece| {
         let seen = in_parallel(&piece.units(), |unit| {
@@ -233,12 +233,12 @@ fn survey(work: &Work, dropped: &mut Dropped) -> Result<Survey, Error> {
 
 /// Writes the rows of a piece, and counts them.
 fn write_piece(
-    piece: &Piece,
+    piece: &RecordBlock,
     header: &[String],
-    (input, layout, schema): (&Input, &Layout, &arrow::datatypes::SchemaRef),
-    table: &mut Table,
+    (input, layout, schema): (&Input, &ColumnLayout, &arrow::datatypes::SchemaRef),
+    table: &mut ParquetOutput,
     dropped: &mut Dropped,
-) -> Result<u64, Error> {
+) -> Result<u64, ConvertError> {
     let row = |record: &Record| -> Result<Row, Wrong> {
         let row = piece.row(record, header)?;
         layout.apply(row).map_err(|reason| Wrong { line: record.line, column: None, reason })
@@ -279,7 +279,7 @@ fn mixed_note(column: &Column) -> String {
 }
 
 impl Column {
-    fn found(&self, layout: &Layout) -> ColumnFound {
+    fn found(&self, layout: &ColumnLayout) -> ColumnFound {
         ColumnFound {
             name: self.name.clone(),
             source: self.source.clone(),
@@ -296,7 +296,7 @@ impl Column {
 fn license_of(inputs: &[Input]) -> Option<String> {
     let mut found: Vec<String> = Vec::new();
     for input in inputs.iter().take(1000) {
-        let stated = licence::terms(&input.path, &input.top).licence.map(|licence| licence.id);
+        let stated = license::terms(&input.path, &input.top).licence.map(|licence| licence.id);
         found.extend(stated.filter(|id| !found.contains(id)));
     }
     (!found.is_empty()).then(|| listed(&found).join(", "))

@@ -14,7 +14,7 @@ use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::metadata::KeyValue;
 use parquet::file::properties::WriterProperties;
 
-use super::error::Error;
+use super::error::ConvertError;
 use super::piece::Row;
 use crate::files::{self, NewFile, write_pieces_atomic};
 
@@ -24,7 +24,7 @@ const GROUP_BYTES: usize = 32 << 20;
 /// A file that remembers why it could not be written: the writer of Parquet makes words of it.
 struct Output<'a> {
     file: &'a mut NewFile,
-    failed: &'a Mutex<Option<files::Error>>,
+    failed: &'a Mutex<Option<files::FileError>>,
 }
 
 impl Write for Output<'_> {
@@ -45,19 +45,19 @@ impl Write for Output<'_> {
 }
 
 /// Takes batches.
-pub(super) struct Table<'a> {
+pub(super) struct ParquetOutput<'a> {
     writer: ArrowWriter<Output<'a>>,
-    failed: &'a Mutex<Option<files::Error>>,
+    failed: &'a Mutex<Option<files::FileError>>,
     path: &'a Path,
     bytes: usize,
 }
 
-impl Table<'_> {
+impl ParquetOutput<'_> {
     /// Appends rows.
     ///
     /// # Errors
     /// The disk is full, or fails.
-    pub fn write(&mut self, batch: &RecordBatch) -> Result<(), Error> {
+    pub fn write(&mut self, batch: &RecordBatch) -> Result<(), ConvertError> {
         let written = self.writer.write(batch);
         self.checked(written.map_err(|error| error.to_string()))?;
         self.bytes += batch.get_array_memory_size();
@@ -69,14 +69,14 @@ impl Table<'_> {
         Ok(())
     }
 
-    fn checked<T>(&self, done: Result<T, String>) -> Result<T, Error> {
+    fn checked<T>(&self, done: Result<T, String>) -> Result<T, ConvertError> {
         done.map_err(|reason| failure(self.failed, self.path, reason))
     }
 }
 
-fn failure(failed: &Mutex<Option<files::Error>>, path: &Path, reason: String) -> Error {
+fn failure(failed: &Mutex<Option<files::FileError>>, path: &Path, reason: String) -> ConvertError {
     let of_disk = failed.lock().ok().and_then(|mut failed| failed.take());
-    of_disk.unwrap_or_else(|| files::Error::new("write", path, io::Error::other(reason))).into()
+    of_disk.unwrap_or_else(|| files::FileError::new("write", path, io::Error::other(reason))).into()
 }
 
 /// Writes a Parquet file, whole or not at all.
@@ -87,8 +87,8 @@ pub(super) fn write(
     path: &Path,
     schema: &SchemaRef,
     metadata: Vec<(&str, String)>,
-    fill: impl FnOnce(&mut Table) -> Result<(), Error>,
-) -> Result<(), Error> {
+    fill: impl FnOnce(&mut ParquetOutput) -> Result<(), ConvertError>,
+) -> Result<(), ConvertError> {
     let pairs = metadata.into_iter().map(|(key, value)| KeyValue::new(key.to_owned(), value)).collect();
     let properties = WriterProperties::builder()
         .set_compression(Compression::ZSTD(ZstdLevel::default()))
@@ -101,7 +101,7 @@ pub(super) fn write(
         let output = Output { file, failed: &failed };
         let refused = |error: parquet::errors::ParquetError| failure(&failed, path, error.to_string());
         let writer = ArrowWriter::try_new_with_options(output, schema.clone(), options).map_err(refused)?;
-        let mut table = Table { writer, failed: &failed, path, bytes: 0 };
+        let mut table = ParquetOutput { writer, failed: &failed, path, bytes: 0 };
         fill(&mut table)?;
         table.writer.close().map(drop).map_err(refused)
     })

@@ -19,7 +19,7 @@ pub(super) type Row = Map<String, Value>;
 
 /// Records one after the other.
 #[derive(Debug, Default)]
-pub(super) struct Piece {
+pub(super) struct RecordBlock {
     /// Their bytes.
     pub bytes: Vec<u8>,
     /// Where each is.
@@ -54,7 +54,7 @@ pub(super) struct Wrong {
     pub reason: String,
 }
 
-impl Piece {
+impl RecordBlock {
     /// Whether nothing more is to be put into it.
     pub fn is_full(&self) -> bool {
         self.bytes.len() >= PIECE_BYTES

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use super::super::parquet;
 use super::super::{cells, footer};
-use super::error::Error;
+use super::error::ConvertError;
 use super::inputs::Input;
 use super::layout::{ChatOf, proposal, turns_type};
 use super::names::{self, Holds, Proposal};
@@ -30,7 +30,7 @@ const BATCH_BYTES: u64 = 8 << 20;
 ///
 /// # Errors
 /// One cannot be read, or is of another schema; the columns do not make the format; the disk is full.
-pub(super) fn reshape(job: &Job, stop: &AtomicBool, report: Reporter) -> Result<Converted, Error> {
+pub(super) fn reshape(job: &Job, stop: &AtomicBool, report: Reporter) -> Result<Converted, ConvertError> {
     let work = Work::new(job.inputs, 1, stop, report);
     let schema = common_schema(job.inputs)?;
     let found: Vec<(String, Holds)> =
@@ -49,7 +49,7 @@ pub(super) fn reshape(job: &Job, stop: &AtomicBool, report: Reporter) -> Result<
             work.done_bytes.set(work.done_bytes.get() + input.bytes);
         }
         if rows == 0 {
-            return Err(Error::source(&job.inputs[0].path, "has no rows", "give a file with rows"));
+            return Err(ConvertError::source(&job.inputs[0].path, "has no rows", "give a file with rows"));
         }
         job.unchanged(hash_of(job.inputs)? == hash)
     })?;
@@ -58,16 +58,16 @@ pub(super) fn reshape(job: &Job, stop: &AtomicBool, report: Reporter) -> Result<
     job.converted((rows, 0), shape.proposal, columns, hash, Vec::new())
 }
 
-fn hash_of(inputs: &[Input]) -> Result<Hash, files::Error> {
+fn hash_of(inputs: &[Input]) -> Result<Hash, files::FileError> {
     let hashes = inputs.iter().map(|input| Ok((input.name.as_str(), hash_file(&input.path)?)));
-    Ok(joined(&hashes.collect::<Result<Vec<_>, files::Error>>()?))
+    Ok(joined(&hashes.collect::<Result<Vec<_>, files::FileError>>()?))
 }
 
-fn damaged(path: &Path, reason: String) -> Error {
-    parquet::Error::Damaged { path: path.to_owned(), reason }.into()
+fn damaged(path: &Path, reason: String) -> ConvertError {
+    parquet::TableError::Damaged { path: path.to_owned(), reason }.into()
 }
 
-fn common_schema(inputs: &[Input]) -> Result<SchemaRef, Error> {
+fn common_schema(inputs: &[Input]) -> Result<SchemaRef, ConvertError> {
     let mut common: Option<SchemaRef> = None;
     for input in inputs {
         let schema = open(&input.path)?.schema().clone();
@@ -77,14 +77,14 @@ fn common_schema(inputs: &[Input]) -> Result<SchemaRef, Error> {
             Some(first) if *first == schema => {}
             Some(_) => {
                 let hint = "convert files of different columns one by one";
-                return Err(Error::source(&input.path, format!("has other columns than `{}`", inputs[0].path.display()), hint));
+                return Err(ConvertError::source(&input.path, format!("has other columns than `{}`", inputs[0].path.display()), hint));
             }
         }
     }
     Ok(common.unwrap_or_else(|| Arc::new(Schema::empty())))
 }
 
-fn open(path: &Path) -> Result<ParquetRecordBatchReaderBuilder<std::fs::File>, Error> {
+fn open(path: &Path) -> Result<ParquetRecordBatchReaderBuilder<std::fs::File>, ConvertError> {
     // Its rows are held against its size.
     parquet::columns(&path.to_owned().into())?;
     let file = open_file(path)?;
@@ -92,7 +92,7 @@ fn open(path: &Path) -> Result<ParquetRecordBatchReaderBuilder<std::fs::File>, E
 }
 
 /// The rows of a file, so few at a time that their text fits in memory.
-fn batches(path: &Path) -> Result<impl Iterator<Item = Result<RecordBatch, Error>>, Error> {
+fn batches(path: &Path) -> Result<impl Iterator<Item = Result<RecordBatch, ConvertError>>, ConvertError> {
     let builder = open(path)?;
     let groups = builder.metadata().row_groups();
     let largest =
@@ -121,7 +121,7 @@ struct Shape {
 }
 
 impl Shape {
-    fn new(source: &Schema, proposal: Option<Proposal>) -> Result<Self, Error> {
+    fn new(source: &Schema, proposal: Option<Proposal>) -> Result<Self, ConvertError> {
         let chat = proposal.as_ref().and_then(ChatOf::of);
         let names = proposal.as_ref().map(|proposal| &proposal.columns);
         let canonical = |name: &str| names?.iter().find(|(_, source)| *source == name).map(|(canonical, _)| canonical.as_str());
@@ -139,7 +139,7 @@ impl Shape {
         let mut seen = std::collections::BTreeSet::new();
         if let Some(field) = fields.iter().find(|field| !seen.insert(field.name().clone())) {
             let message = format!("two columns would be `{}`", field.name());
-            return Err(Error::columns(message, "choose other columns with `--columns`"));
+            return Err(ConvertError::columns(message, "choose other columns with `--columns`"));
         }
         let sources = source.fields().iter().map(|field| field.name().clone()).collect();
         let turns = Arc::new(Schema::new(vec![messages]));

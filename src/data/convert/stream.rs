@@ -7,7 +7,7 @@ use std::io::{self, BufRead, BufReader, Read, Seek};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use super::error::Error;
+use super::error::ConvertError;
 use crate::files::{self, Hash, open_file};
 
 const BUFFER_BYTES: usize = 256 << 10;
@@ -58,8 +58,8 @@ impl Stream {
     ///
     /// # Errors
     /// It cannot be opened, or is UTF-16.
-    pub fn open(path: &Path) -> Result<Self, Error> {
-        let failed = |cause| files::Error::new("read", path, cause);
+    pub fn open(path: &Path) -> Result<Self, ConvertError> {
+        let failed = |cause| files::FileError::new("read", path, cause);
         let mut file = open_file(path)?;
         let mut head = Vec::new();
         (&mut file).take(ZSTD.len() as u64).read_to_end(&mut head).map_err(failed)?;
@@ -79,10 +79,10 @@ impl Stream {
         Ok(stream)
     }
 
-    fn skip_mark(&mut self) -> Result<(), Error> {
+    fn skip_mark(&mut self) -> Result<(), ConvertError> {
         let head = self.buffer()?;
         if UTF16_MARKS.iter().any(|mark| head.starts_with(mark)) {
-            return Err(Error::source(
+            return Err(ConvertError::source(
                 &self.path,
                 "is UTF-16, expected UTF-8",
                 "convert it first: `iconv -f UTF-16 -t UTF-8 IN > OUT`",
@@ -102,7 +102,7 @@ impl Stream {
     ///
     /// # Errors
     /// The file cannot be read or unpacked.
-    pub fn buffer(&mut self) -> Result<&[u8], Error> {
+    pub fn buffer(&mut self) -> Result<&[u8], ConvertError> {
         // Twice, because a buffer that is returned from a loop stays borrowed.
         loop {
             match self.input.fill_buf() {
@@ -119,12 +119,12 @@ impl Stream {
         self.input.consume(count);
     }
 
-    fn error(&self, cause: io::Error) -> Error {
+    fn error(&self, cause: io::Error) -> ConvertError {
         if self.raw.0.borrow().has_failed {
-            return files::Error::new("read", &self.path, cause).into();
+            return files::FileError::new("read", &self.path, cause).into();
         }
         let hint = "download or copy it again and compare its size with the original";
-        Error::source(&self.path, format!("cannot be unpacked, it is cut off or damaged: {cause}"), hint)
+        ConvertError::source(&self.path, format!("cannot be unpacked, it is cut off or damaged: {cause}"), hint)
     }
 
     /// Bytes of the file that were read.
@@ -136,9 +136,9 @@ impl Stream {
     ///
     /// # Errors
     /// What is left of it cannot be read.
-    pub fn finish(self) -> Result<Hash, Error> {
+    pub fn finish(self) -> Result<Hash, ConvertError> {
         let mut raw = self.raw;
-        io::copy(&mut raw, &mut io::sink()).map_err(|cause| files::Error::new("read", &self.path, cause))?;
+        io::copy(&mut raw, &mut io::sink()).map_err(|cause| files::FileError::new("read", &self.path, cause))?;
         let hash = raw.0.borrow().hasher.finalize();
         Ok(Hash(*hash.as_bytes()))
     }
@@ -151,7 +151,7 @@ mod tests {
     use super::*;
     use crate::fault::{Exit, Explain};
 
-    fn read(path: &Path) -> Result<(Vec<u8>, Hash), Error> {
+    fn read(path: &Path) -> Result<(Vec<u8>, Hash), ConvertError> {
         let (mut stream, mut all) = (Stream::open(path)?, Vec::new());
         loop {
             let piece = stream.buffer()?;

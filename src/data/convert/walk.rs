@@ -5,9 +5,9 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Instant;
 
-use super::error::{Error, LISTED};
-use super::inputs::{Input, Reader};
-use super::piece::{Piece, Wrong};
+use super::error::{ConvertError, LISTED};
+use super::inputs::{Input, InputReader};
+use super::piece::{RecordBlock, Wrong};
 use crate::fault::Fault;
 use crate::files::{Hash, hash_bytes};
 use crate::report::{Event, Reporter, Transfer};
@@ -34,9 +34,9 @@ impl<'a> Work<'a> {
     ///
     /// # Errors
     /// A signal came.
-    pub fn tell(&self, name: &str, bytes_of_file: u64) -> Result<(), Error> {
+    pub fn tell(&self, name: &str, bytes_of_file: u64) -> Result<(), ConvertError> {
         if self.stop.load(Relaxed) {
-            return Err(Error::Stopped);
+            return Err(ConvertError::Stopped);
         }
         let done_bytes = (self.done_bytes.get() + bytes_of_file).min(self.total_bytes);
         let bytes_per_second = done_bytes as f64 / self.started.elapsed().as_secs_f64().max(1e-9);
@@ -52,12 +52,12 @@ impl<'a> Work<'a> {
     /// An input cannot be read, `take` fails, or a signal came.
     pub fn pass(
         &self,
-        mut take: impl FnMut(&Input, &[String], Piece) -> Result<(), Error>,
-    ) -> Result<(Hash, Vec<String>), Error> {
+        mut take: impl FnMut(&Input, &[String], RecordBlock) -> Result<(), ConvertError>,
+    ) -> Result<(Hash, Vec<String>), ConvertError> {
         let (mut hashes, mut notes) = (Vec::new(), Vec::new());
         for input in self.inputs {
             self.tell(&input.name, 0)?;
-            let mut reader = Reader::open(input)?;
+            let mut reader = InputReader::open(input)?;
             while let Some(piece) = reader.next_piece()? {
                 take(input, reader.header(), piece)?;
                 self.tell(&input.name, reader.stream().bytes().min(input.bytes))?;
@@ -101,10 +101,10 @@ impl Dropped {
 
     /// # Errors
     /// There are more than may be left out.
-    pub fn check(&self) -> Result<(), Error> {
+    pub fn check(&self) -> Result<(), ConvertError> {
         if self.count <= self.allowed {
             return Ok(());
         }
-        Err(Error::Rows { faults: self.faults.clone(), count: self.count, allowed: self.allowed })
+        Err(ConvertError::Rows { faults: self.faults.clone(), count: self.count, allowed: self.allowed })
     }
 }

@@ -14,7 +14,7 @@ use minijinja_contrib::{filters, globals};
 use regex::Regex;
 
 use super::generation::Marks;
-use super::{Error, Rendered, json, python, rewrite};
+use super::{TemplateError, Rendered, json, python, rewrite};
 
 /// Steps of one rendering: about half a second of looping. A conversation of ten thousand turns stays far below.
 pub(super) const MAX_STEPS: u64 = 20_000_000;
@@ -41,13 +41,13 @@ impl Engine {
     ///
     /// # Errors
     /// The template is not valid.
-    pub(super) fn new(source: &str, started: Timestamp) -> Result<Self, Error> {
+    pub(super) fn new(source: &str, started: Timestamp) -> Result<Self, TemplateError> {
         let marks = Marks::new();
         let mut environment = environment(started);
         let function = marks.clone();
         environment
             .add_function(rewrite::GENERATION, move |state: &mut State, arguments: Kwargs| function.call(state, &arguments));
-        environment.add_template_owned(NAME, rewrite::for_minijinja(source)).map_err(|error| Error::syntax(&error))?;
+        environment.add_template_owned(NAME, rewrite::for_minijinja(source)).map_err(|error| TemplateError::syntax(&error))?;
         Ok(Self { environment, marks })
     }
 
@@ -55,18 +55,18 @@ impl Engine {
     ///
     /// # Errors
     /// The template raises, fails, or goes past a limit.
-    pub(super) fn render(&self, variables: Value) -> Result<Rendered, Error> {
+    pub(super) fn render(&self, variables: Value) -> Result<Rendered, TemplateError> {
         let mut output = Capped { text: Vec::new(), is_full: false };
         let result = self.environment.get_template(NAME).and_then(|template| {
             template.render_captured_to(variables, &mut output)?;
             Ok(())
         });
         match result {
-            Err(_) if output.is_full => Err(Error::TooLong { limit_bytes: MAX_BYTES }),
-            Err(error) => Err(Error::render(&error)),
+            Err(_) if output.is_full => Err(TemplateError::TooLong { limit_bytes: MAX_BYTES }),
+            Err(error) => Err(TemplateError::render(&error)),
             Ok(()) => {
                 let text = String::from_utf8(output.text).expect("minijinja writes whole strings");
-                self.marks.cut(&text).ok_or(Error::Nested)
+                self.marks.cut(&text).ok_or(TemplateError::Nested)
             }
         }
     }
@@ -183,7 +183,7 @@ impl io::Write for Capped {
 mod tests {
     use super::*;
 
-    fn render(source: &str) -> Result<String, Error> {
+    fn render(source: &str) -> Result<String, TemplateError> {
         let variables = serde_json::json!({
             "no": null, "yes": true, "number": 2.0, "list": ["a", 1, null], "text": " a b\n",
             "map": {"items": 1, "values": "v"}, "messages": [{"role": "user"}, {"role": "assistant"}, {"role": "tool"}],
@@ -231,26 +231,26 @@ mod tests {
     #[test]
     fn a_template_speaks_for_itself() {
         let error = render("{% for m in messages %}{{ raise_exception('no ' ~ m.role) }}{% endfor %}").unwrap_err();
-        assert!(matches!(&error, Error::Raised { message } if message == "no user"), "{error}");
+        assert!(matches!(&error, TemplateError::Raised { message } if message == "no user"), "{error}");
         let inside = render("{% generation %}{{ raise_exception('inside') }}{% endgeneration %}").unwrap_err();
-        assert!(matches!(&inside, Error::Raised { message } if message == "inside"), "{inside}");
+        assert!(matches!(&inside, TemplateError::Raised { message } if message == "inside"), "{inside}");
     }
 
     #[test]
     fn faults_name_their_line() {
-        assert!(matches!(render("a\n{% if %}"), Err(Error::Syntax { line: 2, .. })));
-        assert!(matches!(render("a\n\n{{ missing.role }}"), Err(Error::Render { line: 3, .. })));
-        assert!(matches!(render("{{ strftime_now('%!') }}"), Err(Error::Render { line: 1, .. })));
+        assert!(matches!(render("a\n{% if %}"), Err(TemplateError::Syntax { line: 2, .. })));
+        assert!(matches!(render("a\n\n{{ missing.role }}"), Err(TemplateError::Render { line: 3, .. })));
+        assert!(matches!(render("{{ strftime_now('%!') }}"), Err(TemplateError::Render { line: 1, .. })));
     }
 
     #[test]
     fn a_template_without_end_is_stopped() {
         let nested = "{% for a in range(9999) %}{% for b in range(9999) %}{% set c = a %}{% endfor %}{% endfor %}";
-        assert!(matches!(render(nested), Err(Error::Endless { .. })));
+        assert!(matches!(render(nested), Err(TemplateError::Endless { .. })));
         let growing = "{% for a in range(9999) %}{{ 'x' * 100000 }}{% endfor %}";
-        assert!(matches!(render(growing), Err(Error::TooLong { .. })));
+        assert!(matches!(render(growing), Err(TemplateError::TooLong { .. })));
         let recursive = "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}";
-        assert!(matches!(render(recursive), Err(Error::Render { .. })));
+        assert!(matches!(render(recursive), Err(TemplateError::Render { .. })));
     }
 
     #[test]

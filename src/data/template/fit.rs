@@ -5,7 +5,7 @@ use std::borrow::Cow;
 
 use serde_json::{Value, json};
 
-use super::{ChatTemplate, Conversation, Error, json::dumps};
+use super::{ChatTemplate, Conversation, TemplateError, json::dumps};
 use crate::data::json_text;
 
 /// Stands for a text.
@@ -86,7 +86,7 @@ impl ChatTemplate {
 
     /// Objects as text where the template fails over objects and not over text.
     fn with_text_arguments<'a>(&self, conversation: Cow<'a, Conversation>) -> Cow<'a, Conversation> {
-        if !matches!(self.render(&conversation, false), Err(Error::Render { .. })) {
+        if !matches!(self.render(&conversation, false), Err(TemplateError::Render { .. })) {
             return conversation;
         }
         let mut other = conversation.clone().into_owned();

@@ -65,7 +65,7 @@ pub struct ChatTemplate {
 
 /// A template that is not valid, or a conversation that it does not render.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Error {
+pub enum TemplateError {
     /// The template is not valid jinja.
     #[error("the chat template is not valid at line {line}: {cause}")]
     Syntax {
@@ -135,7 +135,7 @@ impl ChatTemplate {
     ///
     /// # Errors
     /// The template is not valid, or goes past a limit.
-    pub fn new(source: &str, special: &SpecialTokens, started: Timestamp) -> Result<Self, Error> {
+    pub fn new(source: &str, special: &SpecialTokens, started: Timestamp) -> Result<Self, TemplateError> {
         Self::of(&Sources::from(source), special, started)
     }
 
@@ -143,7 +143,7 @@ impl ChatTemplate {
     ///
     /// # Errors
     /// A template is not valid, or goes past a limit.
-    pub fn of(sources: &Sources, special: &SpecialTokens, started: Timestamp) -> Result<Self, Error> {
+    pub fn of(sources: &Sources, special: &SpecialTokens, started: Timestamp) -> Result<Self, TemplateError> {
         let single = |source: &str| Single::new(source, special, started, &sources.variables);
         Ok(Self { default: single(&sources.default)?, tool_use: sources.tool_use.as_deref().map(single).transpose()? })
     }
@@ -164,15 +164,15 @@ impl ChatTemplate {
     ///
     /// # Errors
     /// The template raises, fails, or goes past a limit.
-    pub fn render(&self, conversation: &Conversation, add_generation_prompt: bool) -> Result<String, Error> {
+    pub fn render(&self, conversation: &Conversation, add_generation_prompt: bool) -> Result<String, TemplateError> {
         self.single(conversation).text(conversation, add_generation_prompt)
     }
 
     /// Renders a conversation and says which parts of the text the assistant says, the tokens that end its turns included.
     ///
     /// # Errors
-    /// As [`ChatTemplate::render`]; [`Error::NoSpans`] where the template marks nothing and no other way holds either.
-    pub fn render_with_spans(&self, conversation: &Conversation, add_generation_prompt: bool) -> Result<Rendered, Error> {
+    /// As [`ChatTemplate::render`]; [`TemplateError::NoSpans`] where the template marks nothing and no other way holds either.
+    pub fn render_with_spans(&self, conversation: &Conversation, add_generation_prompt: bool) -> Result<Rendered, TemplateError> {
         self.single(conversation).text_with_spans(conversation, add_generation_prompt)
     }
 
@@ -182,7 +182,7 @@ impl ChatTemplate {
     }
 }
 
-impl Error {
+impl TemplateError {
     fn syntax(error: &minijinja::Error) -> Self {
         Self::Syntax { line: error.line().unwrap_or(0), cause: cause(error) }
     }
@@ -202,7 +202,7 @@ fn cause(error: &minijinja::Error) -> String {
     error.detail().map_or_else(|| error.kind().to_string(), |detail| format!("{}: {detail}", error.kind()))
 }
 
-impl Explain for Error {
+impl Explain for TemplateError {
     fn exit(&self) -> Exit {
         match self {
             Self::Untried { .. } => Exit::Io,

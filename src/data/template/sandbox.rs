@@ -15,7 +15,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::single::Single;
-use super::{Conversation, Error};
+use super::{Conversation, TemplateError};
 use crate::data::tokenize::SpecialTokens;
 
 /// The verb of the program that carries a request out.
@@ -73,10 +73,10 @@ pub(super) fn attempt(
     special: &SpecialTokens,
     started: Timestamp,
     conversation: Conversation,
-) -> Result<(), Error> {
+) -> Result<(), TemplateError> {
     let Some(program) = PROGRAM.get() else { return Ok(()) };
     let request = Request { source: source.to_owned(), special: special.clone(), started, conversation }.text();
-    let failed = |cause: io::Error| Error::Untried { cause: cause.to_string() };
+    let failed = |cause: io::Error| TemplateError::Untried { cause: cause.to_string() };
     let mut child = start(program, &request).map_err(failed)?;
     match wait(&mut child).map_err(failed)? {
         None if cfg!(unix) => Err(failed(io::Error::other(format!(
@@ -115,8 +115,8 @@ fn wait(child: &mut Child) -> io::Result<Option<ExitStatus>> {
     Ok(None)
 }
 
-fn out_of_time() -> Error {
-    Error::Unbounded { limit: format!("{} s of processor time", TIME.as_secs()) }
+fn out_of_time() -> TemplateError {
+    TemplateError::Unbounded { limit: format!("{} s of processor time", TIME.as_secs()) }
 }
 
 /// Whether the system ended a process at its limit of processor time, by SIGXCPU: signal(7).
@@ -132,7 +132,7 @@ fn has_used_its_time(_: ExitStatus) -> bool {
 }
 
 /// Which limit ended the process: Rust's runtime says so on its way out.
-fn reason(child: &mut Child, status: ExitStatus) -> Error {
+fn reason(child: &mut Child, status: ExitStatus) -> TemplateError {
     let mut said = String::new();
     let mut errors = child.stderr.take().expect("it was asked for");
     let _ = errors.read_to_string(&mut said);
@@ -141,9 +141,9 @@ fn reason(child: &mut Child, status: ExitStatus) -> Error {
     } else if said.contains("memory allocation of") {
         format!("{MEMORY_MIB} MiB of memory")
     } else {
-        return Error::Untried { cause: status.to_string() };
+        return TemplateError::Untried { cause: status.to_string() };
     };
-    Error::Unbounded { limit }
+    TemplateError::Unbounded { limit }
 }
 
 /// A conversation longer than most: a template that grows with turns or text meets one sooner or later.

@@ -9,7 +9,7 @@ use minijinja::value::Serde;
 use serde_json::{Map, Value};
 
 use super::engine::{self, Engine};
-use super::{Conversation, Error, REASONING, Rendered, rewrite, sandbox, twins};
+use super::{Conversation, TemplateError, REASONING, Rendered, rewrite, sandbox, twins};
 use crate::data::tokenize::SpecialTokens;
 use crate::files::{Hash, guarded, hash_bytes};
 
@@ -25,7 +25,7 @@ pub(super) struct Single {
     /// The engine that marks what the assistant says: a twin of a stock template that does not.
     twin: Option<Engine>,
     /// What came of the trial with the first conversation.
-    tried: OnceLock<Result<(), Error>>,
+    tried: OnceLock<Result<(), TemplateError>>,
 }
 
 impl Single {
@@ -35,7 +35,7 @@ impl Single {
         special: &SpecialTokens,
         started: Timestamp,
         variables: &Map<String, Value>,
-    ) -> Result<Self, Error> {
+    ) -> Result<Self, TemplateError> {
         let tried = if twins::marked(&rewrite::with_line_feeds(source)).is_some() {
             OnceLock::from(Ok(()))
         } else {
@@ -47,10 +47,10 @@ impl Single {
     }
 
     /// Compiles a template that is known, or that is being tried.
-    pub(super) fn compiled(source: &str, special: &SpecialTokens, started: Timestamp) -> Result<Self, Error> {
+    pub(super) fn compiled(source: &str, special: &SpecialTokens, started: Timestamp) -> Result<Self, TemplateError> {
         let compile = |source: &str| {
             let compiled = guarded(|| Engine::new(source, started));
-            compiled.unwrap_or_else(|cause| Err(Error::Syntax { line: 0, cause }))
+            compiled.unwrap_or_else(|cause| Err(TemplateError::Syntax { line: 0, cause }))
         };
         let twin = twins::marked(&rewrite::with_line_feeds(source)).map(compile).transpose()?;
         let (engine, tried) = (compile(source)?, OnceLock::from(Ok(())));
@@ -71,11 +71,11 @@ impl Single {
         hash_bytes(format!("{time}\n{variables}\n{}", self.source).as_bytes())
     }
 
-    pub(super) fn text(&self, conversation: &Conversation, prompt: bool) -> Result<String, Error> {
+    pub(super) fn text(&self, conversation: &Conversation, prompt: bool) -> Result<String, TemplateError> {
         Ok(self.run(&self.engine, conversation, &conversation.messages, prompt)?.text)
     }
 
-    pub(super) fn text_with_spans(&self, conversation: &Conversation, prompt: bool) -> Result<Rendered, Error> {
+    pub(super) fn text_with_spans(&self, conversation: &Conversation, prompt: bool) -> Result<Rendered, TemplateError> {
         let marked = if rewrite::is_marked(&self.source) { Some(&self.engine) } else { self.twin.as_ref() };
         let mut rendered = match marked {
             Some(engine) => self.run(engine, conversation, &conversation.messages, prompt)?,
@@ -92,7 +92,7 @@ impl Single {
         conversation: &Conversation,
         messages: &[Value],
         prompt: bool,
-    ) -> Result<Rendered, Error> {
+    ) -> Result<Rendered, TemplateError> {
         self.tried.get_or_init(|| self.attempt(conversation)).clone()?;
         let Self { special, variables, .. } = self;
         let tokens =
@@ -108,11 +108,11 @@ impl Single {
             ("add_generation_prompt", Variable::from(prompt)),
         ];
         let variables = Variable::from_pairs(tokens.chain(extra).chain(own));
-        guarded(|| engine.render(variables)).unwrap_or_else(|cause| Err(Error::Panicked { cause }))
+        guarded(|| engine.render(variables)).unwrap_or_else(|cause| Err(TemplateError::Panicked { cause }))
     }
 
     /// The trial with a conversation, with the variables that it is rendered with.
-    fn attempt(&self, conversation: &Conversation) -> Result<(), Error> {
+    fn attempt(&self, conversation: &Conversation) -> Result<(), TemplateError> {
         let mut conversation = conversation.clone();
         let own = std::mem::replace(&mut conversation.variables, self.variables.clone());
         conversation.variables.extend(own);

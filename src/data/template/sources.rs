@@ -112,19 +112,19 @@ impl Templates {
     }
 
     /// What transformers renders with where nothing else is said; `None` where there is no template.
-    fn sources(&self) -> Result<Option<Sources>, Error> {
+    fn sources(&self) -> Result<Option<Sources>, TemplateSourceError> {
         let tool_use = self.0.get(TOOL_USE).cloned();
         match self.default_source() {
             Some(source) => Ok(Some(Sources { tool_use, ..Sources::from(source) })),
             None if self.0.is_empty() => Ok(None),
-            None => Err(Error::NoDefault { names: self.names().into_iter().map(str::to_owned).collect() }),
+            None => Err(TemplateSourceError::NoDefault { names: self.names().into_iter().map(str::to_owned).collect() }),
         }
     }
 }
 
 /// A template that cannot be used.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub enum TemplateSourceError {
     /// The model has several and none that is taken without a word.
     #[error("the base has chat templates named {}, none named `default`", quoted(.names))]
     NoDefault {
@@ -149,14 +149,14 @@ pub enum Error {
     },
     /// A file cannot be read.
     #[error(transparent)]
-    File(#[from] files::Error),
+    File(#[from] files::FileError),
 }
 
 fn quoted(names: &[String]) -> String {
     names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
 }
 
-impl Explain for Error {
+impl Explain for TemplateSourceError {
     fn exit(&self) -> Exit {
         match self {
             Self::File(error) => error.exit(),
@@ -193,7 +193,7 @@ impl Sources {
     /// # Errors
     /// What was named is nothing of these, a stock template's tokens are not the model's, a file cannot be read, or the model's
     /// templates have no default.
-    pub fn choose(named: Option<&Path>, tokenizer: &Tokenizer) -> Result<Option<Self>, Error> {
+    pub fn choose(named: Option<&Path>, tokenizer: &Tokenizer) -> Result<Option<Self>, TemplateSourceError> {
         let templates = tokenizer.chat_templates();
         let Some(path) = named else { return templates.sources() };
         let name = path.to_str().unwrap_or_default();
@@ -204,11 +204,11 @@ impl Sources {
             return Ok(Some(Self::from(source.as_str())));
         }
         let of_model = || templates.names().into_iter().map(str::to_owned).collect();
-        let stock = twins::named(name).ok_or_else(|| Error::Unknown { name: path.display().to_string(), names: of_model() })?;
+        let stock = twins::named(name).ok_or_else(|| TemplateSourceError::Unknown { name: path.display().to_string(), names: of_model() })?;
         let is_foreign = |token: &&str| !tokenizer.token_to_id(token).is_some_and(|id| tokenizer.is_added(id));
         let tokens: Vec<String> = stock.tokens.iter().copied().filter(is_foreign).map(str::to_owned).collect();
         if !tokens.is_empty() {
-            return Err(Error::Foreign { name: name.to_owned(), tokens });
+            return Err(TemplateSourceError::Foreign { name: name.to_owned(), tokens });
         }
         Ok(Some(Self::from(stock.source().as_str())))
     }

@@ -6,19 +6,19 @@ use std::ops::Range;
 use serde_json::Value;
 
 use super::single::Single;
-use super::{Conversation, Error, REASONING, Rendered};
+use super::{Conversation, TemplateError, REASONING, Rendered};
 use crate::data::tokenize::ENDS_OF_TURNS;
 
 impl Single {
     /// The rendering with its spans, by the first way that holds.
-    pub(super) fn find_spans(&self, conversation: &Conversation, prompt: bool) -> Result<Rendered, Error> {
+    pub(super) fn find_spans(&self, conversation: &Conversation, prompt: bool) -> Result<Rendered, TemplateError> {
         let text = self.text(conversation, prompt)?;
         // A template that trims answers takes sentinels around the words, not around the blanks.
         let by_sentinels = |trims| self.spans_by_sentinels(conversation, prompt, &text, trims);
         let assistant = by_sentinels(false).or_else(|whole| by_sentinels(true).map_err(|_| whole));
         let assistant = assistant.or_else(|sentinels| {
             let by_prefixes = self.spans_by_prefixes(conversation, &text);
-            by_prefixes.map_err(|prefixes| Error::NoSpans { reason: format!("{sentinels}, and {prefixes}") })
+            by_prefixes.map_err(|prefixes| TemplateError::NoSpans { reason: format!("{sentinels}, and {prefixes}") })
         })?;
         Ok(Rendered { text, assistant })
     }
@@ -227,7 +227,7 @@ mod tests {
         Conversation { messages: serde_json::from_value(messages).unwrap(), ..Conversation::default() }
     }
 
-    fn spans(source: &str, messages: Value) -> Result<Vec<String>, Error> {
+    fn spans(source: &str, messages: Value) -> Result<Vec<String>, TemplateError> {
         let rendered = template(source).render_with_spans(&conversation(messages), false)?;
         Ok(rendered.assistant.into_iter().map(|span| rendered.text[span].to_owned()).collect())
     }
@@ -235,7 +235,7 @@ mod tests {
     #[test]
     fn a_template_that_leaves_the_answers_out_is_refused() {
         let roles = "{% for message in messages %}{{ message.role }}{% endfor %}";
-        assert!(matches!(spans(roles, dialogue()), Err(Error::NoSpans { .. })));
+        assert!(matches!(spans(roles, dialogue()), Err(TemplateError::NoSpans { .. })));
     }
 
     fn dialogue() -> Value {
@@ -270,7 +270,7 @@ mod tests {
     #[test]
     fn a_template_that_hides_its_answers_is_refused_with_both_reasons() {
         let source = "{% for m in messages %}{{ m.content | trim }}{% endfor %}{% if add_generation_prompt %}>{% endif %}";
-        let Err(Error::NoSpans { reason }) = spans(source, dialogue()) else { panic!() };
+        let Err(TemplateError::NoSpans { reason }) = spans(source, dialogue()) else { panic!() };
         assert_eq!(
             reason,
             "an answer is changed by the template as it is rendered, and the first 1 turns alone render to another text"

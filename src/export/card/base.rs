@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::words::{code, last};
-use crate::files::licence::{Licence, is_notice, notice_paths, readme_head};
+use crate::files::license::{Licence, is_notice, notice_paths, readme_head};
 use crate::model::Folder;
 
 /// What the head of a card calls a licence that nobody states.

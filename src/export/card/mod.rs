@@ -13,7 +13,7 @@ pub use base::{Base, HubPlace};
 pub use run::{Trained, formats_of};
 pub use words::{code, grouped};
 
-use super::consumers::{Facts, portability};
+use super::consumers::{Features, portability};
 use crate::adapter::LoraConfig;
 use crate::files::Hash;
 use crate::terms::{AdapterVector, TokenIndices};
@@ -64,14 +64,14 @@ pub struct Card {
     /// How it was made: paragraphs of Markdown, with names from outside as [`code`].
     pub about: Vec<String>,
     /// The adapters that it is, or that are in it.
-    pub parts: Vec<Part>,
+    pub parts: Vec<TrainedPart>,
     /// Files with the hash of each.
     pub hashes: Vec<(String, Hash)>,
 }
 
 /// What was trained.
 #[derive(Debug, Clone, Default)]
-pub struct Part {
+pub struct TrainedPart {
     /// What it is called, where there are several.
     pub name: Option<String>,
     /// How many times what it adds counts, where that was chosen.
@@ -94,7 +94,7 @@ pub struct OwnTokenizer {
 /// The card as Markdown.
 pub fn card(card: &Card) -> String {
     let about = card.about.iter().map(|paragraph| format!("{paragraph}\n\n")).collect::<String>();
-    let parts = card.parts.iter().map(Part::text).collect::<String>();
+    let parts = card.parts.iter().map(TrainedPart::text).collect::<String>();
     let hashes: String = card.all_hashes().iter().map(|(name, hash)| format!("- {}: {}\n", code(name), code(hash))).collect();
     format!(
         "{}\n# {}\n\nWritten by rankine {}.\n\n{about}## Base\n\n{}\nWhat the base's licence asks of its copies it asks of this too.\n\n{parts}## How to load it\n\n{}## Hashes\n\nblake3 of the files.\n\n{hashes}",
@@ -146,7 +146,7 @@ impl Card {
     /// What programs will not take as it is.
     fn portability(&self) -> Vec<String> {
         let configs = self.parts.iter().filter_map(|part| part.config.as_ref());
-        configs.flat_map(|config| portability(&Facts::of(config, None))).collect()
+        configs.flat_map(|config| portability(&Features::of(config, None))).collect()
     }
 }
 
@@ -162,7 +162,7 @@ fn tables(config: &LoraConfig) -> String {
     saved + &tokens
 }
 
-impl Part {
+impl TrainedPart {
     fn text(&self) -> String {
         let weight = self.weight.map_or_else(String::new, |weight| format!(", weight {weight}"));
         let head = self.name.as_ref().map_or_else(String::new, |name| format!("## Adapter {}{weight}\n\n", code(name)));

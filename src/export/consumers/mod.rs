@@ -5,11 +5,11 @@
 //! (<https://github.com/ollama/ollama>), mlx-lm's `tuner/utils.py` (<https://github.com/ml-explore/mlx-lm>), PEFT's `save_and_load.py`
 //! (<https://github.com/huggingface/peft>; of rows of tokens in vLLM its issue 36501 and pull request 23540), LM Studio's documentation (<https://lmstudio.ai/docs>).
 
-mod facts;
+mod features;
 mod model;
 mod rules;
 
-pub use facts::{Facts, Feature, Subject};
+pub use features::{Features, Feature, Subject};
 pub use model::model_findings;
 pub use rules::{findings, portability};
 
@@ -49,7 +49,7 @@ impl Consumer {
 
 /// What a consumer is given.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Form {
+pub enum ShippedForm {
     /// A folder in PEFT's format.
     Peft,
     /// An adapter as a GGUF file.
@@ -62,7 +62,7 @@ pub enum Form {
     Mlx,
 }
 
-impl Form {
+impl ShippedForm {
     /// In words.
     pub fn words(self) -> &'static str {
         match self {

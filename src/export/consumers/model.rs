@@ -65,7 +65,7 @@ fn proven(folder: &Path, tokenizer: Option<&Tokenizer>, source: Option<&str>) ->
     let error = proof.err()?;
     let (words, next) = (format!("Ollama cannot be given this chat template: {error}"), error.hint().unwrap_or_default());
     // A template of the user's may still do.
-    let is_mended_later = matches!(error, ollama::Error::Different { .. });
+    let is_mended_later = matches!(error, ollama::OllamaError::Different { .. });
     Some(if is_mended_later { Finding::changes(words, next) } else { Finding::rejects(words, next) })
 }
 

@@ -1,6 +1,6 @@
 //! One function a consumer: what it does with an adapter that is yet to be trained (no form), or with what is given to it.
 
-use super::{Cause, Consumer, Facts, Feature, Finding, Form, Subject};
+use super::{Cause, Consumer, Features, Feature, Finding, ShippedForm, Subject};
 
 /// Values of vLLM's `--max-lora-rank`; 16 is its default.
 const VLLM_RANKS: [usize; 9] = [1, 8, 16, 32, 64, 128, 256, 320, 512];
@@ -21,7 +21,7 @@ const TO_MERGED: &str = "give it the model that `rankine merge` writes, which ha
 const PLAIN: &str = "train a plain LoRA on attention and MLP projections";
 
 /// What a consumer does with an adapter of which these are the facts: before training where there is no form yet.
-pub fn findings(consumer: Consumer, facts: &Facts, form: Option<Form>) -> Vec<Finding> {
+pub fn findings(consumer: Consumer, facts: &Features, form: Option<ShippedForm>) -> Vec<Finding> {
     if facts.subject == Subject::Model {
         return of_model(consumer, form).into_iter().map(Finding::of_form).collect();
     }
@@ -36,7 +36,7 @@ pub fn findings(consumer: Consumer, facts: &Facts, form: Option<Form>) -> Vec<Fi
 }
 
 /// What it does with a whole model, whose folder some read as it is.
-fn of_model(consumer: Consumer, form: Option<Form>) -> Option<Finding> {
+fn of_model(consumer: Consumer, form: Option<ShippedForm>) -> Option<Finding> {
     let name = consumer.name();
     match (consumer, form) {
         (Consumer::Peft, None) => {
@@ -52,7 +52,7 @@ fn of_model(consumer: Consumer, form: Option<Form>) -> Option<Finding> {
             let next = "write one with `rankine export --to gguf`";
             Some(Finding::changes(format!("{name} reads models as GGUF files"), next))
         }
-        (Consumer::Ollama, None | Some(Form::Gguf)) => {
+        (Consumer::Ollama, None | Some(ShippedForm::Gguf)) => {
             let next = "write it with `rankine export --to ollama`";
             Some(Finding::changes("Ollama needs a Modelfile with template and stops", next))
         }
@@ -61,7 +61,7 @@ fn of_model(consumer: Consumer, form: Option<Form>) -> Option<Finding> {
 }
 
 /// What of this adapter is not taken as it is by somebody, one line each.
-pub fn portability(facts: &Facts) -> Vec<String> {
+pub fn portability(facts: &Features) -> Vec<String> {
     let all = Consumer::ALL.into_iter().flat_map(|consumer| findings(consumer, facts, None));
     all.filter(|finding| finding.cause == Cause::Content).map(|finding| finding.line()).collect()
 }
@@ -71,13 +71,13 @@ fn found(findings: impl IntoIterator<Item = Option<Finding>>) -> Vec<Finding> {
 }
 
 /// A form that the consumer does not read.
-fn unread(consumer: Consumer, form: Form, reads: &str, next: &str) -> Vec<Finding> {
+fn unread(consumer: Consumer, form: ShippedForm, reads: &str, next: &str) -> Vec<Finding> {
     vec![Finding::rejects(format!("{} reads {reads}, not {}", consumer.name(), form.words()), next).of_form()]
 }
 
-fn vllm(facts: &Facts, form: Option<Form>) -> Vec<Finding> {
-    if let Some(form @ (Form::GgufAdapter | Form::Ollama | Form::Mlx | Form::Gguf)) = form {
-        let next = if form == Form::Gguf { "give it the folder that `rankine merge` writes" } else { TO_PEFT };
+fn vllm(facts: &Features, form: Option<ShippedForm>) -> Vec<Finding> {
+    if let Some(form @ (ShippedForm::GgufAdapter | ShippedForm::Ollama | ShippedForm::Mlx | ShippedForm::Gguf)) = form {
+        let next = if form == ShippedForm::Gguf { "give it the folder that `rankine merge` writes" } else { TO_PEFT };
         return unread(Consumer::Vllm, form, "adapters in PEFT's format and models in Hugging Face's", next);
     }
     let saved = (!facts.saved_modules.is_empty()).then(|| {
@@ -131,11 +131,11 @@ fn vllm_rank(rank: usize) -> Option<Finding> {
     })
 }
 
-fn llama_cpp(facts: &Facts, form: Option<Form>) -> Vec<Finding> {
+fn llama_cpp(facts: &Features, form: Option<ShippedForm>) -> Vec<Finding> {
     match form {
-        Some(Form::Gguf | Form::GgufAdapter | Form::Ollama) => Vec::new(),
-        Some(Form::Mlx) => unread(Consumer::LlamaCpp, Form::Mlx, "GGUF files", TO_GGUF),
-        Some(Form::Peft) => {
+        Some(ShippedForm::Gguf | ShippedForm::GgufAdapter | ShippedForm::Ollama) => Vec::new(),
+        Some(ShippedForm::Mlx) => unread(Consumer::LlamaCpp, ShippedForm::Mlx, "GGUF files", TO_GGUF),
+        Some(ShippedForm::Peft) => {
             let scaled = "llama.cpp's converter ignores `use_rslora` and scales the adapter wrongly";
             let patterned = "llama.cpp's converter ignores `alpha_pattern` and scales the adapter wrongly where it applies";
             let rslora = facts.has(Feature::RsLora).then(|| Finding::rejects(scaled, TO_GGUF_ADAPTER));
@@ -160,35 +160,35 @@ fn llama_cpp(facts: &Facts, form: Option<Form>) -> Vec<Finding> {
 }
 
 /// An adapter whose rows of tokens only a merged model has.
-fn token_rows(name: &str, facts: &Facts, next: &str) -> Option<Finding> {
+fn token_rows(name: &str, facts: &Features, next: &str) -> Option<Finding> {
     let words = || format!("{name} takes no rows of tokens in an adapter (`trainable_token_indices`)");
     facts.has(Feature::TokenRows).then(|| Finding::changes(words(), next))
 }
 
 /// The same where the consumer takes adapters, and not this one.
-fn rejected_rows(name: &str, facts: &Facts, next: &str) -> Option<Finding> {
+fn rejected_rows(name: &str, facts: &Features, next: &str) -> Option<Finding> {
     token_rows(name, facts, next).map(|finding| Finding::rejects(finding.words, finding.next))
 }
 
-fn llama_cpp_stray(facts: &Facts) -> Option<Finding> {
+fn llama_cpp_stray(facts: &Features) -> Option<Finding> {
     let key = facts.stray.as_ref().filter(|_| !facts.has(Feature::TokenRows))?;
     Some(Finding::rejects(format!("llama.cpp's converter takes matrices A and B only, this adapter has tensor `{key}`"), PLAIN))
 }
 
-fn ollama(facts: &Facts, form: Option<Form>) -> Vec<Finding> {
+fn ollama(facts: &Features, form: Option<ShippedForm>) -> Vec<Finding> {
     let lone = facts.has(Feature::LoneBiases).then(|| Finding::rejects(format!("Ollama {LONE}"), WITHOUT_BIAS));
     let alpha = facts.broken_alpha.map(|alpha| format!("Ollama takes whole numbers for alpha only, this adapter has {alpha}"));
     let family = facts.architecture.filter(|name| !OLLAMA_CONVERTS.contains(name)).map(|name| {
         format!("Ollama converts safetensors adapters of the architectures `llama` and `gemma2` only, this base is `{name}`")
     });
     match form {
-        Some(Form::Ollama) => Vec::new(),
-        Some(Form::Gguf | Form::GgufAdapter) => {
+        Some(ShippedForm::Ollama) => Vec::new(),
+        Some(ShippedForm::Gguf | ShippedForm::GgufAdapter) => {
             let words = "Ollama takes a GGUF file through a Modelfile, without whose template and stops an answer does not end";
             vec![Finding::changes(words, TO_OLLAMA).of_form()]
         }
-        Some(Form::Mlx) => unread(Consumer::Ollama, Form::Mlx, "GGUF files and safetensors adapters in PEFT's format", TO_OLLAMA),
-        Some(Form::Peft) => {
+        Some(ShippedForm::Mlx) => unread(Consumer::Ollama, ShippedForm::Mlx, "GGUF files and safetensors adapters in PEFT's format", TO_OLLAMA),
+        Some(ShippedForm::Peft) => {
             let scaled = (facts.has(Feature::RsLora) || facts.has(Feature::Patterns))
                 .then(|| "Ollama scales every module by alpha / r, this adapter has `use_rslora` or patterns".to_owned());
             let stray =
@@ -210,9 +210,9 @@ fn ollama(facts: &Facts, form: Option<Form>) -> Vec<Finding> {
     }
 }
 
-fn lm_studio(facts: &Facts, form: Option<Form>) -> Vec<Finding> {
+fn lm_studio(facts: &Features, form: Option<ShippedForm>) -> Vec<Finding> {
     match form {
-        Some(Form::Gguf | Form::Ollama) => Vec::new(),
+        Some(ShippedForm::Gguf | ShippedForm::Ollama) => Vec::new(),
         Some(form) => unread(Consumer::LmStudio, form, "models as GGUF files and takes no adapter", TO_GGUF),
         None => {
             let next = "write a merged model with `rankine export --to gguf`";
@@ -224,8 +224,8 @@ fn lm_studio(facts: &Facts, form: Option<Form>) -> Vec<Finding> {
 }
 
 /// PEFT only warns of keys that it does not find, and goes on with the base.
-fn peft(facts: &Facts, form: Option<Form>) -> Vec<Finding> {
-    if let Some(form @ (Form::Gguf | Form::GgufAdapter | Form::Ollama | Form::Mlx)) = form {
+fn peft(facts: &Features, form: Option<ShippedForm>) -> Vec<Finding> {
+    if let Some(form @ (ShippedForm::Gguf | ShippedForm::GgufAdapter | ShippedForm::Ollama | ShippedForm::Mlx)) = form {
         return unread(Consumer::Peft, form, "adapter_config.json and adapter_model.safetensors", TO_PEFT);
     }
     let misnamed = facts.misnamed.as_ref().map(|key| {
@@ -235,9 +235,9 @@ fn peft(facts: &Facts, form: Option<Form>) -> Vec<Finding> {
     found([misnamed])
 }
 
-fn mlx(facts: &Facts, form: Option<Form>) -> Vec<Finding> {
+fn mlx(facts: &Features, form: Option<ShippedForm>) -> Vec<Finding> {
     match form {
-        Some(Form::Mlx) => Vec::new(),
+        Some(ShippedForm::Mlx) => Vec::new(),
         Some(form) => unread(Consumer::Mlx, form, "adapters.safetensors and its own adapter_config.json", TO_MLX),
         None => {
             let rows = rejected_rows("mlx-lm", facts, TO_MERGED);
@@ -266,8 +266,8 @@ mod tests {
 
     #[test]
     fn every_form_is_read_by_somebody_as_it_is() {
-        let plain = Facts { rank: 8, architecture: Some("llama"), ..Facts::default() };
-        for form in [Form::Peft, Form::GgufAdapter, Form::Gguf, Form::Ollama, Form::Mlx] {
+        let plain = Features { rank: 8, architecture: Some("llama"), ..Features::default() };
+        for form in [ShippedForm::Peft, ShippedForm::GgufAdapter, ShippedForm::Gguf, ShippedForm::Ollama, ShippedForm::Mlx] {
             assert!(Consumer::ALL.into_iter().any(|consumer| findings(consumer, &plain, Some(form)).is_empty()), "{form:?}");
         }
         assert_eq!(portability(&plain), Vec::<String>::new(), "plain LoRA is portable");

@@ -6,10 +6,10 @@ use std::sync::atomic::AtomicBool;
 
 use super::architecture::Architecture;
 use super::container::{Info, Value};
-use super::names::{Place, place};
-use super::{Error, Kind, Numbers, Part, Written, write};
-use crate::adapter::Error as AdapterError;
-use crate::adapter::peft::{self, LastB, Stored};
+use super::names::{GgufModule, place};
+use super::{GgufError, GgmlType, Numbers, TensorPart, Written, write};
+use crate::adapter::AdapterError;
+use crate::adapter::peft::{self, LastB, AdapterTensors};
 use crate::files::safetensors::Archive;
 use crate::model::{DecoderSpec, Folder};
 use crate::report::Reporter;
@@ -25,7 +25,7 @@ pub fn write_gguf_adapter(
     path: &Path,
     interrupt: &AtomicBool,
     report: Reporter,
-) -> Result<Written, Error> {
+) -> Result<Written, GgufError> {
     let mut folder = Folder::open(base)?;
     peft::resize(&mut folder, adapter)?;
     let spec = folder.spec;
@@ -40,7 +40,7 @@ pub fn write_gguf_adapter(
     let (mut parts, mut stacks) = (Vec::new(), BTreeMap::<String, Vec<(usize, Matrices)>>::new());
     let last = LastB::default();
     for stored in &stored {
-        let Place { module, expert } = place_of(&stored.target.module, architecture, &spec)?;
+        let GgufModule { module, expert } = place_of(&stored.target.module, architecture, &spec)?;
         let matrices = Matrices::read(stored, (&archive, &last), architecture, &spec, alpha)?;
         match expert {
             None => parts.extend(matrices.parts(&module)),
@@ -61,10 +61,10 @@ pub fn write_gguf_adapter(
 }
 
 /// Where a module of a layer stands in the file.
-fn place_of(module: &str, architecture: &'static Architecture, spec: &DecoderSpec) -> Result<Place, Error> {
+fn place_of(module: &str, architecture: &'static Architecture, spec: &DecoderSpec) -> Result<GgufModule, GgufError> {
     // What llama.cpp does with matrices of embedding and head depends on whether they are one table.
     let in_layer = spec.projections().iter().any(|linear| linear.name == module);
-    let unnamed = || Error::Unnamed { module: module.to_owned(), name: architecture.name };
+    let unnamed = || GgufError::Unnamed { module: module.to_owned(), name: architecture.name };
     place(module, spec).filter(|_| in_layer).ok_or_else(unnamed)
 }
 
@@ -78,24 +78,24 @@ struct Matrices {
 impl Matrices {
     /// Where alpha / r is not the module's scale, B makes up for it; what becomes of the base's rows becomes of B's too.
     fn read(
-        stored: &Stored,
+        stored: &AdapterTensors,
         (archive, last): (&Archive, &LastB),
         architecture: &'static Architecture,
         spec: &DecoderSpec,
         alpha: f64,
-    ) -> Result<Self, Error> {
+    ) -> Result<Self, GgufError> {
         let (module, rank) = (&stored.target.module, stored.target.rank);
         let [a, b] = stored.read(archive, last)?;
         let missing = stored.target.scale * rank as f64 / alpha;
         let b = b.into_iter().map(|number| (f64::from(number) * missing) as f32).collect();
         let b = architecture.change(module, spec).apply(b, rank);
-        if !a.iter().chain(&b).all(|number| Kind::F32.holds(*number)) {
-            return Err(Error::NotHeld { tensor: module.clone(), kind: Kind::F32 });
+        if !a.iter().chain(&b).all(|number| GgmlType::F32.holds(*number)) {
+            return Err(GgufError::NotHeld { tensor: module.clone(), kind: GgmlType::F32 });
         }
         Ok(Self { rank, a, b })
     }
 
-    fn parts<'a>(self, module: &str) -> [Part<'a>; 2] {
+    fn parts<'a>(self, module: &str) -> [TensorPart<'a>; 2] {
         let Self { rank, a, b } = self;
         parts_of(module, [vec![rank, a.len() / rank], vec![b.len() / rank, rank]], [a, b])
     }
@@ -117,7 +117,7 @@ impl Matrices {
 }
 
 /// A [experts, r, in] and B [experts, out, r] of one part of all experts of a layer, of which those that have none add nothing.
-fn stacked<'a>(module: &str, of_experts: Vec<(usize, Matrices)>, spec: &DecoderSpec) -> [Part<'a>; 2] {
+fn stacked<'a>(module: &str, of_experts: Vec<(usize, Matrices)>, spec: &DecoderSpec) -> [TensorPart<'a>; 2] {
     let experts = spec.layers.iter().find_map(|layer| layer.mlp.experts()).map_or(0, |experts| experts.router.experts);
     let rank = of_experts.iter().map(|(_, matrices)| matrices.rank).max().unwrap_or(1);
     let wide: BTreeMap<usize, Matrices> =
@@ -131,11 +131,11 @@ fn stacked<'a>(module: &str, of_experts: Vec<(usize, Matrices)>, spec: &DecoderS
     parts_of(module, [vec![experts, rank, of_a / rank], vec![experts, of_b / rank, rank]], [a, b])
 }
 
-fn parts_of<'a>(module: &str, shapes: [Vec<usize>; 2], numbers: [Vec<f32>; 2]) -> [Part<'a>; 2] {
+fn parts_of<'a>(module: &str, shapes: [Vec<usize>; 2], numbers: [Vec<f32>; 2]) -> [TensorPart<'a>; 2] {
     let [a, b] = numbers;
     let [of_a, of_b] = shapes;
-    let part = |end: &str, shape, numbers| Part {
-        info: Info { name: format!("{module}.weight.{end}"), shape, kind: Kind::F32 },
+    let part = |end: &str, shape, numbers| TensorPart {
+        info: Info { name: format!("{module}.weight.{end}"), shape, kind: GgmlType::F32 },
         numbers: Numbers::Here(numbers),
     };
     [part("lora_a", of_a, a), part("lora_b", of_b, b)]

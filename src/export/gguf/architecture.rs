@@ -1,8 +1,8 @@
 //! A decoder as llama.cpp knows it: which of its architectures computes the same. What tells them apart is data, read in llama.cpp's
 //! `src/models/*.cpp`; a model that none of them computes is refused with what it has and what the nearest one takes.
 
-use super::Error;
-use super::judge::Lack;
+use super::GgufError;
+use super::differences::Lack;
 use crate::model::{DecoderSpec, Modules, NormPlacement, QueryKeyNorm};
 use crate::ops::Activation;
 
@@ -209,9 +209,9 @@ static ALL: [Architecture; 12] = [
 
 impl Architecture {
     /// The architecture that computes what this decoder does.
-    pub fn of(spec: &DecoderSpec) -> Result<&'static Self, Error> {
+    pub fn of(spec: &DecoderSpec) -> Result<&'static Self, GgufError> {
         if spec.layers.is_empty() {
-            return Err(Error::NoLayers);
+            return Err(GgufError::NoLayers);
         }
         let rests = spec.layers.iter().any(|layer| layer.mixer.rope().is_none());
         let judged = ALL.iter().map(|known| (known, known.lacks(spec)));
@@ -222,7 +222,7 @@ impl Architecture {
             return Ok(architecture);
         }
         let both = |side: fn(&Lack) -> &str| lacks.iter().map(side).collect::<Vec<_>>().join(", ");
-        Err(Error::NotKnown { has: both(|lack| &lack.has), name: architecture.name, takes: both(|lack| &lack.takes) })
+        Err(GgufError::NotKnown { has: both(|lack| &lack.has), name: architecture.name, takes: both(|lack| &lack.takes) })
     }
 
     /// What llama.cpp multiplies scores by where no key says it.

@@ -1,7 +1,7 @@
 //! What has to become of a tensor's numbers for llama.cpp to compute what the model does.
 
 use super::architecture::{Architecture, Pairs, Scores};
-use super::judge::are_one;
+use super::differences::are_one;
 use crate::model::DecoderSpec;
 
 /// A change of one tensor.

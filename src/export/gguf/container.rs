@@ -1,6 +1,6 @@
 //! The GGUF container, version 3: <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>.
 
-use super::kind::Kind;
+use super::kind::GgmlType;
 
 /// Every tensor begins at a multiple of so many bytes after the header.
 const ALIGNMENT: usize = 32;
@@ -25,7 +25,7 @@ pub(super) struct Info {
     pub name: String,
     /// Rows first.
     pub shape: Vec<usize>,
-    pub kind: Kind,
+    pub kind: GgmlType,
 }
 
 impl Info {
@@ -106,7 +106,7 @@ mod tests {
 
     #[test]
     fn a_header_is_as_the_format_says() {
-        let info = Info { name: "a".to_owned(), shape: vec![2, 3], kind: Kind::F16 };
+        let info = Info { name: "a".to_owned(), shape: vec![2, 3], kind: GgmlType::F16 };
         let bytes = header(&[("k".to_owned(), Value::U32(7))], &[&info]);
         let expected: &[&[u8]] = &[
             b"GGUF\x03\0\0\0",

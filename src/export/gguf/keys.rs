@@ -2,7 +2,7 @@
 
 use super::architecture::{Architecture, Experts, Rotations, Scales, Scores, Stretch, Windows};
 use super::container::Value;
-use super::judge::window;
+use super::differences::window;
 use crate::model::{DecoderSpec, ExpertsSpec, LayerSpec, Modules};
 use crate::nn::attention::Span;
 use crate::nn::rope::{RopeScaling, RopeSpec};

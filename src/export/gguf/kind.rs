@@ -9,7 +9,7 @@ const BLOCK: usize = 32;
 
 /// A type of GGML's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum GgmlType {
     /// 32 bits.
     F32,
     /// 16 bits.
@@ -20,7 +20,7 @@ pub enum Kind {
     Q8_0,
 }
 
-impl Kind {
+impl GgmlType {
     /// The type in words.
     pub fn name(self) -> &'static str {
         match self {
@@ -144,7 +144,7 @@ mod tests {
     #[test]
     fn q8_0_is_within_half_a_step() {
         let numbers: Vec<f32> = (0..64).map(|index| (index as f32 * 0.7).sin() * if index < 32 { 3.0 } else { 0.01 }).collect();
-        let bytes = Kind::Q8_0.encode(&numbers);
+        let bytes = GgmlType::Q8_0.encode(&numbers);
         assert_eq!(bytes.len(), 68);
         for (block, bytes) in numbers.chunks(32).zip(bytes.chunks(34)) {
             let scale = f16::from_le_bytes([bytes[0], bytes[1]]).to_f32();
@@ -153,17 +153,17 @@ mod tests {
                 assert!((stored - number).abs() <= 0.51 * scale, "{number} as {stored}");
             }
         }
-        assert_eq!(Kind::Q8_0.encode(&[0.0; 32]), [0; 34]);
-        assert_eq!(Kind::Q8_0.of_tensor(&[4, 48]), Kind::F16);
-        assert_eq!(Kind::Q8_0.of_tensor(&[4, 64]), Kind::Q8_0);
-        assert_eq!(Kind::Bf16.of_tensor(&[64]), Kind::F32);
+        assert_eq!(GgmlType::Q8_0.encode(&[0.0; 32]), [0; 34]);
+        assert_eq!(GgmlType::Q8_0.of_tensor(&[4, 48]), GgmlType::F16);
+        assert_eq!(GgmlType::Q8_0.of_tensor(&[4, 64]), GgmlType::Q8_0);
+        assert_eq!(GgmlType::Bf16.of_tensor(&[64]), GgmlType::F32);
     }
 
     #[test]
     fn what_a_type_cannot_hold_is_known() {
-        for kind in [Kind::F32, Kind::F16, Kind::Bf16, Kind::Q8_0] {
+        for kind in [GgmlType::F32, GgmlType::F16, GgmlType::Bf16, GgmlType::Q8_0] {
             assert!(kind.holds(-65504.0) && !kind.holds(f32::NAN) && !kind.holds(f32::INFINITY), "{kind:?}");
         }
-        assert!(!Kind::F16.holds(65520.0) && Kind::Q8_0.holds(65520.0) && !Kind::Q8_0.holds(-1e7));
+        assert!(!GgmlType::F16.holds(65520.0) && GgmlType::Q8_0.holds(65520.0) && !GgmlType::Q8_0.holds(-1e7));
     }
 }

@@ -4,7 +4,7 @@ mod adapter;
 mod architecture;
 mod change;
 mod container;
-mod judge;
+mod differences;
 mod keys;
 mod kind;
 mod model;
@@ -16,7 +16,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
 
 pub use adapter::write_gguf_adapter;
-pub use kind::Kind;
+pub use kind::GgmlType;
 pub use model::{architecture_name, check_model, write_gguf_model};
 
 use change::Change;
@@ -41,7 +41,7 @@ pub struct Written {
 }
 
 /// A tensor to be written, and where its numbers come from.
-struct Part<'a> {
+struct TensorPart<'a> {
     info: Info,
     numbers: Numbers<'a>,
 }
@@ -50,19 +50,19 @@ enum Numbers<'a> {
     /// Already here, row by row.
     Here(Vec<f32>),
     /// In files, one tensor's rows below the other's.
-    Stored(Vec<Stored<'a>>),
+    Stored(Vec<StoredTensor<'a>>),
 }
 
 /// A tensor of a file, and what becomes of it.
-struct Stored<'a> {
+struct StoredTensor<'a> {
     archive: &'a Archive,
     name: String,
     change: Change,
 }
 
-impl<'a> Part<'a> {
+impl<'a> TensorPart<'a> {
     /// Puts a tensor of a file below those that are here; of a stack, one more.
-    fn take(&mut self, stored: Stored<'a>) {
+    fn take(&mut self, stored: StoredTensor<'a>) {
         if let Numbers::Stored(tensors) = &mut self.numbers {
             tensors.push(stored);
             if self.info.shape.len() > 2 {
@@ -72,7 +72,7 @@ impl<'a> Part<'a> {
     }
 
     /// Calls `take` with the tensor's bytes, some rows at a time.
-    fn send(&self, mut take: impl FnMut(&[u8]) -> Result<(), Error>) -> Result<(), Error> {
+    fn send(&self, mut take: impl FnMut(&[u8]) -> Result<(), GgufError>) -> Result<(), GgufError> {
         match &self.numbers {
             Numbers::Here(numbers) => take(&self.info.kind.encode(numbers)),
             Numbers::Stored(tensors) => tensors.iter().try_for_each(|stored| stored.send(self.info.kind, &mut take)),
@@ -80,8 +80,8 @@ impl<'a> Part<'a> {
     }
 }
 
-impl Stored<'_> {
-    fn send(&self, kind: Kind, mut take: impl FnMut(&[u8]) -> Result<(), Error>) -> Result<(), Error> {
+impl StoredTensor<'_> {
+    fn send(&self, kind: GgmlType, mut take: impl FnMut(&[u8]) -> Result<(), GgufError>) -> Result<(), GgufError> {
         let Self { archive, name, change } = self;
         let shape = archive.shape(name).unwrap_or_default();
         let (rows, width) = (shape[0], shape[1..].iter().product::<usize>().max(1));
@@ -92,7 +92,7 @@ impl Stored<'_> {
             let numbers = archive.read_rows_f32(name, first..(first + step).min(rows))?.unwrap_or_default();
             let numbers = change.apply(numbers, width);
             if !numbers.iter().all(|number| kind.holds(*number)) {
-                return Err(Error::NotHeld { tensor: name.clone(), kind });
+                return Err(GgufError::NotHeld { tensor: name.clone(), kind });
             }
             take(&kind.encode(&numbers))?;
         }
@@ -104,12 +104,12 @@ impl Stored<'_> {
 fn write(
     path: &Path,
     pairs: &[(String, Value)],
-    parts: &[Part],
+    parts: &[TensorPart],
     interrupt: &AtomicBool,
     report: Reporter,
-) -> Result<Written, Error> {
+) -> Result<Written, GgufError> {
     if path.exists() {
-        return Err(Error::Exists { path: path.to_owned() });
+        return Err(GgufError::Exists { path: path.to_owned() });
     }
     let infos: Vec<&Info> = parts.iter().map(|part| &part.info).collect();
     let header = header(pairs, &infos);
@@ -119,33 +119,33 @@ fn write(
     write_pieces_atomic(path, |file| {
         file.write(&header)?;
         for (index, part) in parts.iter().enumerate() {
-            part.send(|piece| if interrupt.load(Relaxed) { Err(Error::Stopped) } else { Ok(file.write(piece)?) })?;
+            part.send(|piece| if interrupt.load(Relaxed) { Err(GgufError::Stopped) } else { Ok(file.write(piece)?) })?;
             file.write(&padding(part.info.bytes()))?;
             report(Event::Progress { what: "writing".to_owned(), done: index as u64 + 1, total: parts.len() as u64 });
         }
-        Ok::<_, Error>(())
+        Ok::<_, GgufError>(())
     })?;
     Ok(Written { tensors: parts.len(), bytes })
 }
 
 /// A GGUF file that cannot be written.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub enum GgufError {
     /// A file cannot be read or written.
     #[error(transparent)]
-    File(#[from] files::Error),
+    File(#[from] files::FileError),
     /// A safetensors file is damaged.
     #[error(transparent)]
-    Safetensors(#[from] files::safetensors::Error),
+    Safetensors(#[from] files::safetensors::SafetensorsError),
     /// The model cannot be used.
     #[error(transparent)]
-    Model(#[from] base::Error),
+    Model(#[from] base::ModelError),
     /// The adapter cannot be used, or is not one of this base.
     #[error(transparent)]
-    Adapter(#[from] lora::Error),
+    Adapter(#[from] lora::AdapterError),
     /// The tokenizer cannot be opened.
     #[error(transparent)]
-    Open(#[from] data::tokenize::Error),
+    Open(#[from] data::tokenize::TokenizeError),
     /// There is something where the file would go.
     #[error("`{}` exists", path.display())]
     Exists {
@@ -193,14 +193,14 @@ pub enum Error {
         /// The tensor.
         tensor: String,
         /// The type in which it would be stored.
-        kind: Kind,
+        kind: GgmlType,
     },
     /// Somebody stopped it.
     #[error("stopped: nothing was written")]
     Stopped,
 }
 
-impl Error {
+impl GgufError {
     fn inner(&self) -> Option<&dyn Explain> {
         match self {
             Self::File(error) => Some(error),
@@ -213,7 +213,7 @@ impl Error {
     }
 }
 
-impl Explain for Error {
+impl Explain for GgufError {
     fn exit(&self) -> Exit {
         match (self, self.inner()) {
             (_, Some(inner)) => inner.exit(),

@@ -9,7 +9,7 @@ use super::container::{Info, Value};
 use super::keys::{differences, divisors, hyperparameters};
 use super::names::{ROUTER, place};
 use super::vocabulary::vocabulary;
-use super::{Error, Kind, Numbers, Part, Stored, Written, write};
+use super::{GgufError, GgmlType, Numbers, TensorPart, StoredTensor, Written, write};
 use crate::export::card::Base;
 use crate::files::safetensors::Archive;
 use crate::model::{DecoderSpec, Folder, shard_paths};
@@ -23,13 +23,13 @@ use crate::report::{Event, Reporter};
 pub fn write_gguf_model(
     folder: &Path,
     path: &Path,
-    kind: Kind,
+    kind: GgmlType,
     interrupt: &AtomicBool,
     report: Reporter,
-) -> Result<Written, Error> {
+) -> Result<Written, GgufError> {
     let model = Folder::open(folder)?;
     if model.stored_form()?.is_some() {
-        return Err(Error::Packed { folder: folder.to_owned() });
+        return Err(GgufError::Packed { folder: folder.to_owned() });
     }
     let (spec, architecture) = (&model.spec, Architecture::of(&model.spec)?);
     let shards = shard_paths(folder)?.iter().map(|path| Archive::open(path)).collect::<Result<Vec<_>, _>>()?;
@@ -38,8 +38,8 @@ pub fn write_gguf_model(
     pairs.extend(vocabulary(folder, spec.vocabulary)?);
     let mut parts = Vec::new();
     for (name, divisors) in divisors(spec) {
-        let info = Info { name: name.to_owned(), shape: vec![divisors.len()], kind: Kind::F32 };
-        parts.push(Part { info, numbers: Numbers::Here(divisors) });
+        let info = Info { name: name.to_owned(), shape: vec![divisors.len()], kind: GgmlType::F32 };
+        parts.push(TensorPart { info, numbers: Numbers::Here(divisors) });
     }
     parts.extend(stored(&shards, architecture, spec, kind)?);
     for difference in differences(architecture, spec) {
@@ -52,7 +52,7 @@ pub fn write_gguf_model(
 ///
 /// # Errors
 /// llama.cpp has nothing that computes or tokenises as it does.
-pub fn check_model(folder: &Path) -> Result<(), Error> {
+pub fn check_model(folder: &Path) -> Result<(), GgufError> {
     let spec = Folder::open(folder)?.spec;
     Architecture::of(&spec)?;
     vocabulary(folder, spec.vocabulary).map(drop)
@@ -62,11 +62,11 @@ pub fn check_model(folder: &Path) -> Result<(), Error> {
 ///
 /// # Errors
 /// There is nothing.
-pub fn architecture_name(spec: &DecoderSpec) -> Result<&'static str, Error> {
+pub fn architecture_name(spec: &DecoderSpec) -> Result<&'static str, GgufError> {
     Architecture::of(spec).map(|architecture| architecture.name)
 }
 
-fn general(folder: &Path, architecture: &Architecture, kind: Kind) -> Vec<(String, Value)> {
+fn general(folder: &Path, architecture: &Architecture, kind: GgmlType) -> Vec<(String, Value)> {
     // Of a folder in the Hub's cache its id, not the commit by which it is called.
     let name = Base::name_of(folder);
     let text = |key: &str, text: &str| (format!("general.{key}"), Value::Text(text.to_owned()));
@@ -84,19 +84,19 @@ fn stored<'a>(
     shards: &'a [Archive],
     architecture: &'static Architecture,
     spec: &DecoderSpec,
-    kind: Kind,
-) -> Result<Vec<Part<'a>>, Error> {
+    kind: GgmlType,
+) -> Result<Vec<TensorPart<'a>>, GgufError> {
     let named = |archive: &'a Archive| {
         archive.shapes().into_keys().map(move |name| (spec.names.canonical(&name), (archive, name))).collect::<Vec<_>>()
     };
     let places: BTreeMap<String, (&Archive, String)> = shards.iter().flat_map(named).collect();
-    let (mut parts, mut stacks) = (Vec::<Part>::new(), BTreeMap::<String, usize>::new());
+    let (mut parts, mut stacks) = (Vec::<TensorPart>::new(), BTreeMap::<String, usize>::new());
     for (name, shape) in spec.tensors() {
-        let unnamed = || Error::Unnamed { module: name.clone(), name: architecture.name };
+        let unnamed = || GgufError::Unnamed { module: name.clone(), name: architecture.name };
         let (module, end) = name.rsplit_once('.').ok_or_else(unnamed)?;
         let place = place(module, spec).ok_or_else(unnamed)?;
         let (archive, stored) = places.get(&name).cloned().expect("the weights were checked");
-        let stored = Stored { archive, name: stored, change: architecture.change(module, spec) };
+        let stored = StoredTensor { archive, name: stored, change: architecture.change(module, spec) };
         let gguf = format!("{}.{end}", place.module);
         if let Some(index) = stacks.get(&gguf) {
             parts[*index].take(stored);
@@ -106,8 +106,8 @@ fn stored<'a>(
         if place.expert.is_some() {
             stacks.insert(gguf.clone(), parts.len());
         }
-        let kind = if place.module.ends_with(ROUTER) { Kind::F32 } else { kind.of_tensor(&shape) };
-        let mut part = Part { info: Info { name: gguf, shape, kind }, numbers: Numbers::Stored(Vec::new()) };
+        let kind = if place.module.ends_with(ROUTER) { GgmlType::F32 } else { kind.of_tensor(&shape) };
+        let mut part = TensorPart { info: Info { name: gguf, shape, kind }, numbers: Numbers::Stored(Vec::new()) };
         part.take(stored);
         parts.push(part);
     }

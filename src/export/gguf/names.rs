@@ -31,7 +31,7 @@ pub(super) const ROUTER: &str = "ffn_gate_inp";
 
 /// What a module is in a GGUF file.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Place {
+pub(super) struct GgufModule {
     /// The module there, such as `blk.0.attn_q`.
     pub module: String,
     /// Which of its stack it is, where it is one expert's.
@@ -39,8 +39,8 @@ pub(super) struct Place {
 }
 
 /// GGUF's name of a module, such as `blk.0.attn_q` of `model.layers.0.self_attn.q_proj`.
-pub(super) fn place(module: &str, spec: &DecoderSpec) -> Option<Place> {
-    let whole = |module: &str| Some(Place { module: module.to_owned(), expert: None });
+pub(super) fn place(module: &str, spec: &DecoderSpec) -> Option<GgufModule> {
+    let whole = |module: &str| Some(GgufModule { module: module.to_owned(), expert: None });
     let names = &spec.names;
     if names.embedding().strip_suffix(".weight") == Some(module) {
         return whole("token_embd");
@@ -57,7 +57,7 @@ pub(super) fn place(module: &str, spec: &DecoderSpec) -> Option<Place> {
     let norm = || if spec.norms == NormPlacement::Pre { found(&PRE) } else { found(&POST) };
     let expert = || spec.mlp.experts().and_then(|experts| of_experts(rest, experts));
     let (gguf, expert) = found(&LAYER).or_else(norm).or_else(expert)?;
-    Some(Place { module: format!("blk.{layer}.{gguf}"), expert })
+    Some(GgufModule { module: format!("blk.{layer}.{gguf}"), expert })
 }
 
 /// The router, or one expert's part.

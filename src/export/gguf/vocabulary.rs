@@ -6,7 +6,7 @@ use std::path::Path;
 
 use serde_json::Value as Json;
 
-use super::Error;
+use super::GgufError;
 use super::container::Value;
 use crate::data::tokenize::{ENDS_OF_TURNS, Tokenizer};
 use crate::files::read_text_up_to;
@@ -40,10 +40,10 @@ enum Splitting {
 }
 
 /// Every pair of the tokenizer of a model's folder, for an embedding of `rows` rows.
-pub(super) fn vocabulary(folder: &Path, rows: usize) -> Result<Vec<(String, Value)>, Error> {
+pub(super) fn vocabulary(folder: &Path, rows: usize) -> Result<Vec<(String, Value)>, GgufError> {
     let tokenizer = Tokenizer::open(folder)?;
     let path = folder.join("tokenizer.json");
-    let other = |reason: &str| Error::Tokenizer { path: path.clone(), reason: reason.to_owned() };
+    let other = |reason: &str| GgufError::Tokenizer { path: path.clone(), reason: reason.to_owned() };
     let file: Json =
         serde_json::from_str(&read_text_up_to(&path, TOKENIZER_BYTES)?).map_err(|error| other(&error.to_string()))?;
     let splitting = splitting(&file).map_err(|reason| other(&reason))?;
@@ -70,7 +70,7 @@ pub(super) fn vocabulary(folder: &Path, rows: usize) -> Result<Vec<(String, Valu
 }
 
 /// The tokens that begin, end and fill, whether a text gets them, and the template.
-fn special(tokenizer: &Tokenizer) -> Result<Vec<(&'static str, Value)>, Error> {
+fn special(tokenizer: &Tokenizer) -> Result<Vec<(&'static str, Value)>, GgufError> {
     let words = tokenizer.special();
     let id = |word: &Option<String>| word.as_deref().and_then(|word| tokenizer.token_to_id(word)).map(Value::U32);
     let ids = tokenizer.encode("a", true)?.ids;

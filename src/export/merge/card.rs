@@ -2,14 +2,14 @@
 
 use std::path::Path;
 
-use super::order::{Addend, Onto, Order};
-use super::{Error, Tally, name_of};
+use super::request::{Addend, Onto, MergeRequest};
+use super::{MergeError, Tally, name_of};
 use crate::adapter::peft;
-use crate::export::card::{Artefact, Base, Card, Part, card as markdown, grouped};
+use crate::export::card::{Artefact, Base, Card, TrainedPart, card as markdown, grouped};
 use crate::files::{Hash, hash_file};
 
 /// The card as Markdown; `weights` are the base's files of weights with their hashes.
-pub(super) fn card(order: &Order, origin: &Path, tally: &Tally, weights: &[(String, Hash)]) -> Result<String, Error> {
+pub(super) fn card(order: &MergeRequest, origin: &Path, tally: &Tally, weights: &[(String, Hash)]) -> Result<String, MergeError> {
     let mut hashes: Vec<_> = weights.iter().map(|(name, hash)| (format!("base: {name}"), *hash)).collect();
     let mut parts = Vec::new();
     for addend in &order.adapters {
@@ -23,7 +23,7 @@ pub(super) fn card(order: &Order, origin: &Path, tally: &Tally, weights: &[(Stri
     Ok(markdown(&Card { artefact: Artefact::Model, base, about: vec![about(order, tally)], parts, hashes }))
 }
 
-fn about(order: &Order, tally: &Tally) -> String {
+fn about(order: &MergeRequest, tally: &Tally) -> String {
     let Tally { tensors, merged_tensors, changed, .. } = tally;
     let float = order.float.map_or_else(String::new, |float| format!(", all numbers stored as {float}"));
     let rounding = tally.rounding().unwrap_or(0.0) * 100.0;
@@ -37,10 +37,10 @@ fn about(order: &Order, tally: &Tally) -> String {
     )
 }
 
-fn part(addend: &Addend, name: String) -> Result<Part, Error> {
+fn part(addend: &Addend, name: String) -> Result<TrainedPart, MergeError> {
     let config = Some(peft::read_config(&addend.folder)?);
     let run = addend.trained_on.as_ref().map(|known| known.run.clone());
-    Ok(Part { name: Some(name), weight: Some(addend.weight), config, run, tokenizer: None })
+    Ok(TrainedPart { name: Some(name), weight: Some(addend.weight), config, run, tokenizer: None })
 }
 
 /// An adapter by its folder; that of a run, which every run calls alike, by the run's.

@@ -2,7 +2,7 @@
 
 mod card;
 mod change;
-mod order;
+mod request;
 mod shard;
 mod tally;
 mod vocabulary;
@@ -11,19 +11,19 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
-pub use order::{Addend, Onto, Order, OtherBase, TrainedOn};
+pub use request::{Addend, Onto, MergeRequest, OtherBase, TrainedOn};
 pub use tally::Tally;
 
 use shard::{Rewriting, Untied};
 
-use crate::adapter::merge::Source;
+use crate::adapter::merge::MergeSource;
 use crate::adapter::peft;
 use crate::export::card::CARD;
 use crate::export::repack::{self, repack, repacked_bytes};
 use crate::fault::{Exit, Explain, Fault};
 use crate::files::safetensors::Archive;
 use crate::files::{self, Float, Hash, check_space, hash_file, temporary_folder_in, write_atomic, write_folder_atomic};
-use crate::model::{self, Beside, Folder, LinearSpec, OwnHead, Repacking, Role, Target, shard_paths};
+use crate::model::{self, CompanionFiles, Folder, LinearSpec, OwnHead, Repacking, Role, Target, shard_paths};
 use crate::report::{Event, Reporter};
 use crate::{adapter, data, files::safetensors};
 
@@ -36,9 +36,9 @@ const SMALL_FILES_BYTES: u64 = 64 << 10;
 /// # Errors
 /// The base or an adapter is damaged or unknown, they do not belong together, a sum does not fit its type, the disk is full, or
 /// `interrupt` was raised; there is then nothing at `order.out`.
-pub fn merge(order: &Order, interrupt: &AtomicBool, report: Reporter) -> Result<Tally, Error> {
+pub fn merge(order: &MergeRequest, interrupt: &AtomicBool, report: Reporter) -> Result<Tally, MergeError> {
     if order.out.exists() {
-        return Err(Error::Exists { path: order.out.clone() });
+        return Err(MergeError::Exists { path: order.out.clone() });
     }
     let folder = resized(&order.base, &order.adapters)?;
     if folder.is_packed()? {
@@ -48,7 +48,7 @@ pub fn merge(order: &Order, interrupt: &AtomicBool, report: Reporter) -> Result<
 }
 
 /// The base is packed in its files: it is merged into a copy in numbers, which goes afterwards.
-fn merge_onto_unpacked(order: &Order, interrupt: &AtomicBool, report: Reporter) -> Result<Tally, Error> {
+fn merge_onto_unpacked(order: &MergeRequest, interrupt: &AtomicBool, report: Reporter) -> Result<Tally, MergeError> {
     let config = order.base.join("config.json");
     order.check(&config, hash_file(&config)?, report)?;
     let shards = shard_paths(&order.base)?;
@@ -63,15 +63,15 @@ fn merge_onto_unpacked(order: &Order, interrupt: &AtomicBool, report: Reporter) 
     // Where the sums get a type of their own, nothing is rounded before that.
     let dense = Target::Dense(order.float.map(|_| Float::F32));
     check_space(above, 2 * repacked_bytes(&order.base, dense)?)?;
-    let temporary = temporary_folder_in(above).map_err(|cause| files::Error::new("create a folder in", above, cause))?;
+    let temporary = temporary_folder_in(above).map_err(|cause| files::FileError::new("create a folder in", above, cause))?;
     repack(&order.base, dense, temporary.path(), interrupt, report)?;
     let base = temporary.path().to_owned();
-    let unpacked = Order { base, other_base: OtherBase::Compared, onto: Onto::Stored, ..order.clone() };
+    let unpacked = MergeRequest { base, other_base: OtherBase::Compared, onto: Onto::Stored, ..order.clone() };
     merge_as(&unpacked, &resized(&unpacked.base, &order.adapters)?, Some((&order.base, hashes)), interrupt, report)
 }
 
 /// The base with the rows of tokens that adapters add.
-fn resized(base: &Path, adapters: &[Addend]) -> Result<Folder, Error> {
+fn resized(base: &Path, adapters: &[Addend]) -> Result<Folder, MergeError> {
     let mut folder = Folder::open(base)?;
     adapters.iter().try_for_each(|addend| peft::resize(&mut folder, &addend.folder))?;
     Ok(folder)
@@ -79,17 +79,17 @@ fn resized(base: &Path, adapters: &[Addend]) -> Result<Folder, Error> {
 
 /// Where the base was unpacked for the time being, `origin` is what a person knows as the base, with the hashes of its files.
 fn merge_as(
-    order: &Order,
+    order: &MergeRequest,
     folder: &Folder,
     origin: Option<(&Path, Vec<(String, Hash)>)>,
     interrupt: &AtomicBool,
     report: Reporter,
-) -> Result<Tally, Error> {
+) -> Result<Tally, MergeError> {
     folder.check_weights()?;
     let linears = folder.spec.modules();
-    let open = |addend: &Addend| Source::open(&addend.folder, addend.weight, &linears);
+    let open = |addend: &Addend| MergeSource::open(&addend.folder, addend.weight, &linears);
     let mut adapters = order.adapters.iter().map(open).collect::<Result<Vec<_>, _>>()?;
-    Source::check_sum(&adapters)?;
+    MergeSource::check_sum(&adapters)?;
     let old = shard_paths(&order.base)?.iter().map(|path| Archive::open(path)).collect::<Result<Vec<_>, _>>()?;
     let config = order.base.join("config.json");
     order.check(&config, hash_file(&config)?, report)?;
@@ -111,7 +111,7 @@ fn merge_as(
     let (float, counts_q8_0) = (order.float, order.counts_q8_0);
     let rewriting = Rewriting { adapters: &adapters, linears, untied, float, packing: packing.as_ref(), counts_q8_0, interrupt };
     let own_head = own_head(&rewriting, &old, apart)?;
-    let beside = Beside::of(&order.base)?;
+    let beside = CompanionFiles::of(&order.base)?;
     let vocabulary = vocabulary::of(order, folder.spec.vocabulary)?;
     if let Some(method) = &folder.leftover_quantization {
         report(Event::Note(format!(
@@ -119,14 +119,14 @@ fn merge_as(
         )));
     }
     let tensor_bytes = old.iter().map(|old| rewriting.tensor_bytes(old)).sum::<Result<u64, _>>()?;
-    let header_bytes = old.iter().map(|old| Ok(rewriting.header(old)?.len() as u64)).sum::<Result<u64, Error>>()?;
+    let header_bytes = old.iter().map(|old| Ok(rewriting.header(old)?.len() as u64)).sum::<Result<u64, MergeError>>()?;
     let mut tally = Tally { bytes: tensor_bytes + header_bytes, ..Tally::default() };
     check_space(existing(&order.out), tally.bytes + beside.bytes() + SMALL_FILES_BYTES)?;
     write_folder_atomic(&order.out, |new| {
         let hashes = write_weights(order, &rewriting, &old, new, &mut tally, report)?;
         beside.copy(new, order.float, tensor_bytes, (own_head.as_ref(), vocabulary.as_ref()))?;
         let (base, hashes) = origin.unwrap_or((&order.base, hashes));
-        Ok::<_, Error>(write_atomic(&new.join(CARD), card::card(order, base, &tally, &hashes)?.as_bytes())?)
+        Ok::<_, MergeError>(write_atomic(&new.join(CARD), card::card(order, base, &tally, &hashes)?.as_bytes())?)
     })?;
     Ok(tally)
 }
@@ -135,10 +135,10 @@ fn merge_as(
 ///
 /// # Errors
 /// There is such a table, or a file cannot be read.
-pub fn check_tables(base: &Path, adapter: &Path) -> Result<(), Error> {
+pub fn check_tables(base: &Path, adapter: &Path) -> Result<(), MergeError> {
     let mut folder = Folder::open(base)?;
     peft::resize(&mut folder, adapter)?;
-    let mut source = Source::open(adapter, 1.0, &folder.spec.modules())?;
+    let mut source = MergeSource::open(adapter, 1.0, &folder.spec.modules())?;
     if !source.has_bases() {
         return Ok(());
     }
@@ -151,13 +151,13 @@ pub fn check_tables(base: &Path, adapter: &Path) -> Result<(), Error> {
 
 /// Every file of weights, with the hash of the old one.
 fn write_weights(
-    order: &Order,
+    order: &MergeRequest,
     rewriting: &Rewriting,
     old: &[Archive],
     new: &Path,
     tally: &mut Tally,
     report: Reporter,
-) -> Result<Vec<(String, Hash)>, Error> {
+) -> Result<Vec<(String, Hash)>, MergeError> {
     let total_bytes = tally.bytes;
     let (mut hashes, mut done_bytes) = (Vec::new(), 0);
     for old in old {
@@ -182,7 +182,7 @@ fn untied(linears: &[LinearSpec], old: &[Archive], stored: impl Fn(&str) -> Stri
 }
 
 /// What config and index are to say of a head that was none of its own.
-fn own_head(rewriting: &Rewriting, old: &[Archive], apart: bool) -> Result<Option<OwnHead>, Error> {
+fn own_head(rewriting: &Rewriting, old: &[Archive], apart: bool) -> Result<Option<OwnHead>, MergeError> {
     if !apart {
         return Ok(None);
     }
@@ -215,22 +215,22 @@ fn existing(path: &Path) -> &Path {
 
 /// A merge that cannot be made.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub enum MergeError {
     /// A file cannot be read or written.
     #[error(transparent)]
-    File(#[from] files::Error),
+    File(#[from] files::FileError),
     /// A safetensors file is damaged.
     #[error(transparent)]
-    Safetensors(#[from] safetensors::Error),
+    Safetensors(#[from] safetensors::SafetensorsError),
     /// The base cannot be used.
     #[error(transparent)]
-    Model(#[from] model::Error),
+    Model(#[from] model::ModelError),
     /// What is packed cannot be unpacked.
     #[error(transparent)]
-    Repack(#[from] repack::Error),
+    Repack(#[from] repack::RepackError),
     /// An adapter cannot be used, or is not one of this base.
     #[error(transparent)]
-    Adapter(#[from] adapter::Error),
+    Adapter(#[from] adapter::AdapterError),
     /// There is something where the merged model would go.
     #[error("`{}` exists", path.display())]
     Exists {
@@ -239,7 +239,7 @@ pub enum Error {
     },
     /// The tokenizer of the base or of an adapter cannot be opened.
     #[error(transparent)]
-    Tokenizer(#[from] data::tokenize::Error),
+    Tokenizer(#[from] data::tokenize::TokenizeError),
     /// Adapters that were trained with different tokens.
     #[error("`{}` and `{}` bring different tokenizers, and a model has one", first.display(), second.display())]
     TwoTokenizers {
@@ -267,7 +267,7 @@ pub enum Error {
     Interrupted,
 }
 
-impl Error {
+impl MergeError {
     fn inner(&self) -> Option<&dyn Explain> {
         match self {
             Self::File(error) => Some(error),
@@ -281,7 +281,7 @@ impl Error {
     }
 }
 
-impl Explain for Error {
+impl Explain for MergeError {
     fn exit(&self) -> Exit {
         match (self, self.inner()) {
             (_, Some(inner)) => inner.exit(),
@@ -328,7 +328,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("a temporary folder");
         let adapters = vec![Addend { folder: golden.join("adapter"), weight: 1.0, trained_on: None }];
         let out = dir.path().join("merged");
-        let order = Order {
+        let order = MergeRequest {
             base: golden.join("model"),
             adapters,
             out,

@@ -9,11 +9,11 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::mpsc::{Receiver, SyncSender, channel, sync_channel};
 use std::thread;
 
-use super::Error;
+use super::MergeError;
 use super::change::Change;
 use super::tally::Tally;
-use crate::adapter::merge::{Delta, Replacement, Source};
-use crate::files::safetensors::{Archive, Entry};
+use crate::adapter::merge::{Delta, Replacement, MergeSource};
+use crate::files::safetensors::{Archive, TensorEntry};
 use crate::files::{Float, Hash, NewFile, OldFile};
 use crate::model::{LinearSpec, Repacking};
 use crate::quant::Quantized;
@@ -29,7 +29,7 @@ const PANIC: &str = "what it panics with is not caught";
 
 /// What is done to every file of a base.
 pub(super) struct Rewriting<'a> {
-    pub adapters: &'a [Source],
+    pub adapters: &'a [MergeSource],
     /// Linear maps by the names of the tensors of their weights: one, or those of a stack.
     pub linears: BTreeMap<String, Vec<LinearSpec>>,
     /// Where one table was embedding and head and is no more.
@@ -40,7 +40,7 @@ pub(super) struct Rewriting<'a> {
     pub packing: Option<&'a Repacking>,
     /// Whether to count what `Q8_0` would take.
     pub counts_q8_0: bool,
-    /// Raised from outside: it ends with [`Error::Interrupted`].
+    /// Raised from outside: it ends with [`MergeError::Interrupted`].
     pub interrupt: &'a AtomicBool,
 }
 
@@ -54,17 +54,17 @@ pub(super) struct Untied {
 
 impl Rewriting<'_> {
     /// The header of the new file.
-    pub fn header(&self, old: &Archive) -> Result<Vec<u8>, Error> {
+    pub fn header(&self, old: &Archive) -> Result<Vec<u8>, MergeError> {
         let entries = self.entries(old)?.into_iter().chain(self.head(old)?);
         Ok(old.header_for(&entries.collect::<Vec<_>>(), self.float)?)
     }
 
     /// The old file's tensors as the new one has them: tables of the vocabulary may have more rows.
-    fn entries(&self, old: &Archive) -> Result<Vec<Entry>, Error> {
+    fn entries(&self, old: &Archive) -> Result<Vec<TensorEntry>, MergeError> {
         Ok(old.entries()?.into_iter().map(|entry| self.grown(entry)).collect())
     }
 
-    fn grown(&self, mut entry: Entry) -> Entry {
+    fn grown(&self, mut entry: TensorEntry) -> TensorEntry {
         if let Some(table) = self.maps(&entry).first().filter(|linear| linear.is_table()) {
             entry.shape = table.weight_shape().to_vec();
         }
@@ -72,20 +72,20 @@ impl Rewriting<'_> {
     }
 
     /// Bytes of the new file's tensors.
-    pub fn tensor_bytes(&self, old: &Archive) -> Result<u64, Error> {
-        let of = |entry: &Entry| (entry.numbers() * self.float.unwrap_or(entry.float).bytes()) as u64;
+    pub fn tensor_bytes(&self, old: &Archive) -> Result<u64, MergeError> {
+        let of = |entry: &TensorEntry| (entry.numbers() * self.float.unwrap_or(entry.float).bytes()) as u64;
         Ok(self.entries(old)?.iter().chain(&self.head(old)?).map(of).sum())
     }
 
     /// The head that comes behind the tensors of a file: behind those among which the embedding is.
-    pub fn head(&self, old: &Archive) -> Result<Option<Entry>, Error> {
+    pub fn head(&self, old: &Archive) -> Result<Option<TensorEntry>, MergeError> {
         let Some(untied) = &self.untied else { return Ok(None) };
         let embedding = self.entries(old)?.into_iter().find(|entry| entry.name == untied.embedding);
-        Ok(embedding.map(|embedding| Entry { name: untied.head.clone(), ..embedding }))
+        Ok(embedding.map(|embedding| TensorEntry { name: untied.head.clone(), ..embedding }))
     }
 
     /// Writes the new file; `written` is told of every piece's bytes. Returns the hash of the old one, as it was read.
-    pub fn write(&self, old: &Archive, path: &Path, tally: &mut Tally, mut written: impl FnMut(usize)) -> Result<Hash, Error> {
+    pub fn write(&self, old: &Archive, path: &Path, tally: &mut Tally, mut written: impl FnMut(usize)) -> Result<Hash, MergeError> {
         let mut to = NewFile::create(path)?;
         // Reading and hashing, computing, and writing are threads of their own. What was written goes back to be read into.
         let (block_sender, blocks) = sync_channel(AHEAD);
@@ -101,7 +101,7 @@ impl Rewriting<'_> {
                 let _ = spare_sender.send(piece);
             }
             let (hash, added) = (reading.join(), computing.join());
-            Ok::<_, Error>((hash.expect(PANIC)?, added.expect(PANIC)?))
+            Ok::<_, MergeError>((hash.expect(PANIC)?, added.expect(PANIC)?))
         })?;
         to.finish()?;
         tally.add(&added);
@@ -109,7 +109,7 @@ impl Rewriting<'_> {
     }
 
     /// Sends the tensors of the old file, block by block, until nobody takes them. Returns the hash of what was read.
-    fn read(&self, old: &Archive, spares: Receiver<Vec<u8>>, blocks: SyncSender<Vec<u8>>) -> Result<Hash, Error> {
+    fn read(&self, old: &Archive, spares: Receiver<Vec<u8>>, blocks: SyncSender<Vec<u8>>) -> Result<Hash, MergeError> {
         let mut from = OldFile::open(old.path())?;
         from.fill(&mut vec![0; old.header().len()])?;
         for entry in old.entries()? {
@@ -126,7 +126,7 @@ impl Rewriting<'_> {
     }
 
     /// Sends the new file, piece by piece, as long as blocks come and pieces are taken.
-    fn compute(&self, old: &Archive, blocks: Receiver<Vec<u8>>, pieces: SyncSender<Vec<u8>>) -> Result<Tally, Error> {
+    fn compute(&self, old: &Archive, blocks: Receiver<Vec<u8>>, pieces: SyncSender<Vec<u8>>) -> Result<Tally, MergeError> {
         let (mut tally, mut spare) = (Tally::default(), Vec::new());
         let mut is_taken = pieces.send(self.header(old)?).is_ok();
         for entry in old.entries()? {
@@ -150,11 +150,11 @@ impl Rewriting<'_> {
     /// Sends a tensor of which `next` has the first `stored` numbers; behind them are rows that take the places of zeros.
     fn tensor(
         &self,
-        (entry, stored): (&Entry, usize),
+        (entry, stored): (&TensorEntry, usize),
         mut next: impl FnMut(Range<usize>) -> Option<Vec<u8>>,
         spare: &mut Vec<u8>,
         mut send: impl FnMut(Vec<u8>),
-    ) -> Result<Tally, Error> {
+    ) -> Result<Tally, MergeError> {
         let (maps, width, to) = (self.maps(entry), self.width(entry), self.float.unwrap_or(entry.float));
         let name = maps.first().map_or_else(|| entry.name.clone(), LinearSpec::weight);
         let packed = self.packing.map(|packing| packing.weight(&name)).transpose()?.flatten();
@@ -163,7 +163,7 @@ impl Rewriting<'_> {
         let (mut matrix, mut delta, mut rows) = (None, None, None);
         for Block { matrix: index, row, numbers } in self.blocks(entry) {
             if self.interrupt.load(Relaxed) {
-                return Err(Error::Interrupted);
+                return Err(MergeError::Interrupted);
             }
             if matrix != Some(index) {
                 (delta, rows) = self.added(entry, maps.get(index))?;
@@ -184,7 +184,7 @@ impl Rewriting<'_> {
                 let block = change.block(row, &old, &mut piece);
                 *spare = old;
                 if block.not_finite > 0 {
-                    return Err(Error::NotFinite { tensor: entry.name.clone(), float: to });
+                    return Err(MergeError::NotFinite { tensor: entry.name.clone(), float: to });
                 }
                 tally.add(&block);
             }
@@ -196,7 +196,7 @@ impl Rewriting<'_> {
     }
 
     /// What is added to a matrix of a tensor, or to a bias, and what takes the places of its rows.
-    fn added(&self, entry: &Entry, linear: Option<&LinearSpec>) -> Result<(Option<Delta>, Option<Replacement>), Error> {
+    fn added(&self, entry: &TensorEntry, linear: Option<&LinearSpec>) -> Result<(Option<Delta>, Option<Replacement>), MergeError> {
         Ok(match (linear, self.biased(entry)) {
             (Some(linear), _) => (Delta::of(self.adapters, linear)?, Replacement::of(self.adapters, linear)?),
             (None, Some(linear)) => (Delta::of_bias(self.adapters, linear)?, None),
@@ -205,22 +205,22 @@ impl Rewriting<'_> {
     }
 
     /// The maps whose weights a tensor holds, one below the other.
-    fn maps(&self, entry: &Entry) -> &[LinearSpec] {
+    fn maps(&self, entry: &TensorEntry) -> &[LinearSpec] {
         self.linears.get(&entry.name).map_or(&[], Vec::as_slice)
     }
 
     /// Numbers of a row, where there are rows.
-    fn width(&self, entry: &Entry) -> usize {
+    fn width(&self, entry: &TensorEntry) -> usize {
         let of_bias = || self.biased(entry).map_or(PIECE_NUMBERS, |linear| linear.outputs);
         self.maps(entry).first().map_or_else(of_bias, |linear| linear.weight_shape()[1])
     }
 
     /// The projection whose bias it is.
-    fn biased(&self, entry: &Entry) -> Option<&LinearSpec> {
+    fn biased(&self, entry: &TensorEntry) -> Option<&LinearSpec> {
         self.linears.get(&format!("{}.weight", entry.name.strip_suffix(".bias")?))?.first()
     }
 
-    fn blocks(&self, entry: &Entry) -> impl Iterator<Item = Block> + use<> {
+    fn blocks(&self, entry: &TensorEntry) -> impl Iterator<Item = Block> + use<> {
         let (width, matrices) = (self.width(entry), self.maps(entry).len().max(1));
         let (step, size) = ((BLOCK_NUMBERS / width).max(1) * width, entry.numbers() / matrices);
         (0..matrices).flat_map(move |matrix| {

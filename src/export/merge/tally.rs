@@ -1,6 +1,6 @@
 //! What merging did to the numbers, so that a merge that changed nothing, or that rounding ate, does not pass unseen.
 
-use crate::export::gguf::Kind;
+use crate::export::gguf::GgmlType;
 use crate::files::Float;
 use crate::files::float::{Bf16, F16, Number};
 
@@ -57,12 +57,12 @@ impl Tally {
     }
 
     /// The same where the sums are rounded to another type, once; of [`Kind::Q8_0`] only where the merge was asked for it.
-    pub fn rounding_in(&self, kind: Kind) -> Option<f64> {
+    pub fn rounding_in(&self, kind: GgmlType) -> Option<f64> {
         self.share(match kind {
-            Kind::F32 => 0.0,
-            Kind::F16 => self.lost_in_f16,
-            Kind::Bf16 => self.lost_in_bf16,
-            Kind::Q8_0 => self.lost_in_q8_0,
+            GgmlType::F32 => 0.0,
+            GgmlType::F16 => self.lost_in_f16,
+            GgmlType::Bf16 => self.lost_in_bf16,
+            GgmlType::Q8_0 => self.lost_in_q8_0,
         })
     }
 
@@ -82,20 +82,20 @@ impl Tally {
 
     /// [`Tally::rounding_note`] for the type in which most merged numbers are stored.
     pub fn stored_note(&self) -> Option<String> {
-        let most = [Kind::F32, Kind::F16, Kind::Bf16].into_iter().zip(self.stored_in).max_by_key(|(_, count)| *count);
+        let most = [GgmlType::F32, GgmlType::F16, GgmlType::Bf16].into_iter().zip(self.stored_in).max_by_key(|(_, count)| *count);
         self.note(self.rounding()?, most?.0)
     }
 
     /// What a person is told of rounding to a type that takes a tenth of the change or more, with the types that keep it.
-    pub fn rounding_note(&self, kind: Kind) -> Option<String> {
+    pub fn rounding_note(&self, kind: GgmlType) -> Option<String> {
         self.note(self.rounding_in(kind)?, kind)
     }
 
-    fn note(&self, share: f64, kind: Kind) -> Option<String> {
+    fn note(&self, share: f64, kind: GgmlType) -> Option<String> {
         if share < MUCH {
             return None;
         }
-        let others = [Kind::F16, Kind::Bf16].into_iter().filter(|other| *other != kind);
+        let others = [GgmlType::F16, GgmlType::Bf16].into_iter().filter(|other| *other != kind);
         let shares = others.filter_map(|other| Some((self.rounding_in(other)?, other)));
         let better = shares.filter(|(other, _)| *other < share).min_by(|(one, _), (other, _)| one.total_cmp(other));
         let better = better.map_or_else(String::new, |(share, kind)| format!(" (or {}: {:.0} %)", kind.option(), 100.0 * share));
@@ -178,7 +178,7 @@ fn lost(old: f32, sum: f32, old_rounded: f32, sum_rounded: f32) -> f32 {
 
 /// The square of what `Q8_0` takes from the changes of numbers in whole blocks, of others what f16 does.
 pub(super) fn lost_in_q8_0(old: &[f32], sum: &[f32]) -> f64 {
-    let (old_rounded, sum_rounded) = (Kind::Q8_0.nearest(old), Kind::Q8_0.nearest(sum));
+    let (old_rounded, sum_rounded) = (GgmlType::Q8_0.nearest(old), GgmlType::Q8_0.nearest(sum));
     let all = old.iter().zip(sum).zip(old_rounded.iter().zip(&sum_rounded));
     all.map(|((old, sum), (old_rounded, sum_rounded))| f64::from(lost(*old, *sum, *old_rounded, *sum_rounded)).powi(2)).sum()
 }
@@ -203,7 +203,7 @@ mod tests {
         assert_eq!((total.numbers, total.changed, total.not_finite), (16, 1, 0));
         assert!(total.rounding().expect("something was added") < 0.1);
         assert_eq!(Tally::default().rounding(), None);
-        assert_eq!(Tally::default().rounding_note(Kind::Bf16), None);
+        assert_eq!(Tally::default().rounding_note(GgmlType::Bf16), None);
         assert_eq!(
             [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, f32::MAX].map(|stored| tally(1.0, 1.0, stored).not_finite),
             [1, 1, 1, 0]
@@ -213,20 +213,20 @@ mod tests {
     #[test]
     fn a_note_names_the_type_that_keeps_the_change() {
         // Steps of bfloat16 at 1 are 2^-7, of float16 2^-10: a change of 2^-9 is a quarter of the one and twice the other.
-        let note = |change: f32, kind: Kind| tally(1.0, 1.0 + change, 1.0 + change).rounding_note(kind);
+        let note = |change: f32, kind: GgmlType| tally(1.0, 1.0 + change, 1.0 + change).rounding_note(kind);
         let quarter = 2f32.powi(-9);
-        assert_eq!(note(quarter, Kind::F16), None);
+        assert_eq!(note(quarter, GgmlType::F16), None);
         let said = "bfloat16 rounding removed 100 % of the adapter's change; use `--dtype f32` (or f16: 0 %)";
-        assert_eq!(note(quarter, Kind::Bf16).as_deref(), Some(said));
-        assert_eq!(note(quarter, Kind::F32), None);
+        assert_eq!(note(quarter, GgmlType::Bf16).as_deref(), Some(said));
+        assert_eq!(note(quarter, GgmlType::F32), None);
         let said = "float16 rounding removed 100 % of the adapter's change; use `--dtype f32`";
-        assert_eq!(note(2f32.powi(-13), Kind::F16).as_deref(), Some(said));
-        assert_eq!(note(0.05, Kind::Bf16), None, "{:?}", tally(1.0, 1.05, 1.05).rounding_in(Kind::Bf16));
+        assert_eq!(note(2f32.powi(-13), GgmlType::F16).as_deref(), Some(said));
+        assert_eq!(note(0.05, GgmlType::Bf16), None, "{:?}", tally(1.0, 1.05, 1.05).rounding_in(GgmlType::Bf16));
         // What becomes of the old number too is no part of the change.
         let third = 1.0f32 / 3.0;
-        assert_eq!(tally(third, third + 0.25, third + 0.25).rounding_note(Kind::Bf16), None);
+        assert_eq!(tally(third, third + 0.25, third + 0.25).rounding_note(GgmlType::Bf16), None);
         let half = Tally { added: 1.0, lost_in_q8_0: 4.0, lost_in_f16: 0.01, lost_in_bf16: 0.25, ..Tally::default() };
         let said = "Q8_0 rounding changes the weights 2.0 times as much as the adapter does; use `--dtype f32` (or f16: 10 %)";
-        assert_eq!(half.rounding_note(Kind::Q8_0).as_deref(), Some(said));
+        assert_eq!(half.rounding_note(GgmlType::Q8_0).as_deref(), Some(said));
     }
 }

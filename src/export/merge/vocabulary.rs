@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{Error, Order};
+use super::{MergeError, MergeRequest};
 use crate::data::tokenize::Tokenizer;
 use crate::data::tokenizer_files::TokenizerFiles;
 use crate::model::OwnVocabulary;
@@ -11,13 +11,13 @@ use crate::model::OwnVocabulary;
 ///
 /// # Errors
 /// A tokenizer cannot be opened, or two adapters bring different ones.
-pub(super) fn of(order: &Order, rows: usize) -> Result<Option<OwnVocabulary>, Error> {
+pub(super) fn of(order: &MergeRequest, rows: usize) -> Result<Option<OwnVocabulary>, MergeError> {
     let mut found: Option<(&Path, TokenizerFiles)> = None;
     for addend in &order.adapters {
         let Some(files) = TokenizerFiles::beside(&addend.folder, &order.base)? else { continue };
         match &found {
             Some((first, other)) if other.contents() != files.contents() => {
-                return Err(Error::TwoTokenizers { first: first.to_path_buf(), second: addend.folder.clone() });
+                return Err(MergeError::TwoTokenizers { first: first.to_path_buf(), second: addend.folder.clone() });
             }
             _ => found = Some((&addend.folder, files)),
         }

@@ -9,13 +9,13 @@ mod stock;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
-pub use go::Error as TemplateError;
+pub use go::GoTemplateError as TemplateError;
 pub use modelfile::WEIGHTS;
 pub use prove::{Proof, prove, prove_with};
 
 use serde_json::{Map, Value};
 
-use super::gguf::{self, Kind, Written, write_gguf_model};
+use super::gguf::{self, GgmlType, Written, write_gguf_model};
 use crate::data::{template, tokenize};
 use crate::fault::{Exit, Explain, Fault};
 use crate::files::{self, JSON_BYTES, is_there, read_text_up_to, write_atomic};
@@ -32,10 +32,10 @@ pub fn write_ollama(
     model: &Path,
     proof: &Proof,
     folder: &Path,
-    kind: Kind,
+    kind: GgmlType,
     interrupt: &AtomicBool,
     report: Reporter,
-) -> Result<Written, Error> {
+) -> Result<Written, OllamaError> {
     let modelfile = modelfile::modelfile(&proof.template, &proof.stops, &generation(model)?)?;
     let written = write_gguf_model(model, &folder.join(WEIGHTS), kind, interrupt, report)?;
     write_atomic(&folder.join(MODELFILE), modelfile.as_bytes())?;
@@ -43,30 +43,30 @@ pub fn write_ollama(
 }
 
 /// `generation_config.json`; empty where it is not there.
-fn generation(model: &Path) -> Result<Map<String, Value>, Error> {
+fn generation(model: &Path) -> Result<Map<String, Value>, OllamaError> {
     let path = model.join("generation_config.json");
     if !is_there(&path)? {
         return Ok(Map::new());
     }
     let text = read_text_up_to(&path, JSON_BYTES)?;
-    Ok(serde_json::from_str(&text).map_err(|error| files::Error::new("read", &path, error.into()))?)
+    Ok(serde_json::from_str(&text).map_err(|error| files::FileError::new("read", &path, error.into()))?)
 }
 
 /// A folder for Ollama that cannot be written.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub enum OllamaError {
     /// A file cannot be read or written.
     #[error(transparent)]
-    File(#[from] files::Error),
+    File(#[from] files::FileError),
     /// The model cannot be told to llama.cpp.
     #[error(transparent)]
-    Gguf(#[from] gguf::Error),
+    Gguf(#[from] gguf::GgufError),
     /// The tokenizer cannot be opened.
     #[error(transparent)]
-    Tokenizer(#[from] tokenize::Error),
+    Tokenizer(#[from] tokenize::TokenizeError),
     /// The chat template is not valid.
     #[error(transparent)]
-    ChatTemplate(#[from] template::Error),
+    ChatTemplate(#[from] template::TemplateError),
     /// There is nothing to compare with.
     #[error("`{}` has no chat template: without one Ollama does not know where an answer begins and ends", folder.display())]
     NoTemplate {
@@ -126,7 +126,7 @@ pub enum Error {
     },
 }
 
-impl Error {
+impl OllamaError {
     fn inner(&self) -> Option<&dyn Explain> {
         match self {
             Self::File(error) => Some(error),
@@ -138,7 +138,7 @@ impl Error {
     }
 }
 
-impl Explain for Error {
+impl Explain for OllamaError {
     fn exit(&self) -> Exit {
         match (self, self.inner()) {
             (_, Some(inner)) => inner.exit(),

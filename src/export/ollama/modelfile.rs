@@ -4,7 +4,7 @@
 
 use serde_json::{Map, Value};
 
-use super::Error;
+use super::OllamaError;
 
 /// The name of the file of weights beside the Modelfile.
 pub const WEIGHTS: &str = "model.gguf";
@@ -14,7 +14,7 @@ const PRINTED: [char; 2] = ['▁', '｜'];
 const SAMPLING: [&str; 3] = ["temperature", "top_p", "top_k"];
 
 /// The Modelfile of a GGUF model; `generation` is the model's `generation_config.json`.
-pub(super) fn modelfile(template: &str, stops: &[String], generation: &Map<String, Value>) -> Result<String, Error> {
+pub(super) fn modelfile(template: &str, stops: &[String], generation: &Map<String, Value>) -> Result<String, OllamaError> {
     let version = env!("CARGO_PKG_VERSION");
     let mut lines = vec![
         format!("# Written by rankine {version}; `ollama create NAME -f Modelfile` makes the model"),
@@ -31,12 +31,12 @@ pub(super) fn modelfile(template: &str, stops: &[String], generation: &Map<Strin
 }
 
 /// A value that is read as it is.
-fn quoted(what: &'static str, text: &str) -> Result<String, Error> {
+fn quoted(what: &'static str, text: &str) -> Result<String, OllamaError> {
     let is_read = |c: char| {
         let is_ascii = c.is_ascii_graphic() || matches!(c, ' ' | '\n' | '\t');
         is_ascii || (!c.is_ascii() && c.is_alphanumeric()) || PRINTED.contains(&c)
     };
-    let refused = |found: String| Error::Modelfile { what, found };
+    let refused = |found: String| OllamaError::Modelfile { what, found };
     if let Some(c) = text.chars().find(|c| !is_read(*c)) {
         return Err(refused(format!("the character `{}`", c.escape_unicode())));
     }

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use jiff::Timestamp;
 
-use super::Error;
+use super::OllamaError;
 use super::conversations::{Golden, golden, with_blanks};
 use super::go::GoTemplate;
 use super::stock;
@@ -39,7 +39,7 @@ struct Expected {
 ///
 /// # Errors
 /// There is no chat template, none of the Go templates renders as it does, or nothing ends an answer.
-pub fn prove(folder: &Path, source: Option<&str>, named: Option<&Path>) -> Result<Proof, Error> {
+pub fn prove(folder: &Path, source: Option<&str>, named: Option<&Path>) -> Result<Proof, OllamaError> {
     prove_with(&Tokenizer::open(folder)?, (folder, source), named)
 }
 
@@ -47,8 +47,8 @@ pub fn prove(folder: &Path, source: Option<&str>, named: Option<&Path>) -> Resul
 ///
 /// # Errors
 /// As of [`prove`].
-pub fn prove_with(tokenizer: &Tokenizer, (folder, source): (&Path, Option<&str>), named: Option<&Path>) -> Result<Proof, Error> {
-    let source = source.or(tokenizer.chat_template()).ok_or_else(|| Error::NoTemplate { folder: folder.to_owned() })?;
+pub fn prove_with(tokenizer: &Tokenizer, (folder, source): (&Path, Option<&str>), named: Option<&Path>) -> Result<Proof, OllamaError> {
+    let source = source.or(tokenizer.chat_template()).ok_or_else(|| OllamaError::NoTemplate { folder: folder.to_owned() })?;
     let (expected, refused) = expected(source, tokenizer)?;
     let candidates = match named {
         Some(path) => own(path)?,
@@ -67,12 +67,12 @@ pub fn prove_with(tokenizer: &Tokenizer, (folder, source): (&Path, Option<&str>)
 }
 
 /// The user's template without the line break that editors put at the end of a file, and with it, because some formats end in one.
-fn own(path: &Path) -> Result<Vec<(String, GoTemplate)>, Error> {
+fn own(path: &Path) -> Result<Vec<(String, GoTemplate)>, OllamaError> {
     let text = read_text_up_to(path, TEMPLATE_BYTES)?;
     let unbroken = text.strip_suffix("\r\n").or_else(|| text.strip_suffix('\n'));
     let template = |text: &str| GoTemplate::new(text).map(|template| (path.display().to_string(), template));
     let all = unbroken.into_iter().chain([text.as_str()]).map(template).collect::<Result<_, _>>();
-    all.map_err(|cause| Error::Template { path: path.to_owned(), cause })
+    all.map_err(|cause| OllamaError::Template { path: path.to_owned(), cause })
 }
 
 /// Every known template as it is, then with the BOS before it, if all texts begin with one: a BOS that is also the start of a turn is
@@ -85,7 +85,7 @@ fn known(expected: &[Expected], tokenizer: &Tokenizer) -> Vec<(String, GoTemplat
 }
 
 /// The texts to reach, and how many conversations the chat template refuses.
-fn expected(source: &str, tokenizer: &Tokenizer) -> Result<(Vec<Expected>, usize), Error> {
+fn expected(source: &str, tokenizer: &Tokenizer) -> Result<(Vec<Expected>, usize), OllamaError> {
     // A template that prints the day renders another text tomorrow.
     let days = [0, 400 * 86_400].map(|second| Timestamp::from_second(second).expect("in range"));
     let [today, later] = days.map(|day| ChatTemplate::new(source, tokenizer.special(), day));
@@ -94,24 +94,24 @@ fn expected(source: &str, tokenizer: &Tokenizer) -> Result<(Vec<Expected>, usize
     for golden in golden() {
         let conversation = Conversation { messages: golden.messages(), ..Conversation::default() };
         let text = match today.render(&conversation, true) {
-            Err(template::Error::Raised { .. }) => {
+            Err(template::TemplateError::Raised { .. }) => {
                 refused += 1;
                 continue;
             }
             text => text?,
         };
         if later.render(&conversation, true)? != text {
-            return Err(Error::TellsTheDay);
+            return Err(OllamaError::TellsTheDay);
         }
         expected.push(Expected { text: without_bos(text, tokenizer)?, golden });
     }
-    if expected.is_empty() { Err(Error::RefusesAll { conversations: refused }) } else { Ok((expected, refused)) }
+    if expected.is_empty() { Err(OllamaError::RefusesAll { conversations: refused }) } else { Ok((expected, refused)) }
 }
 
 /// Ollama puts a BOS before a text where the GGUF file says so, which it does where the tokenizer does.
-fn without_bos(text: String, tokenizer: &Tokenizer) -> Result<String, Error> {
+fn without_bos(text: String, tokenizer: &Tokenizer) -> Result<String, OllamaError> {
     let Some(bos) = tokenizer.special().bos.as_deref().filter(|_| adds_bos(tokenizer)) else { return Ok(text) };
-    text.strip_prefix(bos).map(str::to_owned).ok_or_else(|| Error::AddedBos { bos: bos.to_owned() })
+    text.strip_prefix(bos).map(str::to_owned).ok_or_else(|| OllamaError::AddedBos { bos: bos.to_owned() })
 }
 
 fn adds_bos(tokenizer: &Tokenizer) -> bool {
@@ -126,8 +126,8 @@ fn prefix(expected: &[Expected], tokenizer: &Tokenizer) -> String {
 }
 
 /// The first candidate that renders every text; else how the nearest differs.
-fn first_equal(candidates: Vec<(String, GoTemplate)>, expected: &[Expected]) -> Result<(String, GoTemplate), Error> {
-    let mut nearest: Option<(usize, Error)> = None;
+fn first_equal(candidates: Vec<(String, GoTemplate)>, expected: &[Expected]) -> Result<(String, GoTemplate), OllamaError> {
+    let mut nearest: Option<(usize, OllamaError)> = None;
     for (name, template) in candidates {
         match difference(&name, &template, expected) {
             None => return Ok((name, template)),
@@ -139,17 +139,17 @@ fn first_equal(candidates: Vec<(String, GoTemplate)>, expected: &[Expected]) -> 
 }
 
 /// How a template differs in the first conversation in which it does, and how many bytes are equal before that.
-fn difference(name: &str, template: &GoTemplate, expected: &[Expected]) -> Option<(usize, Error)> {
+fn difference(name: &str, template: &GoTemplate, expected: &[Expected]) -> Option<(usize, OllamaError)> {
     let mut equal = 0;
     for Expected { golden, text } in expected {
         let found = match template.render(&golden.0) {
             Ok(found) => found,
-            Err(cause) => return Some((equal, Error::Template { path: name.into(), cause })),
+            Err(cause) => return Some((equal, OllamaError::Template { path: name.into(), cause })),
         };
         let same = found.bytes().zip(text.bytes()).take_while(|(left, right)| left == right).count();
         equal += same;
         if found != *text {
-            let error = Error::Different {
+            let error = OllamaError::Different {
                 name: name.to_owned(),
                 roles: golden.roles(),
                 found: around(&found, same),
@@ -168,16 +168,16 @@ fn around(text: &str, place: usize) -> String {
 }
 
 /// What ends an answer: the special tokens that follow on what the assistant says, and those that end a text.
-fn stops(expected: &[Expected], tokenizer: &Tokenizer) -> Result<Vec<String>, Error> {
+fn stops(expected: &[Expected], tokenizer: &Tokenizer) -> Result<Vec<String>, OllamaError> {
     let special = &tokenizer.special().all;
     let mut stops = Vec::new();
     for Expected { golden, text } in expected {
         for answer in golden.answers() {
-            let place = text.find(answer).ok_or_else(|| Error::NoEnd { follows: around(text, text.len()) })?;
+            let place = text.find(answer).ok_or_else(|| OllamaError::NoEnd { follows: around(text, text.len()) })?;
             let after = &text[place + answer.len()..];
             let token = special.iter().filter(|token| !token.is_empty() && after.trim_start().starts_with(token.as_str()));
             let token = token.max_by_key(|token| token.len());
-            stops.push(token.cloned().ok_or_else(|| Error::NoEnd { follows: around(after, 0) })?);
+            stops.push(token.cloned().ok_or_else(|| OllamaError::NoEnd { follows: around(after, 0) })?);
         }
     }
     let of_text = tokenizer.eos_ids().iter().filter_map(|id| tokenizer.decode(&[*id], false).ok());
@@ -186,7 +186,7 @@ fn stops(expected: &[Expected], tokenizer: &Tokenizer) -> Result<Vec<String>, Er
 }
 
 /// Whether the chat template changes the blanks around a message.
-fn trims(source: &str, tokenizer: &Tokenizer) -> Result<bool, Error> {
+fn trims(source: &str, tokenizer: &Tokenizer) -> Result<bool, OllamaError> {
     let (golden, template) = (with_blanks(), ChatTemplate::new(source, tokenizer.special(), Timestamp::UNIX_EPOCH)?);
     let text = template.render(&Conversation { messages: golden.messages(), ..Conversation::default() }, true)?;
     Ok(golden.0.iter().any(|turn| !text.contains(&turn.content)))

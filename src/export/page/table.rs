@@ -7,26 +7,26 @@ use super::html::Html;
 
 /// A thing and what it is in each run; none where a run has it not.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Row {
+pub(super) struct TableRow {
     /// What it is.
     pub name: String,
     /// One a run, in the order of the runs.
     pub values: Vec<Option<String>>,
 }
 
-impl Row {
+impl TableRow {
     fn differs(&self) -> bool {
         self.values.iter().any(|value| *value != self.values[0])
     }
 }
 
 /// Rows of the things that any run has, in the order in which they first come.
-pub(super) fn rows(runs: &[RunRecord], of: impl Fn(&RunRecord) -> Vec<(String, String)>) -> Vec<Row> {
+pub(super) fn rows(runs: &[RunRecord], of: impl Fn(&RunRecord) -> Vec<(String, String)>) -> Vec<TableRow> {
     let (mut rows, mut places) = (Vec::new(), HashMap::new());
     for (column, run) in runs.iter().enumerate() {
         for (name, value) in of(run) {
             let place = *places.entry(name.clone()).or_insert_with(|| {
-                rows.push(Row { name, values: vec![None; runs.len()] });
+                rows.push(TableRow { name, values: vec![None; runs.len()] });
                 rows.len() - 1
             });
             rows[place].values[column] = Some(value);
@@ -45,14 +45,14 @@ pub(super) enum Setting {
 }
 
 /// Writes the rows as they are, a column a run.
-pub(super) fn plain(html: &mut Html, runs: &[RunRecord], rows: &[Row]) {
+pub(super) fn plain(html: &mut Html, runs: &[RunRecord], rows: &[TableRow]) {
     framed(html, runs, |body| rows.iter().for_each(|row| cells(body, row, Setting::Words, "")));
 }
 
 /// Writes the rows that differ, and below them the others.
-pub(super) fn compared(html: &mut Html, runs: &[RunRecord], rows: &[Row]) {
+pub(super) fn compared(html: &mut Html, runs: &[RunRecord], rows: &[TableRow]) {
     framed(html, runs, |body| {
-        let (differ, same): (Vec<&Row>, Vec<&Row>) = rows.iter().partition(|row| row.differs());
+        let (differ, same): (Vec<&TableRow>, Vec<&TableRow>) = rows.iter().partition(|row| row.differs());
         for row in differ {
             cells(body, row, Setting::Code, "differs");
         }
@@ -85,7 +85,7 @@ fn heads(html: &mut Html, runs: &[RunRecord]) {
     }
 }
 
-fn cells(html: &mut Html, row: &Row, setting: Setting, class: &str) {
+fn cells(html: &mut Html, row: &TableRow, setting: Setting, class: &str) {
     html.element("tr", &[("class", class)], |html| {
         let sign = if class.is_empty() { "" } else { "≠ " };
         html.element("th", &[("scope", "row")], |head| head.breakable(&format!("{sign}{}", row.name)));
@@ -95,7 +95,7 @@ fn cells(html: &mut Html, row: &Row, setting: Setting, class: &str) {
     });
 }
 
-fn once(html: &mut Html, row: &Row) {
+fn once(html: &mut Html, row: &TableRow) {
     let columns = row.values.len().to_string();
     html.element("tr", &[], |html| {
         html.element("th", &[("scope", "row")], |head| head.breakable(&row.name));

@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use super::lease;
 use super::{ROWS, RowCache};
-use crate::files::{Error, Hash};
+use crate::files::{FileError, Hash};
 
 /// Bytes that every entry begins with: its kind and version (8), its key (32), the hash of the data file (32).
 pub const STAMP_BYTES: usize = 8 + 32 + 32;
@@ -118,7 +118,7 @@ fn read_stamp(path: &Path, name: &str, kind: EntryKind) -> Said {
 
 /// A file of the cache that holds rows of data.
 #[derive(Debug, Clone)]
-pub struct Entry {
+pub struct CacheEntry {
     /// Its file.
     pub path: PathBuf,
     /// Its file's name.
@@ -140,20 +140,20 @@ pub struct Entry {
 }
 
 /// The entries of a cache, the one that was used last first. A shared cache holds those of older versions in its folder itself.
-pub fn entries(cache: &RowCache) -> Vec<Entry> {
+pub fn entries(cache: &RowCache) -> Vec<CacheEntry> {
     let folders = match cache {
         RowCache::Shared(root) => vec![root.join(ROWS), root.clone()],
         RowCache::OfRun(folder) => vec![folder.clone()],
         RowCache::Nameless(_) => Vec::new(),
     };
-    let mut entries: Vec<Entry> = folders.iter().flat_map(|folder| in_folder(folder)).collect();
+    let mut entries: Vec<CacheEntry> = folders.iter().flat_map(|folder| in_folder(folder)).collect();
     entries.sort_by(|left, right| right.used.cmp(&left.used).then_with(|| left.name.cmp(&right.name)));
     entries
 }
 
-fn in_folder(folder: &Path) -> Vec<Entry> {
+fn in_folder(folder: &Path) -> Vec<CacheEntry> {
     let files = std::fs::read_dir(folder).into_iter().flatten().flatten();
-    let mut found: Vec<Entry> = files.filter_map(|file| describe(&file)).collect();
+    let mut found: Vec<CacheEntry> = files.filter_map(|file| describe(&file)).collect();
     let used = lease::used(folder);
     for entry in &mut found {
         entry.user = used.get(&entry.name).copied();
@@ -161,7 +161,7 @@ fn in_folder(folder: &Path) -> Vec<Entry> {
     found
 }
 
-fn describe(file: &std::fs::DirEntry) -> Option<Entry> {
+fn describe(file: &std::fs::DirEntry) -> Option<CacheEntry> {
     let (name, path) = (file.file_name().to_str()?.to_owned(), file.path());
     let kind = EntryKind::of_name(&name)?;
     let metadata = file.metadata().ok().filter(std::fs::Metadata::is_file)?;
@@ -176,7 +176,7 @@ fn describe(file: &std::fs::DirEntry) -> Option<Entry> {
         Said::Unknown => (None, false),
     };
     let used = metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH);
-    Some(Entry { path, name, kind, bytes: metadata.len(), made: metadata.created().ok(), used, source, is_outdated, user: None })
+    Some(CacheEntry { path, name, kind, bytes: metadata.len(), made: metadata.created().ok(), used, source, is_outdated, user: None })
 }
 
 /// Dates an entry to now, as one that was used. Of a folder that is only read, the date of the last write has to do.
@@ -188,9 +188,9 @@ pub fn mark_used(path: &Path) {
 ///
 /// # Errors
 /// It cannot be removed. One that is gone is no error.
-pub fn remove(entry: &Entry) -> Result<(), Error> {
+pub fn remove(entry: &CacheEntry) -> Result<(), FileError> {
     match std::fs::remove_file(&entry.path) {
-        Err(cause) if cause.kind() != std::io::ErrorKind::NotFound => Err(Error::new("remove", &entry.path, cause)),
+        Err(cause) if cause.kind() != std::io::ErrorKind::NotFound => Err(FileError::new("remove", &entry.path, cause)),
         _ => Ok(()),
     }
 }
@@ -210,7 +210,7 @@ pub fn entry_count(entries: usize) -> String {
 }
 
 impl Taken {
-    fn of<'a>(entries: impl Iterator<Item = &'a Entry>) -> Self {
+    fn of<'a>(entries: impl Iterator<Item = &'a CacheEntry>) -> Self {
         let removed = entries.filter(|entry| remove(entry).is_ok());
         removed.fold(Self::default(), |taken, entry| Self { entries: taken.entries + 1, bytes: taken.bytes + entry.bytes })
     }

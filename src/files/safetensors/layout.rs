@@ -3,11 +3,11 @@
 use serde_json::{Map, Value, json};
 
 use super::super::Float;
-use super::{Archive, Error};
+use super::{Archive, SafetensorsError};
 
 /// A tensor of a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Entry {
+pub struct TensorEntry {
     /// Its name.
     pub name: String,
     /// The type of its numbers.
@@ -16,7 +16,7 @@ pub struct Entry {
     pub shape: Vec<usize>,
 }
 
-impl Entry {
+impl TensorEntry {
     /// How many numbers it has.
     pub fn numbers(&self) -> usize {
         self.shape.iter().product()
@@ -33,11 +33,11 @@ impl Archive {
     ///
     /// # Errors
     /// A tensor is not of f32, f16 or bf16.
-    pub fn entries(&self) -> Result<Vec<Entry>, Error> {
+    pub fn entries(&self) -> Result<Vec<TensorEntry>, SafetensorsError> {
         let entry = |name: String| {
             let info = self.metadata.info(&name).expect("the name is one of the header's");
-            let dtype = || Error::Dtype { path: self.path.clone(), name: name.clone(), dtype: info.dtype };
-            Ok(Entry { float: Float::of(info.dtype).ok_or_else(dtype)?, shape: info.shape.clone(), name })
+            let dtype = || SafetensorsError::Dtype { path: self.path.clone(), name: name.clone(), dtype: info.dtype };
+            Ok(TensorEntry { float: Float::of(info.dtype).ok_or_else(dtype)?, shape: info.shape.clone(), name })
         };
         self.metadata.offset_keys().into_iter().map(entry).collect()
     }
@@ -47,17 +47,17 @@ impl Archive {
     ///
     /// # Errors
     /// A tensor is not of f32, f16 or bf16.
-    pub fn header_for(&self, entries: &[Entry], float: Option<Float>) -> Result<Vec<u8>, Error> {
-        let is_kept = |entry: &Entry| float.is_none_or(|float| entry.float == float);
+    pub fn header_for(&self, entries: &[TensorEntry], float: Option<Float>) -> Result<Vec<u8>, SafetensorsError> {
+        let is_kept = |entry: &TensorEntry| float.is_none_or(|float| entry.float == float);
         if entries == self.entries()? && entries.iter().all(is_kept) {
             return Ok(self.header().to_vec());
         }
         self.header_of(entries, float)
     }
 
-    fn header_of(&self, entries: &[Entry], float: Option<Float>) -> Result<Vec<u8>, Error> {
+    fn header_of(&self, entries: &[TensorEntry], float: Option<Float>) -> Result<Vec<u8>, SafetensorsError> {
         let parsed = serde_json::from_slice::<Map<String, Value>>(&self.header()[size_of::<u64>()..]);
-        let mut header = parsed.map_err(|error| Error::Damaged { path: self.path.clone(), reason: error.to_string() })?;
+        let mut header = parsed.map_err(|error| SafetensorsError::Damaged { path: self.path.clone(), reason: error.to_string() })?;
         let mut start = 0;
         for entry in entries {
             let float = float.unwrap_or(entry.float);

@@ -7,8 +7,8 @@ use std::path::Path;
 use safetensors::Dtype;
 use safetensors::tensor::{Metadata, TensorInfo};
 
-use super::super::{Error as FileError, Float, write_pieces_atomic};
-use super::Error;
+use super::super::{FileError, Float, write_pieces_atomic};
+use super::SafetensorsError;
 
 /// Numbers that are encoded at a time.
 const PIECE: usize = 1 << 18;
@@ -20,7 +20,7 @@ pub type Named<N = Vec<f32>> = (String, Vec<usize>, N);
 ///
 /// # Errors
 /// The file cannot be written.
-pub fn write_f32(path: &Path, tensors: &[Named], metadata: &[(&str, String)]) -> Result<(), Error> {
+pub fn write_f32(path: &Path, tensors: &[Named], metadata: &[(&str, String)]) -> Result<(), SafetensorsError> {
     let lazily = tensors.iter().map(|(name, shape, numbers)| (name.clone(), shape.clone(), move || numbers));
     write_f32_lazily(path, lazily.collect(), metadata)
 }
@@ -33,8 +33,8 @@ pub fn write_f32_lazily<N: AsRef<[f32]>>(
     path: &Path,
     mut tensors: Vec<Named<impl FnOnce() -> N>>,
     metadata: &[(&str, String)],
-) -> Result<(), Error> {
-    let damaged = |reason: String| Error::Damaged { path: path.to_owned(), reason };
+) -> Result<(), SafetensorsError> {
+    let damaged = |reason: String| SafetensorsError::Damaged { path: path.to_owned(), reason };
     tensors.sort_by(|left, right| left.0.cmp(&right.0));
     let described = tensors.iter().map(|(name, shape, _)| (name.clone(), Dtype::F32, shape.clone()));
     let header = header(described, metadata).map_err(damaged)?;
@@ -64,13 +64,13 @@ pub type Described = (String, Dtype, Vec<usize>);
 ///
 /// # Errors
 /// `bytes` fails or gives more or fewer than the shape says, or the file cannot be written.
-pub fn write_lazily<'a, E: From<Error> + From<FileError>>(
+pub fn write_lazily<'a, E: From<SafetensorsError> + From<FileError>>(
     path: &Path,
     mut tensors: Vec<Described>,
     metadata: &[(&str, String)],
     mut bytes: impl FnMut(&str) -> Result<Cow<'a, [u8]>, E>,
 ) -> Result<u64, E> {
-    let damaged = |reason: String| Error::Damaged { path: path.to_owned(), reason };
+    let damaged = |reason: String| SafetensorsError::Damaged { path: path.to_owned(), reason };
     tensors.sort_by(|left, right| (Reverse(left.1), &left.0).cmp(&(Reverse(right.1), &right.0)));
     let header = header(tensors.iter().cloned(), metadata).map_err(damaged)?;
     let mut written = header.len() as u64;
@@ -144,7 +144,7 @@ mod tests {
         let described = tensors.iter().map(|(name, dtype, shape)| ((*name).to_owned(), *dtype, shape.clone())).collect();
         let of = |name: &str| {
             let (_, dtype, shape) = tensors.iter().find(|(other, ..)| *other == name).expect("one of them");
-            Ok::<_, Error>(Cow::Owned(bytes(*dtype, shape)))
+            Ok::<_, SafetensorsError>(Cow::Owned(bytes(*dtype, shape)))
         };
         let written = write_lazily(&path, described, &[("format", "pt".into())], of).expect("written");
         let data: Vec<_> = tensors.iter().map(|(_, dtype, shape)| bytes(*dtype, shape)).collect();

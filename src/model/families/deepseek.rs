@@ -2,13 +2,13 @@
 
 use super::qwen3_moe::FORM;
 use super::{
-    Config, DecoderSpec, Error, ExpertsSpec, GatedSpec, LatentSpec, LayerSpec, RouterGroups, RouterScore, RouterSpec, decoder,
+    ConfigJson, DecoderSpec, ModelError, ExpertsSpec, GatedSpec, LatentSpec, LayerSpec, RouterGroups, RouterScore, RouterSpec, decoder,
     experts, only_silu, rope,
 };
 
 const NORM_EPSILON: f64 = 1e-6;
 
-pub(super) fn second(config: &Config) -> Result<DecoderSpec, Error> {
+pub(super) fn second(config: &ConfigJson) -> Result<DecoderSpec, ModelError> {
     config.not_null("topk_method", "`greedy` or `group_limited_greedy`")?;
     config.only("topk_method", &["greedy", "group_limited_greedy"])?;
     config.only("scoring_func", &["softmax"])?;
@@ -28,7 +28,7 @@ pub(super) fn second(config: &Config) -> Result<DecoderSpec, Error> {
     spec(config, router, true)
 }
 
-pub(super) fn third(config: &Config) -> Result<DecoderSpec, Error> {
+pub(super) fn third(config: &ConfigJson) -> Result<DecoderSpec, ModelError> {
     let rope_dim = config.size("qk_rope_head_dim")?;
     config.not_null("head_dim", "`qk_rope_head_dim`")?;
     let head_dim = config.size_or("head_dim", rope_dim)?;
@@ -49,11 +49,11 @@ pub(super) fn third(config: &Config) -> Result<DecoderSpec, Error> {
     spec(config, router, config.flag("rope_interleave", false)?)
 }
 
-fn groups(config: &Config) -> Result<RouterGroups, Error> {
+fn groups(config: &ConfigJson) -> Result<RouterGroups, ModelError> {
     Ok(RouterGroups { count: config.size("n_group")?, chosen: config.size("topk_group")? })
 }
 
-fn spec(config: &Config, router: RouterSpec, interleaved: bool) -> Result<DecoderSpec, Error> {
+fn spec(config: &ConfigJson, router: RouterSpec, interleaved: bool) -> Result<DecoderSpec, ModelError> {
     let mixer = mixer(config, interleaved)?;
     only_silu(config)?;
     let expert = GatedSpec::new(config.size("moe_intermediate_size")?);
@@ -75,7 +75,7 @@ fn spec(config: &Config, router: RouterSpec, interleaved: bool) -> Result<Decode
     })
 }
 
-fn mixer(config: &Config, interleaved: bool) -> Result<LatentSpec, Error> {
+fn mixer(config: &ConfigJson, interleaved: bool) -> Result<LatentSpec, ModelError> {
     let (heads, rope_dim) = (config.size("num_attention_heads")?, config.size("qk_rope_head_dim")?);
     let kv_heads = config.size_or("num_key_value_heads", heads)?;
     if kv_heads != heads {

@@ -1,7 +1,7 @@
 //! Falcon: attention and feed-forward side by side, one module of queries, keys and values, and norms of layers.
 
 use super::{
-    Config, DecoderSpec, Error, GroupedSpec, LayerSpec, Modules, Names, NormKind, NormPlacement, PlainSpec, decoder, rope,
+    ConfigJson, DecoderSpec, ModelError, GroupedSpec, LayerSpec, Modules, Names, NormKind, NormPlacement, PlainSpec, decoder, rope,
 };
 
 const NAMES: Names = Names {
@@ -15,7 +15,7 @@ const NAMES: Names = Names {
     ..Names::USUAL
 };
 
-pub(super) fn spec(config: &Config) -> Result<DecoderSpec, Error> {
+pub(super) fn spec(config: &ConfigJson) -> Result<DecoderSpec, ModelError> {
     let is_new = config.flag("new_decoder_architecture", false)?;
     for (key, is_on, known) in [
         ("alibi", config.flag("alibi", false)?, false),
@@ -50,7 +50,7 @@ pub(super) fn spec(config: &Config) -> Result<DecoderSpec, Error> {
 }
 
 /// One key head for all, or some; where there is one, `num_kv_heads` is not looked at.
-fn mixer(config: &Config, is_new: bool) -> Result<GroupedSpec, Error> {
+fn mixer(config: &ConfigJson, is_new: bool) -> Result<GroupedSpec, ModelError> {
     let (width, heads) = (config.size("hidden_size")?, config.size("num_attention_heads")?);
     if config.size_or("n_embed", width)? != width {
         return Err(config.fault(format!("`n_embed` is another width than `hidden_size`, {width}, known is one width")));

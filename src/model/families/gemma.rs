@@ -1,12 +1,12 @@
 //! Gemma: norms of 1 + w, an embedding that is scaled, and a gate of GELU.
 
-use super::{Config, DecoderSpec, Error, GatedSpec, GroupedSpec, LayerSpec, decoder, heads, rope};
+use super::{ConfigJson, DecoderSpec, ModelError, GatedSpec, GroupedSpec, LayerSpec, decoder, heads, rope};
 use crate::ops::Activation;
 
 /// Words for GELU by its tanh.
 const BY_TANH: [&str; 3] = ["gelu_pytorch_tanh", "gelu_new", "gelu_fast"];
 
-pub(super) fn spec(config: &Config) -> Result<DecoderSpec, Error> {
+pub(super) fn spec(config: &ConfigJson) -> Result<DecoderSpec, ModelError> {
     let shape = heads(config)?;
     let rope = rope::spec(config, shape[2])?;
     let bias = config.flag("attention_bias", false)?;
@@ -15,14 +15,14 @@ pub(super) fn spec(config: &Config) -> Result<DecoderSpec, Error> {
 }
 
 /// Old files of Gemma say `gelu`; transformers has always computed its tanh form.
-pub(super) fn gate(config: &Config) -> Result<GatedSpec, Error> {
+pub(super) fn gate(config: &ConfigJson) -> Result<GatedSpec, ModelError> {
     config.only("hidden_act", &[&["gelu"][..], &BY_TANH[..]].concat())?;
     config.only("hidden_activation", &BY_TANH)?;
     Ok(GatedSpec { activation: Activation::GeluTanh, ..GatedSpec::new(config.size("intermediate_size")?) })
 }
 
 /// What all Gemmas have around their layers.
-pub(super) fn stream(config: &Config, spec: DecoderSpec) -> Result<DecoderSpec, Error> {
+pub(super) fn stream(config: &ConfigJson, spec: DecoderSpec) -> Result<DecoderSpec, ModelError> {
     if config.flag("use_bidirectional_attention", false)? {
         return Err(config.fault("`use_bidirectional_attention` is `true`, known is `false`"));
     }

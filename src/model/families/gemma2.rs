@@ -2,9 +2,9 @@
 
 use super::gemma::{gate, stream};
 use super::span::span;
-use super::{Config, DecoderSpec, Error, GroupedSpec, LayerSpec, NormPlacement, decoder, heads, kind_of_layer, rope};
+use super::{ConfigJson, DecoderSpec, ModelError, GroupedSpec, LayerSpec, NormPlacement, decoder, heads, kind_of_layer, rope};
 
-pub(super) fn spec(config: &Config) -> Result<DecoderSpec, Error> {
+pub(super) fn spec(config: &ConfigJson) -> Result<DecoderSpec, ModelError> {
     let shape = heads(config)?;
     let rope = rope::spec(config, shape[2])?;
     let bias = config.flag("attention_bias", false)?;

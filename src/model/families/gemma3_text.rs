@@ -3,13 +3,13 @@
 use super::gemma::{gate, stream};
 use super::span::span;
 use super::{
-    Config, DecoderSpec, Error, GroupedSpec, LayerSpec, NormPlacement, QueryKeyNorm, decoder, heads, kind_of_layer, rope,
+    ConfigJson, DecoderSpec, ModelError, GroupedSpec, LayerSpec, NormPlacement, QueryKeyNorm, decoder, heads, kind_of_layer, rope,
 };
 
 /// Every so many layers one has no window where the config does not say it.
 const PATTERN: usize = 6;
 
-pub(super) fn spec(config: &Config) -> Result<DecoderSpec, Error> {
+pub(super) fn spec(config: &ConfigJson) -> Result<DecoderSpec, ModelError> {
     let shape = heads(config)?;
     let [full, sliding] = rope::of_kinds(config, shape[2])?;
     let bias = config.flag("attention_bias", false)?;

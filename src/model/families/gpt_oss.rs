@@ -2,11 +2,11 @@
 
 use super::span::span;
 use super::{
-    Config, DecoderSpec, Error, ExpertForm, ExpertsSpec, GatedSpec, GroupedSpec, LayerSpec, RouterScore, RouterSpec, decoder,
+    ConfigJson, DecoderSpec, ModelError, ExpertForm, ExpertsSpec, GatedSpec, GroupedSpec, LayerSpec, RouterScore, RouterSpec, decoder,
     experts, heads, kind_of_layer, only_silu, rope, router_aux,
 };
 
-pub(super) fn spec(config: &Config) -> Result<DecoderSpec, Error> {
+pub(super) fn spec(config: &ConfigJson) -> Result<DecoderSpec, ModelError> {
     let shape = heads(config)?;
     let rope = rope::of_gpt_oss(config, shape[2])?;
     let bias = config.flag("attention_bias", false)?;

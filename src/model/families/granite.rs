@@ -1,8 +1,8 @@
 //! Granite: Llama's layers with multipliers of the embedding, of scores, of what is added to the stream, and of logits.
 
-use super::{Config, DecoderSpec, Error, GroupedSpec, LayerSpec, decoder, heads, plain, rope};
+use super::{ConfigJson, DecoderSpec, ModelError, GroupedSpec, LayerSpec, decoder, heads, plain, rope};
 
-pub(super) fn spec(config: &Config) -> Result<DecoderSpec, Error> {
+pub(super) fn spec(config: &ConfigJson) -> Result<DecoderSpec, ModelError> {
     let shape = heads(config)?;
     let rope = rope::spec(config, shape[2])?;
     let bias = config.flag("attention_bias", false)?;

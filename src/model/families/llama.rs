@@ -1,8 +1,8 @@
 //! Llama 2, 3 and 3.1 to 3.3, and what uses their architecture (SmolLM2, TinyLlama, Yi, ..).
 
-use super::{Config, DecoderSpec, Error, GroupedSpec, decoder, heads, plain, rope};
+use super::{ConfigJson, DecoderSpec, ModelError, GroupedSpec, decoder, heads, plain, rope};
 
-pub(super) fn spec(config: &Config) -> Result<DecoderSpec, Error> {
+pub(super) fn spec(config: &ConfigJson) -> Result<DecoderSpec, ModelError> {
     let shape = heads(config)?;
     let rope = rope::spec(config, shape[2])?;
     let bias = config.flag("attention_bias", false)?;

@@ -1,18 +1,18 @@
 //! Mistral 7B and its kin: Llama with a sliding window in every layer where `sliding_window` is set; Ministral has a list of the layers that do.
 
 use super::span::span;
-use super::{Config, DecoderSpec, Error, GroupedSpec, decoder, heads, kind_of_layer, plain, rope};
+use super::{ConfigJson, DecoderSpec, ModelError, GroupedSpec, decoder, heads, kind_of_layer, plain, rope};
 
-pub(super) fn spec(config: &Config) -> Result<DecoderSpec, Error> {
+pub(super) fn spec(config: &ConfigJson) -> Result<DecoderSpec, ModelError> {
     windowed(config, |_| Ok(None))
 }
 
-pub(super) fn by_layer(config: &Config) -> Result<DecoderSpec, Error> {
+pub(super) fn by_layer(config: &ConfigJson) -> Result<DecoderSpec, ModelError> {
     windowed(config, |index| kind_of_layer(config, index))
 }
 
 /// `slides` tells whether a layer has the window; `None`: every one, if there is a window.
-fn windowed(config: &Config, slides: impl Fn(usize) -> Result<Option<bool>, Error>) -> Result<DecoderSpec, Error> {
+fn windowed(config: &ConfigJson, slides: impl Fn(usize) -> Result<Option<bool>, ModelError>) -> Result<DecoderSpec, ModelError> {
     let shape = heads(config)?;
     let mixer = GroupedSpec::new(shape, rope::spec(config, shape[2])?);
     let window = config.size_or_none("sliding_window")?;

@@ -1,13 +1,13 @@
 //! Mixtral: a few of some experts in every layer, weighed by a softmax over the chosen ones.
 
 use super::{
-    Config, DecoderSpec, Error, ExpertForm, ExpertsSpec, GatedSpec, GroupedSpec, LayerSpec, RouterScore, RouterSpec, Span,
+    ConfigJson, DecoderSpec, ModelError, ExpertForm, ExpertsSpec, GatedSpec, GroupedSpec, LayerSpec, RouterScore, RouterSpec, Span,
     decoder, experts, heads, only_silu, rope, router_aux,
 };
 
 const FORM: ExpertForm = ExpertForm::Apart { module: "block_sparse_moe", parts: ["w1", "w3", "w2"] };
 
-pub(super) fn spec(config: &Config) -> Result<DecoderSpec, Error> {
+pub(super) fn spec(config: &ConfigJson) -> Result<DecoderSpec, ModelError> {
     let shape = heads(config)?;
     let rope = rope::spec(config, shape[2])?;
     let span = config.size_or_none("sliding_window")?.map_or(Span::Full, |window| Span::Sliding { window });

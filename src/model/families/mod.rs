@@ -27,8 +27,8 @@ pub(super) use class::Class;
 use span::{kind_of_layer, span_by_layer};
 use wrapper::Wrapper;
 
-use super::Error;
-use super::config::{Config, list};
+use super::ModelError;
+use super::config::{ConfigJson, list};
 use super::layout::Names;
 use super::spec::{
     DecoderSpec, ExpertForm, ExpertsSpec, GatedSpec, GroupedSpec, LatentSpec, LayerSpec, Modules, NormKind, NormPlacement,
@@ -38,7 +38,7 @@ use crate::nn::attention::Span;
 use crate::nn::experts::{RouterGroups, RouterScore, RouterSpec};
 
 /// What reads the config of a family.
-type Reader = fn(&Config) -> Result<DecoderSpec, Error>;
+type Reader = fn(&ConfigJson) -> Result<DecoderSpec, ModelError>;
 
 const KNOWN: [(&str, Reader); 18] = [
     ("deepseek_v2", deepseek::second),
@@ -88,7 +88,7 @@ impl Described {
 }
 
 /// The decoder that a config.json describes.
-pub(super) fn describe(config: Config) -> Result<Described, Error> {
+pub(super) fn describe(config: ConfigJson) -> Result<Described, ModelError> {
     check_packer(&config)?;
     let family = config.text("model_type")?.unwrap_or("missing").to_owned();
     if let Some(wrapper) = Wrapper::of(&family) {
@@ -102,7 +102,7 @@ pub(super) fn describe(config: Config) -> Result<Described, Error> {
 }
 
 /// The decoder for text in a model that does more.
-fn wrapped(config: &Config, family: &str, wrapper: &Wrapper) -> Result<Described, Error> {
+fn wrapped(config: &ConfigJson, family: &str, wrapper: &Wrapper) -> Result<Described, ModelError> {
     let (text, inner) = wrapper.text(config)?;
     let Some((read, class)) = reader(&KNOWN, &inner).or_else(|| reader(&WRAPPED, &inner)) else {
         let message = format!("`model_type` is `{family}`, and that of its `text_config` `{inner}`, known are {}", known());
@@ -133,13 +133,13 @@ fn known() -> String {
     list(&KNOWN.map(|(known, _)| known))
 }
 
-fn unknown(config: &Config, family: &str) -> Error {
+fn unknown(config: &ConfigJson, family: &str) -> ModelError {
     let message = format!("`model_type` is `{family}`, known are {}", known());
     let of_wrapper = || format!("{message}; of models with a `text_config` {}", list(&Wrapper::known()));
     config.fault(if config.names("text_config") { of_wrapper() } else { message })
 }
 
-fn check_packer(config: &Config) -> Result<(), Error> {
+fn check_packer(config: &ConfigJson) -> Result<(), ModelError> {
     let Some(stored) = config.section("quantization_config")? else { return Ok(()) };
     let is_old = stored.flag("load_in_4bit", false)? || stored.flag("load_in_8bit", false)?;
     let method = stored.text("quant_method")?.unwrap_or(if is_old { PACKERS[0] } else { "missing" });
@@ -149,14 +149,14 @@ fn check_packer(config: &Config) -> Result<(), Error> {
     Err(config.fault(format!("`quant_method` of `quantization_config` is `{method}`, known are {}", list(&PACKERS))))
 }
 
-fn described(config: &Config, read: Reader) -> Result<Described, Error> {
+fn described(config: &ConfigJson, read: Reader) -> Result<Described, ModelError> {
     check_every(config)?;
     let (spec, in_training) = (read(config)?, in_training(config)?);
     Ok(Described { filled: filled(config, &spec), spec, in_training })
 }
 
 /// Keys that any config may have and that change what every decoder computes.
-fn check_every(config: &Config) -> Result<(), Error> {
+fn check_every(config: &ConfigJson) -> Result<(), ModelError> {
     config.not_null("is_causal", "true")?;
     if !config.flag("is_causal", true)? {
         return Err(config.fault("`is_causal` is `false`, known is `true`"));
@@ -170,15 +170,15 @@ fn check_every(config: &Config) -> Result<(), Error> {
 }
 
 /// Shares and noises above 0 among the class's own keys.
-fn in_training(config: &Config) -> Result<Vec<(String, f64)>, Error> {
+fn in_training(config: &ConfigJson) -> Result<Vec<(String, f64)>, ModelError> {
     let of_class = IN_TRAINING.iter().filter(|key| config.knows(key));
-    let read = |key: &&str| Ok::<_, Error>(((*key).to_owned(), config.number_or_zero(key)?.unwrap_or(0.0)));
-    let values = of_class.map(read).collect::<Result<Vec<_>, Error>>()?;
+    let read = |key: &&str| Ok::<_, ModelError>(((*key).to_owned(), config.number_or_zero(key)?.unwrap_or(0.0)));
+    let values = of_class.map(read).collect::<Result<Vec<_>, ModelError>>()?;
     Ok(values.into_iter().filter(|(_, value)| *value > 0.0).collect())
 }
 
 /// What was filled, with the heads that follow from other keys.
-fn filled(config: &Config, spec: &DecoderSpec) -> Vec<(String, Value)> {
+fn filled(config: &ConfigJson, spec: &DecoderSpec) -> Vec<(String, Value)> {
     let mut filled = config.filled();
     if rope::names_base(config) {
         filled.retain(|(key, _)| key != "rope_theta");
@@ -193,13 +193,13 @@ fn filled(config: &Config, spec: &DecoderSpec) -> Vec<(String, Value)> {
 }
 
 /// What families share; `layer` makes layer `index`.
-fn decoder(config: &Config, layer: impl Fn(usize) -> Result<LayerSpec, Error>) -> Result<DecoderSpec, Error> {
+fn decoder(config: &ConfigJson, layer: impl Fn(usize) -> Result<LayerSpec, ModelError>) -> Result<DecoderSpec, ModelError> {
     let layers = config.size("num_hidden_layers")?;
     if layers > MAX_LAYERS {
         return Err(config.fault(format!("`num_hidden_layers` is `{layers}`, expected at most {MAX_LAYERS}")));
     }
     span::check_length(config, layers)?;
-    let layers = (0..layers).map(layer).collect::<Result<Vec<_>, Error>>()?;
+    let layers = (0..layers).map(layer).collect::<Result<Vec<_>, ModelError>>()?;
     layers.iter().filter_map(|layer| layer.mlp.experts()).try_for_each(|experts| check_router(config, &experts.router))?;
     let epsilon = if config.knows("layer_norm_epsilon") { "layer_norm_epsilon" } else { "rms_norm_eps" };
     Ok(DecoderSpec {
@@ -212,7 +212,7 @@ fn decoder(config: &Config, layer: impl Fn(usize) -> Result<LayerSpec, Error>) -
 }
 
 /// The token of padding. As in torch a negative one counts from the end, and one that the vocabulary has not is none.
-fn padding(config: &Config) -> Result<Option<u32>, Error> {
+fn padding(config: &ConfigJson) -> Result<Option<u32>, ModelError> {
     let vocabulary = config.size("vocab_size")?;
     let from_start = |id: isize| if id < 0 { vocabulary.checked_add_signed(id) } else { usize::try_from(id).ok() };
     let id = config.token("pad_token_id")?;
@@ -223,7 +223,7 @@ fn padding(config: &Config) -> Result<Option<u32>, Error> {
 const MAX_EXPERTS: usize = 512;
 
 /// A router that cannot choose so many is refused.
-fn check_router(config: &Config, router: &RouterSpec) -> Result<(), Error> {
+fn check_router(config: &ConfigJson, router: &RouterSpec) -> Result<(), ModelError> {
     let RouterSpec { experts, chosen, .. } = *router;
     if experts > MAX_EXPERTS || chosen > experts {
         return Err(config.fault(format!("a layer has {experts} experts, of which a token is sent to {chosen}, expected at most {MAX_EXPERTS} and no more than there are")));
@@ -244,24 +244,24 @@ fn check_router(config: &Config, router: &RouterSpec) -> Result<(), Error> {
 }
 
 /// How many experts a layer has. transformers takes two names for one number, and the first where both are there; `key` is that of the class.
-fn experts(config: &Config, [first, second]: [&str; 2], key: &str) -> Result<usize, Error> {
+fn experts(config: &ConfigJson, [first, second]: [&str; 2], key: &str) -> Result<usize, ModelError> {
     config.size(config.first_named(&[first, second]).unwrap_or(key))
 }
 
 /// With the coefficient of the load-balancing loss, which transformers adds where `output_router_logits` says so.
-fn router_aux(config: &Config, spec: DecoderSpec) -> Result<DecoderSpec, Error> {
+fn router_aux(config: &ConfigJson, spec: DecoderSpec) -> Result<DecoderSpec, ModelError> {
     let is_on = config.flag("output_router_logits", false)?;
     let coefficient = config.number_or_zero("router_aux_loss_coef")?.unwrap_or(0.0);
     Ok(DecoderSpec { router_aux_loss_coef: if is_on { coefficient } else { 0.0 }, ..spec })
 }
 
 /// Refuses a gate other than that of `SiLU`.
-fn only_silu(config: &Config) -> Result<(), Error> {
+fn only_silu(config: &ConfigJson) -> Result<(), ModelError> {
     config.only("hidden_act", &["silu", "swish"])
 }
 
 /// A layer with a gate of `SiLU`.
-fn plain(config: &Config, mixer: GroupedSpec) -> Result<LayerSpec, Error> {
+fn plain(config: &ConfigJson, mixer: GroupedSpec) -> Result<LayerSpec, ModelError> {
     only_silu(config)?;
     let gate = GatedSpec::new(config.size("intermediate_size")?);
     let bias = config.knows("mlp_bias") && config.flag("mlp_bias", false)?;
@@ -270,7 +270,7 @@ fn plain(config: &Config, mixer: GroupedSpec) -> Result<LayerSpec, Error> {
 
 /// Query heads, key heads that divide them, and the even width of a head; without keys as many of them as heads, and the width is that part of the
 /// stream.
-fn heads(config: &Config) -> Result<[usize; 3], Error> {
+fn heads(config: &ConfigJson) -> Result<[usize; 3], ModelError> {
     let (width, heads) = (config.size("hidden_size")?, config.size("num_attention_heads")?);
     let kv_heads = config.size_or("num_key_value_heads", heads)?;
     if heads % kv_heads != 0 {

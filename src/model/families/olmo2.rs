@@ -1,8 +1,8 @@
 //! `OLMo` 2: norms of what is added to the stream only, and of all query and key heads together.
 
-use super::{Config, DecoderSpec, Error, GroupedSpec, LayerSpec, NormPlacement, QueryKeyNorm, decoder, heads, plain, rope};
+use super::{ConfigJson, DecoderSpec, ModelError, GroupedSpec, LayerSpec, NormPlacement, QueryKeyNorm, decoder, heads, plain, rope};
 
-pub(super) fn spec(config: &Config) -> Result<DecoderSpec, Error> {
+pub(super) fn spec(config: &ConfigJson) -> Result<DecoderSpec, ModelError> {
     let shape = heads(config)?;
     let rope = rope::spec(config, shape[2])?;
     let bias = config.flag("attention_bias", false)?;

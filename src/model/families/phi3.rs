@@ -1,8 +1,8 @@
 //! Phi-3, Phi-3.5 and Phi-4: q, k and v are one module, and so are gate and up.
 
-use super::{Config, DecoderSpec, Error, GatedSpec, GroupedSpec, LayerSpec, Modules, Span, decoder, heads, only_silu, rope};
+use super::{ConfigJson, DecoderSpec, ModelError, GatedSpec, GroupedSpec, LayerSpec, Modules, Span, decoder, heads, only_silu, rope};
 
-pub(super) fn spec(config: &Config) -> Result<DecoderSpec, Error> {
+pub(super) fn spec(config: &ConfigJson) -> Result<DecoderSpec, ModelError> {
     let shape = heads(config)?;
     let rope = rope::of_phi3(config, shape[2])?;
     let span = config.size_or_none("sliding_window")?.map_or(Span::Full, |window| Span::Sliding { window });

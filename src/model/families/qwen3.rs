@@ -1,8 +1,8 @@
 //! Qwen 3: every query and key head is normalised before the rotation.
 
-use super::{Config, DecoderSpec, Error, GroupedSpec, QueryKeyNorm, decoder, heads, plain, rope, span_by_layer};
+use super::{ConfigJson, DecoderSpec, ModelError, GroupedSpec, QueryKeyNorm, decoder, heads, plain, rope, span_by_layer};
 
-pub(super) fn spec(config: &Config) -> Result<DecoderSpec, Error> {
+pub(super) fn spec(config: &ConfigJson) -> Result<DecoderSpec, ModelError> {
     let shape = heads(config)?;
     let rope = rope::spec(config, shape[2])?;
     let bias = config.flag("attention_bias", false)?;

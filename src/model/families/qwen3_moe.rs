@@ -3,13 +3,13 @@
 
 use super::span::window_if_used;
 use super::{
-    Config, DecoderSpec, Error, ExpertForm, ExpertsSpec, GatedSpec, GroupedSpec, LayerSpec, QueryKeyNorm, RouterScore,
+    ConfigJson, DecoderSpec, ModelError, ExpertForm, ExpertsSpec, GatedSpec, GroupedSpec, LayerSpec, QueryKeyNorm, RouterScore,
     RouterSpec, Span, decoder, experts, heads, only_silu, plain, rope, router_aux,
 };
 
 pub(super) const FORM: ExpertForm = ExpertForm::Apart { module: "mlp", parts: ["gate_proj", "up_proj", "down_proj"] };
 
-pub(super) fn spec(config: &Config) -> Result<DecoderSpec, Error> {
+pub(super) fn spec(config: &ConfigJson) -> Result<DecoderSpec, ModelError> {
     let shape = heads(config)?;
     let rope = rope::spec(config, shape[2])?;
     let bias = config.flag("attention_bias", false)?;

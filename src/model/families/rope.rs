@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::{Config, Error, list};
+use super::{ConfigJson, ModelError, list};
 use crate::nn::rope::{RopeScaling, RopeSpec};
 
 /// Every key of the section that transformers reads; others may mean another rotation.
@@ -33,7 +33,7 @@ const SLIDING: &str = "sliding_attention";
 
 /// How a family reads the section.
 struct Reading<'a> {
-    config: &'a Config,
+    config: &'a ConfigJson,
     head_dim: usize,
     /// Whether a part of the features may be turned: elsewhere transformers passes over it, or cannot compute.
     takes_part: bool,
@@ -42,18 +42,18 @@ struct Reading<'a> {
 }
 
 impl<'a> Reading<'a> {
-    fn new(config: &'a Config, head_dim: usize) -> Self {
+    fn new(config: &'a ConfigJson, head_dim: usize) -> Self {
         Self { config, head_dim, takes_part: false, of_kind: false }
     }
 }
 
 /// Reads the rotation of heads of width `head_dim`.
-pub(super) fn spec(config: &Config, head_dim: usize) -> Result<RopeSpec, Error> {
+pub(super) fn spec(config: &ConfigJson, head_dim: usize) -> Result<RopeSpec, ModelError> {
     Reading::new(config, head_dim).read(section(config)?)
 }
 
 /// The same for Phi-3, of which a part of the features may be turned, and whose `yarn` and `su` are older words for `longrope`.
-pub(super) fn of_phi3(config: &Config, head_dim: usize) -> Result<RopeSpec, Error> {
+pub(super) fn of_phi3(config: &ConfigJson, head_dim: usize) -> Result<RopeSpec, ModelError> {
     let mut section = section(config)?;
     let kind = section.as_ref().map(kind).transpose()?.unwrap_or("default").to_owned();
     match kind.as_str() {
@@ -69,7 +69,7 @@ pub(super) fn of_phi3(config: &Config, head_dim: usize) -> Result<RopeSpec, Erro
 }
 
 /// The same for gpt-oss, which is stretched where the config does not say how.
-pub(super) fn of_gpt_oss(config: &Config, head_dim: usize) -> Result<RopeSpec, Error> {
+pub(super) fn of_gpt_oss(config: &ConfigJson, head_dim: usize) -> Result<RopeSpec, ModelError> {
     let absent = json!({
         "rope_type": "yarn", "factor": 32.0, "beta_fast": 32.0, "beta_slow": 1.0, "truncate": false, "original_max_position_embeddings": 4096
     });
@@ -83,7 +83,7 @@ pub(super) fn of_gpt_oss(config: &Config, head_dim: usize) -> Result<RopeSpec, E
 }
 
 /// The same for wrappers that turn parts of the features by time, height and width, which of text are one position.
-pub(super) fn by_sections(config: &Config, head_dim: usize) -> Result<RopeSpec, Error> {
+pub(super) fn by_sections(config: &ConfigJson, head_dim: usize) -> Result<RopeSpec, ModelError> {
     let mut section = section(config)?;
     if let Some(held) = &section {
         let sections = match held.get("mrope_section") {
@@ -105,14 +105,14 @@ pub(super) fn by_sections(config: &Config, head_dim: usize) -> Result<RopeSpec, 
 
 /// Those of layers without a window and with one, where each kind has its own (Gemma 3): in `rope_parameters` under its name, or as transformers 4
 /// has them, where layers with a window have a base of their own and are not stretched.
-pub(super) fn of_kinds(config: &Config, head_dim: usize) -> Result<[RopeSpec; 2], Error> {
+pub(super) fn of_kinds(config: &ConfigJson, head_dim: usize) -> Result<[RopeSpec; 2], ModelError> {
     let kinds = config.section("rope_parameters")?;
-    if let Some(key) = kinds.iter().flat_map(Config::keys).find(|key| ![FULL, SLIDING].contains(&key.as_str())) {
+    if let Some(key) = kinds.iter().flat_map(ConfigJson::keys).find(|key| ![FULL, SLIDING].contains(&key.as_str())) {
         return Err(config.fault(format!("`rope_parameters` has the key `{key}`, known are `{FULL}`, `{SLIDING}`")));
     }
     let of_kind = |kind: &str| {
         let section = kinds.as_ref().map(|kinds| kinds.section(kind)).transpose()?.flatten();
-        Ok::<_, Error>(section.unwrap_or_else(|| config.replaced(serde_json::Map::new())))
+        Ok::<_, ModelError>(section.unwrap_or_else(|| config.replaced(serde_json::Map::new())))
     };
     let mut full = of_kind(FULL)?;
     if let Some(scaling) = config.section("rope_scaling")? {
@@ -122,7 +122,7 @@ pub(super) fn of_kinds(config: &Config, head_dim: usize) -> Result<[RopeSpec; 2]
         }
         full = full.with_all(&scaling);
     }
-    let read = |section: Config, key: &str, base: f64| {
+    let read = |section: ConfigJson, key: &str, base: f64| {
         config.not_null(key, "a number above 0")?;
         let base = config.number_or_none(key)?.unwrap_or(base);
         let base = section.number_or_none("rope_theta")?.unwrap_or(base);
@@ -137,7 +137,7 @@ pub(super) fn of_kinds(config: &Config, head_dim: usize) -> Result<[RopeSpec; 2]
 }
 
 /// What scores are multiplied by, twice, where the rotation says so by `mscale_all_dim` (`yarn_apply_mscale` of transformers): 1 elsewhere.
-pub(super) fn magnitude(config: &Config) -> Result<f64, Error> {
+pub(super) fn magnitude(config: &ConfigJson) -> Result<f64, ModelError> {
     let Some(section) = section(config)? else { return Ok(1.0) };
     match (kind(&section)?, section.number_or_zero("mscale_all_dim")?) {
         ("default", _) | (_, None) => Ok(1.0),
@@ -146,13 +146,13 @@ pub(super) fn magnitude(config: &Config) -> Result<f64, Error> {
 }
 
 /// Whether the file says the base of the rotation.
-pub(super) fn names_base(config: &Config) -> bool {
-    let names = |section: &Config| section.names("rope_theta");
+pub(super) fn names_base(config: &ConfigJson) -> bool {
+    let names = |section: &ConfigJson| section.names("rope_theta");
     config.names("rope_theta") || section(config).is_ok_and(|section| section.as_ref().is_some_and(names))
 }
 
 /// The section that counts; an empty one says nothing.
-fn section(config: &Config) -> Result<Option<Config>, Error> {
+fn section(config: &ConfigJson) -> Result<Option<ConfigJson>, ModelError> {
     for key in SECTIONS {
         if let Some(section) = config.section(key)?.filter(|section| section.keys().next().is_some()) {
             return Ok(Some(section));
@@ -161,7 +161,7 @@ fn section(config: &Config) -> Result<Option<Config>, Error> {
     Ok(None)
 }
 
-fn kind(section: &Config) -> Result<&str, Error> {
+fn kind(section: &ConfigJson) -> Result<&str, ModelError> {
     if section.names("rope_type") && section.get("rope_type").is_none() {
         return Err(section.fault(format!("`rope_type` is `null`, known are {}", list(&KNOWN))));
     }
@@ -169,7 +169,7 @@ fn kind(section: &Config) -> Result<&str, Error> {
 }
 
 impl Reading<'_> {
-    fn read(&self, section: Option<Config>) -> Result<RopeSpec, Error> {
+    fn read(&self, section: Option<ConfigJson>) -> Result<RopeSpec, ModelError> {
         let config = self.config;
         let nested = section.as_ref().map(|section| section.number_or_none("rope_theta")).transpose()?.flatten();
         let theta = match nested {
@@ -182,9 +182,9 @@ impl Reading<'_> {
     }
 
     /// Features of a head that are turned.
-    fn turned(&self, section: Option<&Config>) -> Result<usize, Error> {
+    fn turned(&self, section: Option<&ConfigJson>) -> Result<usize, ModelError> {
         let holders = [section, Some(self.config)].into_iter().flatten();
-        let shares = holders.map(|holder| holder.number_or_none("partial_rotary_factor")).collect::<Result<Vec<_>, Error>>()?;
+        let shares = holders.map(|holder| holder.number_or_none("partial_rotary_factor")).collect::<Result<Vec<_>, ModelError>>()?;
         let Some(share) = shares.into_iter().flatten().next() else { return Ok(self.head_dim) };
         let turned = (self.head_dim as f64 * share) as usize;
         if !self.takes_part && turned != self.head_dim {
@@ -197,7 +197,7 @@ impl Reading<'_> {
         Ok(turned)
     }
 
-    fn scaling(&self, section: &Config, head_dim: usize) -> Result<RopeScaling, Error> {
+    fn scaling(&self, section: &ConfigJson, head_dim: usize) -> Result<RopeScaling, ModelError> {
         if let Some(key) = section.keys().find(|key| !KEYS.contains(&key.as_str())) {
             return Err(section.fault(format!("the rotation has the key `{key}`, known are {}", list(&KEYS))));
         }
@@ -224,7 +224,7 @@ impl Reading<'_> {
 }
 
 /// `ratio` stands for a factor that is null.
-fn yarn(section: &Config, ratio: f64, trained_length: usize) -> Result<RopeScaling, Error> {
+fn yarn(section: &ConfigJson, ratio: f64, trained_length: usize) -> Result<RopeScaling, ModelError> {
     if !section.names("factor") {
         return Err(section.fault("`factor` is missing, expected a number above 0"));
     }
@@ -240,12 +240,12 @@ fn yarn(section: &Config, ratio: f64, trained_length: usize) -> Result<RopeScali
 }
 
 /// A null is false, as in Python.
-fn truncates(section: &Config) -> Result<bool, Error> {
+fn truncates(section: &ConfigJson) -> Result<bool, ModelError> {
     section.flag("truncate", !section.names("truncate"))
 }
 
 /// One divisor for each of `pairs` of features.
-fn longrope(section: &Config, pairs: usize, ratio: f64, trained_length: usize) -> Result<RopeScaling, Error> {
+fn longrope(section: &ConfigJson, pairs: usize, ratio: f64, trained_length: usize) -> Result<RopeScaling, ModelError> {
     let factor = section.number_or_none("factor")?.unwrap_or(ratio);
     let default = if factor <= 1.0 { 1.0 } else { (1.0 + factor.ln() / (trained_length as f64).ln()).sqrt() };
     let attention_factor = section.number_or_none("attention_factor")?.unwrap_or(default);
@@ -262,7 +262,7 @@ fn yarn_term(factor: f64, m: f64) -> f64 {
 }
 
 /// 0.1 m ln(factor) + 1, or the ratio of two such terms where the config gives both.
-fn yarn_attention_factor(section: &Config, factor: f64) -> Result<f64, Error> {
+fn yarn_attention_factor(section: &ConfigJson, factor: f64) -> Result<f64, ModelError> {
     let term = |m: f64| yarn_term(factor, m);
     let (mscale, all_dim) = (section.number_or_none("mscale")?, section.number_or_none("mscale_all_dim")?);
     let default = match (mscale, all_dim) {

@@ -1,9 +1,9 @@
 //! `SmolLM3`: some layers do not rotate queries and keys.
 
 use super::span::{span, window_if_used};
-use super::{Config, DecoderSpec, Error, GroupedSpec, decoder, heads, kind_of_layer, plain, rope};
+use super::{ConfigJson, DecoderSpec, ModelError, GroupedSpec, decoder, heads, kind_of_layer, plain, rope};
 
-pub(super) fn spec(config: &Config) -> Result<DecoderSpec, Error> {
+pub(super) fn spec(config: &ConfigJson) -> Result<DecoderSpec, ModelError> {
     let shape = heads(config)?;
     let rope = rope::spec(config, shape[2])?;
     let bias = config.flag("attention_bias", false)?;
@@ -18,7 +18,7 @@ pub(super) fn spec(config: &Config) -> Result<DecoderSpec, Error> {
 }
 
 /// `no_rope_layers` has 1 for a layer that rotates; without it every so many layers one does not.
-fn rotates(config: &Config, index: usize) -> Result<bool, Error> {
+fn rotates(config: &ConfigJson, index: usize) -> Result<bool, ModelError> {
     let Some(listed) = config.get("no_rope_layers") else {
         return Ok(!(index + 1).is_multiple_of(config.size("no_rope_layer_interval")?));
     };

@@ -2,10 +2,10 @@
 
 use serde_json::Value;
 
-use super::{Config, Error, Span};
+use super::{ConfigJson, ModelError, Span};
 
 /// Whether layer `index` has a window by `layer_types`; `None` where they are not listed. `attention` is the older word.
-pub(super) fn kind_of_layer(config: &Config, index: usize) -> Result<Option<bool>, Error> {
+pub(super) fn kind_of_layer(config: &ConfigJson, index: usize) -> Result<Option<bool>, ModelError> {
     let Some(kinds) = listed(config)? else { return Ok(None) };
     match kinds.get(index).and_then(Value::as_str) {
         Some("sliding_attention") => Ok(Some(true)),
@@ -19,7 +19,7 @@ pub(super) fn kind_of_layer(config: &Config, index: usize) -> Result<Option<bool
 }
 
 /// A list of another length than the model is refused, as transformers does in every family.
-pub(super) fn check_length(config: &Config, layers: usize) -> Result<(), Error> {
+pub(super) fn check_length(config: &ConfigJson, layers: usize) -> Result<(), ModelError> {
     match listed(config)? {
         Some(kinds) if kinds.len() != layers => {
             Err(config.fault(format!("`layer_types` has {} layers, expected {layers}, `num_hidden_layers`", kinds.len())))
@@ -28,7 +28,7 @@ pub(super) fn check_length(config: &Config, layers: usize) -> Result<(), Error> 
     }
 }
 
-fn listed(config: &Config) -> Result<Option<&Vec<Value>>, Error> {
+fn listed(config: &ConfigJson) -> Result<Option<&Vec<Value>>, ModelError> {
     let Some(kinds) = config.get("layer_types") else { return Ok(None) };
     match kinds.as_array() {
         Some(kinds) => Ok(Some(kinds)),
@@ -37,7 +37,7 @@ fn listed(config: &Config) -> Result<Option<&Vec<Value>>, Error> {
 }
 
 /// The span of layer `index`, where layers with a window need one.
-pub(super) fn span(config: &Config, index: usize, slides: bool, window: Option<usize>) -> Result<Span, Error> {
+pub(super) fn span(config: &ConfigJson, index: usize, slides: bool, window: Option<usize>) -> Result<Span, ModelError> {
     match (slides, window) {
         (false, _) => Ok(Span::Full),
         (true, Some(window)) => Ok(Span::Sliding { window }),
@@ -49,13 +49,13 @@ pub(super) fn span(config: &Config, index: usize, slides: bool, window: Option<u
 }
 
 /// The window of a config that has to switch it on.
-pub(super) fn window_if_used(config: &Config) -> Result<Option<usize>, Error> {
+pub(super) fn window_if_used(config: &ConfigJson) -> Result<Option<usize>, ModelError> {
     let window = config.size_or_none("sliding_window")?;
     Ok(if config.flag("use_sliding_window", false)? { window } else { None })
 }
 
 /// The span of layer `index` where `layer_types`, or `use_sliding_window` with `max_window_layers`, decides (Qwen 2 and 3).
-pub(super) fn span_by_layer(config: &Config, index: usize) -> Result<Span, Error> {
+pub(super) fn span_by_layer(config: &ConfigJson, index: usize) -> Result<Span, ModelError> {
     let window = window_if_used(config)?;
     let slides = match kind_of_layer(config, index)? {
         Some(slides) => slides,

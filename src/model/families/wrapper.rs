@@ -7,7 +7,7 @@ use std::sync::LazyLock;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::{Config, Error, Names};
+use super::{ConfigJson, ModelError, Names};
 
 static WRAPPERS: LazyLock<BTreeMap<String, Wrapper>> = LazyLock::new(|| {
     serde_json::from_str(include_str!("wrappers.json")).expect("the file is of this crate, and a test reads it")
@@ -41,7 +41,7 @@ impl Wrapper {
     }
 
     /// The config of the text decoder, and its class.
-    pub fn text(&self, config: &Config) -> Result<(Config, String), Error> {
+    pub fn text(&self, config: &ConfigJson) -> Result<(ConfigJson, String), ModelError> {
         let text = match config.section("text_config")? {
             Some(text) => text,
             // Published before transformers 4.52: keys of the decoder stand beside those of the wrapper.
@@ -54,7 +54,7 @@ impl Wrapper {
     }
 
     /// Whether the head is the embedding, by the wrapper and its `text_config`.
-    pub fn is_tied(&self, config: &Config, text: &Config) -> Result<bool, Error> {
+    pub fn is_tied(&self, config: &ConfigJson, text: &ConfigJson) -> Result<bool, ModelError> {
         config.not_null("tie_word_embeddings", "true or false")?;
         let of_text = self.either && text.flag("tie_word_embeddings", false)?;
         Ok(config.flag("tie_word_embeddings", self.tied)? || of_text)

@@ -14,7 +14,7 @@ use super::group::{self, Group, Linear, Linears};
 use super::{dropped, forward_groups, placed, product, rows_of, scaled};
 use crate::ops::base::Base;
 use crate::ops::dropout::{KeyedDropout, Mask};
-use crate::ops::product::{Products, Wanted, columns_of};
+use crate::ops::product::{Products, ProductInputs, columns_of};
 
 /// What a gradient is of; a number is that of the map.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,7 +28,7 @@ enum Of {
 
 /// What backward needs of a group: x where a weight or A trains, and what is small or constant.
 #[derive(Debug, Clone)]
-struct Kept<B: Backend> {
+struct Saved<B: Backend> {
     x: Option<FloatTensor<B>>,
     linears: Linears<FloatTensor<B>>,
     narrow: Option<FloatTensor<B>>,
@@ -146,7 +146,7 @@ fn of_groups<B: Products + KeyedDropout>(kept: KeptGroups<B>, gradient: &FloatTe
             found.extend(own.filter_map(|of| Some(((index, of), nothing::<B>(linears, of)?))));
             continue;
         }
-        let kept = Kept::<B> {
+        let kept = Saved::<B> {
             x: x.as_ref().map(|x| rows_of::<B>(x, rows.clone())),
             linears: linears.clone(),
             narrow,
@@ -176,8 +176,8 @@ fn nothing<B: Backend>(linears: &Linears<FloatTensor<B>>, of: Of) -> Option<Floa
 }
 
 /// The gradients that are wanted, given that of the result.
-fn gradients<B: Products + KeyedDropout>(kept: Kept<B>, gradient: FloatTensor<B>) -> Vec<(Of, FloatTensor<B>)> {
-    let Kept { x, linears, narrow, mask, parents } = kept;
+fn gradients<B: Products + KeyedDropout>(kept: Saved<B>, gradient: FloatTensor<B>) -> Vec<(Of, FloatTensor<B>)> {
+    let Saved { x, linears, narrow, mask, parents } = kept;
     let turned = |tensor: &FloatTensor<B>| B::float_transpose(tensor.clone());
     let places = Places::new(&linears);
     let of_output = |index: usize| columns_of::<B>(&gradient, places.outputs[index].clone());
@@ -190,12 +190,12 @@ fn gradients<B: Products + KeyedDropout>(kept: Kept<B>, gradient: FloatTensor<B>
         let map = |(index, map): (usize, &Linear<FloatTensor<B>>)| {
             Some(vec![(of_output(index), vec![Base::Dense(turned(&map.adapter.as_ref()?.b))])])
         };
-        wanted.push(Wanted::side_by_side(linears.maps.iter().enumerate().filter_map(map).collect(), None));
+        wanted.push(ProductInputs::side_by_side(linears.maps.iter().enumerate().filter_map(map).collect(), None));
     }
     for of in &parents {
         if let (Of::B(index), Some(narrow)) = (*of, &narrow) {
             let narrow = columns_of::<B>(narrow, places.ranks[index].clone());
-            wanted.push(Wanted::of_weight(turned(&narrow), of_output(index)));
+            wanted.push(ProductInputs::of_weight(turned(&narrow), of_output(index)));
             places_found.push(*of);
         }
     }
@@ -216,15 +216,15 @@ fn gradients<B: Products + KeyedDropout>(kept: Kept<B>, gradient: FloatTensor<B>
                 let as_turned = || linears.adapters().map(|adapter| Base::Dense(turned(&adapter.a))).collect::<Vec<_>>();
                 let through_adapters = u.as_ref().map(|u| (u.clone(), as_turned()));
                 match (through_adapters, &mask) {
-                    (Some(through_adapters), Some(mask)) => Wanted::side_by_side(
+                    (Some(through_adapters), Some(mask)) => ProductInputs::side_by_side(
                         vec![vec![through_weights]],
-                        Some(B::keyed_dropout(product::<B>(Wanted::sum(vec![through_adapters])), mask.clone())),
+                        Some(B::keyed_dropout(product::<B>(ProductInputs::sum(vec![through_adapters])), mask.clone())),
                     ),
-                    (through_adapters, _) => Wanted::sum([through_weights].into_iter().chain(through_adapters).collect()),
+                    (through_adapters, _) => ProductInputs::sum([through_weights].into_iter().chain(through_adapters).collect()),
                 }
             }
-            (Of::A(index), Some(u), _, Some(x)) => Wanted::of_weight(turned(x), columns_of::<B>(u, places.ranks[index].clone())),
-            (Of::Weight(index), _, Some(x), _) => Wanted::of_weight(turned(x), of_output(index)),
+            (Of::A(index), Some(u), _, Some(x)) => ProductInputs::of_weight(turned(x), columns_of::<B>(u, places.ranks[index].clone())),
+            (Of::Weight(index), _, Some(x), _) => ProductInputs::of_weight(turned(x), of_output(index)),
             _ => continue,
         };
         wanted.push(sum);

@@ -21,7 +21,7 @@ use burn::tensor::{Tensor, TensorData};
 pub use self::group::{Adapter, Group, Groups, Linear, Linears};
 use super::base::Base;
 use super::dropout::{KeyedDropout, Mask};
-use super::product::{Products, Wanted, columns_of};
+use super::product::{Products, ProductInputs, columns_of};
 
 /// x W + scale · drop(x) A B, Hu et al. 2021, arXiv:2106.09685, of each map, and all of it onto what is given.
 ///
@@ -116,7 +116,7 @@ fn forward<B: Products + KeyedDropout>(
     let narrow = linears.adapters().next().is_some().then(|| {
         let x = dropped::<B>(x, mask);
         let sums = linears.adapters().map(|adapter| vec![(x.clone(), vec![Base::Dense(adapter.a.clone())])]).collect();
-        scaled::<B>(product::<B>(Wanted::side_by_side(sums, None)), linears)
+        scaled::<B>(product::<B>(ProductInputs::side_by_side(sums, None)), linears)
     });
     let mut rank = 0;
     let sums = linears.maps.iter().map(|Linear { weight, adapter }| {
@@ -128,10 +128,10 @@ fn forward<B: Products + KeyedDropout>(
         }
         terms
     });
-    (product::<B>(Wanted::side_by_side(sums.collect(), linears.onto.clone())), narrow)
+    (product::<B>(ProductInputs::side_by_side(sums.collect(), linears.onto.clone())), narrow)
 }
 
-fn product<B: Products>(wanted: Wanted<FloatTensor<B>>) -> FloatTensor<B> {
+fn product<B: Products>(wanted: ProductInputs<FloatTensor<B>>) -> FloatTensor<B> {
     B::products(vec![wanted]).pop().expect("one was wanted")
 }
 

@@ -3,7 +3,7 @@ use proptest::prelude::*;
 
 use super::super::{dropout, matmul};
 use super::*;
-use crate::draws::{mix, unit};
+use crate::keyed_random::{mix, unit};
 
 fn drawn(seed: u64, shape: [usize; 2]) -> Tensor<2> {
     let numbers = (0..(shape[0] * shape[1]) as u64).map(|index| unit(mix(seed ^ mix(index))) as f32 - 0.5);

@@ -9,10 +9,10 @@ use std::sync::Mutex;
 
 use rayon::prelude::*;
 
-use super::forward::Inputs;
+use super::forward::AttentionRows;
 use super::score::cap;
-use super::seen::{Seen, Sizes, Tiles};
-use super::tile_product::{Left, Onto, Order, product};
+use super::key_range::{KeyRange, Sizes, Tiles};
+use super::tile_product::{Left, Onto, OperandLayout, product};
 use crate::ops::exp::exp;
 use crate::ops::product::count;
 use crate::ops::simd::{Arithmetic, vectorised};
@@ -45,7 +45,7 @@ fn padded(width: usize) -> usize {
 }
 
 /// The three gradients.
-pub(super) fn backward(inputs: &Inputs, given: &Given, tile: usize) -> Gradients {
+pub(super) fn backward(inputs: &AttentionRows, given: &Given, tile: usize) -> Gradients {
     let Sizes { batch, queries, keys, heads, kv_heads, width } = inputs.seen.sizes;
     let dot = |(left, right): (&[f32], &[f32])| left.iter().zip(right).map(|(left, right)| left * right).sum::<f32>();
     let rows = given.gradient.par_chunks_exact(width).with_min_len(64);
@@ -78,7 +78,7 @@ type Pair = (usize, usize, usize);
 
 /// The meetings of all tiles that see something of one another, in rounds in which each tile is at most once. With tiles i of queries and
 /// j of keys it is the round (i + j) mod m, where no tile meets more than m neighbouring ones: under a causal mask rounds of equal size.
-fn rounds(seen: &Seen, query_tiles: &[Tiles], key_tiles: &[Tiles]) -> Vec<Vec<Pair>> {
+fn rounds(seen: &KeyRange, query_tiles: &[Tiles], key_tiles: &[Tiles]) -> Vec<Vec<Pair>> {
     let mut pairs = Vec::new();
     let mut most = 1;
     for (row, (query_tiles, key_tiles)) in query_tiles.iter().zip(key_tiles).enumerate() {
@@ -113,7 +113,7 @@ struct Sums<'a> {
 }
 
 impl<'a> Sums<'a> {
-    fn new(tiles: &'a [Tiles], inputs: &Inputs, heads: usize) -> Self {
+    fn new(tiles: &'a [Tiles], inputs: &AttentionRows, heads: usize) -> Self {
         let sizes = inputs.seen.sizes;
         let count = |tiles: &[Tiles]| tiles.iter().map(|tiles| tiles.ranges.len()).sum::<usize>();
         let ranges = tiles.iter().flat_map(|tiles| &tiles.ranges);
@@ -178,7 +178,7 @@ impl Scratch {
 
 vectorised! {
     fn meet<'a, A>(
-        inputs: &'a Inputs<'a>,
+        inputs: &'a AttentionRows<'a>,
         given: &'a Given<'a>,
         along: &'a [f32],
         meeting: &'a Meeting,
@@ -217,7 +217,7 @@ vectorised! {
 /// P = e^(S - L) and dS = P ∘ (dP - D) for one head; `sums` gives a query's L and D.
 #[inline(always)]
 fn weigh<A: Arithmetic>(
-    inputs: &Inputs,
+    inputs: &AttentionRows,
     meeting: &Meeting,
     scratch: &mut Scratch,
     [lanes, stride]: [usize; 2],
@@ -225,7 +225,7 @@ fn weigh<A: Arithmetic>(
 ) {
     let Scratch { key_turned, value_turned, query, gradient, weights, of_scores, .. } = scratch;
     let (rows, depth) = (meeting.queries.len(), inputs.seen.sizes.width);
-    let left = |numbers| Left { numbers, stride, order: Order::Rows, rows, depth };
+    let left = |numbers| Left { numbers, stride, order: OperandLayout::Rows, rows, depth };
     product::<A>(left(query), key_turned, weights, lanes, Onto::Overwrite); // S
     product::<A>(left(gradient), value_turned, of_scores, lanes, Onto::Overwrite); // dP
     let count = meeting.keys.len();
@@ -268,8 +268,8 @@ fn add_gradients<A: Arithmetic>(
     [lanes, stride]: [usize; 2],
 ) {
     let (queries, keys) = (meeting.queries.len(), meeting.keys.len());
-    let turned = |numbers| Left { numbers, stride: lanes, order: Order::Columns, rows: keys, depth: queries };
-    let straight = Left { numbers: &scratch.of_scores, stride: lanes, order: Order::Rows, rows: queries, depth: keys };
+    let turned = |numbers| Left { numbers, stride: lanes, order: OperandLayout::Columns, rows: keys, depth: queries };
+    let straight = Left { numbers: &scratch.of_scores, stride: lanes, order: OperandLayout::Rows, rows: queries, depth: keys };
     product::<A>(straight, &scratch.key, dq, stride, Onto::Add);
     product::<A>(turned(&scratch.of_scores), &scratch.query, dk, stride, Onto::Add);
     product::<A>(turned(&scratch.weights), &scratch.gradient, dv, stride, Onto::Add);

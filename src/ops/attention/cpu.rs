@@ -6,9 +6,9 @@ use burn::backend::tensor::FloatTensor;
 use burn::backend::{Flex, TensorMetadata};
 
 use super::backward::{Given, backward};
-use super::forward::{Inputs, forward};
+use super::forward::{AttentionRows, forward};
 use super::score::Score;
-use super::seen::Seen;
+use super::key_range::KeyRange;
 use super::{TiledAttention, sizes, with_sinks};
 use crate::ops::numbers::{read, row_major, tensor};
 
@@ -50,8 +50,8 @@ impl TiledAttention for Flex {
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
         let [query, key, value] = [query, key, value].map(row_major);
         let sizes = sizes::<Self>(&query, &key, &first);
-        let seen = Seen { sizes, first: &first };
-        let mixed = forward(&Inputs { query: read(&query), key: read(&key), value: read(&value), seen, score }, tile());
+        let seen = KeyRange { sizes, first: &first };
+        let mixed = forward(&AttentionRows { query: read(&query), key: read(&key), value: read(&value), seen, score }, tile());
         let of_queries = [sizes.batch, sizes.queries, sizes.heads].into();
         with_sinks::<Self>(tensor(mixed.output, query.shape()), tensor(mixed.log_sums, of_queries), sinks.as_deref())
     }
@@ -67,8 +67,8 @@ impl TiledAttention for Flex {
         score: Score,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
         let [query, key, value, output, log_sums, gradient] = [query, key, value, output, log_sums, gradient].map(row_major);
-        let seen = Seen { sizes: sizes::<Self>(&query, &key, &first), first: &first };
-        let inputs = Inputs { query: read(&query), key: read(&key), value: read(&value), seen, score };
+        let seen = KeyRange { sizes: sizes::<Self>(&query, &key, &first), first: &first };
+        let inputs = AttentionRows { query: read(&query), key: read(&key), value: read(&value), seen, score };
         let given = Given { output: read(&output), log_sums: read(&log_sums), gradient: read(&gradient) };
         let [dq, dk, dv] = backward(&inputs, &given, tile());
         (tensor(dq, query.shape()), tensor(dk, key.shape()), tensor(dv, value.shape()))

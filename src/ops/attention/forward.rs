@@ -9,15 +9,15 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::score::{Score, cap};
-use super::seen::{Seen, Sizes, Tiles};
-use super::tile_product::{Left, Onto, Order, product};
+use super::key_range::{KeyRange, Sizes, Tiles};
+use super::tile_product::{Left, Onto, OperandLayout, product};
 use crate::ops::exp::exp;
 use crate::ops::product::count;
 use crate::ops::simd::{Arithmetic, vectorised};
 
 /// What attention is computed from, token by token.
 #[derive(Clone, Copy)]
-pub(super) struct Inputs<'a> {
+pub(super) struct AttentionRows<'a> {
     /// [batch, queries, heads, width].
     pub(super) query: &'a [f32],
     /// [batch, keys, kv heads, width].
@@ -25,7 +25,7 @@ pub(super) struct Inputs<'a> {
     /// As `key`.
     pub(super) value: &'a [f32],
     /// Who sees what.
-    pub(super) seen: Seen<'a>,
+    pub(super) seen: KeyRange<'a>,
     /// How a product is scored.
     pub(super) score: Score,
 }
@@ -39,7 +39,7 @@ pub(super) struct Mixed {
 }
 
 /// Rows of a head of the keys, and the keys that one of them sees.
-struct Place {
+struct HeadRows {
     batch: usize,
     kv_head: usize,
     rows: Range<usize>,
@@ -47,21 +47,21 @@ struct Place {
 }
 
 /// softmax(score(Q Kᵀ)) V and the logarithms of the sums.
-pub(super) fn forward(inputs: &Inputs, tile: usize) -> Mixed {
+pub(super) fn forward(inputs: &AttentionRows, tile: usize) -> Mixed {
     let sizes = inputs.seen.sizes;
     let (group, width) = (sizes.group(), sizes.width);
     let tiles: Vec<Tiles> = (0..sizes.batch).map(|row| inputs.seen.query_tiles(row, group, tile)).collect();
-    let places: Vec<Place> = tiles
+    let places: Vec<HeadRows> = tiles
         .iter()
         .enumerate()
         .flat_map(|(batch, tiles)| tiles.ranges.iter().map(move |rows| (batch, rows.clone())))
         .flat_map(|(batch, rows)| (0..sizes.kv_heads).map(move |kv_head| (batch, kv_head, rows.clone())))
         .map(|(batch, kv_head, rows)| {
             let keys = inputs.seen.by(batch, rows.start / group..(rows.end - 1) / group + 1);
-            Place { batch, kv_head, rows, keys }
+            HeadRows { batch, kv_head, rows, keys }
         })
         .collect();
-    let mix = |place: &Place| {
+    let mix = |place: &HeadRows| {
         count(2 * place.rows.len() * place.keys.len() * width);
         let mut output = vec![0.0; place.rows.len() * width];
         let mut log_sums = vec![0.0; place.rows.len()];
@@ -130,8 +130,8 @@ impl Scratch {
 
 vectorised! {
     fn forward_tile<'a, A>(
-        inputs: &'a Inputs<'a>,
-        place: &'a Place,
+        inputs: &'a AttentionRows<'a>,
+        place: &'a HeadRows,
         tile: usize,
         scratch: &'a mut Scratch,
         output: &'a mut [f32],
@@ -154,8 +154,8 @@ vectorised! {
             let tile_keys = start..place.keys.end.min(start + tile);
             let from = ((place.batch * keys + start) * kv_heads + place.kv_head) * width;
             let (stride, count) = (kv_heads * width, tile_keys.len());
-            let key = Left { numbers: &inputs.key[from..], stride, order: Order::Rows, rows: count, depth: width };
-            let value = Left { numbers: &inputs.value[from..], stride, order: Order::Columns, rows: width, depth: count };
+            let key = Left { numbers: &inputs.key[from..], stride, order: OperandLayout::Rows, rows: count, depth: width };
+            let value = Left { numbers: &inputs.value[from..], stride, order: OperandLayout::Columns, rows: width, depth: count };
             mix::<A>(scratch, key, value, tile_keys, lanes, inputs.score.softcap);
         }
         for (lane, (output, log_sum)) in output.chunks_exact_mut(width).zip(log_sums).enumerate() {

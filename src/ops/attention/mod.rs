@@ -10,7 +10,7 @@ mod forward;
 #[cfg(test)]
 mod portable;
 mod score;
-mod seen;
+mod key_range;
 #[cfg(test)]
 mod tests;
 mod tile_product;
@@ -28,9 +28,9 @@ use burn::tensor::{Tensor, TensorData};
 #[cfg(test)]
 pub(crate) use cpu::in_tiles;
 pub use score::Score;
-pub(super) use seen::Sizes;
+pub(super) use key_range::Sizes;
 #[cfg(any(feature = "wgpu", feature = "cuda"))]
-pub(super) use seen::{Seen, Tiles};
+pub(super) use key_range::{KeyRange, Tiles};
 
 use super::differentiate;
 
@@ -126,7 +126,7 @@ impl TiledAttention for burn::backend::Cube {
         score: Score,
         sinks: Option<Arc<[f32]>>,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        let seen = Seen { sizes: sizes::<Self>(&query, &key, &first), first: &first };
+        let seen = KeyRange { sizes: sizes::<Self>(&query, &key, &first), first: &first };
         let (output, log_sums) = super::cube::attention::forward(query, key, value, &seen, score);
         with_sinks::<Self>(output, log_sums, sinks.as_deref())
     }
@@ -141,7 +141,7 @@ impl TiledAttention for burn::backend::Cube {
         first: Arc<[u32]>,
         score: Score,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
-        let seen = Seen { sizes: sizes::<Self>(&query, &key, &first), first: &first };
+        let seen = KeyRange { sizes: sizes::<Self>(&query, &key, &first), first: &first };
         let given = super::cube::attention::Given { query, key, value, output, log_sums, gradient };
         super::cube::attention::backward(given, &seen, score).into()
     }

@@ -7,7 +7,7 @@ use burn::backend::{Backend, TensorMetadata, get_device_settings};
 use burn::tensor::{DType, Shape, TensorData};
 
 use super::score::Score;
-use super::seen::{Seen, Sizes};
+use super::key_range::{KeyRange, Sizes};
 use super::sizes;
 use crate::ops::product::Product;
 
@@ -15,17 +15,17 @@ use crate::ops::product::Product;
 const UNSEEN: f32 = -1e30;
 
 /// What attention is computed from.
-pub(super) struct Inputs<'a, B: Backend> {
+pub(super) struct AttentionInputs<'a, B: Backend> {
     query: FloatTensor<B>,
     key: FloatTensor<B>,
     value: FloatTensor<B>,
-    seen: Seen<'a>,
+    seen: KeyRange<'a>,
     score: Score,
 }
 
-impl<'a, B: Backend> Inputs<'a, B> {
+impl<'a, B: Backend> AttentionInputs<'a, B> {
     pub(super) fn new(query: FloatTensor<B>, key: FloatTensor<B>, value: FloatTensor<B>, first: &'a [u32], score: Score) -> Self {
-        let seen = Seen { sizes: sizes::<B>(&query, &key, first), first };
+        let seen = KeyRange { sizes: sizes::<B>(&query, &key, first), first };
         Self { query, key, value, seen, score }
     }
 }
@@ -60,7 +60,7 @@ enum Sight<B: Backend> {
     But(BoolTensor<B>),
 }
 
-fn sight<B: Backend>(inputs: &Inputs<B>, queries: &Range<usize>, keys: &Range<usize>) -> Sight<B> {
+fn sight<B: Backend>(inputs: &AttentionInputs<B>, queries: &Range<usize>, keys: &Range<usize>) -> Sight<B> {
     let sizes = inputs.seen.sizes;
     let within = |row: usize, query: usize| inputs.seen.within(row, query, keys);
     let all = || (0..sizes.batch).flat_map(|row| queries.clone().map(move |query| (row, query)));
@@ -106,7 +106,7 @@ fn scores<B: Backend + Product>(
 }
 
 /// Output [batch, queries, heads, width] and the logarithms of the sums, [batch, queries, heads].
-pub(super) fn forward<B: Backend + Product>(inputs: &Inputs<B>, tile: usize) -> (FloatTensor<B>, FloatTensor<B>) {
+pub(super) fn forward<B: Backend + Product>(inputs: &AttentionInputs<B>, tile: usize) -> (FloatTensor<B>, FloatTensor<B>) {
     let Sizes { batch, queries, keys, heads, kv_heads, .. } = inputs.seen.sizes;
     let (mut outputs, mut log_sums) = (Vec::new(), Vec::new());
     for of_queries in tiles(queries, tile) {
@@ -146,7 +146,7 @@ fn add<B: Backend>(sum: &mut Option<FloatTensor<B>>, part: FloatTensor<B>) {
 
 /// dQ, dK and dV.
 pub(super) fn backward<B: Backend + Product>(
-    inputs: &Inputs<B>,
+    inputs: &AttentionInputs<B>,
     output: FloatTensor<B>,
     log_sums: FloatTensor<B>,
     gradient: FloatTensor<B>,

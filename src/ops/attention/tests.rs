@@ -6,8 +6,8 @@ use burn::tensor::{Device, Tensor, TensorData};
 use proptest::prelude::*;
 
 use super::backward::{Given, backward};
-use super::forward::{Inputs, forward};
-use super::seen::{Seen, Sizes};
+use super::forward::{AttentionRows, forward};
+use super::key_range::{KeyRange, Sizes};
 use super::{Score, attention, portable};
 
 /// An attention with the documents and the window that its queries see.
@@ -92,7 +92,7 @@ impl Case {
     /// Output, dQ, dK and dV of the form of a backend's operations.
     fn composed(&self) -> [Vec<f32>; 4] {
         let [query, key, value, gradient] = self.primitives();
-        let inputs = portable::Inputs::<Flex>::new(query, key, value, &self.first, self.score);
+        let inputs = portable::AttentionInputs::<Flex>::new(query, key, value, &self.first, self.score);
         let (output, log_sums) = portable::forward(&inputs, self.tile);
         let [dq, dk, dv] = portable::backward(&inputs, output.clone(), log_sums, gradient, self.tile);
         [output, dq, dk, dv].map(|tensor| tensor.into_data().try_to_vec().expect("f32"))
@@ -123,7 +123,7 @@ impl Case {
     /// Output, dQ, dK and dV of the CPU's form.
     fn computed(&self) -> [Vec<f32>; 4] {
         let [query, key, value, gradient] = &self.tensors();
-        let inputs = Inputs { query, key, value, seen: Seen { sizes: self.sizes, first: &self.first }, score: self.score };
+        let inputs = AttentionRows { query, key, value, seen: KeyRange { sizes: self.sizes, first: &self.first }, score: self.score };
         let mixed = forward(&inputs, self.tile);
         let given = Given { output: &mixed.output, log_sums: &mixed.log_sums, gradient };
         let [dq, dk, dv] = backward(&inputs, &given, self.tile);
@@ -216,11 +216,11 @@ fn what_is_not_a_number_shows_where_it_is_seen_and_nowhere_else() {
     let case = Case::new(sizes(12, 1, 1, 4), 4, &[6], 12);
     let [query, mut key, value, _] = case.tensors();
     key[3 * 4] = f32::NAN; // Of the first row's fourth token.
-    let inputs = Inputs {
+    let inputs = AttentionRows {
         query: &query,
         key: &key,
         value: &value,
-        seen: Seen { sizes: case.sizes, first: &case.first },
+        seen: KeyRange { sizes: case.sizes, first: &case.first },
         score: case.score,
     };
     let output = forward(&inputs, case.tile).output;

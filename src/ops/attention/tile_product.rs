@@ -4,7 +4,7 @@ use crate::ops::simd::Arithmetic;
 
 /// How the left operand lies in memory.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Order {
+pub(super) enum OperandLayout {
     /// Row after row.
     Rows,
     /// Column after column.
@@ -17,7 +17,7 @@ pub(super) struct Left<'a> {
     pub(super) numbers: &'a [f32],
     /// From one row or column to the next.
     pub(super) stride: usize,
-    pub(super) order: Order,
+    pub(super) order: OperandLayout,
     pub(super) rows: usize,
     pub(super) depth: usize,
 }
@@ -82,13 +82,13 @@ fn block<A: Arithmetic, const R: usize, const N: usize>(
     let mut sums = [[0.0f32; N]; R];
     let b = b.chunks_exact(columns).map(|b| b[column..].first_chunk::<N>().expect("the columns are there")).take(a.depth);
     match a.order {
-        Order::Rows => {
+        OperandLayout::Rows => {
             let rows: [&[f32]; R] = std::array::from_fn(|r| &a.numbers[(row + r) * a.stride..][..a.depth]);
             for (k, b) in b.enumerate() {
                 add::<A, R, N>(&mut sums, std::array::from_fn(|r| rows[r][k]), b);
             }
         }
-        Order::Columns => {
+        OperandLayout::Columns => {
             for (a, b) in a.numbers.chunks(a.stride).zip(b) {
                 add::<A, R, N>(&mut sums, *a[row..].first_chunk().expect("the rows are there"), b);
             }

@@ -158,12 +158,12 @@ mod tests {
 
     use super::super::tests::{device, drawn, tensor, worst};
     use crate::ops::{Base, Packed, times};
-    use crate::quant::{BlockSize, Form, Kind, Quantized};
+    use crate::quant::{BlockSize, QuantFormat, FourBitType, Quantized};
 
     fn packed(form: usize, shape: [usize; 2], seed: u64) -> Quantized {
         let four_bit =
-            |kind, size, double_quant| Form::FourBit { kind, block_size: BlockSize::new(size).expect("a size"), double_quant };
-        let form = [Form::QLORA, four_bit(Kind::Fp4, 32, false), four_bit(Kind::Nf4, 128, false), Form::Int8][form];
+            |kind, size, double_quant| QuantFormat::FourBit { kind, block_size: BlockSize::new(size).expect("a size"), double_quant };
+        let form = [QuantFormat::QLORA, four_bit(FourBitType::Fp4, 32, false), four_bit(FourBitType::Nf4, 128, false), QuantFormat::Int8][form];
         form.pack(shape, &drawn(seed, shape[0] * shape[1], 0.1)).expect("finite")
     }
 
@@ -177,7 +177,7 @@ mod tests {
             let first = if cut { shape[0] / 3 } else { 0 };
             let expected = weight.unpack()[first * shape[1]..].to_vec();
             let rows = shape[0] - first;
-            let super::super::super::base::Kept::Gpu(kept) = Packed::new(weight, &device).kept().clone() else { unreachable!("a GPU") };
+            let super::super::super::base::Placement::Gpu(kept) = Packed::new(weight, &device).kept().clone() else { unreachable!("a GPU") };
             let numbers = super::unpack(&kept, first..shape[0], DType::F32);
             let numbers = burn::tensor::Tensor::<2>::from_primitive::<burn::backend::Cube>(numbers);
             prop_assert_eq!(numbers.dims(), [rows, shape[1]]);

@@ -10,12 +10,12 @@ use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::tensor::CubeTensor;
 
 use super::tests::{device, drawn, tensor};
-use crate::device::{self, Found, Kind};
+use crate::device::{self, FoundDevice, DeviceClass};
 use crate::ops::{
     Activation, AdamWRule, AdamWState, Base, Mask, Packed, Score, Segment, adamw, attention, backward_from, cross_entropy,
     cross_entropy_losses, dropout, gated, rms_norm, rms_norm_gradients, rms_norm_input, rope, sum_of_squares, times,
 };
-use crate::quant::{BlockSize, Form, Kind as Code};
+use crate::quant::{BlockSize, QuantFormat, FourBitType as Code};
 
 /// Bytes behind the numbers: two rows of CUDA's padding, a whole number of vectors of every type.
 const TAIL: usize = 1024;
@@ -85,8 +85,8 @@ fn bits<const D: usize>(tensor: Tensor<D>) -> Vec<u8> {
 
 /// Adapters and cards on which the tests run.
 fn devices() -> Vec<Device> {
-    let card = |found: &Found| device::open(found.device).map_err(|error| eprintln!("skipped: {error}")).ok();
-    let cards = device::cuda_gpus().iter().filter(|found| found.kind != Kind::Software).filter_map(card);
+    let card = |found: &FoundDevice| device::open(found.device).map_err(|error| eprintln!("skipped: {error}")).ok();
+    let cards = device::cuda_gpus().iter().filter(|found| found.kind != DeviceClass::Software).filter_map(card);
     device().into_iter().chain(cards).collect()
 }
 
@@ -195,9 +195,9 @@ fn masks_and_gated_units() {
 
 #[test]
 fn packed_weights() {
-    let four_bit = Form::FourBit { kind: Code::Fp4, block_size: BlockSize::new(32).expect("a size"), double_quant: false };
+    let four_bit = QuantFormat::FourBit { kind: Code::Fp4, block_size: BlockSize::new(32).expect("a size"), double_quant: false };
     is_the_same_padded("a packed weight", |device| {
-        let forms = [Form::QLORA, four_bit, Form::Int8].into_iter();
+        let forms = [QuantFormat::QLORA, four_bit, QuantFormat::Int8].into_iter();
         let of_all = forms.map(|form| {
             let weight = form.pack([33, 70], &drawn(1, 33 * 70, 0.1)).expect("finite");
             let base = Base::Packed(Packed::new(weight, device));

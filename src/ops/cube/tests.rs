@@ -6,7 +6,7 @@ use burn::backend::Cube;
 use burn::tensor::{Device, DeviceType, FloatDType, Tensor, TensorData};
 
 use super::padding;
-use crate::draws::{mix, unit};
+use crate::keyed_random::{mix, unit};
 use crate::ops::{
     Activation, Score, attention, backward_from, cross_entropy, gated, matmul, precision, rms_norm, rms_norm_input, rope,
 };

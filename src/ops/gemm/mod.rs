@@ -85,12 +85,12 @@ pub(super) type Product<'a> = (Matrix<&'a [f32]>, Vec<Matrix<Numbers<'a>>>);
 
 /// A matrix that is wanted: some sums of products, their columns side by side, and what is added to all of it.
 #[derive(Debug)]
-pub(super) struct Wanted<'a> {
+pub(super) struct ProductSum<'a> {
     pub sums: Vec<Vec<Product<'a>>>,
     pub added: Option<Matrix<&'a [f32]>>,
 }
 
-impl Wanted<'_> {
+impl ProductSum<'_> {
     fn rows(&self) -> usize {
         self.sums[0][0].0.rows
     }
@@ -143,9 +143,9 @@ struct Tile {
 
 /// The wanted matrices, each of rows that lie one behind the other. They are computed together: a thread that is through with its part of
 /// one goes on with the next.
-pub(super) fn matrices(wanted: &[Wanted]) -> Vec<Vec<f32>> {
-    wanted.iter().for_each(Wanted::check);
-    let room = |wanted: &Wanted| Vec::<f32>::with_capacity(wanted.rows() * wanted.columns().sum::<usize>());
+pub(super) fn matrices(wanted: &[ProductSum]) -> Vec<Vec<f32>> {
+    wanted.iter().for_each(ProductSum::check);
+    let room = |wanted: &ProductSum| Vec::<f32>::with_capacity(wanted.rows() * wanted.columns().sum::<usize>());
     let mut matrices: Vec<Vec<f32>> = wanted.iter().map(room).collect();
     let places: Vec<Shared> = matrices.iter_mut().map(|matrix| Shared(matrix.as_mut_ptr())).collect();
     let (panel, threads) = (VECTORS * lanes(level()), rayon::current_num_threads());
@@ -197,7 +197,7 @@ fn share(length: usize, parts: usize, unit: usize, index: usize) -> Range<usize>
 
 /// # Safety
 /// Nobody else reads or writes the tile, which lies within the matrix, and the operands were checked.
-unsafe fn compute_tile(to: *mut f32, wanted: &Wanted, tile: &Tile, scratch: &mut Vec<f32>) {
+unsafe fn compute_tile(to: *mut f32, wanted: &ProductSum, tile: &Tile, scratch: &mut Vec<f32>) {
     let stride: usize = wanted.columns().sum();
     let mut before = 0;
     for (sum, columns) in wanted.sums.iter().zip(wanted.columns()) {
@@ -284,7 +284,7 @@ fn fill(panel: &mut [f32], right: &[Matrix<Numbers>], depth: &Range<usize>, colu
     }
 }
 
-fn fill_piece<T: pack::Stored>(
+fn fill_piece<T: pack::StoredNumber>(
     panel: &mut [f32],
     right: &Matrix<Numbers>,
     numbers: &[T],
@@ -304,9 +304,9 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::draws::{mix, unit};
+    use crate::keyed_random::{mix, unit};
     use crate::ops::simd::at_every_level;
-    use crate::quant::Form;
+    use crate::quant::QuantFormat;
 
     impl<N> Matrix<N> {
         fn new(numbers: N, [rows, columns]: [usize; 2]) -> Self {
@@ -325,7 +325,7 @@ mod tests {
     }
 
     fn sum_of_products(products: Vec<Product>) -> Vec<f32> {
-        matrices(&[Wanted { sums: vec![products], added: None }]).remove(0)
+        matrices(&[ProductSum { sums: vec![products], added: None }]).remove(0)
     }
 
     fn exact(products: &[Product], row: usize, column: usize) -> f64 {
@@ -365,7 +365,7 @@ mod tests {
         ) {
             let numbers = [rows * depth, depth * columns, rows * low, low * columns].map(|count| drawn(count, seed ^ count as u64));
             let stored: Vec<bf16> = numbers[1].iter().map(|number| bf16::from_f32(*number)).collect();
-            let packed = Form::QLORA.pack(if turned[1] { [columns, depth] } else { [depth, columns] }, &numbers[1]).expect("finite");
+            let packed = QuantFormat::QLORA.pack(if turned[1] { [columns, depth] } else { [depth, columns] }, &numbers[1]).expect("finite");
             let right = || if is_packed { Numbers::Packed { weight: &packed, start: 0 } } else { Numbers::Bf16(&stored) };
             let products = || vec![
                 (matrix(&numbers[0][..], [rows, depth], turned[0]), vec![matrix(right(), [depth, columns], turned[1])]),
@@ -411,8 +411,8 @@ mod tests {
             };
             let sum = |which: usize| vec![(matrix(&left[..], [rows, depth], false), pieces(&rights[which], columns[which]))];
             let wanted = [
-                Wanted { sums: (0..3).map(sum).collect(), added: Some(matrix(&added[..], [rows, width], false)) },
-                Wanted { sums: vec![vec![(matrix(&short[..], [other, rows], true), vec![matrix(Numbers::F32(&left), [rows, depth], false)])]], added: None },
+                ProductSum { sums: (0..3).map(sum).collect(), added: Some(matrix(&added[..], [rows, width], false)) },
+                ProductSum { sums: vec![vec![(matrix(&short[..], [other, rows], true), vec![matrix(Numbers::F32(&left), [rows, depth], false)])]], added: None },
             ];
             let bound = depth.max(rows) as f64 * 6e-8 * depth.max(rows) as f64 * 0.25 + 1e-7;
             for computed in at_every_level(|| matrices(&wanted)) {

@@ -21,7 +21,7 @@ use crate::ops::simd::{Arithmetic, Kernel, Level, level, run};
 const SQUARE: usize = 16;
 
 /// A number as a weight is stored.
-pub(super) trait Stored: Copy + Sync {
+pub(super) trait StoredNumber: Copy + Sync {
     /// Its value.
     fn value(self) -> f32;
 
@@ -33,7 +33,7 @@ pub(super) trait Stored: Copy + Sync {
     unsafe fn load(from: *const Self) -> __m512;
 }
 
-impl Stored for f32 {
+impl StoredNumber for f32 {
     #[inline(always)]
     fn value(self) -> f32 {
         self
@@ -46,7 +46,7 @@ impl Stored for f32 {
     }
 }
 
-impl Stored for bf16 {
+impl StoredNumber for bf16 {
     #[inline(always)]
     fn value(self) -> f32 {
         f32::from_bits(u32::from(self.to_bits()) << 16)
@@ -60,7 +60,7 @@ impl Stored for bf16 {
 }
 
 /// `depth` rows of some columns: row k of the panel is `columns` numbers from `from[k · row]` on, and zeros up to `to.len() / depth`.
-pub(super) fn straight<T: Stored>(from: &[T], row: usize, columns: usize, depth: usize, to: &mut [f32]) {
+pub(super) fn straight<T: StoredNumber>(from: &[T], row: usize, columns: usize, depth: usize, to: &mut [f32]) {
     run(Straight { from, row, columns, depth, to });
 }
 
@@ -72,7 +72,7 @@ struct Straight<'a, T> {
     to: &'a mut [f32],
 }
 
-impl<T: Stored> Kernel for Straight<'_, T> {
+impl<T: StoredNumber> Kernel for Straight<'_, T> {
     type Output = ();
 
     #[inline(always)]
@@ -87,7 +87,7 @@ impl<T: Stored> Kernel for Straight<'_, T> {
 }
 
 /// The same of a matrix that lies turned: column n of the panel is `depth` numbers from `from[n · row]` on.
-pub(super) fn turned<T: Stored>(from: &[T], row: usize, columns: usize, depth: usize, to: &mut [f32]) {
+pub(super) fn turned<T: StoredNumber>(from: &[T], row: usize, columns: usize, depth: usize, to: &mut [f32]) {
     let width = to.len() / depth;
     if columns < width {
         to.chunks_exact_mut(width).for_each(|to| to[columns..].fill(0.0));
@@ -122,7 +122,7 @@ struct Turned<'a, T> {
     to: &'a mut [f32],
 }
 
-impl<T: Stored> Kernel for Turned<'_, T> {
+impl<T: StoredNumber> Kernel for Turned<'_, T> {
     type Output = ();
 
     #[inline(always)]
@@ -141,7 +141,7 @@ impl<T: Stored> Kernel for Turned<'_, T> {
 /// 16 rows of 16 numbers to 16 columns: pairs, fours, eights and halves change places.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f")]
-unsafe fn square<T: Stored>(from: *const T, row: usize, to: *mut f32, width: usize) {
+unsafe fn square<T: StoredNumber>(from: *const T, row: usize, to: *mut f32, width: usize) {
     let wide = |vector| _mm512_castps_pd(vector);
     let narrow = |vector| _mm512_castpd_ps(vector);
     let rows: [__m512; SQUARE] = std::array::from_fn(|n| unsafe { T::load(from.add(n * row)) });

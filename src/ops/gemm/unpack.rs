@@ -24,16 +24,16 @@ pub(super) fn numbers(weight: &Quantized, start: usize, to: &mut [f32]) {
 /// Those of a row stay in one row: a product asks for no more.
 fn int8(packed: &Int8, start: usize, to: &mut [f32]) {
     let absmax = packed.absmax()[start / packed.shape()[1]];
-    run(Row { codes: &packed.codes()[start..][..to.len()], absmax, to });
+    run(UnpackedRow { codes: &packed.codes()[start..][..to.len()], absmax, to });
 }
 
-struct Row<'a> {
+struct UnpackedRow<'a> {
     codes: &'a [i8],
     absmax: f32,
     to: &'a mut [f32],
 }
 
-impl Kernel for Row<'_> {
+impl Kernel for UnpackedRow<'_> {
     type Output = ();
 
     #[inline(always)]
@@ -115,9 +115,9 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::draws::{mix, unit};
+    use crate::keyed_random::{mix, unit};
     use crate::ops::simd::at_every_level;
-    use crate::quant::{BlockSize, Form, Kind};
+    use crate::quant::{BlockSize, QuantFormat, FourBitType};
 
     proptest! {
         #[test]
@@ -126,8 +126,8 @@ mod tests {
             form in prop::sample::select(vec![0, 1, 2, 3]),
             seed: u64,
         ) {
-            let four_bit = |kind, double_quant| Form::FourBit { kind, block_size: BlockSize::new(32).expect("a size"), double_quant };
-            let form = [Form::QLORA, four_bit(Kind::Fp4, false), four_bit(Kind::Nf4, false), Form::Int8][form];
+            let four_bit = |kind, double_quant| QuantFormat::FourBit { kind, block_size: BlockSize::new(32).expect("a size"), double_quant };
+            let form = [QuantFormat::QLORA, four_bit(FourBitType::Fp4, false), four_bit(FourBitType::Nf4, false), QuantFormat::Int8][form];
             let drawn = |index: usize| unit(mix(seed ^ mix(index as u64))) as f32 - 0.5;
             let numbers_of: Vec<f32> = (0..shape[0] * shape[1]).map(drawn).collect();
             let weight = form.pack(shape, &numbers_of).expect("finite");

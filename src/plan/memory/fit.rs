@@ -1,7 +1,7 @@
 //! What fits: how many blocks have to recompute, how long rows may be, and which change of a recipe is the smallest that helps.
 
-use super::{F32, Load, Place, Rows, Trained};
-use crate::quant::Form;
+use super::{F32, Load, MemoryPlace, RowShape, Trained};
+use crate::quant::QuantFormat;
 use crate::terms::{Method, ModelDtype};
 use crate::train::Memory;
 
@@ -16,7 +16,7 @@ pub fn fewest_recomputed(load: &Load, allowed_bytes: u64) -> Option<usize> {
 pub fn longest_that_fits(load: &Load, allowed_bytes: u64, shortest: usize) -> Option<usize> {
     let context = load.spec.context;
     let lengths = std::iter::successors(Some(shortest), |length| Some(length * 2)).take_while(|length| *length < context);
-    let fits = |length: &usize| load.with_rows(Rows::dense(1, *length)).least_peak_bytes() <= allowed_bytes;
+    let fits = |length: &usize| load.with_rows(RowShape::dense(1, *length)).least_peak_bytes() <= allowed_bytes;
     lengths.chain([context]).take_while(fits).last()
 }
 
@@ -58,8 +58,8 @@ impl Load {
             }
         }
         let half = match load.place {
-            Place::Processor { .. } => Some(ModelDtype::Bfloat16),
-            Place::Gpu { half, .. } => half,
+            MemoryPlace::Processor { .. } => Some(ModelDtype::Bfloat16),
+            MemoryPlace::Gpu { half, .. } => half,
         };
         if let Some(half) = half.filter(|_| load.trained.method == Method::Lora && load.kept_bytes() == F32) {
             load.storage.dtype = half;
@@ -69,7 +69,7 @@ impl Load {
             }
         }
         if load.trained.method == Method::Lora && load.storage.form.is_none() {
-            load.storage.form = Some(Form::QLORA);
+            load.storage.form = Some(QuantFormat::QLORA);
             overrides.push("adapter.method=qlora".to_owned());
             if let Some(hint) = hint(&load, &overrides) {
                 return Some(hint);
@@ -104,14 +104,14 @@ impl Load {
 
     /// The same on other rows.
     #[must_use]
-    pub fn with_rows(&self, rows: Rows) -> Self {
+    pub fn with_rows(&self, rows: RowShape) -> Self {
         Self { rows, ..self.clone() }
     }
 
     /// The same steps in micro-batches of a part of the rows; rows are scored in batches of that size too.
     fn split(&self, parts: usize) -> Self {
         let count = self.rows.count.div_ceil(parts);
-        let split = |rows: Rows| rows.within(count, rows.length);
+        let split = |rows: RowShape| rows.within(count, rows.length);
         Self {
             rows: split(self.rows),
             evaluation: self.evaluation.map(split),
@@ -122,7 +122,7 @@ impl Load {
 
     /// The same on rows of at most so many tokens.
     fn shortened(&self, length: usize) -> Self {
-        let cut = |rows: Rows| rows.within(rows.count, length);
+        let cut = |rows: RowShape| rows.within(rows.count, length);
         Self { rows: cut(self.rows), evaluation: self.evaluation.map(cut), ..self.clone() }
     }
 }

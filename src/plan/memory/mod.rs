@@ -10,16 +10,16 @@ mod step;
 mod trained;
 
 pub use fit::{Hint, fewest_recomputed, longest_that_fits};
-pub use parts::{Parts, Phase, StepParts};
+pub use parts::{MemoryParts, Phase, StepParts};
 pub use trained::Trained;
 
 use self::step::BlockBytes;
 use self::trained::OfTable;
 use crate::data::Batch;
-use crate::device::{self, Found, Halves, Kind};
+use crate::device::{self, FoundDevice, HalfPrecision, DeviceClass};
 use crate::model::{DecoderSpec, LinearSpec, Names, PIECE_BYTES, Storage};
 use crate::nn::footprint::F32;
-use crate::quant::Form;
+use crate::quant::QuantFormat;
 use crate::terms::{self, Method, ModelDtype};
 use crate::train::{Memory, Rule, STACK, head_chunk_rows};
 
@@ -47,7 +47,7 @@ const TOKEN_BYTES: u64 = 400;
 
 /// Rows of one micro-batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Rows {
+pub struct RowShape {
     /// Rows, or packs of them.
     pub count: usize,
     /// Tokens of the longest of them.
@@ -58,7 +58,7 @@ pub struct Rows {
     pub labelled: usize,
 }
 
-impl Rows {
+impl RowShape {
     /// Rows of `length` tokens in which every token but the first carries a loss.
     pub fn dense(count: usize, length: usize) -> Self {
         Self { count, length, tokens: count * length, labelled: count * length.saturating_sub(1) }
@@ -100,7 +100,7 @@ pub enum Purpose {
 
 /// Where a run's tensors are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Place {
+pub enum MemoryPlace {
     /// In the memory of the process.
     Processor {
         /// Threads that compute.
@@ -115,13 +115,13 @@ pub enum Place {
     },
 }
 
-impl Place {
+impl MemoryPlace {
     /// That of a device, never `auto`.
     pub fn of(device: terms::Device, threads: usize) -> Self {
         match device::halves(device) {
-            Halves::Widened => Self::Processor { threads },
-            Halves::Computed(half) => {
-                let shares = |found: Found| [Kind::Integrated, Kind::Software].contains(&found.kind);
+            HalfPrecision::Widened => Self::Processor { threads },
+            HalfPrecision::Computed(half) => {
+                let shares = |found: FoundDevice| [DeviceClass::Integrated, DeviceClass::Software].contains(&found.kind);
                 Self::Gpu { half, is_shared: device::find(device).is_some_and(shares) }
             }
         }
@@ -142,29 +142,29 @@ pub struct Load {
     /// Share of an adapter's input features that is dropped.
     pub dropout: f64,
     /// The largest micro-batch.
-    pub rows: Rows,
+    pub rows: RowShape,
     /// Micro-batches of a step.
     pub accumulated: usize,
     /// The largest batch that is scored; `None` where nothing is.
-    pub evaluation: Option<Rows>,
+    pub evaluation: Option<RowShape>,
     /// What the steps are for.
     pub purpose: Purpose,
     /// Where tensors are.
-    pub place: Place,
+    pub place: MemoryPlace,
 }
 
 impl Load {
     /// The parts where so many blocks recompute.
-    pub fn parts(&self, memory: Memory) -> Parts {
+    pub fn parts(&self, memory: Memory) -> MemoryParts {
         let trainable = self.trainable_parameters();
         let is_run = self.purpose == Purpose::Run;
         let of_run = if is_run { RUN_BYTES + TOKEN_BYTES * self.spec.vocabulary as u64 } else { 0 };
         let is_apart = self.is_apart();
-        let parts = Parts {
+        let parts = MemoryParts {
             process_bytes: match self.place {
-                Place::Processor { threads } => PROCESS_BYTES + of_run + SCRATCH_BYTES * threads as u64,
-                Place::Gpu { is_shared: true, .. } => PROCESS_BYTES + of_run,
-                Place::Gpu { .. } => 0,
+                MemoryPlace::Processor { threads } => PROCESS_BYTES + of_run + SCRATCH_BYTES * threads as u64,
+                MemoryPlace::Gpu { is_shared: true, .. } => PROCESS_BYTES + of_run,
+                MemoryPlace::Gpu { .. } => 0,
             },
             base_bytes: self.base_bytes(),
             trained_bytes: trainable * F32 * if self.trained.keeps_initial { 2 } else { 1 },
@@ -180,7 +180,7 @@ impl Load {
                 + if is_run && !is_apart { SAVED_COPIES * self.largest_trained() * F32 } else { 0 },
         };
         let pools_bytes = if self.is_on_gpu() { POOL_BYTES + (parts.peak_bytes() as f64 * POOL_SHARE) as u64 } else { 0 };
-        Parts { process_bytes: parts.process_bytes + pools_bytes, ..parts }
+        MemoryParts { process_bytes: parts.process_bytes + pools_bytes, ..parts }
     }
 
     /// Parameters that train.
@@ -289,7 +289,7 @@ impl Load {
 
     /// Whether tensors are in a memory of their own.
     fn is_apart(&self) -> bool {
-        matches!(self.place, Place::Gpu { is_shared: false, .. })
+        matches!(self.place, MemoryPlace::Gpu { is_shared: false, .. })
     }
 
     /// Whether the embedding may stay in the processor's memory, and a GPU has more room then: it is a table of its own and not one that
@@ -325,7 +325,7 @@ impl Load {
     /// What packing takes from a matrix. A GPU has every absmax as f32.
     fn saved_bytes(&self, shape: [usize; 2]) -> u64 {
         let form = self.storage.form.map(|form| match form {
-            Form::FourBit { kind, block_size, .. } if self.is_on_gpu() => Form::FourBit { kind, block_size, double_quant: false },
+            QuantFormat::FourBit { kind, block_size, .. } if self.is_on_gpu() => QuantFormat::FourBit { kind, block_size, double_quant: false },
             form => form,
         });
         let dense = (shape[0] * shape[1]) as u64 * self.kept_bytes();
@@ -349,13 +349,13 @@ impl Load {
     }
 
     fn is_on_gpu(&self) -> bool {
-        matches!(self.place, Place::Gpu { .. })
+        matches!(self.place, MemoryPlace::Gpu { .. })
     }
 
     /// The largest tensor in bytes, and what it is of. Tables of the vocabulary may be in pieces.
     pub fn largest_tensor(&self) -> (u64, Largest) {
         let rows = [Some(self.rows), self.evaluation].into_iter().flatten();
-        let widest = |rows: Rows| BlockBytes::of(self, rows).into_iter().map(|block| block.widest).max();
+        let widest = |rows: RowShape| BlockBytes::of(self, rows).into_iter().map(|block| block.widest).max();
         let of_tokens = rows.filter_map(widest).max().unwrap_or(0);
         let logits = self.head_chunk_rows(usize::MAX) * self.spec.vocabulary as u64 * F32;
         let matrix = self.spec.projections().iter().map(|linear| linear.inputs * linear.outputs).max().unwrap_or(0) as u64;
@@ -376,8 +376,8 @@ impl Load {
     /// Bytes of a number that goes from layer to layer.
     fn computed_bytes(&self) -> u64 {
         match self.place {
-            Place::Processor { .. } => F32,
-            Place::Gpu { .. } => self.kept_bytes(),
+            MemoryPlace::Processor { .. } => F32,
+            MemoryPlace::Gpu { .. } => self.kept_bytes(),
         }
     }
 

@@ -4,7 +4,7 @@ use serde::Serialize;
 
 /// Bytes of a run at its peak, part by part.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Parts {
+pub struct MemoryParts {
     /// The program, its threads and its tokenizer; on a GPU what its allocator holds beside what is in use.
     pub process_bytes: u64,
     /// Weights that do not train.
@@ -63,7 +63,7 @@ impl StepParts {
     }
 }
 
-impl Parts {
+impl MemoryParts {
     /// What every phase has.
     pub fn held_bytes(&self) -> u64 {
         self.process_bytes + self.base_bytes + self.trained_bytes + self.moments_bytes

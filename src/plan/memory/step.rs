@@ -1,6 +1,6 @@
 //! A training step as a walk over its moments: what is held when the head computes, and when each block goes backward.
 
-use super::{F32, Load, OfTable, Place, Purpose, Rows, StepParts, Trained};
+use super::{F32, Load, OfTable, MemoryPlace, Purpose, RowShape, StepParts, Trained};
 use crate::model::LayerSpec;
 use crate::nn::footprint::{RowShape, TrainedMaps};
 use crate::terms::{AdapterVector, Method};
@@ -29,7 +29,7 @@ pub(super) struct BlockBytes {
 
 impl BlockBytes {
     /// Those of all blocks of a run.
-    pub fn of(load: &Load, rows: Rows) -> Vec<Self> {
+    pub fn of(load: &Load, rows: RowShape) -> Vec<Self> {
         let Trained { method, ranks, outputs, vector, .. } = &load.trained;
         let (width, has_magnitudes) = (load.spec.width, *vector == Some(AdapterVector::Magnitude));
         let rows = RowShape { tokens: rows.tokens as u64, number_bytes: load.computed_bytes(), drops: load.dropout > 0.0 };
@@ -67,8 +67,8 @@ pub(super) fn highest(load: &Load, memory: Memory) -> StepParts {
     let gradients_bytes = row_bytes * (partial + 1);
     let widest = if memory.recomputed > lowest { blocks.iter().map(|block| block.widest).max().unwrap_or(0) } else { 0 };
     let held_back = match load.place {
-        Place::Processor { .. } => blocks.iter().map(|block| block.input).sum::<u64>() / HELD_BACK + widest,
-        Place::Gpu { .. } => 0,
+        MemoryPlace::Processor { .. } => blocks.iter().map(|block| block.input).sum::<u64>() / HELD_BACK + widest,
+        MemoryPlace::Gpu { .. } => 0,
     };
     let mut kept_bytes: u64 = held_back + (0..blocks.len()).map(kept).sum::<u64>();
     let at_head = if load.is_full() { gradients_bytes } else { row_bytes * partial };
@@ -150,7 +150,7 @@ fn left_of_heads(load: &Load, head: u64, kept: u64) -> u64 {
 }
 
 /// Bytes of scoring rows without a tape: a block's forward, or the logits of a chunk.
-pub(super) fn evaluation_bytes(load: &Load, rows: Rows) -> u64 {
+pub(super) fn evaluation_bytes(load: &Load, rows: RowShape) -> u64 {
     let (width, chunk) = (load.spec.width as u64, load.head_chunk_rows(rows.labelled));
     let computed = load.computed_bytes();
     let head = rows.tokens as u64 * width * computed + chunk * (load.spec.vocabulary as u64 * F32 + 3 * width * computed);

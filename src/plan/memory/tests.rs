@@ -13,7 +13,7 @@ fn spec(layers: usize) -> DecoderSpec {
     DecoderSpec { tied_head: true, context: 1000, ..DecoderSpec::new(10, 4, vec![layer; layers]) }
 }
 
-pub(in crate::plan) fn load(layers: usize, rank: usize, rows: Rows) -> Load {
+pub(in crate::plan) fn load(layers: usize, rank: usize, rows: RowShape) -> Load {
     let config = LoraConfig::all_linear(rank, 1.0);
     let trained = Trained::adapter(&config, &spec(layers)).expect("all projections are chosen");
     let spec = spec(layers);
@@ -27,14 +27,14 @@ pub(in crate::plan) fn load(layers: usize, rank: usize, rows: Rows) -> Load {
         accumulated: 1,
         evaluation: None,
         purpose: Purpose::Bench,
-        place: Place::Processor { threads: 1 },
+        place: MemoryPlace::Processor { threads: 1 },
     }
 }
 
 /// Three tokens through two blocks of rank 1, counted by hand. T = 3.
 #[test]
 fn two_small_blocks_are_counted_by_hand() {
-    let load = load(2, 1, Rows::dense(1, 3));
+    let load = load(2, 1, RowShape::dense(1, 3));
     let input: u64 = 3 * 4;
     let tape: u64 = 3 * (4 + 3) // input of q, k, v and their x A
         + 3 * (4 + 2 + 2 + 4) + 3 * 2 // attention: q, k, v, the result, and a sum for each of 6 queries
@@ -73,7 +73,7 @@ fn two_small_blocks_are_counted_by_hand() {
 /// One row of gradients for each partial sum of the tree of micro-batches, and one for the micro-batch that is computed.
 #[test]
 fn partial_sums_of_micro_batches_are_counted() {
-    let load = load(2, 1, Rows::dense(1, 3));
+    let load = load(2, 1, RowShape::dense(1, 3));
     let gradients = |accumulated| Load { accumulated, ..load.clone() }.parts(Memory::KEEP).step.gradients_bytes;
     let row = 4 * load.trainable_parameters();
     for (accumulated, rows) in [(1, 1), (2, 2), (3, 2), (4, 3), (7, 3), (8, 4), (64, 7)] {
@@ -84,12 +84,12 @@ fn partial_sums_of_micro_batches_are_counted() {
 /// A vocabulary of 10 and a width of 4, one table that is embedding and head: 40 numbers.
 #[test]
 fn what_trains_of_embedding_and_head_is_counted_by_hand() {
-    let plain = load(2, 1, Rows::dense(1, 3)).parts(Memory::KEEP);
+    let plain = load(2, 1, RowShape::dense(1, 3)).parts(Memory::KEEP);
     let of = |change: fn(&mut LoraConfig)| {
         let mut config = LoraConfig::all_linear(1, 1.0);
         change(&mut config);
         let trained = Trained::adapter(&config, &spec(2)).expect("resolved");
-        let parts = Load { trained, ..load(2, 1, Rows::dense(1, 3)) }.parts(Memory::KEEP);
+        let parts = Load { trained, ..load(2, 1, RowShape::dense(1, 3)) }.parts(Memory::KEEP);
         (parts.trained_bytes - plain.trained_bytes, plain.base_bytes - parts.base_bytes, parts)
     };
     let (both, replaced, parts) = of(|config| config.tables.saved = vec!["embed_tokens".into(), "lm_head".into()]);
@@ -111,7 +111,7 @@ fn what_trains_of_embedding_and_head_is_counted_by_hand() {
 
 #[test]
 fn every_weight_that_trains_has_a_gradient_and_two_moments() {
-    let load = Load { trained: Trained::everything(&spec(2)), ..load(2, 1, Rows::dense(1, 3)) };
+    let load = Load { trained: Trained::everything(&spec(2)), ..load(2, 1, RowShape::dense(1, 3)) };
     let parts = load.parts(Memory::RECOMPUTE);
     assert_eq!((parts.base_bytes, parts.trained_bytes, parts.moments_bytes), (0, 4 * 300, 8 * 300));
     assert!(parts.step.gradients_bytes >= 4 * 44, "those of the head are there first");
@@ -120,7 +120,7 @@ fn every_weight_that_trains_has_a_gradient_and_two_moments() {
 
 #[test]
 fn a_change_goes_no_further_than_it_has_to() {
-    let whole = load(2, 16, Rows::dense(8, 512));
+    let whole = load(2, 16, RowShape::dense(8, 512));
     let with = |rows| whole.with_rows(rows).least_peak_bytes();
     let change = |allowed| whole.smallest_change(Some(16), allowed);
     let overrides = |allowed| change(allowed).map(|hint| hint.overrides);
@@ -128,11 +128,11 @@ fn a_change_goes_no_further_than_it_has_to() {
         vec![format!("training.micro_batch_size={size}"), format!("training.gradient_accumulation_steps={times}")]
     };
     let with_one = |said: &[&str]| [batch(1, 8), said.iter().map(|said| (*said).to_owned()).collect()].concat();
-    let halves = change(with(Rows::dense(8, 512)) - 1).expect("half fits");
+    let halves = change(with(RowShape::dense(8, 512)) - 1).expect("half fits");
     assert_eq!(halves.overrides, batch(4, 2));
-    assert!(halves.peak_bytes < with(Rows::dense(8, 512)));
+    assert!(halves.peak_bytes < with(RowShape::dense(8, 512)));
     assert_eq!(overrides(halves.peak_bytes - 1), Some(batch(2, 4)));
-    let one = Load { accumulated: 8, ..whole.with_rows(Rows::dense(1, 512)) };
+    let one = Load { accumulated: 8, ..whole.with_rows(RowShape::dense(1, 512)) };
     let narrow = change(one.least_peak_bytes() - 1).expect("a base of 16 bits fits");
     assert_eq!(narrow.overrides, with_one(&["training.model_dtype=bfloat16"]));
     assert_eq!(one.least_peak_bytes() - narrow.peak_bytes, 2 * 2 * 140, "half of the matrices");
@@ -141,8 +141,8 @@ fn a_change_goes_no_further_than_it_has_to() {
     let shorter = overrides(packed.peak_bytes - 1).expect("shorter rows fit");
     let narrow = ["training.model_dtype=bfloat16", "adapter.method=qlora"];
     assert_eq!(shorter, with_one(&[&narrow[..], &["training.sequence_len=256", "training.truncation=truncate"]].concat()));
-    let one = Load { storage: Storage { form: Some(Form::QLORA), ..ModelDtype::Bfloat16.into() }, ..one };
-    let smaller = overrides(one.with_rows(Rows::dense(1, 64)).least_peak_bytes() - 1).expect("a smaller adapter fits");
+    let one = Load { storage: Storage { form: Some(QuantFormat::QLORA), ..ModelDtype::Bfloat16.into() }, ..one };
+    let smaller = overrides(one.with_rows(RowShape::dense(1, 64)).least_peak_bytes() - 1).expect("a smaller adapter fits");
     let shortest = ["training.sequence_len=64", "training.truncation=truncate", "adapter.r=8"];
     assert_eq!(smaller, with_one(&[&narrow[..], &shortest].concat()));
     assert_eq!(overrides(1000), None);
@@ -150,18 +150,18 @@ fn a_change_goes_no_further_than_it_has_to() {
 
 #[test]
 fn a_smaller_micro_batch_scores_as_few_rows() {
-    let scored = |rows| Load { evaluation: Some(rows), ..load(2, 1, Rows::dense(2, 64)) };
-    let change = scored(Rows::dense(2, 512)).smallest_change(None, scored(Rows::dense(1, 512)).least_peak_bytes());
+    let scored = |rows| Load { evaluation: Some(rows), ..load(2, 1, RowShape::dense(2, 64)) };
+    let change = scored(RowShape::dense(2, 512)).smallest_change(None, scored(RowShape::dense(1, 512)).least_peak_bytes());
     let Hint { overrides, peak_bytes } = change.expect("one row at a time fits");
     assert_eq!(overrides, ["training.micro_batch_size=1", "training.gradient_accumulation_steps=2"]);
-    let one = Load { evaluation: Some(Rows::dense(1, 512)), ..load(2, 1, Rows::dense(1, 64)) };
+    let one = Load { evaluation: Some(RowShape::dense(1, 512)), ..load(2, 1, RowShape::dense(1, 64)) };
     assert_eq!(peak_bytes, one.least_peak_bytes());
 }
 
 #[test]
 fn the_longest_rows_that_fit_do_and_the_next_do_not() {
-    let load = load(2, 16, Rows::dense(1, 2));
-    let peak = |length| load.with_rows(Rows::dense(1, length)).least_peak_bytes();
+    let load = load(2, 16, RowShape::dense(1, 2));
+    let peak = |length| load.with_rows(RowShape::dense(1, length)).least_peak_bytes();
     assert_eq!(longest_that_fits(&load, peak(256), 64), Some(256));
     assert_eq!(longest_that_fits(&load, peak(512) - 1, 64), Some(256));
     assert_eq!(longest_that_fits(&load, u64::MAX, 64), Some(1000), "the model's context, though no power of two");
@@ -171,8 +171,8 @@ fn the_longest_rows_that_fit_do_and_the_next_do_not() {
 #[test]
 fn a_gpu_has_numbers_of_its_own_size_and_a_process_only_where_memory_is_shared() {
     let of =
-        |dtype: ModelDtype, place| Load { storage: dtype.into(), place, ..load(2, 1, Rows::dense(1, 64)) }.parts(Memory::KEEP);
-    let gpu = |is_shared| Place::Gpu { half: Some(ModelDtype::Float16), is_shared };
+        |dtype: ModelDtype, place| Load { storage: dtype.into(), place, ..load(2, 1, RowShape::dense(1, 64)) }.parts(Memory::KEEP);
+    let gpu = |is_shared| MemoryPlace::Gpu { half: Some(ModelDtype::Float16), is_shared };
     let [wide, narrow] = [ModelDtype::Float32, ModelDtype::Float16].map(|dtype| of(dtype, gpu(false)));
     assert_eq!(wide.step.kept_bytes, 2 * narrow.step.kept_bytes);
     assert_eq!(wide.step.gradients_bytes, narrow.step.gradients_bytes, "what trains is f32");
@@ -181,7 +181,7 @@ fn a_gpu_has_numbers_of_its_own_size_and_a_process_only_where_memory_is_shared()
     let held = wide.peak_bytes() - wide.process_bytes;
     assert_eq!(wide.process_bytes, POOL_BYTES + (held as f64 * POOL_SHARE) as u64);
     assert!(of(ModelDtype::Float32, gpu(true)).process_bytes > wide.process_bytes + PROCESS_BYTES);
-    let processor = of(ModelDtype::Bfloat16, Place::Processor { threads: 1 });
+    let processor = of(ModelDtype::Bfloat16, MemoryPlace::Processor { threads: 1 });
     assert!(processor.step.kept_bytes > wide.step.kept_bytes, "the CPU widens, and its allocator holds some back");
 }
 
@@ -189,15 +189,15 @@ proptest! {
     #[test]
     fn more_rows_or_tokens_never_need_less(count in 1usize..9, length in 2usize..200, recomputed in 0usize..4, rank in 1usize..20) {
         let peak = |rows| load(3, rank, rows).parts(Memory { recomputed }).peak_bytes();
-        let rows = Rows::dense(count, length);
-        prop_assert!(peak(rows) <= peak(Rows::dense(count + 1, length)));
-        prop_assert!(peak(rows) <= peak(Rows::dense(count, length + 1)));
+        let rows = RowShape::dense(count, length);
+        prop_assert!(peak(rows) <= peak(RowShape::dense(count + 1, length)));
+        prop_assert!(peak(rows) <= peak(RowShape::dense(count, length + 1)));
     }
 
     /// But for one block alone, whose tape is whole at the highest moment either way.
     #[test]
     fn more_recomputation_never_needs_more(count in 1usize..9, length in 2usize..200, layers in 2usize..6, rank in 1usize..20, full: bool) {
-        let mut load = load(layers, rank, Rows::dense(count, length));
+        let mut load = load(layers, rank, RowShape::dense(count, length));
         if full {
             load.trained = Trained::everything(&load.spec);
         }
@@ -211,14 +211,14 @@ proptest! {
 #[test]
 fn packed_projections_are_counted_by_hand() {
     let packed = |place, packs_head, offloads_embedding| {
-        let storage = Storage { form: Some(Form::QLORA), packs_head, offloads_embedding, ..ModelDtype::Float32.into() };
-        let mut load = Load { storage, place, ..load(2, 1, Rows::dense(1, 3)) };
+        let storage = Storage { form: Some(QuantFormat::QLORA), packs_head, offloads_embedding, ..ModelDtype::Float32.into() };
+        let mut load = Load { storage, place, ..load(2, 1, RowShape::dense(1, 3)) };
         load.spec.tied_head = false;
         load.parts(Memory::KEEP)
     };
     let (tables, norms) = (2 * 4 * 40, 4 * 20);
-    let processor = Place::Processor { threads: 1 };
-    let gpu = Place::Gpu { half: None, is_shared: false };
+    let processor = MemoryPlace::Processor { threads: 1 };
+    let gpu = MemoryPlace::Gpu { half: None, is_shared: false };
     let layer = 2 * (8 + 5) + 2 * (4 + 5) + 3 * (12 + 5);
     assert_eq!(packed(processor, false, false).base_bytes, tables + norms + 2 * layer);
     assert_eq!(packed(processor, false, true).base_bytes, tables + norms + 2 * layer, "it is there anyway");
@@ -227,11 +227,11 @@ fn packed_projections_are_counted_by_hand() {
     let layer = 2 * (8 + 4) + 2 * (4 + 4) + 3 * (12 + 4);
     assert_eq!(packed(gpu, false, false).base_bytes, tables + norms + 2 * layer);
     assert_eq!(packed(gpu, true, true).base_bytes, norms + 2 * layer + 20 + 4);
-    let mut wide = Load { place: gpu, ..load(2, 1, Rows::dense(1, 3)) };
-    wide.storage = Storage { form: Some(Form::QLORA), packs_head: true, ..ModelDtype::Float32.into() };
+    let mut wide = Load { place: gpu, ..load(2, 1, RowShape::dense(1, 3)) };
+    wide.storage = Storage { form: Some(QuantFormat::QLORA), packs_head: true, ..ModelDtype::Float32.into() };
     (wide.spec.tied_head, wide.spec.vocabulary) = (false, 1 << 26);
     assert_eq!(wide.unpacked_bytes(), PIECE_BYTES, "a head is never whole in numbers");
-    let dense = Load { place: gpu, ..load(2, 1, Rows::dense(1, 3)) }.parts(Memory::KEEP);
+    let dense = Load { place: gpu, ..load(2, 1, RowShape::dense(1, 3)) }.parts(Memory::KEEP);
     assert_eq!(packed(gpu, false, false).step.block_bytes - dense.step.block_bytes, 4 * 24);
-    assert_eq!(packed(processor, false, false).step, load(2, 1, Rows::dense(1, 3)).parts(Memory::KEEP).step);
+    assert_eq!(packed(processor, false, false).step, load(2, 1, RowShape::dense(1, 3)).parts(Memory::KEEP).step);
 }

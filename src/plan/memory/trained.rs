@@ -1,6 +1,6 @@
 //! What of a model trains, in numbers.
 
-use crate::adapter::{Error, LoraConfig, Part};
+use crate::adapter::{AdapterError, LoraConfig, TablePart};
 use crate::model::{DecoderSpec, LinearSpec, Role};
 use crate::terms::{AdapterVector, Method};
 
@@ -57,15 +57,15 @@ impl OfTable {
         if let Self::Rank(rank) = self { (rank * vocabulary) as u64 } else { self.numbers([vocabulary, width]) }
     }
 
-    fn of(config: &LoraConfig, modules: &[LinearSpec], is_it: impl Fn(&LinearSpec) -> bool) -> Result<Self, Error> {
+    fn of(config: &LoraConfig, modules: &[LinearSpec], is_it: impl Fn(&LinearSpec) -> bool) -> Result<Self, AdapterError> {
         let names: Vec<String> = modules.iter().map(|module| module.name.clone()).collect();
         let target = config.table_targets(modules)?.into_iter().find(|target| is_it(&target.module));
         let matrices = |name: &String| modules.iter().any(|module| module.name == *name && is_it(module));
         let rank = config.resolve(&names)?.iter().find(|target| matrices(&target.module)).map_or(0, |target| target.rank);
         Ok(match target.map(|target| target.part) {
-            Some(Part::Whole) => Self::Whole,
-            Some(Part::Rows(tokens)) => Self::Rows(tokens.len()),
-            Some(Part::Shared(_)) => Self::Rows(0),
+            Some(TablePart::Whole) => Self::Whole,
+            Some(TablePart::Rows(tokens)) => Self::Rows(tokens.len()),
+            Some(TablePart::Shared(_)) => Self::Rows(0),
             None => Self::Rank(rank),
         })
     }
@@ -76,7 +76,7 @@ impl Trained {
     ///
     /// # Errors
     /// See [`LoraConfig::resolve`].
-    pub fn adapter(config: &LoraConfig, spec: &DecoderSpec) -> Result<Self, Error> {
+    pub fn adapter(config: &LoraConfig, spec: &DecoderSpec) -> Result<Self, AdapterError> {
         let modules = spec.modules();
         let names: Vec<String> = modules.iter().map(|linear| linear.name.clone()).collect();
         let targets = config.resolve(&names)?;

@@ -2,10 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::super::tree::{Kind, Node};
+use super::super::tree::{NodeValue, Node};
 use super::datasets::{Located, Part, is_slice, locate, on_hub};
 use super::draft::{Data, Draft, is_off};
-use super::fate::Fate;
+use super::fate::KeyOutcome;
 use super::hugging_face as hf;
 use super::text::{flow, list, number, pairs, quoted, texts, unquoted, whole};
 use super::{Given, Rule, Table, tokens};
@@ -253,49 +253,49 @@ const DATA: Table = &[
      Rule::Refused("synthetic rows are not supported")),
 ];
 
-fn base_model(draft: &mut Draft, given: &Given) -> Fate {
-    let Some(base) = given.node.text() else { return Fate::refused("expected a folder or a Hub id") };
+fn base_model(draft: &mut Draft, given: &Given) -> KeyOutcome {
+    let Some(base) = given.node.text() else { return KeyOutcome::refused("expected a folder or a Hub id") };
     let whole = draft.text("revision_of_model").map_or_else(|| base.to_owned(), |revision| format!("{base}@{revision}"));
     draft.set("base_model", quoted(&whole))
 }
 
-fn same_base(draft: &mut Draft, given: &Given) -> Fate {
+fn same_base(draft: &mut Draft, given: &Given) -> KeyOutcome {
     if given.node.text() == draft.text("base_model") {
-        return Fate::dropped("the same folder as `base_model`");
+        return KeyOutcome::dropped("the same folder as `base_model`");
     }
-    Fate::refused("config and tokenizer are those of `base_model`; copy them into one folder")
+    KeyOutcome::refused("config and tokenizer are those of `base_model`; copy them into one folder")
 }
 
-fn model_type(_: &mut Draft, given: &Given) -> Fate {
+fn model_type(_: &mut Draft, given: &Given) -> KeyOutcome {
     let class = given.node.text().unwrap_or_default();
     if class.contains("Classification") {
-        return Fate::refused("classifiers are not supported");
+        return KeyOutcome::refused("classifiers are not supported");
     }
     if class.contains("ConditionalGeneration") || class.contains("ImageText") {
-        return Fate::refused(IMAGES);
+        return KeyOutcome::refused(IMAGES);
     }
-    Fate::dropped("config.json names the model")
+    KeyOutcome::dropped("config.json names the model")
 }
 
 /// gpt-oss: weights of MXFP4 that become numbers when they are loaded, as here.
-fn model_quantization(_: &mut Draft, given: &Given) -> Fate {
+fn model_quantization(_: &mut Draft, given: &Given) -> KeyOutcome {
     let says = given.node.shown();
     if says == "Mxfp4Config" || says == "{dequantize: true}" {
-        Fate::dropped("MXFP4 becomes numbers when it is loaded")
+        KeyOutcome::dropped("MXFP4 becomes numbers when it is loaded")
     } else {
-        Fate::refused(WEIGHTS)
+        KeyOutcome::refused(WEIGHTS)
     }
 }
 
 /// Of changes to config.json those that only add the routers' outputs to what a step returns are known.
-fn model_config(draft: &mut Draft, given: &Given) -> Fate {
-    let Kind::Map(entries) = &given.node.kind else { return Fate::refused(WEIGHTS) };
+fn model_config(draft: &mut Draft, given: &Given) -> KeyOutcome {
+    let NodeValue::Map(entries) = &given.node.kind else { return KeyOutcome::refused(WEIGHTS) };
     match entries.get("output_router_logits").and_then(|entry| entry.value.flag()) {
         Some(true) if entries.len() == 1 => {
-            Fate::refused("the load-balancing loss needs its weight: set `training.router_aux_loss_coef` to that of config.json")
+            KeyOutcome::refused("the load-balancing loss needs its weight: set `training.router_aux_loss_coef` to that of config.json")
         }
         Some(false) if entries.len() == 1 => draft.set("training.router_aux_loss_coef", "0"),
-        _ => Fate::refused(WEIGHTS),
+        _ => KeyOutcome::refused(WEIGHTS),
     }
 }
 
@@ -303,91 +303,91 @@ fn is_full(draft: &Draft) -> bool {
     draft.at("adapter").is_none()
 }
 
-fn adapter(draft: &mut Draft, given: &Given) -> Fate {
+fn adapter(draft: &mut Draft, given: &Given) -> KeyOutcome {
     let targets = ["lora_target_modules", "lora_model_dir"].iter().any(|key| draft.at(key).is_some_and(|node| !node.is_empty()))
         || draft.is_on("lora_target_linear");
     match given.node.text() {
-        Some("lora" | "qlora") if !targets => Fate::refused(
+        Some("lora" | "qlora") if !targets => KeyOutcome::refused(
             "no modules are named, and PEFT's choice depends on the model: say `lora_target_linear: true` or `lora_target_modules`",
         ),
         Some("lora") => draft.set("adapter.method", "lora"),
         Some("qlora") if draft.is_on("load_in_4bit") => draft.set("adapter.method", "qlora"),
-        Some("qlora") => Fate::refused("Axolotl's `qlora` needs `load_in_4bit: true`"),
-        _ => Fate::refused("this adapter is not supported; LoRA and QLoRA are"),
+        Some("qlora") => KeyOutcome::refused("Axolotl's `qlora` needs `load_in_4bit: true`"),
+        _ => KeyOutcome::refused("this adapter is not supported; LoRA and QLoRA are"),
     }
 }
 
-fn load_in_4bit(draft: &mut Draft, given: &Given) -> Fate {
+fn load_in_4bit(draft: &mut Draft, given: &Given) -> KeyOutcome {
     match (unquoted(given.node).flag(), draft.text("adapter")) {
-        (Some(true), Some("qlora")) => Fate::Mapped("adapter.method: qlora (nf4, double_quant)".into()),
+        (Some(true), Some("qlora")) => KeyOutcome::Mapped("adapter.method: qlora (nf4, double_quant)".into()),
         (Some(true), Some("lora")) => {
             draft.add("adapter.double_quant", "true", "Axolotl quantizes the scales of 4-bit weights too");
             draft.set("adapter.quantization", "nf4")
         }
-        (Some(true), _) => Fate::refused("a base of 4 bits trains with an adapter only"),
-        _ => Fate::dropped("off"),
+        (Some(true), _) => KeyOutcome::refused("a base of 4 bits trains with an adapter only"),
+        _ => KeyOutcome::dropped("off"),
     }
 }
 
-fn load_in_8bit(draft: &mut Draft, given: &Given) -> Fate {
+fn load_in_8bit(draft: &mut Draft, given: &Given) -> KeyOutcome {
     match (unquoted(given.node).flag(), draft.text("adapter")) {
         (Some(true), Some("lora")) => draft.set("adapter.quantization", "int8"),
-        (Some(true), _) => Fate::refused("a base of 8 bits goes with `adapter: lora` only"),
-        _ => Fate::dropped("off"),
+        (Some(true), _) => KeyOutcome::refused("a base of 8 bits goes with `adapter: lora` only"),
+        _ => KeyOutcome::dropped("off"),
     }
 }
 
 /// Rankine quantizes the experts of a quantized base, stacked ones included.
-fn quantized_experts(draft: &mut Draft, given: &Given) -> Fate {
+fn quantized_experts(draft: &mut Draft, given: &Given) -> KeyOutcome {
     if is_off(given.node) {
-        return Fate::dropped("off");
+        return KeyOutcome::dropped("off");
     }
     if draft.is_on("load_in_4bit") || draft.is_on("load_in_8bit") {
-        return Fate::Mapped("experts are quantized with the rest of the base".into());
+        return KeyOutcome::Mapped("experts are quantized with the rest of the base".into());
     }
-    Fate::dropped("nothing is quantized")
+    KeyOutcome::dropped("nothing is quantized")
 }
 
-fn lora_model_dir(draft: &mut Draft, given: &Given) -> Fate {
-    if is_full(draft) { Fate::dropped("without `adapter` no adapter is read") } else { draft.same("adapter.init_from", given) }
+fn lora_model_dir(draft: &mut Draft, given: &Given) -> KeyOutcome {
+    if is_full(draft) { KeyOutcome::dropped("without `adapter` no adapter is read") } else { draft.same("adapter.init_from", given) }
 }
 
 /// A key of the adapter; without `adapter` Axolotl does not read it.
-fn in_adapter(draft: &mut Draft, given: &Given, key: &str) -> Fate {
+fn in_adapter(draft: &mut Draft, given: &Given, key: &str) -> KeyOutcome {
     if is_full(draft) {
-        Fate::dropped("without `adapter` every weight trains, and nothing reads it")
+        KeyOutcome::dropped("without `adapter` every weight trains, and nothing reads it")
     } else {
         draft.same(key, given)
     }
 }
 
 /// A key of the adapter that comes from `lora_model_dir` where there is one.
-fn shape(draft: &mut Draft, given: &Given, key: &str) -> Fate {
+fn shape(draft: &mut Draft, given: &Given, key: &str) -> KeyOutcome {
     if draft.at("lora_model_dir").is_some() && !is_full(draft) {
-        return Fate::dropped("the adapter in `lora_model_dir` says it");
+        return KeyOutcome::dropped("the adapter in `lora_model_dir` says it");
     }
-    if given.node.is_empty() { Fate::dropped("empty: not set") } else { in_adapter(draft, given, key) }
+    if given.node.is_empty() { KeyOutcome::dropped("empty: not set") } else { in_adapter(draft, given, key) }
 }
 
-fn target_modules(draft: &mut Draft, given: &Given) -> Fate {
+fn target_modules(draft: &mut Draft, given: &Given) -> KeyOutcome {
     const LINEAR: [&str; 7] = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"];
     if is_full(draft) || draft.at("lora_model_dir").is_some() {
         return shape(draft, given, "adapter.target_modules");
     }
     if !draft.is_on("lora_target_linear") {
-        return if given.node.is_empty() { Fate::dropped("empty: not set") } else { hf::targets(draft, given) };
+        return if given.node.is_empty() { KeyOutcome::dropped("empty: not set") } else { hf::targets(draft, given) };
     }
     let more: Vec<String> = texts(given.node).into_iter().filter(|name| !LINEAR.contains(&name.as_str())).collect();
     if more.is_empty() {
-        return Fate::dropped("`lora_target_linear` has them");
+        return KeyOutcome::dropped("`lora_target_linear` has them");
     }
-    Fate::refused(format!("`lora_target_linear` and {} more: list every name in `lora_target_modules`", list(&more)))
+    KeyOutcome::refused(format!("`lora_target_linear` and {} more: list every name in `lora_target_modules`", list(&more)))
 }
 
 /// Every linear layer except the head, as `all-linear`.
-fn target_linear(draft: &mut Draft, given: &Given) -> Fate {
+fn target_linear(draft: &mut Draft, given: &Given) -> KeyOutcome {
     if unquoted(given.node).flag() != Some(true) {
-        return Fate::dropped("off");
+        return KeyOutcome::dropped("off");
     }
     if is_full(draft) || draft.at("lora_model_dir").is_some() {
         return shape(draft, given, "adapter.target_modules");
@@ -396,52 +396,52 @@ fn target_linear(draft: &mut Draft, given: &Given) -> Fate {
 }
 
 /// Rows of a step, where the accumulation is not said.
-fn batch_size(draft: &mut Draft, given: &Given) -> Fate {
+fn batch_size(draft: &mut Draft, given: &Given) -> KeyOutcome {
     if draft.at("gradient_accumulation_steps").is_some() {
-        return Fate::dropped("`gradient_accumulation_steps` says it");
+        return KeyOutcome::dropped("`gradient_accumulation_steps` says it");
     }
     match (whole(given.node), draft.at("micro_batch_size").and_then(whole)) {
         (Some(rows), Some(micro)) if micro > 0 && rows % micro == 0 => {
             draft.set("training.gradient_accumulation_steps", (rows / micro).to_string())
         }
-        _ => Fate::refused("expected a multiple of `micro_batch_size`"),
+        _ => KeyOutcome::refused("expected a multiple of `micro_batch_size`"),
     }
 }
 
-fn excess_length(draft: &mut Draft, given: &Given) -> Fate {
+fn excess_length(draft: &mut Draft, given: &Given) -> KeyOutcome {
     match given.node.text() {
         Some(word @ ("drop" | "truncate")) => draft.set("training.truncation", word),
         Some("raise") => draft.set("training.truncation", "error"),
-        _ => Fate::refused("expected `drop`, `truncate` or `raise`"),
+        _ => KeyOutcome::refused("expected `drop`, `truncate` or `raise`"),
     }
 }
 
 /// Axolotl leaves out rows of fewer tokens, 2 unless it is told.
-fn min_sample_len(_: &mut Draft, given: &Given) -> Fate {
+fn min_sample_len(_: &mut Draft, given: &Given) -> KeyOutcome {
     if whole(given.node).is_some_and(|tokens| tokens <= 2) {
-        Fate::dropped("rows of one token train nothing")
+        KeyOutcome::dropped("rows of one token train nothing")
     } else {
-        Fate::refused("rows are not left out for being short; remove them from the data")
+        KeyOutcome::refused("rows are not left out for being short; remove them from the data")
     }
 }
 
-fn curriculum(draft: &mut Draft, given: &Given) -> Fate {
-    if is_off(given.node) { Fate::dropped("off") } else { draft.set("training.shuffle", "false") }
+fn curriculum(draft: &mut Draft, given: &Given) -> KeyOutcome {
+    if is_off(given.node) { KeyOutcome::dropped("off") } else { draft.set("training.shuffle", "false") }
 }
 
-fn deduplication(draft: &mut Draft, given: &Given) -> Fate {
-    if is_off(given.node) { Fate::dropped("off") } else { draft.set("training.deduplicate", "exact") }
+fn deduplication(draft: &mut Draft, given: &Given) -> KeyOutcome {
+    if is_off(given.node) { KeyOutcome::dropped("off") } else { draft.set("training.deduplicate", "exact") }
 }
 
 /// The trainer draws a new order for each epoch either way.
-fn shuffle_merged(_: &mut Draft, given: &Given) -> Fate {
+fn shuffle_merged(_: &mut Draft, given: &Given) -> KeyOutcome {
     if unquoted(given.node).flag() == Some(false) {
-        return Fate::replaced("each epoch has an order of its own; `training.shuffle: false` keeps the order of the files");
+        return KeyOutcome::replaced("each epoch has an order of its own; `training.shuffle: false` keeps the order of the files");
     }
-    Fate::dropped("each epoch has an order of its own")
+    KeyOutcome::dropped("each epoch has an order of its own")
 }
 
-fn lr_scheduler(draft: &mut Draft, given: &Given) -> Fate {
+fn lr_scheduler(draft: &mut Draft, given: &Given) -> KeyOutcome {
     let has_floor = draft.at("cosine_min_lr_ratio").and_then(number).is_some_and(|floor| floor > 0.0);
     match given.node.text() {
         Some("cosine") if has_floor => draft.set("training.lr_scheduler", "cosine_with_min_lr"),
@@ -449,12 +449,12 @@ fn lr_scheduler(draft: &mut Draft, given: &Given) -> Fate {
     }
 }
 
-fn min_lr(draft: &mut Draft, given: &Given) -> Fate {
+fn min_lr(draft: &mut Draft, given: &Given) -> KeyOutcome {
     if is_off(given.node) {
-        return Fate::dropped("0: the rate falls to 0");
+        return KeyOutcome::dropped("0: the rate falls to 0");
     }
     if draft.text("lr_scheduler").is_some_and(|word| word != "cosine") {
-        return Fate::dropped("of `lr_scheduler: cosine` only");
+        return KeyOutcome::dropped("of `lr_scheduler: cosine` only");
     }
     if draft.at("lr_scheduler").is_none() {
         draft.add("training.lr_scheduler", "cosine_with_min_lr", "Axolotl's schedule is a cosine unless it is told");
@@ -463,97 +463,97 @@ fn min_lr(draft: &mut Draft, given: &Given) -> Fate {
 }
 
 /// Axolotl makes two steps of one.
-fn warmup_steps(draft: &mut Draft, given: &Given) -> Fate {
+fn warmup_steps(draft: &mut Draft, given: &Given) -> KeyOutcome {
     if number(given.node) == Some(1.0) {
         return match draft.set("training.warmup_steps", "2") {
-            Fate::Mapped(_) => Fate::Mapped("training.warmup_steps: 2, as Axolotl makes of 1".into()),
+            KeyOutcome::Mapped(_) => KeyOutcome::Mapped("training.warmup_steps: 2, as Axolotl makes of 1".into()),
             other => other,
         };
     }
     hf::warmup_steps(draft, given)
 }
 
-fn train_on_inputs(_: &mut Draft, given: &Given) -> Fate {
+fn train_on_inputs(_: &mut Draft, given: &Given) -> KeyOutcome {
     let word = if unquoted(given.node).flag() == Some(true) { "all" } else { "assistant" };
-    Fate::Mapped(format!("datasets.train_on: {word}"))
+    KeyOutcome::Mapped(format!("datasets.train_on: {word}"))
 }
 
-fn memory(draft: &mut Draft, given: &Given) -> Fate {
+fn memory(draft: &mut Draft, given: &Given) -> KeyOutcome {
     match (whole(given.node), given.node.bytes()) {
         (Some(gigabytes), _) => draft.set("training.max_memory", format!("{gigabytes}GiB")),
         (None, Some(_)) => draft.same("training.max_memory", given),
-        _ => Fate::dropped("memory by device: Rankine trains on one"),
+        _ => KeyOutcome::dropped("memory by device: Rankine trains on one"),
     }
 }
 
-fn attention(_: &mut Draft, given: &Given) -> Fate {
-    if is_off(given.node) { Fate::dropped("off") } else { Fate::replaced(ATTENTION) }
+fn attention(_: &mut Draft, given: &Given) -> KeyOutcome {
+    if is_off(given.node) { KeyOutcome::dropped("off") } else { KeyOutcome::replaced(ATTENTION) }
 }
 
 /// A share up to 1, rows above.
-fn val_set_size(draft: &mut Draft, given: &Given) -> Fate {
+fn val_set_size(draft: &mut Draft, given: &Given) -> KeyOutcome {
     match number(given.node) {
         Some(0.0) => draft.set("evaluation.val_set_size", "0"),
         Some(share) if share > 0.0 && share < 1.0 => draft.same("evaluation.val_set_size", given),
         Some(rows) if rows > 1.0 && rows.fract() == 0.0 => draft.set("evaluation.val_set_size", format!("{rows}")),
-        _ => Fate::refused("expected a share below 1 or a number of rows above 1"),
+        _ => KeyOutcome::refused("expected a share below 1 or a number of rows above 1"),
     }
 }
 
-fn evals_per_epoch(draft: &mut Draft, given: &Given) -> Fate {
+fn evals_per_epoch(draft: &mut Draft, given: &Given) -> KeyOutcome {
     match number(given.node) {
-        Some(0.0) => Fate::dropped("never: when it is evaluated changes no weight"),
+        Some(0.0) => KeyOutcome::dropped("never: when it is evaluated changes no weight"),
         Some(1.0) => draft.set("evaluation.eval_steps", "0"),
         _ => hf::rarely(draft, "evaluation runs once an epoch; `evaluation.eval_steps` takes a number of steps"),
     }
 }
 
-fn best(_: &mut Draft, given: &Given) -> Fate {
+fn best(_: &mut Draft, given: &Given) -> KeyOutcome {
     if is_off(given.node) {
-        Fate::dropped("off")
+        KeyOutcome::dropped("off")
     } else {
-        Fate::replaced("the run's adapter is that of its last step; the best checkpoint is kept beside it")
+        KeyOutcome::replaced("the run's adapter is that of its last step; the best checkpoint is kept beside it")
     }
 }
 
-fn watchdog(_: &mut Draft, _: &Given) -> Fate {
-    Fate::replaced("a run ends at a loss that is not finite; a high one does not end it")
+fn watchdog(_: &mut Draft, _: &Given) -> KeyOutcome {
+    KeyOutcome::replaced("a run ends at a loss that is not finite; a high one does not end it")
 }
 
 /// A template by name is code of Axolotl.
-fn chat_template(_: &mut Draft, given: &Given) -> Fate {
+fn chat_template(_: &mut Draft, given: &Given) -> KeyOutcome {
     match given.node.text() {
-        Some("tokenizer_default") => Fate::dropped("the base's own template, as here"),
-        Some("jinja") => Fate::dropped("`chat_template_jinja` says it"),
-        _ => Fate::replaced(
+        Some("tokenizer_default") => KeyOutcome::dropped("the base's own template, as here"),
+        Some("jinja") => KeyOutcome::dropped("`chat_template_jinja` says it"),
+        _ => KeyOutcome::replaced(
             "the base's own template is used; `chat_template` names another, a file or a stock one, and `rankine preview` shows what it makes of rows",
         ),
     }
 }
 
-fn chat_template_jinja(draft: &mut Draft, given: &Given) -> Fate {
+fn chat_template_jinja(draft: &mut Draft, given: &Given) -> KeyOutcome {
     let text = given.node.text().unwrap_or_default();
     if text.contains(['{', '\n']) {
-        return Fate::refused("a template within the config is not supported: write it to a file and name that");
+        return KeyOutcome::refused("a template within the config is not supported: write it to a file and name that");
     }
     draft.set("chat_template", quoted(text))
 }
 
 /// Plugins that only change how something is computed.
-fn plugins(_: &mut Draft, given: &Given) -> Fate {
+fn plugins(_: &mut Draft, given: &Given) -> KeyOutcome {
     const HARMLESS: [&str; 6] = ["cut_cross_entropy", "liger", "kernels", "expert_parallel", "swanlab", "lm_eval"];
     let of = |name: &String| name.split('.').nth(2).unwrap_or_default().to_owned();
     let others: Vec<String> = texts(given.node).into_iter().filter(|name| !HARMLESS.contains(&of(name).as_str())).collect();
     if others.is_empty() {
-        Fate::dropped(hf::KERNELS)
+        KeyOutcome::dropped(hf::KERNELS)
     } else {
-        Fate::refused(format!("{} trains in another way, which is not supported", list(&others)))
+        KeyOutcome::refused(format!("{} trains in another way, which is not supported", list(&others)))
     }
 }
 
 /// The value of a key of the same dataset.
 fn beside<'a>(given: &Given<'a>, key: &str) -> Option<&'a Node> {
-    let Kind::Map(entries) = &given.parent.kind else { return None };
+    let NodeValue::Map(entries) = &given.parent.kind else { return None };
     entries.get(key).map(|entry| &entry.value).filter(|node| !node.is_blank())
 }
 
@@ -567,7 +567,7 @@ fn located(draft: &Draft, dataset: &Node) -> Option<Located> {
 
 /// A value of a dataset.
 fn entry<'a>(dataset: &'a Node, key: &str) -> Option<&'a Node> {
-    let Kind::Map(entries) = &dataset.kind else { return None };
+    let NodeValue::Map(entries) = &dataset.kind else { return None };
     entries.get(key).map(|entry| &entry.value).filter(|node| !node.is_blank())
 }
 
@@ -577,37 +577,37 @@ fn wanted_part(dataset: &Node) -> Part<'_> {
     Part { config: text("name"), split: text("split"), revision: text("revision"), files: &[] }
 }
 
-fn path(draft: &mut Draft, given: &Given) -> Fate {
+fn path(draft: &mut Draft, given: &Given) -> KeyOutcome {
     match located(draft, given.parent) {
-        None => Fate::refused("expected a path or a Hub id"),
-        Some(Located { path, task: None }) => Fate::Mapped(format!("datasets.path: {path}")),
-        Some(Located { path, task: Some(task) }) => Fate::replaced(format!("`{path}`: {task}")),
+        None => KeyOutcome::refused("expected a path or a Hub id"),
+        Some(Located { path, task: None }) => KeyOutcome::Mapped(format!("datasets.path: {path}")),
+        Some(Located { path, task: Some(task) }) => KeyOutcome::replaced(format!("`{path}`: {task}")),
     }
 }
 
 /// Which part of a data set: a split, a configuration, files. Of data that are not fetched by the recipe it is part of what has to be put where the
 /// recipe looks.
-fn part(draft: &mut Draft, given: &Given) -> Fate {
+fn part(draft: &mut Draft, given: &Given) -> KeyOutcome {
     let said = given.node.text().unwrap_or_default();
     match located(draft, given.parent) {
         Some(located) if located.is_of_hub() => match given.name {
-            "split" if said == "train" => Fate::dropped("the split that is read without a word"),
-            "split" => Fate::Mapped(format!("datasets.split: {}", quoted(said))),
-            "name" => Fate::Mapped(format!("datasets.config: {}", quoted(said))),
-            _ => Fate::Mapped(format!("datasets.path: {}", located.path)),
+            "split" if said == "train" => KeyOutcome::dropped("the split that is read without a word"),
+            "split" => KeyOutcome::Mapped(format!("datasets.split: {}", quoted(said))),
+            "name" => KeyOutcome::Mapped(format!("datasets.config: {}", quoted(said))),
+            _ => KeyOutcome::Mapped(format!("datasets.path: {}", located.path)),
         },
-        Some(_) if given.name == "split" && is_slice(said) => Fate::Mapped(format!("datasets.split: {}", quoted(said))),
-        Some(Located { path, task: Some(_) }) => Fate::replaced(format!("put only this part into `{path}`")),
-        _ if given.name == "split" && given.node.text() == Some("train") => Fate::dropped("a file has one split"),
-        _ => Fate::refused("a part of local files: write those rows to a file of their own and name it in `path`"),
+        Some(_) if given.name == "split" && is_slice(said) => KeyOutcome::Mapped(format!("datasets.split: {}", quoted(said))),
+        Some(Located { path, task: Some(_) }) => KeyOutcome::replaced(format!("put only this part into `{path}`")),
+        _ if given.name == "split" && given.node.text() == Some("train") => KeyOutcome::dropped("a file has one split"),
+        _ => KeyOutcome::refused("a part of local files: write those rows to a file of their own and name it in `path`"),
     }
 }
 
 /// The recipe's format for a dataset's `type`.
 fn format_of(dataset: &Node) -> Result<&'static str, String> {
-    let Kind::Map(entries) = &dataset.kind else { return Err("expected keys with values".into()) };
+    let NodeValue::Map(entries) = &dataset.kind else { return Err("expected keys with values".into()) };
     match entries.get("type").map(|entry| &entry.value) {
-        Some(node) if matches!(node.kind, Kind::Map(_)) => Err(ROW_TEXT.into()),
+        Some(node) if matches!(node.kind, NodeValue::Map(_)) => Err(ROW_TEXT.into()),
         Some(node) => match node.text().unwrap_or_default() {
             "alpaca" => Ok("instruction"),
             "completion" => Ok("text"),
@@ -618,31 +618,31 @@ fn format_of(dataset: &Node) -> Result<&'static str, String> {
     }
 }
 
-fn kind(_: &mut Draft, given: &Given) -> Fate {
+fn kind(_: &mut Draft, given: &Given) -> KeyOutcome {
     match format_of(given.parent) {
-        Ok("instruction") => Fate::replaced(
+        Ok("instruction") => KeyOutcome::replaced(
             "`format: instruction`: Axolotl's prompt ends with a line break after `### Response:`, Rankine's does not",
         ),
-        Ok(format) => Fate::Mapped(format!("datasets.format: {format}")),
-        Err(reason) => Fate::refused(reason),
+        Ok(format) => KeyOutcome::Mapped(format!("datasets.format: {format}")),
+        Err(reason) => KeyOutcome::refused(reason),
     }
 }
 
 /// The file's name of a column, where the format has that column.
-fn column(_: &mut Draft, given: &Given, ours: &str) -> Fate {
+fn column(_: &mut Draft, given: &Given, ours: &str) -> KeyOutcome {
     let wanted = if ours == "text" { "text" } else { "chat" };
     match format_of(given.parent) {
-        Ok(format) if format == wanted => Fate::Mapped(format!("datasets.columns: {{{ours}: {}}}", flow(given.node))),
-        Ok(_) => Fate::dropped("this layout of rows does not read it"),
-        Err(_) => Fate::refused("the layout of the rows is not supported"),
+        Ok(format) if format == wanted => KeyOutcome::Mapped(format!("datasets.columns: {{{ours}: {}}}", flow(given.node))),
+        Ok(_) => KeyOutcome::dropped("this layout of rows does not read it"),
+        Err(_) => KeyOutcome::refused("the layout of the rows is not supported"),
     }
 }
 
 /// Names within a message: those of `OpenAI` and of `ShareGPT` are both read.
-fn property(_: &mut Draft, given: &Given, names: [&str; 2]) -> Fate {
+fn property(_: &mut Draft, given: &Given, names: [&str; 2]) -> KeyOutcome {
     match given.node.text() {
-        Some(name) if names.contains(&name) => Fate::dropped("both `role`, `content` and `from`, `value` are read"),
-        _ => Fate::refused(format!("messages have `{}` or `{}`; rename it in the data", names[0], names[1])),
+        Some(name) if names.contains(&name) => KeyOutcome::dropped("both `role`, `content` and `from`, `value` are read"),
+        _ => KeyOutcome::refused(format!("messages have `{}` or `{}`; rename it in the data", names[0], names[1])),
     }
 }
 
@@ -656,7 +656,7 @@ fn further_roles(roles: &Node) -> Result<BTreeMap<String, String>, String> {
         ("tool", &["tool"]),
         ("ipython", &["ipython"]),
     ];
-    let Kind::Map(entries) = &roles.kind else { return Err("expected keys with values".into()) };
+    let NodeValue::Map(entries) = &roles.kind else { return Err("expected keys with values".into()) };
     let is_read = |role: &str, word: &str| READ.iter().any(|(ours, words)| *ours == role && words.contains(&word));
     let (mut seen, mut further) = (BTreeSet::new(), BTreeMap::new());
     for (role, entry) in entries {
@@ -674,46 +674,46 @@ fn further_roles(roles: &Node) -> Result<BTreeMap<String, String>, String> {
 
 /// The words that a recipe's dataset needs, where it holds conversations.
 fn roles_of(dataset: &Node) -> BTreeMap<String, String> {
-    let Kind::Map(entries) = &dataset.kind else { return BTreeMap::new() };
+    let NodeValue::Map(entries) = &dataset.kind else { return BTreeMap::new() };
     let roles = entries.get("roles").map(|entry| &entry.value).filter(|node| !node.is_blank());
     roles.filter(|_| format_of(dataset) == Ok("chat")).and_then(|roles| further_roles(roles).ok()).unwrap_or_default()
 }
 
-fn roles(_: &mut Draft, given: &Given) -> Fate {
+fn roles(_: &mut Draft, given: &Given) -> KeyOutcome {
     match (format_of(given.parent), further_roles(given.node)) {
-        (Err(_), _) => Fate::refused("the layout of the rows is not supported"),
-        (Ok("chat"), Err(reason)) => Fate::refused(reason),
-        (Ok("chat"), Ok(further)) if further.is_empty() => Fate::dropped("these names are read without it"),
-        (Ok("chat"), Ok(further)) => Fate::Mapped(format!("datasets.roles: {}", pairs(&further))),
-        (Ok(_), _) => Fate::dropped("this layout of rows does not read it"),
+        (Err(_), _) => KeyOutcome::refused("the layout of the rows is not supported"),
+        (Ok("chat"), Err(reason)) => KeyOutcome::refused(reason),
+        (Ok("chat"), Ok(further)) if further.is_empty() => KeyOutcome::dropped("these names are read without it"),
+        (Ok("chat"), Ok(further)) => KeyOutcome::Mapped(format!("datasets.roles: {}", pairs(&further))),
+        (Ok(_), _) => KeyOutcome::dropped("this layout of rows does not read it"),
     }
 }
 
-fn roles_to_train(_: &mut Draft, given: &Given) -> Fate {
+fn roles_to_train(_: &mut Draft, given: &Given) -> KeyOutcome {
     let (names, further) = (texts(given.node), roles_of(given.parent));
     let role = |name: &String| further.get(name).cloned().unwrap_or_else(|| name.clone());
     let are_answers = !names.is_empty() && names.iter().map(role).all(|role| ["assistant", "gpt"].contains(&role.as_str()));
     if are_answers {
-        Fate::Mapped("datasets.train_on: assistant".into())
+        KeyOutcome::Mapped("datasets.train_on: assistant".into())
     } else {
-        Fate::refused("answers of the assistant are trained, or every token")
+        KeyOutcome::refused("answers of the assistant are trained, or every token")
     }
 }
 
-fn train_on_end(_: &mut Draft, given: &Given) -> Fate {
+fn train_on_end(_: &mut Draft, given: &Given) -> KeyOutcome {
     match given.node.text() {
-        Some("turn") => Fate::dropped("the end of a trained turn is trained, as here"),
-        _ => Fate::refused("the end of each trained turn is trained, and no other"),
+        Some("turn") => KeyOutcome::dropped("the end of a trained turn is trained, as here"),
+        _ => KeyOutcome::refused("the end of each trained turn is trained, and no other"),
     }
 }
 
-fn thinking(_: &mut Draft, given: &Given) -> Fate {
+fn thinking(_: &mut Draft, given: &Given) -> KeyOutcome {
     let [one, other] =
         [beside(given, "field_thinking"), beside(given, "template_thinking_key")].map(|node| node.and_then(Node::text));
     if one == other {
-        Fate::dropped("what else a message has goes to the template as it is")
+        KeyOutcome::dropped("what else a message has goes to the template as it is")
     } else {
-        Fate::refused("the reasoning's name in the template is that of the data; rename it there")
+        KeyOutcome::refused("the reasoning's name in the template is that of the data; rename it there")
     }
 }
 
@@ -727,7 +727,7 @@ pub(super) fn finish(draft: &mut Draft) {
         draft.add("training.warmup_ratio", "0.03", "Axolotl's default, there 100 steps at most");
     }
     for key in ["datasets", "test_datasets"] {
-        let Some(Kind::List(nodes)) = draft.at(key).map(|node| &node.kind) else { continue };
+        let Some(NodeValue::List(nodes)) = draft.at(key).map(|node| &node.kind) else { continue };
         let data: Vec<Data> = nodes.iter().filter_map(|node| data(draft, node)).collect();
         if key == "datasets" { draft.train = data } else { draft.validation = data }
     }
@@ -735,7 +735,7 @@ pub(super) fn finish(draft: &mut Draft) {
 
 /// A dataset of the recipe; `None` where its key is refused.
 fn data(draft: &Draft, dataset: &Node) -> Option<Data> {
-    let Kind::Map(entries) = &dataset.kind else { return None };
+    let NodeValue::Map(entries) = &dataset.kind else { return None };
     let value = |key: &str| entries.get(key).map(|entry| &entry.value).filter(|node| !node.is_blank());
     let (located, format) = (located(draft, dataset)?, format_of(dataset).ok()?);
     let mut data = Data::default();

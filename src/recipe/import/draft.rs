@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
-use super::super::place::Place;
+use super::super::place::Location;
 use super::super::schema;
-use super::super::tree::{Kind, Node, shorten};
+use super::super::tree::{NodeValue, Node, shorten};
 use super::super::{from_bytes, keys};
-use super::fate::{Fate, KeyFate};
+use super::fate::{KeyOutcome, KeyFate};
 use super::text::{flow, unquoted};
 use super::{Given, Imported, Rule, Table, Tool, rule};
 
@@ -73,7 +73,7 @@ impl<'a> Draft<'a> {
     pub fn at(&self, path: &str) -> Option<&'a Node> {
         let mut node = self.root;
         for key in path.split('.') {
-            let Kind::Map(entries) = &node.kind else { return None };
+            let NodeValue::Map(entries) = &node.kind else { return None };
             node = &entries.get(key)?.value;
         }
         Some(node).filter(|node| !node.is_blank())
@@ -81,7 +81,7 @@ impl<'a> Draft<'a> {
 
     /// A part of the config at its top.
     pub fn root_at(&self, key: &str) -> Option<&'a Node> {
-        let Kind::Map(entries) = &self.root.kind else { return None };
+        let NodeValue::Map(entries) = &self.root.kind else { return None };
         entries.get(key).map(|entry| &entry.value)
     }
 
@@ -101,15 +101,15 @@ impl<'a> Draft<'a> {
     }
 
     /// Writes a line for the key at hand. A second, other value for it is refused.
-    pub fn set(&mut self, key: &str, value: impl Into<String>) -> Fate {
+    pub fn set(&mut self, key: &str, value: impl Into<String>) -> KeyOutcome {
         let value = value.into();
         if let Some(line) = self.lines.get(key)
             && line.value != value
             && line.from.is_some()
         {
-            return Fate::refused(format!("another key says `{key}: {}`", line.value));
+            return KeyOutcome::refused(format!("another key says `{key}: {}`", line.value));
         }
-        let fate = Fate::Mapped(format!("{key}: {value}"));
+        let fate = KeyOutcome::Mapped(format!("{key}: {value}"));
         self.lines.insert(key.to_owned(), Line { value, from: self.current });
         fate
     }
@@ -146,7 +146,7 @@ impl<'a> Draft<'a> {
     }
 
     fn walk_map(&mut self, map: &'a Node, path: &str, shown: &str, tables: &[Table]) {
-        let Kind::Map(entries) = &map.kind else { return };
+        let NodeValue::Map(entries) = &map.kind else { return };
         let mut in_order: Vec<_> = entries.iter().collect();
         in_order.sort_by(|(_, one), (_, other)| one.place.cmp(&other.place));
         for (name, entry) in in_order {
@@ -154,16 +154,16 @@ impl<'a> Draft<'a> {
             let given = Given { name, node: &entry.value, parent: map };
             match rule(tables, &path) {
                 Some(Rule::Within) if !entry.value.is_empty() => match &entry.value.kind {
-                    Kind::Map(_) => self.walk_map(&entry.value, &path, &shown, tables),
-                    Kind::List(nodes) if nodes.iter().all(|node| matches!(node.kind, Kind::Map(_))) => {
+                    NodeValue::Map(_) => self.walk_map(&entry.value, &path, &shown, tables),
+                    NodeValue::List(nodes) if nodes.iter().all(|node| matches!(node.kind, NodeValue::Map(_))) => {
                         for (index, node) in nodes.iter().enumerate() {
                             self.walk_map(node, &format!("{path}[]"), &format!("{shown}.{index}"), tables);
                         }
                     }
-                    _ => self.judge(&shown, &entry.place, &given, |_, _| Fate::refused("expected keys with values")),
+                    _ => self.judge(&shown, &entry.place, &given, |_, _| KeyOutcome::refused("expected keys with values")),
                 },
                 None if self.is_variable(&path, &entry.value) => {
-                    self.judge(&shown, &entry.place, &given, |_, _| Fate::dropped("its value stands where `${..}` names it"));
+                    self.judge(&shown, &entry.place, &given, |_, _| KeyOutcome::dropped("its value stands where `${..}` names it"));
                 }
                 found => self.judge(&shown, &entry.place, &given, |draft, given| draft.fate(found, given)),
             }
@@ -173,51 +173,51 @@ impl<'a> Draft<'a> {
     /// Whether every value of a key is named elsewhere.
     fn is_variable(&self, path: &str, node: &Node) -> bool {
         match &node.kind {
-            Kind::Map(entries) => entries.iter().all(|(name, entry)| self.is_variable(&joined(path, name), &entry.value)),
+            NodeValue::Map(entries) => entries.iter().all(|(name, entry)| self.is_variable(&joined(path, name), &entry.value)),
             _ => self.variables.iter().any(|variable| variable == path),
         }
     }
 
-    fn judge(&mut self, shown: &str, place: &Place, given: &Given, fate: impl FnOnce(&mut Self, &Given) -> Fate) {
+    fn judge(&mut self, shown: &str, place: &Location, given: &Given, fate: impl FnOnce(&mut Self, &Given) -> KeyOutcome) {
         let index = self.fates.len();
         let key = format!("{}{shown}", self.prefix);
         let value = if given.node.is_blank() { String::new() } else { given.node.shown() };
-        self.fates.push(KeyFate { key, value, place: place.clone(), fate: Fate::dropped("") });
+        self.fates.push(KeyFate { key, value, place: place.clone(), fate: KeyOutcome::dropped("") });
         self.current = Some(index);
         let fate = fate(self, given);
         self.fates[index].fate = fate;
         self.current = None;
     }
 
-    fn fate(&mut self, rule: Option<Rule>, given: &Given) -> Fate {
-        let unknown = || Fate::refused(format!("{} has no such key that is known here", self.tool.name()));
+    fn fate(&mut self, rule: Option<Rule>, given: &Given) -> KeyOutcome {
+        let unknown = || KeyOutcome::refused(format!("{} has no such key that is known here", self.tool.name()));
         let Some(rule) = rule else { return unknown() };
         if given.node.is_blank() {
-            return Fate::dropped("blank: not set");
+            return KeyOutcome::dropped("blank: not set");
         }
         let names_nothing = self.tool == Tool::Torchtune && given.node.shown().contains("${");
         match rule {
-            Rule::Dropped(reason) => Fate::dropped(reason),
-            _ if names_nothing => Fate::refused("`${..}` names nothing that this config says"),
+            Rule::Dropped(reason) => KeyOutcome::dropped(reason),
+            _ if names_nothing => KeyOutcome::refused("`${..}` names nothing that this config says"),
             Rule::Refused(reason) | Rule::SameIfKnown(_, reason) if is_off(given.node) => {
-                Fate::dropped(format!("turned off ({reason})"))
+                KeyOutcome::dropped(format!("turned off ({reason})"))
             }
-            Rule::Refused(reason) => Fate::refused(reason),
+            Rule::Refused(reason) => KeyOutcome::refused(reason),
             Rule::SameIfKnown(key, reason) => {
                 if schema::has(key) {
                     self.same(key, given)
                 } else {
-                    Fate::refused(reason)
+                    KeyOutcome::refused(reason)
                 }
             }
             Rule::Same(key) => self.same(key, given),
-            Rule::Within => Fate::dropped("empty: not set"),
+            Rule::Within => KeyOutcome::dropped("empty: not set"),
             Rule::Read(read) => read(self, given),
         }
     }
 
     /// The value as it is. A number in quotes is a number.
-    pub fn same(&mut self, key: &str, given: &Given) -> Fate {
+    pub fn same(&mut self, key: &str, given: &Given) -> KeyOutcome {
         let node = unquoted(given.node);
         let value = if node.number().is_some() || node.flag().is_some() { flow(&node) } else { flow(given.node) };
         self.set(key, value)
@@ -227,13 +227,13 @@ impl<'a> Draft<'a> {
     pub fn refuse(&mut self, key: &str, reason: &str) {
         let found = self.fates.iter_mut().filter(|fate| fate.key == key);
         for fate in found {
-            fate.fate = Fate::refused(reason);
+            fate.fate = KeyOutcome::refused(reason);
         }
     }
 
     /// Refuses a key that the config does not have and that the tool fills with what Rankine cannot do.
     pub fn refuse_whole(&mut self, key: &str, reason: &str) {
-        let fate = Fate::refused(reason);
+        let fate = KeyOutcome::refused(reason);
         self.fates.push(KeyFate { key: key.to_owned(), value: String::new(), place: self.root.place.clone(), fate });
     }
 
@@ -249,7 +249,7 @@ impl<'a> Draft<'a> {
             let Some((key, message)) = first else { break };
             let Some(line) = self.lines.remove(&key) else { break };
             match line.from {
-                Some(index) => self.fates[index].fate = Fate::refused(format!("the recipe does not take it: {message}")),
+                Some(index) => self.fates[index].fate = KeyOutcome::refused(format!("the recipe does not take it: {message}")),
                 None => self.added.retain(|(added, ..)| *added != key),
             }
         }
@@ -262,10 +262,10 @@ impl<'a> Draft<'a> {
     fn refuse_missing(&mut self) {
         let missing = [("base_model", self.has("base_model")), ("datasets", !self.train.is_empty())];
         for (key, _) in missing.iter().filter(|(_, is_there)| !is_there) {
-            if self.fates.iter().any(|fate| matches!(fate.fate, Fate::Refused(_))) {
+            if self.fates.iter().any(|fate| matches!(fate.fate, KeyOutcome::Refused(_))) {
                 continue;
             }
-            let fate = Fate::refused(format!("a recipe needs `{key}`, and nothing in this config says it"));
+            let fate = KeyOutcome::refused(format!("a recipe needs `{key}`, and nothing in this config says it"));
             self.fates.push(KeyFate { key: self.name.clone(), value: String::new(), place: self.root.place.clone(), fate });
         }
     }
@@ -321,7 +321,7 @@ impl<'a> Draft<'a> {
         let name = key.rsplit('.').next().unwrap_or(key);
         if with_notes {
             let note = line.from.map(|index| &self.fates[index]).and_then(|fate| match &fate.fate {
-                Fate::Replaced(note) => Some(format!("{}: {note}", fate.key)),
+                KeyOutcome::Replaced(note) => Some(format!("{}: {note}", fate.key)),
                 _ => None,
             });
             let added = self.added.iter().find(|(added, ..)| added == key).map(|(_, _, why)| why.clone());
@@ -336,8 +336,8 @@ impl<'a> Draft<'a> {
     fn notes(&self, page: &mut Page) {
         let has_line = |index: usize| self.lines.values().any(|line| line.from == Some(index));
         let replaced =
-            self.fates.iter().enumerate().filter(|(index, fate)| matches!(fate.fate, Fate::Replaced(_)) && !has_line(*index));
-        let refused = self.fates.iter().filter(|fate| matches!(fate.fate, Fate::Refused(_)));
+            self.fates.iter().enumerate().filter(|(index, fate)| matches!(fate.fate, KeyOutcome::Replaced(_)) && !has_line(*index));
+        let refused = self.fates.iter().filter(|fate| matches!(fate.fate, KeyOutcome::Refused(_)));
         let lists: [(&str, Vec<&KeyFate>); 2] = [
             ("Replaced: read these before the first run.", replaced.map(|(_, fate)| fate).collect()),
             ("Refused: these keys are not in this recipe.", refused.collect()),

@@ -1,11 +1,11 @@
 //! The four fates of a key. There is no fifth.
 
-use super::super::place::Place;
+use super::super::place::Location;
 use crate::fault::Fault;
 
 /// What becomes of a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Fate {
+pub enum KeyOutcome {
     /// The recipe says the same: its key and value.
     Mapped(String),
     /// It changes no number: why.
@@ -16,7 +16,7 @@ pub enum Fate {
     Refused(String),
 }
 
-impl Fate {
+impl KeyOutcome {
     /// Dropped, for a reason.
     pub fn dropped(reason: impl Into<String>) -> Self {
         Self::Dropped(reason.into())
@@ -62,15 +62,15 @@ pub struct KeyFate {
     /// Its value as it was written, shortened.
     pub value: String,
     /// Where it stands.
-    pub place: Place,
+    pub place: Location,
     /// What becomes of it.
-    pub fate: Fate,
+    pub fate: KeyOutcome,
 }
 
 impl KeyFate {
     /// The fault of a key that was refused.
     pub fn fault(&self) -> Option<Fault> {
-        let Fate::Refused(reason) = &self.fate else { return None };
+        let KeyOutcome::Refused(reason) = &self.fate else { return None };
         let value = if self.value.is_empty() { String::new() } else { format!(": `{}`", self.value) };
         Some(Fault::new(format!("{}{value}: {reason}", self.key)).at(&self.place))
     }

@@ -1,8 +1,8 @@
 //! Keys of transformers' `TrainingArguments` (5.23), which LLaMA-Factory and the files of a finished run share, and words that several tools share.
 
-use super::super::tree::{Kind, shorten};
+use super::super::tree::{NodeValue, shorten};
 use super::draft::Draft;
-use super::fate::Fate;
+use super::fate::KeyOutcome;
 use super::text::{flow, number, texts, unquoted, whole};
 use super::{Given, Rule, Table, Tool};
 use crate::terms::{Optimizer, Scheduler, Term};
@@ -168,42 +168,42 @@ pub(super) const TABLE: Table = &[
 ];
 
 /// Whole epochs, `3.0` included.
-pub(super) fn epochs(draft: &mut Draft, given: &Given) -> Fate {
+pub(super) fn epochs(draft: &mut Draft, given: &Given) -> KeyOutcome {
     match whole(given.node) {
         Some(epochs) if epochs > 0 => draft.set("training.num_epochs", epochs.to_string()),
-        _ => Fate::refused("a part of an epoch is not supported; say the steps with `max_steps`"),
+        _ => KeyOutcome::refused("a part of an epoch is not supported; say the steps with `max_steps`"),
     }
 }
 
 /// -1 is no limit.
-pub(super) fn max_steps(draft: &mut Draft, given: &Given) -> Fate {
+pub(super) fn max_steps(draft: &mut Draft, given: &Given) -> KeyOutcome {
     match number(given.node) {
-        Some(steps) if steps <= 0.0 => Fate::dropped("no limit"),
+        Some(steps) if steps <= 0.0 => KeyOutcome::dropped("no limit"),
         _ => draft.same("training.max_steps", given),
     }
 }
 
 /// A number of steps; below 1 it is a share of all. transformers and Axolotl read it so.
-pub(super) fn warmup_steps(draft: &mut Draft, given: &Given) -> Fate {
+pub(super) fn warmup_steps(draft: &mut Draft, given: &Given) -> KeyOutcome {
     if is_flat(draft) {
-        return Fate::dropped(NO_WARMUP);
+        return KeyOutcome::dropped(NO_WARMUP);
     }
     match number(given.node) {
         Some(steps) if steps > 0.0 && steps < 1.0 => draft.set("training.warmup_ratio", format!("{steps}")),
-        Some(steps) if steps == 0.0 && draft.at("warmup_ratio").is_some() => Fate::dropped("0: `warmup_ratio` says the warm-up"),
+        Some(steps) if steps == 0.0 && draft.at("warmup_ratio").is_some() => KeyOutcome::dropped("0: `warmup_ratio` says the warm-up"),
         Some(steps) if steps.fract() == 0.0 && steps >= 0.0 => draft.set("training.warmup_steps", format!("{steps}")),
-        _ => Fate::refused("expected a whole number of steps, or a share below 1"),
+        _ => KeyOutcome::refused("expected a whole number of steps, or a share below 1"),
     }
 }
 
 const NO_WARMUP: &str = "the schedule `constant` has no warm-up in transformers";
 
-pub(super) fn warmup_ratio(draft: &mut Draft, given: &Given) -> Fate {
+pub(super) fn warmup_ratio(draft: &mut Draft, given: &Given) -> KeyOutcome {
     if is_flat(draft) {
-        return Fate::dropped(NO_WARMUP);
+        return KeyOutcome::dropped(NO_WARMUP);
     }
     if draft.at("warmup_steps").and_then(number).is_some_and(|steps| steps > 0.0) {
-        return Fate::dropped("`warmup_steps` wins");
+        return KeyOutcome::dropped("`warmup_steps` wins");
     }
     draft.same("training.warmup_ratio", given)
 }
@@ -221,28 +221,28 @@ fn chosen(draft: &Draft) -> Optimizer {
 }
 
 /// Schedules by transformers' names.
-pub(super) fn scheduler(draft: &mut Draft, given: &Given) -> Fate {
+pub(super) fn scheduler(draft: &mut Draft, given: &Given) -> KeyOutcome {
     match given.node.text().and_then(Scheduler::parse) {
         Some(scheduler) => draft.set("training.lr_scheduler", scheduler.word()),
-        None => Fate::refused("this schedule is not supported"),
+        None => KeyOutcome::refused("this schedule is not supported"),
     }
 }
 
 /// A schedule's own arguments, which have transformers' names here too.
-pub(super) fn scheduler_arguments(draft: &mut Draft, given: &Given) -> Fate {
-    let Kind::Map(entries) = &given.node.kind else { return Fate::refused("expected keys with values") };
+pub(super) fn scheduler_arguments(draft: &mut Draft, given: &Given) -> KeyOutcome {
+    let NodeValue::Map(entries) = &given.node.kind else { return KeyOutcome::refused("expected keys with values") };
     let known = |name: &str| Scheduler::KEYS.iter().any(|(key, _)| *key == name);
     if let Some(name) = entries.keys().find(|name| !known(name)) {
-        return Fate::refused(format!("no schedule has `{}` here", shorten(name)));
+        return KeyOutcome::refused(format!("no schedule has `{}` here", shorten(name)));
     }
     let mut lines = Vec::new();
     for (name, entry) in entries.iter().filter(|(_, entry)| !entry.value.is_blank()) {
         match draft.set(&format!("training.{name}"), flow(&entry.value)) {
-            Fate::Mapped(line) => lines.push(line),
+            KeyOutcome::Mapped(line) => lines.push(line),
             other => return other,
         }
     }
-    if lines.is_empty() { Fate::dropped("empty: not set") } else { Fate::Mapped(lines.join(", ")) }
+    if lines.is_empty() { KeyOutcome::dropped("empty: not set") } else { KeyOutcome::Mapped(lines.join(", ")) }
 }
 
 /// AdamW under names of other kernels.
@@ -252,60 +252,60 @@ const STORED: [&str; 5] = ["adamw_torch_8bit", "adamw_torch_4bit", "ao_adamw_8bi
 pub(super) const MUON: &str = "Muon for the matrices of blocks with `adjust_lr_fn: match_rms_adamw` and a momentum of 0.95, AdamW for all else; its constants are those of the recipe";
 
 /// Optimizers by transformers' names.
-pub(super) fn optimizer(draft: &mut Draft, given: &Given) -> Fate {
+pub(super) fn optimizer(draft: &mut Draft, given: &Given) -> KeyOutcome {
     let word = given.node.text().unwrap_or_default();
     if ADAMW.contains(&word) {
         return draft.set("training.optimizer", "adamw");
     }
     if STORED.contains(&word) {
         return match draft.set("training.optimizer", "adamw") {
-            Fate::Mapped(_) => {
-                Fate::replaced("the same AdamW with moments in 32 bits: more memory and no rounding of the moments")
+            KeyOutcome::Mapped(_) => {
+                KeyOutcome::replaced("the same AdamW with moments in 32 bits: more memory and no rounding of the moments")
             }
             other => other,
         };
     }
-    let Some(optimizer) = Optimizer::parse(word) else { return Fate::refused("this optimizer is not supported") };
+    let Some(optimizer) = Optimizer::parse(word) else { return KeyOutcome::refused("this optimizer is not supported") };
     let schedule = ["lr_scheduler_type", "lr_scheduler"].iter().find_map(|key| draft.text(key));
     match optimizer.resident() {
         Optimizer::ScheduleFree if schedule.and_then(Scheduler::parse) != Some(Scheduler::Constant) => {
-            return Fate::refused("it has no schedule here, and the config has one that is not `constant`, said or by default");
+            return KeyOutcome::refused("it has no schedule here, and the config has one that is not `constant`, said or by default");
         }
         // transformers gives Lion what it gives Adam.
         Optimizer::Lion | Optimizer::Lion8bit => draft.default(&["adam_beta2"], "training.adam_beta2", "0.999"),
         _ => {}
     }
     match draft.set("training.optimizer", optimizer.word()) {
-        Fate::Mapped(_) if optimizer == Optimizer::Muon => Fate::replaced(MUON),
+        KeyOutcome::Mapped(_) if optimizer == Optimizer::Muon => KeyOutcome::replaced(MUON),
         other => other,
     }
 }
 
 /// A constant of Adam, which not every optimizer reads.
-pub(super) fn adam(draft: &mut Draft, given: &Given) -> Fate {
+pub(super) fn adam(draft: &mut Draft, given: &Given) -> KeyOutcome {
     let optimizer = chosen(draft);
     if Optimizer::KEYS.iter().any(|(key, owners)| *key == given.name && owners.contains(&optimizer)) {
         draft.same(&format!("training.{}", given.name), given)
     } else {
-        Fate::dropped(format!("`{optimizer}` does not read it"))
+        KeyOutcome::dropped(format!("`{optimizer}` does not read it"))
     }
 }
 
 /// `true`: the frozen base is kept in bfloat16. What trains is kept in 32 bits.
-pub(super) fn bf16(draft: &mut Draft, given: &Given) -> Fate {
+pub(super) fn bf16(draft: &mut Draft, given: &Given) -> KeyOutcome {
     precision(draft, given, "bfloat16")
 }
 
-pub(super) fn fp16(draft: &mut Draft, given: &Given) -> Fate {
+pub(super) fn fp16(draft: &mut Draft, given: &Given) -> KeyOutcome {
     precision(draft, given, "float16")
 }
 
-fn precision(draft: &mut Draft, given: &Given, dtype: &str) -> Fate {
+fn precision(draft: &mut Draft, given: &Given, dtype: &str) -> KeyOutcome {
     let is_auto = given.node.text() == Some("auto");
     if !is_auto && unquoted(given.node).flag() != Some(true) && given.node.text() != Some("full") {
-        return Fate::dropped("off: `model_dtype: auto` decides");
+        return KeyOutcome::dropped("off: `model_dtype: auto` decides");
     }
-    Fate::replaced(if is_auto {
+    KeyOutcome::replaced(if is_auto {
         "`model_dtype: auto` takes 16 bits where the device computes in them; what trains is kept in 32 bits".to_owned()
     } else {
         let full = match draft.tool {
@@ -323,120 +323,120 @@ fn precision(draft: &mut Draft, given: &Given, dtype: &str) -> Fate {
     })
 }
 
-pub(super) fn tf32(_: &mut Draft, given: &Given) -> Fate {
+pub(super) fn tf32(_: &mut Draft, given: &Given) -> KeyOutcome {
     if unquoted(given.node).flag() == Some(false) {
-        return Fate::Mapped("training.allow_tf32: false, the default".into());
+        return KeyOutcome::Mapped("training.allow_tf32: false, the default".into());
     }
-    Fate::replaced(
+    KeyOutcome::replaced(
         "float32 products stay in float32; `training.allow_tf32: true` allows TF32 on NVIDIA GPUs of compute capability 8.0 or later",
     )
 }
 
-pub(super) fn checkpointing(draft: &mut Draft, given: &Given) -> Fate {
+pub(super) fn checkpointing(draft: &mut Draft, given: &Given) -> KeyOutcome {
     match (unquoted(given.node).flag(), given.node.text()) {
         (Some(on), _) => draft.set("training.gradient_checkpointing", on.to_string()),
         (None, Some(_)) => match draft.set("training.gradient_checkpointing", "true") {
-            Fate::Mapped(_) => {
-                Fate::replaced("every block runs again in backward; nothing is moved off the device. No number changes")
+            KeyOutcome::Mapped(_) => {
+                KeyOutcome::replaced("every block runs again in backward; nothing is moved off the device. No number changes")
             }
             other => other,
         },
-        _ => Fate::refused("expected `true` or `false`"),
+        _ => KeyOutcome::refused("expected `true` or `false`"),
     }
 }
 
 /// `no`, `epoch` or `steps`.
-pub(super) fn eval_strategy(draft: &mut Draft, given: &Given) -> Fate {
+pub(super) fn eval_strategy(draft: &mut Draft, given: &Given) -> KeyOutcome {
     match given.node.text().unwrap_or_default() {
         "epoch" => draft.set("evaluation.eval_steps", "0"),
-        "steps" => Fate::dropped("`eval_steps` says it"),
-        _ => Fate::dropped("when it is evaluated changes no weight"),
+        "steps" => KeyOutcome::dropped("`eval_steps` says it"),
+        _ => KeyOutcome::dropped("when it is evaluated changes no weight"),
     }
 }
 
 /// Steps, or a share of all below 1.
-pub(super) fn eval_steps(draft: &mut Draft, given: &Given) -> Fate {
+pub(super) fn eval_steps(draft: &mut Draft, given: &Given) -> KeyOutcome {
     if draft.text("eval_strategy") == Some("epoch") || draft.text("eval_strategy").is_some_and(|word| word == "no") {
-        return Fate::dropped("`eval_strategy` says otherwise");
+        return KeyOutcome::dropped("`eval_strategy` says otherwise");
     }
     match number(given.node) {
         Some(steps) if steps >= 1.0 && steps.fract() == 0.0 => draft.set("evaluation.eval_steps", format!("{steps}")),
-        Some(0.0) => Fate::dropped("0: never between epochs"),
+        Some(0.0) => KeyOutcome::dropped("0: never between epochs"),
         Some(share) if share > 0.0 && share < 1.0 => {
             rarely(draft, "evaluation runs at the ends of epochs; `evaluation.eval_steps` takes a number of steps")
         }
-        _ => Fate::refused("expected a number of steps"),
+        _ => KeyOutcome::refused("expected a number of steps"),
     }
 }
 
 /// How often it is evaluated changes numbers where it ends a run.
-pub(super) fn rarely(draft: &Draft, note: &str) -> Fate {
+pub(super) fn rarely(draft: &Draft, note: &str) -> KeyOutcome {
     let patience = ["early_stopping_patience", "early_stopping_steps"]
         .iter()
         .any(|key| draft.at(key).and_then(number).is_some_and(|n| n > 0.0));
     if patience {
-        Fate::refused("early stopping counts evaluations: say `eval_steps` as a number of steps")
+        KeyOutcome::refused("early stopping counts evaluations: say `eval_steps` as a number of steps")
     } else {
-        Fate::replaced(note)
+        KeyOutcome::replaced(note)
     }
 }
 
-pub(super) fn save_steps(draft: &mut Draft, given: &Given) -> Fate {
+pub(super) fn save_steps(draft: &mut Draft, given: &Given) -> KeyOutcome {
     match number(given.node) {
         Some(steps) if steps >= 1.0 && steps.fract() == 0.0 => draft.set("output.save_steps", format!("{steps}")),
-        _ => Fate::dropped("checkpoints are written at the ends of epochs and every five minutes"),
+        _ => KeyOutcome::dropped("checkpoints are written at the ends of epochs and every five minutes"),
     }
 }
 
-fn best(_: &mut Draft, given: &Given) -> Fate {
+fn best(_: &mut Draft, given: &Given) -> KeyOutcome {
     if super::draft::is_off(given.node) {
-        return Fate::dropped("off: the adapter is that of the last step");
+        return KeyOutcome::dropped("off: the adapter is that of the last step");
     }
-    Fate::replaced("the run's adapter is that of its last step; the best checkpoint is kept beside it")
+    KeyOutcome::replaced("the run's adapter is that of its last step; the best checkpoint is kept beside it")
 }
 
-fn metric(_: &mut Draft, given: &Given) -> Fate {
+fn metric(_: &mut Draft, given: &Given) -> KeyOutcome {
     let word = given.node.text().unwrap_or_default();
     let is_loss = ["eval_loss", "loss", "false", "False"].contains(&word);
     if is_loss {
-        Fate::dropped("the best is that of the lowest validation loss")
+        KeyOutcome::dropped("the best is that of the lowest validation loss")
     } else {
-        Fate::refused("the best is judged by the validation loss only")
+        KeyOutcome::refused("the best is judged by the validation loss only")
     }
 }
 
 /// `random`, `group_by_length` or `sequential`.
-fn sampling(draft: &mut Draft, given: &Given) -> Fate {
+fn sampling(draft: &mut Draft, given: &Given) -> KeyOutcome {
     match given.node.text().unwrap_or_default() {
         "random" => draft.set("training.shuffle", "true"),
         "sequential" => draft.set("training.shuffle", "false"),
-        _ => Fate::refused("this order of rows is not supported"),
+        _ => KeyOutcome::refused("this order of rows is not supported"),
     }
 }
 
-pub(super) fn group_by_length(_: &mut Draft, given: &Given) -> Fate {
+pub(super) fn group_by_length(_: &mut Draft, given: &Given) -> KeyOutcome {
     if unquoted(given.node).flag() == Some(false) {
-        return Fate::dropped("off");
+        return KeyOutcome::dropped("off");
     }
-    Fate::replaced("rows are shuffled without regard to their length; nothing is computed for padding either way")
+    KeyOutcome::replaced("rows are shuffled without regard to their length; nothing is computed for padding either way")
 }
 
 /// A way to use several devices.
-pub(super) fn several_devices(_: &mut Draft, given: &Given) -> Fate {
-    if super::draft::is_off(given.node) { Fate::dropped("off") } else { Fate::replaced(BATCH) }
+pub(super) fn several_devices(_: &mut Draft, given: &Given) -> KeyOutcome {
+    if super::draft::is_off(given.node) { KeyOutcome::dropped("off") } else { KeyOutcome::replaced(BATCH) }
 }
 
 /// A number of devices that share a batch.
-pub(super) fn devices(_: &mut Draft, given: &Given) -> Fate {
-    if number(given.node).is_some_and(|devices| devices > 1.0) { Fate::replaced(BATCH) } else { Fate::dropped("one device") }
+pub(super) fn devices(_: &mut Draft, given: &Given) -> KeyOutcome {
+    if number(given.node).is_some_and(|devices| devices > 1.0) { KeyOutcome::replaced(BATCH) } else { KeyOutcome::dropped("one device") }
 }
 
 /// Names of modules: `all` and `all-linear`, a list, names with commas, or a regular expression.
-pub(super) fn targets(draft: &mut Draft, given: &Given) -> Fate {
+pub(super) fn targets(draft: &mut Draft, given: &Given) -> KeyOutcome {
     let names = texts(given.node);
     match &names[..] {
         [one] if one == "all" || one == "all-linear" => draft.set("adapter.target_modules", "all-linear"),
-        [] => Fate::refused("expected names of modules"),
+        [] => KeyOutcome::refused("expected names of modules"),
         [one] if given.node.text().is_some() && one.contains(['*', '\\', '[', '(', '^', '$', '|']) => {
             draft.set("adapter.target_modules", super::text::quoted(one))
         }

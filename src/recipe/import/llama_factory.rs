@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use super::super::tree::Kind;
+use super::super::tree::NodeValue;
 use super::datasets::{Located, Part, is_slice, locate, on_hub};
 use super::draft::{Data, Draft, is_off};
-use super::fate::Fate;
+use super::fate::KeyOutcome;
 use super::hugging_face as hf;
 use super::text::{list, number, pairs, quoted, texts, unquoted, whole};
 use super::{Given, Rule, Table, tokens};
@@ -137,8 +137,8 @@ const TOP: Table = &[
      Rule::Refused(NEWER)),
 ];
 
-fn base_model(draft: &mut Draft, given: &Given) -> Fate {
-    let Some(base) = given.node.text() else { return Fate::refused("expected a folder or a Hub id") };
+fn base_model(draft: &mut Draft, given: &Given) -> KeyOutcome {
+    let Some(base) = given.node.text() else { return KeyOutcome::refused("expected a folder or a Hub id") };
     let revision = draft.text("model_revision").filter(|revision| *revision != "main");
     let whole = revision.map_or_else(|| base.to_owned(), |revision| format!("{base}@{revision}"));
     draft.set("base_model", quoted(&whole))
@@ -152,48 +152,48 @@ fn has_adapter(draft: &Draft) -> bool {
     draft.at("adapter_name_or_path").is_some()
 }
 
-fn adapter(draft: &mut Draft, given: &Given) -> Fate {
+fn adapter(draft: &mut Draft, given: &Given) -> KeyOutcome {
     match &texts(given.node)[..] {
-        _ if is_full(draft) => Fate::refused("every weight trains; merge the adapter first"),
+        _ if is_full(draft) => KeyOutcome::refused("every weight trains; merge the adapter first"),
         [one] => draft.set("adapter.init_from", quoted(one)),
-        _ => Fate::refused("several adapters: merge all except the last into the base first"),
+        _ => KeyOutcome::refused("several adapters: merge all except the last into the base first"),
     }
 }
 
-fn stage(_: &mut Draft, given: &Given) -> Fate {
+fn stage(_: &mut Draft, given: &Given) -> KeyOutcome {
     match given.node.text() {
-        Some("sft") => Fate::Mapped("datasets.format: chat".into()),
-        Some("pt") => Fate::Mapped("datasets.format: text".into()),
-        _ => Fate::refused(REWARDS),
+        Some("sft") => KeyOutcome::Mapped("datasets.format: chat".into()),
+        Some("pt") => KeyOutcome::Mapped("datasets.format: text".into()),
+        _ => KeyOutcome::refused(REWARDS),
     }
 }
 
-fn finetuning_type(draft: &mut Draft, given: &Given) -> Fate {
+fn finetuning_type(draft: &mut Draft, given: &Given) -> KeyOutcome {
     match given.node.text() {
         Some("full") => draft.set("adapter.method", "full"),
         Some("lora") => {
             let method = if draft.at("quantization_bit").and_then(number) == Some(4.0) { "qlora" } else { "lora" };
             draft.set("adapter.method", method)
         }
-        Some("freeze") => Fate::refused(FREEZE),
-        _ => Fate::refused("this way to train is not supported; `lora` and `full` are"),
+        Some("freeze") => KeyOutcome::refused(FREEZE),
+        _ => KeyOutcome::refused("this way to train is not supported; `lora` and `full` are"),
     }
 }
 
 /// A key of the adapter, which comes from `adapter_name_or_path` where there is one.
-fn in_adapter(draft: &mut Draft, given: &Given, key: &str) -> Fate {
+fn in_adapter(draft: &mut Draft, given: &Given, key: &str) -> KeyOutcome {
     if is_full(draft) {
-        return Fate::dropped("every weight trains, and nothing reads it");
+        return KeyOutcome::dropped("every weight trains, and nothing reads it");
     }
     let is_shape = key.starts_with("adapter.") && key != "adapter.dropout";
     if has_adapter(draft) && is_shape {
-        Fate::dropped("the adapter in `adapter_name_or_path` says it")
+        KeyOutcome::dropped("the adapter in `adapter_name_or_path` says it")
     } else {
         draft.same(key, given)
     }
 }
 
-fn target(draft: &mut Draft, given: &Given) -> Fate {
+fn target(draft: &mut Draft, given: &Given) -> KeyOutcome {
     if is_full(draft) || has_adapter(draft) {
         in_adapter(draft, given, "adapter.target_modules")
     } else {
@@ -201,144 +201,144 @@ fn target(draft: &mut Draft, given: &Given) -> Fate {
     }
 }
 
-fn additional_target(draft: &mut Draft, given: &Given) -> Fate {
+fn additional_target(draft: &mut Draft, given: &Given) -> KeyOutcome {
     if is_full(draft) || has_adapter(draft) {
         return in_adapter(draft, given, "adapter.modules_to_save");
     }
     draft.set("adapter.modules_to_save", list(&texts(given.node)))
 }
 
-fn pissa(draft: &mut Draft, given: &Given) -> Fate {
+fn pissa(draft: &mut Draft, given: &Given) -> KeyOutcome {
     if is_off(given.node) {
-        return Fate::dropped("off");
+        return KeyOutcome::dropped("off");
     }
     match draft.set("adapter.init_lora_weights", "pissa") {
-        Fate::Mapped(_) if draft.at("pissa_iter").and_then(number) != Some(-1.0) => {
-            Fate::replaced("the singular vectors are computed exactly, in place of a few iterations from random ones")
+        KeyOutcome::Mapped(_) if draft.at("pissa_iter").and_then(number) != Some(-1.0) => {
+            KeyOutcome::replaced("the singular vectors are computed exactly, in place of a few iterations from random ones")
         }
         other => other,
     }
 }
 
-fn pissa_iter(draft: &mut Draft, _: &Given) -> Fate {
+fn pissa_iter(draft: &mut Draft, _: &Given) -> KeyOutcome {
     if !draft.is_on("pissa_init") {
-        return Fate::dropped("without `pissa_init` nothing reads it");
+        return KeyOutcome::dropped("without `pissa_init` nothing reads it");
     }
-    Fate::replaced("the singular vectors are computed exactly")
+    KeyOutcome::replaced("the singular vectors are computed exactly")
 }
 
-fn quantization_bit(draft: &mut Draft, given: &Given) -> Fate {
+fn quantization_bit(draft: &mut Draft, given: &Given) -> KeyOutcome {
     if is_full(draft) {
-        return Fate::refused("a quantized base trains with an adapter only");
+        return KeyOutcome::refused("a quantized base trains with an adapter only");
     }
     match number(given.node) {
-        Some(4.0) => Fate::Mapped("adapter.method: qlora".into()),
+        Some(4.0) => KeyOutcome::Mapped("adapter.method: qlora".into()),
         Some(8.0) => draft.set("adapter.quantization", "int8"),
-        _ => Fate::refused("4 and 8 bits are supported"),
+        _ => KeyOutcome::refused("4 and 8 bits are supported"),
     }
 }
 
-fn quantization_method(_: &mut Draft, given: &Given) -> Fate {
+fn quantization_method(_: &mut Draft, given: &Given) -> KeyOutcome {
     match given.node.text() {
-        Some("bnb" | "bitsandbytes") => Fate::dropped("the layout of bitsandbytes, as here"),
-        _ => Fate::refused("this quantization is not supported; that of bitsandbytes is"),
+        Some("bnb" | "bitsandbytes") => KeyOutcome::dropped("the layout of bitsandbytes, as here"),
+        _ => KeyOutcome::refused("this quantization is not supported; that of bitsandbytes is"),
     }
 }
 
-fn quantization_type(draft: &mut Draft, given: &Given) -> Fate {
+fn quantization_type(draft: &mut Draft, given: &Given) -> KeyOutcome {
     let is_four = draft.at("quantization_bit").and_then(number) == Some(4.0);
-    if is_four { draft.same("adapter.quantization", given) } else { Fate::dropped("of 4 bits only") }
+    if is_four { draft.same("adapter.quantization", given) } else { KeyOutcome::dropped("of 4 bits only") }
 }
 
-fn double_quantization(draft: &mut Draft, given: &Given) -> Fate {
+fn double_quantization(draft: &mut Draft, given: &Given) -> KeyOutcome {
     let is_four = draft.at("quantization_bit").and_then(number) == Some(4.0);
-    if is_four { draft.same("adapter.double_quant", given) } else { Fate::dropped("of 4 bits only") }
+    if is_four { draft.same("adapter.double_quant", given) } else { KeyOutcome::dropped("of 4 bits only") }
 }
 
 /// A template by name is code of LLaMA-Factory.
-fn template(draft: &mut Draft, _: &Given) -> Fate {
+fn template(draft: &mut Draft, _: &Given) -> KeyOutcome {
     if draft.text("stage") == Some("pt") {
-        return Fate::dropped("plain text is rendered by no template");
+        return KeyOutcome::dropped("plain text is rendered by no template");
     }
-    Fate::replaced(
+    KeyOutcome::replaced(
         "the base's own template is used; `chat_template` names another, a file or a stock one, and `rankine preview` shows what it makes of rows",
     )
 }
 
-fn cutoff_len(draft: &mut Draft, given: &Given) -> Fate {
+fn cutoff_len(draft: &mut Draft, given: &Given) -> KeyOutcome {
     draft.same("training.sequence_len", given)
 }
 
-fn train_on_prompt(draft: &mut Draft, given: &Given) -> Fate {
+fn train_on_prompt(draft: &mut Draft, given: &Given) -> KeyOutcome {
     let _ = draft;
-    if is_off(given.node) { Fate::dropped("off: the answers are trained") } else { Fate::Mapped("datasets.train_on: all".into()) }
+    if is_off(given.node) { KeyOutcome::dropped("off: the answers are trained") } else { KeyOutcome::Mapped("datasets.train_on: all".into()) }
 }
 
-fn mask_history(_: &mut Draft, given: &Given) -> Fate {
+fn mask_history(_: &mut Draft, given: &Given) -> KeyOutcome {
     if is_off(given.node) {
-        Fate::dropped("off: every answer is trained")
+        KeyOutcome::dropped("off: every answer is trained")
     } else {
-        Fate::Mapped("datasets.train_on: last".into())
+        KeyOutcome::Mapped("datasets.train_on: last".into())
     }
 }
 
 /// The first rows of each data set, as here.
-fn max_samples(_: &mut Draft, given: &Given) -> Fate {
+fn max_samples(_: &mut Draft, given: &Given) -> KeyOutcome {
     match whole(given.node).filter(|rows| *rows > 0) {
-        Some(rows) => Fate::Mapped(format!("datasets.max_rows: {rows}")),
-        None => Fate::refused("expected a whole number of rows"),
+        Some(rows) => KeyOutcome::Mapped(format!("datasets.max_rows: {rows}")),
+        None => KeyOutcome::refused("expected a whole number of rows"),
     }
 }
 
-fn val_size(draft: &mut Draft, given: &Given) -> Fate {
+fn val_size(draft: &mut Draft, given: &Given) -> KeyOutcome {
     match number(given.node) {
         Some(0.0) => draft.set("evaluation.val_set_size", "0"),
         Some(share) if share > 0.0 && share < 1.0 => draft.same("evaluation.val_set_size", given),
         Some(rows) if rows >= 1.0 => draft.set("evaluation.val_set_size", format!("{}", rows.trunc())),
-        _ => Fate::refused("expected a share below 1 or a number of rows"),
+        _ => KeyOutcome::refused("expected a share below 1 or a number of rows"),
     }
 }
 
-fn packing(draft: &mut Draft, given: &Given) -> Fate {
+fn packing(draft: &mut Draft, given: &Given) -> KeyOutcome {
     match unquoted(given.node).flag() {
-        Some(false) => Fate::dropped("off"),
+        Some(false) => KeyOutcome::dropped("off"),
         _ if draft.is_on("neat_packing") => draft.set("training.sample_packing", "true"),
-        _ => Fate::refused("rows that share a sequence see each other; `neat_packing: true` keeps them apart, as Rankine does"),
+        _ => KeyOutcome::refused("rows that share a sequence see each other; `neat_packing: true` keeps them apart, as Rankine does"),
     }
 }
 
-fn neat_packing(draft: &mut Draft, given: &Given) -> Fate {
-    if is_off(given.node) { Fate::dropped("off") } else { draft.set("training.sample_packing", "true") }
+fn neat_packing(draft: &mut Draft, given: &Given) -> KeyOutcome {
+    if is_off(given.node) { KeyOutcome::dropped("off") } else { draft.set("training.sample_packing", "true") }
 }
 
 /// Draws of several data sets: `interleave_under` ends with the first that was read whole, `interleave_over` with the last.
-fn mix_strategy(draft: &mut Draft, given: &Given) -> Fate {
+fn mix_strategy(draft: &mut Draft, given: &Given) -> KeyOutcome {
     let end = match given.node.text() {
-        Some("concat") => return Fate::dropped("all rows of all data sets, as here"),
-        Some("interleave_once") => return Fate::replaced("each row of all data sets once an epoch, shuffled"),
+        Some("concat") => return KeyOutcome::dropped("all rows of all data sets, as here"),
+        Some("interleave_once") => return KeyOutcome::replaced("each row of all data sets once an epoch, shuffled"),
         Some("interleave_under") => "first_exhausted",
         Some("interleave_over") => "all_exhausted",
-        _ => return Fate::refused("expected `concat`, `interleave_under`, `interleave_over` or `interleave_once`"),
+        _ => return KeyOutcome::refused("expected `concat`, `interleave_under`, `interleave_over` or `interleave_once`"),
     };
     if names(draft, "dataset").len() < 2 {
-        return Fate::dropped("of several data sets only");
+        return KeyOutcome::dropped("of several data sets only");
     }
     match draft.set("training.stopping_strategy", end) {
-        Fate::Mapped(line) => {
-            Fate::replaced(format!("{line}; the shares are the same, and are kept to in each epoch, not drawn at random"))
+        KeyOutcome::Mapped(line) => {
+            KeyOutcome::replaced(format!("{line}; the shares are the same, and are kept to in each epoch, not drawn at random"))
         }
         other => other,
     }
 }
 
-fn interleave_probs(draft: &mut Draft, _: &Given) -> Fate {
+fn interleave_probs(draft: &mut Draft, _: &Given) -> KeyOutcome {
     let sets = names(draft, "dataset").len();
     if !is_interleaved(draft) || sets < 2 {
-        return Fate::dropped("of `mix_strategy: interleave_under` and `interleave_over` with several data sets only");
+        return KeyOutcome::dropped("of `mix_strategy: interleave_under` and `interleave_over` with several data sets only");
     }
     match weights(draft) {
-        Some(weights) if weights.len() == sets => Fate::Mapped(format!("datasets.weight: {}", weights.join(", "))),
-        _ => Fate::refused(format!("expected {sets} numbers above 0, one a data set")),
+        Some(weights) if weights.len() == sets => KeyOutcome::Mapped(format!("datasets.weight: {}", weights.join(", "))),
+        _ => KeyOutcome::refused(format!("expected {sets} numbers above 0, one a data set")),
     }
 }
 
@@ -350,71 +350,71 @@ fn is_interleaved(draft: &Draft) -> bool {
 /// What `interleave_probs` says, if it is numbers above 0.
 fn weights(draft: &Draft) -> Option<Vec<String>> {
     let written = match &draft.at("interleave_probs")?.kind {
-        Kind::List(nodes) => nodes.iter().map(|node| Some(unquoted(node).number()?.to_string())).collect::<Option<Vec<_>>>()?,
+        NodeValue::List(nodes) => nodes.iter().map(|node| Some(unquoted(node).number()?.to_string())).collect::<Option<Vec<_>>>()?,
         _ => names(draft, "interleave_probs"),
     };
     written.iter().all(|weight| weight.parse::<f64>().is_ok_and(|weight| weight > 0.0)).then_some(written)
 }
 
-fn streaming(draft: &mut Draft, _: &Given) -> Fate {
+fn streaming(draft: &mut Draft, _: &Given) -> KeyOutcome {
     if draft.is_on("streaming") {
-        Fate::refused("data that are streamed are not supported")
+        KeyOutcome::refused("data that are streamed are not supported")
     } else {
-        Fate::dropped("of streamed data only")
+        KeyOutcome::dropped("of streamed data only")
     }
 }
 
-fn thinking(_: &mut Draft, given: &Given) -> Fate {
+fn thinking(_: &mut Draft, given: &Given) -> KeyOutcome {
     let is_default = unquoted(given.node).flag() == Some(given.name == "enable_thinking");
     if is_default {
-        Fate::dropped("its default")
+        KeyOutcome::dropped("its default")
     } else {
-        Fate::refused(
+        KeyOutcome::refused(
             "LLaMA-Factory takes reasoning out of the answers by it; take it out of the data, and where the base's template has such a variable, set it in `chat_template_kwargs`",
         )
     }
 }
 
-fn disable_shuffling(draft: &mut Draft, given: &Given) -> Fate {
-    if is_off(given.node) { Fate::dropped("off") } else { draft.set("training.shuffle", "false") }
+fn disable_shuffling(draft: &mut Draft, given: &Given) -> KeyOutcome {
+    if is_off(given.node) { KeyOutcome::dropped("off") } else { draft.set("training.shuffle", "false") }
 }
 
-fn attention(_: &mut Draft, _: &Given) -> Fate {
-    Fate::replaced("attention is exact whatever computes it; Rankine has kernels of its own")
+fn attention(_: &mut Draft, _: &Given) -> KeyOutcome {
+    KeyOutcome::replaced("attention is exact whatever computes it; Rankine has kernels of its own")
 }
 
 /// `KTransformers` computes routed experts on the CPU.
-fn use_kt(_: &mut Draft, given: &Given) -> Fate {
+fn use_kt(_: &mut Draft, given: &Given) -> KeyOutcome {
     if is_off(given.node) {
-        return Fate::dropped("off");
+        return KeyOutcome::dropped("off");
     }
-    Fate::replaced(
+    KeyOutcome::replaced(
         "experts are kept and computed with the rest of the model, in the numbers of the checkpoint: all of it has to fit into memory",
     )
 }
 
 /// How it computes them; experts in 8 or 4 bits are other numbers.
-fn kt_config(_: &mut Draft, given: &Given) -> Fate {
-    let Kind::Map(entries) = &given.node.kind else { return Fate::refused("expected keys with values") };
+fn kt_config(_: &mut Draft, given: &Given) -> KeyOutcome {
+    let NodeValue::Map(entries) = &given.node.kind else { return KeyOutcome::refused("expected keys with values") };
     let said = |key: &str| entries.get(key).and_then(|entry| entry.value.text()).unwrap_or_default().to_ascii_lowercase();
     if ["kt_expert_weight_format", "kt_backend"].iter().any(|key| said(key).contains("int")) {
-        return Fate::refused("experts in integers of KTransformers are not supported");
+        return KeyOutcome::refused("experts in integers of KTransformers are not supported");
     }
-    Fate::dropped(hf::KERNELS)
+    KeyOutcome::dropped(hf::KERNELS)
 }
 
 /// LLaMA-Factory's own Muon.
-fn muon(draft: &mut Draft, given: &Given) -> Fate {
+fn muon(draft: &mut Draft, given: &Given) -> KeyOutcome {
     if is_off(given.node) {
-        return Fate::dropped("off");
+        return KeyOutcome::dropped("off");
     }
     match draft.set("training.optimizer", "muon") {
-        Fate::Mapped(_) => Fate::replaced(hf::MUON),
+        KeyOutcome::Mapped(_) => KeyOutcome::replaced(hf::MUON),
         other => other,
     }
 }
 
-fn no_checkpointing(draft: &mut Draft, given: &Given) -> Fate {
+fn no_checkpointing(draft: &mut Draft, given: &Given) -> KeyOutcome {
     let value = if is_off(given.node) { "true" } else { "false" };
     draft.set("training.gradient_checkpointing", value)
 }
@@ -445,7 +445,7 @@ fn info(draft: &Draft) -> Result<(PathBuf, Value), String> {
 }
 
 /// An entry of `dataset_info.json`.
-struct Entry {
+struct DatasetInfo {
     located: Located,
     /// Lines of the recipe that name it and its part.
     part: Vec<(&'static str, String)>,
@@ -461,7 +461,7 @@ fn names(draft: &Draft, key: &str) -> Vec<String> {
 }
 
 /// What an entry's keys say; a key that is not known is refused by name.
-fn entry(draft: &Draft, name: &str) -> Result<Entry, String> {
+fn entry(draft: &Draft, name: &str) -> Result<DatasetInfo, String> {
     const PART: [&str; 4] = ["split", "subset", "folder", "num_samples"];
     const READ: [&str; 11] = [
         "hf_hub_url",
@@ -493,12 +493,12 @@ fn entry(draft: &Draft, name: &str) -> Result<Entry, String> {
         (None, Some(file)) => locate(&format!("{}/{file}", data_dir(draft)), &draft.folder),
         (None, None) => return Err(format!("`{name}` has neither a Hub id nor a file")),
     };
-    let new = |located| Entry { located, part: Vec::new(), columns: Vec::new(), roles: BTreeMap::new(), notes: Vec::new() };
+    let new = |located| DatasetInfo { located, part: Vec::new(), columns: Vec::new(), roles: BTreeMap::new(), notes: Vec::new() };
     // A data set of the Hub is named as such where its rows need not be written anew.
     let part = Part { config: text("subset"), split: text("split"), ..Part::default() };
     let is_whole = !["folder", "num_samples"].iter().any(|key| entry.contains_key(*key));
     if let Some(located) = text("hf_hub_url").filter(|_| is_whole).and_then(|id| on_hub(id, part, &draft.folder)) {
-        let mut found = Entry { part: located.lines(part), ..new(located) };
+        let mut found = DatasetInfo { part: located.lines(part), ..new(located) };
         if layout(draft, name, entry, &mut found).is_ok() {
             return Ok(found);
         }
@@ -522,7 +522,7 @@ fn entry(draft: &Draft, name: &str) -> Result<Entry, String> {
 }
 
 /// Rows of `alpaca` have to become conversations, since LLaMA-Factory renders them by the template; those of `sharegpt` are conversations.
-fn layout(draft: &Draft, name: &str, entry: &serde_json::Map<String, Value>, found: &mut Entry) -> Result<(), String> {
+fn layout(draft: &Draft, name: &str, entry: &serde_json::Map<String, Value>, found: &mut DatasetInfo) -> Result<(), String> {
     let column = |key: &str| entry.get("columns").and_then(|columns| columns.get(key)).and_then(Value::as_str);
     if let Some(media) = ["images", "videos", "audios"].into_iter().find(|key| column(key).is_some()) {
         return Err(format!("`{name}` has {media}: {IMAGES}"));
@@ -563,7 +563,7 @@ fn layout(draft: &Draft, name: &str, entry: &serde_json::Map<String, Value>, fou
 }
 
 /// Names within messages. Words for roles go into the recipe; other names have to be those of the data.
-fn tags(name: &str, entry: &serde_json::Map<String, Value>, found: &mut Entry) -> Result<(), String> {
+fn tags(name: &str, entry: &serde_json::Map<String, Value>, found: &mut DatasetInfo) -> Result<(), String> {
     const KEYS: [(&str, [&str; 2]); 2] = [("role_tag", ["role", "from"]), ("content_tag", ["content", "value"])];
     const ROLES: [(&str, &str, &[&str]); 4] = [
         ("user_tag", "user", &["user", "human"]),
@@ -602,12 +602,12 @@ fn tags(name: &str, entry: &serde_json::Map<String, Value>, found: &mut Entry) -
     Ok(())
 }
 
-fn dataset(draft: &mut Draft, given: &Given) -> Fate {
+fn dataset(draft: &mut Draft, given: &Given) -> KeyOutcome {
     let names = names(draft, given.name);
     let read: Vec<_> = names.iter().map(|name| entry(draft, name)).collect();
     let reasons: Vec<&str> = read.iter().filter_map(|entry| entry.as_ref().err()).map(String::as_str).collect();
     if !reasons.is_empty() || names.is_empty() {
-        return Fate::refused(if names.is_empty() {
+        return KeyOutcome::refused(if names.is_empty() {
             "expected names of `dataset_info.json`".to_owned()
         } else {
             reasons.join("; ")
@@ -615,19 +615,19 @@ fn dataset(draft: &mut Draft, given: &Given) -> Fate {
     }
     if read.iter().flatten().any(|entry| entry.located.is_open() || !entry.notes.is_empty()) {
         let paths: Vec<String> = read.iter().flatten().map(|entry| format!("`{}`", entry.located.path)).collect();
-        return Fate::replaced(format!(
+        return KeyOutcome::replaced(format!(
             "{}: the data are looked for there as Parquet; the recipe says what has to be put there",
             paths.join(", ")
         ));
     }
-    Fate::Mapped(format!("datasets: {}", names.join(", ")))
+    KeyOutcome::Mapped(format!("datasets: {}", names.join(", ")))
 }
 
-fn dataset_dir(draft: &mut Draft, given: &Given) -> Fate {
+fn dataset_dir(draft: &mut Draft, given: &Given) -> KeyOutcome {
     if given.node.text().is_some_and(|dir| dir.starts_with("REMOTE:")) && info_path(draft).is_none() {
-        return Fate::refused(format!("a `{INFO}` of the Hub is not fetched; put it beside the config, in `data/`"));
+        return KeyOutcome::refused(format!("a `{INFO}` of the Hub is not fetched; put it beside the config, in `data/`"));
     }
-    Fate::dropped(format!("where `{INFO}` was found"))
+    KeyOutcome::dropped(format!("where `{INFO}` was found"))
 }
 
 /// What the config does not say, and its datasets.
@@ -656,7 +656,7 @@ pub(super) fn finish(draft: &mut Draft) {
         draft.refuse("stage", "rows of `pt` are joined and see each other; with `packing: false` each is a row of its own");
     }
     for key in ["dataset", "eval_dataset"] {
-        let entries: Option<Vec<Entry>> = names(draft, key).iter().map(|name| entry(draft, name).ok()).collect();
+        let entries: Option<Vec<DatasetInfo>> = names(draft, key).iter().map(|name| entry(draft, name).ok()).collect();
         let data = entries.unwrap_or_default().into_iter().map(|entry| data(draft, entry)).collect();
         if key == "dataset" { draft.train = data } else { draft.validation = data }
     }
@@ -669,7 +669,7 @@ pub(super) fn finish(draft: &mut Draft) {
     }
 }
 
-fn data(draft: &Draft, entry: Entry) -> Data {
+fn data(draft: &Draft, entry: DatasetInfo) -> Data {
     let is_text = draft.text("stage") == Some("pt");
     let limit = draft.at("max_samples").and_then(whole).filter(|rows| *rows > 0);
     let task = entry.located.task.iter().map(|task| format!("{task}."));

@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use super::super::tree::{Kind, Node};
+use super::super::tree::{NodeValue, Node};
 use super::datasets::{Located, Part, locate, on_hub};
 use super::draft::{Data, Draft, is_off};
-use super::fate::Fate;
+use super::fate::KeyOutcome;
 use super::hugging_face as hf;
 use super::text::{list, number, quoted, texts, whole};
 use super::{Given, Rule, Table};
@@ -60,14 +60,14 @@ const TOP: Table = &[
     (&["config", "clear_cache_threshold", "trust_remote_code", "prompt_feature", "completion_feature", "text_feature", "chat_feature"], Rule::Dropped(hf::RUNNING)),
 ];
 
-fn fine_tune_type(draft: &mut Draft, given: &Given) -> Fate {
+fn fine_tune_type(draft: &mut Draft, given: &Given) -> KeyOutcome {
     match given.node.text() {
         Some(word @ ("lora" | "full")) => draft.set("adapter.method", word),
         Some("dora") => {
             draft.set("adapter.method", "lora");
             draft.set("adapter.use_dora", "true")
         }
-        _ => Fate::refused("`lora`, `dora` and `full` are supported"),
+        _ => KeyOutcome::refused("`lora`, `dora` and `full` are supported"),
     }
 }
 
@@ -75,57 +75,57 @@ fn is_full(draft: &Draft) -> bool {
     draft.text("fine_tune_type") == Some("full")
 }
 
-fn in_adapter(draft: &mut Draft, given: &Given, key: &str) -> Fate {
-    if is_full(draft) { Fate::dropped("every weight trains, and nothing reads it") } else { draft.same(key, given) }
+fn in_adapter(draft: &mut Draft, given: &Given, key: &str) -> KeyOutcome {
+    if is_full(draft) { KeyOutcome::dropped("every weight trains, and nothing reads it") } else { draft.same(key, given) }
 }
 
 /// mlx's Adam corrects no bias unless it is told; AdamW neither.
-fn optimizer(draft: &mut Draft, given: &Given) -> Fate {
+fn optimizer(draft: &mut Draft, given: &Given) -> KeyOutcome {
     match given.node.text() {
         Some(word @ ("adam" | "adamw")) => match draft.set("training.optimizer", "adamw") {
-            Fate::Mapped(_) if !draft.is_on(&format!("optimizer_config.{word}.bias_correction")) => Fate::replaced(
+            KeyOutcome::Mapped(_) if !draft.is_on(&format!("optimizer_config.{word}.bias_correction")) => KeyOutcome::replaced(
                 "AdamW with bias correction, which mlx-lm leaves out unless it is told: the first steps are smaller",
             ),
             other => other,
         },
-        _ => Fate::refused("this optimizer is not supported"),
+        _ => KeyOutcome::refused("this optimizer is not supported"),
     }
 }
 
-fn of_adamw(draft: &mut Draft, given: &Given, key: &str) -> Fate {
-    if draft.text("optimizer") == Some("adamw") { draft.same(key, given) } else { Fate::dropped("of `optimizer: adamw` only") }
+fn of_adamw(draft: &mut Draft, given: &Given, key: &str) -> KeyOutcome {
+    if draft.text("optimizer") == Some("adamw") { draft.same(key, given) } else { KeyOutcome::dropped("of `optimizer: adamw` only") }
 }
 
-fn betas(draft: &mut Draft, given: &Given) -> Fate {
+fn betas(draft: &mut Draft, given: &Given) -> KeyOutcome {
     if draft.text("optimizer") != Some("adamw") {
-        return Fate::dropped("of `optimizer: adamw` only");
+        return KeyOutcome::dropped("of `optimizer: adamw` only");
     }
     match &texts(given.node)[..] {
         [one, two] => {
             draft.set("training.adam_beta1", one.clone());
             draft.set("training.adam_beta2", two.clone());
-            Fate::Mapped(format!("training.adam_beta1: {one}, training.adam_beta2: {two}"))
+            KeyOutcome::Mapped(format!("training.adam_beta1: {one}, training.adam_beta2: {two}"))
         }
-        _ => Fate::refused("expected two numbers"),
+        _ => KeyOutcome::refused("expected two numbers"),
     }
 }
 
-fn bias_correction(_: &mut Draft, given: &Given) -> Fate {
+fn bias_correction(_: &mut Draft, given: &Given) -> KeyOutcome {
     if is_off(given.node) {
-        Fate::replaced("the bias of the moments is corrected")
+        KeyOutcome::replaced("the bias of the moments is corrected")
     } else {
-        Fate::dropped("the bias of the moments is corrected, as here")
+        KeyOutcome::dropped("the bias of the moments is corrected, as here")
     }
 }
 
 /// Data sets of the Hub with their splits and columns.
-fn hf_dataset(draft: &mut Draft, given: &Given) -> Fate {
+fn hf_dataset(draft: &mut Draft, given: &Given) -> KeyOutcome {
     match hub_sets(given.node) {
         Ok(sets) if sets.iter().any(|set| set.data(set.splits[0], "all", &draft.folder).is_none()) => {
-            Fate::refused("a `path` is no id of a data set, or a split is none that is read")
+            KeyOutcome::refused("a `path` is no id of a data set, or a split is none that is read")
         }
-        Ok(sets) => Fate::Mapped(format!("datasets: {}", sets.iter().map(|set| set.path).collect::<Vec<_>>().join(", "))),
-        Err(reason) => Fate::refused(reason),
+        Ok(sets) => KeyOutcome::Mapped(format!("datasets: {}", sets.iter().map(|set| set.path).collect::<Vec<_>>().join(", "))),
+        Err(reason) => KeyOutcome::refused(reason),
     }
 }
 
@@ -142,7 +142,7 @@ struct HubSet<'a> {
 
 fn hub_sets(node: &Node) -> Result<Vec<HubSet<'_>>, String> {
     match &node.kind {
-        Kind::List(nodes) if !nodes.is_empty() => nodes.iter().map(hub_set).collect(),
+        NodeValue::List(nodes) if !nodes.is_empty() => nodes.iter().map(hub_set).collect(),
         _ => Ok(vec![hub_set(node)?]),
     }
 }
@@ -159,14 +159,14 @@ fn hub_set(node: &Node) -> Result<HubSet<'_>, String> {
         "chat_feature",
         "text_feature",
     ];
-    let Kind::Map(entries) = &node.kind else { return Err("expected keys with values".into()) };
+    let NodeValue::Map(entries) = &node.kind else { return Err("expected keys with values".into()) };
     if let Some(key) = entries.keys().find(|key| !READ.contains(&key.as_str())) {
         return Err(format!("`{key}` of a data set is not supported"));
     }
     let text = |key: &str| entries.get(key).and_then(|entry| entry.value.text());
     let mut of_config = BTreeMap::new();
     match entries.get("config").map(|entry| &entry.value.kind) {
-        Some(Kind::Map(inner)) => {
+        Some(NodeValue::Map(inner)) => {
             of_config.extend(inner.iter().filter_map(|(key, entry)| Some((key.as_str(), entry.value.text()?))));
         }
         None => {}
@@ -216,36 +216,36 @@ impl HubSet<'_> {
 }
 
 /// A folder of `train.jsonl`, `valid.jsonl` and `test.jsonl`, or a Hub id. What its rows are, the files say.
-fn data_path(draft: &mut Draft, given: &Given) -> Fate {
+fn data_path(draft: &mut Draft, given: &Given) -> KeyOutcome {
     if draft.at("hf_dataset").is_some() {
-        return Fate::dropped("`hf_dataset` says it");
+        return KeyOutcome::dropped("`hf_dataset` says it");
     }
     if given.node.text().is_some_and(|path| on_hub(path, Part::default(), &draft.folder).is_some()) {
-        return Fate::replaced(
+        return KeyOutcome::replaced(
             "the recipe reads its splits `train` and `valid`; `format` is `chat` for rows of `messages`, `completion` for `prompt` and `completion`, `text` for `text`",
         );
     }
-    Fate::replaced(
+    KeyOutcome::replaced(
         "write its `train` and `valid` rows as Parquet; `format` is `chat` for rows of `messages`, `completion` for `prompt` and `completion`, `text` for `text`",
     )
 }
 
 /// The last layers; which ones these are, the base's config.json says.
-fn num_layers(draft: &mut Draft, given: &Given) -> Fate {
+fn num_layers(draft: &mut Draft, given: &Given) -> KeyOutcome {
     if is_full(draft) {
         return if number(given.node).is_some_and(|layers| layers <= 0.0) {
-            Fate::dropped("all layers")
+            KeyOutcome::dropped("all layers")
         } else {
-            Fate::refused("`full` trains every layer, not the last ones")
+            KeyOutcome::refused("`full` trains every layer, not the last ones")
         };
     }
     match number(given.node) {
-        Some(layers) if layers <= 0.0 => Fate::dropped("all layers"),
+        Some(layers) if layers <= 0.0 => KeyOutcome::dropped("all layers"),
         Some(layers) => match last_layers(draft, layers as u64) {
             Ok(layers) => draft.set("adapter.layers_to_transform", layers),
-            Err(reason) => Fate::refused(reason),
+            Err(reason) => KeyOutcome::refused(reason),
         },
-        None => Fate::refused("expected a number of layers"),
+        None => KeyOutcome::refused("expected a number of layers"),
     }
 }
 
@@ -270,92 +270,92 @@ fn last_layers(draft: &Draft, wanted: u64) -> Result<String, String> {
 }
 
 /// Micro-batches; an update comes after `grad_accumulation_steps` of them.
-fn iters(draft: &mut Draft, given: &Given) -> Fate {
+fn iters(draft: &mut Draft, given: &Given) -> KeyOutcome {
     let micro = draft.at("grad_accumulation_steps").and_then(whole).unwrap_or(1).max(1);
     match whole(given.node) {
         Some(iters) if iters >= micro => draft.set("training.max_steps", (iters / micro).to_string()),
-        _ => Fate::refused("expected at least as many as `grad_accumulation_steps`"),
+        _ => KeyOutcome::refused("expected at least as many as `grad_accumulation_steps`"),
     }
 }
 
-fn accumulation(draft: &mut Draft, given: &Given) -> Fate {
+fn accumulation(draft: &mut Draft, given: &Given) -> KeyOutcome {
     match draft.same("training.gradient_accumulation_steps", given) {
-        Fate::Mapped(_) if number(given.node).is_some_and(|steps| steps > 1.0) => {
-            Fate::replaced("a step's loss is the mean over its trained tokens; mlx-lm takes the mean of its micro-batches' means")
+        KeyOutcome::Mapped(_) if number(given.node).is_some_and(|steps| steps > 1.0) => {
+            KeyOutcome::replaced("a step's loss is the mean over its trained tokens; mlx-lm takes the mean of its micro-batches' means")
         }
         other => other,
     }
 }
 
 /// A schedule says the rate itself.
-fn learning_rate(draft: &mut Draft, given: &Given) -> Fate {
+fn learning_rate(draft: &mut Draft, given: &Given) -> KeyOutcome {
     if draft.at("lr_schedule.arguments").is_some() {
-        Fate::dropped("`lr_schedule` says it")
+        KeyOutcome::dropped("`lr_schedule` says it")
     } else {
         draft.same("training.learning_rate", given)
     }
 }
 
 /// alpha / r is `scale`.
-fn scale(draft: &mut Draft, given: &Given) -> Fate {
+fn scale(draft: &mut Draft, given: &Given) -> KeyOutcome {
     if is_full(draft) {
-        return Fate::dropped("every weight trains, and nothing reads it");
+        return KeyOutcome::dropped("every weight trains, and nothing reads it");
     }
     let rank = draft.at("lora_parameters.rank").map_or(Some(8), whole);
     match (number(given.node), rank) {
         (Some(scale), Some(rank)) => draft.set("adapter.alpha", format!("{}", scale * rank as f64)),
-        _ => Fate::refused("expected a number"),
+        _ => KeyOutcome::refused("expected a number"),
     }
 }
 
 /// Names within a block, such as `self_attn.q_proj`.
-fn keys(draft: &mut Draft, given: &Given) -> Fate {
+fn keys(draft: &mut Draft, given: &Given) -> KeyOutcome {
     if is_full(draft) {
-        Fate::dropped("every weight trains, and nothing reads it")
+        KeyOutcome::dropped("every weight trains, and nothing reads it")
     } else {
         draft.set("adapter.target_modules", list(&texts(given.node)))
     }
 }
 
-fn schedule(draft: &mut Draft, given: &Given) -> Fate {
+fn schedule(draft: &mut Draft, given: &Given) -> KeyOutcome {
     match given.node.text() {
         Some("cosine_decay") => {
             let has_floor = floor(draft).is_some_and(|floor| floor > 0.0);
             draft.set("training.lr_scheduler", if has_floor { "cosine_with_min_lr" } else { "cosine" })
         }
         Some("linear_schedule") => draft.set("training.lr_scheduler", "linear"),
-        _ => Fate::refused("this schedule is not supported; `cosine_decay` is"),
+        _ => KeyOutcome::refused("this schedule is not supported; `cosine_decay` is"),
     }
 }
 
 /// The lowest rate as a share of the peak.
 fn floor(draft: &Draft) -> Option<f64> {
-    let Kind::List(arguments) = &draft.at("lr_schedule.arguments")?.kind else { return None };
+    let NodeValue::List(arguments) = &draft.at("lr_schedule.arguments")?.kind else { return None };
     Some(number(arguments.get(2)?)? / number(arguments.first()?)?)
 }
 
 /// `[rate, steps, lowest rate]` of `cosine_decay`; `[rate, lowest rate, steps]` of `linear_schedule`.
-fn arguments(draft: &mut Draft, given: &Given) -> Fate {
-    let Kind::List(given) = &given.node.kind else { return Fate::refused("expected a list of numbers") };
+fn arguments(draft: &mut Draft, given: &Given) -> KeyOutcome {
+    let NodeValue::List(given) = &given.node.kind else { return KeyOutcome::refused("expected a list of numbers") };
     let numbers: Vec<f64> = given.iter().filter_map(number).collect();
     let (peak, steps, lowest) = match (draft.text("lr_schedule.name"), &numbers[..]) {
         (Some("cosine_decay"), [peak, steps]) => (*peak, *steps, 0.0),
         (Some("cosine_decay"), [peak, steps, lowest]) | (Some("linear_schedule"), [peak, lowest, steps]) => {
             (*peak, *steps, *lowest)
         }
-        _ => return Fate::refused("these arguments are not known"),
+        _ => return KeyOutcome::refused("these arguments are not known"),
     };
     if numbers.len() != given.len() {
-        return Fate::refused("expected a list of numbers");
+        return KeyOutcome::refused("expected a list of numbers");
     }
     let micro = draft.at("grad_accumulation_steps").and_then(whole).unwrap_or(1).max(1);
     let warmup = draft.at("lr_schedule.warmup").and_then(number).unwrap_or(0.0);
     let total = draft.at("iters").and_then(number).unwrap_or(1000.0) / micro as f64;
     if (steps + warmup - total).abs() > warmup.max(0.5) {
-        return Fate::refused(format!("a schedule of {steps} steps for a run of {total}: Rankine's ends with the run"));
+        return KeyOutcome::refused(format!("a schedule of {steps} steps for a run of {total}: Rankine's ends with the run"));
     }
     if draft.text("lr_schedule.name") == Some("linear_schedule") && lowest > 0.0 {
-        return Fate::refused("a linear schedule falls to 0");
+        return KeyOutcome::refused("a linear schedule falls to 0");
     }
     let rate = draft.set("training.learning_rate", format!("{peak}"));
     if lowest > 0.0 {
@@ -364,15 +364,15 @@ fn arguments(draft: &mut Draft, given: &Given) -> Fate {
     rate
 }
 
-fn mask_prompt(_: &mut Draft, given: &Given) -> Fate {
-    Fate::Mapped(format!("datasets.train_on: {}", if is_off(given.node) { "all" } else { "last" }))
+fn mask_prompt(_: &mut Draft, given: &Given) -> KeyOutcome {
+    KeyOutcome::Mapped(format!("datasets.train_on: {}", if is_off(given.node) { "all" } else { "last" }))
 }
 
-fn steps_per_eval(draft: &mut Draft, given: &Given) -> Fate {
+fn steps_per_eval(draft: &mut Draft, given: &Given) -> KeyOutcome {
     let micro = draft.at("grad_accumulation_steps").and_then(whole).unwrap_or(1).max(1);
     match whole(given.node) {
         Some(steps) if steps >= micro => draft.set("evaluation.eval_steps", (steps / micro).to_string()),
-        _ => Fate::dropped("when it is evaluated changes no weight"),
+        _ => KeyOutcome::dropped("when it is evaluated changes no weight"),
     }
 }
 

@@ -22,14 +22,14 @@ mod tests;
 
 use std::path::Path;
 
-pub use fate::{Fate, KeyFate};
+pub use fate::{KeyOutcome, KeyFate};
 pub use text::quoted;
 
 use self::draft::Draft;
-use super::Error;
+use super::RecipeError;
 use super::notes::{Notes, listed};
 use super::source;
-use super::tree::{Kind, Node};
+use super::tree::{NodeValue, Node};
 use crate::fault::Fault;
 use crate::files;
 use crate::terms::Term;
@@ -106,7 +106,7 @@ enum Rule {
     /// Its own keys have rules.
     Within,
     /// What it says decides.
-    Read(fn(&mut Draft, &Given) -> Fate),
+    Read(fn(&mut Draft, &Given) -> KeyOutcome),
 }
 
 /// Keys that share a rule. `datasets[].path` is a key of each element of a list.
@@ -162,10 +162,10 @@ impl Imported {
 pub enum ImportError {
     /// It is not there or cannot be read.
     #[error(transparent)]
-    Recipe(#[from] Error),
+    Recipe(#[from] RecipeError),
     /// A file beside it cannot be read.
     #[error(transparent)]
-    File(#[from] files::Error),
+    File(#[from] files::FileError),
     /// It is no config.
     #[error("{} in the config", .faults.len())]
     Faults {
@@ -185,7 +185,7 @@ impl crate::fault::Explain for ImportError {
 
     fn faults(&self) -> Vec<Fault> {
         match self {
-            Self::Recipe(Error::Missing { path }) => {
+            Self::Recipe(RecipeError::Missing { path }) => {
                 vec![
                     Fault::new(format!("config `{}` does not exist", path.display()))
                         .hint("name a config, or the folder of a run of PEFT"),
@@ -256,8 +256,8 @@ fn of_config(fault: Fault) -> Fault {
 
 /// The tool that knows most of the keys at the top.
 fn detect(root: &Node) -> Result<Tool, Fault> {
-    let Kind::Map(entries) = &root.kind else { return Err(Fault::new("expected keys with values")) };
-    let is_section = |key: &str| entries.get(key).is_some_and(|entry| matches!(entry.value.kind, Kind::Map(_)));
+    let NodeValue::Map(entries) = &root.kind else { return Err(Fault::new("expected keys with values")) };
+    let is_section = |key: &str| entries.get(key).is_some_and(|entry| matches!(entry.value.kind, NodeValue::Map(_)));
     if entries.contains_key("base_model") && (is_section("training") || is_section("adapter")) {
         return Err(Fault::new("this is a recipe of Rankine already").hint("validate it with `rankine check`"));
     }

@@ -4,12 +4,12 @@
 use std::path::Path;
 
 use super::draft::{Data, Draft, is_off};
-use super::fate::Fate;
+use super::fate::KeyOutcome;
 use super::hugging_face as hf;
 use super::text::{list, quoted, texts};
 use super::{Given, ImportError, Imported, Rule, Table, Tool, read};
 use crate::fault::Fault;
-use crate::recipe::Error;
+use crate::recipe::RecipeError;
 
 /// What the folder of an adapter has.
 pub(super) const CONFIG: &str = "adapter_config.json";
@@ -71,15 +71,15 @@ const OF_STATE: Table = &[
        "num_train_epochs", "eval_steps", "save_steps", "logging_steps"], Rule::Dropped("what the run came to, not how it was made")),
 ];
 
-fn unless_said(draft: &mut Draft, given: &Given, said: &str, key: &str) -> Fate {
-    if draft.has(said) { Fate::dropped("the arguments of the run say it") } else { draft.same(key, given) }
+fn unless_said(draft: &mut Draft, given: &Given, said: &str, key: &str) -> KeyOutcome {
+    if draft.has(said) { KeyOutcome::dropped("the arguments of the run say it") } else { draft.same(key, given) }
 }
 
 /// Reads the folder, or its `adapter_config.json`.
 pub(super) fn import(path: &Path) -> Result<Imported, ImportError> {
     let config = if path.is_dir() { path.join(CONFIG) } else { path.to_owned() };
     let root = read(&config).map_err(|error| match error {
-        ImportError::Recipe(Error::Missing { .. }) if path.is_dir() => ImportError::Faults {
+        ImportError::Recipe(RecipeError::Missing { .. }) if path.is_dir() => ImportError::Faults {
             faults: vec![
                 Fault::new(format!("`{}` has no {CONFIG}", path.display()))
                     .hint("name a config file, or the folder of an adapter"),
@@ -100,29 +100,29 @@ pub(super) fn import(path: &Path) -> Result<Imported, ImportError> {
     Ok(draft.into_imported())
 }
 
-fn base_model(draft: &mut Draft, given: &Given) -> Fate {
-    let Some(base) = given.node.text() else { return Fate::refused("expected a folder or a Hub id") };
+fn base_model(draft: &mut Draft, given: &Given) -> KeyOutcome {
+    let Some(base) = given.node.text() else { return KeyOutcome::refused("expected a folder or a Hub id") };
     let whole = draft.text("revision").map_or_else(|| base.to_owned(), |revision| format!("{base}@{revision}"));
     draft.set("base_model", quoted(&whole))
 }
 
-fn peft_type(draft: &mut Draft, given: &Given) -> Fate {
-    if given.node.text() == Some("LORA") { draft.set("adapter.method", "lora") } else { Fate::refused(ADAPTER) }
+fn peft_type(draft: &mut Draft, given: &Given) -> KeyOutcome {
+    if given.node.text() == Some("LORA") { draft.set("adapter.method", "lora") } else { KeyOutcome::refused(ADAPTER) }
 }
 
-fn task_type(_: &mut Draft, given: &Given) -> Fate {
+fn task_type(_: &mut Draft, given: &Given) -> KeyOutcome {
     if given.node.text() == Some("CAUSAL_LM") {
-        Fate::dropped("the next token is predicted, as here")
+        KeyOutcome::dropped("the next token is predicted, as here")
     } else {
-        Fate::refused("only causal language models train")
+        KeyOutcome::refused("only causal language models train")
     }
 }
 
-fn targets(draft: &mut Draft, given: &Given) -> Fate {
+fn targets(draft: &mut Draft, given: &Given) -> KeyOutcome {
     if given.node.is_empty() {
-        return Fate::dropped("empty: not set");
+        return KeyOutcome::dropped("empty: not set");
     }
-    let is_list = matches!(given.node.kind, super::super::tree::Kind::List(_));
+    let is_list = matches!(given.node.kind, super::super::tree::NodeValue::List(_));
     if is_list {
         draft.set("adapter.target_modules", list(&texts(given.node)))
     } else {
@@ -130,8 +130,8 @@ fn targets(draft: &mut Draft, given: &Given) -> Fate {
     }
 }
 
-fn filled(draft: &mut Draft, given: &Given, key: &str) -> Fate {
-    if is_off(given.node) { Fate::dropped("empty: not set") } else { draft.same(key, given) }
+fn filled(draft: &mut Draft, given: &Given, key: &str) -> KeyOutcome {
+    if is_off(given.node) { KeyOutcome::dropped("empty: not set") } else { draft.same(key, given) }
 }
 
 /// The data are nobody's to know.

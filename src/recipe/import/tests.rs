@@ -67,7 +67,7 @@ fn imported(tool: Tool, text: &str) -> Imported {
     import(&path, Some(tool)).expect("a config that is read")
 }
 
-fn fate<'a>(imported: &'a Imported, key: &str) -> &'a Fate {
+fn fate<'a>(imported: &'a Imported, key: &str) -> &'a KeyOutcome {
     &imported.keys.iter().find(|fate| fate.key == key).unwrap_or_else(|| panic!("`{key}` has no fate")).fate
 }
 
@@ -186,7 +186,7 @@ fn refused_keys_are_named_with_their_reasons() {
     ] {
         let found = axolotl(lines);
         let said = fate(&found, key);
-        assert!(matches!(said, Fate::Refused(reason) if reason.contains(part)), "{lines}: {said:?}");
+        assert!(matches!(said, KeyOutcome::Refused(reason) if reason.contains(part)), "{lines}: {said:?}");
         assert!(found.recipe.contains(&format!("# - {key}")), "{lines}\n{}", found.recipe);
         let recipe = super::super::from_bytes(Path::new("x"), found.recipe.as_bytes(), &[]);
         let form: Vec<_> = recipe.faults.iter().filter(|fault| !fault.message.starts_with("missing key")).collect();
@@ -218,7 +218,7 @@ fn traps_of_the_others() {
     );
     assert_eq!(line(&found, "output_dir").as_deref(), Some("deep/x"));
     let nowhere = imported(Tool::Torchtune, &torchtune.replace("output_dir: /tmp/torchtune/out", "output_dir: ${oc.env:HOME}/x"));
-    assert!(matches!(fate(&nowhere, "output_dir"), Fate::Refused(reason) if reason.contains("names nothing")));
+    assert!(matches!(fate(&nowhere, "output_dir"), KeyOutcome::Refused(reason) if reason.contains("names nothing")));
     assert_eq!([fate(&found, "a").word(), fate(&found, "c").word()], ["dropped", "dropped"]);
     let found = imported(
         Tool::Torchtune,
@@ -229,7 +229,7 @@ fn traps_of_the_others() {
 
     let factory = fs::read_to_string(sample("llama-factory.yaml")).expect("a sample");
     let found = imported(Tool::LlamaFactory, &factory);
-    assert!(matches!(fate(&found, "dataset"), Fate::Refused(reason) if reason.contains("dataset_info.json")));
+    assert!(matches!(fate(&found, "dataset"), KeyOutcome::Refused(reason) if reason.contains("dataset_info.json")));
     let folder = tempfile::tempdir().expect("a folder");
     fs::create_dir(folder.path().join("data")).expect("a folder");
     fs::copy(sample("data/dataset_info.json"), folder.path().join("data/dataset_info.json")).expect("a copy");
@@ -239,7 +239,7 @@ fn traps_of_the_others() {
         fs::write(&path, factory.replace("talks,lines", names)).expect("a config");
         let found = import(&path, None).expect("a config");
         assert!(
-            matches!(fate(&found, "dataset"), Fate::Refused(reason) if reason.contains(part)),
+            matches!(fate(&found, "dataset"), KeyOutcome::Refused(reason) if reason.contains(part)),
             "{names}: {:?}",
             fate(&found, "dataset")
         );
@@ -247,7 +247,7 @@ fn traps_of_the_others() {
 
     let mlx = fs::read_to_string(sample("mlx-lm.yaml")).expect("a sample");
     let found = imported(Tool::MlxLm, &mlx);
-    assert!(matches!(fate(&found, "num_layers"), Fate::Refused(reason) if reason.contains("the last 2 layers")));
+    assert!(matches!(fate(&found, "num_layers"), KeyOutcome::Refused(reason) if reason.contains("the last 2 layers")));
     for (sets, said) in [
         ("path: a/b\n  prompt_feature: q\n  completion_feature: a", Ok("{prompt: q, completion: a}")),
         ("path: a/b\n  config: {name: en}\n  train_split: train[:1000]\n  text_feature: body", Ok("{text: body}")),
@@ -267,7 +267,7 @@ fn traps_of_the_others() {
                 let recipe = super::super::from_bytes(Path::new("x"), found.recipe.as_bytes(), &[]);
                 assert_eq!(recipe.faults, [], "{}", found.recipe);
             }
-            Err(part) => assert!(matches!(fate(&found, "hf_dataset"), Fate::Refused(reason) if reason.contains(part)), "{sets}"),
+            Err(part) => assert!(matches!(fate(&found, "hf_dataset"), KeyOutcome::Refused(reason) if reason.contains(part)), "{sets}"),
         }
     }
     let found = import(&sample("mlx-lm.yaml"), None).expect("a sample");
@@ -333,7 +333,7 @@ fn roles_and_variables_of_templates_come_along() {
                 assert_eq!(recipe.faults, [], "{tags}\n{}", found.recipe);
             }
             Err(part) => {
-                assert!(matches!(fate(&found, "dataset"), Fate::Refused(reason) if reason.contains(part)), "{tags}");
+                assert!(matches!(fate(&found, "dataset"), KeyOutcome::Refused(reason) if reason.contains(part)), "{tags}");
             }
         }
     }

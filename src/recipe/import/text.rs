@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::super::tree::{Kind, Node};
+use super::super::tree::{NodeValue, Node};
 
 /// A text as a YAML value in one line.
 pub fn quoted(text: &str) -> String {
@@ -20,14 +20,14 @@ pub fn quoted(text: &str) -> String {
 /// A value in flow style. A number that was written in quotes is a number again where `numbers` says so: `"2e-5"` is one to every trainer.
 pub(super) fn flow(node: &Node) -> String {
     match &node.kind {
-        Kind::Scalar { text, plain: true, .. } if is_value(node) => text.clone(),
-        Kind::Scalar { text, .. } => quoted(text),
-        Kind::List(nodes) => format!("[{}]", nodes.iter().map(flow).collect::<Vec<_>>().join(", ")),
-        Kind::Map(entries) => {
+        NodeValue::Scalar { text, plain: true, .. } if is_value(node) => text.clone(),
+        NodeValue::Scalar { text, .. } => quoted(text),
+        NodeValue::List(nodes) => format!("[{}]", nodes.iter().map(flow).collect::<Vec<_>>().join(", ")),
+        NodeValue::Map(entries) => {
             let pairs: Vec<_> = entries.iter().map(|(key, entry)| format!("{}: {}", quoted(key), flow(&entry.value))).collect();
             format!("{{{}}}", pairs.join(", "))
         }
-        Kind::Refused => String::new(),
+        NodeValue::Refused => String::new(),
     }
 }
 
@@ -52,7 +52,7 @@ pub(super) fn whole(node: &Node) -> Option<u64> {
 /// The node, with a text in quotes as plain text.
 pub(super) fn unquoted(node: &Node) -> Node {
     let kind = match &node.kind {
-        Kind::Scalar { text, written, .. } => Kind::Scalar { text: text.clone(), written: written.clone(), plain: true },
+        NodeValue::Scalar { text, written, .. } => NodeValue::Scalar { text: text.clone(), written: written.clone(), plain: true },
         other => other.clone(),
     };
     Node { place: node.place.clone(), kind }
@@ -61,7 +61,7 @@ pub(super) fn unquoted(node: &Node) -> Node {
 /// A list of texts, or a text with commas.
 pub(super) fn texts(node: &Node) -> Vec<String> {
     match &node.kind {
-        Kind::List(nodes) => nodes.iter().filter_map(Node::text).map(str::to_owned).collect(),
+        NodeValue::List(nodes) => nodes.iter().filter_map(Node::text).map(str::to_owned).collect(),
         _ => node
             .text()
             .unwrap_or_default()

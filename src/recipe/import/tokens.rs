@@ -1,45 +1,45 @@
 //! Special tokens and new ones of Axolotl and `LLaMA-Factory`. Several of their keys add to the one list `tokens.add`, which names a token that the
 //! base has without adding it.
 
-use super::super::tree::Kind;
+use super::super::tree::NodeValue;
 use super::Given;
 use super::draft::Draft;
-use super::fate::Fate;
+use super::fate::KeyOutcome;
 use super::text::{list, quoted, texts};
 
 const START: &str = "new rows begin as the mean of all rows, not at random numbers; `from` names a token to begin as";
 const RENAMED: &str = "a token of the base is not renamed: this one gets a row of its own, behind those of the base; or name the base's token as it is";
 
 /// `special_tokens` of Axolotl: a token by what it is for, which is added where the base does not have it.
-pub(super) fn special_token(draft: &mut Draft, given: &Given) -> Fate {
+pub(super) fn special_token(draft: &mut Draft, given: &Given) -> KeyOutcome {
     let key = format!("tokens.{}", given.name.trim_end_matches("_token"));
     let fate = draft.set(&key, quoted(given.node.text().unwrap_or_default()));
     let all = of_axolotl(draft);
     match draft.set("tokens.add", all) {
-        Fate::Mapped(_) => fate,
+        KeyOutcome::Mapped(_) => fate,
         refused => refused,
     }
 }
 
 /// `eot_tokens` of Axolotl.
-pub(super) fn end_of_turn(draft: &mut Draft, given: &Given) -> Fate {
+pub(super) fn end_of_turn(draft: &mut Draft, given: &Given) -> KeyOutcome {
     draft.set("tokens.end_of_turn", list(&texts(given.node)))
 }
 
 /// `tokens` and `special_tokens.additional_special_tokens` of Axolotl.
-pub(super) fn added(draft: &mut Draft, _: &Given) -> Fate {
+pub(super) fn added(draft: &mut Draft, _: &Given) -> KeyOutcome {
     let all = of_axolotl(draft);
     replaced(draft, all, START)
 }
 
 /// `added_tokens_overrides` of Axolotl: ids of tokens, with other names for them.
-pub(super) fn renamed(draft: &mut Draft, _: &Given) -> Fate {
+pub(super) fn renamed(draft: &mut Draft, _: &Given) -> KeyOutcome {
     let all = of_axolotl(draft);
     replaced(draft, all, RENAMED)
 }
 
 /// `add_tokens` and `add_special_tokens` of `LLaMA-Factory`, which then trains embedding and head whole where nothing else is said.
-pub(super) fn of_llama_factory(draft: &mut Draft, _: &Given) -> Fate {
+pub(super) fn of_llama_factory(draft: &mut Draft, _: &Given) -> KeyOutcome {
     let names = |key: &str| draft.at(key).map(texts).unwrap_or_default();
     let special = names("add_special_tokens").into_iter().map(|token| format!("{{token: {}, special: true}}", quoted(&token)));
     let all: Vec<String> = names("add_tokens").iter().map(|token| quoted(token)).chain(special).collect();
@@ -50,9 +50,9 @@ pub(super) fn of_llama_factory(draft: &mut Draft, _: &Given) -> Fate {
     replaced(draft, format!("[{}]", all.join(", ")), START)
 }
 
-fn replaced(draft: &mut Draft, all: String, note: &str) -> Fate {
+fn replaced(draft: &mut Draft, all: String, note: &str) -> KeyOutcome {
     match draft.set("tokens.add", all) {
-        Fate::Mapped(line) => Fate::replaced(format!("`{line}`: {note}")),
+        KeyOutcome::Mapped(line) => KeyOutcome::replaced(format!("`{line}`: {note}")),
         refused => refused,
     }
 }
@@ -63,7 +63,7 @@ fn of_axolotl(draft: &Draft) -> String {
     let names = |key: &str| draft.at(key).map(texts).unwrap_or_default();
     let roles = ["bos", "eos", "unk"].into_iter().filter_map(|role| draft.text(&format!("special_tokens.{role}_token")));
     let renamed = draft.at("added_tokens_overrides").into_iter().flat_map(|node| match &node.kind {
-        Kind::Map(entries) => entries.values().filter_map(|entry| entry.value.text().map(str::to_owned)).collect(),
+        NodeValue::Map(entries) => entries.values().filter_map(|entry| entry.value.text().map(str::to_owned)).collect(),
         _ => Vec::new(),
     });
     let plain = roles.map(str::to_owned).chain(names("tokens")).chain(renamed);

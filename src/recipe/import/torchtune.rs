@@ -3,10 +3,10 @@
 
 use std::collections::BTreeMap;
 
-use super::super::tree::{Entry, Kind, Node};
+use super::super::tree::{KeyValue, NodeValue, Node};
 use super::datasets::{Located, Part, is_slice, locate, on_hub};
 use super::draft::{Data, Draft, is_off};
-use super::fate::Fate;
+use super::fate::KeyOutcome;
 use super::hugging_face as hf;
 use super::text::{list, number, quoted, texts, unquoted};
 use super::{Given, Rule, Table};
@@ -117,28 +117,28 @@ pub(super) fn interpolated(root: &Node) -> Node {
 /// Every path that `${..}` names.
 pub(super) fn variables(node: &Node) -> Vec<String> {
     match &node.kind {
-        Kind::Scalar { text, .. } => {
+        NodeValue::Scalar { text, .. } => {
             let named = text.split("${").skip(1).filter_map(|rest| rest.split_once('}'));
             named.map(|(name, _)| name.trim().to_owned()).collect()
         }
-        Kind::List(nodes) => nodes.iter().flat_map(variables).collect(),
-        Kind::Map(entries) => entries.values().flat_map(|entry| variables(&entry.value)).collect(),
-        Kind::Refused => Vec::new(),
+        NodeValue::List(nodes) => nodes.iter().flat_map(variables).collect(),
+        NodeValue::Map(entries) => entries.values().flat_map(|entry| variables(&entry.value)).collect(),
+        NodeValue::Refused => Vec::new(),
     }
 }
 
 fn replaced(node: &Node, root: &Node) -> Node {
     let kind = match &node.kind {
-        Kind::Scalar { text, plain, .. } if text.contains("${") => {
+        NodeValue::Scalar { text, plain, .. } if text.contains("${") => {
             let text = filled(text, root);
-            Kind::Scalar { written: text.clone(), text, plain: *plain }
+            NodeValue::Scalar { written: text.clone(), text, plain: *plain }
         }
-        Kind::List(nodes) => Kind::List(nodes.iter().map(|node| replaced(node, root)).collect()),
-        Kind::Map(entries) => {
-            let filled = |(key, entry): (&String, &Entry)| {
-                (key.clone(), Entry { place: entry.place.clone(), value: replaced(&entry.value, root) })
+        NodeValue::List(nodes) => NodeValue::List(nodes.iter().map(|node| replaced(node, root)).collect()),
+        NodeValue::Map(entries) => {
+            let filled = |(key, entry): (&String, &KeyValue)| {
+                (key.clone(), KeyValue { place: entry.place.clone(), value: replaced(&entry.value, root) })
             };
-            Kind::Map(entries.iter().map(filled).collect::<BTreeMap<_, _>>())
+            NodeValue::Map(entries.iter().map(filled).collect::<BTreeMap<_, _>>())
         }
         other => other.clone(),
     };
@@ -163,7 +163,7 @@ fn filled(text: &str, root: &Node) -> String {
 fn value_of<'a>(root: &'a Node, path: &str) -> Option<&'a str> {
     let mut node = root;
     for key in path.trim().split('.') {
-        let Kind::Map(entries) = &node.kind else { return None };
+        let NodeValue::Map(entries) = &node.kind else { return None };
         node = &entries.get(key)?.value;
     }
     node.text()
@@ -179,20 +179,20 @@ fn is_adapter(draft: &Draft) -> bool {
     name.starts_with("lora_") || name.starts_with("qlora_")
 }
 
-fn model(draft: &mut Draft, given: &Given) -> Fate {
+fn model(draft: &mut Draft, given: &Given) -> KeyOutcome {
     let path = given.node.text().unwrap_or_default();
     let name = builder(draft, "model");
     if !path.starts_with("torchtune.models.") {
-        return Fate::refused("a builder outside of torchtune is not known");
+        return KeyOutcome::refused("a builder outside of torchtune is not known");
     }
     if ["vision", "llama4", "clip", "flamingo", "multimodal", "fusion"].iter().any(|word| path.contains(word)) {
-        return Fate::refused("images are not supported");
+        return KeyOutcome::refused("images are not supported");
     }
     if path.contains("classifier") || path.contains("reward") {
-        return Fate::refused("classifiers and rewards are not supported");
+        return KeyOutcome::refused("classifiers and rewards are not supported");
     }
     if is_adapter(draft) && path.contains(".phi") {
-        return Fate::refused(
+        return KeyOutcome::refused(
             "torchtune adapts q, k and v one by one; in Hugging Face's layout they are one matrix, and an adapter of it is another",
         );
     }
@@ -206,11 +206,11 @@ fn model(draft: &mut Draft, given: &Given) -> Fate {
     draft.set("adapter.method", method)
 }
 
-fn quantize_base(draft: &mut Draft, given: &Given) -> Fate {
+fn quantize_base(draft: &mut Draft, given: &Given) -> KeyOutcome {
     if is_off(given.node) && builder(draft, "model").starts_with("qlora_") {
-        return Fate::refused("a `qlora` builder quantizes the base");
+        return KeyOutcome::refused("a `qlora` builder quantizes the base");
     }
-    if is_off(given.node) { Fate::dropped("off") } else { Fate::Mapped("adapter.method: qlora".into()) }
+    if is_off(given.node) { KeyOutcome::dropped("off") } else { KeyOutcome::Mapped("adapter.method: qlora".into()) }
 }
 
 /// Names of Hugging Face for torchtune's.
@@ -232,53 +232,53 @@ fn module_names(draft: &Draft) -> Result<Vec<String>, String> {
     if names.is_empty() { Err("no module is named".into()) } else { Ok(names) }
 }
 
-fn targets(draft: &mut Draft, _: &Given) -> Fate {
+fn targets(draft: &mut Draft, _: &Given) -> KeyOutcome {
     match module_names(draft) {
         Ok(names) if is_adapter(draft) => draft.set("adapter.target_modules", list(&names)),
-        Ok(_) => Fate::refused("this builder has no adapter"),
-        Err(reason) => Fate::refused(reason),
+        Ok(_) => KeyOutcome::refused("this builder has no adapter"),
+        Err(reason) => KeyOutcome::refused(reason),
     }
 }
 
-fn more_targets(_: &mut Draft, given: &Given) -> Fate {
+fn more_targets(_: &mut Draft, given: &Given) -> KeyOutcome {
     if is_off(given.node) {
-        return Fate::dropped("off");
+        return KeyOutcome::dropped("off");
     }
     let modules = if given.name == "apply_lora_to_mlp" { "gate_proj, up_proj and down_proj" } else { "lm_head" };
-    Fate::Mapped(format!("adapter.target_modules: {modules}"))
+    KeyOutcome::Mapped(format!("adapter.target_modules: {modules}"))
 }
 
-fn tokenizer(_: &mut Draft, given: &Given) -> Fate {
+fn tokenizer(_: &mut Draft, given: &Given) -> KeyOutcome {
     let text = given.node.text().unwrap_or_default();
     if given.name == "_component_" && ["vision", "llama4", "multimodal"].iter().any(|word| text.contains(word)) {
-        return Fate::refused("images are not supported");
+        return KeyOutcome::refused("images are not supported");
     }
-    Fate::dropped("the base's own tokenizer.json is read")
+    KeyOutcome::dropped("the base's own tokenizer.json is read")
 }
 
-fn prompt_template(_: &mut Draft, _: &Given) -> Fate {
-    Fate::replaced("the base's own template is used; `chat_template` names another, a file or a stock one")
+fn prompt_template(_: &mut Draft, _: &Given) -> KeyOutcome {
+    KeyOutcome::replaced("the base's own template is used; `chat_template` names another, a file or a stock one")
 }
 
-fn truncation_type(_: &mut Draft, given: &Given) -> Fate {
+fn truncation_type(_: &mut Draft, given: &Given) -> KeyOutcome {
     if given.node.text() == Some("right") {
-        Fate::dropped("the end of a row is cut, as here")
+        KeyOutcome::dropped("the end of a row is cut, as here")
     } else {
-        Fate::refused("the end of a row is cut, never its start")
+        KeyOutcome::refused("the end of a row is cut, never its start")
     }
 }
 
-fn checkpointer(_: &mut Draft, given: &Given) -> Fate {
+fn checkpointer(_: &mut Draft, given: &Given) -> KeyOutcome {
     let text = given.node.text().unwrap_or_default();
     if text.ends_with("HFCheckpointer") {
-        Fate::dropped("the checkpoint has Hugging Face's layout, as here")
+        KeyOutcome::dropped("the checkpoint has Hugging Face's layout, as here")
     } else {
-        Fate::refused("a base is read in Hugging Face's layout only")
+        KeyOutcome::refused("a base is read in Hugging Face's layout only")
     }
 }
 
 /// What a data set's builder stands for.
-struct Layout {
+struct BuilderRows {
     /// Where its rows are, unless `source` says.
     source: Option<&'static str>,
     format: &'static str,
@@ -289,22 +289,22 @@ struct Layout {
 
 const ALPACA: &str = "Its rows become conversations in a column `messages`: Alpaca's prompt of `instruction` and `input` as the user's, `output` as the assistant's.";
 
-fn layout(name: &str) -> Option<Layout> {
-    let chat = Layout { source: None, format: "chat", column: None, trains_all: false, note: None };
+fn layout(name: &str) -> Option<BuilderRows> {
+    let chat = BuilderRows { source: None, format: "chat", column: None, trains_all: false, note: None };
     Some(match name {
-        "alpaca_dataset" => Layout { source: Some("tatsu-lab/alpaca"), trains_all: true, note: Some(ALPACA), ..chat },
-        "alpaca_cleaned_dataset" => Layout { source: Some("yahma/alpaca-cleaned"), trains_all: true, note: Some(ALPACA), ..chat },
+        "alpaca_dataset" => BuilderRows { source: Some("tatsu-lab/alpaca"), trains_all: true, note: Some(ALPACA), ..chat },
+        "alpaca_cleaned_dataset" => BuilderRows { source: Some("yahma/alpaca-cleaned"), trains_all: true, note: Some(ALPACA), ..chat },
         "slimorca_dataset" => {
-            Layout { source: Some("Open-Orca/SlimOrca-Dedup"), column: Some(("messages", "conversations")), ..chat }
+            BuilderRows { source: Some("Open-Orca/SlimOrca-Dedup"), column: Some(("messages", "conversations")), ..chat }
         }
-        "chat_dataset" => Layout { column: Some(("messages", "conversations")), ..chat },
-        "instruct_dataset" => Layout {
+        "chat_dataset" => BuilderRows { column: Some(("messages", "conversations")), ..chat },
+        "instruct_dataset" => BuilderRows {
             note: Some(
                 "Its rows become conversations in a column `messages`: the input as the user's, the output as the assistant's.",
             ),
             ..chat
         },
-        "text_completion_dataset" => Layout { format: "text", ..chat },
+        "text_completion_dataset" => BuilderRows { format: "text", ..chat },
         _ => return None,
     })
 }
@@ -337,117 +337,117 @@ fn wanted_part<'a>(draft: &Draft<'a>, part: &str) -> Part<'a> {
     Part { config: text("name").or_else(|| text("subset")), split: text("split"), revision: None, files: &[] }
 }
 
-fn component(draft: &mut Draft, given: &Given) -> Fate {
+fn component(draft: &mut Draft, given: &Given) -> KeyOutcome {
     let part = part_of(draft, given);
     let path = given.node.text().unwrap_or_default();
     let Some(layout) = layout(builder(draft, part)).filter(|_| path.starts_with("torchtune.datasets.")) else {
-        return Fate::refused("this data set is code of torchtune that is not known here");
+        return KeyOutcome::refused("this data set is code of torchtune that is not known here");
     };
     match place(draft, part) {
-        None => Fate::refused("it names no `source`"),
+        None => KeyOutcome::refused("it names no `source`"),
         Some(located) => match (located.task, layout.note) {
-            (Some(task), _) => Fate::replaced(format!("`{}`: {task}", located.path)),
+            (Some(task), _) => KeyOutcome::replaced(format!("`{}`: {task}", located.path)),
             (None, Some(_)) => {
-                Fate::refused("its rows are conversations to torchtune: write them into a column `messages` and use `chat`")
+                KeyOutcome::refused("its rows are conversations to torchtune: write them into a column `messages` and use `chat`")
             }
-            (None, None) => Fate::Mapped(format!("datasets.format: {}", layout.format)),
+            (None, None) => KeyOutcome::Mapped(format!("datasets.format: {}", layout.format)),
         },
     }
 }
 
-fn source(draft: &mut Draft, given: &Given) -> Fate {
+fn source(draft: &mut Draft, given: &Given) -> KeyOutcome {
     match place(draft, part_of(draft, given)) {
-        Some(Located { path, task: None }) => Fate::Mapped(format!("datasets.path: {path}")),
-        Some(Located { path, task: Some(task) }) => Fate::replaced(format!("`{path}`: {task}")),
-        None => Fate::refused("the data set is not known"),
+        Some(Located { path, task: None }) => KeyOutcome::Mapped(format!("datasets.path: {path}")),
+        Some(Located { path, task: Some(task) }) => KeyOutcome::replaced(format!("`{path}`: {task}")),
+        None => KeyOutcome::refused("the data set is not known"),
     }
 }
 
-fn part(draft: &mut Draft, given: &Given) -> Fate {
+fn part(draft: &mut Draft, given: &Given) -> KeyOutcome {
     let said = given.node.text().unwrap_or_default();
     match place(draft, part_of(draft, given)) {
         Some(located) if located.is_of_hub() => match given.name {
-            "split" if said == "train" => Fate::dropped("the split that is read without a word"),
-            "split" => Fate::Mapped(format!("datasets.split: {}", quoted(said))),
-            _ => Fate::Mapped(format!("datasets.config: {}", quoted(said))),
+            "split" if said == "train" => KeyOutcome::dropped("the split that is read without a word"),
+            "split" => KeyOutcome::Mapped(format!("datasets.split: {}", quoted(said))),
+            _ => KeyOutcome::Mapped(format!("datasets.config: {}", quoted(said))),
         },
-        Some(_) if given.name == "split" && is_slice(said) => Fate::Mapped(format!("datasets.split: {}", quoted(said))),
-        Some(Located { path, task: Some(_) }) => Fate::replaced(format!("put only this part into `{path}`")),
-        _ if given.node.text() == Some("train") => Fate::dropped("a file has one split"),
-        _ => Fate::refused("a part of local files: write those rows to a file of their own"),
+        Some(_) if given.name == "split" && is_slice(said) => KeyOutcome::Mapped(format!("datasets.split: {}", quoted(said))),
+        Some(Located { path, task: Some(_) }) => KeyOutcome::replaced(format!("put only this part into `{path}`")),
+        _ if given.node.text() == Some("train") => KeyOutcome::dropped("a file has one split"),
+        _ => KeyOutcome::refused("a part of local files: write those rows to a file of their own"),
     }
 }
 
-fn packed(draft: &mut Draft, given: &Given) -> Fate {
+fn packed(draft: &mut Draft, given: &Given) -> KeyOutcome {
     if is_off(given.node) {
-        return Fate::dropped("off");
+        return KeyOutcome::dropped("off");
     }
     if builder(draft, "dataset") == "text_completion_dataset" && !draft.at("dataset.split_across_pack").is_some_and(is_off) {
         return match draft.set("training.sample_packing", "true") {
-            Fate::Mapped(_) => Fate::replaced("a text is never split between two packed rows"),
+            KeyOutcome::Mapped(_) => KeyOutcome::replaced("a text is never split between two packed rows"),
             other => other,
         };
     }
     draft.set("training.sample_packing", "true")
 }
 
-fn column(draft: &mut Draft, given: &Given) -> Fate {
+fn column(draft: &mut Draft, given: &Given) -> KeyOutcome {
     let format = layout(builder(draft, part_of(draft, given))).map(|layout| layout.format);
     let ours = if given.name == "column" { "text" } else { "chat" };
-    if format == Some(ours) { Fate::Mapped("datasets.columns".into()) } else { Fate::refused(DATA) }
+    if format == Some(ours) { KeyOutcome::Mapped("datasets.columns".into()) } else { KeyOutcome::refused(DATA) }
 }
 
-fn train_on_input(_: &mut Draft, given: &Given) -> Fate {
-    Fate::Mapped(format!("datasets.train_on: {}", if is_off(given.node) { "assistant" } else { "all" }))
+fn train_on_input(_: &mut Draft, given: &Given) -> KeyOutcome {
+    KeyOutcome::Mapped(format!("datasets.train_on: {}", if is_off(given.node) { "assistant" } else { "all" }))
 }
 
-fn conversation_style(_: &mut Draft, given: &Given) -> Fate {
+fn conversation_style(_: &mut Draft, given: &Given) -> KeyOutcome {
     match given.node.text() {
-        Some("sharegpt" | "openai") => Fate::dropped("both styles are read"),
-        _ => Fate::refused("conversations of ShareGPT and of OpenAI are read"),
+        Some("sharegpt" | "openai") => KeyOutcome::dropped("both styles are read"),
+        _ => KeyOutcome::refused("conversations of ShareGPT and of OpenAI are read"),
     }
 }
 
-fn add_eos(_: &mut Draft, given: &Given) -> Fate {
+fn add_eos(_: &mut Draft, given: &Given) -> KeyOutcome {
     if is_off(given.node) {
-        Fate::refused("a text ends with the tokenizer's end token")
+        KeyOutcome::refused("a text ends with the tokenizer's end token")
     } else {
-        Fate::dropped("a text ends with the tokenizer's end token, as here")
+        KeyOutcome::dropped("a text ends with the tokenizer's end token, as here")
     }
 }
 
-fn across(draft: &mut Draft, given: &Given) -> Fate {
+fn across(draft: &mut Draft, given: &Given) -> KeyOutcome {
     if is_off(given.node) || !draft.is_on("dataset.packed") {
-        Fate::dropped("a text is never split")
+        KeyOutcome::dropped("a text is never split")
     } else {
-        Fate::replaced("a text is never split between two packed rows")
+        KeyOutcome::replaced("a text is never split between two packed rows")
     }
 }
 
-fn column_map(draft: &mut Draft, given: &Given) -> Fate {
+fn column_map(draft: &mut Draft, given: &Given) -> KeyOutcome {
     match place(draft, part_of(draft, given)) {
-        Some(located) if located.is_open() => Fate::replaced("rename these columns where the rows become conversations"),
-        _ => Fate::refused(DATA),
+        Some(located) if located.is_open() => KeyOutcome::replaced("rename these columns where the rows become conversations"),
+        _ => KeyOutcome::refused(DATA),
     }
 }
 
-fn max_steps_per_epoch(draft: &mut Draft, given: &Given) -> Fate {
+fn max_steps_per_epoch(draft: &mut Draft, given: &Given) -> KeyOutcome {
     if draft.at("epochs").and_then(number).is_some_and(|epochs| epochs > 1.0) {
-        return Fate::refused("epochs that end early are not supported; say all steps with `training.max_steps`");
+        return KeyOutcome::refused("epochs that end early are not supported; say all steps with `training.max_steps`");
     }
     match draft.same("training.max_steps", given) {
-        Fate::Mapped(_) => Fate::replaced(
+        KeyOutcome::Mapped(_) => KeyOutcome::replaced(
             "`max_steps` goes on into a second epoch where the data have fewer steps; torchtune stops at their end",
         ),
         other => other,
     }
 }
 
-fn clip(draft: &mut Draft, given: &Given) -> Fate {
+fn clip(draft: &mut Draft, given: &Given) -> KeyOutcome {
     draft.same("training.max_grad_norm", given)
 }
 
-fn optimizer(draft: &mut Draft, given: &Given) -> Fate {
+fn optimizer(draft: &mut Draft, given: &Given) -> KeyOutcome {
     match given.node.text().unwrap_or_default() {
         "torch.optim.AdamW" | "bitsandbytes.optim.AdamW" | "bitsandbytes.optim.AdamW32bit" => {
             draft.set("training.optimizer", "adamw")
@@ -462,70 +462,70 @@ fn optimizer(draft: &mut Draft, given: &Given) -> Fate {
         | "torchao.optim.AdamWFp8"
         | "torchao.prototype.low_bit_optim.AdamW8bit"
         | "torchao.prototype.low_bit_optim.AdamW4bit" => match draft.set("training.optimizer", "adamw") {
-            Fate::Mapped(_) => Fate::replaced(
+            KeyOutcome::Mapped(_) => KeyOutcome::replaced(
                 "the same AdamW with moments in 32 bits, on the device: more memory and no rounding of the moments",
             ),
             other => other,
         },
-        _ => Fate::refused("this optimizer is not supported"),
+        _ => KeyOutcome::refused("this optimizer is not supported"),
     }
 }
 
-fn betas(draft: &mut Draft, given: &Given) -> Fate {
-    let Kind::List(betas) = &given.node.kind else { return Fate::refused("expected two numbers") };
+fn betas(draft: &mut Draft, given: &Given) -> KeyOutcome {
+    let NodeValue::List(betas) = &given.node.kind else { return KeyOutcome::refused("expected two numbers") };
     match &betas.iter().map(|beta| unquoted(beta).shown()).collect::<Vec<_>>()[..] {
         [one, two] => {
             draft.set("training.adam_beta1", one.clone());
             draft.set("training.adam_beta2", two.clone());
-            Fate::Mapped(format!("training.adam_beta1: {one}, training.adam_beta2: {two}"))
+            KeyOutcome::Mapped(format!("training.adam_beta1: {one}, training.adam_beta2: {two}"))
         }
-        _ => Fate::refused("expected two numbers"),
+        _ => KeyOutcome::refused("expected two numbers"),
     }
 }
 
-fn lr_scheduler(draft: &mut Draft, given: &Given) -> Fate {
+fn lr_scheduler(draft: &mut Draft, given: &Given) -> KeyOutcome {
     match given.node.text() {
         Some(
             "torchtune.training.lr_schedulers.get_cosine_schedule_with_warmup"
             | "torchtune.modules.get_cosine_schedule_with_warmup",
         ) => draft.set("training.lr_scheduler", "cosine"),
-        _ => Fate::refused("this schedule is not supported"),
+        _ => KeyOutcome::refused("this schedule is not supported"),
     }
 }
 
-fn num_cycles(_: &mut Draft, given: &Given) -> Fate {
+fn num_cycles(_: &mut Draft, given: &Given) -> KeyOutcome {
     if number(given.node) == Some(0.5) {
-        Fate::dropped("half a cosine, as here")
+        KeyOutcome::dropped("half a cosine, as here")
     } else {
-        Fate::refused("the rate falls along half a cosine")
+        KeyOutcome::refused("the rate falls along half a cosine")
     }
 }
 
-fn loss(_: &mut Draft, given: &Given) -> Fate {
+fn loss(_: &mut Draft, given: &Given) -> KeyOutcome {
     let name = given.node.text().and_then(|path| path.rsplit('.').next()).unwrap_or_default();
     match name {
         "LinearCrossEntropyLoss" | "CEWithChunkedOutputLoss" | "CrossEntropyLoss" => {
-            Fate::dropped("the mean cross-entropy of the trained tokens of a step, as here")
+            KeyOutcome::dropped("the mean cross-entropy of the trained tokens of a step, as here")
         }
-        _ => Fate::refused(hf::LOSS),
+        _ => KeyOutcome::refused(hf::LOSS),
     }
 }
 
-fn device(draft: &mut Draft, given: &Given) -> Fate {
+fn device(draft: &mut Draft, given: &Given) -> KeyOutcome {
     match given.node.text() {
         Some("cpu") => draft.set("device", "cpu"),
-        _ => Fate::replaced("`device: auto` takes the first GPU that passed the gradient check"),
+        _ => KeyOutcome::replaced("`device: auto` takes the first GPU that passed the gradient check"),
     }
 }
 
-fn dtype(draft: &mut Draft, given: &Given) -> Fate {
+fn dtype(draft: &mut Draft, given: &Given) -> KeyOutcome {
     match given.node.text() {
         Some("fp32") => draft.set("training.model_dtype", "float32"),
         Some("bf16") if is_adapter(draft) => {
-            Fate::replaced("`model_dtype: auto` takes 16 bits where the device computes in them; adapters are kept in 32 bits")
+            KeyOutcome::replaced("`model_dtype: auto` takes 16 bits where the device computes in them; adapters are kept in 32 bits")
         }
-        Some("bf16") => Fate::replaced("every weight trains in 32 bits, since an update is smaller than the last bit of 16"),
-        _ => Fate::refused("`bf16` and `fp32` are supported"),
+        Some("bf16") => KeyOutcome::replaced("every weight trains in 32 bits, since an update is smaller than the last bit of 16"),
+        _ => KeyOutcome::refused("`bf16` and `fp32` are supported"),
     }
 }
 

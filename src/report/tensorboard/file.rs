@@ -27,8 +27,8 @@ impl EventFile {
     ///
     /// # Errors
     /// It cannot be made.
-    pub fn create(folder: &Path) -> Result<Self, files::Error> {
-        let failed = |action, path: &Path, cause| files::Error::new(action, path, cause);
+    pub fn create(folder: &Path) -> Result<Self, files::FileError> {
+        let failed = |action, path: &Path, cause| files::FileError::new(action, path, cause);
         files::create_folder(folder)?;
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         let entries = fs::read_dir(folder).map_err(|cause| failed("read", folder, cause))?.flatten();
@@ -48,14 +48,14 @@ impl EventFile {
     ///
     /// # Errors
     /// It cannot be written.
-    pub fn append(&mut self, record: &Record) -> Result<(), files::Error> {
+    pub fn append(&mut self, record: &Record) -> Result<(), files::FileError> {
         let mut framed = Vec::new();
         let encoded = record.write_to_bytes().map_err(std::io::Error::other);
         let written =
             encoded.and_then(|bytes| RecordWriter::new(&mut framed).write(&bytes)).and_then(|()| self.file.write_all(&framed));
         written.map_err(|cause| {
             let _ = self.file.set_len(self.bytes);
-            files::Error::writing(&self.path, framed.len() as u64, cause)
+            files::FileError::writing(&self.path, framed.len() as u64, cause)
         })?;
         self.bytes += framed.len() as u64;
         Ok(())

@@ -8,7 +8,7 @@ use std::ops::Range;
 use burn::tensor::Tensor;
 
 use super::super::gradients::{Gradients, Sum};
-use super::super::layout::Layout;
+use super::super::layout::WeightGroups;
 use crate::model::Decoder;
 use crate::nn::weight::Group;
 use crate::ops::{AdamWRule, AdamWState, Segment, adamw};
@@ -32,7 +32,7 @@ pub struct AdamWConfig {
 #[derive(Debug)]
 pub struct AdamW {
     config: AdamWConfig,
-    layout: Layout,
+    layout: WeightGroups,
     /// Updates made.
     pub updates: u64,
     /// Running means of the gradients and of their squares, each a row in the order of the layout.
@@ -42,13 +42,13 @@ pub struct AdamW {
 impl AdamW {
     /// Zero moments for the weights that train.
     pub fn new(config: AdamWConfig, decoder: &Decoder) -> Self {
-        let (layout, device) = (Layout::of(decoder), decoder.device());
+        let (layout, device) = (WeightGroups::of(decoder), decoder.device());
         Self { config, updates: 0, moments: [layout.zeros(&device), layout.zeros(&device)], layout }
     }
 
     /// The optimizer as it was after so many updates, with first and second moments as [`AdamW::moments`] has them.
     pub fn restore(config: AdamWConfig, decoder: &Decoder, updates: u64, moments: [Vec<Tensor<1>>; 2]) -> Self {
-        let (layout, device) = (Layout::of(decoder), decoder.device());
+        let (layout, device) = (WeightGroups::of(decoder), decoder.device());
         Self { config, updates, moments: moments.map(|numbers| layout.join(numbers, &device)), layout }
     }
 

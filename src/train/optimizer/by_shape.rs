@@ -11,8 +11,8 @@ use burn::tensor::{DType, Device, Tensor};
 use serde::{Deserialize, Serialize};
 
 use super::super::gradients::Sum;
-use super::super::layout::Layout;
-use super::config::{Kind, OptimizerConfig, Rule};
+use super::super::layout::WeightGroups;
+use super::config::{StateKind, OptimizerConfig, Rule};
 use super::rules::{Rates, Updated, adamw, averaged, lion, schedule_free};
 use crate::model::{Decoder, Names};
 use crate::nn::weight::{Group, Weight};
@@ -52,7 +52,7 @@ pub(super) struct Slot {
     pub shape: Vec<usize>,
     /// Whether memory has it turned.
     is_turned: bool,
-    kind: Kind,
+    kind: StateKind,
     /// Where it is in the row of gradients.
     place: Range<usize>,
 }
@@ -125,14 +125,14 @@ impl Slot {
     pub fn states(&self, rule: Rule) -> Vec<(&'static str, Vec<usize>, Option<DynamicMap>)> {
         let whole = |name, map| (name, self.shape.clone(), map);
         match self.kind {
-            Kind::Adam => vec![whole("first_moment.", None), whole("second_moment.", None)],
-            Kind::Adam8bit => {
+            StateKind::Adam => vec![whole("first_moment.", None), whole("second_moment.", None)],
+            StateKind::Adam8bit => {
                 vec![whole("first_moment.", Some(DynamicMap::Signed)), whole("second_moment.", Some(DynamicMap::Unsigned))]
             }
-            Kind::Lion | Kind::Muon => vec![whole("momentum.", None)],
-            Kind::Lion8bit => vec![whole("momentum.", Some(DynamicMap::Signed))],
-            Kind::ScheduleFree => vec![whole("fast_sequence.", None), whole("second_moment.", None)],
-            Kind::Adafactor => {
+            StateKind::Lion | StateKind::Muon => vec![whole("momentum.", None)],
+            StateKind::Lion8bit => vec![whole("momentum.", Some(DynamicMap::Signed))],
+            StateKind::ScheduleFree => vec![whole("fast_sequence.", None), whole("second_moment.", None)],
+            StateKind::Adafactor => {
                 let mut states = match self.shape[..] {
                     [rows, columns] => vec![("row_squares.", vec![rows], None), ("column_squares.", vec![columns], None)],
                     _ => vec![whole("second_moment.", None)],
@@ -153,7 +153,7 @@ impl ByShape {
         let is_table =
             |name: &str| [&embedding, &head].into_iter().any(|table| name == table || name.starts_with(&format!("{table}.")));
         let slots = decoder.weights(|name, weight| Slot::new(name, &weight, is_table, config.rule));
-        let layout = Layout::of(decoder);
+        let layout = WeightGroups::of(decoder);
         let slots = slots.into_iter().enumerate().map(|(index, slot)| Slot { place: layout.place(index), ..slot });
         // What a schedule-free optimizer starts as are the weights themselves.
         let weights = if config.rule.averages() { decoder.numbers() } else { Vec::new() };
@@ -182,7 +182,7 @@ impl ByShape {
 
     /// Without states.
     fn of_slots(config: OptimizerConfig, slots: Vec<Slot>) -> Self {
-        let mut alike: BTreeMap<(Kind, Group, Vec<usize>, bool), Vec<usize>> = BTreeMap::new();
+        let mut alike: BTreeMap<(StateKind, Group, Vec<usize>, bool), Vec<usize>> = BTreeMap::new();
         for (index, slot) in slots.iter().enumerate() {
             alike.entry((slot.kind, slot.group, slot.shape.clone(), slot.is_turned)).or_default().push(index);
         }
@@ -253,7 +253,7 @@ impl ByShape {
         let (weights, gradients) = (self.rows(stack, weights), self.gradients(stack, step));
         let (weights, states) = match (self.config.rule, slot.kind) {
             // A polynomial of a matrix of norm 1 is finite whatever the matrix.
-            (Rule::Muon(muon), Kind::Muon) => (weights, vec![muon.next_momentum(gradients, stack.states[0].numbers())]),
+            (Rule::Muon(muon), StateKind::Muon) => (weights, vec![muon.next_momentum(gradients, stack.states[0].numbers())]),
             _ => self.updated(stack, weights, gradients, step),
         };
         states.into_iter().chain([weights]).map(|rows| rows.abs().sum_dim(1).sum_dim(0)).collect()
@@ -284,12 +284,12 @@ impl ByShape {
         let mut state = || states.next().expect("as many as its kind has");
         match (self.config.rule, slot.kind) {
             (Rule::Adafactor(adafactor), _) => adafactor.update(weights, gradients, states.collect(), &slot.shape, rates),
-            (Rule::Muon(muon), Kind::Muon) => {
+            (Rule::Muon(muon), StateKind::Muon) => {
                 let shape = [slot.shape[0], slot.shape[1]];
                 muon.update(weights, gradients, state(), shape, rates)
             }
-            (_, Kind::Lion | Kind::Lion8bit) => lion(weights, gradients, state(), config, rates),
-            (_, Kind::ScheduleFree) => schedule_free(weights, gradients, [state(), state()], config, rates, step.share),
+            (_, StateKind::Lion | StateKind::Lion8bit) => lion(weights, gradients, state(), config, rates),
+            (_, StateKind::ScheduleFree) => schedule_free(weights, gradients, [state(), state()], config, rates, step.share),
             _ => adamw(weights, gradients, [state(), state()], config, rates),
         }
     }
@@ -363,7 +363,7 @@ fn start(slot: &Slot, members: &[usize], weights: &[Tensor<1>], rule: Rule, devi
         let zeros = || Tensor::<2>::zeros([members.len(), shape.iter().product()], (device, DType::F32));
         match map {
             Some(map) => State::Codes(Codes::pack(zeros(), map)),
-            None if slot.kind == Kind::ScheduleFree && index == 0 => {
+            None if slot.kind == StateKind::ScheduleFree && index == 0 => {
                 let rows = members.iter().map(|member| weights[*member].clone().reshape([1, slot.count()]));
                 State::Numbers(slot.to_file(Tensor::cat(rows.collect(), 0)))
             }

@@ -73,7 +73,7 @@ pub use crate::terms::AdjustLr;
 
 /// What a weight's state is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Kind {
+pub(super) enum StateKind {
     /// Two moments.
     Adam,
     /// Two moments in codes.
@@ -92,16 +92,16 @@ pub(super) enum Kind {
 
 impl Rule {
     /// What it keeps of a weight of this shape; `is_table` for what belongs to the embedding or the head.
-    pub(super) fn kind(self, shape: &[usize], is_table: bool) -> Kind {
+    pub(super) fn kind(self, shape: &[usize], is_table: bool) -> StateKind {
         let count: usize = shape.iter().product();
         match self {
-            Self::AdamW8bit { min_8bit_size } if count >= min_8bit_size => Kind::Adam8bit,
-            Self::Lion8bit { min_8bit_size } if count >= min_8bit_size => Kind::Lion8bit,
-            Self::Lion | Self::Lion8bit { .. } => Kind::Lion,
-            Self::Adafactor(_) => Kind::Adafactor,
-            Self::Muon(_) if shape.len() == 2 && !is_table => Kind::Muon,
-            Self::AdamW | Self::AdamW8bit { .. } | Self::Muon(_) => Kind::Adam,
-            Self::ScheduleFree => Kind::ScheduleFree,
+            Self::AdamW8bit { min_8bit_size } if count >= min_8bit_size => StateKind::Adam8bit,
+            Self::Lion8bit { min_8bit_size } if count >= min_8bit_size => StateKind::Lion8bit,
+            Self::Lion | Self::Lion8bit { .. } => StateKind::Lion,
+            Self::Adafactor(_) => StateKind::Adafactor,
+            Self::Muon(_) if shape.len() == 2 && !is_table => StateKind::Muon,
+            Self::AdamW | Self::AdamW8bit { .. } | Self::Muon(_) => StateKind::Adam,
+            Self::ScheduleFree => StateKind::ScheduleFree,
         }
     }
 
@@ -110,11 +110,11 @@ impl Rule {
         let count: usize = shape.iter().product();
         let in_codes = count + 4 * count.div_ceil(STATE_BLOCK);
         let bytes = match self.kind(shape, is_table) {
-            Kind::Adam | Kind::ScheduleFree => 8 * count,
-            Kind::Adam8bit => 2 * in_codes,
-            Kind::Lion | Kind::Muon => 4 * count,
-            Kind::Lion8bit => in_codes,
-            Kind::Adafactor => {
+            StateKind::Adam | StateKind::ScheduleFree => 8 * count,
+            StateKind::Adam8bit => 2 * in_codes,
+            StateKind::Lion | StateKind::Muon => 4 * count,
+            StateKind::Lion8bit => in_codes,
+            StateKind::Adafactor => {
                 let squares = if let [rows, columns] = shape { rows + columns } else { count };
                 let has_momentum = matches!(self, Self::Adafactor(Adafactor { beta1: Some(_), .. }));
                 4 * (squares + if has_momentum { count } else { 0 })

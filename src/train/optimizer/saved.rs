@@ -7,7 +7,7 @@ use std::path::Path;
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use safetensors::Dtype;
 
-use super::super::Error;
+use super::super::TrainError;
 use super::super::state;
 use super::by_shape::{ByShape, State};
 use super::{AdamW, Optimizer, OptimizerConfig, Rule};
@@ -29,11 +29,11 @@ const TRAINING_POINT: &str = "training_point.";
 pub struct Saved {
     /// Name, type and shape.
     pub described: Described,
-    source: Source,
+    source: StateSource,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
-enum Source {
+enum StateSource {
     /// Numbers, or codes, of a state.
     State {
         stack: usize,
@@ -50,13 +50,13 @@ enum Source {
 
 impl Optimizer {
     /// Writes the state. The optimizer is at rest, see [`Optimizer::rest`].
-    pub(in crate::train) fn write(&self, path: &Path, decoder: &Decoder) -> Result<(), Error> {
+    pub(in crate::train) fn write(&self, path: &Path, decoder: &Decoder) -> Result<(), TrainError> {
         match self {
             Self::AdamW(adamw) => Ok(write_f32_lazily(path, moments(decoder, adamw), &[])?),
             Self::ByShape(by_shape) => {
                 let saved = by_shape.saved(&decoder.weights(|name, _| name.to_owned()));
                 let described = saved.iter().map(|saved| saved.described.clone()).collect();
-                write_lazily::<Error>(path, described, &[], |name| {
+                write_lazily::<TrainError>(path, described, &[], |name| {
                     let found = saved.iter().find(|saved| saved.described.0 == name);
                     Ok(Cow::Owned(by_shape.bytes(found.expect("its name is among these"))))
                 })?;
@@ -71,7 +71,7 @@ impl Optimizer {
         decoder: &Decoder,
         state: &state::State,
         archive: &Archive,
-    ) -> Result<Self, Error> {
+    ) -> Result<Self, TrainError> {
         if config.rule == Rule::AdamW {
             let [first, second] = MOMENTS.map(|prefix| moments_in(archive, prefix, decoder));
             return Ok(Self::AdamW(AdamW::restore(config.adamw, decoder, state.updates, [first?, second?])));
@@ -95,18 +95,18 @@ impl ByShape {
                     let dtype = if map.is_some() { Dtype::U8 } else { Dtype::F32 };
                     if map.is_some() {
                         let described = (absmax_name(prefix, name), Dtype::F32, vec![slot.count().div_ceil(STATE_BLOCK)]);
-                        all.push(Saved { described, source: Source::Absmax { stack, row, state } });
+                        all.push(Saved { described, source: StateSource::Absmax { stack, row, state } });
                     }
                     all.push(Saved {
                         described: (format!("{prefix}{name}"), dtype, shape),
-                        source: Source::State { stack, row, state },
+                        source: StateSource::State { stack, row, state },
                     });
                 }
             }
         }
         let points = self.resting.iter().flatten().enumerate().map(|(member, _)| Saved {
             described: (format!("{TRAINING_POINT}{}", names[member]), Dtype::F32, self.slots[member].shape.clone()),
-            source: Source::TrainingPoint(member),
+            source: StateSource::TrainingPoint(member),
         });
         all.extend(points);
         all
@@ -116,15 +116,15 @@ impl ByShape {
     pub fn bytes(&self, saved: &Saved) -> Vec<u8> {
         let numbers = |numbers: Tensor<2>| numbers.into_data().iter::<f32>().flat_map(f32::to_le_bytes).collect();
         match saved.source {
-            Source::State { stack, row, state } => match &self.stacks[stack].states[state] {
+            StateSource::State { stack, row, state } => match &self.stacks[stack].states[state] {
                 State::Numbers(rows) => numbers(rows.clone().narrow(0, row, 1)),
                 State::Codes(codes) => codes.row(row).0,
             },
-            Source::Absmax { stack, row, state } => match &self.stacks[stack].states[state] {
+            StateSource::Absmax { stack, row, state } => match &self.stacks[stack].states[state] {
                 State::Numbers(_) => Vec::new(),
                 State::Codes(codes) => codes.row(row).1.into_iter().flat_map(f32::to_le_bytes).collect(),
             },
-            Source::TrainingPoint(member) => {
+            StateSource::TrainingPoint(member) => {
                 let (slot, resting) = (&self.slots[member], self.resting.as_ref().map(|all| all[member].clone()));
                 resting.map_or_else(Vec::new, |row| numbers(slot.to_file(row.reshape([1, slot.count()]))))
             }
@@ -132,7 +132,7 @@ impl ByShape {
     }
 
     /// Takes the states from a file.
-    fn read(&mut self, archive: &Archive, names: &[String], device: &Device) -> Result<(), Error> {
+    fn read(&mut self, archive: &Archive, names: &[String], device: &Device) -> Result<(), TrainError> {
         let rule = self.rule();
         for stack in &mut self.stacks {
             let slot = &self.slots[stack.members[0]];
@@ -140,7 +140,7 @@ impl ByShape {
             let states = slot.states(rule).into_iter().map(|(prefix, shape, map)| match map {
                 None => {
                     let rows = members().map(|name| numbers_in(archive, &format!("{prefix}{name}"), &shape));
-                    let rows = rows.collect::<Result<Vec<_>, Error>>()?;
+                    let rows = rows.collect::<Result<Vec<_>, TrainError>>()?;
                     let stacked = TensorData::new(rows.concat(), [rows.len(), shape.iter().product()]);
                     Ok(State::Numbers(Tensor::from_data(stacked, (device, DType::F32))))
                 }
@@ -150,10 +150,10 @@ impl ByShape {
                         let codes = codes_in(archive, &format!("{prefix}{name}"), &shape)?;
                         Ok((codes, numbers_in(archive, &absmax_name(prefix, name), &blocks)?))
                     });
-                    Ok(State::Codes(Codes::from_rows(&rows.collect::<Result<Vec<_>, Error>>()?, map, device)))
+                    Ok(State::Codes(Codes::from_rows(&rows.collect::<Result<Vec<_>, TrainError>>()?, map, device)))
                 }
             });
-            stack.states = states.collect::<Result<_, Error>>()?;
+            stack.states = states.collect::<Result<_, TrainError>>()?;
         }
         Ok(())
     }
@@ -164,21 +164,21 @@ fn absmax_name(prefix: &str, weight: &str) -> String {
 }
 
 /// A tensor of this shape.
-fn numbers_in(archive: &Archive, tensor: &str, shape: &[usize]) -> Result<Vec<f32>, Error> {
+fn numbers_in(archive: &Archive, tensor: &str, shape: &[usize]) -> Result<Vec<f32>, TrainError> {
     let is_right = archive.shape(tensor) == Some(shape);
     let numbers = if is_right { archive.read_f32(tensor)? } else { None };
     numbers.ok_or_else(|| missing(archive, tensor, shape))
 }
 
-fn codes_in(archive: &Archive, tensor: &str, shape: &[usize]) -> Result<Vec<u8>, Error> {
+fn codes_in(archive: &Archive, tensor: &str, shape: &[usize]) -> Result<Vec<u8>, TrainError> {
     let count: usize = shape.iter().product();
     let codes = archive.bytes(tensor).filter(|bytes| bytes.len() == count && archive.shape(tensor) == Some(shape));
     codes.map(<[u8]>::to_vec).ok_or_else(|| missing(archive, tensor, shape))
 }
 
-fn missing(archive: &Archive, tensor: &str, expected: &[usize]) -> Error {
+fn missing(archive: &Archive, tensor: &str, expected: &[usize]) -> TrainError {
     let found = archive.shape(tensor).map(<[usize]>::to_vec);
-    Error::Moments { path: archive.path().to_owned(), tensor: tensor.to_owned(), found, expected: expected.to_vec() }
+    TrainError::Moments { path: archive.path().to_owned(), tensor: tensor.to_owned(), found, expected: expected.to_vec() }
 }
 
 /// First and second moments under the names of their weights.
@@ -191,7 +191,7 @@ fn moments(decoder: &Decoder, adamw: &AdamW) -> Vec<crate::files::safetensors::N
 }
 
 /// Numbers whose names begin with `prefix`, one a weight that trains, in memory order.
-fn moments_in(archive: &Archive, prefix: &str, decoder: &Decoder) -> Result<Vec<Tensor<1>>, Error> {
+fn moments_in(archive: &Archive, prefix: &str, decoder: &Decoder) -> Result<Vec<Tensor<1>>, TrainError> {
     let read = |name: &str, weight: Weight| {
         let numbers = numbers_in(archive, &format!("{prefix}{name}"), &weight.shape())?;
         Ok(weight.from_file(&numbers))

@@ -1,10 +1,10 @@
 //! A template's text and actions, with the blanks that `{{-` and `-}}` take away, and the words of an action.
 
-use super::Error;
+use super::GoTemplateError;
 
 /// What stands between delimiters, or outside of them.
 #[derive(Debug)]
-pub(super) enum Piece {
+pub(super) enum GoToken {
     Text(String),
     Action { line: usize, words: Vec<Word> },
 }
@@ -28,7 +28,7 @@ pub(super) enum Word {
 const BLANKS: [char; 4] = [' ', '\t', '\r', '\n'];
 
 /// Cuts a template into its pieces.
-pub(super) fn pieces(source: &str) -> Result<Vec<Piece>, Error> {
+pub(super) fn pieces(source: &str) -> Result<Vec<GoToken>, GoTemplateError> {
     let (mut pieces, mut rest, mut line, mut trims) = (Vec::new(), source, 1, false);
     while !rest.is_empty() {
         let (text, action) = rest.split_once("{{").map_or((rest, None), |(text, action)| (text, Some(action)));
@@ -36,14 +36,14 @@ pub(super) fn pieces(source: &str) -> Result<Vec<Piece>, Error> {
         let after = action.and_then(|action| action.strip_prefix('-')?.strip_prefix(BLANKS));
         let shown = if after.is_some() { shown.trim_end_matches(BLANKS) } else { shown };
         if !shown.is_empty() {
-            pieces.push(Piece::Text(shown.to_owned()));
+            pieces.push(GoToken::Text(shown.to_owned()));
         }
         line += left.matches('\n').count();
         let Some(action) = action else { break };
         let mut action = Action { rest: after.unwrap_or(action), line };
         let words = action.words()?;
         if !words.is_empty() {
-            pieces.push(Piece::Action { line, words });
+            pieces.push(GoToken::Action { line, words });
         }
         (trims, rest, line) = (action.rest.starts_with('-'), action.rest.trim_start_matches('-'), action.line);
         rest = rest.strip_prefix("}}").expect("the words end there");
@@ -59,7 +59,7 @@ struct Action<'a> {
 
 impl Action<'_> {
     /// The words up to the end; none in a comment.
-    fn words(&mut self) -> Result<Vec<Word>, Error> {
+    fn words(&mut self) -> Result<Vec<Word>, GoTemplateError> {
         if self.rest.starts_with("/*") {
             let end = self.rest.find("*/").ok_or_else(|| self.fault("a comment has no `*/`"))?;
             self.skip(end + 2);
@@ -89,8 +89,8 @@ impl Action<'_> {
         self.rest.starts_with("}}") || (!follows_a_word && self.rest.starts_with("-}}"))
     }
 
-    fn fault(&self, reason: impl Into<String>) -> Error {
-        Error::new(self.line, reason)
+    fn fault(&self, reason: impl Into<String>) -> GoTemplateError {
+        GoTemplateError::new(self.line, reason)
     }
 
     fn skip(&mut self, bytes: usize) {
@@ -99,7 +99,7 @@ impl Action<'_> {
         self.rest = rest;
     }
 
-    fn word(&mut self) -> Result<Word, Error> {
+    fn word(&mut self) -> Result<Word, GoTemplateError> {
         let first = self.rest.chars().next().ok_or_else(|| self.fault("an action has no `}}`"))?;
         match first {
             '"' => self.quoted(),
@@ -120,7 +120,7 @@ impl Action<'_> {
         }
     }
 
-    fn sign(&mut self, first: char) -> Result<Word, Error> {
+    fn sign(&mut self, first: char) -> Result<Word, GoTemplateError> {
         let sign = [":=", "=", "(", ")", ","].into_iter().find(|sign| self.rest.starts_with(sign));
         let sign = sign.ok_or_else(|| self.fault(format!("`{first}` is not known here")))?;
         self.skip(sign.len());
@@ -136,7 +136,7 @@ impl Action<'_> {
     }
 
     /// `.A.B`, or a dot alone.
-    fn fields(&mut self) -> Result<Vec<String>, Error> {
+    fn fields(&mut self) -> Result<Vec<String>, GoTemplateError> {
         let mut fields = Vec::new();
         while self.rest.starts_with('.') {
             self.skip(1);
@@ -150,7 +150,7 @@ impl Action<'_> {
         Ok(fields)
     }
 
-    fn raw(&mut self) -> Result<Word, Error> {
+    fn raw(&mut self) -> Result<Word, GoTemplateError> {
         let end = self.rest[1..].find('`').ok_or_else(|| self.fault("a string has no end"))?;
         // Go drops carriage returns from such a string.
         let text = self.rest[1..=end].replace('\r', "");
@@ -158,7 +158,7 @@ impl Action<'_> {
         Ok(Word::Text(text))
     }
 
-    fn quoted(&mut self) -> Result<Word, Error> {
+    fn quoted(&mut self) -> Result<Word, GoTemplateError> {
         let (mut text, mut chars) = (String::new(), self.rest.char_indices().skip(1));
         while let Some((place, c)) = chars.next() {
             match c {

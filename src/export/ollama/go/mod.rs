@@ -20,14 +20,14 @@ pub(super) struct GoTemplate {
 /// A template that is not of that part of the language, or does not render.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("line {line}: {reason}")]
-pub struct Error {
+pub struct GoTemplateError {
     /// Line of the template, from 1.
     pub line: usize,
     /// What is not understood there.
     pub reason: String,
 }
 
-impl Error {
+impl GoTemplateError {
     fn new(line: usize, reason: impl Into<String>) -> Self {
         Self { line, reason: reason.into() }
     }
@@ -38,14 +38,14 @@ impl GoTemplate {
     ///
     /// # Errors
     /// It is not valid, or has what is not known here.
-    pub fn new(source: &str) -> Result<Self, Error> {
+    pub fn new(source: &str) -> Result<Self, GoTemplateError> {
         let pieces = lex::pieces(source)?;
         let nodes = parse::nodes(pieces)?;
         // Ollama renders a template without it once a turn, by other rules.
         if parse::names(&nodes, "Messages") {
             Ok(Self { source: source.to_owned(), nodes })
         } else {
-            Err(Error::new(1, "it does not use `.Messages`"))
+            Err(GoTemplateError::new(1, "it does not use `.Messages`"))
         }
     }
 
@@ -58,7 +58,7 @@ impl GoTemplate {
     ///
     /// # Errors
     /// A value is used as what it is not, or the template takes too long.
-    pub fn render(&self, turns: &[Turn]) -> Result<String, Error> {
+    pub fn render(&self, turns: &[Turn]) -> Result<String, GoTemplateError> {
         render::render(&self.nodes, turns)
     }
 }
@@ -69,7 +69,7 @@ mod tests {
 
     use super::*;
 
-    fn render(source: &str) -> Result<String, Error> {
+    fn render(source: &str) -> Result<String, GoTemplateError> {
         let turn = |role: &str, content: &str| Turn { role: role.to_owned(), content: content.to_owned() };
         GoTemplate::new(source)?.render(&[turn("system", "S"), turn("user", "a b"), turn("assistant", ""), turn("user", "ü")])
     }

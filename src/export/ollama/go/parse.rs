@@ -2,8 +2,8 @@
 
 use std::vec::IntoIter;
 
-use super::Error;
-use super::lex::{Piece, Word};
+use super::GoTemplateError;
+use super::lex::{GoToken, Word};
 
 /// Blocks and parentheses within one another, at most.
 const MAX_DEPTH: usize = 64;
@@ -75,12 +75,12 @@ impl Function {
 }
 
 /// The whole template.
-pub(super) fn nodes(pieces: Vec<Piece>) -> Result<Vec<Node>, Error> {
+pub(super) fn nodes(pieces: Vec<GoToken>) -> Result<Vec<Node>, GoTemplateError> {
     let mut parser = Parser { pieces: pieces.into_iter() };
     let (nodes, end) = parser.block(0)?;
     match end {
         None => Ok(nodes),
-        Some(end) => Err(Error::new(end.line, format!("`{}` belongs to nothing", end.word()))),
+        Some(end) => Err(GoTemplateError::new(end.line, format!("`{}` belongs to nothing", end.word()))),
     }
 }
 
@@ -104,7 +104,7 @@ pub(super) fn names(nodes: &[Node], field: &str) -> bool {
 }
 
 struct Parser {
-    pieces: IntoIter<Piece>,
+    pieces: IntoIter<GoToken>,
 }
 
 /// An `else` or `end`, and what follows on it.
@@ -124,18 +124,18 @@ impl End {
 
 impl Parser {
     /// Nodes up to an `else` or `end`, or the end of the template.
-    fn block(&mut self, depth: usize) -> Result<(Vec<Node>, Option<End>), Error> {
+    fn block(&mut self, depth: usize) -> Result<(Vec<Node>, Option<End>), GoTemplateError> {
         let mut nodes = Vec::new();
         while let Some(piece) = self.pieces.next() {
             let (line, words) = match piece {
-                Piece::Text(text) => {
+                GoToken::Text(text) => {
                     nodes.push(Node::Text(text));
                     continue;
                 }
-                Piece::Action { line, words } => (line, words),
+                GoToken::Action { line, words } => (line, words),
             };
             if depth > MAX_DEPTH {
-                return Err(Error::new(line, format!("more than {MAX_DEPTH} blocks lie in one another")));
+                return Err(GoTemplateError::new(line, format!("more than {MAX_DEPTH} blocks lie in one another")));
             }
             let end = End { line, words };
             match end.word() {
@@ -148,17 +148,17 @@ impl Parser {
         Ok((nodes, None))
     }
 
-    fn branch(&mut self, line: usize, words: Vec<Word>, depth: usize) -> Result<Node, Error> {
+    fn branch(&mut self, line: usize, words: Vec<Word>, depth: usize) -> Result<Node, GoTemplateError> {
         let (mut branches, mut condition) = (Vec::new(), value(line, words.into_iter().skip(1).collect())?);
         loop {
             let (body, end) = self.block(depth + 1)?;
-            let end = end.ok_or_else(|| Error::new(line, "`if` has no `end`"))?;
+            let end = end.ok_or_else(|| GoTemplateError::new(line, "`if` has no `end`"))?;
             branches.push((condition, body));
             match end.words.as_slice() {
                 [Word::Name(name)] if name == "end" => return Ok(Node::If { line, branches, otherwise: Vec::new() }),
                 [Word::Name(_)] => break,
                 [Word::Name(_), Word::Name(name), rest @ ..] if name == "if" => condition = value(end.line, rest.to_vec())?,
-                _ => return Err(Error::new(end.line, format!("more stands beside `{}`", end.word()))),
+                _ => return Err(GoTemplateError::new(end.line, format!("more stands beside `{}`", end.word()))),
             }
         }
         let (otherwise, end) = self.block(depth + 1)?;
@@ -166,10 +166,10 @@ impl Parser {
         Ok(Node::If { line, branches, otherwise })
     }
 
-    fn range(&mut self, line: usize, words: Vec<Word>, depth: usize) -> Result<Node, Error> {
+    fn range(&mut self, line: usize, words: Vec<Word>, depth: usize) -> Result<Node, GoTemplateError> {
         let name = |word: &Word| match word {
             Word::Variable(name, fields) if fields.is_empty() && !name.is_empty() => Ok(Some(name.clone())),
-            _ => Err(Error::new(line, "`range` has no variable where one is expected")),
+            _ => Err(GoTemplateError::new(line, "`range` has no variable where one is expected")),
         };
         let is = |word: &Word, sign: &str| matches!(word, Word::Sign(found) if *found == sign);
         let (index, item, over) = match &words[1..] {
@@ -185,16 +185,16 @@ impl Parser {
 }
 
 /// Refuses any end of a block but `end`.
-fn closed(line: usize, block: &str, end: Option<End>) -> Result<(), Error> {
+fn closed(line: usize, block: &str, end: Option<End>) -> Result<(), GoTemplateError> {
     match end {
         Some(End { words, .. }) if words == [Word::Name("end".to_owned())] => Ok(()),
-        Some(end) => Err(Error::new(end.line, format!("`{}` is not known at the end of `{block}`", end.word()))),
-        None => Err(Error::new(line, format!("`{block}` has no `end`"))),
+        Some(end) => Err(GoTemplateError::new(end.line, format!("`{}` is not known at the end of `{block}`", end.word()))),
+        None => Err(GoTemplateError::new(line, format!("`{block}` has no `end`"))),
     }
 }
 
 /// An action that is no block: a value that is printed or set.
-fn action(line: usize, mut words: Vec<Word>) -> Result<Node, Error> {
+fn action(line: usize, mut words: Vec<Word>) -> Result<Node, GoTemplateError> {
     if let [Word::Variable(name, fields), Word::Sign(sign @ (":=" | "=")), ..] = words.as_slice()
         && fields.is_empty()
         && !name.is_empty()
@@ -206,47 +206,47 @@ fn action(line: usize, mut words: Vec<Word>) -> Result<Node, Error> {
 }
 
 /// A value from all of the words.
-fn value(line: usize, words: Vec<Word>) -> Result<Value, Error> {
+fn value(line: usize, words: Vec<Word>) -> Result<Value, GoTemplateError> {
     let mut words = words.into_iter();
     let value = command(line, &mut words, 0)?;
     match words.next() {
         None => Ok(value),
-        Some(_) => Err(Error::new(line, "`)` has no `(`")),
+        Some(_) => Err(GoTemplateError::new(line, "`)` has no `(`")),
     }
 }
 
 /// A function with its values, or one value, up to `)` or the end.
-fn command(line: usize, words: &mut IntoIter<Word>, depth: usize) -> Result<Value, Error> {
+fn command(line: usize, words: &mut IntoIter<Word>, depth: usize) -> Result<Value, GoTemplateError> {
     if depth > MAX_DEPTH {
-        return Err(Error::new(line, format!("more than {MAX_DEPTH} parentheses lie in one another")));
+        return Err(GoTemplateError::new(line, format!("more than {MAX_DEPTH} parentheses lie in one another")));
     }
     let (mut function, mut values) = (None, Vec::new());
     while let Some(word) = words.next() {
         match word {
             Word::Sign(")") if depth > 0 => return called(line, function, values),
-            Word::Sign(")") => return Err(Error::new(line, "`)` has no `(`")),
+            Word::Sign(")") => return Err(GoTemplateError::new(line, "`)` has no `(`")),
             Word::Sign("(") => values.push(command(line, words, depth + 1)?),
-            Word::Sign(sign) => return Err(Error::new(line, format!("`{sign}` is not known here"))),
+            Word::Sign(sign) => return Err(GoTemplateError::new(line, format!("`{sign}` is not known here"))),
             Word::Name(name) if name == "true" || name == "false" => values.push(Value::Flag(name == "true")),
             Word::Name(name) if function.is_none() && values.is_empty() => {
                 let known = FUNCTIONS.iter().find(|(known, ..)| *known == name);
-                function = Some(*known.ok_or_else(|| Error::new(line, format!("`{name}` is not known here")))?);
+                function = Some(*known.ok_or_else(|| GoTemplateError::new(line, format!("`{name}` is not known here")))?);
             }
-            Word::Name(name) => return Err(Error::new(line, format!("`{name}` is not known here"))),
+            Word::Name(name) => return Err(GoTemplateError::new(line, format!("`{name}` is not known here"))),
             Word::Field(fields) => values.push(Value::Field(fields)),
             Word::Variable(name, fields) => values.push(Value::Variable(name, fields)),
             Word::Text(text) => values.push(Value::Text(text)),
             Word::Whole(number) => values.push(Value::Whole(number)),
         }
     }
-    if depth > 0 { Err(Error::new(line, "`(` has no `)`")) } else { called(line, function, values) }
+    if depth > 0 { Err(GoTemplateError::new(line, "`(` has no `)`")) } else { called(line, function, values) }
 }
 
-fn called(line: usize, function: Option<(&str, Function, usize, usize)>, mut values: Vec<Value>) -> Result<Value, Error> {
+fn called(line: usize, function: Option<(&str, Function, usize, usize)>, mut values: Vec<Value>) -> Result<Value, GoTemplateError> {
     match function {
         Some((_, function, least, most)) if (least..=most).contains(&values.len()) => Ok(Value::Call(function, values)),
-        Some((name, ..)) => Err(Error::new(line, format!("`{name}` has {} values, which it does not take", values.len()))),
+        Some((name, ..)) => Err(GoTemplateError::new(line, format!("`{name}` has {} values, which it does not take", values.len()))),
         None if values.len() == 1 => Ok(values.remove(0)),
-        None => Err(Error::new(line, format!("{} values stand side by side, expected one or a function", values.len()))),
+        None => Err(GoTemplateError::new(line, format!("{} values stand side by side, expected one or a function", values.len()))),
     }
 }

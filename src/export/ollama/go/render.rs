@@ -1,6 +1,6 @@
 //! A template's tree and a conversation to text.
 
-use super::Error;
+use super::GoTemplateError;
 use super::parse::{Function, Node, Value};
 
 /// Nodes that are rendered, at most: a conversation of ours takes some hundred.
@@ -17,7 +17,7 @@ pub(in super::super) struct Turn {
 
 /// A value at hand.
 #[derive(Debug, Clone, PartialEq)]
-enum Found<'a> {
+enum GoValue<'a> {
     Text(String),
     Whole(usize),
     Flag(bool),
@@ -30,37 +30,37 @@ enum Found<'a> {
 struct Renderer<'a> {
     turns: &'a [Turn],
     /// Innermost last.
-    variables: Vec<(String, Found<'a>)>,
-    dot: Found<'a>,
+    variables: Vec<(String, GoValue<'a>)>,
+    dot: GoValue<'a>,
     steps: usize,
     text: String,
 }
 
 /// Renders the nodes.
-pub(super) fn render(nodes: &[Node], turns: &[Turn]) -> Result<String, Error> {
-    let mut renderer = Renderer { turns, variables: Vec::new(), dot: Found::Root, steps: 0, text: String::new() };
+pub(super) fn render(nodes: &[Node], turns: &[Turn]) -> Result<String, GoTemplateError> {
+    let mut renderer = Renderer { turns, variables: Vec::new(), dot: GoValue::Root, steps: 0, text: String::new() };
     renderer.block(nodes)?;
     Ok(renderer.text)
 }
 
 impl<'a> Renderer<'a> {
     /// Variables that are made within are gone after it.
-    fn block(&mut self, nodes: &[Node]) -> Result<(), Error> {
+    fn block(&mut self, nodes: &[Node]) -> Result<(), GoTemplateError> {
         let before = self.variables.len();
         nodes.iter().try_for_each(|node| self.node(node))?;
         self.variables.truncate(before);
         Ok(())
     }
 
-    fn node(&mut self, node: &Node) -> Result<(), Error> {
+    fn node(&mut self, node: &Node) -> Result<(), GoTemplateError> {
         match node {
             Node::Text(text) => self.text.push_str(text),
             Node::Print(line, value) => {
                 let text = match self.value(*line, value)? {
-                    Found::Text(text) => text,
-                    Found::Whole(number) => number.to_string(),
-                    Found::Flag(flag) => flag.to_string(),
-                    _ => return Err(Error::new(*line, "a list or a whole message is not printed")),
+                    GoValue::Text(text) => text,
+                    GoValue::Whole(number) => number.to_string(),
+                    GoValue::Flag(flag) => flag.to_string(),
+                    _ => return Err(GoTemplateError::new(*line, "a list or a whole message is not printed")),
                 };
                 self.text.push_str(&text);
             }
@@ -69,7 +69,7 @@ impl<'a> Renderer<'a> {
                 match self.variables.iter().rposition(|(known, _)| known == name) {
                     _ if *is_new => self.variables.push((name.clone(), value)),
                     Some(place) => self.variables[place].1 = value,
-                    None => return Err(Error::new(*line, format!("`${name}` is not set"))),
+                    None => return Err(GoTemplateError::new(*line, format!("`${name}` is not set"))),
                 }
             }
             Node::If { line, branches, otherwise } => {
@@ -85,22 +85,22 @@ impl<'a> Renderer<'a> {
         Ok(())
     }
 
-    fn range(&mut self, line: usize, names: [&Option<String>; 2], over: &Value, body: &[Node]) -> Result<(), Error> {
-        let Found::Turns(turns) = self.value(line, over)? else { return Err(Error::new(line, "`range` is over no list")) };
+    fn range(&mut self, line: usize, names: [&Option<String>; 2], over: &Value, body: &[Node]) -> Result<(), GoTemplateError> {
+        let GoValue::Turns(turns) = self.value(line, over)? else { return Err(GoTemplateError::new(line, "`range` is over no list")) };
         let dot = self.dot.clone();
         for (index, turn) in turns.iter().enumerate() {
             self.steps += 1;
             if self.steps > MAX_STEPS || self.text.len() > MAX_BYTES {
-                return Err(Error::new(
+                return Err(GoTemplateError::new(
                     line,
                     format!("it takes more than {MAX_STEPS} steps or writes more than {MAX_BYTES} bytes"),
                 ));
             }
             let before = self.variables.len();
-            let values = [Found::Whole(index), Found::Turn(turn)];
+            let values = [GoValue::Whole(index), GoValue::Turn(turn)];
             let bound = names.into_iter().zip(values).filter_map(|(name, value)| Some((name.clone()?, value)));
             self.variables.extend(bound);
-            self.dot = Found::Turn(turn);
+            self.dot = GoValue::Turn(turn);
             self.block(body)?;
             self.variables.truncate(before);
         }
@@ -108,16 +108,16 @@ impl<'a> Renderer<'a> {
         Ok(())
     }
 
-    fn value(&self, line: usize, value: &Value) -> Result<Found<'a>, Error> {
+    fn value(&self, line: usize, value: &Value) -> Result<GoValue<'a>, GoTemplateError> {
         match value {
-            Value::Text(text) => Ok(Found::Text(text.clone())),
-            Value::Whole(number) => Ok(Found::Whole(*number)),
-            Value::Flag(flag) => Ok(Found::Flag(*flag)),
+            Value::Text(text) => Ok(GoValue::Text(text.clone())),
+            Value::Whole(number) => Ok(GoValue::Whole(*number)),
+            Value::Flag(flag) => Ok(GoValue::Flag(*flag)),
             Value::Field(fields) => self.fields(line, self.dot.clone(), fields),
-            Value::Variable(name, fields) if name.is_empty() => self.fields(line, Found::Root, fields),
+            Value::Variable(name, fields) if name.is_empty() => self.fields(line, GoValue::Root, fields),
             Value::Variable(name, fields) => {
                 let found = self.variables.iter().rev().find(|(known, _)| known == name).map(|(_, value)| value.clone());
-                self.fields(line, found.ok_or_else(|| Error::new(line, format!("`${name}` is not set")))?, fields)
+                self.fields(line, found.ok_or_else(|| GoTemplateError::new(line, format!("`${name}` is not set")))?, fields)
             }
             Value::Call(function @ (Function::And | Function::Or), values) => self.choice(line, *function, values),
             Value::Call(function, values) => {
@@ -128,8 +128,8 @@ impl<'a> Renderer<'a> {
     }
 
     /// The first value that decides, or the last.
-    fn choice(&self, line: usize, function: Function, values: &[Value]) -> Result<Found<'a>, Error> {
-        let mut found = Found::Flag(false);
+    fn choice(&self, line: usize, function: Function, values: &[Value]) -> Result<GoValue<'a>, GoTemplateError> {
+        let mut found = GoValue::Flag(false);
         for value in values {
             found = self.value(line, value)?;
             if is_true(&found) == (function == Function::Or) {
@@ -140,36 +140,36 @@ impl<'a> Renderer<'a> {
     }
 
     /// What Ollama's data holds under a name. Nobody calls tools, thinks or sends images in the conversations here.
-    fn fields(&self, line: usize, of: Found<'a>, fields: &[String]) -> Result<Found<'a>, Error> {
-        let unknown = |name: &str| Err(Error::new(line, format!("`.{name}` is not known there")));
+    fn fields(&self, line: usize, of: GoValue<'a>, fields: &[String]) -> Result<GoValue<'a>, GoTemplateError> {
+        let unknown = |name: &str| Err(GoTemplateError::new(line, format!("`.{name}` is not known there")));
         let system = || self.turns.iter().filter(|turn| turn.role == "system").map(|turn| turn.content.as_str());
         fields.iter().try_fold(of, |of, name| match (of, name.as_str()) {
-            (Found::Root, "Messages") => Ok(Found::Turns(self.turns)),
-            (Found::Root, "System") => Ok(Found::Text(system().collect::<Vec<_>>().join("\n\n"))),
-            (Found::Root, "Response") | (Found::Turn(_), "Thinking") => Ok(Found::Text(String::new())),
-            (Found::Root, "Tools") | (Found::Turn(_), "ToolCalls" | "Images") => Ok(Found::Turns(&[])),
-            (Found::Root, "Think" | "IsThinkSet") => Ok(Found::Flag(false)),
-            (Found::Turn(turn), "Role") => Ok(Found::Text(turn.role.clone())),
-            (Found::Turn(turn), "Content") => Ok(Found::Text(turn.content.clone())),
+            (GoValue::Root, "Messages") => Ok(GoValue::Turns(self.turns)),
+            (GoValue::Root, "System") => Ok(GoValue::Text(system().collect::<Vec<_>>().join("\n\n"))),
+            (GoValue::Root, "Response") | (GoValue::Turn(_), "Thinking") => Ok(GoValue::Text(String::new())),
+            (GoValue::Root, "Tools") | (GoValue::Turn(_), "ToolCalls" | "Images") => Ok(GoValue::Turns(&[])),
+            (GoValue::Root, "Think" | "IsThinkSet") => Ok(GoValue::Flag(false)),
+            (GoValue::Turn(turn), "Role") => Ok(GoValue::Text(turn.role.clone())),
+            (GoValue::Turn(turn), "Content") => Ok(GoValue::Text(turn.content.clone())),
             (_, name) => unknown(name),
         })
     }
 }
 
-fn is_true(value: &Found) -> bool {
+fn is_true(value: &GoValue) -> bool {
     match value {
-        Found::Text(text) => !text.is_empty(),
-        Found::Whole(number) => *number != 0,
-        Found::Flag(flag) => *flag,
-        Found::Turns(turns) => !turns.is_empty(),
-        Found::Turn(_) | Found::Root => true,
+        GoValue::Text(text) => !text.is_empty(),
+        GoValue::Whole(number) => *number != 0,
+        GoValue::Flag(flag) => *flag,
+        GoValue::Turns(turns) => !turns.is_empty(),
+        GoValue::Turn(_) | GoValue::Root => true,
     }
 }
 
-fn call<'a>(line: usize, function: Function, values: &[Found<'a>]) -> Result<Found<'a>, Error> {
-    let wrong = || Error::new(line, format!("`{}` does not take these values", function.name()));
-    let equal = |left: &Found, right: &Found| match (left, right) {
-        (Found::Text(_), Found::Text(_)) | (Found::Whole(_), Found::Whole(_)) | (Found::Flag(_), Found::Flag(_)) => {
+fn call<'a>(line: usize, function: Function, values: &[GoValue<'a>]) -> Result<GoValue<'a>, GoTemplateError> {
+    let wrong = || GoTemplateError::new(line, format!("`{}` does not take these values", function.name()));
+    let equal = |left: &GoValue, right: &GoValue| match (left, right) {
+        (GoValue::Text(_), GoValue::Text(_)) | (GoValue::Whole(_), GoValue::Whole(_)) | (GoValue::Flag(_), GoValue::Flag(_)) => {
             Ok(left == right)
         }
         _ => Err(wrong()),
@@ -177,20 +177,20 @@ fn call<'a>(line: usize, function: Function, values: &[Found<'a>]) -> Result<Fou
     match (function, values) {
         (Function::Eq, [left, rights @ ..]) => {
             let equals = rights.iter().map(|right| equal(left, right)).collect::<Result<Vec<_>, _>>()?;
-            Ok(Found::Flag(equals.contains(&true)))
+            Ok(GoValue::Flag(equals.contains(&true)))
         }
-        (Function::Ne, [left, right]) => Ok(Found::Flag(!equal(left, right)?)),
-        (Function::Not, [value]) => Ok(Found::Flag(!is_true(value))),
-        (Function::Len, [Found::Text(text)]) => Ok(Found::Whole(text.len())),
-        (Function::Len, [Found::Turns(turns)]) => Ok(Found::Whole(turns.len())),
-        (Function::Slice, [Found::Turns(turns), Found::Whole(from)]) => {
+        (Function::Ne, [left, right]) => Ok(GoValue::Flag(!equal(left, right)?)),
+        (Function::Not, [value]) => Ok(GoValue::Flag(!is_true(value))),
+        (Function::Len, [GoValue::Text(text)]) => Ok(GoValue::Whole(text.len())),
+        (Function::Len, [GoValue::Turns(turns)]) => Ok(GoValue::Whole(turns.len())),
+        (Function::Slice, [GoValue::Turns(turns), GoValue::Whole(from)]) => {
             let from = turns.get(*from..);
-            from.map(Found::Turns).ok_or_else(|| Error::new(line, format!("a slice {} is out of the list", show(&values[1]))))
+            from.map(GoValue::Turns).ok_or_else(|| GoTemplateError::new(line, format!("a slice {} is out of the list", show(&values[1]))))
         }
         _ => Err(wrong()),
     }
 }
 
-fn show(value: &Found) -> String {
-    if let Found::Whole(number) = value { format!("from {number}") } else { String::new() }
+fn show(value: &GoValue) -> String {
+    if let GoValue::Whole(number) = value { format!("from {number}") } else { String::new() }
 }

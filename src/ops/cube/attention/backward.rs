@@ -7,12 +7,12 @@ use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
-use super::super::super::attention::{Score, Seen};
+use super::super::super::attention::{Score, KeyRange};
 use super::super::super::product::count;
 use super::super::{Extent, across, cubes, element, empty, extent, units, upload};
 use super::spans::{OF_TILE, Spans};
 use super::tile::{add, dot, load, scored, store, zeros};
-use super::{Form, LANES, Lengths, Scoring, lengths, scoring};
+use super::{KernelShape, LANES, Lengths, Scoring, lengths, scoring};
 
 /// Of each query and head the logarithm of its sum and D = dO · O, side by side: one buffer less to bind.
 #[cube(launch)]
@@ -38,7 +38,7 @@ fn sums_of<F: Float, N: Size>(
 
 /// P = e^(z - L) and dS = P (dP - D) dz/ds of a query and a key, given their products and the query's place in `sums`.
 #[cube]
-fn weighed(product: f32, of_weight: f32, sums: &[f32], at: usize, scoring: &Scoring, #[comptime] form: Form) -> (f32, f32) {
+fn weighed(product: f32, of_weight: f32, sums: &[f32], at: usize, scoring: &Scoring, #[comptime] form: KernelShape) -> (f32, f32) {
     let (score, slope) = scored(product, scoring, form);
     let weight = (score - sums[2 * at]).exp();
     (weight, weight * (of_weight - sums[2 * at + 1]) * slope)
@@ -55,7 +55,7 @@ fn queries_of<F: Float, N: Size>(
     of_queries: &mut [Vector<F, N>],
     lengths: &Lengths,
     scoring: &Scoring,
-    #[comptime] form: Form,
+    #[comptime] form: KernelShape,
     #[define(F)] _element: ElemType,
 ) {
     let (heads, kv_heads) = (lengths.heads as usize, lengths.kv_heads as usize);
@@ -131,7 +131,7 @@ fn keys_of<F: Float, N: Size>(
     of_keys_and_values: &mut [Vector<F, N>],
     lengths: &Lengths,
     scoring: &Scoring,
-    #[comptime] form: Form,
+    #[comptime] form: KernelShape,
     #[define(F)] _element: ElemType,
 ) {
     let (heads, kv_heads) = (lengths.heads as usize, lengths.kv_heads as usize);
@@ -221,11 +221,11 @@ pub(in crate::ops) struct Given {
 }
 
 /// dQ, dK and dV.
-pub(in crate::ops) fn backward(given: Given, seen: &Seen, score: Score) -> [CubeTensor; 3] {
+pub(in crate::ops) fn backward(given: Given, seen: &KeyRange, score: Score) -> [CubeTensor; 3] {
     let Given { query, key, value, output, log_sums, gradient } = given;
     let [query, key, value, output, log_sums, gradient] = [query, key, value, output, log_sums, gradient].map(into_contiguous);
     let (sizes, element, client) = (seen.sizes, element(&query), query.client.clone());
-    let (form, size) = Form::new(&query, &score, 4, 2);
+    let (form, size) = KernelShape::new(&query, &score, 4, 2);
 
     let count_of_sums = log_sums.shape().num_elements();
     let sums = empty(&query, [2 * count_of_sums], DType::F32);

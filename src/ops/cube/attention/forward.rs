@@ -7,12 +7,12 @@ use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
-use super::super::super::attention::{Score, Seen};
+use super::super::super::attention::{Score, KeyRange};
 use super::super::super::product::count;
 use super::super::{cubes, element, empty, upload};
 use super::spans::{OF_TILE, Spans};
 use super::tile::{add, dot, load, scored, store, zeros};
-use super::{Form, LANES, Lengths, Scoring, lengths, scoring};
+use super::{KernelShape, LANES, Lengths, Scoring, lengths, scoring};
 
 #[cube(launch)]
 fn mix<F: Float, N: Size>(
@@ -24,7 +24,7 @@ fn mix<F: Float, N: Size>(
     log_sums: &mut [f32],
     lengths: &Lengths,
     scoring: &Scoring,
-    #[comptime] form: Form,
+    #[comptime] form: KernelShape,
     #[define(F)] _element: ElemType,
 ) {
     let (heads, kv_heads) = (lengths.heads as usize, lengths.kv_heads as usize);
@@ -116,12 +116,12 @@ pub(in crate::ops) fn forward(
     query: CubeTensor,
     key: CubeTensor,
     value: CubeTensor,
-    seen: &Seen,
+    seen: &KeyRange,
     score: Score,
 ) -> (CubeTensor, CubeTensor) {
     let [query, key, value] = [query, key, value].map(into_contiguous);
     let sizes = seen.sizes;
-    let (form, size) = Form::new(&query, &score, 2, 1);
+    let (form, size) = KernelShape::new(&query, &score, 2, 1);
     let spans = Spans::of_queries(seen, form.tile);
     count(2 * spans.pairs * sizes.heads * sizes.width);
     let output = empty(&query, query.shape(), query.dtype);

@@ -51,7 +51,7 @@ struct Scoring {
 
 /// What a kernel is compiled for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-struct Form {
+struct KernelShape {
     /// Rows of a tile.
     tile: usize,
     /// Vectors of a head's features.
@@ -62,7 +62,7 @@ struct Form {
     capped: bool,
 }
 
-impl Form {
+impl KernelShape {
     /// The largest tiles of which so many, with so many square ones of scores, fit into a cube's memory.
     fn new(query: &CubeTensor, score: &Score, of_features: usize, of_scores: usize) -> (Self, usize) {
         let features = query.shape()[3];
@@ -81,7 +81,7 @@ impl Form {
 }
 
 /// [`Lengths`] of these sizes, in heads of so many vectors.
-fn lengths(spans: &Spans, sizes: Sizes, form: Form) -> LengthsLaunch {
+fn lengths(spans: &Spans, sizes: Sizes, form: KernelShape) -> LengthsLaunch {
     let Sizes { batch, queries, keys, heads, kv_heads, .. } = sizes;
     let all_keys = batch * keys * kv_heads * form.width;
     let [tiles, queries, keys, heads, kv_heads, all_keys] =

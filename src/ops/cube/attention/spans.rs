@@ -1,6 +1,6 @@
 //! Which tiles there are and what meets them, as kernels read it.
 
-use crate::ops::attention::{Seen, Tiles};
+use crate::ops::attention::{KeyRange, Tiles};
 
 /// Numbers that stand for a tile: its row of the batch, its places from and to, and from and to of what meets it.
 pub(super) const OF_TILE: usize = 5;
@@ -15,12 +15,12 @@ pub(super) struct Spans {
 
 impl Spans {
     /// Tiles of queries, which meet the keys that one of them sees.
-    pub fn of_queries(seen: &Seen, tile: usize) -> Self {
+    pub fn of_queries(seen: &KeyRange, tile: usize) -> Self {
         Self::new(seen, |row| (seen.query_tiles(row, 1, tile), Box::new(move |from, to| seen.by(row, from..to))))
     }
 
     /// Tiles of keys, which meet the queries from the first at their place to the last that sees one of them.
-    pub fn of_keys(seen: &Seen, tile: usize) -> Self {
+    pub fn of_keys(seen: &KeyRange, tile: usize) -> Self {
         Self::new(seen, |row| {
             let (sizes, first) = (seen.sizes, &seen.first[row * seen.sizes.queries..][..seen.sizes.queries]);
             let mut ends = vec![0; sizes.keys]; // After the last query that sees a key or one before it.
@@ -37,7 +37,7 @@ impl Spans {
     }
 
     #[allow(clippy::type_complexity, reason = "the tiles of a row, and what meets one of them")]
-    fn new<'a>(seen: &Seen, of_row: impl Fn(usize) -> (Tiles, Box<dyn Fn(usize, usize) -> std::ops::Range<usize> + 'a>)) -> Self {
+    fn new<'a>(seen: &KeyRange, of_row: impl Fn(usize) -> (Tiles, Box<dyn Fn(usize, usize) -> std::ops::Range<usize> + 'a>)) -> Self {
         let (mut numbers, mut pairs) = (Vec::new(), 0);
         for row in 0..seen.sizes.batch {
             let (tiles, met_by) = of_row(row);

@@ -4,7 +4,7 @@
 use cubecl::prelude::*;
 
 use super::super::across;
-use super::{Form, LANES, Scoring};
+use super::{KernelShape, LANES, Scoring};
 
 /// Rows of a tensor times a factor, and zeros after them. `start` is the first row's place and `step` the way to the next, in vectors.
 #[cube]
@@ -15,7 +15,7 @@ pub(super) fn load<F: Float, N: Size>(
     step: usize,
     rows: usize,
     factor: f32,
-    #[comptime] form: Form,
+    #[comptime] form: KernelShape,
 ) {
     let mut at = UNIT_POS as usize;
     while at < comptime![form.tile * form.width] {
@@ -37,7 +37,7 @@ pub(super) fn dot<N: Size>(
     of_left: usize,
     right: &Shared<[Vector<f32, N>]>,
     of_right: usize,
-    #[comptime] form: Form,
+    #[comptime] form: KernelShape,
 ) -> f32 {
     let (left_start, right_start) = (of_left * comptime![form.width + 1], of_right * comptime![form.width + 1]);
     let mut sum = Vector::<f32, N>::new(0.0f32);
@@ -55,7 +55,7 @@ pub(super) fn add<N: Size>(
     tile: &Shared<[Vector<f32, N>]>,
     row: usize,
     lane: usize,
-    #[comptime] form: Form,
+    #[comptime] form: KernelShape,
 ) {
     #[unroll]
     for index in 0..form.own {
@@ -74,7 +74,7 @@ pub(super) fn store<F: Float, N: Size>(
     to: &mut [Vector<F, N>],
     start: usize,
     lane: usize,
-    #[comptime] form: Form,
+    #[comptime] form: KernelShape,
 ) {
     #[unroll]
     for index in 0..form.own {
@@ -87,7 +87,7 @@ pub(super) fn store<F: Float, N: Size>(
 
 /// Zeros for the vectors that a unit has.
 #[cube]
-pub(super) fn zeros<N: Size>(#[comptime] form: Form) -> Array<Vector<f32, N>> {
+pub(super) fn zeros<N: Size>(#[comptime] form: KernelShape) -> Array<Vector<f32, N>> {
     let mut sums = Array::<Vector<f32, N>>::new(form.own);
     #[unroll]
     for index in 0..form.own {
@@ -98,7 +98,7 @@ pub(super) fn zeros<N: Size>(#[comptime] form: Form) -> Array<Vector<f32, N>> {
 
 /// z of a scaled product, and dz/ds.
 #[cube]
-pub(super) fn scored(product: f32, scoring: &Scoring, #[comptime] form: Form) -> (f32, f32) {
+pub(super) fn scored(product: f32, scoring: &Scoring, #[comptime] form: KernelShape) -> (f32, f32) {
     if comptime![form.capped] {
         let share = (product / scoring.softcap).tanh();
         (share * scoring.softcap, 1.0f32 - share * share)

@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 
 use super::generate::check;
-use super::{Config, Error, Frame, Prompt, Sampling, Stop, TextStream, generate, stops};
+use super::{GenerateConfig, InferError, Frame, Prompt, Sampling, Stop, TextStream, generate, stops};
 use crate::data::Encoder;
 use crate::data::template::ChatTemplate;
 use crate::data::tokenize::Tokenizer;
@@ -14,7 +14,7 @@ const ANSWER_TOKENS: usize = 64;
 
 /// A prompt as tokens.
 #[derive(Debug)]
-pub struct Question {
+pub struct SamplePrompt {
     /// As it was written.
     pub text: String,
     tokens: Vec<u32>,
@@ -26,10 +26,10 @@ pub struct Question {
 #[derive(Debug)]
 pub struct Answerer<'a> {
     encoder: &'a Encoder,
-    config: Config,
+    config: GenerateConfig,
 }
 
-impl Question {
+impl SamplePrompt {
     /// A prompt in the frame in which the run's rows are trained.
     ///
     /// # Errors
@@ -40,7 +40,7 @@ impl Question {
         tokenizer: &Tokenizer,
         template: Option<&ChatTemplate>,
         spec: &DecoderSpec,
-    ) -> Result<Self, Error> {
+    ) -> Result<Self, InferError> {
         let tokens = Prompt::framed(text, frame).tokens(tokenizer, template)?;
         check(spec, &tokens)?;
         Ok(Self { text: text.to_owned(), tokens, frame })
@@ -51,14 +51,14 @@ impl<'a> Answerer<'a> {
     /// Answers with the tokenizer and the template with which a run trains.
     pub fn new(encoder: &'a Encoder) -> Self {
         let stops = stops(&encoder.tokenizer, encoder.template.as_ref());
-        Self { encoder, config: Config { max_tokens: ANSWER_TOKENS, sampling: Sampling::GREEDY, stops } }
+        Self { encoder, config: GenerateConfig { max_tokens: ANSWER_TOKENS, sampling: Sampling::GREEDY, stops } }
     }
 
     /// The answer's text; `None` if `is_stopped` became true.
     ///
     /// # Errors
     /// A logit is not finite, or the tokenizer's decoder fails.
-    pub fn answer(&self, decoder: &Decoder, question: &Question, is_stopped: impl Fn() -> bool) -> Result<Option<String>, Error> {
+    pub fn answer(&self, decoder: &Decoder, question: &SamplePrompt, is_stopped: impl Fn() -> bool) -> Result<Option<String>, InferError> {
         let mut each = |_| if is_stopped() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) };
         let generated = generate(decoder, &mut Cache::new(decoder), &question.tokens, &self.config, &mut each)?;
         if generated.stop == Stop::Interrupted {

@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
 
-use super::Error;
+use super::PlanError;
 use super::data_files;
 use super::hub_data::cached_files;
 use super::overlap::{self, Overlap};
 use super::resolve::Plan;
 use super::rows::RunData;
-use crate::data::{Corpus, Divided, Packing, Rows, Source, Split, find_files, inspect};
+use crate::data::{Corpus, Divided, Packing, Rows, DataSource, Split, find_files, inspect};
 use crate::fault::{Explain, Fault};
 use crate::hub::DatasetPath;
 use crate::model::Decoder;
@@ -79,7 +79,7 @@ impl Plan {
     ///
     /// # Errors
     /// It is not there, cannot be read so, or has nothing to score.
-    pub fn other_sheet(&self, name: &str, path: &str, reading: Reading, report: Reporter) -> Result<Sheet, Error> {
+    pub fn other_sheet(&self, name: &str, path: &str, reading: Reading, report: Reporter) -> Result<Sheet, PlanError> {
         let source = self.other_source(name, path, reading, report)?;
         let corpus = Corpus::open(&[source], &self.encoder, &self.limits, self.row_cache(), report)?;
         let mut split = Split::validation_only(corpus.len());
@@ -111,8 +111,8 @@ impl Plan {
         }
     }
 
-    fn other_source(&self, name: &str, path: &str, reading: Reading, report: Reporter) -> Result<Source, Error> {
-        let text = Source {
+    fn other_source(&self, name: &str, path: &str, reading: Reading, report: Reporter) -> Result<DataSource, PlanError> {
+        let text = DataSource {
             files: Vec::new(),
             selected: None,
             format: Format::Text,
@@ -129,7 +129,7 @@ impl Plan {
         };
         let cache = data_files::cache(self.cache, &self.output_dir);
         let files = data_files::readable(paths, Some(like.format), &like.columns, cache.as_ref(), report);
-        let source = Source { files: files.map_err(|faults| placed(name, faults))?, selected: None, ..like };
+        let source = DataSource { files: files.map_err(|faults| placed(name, faults))?, selected: None, ..like };
         for file in &source.files {
             inspect(file, source.format, &source.columns).map_err(|error| placed(name, error.faults()))?;
         }
@@ -151,12 +151,12 @@ impl Plan {
     }
 }
 
-fn placed(name: &str, faults: Vec<Fault>) -> Error {
+fn placed(name: &str, faults: Vec<Fault>) -> PlanError {
     let placed = |fault: Fault| match fault.place.clone() {
         Some(place) => fault.at(format!("{name}: {place}")),
         None => fault.at(name),
     };
-    Error::Faults { faults: faults.into_iter().map(placed).collect() }
+    PlanError::Faults { faults: faults.into_iter().map(placed).collect() }
 }
 
 impl Sheet {

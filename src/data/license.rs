@@ -6,7 +6,7 @@ use parquet::file::metadata::ParquetMetaDataReader;
 use serde::{Deserialize, Serialize};
 
 use super::footer::attempt;
-use crate::files::licence::{Licence, notice_paths, readme_head};
+use crate::files::license::{Licence, notice_paths, readme_head};
 use crate::files::open_file;
 
 /// Keys of a Parquet file's own metadata under which a licence is stated.

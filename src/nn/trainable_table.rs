@@ -9,7 +9,7 @@ use crate::ops::{Base, Mask, dropout, times};
 
 /// What trains of a table beside a frozen base.
 #[derive(Debug, Clone)]
-pub enum Own {
+pub enum TrainableTable {
     /// All of its numbers: a copy of the base's, or the base's own where every weight trains.
     Whole,
     /// All numbers of the embedding, in a head that is the same table.
@@ -31,7 +31,7 @@ pub enum Use {
     Head,
 }
 
-impl Own {
+impl TrainableTable {
     /// Visits what trains, in order and under its names; `table` is the table's numbers.
     pub fn visit<'a>(
         &'a mut self,

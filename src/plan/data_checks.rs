@@ -4,12 +4,12 @@ use std::collections::BTreeSet;
 
 use rayon::prelude::*;
 
-use super::Error;
+use super::PlanError;
 use super::overlap;
 use super::resolve::Plan;
 use super::rows::RunData;
 use super::training::Training;
-use crate::data::{Corpus, Divided, Ledger, Packing, Tally};
+use crate::data::{Corpus, Divided, Ledger, Packing, RowCounts};
 use crate::files::listed;
 use crate::report::{Event, Reporter};
 use crate::terms::Truncation;
@@ -20,8 +20,8 @@ const MOST_PACKED: usize = 1 << 28;
 /// The sources of `datasets` or of `evaluation.datasets`, with what became of their rows.
 struct Sources<'a> {
     first: usize,
-    tallies: &'a [Tally],
-    total: Tally,
+    tallies: &'a [RowCounts],
+    total: RowCounts,
 }
 
 impl Plan {
@@ -29,7 +29,7 @@ impl Plan {
     ///
     /// # Errors
     /// Rows are too long and may not be, too many are left out, a source trains nothing, or nothing is left to train on.
-    pub fn judge(&self, data: &RunData, report: Reporter) -> Result<(), Error> {
+    pub fn judge(&self, data: &RunData, report: Reporter) -> Result<(), PlanError> {
         let (datasets, evaluation) = data.ledger().sources.split_at(self.sources.len());
         self.judge_sources(&Sources::new(0, datasets), report)?;
         data.datasets.split.check()?;
@@ -44,7 +44,7 @@ impl Plan {
         self.judge_tokens(data, report)
     }
 
-    fn judge_sources(&self, sources: &Sources, report: Reporter) -> Result<(), Error> {
+    fn judge_sources(&self, sources: &Sources, report: Reporter) -> Result<(), PlanError> {
         let total = &sources.total;
         let key = if sources.first > 0 { "evaluation.datasets: " } else { "" };
         self.notes_of(total).into_iter().for_each(|note| report(Event::Note(format!("{key}{note}"))));
@@ -58,7 +58,7 @@ impl Plan {
         if sources.first > 0 { self.check_each(sources) } else { Ok(()) }
     }
 
-    fn notes_of(&self, total: &Tally) -> Vec<String> {
+    fn notes_of(&self, total: &RowCounts) -> Vec<String> {
         let (rows, limit) = (total.selected(), self.limits.sequence_len);
         let long = total.longest.as_ref().filter(|longest| longest.tokens > limit).map(|longest| {
             let (count, fate) = if total.truncated > 0 { (total.truncated, "cut") } else { (total.too_long, "left out") };
@@ -76,7 +76,7 @@ impl Plan {
     }
 
     /// The schedule needs the steps of every epoch, and rows that are shuffled are packed anew in each.
-    fn check_epochs(&self, rows: usize) -> Result<(), Error> {
+    fn check_epochs(&self, rows: usize) -> Result<(), PlanError> {
         let Training { num_epochs, max_steps, packing, shuffle, .. } = &self.training;
         if *packing == Packing::Off
             || !(*shuffle || self.mixing.is_some())
@@ -85,7 +85,7 @@ impl Plan {
         {
             return Ok(());
         }
-        Err(Error::Rows {
+        Err(PlanError::Rows {
             message: format!(
                 "training.num_epochs: {num_epochs} epochs of {rows} rows, at most {MOST_PACKED} rows can be packed beforehand"
             ),
@@ -93,9 +93,9 @@ impl Plan {
         })
     }
 
-    fn check_length(&self, total: &Tally) -> Result<(), Error> {
+    fn check_length(&self, total: &RowCounts) -> Result<(), PlanError> {
         match (self.limits.truncation, &total.longest) {
-            (Truncation::Error, Some(longest)) if total.too_long > 0 => Err(Error::Rows {
+            (Truncation::Error, Some(longest)) if total.too_long > 0 => Err(PlanError::Rows {
                 message: format!(
                     "{} of {} rows are longer than sequence_len: {}, the longest is {longest}",
                     total.too_long,
@@ -111,18 +111,18 @@ impl Plan {
         }
     }
 
-    fn check_each(&self, sources: &Sources) -> Result<(), Error> {
+    fn check_each(&self, sources: &Sources) -> Result<(), PlanError> {
         let Some(index) = sources.tallies.iter().position(|tally| tally.kept() == 0) else { return Ok(()) };
         let (key, path) = self.source_name(sources.first + index);
         let tally = &sources.tallies[index];
-        Err(Error::Rows {
+        Err(PlanError::Rows {
             message: format!("{key}: `{path}` has no token to train in {} rows{}", tally.selected(), reasons(tally)),
             hint: "see its rows with `rankine preview`, and correct its `format`, `columns` or `train_on`, or take it out"
                 .to_owned(),
         })
     }
 
-    fn check_share(&self, total: &Tally) -> Result<(), Error> {
+    fn check_share(&self, total: &RowCounts) -> Result<(), PlanError> {
         if total.unusable_share() <= self.max_dropped {
             return Ok(());
         }
@@ -130,7 +130,7 @@ impl Plan {
         let of_rows = "see them with `rankine preview --ledger FILE.parquet`; correct the rows, or raise `training.max_dropped`";
         let (dropped, rows, limit) = (total.unusable(), total.selected(), self.max_dropped);
         let first = total.first_broken.as_ref().map_or_else(String::new, |first| format!("; the first broken one: {first}"));
-        Err(Error::Rows {
+        Err(PlanError::Rows {
             message: format!(
                 "{dropped} of {rows} rows are left out{}, more than `training.max_dropped`, {limit}{first}",
                 reasons(total)
@@ -140,21 +140,21 @@ impl Plan {
     }
 
     /// What was left out of rows that are only scored is said; that none is left, or tokens that the base lacks, is refused.
-    pub(super) fn judge_scored(&self, name: &str, data: &Divided, report: Reporter) -> Result<(), Error> {
+    pub(super) fn judge_scored(&self, name: &str, data: &Divided, report: Reporter) -> Result<(), PlanError> {
         let total = data.ledger(1).total();
         self.notes_of(&total).into_iter().for_each(|note| report(Event::Note(format!("{name}: {note}"))));
         if total.kept() == 0 {
             let message = format!("{name}: there is no token to score in {} rows{}", total.rows, reasons(&total));
-            return Err(Error::Rows { message, hint: "correct the rows, or name another file".to_owned() });
+            return Err(PlanError::Rows { message, hint: "correct the rows, or name another file".to_owned() });
         }
         self.check_vocabulary(Census::of(&data.corpus, &[], &[]).highest)
     }
 
-    fn check_vocabulary(&self, highest: Option<u32>) -> Result<(), Error> {
+    fn check_vocabulary(&self, highest: Option<u32>) -> Result<(), PlanError> {
         let vocabulary = self.model.spec.vocabulary;
         match highest.filter(|id| *id as usize >= vocabulary) {
             None => Ok(()),
-            Some(id) => Err(Error::Rows {
+            Some(id) => Err(PlanError::Rows {
                 message: format!("the tokenizer made token id {id}, the base's embedding has ids below {vocabulary}"),
                 hint: "use the tokenizer that came with the base, or a base whose embedding was resized for it".to_owned(),
             }),
@@ -163,7 +163,7 @@ impl Plan {
 
     /// A tokenizer may know more tokens than the embedding has rows, and a model that never sees a turn end while it is trained does
     /// not end one afterwards.
-    fn judge_tokens(&self, data: &RunData, report: Reporter) -> Result<(), Error> {
+    fn judge_tokens(&self, data: &RunData, report: Reporter) -> Result<(), PlanError> {
         let new: Vec<u32> = self.new_tokens().map(|(_, id)| *id).collect();
         let of_training = Census::of(&data.datasets.corpus, data.end_ids(), &new);
         let of_evaluation = Census::of(&data.evaluation.corpus, data.end_ids(), &[]);
@@ -188,14 +188,14 @@ impl Plan {
 }
 
 impl<'a> Sources<'a> {
-    fn new(first: usize, tallies: &'a [Tally]) -> Self {
+    fn new(first: usize, tallies: &'a [RowCounts]) -> Self {
         let total = Ledger { sources: tallies.to_vec() }.total();
         Self { first, tallies, total }
     }
 }
 
 /// Why rows are left out, in brackets.
-fn reasons(tally: &Tally) -> String {
+fn reasons(tally: &RowCounts) -> String {
     let broken = if tally.broken > 0 { format!(", {} broken", tally.broken) } else { String::new() };
     let alike = if tally.alike() > 0 { format!(", {} like others", tally.alike()) } else { String::new() };
     format!(" ({} too long, {} without a trained token{broken}{alike})", tally.too_long, tally.untrained)

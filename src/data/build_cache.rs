@@ -9,13 +9,13 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use indicatif::DecimalBytes;
 use rayon::prelude::*;
 
-use super::cache::{Cache, Writer};
-use super::corpus::Error;
+use super::token_cache::{Cache, Writer};
+use super::corpus::CorpusError;
 use super::data_file::DataFile;
 use super::encode::{Encoder, TokenRow};
 use super::format::{self, Read};
-use super::parquet::{self, Batch, Place, Table};
-use super::source::Source;
+use super::parquet::{self, Batch, RowLocation, ParquetTable};
+use super::source::DataSource;
 use super::told::{self, Told};
 use super::unread::{Counts, Unread};
 use super::visible::visible;
@@ -55,13 +55,13 @@ pub struct Opened {
 /// The file cannot be read, a row has a fault that others share, or the cache cannot be written.
 pub fn open(
     file: &DataFile,
-    source: &Source,
+    source: &DataSource,
     taken: Option<Range<u64>>,
     encoder: &Encoder,
     cache: &RowCache,
     report: Reporter,
-) -> Result<Opened, Error> {
-    let table = Table::open(file, &format::wanted(source.format, &source.columns))?;
+) -> Result<Opened, CorpusError> {
+    let table = ParquetTable::open(file, &format::wanted(source.format, &source.columns))?;
     let rows = table.rows();
     let taken = taken.map(|taken| taken.start.min(rows)..taken.end.min(rows)).filter(|taken| *taken != (0..rows));
     let stamp = stamp(file, source, taken.as_ref(), encoder)?;
@@ -72,12 +72,12 @@ pub fn open(
 
 fn from_cache(
     file: &DataFile,
-    source: &Source,
+    source: &DataSource,
     taken: &Range<u64>,
     encoder: &Encoder,
     (cache, stamp): (&RowCache, Stamp),
     report: Reporter,
-) -> Result<(Cache, bool), Error> {
+) -> Result<(Cache, bool), CorpusError> {
     let tokenise = |writer: &mut Writer| tokenise(file, source, taken, encoder, writer, report);
     let Some(folder) = cache.folder() else { return Ok((make_nameless(cache, stamp, tokenise)?, false)) };
     let (name, path) = (stamp.name(), folder.join(stamp.name()));
@@ -89,12 +89,12 @@ fn from_cache(
             Err(reason) => report(Event::Note(format!("the token cache `{}` is made again: {reason}", path.display()))),
         }
     }
-    let failed = |cause| Error::Cache { cause };
+    let failed = |cause| CorpusError::Cache { cause };
     let folders = cache.prepare().map_err(failed)?;
     let mut writer = Writer::create(&folders[0], stamp).map_err(failed)?;
     tokenise(&mut writer)?;
     let mut made = writer.finish().map_err(failed)?;
-    files::give_name(&mut made, &path).map_err(|cause| failed(files::Error::new("write", &path, cause)))?;
+    files::give_name(&mut made, &path).map_err(|cause| failed(files::FileError::new("write", &path, cause)))?;
     let lease = files::hold(&folder, &name);
     let opened = Cache::of(&made, &path, &stamp).map_err(|reason| failed(unreadable(&path, reason)))?.named(name, lease);
     Ok((opened, true))
@@ -113,9 +113,9 @@ pub fn tidy(cache: &RowCache, report: Reporter) {
 fn make_nameless(
     cache: &RowCache,
     stamp: Stamp,
-    tokenise: impl FnOnce(&mut Writer) -> Result<(), Error>,
-) -> Result<Cache, Error> {
-    let failed = |cause| Error::Cache { cause };
+    tokenise: impl FnOnce(&mut Writer) -> Result<(), CorpusError>,
+) -> Result<Cache, CorpusError> {
+    let failed = |cause| CorpusError::Cache { cause };
     let folders = cache.prepare().map_err(failed)?;
     let folder = folders.iter().find(|folder| tempfile::tempfile_in(folder).is_ok()).or(folders.last());
     let folder = folder.expect("a cache without names has a folder for them");
@@ -143,20 +143,20 @@ fn tell_limit((left, taken): (u64, Taken), limit: u64, report: Reporter) {
     }
 }
 
-fn unreadable(path: &Path, reason: String) -> files::Error {
-    files::Error { action: "read back", path: path.to_owned(), cause: std::io::Error::other(reason) }
+fn unreadable(path: &Path, reason: String) -> files::FileError {
+    files::FileError { action: "read back", path: path.to_owned(), cause: std::io::Error::other(reason) }
 }
 
 /// The identity of the tokens of a file: all that decides them. The data file is hashed each time, because its date is no proof of
 /// its content.
-fn stamp(file: &DataFile, source: &Source, taken: Option<&Range<u64>>, encoder: &Encoder) -> Result<Stamp, Error> {
+fn stamp(file: &DataFile, source: &DataSource, taken: Option<&Range<u64>>, encoder: &Encoder) -> Result<Stamp, CorpusError> {
     let columns = format::wanted(source.format, &source.columns);
-    let is_rendered = format::is_rendered(source.format, &Table::open(file, &columns)?);
+    let is_rendered = format::is_rendered(source.format, &ParquetTable::open(file, &columns)?);
     let template = encoder.template.as_ref().filter(|_| is_rendered).map(|template| template.identity().to_string());
-    let hash = files::hash_file_in_parallel(file.parquet()).map_err(parquet::Error::File)?;
+    let hash = files::hash_file_in_parallel(file.parquet()).map_err(parquet::TableError::File)?;
     // Of a file that was converted the cache can be asked by both.
     let source_hash =
-        if file.is_converted() { files::hash_file_in_parallel(file.path()).map_err(parquet::Error::File)? } else { hash };
+        if file.is_converted() { files::hash_file_in_parallel(file.path()).map_err(parquet::TableError::File)? } else { hash };
     let parts = (
         hash.to_string(),
         encoder.tokenizer.hash().to_string(),
@@ -174,13 +174,13 @@ fn stamp(file: &DataFile, source: &Source, taken: Option<&Range<u64>>, encoder: 
 
 fn tokenise(
     file: &DataFile,
-    source: &Source,
+    source: &DataSource,
     taken: &Range<u64>,
     encoder: &Encoder,
     writer: &mut Writer,
     report: Reporter,
-) -> Result<(), Error> {
-    let table = Table::open(file, &format::wanted(source.format, &source.columns))?;
+) -> Result<(), CorpusError> {
+    let table = ParquetTable::open(file, &format::wanted(source.format, &source.columns))?;
     let what = format!("tokenising {}", file.path().file_name().unwrap_or_default().to_string_lossy());
     let (mut done, mut unread) = (0, Counts::default());
     let total = taken.end - taken.start;
@@ -204,7 +204,7 @@ fn tokenise(
                     }
                     Encoded::Broken(reason) => writer.push_broken(&reason),
                 };
-                pushed.map_err(|cause| Error::Cache { cause })?;
+                pushed.map_err(|cause| CorpusError::Cache { cause })?;
             }
             done += count as u64;
             report(Event::Progress { what: what.clone(), done, total });
@@ -218,9 +218,9 @@ fn tokenise(
 /// without end takes its time for each.
 fn encode_rows(
     rows: usize,
-    place: impl Fn(usize) -> Place + Sync,
-    encode: impl Fn(usize) -> Result<Encoded, Error> + Sync,
-) -> Result<Vec<Encoded>, Error> {
+    place: impl Fn(usize) -> RowLocation + Sync,
+    encode: impl Fn(usize) -> Result<Encoded, CorpusError> + Sync,
+) -> Result<Vec<Encoded>, CorpusError> {
     let failed = AtomicUsize::new(usize::MAX);
     let guarded = |row: usize| {
         if row > failed.load(Relaxed) {
@@ -228,7 +228,7 @@ fn encode_rows(
         }
         let encoded = catch_unwind(AssertUnwindSafe(|| encode(row)));
         // The words of a panic may hold the text that it was about.
-        let panicked = |said: &str| Error::Panicked { place: place(row), said: quoted(visible(said)) };
+        let panicked = |said: &str| CorpusError::Panicked { place: place(row), said: quoted(visible(said)) };
         encoded.unwrap_or_else(|panic| Err(panicked(panic_words(&*panic)))).inspect_err(|_| {
             failed.fetch_min(row, Relaxed);
         })
@@ -238,20 +238,20 @@ fn encode_rows(
     rows.into_iter().collect()
 }
 
-fn encode_row(source: &Source, encoder: &Encoder, batch: &Batch, row: usize) -> Result<Encoded, Error> {
+fn encode_row(source: &DataSource, encoder: &Encoder, batch: &Batch, row: usize) -> Result<Encoded, CorpusError> {
     let column = || format::main_column(source.format, &source.columns);
     let told = |cause: &dyn Told| told::words(cause, encoder, source.format, batch, row);
     let broken = |column: &str, cause: &dyn Told| {
-        let Place { row_group, row, .. } = batch.place(row);
+        let RowLocation { row_group, row, .. } = batch.place(row);
         let reason = format!("row group {row_group}, row {row}, column `{column}`: {}", told(cause));
         Ok(Encoded::Broken(visible(&reason).chars().take(MAX_REASON).collect()))
     };
     let Read { example, mut unread } = match format::read(source.format, &source.roles, batch, row) {
         Ok(Some(read)) => read.with_system(source.system.as_deref()),
         Ok(None) => return Ok(Encoded::Row(TokenRow::default(), Vec::new())),
-        Err(format::Error::Cell(parquet::Error::Cell { column, reason, .. })) => return broken(&column, &reason),
-        Err(format::Error::Cell(error)) => return Err(error.into()),
-        Err(format::Error::Content { column, cause }) => {
+        Err(format::FormatError::Cell(parquet::TableError::Cell { column, reason, .. })) => return broken(&column, &reason),
+        Err(format::FormatError::Cell(error)) => return Err(error.into()),
+        Err(format::FormatError::Content { column, cause }) => {
             return broken(&format::column_name(column, &source.columns), cause.as_ref());
         }
     };
@@ -263,7 +263,7 @@ fn encode_row(source: &Source, encoder: &Encoder, batch: &Batch, row: usize) -> 
         Err(cause) if cause.is_of_the_row() => broken(&column(), &cause),
         Err(cause) => {
             let said = told(&cause);
-            Err(Error::Encode { place: batch.place(row), column: column(), said, cause: cause.into() })
+            Err(CorpusError::Encode { place: batch.place(row), column: column(), said, cause: cause.into() })
         }
     }
 }
@@ -275,7 +275,7 @@ mod tests {
 
     #[test]
     fn a_panic_in_a_worker_names_the_first_row_that_has_one() {
-        let place = |row: usize| Place { path: "x.parquet".into(), row_group: 1, row: 40 + row as u64 };
+        let place = |row: usize| RowLocation { path: "x.parquet".into(), row_group: 1, row: 40 + row as u64 };
         let encode = |row: usize| match row {
             7 | 30 => panic!("slice index {row} \x1b[31m\nsecond line"),
             _ => Ok(Encoded::Row(TokenRow::default(), Vec::new())),

@@ -2,13 +2,13 @@
 
 use serde_json::Value;
 
-use crate::recipe::{Place, Said};
+use crate::recipe::{Location, Said};
 
 /// Where a value comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Origin {
     /// The recipe, or an override of it.
-    Said(Place),
+    Said(Location),
     /// Nobody said it.
     Default,
     /// Worked out from other values.
@@ -18,8 +18,8 @@ pub enum Origin {
 impl std::fmt::Display for Origin {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Said(Place::File { line, .. }) => write!(f, "recipe, line {line}"),
-            Self::Said(Place::Override(_)) => f.write_str("override"),
+            Self::Said(Location::File { line, .. }) => write!(f, "recipe, line {line}"),
+            Self::Said(Location::Override(_)) => f.write_str("override"),
             Self::Default => f.write_str("default"),
             Self::Derived(from) => f.write_str(from),
         }

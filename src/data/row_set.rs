@@ -9,7 +9,7 @@ const BLOCK_WORDS: usize = 8;
 
 /// Rows that were chosen, in their order.
 #[derive(Debug, Clone, Default)]
-pub struct Chosen {
+pub struct RowSet {
     /// The lowest bit is the first row.
     words: Vec<u64>,
     /// Chosen rows before each block.
@@ -17,7 +17,7 @@ pub struct Chosen {
     len: usize,
 }
 
-impl Chosen {
+impl RowSet {
     /// Asks for each of so many rows, in parallel. There are no more than 2^32 of them.
     pub fn of(rows: usize, is_chosen: impl Fn(usize) -> bool + Sync) -> Self {
         let word = |word: usize| {
@@ -77,8 +77,8 @@ mod tests {
 
     #[test]
     fn of_none_there_is_none() {
-        assert_eq!((Chosen::of(0, |_| true).len(), Chosen::of(1000, |_| false).len()), (0, 0));
-        assert_eq!(Chosen::of(1000, |_| false).place(7), None);
+        assert_eq!((RowSet::of(0, |_| true).len(), RowSet::of(1000, |_| false).len()), (0, 0));
+        assert_eq!(RowSet::of(1000, |_| false).place(7), None);
     }
 
     proptest! {
@@ -86,7 +86,7 @@ mod tests {
         fn places_and_rows_are_those_of_a_list(rows in prop::collection::vec(any::<bool>(), 0..2000), dense in any::<bool>()) {
             let is_chosen = |row: usize| rows[row] != (dense && !row.is_multiple_of(97));
             let listed: Vec<usize> = (0..rows.len()).filter(|row| is_chosen(*row)).collect();
-            let chosen = Chosen::of(rows.len(), is_chosen);
+            let chosen = RowSet::of(rows.len(), is_chosen);
             prop_assert_eq!(chosen.len(), listed.len());
             for (place, row) in listed.iter().enumerate() {
                 prop_assert_eq!((chosen.row(place), chosen.place(*row)), (*row, Some(place)));

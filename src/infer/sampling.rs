@@ -3,7 +3,7 @@
 use std::cmp::Ordering;
 use std::collections::BTreeSet;
 
-use crate::draws::{mix, unit};
+use crate::keyed_random::{mix, unit};
 
 /// How the next token is chosen.
 #[derive(Debug, Clone, Copy, PartialEq)]

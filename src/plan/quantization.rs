@@ -4,20 +4,20 @@ use serde_json::{Value, json};
 
 use super::adapter::Trains;
 use super::base::Base;
-use super::fill::{Filled, Origin};
+use super::filled::{Filled, Origin};
 use super::lock::Lock;
-use crate::adapter::{LoraConfig, Part, TableTarget};
-use crate::device::Halves;
+use crate::adapter::{LoraConfig, TablePart, TableTarget};
+use crate::device::HalfPrecision;
 use crate::fault::Fault;
 use crate::model::{DecoderSpec, Role, Storage};
-use crate::quant::{BlockSize, Form};
-use crate::recipe::{self, Place, Said};
+use crate::quant::{BlockSize, QuantFormat};
+use crate::recipe::{self, Location, Said};
 use crate::terms::{Initial, ModelDtype, Offload, Quantization, Technique, Term};
 
 /// What a recipe asks of the base's storage.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Packing {
-    form: Option<Form>,
+    form: Option<QuantFormat>,
     packs_head: bool,
     /// `auto` is decided when the run's memory is known.
     pub offload: Offload,
@@ -35,7 +35,7 @@ pub(super) fn packing(
     faults: &mut Vec<Fault>,
 ) -> Packing {
     // Of weights that cannot be read, loading tells.
-    let kept = base.and_then(|base| base.model.kept_in(ModelDtype::Auto, Halves::Widened).ok());
+    let kept = base.and_then(|base| base.model.kept_in(ModelDtype::Auto, HalfPrecision::Widened).ok());
     let stored = kept.and_then(|kept| kept.form);
     if trains == Some(&Trains::Everything) {
         if let Some(stored) = stored {
@@ -101,7 +101,7 @@ fn check_tables(recipe: &recipe::Adapter, config: &LoraConfig, spec: &DecoderSpe
     for TableTarget { module, part } in config.table_targets(&spec.modules()).unwrap_or_default() {
         let (is_wrong, key, is_said) = match module.role {
             Role::Embedding => (
-                packing.offload == Offload::Always && part == Part::Whole,
+                packing.offload == Offload::Always && part == TablePart::Whole,
                 "offload_embedding",
                 recipe.offload_embedding.is_some(),
             ),
@@ -111,7 +111,7 @@ fn check_tables(recipe: &recipe::Adapter, config: &LoraConfig, spec: &DecoderSpe
             continue;
         }
         let (what, place) = match part {
-            Part::Whole => ("modules_to_save", recipe.modules_to_save.as_ref().map(|said| &said.place)),
+            TablePart::Whole => ("modules_to_save", recipe.modules_to_save.as_ref().map(|said| &said.place)),
             _ => ("trainable_token_indices", recipe.trainable_token_indices.as_ref().map(|said| &said.place)),
         };
         let message =
@@ -126,10 +126,10 @@ fn check_tables(recipe: &recipe::Adapter, config: &LoraConfig, spec: &DecoderSpe
 }
 
 /// The form that the recipe asks for; of a base that is packed already, what the recipe does not say is as there.
-fn asked(recipe: &recipe::Adapter, stored: Option<Form>, filled: &mut Filled, faults: &mut Vec<Fault>) -> Option<Form> {
-    let word = stored.map(Form::word);
+fn asked(recipe: &recipe::Adapter, stored: Option<QuantFormat>, filled: &mut Filled, faults: &mut Vec<Fault>) -> Option<QuantFormat> {
+    let word = stored.map(QuantFormat::word);
     let of_blocks = match stored {
-        Some(Form::FourBit { block_size, double_quant, .. }) => Some((block_size, double_quant)),
+        Some(QuantFormat::FourBit { block_size, double_quant, .. }) => Some((block_size, double_quant)),
         _ => None,
     };
     let is_qlora = recipe.method.as_ref().is_some_and(|method| method.value == Technique::Qlora);
@@ -138,14 +138,14 @@ fn asked(recipe: &recipe::Adapter, stored: Option<Form>, filled: &mut Filled, fa
     let word = or_stored(filled, "adapter.quantization", said, word, default, |word| json!(word.word()));
     if !matches!(word, Quantization::Nf4 | Quantization::Fp4) {
         refuse_blocks(recipe, word, faults);
-        return Form::of(word, BlockSize::DEFAULT, false);
+        return QuantFormat::of(word, BlockSize::DEFAULT, false);
     }
     let (size, nested) = of_blocks.unzip();
     let said = recipe.double_quant.as_ref();
     let double_quant = or_stored(filled, "adapter.double_quant", said, nested, is_qlora, |nested| json!(nested));
     let (said, default) = (recipe.block_size.as_ref(), BlockSize::DEFAULT);
     let block_size = or_stored(filled, "adapter.block_size", said, size, default, |size| json!(size.numbers()));
-    Form::of(word, block_size, double_quant)
+    QuantFormat::of(word, block_size, double_quant)
 }
 
 /// Blocks are of 4 bits.
@@ -188,7 +188,7 @@ fn packed_head(said: Option<&Said<bool>>, filled: &mut Filled, faults: &mut Vec<
 
 fn refused_head(said: Option<&Said<bool>>, faults: &mut Vec<Fault>) -> bool {
     if let Some(Said { place, .. }) = said.filter(|said| said.value) {
-        let fault = Fault::new("adapter.quantize_head goes with a `quantization`, and there is none").at(place as &Place);
+        let fault = Fault::new("adapter.quantize_head goes with a `quantization`, and there is none").at(place as &Location);
         faults.push(fault.hint("remove `quantize_head`, or write `method: qlora`"));
     }
     false
@@ -197,22 +197,22 @@ fn refused_head(said: Option<&Said<bool>>, faults: &mut Vec<Fault>) -> bool {
 impl Lock {
     /// How the base is packed that the run's adapter is for, and whether with the head; `None` where it is not. What starts as a part of the
     /// base is for its numbers: packed was what remained of them.
-    pub fn packing(&self) -> Option<(Form, bool)> {
+    pub fn packing(&self) -> Option<(QuantFormat, bool)> {
         let said = &self.values()["recipe"]["adapter"];
         if said["init_lora_weights"] == "pissa" {
             return None;
         }
         let word = Quantization::parse(said["quantization"].as_str()?)?;
         let block_size = said["block_size"].as_u64().and_then(|size| BlockSize::new(size as usize).ok());
-        let form = Form::of(word, block_size.unwrap_or(BlockSize::DEFAULT), said["double_quant"] == true)?;
+        let form = QuantFormat::of(word, block_size.unwrap_or(BlockSize::DEFAULT), said["double_quant"] == true)?;
         Some((form, said["quantize_head"] == true))
     }
 
     /// Writes it down.
-    pub(super) fn set_packing(&mut self, form: Form, packs_head: bool) {
+    pub(super) fn set_packing(&mut self, form: QuantFormat, packs_head: bool) {
         let said = &mut self.0["recipe"]["adapter"];
         said["quantization"] = json!(form.word().word());
-        if let Form::FourBit { block_size, double_quant, .. } = form {
+        if let QuantFormat::FourBit { block_size, double_quant, .. } = form {
             said["block_size"] = json!(block_size.numbers());
             said["double_quant"] = json!(double_quant);
         }

@@ -4,13 +4,13 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::Config;
+use super::TrainConfig;
 use crate::data::{Draw, Packing, Packs, Rows};
 
 /// The way of a run through its rows, epoch by epoch.
 #[derive(Debug)]
-pub struct Course<'a> {
-    config: &'a Config,
+pub struct StepSampler<'a> {
+    config: &'a TrainConfig,
     rows: &'a Rows<'a>,
     /// Of the epoch that was asked for last.
     packs: Option<(u64, Packs)>,
@@ -27,15 +27,15 @@ pub struct StepRows {
     pub micro_batches: Vec<Vec<Draw>>,
 }
 
-impl<'a> Course<'a> {
+impl<'a> StepSampler<'a> {
     /// The way through these rows.
-    pub fn new(config: &'a Config, rows: &'a Rows<'a>) -> Self {
+    pub fn new(config: &'a TrainConfig, rows: &'a Rows<'a>) -> Self {
         Self { config, rows, packs: None }
     }
 
     /// The packs of an epoch; without packing each is a row.
     pub fn packs(&self, epoch: u64) -> Packs {
-        let Config { shuffle, seed, packing, .. } = *self.config;
+        let TrainConfig { shuffle, seed, packing, .. } = *self.config;
         self.rows.epoch(packing, shuffle.then_some(seed), epoch)
     }
 

@@ -5,17 +5,17 @@ use std::path::Path;
 
 use rayon::prelude::*;
 
-use super::cache::{Entry, Row};
+use super::token_cache::{CachedRow, TokenSlice};
 use super::corpus::Corpus;
-use super::ledger::{Ledger, Tally};
-use super::order::Split;
+use super::row_counts::{Ledger, RowCounts};
+use super::shuffle::Split;
 
 /// Rows that one thread counts at a time.
 const PIECE_ROWS: u64 = 1 << 14;
 
 /// What becomes of a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Fate {
+pub enum RowStatus {
     /// It is trained on.
     Train,
     /// It only scores.
@@ -36,7 +36,7 @@ pub enum Fate {
     NearHeldOut,
 }
 
-impl Fate {
+impl RowStatus {
     /// The word for it in a ledger's file.
     pub fn word(self) -> &'static str {
         match self {
@@ -57,14 +57,14 @@ impl Fate {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Duplicate {
     /// How they are alike.
-    pub fate: Fate,
+    pub fate: RowStatus,
     /// The other one, by its number among all rows that were read, validation sets included.
     pub of: u64,
 }
 
 /// A row that was read, and what becomes of it.
 #[derive(Debug, Clone, Copy)]
-pub struct Record<'a> {
+pub struct RowRecord<'a> {
     /// Its source's place among the sources.
     pub source: usize,
     /// Its data file.
@@ -72,9 +72,9 @@ pub struct Record<'a> {
     /// Its row in that file, from 0.
     pub row: u64,
     /// What becomes of it.
-    pub fate: Fate,
+    pub fate: RowStatus,
     /// Its tokens: as they are used where it is kept, as they were read where it is too long; none where it is broken.
-    pub tokens: Option<Row<'a>>,
+    pub tokens: Option<TokenSlice<'a>>,
     /// Tokens before anything was cut.
     pub whole_tokens: usize,
     /// Whether an earlier row that is kept has the same tokens and labels. It is kept all the same.
@@ -87,7 +87,7 @@ pub struct Record<'a> {
     pub index: Option<u32>,
 }
 
-impl Record<'_> {
+impl RowRecord<'_> {
     /// Tokens of the row.
     pub fn len(&self) -> usize {
         self.tokens.map_or(0, |row| row.len())
@@ -127,13 +127,13 @@ impl Divided {
     ///
     /// # Panics
     /// There is no such row.
-    pub fn record(&self, number: u64) -> Record<'_> {
+    pub fn record(&self, number: u64) -> RowRecord<'_> {
         let (part, row) = self.corpus.locate(number);
-        let blank = Record {
+        let blank = RowRecord {
             source: part.source,
             file: &part.file,
             row: row as u64,
-            fate: Fate::Broken,
+            fate: RowStatus::Broken,
             tokens: None,
             whole_tokens: 0,
             is_duplicate: false,
@@ -142,36 +142,36 @@ impl Divided {
             index: None,
         };
         let whole = match part.entry(row) {
-            None => return Record { fate: Fate::NotSelected, ..blank },
-            Some(Entry::Broken(reason)) => return Record { reason: Some(reason), ..blank },
-            Some(Entry::Row(whole)) => whole,
+            None => return RowRecord { fate: RowStatus::NotSelected, ..blank },
+            Some(CachedRow::Broken(reason)) => return RowRecord { reason: Some(reason), ..blank },
+            Some(CachedRow::Row(whole)) => whole,
         };
-        let read = Record { whole_tokens: whole.len(), ..blank };
+        let read = RowRecord { whole_tokens: whole.len(), ..blank };
         match self.corpus.admit(whole) {
             Err(fate) => {
-                let tokens = if fate == Fate::TooLong { whole } else { self.corpus.cut(whole) };
-                Record { fate, tokens: Some(tokens), ..read }
+                let tokens = if fate == RowStatus::TooLong { whole } else { self.corpus.cut(whole) };
+                RowRecord { fate, tokens: Some(tokens), ..read }
             }
             Ok(kept) => {
                 let index = self.corpus.index(number).expect("what is admitted was kept");
                 if let Some(Duplicate { fate, of }) = self.left_out.get(&index).copied() {
-                    return Record { fate, tokens: Some(kept), duplicate_of: Some(of), ..read };
+                    return RowRecord { fate, tokens: Some(kept), duplicate_of: Some(of), ..read };
                 }
                 let is_held_out = self.split.validation.binary_search(&index).is_ok();
-                let fate = if is_held_out { Fate::Validation } else { Fate::Train };
-                Record { fate, tokens: Some(kept), is_duplicate: self.duplicates[index as usize], index: Some(index), ..read }
+                let fate = if is_held_out { RowStatus::Validation } else { RowStatus::Train };
+                RowRecord { fate, tokens: Some(kept), is_duplicate: self.duplicates[index as usize], index: Some(index), ..read }
             }
         }
     }
 
     /// Every row that was read, in order.
-    pub fn records(&self) -> impl Iterator<Item = Record<'_>> {
+    pub fn records(&self) -> impl Iterator<Item = RowRecord<'_>> {
         (0..self.corpus.rows_read()).map(|number| self.record(number))
     }
 
     /// The rows of each of so many sources, counted.
     pub fn ledger(&self, sources: usize) -> Ledger {
-        let none = || Ledger { sources: vec![Tally::default(); sources] };
+        let none = || Ledger { sources: vec![RowCounts::default(); sources] };
         let counted = |piece: u64| {
             let (mut ledger, first) = (none(), piece * PIECE_ROWS);
             for number in first..self.corpus.rows_read().min(first + PIECE_ROWS) {

@@ -9,13 +9,13 @@ use crate::train::Score;
 
 /// The scores on one set of rows.
 #[derive(Debug, Clone)]
-pub(super) struct Row {
+pub(super) struct ScoreRow {
     pub set: Examined,
     pub base: Score,
     pub trained: Option<Score>,
 }
 
-impl Row {
+impl ScoreRow {
     /// All rows as one; none where there are none.
     pub fn total(rows: &[Self]) -> Option<Self> {
         let and = |left: Self, right: Self| Self {
@@ -50,7 +50,7 @@ impl Row {
 }
 
 /// A set's part of the object of `--json`; `name` is what was trained.
-pub(super) fn object(row: &Row, name: &str) -> Value {
+pub(super) fn object(row: &ScoreRow, name: &str) -> Value {
     let score = |score: Score| {
         let loss = score.loss();
         json!({
@@ -72,11 +72,11 @@ pub(super) fn object(row: &Row, name: &str) -> Value {
 }
 
 /// One line a set, one for all where there are several, and one for what may have been forgotten.
-pub(super) fn print_table(rows: &[Row], forgotten: Option<&Row>, name: &str) -> Result<(), Failure> {
+pub(super) fn print_table(rows: &[ScoreRow], forgotten: Option<&ScoreRow>, name: &str) -> Result<(), Failure> {
     let trained = format!("with {name}");
     let heads = ["", "rows", "tokens", "base loss", "perplexity", &trained, "perplexity", "change"].map(str::to_owned);
-    let total = if rows.len() > 1 { Row::total(rows) } else { None };
-    let shown: Vec<&Row> = rows.iter().chain(&total).chain(forgotten).collect();
+    let total = if rows.len() > 1 { ScoreRow::total(rows) } else { None };
+    let shown: Vec<&ScoreRow> = rows.iter().chain(&total).chain(forgotten).collect();
     let lines: Vec<[String; 8]> = std::iter::once(heads).chain(shown.iter().map(|row| row.cells())).collect();
     let width = |column: usize| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or(0);
     for line in &lines {

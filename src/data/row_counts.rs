@@ -3,20 +3,20 @@
 use std::fmt;
 use std::path::PathBuf;
 
-use super::fate::{Fate, Record};
+use super::row_status::{RowStatus, RowRecord};
 use super::visible::visible;
 
 /// The rows of each source.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Ledger {
     /// One tally a source, in the recipe's order.
-    pub sources: Vec<Tally>,
+    pub sources: Vec<RowCounts>,
 }
 
 impl Ledger {
     /// All sources together.
-    pub fn total(&self) -> Tally {
-        self.sources.iter().fold(Tally::default(), Tally::and)
+    pub fn total(&self) -> RowCounts {
+        self.sources.iter().fold(RowCounts::default(), RowCounts::and)
     }
 
     /// The rows of both, those of `other` being the later ones of the same sources.
@@ -28,7 +28,7 @@ impl Ledger {
 
 /// Rows and tokens of a source. Every row that was read has one fate, so these add up to the rows.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Tally {
+pub struct RowCounts {
     /// Rows that were read.
     pub rows: u64,
     /// Rows that are trained on.
@@ -80,7 +80,7 @@ impl fmt::Display for Longest {
     }
 }
 
-impl Tally {
+impl RowCounts {
     /// Rows that are used.
     pub fn kept(&self) -> u64 {
         self.train + self.validation
@@ -112,18 +112,18 @@ impl Tally {
     }
 
     /// Counts a row.
-    pub fn add(&mut self, record: &Record) {
+    pub fn add(&mut self, record: &RowRecord) {
         self.rows += 1;
         *match record.fate {
-            Fate::Train => &mut self.train,
-            Fate::Validation => &mut self.validation,
-            Fate::NotSelected => &mut self.not_selected,
-            Fate::TooLong => &mut self.too_long,
-            Fate::NoTrainedToken => &mut self.untrained,
-            Fate::Broken => &mut self.broken,
-            Fate::Duplicate => &mut self.exact_duplicates,
-            Fate::NearDuplicate => &mut self.near_duplicates,
-            Fate::NearHeldOut => &mut self.near_held_out,
+            RowStatus::Train => &mut self.train,
+            RowStatus::Validation => &mut self.validation,
+            RowStatus::NotSelected => &mut self.not_selected,
+            RowStatus::TooLong => &mut self.too_long,
+            RowStatus::NoTrainedToken => &mut self.untrained,
+            RowStatus::Broken => &mut self.broken,
+            RowStatus::Duplicate => &mut self.exact_duplicates,
+            RowStatus::NearDuplicate => &mut self.near_duplicates,
+            RowStatus::NearHeldOut => &mut self.near_held_out,
         } += 1;
         if record.index.is_some() {
             self.truncated += u64::from(record.is_truncated());
@@ -132,7 +132,7 @@ impl Tally {
             self.trained_tokens += record.trained_tokens() as u64;
         }
         let tokens = record.whole_tokens;
-        let is_read = record.fate != Fate::NotSelected;
+        let is_read = record.fate != RowStatus::NotSelected;
         if is_read && self.longest.as_ref().is_none_or(|longest| tokens > longest.tokens) {
             self.longest = Some(Longest { tokens, file: record.file.to_owned(), row: record.row });
         }

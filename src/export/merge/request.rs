@@ -3,16 +3,16 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use super::{Error, name_of};
+use super::{MergeError, name_of};
 use crate::export::card::Trained;
 use crate::files::safetensors::Archive;
 use crate::files::{Float, Hash};
-use crate::quant::Form;
+use crate::quant::QuantFormat;
 use crate::report::{Event, Reporter};
 
 /// A merge to be made.
 #[derive(Debug, Clone)]
-pub struct Order {
+pub struct MergeRequest {
     /// The base's folder.
     pub base: PathBuf,
     /// What is added to it, each to the base as it is.
@@ -37,7 +37,7 @@ pub enum Onto {
     /// Those that remain where projections are packed.
     Unpacked {
         /// How they are packed.
-        form: Form,
+        form: QuantFormat,
         /// Whether a head of its own is packed too.
         packs_head: bool,
     },
@@ -78,9 +78,9 @@ pub enum OtherBase {
     Compared,
 }
 
-impl Order {
+impl MergeRequest {
     /// Compares a file of the base with what each adapter was trained on.
-    pub(super) fn check(&self, file: &Path, hash: Hash, report: Reporter) -> Result<(), Error> {
+    pub(super) fn check(&self, file: &Path, hash: Hash, report: Reporter) -> Result<(), MergeError> {
         let (name, found) = (name_of(file), hash.to_string());
         for (addend, trained_on) in self.known() {
             let expected = if name == "config.json" { trained_on.config.as_ref() } else { trained_on.weights.get(&name) };
@@ -97,7 +97,7 @@ impl Order {
     }
 
     /// Compares the names of the base's files with those that each adapter was trained on.
-    pub(super) fn check_names(&self, shards: &[Archive], report: Reporter) -> Result<(), Error> {
+    pub(super) fn check_names(&self, shards: &[Archive], report: Reporter) -> Result<(), MergeError> {
         let quoted =
             |names: &mut dyn Iterator<Item = &String>| names.map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
         let found: Vec<String> = shards.iter().map(|shard| name_of(shard.path())).collect();
@@ -119,9 +119,9 @@ impl Order {
         self.adapters.iter().filter_map(|addend| Some((addend, addend.trained_on.as_ref()?)))
     }
 
-    fn differs(&self, message: String, report: Reporter) -> Result<(), Error> {
+    fn differs(&self, message: String, report: Reporter) -> Result<(), MergeError> {
         match self.other_base {
-            OtherBase::Refuse => Err(Error::OtherBase { message }),
+            OtherBase::Refuse => Err(MergeError::OtherBase { message }),
             OtherBase::Compared => Ok(()),
             OtherBase::Note => {
                 report(Event::Note(format!("{message}; going on because of `--force`")));

@@ -7,8 +7,8 @@ use serde_json::{Map, Value, json};
 use super::{Failure, grouped, print};
 use crate::adapter::LoraConfig;
 use crate::model::{DecoderSpec, Storage};
-use crate::plan::memory::{Load, Place, Purpose, Rows, Trained, longest_that_fits};
-use crate::quant::Form;
+use crate::plan::memory::{Load, MemoryPlace, Purpose, RowShape, Trained, longest_that_fits};
+use crate::quant::QuantFormat;
 use crate::terms::ModelDtype;
 use crate::train::Rule;
 
@@ -17,15 +17,15 @@ const GIBIBYTES: [u64; 6] = [8, 12, 16, 24, 48, 80];
 /// Bytes of a GiB.
 const GIB: f64 = (1_u64 << 30) as f64;
 /// Forms of the frozen base and where they are, with their headings: the memory is the machine's, or a GPU's own.
-const BASES: [(&str, ModelDtype, Option<Form>, Place); 5] = [
+const BASES: [(&str, ModelDtype, Option<QuantFormat>, MemoryPlace); 5] = [
     ("float32", ModelDtype::Float32, None, PROCESSOR),
     ("bfloat16", ModelDtype::Bfloat16, None, PROCESSOR),
-    ("qlora", ModelDtype::Bfloat16, Some(Form::QLORA), PROCESSOR),
+    ("qlora", ModelDtype::Bfloat16, Some(QuantFormat::QLORA), PROCESSOR),
     ("GPU, bfloat16", ModelDtype::Bfloat16, None, GPU),
-    ("GPU, qlora", ModelDtype::Bfloat16, Some(Form::QLORA), GPU),
+    ("GPU, qlora", ModelDtype::Bfloat16, Some(QuantFormat::QLORA), GPU),
 ];
-const PROCESSOR: Place = Place::Processor { threads: THREADS };
-const GPU: Place = Place::Gpu { half: Some(ModelDtype::Bfloat16), is_shared: false };
+const PROCESSOR: MemoryPlace = MemoryPlace::Processor { threads: THREADS };
+const GPU: MemoryPlace = MemoryPlace::Gpu { half: Some(ModelDtype::Bfloat16), is_shared: false };
 /// The shortest rows that are worth an adapter, tokens.
 const SHORTEST: usize = 128;
 /// Tokens of the row of which models' needs are told.
@@ -114,9 +114,9 @@ struct Need {
 impl Need {
     fn of(config: &Path) -> Result<Self, Failure> {
         let spec = DecoderSpec::read(config)?;
-        let bytes = |(_, dtype, form, place): (&str, ModelDtype, Option<Form>, Place)| {
+        let bytes = |(_, dtype, form, place): (&str, ModelDtype, Option<QuantFormat>, MemoryPlace)| {
             let load = load(&spec, Storage { form, ..dtype.into() }, place)?;
-            Ok(load.with_rows(Rows::dense(1, LENGTH.min(spec.context))).least_peak_bytes())
+            Ok(load.with_rows(RowShape::dense(1, LENGTH.min(spec.context))).least_peak_bytes())
         };
         let bytes = BASES.into_iter().map(bytes).collect::<Result<_, Failure>>()?;
         let name = config.file_stem().unwrap_or_default().to_string_lossy().into_owned();
@@ -124,9 +124,9 @@ impl Need {
     }
 }
 
-fn load(spec: &DecoderSpec, storage: Storage, place: Place) -> Result<Load, Failure> {
+fn load(spec: &DecoderSpec, storage: Storage, place: MemoryPlace) -> Result<Load, Failure> {
     let config = LoraConfig::all_linear(RANK, 2.0 * RANK as f64);
-    let (trained, rows) = (Trained::adapter(&config, spec)?, Rows::dense(1, SHORTEST));
+    let (trained, rows) = (Trained::adapter(&config, spec)?, RowShape::dense(1, SHORTEST));
     let spec = spec.clone();
     let load = Load {
         spec,

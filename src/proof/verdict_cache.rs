@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Products;
 use super::compare::Verdict;
-use super::tiny::Tiny;
+use super::probe_model::ProbeModel;
 use crate::device::Identity;
 use crate::files::{self, JSON_BYTES, hash_bytes, private_cache_folder, read_text_up_to, write_atomic};
 use crate::terms::{ModelDtype, Term};
@@ -39,7 +39,7 @@ pub struct Key {
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Kept {
+struct CachedVerdict {
     #[serde(flatten)]
     key: Key,
     verdict: Verdict,
@@ -48,14 +48,14 @@ struct Kept {
 /// All verdicts of a device in 32 bits that a cache folder keeps: bounds of 16 bits and of TF32 tell little of its kernels.
 pub(super) fn all_of(identity: &Identity, cache: &Path) -> Vec<Verdict> {
     let files = std::fs::read_dir(cache.join(FOLDER)).into_iter().flatten().flatten();
-    let kept = files.filter_map(|file| serde_json::from_str::<Kept>(&read_text_up_to(&file.path(), JSON_BYTES).ok()?).ok());
+    let kept = files.filter_map(|file| serde_json::from_str::<CachedVerdict>(&read_text_up_to(&file.path(), JSON_BYTES).ok()?).ok());
     let is_told = |key: &Key| key.is_of(identity) && key.is_in_float32();
     kept.filter(|kept| is_told(&kept.key)).map(|kept| kept.verdict).collect()
 }
 
 impl Key {
     /// Of a device and a small model.
-    pub fn of(identity: &Identity, tiny: &Tiny, products: Products) -> Self {
+    pub fn of(identity: &Identity, tiny: &ProbeModel, products: Products) -> Self {
         Self {
             rankine: identity.version.to_owned(),
             backend: identity.backend.to_owned(),
@@ -87,7 +87,7 @@ impl Key {
     /// The verdict that is kept in a cache folder. One that cannot be read is none.
     pub fn verdict(&self, cache: &Path) -> Option<Verdict> {
         let text = read_text_up_to(&self.path(cache), JSON_BYTES).ok()?;
-        let kept: Kept = serde_json::from_str(&text).ok()?;
+        let kept: CachedVerdict = serde_json::from_str(&text).ok()?;
         (kept.key == *self).then_some(kept.verdict)
     }
 
@@ -95,8 +95,8 @@ impl Key {
     ///
     /// # Errors
     /// It cannot be written.
-    pub fn keep(&self, cache: &Path, verdict: &Verdict) -> Result<(), files::Error> {
-        let kept = Kept { key: self.clone(), verdict: verdict.clone() };
+    pub fn keep(&self, cache: &Path, verdict: &Verdict) -> Result<(), files::FileError> {
+        let kept = CachedVerdict { key: self.clone(), verdict: verdict.clone() };
         let text = serde_json::to_string_pretty(&kept).expect("numbers and words are JSON");
         private_cache_folder(cache)?;
         write_atomic(&self.path(cache), text.as_bytes())
@@ -108,21 +108,21 @@ mod tests {
     use super::super::compare::{Bound, Difference, Finding};
     use super::*;
     use crate::model::Storage;
-    use crate::quant::Form;
+    use crate::quant::QuantFormat;
     use crate::terms::Method;
 
     fn identity(backend: &'static str, name: &str, driver: &str) -> Identity {
         Identity { backend, name: name.to_owned(), driver: driver.to_owned(), version: "1.0.0" }
     }
 
-    fn of(backend: &'static str, name: &str, driver: &str, tiny: &Tiny) -> Key {
+    fn of(backend: &'static str, name: &str, driver: &str, tiny: &ProbeModel) -> Key {
         Key::of(&identity(backend, name, driver), tiny, Products::Float32)
     }
 
     #[test]
     fn a_verdict_is_found_for_what_it_was_made_of_only() {
         let cache = tempfile::tempdir().expect("a temporary folder");
-        let tiny = Tiny::of_all_mechanisms(ModelDtype::Auto, Method::Lora);
+        let tiny = ProbeModel::of_all_mechanisms(ModelDtype::Auto, Method::Lora);
         let key = of("wgpu", "a GPU", "a driver 1.2", &tiny);
         let finding = Finding { site: "loss".to_owned(), difference: Difference::Error { norm: 1.0 / 3.0, largest: 2e-9 } };
         let zero = Finding { site: "output".to_owned(), difference: Difference::Zero };
@@ -132,10 +132,10 @@ mod tests {
         key.keep(cache.path(), &verdict).expect("kept");
         assert_eq!(key.verdict(cache.path()), Some(verdict.clone()), "every digit");
 
-        let full = Tiny { trained: Method::Full, ..tiny.clone() };
-        let narrow = Tiny { storage: ModelDtype::Bfloat16.into(), ..tiny.clone() };
-        let packed = Storage { form: Some(Form::QLORA), ..tiny.storage };
-        let packed = Tiny { storage: packed, ..tiny.clone() };
+        let full = ProbeModel { trained: Method::Full, ..tiny.clone() };
+        let narrow = ProbeModel { storage: ModelDtype::Bfloat16.into(), ..tiny.clone() };
+        let packed = Storage { form: Some(QuantFormat::QLORA), ..tiny.storage };
+        let packed = ProbeModel { storage: packed, ..tiny.clone() };
         let mut tied = tiny.clone();
         tied.spec.tied_head = true;
         let tf32 = Key::of(&identity("wgpu", "a GPU", "a driver 1.2"), &tiny, Products::Tf32);

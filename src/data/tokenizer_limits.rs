@@ -18,7 +18,7 @@ const MAX_GROWTH: f64 = 300.0;
 const MAX_PIECES: usize = 64;
 
 #[derive(Deserialize)]
-struct Parts {
+struct VocabularyParts {
     #[serde(default)]
     added_tokens: Vec<Added>,
     #[serde(default)]
@@ -42,7 +42,7 @@ struct Added {
 /// Which one it goes past, with both sides, or why it is not JSON.
 pub(super) fn vet(source: &str) -> Result<(), String> {
     limit("values", count_values(source) as f64, MAX_VALUES as f64)?;
-    let parts: Parts = serde_json::from_str(source).map_err(|error| error.to_string())?;
+    let parts: VocabularyParts = serde_json::from_str(source).map_err(|error| error.to_string())?;
     let added: usize = parts.added_tokens.iter().map(|token| token.content.len()).sum();
     limit("bytes of added tokens", added as f64, MAX_ADDED_BYTES as f64)?;
     let encoding = Value::Array(vec![parts.normalizer, parts.pre_tokenizer, parts.post_processor]);

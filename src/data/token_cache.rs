@@ -26,16 +26,16 @@ const BROKEN: u32 = u32::MAX;
 
 /// A row as the cache has it.
 #[derive(Debug, Clone, Copy)]
-pub enum Entry<'a> {
+pub enum CachedRow<'a> {
     /// Its tokens; none where there was nothing to learn.
-    Row(Row<'a>),
+    Row(TokenSlice<'a>),
     /// Why it makes no tokens, and its place in the file.
     Broken(&'a str),
 }
 
 /// The tokens of one row, in place in the cache.
 #[derive(Debug, Clone, Copy)]
-pub struct Row<'a> {
+pub struct TokenSlice<'a> {
     ids: &'a [[u8; 4]],
     bits: &'a [u8],
     trained_tokens: usize,
@@ -43,7 +43,7 @@ pub struct Row<'a> {
     content: Option<u64>,
 }
 
-impl Row<'_> {
+impl TokenSlice<'_> {
     /// Tokens of the row.
     pub fn len(&self) -> usize {
         self.ids.len()
@@ -177,8 +177,8 @@ impl Cache {
     /// What was said of the whole file when it was written.
     pub fn remarks(&self) -> &str {
         match self.entry(self.rows) {
-            Entry::Broken(remarks) => remarks,
-            Entry::Row(_) => "",
+            CachedRow::Broken(remarks) => remarks,
+            CachedRow::Row(_) => "",
         }
     }
 
@@ -186,16 +186,16 @@ impl Cache {
     ///
     /// # Panics
     /// There is no such row.
-    pub fn entry(&self, row: usize) -> Entry<'_> {
+    pub fn entry(&self, row: usize) -> CachedRow<'_> {
         let entry = self.index_start + row * ENTRY_BYTES;
         let entry = self.map.slice(entry..entry + ENTRY_BYTES);
         let (start, length, trained_tokens) = (u64_at(entry, 0) as usize, u32_at(entry, 8) as usize, u32_at(entry, 12));
         let record = |bytes: usize| self.map.slice(HEADER_BYTES + start..HEADER_BYTES + start + bytes);
         if trained_tokens == BROKEN {
-            return Entry::Broken(str::from_utf8(record(length)).expect("the checksum holds what was written from a text"));
+            return CachedRow::Broken(str::from_utf8(record(length)).expect("the checksum holds what was written from a text"));
         }
         let (ids, bits) = record(length * 4 + length.div_ceil(8)).split_at(length * 4);
-        Entry::Row(Row {
+        CachedRow::Row(TokenSlice {
             ids: ids.as_chunks().0,
             bits,
             trained_tokens: trained_tokens as usize,
@@ -222,10 +222,10 @@ impl Writer {
     ///
     /// # Errors
     /// The folder cannot be written.
-    pub fn create(folder: &Path, stamp: Stamp) -> Result<Self, files::Error> {
-        let nameless = || tempfile::tempfile_in(folder).map_err(|cause| files::Error::new("write", folder, cause));
+    pub fn create(folder: &Path, stamp: Stamp) -> Result<Self, files::FileError> {
+        let nameless = || tempfile::tempfile_in(folder).map_err(|cause| files::FileError::new("write", folder, cause));
         let mut file = BufWriter::new(nameless()?);
-        file.write_all(&[0; HEADER_BYTES]).map_err(|cause| files::Error::new("write", folder, cause))?;
+        file.write_all(&[0; HEADER_BYTES]).map_err(|cause| files::FileError::new("write", folder, cause))?;
         let index = BufWriter::new(nameless()?);
         Ok(Self {
             path: folder.to_owned(),
@@ -243,7 +243,7 @@ impl Writer {
     ///
     /// # Errors
     /// The disk is full or fails.
-    pub fn push(&mut self, row: &TokenRow) -> Result<(), files::Error> {
+    pub fn push(&mut self, row: &TokenRow) -> Result<(), files::FileError> {
         let ids: Vec<u8> = row.ids.iter().flat_map(|id| id.to_le_bytes()).collect();
         let bits = pack(&row.trained);
         self.push_entry(row.ids.len() as u32, count(&row.trained) as u32, content(&ids, &bits))?;
@@ -254,7 +254,7 @@ impl Writer {
     ///
     /// # Errors
     /// The disk is full or fails.
-    pub fn push_broken(&mut self, reason: &str) -> Result<(), files::Error> {
+    pub fn push_broken(&mut self, reason: &str) -> Result<(), files::FileError> {
         self.push_entry(reason.len() as u32, BROKEN, 0)?;
         self.push_record(reason.as_bytes())
     }
@@ -264,17 +264,17 @@ impl Writer {
         self.remarks = remarks;
     }
 
-    fn push_entry(&mut self, length: u32, trained_tokens: u32, content: u64) -> Result<(), files::Error> {
+    fn push_entry(&mut self, length: u32, trained_tokens: u32, content: u64) -> Result<(), files::FileError> {
         let mut entry = [0; ENTRY_BYTES];
         entry[..8].copy_from_slice(&self.records.to_le_bytes());
         entry[8..12].copy_from_slice(&length.to_le_bytes());
         entry[12..16].copy_from_slice(&trained_tokens.to_le_bytes());
         entry[16..].copy_from_slice(&content.to_le_bytes());
         self.rows += 1;
-        self.index.write_all(&entry).map_err(|cause| files::Error::new("write", &self.path, cause))
+        self.index.write_all(&entry).map_err(|cause| files::FileError::new("write", &self.path, cause))
     }
 
-    fn push_record(&mut self, bytes: &[u8]) -> Result<(), files::Error> {
+    fn push_record(&mut self, bytes: &[u8]) -> Result<(), files::FileError> {
         self.records += bytes.len() as u64;
         self.write(bytes)
     }
@@ -283,7 +283,7 @@ impl Writer {
     ///
     /// # Errors
     /// The disk is full or fails; no cache is left then.
-    pub fn finish(mut self) -> Result<File, files::Error> {
+    pub fn finish(mut self) -> Result<File, files::FileError> {
         let rows = self.rows;
         let remarks = std::mem::take(&mut self.remarks);
         self.push_broken(&remarks)?;
@@ -294,18 +294,18 @@ impl Writer {
         header.extend(self.records.to_le_bytes());
         let checksum = self.hasher.update(&header).finalize();
         header.extend(checksum.as_bytes());
-        let failed = |cause| files::Error::new("write", &self.path, cause);
+        let failed = |cause| files::FileError::new("write", &self.path, cause);
         let mut file = self.file.into_inner().map_err(|error| failed(error.into_error()))?;
         file.rewind().and_then(|()| file.write_all(&header)).map_err(failed)?;
         Ok(file)
     }
 
-    fn append_index(&mut self) -> Result<(), files::Error> {
-        let failed = |cause| files::Error::new("write", &self.path, cause);
+    fn append_index(&mut self) -> Result<(), files::FileError> {
+        let failed = |cause| files::FileError::new("write", &self.path, cause);
         self.index.rewind().map_err(failed)?;
         let mut piece = vec![0; INDEX_PIECE_BYTES];
         loop {
-            let failed = |cause| files::Error::new("read back", &self.path, cause);
+            let failed = |cause| files::FileError::new("read back", &self.path, cause);
             match self.index.get_mut().read(&mut piece).map_err(failed)? {
                 0 => return Ok(()),
                 bytes => self.write(&piece[..bytes])?,
@@ -313,9 +313,9 @@ impl Writer {
         }
     }
 
-    fn write(&mut self, bytes: &[u8]) -> Result<(), files::Error> {
+    fn write(&mut self, bytes: &[u8]) -> Result<(), files::FileError> {
         self.hasher.update(bytes);
-        self.file.write_all(bytes).map_err(|cause| files::Error::new("write", &self.path, cause))
+        self.file.write_all(bytes).map_err(|cause| files::FileError::new("write", &self.path, cause))
     }
 }
 
@@ -373,10 +373,10 @@ mod tests {
         files::give_name(&mut writer.finish().expect("finished"), path).expect("named");
     }
 
-    fn tokens(cache: &Cache, row: usize) -> Row<'_> {
+    fn tokens(cache: &Cache, row: usize) -> TokenSlice<'_> {
         match cache.entry(row) {
-            Entry::Row(row) => row,
-            Entry::Broken(reason) => panic!("{reason}"),
+            CachedRow::Row(row) => row,
+            CachedRow::Broken(reason) => panic!("{reason}"),
         }
     }
 
@@ -425,7 +425,7 @@ mod tests {
         files::give_name(&mut writer.finish().expect("finished"), &path).expect("named");
         let cache = Cache::open(&path, &stamp(3)).expect("opened");
         assert_eq!((cache.len(), tokens(&cache, 0).ids(), tokens(&cache, 2).ids()), (3, vec![5, 6], vec![5, 6]));
-        assert!(matches!(cache.entry(1), Entry::Broken("row 1: ü")));
+        assert!(matches!(cache.entry(1), CachedRow::Broken("row 1: ü")));
         assert_eq!(cache.remarks(), "of all: ü");
     }
 

@@ -3,7 +3,7 @@
 
 use rayon::prelude::*;
 
-use crate::draws::mix;
+use crate::keyed_random::mix;
 use crate::fault::{Exit, Explain};
 use crate::terms::Holdout;
 
@@ -18,7 +18,7 @@ pub struct Split {
 
 /// A corpus that leaves nothing to train on.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub enum SplitError {
     /// No row was kept at all.
     #[error("no rows to train on: none of the datasets' rows was kept")]
     Empty,
@@ -30,7 +30,7 @@ pub enum Error {
     },
 }
 
-impl Explain for Error {
+impl Explain for SplitError {
     fn exit(&self) -> Exit {
         Exit::Input
     }
@@ -53,11 +53,11 @@ impl Split {
     ///
     /// # Errors
     /// No row was kept, or validation takes them all.
-    pub fn check(&self) -> Result<(), Error> {
+    pub fn check(&self) -> Result<(), SplitError> {
         match (self.training.is_empty(), self.validation.len()) {
             (false, _) => Ok(()),
-            (true, 0) => Err(Error::Empty),
-            (true, rows) => Err(Error::AllHeldOut { rows }),
+            (true, 0) => Err(SplitError::Empty),
+            (true, rows) => Err(SplitError::AllHeldOut { rows }),
         }
     }
 }
@@ -105,9 +105,9 @@ mod tests {
 
     #[test]
     fn nothing_left_to_train_on_is_an_error() {
-        assert!(matches!(split(&[], Holdout::Rows(0)).check(), Err(Error::Empty)));
-        assert!(matches!(split(&[1, 2], Holdout::Rows(2)).check(), Err(Error::AllHeldOut { rows: 2 })));
-        assert!(matches!(split(&[1, 1, 1], Holdout::Share(0.01)).check(), Err(Error::AllHeldOut { rows: 3 })));
+        assert!(matches!(split(&[], Holdout::Rows(0)).check(), Err(SplitError::Empty)));
+        assert!(matches!(split(&[1, 2], Holdout::Rows(2)).check(), Err(SplitError::AllHeldOut { rows: 2 })));
+        assert!(matches!(split(&[1, 1, 1], Holdout::Share(0.01)).check(), Err(SplitError::AllHeldOut { rows: 3 })));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::{Error, Hash, guarded, hash_bytes, is_there, open_file, write_atomic};
+use super::{FileError, Hash, guarded, hash_bytes, is_there, open_file, write_atomic};
 
 /// How the names of licences, and of what goes with them, begin.
 const NOTICES: [&str; 5] = ["LICENSE", "LICENCE", "NOTICE", "COPYING", "USE_POLICY"];
@@ -66,7 +66,7 @@ pub fn notice_paths(folder: &Path) -> Vec<PathBuf> {
 }
 
 /// Refuses licences that are there by name alone.
-fn dead_links(folder: &Path) -> Result<(), Error> {
+fn dead_links(folder: &Path) -> Result<(), FileError> {
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
     let mut named = entries.filter(|entry| entry.file_name().to_str().is_some_and(is_notice));
     named.try_for_each(|entry| is_there(&entry.path()).map(drop))
@@ -81,17 +81,17 @@ impl Notices {
     ///
     /// # Errors
     /// One cannot be read, or there are more, or larger ones, than any model has.
-    pub fn read(folder: &Path) -> Result<Self, Error> {
+    pub fn read(folder: &Path) -> Result<Self, FileError> {
         dead_links(folder)?;
         let paths = notice_paths(folder);
-        let failed = |path: &Path, said: String| Error::new("read", path, std::io::Error::other(said));
+        let failed = |path: &Path, said: String| FileError::new("read", path, std::io::Error::other(said));
         if paths.len() > MAX_NOTICES {
             return Err(failed(folder, format!("it has {} licence files, at most {MAX_NOTICES} are taken along", paths.len())));
         }
         let read = |path: PathBuf| {
             let mut bytes = Vec::new();
             let taken = open_file(&path)?.take(NOTICE_BYTES + 1).read_to_end(&mut bytes);
-            taken.map_err(|cause| Error::new("read", &path, cause))?;
+            taken.map_err(|cause| FileError::new("read", &path, cause))?;
             if bytes.len() as u64 > NOTICE_BYTES {
                 return Err(failed(&path, format!("a licence file larger than {} MiB is not taken along", NOTICE_BYTES >> 20)));
             }
@@ -116,7 +116,7 @@ impl Notices {
     ///
     /// # Errors
     /// One cannot be written.
-    pub fn write(&self, folder: &Path) -> Result<(), Error> {
+    pub fn write(&self, folder: &Path) -> Result<(), FileError> {
         self.0.iter().try_for_each(|(name, bytes)| write_atomic(&folder.join(name), bytes))
     }
 }

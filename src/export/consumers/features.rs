@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use crate::adapter::{Error, LoraConfig, Tables, peft};
+use crate::adapter::{AdapterError, LoraConfig, Tables, peft};
 use crate::model::LinearSpec;
 use crate::terms::AdapterVector;
 
@@ -43,7 +43,7 @@ pub enum Subject {
 
 /// An adapter or a model, as far as consumers ask.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Facts {
+pub struct Features {
     /// Which of the two it is; of a model only the architecture counts.
     pub subject: Subject,
     /// The largest rank.
@@ -64,7 +64,7 @@ pub struct Facts {
     pub architecture: Option<&'static str>,
 }
 
-impl Facts {
+impl Features {
     /// Those of a whole model.
     pub fn of_model(architecture: Option<&'static str>) -> Self {
         Self { subject: Subject::Model, architecture, ..Self::default() }
@@ -121,7 +121,7 @@ impl Facts {
     ///
     /// # Errors
     /// A file is missing or damaged.
-    pub fn read(folder: &Path, architecture: Option<&'static str>) -> Result<Self, Error> {
+    pub fn read(folder: &Path, architecture: Option<&'static str>) -> Result<Self, AdapterError> {
         let (config, archive) = (peft::read_json_config(folder)?, peft::open(folder)?);
         let (keys, is_true) = (archive.shapes(), |key: &str| config[key] == Value::Bool(true));
         let module = |key: &str| key.rsplit_once(".lora_").map_or(key, |(module, _)| module).to_owned();

@@ -1,11 +1,11 @@
 //! Numbers of 16 bits, and what a device does with them.
 
-use super::list::{Found, Kind};
+use super::list::{FoundDevice, DeviceClass};
 use crate::terms::{Device, ModelDtype, Term};
 
 /// What becomes of matrices that are kept in 16 bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Halves {
+pub enum HalfPrecision {
     /// The CPU widens them on their way into a product.
     Widened,
     /// A GPU computes in them, best in this type; `None`: it computes in 32 bits only.
@@ -16,10 +16,10 @@ pub enum Halves {
 const TYPES: [ModelDtype; 2] = [ModelDtype::Bfloat16, ModelDtype::Float16];
 
 /// What a device of this machine does, by its name in a recipe. A GPU that nobody lists is asked for 32 bits only.
-pub fn halves(choice: Device) -> Halves {
+pub fn halves(choice: Device) -> HalfPrecision {
     match (choice, super::find(choice)) {
-        (Device::Auto | Device::Cpu, _) => Halves::Widened,
-        (_, found) => found.map_or(Halves::Computed(None), |found| found.halves()),
+        (Device::Auto | Device::Cpu, _) => HalfPrecision::Widened,
+        (_, found) => found.map_or(HalfPrecision::Computed(None), |found| found.halves()),
     }
 }
 
@@ -28,19 +28,19 @@ pub fn is_cpu(device: &burn::tensor::Device) -> bool {
     *device == burn::tensor::Device::flex()
 }
 
-impl Found {
+impl FoundDevice {
     /// What it does, before it is opened.
-    pub fn halves(&self) -> Halves {
+    pub fn halves(&self) -> HalfPrecision {
         match self.kind {
-            Kind::Processor => Halves::Widened,
-            _ => Halves::Computed(TYPES.into_iter().find(|half| self.computes_in(*half))),
+            DeviceClass::Processor => HalfPrecision::Widened,
+            _ => HalfPrecision::Computed(TYPES.into_iter().find(|half| self.computes_in(*half))),
         }
     }
 
     /// Whether a model in such numbers can be trained there.
     pub fn takes(&self, dtype: ModelDtype) -> bool {
         match self.kind {
-            Kind::Processor => dtype != ModelDtype::Float16,
+            DeviceClass::Processor => dtype != ModelDtype::Float16,
             _ => dtype == ModelDtype::Auto || self.computes_in(dtype),
         }
     }
@@ -63,16 +63,16 @@ mod tests {
     use super::super::list::cpu;
     use super::*;
 
-    fn gpu(dtypes: &[&'static str]) -> Found {
-        Found { device: Device::Cuda(0), kind: Kind::Discrete, dtypes: dtypes.to_vec(), ..cpu() }
+    fn gpu(dtypes: &[&'static str]) -> FoundDevice {
+        FoundDevice { device: Device::Cuda(0), kind: DeviceClass::Discrete, dtypes: dtypes.to_vec(), ..cpu() }
     }
 
     #[test]
     fn a_gpu_takes_what_it_computes_in_and_the_cpu_what_it_widens() {
         let [ampere, turing, old] = [&["float32", "float16", "bfloat16"][..], &["float32", "float16"], &["float32"]].map(gpu);
-        let best = [&ampere, &turing, &old].map(Found::halves);
-        assert_eq!(best, [Some(ModelDtype::Bfloat16), Some(ModelDtype::Float16), None].map(Halves::Computed));
-        assert_eq!(cpu().halves(), Halves::Widened);
+        let best = [&ampere, &turing, &old].map(FoundDevice::halves);
+        assert_eq!(best, [Some(ModelDtype::Bfloat16), Some(ModelDtype::Float16), None].map(HalfPrecision::Computed));
+        assert_eq!(cpu().halves(), HalfPrecision::Widened);
         assert_eq!((turing.refusal(ModelDtype::Float16), old.refusal(ModelDtype::Auto)), (None, None));
         let said = turing.refusal(ModelDtype::Bfloat16).expect("refused");
         assert_eq!(said, "`bfloat16` is not for device `cuda:0`, which takes auto, float32, float16");

@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::Failure;
 use crate::fault::{Exit, Fault, shell_word};
-use crate::files::licence::{Notices, notice_paths};
+use crate::files::license::{Notices, notice_paths};
 use crate::files::{
     self, Claim, JSON_BYTES, Refused, RowCache, check_space, create_folder, hash_file, read_text_up_to, remove_leftovers,
 };
@@ -35,7 +35,7 @@ const PARTS: [&str; 10] = [
 
 /// A folder that this process has for itself.
 #[derive(Debug)]
-pub(super) struct Room {
+pub(super) struct ClaimedRunFolder {
     folder: PathBuf,
     /// Folders that were made for it, the innermost first.
     made: Vec<PathBuf>,
@@ -63,13 +63,13 @@ impl Traces {
 }
 
 /// A run that came to nothing leaves no folder behind.
-impl Drop for Room {
+impl Drop for ClaimedRunFolder {
     fn drop(&mut self) {
         self.traces(false).remove();
     }
 }
 
-impl Room {
+impl ClaimedRunFolder {
     /// Room for a new run. Refuses a folder that another process has, that holds a run unless it is to be overwritten, or files of
     /// others where the run would write, that cannot be written, or whose disk has no room for a checkpoint. `command` is what started
     /// this run.
@@ -134,7 +134,7 @@ impl Room {
         let page = Some(self.folder.join(RunFolder::PAGE)).filter(|page| page.exists());
         for part in self.parts().into_iter().chain(page) {
             let removed = if part.is_dir() { std::fs::remove_dir_all(&part) } else { std::fs::remove_file(&part) };
-            removed.map_err(|cause| files::Error::new("remove", &part, cause))?;
+            removed.map_err(|cause| files::FileError::new("remove", &part, cause))?;
         }
         self.sweep()
     }

@@ -15,9 +15,9 @@ use crate::adapter::{self, peft};
 use crate::data::template::Sources;
 use crate::data::tokenize::Tokenizer;
 use crate::data::tokenizer_files::TokenizerFiles;
-use crate::export::card::{Artefact, Base, Card, Part, code};
-use crate::export::gguf::Kind;
-use crate::export::merge::{Onto, Order, OtherBase, Tally, merge};
+use crate::export::card::{Artefact, Base, Card, TrainedPart, code};
+use crate::export::gguf::GgmlType;
+use crate::export::merge::{Onto, MergeRequest, OtherBase, Tally, merge};
 use crate::export::ollama::Proof;
 use crate::files::{self, Float, temporary_folder_in, write_atomic};
 use crate::infer::{Frame, listed_formats};
@@ -57,7 +57,7 @@ impl Shipped {
                 let hint = "give the folder of a model, a run, a checkpoint or an adapter, or a Hub id that was pulled";
                 Err(no_folder("", folder, "a folder or a Hub id", hint))
             }
-            () if peft::is_of_mlx(folder) => Err(adapter::Error::OfMlx { folder: folder.display().to_string() }.into()),
+            () if peft::is_of_mlx(folder) => Err(adapter::AdapterError::OfMlx { folder: folder.display().to_string() }.into()),
             () if model_of_run.is_dir() => Ok(Self::Model(model_of_run)),
             () => Ok(Self::Model(folder.to_owned())),
         }
@@ -119,11 +119,11 @@ impl Shipped {
             Self::Adapter(adapter) => {
                 let (config, run) = (Some(peft::read_config(adapter)?), run(lock_above(adapter))?);
                 let tokenizer = own_tokenizer(base, adapter)?;
-                (vec![Part { config, run, tokenizer, ..Part::default() }], base.to_owned())
+                (vec![TrainedPart { config, run, tokenizer, ..TrainedPart::default() }], base.to_owned())
             }
             Self::Model(model) => match run(lock_of_model(model))? {
                 Some(run) => {
-                    let part = Part { run: Some(run), ..Part::default() };
+                    let part = TrainedPart { run: Some(run), ..TrainedPart::default() };
                     (vec![part], base_of_run(model).unwrap_or_else(|| base.to_owned()))
                 }
                 None => (Vec::new(), base.to_owned()),
@@ -142,23 +142,23 @@ impl Shipped {
         &self,
         base: &Path,
         template: Option<&str>,
-        (out, kind): (&Path, Kind),
+        (out, kind): (&Path, GgmlType),
         interrupt: &AtomicBool,
         terminal: &Terminal,
     ) -> Result<Made, Failure> {
         let Self::Adapter(adapter) = self else { return Ok(Made { folder: base.to_owned(), tally: None, _temporary: None }) };
         let above = out.parent().filter(|above| !above.as_os_str().is_empty()).unwrap_or(Path::new("."));
         files::create_folder(above)?;
-        let temporary = temporary_folder_in(above).map_err(|cause| files::Error::new("create a folder in", above, cause))?;
+        let temporary = temporary_folder_in(above).map_err(|cause| files::FileError::new("create a folder in", above, cause))?;
         let folder = temporary.path().join("model");
-        let order = Order {
+        let order = MergeRequest {
             base: base.to_owned(),
             adapters: vec![addend_of(adapter.clone(), 1.0)?],
             out: folder.clone(),
             float: Some(Float::F32),
             other_base: OtherBase::Refuse,
             onto: Onto::Stored,
-            counts_q8_0: kind == Kind::Q8_0,
+            counts_q8_0: kind == GgmlType::Q8_0,
         };
         if packed_lock(&order.adapters[0]).is_some() {
             terminal.say("note: the adapter was trained on a packed base; `rankine merge` compares merges with what was trained, this one is not compared");

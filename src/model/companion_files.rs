@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
 
-use crate::files::licence::is_notice;
-use crate::files::{self, Error, Float, JSON_BYTES, is_there, open_file, read_text_up_to, read_up_to, write_all, write_atomic};
+use crate::files::license::is_notice;
+use crate::files::{self, FileError, Float, JSON_BYTES, is_there, open_file, read_text_up_to, read_up_to, write_all, write_atomic};
 
 /// config.json's names for the type of the weights: that of transformers 5, and that of 4.
 const DTYPE: [&str; 2] = ["dtype", "torch_dtype"];
@@ -98,17 +98,17 @@ impl OwnVocabulary {
 
 /// Paths in a model's folder, relative to it.
 #[derive(Debug)]
-pub struct Beside<'a> {
+pub struct CompanionFiles<'a> {
     base: &'a Path,
     paths: Vec<PathBuf>,
 }
 
-impl<'a> Beside<'a> {
+impl<'a> CompanionFiles<'a> {
     /// Looks the folder through.
     ///
     /// # Errors
     /// It cannot be read, or one of the files cannot: a model without its tokenizer or template would pass for a whole one.
-    pub fn of(base: &'a Path) -> Result<Self, Error> {
+    pub fn of(base: &'a Path) -> Result<Self, FileError> {
         // Beside a single file of weights an index is not read, and would lead to files that are not written.
         let has_index = !is_there(&base.join("model.safetensors"))?;
         let goes = |name: &str| NAMES.contains(&name) || is_notice(name) || (has_index && name == INDEX);
@@ -148,7 +148,7 @@ impl<'a> Beside<'a> {
         float: Option<Float>,
         tensor_bytes: u64,
         (head, vocabulary): (Option<&OwnHead>, Option<&OwnVocabulary>),
-    ) -> Result<(), Error> {
+    ) -> Result<(), FileError> {
         let config = |config: &mut Map<String, Value>| {
             drop_quantization(config);
             if let Some(vocabulary) = vocabulary {
@@ -189,7 +189,7 @@ impl<'a> Beside<'a> {
         to: &Path,
         config: impl Fn(&mut Map<String, Value>),
         index: impl Fn(&mut Map<String, Value>),
-    ) -> Result<(), Error> {
+    ) -> Result<(), FileError> {
         for path in &self.paths {
             let (from, to) = (self.base.join(path), to.join(path));
             match path.to_str() {
@@ -197,7 +197,7 @@ impl<'a> Beside<'a> {
                 Some(INDEX) => write_atomic(&to, edited(&from, &index)?.as_bytes())?,
                 _ => {
                     let folder = to.parent().expect("a file in a folder");
-                    std::fs::create_dir_all(folder).map_err(|cause| Error::new("create", folder, cause))?;
+                    std::fs::create_dir_all(folder).map_err(|cause| FileError::new("create", folder, cause))?;
                     files::copy(&from, &to)?;
                 }
             }
@@ -209,7 +209,7 @@ impl<'a> Beside<'a> {
     ///
     /// # Errors
     /// One cannot be read, or is larger than any model has.
-    pub fn read(&self, float: Float, vocabulary: Option<&OwnVocabulary>) -> Result<Vec<(PathBuf, Vec<u8>)>, Error> {
+    pub fn read(&self, float: Float, vocabulary: Option<&OwnVocabulary>) -> Result<Vec<(PathBuf, Vec<u8>)>, FileError> {
         let content = |path: &PathBuf| {
             let from = self.base.join(path);
             match path.to_str() {
@@ -233,8 +233,8 @@ impl<'a> Beside<'a> {
     }
 }
 
-fn list(folder: &Path, prefix: &str, goes: impl Fn(&str) -> bool) -> Result<Vec<PathBuf>, Error> {
-    let failed = |cause| Error::new("read", folder, cause);
+fn list(folder: &Path, prefix: &str, goes: impl Fn(&str) -> bool) -> Result<Vec<PathBuf>, FileError> {
+    let failed = |cause| FileError::new("read", folder, cause);
     let path = |entry: DirEntry| {
         let name = entry.file_name().into_string().ok().filter(|name| goes(name))?;
         // A folder of licences is no licence.
@@ -248,9 +248,9 @@ fn list(folder: &Path, prefix: &str, goes: impl Fn(&str) -> bool) -> Result<Vec<
 }
 
 /// A JSON file with something changed in it, or byte for byte where that changes nothing.
-fn edited(from: &Path, change: impl FnOnce(&mut Map<String, Value>)) -> Result<String, Error> {
+fn edited(from: &Path, change: impl FnOnce(&mut Map<String, Value>)) -> Result<String, FileError> {
     let text = read_text_up_to(from, JSON_BYTES)?;
-    let invalid = |error: serde_json::Error| Error::new("read", from, error.into());
+    let invalid = |error: serde_json::Error| FileError::new("read", from, error.into());
     let old: Map<String, Value> = serde_json::from_str(&text).map_err(invalid)?;
     let mut new = old.clone();
     change(&mut new);

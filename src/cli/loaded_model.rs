@@ -14,7 +14,7 @@ use crate::adapter::attach;
 use crate::data::template::ChatTemplate;
 use crate::data::tokenize::Tokenizer;
 use crate::fault::{Exit, Fault, printable};
-use crate::infer::{Config, Frame, Generated, Sampling, TextStream, generate, stops};
+use crate::infer::{GenerateConfig, Frame, Generated, Sampling, TextStream, generate, stops};
 use crate::model::{Cache, Decoder};
 use crate::plan::leftover_note;
 use crate::report::Terminal;
@@ -92,13 +92,13 @@ impl SamplingArgs {
 
 /// A model that is ready to speak.
 #[derive(Debug)]
-pub(super) struct Speaker {
+pub(super) struct LoadedModel {
     pub decoder: Decoder,
     pub tokenizer: Tokenizer,
     pub template: Option<ChatTemplate>,
     /// Formats of the rows on which it was trained, where that is known.
     pub trained: Vec<Format>,
-    config: Config,
+    config: GenerateConfig,
 }
 
 /// An answer and its text.
@@ -108,7 +108,7 @@ pub(super) struct Answer {
     pub text: String,
 }
 
-impl Speaker {
+impl LoadedModel {
     /// Loads the base and attaches the adapter; everything else is looked at before.
     pub fn open(model: &ModelArgs, sampling: &SamplingArgs, terminal: &Terminal) -> Result<Self, Failure> {
         let sampling_rule = sampling.sampling()?;
@@ -134,7 +134,7 @@ impl Speaker {
         }
         terminal.stop();
         let stops = stops(&tokenizer, template.as_ref());
-        let config = Config { max_tokens: sampling.max_tokens as usize, sampling: sampling_rule, stops };
+        let config = GenerateConfig { max_tokens: sampling.max_tokens as usize, sampling: sampling_rule, stops };
         Ok(Self { decoder, tokenizer, template, trained, config })
     }
 
@@ -207,7 +207,7 @@ pub(super) fn show(text: &str) -> Result<ControlFlow<()>, Failure> {
     match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
         Ok(()) => Ok(ControlFlow::Continue(())),
         Err(cause) if cause.kind() == ErrorKind::BrokenPipe => Ok(ControlFlow::Break(())),
-        Err(cause) => Err(files::Error::new("write", Path::new("stdout"), cause).into()),
+        Err(cause) => Err(files::FileError::new("write", Path::new("stdout"), cause).into()),
     }
 }
 

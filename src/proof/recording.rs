@@ -5,12 +5,12 @@
 
 use burn::tensor::{Device, Tensor};
 
-use super::tiny::Tiny;
+use super::probe_model::ProbeModel;
 use crate::data::Packing;
 use crate::objective::Objective;
 use crate::terms::OnNonfinite;
 use crate::train::{
-    AdamWConfig, At, Border, Config, Memory, Observer, Optimizer, RateCourse, Schedule, StepConfig, StepOutcome, accumulate,
+    AdamWConfig, At, Border, TrainConfig, Memory, Observer, Optimizer, RateCourse, Schedule, StepConfig, StepOutcome, accumulate,
 };
 
 /// Stale buffers show in the second step only.
@@ -48,7 +48,7 @@ pub(super) const PASSES: [Pass; 3] = [
 const OPTIMIZER: AdamWConfig = AdamWConfig { beta1: 0.9, beta2: 0.999, epsilon: 3e-2, weight_decay: 1.0, loraplus_lr_ratio: 2.0 };
 
 /// Every site of some passes on a device, in the order of computing. What the steps hand on goes `through` an observer first.
-pub(super) fn trace(tiny: &Tiny, device: &Device, passes: &[Pass], through: &mut impl Observer) -> Vec<Site> {
+pub(super) fn trace(tiny: &ProbeModel, device: &Device, passes: &[Pass], through: &mut impl Observer) -> Vec<Site> {
     let mut sites = Vec::new();
     for pass in passes {
         let mut decoder = tiny.draw(device);
@@ -73,8 +73,8 @@ pub(super) fn trace(tiny: &Tiny, device: &Device, passes: &[Pass], through: &mut
 }
 
 /// Numbers that show a fault: a clip that bites, and the optimizer's.
-fn config(pass: &Pass) -> Config {
-    Config {
+fn config(pass: &Pass) -> TrainConfig {
+    TrainConfig {
         micro_batch_size: 1,
         packing: Packing::Off,
         gradient_accumulation_steps: 2,

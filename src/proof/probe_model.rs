@@ -5,7 +5,7 @@
 
 use crate::adapter::{LoraConfig, attach};
 use crate::data::{Batch, TokenRow};
-use crate::draws::{mix, unit};
+use crate::keyed_random::{mix, unit};
 use crate::model::{
     Decoder, DecoderSpec, GatedSpec, GroupedSpec, LatentSpec, LayerSpec, MixerSpec, MlpSpec, NormPlacement, QueryKeyNorm, Storage,
 };
@@ -45,7 +45,7 @@ const BARE_STREAM: f64 = 50.0;
 
 /// A small model and what of it trains.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Tiny {
+pub struct ProbeModel {
     /// What it is.
     pub spec: DecoderSpec,
     /// How its matrices are kept.
@@ -54,7 +54,7 @@ pub struct Tiny {
     pub trained: Method,
 }
 
-impl Tiny {
+impl ProbeModel {
     /// The small model of a family; of matrices `auto` is f32.
     pub fn of(spec: &DecoderSpec, storage: impl Into<Storage>, trained: Method) -> Self {
         let asked: Storage = storage.into();
@@ -189,7 +189,7 @@ mod tests {
     fn it_keeps_the_mechanisms_of_a_family() {
         assert_eq!(families().len(), 19);
         for (name, spec) in families() {
-            let tiny = Tiny::of(&spec, ModelDtype::Auto, Method::Lora).spec;
+            let tiny = ProbeModel::of(&spec, ModelDtype::Auto, Method::Lora).spec;
             assert_eq!(tiny.tied_head, spec.tied_head, "{name}");
             for layer in &spec.layers {
                 let kept = |other: &LayerSpec| {
@@ -223,18 +223,18 @@ mod tests {
     #[test]
     fn its_size_does_not_follow_that_of_the_model() {
         let mut spec = one();
-        let small = Tiny::of(&spec, ModelDtype::Auto, Method::Lora);
+        let small = ProbeModel::of(&spec, ModelDtype::Auto, Method::Lora);
         (spec.vocabulary, spec.width) = (spec.vocabulary + 16 * VECTOR, spec.width + 512 * VECTOR);
         spec.layers = spec.layers.iter().cycle().take(80).cloned().collect();
         spec.layers.iter_mut().for_each(|layer| *layer.mlp.inner_mut() += 1024);
-        assert_eq!(Tiny::of(&spec, ModelDtype::Float32, Method::Lora), small, "no other proof is needed");
+        assert_eq!(ProbeModel::of(&spec, ModelDtype::Float32, Method::Lora), small, "no other proof is needed");
         spec.layers.iter_mut().for_each(|layer| layer.mixer.grouped_mut().expect("grouped").softcap = Some(50.0));
-        assert_ne!(Tiny::of(&spec, ModelDtype::Float32, Method::Lora), small);
+        assert_ne!(ProbeModel::of(&spec, ModelDtype::Float32, Method::Lora), small);
     }
 
     #[test]
     fn both_steps_have_the_same_shapes_and_other_tokens() {
-        let tiny = Tiny::of(&one(), ModelDtype::Auto, Method::Lora);
+        let tiny = ProbeModel::of(&one(), ModelDtype::Auto, Method::Lora);
         let [first, second] = [1, 2].map(|step| tiny.batches(step));
         for (one, other) in first.iter().zip(&second) {
             assert_eq!((&one.lengths, &one.positions), (&other.lengths, &other.positions));

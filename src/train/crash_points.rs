@@ -47,7 +47,7 @@ impl Bench {
     }
 
     /// Saves adapter and checkpoint of a step, and leaves one checkpoint.
-    fn save(&self, run: &Path, step: u64) -> Result<(), super::Error> {
+    fn save(&self, run: &Path, step: u64) -> Result<(), super::TrainError> {
         fs::create_dir_all(run).expect("made");
         let metrics = JsonLines::open(&run.join(RunFolder::METRICS), 0, &|_: Event| {})?;
         let product = Product::Adapter { config: adapter(), base: "base".to_owned(), beside: Vec::new() };

@@ -28,14 +28,14 @@ impl Sizes {
 
 /// What the queries of a batch see.
 #[derive(Debug, Clone, Copy)]
-pub(in crate::ops) struct Seen<'a> {
+pub(in crate::ops) struct KeyRange<'a> {
     /// Sizes of the batch.
     pub(in crate::ops) sizes: Sizes,
     /// For every query of every row, [batch · queries], the first key that it sees; it sees all from there to itself.
     pub(in crate::ops) first: &'a [u32],
 }
 
-impl Seen<'_> {
+impl KeyRange<'_> {
     /// The keys that one of some queries of a row sees. They have no gap: neighbours stand at neighbouring places.
     pub(in crate::ops) fn by(&self, row: usize, queries: Range<usize>) -> Range<usize> {
         let offset = row * self.sizes.queries;
