@@ -1,4 +1,4 @@
-//! From rows to batches: tokenising, alone and from Parquet to a token cache; opening a cache that is there; the order of an epoch; and
+//! From rows to batches: tokenizing, alone and from Parquet to a token cache; opening a cache that is there; the order of an epoch; and
 //! batches.
 //!
 //!     cargo bench --bench data
@@ -46,10 +46,10 @@ fn open(encoder: &Encoder, cache: &Path) -> Corpus {
 }
 
 /// Bytes of text a second, by one thread.
-fn tokenising(criterion: &mut Criterion) {
+fn tokenizing(criterion: &mut Criterion) {
     let tokenizer = encoder().tokenizer;
     let text = std::fs::read_to_string(of_repository("datasets/README.md")).expect("read");
-    let mut group = criterion.benchmark_group("tokenising");
+    let mut group = criterion.benchmark_group("tokenizing");
     group.throughput(Throughput::Bytes(text.len() as u64));
     group.bench_function("ids", |bencher| bencher.iter(|| tokenizer.ids(black_box(&text), true)));
     group.bench_function("ids and places", |bencher| bencher.iter(|| tokenizer.encode(black_box(&text), true)));
@@ -64,7 +64,7 @@ fn corpus(criterion: &mut Criterion) {
     let rows = open(&encoder, warm.path()).rows_read();
     let mut group = criterion.benchmark_group("corpus");
     group.throughput(Throughput::Elements(rows)).sample_size(10);
-    group.bench_function("tokenised", |bencher| {
+    group.bench_function("tokenized", |bencher| {
         bencher.iter_batched(folder, |cold| open(&encoder, cold.path()).len(), BatchSize::PerIteration);
     });
     group.bench_function("from the cache", |bencher| bencher.iter(|| open(&encoder, warm.path()).len()));
@@ -93,5 +93,5 @@ fn batches(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, tokenising, corpus, batches);
+criterion_group!(benches, tokenizing, corpus, batches);
 criterion_main!(benches);

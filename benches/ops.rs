@@ -126,7 +126,7 @@ fn projection(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// Labelled rows a second: losses alone, and with the gradient of the input.
+/// Labeled rows a second: losses alone, and with the gradient of the input.
 fn head(criterion: &mut Criterion) {
     let norm = Norm { weight: drawn([WIDTH]), bias: None, epsilon: 1e-5, offset: 0.0, trains: false };
     let head = Head { norm, table: EmbeddingTable::from(drawn([VOCABULARY, WIDTH])), scale: 1.0, softcap: None };

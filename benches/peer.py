@@ -29,7 +29,7 @@ def arguments():
     parser.add_argument("--export", type=Path)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32", help="of the frozen weights and of what is computed; adapters are float32")
-    parser.add_argument("--nf4", action="store_true", help="the base in NF4 with double quantisation, by bitsandbytes")
+    parser.add_argument("--nf4", action="store_true", help="the base in NF4 with double quantization, by bitsandbytes")
     parser.add_argument("--matmul", action="store_true", help="print the rate of bare products too, FLOP/s")
     return parser.parse_args()
 

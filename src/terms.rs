@@ -43,7 +43,7 @@ term! {
     Format {
         /// One column of text; every token is trained.
         Text = "text",
-        /// A prompt and its completion, tokenised as one string; the completion is trained.
+        /// A prompt and its completion, tokenized as one string; the completion is trained.
         Completion = "completion",
         /// Alpaca's instruction, input and output.
         Instruction = "instruction",

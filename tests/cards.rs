@@ -1,4 +1,4 @@
-//! Cards: what is passed on says what it is, whose licence it is under and how it is loaded, and nothing of the machine it was made on.
+//! Cards: what is passed on says what it is, whose license it is under and how it is loaded, and nothing of the machine it was made on.
 
 mod support;
 
@@ -8,7 +8,7 @@ use std::path::Path;
 use rankine::adapter::LoraConfig;
 use rankine::export::card::{Artefact, Base, Card, HubPlace, TrainedPart, Trained, card};
 use rankine::files::hash_bytes;
-use rankine::files::license::Licence;
+use rankine::files::license::License;
 use serde_json::{Map, Value, json};
 use support::*;
 
@@ -38,9 +38,9 @@ fn run() -> Trained {
         "data": [{
             "dataset": "datasets.0", "rows": 3828, "trained": 3636, "validation": 191, "left_out": 1,
             "files": [
-                {"path": "/home/alice/rows.parquet", "licence": {"id": "cc-by-4.0", "name": null, "link": null}, "said_in": "README.md", "notices": []},
-                {"path": cached, "licence": null, "said_in": null, "notices": ["LICENSE"]},
-                {"path": "c.parquet", "licence": null, "said_in": null, "notices": []},
+                {"path": "/home/alice/rows.parquet", "license": {"id": "cc-by-4.0", "name": null, "link": null}, "said_in": "README.md", "notices": []},
+                {"path": cached, "license": null, "said_in": null, "notices": ["LICENSE"]},
+                {"path": "c.parquet", "license": null, "said_in": null, "notices": []},
             ],
         }],
         "blake3": {"base": {"/home/alice/base/model.safetensors": "b0"}, "datasets": {"/home/alice/rows.parquet": "d0"}},
@@ -54,7 +54,7 @@ fn base() -> Base {
         name: "law/base-1b".to_owned(),
         hub: Some(HubPlace { id: "law/base-1b".to_owned(), commit: COMMIT.to_owned() }),
         model: Some("2 layers of width 32".to_owned()),
-        licence: Some(Licence {
+        license: Some(License {
             id: "other".to_owned(),
             name: Some("llama3.2".to_owned()),
             link: Some("LICENSE.txt".to_owned()),
@@ -92,7 +92,7 @@ fn each_artefact_has_its_own_commands() {
     let file = || "model.gguf".to_owned();
     let artefacts = [
         Artefact::Model,
-        Artefact::Gguf { file: file(), is_quantised: true },
+        Artefact::Gguf { file: file(), is_quantized: true },
         Artefact::GgufAdapter { file: "adapter.gguf".to_owned() },
         Artefact::Mlx,
         Artefact::Ollama { file: file() },
@@ -107,7 +107,7 @@ fn each_artefact_has_its_own_commands() {
 #[test]
 fn the_head_says_what_the_hub_understands() {
     let of_head = |artefact| Value::Object(head(&card(&of(artefact))));
-    let gguf = |is_quantised| of(Artefact::Gguf { file: "m.gguf".to_owned(), is_quantised });
+    let gguf = |is_quantized| of(Artefact::Gguf { file: "m.gguf".to_owned(), is_quantized });
     let adapter = of_head(Artefact::Adapter);
     assert_eq!(
         adapter,
@@ -128,7 +128,7 @@ fn the_head_says_what_the_hub_understands() {
     // A folder is no repository of the Hub, whatever it is called.
     let mut local = of(Artefact::Adapter);
     local.base =
-        Base { licence: Some(Licence { id: "apache-2.0".to_owned(), name: None, link: None }), ..Base::named("law/base-1b") };
+        Base { license: Some(License { id: "apache-2.0".to_owned(), name: None, link: None }), ..Base::named("law/base-1b") };
     let head = head(&card(&local));
     assert_eq!((head.get("base_model"), &head["license"], head.get("license_name")), (None, &json!("apache-2.0"), None));
 }
@@ -150,10 +150,10 @@ fn ranks_that_vllm_does_not_take_by_itself_are_said() {
 #[test]
 fn names_from_outside_are_shown_and_not_obeyed() {
     let evil = "x`\n# Buy <script>alert(1)</script> [y](http://z) | \u{202e}\u{1b}[2J ---\nlicense: mit";
-    let mut of = of(Artefact::Gguf { file: format!("{evil}.gguf"), is_quantised: false });
+    let mut of = of(Artefact::Gguf { file: format!("{evil}.gguf"), is_quantized: false });
     of.base = Base {
         name: evil.to_owned(),
-        licence: Some(Licence { id: evil.to_owned(), name: Some(evil.to_owned()), link: Some(evil.to_owned()) }),
+        license: Some(License { id: evil.to_owned(), name: Some(evil.to_owned()), link: Some(evil.to_owned()) }),
         notices: vec![evil.to_owned()],
         ..Base::default()
     };
@@ -201,11 +201,11 @@ fn a_lock_of_another_shape_is_no_fault() {
 fn licensed() -> Desk {
     let desk = Desk::new();
     desk.write("base/README.md", "---\nlicense: apache-2.0\n---\n# A base\n");
-    desk.write("base/LICENSE", "the base's licence");
+    desk.write("base/LICENSE", "the base's license");
     fs::create_dir(desk.path("rows")).unwrap();
     fs::rename(desk.path("rows.parquet"), desk.path("rows/rows.parquet")).unwrap();
     desk.write("rows/README.md", "---\nlicense: cc-by-4.0\n---\n");
-    desk.write("rows/LICENSE-DATA", "the data's licence");
+    desk.write("rows/LICENSE-DATA", "the data's license");
     desk.edit("recipe.yaml", "path: rows.parquet", "path: rows");
     desk
 }
@@ -218,7 +218,7 @@ fn tells_no_place(desk: &Desk, text: &str) {
 }
 
 #[test]
-fn a_run_its_merge_and_its_exports_have_cards_and_licences() {
+fn a_run_its_merge_and_its_exports_have_cards_and_licenses() {
     let desk = licensed();
     let absolute = |key: &str, name: &str| format!("{key}={}", desk.path(name).display());
     let overrides = [absolute("base_model", "base"), absolute("datasets.0.path", "rows"), absolute("output_dir", "run")];
@@ -226,7 +226,7 @@ fn a_run_its_merge_and_its_exports_have_cards_and_licences() {
     desk.run(&train).says("train", 0, &[]);
     let run = desk.read_text("run/README.md");
     for said in [
-        "licence `cc-by-4.0`, as `README.md` states; beside it `LICENSE-DATA`",
+        "license `cc-by-4.0`, as `README.md` states; beside it `LICENSE-DATA`",
         "- `datasets.0` (`text`, trains `all`): 12 rows read, 9 trained on, 3 held out, 0 left out",
         "`apache-2.0`, as the base's README.md states; its text, taken along: `LICENSE`",
         "| `adapter.r` | `4` | `recipe, line 6` |",
@@ -248,12 +248,12 @@ fn a_run_its_merge_and_its_exports_have_cards_and_licences() {
         let text = desk.read_text(&format!("{folder}/README.md"));
         tells_no_place(&desk, &text);
         assert_eq!(head(&text)["license"], "apache-2.0", "{folder}: {text}");
-        assert_eq!(desk.read_text(&format!("{folder}/LICENSE")), "the base's licence", "{folder}");
+        assert_eq!(desk.read_text(&format!("{folder}/LICENSE")), "the base's license", "{folder}");
         assert!(text.contains("## How to load it"), "{folder}");
     }
     for folder in ["merged", "lora"] {
         let text = desk.read_text(&format!("{folder}/README.md"));
-        assert!(text.contains("licence `cc-by-4.0`") && text.contains("perplexity "), "{folder}: {text}");
+        assert!(text.contains("license `cc-by-4.0`") && text.contains("perplexity "), "{folder}: {text}");
     }
     assert_eq!(desk.read("model/MODEL_CARD.md"), desk.read("merged/README.md"));
     assert!(desk.path("lora/adapter.gguf").is_file() && desk.path("model/model.gguf").is_file());
@@ -263,7 +263,7 @@ fn a_run_its_merge_and_its_exports_have_cards_and_licences() {
 }
 
 #[test]
-fn a_merged_model_keeps_the_licence_when_it_is_a_base_again() {
+fn a_merged_model_keeps_the_license_when_it_is_a_base_again() {
     let desk = Desk::new();
     desk.run(&["train", "recipe.yaml"]).says("train", 0, &[]);
     desk.run(&["merge", "--adapter", "run/adapter", "--out", "merged"]).says("merge", 0, &[]);
@@ -273,20 +273,20 @@ fn a_merged_model_keeps_the_licence_when_it_is_a_base_again() {
 }
 
 #[test]
-fn licences_of_a_run_go_with_it_and_those_of_others_stay() {
+fn licenses_of_a_run_go_with_it_and_those_of_others_stay() {
     let desk = licensed();
     fs::create_dir(desk.path("run")).unwrap();
     desk.write("run/LICENSE", "mine");
-    let refused = ["`run/LICENSE` is there and is not the licence of the base", "choose another `output_dir`"];
-    desk.run(&["train", "recipe.yaml"]).says("another licence", 73, &refused);
+    let refused = ["`run/LICENSE` is there and is not the license of the base", "choose another `output_dir`"];
+    desk.run(&["train", "recipe.yaml"]).says("another license", 73, &refused);
     assert_eq!(desk.read_text("run/LICENSE"), "mine");
     desk.remove("run/LICENSE");
     desk.write("run/NOTICE", "mine");
     desk.run(&["train", "recipe.yaml"]).says("train", 0, &[]);
-    // Another base without that licence.
+    // Another base without that license.
     desk.remove("base/LICENSE");
     desk.run(&["train", "recipe.yaml", "--overwrite"]).says("train", 0, &[]);
-    assert!(!desk.path("run/LICENSE").exists(), "the licence of the older run's base");
+    assert!(!desk.path("run/LICENSE").exists(), "the license of the older run's base");
     assert_eq!(desk.read_text("run/NOTICE"), "mine");
 
     fs::write(desk.path("base/LICENSE"), vec![b'x'; 5 << 20]).unwrap();

@@ -91,10 +91,10 @@ fn no_model_is_made_without_what_its_base_names() {
     let desk = linked();
     fs::create_dir(desk.path("base/merges.txt")).unwrap();
     desk.run(&MERGE).says("a folder", 74, &["base/merges.txt`: it is not a file"]);
-    // Licences may lie in a folder of their own.
+    // Licenses may lie in a folder of their own.
     let desk = linked();
     fs::create_dir(desk.path("base/LICENSES")).unwrap();
-    desk.run(&MERGE).says("a folder of licences", 0, &[]);
+    desk.run(&MERGE).says("a folder of licenses", 0, &[]);
 }
 
 #[test]

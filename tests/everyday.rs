@@ -505,7 +505,7 @@ fn a_report_can_be_passed_on() {
     for part in parts {
         assert!(page.contains(part), "{part} is not in {page}");
     }
-    assert!(desk.read_text("run/report.html").matches("class=\"resumed colour0\"").count() >= 5);
+    assert!(desk.read_text("run/report.html").matches("class=\"resumed color0\"").count() >= 5);
 
     // Runs of one name are told apart by what is above them alone.
     copy_folder(&desk.path("run"), &desk.path("second/run"));

@@ -143,7 +143,7 @@ fn weight(model: &Path, name: &str) -> Vec<f32> {
     shards.find_map(|shard| shard.read_f32(name).unwrap()).unwrap()
 }
 
-/// Rows of a head from halves to neighbours, number by number.
+/// Rows of a head from halves to neighbors, number by number.
 fn turned(rows: &[f32], heads: usize, width: usize) -> Vec<f32> {
     let head_dim = rows.len() / heads / width;
     let source = |row: usize| {

@@ -1,4 +1,4 @@
-//! Memory and the time to the first step do not grow with the data: a file of a megabyte and one of a gigabyte, tokenised and
+//! Memory and the time to the first step do not grow with the data: a file of a megabyte and one of a gigabyte, tokenized and
 //! trained on by the binary. Half an hour of processor time, so only on demand:
 //!
 //!     cargo test --release --test flat -- --ignored --nocapture
@@ -97,7 +97,7 @@ fn train(desk: &Desk, output: &str) -> Run {
     Run { first_step_seconds, peak_bytes: last["peak_memory_bytes"].as_f64().unwrap() }
 }
 
-/// Trains on a file that is not tokenised yet, and again.
+/// Trains on a file that is not tokenized yet, and again.
 fn runs(desk: &Desk, name: &str, megabytes: usize, row_bytes: usize) -> [Run; 2] {
     let base = Path::new(env!("CARGO_MANIFEST_DIR")).join("checkpoints/rankine-tiny");
     desk.write("recipe.yaml", format!("base_model: \"{}\"\n{RECIPE}", base.display()));
@@ -106,19 +106,19 @@ fn runs(desk: &Desk, name: &str, megabytes: usize, row_bytes: usize) -> [Run; 2]
     println!("{megabytes} MiB, {rows} rows: {runs:?}");
     let [cold, warm] = &runs;
     let seconds = cold.first_step_seconds - warm.first_step_seconds;
-    println!("tokenised at {:.2} MB/s", (megabytes << 20) as f64 / 1e6 / seconds);
+    println!("tokenized at {:.2} MB/s", (megabytes << 20) as f64 / 1e6 / seconds);
     runs
 }
 
 #[test]
-#[ignore = "writes and tokenises a gigabyte"]
+#[ignore = "writes and tokenizes a gigabyte"]
 fn memory_and_the_first_step_do_not_grow_with_the_data() {
     let number = |name: &str, default| std::env::var(name).map_or(default, |number| number.parse().unwrap());
     let (megabytes, row_bytes) = (number("RANKINE_FLAT_MB", 1024), number("RANKINE_FLAT_ROW_BYTES", 1000));
     let desk = Desk::new();
     let small = runs(&desk, "small", 1, row_bytes);
     let large = runs(&desk, "large", megabytes, row_bytes);
-    for (what, small, large) in [("tokenising", &small[0], &large[0]), ("from the cache", &small[1], &large[1])] {
+    for (what, small, large) in [("tokenizing", &small[0], &large[0]), ("from the cache", &small[1], &large[1])] {
         let ratio = large.peak_bytes / small.peak_bytes;
         assert!(ratio <= 1.1, "{what}: {ratio:.3} of the memory");
     }

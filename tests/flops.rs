@@ -96,9 +96,9 @@ fn a_step_costs_4n_and_attention_and_copies_no_frozen_weight() {
         decoder.blocks[0].projections().take(3).map(|p| (p.inputs() * p.outputs()) as u64 + (p.inputs() * RANK) as u64).sum();
     // Of the last block the rows without a target cost no o and no feed-forward.
     let last = decoder.blocks.last().unwrap().projections().skip(3);
-    let unlabelled: u64 =
+    let unlabeled: u64 =
         count * last.map(|p| (4 * p.inputs() * p.outputs() + 6 * (p.inputs() + p.outputs()) * RANK) as u64).sum::<u64>();
-    let expected = tokens * (4 * frozen + 6 * adapters - 2 * lowest) - unlabelled + attention + head;
+    let expected = tokens * (4 * frozen + 6 * adapters - 2 * lowest) - unlabeled + attention + head;
     step(Memory::KEEP); // The product's own scratch is allocated once a thread.
     let (flops, (most, left)) = step(Memory::KEEP);
     let ratio = flops as f64 / expected as f64;

@@ -293,7 +293,7 @@ fn cards_of_a_model_and_of_its_exports_tell_of_base_and_training() {
     let desk = Desk::new();
     desk.write("recipe.yaml", RECIPE);
     desk.write("base/README.md", "---\nlicense: apache-2.0\n---\n# A base\n");
-    desk.write("base/LICENSE", "the base's licence");
+    desk.write("base/LICENSE", "the base's license");
     desk.run(&["train", "recipe.yaml", "output_dir=run"]).says("train", 0, &[]);
     assert_eq!(desk.read("run/model/README.md"), desk.read("run/README.md"));
     // Its card is no part of what the next base passes on.
@@ -308,7 +308,7 @@ fn cards_of_a_model_and_of_its_exports_tell_of_base_and_training() {
     for folder in ["run/model", "next/model", "of-run", "of-model", "of-checkpoint", "without-base"] {
         let card = desk.read_text(&format!("{folder}/README.md"));
         assert!(card.contains("license: \"apache-2.0\"") && card.contains("## Hyperparameters"), "{folder}: {card}");
-        assert_eq!(desk.read_text(&format!("{folder}/LICENSE")), "the base's licence", "{folder}");
+        assert_eq!(desk.read_text(&format!("{folder}/LICENSE")), "the base's license", "{folder}");
     }
     assert!(desk.read_text("of-run/README.md").contains("# `base` as GGUF"));
     assert!(desk.read_text("of-checkpoint/README.md").contains("The run was not over"));
@@ -346,13 +346,13 @@ fn a_run_without_an_adapter_is_told_from_a_folder_without_one() {
 #[test]
 fn a_run_does_not_move_into_the_folder_of_its_base() {
     let desk = Desk::new();
-    desk.write("base/LICENSE", "the base's licence");
+    desk.write("base/LICENSE", "the base's license");
     for overwrite in
         [&["train", "recipe.yaml", "output_dir=base"][..], &["train", "recipe.yaml", "output_dir=base", "--overwrite"]]
     {
         desk.run(overwrite).says("the base's folder", 73, &["output_dir: `base` is the folder of the base"]);
     }
-    assert_eq!(desk.read_text("base/LICENSE"), "the base's licence");
+    assert_eq!(desk.read_text("base/LICENSE"), "the base's license");
     assert!(!desk.path("base/README.md").exists());
 }
 

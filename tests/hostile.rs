@@ -363,7 +363,7 @@ fn a_tokenizer_cannot_ask_for_more_than_there_is() {
         ("a text many times over", &pieces(1000), &[SAID, "pieces around a text"]),
         ("an expression of a megabyte", &expression("a|".repeat(1 << 19)), &[SAID, "bytes of patterns"]),
         ("a nested expression", &expression("(".repeat(50_000) + &")".repeat(50_000)), &["is not a tokenizer: Oniguruma error"]),
-        ("an expression that backtracks", &expression("(.+)+\\1{3}zzz|.".into()), &["a text of 23 bytes cannot be tokenised"]),
+        ("an expression that backtracks", &expression("(.+)+\\1{3}zzz|.".into()), &["a text of 23 bytes cannot be tokenized"]),
         (
             "a config beyond any",
             &|desk| desk.write(TOKENIZER_CONFIG, " ".repeat(17 << 20)),

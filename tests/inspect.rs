@@ -46,7 +46,7 @@ fn a_model_is_told_by_its_headers() {
         "deepseek_v3: 2 layers of width 32, 4 heads of 12 on latent rows of 12",
         "2 of 4 experts of 20 beside a shared one of 20",
         "kv_a_proj_with_mqa [32, 16] x 2",
-        "licence",
+        "license",
     ] {
         assert!(ran.stdout.contains(words), "no `{words}` in\n{}", ran.stdout);
     }

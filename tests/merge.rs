@@ -402,7 +402,7 @@ fn a_sharded_base_keeps_its_shards_and_index() {
     let index = serde_json::json!({"metadata": {"total_size": 7}, "weight_map": index});
     fs::write(split.path().join("model.safetensors.index.json"), index.to_string()).unwrap();
     fs::copy(llama.join("model/config.json"), split.path().join("config.json")).unwrap();
-    fs::write(split.path().join("LICENSE.txt"), "the licence").unwrap();
+    fs::write(split.path().join("LICENSE.txt"), "the license").unwrap();
     fs::write(split.path().join("README.md"), "the base's card").unwrap();
     fs::write(split.path().join("pytorch_model.bin"), "a pickle").unwrap();
 

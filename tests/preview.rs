@@ -27,17 +27,17 @@ fn a_conversation_shows_what_is_trained_to_the_character() {
     let ran = desk.run(&["preview", "recipe.yaml"]);
     ran.says("two conversations", 0, &[]);
     insta::assert_snapshot!("conversation", ran.stdout);
-    assert!(!ran.stdout.contains('\x1b'), "no colour where there is no terminal");
+    assert!(!ran.stdout.contains('\x1b'), "no color where there is no terminal");
 }
 
 #[test]
-fn colour_is_for_terminals_and_whoever_asks_and_never_against_no_color() {
+fn color_is_for_terminals_and_whoever_asks_and_never_against_no_color() {
     let desk = chat_desk(TEMPLATE, &[TURNS]);
     let run = |environment: &[(&str, &str)]| desk.run_with(&["preview", "recipe.yaml"], environment).stdout;
     let plain = run(&[]);
-    let colour = run(&[("CLICOLOR_FORCE", "1"), ("NO_COLOR", "")]);
-    assert!(colour.contains("\x1b[32m⟦a") && colour.contains("<|eot_id|>⟧\x1b[0m"), "{colour}");
-    assert_eq!(colour.replace("\x1b[32m", "").replace("\x1b[0m", ""), plain, "the marks are the same");
+    let color = run(&[("CLICOLOR_FORCE", "1"), ("NO_COLOR", "")]);
+    assert!(color.contains("\x1b[32m⟦a") && color.contains("<|eot_id|>⟧\x1b[0m"), "{color}");
+    assert_eq!(color.replace("\x1b[32m", "").replace("\x1b[0m", ""), plain, "the marks are the same");
     assert_eq!(run(&[("NO_COLOR", "1")]), plain);
 }
 

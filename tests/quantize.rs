@@ -143,15 +143,15 @@ fn what_is_packed_computes_as_the_numbers_that_are_left() {
 fn a_run_on_a_packed_folder_is_the_run_that_packs_its_base() {
     let desk = Desk::new();
     desk.run(&["quantize", "base", "--out", "packed"]).says("quantize", 0, &[]);
-    desk.run(&["train", "recipe.yaml", "adapter.method=qlora"]).says("packs", 0, &["nf4 in blocks of 64, double quantisation"]);
+    desk.run(&["train", "recipe.yaml", "adapter.method=qlora"]).says("packs", 0, &["nf4 in blocks of 64, double quantization"]);
     let packed = ["train", "recipe.yaml", "base_model=packed", "output_dir=other"];
-    desk.run(&packed).says("packed", 0, &["nf4 in blocks of 64, double quantisation"]);
+    desk.run(&packed).says("packed", 0, &["nf4 in blocks of 64, double quantization"]);
     let adapter = |run: &str| desk.read(&format!("{run}/adapter/adapter_model.safetensors"));
     assert!(adapter("run") == adapter("other"));
     let plan = desk.run(&["plan", "recipe.yaml", "base_model=packed"]).stdout;
     assert!(plan.contains("adapter.quantization") && plan.contains("nf4  (as the base is stored)"), "{plan}");
 
-    let other = "the base is stored in nf4 in blocks of 64, double quantisation";
+    let other = "the base is stored in nf4 in blocks of 64, double quantization";
     for (key, asked) in [("quantization=fp4", "fp4"), ("quantization=none", "none"), ("block_size=128", "blocks of 128")] {
         let ran = desk.run(&["check", "recipe.yaml", "base_model=packed", &format!("adapter.{key}")]);
         ran.says(key, 65, &[other, asked, "hint: remove the key"]);
@@ -159,7 +159,7 @@ fn a_run_on_a_packed_folder_is_the_run_that_packs_its_base() {
     desk.run(&["check", "recipe.yaml", "base_model=packed", "adapter.method=full", "adapter.r="]).says(
         "full",
         65,
-        &["stored in nf4 in blocks of 64, double quantisation"],
+        &["stored in nf4 in blocks of 64, double quantization"],
     );
 }
 
@@ -192,7 +192,7 @@ fn what_cannot_be_packed_is_refused_and_leaves_nothing() {
     let start = content.windows(4).position(|window| window == place).unwrap();
     content[start..start + 4].copy_from_slice(&f32::NAN.to_le_bytes());
     desk.write("base/model.safetensors", content);
-    let words = ["tensor `model.layers.0.mlp.up_proj.weight` cannot be quantised: number 0 of the weight is NaN"];
+    let words = ["tensor `model.layers.0.mlp.up_proj.weight` cannot be quantized: number 0 of the weight is NaN"];
     quantize(&["base", "--out", "x"]).says("NaN", 65, &words);
     desk.run(&["train", "recipe.yaml", "adapter.method=qlora"]).says("NaN in a run", 65, &words);
     assert!(!desk.path("x").exists());

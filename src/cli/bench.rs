@@ -64,7 +64,7 @@ pub(super) struct BenchArgs {
     /// How projections are packed: `none`, `nf4`, `fp4` or `int8`
     #[arg(long, default_value = "none", value_parser = parse_quantization)]
     quantization: terms::Quantization,
-    /// Quantise the absmax of blocks too
+    /// Quantize the absmax of blocks too
     #[arg(long)]
     double_quant: bool,
     /// Pack a head of its own too

@@ -11,7 +11,7 @@ use crate::files::{hash_file, write_atomic};
 use crate::plan::{Lock, Plan, Trains};
 use crate::train::RunFolder;
 
-/// Writes the card of a run, and the licences of its base beside it; a model's card lies in its folder too. The card is the last file
+/// Writes the card of a run, and the licenses of its base beside it; a model's card lies in its folder too. The card is the last file
 /// that a run writes.
 pub(super) fn write_run_card(plan: &Plan, lock: &Lock, result: &Value, base: Base, notices: &Notices) -> Result<(), Failure> {
     let run = Trained { lock: lock.values().clone(), result: result.as_object().cloned() };

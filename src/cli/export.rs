@@ -37,7 +37,7 @@ pub(super) struct ExportArgs {
     #[arg(long, value_enum)]
     to: ExportForm,
     /// The file or folder, which may not exist yet; a GGUF file with a `/` at the end of this is laid into a folder, with a card and the
-    /// base's licences
+    /// base's licenses
     #[arg(long, value_name = "PATH|FOLDER/")]
     out: PathBuf,
     /// The type of a model's matrices (f16); an adapter's stay in f32
@@ -190,7 +190,7 @@ impl ExportArgs {
         match self.to {
             ExportForm::Peft => Artefact::Adapter,
             ExportForm::Mlx => Artefact::Mlx,
-            ExportForm::Gguf => Artefact::Gguf { file: MODEL_FILE.to_owned(), is_quantised: self.dtype == Some(Dtype::Q8_0) },
+            ExportForm::Gguf => Artefact::Gguf { file: MODEL_FILE.to_owned(), is_quantized: self.dtype == Some(Dtype::Q8_0) },
             ExportForm::GgufAdapter => Artefact::GgufAdapter { file: ADAPTER_FILE.to_owned() },
             ExportForm::Ollama => Artefact::Ollama { file: ollama::WEIGHTS.to_owned() },
         }

@@ -30,7 +30,7 @@ pub(super) struct QuantizeArgs {
     /// How projections are packed: `nf4`, `fp4` or `int8`
     #[arg(long, value_name = "FORM", default_value = "nf4", value_parser = parse_form)]
     quantization: Quantization,
-    /// Whether the absmax of 4-bit blocks are quantised too (true)
+    /// Whether the absmax of 4-bit blocks are quantized too (true)
     #[arg(long, value_name = "BOOL", action = ArgAction::Set)]
     double_quant: Option<bool>,
     /// Numbers of a 4-bit block, a power of 2 from 32 to 4096 (64)

@@ -1,4 +1,4 @@
-//! A row of tokens as text: brackets and a colour around what is trained, a bar between tokens, and a sign for every character that
+//! A row of tokens as text: brackets and a color around what is trained, a bar between tokens, and a sign for every character that
 //! cannot be seen, so that nothing of the data acts on the terminal.
 
 use anstyle::{AnsiColor, Style};
@@ -19,7 +19,7 @@ pub(super) struct Palette {
 }
 
 impl Palette {
-    /// Colours where stdout is a terminal and nobody asked for none.
+    /// Colors where stdout is a terminal and nobody asked for none.
     pub fn of_stdout() -> Self {
         let is_plain = anstream::AutoStream::choice(&std::io::stdout()) == anstream::ColorChoice::Never;
         let green = Style::new().fg_color(Some(AnsiColor::Green.into()));

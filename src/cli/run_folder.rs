@@ -19,7 +19,7 @@ use crate::train::RunFolder;
 
 /// What makes a folder one of a run that can be gone on from.
 const RUN: [&str; 3] = [RunFolder::ADAPTER, RunFolder::MODEL, RunFolder::CHECKPOINTS];
-/// All that a run writes, except for the licences of its base and the page about it.
+/// All that a run writes, except for the licenses of its base and the page about it.
 const PARTS: [&str; 10] = [
     RunFolder::ADAPTER,
     RunFolder::MODEL,
@@ -75,7 +75,7 @@ impl ClaimedRunFolder {
     /// this run.
     pub fn find(plan: &Plan, overwrite: bool, command: &str) -> Result<Self, Failure> {
         let folder = &plan.output_dir;
-        // Better now than after an hour of tokenising.
+        // Better now than after an hour of tokenizing.
         check_names(folder)?;
         let made = folder.ancestors().take_while(|above| !above.as_os_str().is_empty() && !above.exists());
         let made = made.map(Path::to_owned).collect();
@@ -98,7 +98,7 @@ impl ClaimedRunFolder {
             return Err(exists(message, "choose another `output_dir`"));
         }
         if let Some(path) = Notices::read(&plan.base_folder)?.first_other(folder).filter(|path| !parts.contains(path)) {
-            let message = format!("output_dir: `{}` is there and is not the licence of the base", path.display());
+            let message = format!("output_dir: `{}` is there and is not the license of the base", path.display());
             return Err(exists(message, "choose another `output_dir`"));
         }
         if let Some((key, path)) = inputs(plan).into_iter().find(|(_, path)| parts.iter().any(|part| lies_in(path, part))) {
@@ -148,7 +148,7 @@ impl ClaimedRunFolder {
         PARTS.iter().map(|part| self.folder.join(part)).filter(|part| part.exists()).chain(self.notices()).collect()
     }
 
-    /// The licences that an older run laid beside its card: those whose hashes the card has.
+    /// The licenses that an older run laid beside its card: those whose hashes the card has.
     fn notices(&self) -> Vec<PathBuf> {
         let card = read_text_up_to(&self.folder.join(RunFolder::CARD), JSON_BYTES).unwrap_or_default();
         let is_named = |path: &PathBuf| hash_file(path).is_ok_and(|hash| card.contains(&hash.to_string()));

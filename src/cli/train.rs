@@ -41,7 +41,7 @@ pub(super) fn train(args: &TrainArgs, terminal: &Terminal) -> Result<(), Failure
     drop(leaving);
     let threads = device::set_threads(plan.threads);
     let inputs = Inputs::of(&plan, since)?;
-    // Goes on while rows are tokenised and the base is loaded.
+    // Goes on while rows are tokenized and the base is loaded.
     let hashing = inputs.hash();
     let session = Session {
         plan: &plan,

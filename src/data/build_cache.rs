@@ -78,8 +78,8 @@ fn from_cache(
     (cache, stamp): (&RowCache, Stamp),
     report: Reporter,
 ) -> Result<(Cache, bool), CorpusError> {
-    let tokenise = |writer: &mut Writer| tokenise(file, source, taken, encoder, writer, report);
-    let Some(folder) = cache.folder() else { return Ok((make_nameless(cache, stamp, tokenise)?, false)) };
+    let tokenize = |writer: &mut Writer| tokenize(file, source, taken, encoder, writer, report);
+    let Some(folder) = cache.folder() else { return Ok((make_nameless(cache, stamp, tokenize)?, false)) };
     let (name, path) = (stamp.name(), folder.join(stamp.name()));
     if path.exists() {
         // Said before it is opened, so that nobody removes it between.
@@ -92,7 +92,7 @@ fn from_cache(
     let failed = |cause| CorpusError::Cache { cause };
     let folders = cache.prepare().map_err(failed)?;
     let mut writer = Writer::create(&folders[0], stamp).map_err(failed)?;
-    tokenise(&mut writer)?;
+    tokenize(&mut writer)?;
     let mut made = writer.finish().map_err(failed)?;
     files::give_name(&mut made, &path).map_err(|cause| failed(files::FileError::new("write", &path, cause)))?;
     let lease = files::hold(&folder, &name);
@@ -113,14 +113,14 @@ pub fn tidy(cache: &RowCache, report: Reporter) {
 fn make_nameless(
     cache: &RowCache,
     stamp: Stamp,
-    tokenise: impl FnOnce(&mut Writer) -> Result<(), CorpusError>,
+    tokenize: impl FnOnce(&mut Writer) -> Result<(), CorpusError>,
 ) -> Result<Cache, CorpusError> {
     let failed = |cause| CorpusError::Cache { cause };
     let folders = cache.prepare().map_err(failed)?;
     let folder = folders.iter().find(|folder| tempfile::tempfile_in(folder).is_ok()).or(folders.last());
     let folder = folder.expect("a cache without names has a folder for them");
     let mut writer = Writer::create(folder, stamp).map_err(failed)?;
-    tokenise(&mut writer)?;
+    tokenize(&mut writer)?;
     let made = writer.finish().map_err(failed)?;
     Cache::of(&made, folder, &stamp).map_err(|reason| failed(unreadable(folder, reason)))
 }
@@ -172,7 +172,7 @@ fn stamp(file: &DataFile, source: &DataSource, taken: Option<&Range<u64>>, encod
     Ok(Stamp { kind: EntryKind::Tokens, key: files::hash_bytes(format!("{parts:?}{taken}").as_bytes()), source: source_hash })
 }
 
-fn tokenise(
+fn tokenize(
     file: &DataFile,
     source: &DataSource,
     taken: &Range<u64>,
@@ -181,7 +181,7 @@ fn tokenise(
     report: Reporter,
 ) -> Result<(), CorpusError> {
     let table = ParquetTable::open(file, &format::wanted(source.format, &source.columns))?;
-    let what = format!("tokenising {}", file.path().file_name().unwrap_or_default().to_string_lossy());
+    let what = format!("tokenizing {}", file.path().file_name().unwrap_or_default().to_string_lossy());
     let (mut done, mut unread) = (0, Counts::default());
     let total = taken.end - taken.start;
     for (row_group, end) in table.row_groups_until() {

@@ -147,7 +147,7 @@ impl CorpusFile {
 }
 
 impl Corpus {
-    /// Opens the rows of all sources: files that `cache` does not hold as tokens yet are tokenised, in parallel, and their text dropped as
+    /// Opens the rows of all sources: files that `cache` does not hold as tokens yet are tokenized, in parallel, and their text dropped as
     /// it goes. Then the limits are applied; what is not kept can be asked for by its number.
     ///
     /// # Errors
@@ -395,11 +395,11 @@ mod tests {
         let tally = total(truncated, 2);
         let counts = (tally.kept(), tally.too_long, tally.truncated, tally.untrained);
         assert_eq!(counts, (5, 0, 2, 2), "a prompt alone trains nothing");
-        assert!(bench.events.borrow().is_empty(), "other limits need no tokenising");
+        assert!(bench.events.borrow().is_empty(), "other limits need no tokenizing");
     }
 
     #[test]
-    fn rows_that_are_not_taken_are_counted_and_not_tokenised() {
+    fn rows_that_are_not_taken_are_counted_and_not_tokenized() {
         let bench = Bench::new();
         let mut source = bench.source("x.parquet", Format::Text, &[("text", ["a", "b", "c", "d", "e"])]);
         let other = bench.source("y.parquet", Format::Text, &[("text", ["f", "", "h"])]);
@@ -421,12 +421,12 @@ mod tests {
     }
 
     #[test]
-    fn the_second_run_tokenises_nothing_and_other_options_do() {
+    fn the_second_run_tokenizes_nothing_and_other_options_do() {
         let bench = Bench::new();
         let mut source =
             bench.source("x.parquet", Format::Completion, &[("prompt", ["a", "b", "c"]), ("completion", ["x", "y", "z"])]);
         bench.open(std::slice::from_ref(&source), LIMITS).expect("opened");
-        let what = "tokenising x.parquet".to_owned();
+        let what = "tokenizing x.parquet".to_owned();
         let progress = |done| Event::Progress { what: what.clone(), done, total: 3 };
         assert_eq!(*bench.events.borrow(), [progress(2), progress(3)]);
         bench.open(std::slice::from_ref(&source), LIMITS).expect("opened");

@@ -12,7 +12,7 @@ use super::turns::{self, Chat, chat, history};
 use super::unread::Unread;
 use crate::terms::{Format, Term};
 
-/// One row, before it is tokenised.
+/// One row, before it is tokenized.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Example {
     /// A text; every token is trained.

@@ -1,4 +1,4 @@
-//! What is said of a data file's licence: by the file itself, by a README.md, and by licences that lie beside it.
+//! What is said of a data file's license: by the file itself, by a README.md, and by licenses that lie beside it.
 
 use std::path::{Path, PathBuf};
 
@@ -6,21 +6,21 @@ use parquet::file::metadata::ParquetMetaDataReader;
 use serde::{Deserialize, Serialize};
 
 use super::footer::attempt;
-use crate::files::license::{Licence, notice_paths, readme_head};
+use crate::files::license::{License, notice_paths, readme_head};
 use crate::files::open_file;
 
-/// Keys of a Parquet file's own metadata under which a licence is stated.
+/// Keys of a Parquet file's own metadata under which a license is stated.
 const KEYS: [&str; 2] = ["license", "licence"];
 const README: &str = "README.md";
 
 /// The terms of a data file, as far as they are stated.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Terms {
-    /// The licence, where one is named.
-    pub licence: Option<Licence>,
+    /// The license, where one is named.
+    pub license: Option<License>,
     /// What names it: the data file itself, or a README.md.
     pub said_in: Option<String>,
-    /// Names of licence files in the same place.
+    /// Names of license files in the same place.
     pub notices: Vec<String>,
 }
 
@@ -29,12 +29,12 @@ pub fn terms(file: &Path, top: &Path) -> Terms {
     let inside: Vec<&Path> = file.ancestors().skip(1).take_while(|folder| folder.starts_with(top)).collect();
     let beside = file.parent().into_iter().collect();
     let folders: Vec<PathBuf> = if inside.is_empty() { beside } else { inside }.into_iter().map(named).collect();
-    let own = of_file(file).map(|id| (Licence { id, name: None, link: None }, last(file)));
-    let of_readme = || folders.iter().find_map(|folder| Licence::stated(&readme_head(&folder.join(README))));
+    let own = of_file(file).map(|id| (License { id, name: None, link: None }, last(file)));
+    let of_readme = || folders.iter().find_map(|folder| License::stated(&readme_head(&folder.join(README))));
     let stated = own.or_else(|| Some((of_readme()?, README.to_owned())));
-    let (licence, said_in) = stated.unzip();
+    let (license, said_in) = stated.unzip();
     let notices = folders.iter().map(|folder| notice_paths(folder)).find(|paths| !paths.is_empty()).unwrap_or_default();
-    Terms { licence, said_in, notices: notices.iter().map(|path| last(path)).collect() }
+    Terms { license, said_in, notices: notices.iter().map(|path| last(path)).collect() }
 }
 
 /// A folder that can be opened: the one of a bare file name is here.
@@ -72,9 +72,9 @@ mod tests {
         fs::write(dir.path().join(README), "---\nlicense: mit\n---\n").expect("written");
         assert_eq!(terms(&file, &top), Terms::default());
         fs::write(top.join(README), "---\nlicense: cc-by-4.0\n---\n").expect("written");
-        fs::write(top.join("LICENSE.txt"), "the licence").expect("written");
+        fs::write(top.join("LICENSE.txt"), "the license").expect("written");
         let of_set = terms(&file, &top);
-        let id = of_set.licence.as_ref().map(|licence| licence.id.as_str());
+        let id = of_set.license.as_ref().map(|license| license.id.as_str());
         assert_eq!((id, &*of_set.notices), (Some("cc-by-4.0"), &["LICENSE.txt".to_owned()][..]));
         assert_eq!(terms(&file, &file), Terms::default(), "a file that was named itself has only what is beside it");
     }
@@ -96,7 +96,7 @@ mod tests {
         writer.close().expect("closed");
         fs::write(dir.path().join(README), "---\nlicense: mit\n---\n").expect("written");
         let said = terms(&path, &path);
-        assert_eq!(said.licence.map(|licence| licence.id).as_deref(), Some("CC0-1.0"));
+        assert_eq!(said.license.map(|license| license.id).as_deref(), Some("CC0-1.0"));
         assert_eq!(said.said_in.as_deref(), Some("a.parquet"));
     }
 }

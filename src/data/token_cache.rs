@@ -5,7 +5,7 @@
 //! (u64), tokens (u32), trained tokens (u32), content hash (u64). A broken row's record is the reason in UTF-8; its entry has the
 //! bytes of that for the tokens and [`BROKEN`] for the trained ones. So has one more entry behind the last row, whose text is the
 //! remarks on the whole file. The checksum is blake3 of records, index and what stands before
-//! it. Length limits are not part of a cache, so changing them costs no tokenising.
+//! it. Length limits are not part of a cache, so changing them costs no tokenizing.
 
 use std::fs::File;
 use std::io::{BufWriter, Read, Seek, Write};
@@ -415,7 +415,7 @@ mod tests {
     }
 
     #[test]
-    fn a_broken_row_keeps_its_reason_and_its_neighbours_their_tokens() {
+    fn a_broken_row_keeps_its_reason_and_its_neighbors_their_tokens() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let path = folder.path().join("x.tokens");
         let row = TokenRow { ids: vec![5, 6], trained: vec![false, true] };

@@ -36,7 +36,7 @@ pub struct SpecialTokens {
 /// The tokens that end a turn in stock templates, which are ends wherever a tokenizer has them.
 pub const ENDS_OF_TURNS: [&str; 4] = ["<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<|end|>"];
 
-/// A tokenised text.
+/// A tokenized text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Encoding {
     /// Token ids.
@@ -110,7 +110,7 @@ pub enum TokenizeError {
         other: String,
     },
     /// A text has no tokens.
-    #[error("a text of {bytes} bytes cannot be tokenised: {cause}")]
+    #[error("a text of {bytes} bytes cannot be tokenized: {cause}")]
     Encode {
         /// Size of the text.
         bytes: usize,
@@ -118,7 +118,7 @@ pub enum TokenizeError {
         cause: String,
     },
     /// The tokenizer's crate panicked over a text.
-    #[error("a text of {bytes} bytes cannot be tokenised: {cause}")]
+    #[error("a text of {bytes} bytes cannot be tokenized: {cause}")]
     Panicked {
         /// Size of the text.
         bytes: usize,
@@ -198,7 +198,7 @@ impl Tokenizer {
         &self.chat_templates
     }
 
-    /// Tokenises a text; `add_special_tokens` adds what the tokenizer puts around a sequence, such as BOS.
+    /// Tokenizes a text; `add_special_tokens` adds what the tokenizer puts around a sequence, such as BOS.
     ///
     /// # Errors
     /// The tokenizer has no tokens for the text.
@@ -221,7 +221,7 @@ impl Tokenizer {
         Ok(encoding.get_ids().to_vec())
     }
 
-    /// Tokenises a rendered conversation: the ids, and for each token whether it lies in one of `spans` (bytes of `text`). Nothing
+    /// Tokenizes a rendered conversation: the ids, and for each token whether it lies in one of `spans` (bytes of `text`). Nothing
     /// is added, for a chat template writes its own BOS.
     ///
     /// # Errors

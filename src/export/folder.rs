@@ -1,4 +1,4 @@
-//! What is made of a model or an adapter in a folder of its own, with its card and the licences of its base, to be passed on as a whole.
+//! What is made of a model or an adapter in a folder of its own, with its card and the licenses of its base, to be passed on as a whole.
 
 use std::path::Path;
 
@@ -10,10 +10,10 @@ use crate::files::{FileError, JSON_BYTES, files_in, hash_file, read_text_up_to, 
 const SOURCE_CARD: &str = "MODEL_CARD.md";
 
 /// Writes the folder `out`, whole or not at all: what `fill` writes into it, and `about` with the hash of each file of that. What `from`,
-/// the folder of the base or model, has of licences goes along, and its own card where the new one tells of no training.
+/// the folder of the base or model, has of licenses goes along, and its own card where the new one tells of no training.
 ///
 /// # Errors
-/// `fill` fails, a licence or the card of `from` cannot be read, or a file cannot be written.
+/// `fill` fails, a license or the card of `from` cannot be read, or a file cannot be written.
 pub fn write_folder<T, E: From<FileError>>(
     out: &Path,
     from: &Path,

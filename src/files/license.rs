@@ -1,4 +1,4 @@
-//! Licences as folders state them: in the head of a README.md, and in files whose names say what they are.
+//! Licenses as folders state them: in the head of a README.md, and in files whose names say what they are.
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -8,28 +8,28 @@ use serde_json::{Map, Value};
 
 use super::{FileError, Hash, guarded, hash_bytes, is_there, open_file, write_atomic};
 
-/// How the names of licences, and of what goes with them, begin.
+/// How the names of licenses, and of what goes with them, begin.
 const NOTICES: [&str; 5] = ["LICENSE", "LICENCE", "NOTICE", "COPYING", "USE_POLICY"];
-/// The most that is read of a licence.
+/// The most that is read of a license.
 const NOTICE_BYTES: u64 = 4 << 20;
-/// More licences than any folder has.
+/// More licenses than any folder has.
 const MAX_NOTICES: usize = 32;
 /// The most of a README.md that is looked at: its head stands first.
 const HEAD_BYTES: u64 = 64 << 10;
 
-/// A licence as the head of a README.md states it (<https://huggingface.co/docs/hub/repositories-licenses>).
+/// A license as the head of a README.md states it (<https://huggingface.co/docs/hub/repositories-licenses>).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Licence {
+pub struct License {
     /// Its identifier, such as `apache-2.0`, or several with commas.
     pub id: String,
-    /// What an `other` licence is called.
+    /// What an `other` license is called.
     pub name: Option<String>,
     /// Where its text is: a file of the same folder, or an address.
     pub link: Option<String>,
 }
 
-impl Licence {
-    /// The licence that the head of a README.md states, if it does.
+impl License {
+    /// The license that the head of a README.md states, if it does.
     pub fn stated(head: &Map<String, Value>) -> Option<Self> {
         let word = |value: &Value| value.as_str().map(str::trim).filter(|word| !word.is_empty()).map(str::to_owned);
         let of = |key: &str| head.get(key).and_then(word);
@@ -51,12 +51,12 @@ pub fn readme_head(path: &Path) -> Map<String, Value> {
     parsed.and_then(Result::ok).and_then(Result::ok).unwrap_or_default()
 }
 
-/// Whether a file of this name is a licence, or goes with one.
+/// Whether a file of this name is a license, or goes with one.
 pub fn is_notice(name: &str) -> bool {
     NOTICES.iter().any(|start| name.starts_with(start))
 }
 
-/// Paths of the licences in a folder, sorted; none where it cannot be listed.
+/// Paths of the licenses in a folder, sorted; none where it cannot be listed.
 pub fn notice_paths(folder: &Path) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
     let is_one = |path: &PathBuf| path.file_name().and_then(|name| name.to_str()).is_some_and(is_notice) && path.is_file();
@@ -65,14 +65,14 @@ pub fn notice_paths(folder: &Path) -> Vec<PathBuf> {
     paths
 }
 
-/// Refuses licences that are there by name alone.
+/// Refuses licenses that are there by name alone.
 fn dead_links(folder: &Path) -> Result<(), FileError> {
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
     let mut named = entries.filter(|entry| entry.file_name().to_str().is_some_and(is_notice));
     named.try_for_each(|entry| is_there(&entry.path()).map(drop))
 }
 
-/// The licences of a folder, to be laid beside what is made of its files.
+/// The licenses of a folder, to be laid beside what is made of its files.
 #[derive(Debug, Clone, Default)]
 pub struct Notices(Vec<(String, Vec<u8>)>);
 
@@ -86,14 +86,14 @@ impl Notices {
         let paths = notice_paths(folder);
         let failed = |path: &Path, said: String| FileError::new("read", path, std::io::Error::other(said));
         if paths.len() > MAX_NOTICES {
-            return Err(failed(folder, format!("it has {} licence files, at most {MAX_NOTICES} are taken along", paths.len())));
+            return Err(failed(folder, format!("it has {} license files, at most {MAX_NOTICES} are taken along", paths.len())));
         }
         let read = |path: PathBuf| {
             let mut bytes = Vec::new();
             let taken = open_file(&path)?.take(NOTICE_BYTES + 1).read_to_end(&mut bytes);
             taken.map_err(|cause| FileError::new("read", &path, cause))?;
             if bytes.len() as u64 > NOTICE_BYTES {
-                return Err(failed(&path, format!("a licence file larger than {} MiB is not taken along", NOTICE_BYTES >> 20)));
+                return Err(failed(&path, format!("a license file larger than {} MiB is not taken along", NOTICE_BYTES >> 20)));
             }
             Ok((path.file_name().unwrap_or_default().to_string_lossy().into_owned(), bytes))
         };
@@ -125,16 +125,16 @@ impl Notices {
 mod tests {
     use super::*;
 
-    fn stated(readme: &str) -> Option<Licence> {
+    fn stated(readme: &str) -> Option<License> {
         let dir = tempfile::tempdir().expect("a temporary folder");
         let path = dir.path().join("README.md");
         std::fs::write(&path, readme).expect("written");
-        Licence::stated(&readme_head(&path))
+        License::stated(&readme_head(&path))
     }
 
     #[test]
-    fn a_licence_is_read_from_the_head_alone() {
-        let plain = |id: &str| Some(Licence { id: id.to_owned(), name: None, link: None });
+    fn a_license_is_read_from_the_head_alone() {
+        let plain = |id: &str| Some(License { id: id.to_owned(), name: None, link: None });
         assert_eq!(stated("---\nlicense: apache-2.0\ntags: [a]\n---\n# license: mit\n"), plain("apache-2.0"));
         assert_eq!(stated("\u{feff}---\r\nlicense:\r\n- mit\r\n- cc0-1.0\r\n---\r\n"), plain("mit, cc0-1.0"));
         let other = stated("---\nlicense: other\nlicense_name: llama3\nlicense_link: LICENSE\n---").expect("stated");
@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn licences_go_along_whole_or_are_refused() {
+    fn licenses_go_along_whole_or_are_refused() {
         let dir = tempfile::tempdir().expect("a temporary folder");
         let [from, to] = ["from", "to"].map(|name| dir.path().join(name));
         std::fs::create_dir_all(from.join("LICENSES")).expect("made");

@@ -73,7 +73,7 @@ impl DatasetSnapshot {
         self.files().map(|name| self.folder.join(name)).collect()
     }
 
-    /// Where the README and the licences of the data set are: beside the rows, or in the commit that was converted.
+    /// Where the README and the licenses of the data set are: beside the rows, or in the commit that was converted.
     pub fn card_folder(&self) -> PathBuf {
         self.folder.with_file_name(self.commit.as_str())
     }

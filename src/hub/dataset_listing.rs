@@ -14,7 +14,7 @@ pub(super) struct DatasetListing {
     pub commit: Commit,
     /// The names of all files, sorted.
     pub names: Vec<String>,
-    /// Parquet files, the card and the licences, by name.
+    /// Parquet files, the card and the licenses, by name.
     files: BTreeMap<String, RemoteFile>,
 }
 
@@ -49,7 +49,7 @@ impl DatasetListing {
         Ok(Self { commit, names, files })
     }
 
-    /// The card and the licences.
+    /// The card and the licenses.
     pub fn cards(&self) -> Vec<RemoteFile> {
         self.files.values().filter(|file| is_card(&file.name)).cloned().collect()
     }

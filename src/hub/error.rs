@@ -390,8 +390,8 @@ fn denied(id: &str, endpoint: &str, token: TokenUse) -> String {
     let page = format!("{endpoint}/{}", id.split('@').next().unwrap_or(id));
     match token {
         TokenUse::Sent => {
-            format!("accept the licence at {page} if it is gated, with the account of this token; otherwise correct the id")
+            format!("accept the license at {page} if it is gated, with the account of this token; otherwise correct the id")
         }
-        _ => format!("correct the id; if it is gated accept the licence at {page}, then set HF_TOKEN to a token of that account"),
+        _ => format!("correct the id; if it is gated accept the license at {page}, then set HF_TOKEN to a token of that account"),
     }
 }

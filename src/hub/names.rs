@@ -1,5 +1,5 @@
 //! Which files of a model are fetched, and which names of files are refused. Names come from a server: one that could lead out of its folder is refused with the whole
-//! repository, and of the others only what Rankine reads, or what tells of the licence, is taken.
+//! repository, and of the others only what Rankine reads, or what tells of the license, is taken.
 
 use std::path::Path;
 
@@ -21,7 +21,7 @@ const WANTED: [&str; 15] = [
     "vocab.json",
     "vocab.txt",
 ];
-/// How names of licences begin.
+/// How names of licenses begin.
 const LICENCES: [&str; 4] = ["LICENSE", "LICENCE", "NOTICE", "USE_POLICY"];
 /// The folder of further chat templates.
 const TEMPLATES: &str = "additional_chat_templates/";
@@ -87,16 +87,16 @@ fn is_wanted(name: &str) -> bool {
     if let Some(template) = name.strip_prefix(TEMPLATES) {
         return !template.contains('/') && Path::new(template).extension().is_some_and(|extension| extension == "jinja");
     }
-    !name.contains('/') && (WANTED.contains(&name) || is_weights(name) || name.ends_with(INDEX) || is_licence(name))
+    !name.contains('/') && (WANTED.contains(&name) || is_weights(name) || name.ends_with(INDEX) || is_license(name))
 }
 
 /// Whether a file tells of a repository, or of what one may do with it.
 pub(super) fn is_card(name: &str) -> bool {
-    name == "README.md" || (is_licence(name) && is_portable(name))
+    name == "README.md" || (is_license(name) && is_portable(name))
 }
 
-fn is_licence(name: &str) -> bool {
-    !name.contains('/') && LICENCES.iter().any(|licence| name.starts_with(licence))
+fn is_license(name: &str) -> bool {
+    !name.contains('/') && LICENCES.iter().any(|license| name.starts_with(license))
 }
 
 /// Whether every system has room for the name of a data file: folders are called as people like, such as `lang=de`.

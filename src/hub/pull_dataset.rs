@@ -1,4 +1,4 @@
-//! A data set to a snapshot in the cache: the listing, the card and the licences, then the Parquet files that are asked for.
+//! A data set to a snapshot in the cache: the listing, the card and the licenses, then the Parquet files that are asked for.
 
 use std::collections::BTreeMap;
 

@@ -71,7 +71,7 @@ impl Block {
         (wanted.filter(|rows| rows.at_end).map_or_else(|| x.clone(), |rows| at(x.clone(), rows)), load)
     }
 
-    /// What attention or feed-forward gives, normalised and scaled where the family does so, onto the residual stream.
+    /// What attention or feed-forward gives, normalized and scaled where the family does so, onto the residual stream.
     fn add(
         &self,
         onto: Tensor<3>,

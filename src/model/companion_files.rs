@@ -1,4 +1,4 @@
-//! What goes with a model's weights: config, tokenizer, templates and licences, byte for byte. Only what is known by its name: a base's
+//! What goes with a model's weights: config, tokenizer, templates and licenses, byte for byte. Only what is known by its name: a base's
 //! card, code and weights in other formats are not those of the merged model.
 
 use std::fs::DirEntry;
@@ -237,7 +237,7 @@ fn list(folder: &Path, prefix: &str, goes: impl Fn(&str) -> bool) -> Result<Vec<
     let failed = |cause| FileError::new("read", folder, cause);
     let path = |entry: DirEntry| {
         let name = entry.file_name().into_string().ok().filter(|name| goes(name))?;
-        // A folder of licences is no licence.
+        // A folder of licenses is no license.
         if is_notice(&name) && entry.path().is_dir() {
             return None;
         }

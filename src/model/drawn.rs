@@ -14,7 +14,7 @@ use super::{Decoder, DecoderSpec, ModelError, Storage, families};
 use crate::keyed_random::{mix, unit};
 use crate::quant::{QuantFormat, Quantized};
 
-/// Standard deviation of a weight, as transformers initialises most families.
+/// Standard deviation of a weight, as transformers initializes most families.
 const DEVIATION: f64 = 0.02;
 
 struct Drawn {

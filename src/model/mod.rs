@@ -84,7 +84,7 @@ pub enum ModelError {
         name: String,
     },
     /// A weight cannot be packed.
-    #[error("tensor `{name}` cannot be quantised: {cause}")]
+    #[error("tensor `{name}` cannot be quantized: {cause}")]
     Packing {
         /// The tensor.
         name: String,

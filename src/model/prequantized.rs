@@ -1,5 +1,5 @@
 //! Weights that bitsandbytes had packed when they were saved, as transformers 4.36 and later writes them: beside `weight` stand
-//! `weight.absmax`, `weight.quant_map`, where the absmax are quantised too `weight.nested_absmax` and `weight.nested_quant_map`, and as
+//! `weight.absmax`, `weight.quant_map`, where the absmax are quantized too `weight.nested_absmax` and `weight.nested_quant_map`, and as
 //! JSON `weight.quant_state.bitsandbytes__nf4`; of int8 `SCB`, the absmax of the rows.
 //!
 //! Source: `QuantState.as_dict` and `Linear8bitLt._save_to_state_dict` of

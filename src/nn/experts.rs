@@ -22,7 +22,7 @@ pub struct RouterSpec {
     /// Experts in groups of which some are looked at; `None`: all are.
     pub groups: Option<RouterGroups>,
     /// Whether the weights of the chosen experts are brought to a sum of 1.
-    pub normalises: bool,
+    pub normalizes: bool,
     /// What weights are multiplied by at the end.
     pub scale: f64,
     /// Whether logits have a bias.
@@ -32,7 +32,7 @@ pub struct RouterSpec {
 /// What becomes of a router's logits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RouterScore {
-    /// The softmax over all experts; Jiang et al. 2024, arXiv:2401.04088, normalise it over the chosen ones.
+    /// The softmax over all experts; Jiang et al. 2024, arXiv:2401.04088, normalize it over the chosen ones.
     Softmax,
     /// The softmax over the chosen experts, arXiv:2508.10925.
     SoftmaxOfChosen,
@@ -140,7 +140,7 @@ impl Router {
         if spec.score == RouterScore::SoftmaxOfChosen {
             weights = softmax(weights);
         }
-        if spec.normalises {
+        if spec.normalizes {
             let sum = weights.clone().sum_dim(1);
             weights = weights / if spec.score == RouterScore::Sigmoid { sum.add_scalar(1e-20) } else { sum };
         }
@@ -356,7 +356,7 @@ mod tests {
 
     fn spec(experts: usize, chosen: usize, score: RouterScore, groups: Option<[usize; 2]>) -> RouterSpec {
         let groups = groups.map(|[count, chosen]| RouterGroups { count, chosen });
-        RouterSpec { experts, chosen, score, groups, normalises: false, scale: 1.0, bias: false }
+        RouterSpec { experts, chosen, score, groups, normalizes: false, scale: 1.0, bias: false }
     }
 
     #[test]

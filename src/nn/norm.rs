@@ -1,4 +1,4 @@
-//! Normalisation of rows.
+//! Normalization of rows.
 
 use burn::tensor::{DType, Tensor};
 
@@ -28,7 +28,7 @@ impl Norm {
     }
 
     /// x - mean(x) where there is a bias. It is its own transpose: a gradient goes back through it the same way.
-    fn centred<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
+    fn centered<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
         if self.bias.is_none() {
             return x;
         }
@@ -40,7 +40,7 @@ impl Norm {
     /// # Shapes
     /// `x` [.., width], result the same.
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
-        let y = rms_norm(self.centred(x), self.factor(), self.epsilon);
+        let y = rms_norm(self.centered(x), self.factor(), self.epsilon);
         match &self.bias {
             Some(bias) => {
                 let given = y.dtype();
@@ -55,7 +55,7 @@ impl Norm {
     /// # Shapes
     /// `x` and `gradient` [.., width], untracked.
     pub fn backward<const D: usize>(&self, x: Tensor<D>, gradient: Tensor<D>) -> Tensor<D> {
-        self.centred(rms_norm_input(self.centred(x), self.factor(), gradient, self.epsilon))
+        self.centered(rms_norm_input(self.centered(x), self.factor(), gradient, self.epsilon))
     }
 
     /// Visits w and b where they train; `module` is the norm's name.
@@ -72,8 +72,8 @@ impl Norm {
     /// `x` and `gradient` [rows, width], untracked.
     pub fn gradients(&self, x: Tensor<2>, gradient: Tensor<2>) -> (Tensor<2>, Vec<Tensor<1>>) {
         let of_bias = self.bias.as_ref().map(|_| gradient.clone().cast(DType::F32).sum_dim(0).squeeze_dim(0));
-        let (of_x, of_weight) = rms_norm_gradients(self.centred(x), self.factor(), gradient, self.epsilon);
-        (self.centred(of_x), [of_weight].into_iter().chain(of_bias).collect())
+        let (of_x, of_weight) = rms_norm_gradients(self.centered(x), self.factor(), gradient, self.epsilon);
+        (self.centered(of_x), [of_weight].into_iter().chain(of_bias).collect())
     }
 }
 

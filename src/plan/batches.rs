@@ -45,13 +45,13 @@ impl RunData {
 
 /// A micro-batch of the rows at these places.
 fn counted(rows: &data::Rows, places: &[u32], size: usize, packing: Packing) -> RowShape {
-    let (mut length, mut tokens, mut labelled) = (0, 0, 0);
+    let (mut length, mut tokens, mut labeled) = (0, 0, 0);
     for (of_row, labels) in places.iter().map(|place| rows.counts(*place)) {
-        (length, tokens, labelled) = (length.max(of_row), tokens + of_row, labelled + labels);
+        (length, tokens, labeled) = (length.max(of_row), tokens + of_row, labeled + labels);
     }
     // Rows that share a pack become shorter or fewer together.
     let length = if let Packing::BestFit { tokens: room } = packing { room.min(tokens) } else { length };
-    RowShape { count: places.len().min(size), length, tokens, labelled }
+    RowShape { count: places.len().min(size), length, tokens, labeled }
 }
 
 /// What is as large as either in everything.
@@ -60,20 +60,20 @@ fn both(one: RowShape, other: RowShape) -> RowShape {
         count: one.count.max(other.count),
         length: one.length.max(other.length),
         tokens: one.tokens.max(other.tokens),
-        labelled: one.labelled.max(other.labelled),
+        labeled: one.labeled.max(other.labeled),
     }
 }
 
 /// The longest rows beside the rows with most labels, or full packs of nothing but labels: no order of rows makes a larger batch.
 fn bound(rows: &data::Rows, size: usize, packing: Packing) -> Option<RowShape> {
     if let Packing::BestFit { tokens: room } = packing {
-        return Some(RowShape { count: size, length: room, tokens: size * room, labelled: size * room });
+        return Some(RowShape { count: size, length: room, tokens: size * room, labeled: size * room });
     }
     let places = 0..u32::try_from(rows.len()).unwrap_or(u32::MAX);
     // The `size` largest of each.
-    let (mut lengths, mut labelled) = (BinaryHeap::new(), BinaryHeap::new());
+    let (mut lengths, mut labeled) = (BinaryHeap::new(), BinaryHeap::new());
     for (length, labels) in places.map(|place| rows.counts(place)) {
-        for (largest, count) in [(&mut lengths, length), (&mut labelled, labels)] {
+        for (largest, count) in [(&mut lengths, length), (&mut labeled, labels)] {
             largest.push(Reverse(count));
             if largest.len() > size {
                 largest.pop();
@@ -82,10 +82,10 @@ fn bound(rows: &data::Rows, size: usize, packing: Packing) -> Option<RowShape> {
     }
     let most = |largest: &BinaryHeap<Reverse<usize>>| largest.iter().map(|count| count.0).max();
     let sum = |largest: &BinaryHeap<Reverse<usize>>| largest.iter().map(|count| count.0).sum();
-    let (length, labels) = (most(&lengths)?, most(&labelled)?);
+    let (length, labels) = (most(&lengths)?, most(&labeled)?);
     if rows.mixture().is_some() {
         // A row may stand in a batch several times.
-        return Some(RowShape { count: size, length, tokens: size * length, labelled: size * labels });
+        return Some(RowShape { count: size, length, tokens: size * length, labeled: size * labels });
     }
-    Some(RowShape { count: lengths.len(), length, tokens: sum(&lengths), labelled: sum(&labelled) })
+    Some(RowShape { count: lengths.len(), length, tokens: sum(&lengths), labeled: sum(&labeled) })
 }

@@ -209,7 +209,7 @@ impl Plan {
     /// recompute, and the products of attention.
     pub fn training_flops(&self, data: &RunData, config: &train::TrainConfig) -> f64 {
         let spec = &self.model.spec;
-        let (tokens, labelled) = data.training_tokens();
+        let (tokens, labeled) = data.training_tokens();
         let rows = data.training().per_epoch() as f64;
         let epochs = config.schedule.total_steps as f64 / StepSampler::new(config, &data.training()).steps_of(0) as f64;
         let mean_length = tokens as f64 / rows;
@@ -230,6 +230,6 @@ impl Plan {
         let backward = 2.0 * (linear + beside + trained) as f64 + 2.5 * attention;
         let of_head = if self.trains_whole_head() { 6.0 } else { 4.0 };
         let head = of_head * (spec.vocabulary * spec.width) as f64;
-        epochs * (tokens as f64 * (forward + again + backward) + labelled as f64 * head)
+        epochs * (tokens as f64 * (forward + again + backward) + labeled as f64 * head)
     }
 }

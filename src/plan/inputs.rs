@@ -42,7 +42,7 @@ pub struct Inputs {
 /// Size and date of a file.
 type Look = (u64, Option<SystemTime>);
 
-/// Hashes being computed by a thread of their own, while rows are tokenised and the base is loaded.
+/// Hashes being computed by a thread of their own, while rows are tokenized and the base is loaded.
 #[derive(Debug)]
 pub struct Hashing(JoinHandle<Result<Value, files::FileError>>);
 

@@ -1,5 +1,5 @@
 //! Where a run's rows come from, for its lock and for the cards that are made of it: counts of each data set, and what is said of the
-//! licence of each file.
+//! license of each file.
 
 use std::path::Path;
 
@@ -45,7 +45,7 @@ impl Plan {
             let file = |file: &DataFile| {
                 let file = file.path();
                 let terms = self.terms(&key, Path::new(&path), file);
-                json!({"path": file.display().to_string(), "licence": terms.licence, "said_in": terms.said_in, "notices": terms.notices})
+                json!({"path": file.display().to_string(), "license": terms.license, "said_in": terms.said_in, "notices": terms.notices})
             };
             let share = shares.iter().find(|share| share.dataset == key);
             let mut set = json!({

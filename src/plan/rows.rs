@@ -1,4 +1,4 @@
-//! The rows of a plan: read, tokenised, divided into those that train and those that score, and counted.
+//! The rows of a plan: read, tokenized, divided into those that train and those that score, and counted.
 
 use std::collections::BTreeMap;
 
@@ -36,7 +36,7 @@ pub struct RunData {
 }
 
 impl Plan {
-    /// Reads and tokenises the data, or finds it in the cache, splits off the validation rows and judges what came of it.
+    /// Reads and tokenizes the data, or finds it in the cache, splits off the validation rows and judges what came of it.
     ///
     /// # Errors
     /// A row cannot be read or rendered, too many are left out, or nothing is left to train on.
@@ -46,7 +46,7 @@ impl Plan {
         Ok(data)
     }
 
-    /// Reads and tokenises the data, or finds it in the cache, and splits off the validation rows. Whether the run may use them
+    /// Reads and tokenizes the data, or finds it in the cache, and splits off the validation rows. Whether the run may use them
     /// [`Plan::judge`] says.
     ///
     /// # Errors

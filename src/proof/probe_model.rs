@@ -1,6 +1,6 @@
 //! The small model that a device is proven on: every mechanism of a family, no size of it.
 //!
-//! What a kernel can get wrong hides in what it specialises on and in its edges. So the width of a head, the heads of a group and what is
+//! What a kernel can get wrong hides in what it specializes on and in its edges. So the width of a head, the heads of a group and what is
 //! left of a size by a vector are the family's own, while every size leaves the last tile and the last workgroup partly empty.
 
 use crate::adapter::{LoraConfig, attach};
@@ -199,7 +199,7 @@ mod tests {
                         // Of the others the kind, and what is no size.
                         let kinds = |layer: &LayerSpec| {
                             let experts = layer.mlp.experts();
-                            let router = experts.map(|experts| (experts.form, experts.router.score, experts.router.normalises));
+                            let router = experts.map(|experts| (experts.form, experts.router.score, experts.router.normalizes));
                             (std::mem::discriminant(&layer.mixer), std::mem::discriminant(&layer.mlp), router, layer.norms)
                         };
                         return kinds(layer) == kinds(other);

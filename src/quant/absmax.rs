@@ -1,4 +1,4 @@
-//! The absmax of each block of a packed weight: as f32, or quantised again.
+//! The absmax of each block of a packed weight: as f32, or quantized again.
 
 use std::borrow::Cow;
 
@@ -9,12 +9,12 @@ use super::{QuantError, check_length, dynamic};
 pub enum Absmax {
     /// As it is: 32 bits a block.
     Plain(Vec<f32>),
-    /// Quantised again: a little more than 8 bits a block.
+    /// Quantized again: a little more than 8 bits a block.
     Nested(Nested),
 }
 
 impl Absmax {
-    /// Whether it is quantised again.
+    /// Whether it is quantized again.
     pub fn is_nested(&self) -> bool {
         matches!(self, Self::Nested(_))
     }
@@ -44,7 +44,7 @@ impl Absmax {
         }
     }
 
-    /// Quantised again; what is nested already stays as it is.
+    /// Quantized again; what is nested already stays as it is.
     #[must_use]
     pub fn nested(self) -> Self {
         match self {
@@ -54,7 +54,7 @@ impl Absmax {
     }
 }
 
-/// absmax = `DYNAMIC_CODE`\[code\] · (absmax of the code's block of 256) + offset, the double quantisation of Dettmers et al.
+/// absmax = `DYNAMIC_CODE`\[code\] · (absmax of the code's block of 256) + offset, the double quantization of Dettmers et al.
 /// 2023, arXiv:2305.14314, section 3.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Nested {
@@ -73,13 +73,13 @@ impl Nested {
         Ok(Self { codes, absmax, offset })
     }
 
-    /// Quantises the distances from the mean, which is the offset.
+    /// Quantizes the distances from the mean, which is the offset.
     pub fn of(absmax: &[f32]) -> Self {
         let sum: f64 = absmax.iter().map(|absmax| f64::from(*absmax)).sum();
         Self::around((sum / absmax.len().max(1) as f64) as f32, absmax)
     }
 
-    /// Quantises the distances from an offset.
+    /// Quantizes the distances from an offset.
     pub fn around(offset: f32, absmax: &[f32]) -> Self {
         let distances: Vec<f32> = absmax.iter().map(|absmax| absmax - offset).collect();
         let (codes, absmax) = dynamic::pack(&distances);
@@ -105,7 +105,7 @@ impl Nested {
         dynamic::DYNAMIC_CODE[usize::from(self.codes[index])] * self.absmax[index / Self::BLOCK] + self.offset
     }
 
-    /// The absmax that were quantised, as near as the codes have them.
+    /// The absmax that were quantized, as near as the codes have them.
     pub fn values(&self) -> Vec<f32> {
         let mut values = dynamic::unpack(&self.codes, &self.absmax);
         for value in &mut values {

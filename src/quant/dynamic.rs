@@ -1,4 +1,4 @@
-//! The dynamic 8-bit code, by which double quantisation packs the absmax of blocks and 8-bit optimizers their states: the first bits of a
+//! The dynamic 8-bit code, by which double quantization packs the absmax of blocks and 8-bit optimizers their states: the first bits of a
 //! magnitude say by which power of ten it is, those that are left its place between a tenth of that power and the power itself.
 //!
 //! Dettmers 2016, arXiv:1511.04561; of optimizers Dettmers et al. 2021, arXiv:2110.02861.

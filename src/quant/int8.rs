@@ -7,7 +7,7 @@ use super::{QuantError, absmax_of, check_finite, check_length, count};
 /// 1.5 · 2²³: a sum with it has no fraction, ties having gone to even, and ends in the bits of the other summand.
 const WHOLE: f32 = 12_582_912.0;
 
-/// A weight [out, in] whose rows are scaled by their absmax: w = code · absmax / 127, the vector-wise quantisation of LLM.int8,
+/// A weight [out, in] whose rows are scaled by their absmax: w = code · absmax / 127, the vector-wise quantization of LLM.int8,
 /// Dettmers et al. 2022, arXiv:2208.07339, section 3.1.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Int8 {
@@ -27,7 +27,7 @@ impl Int8 {
         Ok(Self { shape, codes, absmax })
     }
 
-    /// Quantises numbers [out, in]. The layers of bitsandbytes round a weight to float16 before; who wants their bytes does as
+    /// Quantizes numbers [out, in]. The layers of bitsandbytes round a weight to float16 before; who wants their bytes does as
     /// well.
     pub fn pack<T: Copy + Sync + Into<f32>>(shape: [usize; 2], numbers: &[T]) -> Result<Self, QuantError> {
         check_length("numbers", numbers.len(), count(shape))?;

@@ -1,7 +1,7 @@
-//! Weights in 4 or 8 bits, byte for byte as bitsandbytes 0.50 packs them on a CPU: NF4 and FP4 by blocks, their absmax quantised
+//! Weights in 4 or 8 bits, byte for byte as bitsandbytes 0.50 packs them on a CPU: NF4 and FP4 by blocks, their absmax quantized
 //! again where asked for, and the rows of LLM.int8. Pure functions of numbers; whoever reads a file or owns a device calls them.
 //!
-//! NF4, FP4 and double quantisation: Dettmers et al. 2023, arXiv:2305.14314. The dynamic 8-bit code: Dettmers 2016,
+//! NF4, FP4 and double quantization: Dettmers et al. 2023, arXiv:2305.14314. The dynamic 8-bit code: Dettmers 2016,
 //! arXiv:1511.04561. Rows of int8: Dettmers et al. 2022, arXiv:2208.07339. Where a paper leaves a rounding open, the source of
 //! bitsandbytes decides: <https://github.com/bitsandbytes-foundation/bitsandbytes>, `bitsandbytes/backends/default/ops.py` and
 //! `csrc/cpu_ops.cpp`. One of its loops is not followed: where a processor has AVX-512, 0.50.2 unpacks rows of a multiple of 16

@@ -51,7 +51,7 @@ impl Packed {
         Ok(Self { kind, block_size, shape, codes, absmax })
     }
 
-    /// Quantises f32, bf16 or f16 numbers [out, in]. The bytes are the same for any number of threads.
+    /// Quantizes f32, bf16 or f16 numbers [out, in]. The bytes are the same for any number of threads.
     pub fn pack<T>(kind: FourBitType, block_size: BlockSize, shape: [usize; 2], numbers: &[T]) -> Result<Self, QuantError>
     where
         T: Copy + Sync + Into<f32>,
@@ -69,7 +69,7 @@ impl Packed {
         Ok(Self { kind, block_size, shape, codes, absmax: Absmax::Plain(absmax) })
     }
 
-    /// The same codes with the absmax quantised again.
+    /// The same codes with the absmax quantized again.
     #[must_use]
     pub fn nested(self) -> Self {
         Self { absmax: self.absmax.nested(), ..self }

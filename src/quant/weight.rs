@@ -12,7 +12,7 @@ pub enum QuantFormat {
         kind: FourBitType,
         /// Numbers of a block.
         block_size: BlockSize,
-        /// Whether the absmax are quantised too.
+        /// Whether the absmax are quantized too.
         double_quant: bool,
     },
     /// 8 bits a number, in rows with an absmax each.
@@ -20,7 +20,7 @@ pub enum QuantFormat {
 }
 
 impl QuantFormat {
-    /// The form of QLoRA: NF4 in blocks of 64 with double quantisation, arXiv:2305.14314.
+    /// The form of QLoRA: NF4 in blocks of 64 with double quantization, arXiv:2305.14314.
     pub const QLORA: Self = Self::FourBit { kind: FourBitType::Nf4, block_size: BlockSize::DEFAULT, double_quant: true };
 
     /// What a recipe's words come to; `None`: not packed.
@@ -42,7 +42,7 @@ impl QuantFormat {
         }
     }
 
-    /// Quantises numbers [out, in]; int8 wants them rounded to float16 before, see [`Int8::pack`].
+    /// Quantizes numbers [out, in]; int8 wants them rounded to float16 before, see [`Int8::pack`].
     ///
     /// # Errors
     /// One of the numbers is not finite, or there are more or fewer than the shape says.
@@ -73,7 +73,7 @@ impl std::fmt::Display for QuantFormat {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::FourBit { kind, block_size, double_quant } => {
-                let nested = if *double_quant { ", double quantisation" } else { "" };
+                let nested = if *double_quant { ", double quantization" } else { "" };
                 write!(f, "{} in blocks of {}{nested}", kind.name(), block_size.numbers())
             }
             Self::Int8 => f.write_str("int8 in rows"),
@@ -81,7 +81,7 @@ impl std::fmt::Display for QuantFormat {
     }
 }
 
-/// A quantised weight [out, in].
+/// A quantized weight [out, in].
 #[derive(Debug, Clone, PartialEq)]
 pub enum Quantized {
     /// 4 bits a number.

@@ -14,8 +14,8 @@ use crate::quant::BlockSize;
 use crate::terms::{Initial, MAX_RANK, Modules, Offload, Quantization, Technique, TokenIndices};
 
 const MAX_LAYER: u64 = 65_535;
-/// Initialisations of PEFT that are not built yet; `pissa_niter_4` and the like, which draw at random, come on top.
-const LATER_INITIALISATIONS: [&str; 6] = ["gaussian", "olora", "eva", "corda", "loftq", "orthogonal"];
+/// Initializations of PEFT that are not built yet; `pissa_niter_4` and the like, which draw at random, come on top.
+const LATER_INITIALIZATIONS: [&str; 6] = ["gaussian", "olora", "eva", "corda", "loftq", "orthogonal"];
 
 /// The low-rank adapter, in PEFT's terms.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -24,7 +24,7 @@ pub struct Adapter {
     pub method: Option<Said<Technique>>,
     /// How the base's projections are packed.
     pub quantization: Option<Said<Quantization>>,
-    /// Whether the absmax of blocks are quantised too.
+    /// Whether the absmax of blocks are quantized too.
     pub double_quant: Option<Said<bool>>,
     /// Numbers that have an absmax in common.
     pub block_size: Option<Said<BlockSize>>,
@@ -93,7 +93,7 @@ impl Adapter {
             layers_to_transform: section.shaped("layers_to_transform", layers_shape()).and_then(layers),
             init_lora_weights: section
                 .shaped("init_lora_weights", Shape::OneOf(vec![Shape::Flag, Shape::Words(vec!["pissa"])]))
-                .and_then(initialisation),
+                .and_then(initialization),
             modules_to_save: section
                 .shaped("modules_to_save", Shape::OneOf(vec![Shape::list(Shape::Text), Shape::Off]))
                 .filter(is_said)
@@ -216,9 +216,9 @@ fn layers(value: Value) -> Option<Said<Vec<usize>>> {
     }
 }
 
-fn initialisation(value: Value) -> Option<Said<Initial>> {
+fn initialization(value: Value) -> Option<Said<Initial>> {
     let written = value.node.text().unwrap_or_default();
-    if LATER_INITIALISATIONS.contains(&written) || written.starts_with("pissa_niter_") {
+    if LATER_INITIALIZATIONS.contains(&written) || written.starts_with("pissa_niter_") {
         value.refuse_for_now("valid now: `true`, `false` and `pissa`");
         return None;
     }

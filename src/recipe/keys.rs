@@ -125,7 +125,7 @@ pub(super) const KEYS: &[Words] = &[
     key("training.model_dtype", "\"auto\"", "How the frozen base is kept in memory: `float32`, `bfloat16` or `float16`. `auto` loses nothing on the CPU and picks 16 bits on a GPU."),
     key("training.allow_tf32", "false", "Whether products of float32 operands may use TF32, on NVIDIA GPUs of compute capability 8.0 or later."),
     key("training.on_nonfinite", "\"abort\"", "A loss or gradient that is not finite ends the run (`abort`), or the step changes nothing and is marked (`skip`)."),
-    key("training.seed", "42", "Seed of initialisation, order and dropout."),
+    key("training.seed", "42", "Seed of initialization, order and dropout."),
     key("evaluation", "", "The rows that an adapter is scored on, and when."),
     key("evaluation.val_set_size", "0", "Rows held out for validation: a share below 1 or a whole number."),
     key("evaluation.datasets", "[]", "Further validation sets, as `datasets`."),

@@ -158,7 +158,7 @@ pub struct Training {
     pub allow_tf32: Option<Said<bool>>,
     /// What a loss that is not finite leads to.
     pub on_nonfinite: Option<Said<OnNonfinite>>,
-    /// The seed of shuffling, initialisation and dropout.
+    /// The seed of shuffling, initialization and dropout.
     pub seed: Option<Said<u64>>,
 }
 

@@ -26,9 +26,9 @@ pub type Reporter<'a> = &'a dyn Fn(Event);
 /// Something that happened during a run.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event {
-    /// A part of the work before training moved on, such as reading or tokenising.
+    /// A part of the work before training moved on, such as reading or tokenizing.
     Progress {
-        /// What is being done, such as `tokenising medical-glossary.parquet`.
+        /// What is being done, such as `tokenizing medical-glossary.parquet`.
         what: String,
         /// Units done.
         done: u64,

@@ -24,7 +24,7 @@ pub fn compare(first: &Decoder, second: &Decoder, batch: &Batch, head_chunk_rows
     if batch.targets.is_empty() {
         return Vec::new();
     }
-    let hidden = [first, second].map(|decoder| hidden_of(decoder, batch)); // [labelled, width] each
+    let hidden = [first, second].map(|decoder| hidden_of(decoder, batch)); // [labeled, width] each
     let (vocabulary, mut compared) = (first.spec.vocabulary, Vec::with_capacity(batch.targets.len()));
     for (chunk, targets) in batch.targets.chunks(head_chunk_rows).enumerate() {
         let logits = |decoder: &Decoder, hidden: &Tensor<2>| {

@@ -87,7 +87,7 @@ pub(super) fn observed(
     }
     let dropout = (config.dropout > 0.0).then(|| (config.dropout, token_keys(batch, stream)));
     let (walk, hidden) = Walk::forward(decoder, batch, dropout, config.memory, observer);
-    let shape = hidden.shape(); // [1, labelled, width]
+    let shape = hidden.shape(); // [1, labeled, width]
 
     let mask = walk.head_mask();
     let pass = HeadPass { chunk_rows: config.head_chunk_rows, scale: gradients.loss_scale(), mask: mask.as_ref() };
@@ -120,7 +120,7 @@ pub(super) fn observed(
 enum Read {
     /// Of slopes that are known ahead.
     Gradients(HeadGradients),
-    /// [labelled, width], to be read once more.
+    /// [labeled, width], to be read once more.
     Hidden(Tensor<2>),
 }
 

@@ -1,6 +1,6 @@
 //! Sums in one order of addition, whoever adds.
 //!
-//! The micro-batches of a step are the leaves of a binary tree that their number fixes: 0+1, 2+3, .., then pairs of pairs. Neighbouring leaves
+//! The micro-batches of a step are the leaves of a binary tree that their number fixes: 0+1, 2+3, .., then pairs of pairs. Neighboring leaves
 //! make whole subtrees, so that ranks, devices or threads that hold some of them each come to the same bits as one that holds all.
 
 /// A binary counter of partial sums: two of equal height become one. Of n leaves at most log2(n) + 1 numbers are held at a time.
@@ -96,7 +96,7 @@ mod tests {
         }
     }
 
-    /// Neighbouring leaves of several holders, whose sums are added by the same tree.
+    /// Neighboring leaves of several holders, whose sums are added by the same tree.
     #[test]
     fn any_number_of_holders_that_cut_the_tree_come_to_the_same_bits() {
         let leaves: Vec<Option<f32>> = (0..8).map(|index| Some(leaf(index))).collect();

@@ -45,7 +45,7 @@ pub(super) struct Walk<'a> {
 }
 
 impl<'a> Walk<'a> {
-    /// Runs a batch forward; returns the hidden rows from which its trained tokens are foretold, before the final norm, [1, labelled, width].
+    /// Runs a batch forward; returns the hidden rows from which its trained tokens are foretold, before the final norm, [1, labeled, width].
     pub fn forward(
         decoder: &'a Decoder,
         batch: &Batch,

@@ -72,7 +72,7 @@ fn who_may_not_is_told_what_to_do() {
     assert!(error.to_string().contains("answered 401, no token was sent"), "{error}");
     let hint = error.hint().unwrap();
     assert!(
-        hint.contains(&format!("accept the licence at {}/owner/name", server.address)) && hint.contains("HF_TOKEN"),
+        hint.contains(&format!("accept the license at {}/owner/name", server.address)) && hint.contains("HF_TOKEN"),
         "{hint}"
     );
 

@@ -403,7 +403,7 @@ fn what_does_not_go_with_the_repository_is_told_with_both_sides() {
     );
     // Gated, with the page on which it is asked for.
     let gated = Server::start(|_| Answer::new(401, ""));
-    let page = format!("accept the licence at {}/datasets/owner/data", gated.address);
+    let page = format!("accept the license at {}/datasets/owner/data", gated.address);
     online(&other, &gated, &TRAIN).says("gated", 69, &["answered 401, no token was sent", &page]);
     let sent = other.run_with(&TRAIN, &[("HF_HUB_OFFLINE", "0"), ("HF_ENDPOINT", &gated.address), ("HF_TOKEN", "hf_secret")]);
     sent.says("with a token", 69, &["a token was sent"]);

@@ -18,7 +18,7 @@ fn one_shard_with_an_extra_column() {
     let desk = Desk::new();
     std::fs::create_dir(desk.path("shards")).unwrap();
     desk.write_rows("shards/a.parquet", vec![("text", texts(["one", "two two"]))]);
-    desk.write_rows("shards/b.parquet", vec![("url", texts(["x"])), ("text", texts(["three"])), ("licence", texts(["y"]))]);
+    desk.write_rows("shards/b.parquet", vec![("url", texts(["x"])), ("text", texts(["three"])), ("license", texts(["y"]))]);
     desk.write_rows("shards/c.parquet", vec![("text", texts(["four four four"]))]);
     let base = encoder(&golden(BASE), None);
     let (files, train_on) = (find_files(&desk.path("shards").display().to_string()).unwrap(), rankine::terms::TrainOn::All);

@@ -26,7 +26,7 @@ use crate::train::RunFolder;
 const EXPECTED: &str = "give the folder of a model, an adapter or a run, or data files";
 
 /// What `--json` prints is one object. `kind` is `model`, `adapter`, `run` or `dataset`, `path` is where it is; the other keys are those of
-/// the lines: of a model `parameters`, `tensors`, `projections`, `licence`, `chat_template`; of an adapter `modules` with norm and effective
+/// the lines: of a model `parameters`, `tensors`, `projections`, `license`, `chat_template`; of an adapter `modules` with norm and effective
 /// rank of each; of a run `recipe`, `state` and `result`; of a dataset `columns`, `rows`, `format`, `format_columns` and `token_lengths`.
 #[derive(Debug, Args)]
 pub(super) struct InspectArgs {

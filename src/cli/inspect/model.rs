@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::{Findings, share};
 use crate::cli::{Failure, grouped};
 use crate::data::tokenize::Tokenizer;
-use crate::files::license::{Licence, notice_paths, readme_head};
+use crate::files::license::{License, notice_paths, readme_head};
 use crate::files::safetensors::Archive;
 use crate::files::{is_there, read_text};
 use crate::model::{DecoderSpec, Folder, LinearKind, Names, shard_paths};
@@ -33,7 +33,7 @@ pub(super) fn look(path: &Path) -> Result<Findings, Failure> {
     projections(spec, &mut found);
     found.tell("context", format!("{} tokens", grouped(spec.context as u64)), json!(spec.context));
     defaults(&folder, &mut found);
-    licence(path, &mut found);
+    license(path, &mut found);
     if is_there(&path.join("tokenizer.json"))? {
         tokenizer(path, spec.vocabulary, &mut found)?;
     } else {
@@ -147,14 +147,14 @@ fn projections(spec: &DecoderSpec, found: &mut Findings) {
     }
 }
 
-fn licence(path: &Path, found: &mut Findings) {
+fn license(path: &Path, found: &mut Findings) {
     let files: Vec<String> =
         notice_paths(path).iter().filter_map(|path| Some(path.file_name()?.to_string_lossy().into_owned())).collect();
-    let stated = Licence::stated(&readme_head(&path.join("README.md")));
+    let stated = License::stated(&readme_head(&path.join("README.md")));
     let said =
-        stated.as_ref().map_or_else(|| "not stated".to_owned(), |licence| licence.name.clone().unwrap_or(licence.id.clone()));
+        stated.as_ref().map_or_else(|| "not stated".to_owned(), |license| license.name.clone().unwrap_or(license.id.clone()));
     let beside = if files.is_empty() { String::new() } else { format!("; files {}", files.join(", ")) };
-    found.tell("licence", format!("{said}{beside}"), json!({"stated": stated, "files": files}));
+    found.tell("license", format!("{said}{beside}"), json!({"stated": stated, "files": files}));
 }
 
 fn tokenizer(path: &Path, rows: usize, found: &mut Findings) -> Result<(), Failure> {

@@ -296,7 +296,7 @@ impl Column {
 fn license_of(inputs: &[Input]) -> Option<String> {
     let mut found: Vec<String> = Vec::new();
     for input in inputs.iter().take(1000) {
-        let stated = license::terms(&input.path, &input.top).licence.map(|licence| licence.id);
+        let stated = license::terms(&input.path, &input.top).license.map(|license| license.id);
         found.extend(stated.filter(|id| !found.contains(id)));
     }
     (!found.is_empty()).then(|| listed(&found).join(", "))

@@ -49,7 +49,7 @@ pub struct Conversation {
 /// A rendered conversation.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Rendered {
-    /// The text that is tokenised, its special tokens written out.
+    /// The text that is tokenized, its special tokens written out.
     pub text: String,
     /// What the assistant says: ranges of bytes of `text`, in order, none empty.
     pub assistant: Vec<Range<usize>>,

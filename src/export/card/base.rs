@@ -1,12 +1,12 @@
-//! The base of what is passed on: its name without this machine's places, its licence, and the licence's files.
+//! The base of what is passed on: its name without this machine's places, its license, and the license's files.
 
 use std::path::Path;
 
 use super::words::{code, last};
-use crate::files::license::{Licence, is_notice, notice_paths, readme_head};
+use crate::files::license::{License, is_notice, notice_paths, readme_head};
 use crate::model::Folder;
 
-/// What the head of a card calls a licence that nobody states.
+/// What the head of a card calls a license that nobody states.
 pub(super) const NOT_STATED: &str = "not-stated";
 /// Characters of a commit.
 const COMMIT: usize = 40;
@@ -20,9 +20,9 @@ pub struct Base {
     pub hub: Option<HubPlace>,
     /// What it is, in words.
     pub model: Option<String>,
-    /// The licence that its README.md states.
-    pub licence: Option<Licence>,
-    /// Names of its licence files.
+    /// The license that its README.md states.
+    pub license: Option<License>,
+    /// Names of its license files.
     pub notices: Vec<String>,
 }
 
@@ -44,7 +44,7 @@ impl Base {
             name: Self::name_of(folder),
             hub: HubPlace::of(&whole, "models--"),
             model: Folder::open(folder).ok().map(|folder| folder.spec.describe()),
-            licence: Licence::stated(&readme_head(&folder.join(super::CARD))).filter(is_stated),
+            license: License::stated(&readme_head(&folder.join(super::CARD))).filter(is_stated),
             notices: notice_paths(folder).iter().map(|path| name(path)).collect(),
         }
     }
@@ -72,14 +72,14 @@ impl Base {
             None => format!("folder {}", code(&self.name)),
         };
         let model = self.model.as_ref().map_or_else(String::new, |model| format!("- Model: {model}\n"));
-        format!("- Base: {place}\n{model}- Licence: {}\n", self.licence_words())
+        format!("- Base: {place}\n{model}- License: {}\n", self.license_words())
     }
 
-    fn licence_words(&self) -> String {
+    fn license_words(&self) -> String {
         let files = self.notices.iter().map(|name| code(name)).collect::<Vec<_>>().join(", ");
         let files = if files.is_empty() { files } else { format!("; its text, taken along: {files}") };
-        match &self.licence {
-            Some(licence) => format!("{}, as the base's README.md states{files}", named(licence)),
+        match &self.license {
+            Some(license) => format!("{}, as the base's README.md states{files}", named(license)),
             None if self.notices.is_empty() => {
                 "not stated in the base's folder. Find out what it is before you pass this on".to_owned()
             }
@@ -101,16 +101,16 @@ impl HubPlace {
     }
 }
 
-/// A card of ours for a base without a licence says that there is none.
-fn is_stated(licence: &Licence) -> bool {
-    licence.name.as_deref() != Some(NOT_STATED)
+/// A card of ours for a base without a license says that there is none.
+fn is_stated(license: &License) -> bool {
+    license.name.as_deref() != Some(NOT_STATED)
 }
 
-/// A licence by its identifier and name; a link to a file of ours, or elsewhere, with it.
-pub(super) fn named(licence: &Licence) -> String {
-    let name = licence.name.as_ref().map_or_else(String::new, |name| format!(" ({})", code(name)));
-    let link = licence.link.as_ref().filter(|link| !is_notice(link));
-    format!("{}{name}{}", code(&licence.id), link.map_or_else(String::new, |link| format!(", {}", code(link))))
+/// A license by its identifier and name; a link to a file of ours, or elsewhere, with it.
+pub(super) fn named(license: &License) -> String {
+    let name = license.name.as_ref().map_or_else(String::new, |name| format!(" ({})", code(name)));
+    let link = license.link.as_ref().filter(|link| !is_notice(link));
+    format!("{}{name}{}", code(&license.id), link.map_or_else(String::new, |link| format!(", {}", code(link))))
 }
 
 #[cfg(test)]

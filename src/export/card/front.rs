@@ -8,25 +8,25 @@ use crate::data::visible;
 
 /// The head, its fences included.
 pub(super) fn front(card: &Card) -> String {
-    let entries = licence(&card.base).into_iter().chain(lineage(card)).chain(kind(&card.artefact));
+    let entries = license(&card.base).into_iter().chain(lineage(card)).chain(kind(&card.artefact));
     let datasets = card.datasets();
     let datasets = (!datasets.is_empty()).then(|| ("datasets", json!(datasets)));
     let lines = entries.chain(datasets).map(|(key, value)| format!("{key}: {value}\n"));
     format!("---\n{}---\n", lines.collect::<String>())
 }
 
-/// The base's licence; `other` where the Hub could not know it.
-fn licence(base: &Base) -> Vec<(&'static str, Value)> {
+/// The base's license; `other` where the Hub could not know it.
+fn license(base: &Base) -> Vec<(&'static str, Value)> {
     let is_id = |id: &str| !id.is_empty() && id.len() < 50 && id.chars().all(|c| c.is_ascii_alphanumeric() || "-.".contains(c));
-    let stated = base.licence.as_ref();
-    let mut entries = match stated.filter(|licence| is_id(&licence.id)) {
-        Some(licence) => vec![("license", json!(licence.id))],
+    let stated = base.license.as_ref();
+    let mut entries = match stated.filter(|license| is_id(&license.id)) {
+        Some(license) => vec![("license", json!(license.id))],
         None => vec![("license", json!("other"))],
     };
     if entries[0].1 == "other" {
-        let name = stated.map_or(NOT_STATED, |licence| licence.name.as_deref().unwrap_or(&licence.id));
+        let name = stated.map_or(NOT_STATED, |license| license.name.as_deref().unwrap_or(&license.id));
         entries.push(("license_name", json!(visible(if name == "other" { "as-the-base" } else { name }))));
-        let link = stated.and_then(|licence| licence.link.clone());
+        let link = stated.and_then(|license| license.link.clone());
         let is_here = |link: &String| link.starts_with("https://") || base.notices.contains(link);
         entries.extend(
             link.filter(is_here).or_else(|| base.notices.first().cloned()).map(|link| ("license_link", json!(visible(&link)))),
@@ -43,7 +43,7 @@ fn lineage(card: &Card) -> Vec<(&'static str, Value)> {
         Artefact::Model => Some("finetune"),
         // In whatever format: what was trained is no copy of the base.
         Artefact::Gguf { .. } | Artefact::Ollama { .. } if !card.parts.is_empty() => Some("finetune"),
-        Artefact::Packed { .. } | Artefact::Gguf { is_quantised: true, .. } => Some("quantized"),
+        Artefact::Packed { .. } | Artefact::Gguf { is_quantized: true, .. } => Some("quantized"),
         Artefact::Gguf { .. } | Artefact::Ollama { .. } => None,
     };
     let relation = relation.map(|relation| ("base_model_relation", json!(relation)));

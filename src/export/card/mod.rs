@@ -1,4 +1,4 @@
-//! The README.md of what is passed on, as the Hub shows it: what it is, its base and data with their licences, how it was trained, what
+//! The README.md of what is passed on, as the Hub shows it: what it is, its base and data with their licenses, how it was trained, what
 //! came of it, and how each program loads it.
 //!
 //! Nothing in a card tells of this machine: of every path only the last part is said, and prompts are left out.
@@ -38,7 +38,7 @@ pub enum Artefact {
         /// Its name.
         file: String,
         /// Whether its matrices have lost bits.
-        is_quantised: bool,
+        is_quantized: bool,
     },
     /// An adapter as a GGUF file.
     GgufAdapter {
@@ -97,7 +97,7 @@ pub fn card(card: &Card) -> String {
     let parts = card.parts.iter().map(TrainedPart::text).collect::<String>();
     let hashes: String = card.all_hashes().iter().map(|(name, hash)| format!("- {}: {}\n", code(name), code(hash))).collect();
     format!(
-        "{}\n# {}\n\nWritten by rankine {}.\n\n{about}## Base\n\n{}\nWhat the base's licence asks of its copies it asks of this too.\n\n{parts}## How to load it\n\n{}## Hashes\n\nblake3 of the files.\n\n{hashes}",
+        "{}\n# {}\n\nWritten by rankine {}.\n\n{about}## Base\n\n{}\nWhat the base's license asks of its copies it asks of this too.\n\n{parts}## How to load it\n\n{}## Hashes\n\nblake3 of the files.\n\n{hashes}",
         front::front(card),
         card.title(),
         env!("CARGO_PKG_VERSION"),

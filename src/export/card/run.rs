@@ -1,4 +1,4 @@
-//! What a run's lock and result tell of it: data with their licences, hyperparameters with their origin, results.
+//! What a run's lock and result tell of it: data with their licenses, hyperparameters with their origin, results.
 
 use std::path::Path;
 
@@ -134,7 +134,7 @@ impl Trained {
         let hub = HubPlace::of(Path::new(path), "datasets--");
         let hub = hub.map_or_else(String::new, |hub| format!(" of {}, commit {}", code(&hub.id), code(&hub.commit)));
         let terms = serde_json::from_value(file.clone()).unwrap_or_default();
-        format!("  - {}{hub}: {}{hash}\n", code(&last(path)), licence(&terms))
+        format!("  - {}{hub}: {}{hash}\n", code(&last(path)), license(&terms))
     }
 
     fn hyperparameters(&self) -> String {
@@ -195,17 +195,17 @@ fn said(value: &Value) -> String {
     value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }
 
-/// What is known of a data file's licence.
-fn licence(terms: &Terms) -> String {
-    let stated = terms.licence.as_ref().map(|licence| {
+/// What is known of a data file's license.
+fn license(terms: &Terms) -> String {
+    let stated = terms.license.as_ref().map(|license| {
         let place = terms.said_in.as_ref().map_or_else(String::new, |place| format!(", as {} states", code(place)));
-        format!("licence {}{place}", named(licence))
+        format!("license {}{place}", named(license))
     });
     let notices = terms.notices.iter().map(|name| code(name)).collect::<Vec<_>>().join(", ");
     match (stated, notices.is_empty()) {
         (Some(stated), true) => stated,
         (Some(stated), false) => format!("{stated}; beside it {notices}"),
-        (None, true) => "licence not stated".to_owned(),
-        (None, false) => format!("licence as in {notices} beside it"),
+        (None, true) => "license not stated".to_owned(),
+        (None, false) => format!("license as in {notices} beside it"),
     }
 }

@@ -35,7 +35,7 @@ pub(super) struct Architecture {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Pairs {
     /// 0 and 1, 2 and 3, ..: rows of q and k have to be reordered.
-    Neighbours,
+    Neighbors,
     /// As there.
     Halves,
 }
@@ -143,7 +143,7 @@ pub(super) enum Head {
 
 const LLAMA: Architecture = Architecture {
     name: "llama",
-    pairs: Pairs::Neighbours,
+    pairs: Pairs::Neighbors,
     norms: NormPlacement::Pre,
     qk_norm: QueryKeyNorm::None,
     biases: Biases::All,
@@ -177,7 +177,7 @@ static ALL: [Architecture; 12] = [
     Architecture { name: "qwen3", qk_norm: QueryKeyNorm::Heads, ..HALVES },
     Architecture { name: "qwen3moe", qk_norm: QueryKeyNorm::Heads, experts: Experts::Every { of_their_own: true }, ..HALVES },
     Architecture { name: "granite", scales: Scales::Keys, scores: Scores::Key, ..LLAMA },
-    Architecture { name: "smollm3", pairs: Pairs::Neighbours, resting: Some(4), ..HALVES },
+    Architecture { name: "smollm3", pairs: Pairs::Neighbors, resting: Some(4), ..HALVES },
     Architecture { name: "olmo2", norms: NormPlacement::Post, qk_norm: QueryKeyNorm::Whole, head: Head::Own, ..HALVES },
     Architecture {
         name: "phi3",

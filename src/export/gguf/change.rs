@@ -7,7 +7,7 @@ use crate::model::DecoderSpec;
 /// A change of one tensor.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Change {
-    /// How many heads the rows are reordered in: llama.cpp turns neighbours where Hugging Face turns halves.
+    /// How many heads the rows are reordered in: llama.cpp turns neighbors where Hugging Face turns halves.
     pub heads: Option<usize>,
     /// Added to every number: llama.cpp's norms multiply by the weight itself.
     plus: f64,
@@ -25,7 +25,7 @@ impl Change {
     pub fn apply(self, numbers: Vec<f32>, width: usize) -> Vec<f32> {
         let heads = self.heads.unwrap_or(1);
         let numbers = match self.heads {
-            Some(_) => numbers.chunks(numbers.len() / heads).flat_map(|head| neighbours(head, width)).collect(),
+            Some(_) => numbers.chunks(numbers.len() / heads).flat_map(|head| neighbors(head, width)).collect(),
             None => numbers,
         };
         if self.plus == 0.0 && are_one(self.times, 1.0) {
@@ -40,7 +40,7 @@ impl Architecture {
     pub fn change(&self, module: &str, spec: &DecoderSpec) -> Change {
         let (mixer, last) = (&spec.layers[0].mixer, module.rsplit('.').next().unwrap_or_default());
         let [of_queries, of_keys, _] = mixer.heads();
-        let turned = self.pairs == Pairs::Neighbours;
+        let turned = self.pairs == Pairs::Neighbors;
         let heads = match last {
             "q_proj" if turned => Some(of_queries),
             "k_proj" if turned => Some(of_keys),
@@ -53,8 +53,8 @@ impl Architecture {
     }
 }
 
-/// The rows of one head, from Hugging Face's order (first halves of pairs, second halves) to neighbours.
-fn neighbours(head: &[f32], width: usize) -> Vec<f32> {
+/// The rows of one head, from Hugging Face's order (first halves of pairs, second halves) to neighbors.
+fn neighbors(head: &[f32], width: usize) -> Vec<f32> {
     let (first, second) = head.split_at(head.len() / 2);
     first.chunks_exact(width).zip(second.chunks_exact(width)).flat_map(|(first, second)| [first, second].concat()).collect()
 }
@@ -64,9 +64,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn halves_become_neighbours() {
-        assert_eq!(neighbours(&[0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5], 2), [0.0, 0.5, 2.0, 2.5, 1.0, 1.5, 3.0, 3.5]);
-        assert_eq!(neighbours(&[0.0, 1.0, 2.0, 3.0], 1), [0.0, 2.0, 1.0, 3.0], "a bias");
+    fn halves_become_neighbors() {
+        assert_eq!(neighbors(&[0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5], 2), [0.0, 0.5, 2.0, 2.5, 1.0, 1.5, 3.0, 3.5]);
+        assert_eq!(neighbors(&[0.0, 1.0, 2.0, 3.0], 1), [0.0, 2.0, 1.0, 3.0], "a bias");
     }
 
     #[test]

@@ -203,9 +203,9 @@ fn alike(left: &LayerSpec, right: &LayerSpec) -> bool {
 
 /// Whether experts are weighed by the softmax over those that are chosen, and nothing else.
 fn is_usual(experts: &ExpertsSpec) -> bool {
-    let RouterSpec { score, groups, normalises, scale, bias, .. } = &experts.router;
+    let RouterSpec { score, groups, normalizes, scale, bias, .. } = &experts.router;
     let score = match score {
-        RouterScore::Softmax => *normalises,
+        RouterScore::Softmax => *normalizes,
         RouterScore::SoftmaxOfChosen => true,
         RouterScore::Sigmoid => false,
     };

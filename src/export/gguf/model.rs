@@ -18,7 +18,7 @@ use crate::report::{Event, Reporter};
 /// Writes the model of a folder to the file `path`, its matrices in `kind`.
 ///
 /// # Errors
-/// The folder is not whole, llama.cpp has nothing that computes or tokenises as it does, the file is there or cannot be written, or
+/// The folder is not whole, llama.cpp has nothing that computes or tokenizes as it does, the file is there or cannot be written, or
 /// `interrupt` was raised.
 pub fn write_gguf_model(
     folder: &Path,
@@ -51,7 +51,7 @@ pub fn write_gguf_model(
 /// Refuses a model's folder of which [`write_gguf_model`] would not write a file, by everything but the weights.
 ///
 /// # Errors
-/// llama.cpp has nothing that computes or tokenises as it does.
+/// llama.cpp has nothing that computes or tokenizes as it does.
 pub fn check_model(folder: &Path) -> Result<(), GgufError> {
     let spec = Folder::open(folder)?.spec;
     Architecture::of(&spec)?;

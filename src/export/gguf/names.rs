@@ -86,7 +86,7 @@ mod tests {
             chosen: 1,
             score: RouterScore::Softmax,
             groups: None,
-            normalises: true,
+            normalizes: true,
             scale: 1.0,
             bias: false,
         };

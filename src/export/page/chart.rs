@@ -39,8 +39,8 @@ pub(super) struct Resumed {
     pub words: String,
     /// The step.
     pub step: f64,
-    /// The colour of its run.
-    pub colour: usize,
+    /// The color of its run.
+    pub color: usize,
 }
 
 /// Where an axis begins.
@@ -57,8 +57,8 @@ pub(super) enum Floor {
 pub(super) struct Line {
     /// Its words in the legend.
     pub name: String,
-    /// Its colour, of six.
-    pub colour: usize,
+    /// Its color, of six.
+    pub color: usize,
     /// Its dashes, of four kinds; 0 is without.
     pub dash: usize,
     /// How it is drawn.
@@ -86,7 +86,7 @@ impl Line {
     /// Classes of what is drawn, for the stylesheet.
     fn class(&self, what: &str) -> String {
         let faint = if self.mark == Mark::Faint { " faint" } else { "" };
-        format!("{what} colour{} dash{}{faint}", self.colour % 6, self.dash % 4)
+        format!("{what} color{} dash{}{faint}", self.color % 6, self.dash % 4)
     }
 }
 
@@ -133,7 +133,7 @@ fn plot(html: &mut Html, chart: &Chart) {
         draw_range(svg, &range, chart.unit);
         draw_steps(svg, &steps);
         for mark in &chart.marks {
-            let (at, class) = (x(&steps, mark.step), format!("resumed colour{}", mark.colour % 6));
+            let (at, class) = (x(&steps, mark.step), format!("resumed color{}", mark.color % 6));
             let line = format!("M{at:.1} {TOP}V{BOTTOM}");
             svg.element("path", &[("class", &class), ("d", &line)], |path| path.words("title", &[], &mark.words));
         }
@@ -215,7 +215,7 @@ mod tests {
     use super::*;
 
     fn drawn(floor: Floor, points: &[Point]) -> String {
-        let line = |mark| Line { name: "a < b".to_owned(), colour: 7, dash: 3, mark, points: points.to_vec() };
+        let line = |mark| Line { name: "a < b".to_owned(), color: 7, dash: 3, mark, points: points.to_vec() };
         let mut html = Html::default();
         draw(
             &mut html,
@@ -224,7 +224,7 @@ mod tests {
                 unit: "nats",
                 floor,
                 lines: vec![line(Mark::Faint), line(Mark::Dots)],
-                marks: vec![Resumed { words: "resumed after step 2".to_owned(), step: 2.0, colour: 1 }],
+                marks: vec![Resumed { words: "resumed after step 2".to_owned(), step: 2.0, color: 1 }],
             },
         );
         html.finish()
@@ -237,9 +237,9 @@ mod tests {
         let others = [
             "Loss by optimizer step, nats",
             ">optimizer step<",
-            "line colour1 dash3 faint",
+            "line color1 dash3 faint",
             "a &lt; b, step 3: 6.1000",
-            "resumed colour1",
+            "resumed color1",
             "<title>resumed after step 2</title>",
         ];
         for part in labels.iter().map(String::as_str).chain(others) {

@@ -63,18 +63,18 @@ fn loss_by_kind(runs: &[RunRecord]) -> Chart {
 
 /// Where runs were resumed.
 fn marks(runs: &[RunRecord]) -> Vec<Resumed> {
-    let of_run = |(colour, run): (usize, &RunRecord)| {
+    let of_run = |(color, run): (usize, &RunRecord)| {
         let name = if runs.len() > 1 { format!("{}, ", run.name) } else { String::new() };
-        let mark = move |step: u64| Resumed { words: format!("{name}resumed after step {step}"), step: step as f64, colour };
+        let mark = move |step: u64| Resumed { words: format!("{name}resumed after step {step}"), step: step as f64, color };
         resumed_after(run).into_iter().map(mark)
     };
     runs.iter().enumerate().flat_map(of_run).collect()
 }
 
-/// One of the lines that each run has. A run that is alone has a colour a line, several have one a run.
+/// One of the lines that each run has. A run that is alone has a color a line, several have one a run.
 fn of_each(
     runs: &[RunRecord],
-    colour_alone: usize,
+    color_alone: usize,
     what: &str,
     mark: Mark,
     points: impl Fn(&RunRecord) -> Vec<Point>,
@@ -84,8 +84,8 @@ fn of_each(
         .enumerate()
         .map(move |(index, run)| {
             let name = if is_alone { what.to_owned() } else { format!("{}, {what}", run.name) };
-            let colour = if is_alone { colour_alone } else { index };
-            Line { name, colour, dash: index, mark, points: points(run) }
+            let color = if is_alone { color_alone } else { index };
+            Line { name, color, dash: index, mark, points: points(run) }
         })
         .filter(|line| !line.points.is_empty())
 }
@@ -104,7 +104,7 @@ fn of_steps(
 ) -> Chart {
     let line = |(index, run): (usize, &RunRecord)| {
         let points = points(run, value);
-        Line { name: run.name.clone(), colour: index, dash: index, mark: Mark::Line, points }
+        Line { name: run.name.clone(), color: index, dash: index, mark: Mark::Line, points }
     };
     Chart { title, unit, floor: Floor::Zero, lines: runs.iter().enumerate().map(line).collect(), marks: marks(runs) }
 }

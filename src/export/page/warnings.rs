@@ -67,7 +67,7 @@ fn skipped(run: &RunRecord) -> Option<String> {
 
 /// Without held-out rows nobody can tell learning from learning by heart.
 fn unscored(run: &RunRecord) -> Option<String> {
-    let words = "No row was held out: the training loss alone does not tell what was learned from what was memorised";
+    let words = "No row was held out: the training loss alone does not tell what was learned from what was memorized";
     (run.metrics.evaluations.is_empty() && !run.metrics.steps.is_empty()).then(|| words.to_owned())
 }
 

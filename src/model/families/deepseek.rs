@@ -21,7 +21,7 @@ pub(super) fn second(config: &ConfigJson) -> Result<DecoderSpec, ModelError> {
         chosen: config.size("num_experts_per_tok")?,
         score: RouterScore::Softmax,
         groups: if is_limited { Some(groups(config)?) } else { None },
-        normalises: false,
+        normalizes: false,
         scale: config.number("routed_scaling_factor")?,
         bias: false,
     };
@@ -42,7 +42,7 @@ pub(super) fn third(config: &ConfigJson) -> Result<DecoderSpec, ModelError> {
         chosen: config.size("num_experts_per_tok")?,
         score: RouterScore::Sigmoid,
         groups: Some(groups(config)?),
-        normalises: config.flag("norm_topk_prob", false)?,
+        normalizes: config.flag("norm_topk_prob", false)?,
         scale: config.number("routed_scaling_factor")?,
         bias: false,
     };

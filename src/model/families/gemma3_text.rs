@@ -1,4 +1,4 @@
-//! Gemma 3 for text: normalised query and key heads, a window in five of six layers, and a rotation for each kind of layer.
+//! Gemma 3 for text: normalized query and key heads, a window in five of six layers, and a rotation for each kind of layer.
 
 use super::gemma::{gate, stream};
 use super::span::span;

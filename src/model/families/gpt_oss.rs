@@ -17,7 +17,7 @@ pub(super) fn spec(config: &ConfigJson) -> Result<DecoderSpec, ModelError> {
         chosen: config.size("num_experts_per_tok")?,
         score: RouterScore::SoftmaxOfChosen,
         groups: None,
-        normalises: false,
+        normalizes: false,
         scale: 1.0,
         bias: true,
     };

@@ -17,7 +17,7 @@ pub(super) fn spec(config: &ConfigJson) -> Result<DecoderSpec, ModelError> {
         chosen: config.size("num_experts_per_tok")?,
         score: RouterScore::Softmax,
         groups: None,
-        normalises: true,
+        normalizes: true,
         scale: 1.0,
         bias: false,
     };

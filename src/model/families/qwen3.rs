@@ -1,4 +1,4 @@
-//! Qwen 3: every query and key head is normalised before the rotation.
+//! Qwen 3: every query and key head is normalized before the rotation.
 
 use super::{ConfigJson, DecoderSpec, ModelError, GroupedSpec, QueryKeyNorm, decoder, heads, plain, rope, span_by_layer};
 

@@ -22,7 +22,7 @@ pub(super) fn spec(config: &ConfigJson) -> Result<DecoderSpec, ModelError> {
         chosen: config.size("num_experts_per_tok")?,
         score: RouterScore::Softmax,
         groups: None,
-        normalises: config.flag("norm_topk_prob", false)?,
+        normalizes: config.flag("norm_topk_prob", false)?,
         scale: 1.0,
         bias: false,
     };

@@ -4,7 +4,7 @@ use super::Modules;
 use crate::nn::attention::Span;
 use crate::nn::rope::RopeSpec;
 
-/// Whether queries and keys are normalised before the rotation.
+/// Whether queries and keys are normalized before the rotation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum QueryKeyNorm {
     /// They are not.
@@ -126,13 +126,13 @@ impl GroupedSpec {
     }
 }
 
-/// Multi-head latent attention, arXiv:2405.04434: keys and values of all heads are projected from one normalised row of
+/// Multi-head latent attention, arXiv:2405.04434: keys and values of all heads are projected from one normalized row of
 /// `kv_rank` numbers a token; beside it stands a rotated key that all heads share.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LatentSpec {
     /// Heads of queries, keys and values.
     pub heads: usize,
-    /// Width of the normalised row that queries are projected from; `None`: from the stream.
+    /// Width of the normalized row that queries are projected from; `None`: from the stream.
     pub query_rank: Option<usize>,
     /// Width of the row that keys and values are projected from.
     pub kv_rank: usize,

@@ -60,7 +60,7 @@ pub struct LayerSpec {
     pub mixer: MixerSpec,
     /// The feed-forward.
     pub mlp: MlpSpec,
-    /// Where the stream and what is added to it are normalised.
+    /// Where the stream and what is added to it are normalized.
     pub norms: NormPlacement,
     /// What is added to the stream is multiplied by this.
     pub residual_scale: f64,
@@ -187,7 +187,7 @@ impl DecoderSpec {
         let Some(LayerSpec { mixer, .. }) = self.layers.first() else { return "no layers".to_owned() };
         let windows = self.layers.iter().filter(|layer| layer.mixer.span() != Span::Full).count();
         let [heads, kv_heads, head_dim] = mixer.heads();
-        let normalises = mixer.grouped().is_some_and(|grouped| grouped.qk_norm != QueryKeyNorm::None);
+        let normalizes = mixer.grouped().is_some_and(|grouped| grouped.qk_norm != QueryKeyNorm::None);
         format!(
             "{} layers of width {}, {heads} heads of {head_dim} on {}, {}, vocabulary {}{}{}{}",
             self.layers.len(),
@@ -199,7 +199,7 @@ impl DecoderSpec {
             self.describe_mlp(),
             self.vocabulary,
             if self.tied_head { ", tied head" } else { "" },
-            if normalises { ", normalised queries and keys" } else { "" },
+            if normalizes { ", normalized queries and keys" } else { "" },
             if windows > 0 { format!(", sliding window in {windows} layers") } else { String::new() },
         )
     }

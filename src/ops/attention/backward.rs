@@ -77,7 +77,7 @@ pub(super) fn backward(inputs: &AttentionRows, given: &Given, tile: usize) -> Gr
 type Pair = (usize, usize, usize);
 
 /// The meetings of all tiles that see something of one another, in rounds in which each tile is at most once. With tiles i of queries and
-/// j of keys it is the round (i + j) mod m, where no tile meets more than m neighbouring ones: under a causal mask rounds of equal size.
+/// j of keys it is the round (i + j) mod m, where no tile meets more than m neighboring ones: under a causal mask rounds of equal size.
 fn rounds(seen: &KeyRange, query_tiles: &[Tiles], key_tiles: &[Tiles]) -> Vec<Vec<Pair>> {
     let mut pairs = Vec::new();
     let mut most = 1;

@@ -36,7 +36,7 @@ pub(in crate::ops) struct KeyRange<'a> {
 }
 
 impl KeyRange<'_> {
-    /// The keys that one of some queries of a row sees. They have no gap: neighbours stand at neighbouring places.
+    /// The keys that one of some queries of a row sees. They have no gap: neighbors stand at neighboring places.
     pub(in crate::ops) fn by(&self, row: usize, queries: Range<usize>) -> Range<usize> {
         let offset = row * self.sizes.queries;
         let first = self.first[offset + queries.start..offset + queries.end].iter().min().copied().unwrap_or(0);

@@ -10,7 +10,7 @@ use cubecl::prelude::*;
 use super::{element, empty, units, vector_size};
 use crate::quant::{Int8, Quantized};
 
-/// A packed weight [out, in] in a GPU's memory. Absmax that were quantised again are f32 here, so that a number is one product and its
+/// A packed weight [out, in] in a GPU's memory. Absmax that were quantized again are f32 here, so that a number is one product and its
 /// bits are those of the CPU.
 #[derive(Debug)]
 pub(in crate::ops) struct OnGpu {

@@ -1,4 +1,4 @@
-//! Root-mean-square normalisation in one pass a row, forward and backward, Zhang and Sennrich 2019, arXiv:1910.07467.
+//! Root-mean-square normalization in one pass a row, forward and backward, Zhang and Sennrich 2019, arXiv:1910.07467.
 //!
 //! Backward keeps x alone, which the residual stream holds anyway: the root mean square is computed again while the row is at hand.
 

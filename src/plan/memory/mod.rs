@@ -55,26 +55,26 @@ pub struct RowShape {
     /// Tokens of all of them.
     pub tokens: usize,
     /// Tokens of all of them that carry a loss.
-    pub labelled: usize,
+    pub labeled: usize,
 }
 
 impl RowShape {
     /// Rows of `length` tokens in which every token but the first carries a loss.
     pub fn dense(count: usize, length: usize) -> Self {
-        Self { count, length, tokens: count * length, labelled: count * length.saturating_sub(1) }
+        Self { count, length, tokens: count * length, labeled: count * length.saturating_sub(1) }
     }
 
     /// Those of a batch.
     pub fn of(batch: &Batch) -> Self {
         let length = batch.lengths.iter().copied().max().unwrap_or(0);
-        Self { count: batch.lengths.len(), length, tokens: batch.ids.len(), labelled: batch.targets.len() }
+        Self { count: batch.lengths.len(), length, tokens: batch.ids.len(), labeled: batch.targets.len() }
     }
 
     /// The same rows where there are at most so many, and each has at most so many tokens.
     fn within(self, count: usize, length: usize) -> Self {
         let (count, length) = (self.count.min(count), self.length.min(length));
         let tokens = self.tokens.min(count * length);
-        Self { count, length, tokens, labelled: self.labelled.min(tokens) }
+        Self { count, length, tokens, labeled: self.labeled.min(tokens) }
     }
 }
 
@@ -402,8 +402,8 @@ impl Load {
         pieces.max(numbers + taken_apart).saturating_sub(self.states_bytes())
     }
 
-    fn head_chunk_rows(&self, labelled: usize) -> u64 {
-        labelled.min(head_chunk_rows(self.spec.vocabulary)) as u64
+    fn head_chunk_rows(&self, labeled: usize) -> u64 {
+        labeled.min(head_chunk_rows(self.spec.vocabulary)) as u64
     }
 }
 

@@ -114,11 +114,11 @@ fn trainable_of_blocks(load: &Load) -> Vec<u64> {
     load.spec.layers.iter().map(of_layer).collect()
 }
 
-/// The hidden rows that are labelled and their gradients, beside the logits of a chunk, whose gradient takes their place, or beside all
+/// The hidden rows that are labeled and their gradients, beside the logits of a chunk, whose gradient takes their place, or beside all
 /// gradients in one piece.
 fn head_bytes(load: &Load) -> u64 {
     let (spec, rows, computed) = (&load.spec, load.rows, load.computed_bytes());
-    let (width, chunk, labelled) = (spec.width as u64, load.head_chunk_rows(rows.labelled), rows.labelled as u64);
+    let (width, chunk, labeled) = (spec.width as u64, load.head_chunk_rows(rows.labeled), rows.labeled as u64);
     // Of the projection's weights the sum of gradients, and what a chunk adds to it.
     let table = (spec.vocabulary * spec.width) as u64;
     let weights = match load.trained.tables[1] {
@@ -131,7 +131,7 @@ fn head_bytes(load: &Load) -> u64 {
         }
     };
     let logits = chunk * (spec.vocabulary as u64 * logit_bytes(load) + 3 * width * computed);
-    let hidden = labelled * width * computed;
+    let hidden = labeled * width * computed;
     hidden + (logits + hidden).max(2 * hidden) + weights
 }
 
@@ -144,14 +144,14 @@ fn logit_bytes(load: &Load) -> u64 {
 /// What the head of the micro-batch before leaves of its place. Micro-batches of a run are of different sizes, so that a head finds its place
 /// too small; what is kept may lie there. Larger logits are given back to the system. Measured: 31 of 31 MB, and 0 where more is kept.
 fn left_of_heads(load: &Load, head: u64, kept: u64) -> u64 {
-    let logits = load.head_chunk_rows(load.rows.labelled) * load.spec.vocabulary as u64;
+    let logits = load.head_chunk_rows(load.rows.labeled) * load.spec.vocabulary as u64;
     let is_left = load.purpose == Purpose::Run && !load.is_on_gpu() && logits * F32 < MAPPED_BYTES;
     if is_left { head.saturating_sub(kept) } else { 0 }
 }
 
 /// Bytes of scoring rows without a tape: a block's forward, or the logits of a chunk.
 pub(super) fn evaluation_bytes(load: &Load, rows: RowShape) -> u64 {
-    let (width, chunk) = (load.spec.width as u64, load.head_chunk_rows(rows.labelled));
+    let (width, chunk) = (load.spec.width as u64, load.head_chunk_rows(rows.labeled));
     let computed = load.computed_bytes();
     let head = rows.tokens as u64 * width * computed + chunk * (load.spec.vocabulary as u64 * F32 + 3 * width * computed);
     let of_blocks = BlockBytes::of(load, rows).into_iter().map(|block| block.input + block.forward);
